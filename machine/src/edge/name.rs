@@ -1,0 +1,93 @@
+//! Stream names: what follows the prefix in a URL, in one spelling.
+
+use percent_encoding::percent_decode_str;
+
+use crate::{Limits, Refusal};
+
+/// The stream of creations and deletions, written by the server alone.
+pub const REGISTRY: &str = "__registry__";
+
+/// The first segment of the protocol's own control paths (protocol 6).
+pub const CONTROL_PREFIX: &str = "__ds";
+
+const MALFORMED: Refusal = Refusal::Malformed("the stream name is not valid percent-encoded UTF-8");
+
+/// The one spelling of a name (RFC 3986, 6.2.2): what need not be encoded is not, what must be is, in upper case. Slashes
+/// stay apart from encoded slashes, so that different names never become one.
+///
+/// # Errors
+/// When the name is not decodable, or too long in this spelling.
+pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
+    let mut name = String::with_capacity(id.len());
+    let mut bytes = id.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'%' => {
+                let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
+                let (high, low) = (digit(), digit());
+                let decoded = high.zip(low).and_then(|(high, low)| u8::try_from(high * 16 + low).ok()).ok_or(MALFORMED)?;
+                if !is_unreserved(decoded) {
+                    push_encoded(&mut name, decoded);
+                    continue;
+                }
+                decoded
+            }
+            byte => byte,
+        };
+        if is_unreserved(byte) || is_plain_in_path(byte) {
+            name.push(char::from(byte));
+        } else {
+            push_encoded(&mut name, byte);
+        }
+    }
+    percent_decode_str(&name).decode_utf8().map_err(|_| MALFORMED)?;
+    let max = limits.name_bytes_max;
+    if name.len() as u64 > max { Err(Refusal::NameTooLong { max }) } else { Ok(name) }
+}
+
+fn push_encoded(name: &mut String, byte: u8) {
+    name.push_str(&format!("%{byte:02X}"));
+}
+
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Characters that a path may hold as they are, and that mean something else when encoded.
+const fn is_plain_in_path(byte: u8) -> bool {
+    matches!(byte, b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(id: &str) -> Result<String, Refusal> {
+        canonical(id, &Limits::DEFAULT)
+    }
+
+    #[test]
+    fn equal_names_are_spelled_alike_and_others_are_not() {
+        assert_eq!(name("a%7Eb%7e~").as_deref(), Ok("a~b~~"));
+        assert_eq!(name("a%2fb").as_deref(), Ok("a%2Fb"));
+        assert_eq!(name("a/b").as_deref(), Ok("a/b"));
+        assert_eq!(name("ü").as_deref(), Ok("%C3%BC"));
+        assert_eq!(name("%c3%bc x").as_deref(), Ok("%C3%BC%20x"));
+        assert_eq!(name("a%3Ab:c").as_deref(), Ok("a%3Ab:c"));
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_refused() {
+        for id in ["%", "%4", "%zz", "a%C3", "%FF"] {
+            assert_eq!(name(id), Err(MALFORMED), "{id}");
+        }
+    }
+
+    #[test]
+    fn length_is_bounded() {
+        let max = Limits::DEFAULT.name_bytes_max;
+        let longest = "n".repeat(usize::try_from(max).unwrap_or(0));
+        assert!(name(&longest).is_ok());
+        assert_eq!(name(&(longest + "n")), Err(Refusal::NameTooLong { max }));
+    }
+}

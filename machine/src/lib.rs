@@ -1,0 +1,148 @@
+//! The Durable Streams state machine.
+//!
+//! [`Stream`] holds one stream's logic and nothing else: no async, no clock, no entropy, no I/O. A shell hands it one
+//! [`Input`] at a time, together with the time and a synchronous view of the stored [`Rows`], and carries out the
+//! [`Turn`] that comes back. The reader's side of a live read is a second, smaller machine, [`tail::Tail`].
+//!
+//! # The executor's contract
+//!
+//! 1. One input at a time; a step runs to completion.
+//! 2. `writes` and `alarm` of a turn are applied in one transaction before anything of that turn leaves.
+//! 3. `gated` effects leave in order, each only after its turn is durable, or never.
+//! 4. The `live` broadcast leaves only when its turn is durable.
+//! 5. [`Input::Gone`] may come late, or never after a restart.
+//! 6. After a wake nothing from the former life arrives.
+//! 7. The alarm may come twice, late, early, or not at all.
+//! 8. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from the rows.
+//! 9. The shell decides nothing: no protocol rule, no retry, no default lives in a shell.
+#![forbid(unsafe_code)]
+
+pub mod edge;
+pub mod limits;
+pub mod offset;
+pub mod plan;
+pub mod refusal;
+pub mod rows;
+pub mod sql;
+mod stream;
+pub mod tail;
+pub mod wire;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use limits::Limits;
+pub use offset::Offset;
+pub use refusal::Refusal;
+pub use rows::{Rows, Unreadable, Write};
+pub use stream::Stream;
+pub use wire::answer::Answer;
+pub use wire::request::Call;
+
+/// Wall time in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// The time `milliseconds` later; the end of time when that is beyond it.
+    #[must_use]
+    pub const fn plus(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_add(milliseconds))
+    }
+}
+
+/// Names one call in flight; chosen by the shell, unique within an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// What can happen to a stream.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client's request, parsed by [`wire::request`].
+    Call { id: CallId, call: Call },
+    /// A reader that was attached at the tail has left.
+    Gone,
+    /// The alarm of an earlier [`Turn`] has come due.
+    Alarm,
+}
+
+/// What one step asks of the shell, grouped by what must happen before what.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Rows to write, at once and in one transaction.
+    pub writes: Vec<Write>,
+    /// In that same transaction: `Some(Some(at))` sets the alarm, `Some(None)` removes it, `None` leaves it.
+    pub alarm: Option<Option<Millis>>,
+    /// What leaves once the transaction is durable.
+    pub gated: Vec<Gated>,
+    /// One broadcast to the readers at the tail.
+    pub live: Option<Live>,
+}
+
+/// An effect that leaves only after its turn is durable.
+#[derive(Debug)]
+pub enum Gated {
+    /// Answer a call.
+    Answer { call: CallId, answer: Answer },
+    /// Keep the caller as a reader at the tail: everything that [`Turn::live`] says from now on reaches it, until it leaves.
+    Attach { call: CallId, line: Line },
+}
+
+/// What kind of live read a reader at the tail waits in (protocol 5.7, 5.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    LongPoll,
+    Sse,
+}
+
+/// A reader at the tail. Class and incarnation are all that the shell must remember of it.
+#[derive(Debug)]
+pub struct Line {
+    pub class: Class,
+    pub incarnation: rows::Incarnation,
+    /// What the reader's side begins with.
+    pub head: tail::Head,
+    /// What the reader's side answers its client with: the head of the event stream, or the long-poll's answer when
+    /// nothing comes in time. Says `head` too, as the `Stream-Line` header.
+    pub answer: Answer,
+}
+
+/// What a turn tells every reader at the tail of this incarnation.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub incarnation: rows::Incarnation,
+    /// The tail before this turn.
+    pub from: Offset,
+    /// The tail after it.
+    pub next: Offset,
+    /// Set when nothing will follow.
+    pub end: Option<End>,
+    /// What was appended, framed (see [`plan`]); `None` when it is too much to push, and to be read as a page.
+    pub(crate) frames: Option<Bytes>,
+    pub(crate) format: wire::Format,
+    pub(crate) content_type: String,
+    pub(crate) cursor: u64,
+}
+
+impl Live {
+    /// The one message that tells it to every reader of a class; see [`tail::Frame`].
+    ///
+    /// # Errors
+    /// Never, for frames that the machine has made itself.
+    pub fn message(&self, class: Class) -> Result<Vec<u8>, plan::Damaged> {
+        stream::live::message(self, class)
+    }
+}
+
+/// Why nothing will follow for the readers at the tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// The stream was closed: `next` is its final offset (protocol 4.1).
+    Closed,
+    /// The stream was deleted or has expired (protocol 5.4).
+    Gone,
+}

@@ -1,0 +1,101 @@
+//! Every number that could be tuned, in one place. The simulator draws them; the shells read the public ones from their
+//! configuration (see [`crate::edge::settings`]).
+
+/// Sizes in bytes, times in milliseconds, unless the name says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest body of one append or of a PUT's initial content.
+    pub append_bytes_max: u64,
+    /// Largest page of a read, before framing. A JSON page holds whole rows, and at least one message.
+    pub chunk_bytes_max: u64,
+    /// Longest wait of a long-poll.
+    pub long_poll_timeout_ms: u64,
+    /// Age at which an SSE response is ended, so that clients collapse anew (protocol 5.8).
+    pub sse_max_age_ms: u64,
+    /// Silence after which an SSE response carries a comment, so that nobody cuts it for being idle.
+    pub sse_heartbeat_ms: u64,
+    /// Bytes that the reader's side holds for a client that does not read, before it lets go of its line.
+    pub reader_held_bytes_max: u64,
+    /// Largest payload pushed over a line; a larger append is announced without its bytes and read as a page.
+    pub frame_bytes_max: u64,
+    /// Longest pause before a reader's side dials again after its line was cut.
+    pub redial_ms_max: u64,
+    /// Size at which a segment is sealed.
+    pub segment_bytes_max: u64,
+    /// Number of messages at which a segment is sealed.
+    pub segment_messages_max: u64,
+    /// Largest row written, below the 2 MB that the platform stores in one value.
+    pub row_bytes_max: u64,
+    /// Longest stream name in its canonical, percent-encoded form.
+    pub name_bytes_max: u64,
+    /// Longest `Producer-Id`.
+    pub producer_id_bytes_max: u64,
+    /// Longest `Stream-Seq`.
+    pub stream_seq_bytes_max: u64,
+    /// Longest `Content-Type`.
+    pub content_type_bytes_max: u64,
+    /// A read within TTL / this of the last stored use writes nothing. Larger means more writes and less delay of an expiry.
+    pub touch_slack_divisor: u64,
+    /// An alarm this long overdue is taken as lost and set again.
+    pub alarm_grace_ms: u64,
+    /// The alarm is never set nearer than this.
+    pub alarm_delay_ms_min: u64,
+    /// Length of a cursor interval (protocol 10.1).
+    pub cursor_interval_ms: u64,
+    /// Where the counting of cursor intervals begins, in milliseconds since the Unix epoch (protocol 10.1).
+    pub cursor_epoch_ms: u64,
+    /// Most intervals that a cursor is moved ahead of a client that is already at or beyond the present one.
+    pub cursor_jitter_intervals: u64,
+    /// `max-age` of a page that can never change, in seconds.
+    pub page_max_age_s: u64,
+    /// `stale-while-revalidate` of such a page, in seconds.
+    pub page_stale_s: u64,
+    /// `max-age` of a long-poll answer in shared cache mode, in seconds.
+    pub long_poll_max_age_s: u64,
+    /// `Access-Control-Max-Age` of a preflight answer, in seconds.
+    pub preflight_max_age_s: u64,
+    /// `Retry-After` of an answer that asks the client to come back, in seconds.
+    pub retry_after_s: u64,
+}
+
+impl Limits {
+    /// What production runs with unless configured otherwise.
+    pub const DEFAULT: Self = Self {
+        append_bytes_max: 16 << 20,
+        chunk_bytes_max: 1 << 20,
+        long_poll_timeout_ms: 20_000,
+        sse_max_age_ms: 60_000,
+        sse_heartbeat_ms: 15_000,
+        reader_held_bytes_max: 256 << 10,
+        frame_bytes_max: 256 << 10,
+        redial_ms_max: 1_000,
+        segment_bytes_max: 8 << 20,
+        segment_messages_max: 100_000,
+        row_bytes_max: 1_500_000,
+        name_bytes_max: 1_024,
+        producer_id_bytes_max: 1_024,
+        stream_seq_bytes_max: 1_024,
+        content_type_bytes_max: 256,
+        touch_slack_divisor: 8,
+        alarm_grace_ms: 60_000,
+        alarm_delay_ms_min: 1_000,
+        cursor_interval_ms: 20_000,
+        // 9 October 2024, 00:00 UTC.
+        cursor_epoch_ms: 1_728_432_000_000,
+        cursor_jitter_intervals: 180,
+        page_max_age_s: 60,
+        page_stale_s: 300,
+        long_poll_max_age_s: 20,
+        preflight_max_age_s: 86_400,
+        retry_after_s: 1,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// The largest integer that survives a trip through JavaScript; the protocol's bound for producer numbers (5.2.1).
+pub const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;

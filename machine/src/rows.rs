@@ -1,0 +1,214 @@
+//! The durable state as typed rows: what is written, and what can be asked.
+
+use core::fmt;
+
+use bytes::Bytes;
+
+use crate::Millis;
+
+/// A stream's life from its PUT to its deletion. Part of every entity tag and cold segment key, so that a stream created
+/// anew under an old name shares nothing with the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:016x}", self.0)
+    }
+}
+
+/// When a stream ends by itself (protocol 5.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    Never,
+    /// `Stream-TTL`, in seconds: slides with every read and write.
+    Sliding { seconds: u64 },
+    /// `Stream-Expires-At`, with the text as the client wrote it.
+    At { at: Millis, text: String },
+}
+
+/// A producer's claim on one append (protocol 5.2.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerStamp {
+    pub id: String,
+    pub epoch: u64,
+    pub seq: u64,
+}
+
+/// The two hot tables, used in turn: one per segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HotTable {
+    A,
+    B,
+}
+
+/// What a stream is, apart from its content: one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub incarnation: Incarnation,
+    /// As the client wrote it.
+    pub content_type: String,
+    pub created_at: Millis,
+    pub expiry: Expiry,
+    /// The open segment, and the table that holds it.
+    pub segment: u64,
+    pub hot: HotTable,
+    /// The last use that was worth a row; appends carry their own time.
+    pub touched_at: Millis,
+    /// What the alarm was last set to.
+    pub alarm_at: Option<Millis>,
+    pub closed: Option<Closed>,
+}
+
+/// That a stream is closed, and by which producer's request, so that its retry is known (protocol 5.2.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub by: Option<ProducerStamp>,
+}
+
+/// Where a row begins in its segment: the position of its first unit, and for a message too large for one row, which part
+/// of it this row holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey(u64);
+
+impl RowKey {
+    /// At or after every key.
+    pub const LAST: Self = Self((1 << 53) - 1);
+
+    const PART_BITS: u32 = 12;
+    const PART_MAX: u64 = (1 << Self::PART_BITS) - 1;
+
+    /// The key of the row that begins at `position`.
+    #[must_use]
+    pub const fn at(position: u64) -> Self {
+        Self(position << Self::PART_BITS)
+    }
+
+    /// The greatest key of any row that begins at `position`.
+    #[must_use]
+    pub const fn last_at(position: u64) -> Self {
+        Self(position << Self::PART_BITS | Self::PART_MAX)
+    }
+
+    /// As stored.
+    #[must_use]
+    pub const fn from_stored(key: u64) -> Self {
+        Self(key)
+    }
+
+    #[must_use]
+    pub const fn stored(self) -> u64 {
+        self.0
+    }
+
+    /// The position of the row's first unit.
+    #[must_use]
+    pub const fn position(self) -> u64 {
+        self.0 >> Self::PART_BITS
+    }
+
+    /// The key of the next part of the same message.
+    #[must_use]
+    pub const fn next_part(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// One row of a hot table: the framed records of one append, or of a part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HotRow {
+    pub key: RowKey,
+    /// Units (messages or bytes) that end in this row: 0 in all parts but the last of a message spread over rows.
+    pub units: u64,
+    /// Framed bytes of the segment before this row.
+    pub bytes_before: u64,
+    pub at: Millis,
+    /// Who wrote it, on the last row of an append.
+    pub producer: Option<ProducerStamp>,
+    pub stream_seq: Option<String>,
+    pub frames: Bytes,
+}
+
+/// A row without its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowMark {
+    pub key: RowKey,
+    pub units: u64,
+    pub bytes_before: u64,
+    /// Framed bytes in this row.
+    pub bytes: u64,
+    pub at: Millis,
+}
+
+impl RowMark {
+    /// The position after the row's last unit.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.key.position() + self.units
+    }
+
+    /// Framed bytes of the segment up to and including this row.
+    #[must_use]
+    pub const fn bytes_through(&self) -> u64 {
+        self.bytes_before + self.bytes
+    }
+
+    /// The key of the row that follows.
+    #[must_use]
+    pub const fn next_key(&self) -> RowKey {
+        if self.units == 0 { self.key.next_part() } else { RowKey::at(self.end()) }
+    }
+}
+
+/// A hot row's writer, where it names one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriterMark {
+    pub producer: Option<ProducerStamp>,
+    pub stream_seq: Option<String>,
+}
+
+/// One change of the durable state. All writes of a turn are one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Make the tables of a new stream.
+    CreateTables { hot: HotTable },
+    /// The head row of a new stream.
+    InsertHead(Head),
+    /// Everything in the head row that can change.
+    UpdateHead(Head),
+    InsertHot { table: HotTable, row: HotRow },
+    /// Remove every table, and with them every row.
+    DropTables,
+}
+
+/// The storage could not be asked; the step is void and the instance must be dropped.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the storage could not be read: {0}")]
+pub struct Unreadable(pub String);
+
+/// What the machine may ask of the storage: synchronous, and true as of the step's beginning.
+pub trait Rows {
+    /// The head row; `None` where there is no stream, and then no table either.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn head(&self) -> Result<Option<Head>, Unreadable>;
+
+    /// The last row at or before `key`.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable>;
+
+    /// Hands over every row that names a producer or a `Stream-Seq`, in order of keys.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable>;
+
+    /// How many readers are attached at the tail of this incarnation. Asked only when a TTL has run out.
+    ///
+    /// # Errors
+    /// When they cannot be counted.
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable>;
+}

@@ -1,0 +1,25 @@
+//! Closing (protocol 4.1, 5.3): durable, monotonic, idempotent.
+
+use super::{Life, Stop};
+use crate::rows::{Closed, ProducerStamp};
+use crate::wire::request::Append;
+use crate::{Answer, Refusal};
+
+impl Life {
+    pub(super) fn close(&mut self, by: Option<ProducerStamp>) {
+        self.head.closed = Some(Closed { by });
+        self.save();
+    }
+
+    /// A retry of the request that closed the stream succeeds, and so does closing it again without more; nothing else.
+    pub(super) fn append_to_closed(&self, append: &Append) -> Result<Answer, Stop> {
+        let by = self.head.closed.as_ref().and_then(|closed| closed.by.as_ref());
+        let is_retry = append.producer.is_some() && append.producer.as_ref() == by;
+        let is_close_only = append.close && append.body.is_empty() && append.producer.is_none();
+        if is_retry || is_close_only {
+            let answer = Answer::uncached(204).at(self.tail()).closed(true);
+            return Ok(answer.stamped(append.producer.as_ref()));
+        }
+        Err(Refusal::Closed { tail: self.tail() }.into())
+    }
+}

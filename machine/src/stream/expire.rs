@@ -1,0 +1,141 @@
+//! Expiry (protocol 5.1): `Stream-TTL` slides with use, `Stream-Expires-At` stands.
+//!
+//! A use is not worth a row. What is stored is a recent use, and a new one is stored only when it lies further ahead of
+//! that than a fraction of the TTL, the *slack*. An instance that wakes assumes that the stream was used until the slack
+//! had run out, so that it never expires early, and late by the slack at most.
+
+use super::{Life, Stop, Stream};
+use crate::rows::{Expiry, Head, Rows, Unreadable, Write};
+use crate::{End, Limits, Live, Millis, Turn};
+
+/// When the stream was last read or written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    /// As far as this instance knows; never before the true time.
+    last: Millis,
+    /// As a new instance would find it.
+    stored: Millis,
+}
+
+impl Used {
+    pub(super) const fn at(now: Millis) -> Self {
+        Self { last: now, stored: now }
+    }
+
+    pub(super) fn recall(now: Millis, head: &Head, last_append: Option<Millis>, limits: &Limits) -> Self {
+        let stored = head.touched_at.max(last_append.unwrap_or_default());
+        let last = stored.plus(slack(&head.expiry, limits)).min(now.max(stored));
+        Self { last, stored }
+    }
+}
+
+/// How far the last use may run ahead of the stored one.
+fn slack(expiry: &Expiry, limits: &Limits) -> u64 {
+    match expiry {
+        Expiry::Sliding { seconds } => seconds.saturating_mul(1_000) / limits.touch_slack_divisor,
+        Expiry::Never | Expiry::At { .. } => 0,
+    }
+}
+
+impl Life {
+    /// When the stream ends, if nobody uses it again.
+    fn deadline(&self) -> Option<Millis> {
+        match &self.head.expiry {
+            Expiry::Never => None,
+            Expiry::Sliding { seconds } => Some(self.used.last.plus(seconds.saturating_mul(1_000))),
+            Expiry::At { at, .. } => Some(*at),
+        }
+    }
+
+    fn is_due(&self, now: Millis) -> bool {
+        self.deadline().is_some_and(|deadline| now >= deadline)
+    }
+
+    /// Notes a read, or a write that stores nothing.
+    pub(super) fn touch(&mut self, now: Millis, limits: &Limits) {
+        self.used.last = self.used.last.max(now);
+        if self.used.last > self.used.stored.plus(slack(&self.head.expiry, limits)) {
+            if let Expiry::Sliding { .. } = self.head.expiry {
+                self.head.touched_at = self.used.last;
+                self.used.stored = self.used.last;
+                self.save();
+            }
+        }
+    }
+
+    /// Notes a write whose row carries its time.
+    pub(super) fn touch_by_row(&mut self, now: Millis) {
+        self.used.last = self.used.last.max(now);
+        self.used.stored = self.used.stored.max(now);
+    }
+
+    /// Sets the alarm when none is set, when it must come earlier, or when it seems to be lost. Never moves it later: an
+    /// alarm that comes early finds nothing due and is set anew.
+    pub(super) fn arm(&mut self, now: Millis, limits: &Limits, turn: &mut Turn) {
+        let Some(deadline) = self.deadline() else { return };
+        // With the slack, so that whoever wakes for it finds the stream expired.
+        let wanted = deadline.plus(slack(&self.head.expiry, limits));
+        let set = self.head.alarm_at.filter(|at| at.plus(limits.alarm_grace_ms) >= now);
+        if set.is_some_and(|at| at <= wanted.max(now.plus(limits.alarm_delay_ms_min))) {
+            return;
+        }
+        let at = wanted.max(now.plus(limits.alarm_delay_ms_min));
+        self.head.alarm_at = Some(at);
+        turn.alarm = Some(Some(at));
+        self.save();
+    }
+}
+
+impl Stream {
+    /// Ends a stream whose time has come, so that whatever follows in this step finds none. A stream with readers at its
+    /// tail is in use (protocol 5.1), unless its end is fixed.
+    pub(super) fn expire_if_due(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        if !life.is_due(now) {
+            return Ok(());
+        }
+        let slides = matches!(life.head.expiry, Expiry::Sliding { .. });
+        if slides && rows.attached(life.head.incarnation)? > 0 {
+            life.touch(now, &self.limits);
+            // A TTL of 0 is due even now; its readers keep nothing alive.
+            if !life.is_due(now) {
+                return Ok(());
+            }
+        }
+        self.end(turn);
+        Ok(())
+    }
+
+    /// The alarm has come; another is set where one is still needed.
+    pub(super) fn alarm(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
+        if let Some(life) = &mut self.life {
+            life.head.alarm_at = None;
+            life.save();
+        }
+        self.expire_if_due(now, rows, turn)
+    }
+
+    /// A reader was there until now.
+    pub(super) fn reader_gone(&mut self, now: Millis) {
+        if let Some(life) = &mut self.life {
+            life.touch(now, &self.limits);
+        }
+    }
+
+    /// Removes the stream and everything stored of it, and tells its readers.
+    pub(super) fn end(&mut self, turn: &mut Turn) {
+        let Some(life) = self.life.take() else { return };
+        turn.writes.push(Write::DropTables);
+        if life.head.alarm_at.is_some() {
+            turn.alarm = Some(None);
+        }
+        turn.live = Some(Live { end: Some(End::Gone), ..life.live(life.tail(), None) });
+    }
+
+    /// The stream, noted as used.
+    pub(super) fn life_in_use(&mut self, now: Millis) -> Result<(&mut Life, &Limits), Stop> {
+        let (life, limits) = self.life()?;
+        life.touch(now, limits);
+        Ok((life, limits))
+    }
+}

@@ -1,0 +1,139 @@
+//! Live reads (protocol 5.7, 5.8): who is behind gets a page, who is at the tail is attached, and each turn tells all who
+//! are attached at once.
+
+use bytes::Bytes;
+
+use super::Life;
+use crate::plan::{self, Damaged};
+use crate::refusal::Refusal;
+use crate::tail::{self, Frame};
+use crate::wire::answer::Body;
+use crate::wire::request::Read;
+use crate::wire::{Format, cache, cursor, entity_tag, header};
+use crate::{Answer, Class, End, Limits, Line, Live, Millis, Offset};
+
+impl Life {
+    /// What a turn tells the readers at the tail; see [`Live::told_at`] for the rest.
+    pub(super) fn live(&self, from: Offset, frames: Option<Bytes>) -> Live {
+        let appended = from != self.tail();
+        Live {
+            incarnation: self.head.incarnation,
+            from,
+            next: self.tail(),
+            end: None,
+            frames: if appended { frames } else { Some(Bytes::new()) },
+            format: self.format,
+            content_type: self.head.content_type.clone(),
+            cursor: 0,
+        }
+    }
+
+    /// The answer to a reader at the tail of an open stream.
+    pub(super) fn attach(&self, class: Class, now: Millis, read: &Read, limits: &Limits) -> Line {
+        let cursor = self.cursor(now, read, limits);
+        let head = self.line_head(class, self.tail(), cursor, limits);
+        let cache_control = cache::long_poll(read.cache_mode, limits).into_owned();
+        let head = tail::Head { attached: true, up_to_date: true, cache_control, ..head };
+        let answer = match class {
+            Class::Sse => self.event_stream(),
+            Class::LongPoll => Answer::uncached(204).at(self.tail()).up_to_date(true).cursor(cursor),
+        };
+        Line { class, incarnation: self.head.incarnation, answer: answer.with(header::LINE, head.to_header()), head }
+    }
+
+    /// The head of an event stream, and what its reader's side needs to know to go on from `next`.
+    pub(super) fn event_page(&self, next: Offset, now: Millis, read: &Read, limits: &Limits) -> Answer {
+        let up_to_date = next == self.tail();
+        let head = self.line_head(Class::Sse, next, self.cursor(now, read, limits), limits);
+        let head = tail::Head { up_to_date, closed: up_to_date && self.is_closed(), ..head };
+        self.event_stream().with(header::LINE, head.to_header())
+    }
+
+    pub(super) fn cursor(&self, now: Millis, read: &Read, limits: &Limits) -> u64 {
+        cursor::next(now, read.cursor, self.head.incarnation.0, limits)
+    }
+
+    fn event_stream(&self) -> Answer {
+        let answer = Answer::new(200, cache::EVENT_STREAM).with(header::CONTENT_TYPE, "text/event-stream");
+        match self.format {
+            Format::Binary => answer.with(header::STREAM_SSE_DATA_ENCODING, "base64"),
+            Format::Json | Format::Text => answer,
+        }
+    }
+
+    fn line_head(&self, class: Class, next: Offset, cursor: u64, limits: &Limits) -> tail::Head {
+        tail::Head {
+            class,
+            incarnation: self.head.incarnation.to_string(),
+            attached: false,
+            next,
+            cursor,
+            up_to_date: false,
+            closed: false,
+            age_ms_max: match class {
+                Class::Sse => limits.sse_max_age_ms,
+                Class::LongPoll => limits.long_poll_timeout_ms,
+            },
+            heartbeat_ms: limits.sse_heartbeat_ms,
+            held_bytes_max: limits.reader_held_bytes_max,
+            redial_ms_max: limits.redial_ms_max,
+            cache_control: String::new(),
+        }
+    }
+}
+
+impl Live {
+    pub(super) fn told_at(self, now: Millis, closed: bool, limits: &Limits) -> Self {
+        Self {
+            end: closed.then_some(End::Closed),
+            cursor: cursor::interval(now, limits),
+            ..self
+        }
+    }
+}
+
+/// See [`Live::message`].
+pub(crate) fn message(live: &Live, class: Class) -> Result<Vec<u8>, Damaged> {
+    let frame = Frame {
+        from: live.from,
+        next: live.next,
+        cursor: live.cursor,
+        whole: live.frames.is_some(),
+        end: live.end,
+        status: None,
+        headers: Vec::new(),
+    };
+    let frames = live.frames.clone().unwrap_or_default();
+    match class {
+        Class::Sse => Ok(frame.encode(&plan::event(live.format, &frames)?)),
+        Class::LongPoll => {
+            let answer = long_poll_answer(live, &frames)?;
+            let body = match &answer.body {
+                Body::Bytes(bytes) => bytes.as_slice(),
+                Body::Empty | Body::Plan(_) => &[],
+            };
+            let headers = answer.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            Ok(Frame { status: Some(answer.status), headers, ..frame }.encode(body))
+        }
+    }
+}
+
+/// The answer that a waiting long-poll gets.
+fn long_poll_answer(live: &Live, frames: &[u8]) -> Result<Answer, Damaged> {
+    let closed = live.end == Some(End::Closed);
+    if live.end == Some(End::Gone) {
+        return Ok(Answer::refusal(&Refusal::StreamNotFound));
+    }
+    if frames.is_empty() {
+        return Ok(Answer::uncached(204).at(live.next).up_to_date(true).closed(closed));
+    }
+    let tag = entity_tag::entity_tag(live.incarnation, live.from, live.next, closed);
+    let answer = Answer::uncached(200)
+        .with(header::CONTENT_TYPE, live.content_type.clone())
+        .with(header::ETAG, tag)
+        .at(live.next)
+        .up_to_date(true)
+        .closed(closed);
+    let answer = if closed { answer } else { answer.cursor(live.cursor) };
+    Ok(answer.body(Body::Bytes(plan::body(live.format, frames.to_vec())?)))
+}

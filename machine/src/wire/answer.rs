@@ -1,0 +1,189 @@
+//! Answers: status, headers, body.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::{cache, header};
+use crate::plan::Plan;
+use crate::rows::ProducerStamp;
+use crate::{Limits, Offset, Refusal};
+
+/// On every answer: the browser security headers (protocol 12.7) and what lets browsers of other origins read it.
+pub const COMMON_HEADERS: [(&str, &str); 4] = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "cross-origin"),
+    ("Access-Control-Allow-Origin", "*"),
+    (
+        "Access-Control-Expose-Headers",
+        "Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, Stream-TTL, Stream-Expires-At, ETag, Location, \
+         Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, Stream-SSE-Data-Encoding, Server-Timing",
+    ),
+];
+
+const ALLOWED_METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
+const ALLOWED_HEADERS: &str = "Authorization, Content-Type, If-None-Match, Stream-TTL, Stream-Expires-At, Stream-Closed, Stream-Seq, \
+     Producer-Id, Producer-Epoch, Producer-Seq, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, X-Debug-Timing";
+
+/// What is sent back for one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
+    pub body: Body,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    Empty,
+    Bytes(Vec<u8>),
+    /// To be made of stored rows, as they are at the end of the turn.
+    Plan(Plan),
+}
+
+impl Answer {
+    /// An empty answer. There is none without a `Cache-Control`.
+    #[must_use]
+    pub fn new(status: u16, cache_control: Cow<'static, str>) -> Self {
+        Self { status, headers: vec![(header::CACHE_CONTROL, cache_control)], body: Body::Empty }
+    }
+
+    /// An empty answer that nobody may keep.
+    #[must_use]
+    pub fn uncached(status: u16) -> Self {
+        Self::new(status, cache::NO_STORE)
+    }
+
+    /// Tells a client what it did wrong.
+    #[must_use]
+    pub fn refusal(refusal: &Refusal) -> Self {
+        let (status, code) = refusal.status_and_code();
+        let answer = Self::error(status, code, &refusal.to_string());
+        match refusal {
+            Refusal::Unauthorized => answer.with(header::WWW_AUTHENTICATE, "Bearer"),
+            Refusal::MethodNotAllowed { allow } => answer.with(header::ALLOW, *allow),
+            Refusal::Closed { tail } => answer.at(*tail).closed(true),
+            Refusal::StaleEpoch { current } => answer.with(header::PRODUCER_EPOCH, current.to_string()),
+            Refusal::SequenceGap { expected, received } => answer
+                .with(header::PRODUCER_EXPECTED_SEQ, expected.to_string())
+                .with(header::PRODUCER_RECEIVED_SEQ, received.to_string()),
+            Refusal::Malformed(_)
+            | Refusal::MalformedHeader { .. }
+            | Refusal::Forbidden(_)
+            | Refusal::StreamNotFound
+            | Refusal::PathNotFound
+            | Refusal::Reserved
+            | Refusal::NotSupported(_)
+            | Refusal::NameTooLong { .. }
+            | Refusal::BodyTooLarge { .. }
+            | Refusal::Exists { .. }
+            | Refusal::ContentTypeMismatch { .. }
+            | Refusal::SequenceRegression
+            | Refusal::EpochStartsAtZero => answer,
+        }
+    }
+
+    /// The server is at fault. Whether the request took effect is unknown to the client.
+    #[must_use]
+    pub fn internal(message: &str) -> Self {
+        Self::error(500, "internal", message)
+    }
+
+    /// The stream cannot answer at the moment.
+    #[must_use]
+    pub fn unavailable(limits: &Limits) -> Self {
+        Self::error(503, "unavailable", "the stream cannot answer at the moment").with(header::RETRY_AFTER, limits.retry_after_s.to_string())
+    }
+
+    /// What a browser asks before it sends anything unusual to another origin.
+    #[must_use]
+    pub fn preflight(limits: &Limits) -> Self {
+        Self::uncached(204)
+            .with(header::ALLOW, ALLOWED_METHODS)
+            .with("Access-Control-Allow-Methods", ALLOWED_METHODS)
+            .with("Access-Control-Allow-Headers", ALLOWED_HEADERS)
+            .with("Access-Control-Max-Age", limits.preflight_max_age_s.to_string())
+    }
+
+    fn error(status: u16, code: &'static str, message: &str) -> Self {
+        #[derive(Serialize)]
+        struct Error<'a> {
+            code: &'a str,
+            message: &'a str,
+        }
+        #[derive(Serialize)]
+        struct Envelope<'a> {
+            error: Error<'a>,
+        }
+        // Nothing in it can fail to become JSON.
+        let body = serde_json::to_vec(&Envelope { error: Error { code, message } }).unwrap_or_default();
+        Self { body: Body::Bytes(body), ..Self::uncached(status) }.with(header::CONTENT_TYPE, "application/json")
+    }
+
+    #[must_use]
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn at(self, next: Offset) -> Self {
+        self.with(header::STREAM_NEXT_OFFSET, next.to_string())
+    }
+
+    #[must_use]
+    pub(crate) fn up_to_date(self, up_to_date: bool) -> Self {
+        if up_to_date { self.with(header::STREAM_UP_TO_DATE, "true") } else { self }
+    }
+
+    #[must_use]
+    pub(crate) fn closed(self, closed: bool) -> Self {
+        if closed { self.with(header::STREAM_CLOSED, "true") } else { self }
+    }
+
+    #[must_use]
+    pub(crate) fn cursor(self, cursor: u64) -> Self {
+        self.with(header::STREAM_CURSOR, cursor.to_string())
+    }
+
+    /// The producer's highest accepted sequence (protocol 5.2.1).
+    #[must_use]
+    pub(crate) fn producer(self, epoch: u64, seq: u64) -> Self {
+        self.with(header::PRODUCER_EPOCH, epoch.to_string()).with(header::PRODUCER_SEQ, seq.to_string())
+    }
+
+    #[must_use]
+    pub(crate) fn stamped(self, stamp: Option<&ProducerStamp>) -> Self {
+        match stamp {
+            Some(stamp) => self.producer(stamp.epoch, stamp.seq),
+            None => self,
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn body(self, body: Body) -> Self {
+        Self { body, ..self }
+    }
+
+    /// The same answer for a request whose answer has no body.
+    #[must_use]
+    pub fn without_body(self) -> Self {
+        self.body(Body::Empty)
+    }
+
+    /// Every header of the answer.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.own_headers().chain(COMMON_HEADERS)
+    }
+
+    /// The headers that not every answer has.
+    pub fn own_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.headers.iter().map(|(name, value)| (*name, value.as_ref()))
+    }
+
+    /// The value of a header, under the very name it was given.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers().find(|(each, _)| *each == name).map(|(_, value)| value)
+    }
+}

@@ -1,0 +1,48 @@
+//! Cursors (protocol 10.1): the number of the present interval, moved ahead of any client that is already there.
+
+use crate::{Limits, Millis};
+
+/// The interval that `now` falls into.
+#[must_use]
+pub const fn interval(now: Millis, limits: &Limits) -> u64 {
+    now.0.saturating_sub(limits.cursor_epoch_ms) / limits.cursor_interval_ms
+}
+
+/// The cursor that answers a live read: the present interval, or beyond the client's cursor when that is not behind it.
+///
+/// The protocol asks for a random step there. Ours depends on nothing but the stream and the client's cursor, so that equal
+/// requests are answered with equal cursors and a cache can collapse them, while different streams still spread.
+#[must_use]
+pub const fn next(now: Millis, client: Option<u64>, salt: u64, limits: &Limits) -> u64 {
+    let present = interval(now, limits);
+    match client {
+        Some(client) if client >= present => client + 1 + mix(salt ^ client) % limits.cursor_jitter_intervals,
+        _ => present,
+    }
+}
+
+/// A fixed scrambling of 64 bits (the finalizer of SplitMix64).
+pub(crate) const fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_never_stands_still_and_never_goes_back() {
+        let limits = Limits::DEFAULT;
+        let now = Millis(limits.cursor_epoch_ms + 1_000 * limits.cursor_interval_ms);
+        assert_eq!(next(now, None, 7, &limits), 1_000);
+        assert_eq!(next(now, Some(999), 7, &limits), 1_000);
+        for client in 1_000..1_500 {
+            let cursor = next(now, Some(client), 7, &limits);
+            assert!(cursor > client && cursor <= client + limits.cursor_jitter_intervals, "{client} {cursor}");
+            assert_eq!(cursor, next(now, Some(client), 7, &limits));
+        }
+    }
+}

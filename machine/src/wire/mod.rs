@@ -1,0 +1,76 @@
+//! The protocol as it is spelled on the wire: requests in, answers out.
+
+pub mod answer;
+pub(crate) mod cache;
+pub mod content_type;
+pub mod cursor;
+pub(crate) mod entity_tag;
+pub(crate) mod json;
+pub mod request;
+pub mod sse;
+
+/// How a stream's content type shapes its answers (protocol 5.8, 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Format {
+    /// `application/json`: messages with boundaries.
+    Json,
+    /// `text/*`: bytes that SSE carries as they are.
+    Text,
+    /// Anything else: bytes that SSE carries as base64.
+    Binary,
+}
+
+/// Whether answers may be kept by caches that serve many clients (protocol 10.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheMode {
+    #[default]
+    Private,
+    Shared,
+}
+
+impl CacheMode {
+    /// The value of the `X-Cache-Mode` header by which the router tells the object.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Shared => "shared",
+        }
+    }
+
+    /// Reads [`Self::name`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Private, Self::Shared].into_iter().find(|mode| mode.name() == name)
+    }
+}
+
+/// Header names, spelled as the protocol spells them (13.2).
+pub mod header {
+    pub const ALLOW: &str = "Allow";
+    pub const AUTHORIZATION: &str = "Authorization";
+    pub const CACHE_CONTROL: &str = "Cache-Control";
+    pub const CACHE_MODE: &str = "X-Cache-Mode";
+    pub const CONTENT_LENGTH: &str = "Content-Length";
+    pub const CONTENT_TYPE: &str = "Content-Type";
+    pub const DEBUG_TIMING: &str = "X-Debug-Timing";
+    pub const ETAG: &str = "ETag";
+    pub const IF_NONE_MATCH: &str = "If-None-Match";
+    pub const LINE: &str = "Stream-Line";
+    pub const LOCATION: &str = "Location";
+    pub const PRODUCER_EPOCH: &str = "Producer-Epoch";
+    pub const PRODUCER_EXPECTED_SEQ: &str = "Producer-Expected-Seq";
+    pub const PRODUCER_ID: &str = "Producer-Id";
+    pub const PRODUCER_RECEIVED_SEQ: &str = "Producer-Received-Seq";
+    pub const PRODUCER_SEQ: &str = "Producer-Seq";
+    pub const RETRY_AFTER: &str = "Retry-After";
+    pub const STREAM_CLOSED: &str = "Stream-Closed";
+    pub const STREAM_CURSOR: &str = "Stream-Cursor";
+    pub const STREAM_EXPIRES_AT: &str = "Stream-Expires-At";
+    pub const STREAM_NEXT_OFFSET: &str = "Stream-Next-Offset";
+    pub const STREAM_SEQ: &str = "Stream-Seq";
+    pub const STREAM_SSE_DATA_ENCODING: &str = "Stream-SSE-Data-Encoding";
+    pub const STREAM_TTL: &str = "Stream-TTL";
+    pub const STREAM_UP_TO_DATE: &str = "Stream-Up-To-Date";
+    pub const WWW_AUTHENTICATE: &str = "WWW-Authenticate";
+}

@@ -1,0 +1,380 @@
+//! Requests on a stream URL, parsed into [`Call`]s.
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{CacheMode, content_type, header};
+use crate::limits::SAFE_INTEGER_MAX;
+use crate::offset::Offset;
+use crate::rows::{Expiry, ProducerStamp};
+use crate::{Class, Limits, Millis, Refusal};
+
+/// What a shell knows of a request before its body.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    pub method: &'a str,
+    /// Absolute.
+    pub url: &'a str,
+    /// The value of a header by its name, whatever its case.
+    pub header: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// An operation on a stream (protocol 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Create(Create),
+    Append(Append),
+    Metadata,
+    Read(Read),
+    Delete,
+}
+
+/// PUT (protocol 5.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Create {
+    pub content_type: String,
+    pub expiry: Expiry,
+    pub closed: bool,
+    pub producer: Option<ProducerStamp>,
+    /// The initial content; empty for none.
+    pub body: Bytes,
+    /// The stream's own URL.
+    pub location: String,
+}
+
+/// POST (protocol 5.2, 5.3). Without a body it closes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Present whenever there is a body.
+    pub content_type: Option<String>,
+    pub producer: Option<ProducerStamp>,
+    pub stream_seq: Option<String>,
+    pub close: bool,
+    pub body: Bytes,
+}
+
+/// GET (protocol 5.6, 5.7, 5.8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    pub from: From,
+    pub live: Option<Class>,
+    /// The client's echo of the last cursor.
+    pub cursor: Option<u64>,
+    pub if_none_match: Option<String>,
+    pub cache_mode: CacheMode,
+}
+
+/// Where a read begins (protocol 8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    Start,
+    Now,
+    Offset(Offset),
+}
+
+/// A request as far as it can be parsed without its body.
+#[derive(Debug)]
+pub enum Parsed {
+    Whole(Call),
+    AwaitsBody(AwaitsBody),
+}
+
+/// A PUT or POST whose body is to be read: at most `bytes_max` bytes of it.
+#[derive(Debug)]
+pub struct AwaitsBody {
+    pub bytes_max: u64,
+    call: Call,
+}
+
+/// Parses method, query and headers.
+///
+/// # Errors
+/// When the request is malformed, or its announced body too large.
+pub fn parse(head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
+    match head.method {
+        "PUT" => awaits_body(Call::Create(create(head, limits)?), head, limits),
+        "POST" => awaits_body(Call::Append(append(head, limits)?), head, limits),
+        "GET" => Ok(Parsed::Whole(Call::Read(read(head)?))),
+        "HEAD" => Ok(Parsed::Whole(Call::Metadata)),
+        "DELETE" => Ok(Parsed::Whole(Call::Delete)),
+        _ => Err(Refusal::MethodNotAllowed { allow: METHODS }),
+    }
+}
+
+/// What a stream URL can be asked.
+pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
+
+fn awaits_body(call: Call, head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
+    let bytes_max = limits.append_bytes_max;
+    let announced = (head.header)(header::CONTENT_LENGTH).and_then(|length| length.trim().parse::<u64>().ok());
+    if announced.is_some_and(|length| length > bytes_max) {
+        return Err(Refusal::BodyTooLarge { max: bytes_max });
+    }
+    Ok(Parsed::AwaitsBody(AwaitsBody { bytes_max, call }))
+}
+
+impl AwaitsBody {
+    /// The call, with its whole body.
+    ///
+    /// # Errors
+    /// When the body is larger than allowed, or missing where it is needed.
+    pub fn with_body(self, body: Bytes) -> Result<Call, Refusal> {
+        if u64::try_from(body.len()).unwrap_or(u64::MAX) > self.bytes_max {
+            return Err(self.too_large());
+        }
+        match self.call {
+            Call::Create(create) => Ok(Call::Create(Create { body, ..create })),
+            Call::Append(append) if body.is_empty() => {
+                if append.close {
+                    Ok(Call::Append(append))
+                } else {
+                    Err(Refusal::Malformed("the body is empty; only a request with Stream-Closed: true may have none"))
+                }
+            }
+            Call::Append(append) => match &append.content_type {
+                None => Err(Refusal::MalformedHeader { header: header::CONTENT_TYPE, rule: "is missing" }),
+                Some(text) if !content_type::is_well_formed(text) => Err(MALFORMED_CONTENT_TYPE),
+                Some(_) => Ok(Call::Append(Append { body, ..append })),
+            },
+            call @ (Call::Metadata | Call::Read(_) | Call::Delete) => Ok(call),
+        }
+    }
+
+    /// The refusal of a body of which more than `bytes_max` bytes have been read.
+    #[must_use]
+    pub const fn too_large(&self) -> Refusal {
+        Refusal::BodyTooLarge { max: self.bytes_max }
+    }
+}
+
+const MALFORMED_CONTENT_TYPE: Refusal =
+    Refusal::MalformedHeader { header: header::CONTENT_TYPE, rule: "is not of the form type/subtype" };
+
+fn create(head: Head<'_>, limits: &Limits) -> Result<Create, Refusal> {
+    if (head.header)("Stream-Forked-From").is_some() {
+        return Err(Refusal::NotSupported("forks"));
+    }
+    let content_type = match (head.header)(header::CONTENT_TYPE) {
+        None => content_type::DEFAULT.to_owned(),
+        Some(text) if text.trim().is_empty() => content_type::DEFAULT.to_owned(),
+        Some(text) if !content_type::is_well_formed(&text) => return Err(MALFORMED_CONTENT_TYPE),
+        Some(text) if text.len() as u64 > limits.content_type_bytes_max => {
+            return Err(Refusal::MalformedHeader { header: header::CONTENT_TYPE, rule: "is too long" });
+        }
+        Some(text) => text,
+    };
+    Ok(Create {
+        content_type,
+        expiry: expiry(head)?,
+        closed: is_closed(head),
+        producer: producer(head, limits)?,
+        body: Bytes::new(),
+        location: head.url.split(['?', '#']).next().unwrap_or_default().to_owned(),
+    })
+}
+
+fn append(head: Head<'_>, limits: &Limits) -> Result<Append, Refusal> {
+    Ok(Append {
+        content_type: (head.header)(header::CONTENT_TYPE).filter(|text| !text.trim().is_empty()),
+        producer: producer(head, limits)?,
+        stream_seq: stream_seq(head, limits)?,
+        close: is_closed(head),
+        body: Bytes::new(),
+    })
+}
+
+fn read(head: Head<'_>) -> Result<Read, Refusal> {
+    let query = head.url.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split('#').next().unwrap_or_default();
+    let live = match parameter(query, "live", "the live parameter is given twice")?.as_deref() {
+        None => None,
+        Some("long-poll") => Some(Class::LongPoll),
+        Some("sse") => Some(Class::Sse),
+        Some(_) => return Err(Refusal::Malformed("live must be long-poll or sse")),
+    };
+    let from = match parameter(query, "offset", "the offset parameter is given twice")?.as_deref() {
+        None if live.is_some() => return Err(Refusal::Malformed("a live read needs an offset")),
+        None | Some("-1") => From::Start,
+        Some("now") => From::Now,
+        Some(text) => From::Offset(text.parse().map_err(|_| Refusal::Malformed("the offset is malformed"))?),
+    };
+    let cursor = match parameter(query, "cursor", "the cursor parameter is given twice")? {
+        None => None,
+        Some(text) => Some(safe_integer(&text).ok_or(Refusal::Malformed("the cursor is not one that this server gave"))?),
+    };
+    Ok(Read {
+        from,
+        live,
+        cursor,
+        if_none_match: (head.header)(header::IF_NONE_MATCH),
+        cache_mode: (head.header)(header::CACHE_MODE).and_then(|name| CacheMode::from_name(&name)).unwrap_or_default(),
+    })
+}
+
+/// Whether the request asks for a live read, as far as its URL tells.
+#[must_use]
+pub fn is_live(method: &str, url: &str) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    method == "GET" && form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "live")
+}
+
+fn parameter(query: &str, name: &str, repeated: &'static str) -> Result<Option<String>, Refusal> {
+    let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(each, _)| each == name);
+    let first = values.next().map(|(_, value)| value.into_owned());
+    if values.next().is_some() { Err(Refusal::Malformed(repeated)) } else { Ok(first) }
+}
+
+/// `Stream-Closed` counts only as `true`, in any case (protocol 4.1).
+fn is_closed(head: Head<'_>) -> bool {
+    (head.header)(header::STREAM_CLOSED).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
+}
+
+fn expiry(head: Head<'_>) -> Result<Expiry, Refusal> {
+    let ttl = (head.header)(header::STREAM_TTL);
+    let expires_at = (head.header)(header::STREAM_EXPIRES_AT);
+    match (ttl, expires_at) {
+        (None, None) => Ok(Expiry::Never),
+        (Some(_), Some(_)) => Err(Refusal::Malformed("Stream-TTL and Stream-Expires-At exclude each other")),
+        (Some(text), None) => {
+            let rule = "must be a whole number of seconds without sign or leading zeros";
+            let plain = text == "0" || !text.starts_with('0');
+            let seconds = safe_integer(&text).filter(|_| plain);
+            let seconds = seconds.ok_or(Refusal::MalformedHeader { header: header::STREAM_TTL, rule })?;
+            Ok(Expiry::Sliding { seconds })
+        }
+        (None, Some(text)) => {
+            let rule = "must be an RFC 3339 time";
+            let at = OffsetDateTime::parse(text.trim(), &Rfc3339);
+            let at = at.map_err(|_| Refusal::MalformedHeader { header: header::STREAM_EXPIRES_AT, rule })?;
+            // A time before 1970 is as much in the past as 1970 itself.
+            let at = Millis(u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0));
+            Ok(Expiry::At { at, text: text.trim().to_owned() })
+        }
+    }
+}
+
+/// The three producer headers: all or none (protocol 5.2.1).
+fn producer(head: Head<'_>, limits: &Limits) -> Result<Option<ProducerStamp>, Refusal> {
+    let names = [header::PRODUCER_ID, header::PRODUCER_EPOCH, header::PRODUCER_SEQ];
+    let (id, epoch, seq) = match names.map(|name| (head.header)(name)) {
+        [None, None, None] => return Ok(None),
+        [Some(id), Some(epoch), Some(seq)] => (id, epoch, seq),
+        _ => return Err(Refusal::Malformed("Producer-Id, Producer-Epoch and Producer-Seq go together")),
+    };
+    if id.is_empty() {
+        return Err(Refusal::MalformedHeader { header: header::PRODUCER_ID, rule: "must not be empty" });
+    }
+    if id.len() as u64 > limits.producer_id_bytes_max {
+        return Err(Refusal::MalformedHeader { header: header::PRODUCER_ID, rule: "is too long" });
+    }
+    let number = |header, text: &str| {
+        safe_integer(text).ok_or(Refusal::MalformedHeader { header, rule: "must be a whole number up to 2^53-1" })
+    };
+    Ok(Some(ProducerStamp {
+        id,
+        epoch: number(header::PRODUCER_EPOCH, &epoch)?,
+        seq: number(header::PRODUCER_SEQ, &seq)?,
+    }))
+}
+
+fn stream_seq(head: Head<'_>, limits: &Limits) -> Result<Option<String>, Refusal> {
+    match (head.header)(header::STREAM_SEQ) {
+        Some(text) if text.is_empty() => {
+            Err(Refusal::MalformedHeader { header: header::STREAM_SEQ, rule: "must not be empty" })
+        }
+        Some(text) if text.len() as u64 > limits.stream_seq_bytes_max => {
+            Err(Refusal::MalformedHeader { header: header::STREAM_SEQ, rule: "is too long" })
+        }
+        text => Ok(text),
+    }
+}
+
+/// Decimal digits and nothing else, up to 2^53-1.
+fn safe_integer(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits {
+        return None;
+    }
+    text.parse().ok().filter(|number| *number <= SAFE_INTEGER_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(method: &str, url: &str, headers: &[(&str, &str)]) -> Result<Parsed, Refusal> {
+        let header = |name: &str| {
+            headers.iter().find(|(each, _)| each.eq_ignore_ascii_case(name)).map(|(_, value)| (*value).to_owned())
+        };
+        parse(Head { method, url, header: &header }, &Limits::DEFAULT)
+    }
+
+    fn posted(headers: &[(&str, &str)], body: &'static [u8]) -> Result<Call, Refusal> {
+        match parsed("POST", "http://h/v1/stream/a", headers)? {
+            Parsed::AwaitsBody(awaits) => awaits.with_body(Bytes::from_static(body)),
+            Parsed::Whole(call) => Ok(call),
+        }
+    }
+
+    #[test]
+    fn offsets_and_modes() {
+        let read = |query: &str| match parsed("GET", &format!("http://h/s?{query}"), &[]) {
+            Ok(Parsed::Whole(Call::Read(read))) => Ok((read.from, read.live, read.cursor)),
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => Err(refusal),
+        };
+        assert_eq!(read(""), Ok((From::Start, None, None)));
+        assert_eq!(read("offset=-1"), Ok((From::Start, None, None)));
+        assert_eq!(read("offset=now&live=sse&cursor=7"), Ok((From::Now, Some(Class::Sse), Some(7))));
+        let offset = Offset::new(1, 2);
+        assert_eq!(read(&format!("offset={offset}")), Ok((From::Offset(offset), None, None)));
+        for query in ["offset=", "offset=-1&offset=now", "live=sse", "offset=-1&live=", "offset=-1&live=ws", "offset=0_0", "cursor=x", "offset=-1%00"] {
+            assert!(read(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn producer_headers_are_all_or_none_and_bounded() {
+        let max = "9007199254740991";
+        let over = "9007199254740992";
+        let post = |id: &str, epoch: &str, seq: &str| {
+            posted(&[("content-type", "text/plain"), ("producer-id", id), ("producer-epoch", epoch), ("producer-seq", seq)], b"x")
+        };
+        assert!(post("p", max, max).is_ok());
+        for (id, epoch, seq) in [("", "0", "0"), ("p", over, "0"), ("p", "0", over), ("p", "-1", "0"), ("p", "0", "1.0"), ("p", "", "0"), ("p", "0", "1e3")] {
+            assert!(post(id, epoch, seq).is_err(), "{id} {epoch} {seq}");
+        }
+        assert!(posted(&[("content-type", "text/plain"), ("producer-id", "p")], b"x").is_err());
+    }
+
+    #[test]
+    fn ttl_is_a_plain_decimal() {
+        let ttl = |text: &str| parsed("PUT", "http://h/s", &[("stream-ttl", text)]).is_ok();
+        for text in ["0", "1", "3600", "9007199254740991"] {
+            assert!(ttl(text), "{text}");
+        }
+        for text in ["", "+1", "01", "00", "1.0", "3.6e3", "-1", " 1", "9007199254740992"] {
+            assert!(!ttl(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_body_may_be_missing_only_when_closing() {
+        assert!(posted(&[], b"").is_err());
+        assert!(posted(&[("stream-closed", "yes")], b"").is_err());
+        assert!(posted(&[("stream-closed", "TRUE"), ("content-type", "no type")], b"").is_ok());
+        assert!(posted(&[], b"x").is_err());
+    }
+
+    #[test]
+    fn a_large_body_is_refused_by_its_announcement_and_by_its_size() {
+        let max = Limits::DEFAULT.append_bytes_max;
+        assert!(parsed("POST", "http://h/s", &[("content-length", &max.to_string())]).is_ok());
+        let refused = parsed("POST", "http://h/s", &[("content-length", &(max + 1).to_string())]);
+        assert_eq!(refused.err(), Some(Refusal::BodyTooLarge { max }));
+        let Ok(Parsed::AwaitsBody(awaits)) = parsed("PUT", "http://h/s", &[]) else { panic!() };
+        let body = Bytes::from(vec![0; 1 + usize::try_from(max).unwrap_or(0)]);
+        assert_eq!(awaits.with_body(body), Err(Refusal::BodyTooLarge { max }));
+    }
+}
