@@ -284,13 +284,7 @@ impl Tail {
 
     fn tick(&mut self, now: Millis) -> Vec<Effect> {
         if now >= self.ends_at {
-            return match self.class {
-                Class::Sse => self.end(),
-                Class::LongPoll => {
-                    self.phase = Phase::Ended;
-                    vec![Effect::HangUp, Effect::AnswerHeld]
-                }
-            };
+            return self.end();
         }
         if now < self.deadline() {
             return Vec::new();
@@ -321,6 +315,10 @@ impl Tail {
 
     fn end(&mut self) -> Vec<Effect> {
         self.phase = Phase::Ended;
-        vec![Effect::HangUp, Effect::End]
+        let last = match self.class {
+            Class::Sse => Effect::End,
+            Class::LongPoll => Effect::AnswerHeld,
+        };
+        vec![Effect::HangUp, last]
     }
 }

@@ -1,1 +1,25 @@
+//! The Cloudflare shell: a router, and one Durable Object per stream. It carries out what the machine decides, and decides
+//! nothing itself.
 
+mod body;
+mod object;
+mod platform;
+mod response;
+mod router;
+mod storage;
+
+use std::cell::OnceCell;
+
+use js_sys::Reflect;
+use machine::edge::Settings;
+use wasm_bindgen::JsValue;
+
+/// The operator's settings, or what is wrong with them: read once in each isolate, for they cannot change while it runs.
+fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T) -> T {
+    thread_local! {
+        static SETTINGS: OnceCell<Result<Settings, String>> = const { OnceCell::new() };
+    }
+    let variable = |name: &str| Reflect::get(env, &name.into()).ok().and_then(|value| value.as_string());
+    let read = || Settings::read(&variable).map_err(|bad| bad.to_string());
+    SETTINGS.with(|settings| then(settings.get_or_init(read)))
+}

@@ -1,0 +1,277 @@
+//! One stream's Durable Object: a request becomes one input, one turn is one transaction, and then come the answers.
+
+use std::cell::{Cell, RefCell};
+
+use js_sys::{Date, Uint8Array};
+use machine::wire::answer::Body;
+use machine::wire::header::DEBUG_TIMING;
+use machine::wire::request::{self, Head, Parsed};
+use machine::{Answer, CallId, End, Gated, Input, Limits, Live, Millis, Stream, Turn};
+use wasm_bindgen::prelude::*;
+use web_sys::{Request, Response};
+
+use crate::body::{self, Failure};
+use crate::platform::{ObjectContext, Socket, WebSocketPair, log_error, nonce};
+use crate::storage::Storage;
+use crate::{response, settings};
+
+/// Tells the reader's side that nothing will follow.
+const FINISHED: u16 = 4_000;
+
+#[wasm_bindgen]
+pub struct StreamObject {
+    env: JsValue,
+    storage: Storage,
+    /// Woken by the first event that needs it, and dropped when a turn fails.
+    stream: RefCell<Option<Stream>>,
+    calls: Cell<u64>,
+    #[cfg(feature = "test-routes")]
+    test: test_routes::State,
+}
+
+#[wasm_bindgen]
+impl StreamObject {
+    #[wasm_bindgen(constructor)]
+    #[must_use]
+    pub fn new(context: JsValue, env: JsValue) -> Self {
+        Self {
+            env,
+            storage: Storage::new(context.unchecked_into::<ObjectContext>()),
+            stream: RefCell::default(),
+            calls: Cell::default(),
+            #[cfg(feature = "test-routes")]
+            test: test_routes::State::default(),
+        }
+    }
+
+    /// A request on the stream's URL, as the router passed it on.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    pub async fn fetch(&self, request: Request) -> Result<Response, JsValue> {
+        #[cfg(feature = "test-routes")]
+        if let Some(response) = self.test_route(&request)? {
+            return Ok(response);
+        }
+        let (limits, timing) = match settings(&self.env, Clone::clone) {
+            Ok(settings) => (settings.limits, settings.debug_timing),
+            Err(bad) => return response::plain(&Answer::internal(&bad)),
+        };
+        let began = Date::now();
+        let header = |name: &str| request.headers().get(name).ok().flatten();
+        let parsed = request::parse(Head { method: &request.method(), url: &request.url(), header: &header }, &limits);
+        let call = match parsed {
+            Ok(Parsed::Whole(call)) => Ok(call),
+            // Others may have their turns while the body comes in.
+            Ok(Parsed::AwaitsBody(awaits)) => match body::read(&request, awaits).await {
+                Ok(call) => Ok(call),
+                Err(Failure::Refused(refusal)) => Err(refusal),
+                Err(Failure::Broken(error)) => return Err(error),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        let response = match call {
+            Ok(call) => {
+                let id = CallId(self.calls.replace(self.calls.get() + 1));
+                match self.turn(Input::Call { id, call }, &limits) {
+                    Ok(Some(response)) => response,
+                    Ok(None) | Err(_) => response::plain(&Answer::unavailable(&limits))?,
+                }
+            }
+            Err(refusal) => response::plain(&Answer::refusal(&refusal))?,
+        };
+        if timing || header(DEBUG_TIMING).is_some() {
+            response.headers().append("Server-Timing", &format!("object;dur={}", Date::now() - began))?;
+        }
+        Ok(response)
+    }
+
+    /// What the entry answers with when the code in here cannot: body and headers, as JSON.
+    #[must_use]
+    pub fn unavailable() -> String {
+        let answer = Answer::unavailable(&Limits::DEFAULT);
+        let headers = answer.headers().map(|(name, value)| format!("[{name:?},{value:?}]")).collect::<Vec<_>>().join(",");
+        let body = match &answer.body {
+            Body::Bytes(body) => String::from_utf8_lossy(body).into_owned(),
+            Body::Empty | Body::Plan(_) => String::new(),
+        };
+        format!("{{\"body\":{body:?},\"headers\":[{headers}]}}")
+    }
+
+    /// The alarm has come due.
+    ///
+    /// # Errors
+    /// When the turn failed, so that the platform tries again.
+    pub fn alarm(&self) -> Result<(), JsValue> {
+        self.event(Input::Alarm)
+    }
+
+    /// A reader has let go of its line, or was cut off.
+    ///
+    /// # Errors
+    /// When the turn failed.
+    #[wasm_bindgen(js_name = webSocketClose)]
+    pub fn web_socket_close(&self) -> Result<(), JsValue> {
+        self.event(Input::Gone)
+    }
+}
+
+impl StreamObject {
+    fn event(&self, input: Input) -> Result<(), JsValue> {
+        let settings = settings(&self.env, Clone::clone)?;
+        self.turn(input, &settings.limits).map(|_| ())
+    }
+
+    /// One turn, from the input to the response if it has one, without letting anything in between. When it fails nothing of
+    /// it is stored, nobody is told anything, and the stream is woken anew.
+    fn turn(&self, input: Input, limits: &Limits) -> Result<Option<Response>, JsValue> {
+        let done = self.try_turn(input, limits);
+        if let Err(error) = &done {
+            self.stream.replace(None);
+            log_error("a turn failed", error);
+        }
+        done
+    }
+
+    fn try_turn(&self, input: Input, limits: &Limits) -> Result<Option<Response>, JsValue> {
+        #[cfg(feature = "test-routes")]
+        let before = self.storage.counts.get();
+        let now = Millis(Date::now() as u64);
+        let storage = &self.storage;
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => Stream::wake(now, storage, limits, nonce()?).map_err(|unreadable| JsValue::from(unreadable.to_string()))?,
+        };
+        let mut turn = Turn::default();
+        stream.step(now, input, storage, &mut turn).map_err(|unreadable| JsValue::from(unreadable.to_string()))?;
+        storage.apply(&turn, || self.before_commit())?;
+        if let Some(live) = &turn.live {
+            self.broadcast(live)?;
+        }
+        let mut response = None;
+        for gated in &turn.gated {
+            response = Some(self.respond(gated)?);
+        }
+        self.stream.replace(Some(stream));
+        #[cfg(feature = "test-routes")]
+        self.test.note_turn(before, self.storage.counts.get());
+        Ok(response)
+    }
+
+    fn respond(&self, gated: &Gated) -> Result<Response, JsValue> {
+        match gated {
+            Gated::Answer { answer, .. } => match &answer.body {
+                Body::Plan(plan) => {
+                    let frames = self.storage.frames(plan)?;
+                    let body = plan.render(frames).map_err(|damaged| JsValue::from(damaged.to_string()))?;
+                    response::response(answer, Some(&body))
+                }
+                Body::Bytes(_) | Body::Empty => response::plain(answer),
+            },
+            Gated::Attach { line, .. } => {
+                let pair = WebSocketPair::new()?;
+                self.storage.keep_line(&pair.end(1), line.class, line.incarnation)?;
+                response::upgrade(&line.answer, &pair.end(0))
+            }
+        }
+    }
+
+    /// Sent after the turn's writes, and so held by the output gate until they are durable.
+    fn broadcast(&self, live: &Live) -> Result<(), JsValue> {
+        for class in [machine::Class::Sse, machine::Class::LongPoll] {
+            let lines = self.storage.lines(class, live.incarnation)?;
+            if lines.length() == 0 {
+                continue;
+            }
+            let message = live.message(class).map_err(|damaged| JsValue::from(damaged.to_string()))?;
+            let message = Uint8Array::from(message.as_slice());
+            for line in lines.iter() {
+                let line: Socket = line.unchecked_into();
+                // A line that was closed meanwhile cannot be sent to, and need not.
+                let sent = line.send(&message);
+                if sent.is_ok() && matches!(live.end, Some(End::Closed | End::Gone)) {
+                    drop(line.close(FINISHED, "finished"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "test-routes"))]
+    #[expect(clippy::unused_self, reason = "does something only where the tests ask for it")]
+    fn before_commit(&self) {}
+}
+
+/// What the tests need to see and to break; see the feature `test-routes`.
+#[cfg(feature = "test-routes")]
+mod test_routes {
+    use std::cell::Cell;
+
+    use machine::Answer;
+    use wasm_bindgen::JsValue;
+    use web_sys::{Request, Response};
+
+    use super::StreamObject;
+    use crate::platform::nonce;
+    use crate::response;
+    use crate::storage::Counts;
+
+    #[derive(Default)]
+    pub(super) struct State {
+        panics: Cell<bool>,
+        instance: Cell<u64>,
+        last_turn: Cell<Counts>,
+    }
+
+    impl State {
+        pub(super) fn note_turn(&self, before: Counts, after: Counts) {
+            self.last_turn.set(Counts {
+                rows_read: after.rows_read - before.rows_read,
+                rows_written: after.rows_written - before.rows_written,
+            });
+        }
+    }
+
+    impl StreamObject {
+        pub(super) fn test_route(&self, request: &Request) -> Result<Option<Response>, JsValue> {
+            match request.headers().get("X-Test-Op")?.as_deref() {
+                Some("panic") => {
+                    self.test.panics.set(true);
+                    Ok(None)
+                }
+                Some("reset") => {
+                    self.storage.abort("reset by a test")?;
+                    response::plain(&Answer::uncached(204)).map(Some)
+                }
+                Some("stats") => self.stats().map(Some),
+                _ => Ok(None),
+            }
+        }
+
+        pub(super) fn before_commit(&self) {
+            assert!(!self.test.panics.get(), "asked for by a test");
+        }
+
+        fn stats(&self) -> Result<Response, JsValue> {
+            if self.test.instance.get() == 0 {
+                self.test.instance.set(nonce()?);
+            }
+            let counts = self.storage.counts.get();
+            let last = self.test.last_turn.get();
+            let tables = self.storage.tables()?;
+            let json = format!(
+                "{{\"instance\":\"{:016x}\",\"lines\":{},\"rows_written\":{},\"rows_read\":{},\"database_bytes\":{},\"tables\":{:?},\
+                 \"last_turn_rows_written\":{},\"last_turn_rows_read\":{}}}",
+                self.test.instance.get(),
+                self.storage.all_lines()?,
+                counts.rows_written,
+                counts.rows_read,
+                self.storage.database_bytes()?,
+                tables,
+                last.rows_written,
+                last.rows_read,
+            );
+            response::response(&Answer::uncached(200), Some(json.as_bytes()))
+        }
+    }
+}

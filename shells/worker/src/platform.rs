@@ -1,0 +1,108 @@
+//! The parts of the platform that the `worker` crate does not bind, or binds without `catch`: there, a JavaScript exception
+//! would tear through the Rust frames and leave the request unanswered.
+
+use js_sys::{Array, Promise};
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen]
+extern "C" {
+    /// The context of a Durable Object.
+    pub(crate) type ObjectContext;
+
+    #[wasm_bindgen(method, getter)]
+    pub(crate) fn storage(this: &ObjectContext) -> ObjectStorage;
+
+    #[wasm_bindgen(method, catch, js_name = acceptWebSocket)]
+    pub(crate) fn accept_web_socket(this: &ObjectContext, socket: &JsValue, tags: &Array) -> Result<(), JsValue>;
+
+    #[wasm_bindgen(method, catch, js_name = getWebSockets)]
+    pub(crate) fn web_sockets(this: &ObjectContext, tag: &str) -> Result<Array, JsValue>;
+
+    #[cfg(feature = "test-routes")]
+    #[wasm_bindgen(method, catch)]
+    pub(crate) fn abort(this: &ObjectContext, reason: &str) -> Result<(), JsValue>;
+
+    pub(crate) type ObjectStorage;
+
+    #[wasm_bindgen(method, getter)]
+    pub(crate) fn sql(this: &ObjectStorage) -> Sql;
+
+    #[wasm_bindgen(method, catch, js_name = transactionSync)]
+    pub(crate) fn transaction_sync(
+        this: &ObjectStorage,
+        transaction: &mut dyn FnMut() -> Result<JsValue, JsValue>,
+    ) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(method, catch, js_name = setAlarm)]
+    pub(crate) fn set_alarm(this: &ObjectStorage, at: f64) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(method, catch, js_name = deleteAlarm)]
+    pub(crate) fn delete_alarm(this: &ObjectStorage) -> Result<Promise, JsValue>;
+
+    pub(crate) type Sql;
+
+    #[wasm_bindgen(method, catch, variadic)]
+    pub(crate) fn exec(this: &Sql, statement: &JsValue, values: &Array) -> Result<Cursor, JsValue>;
+
+    #[cfg(feature = "test-routes")]
+    #[wasm_bindgen(method, getter, catch, js_name = databaseSize)]
+    pub(crate) fn database_size(this: &Sql) -> Result<f64, JsValue>;
+
+    pub(crate) type Cursor;
+
+    /// The rows as arrays. To be consumed at once.
+    #[wasm_bindgen(method, catch)]
+    pub(crate) fn raw(this: &Cursor) -> Result<js_sys::Iterator, JsValue>;
+
+    #[cfg(feature = "test-routes")]
+    #[wasm_bindgen(method, getter, catch, js_name = rowsRead)]
+    pub(crate) fn rows_read(this: &Cursor) -> Result<f64, JsValue>;
+
+    #[cfg(feature = "test-routes")]
+    #[wasm_bindgen(method, getter, catch, js_name = rowsWritten)]
+    pub(crate) fn rows_written(this: &Cursor) -> Result<f64, JsValue>;
+
+    /// The two ends of a line.
+    pub(crate) type WebSocketPair;
+
+    #[wasm_bindgen(constructor, catch, js_class = "WebSocketPair")]
+    pub(crate) fn new() -> Result<WebSocketPair, JsValue>;
+
+    #[wasm_bindgen(method, indexing_getter)]
+    pub(crate) fn end(this: &WebSocketPair, index: u32) -> Socket;
+
+    #[derive(Clone)]
+    pub(crate) type Socket;
+
+    #[wasm_bindgen(method, catch)]
+    pub(crate) fn send(this: &Socket, message: &js_sys::Uint8Array) -> Result<(), JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    pub(crate) fn close(this: &Socket, code: u16, reason: &str) -> Result<(), JsValue>;
+
+    /// The namespace of the streams' objects.
+    pub(crate) type Namespace;
+
+    #[wasm_bindgen(method, catch, js_name = getByName)]
+    pub(crate) fn by_name(this: &Namespace, name: &str) -> Result<Stub, JsValue>;
+
+    pub(crate) type Stub;
+
+    #[wasm_bindgen(method, catch)]
+    pub(crate) fn fetch(this: &Stub, request: &web_sys::Request) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(js_namespace = crypto, js_name = getRandomValues, catch)]
+    fn fill_with_random_values(array: &js_sys::Uint8Array) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(js_namespace = console, js_name = error)]
+    pub(crate) fn log_error(what: &str, error: &JsValue);
+}
+
+/// 64 random bits.
+pub(crate) fn nonce() -> Result<u64, JsValue> {
+    let array = js_sys::Uint8Array::new_with_length(8);
+    fill_with_random_values(&array)?;
+    let mut bytes = [0; 8];
+    array.copy_to(&mut bytes);
+    Ok(u64::from_le_bytes(bytes))
+}

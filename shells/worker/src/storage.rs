@@ -1,0 +1,259 @@
+//! The stored rows of one object: the machine's read port, and the carrying out of its writes.
+
+use std::cell::RefCell;
+
+use js_sys::{Array, Uint8Array};
+use machine::plan::Plan;
+use machine::rows::{Head, HotTable, Incarnation, RowKey, RowMark, WriterMark};
+use machine::sql::{self, Columns, Value};
+use machine::{Class, Rows, Turn, Unreadable};
+use wasm_bindgen::{JsCast, JsValue};
+
+use crate::platform::{Cursor, ObjectContext, ObjectStorage, Socket, Sql};
+
+pub(crate) struct Storage {
+    context: ObjectContext,
+    storage: ObjectStorage,
+    sql: Sql,
+    /// Statements that have been handed to JavaScript before, by the address of their text.
+    statements: RefCell<Vec<(*const u8, JsValue)>>,
+    #[cfg(feature = "test-routes")]
+    pub(crate) counts: std::cell::Cell<Counts>,
+}
+
+/// Rows as the platform counts them.
+#[cfg(feature = "test-routes")]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) rows_read: f64,
+    pub(crate) rows_written: f64,
+}
+
+impl Storage {
+    pub(crate) fn new(context: ObjectContext) -> Self {
+        let storage = context.storage();
+        Self {
+            sql: storage.sql(),
+            storage,
+            context,
+            statements: RefCell::default(),
+            #[cfg(feature = "test-routes")]
+            counts: std::cell::Cell::default(),
+        }
+    }
+
+    /// Writes and alarm of a turn, in one transaction. `before_commit` runs last in it.
+    pub(crate) fn apply(&self, turn: &Turn, before_commit: impl Fn()) -> Result<(), JsValue> {
+        if turn.writes.is_empty() && turn.alarm.is_none() {
+            return Ok(());
+        }
+        self.storage.transaction_sync(&mut || {
+            for write in &turn.writes {
+                sql::statements(write, |statement, values| self.execute(statement, values, |_| Ok(())))?;
+            }
+            match turn.alarm {
+                // What becomes of the promise shows in the output gate.
+                Some(Some(at)) => drop(self.storage.set_alarm(at.0 as f64)?),
+                Some(None) => drop(self.storage.delete_alarm()?),
+                None => {}
+            }
+            before_commit();
+            Ok(JsValue::UNDEFINED)
+        })?;
+        Ok(())
+    }
+
+    /// The joined frames of the rows that a plan names.
+    pub(crate) fn frames(&self, plan: &Plan) -> Result<Vec<u8>, JsValue> {
+        let mut frames = Vec::new();
+        for span in &plan.spans {
+            let keys = [Value::Integer(span.from.stored()), Value::Integer(span.to.stored())];
+            self.execute(sql::frames(span.table), &keys, |row| {
+                let bytes = Uint8Array::new(&row.get(0));
+                let end = frames.len();
+                frames.resize(end + bytes.length() as usize, 0);
+                bytes.copy_to(&mut frames[end..]);
+                Ok(())
+            })?;
+        }
+        Ok(frames)
+    }
+
+    /// The lines of this incarnation's readers.
+    pub(crate) fn lines(&self, class: Class, incarnation: Incarnation) -> Result<Array, JsValue> {
+        self.context.web_sockets(&tag(class, incarnation))
+    }
+
+    pub(crate) fn keep_line(&self, line: &Socket, class: Class, incarnation: Incarnation) -> Result<(), JsValue> {
+        self.context.accept_web_socket(line, &Array::of1(&tag(class, incarnation).into()))
+    }
+
+    /// Executes one statement and hands over its rows.
+    fn execute(
+        &self,
+        statement: &'static str,
+        values: &[Value<'_>],
+        mut each: impl FnMut(&Array) -> Result<(), JsValue>,
+    ) -> Result<(), JsValue> {
+        let bound = Array::new();
+        for value in values {
+            bound.push(&match value {
+                Value::Null => JsValue::NULL,
+                // Below 2^53.
+                Value::Integer(integer) => JsValue::from_f64(*integer as f64),
+                Value::Text(text) => JsValue::from_str(text),
+                Value::Blob(bytes) => Uint8Array::from(*bytes).into(),
+            });
+        }
+        let cursor = self.sql.exec(&self.statement(statement), &bound)?;
+        let rows = cursor.raw()?;
+        loop {
+            let next = rows.next()?;
+            if next.done() {
+                break;
+            }
+            each(next.value().unchecked_ref())?;
+        }
+        self.count(&cursor)
+    }
+
+    fn statement(&self, text: &'static str) -> JsValue {
+        let mut statements = self.statements.borrow_mut();
+        let known = statements.iter().find(|(address, _)| *address == text.as_ptr());
+        if let Some((_, statement)) = known {
+            return statement.clone();
+        }
+        let statement = JsValue::from_str(text);
+        statements.push((text.as_ptr(), statement.clone()));
+        statement
+    }
+
+    #[cfg(not(feature = "test-routes"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "counts only where the tests ask for it")]
+    fn count(&self, _cursor: &Cursor) -> Result<(), JsValue> {
+        Ok(())
+    }
+
+    #[cfg(feature = "test-routes")]
+    fn count(&self, cursor: &Cursor) -> Result<(), JsValue> {
+        let counts = self.counts.get();
+        self.counts.set(Counts {
+            rows_read: counts.rows_read + cursor.rows_read()?,
+            rows_written: counts.rows_written + cursor.rows_written()?,
+        });
+        Ok(())
+    }
+
+    fn ask<T>(
+        &self,
+        statement: &'static str,
+        values: &[Value<'_>],
+        decode: impl Fn(&Row<'_>) -> Result<T, Unreadable>,
+    ) -> Result<Option<T>, Unreadable> {
+        let mut answer = None;
+        self.execute(statement, values, |row| {
+            answer = Some(decode(&Row(row)));
+            Ok(())
+        })
+        .map_err(unreadable)?;
+        answer.transpose()
+    }
+}
+
+#[cfg(feature = "test-routes")]
+impl Storage {
+    pub(crate) fn abort(&self, reason: &str) -> Result<(), JsValue> {
+        self.context.abort(reason)
+    }
+
+    pub(crate) fn database_bytes(&self) -> Result<f64, JsValue> {
+        self.sql.database_size()
+    }
+
+    pub(crate) fn tables(&self) -> Result<Vec<String>, JsValue> {
+        let mut tables = Vec::new();
+        let cursor = self.sql.exec(&"SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name".into(), &Array::new())?;
+        for row in cursor.raw()? {
+            tables.extend(row?.unchecked_ref::<Array>().get(0).as_string());
+        }
+        Ok(tables)
+    }
+
+    pub(crate) fn all_lines(&self) -> Result<u32, JsValue> {
+        let get = js_sys::Reflect::get(&self.context, &"getWebSockets".into())?;
+        Ok(get.unchecked_into::<js_sys::Function>().call0(&self.context)?.unchecked_into::<Array>().length())
+    }
+}
+
+impl Rows for Storage {
+    fn head(&self) -> Result<Option<Head>, Unreadable> {
+        match self.ask(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
+            Some(()) => self.ask(sql::HEAD, &[], |row| sql::head(row)),
+            None => Ok(None),
+        }
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+        self.ask(sql::at_or_before(table), &[Value::Integer(key.stored())], |row| sql::row_mark(row))
+    }
+
+    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+        let mut failed = None;
+        let asked = self.execute(sql::writers(table), &[], |row| {
+            match sql::writer_mark(&Row(row)) {
+                Ok(mark) => each(mark),
+                Err(unreadable) => failed = Some(unreadable),
+            }
+            Ok(())
+        });
+        asked.map_err(unreadable)?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable> {
+        let mut attached = 0;
+        for class in [Class::Sse, Class::LongPoll] {
+            attached += u64::from(self.lines(class, incarnation).map_err(unreadable)?.length());
+        }
+        Ok(attached)
+    }
+}
+
+/// By what the platform finds a line again: constant for as long as it lasts.
+fn tag(class: Class, incarnation: Incarnation) -> String {
+    let class = match class {
+        Class::Sse => "sse",
+        Class::LongPoll => "long-poll",
+    };
+    format!("{class}:{incarnation}")
+}
+
+fn unreadable(error: JsValue) -> Unreadable {
+    Unreadable(format!("{error:?}"))
+}
+
+/// A row as the platform hands it over.
+struct Row<'a>(&'a Array);
+
+impl Columns for Row<'_> {
+    fn integer(&self, column: usize) -> Result<Option<u64>, Unreadable> {
+        let value = self.0.get(column as u32);
+        if value.is_null() {
+            return Ok(None);
+        }
+        let number = value.as_f64().filter(|number| *number >= 0.0 && number.fract() == 0.0);
+        number.map(|number| Some(number as u64)).ok_or_else(|| wrong_type(column))
+    }
+
+    fn text(&self, column: usize) -> Result<Option<String>, Unreadable> {
+        let value = self.0.get(column as u32);
+        if value.is_null() {
+            return Ok(None);
+        }
+        value.as_string().map(Some).ok_or_else(|| wrong_type(column))
+    }
+}
+
+fn wrong_type(column: usize) -> Unreadable {
+    Unreadable(format!("column {column} is of another type"))
+}

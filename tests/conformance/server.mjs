@@ -1,0 +1,31 @@
+// One server for the whole suite: the one that CONFORMANCE_TEST_URL names, or one started here on the bundle that is deployed.
+
+import { startServer } from "../harness/server.mjs";
+
+const settings = [
+  "AUTH_TOKEN",
+  "CACHE_MODE",
+  "DEBUG_TIMING",
+  "MAX_APPEND_BYTES",
+  "MAX_CHUNK_BYTES",
+  "LONG_POLL_TIMEOUT_MS",
+  "SSE_MAX_AGE_MS",
+  "SSE_HEARTBEAT_MS",
+  "SEGMENT_MAX_BYTES",
+  "SEGMENT_MAX_MESSAGES",
+];
+
+export default async function setup({ provide }) {
+  const foreign = process.env.CONFORMANCE_TEST_URL;
+  if (foreign) {
+    provide("server", { url: foreign });
+    return undefined;
+  }
+  const env = { LONG_POLL_TIMEOUT_MS: "500" };
+  for (const name of settings) {
+    if (process.env[name] !== undefined) env[name] = process.env[name];
+  }
+  const server = await startServer({ bundle: "target/worker", env });
+  provide("server", { url: server.url, longPollTimeoutMs: Number(env.LONG_POLL_TIMEOUT_MS) });
+  return () => server.stop();
+}

@@ -1,0 +1,199 @@
+// A reader of Server-Sent Events that follows the parsing rules of the HTML standard, and keeps what it saw for the assertions.
+
+import http from "node:http";
+import { StringDecoder } from "node:string_decoder";
+import { Answer } from "./http.mjs";
+
+// How much of the raw answer a reader keeps: enough for any assertion on the wire format.
+const wireKept = 256 * 1024;
+
+/** Splits text into events; `feed` may be called with any pieces of it. */
+export class EventParser {
+  #decoder = new StringDecoder("utf8");
+  #pending = "";
+  #type = "";
+  #lines = [];
+
+  constructor({ onEvent, onComment = () => {} }) {
+    this.onEvent = onEvent;
+    this.onComment = onComment;
+  }
+
+  feed(bytes) {
+    this.#pending += this.#decoder.write(bytes);
+    let start = 0;
+    for (let index = 0; index < this.#pending.length; index += 1) {
+      const character = this.#pending[index];
+      if (character !== "\n" && character !== "\r") continue;
+      // A carriage return at the very end may be half of a CRLF; it is decided when more has come.
+      if (character === "\r" && index + 1 === this.#pending.length) break;
+      this.#line(this.#pending.slice(start, index));
+      if (character === "\r" && this.#pending[index + 1] === "\n") index += 1;
+      start = index + 1;
+    }
+    this.#pending = this.#pending.slice(start);
+  }
+
+  #line(line) {
+    if (line === "") {
+      if (this.#lines.length > 0) this.onEvent({ type: this.#type || "message", data: this.#lines.join("\n") });
+      this.#type = "";
+      this.#lines = [];
+      return;
+    }
+    if (line.startsWith(":")) {
+      this.onComment(line);
+      return;
+    }
+    const colon = line.indexOf(":");
+    const field = colon < 0 ? line : line.slice(0, colon);
+    const rest = colon < 0 ? "" : line.slice(colon + 1);
+    const value = rest.startsWith(" ") ? rest.slice(1) : rest;
+    if (field === "event") this.#type = value;
+    if (field === "data") this.#lines.push(value);
+  }
+}
+
+/** One open SSE read. */
+export class EventReader {
+  status;
+  headers;
+  events = [];
+  comments = [];
+  wire = "";
+  ended = false;
+  #taken = 0;
+  #waiting = new Set();
+  #outgoing;
+  #incoming;
+
+  constructor(outgoing, incoming) {
+    this.#outgoing = outgoing;
+    this.#incoming = incoming;
+    this.status = incoming.statusCode;
+    this.headers = incoming.headers;
+    const parser = new EventParser({
+      onEvent: (event) => {
+        if (event.type === "control") event.control = JSON.parse(event.data);
+        event.receivedAt = performance.now();
+        this.events.push(event);
+      },
+      onComment: (line) => this.comments.push(line),
+    });
+    incoming.on("data", (bytes) => {
+      if (this.wire.length < wireKept) this.wire += bytes.toString("latin1");
+      parser.feed(bytes);
+      this.#wake();
+    });
+    incoming.on("error", () => this.#end());
+    incoming.on("close", () => this.#end());
+  }
+
+  #end() {
+    this.ended = true;
+    this.#wake();
+  }
+
+  #wake() {
+    for (const check of [...this.#waiting]) check();
+  }
+
+  #until(what, condition, timeoutMs) {
+    return new Promise((resolve, reject) => {
+      const check = () => {
+        if (condition()) finish(resolve);
+        else if (this.ended) finish(() => reject(new Error(`the event stream ended before ${what}; it held:\n${this.wire}`)));
+      };
+      const finish = (settle) => {
+        this.#waiting.delete(check);
+        clearTimeout(timer);
+        settle();
+      };
+      const timer = setTimeout(() => finish(() => reject(new Error(`no ${what} in ${timeoutMs} ms; the event stream held:\n${this.wire}`))), timeoutMs);
+      this.#waiting.add(check);
+      check();
+    });
+  }
+
+  /** The next event that was not taken yet, of `type` if given (others before it are passed over). */
+  async next({ type, timeoutMs = 10_000 } = {}) {
+    const found = () => this.events.findIndex((event, index) => index >= this.#taken && (!type || event.type === type));
+    await this.#until(`${type ?? "any"} event`, () => found() >= 0, timeoutMs);
+    const index = found();
+    this.#taken = index + 1;
+    return this.events[index];
+  }
+
+  /** Waits for a control event (from the beginning) for which `accepts` holds. */
+  async control(accepts = () => true, { timeoutMs = 10_000 } = {}) {
+    const found = () => this.controls.find(accepts);
+    await this.#until("matching control event", () => found() !== undefined, timeoutMs);
+    return found();
+  }
+
+  upToDate(options) {
+    return this.control((control) => control.upToDate === true, options);
+  }
+
+  /** Waits until the server has ended the answer. */
+  async end({ timeoutMs = 10_000 } = {}) {
+    await this.#until("end of the event stream", () => this.ended, timeoutMs);
+  }
+
+  get controls() {
+    return this.events.filter((event) => event.type === "control").map((event) => event.control);
+  }
+
+  get chunks() {
+    return this.events.filter((event) => event.type === "data").map((event) => event.data);
+  }
+
+  /** All data as text. */
+  get text() {
+    return this.chunks.join("");
+  }
+
+  /** All messages of a JSON stream. */
+  get messages() {
+    return this.chunks.flatMap((chunk) => JSON.parse(chunk));
+  }
+
+  /** All data of a stream whose events are base64. */
+  get bytes() {
+    return Buffer.concat(this.chunks.map((chunk) => Buffer.from(chunk.replace(/[\r\n]/g, ""), "base64")));
+  }
+
+  pause() {
+    this.#incoming.pause();
+  }
+
+  resume() {
+    this.#incoming.resume();
+  }
+
+  close() {
+    this.#outgoing.destroy();
+  }
+}
+
+/** Opens an SSE read on a connection of its own. Resolves to an `EventReader`, or to an `Answer` when the server refused. */
+export function openEvents(base, path, { headers = {}, paused = false } = {}) {
+  return new Promise((resolve, reject) => {
+    const { hostname, port } = new URL(base);
+    const outgoing = http.request({ hostname, port, path, headers, agent: false });
+    outgoing.on("error", reject);
+    outgoing.on("response", (incoming) => {
+      if (incoming.headers["content-type"]?.startsWith("text/event-stream")) {
+        const reader = new EventReader(outgoing, incoming);
+        if (paused) reader.pause();
+        resolve(reader);
+        return;
+      }
+      const parts = [];
+      incoming.on("data", (part) => parts.push(part));
+      incoming.on("end", () => resolve(new Answer(incoming.statusCode, incoming.headers, Buffer.concat(parts))));
+      incoming.on("error", reject);
+    });
+    outgoing.end();
+  });
+}

@@ -1,0 +1,97 @@
+// A plain HTTP/1.1 client: paths and headers go out exactly as given, and nothing is retried, followed or decoded.
+
+import http from "node:http";
+import net from "node:net";
+
+const sharedAgent = new http.Agent({ keepAlive: true });
+
+/** One complete answer. */
+export class Answer {
+  constructor(status, headers, body) {
+    this.status = status;
+    this.headers = headers;
+    this.body = body;
+  }
+  get text() {
+    return this.body.toString("utf8");
+  }
+  json() {
+    return JSON.parse(this.text);
+  }
+  get offset() {
+    return this.headers["stream-next-offset"];
+  }
+  get closed() {
+    return this.headers["stream-closed"];
+  }
+  get upToDate() {
+    return this.headers["stream-up-to-date"];
+  }
+  get cursor() {
+    return this.headers["stream-cursor"];
+  }
+  get etag() {
+    return this.headers.etag;
+  }
+}
+
+/**
+ * Sends one request to `path` of the server at `base` and reads the whole answer.
+ * A `body` that is an array goes out chunked, one chunk for each element; a string or bytes go out with their length.
+ */
+export function request(base, path, { method = "GET", headers = {}, body, agent = sharedAgent, timeoutMs = 60_000, signal } = {}) {
+  return new Promise((resolve, reject) => {
+    const { hostname, port } = new URL(base);
+    const chunked = Array.isArray(body);
+    const length = body === undefined || chunked ? {} : { "Content-Length": Buffer.byteLength(body) };
+    const outgoing = http.request({ hostname, port, path, method, agent, signal, headers: { ...length, ...headers } });
+    const timer = setTimeout(() => outgoing.destroy(new Error(`${method} ${path}: no answer in ${timeoutMs} ms`)), timeoutMs);
+    const fail = (error) => {
+      clearTimeout(timer);
+      reject(error);
+    };
+    outgoing.on("error", fail);
+    outgoing.on("response", (incoming) => {
+      const parts = [];
+      incoming.on("data", (part) => parts.push(part));
+      incoming.on("error", fail);
+      incoming.on("end", () => {
+        clearTimeout(timer);
+        resolve(new Answer(incoming.statusCode, incoming.headers, Buffer.concat(parts)));
+      });
+    });
+    if (chunked) {
+      outgoing.setHeader("Transfer-Encoding", "chunked");
+      for (const chunk of body) outgoing.write(chunk);
+      outgoing.end();
+    } else {
+      outgoing.end(body);
+    }
+  });
+}
+
+/** Sends `bytes` on a connection of its own and gives back every byte of the answer until the server closes it. */
+export function exchange(base, bytes, { timeoutMs = 30_000 } = {}) {
+  return new Promise((resolve, reject) => {
+    const { hostname, port } = new URL(base);
+    const parts = [];
+    const socket = net.connect(Number(port), hostname, () => socket.write(bytes));
+    socket.setTimeout(timeoutMs, () => socket.destroy(new Error(`the connection was not closed in ${timeoutMs} ms`)));
+    socket.on("data", (part) => parts.push(part));
+    socket.on("error", reject);
+    socket.on("end", () => resolve(Buffer.concat(parts)));
+  });
+}
+
+export const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** Asks `condition` again and again until it gives something true; fails with `what` after the deadline. */
+export async function eventually(what, condition, { timeoutMs = 10_000, everyMs = 50 } = {}) {
+  const deadline = Date.now() + timeoutMs;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
+    await sleep(everyMs);
+  }
+}

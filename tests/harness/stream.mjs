@@ -1,0 +1,122 @@
+// A handle on one stream of a server under test.
+
+import { randomUUID } from "node:crypto";
+import { request } from "./http.mjs";
+import { openEvents } from "./events.mjs";
+
+/** The first position of every stream as this server writes it. */
+export const firstOffset = "0000000000000000_0000000000000000";
+
+/** A well-formed offset that no stream reaches. */
+export const farOffset = "9999999999999999_9999999999999999";
+
+const streamRoot = "/v1/stream/";
+
+/** A name that no other test uses. */
+export function freshName(label = "test") {
+  return `${label}-${randomUUID()}`;
+}
+
+export function producer(id, epoch, seq) {
+  return { "Producer-Id": id, "Producer-Epoch": String(epoch), "Producer-Seq": String(seq) };
+}
+
+export class Stream {
+  constructor(base, name = freshName(), contentType = "text/plain") {
+    this.base = base;
+    this.name = name;
+    this.contentType = contentType;
+    this.path = streamRoot + name;
+  }
+
+  /** Creates a stream under a fresh name and fails if the server did not. */
+  static async create(base, { contentType = "text/plain", body, headers } = {}) {
+    const stream = new Stream(base, freshName(), contentType);
+    const answer = await stream.put({ body, headers });
+    if (answer.status !== 201) throw new Error(`PUT answered ${answer.status}: ${answer.text}`);
+    stream.start = answer.offset;
+    return stream;
+  }
+
+  get url() {
+    return this.base + this.path;
+  }
+
+  request(method, { query = "", headers, body, ...rest } = {}) {
+    return request(this.base, this.path + query, { method, headers, body, ...rest });
+  }
+
+  put({ body, headers } = {}) {
+    return this.request("PUT", { body, headers: { "Content-Type": this.contentType, ...headers } });
+  }
+
+  /** POST with the stream's own content type. */
+  append(body, headers, options) {
+    return this.request("POST", { body, headers: { "Content-Type": this.contentType, ...headers }, ...options });
+  }
+
+  /** POST with no headers but those given. */
+  post(body, headers) {
+    return this.request("POST", { body, headers });
+  }
+
+  /** Closes without a final append. */
+  close(headers) {
+    return this.request("POST", { headers: { "Stream-Closed": "true", ...headers } });
+  }
+
+  read(offset, headers) {
+    return this.get(offset === undefined ? "" : `?offset=${offset}`, headers);
+  }
+
+  get(query = "", headers) {
+    return this.request("GET", { query, headers });
+  }
+
+  longPoll(offset, { cursor, headers, ...rest } = {}) {
+    const suffix = cursor === undefined ? "" : `&cursor=${cursor}`;
+    return this.request("GET", { query: `?offset=${offset}&live=long-poll${suffix}`, headers, ...rest });
+  }
+
+  events(offset, { cursor, headers, paused } = {}) {
+    const suffix = cursor === undefined ? "" : `&cursor=${cursor}`;
+    return openEvents(this.base, `${this.path}?offset=${offset}&live=sse${suffix}`, { headers, paused });
+  }
+
+  head(headers) {
+    return this.request("HEAD", { headers });
+  }
+
+  delete(headers) {
+    return this.request("DELETE", { headers });
+  }
+
+  /** Reads page after page from `offset` until the server says that there is no more. */
+  async pages(offset = "-1") {
+    const pages = [];
+    for (let next = offset; ; next = pages.at(-1).offset) {
+      const page = await this.read(next);
+      if (page.status !== 200) throw new Error(`GET answered ${page.status}: ${page.text}`);
+      pages.push(page);
+      if (page.upToDate === "true") return pages;
+      if (page.offset === next) throw new Error(`a page that is not up to date did not move on from ${next}`);
+    }
+  }
+
+  /** Everything in the stream, as bytes. */
+  async bytes(offset) {
+    return Buffer.concat((await this.pages(offset)).map((page) => page.body));
+  }
+
+  /** Everything in a JSON stream. */
+  async messages(offset) {
+    return (await this.pages(offset)).flatMap((page) => page.json());
+  }
+
+  /** What the test build tells about the object behind the stream. */
+  async statistics() {
+    const answer = await this.request("GET", { headers: { "X-Test-Op": "stats" } });
+    if (answer.status !== 200) throw new Error(`stats answered ${answer.status}: ${answer.text}`);
+    return answer.json();
+  }
+}

@@ -1,0 +1,249 @@
+// What an operator can set: a wrong value is named at once, a right one does what it says.
+
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { request } from "../harness/http.mjs";
+import { repositoryRoot, startServer } from "../harness/server.mjs";
+import { Stream } from "../harness/stream.mjs";
+
+async function serve(env) {
+  const server = await startServer({ env });
+  onTestFinished(() => server.stop());
+  return server.url;
+}
+
+describe("limits", () => {
+  const numbers = [
+    "MAX_APPEND_BYTES",
+    "MAX_CHUNK_BYTES",
+    "LONG_POLL_TIMEOUT_MS",
+    "SSE_MAX_AGE_MS",
+    "SSE_HEARTBEAT_MS",
+    "SEGMENT_MAX_BYTES",
+    "SEGMENT_MAX_MESSAGES",
+  ];
+
+  async function expectRefusedStart(env, name) {
+    const base = await serve(env);
+    const stream = new Stream(base);
+    const answers = [
+      await stream.put(),
+      await stream.append("x"),
+      await stream.get(),
+      await stream.delete(),
+      await stream.request("OPTIONS"),
+      await request(base, "/"),
+    ];
+    for (const answer of answers) {
+      expect(answer.status).toBe(500);
+      expect(answer.headers["cache-control"]).toMatch(/\bno-store\b/);
+      const { error } = answer.json();
+      expect(error.code).toMatch(/^[a-z][a-z0-9_]*$/);
+      expect(error.message).toContain(name);
+      expect(error.message).toMatch(/^[^\r\n]{10,300}$/);
+    }
+    const head = await stream.head();
+    expect(head.status).toBe(500);
+    expect(head.body.length).toBe(0);
+  }
+
+  const values = ["abc", "-1", "1.5", "1e6", "0", " 5", "0x10", "NaN", "99999999999999999999"];
+  const cases = numbers.flatMap((name, index) => [[name, values[index % values.length]], [name, values[(index + 3) % values.length]]]);
+
+  test.each(cases)("%s set to %o is refused by name", (name, value) => expectRefusedStart({ [name]: value }, name));
+
+  test.each(["CACHE_MODE", "DEBUG_TIMING"])("%s set to something unknown is refused by name", (name) => expectRefusedStart({ [name]: "perhaps" }, name));
+
+  test("the long-poll timeout is the one that was set", async () => {
+    const stream = await Stream.create(await serve({ LONG_POLL_TIMEOUT_MS: 800 }));
+    const begun = performance.now();
+    expect((await stream.longPoll(stream.start)).status).toBe(204);
+    const took = performance.now() - begun;
+    expect(took).toBeGreaterThan(700);
+    expect(took).toBeLessThan(2_000);
+  });
+
+  test("an SSE read lasts as long as was set, with heartbeats as often as was set", async () => {
+    const stream = await Stream.create(await serve({ SSE_MAX_AGE_MS: 2_500, SSE_HEARTBEAT_MS: 400 }));
+    const begun = performance.now();
+    const reader = await stream.events("-1");
+    await reader.end();
+    const took = performance.now() - begun;
+    expect(took).toBeGreaterThan(1_500);
+    expect(took).toBeLessThan(4_000);
+    expect(reader.comments.length).toBeGreaterThanOrEqual(3);
+    expect(reader.comments.length).toBeLessThanOrEqual(8);
+  });
+});
+
+describe("AUTH_TOKEN", () => {
+  const token = "s3cret-token/+=";
+  const authorized = { Authorization: `Bearer ${token}` };
+  const guarded = () => serve({ AUTH_TOKEN: token });
+
+  const wrong = [
+    ["no token", {}],
+    ["another token", { Authorization: "Bearer wrong" }],
+    ["the beginning of the token", { Authorization: `Bearer ${token.slice(0, -1)}` }],
+    ["more than the token", { Authorization: `Bearer ${token}=` }],
+    ["the token in another case", { Authorization: `Bearer ${token.toUpperCase()}` }],
+    ["an empty token", { Authorization: "Bearer " }],
+    ["the token without its scheme", { Authorization: token }],
+    ["the token under another scheme", { Authorization: `Basic ${token}` }],
+  ];
+
+  test("every request without the right token answers 401 and says how to authenticate", async () => {
+    const base = await guarded();
+    const stream = new Stream(base);
+    expect((await stream.put({ body: "abc", headers: authorized })).status).toBe(201);
+    for (const [what, headers] of wrong) {
+      const answers = [
+        await stream.get("", headers),
+        await stream.get("?offset=now&live=long-poll", headers),
+        await stream.get("?offset=-1&live=sse", headers),
+        await stream.append("x", headers),
+        await stream.put({ headers }),
+        await stream.delete(headers),
+        await new Stream(base).get("", headers),
+        await request(base, "/v1/stream/%zz", { headers }),
+        await request(base, "/v1/stream/__ds/subscriptions/x", { headers }),
+      ];
+      for (const answer of answers) {
+        expect(answer.status, what).toBe(401);
+        expect(answer.headers["www-authenticate"]).toMatch(/^Bearer\b/);
+        expect(answer.headers["cache-control"]).toMatch(/\bno-store\b/);
+        expect(answer.headers["access-control-allow-origin"]).toBe("*");
+        expect(answer.json().error.code).toMatch(/^[a-z][a-z0-9_]*$/);
+      }
+      expect((await stream.head(headers)).status).toBe(401);
+    }
+    expect((await stream.get("", authorized)).text).toBe("abc");
+  });
+
+  test("with the right token everything works, and the scheme may be written in any case", async () => {
+    const base = await guarded();
+    for (const scheme of ["Bearer", "bearer", "BEARER"]) {
+      const headers = { Authorization: `${scheme} ${token}` };
+      const stream = new Stream(base);
+      expect((await stream.put({ headers })).status).toBe(201);
+      expect((await stream.append("x", headers)).status).toBe(204);
+      expect((await stream.get("", headers)).text).toBe("x");
+      const reader = await stream.events("-1", { headers });
+      await reader.upToDate();
+      reader.close();
+      expect((await stream.delete(headers)).status).toBe(204);
+    }
+  });
+
+  test("a preflight needs no token", async () => {
+    const base = await guarded();
+    const answer = await new Stream(base).request("OPTIONS", { headers: { Origin: "https://example.com", "Access-Control-Request-Method": "PUT" } });
+    expect(answer.status).toBe(204);
+    expect(answer.headers["access-control-allow-headers"].toLowerCase()).toContain("authorization");
+  });
+
+  test("without a token set, no token is asked for and any is ignored", async () => {
+    const stream = await Stream.create(await serve({}), { body: "abc" });
+    expect((await stream.get("", authorized)).text).toBe("abc");
+  });
+});
+
+describe("timings", () => {
+  const timing = /^\w+(;\w+=("[^"]*"|[^;,"]+))*;dur=\d+(\.\d+)?/;
+
+  test("Server-Timing is there when a request asks for it, and only then", async () => {
+    const stream = await Stream.create(await serve({}), { body: "abc" });
+    const asked = { "X-Debug-Timing": "1" };
+    for (const answer of [await stream.get("", asked), await stream.append("x", asked), await stream.head(asked), await stream.put({ headers: asked })]) {
+      expect(answer.headers["server-timing"]).toMatch(timing);
+    }
+    for (const headers of [{}, { "X-Debug-Timing": "0" }]) expect((await stream.get("", headers)).headers["server-timing"]).toBeUndefined();
+  });
+
+  test("DEBUG_TIMING=1 gives it on every answer", async () => {
+    const stream = await Stream.create(await serve({ DEBUG_TIMING: "1" }), { body: "abc" });
+    for (const answer of [await stream.get(), await stream.append("x"), await stream.head()]) expect(answer.headers["server-timing"]).toMatch(timing);
+  });
+});
+
+describe("CACHE_MODE", () => {
+  const page = 1_000;
+
+  // Each kind of answer there is, by whether it can never change.
+  async function answers(base, headers = {}) {
+    const stream = await Stream.create(base, { contentType: "application/octet-stream" });
+    for (let index = 0; index < 5; index += 1) await stream.append(Buffer.alloc(page, index));
+    const tail = (await stream.head()).offset;
+    const full = await stream.read("-1", headers);
+    expect(full.upToDate).toBeUndefined();
+    const second = await stream.read(full.offset, headers);
+    expect(second.upToDate).toBeUndefined();
+    const events = await stream.events("-1", { headers });
+    events.close();
+    return {
+      immutable: { "a full page": full, "the page after it": second },
+      others: {
+        "a page at the tail": (await stream.pages()).at(-1),
+        "the tail": await stream.read(tail, headers),
+        "now": await stream.read("now", headers),
+        "a long-poll without data": await stream.longPoll(tail, { headers }),
+        "HEAD": await stream.head(headers),
+        "an SSE read": events,
+        "an unknown stream": await new Stream(base).get("", headers),
+        "a bad offset": await stream.read("bad", headers),
+        "an append": await stream.append("x", headers),
+        "a PUT": await stream.put({ headers }),
+        "a preflight": await stream.request("OPTIONS", { headers }),
+      },
+    };
+  }
+
+  const env = { MAX_CHUNK_BYTES: page, LONG_POLL_TIMEOUT_MS: 200 };
+  const cacheControl = (answer) => answer.headers["cache-control"];
+
+  test("private is the default: nothing is public", async () => {
+    for (const mode of [{}, { CACHE_MODE: "private" }]) {
+      const { immutable, others } = await answers(await serve({ ...env, ...mode }));
+      for (const [what, answer] of Object.entries({ ...immutable, ...others })) {
+        expect(cacheControl(answer), what).toBeDefined();
+        expect(cacheControl(answer), what).not.toMatch(/\bpublic\b|\bs-maxage\b/);
+      }
+    }
+  });
+
+  test("shared makes pages public that can never change, and nothing else", async () => {
+    const { immutable, others } = await answers(await serve({ ...env, CACHE_MODE: "shared" }));
+    for (const [what, answer] of Object.entries(immutable)) {
+      expect(cacheControl(answer), what).toMatch(/\bpublic\b/);
+      expect(cacheControl(answer), what).toMatch(/\bmax-age=[1-9]\d*\b/);
+    }
+    for (const [what, answer] of Object.entries(others)) {
+      expect(cacheControl(answer), what).toBeDefined();
+      expect(cacheControl(answer), what).not.toMatch(/\bpublic\b|\bs-maxage\b/);
+    }
+  });
+
+  test("a client's own X-Cache-Mode is not believed", async () => {
+    const { immutable: asPrivate } = await answers(await serve(env), { "X-Cache-Mode": "shared" });
+    for (const answer of Object.values(asPrivate)) expect(cacheControl(answer)).not.toMatch(/\bpublic\b/);
+    const { immutable: asShared } = await answers(await serve({ ...env, CACHE_MODE: "shared" }), { "X-Cache-Mode": "private" });
+    for (const answer of Object.values(asShared)) expect(cacheControl(answer)).toMatch(/\bpublic\b/);
+  });
+});
+
+describe("the production bundle", () => {
+  const bundle = "target/worker";
+
+  test.skipIf(!existsSync(path.join(repositoryRoot, bundle, "index.js")))("knows no test operation", async () => {
+    const server = await startServer({ bundle });
+    onTestFinished(() => server.stop());
+    const stream = await Stream.create(server.url, { body: "abc" });
+    for (const operation of ["panic", "reset", "stats"]) {
+      expect((await stream.get("", { "X-Test-Op": operation })).text).toBe("abc");
+      expect((await stream.append("d", { "X-Test-Op": operation })).status).toBe(204);
+      expect((await stream.delete()).status).toBe(204);
+      expect((await stream.put({ body: "abc" })).status).toBe(201);
+    }
+  });
+});

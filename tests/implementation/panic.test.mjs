@@ -1,0 +1,163 @@
+// A fault in the compiled code must cost one request, never the isolate: no other stream may notice, and nothing half done may stay.
+
+import net from "node:net";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { sleep } from "../harness/http.mjs";
+import { startServer } from "../harness/server.mjs";
+import { producer, Stream } from "../harness/stream.mjs";
+
+const panic = { "X-Test-Op": "panic" };
+const range = (count) => Array.from({ length: count }, (_, index) => index);
+
+let server;
+
+beforeAll(async () => {
+  server = await startServer({ env: { LONG_POLL_TIMEOUT_MS: 2_000, SSE_HEARTBEAT_MS: 500 } });
+});
+afterAll(() => server?.stop());
+
+async function expectFault(asking) {
+  const begun = performance.now();
+  const answer = await asking;
+  expect(answer.status).toBeGreaterThanOrEqual(500);
+  expect(performance.now() - begun).toBeLessThan(1_000);
+  expect(answer.json().error.code).toMatch(/^[a-z][a-z0-9_]*$/);
+  expect(answer.headers["cache-control"]).toMatch(/\bno-store\b/);
+  return answer;
+}
+
+test("an append that panics is answered at once and stores nothing", async () => {
+  const stream = await Stream.create(server.url, { contentType: "application/json", body: "[0]" });
+  await expectFault(stream.append("[1,2,3]", panic));
+  expect((await stream.get()).text).toBe("[0]");
+  expect((await stream.append("4")).status).toBe(204);
+  expect((await stream.get()).text).toBe("[0,4]");
+});
+
+test("a panic in a final append leaves the stream open", async () => {
+  const stream = await Stream.create(server.url);
+  await expectFault(stream.append("end", { ...panic, "Stream-Closed": "true" }));
+  expect((await stream.head()).closed).toBeUndefined();
+  expect((await stream.append("more")).status).toBe(204);
+});
+
+test("a panic does not use up a producer's sequence number", async () => {
+  const stream = await Stream.create(server.url);
+  expect((await stream.append("a", producer("p", 0, 0))).status).toBe(200);
+  await expectFault(stream.append("b", { ...panic, ...producer("p", 0, 1) }));
+  expect((await stream.append("b", producer("p", 0, 1))).status).toBe(200);
+  expect((await stream.append("b", producer("p", 0, 1))).status).toBe(204);
+  expect((await stream.get()).text).toBe("ab");
+});
+
+test("a PUT that panics creates nothing", async () => {
+  const stream = new Stream(server.url);
+  await expectFault(stream.put({ body: "a", headers: panic }));
+  expect((await stream.get()).status).toBe(404);
+  expect((await stream.put({ body: "b" })).status).toBe(201);
+  expect((await stream.get()).text).toBe("b");
+});
+
+test("a DELETE that panics deletes nothing", async () => {
+  const stream = await Stream.create(server.url, { body: "a" });
+  await expectFault(stream.delete(panic));
+  expect((await stream.get()).text).toBe("a");
+});
+
+test("a request to another stream that is in flight is answered, and its answer is true", async () => {
+  const [bad, good] = await Promise.all([Stream.create(server.url), Stream.create(server.url)]);
+  const { hostname, port, host } = new URL(server.url);
+  const socket = net.connect(Number(port), hostname);
+  socket.write(`POST ${good.path} HTTP/1.1\r\nHost: ${host}\r\nContent-Type: text/plain\r\nContent-Length: 8\r\nConnection: close\r\n\r\nhalf`);
+  await sleep(100);
+  await expectFault(bad.append("x", panic));
+  const begun = performance.now();
+  const answered = new Promise((resolve, reject) => {
+    socket.once("data", (bytes) => resolve(bytes.toString("latin1")));
+    socket.once("error", reject);
+  });
+  socket.write("half");
+  const status = Number((await answered).split(" ")[1]);
+  expect(performance.now() - begun).toBeLessThan(1_000);
+  expect([204, 500, 503]).toContain(status);
+  expect((await good.get()).text).toBe(status === 204 ? "halfhalf" : "");
+  socket.destroy();
+});
+
+test("a long-poll on another stream that waits is answered with the next append", async () => {
+  const [bad, good] = await Promise.all([Stream.create(server.url), Stream.create(server.url)]);
+  const waiting = good.longPoll(good.start);
+  await sleep(200);
+  await expectFault(bad.append("x", panic));
+  await good.append("still here");
+  const answer = await waiting;
+  expect(answer.status).toBe(200);
+  expect(answer.text).toBe("still here");
+});
+
+test("25 SSE readers of another stream lose nothing", async () => {
+  const [bad, good] = await Promise.all([Stream.create(server.url), Stream.create(server.url, { contentType: "application/json" })]);
+  const readers = await Promise.all(range(25).map(() => good.events("-1")));
+  await Promise.all(readers.map((reader) => reader.upToDate()));
+  await expectFault(bad.append("x", panic));
+  for (const index of range(3)) {
+    expect((await good.append(String(index))).status).toBe(204);
+    await sleep(100);
+  }
+  const tail = (await good.head()).offset;
+  await Promise.all(readers.map((reader) => reader.control(({ streamNextOffset }) => streamNextOffset === tail)));
+  for (const reader of readers) {
+    expect(reader.messages).toEqual([0, 1, 2]);
+    expect(reader.ended).toBe(false);
+  }
+  const comments = readers.map((reader) => reader.comments.length);
+  await sleep(1_200);
+  for (const [index, reader] of readers.entries()) {
+    expect(reader.comments.length).toBeGreaterThan(comments[index]);
+    reader.close();
+  }
+});
+
+test("SSE readers of the same stream lose nothing", async () => {
+  const stream = await Stream.create(server.url, { contentType: "application/json" });
+  const readers = await Promise.all(range(5).map(() => stream.events("-1")));
+  await Promise.all(readers.map((reader) => reader.upToDate()));
+  await stream.append("0");
+  await expectFault(stream.append("\"never\"", panic));
+  await stream.append("1");
+  const tail = (await stream.head()).offset;
+  for (const reader of readers) {
+    await reader.control(({ streamNextOffset }) => streamNextOffset === tail);
+    expect(reader.messages).toEqual([0, 1]);
+    reader.close();
+  }
+});
+
+test("panic after panic, the server goes on and keeps what it acknowledged", async () => {
+  const [bad, good] = await Promise.all([Stream.create(server.url), Stream.create(server.url, { contentType: "application/json" })]);
+  for (const index of range(10)) {
+    await expectFault(bad.append("x", panic));
+    expect((await good.append(String(index))).status).toBe(204);
+  }
+  expect(await good.messages()).toEqual(range(10));
+  expect((await bad.get()).text).toBe("");
+});
+
+test("many panics at once are all answered", async () => {
+  const streams = await Promise.all(range(10).map(() => Stream.create(server.url)));
+  const answers = await Promise.all(streams.flatMap((stream) => [stream.append("x", panic), stream.append("y")]));
+  expect(answers.every((answer) => answer.status === 204 || answer.status >= 500)).toBe(true);
+  for (const [index, stream] of streams.entries()) {
+    const plain = answers[2 * index + 1];
+    expect((await stream.get()).text).toBe(plain.status === 204 ? "y" : "");
+  }
+});
+
+test("the server ends on SIGTERM after all of this", async () => {
+  const stream = await Stream.create(server.url);
+  await expectFault(stream.append("x", panic));
+  const begun = performance.now();
+  await server.stop();
+  server = undefined;
+  expect(performance.now() - begun).toBeLessThan(1_900);
+});

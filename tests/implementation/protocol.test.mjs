@@ -1,0 +1,55 @@
+// The protocol clause by clause: each row names its section of PROTOCOL.md and says in one line what must hold.
+
+import { afterAll, beforeAll, describe, test } from "vitest";
+import { foreignUrl, startOrUse } from "../harness/target.mjs";
+import { rows as closing } from "./protocol/closing.mjs";
+import { rows as create } from "./protocol/create.mjs";
+import { rows as append } from "./protocol/append.mjs";
+import { rows as producers } from "./protocol/producers.mjs";
+import { rows as metadata } from "./protocol/metadata.mjs";
+import { rows as catchup } from "./protocol/catchup.mjs";
+import { rows as longpoll } from "./protocol/longpoll.mjs";
+import { rows as sse } from "./protocol/sse.mjs";
+import { rows as offsets } from "./protocol/offsets.mjs";
+import { rows as json } from "./protocol/json.mjs";
+import { rows as caching } from "./protocol/caching.mjs";
+import { rows as expiry } from "./protocol/expiry.mjs";
+import { rows as transport } from "./protocol/transport.mjs";
+
+const sseAgeMs = 6_000;
+
+const groups = {
+  "stream closure": closing,
+  "creating a stream": create,
+  appending: append,
+  "idempotent producers": producers,
+  "metadata and deletion": metadata,
+  "catch-up reads": catchup,
+  "long-poll reads": longpoll,
+  "SSE reads": sse,
+  offsets,
+  "JSON mode": json,
+  caching,
+  expiry,
+  "names, methods and headers": transport,
+};
+
+let server;
+
+beforeAll(async () => {
+  server = await startOrUse({
+    env: { LONG_POLL_TIMEOUT_MS: 600, MAX_CHUNK_BYTES: 65_536, SSE_MAX_AGE_MS: sseAgeMs, SSE_HEARTBEAT_MS: 1_500 },
+  });
+});
+
+afterAll(() => server?.stop());
+
+for (const [title, rows] of Object.entries(groups)) {
+  describe(title, () => {
+    for (const row of rows) {
+      const own = !foreignUrl;
+      const run = row.concurrent ? test.concurrent : test;
+      run.skipIf(row.only === "own" && !own)(`${row.section} ${row.clause}`, () => row.check({ base: server.url, own, sseAgeMs }));
+    }
+  });
+}

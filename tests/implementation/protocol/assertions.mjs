@@ -1,0 +1,30 @@
+import { expect } from "vitest";
+
+/** The one form that every error has. */
+export function expectRefusal(answer, status) {
+  expect(answer.status, answer.text).toBe(status);
+  expect(answer.headers["content-type"]).toMatch(/^application\/json\b/);
+  const { error } = answer.json();
+  expect(error.code).toMatch(/^[a-z][a-z0-9_]*$/);
+  expect(error.message).toMatch(/^[^\r\n]+$/);
+  expect(answer.headers["cache-control"]).toMatch(/\bno-store\b/);
+  return error;
+}
+
+/** A refusal that any of several statuses may express. */
+export function expectRefusalIn(answer, statuses) {
+  expect(statuses, answer.text).toContain(answer.status);
+  return expectRefusal(answer, answer.status);
+}
+
+/** The stream holds exactly this text and is still where it was. */
+export async function expectText(stream, text) {
+  expect((await stream.bytes()).toString("utf8")).toBe(text);
+}
+
+/** No stream was made under this name: nothing can be read, described or deleted. */
+export async function expectAbsent(stream) {
+  expectRefusal(await stream.get(), 404);
+  expect((await stream.head()).status).toBe(404);
+  expectRefusal(await stream.delete(), 404);
+}

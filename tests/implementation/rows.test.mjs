@@ -1,0 +1,167 @@
+// Rows written are what storage is billed by: what each request costs is asserted, not estimated.
+
+import { readdir, stat } from "node:fs/promises";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { eventually } from "../harness/http.mjs";
+import { objectNamespace, startServer } from "../harness/server.mjs";
+import { producer, Stream } from "../harness/stream.mjs";
+
+// The runtime itself gives every object that is started one page of an empty database.
+const untouchedDatabaseBytes = 4096;
+
+let server;
+
+beforeAll(async () => {
+  server = await startServer({ env: { LONG_POLL_TIMEOUT_MS: 200 } });
+});
+afterAll(() => server?.stop());
+
+const range = (count) => Array.from({ length: count }, (_, index) => index);
+
+async function rowsWritten(stream, act) {
+  const before = await stream.statistics();
+  await act();
+  const after = await stream.statistics();
+  expect(after.instance, "the object was restarted in the middle of the measurement").toBe(before.instance);
+  return after.rows_written - before.rows_written;
+}
+
+describe("appends", () => {
+  const json = JSON.stringify(range(100).map((index) => ({ index })));
+  const cases = [
+    ["plain", "text/plain", (stream) => stream.append("x".repeat(100)), 204],
+    ["with a Stream-Seq", "text/plain", (stream, index) => stream.append("x", { "Stream-Seq": String(index).padStart(5, "0") }), 204],
+    ["of a producer", "text/plain", (stream, index) => stream.append("x", producer("p", 0, index)), 200],
+    ["of a producer each", "text/plain", (stream, index) => stream.append("x", producer(`p${index}`, 0, 0)), 200],
+    ["of one JSON message", "application/json", (stream) => stream.append("{\"a\":1}"), 204],
+    ["of 100 JSON messages", "application/json", (stream) => stream.append(json), 204],
+    ["of 100 JSON messages by a producer", "application/json", (stream, index) => stream.append(json, producer("p", 0, index)), 200],
+    ["of 100 kB", "application/octet-stream", (stream) => stream.append(Buffer.alloc(100_000)), 204],
+  ];
+
+  test.each(cases)("an append %s writes one row", async (_, contentType, append, status) => {
+    const stream = await Stream.create(server.url, { contentType });
+    const count = 20;
+    const written = await rowsWritten(stream, async () => {
+      for (const index of range(count)) expect((await append(stream, index)).status).toBe(status);
+    });
+    expect(written).toBe(count);
+    expect((await stream.statistics()).last_turn_rows_written).toBe(1);
+  });
+
+  test("an append to a stream with live readers writes one row", async () => {
+    const stream = await Stream.create(server.url);
+    const readers = await Promise.all(range(5).map(() => stream.events("-1")));
+    await Promise.all(readers.map((reader) => reader.upToDate()));
+    expect(await rowsWritten(stream, () => stream.append("x"))).toBe(1);
+    for (const reader of readers) reader.close();
+  });
+
+  test("a refused append and a duplicate write nothing", async () => {
+    const stream = await Stream.create(server.url, { contentType: "application/json" });
+    await stream.append("1", { ...producer("p", 5, 0), "Stream-Seq": "m" });
+    const written = await rowsWritten(stream, async () => {
+      expect((await stream.append("1", producer("p", 5, 0))).status).toBe(204);
+      expect((await stream.append("1", producer("p", 5, 7))).status).toBe(409);
+      expect((await stream.append("1", producer("p", 4, 0))).status).toBe(403);
+      expect((await stream.append("1", { "Stream-Seq": "a" })).status).toBe(409);
+      expect((await stream.append("[]")).status).toBe(400);
+      expect((await stream.append("{")).status).toBe(400);
+      expect((await stream.post("1", { "Content-Type": "text/plain" })).status).toBe(409);
+      expect((await stream.put()).status).toBe(200);
+    });
+    expect(written).toBe(0);
+  });
+});
+
+describe("reads", () => {
+  const cases = [
+    ["a catch-up read", (stream) => stream.get(), 200],
+    ["a read at the tail", (stream) => stream.read(stream.tail), 200],
+    ["a read from now", (stream) => stream.read("now"), 200],
+    ["HEAD", (stream) => stream.head(), 200],
+    ["a read answered 304", (stream) => stream.get("", { "If-None-Match": "*" }), 304],
+    ["a long-poll behind the tail", (stream) => stream.longPoll("-1"), 200],
+    ["a long-poll that waits", (stream) => stream.longPoll("now"), 204],
+    ["an SSE read", async (stream) => {
+      const reader = await stream.events("-1");
+      await reader.upToDate();
+      reader.close();
+      return reader;
+    }, 200],
+  ];
+
+  test.each(cases)("%s writes nothing", async (_, read, status) => {
+    const stream = await Stream.create(server.url);
+    stream.tail = (await stream.append("x".repeat(100))).offset;
+    const written = await rowsWritten(stream, async () => {
+      for (let index = 0; index < 10; index += 1) expect((await read(stream)).status).toBe(status);
+    });
+    expect(written).toBe(0);
+  });
+
+  test("an SSE read that stays attached writes nothing", async () => {
+    const stream = await Stream.create(server.url);
+    const reader = await stream.events("-1");
+    await reader.upToDate();
+    await eventually("the reader's line", async () => (await stream.statistics()).lines === 1);
+    expect(await rowsWritten(stream, () => new Promise((resolve) => setTimeout(resolve, 1_000)))).toBe(0);
+    reader.close();
+  });
+
+  test("a stream with a TTL that is read 1,000 times in a row writes a handful of rows at most", async () => {
+    const stream = await Stream.create(server.url, { body: "abc", headers: { "Stream-TTL": "3600" } });
+    const written = await rowsWritten(stream, async () => {
+      for (let index = 0; index < 1_000; index += 1) expect((await stream.get()).status).toBe(200);
+    });
+    expect(written).toBeLessThanOrEqual(5);
+  });
+
+  test("a long read of many small appends reads a row for each, not more than twice", async () => {
+    const stream = await Stream.create(server.url);
+    for (let index = 0; index < 100; index += 1) await stream.append("x");
+    const before = await stream.statistics();
+    expect((await stream.get()).text).toHaveLength(100);
+    const after = await stream.statistics();
+    expect(after.rows_read - before.rows_read).toBeLessThanOrEqual(210);
+  });
+});
+
+describe("an unknown name", () => {
+  async function databases() {
+    const directory = path.join(server.dataDirectory, objectNamespace);
+    const names = (await readdir(directory).catch(() => [])).filter((name) => /\.sqlite(-wal)?$/.test(name) && !name.startsWith("metadata"));
+    return new Map(await Promise.all(names.map(async (name) => [name, (await stat(path.join(directory, name))).size])));
+  }
+
+  const cases = [
+    ["GET", (stream) => stream.get()],
+    ["a long-poll", (stream) => stream.longPoll("-1")],
+    ["an SSE read", (stream) => stream.events("-1")],
+    ["HEAD", (stream) => stream.head()],
+    ["POST", (stream) => stream.append("x")],
+    ["POST of a producer", (stream) => stream.append("x", producer("p", 0, 0))],
+    ["a close", (stream) => stream.close()],
+    ["DELETE", (stream) => stream.delete()],
+    ["a refused PUT", (stream) => stream.put({ headers: { "Stream-TTL": "x" } }), 400],
+  ];
+
+  test.each(cases)("%s leaves nothing behind", async (_, ask, status = 404) => {
+    const before = await databases();
+    const stream = new Stream(server.url);
+    for (let index = 0; index < 3; index += 1) expect((await ask(stream)).status).toBe(status);
+    const added = [...(await databases())].filter(([name]) => !before.has(name));
+    for (const [name, bytes] of added) expect(bytes, name).toBe(name.endsWith("-wal") ? 0 : untouchedDatabaseBytes);
+    const statistics = await stream.statistics();
+    expect(statistics.tables).toEqual([]);
+    expect(statistics.rows_written).toBe(0);
+  });
+
+  test("a deleted stream leaves no table behind", async () => {
+    const stream = await Stream.create(server.url, { body: "x".repeat(10_000) });
+    await stream.append("y", producer("p", 0, 0));
+    await stream.delete();
+    expect((await stream.statistics()).tables).toEqual([]);
+  });
+});

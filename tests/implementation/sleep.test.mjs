@@ -1,0 +1,56 @@
+// A stream that is watched but quiet must cost nothing: its object sleeps while its readers stay.
+
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { eventually, sleep } from "../harness/http.mjs";
+import { startServer } from "../harness/server.mjs";
+import { Stream } from "../harness/stream.mjs";
+
+const readerCount = 100;
+// The runtime lets an object hibernate ten seconds after its last event.
+const idleMs = 13_000;
+
+let server;
+
+beforeAll(async () => {
+  server = await startServer({ env: { SSE_HEARTBEAT_MS: 3_000, SSE_MAX_AGE_MS: 120_000 } });
+});
+afterAll(() => server?.stop());
+
+test("with 100 idle SSE readers the object hibernates, and the next append reaches every one of them", async () => {
+  const stream = await Stream.create(server.url, { contentType: "application/json", body: "[0]" });
+  const readers = await Promise.all(Array.from({ length: readerCount }, () => stream.events("-1")));
+  await Promise.all(readers.map((reader) => reader.upToDate()));
+  const before = await eventually("all lines", async () => {
+    const statistics = await stream.statistics();
+    return statistics.lines === readerCount && statistics;
+  });
+
+  for (let round = 1; round <= 2; round += 1) {
+    await sleep(idleMs);
+    const appended = await stream.append(String(round));
+    expect(appended.status).toBe(204);
+    await Promise.all(readers.map((reader) => reader.control(({ streamNextOffset }) => streamNextOffset === appended.offset)));
+    const after = await stream.statistics();
+    expect(after.instance).not.toBe(before.instance);
+    expect(after.lines).toBe(readerCount);
+    before.instance = after.instance;
+  }
+
+  for (const reader of readers) {
+    expect(reader.ended).toBe(false);
+    expect(reader.messages).toEqual([0, 1, 2]);
+    expect(reader.comments.length).toBeGreaterThan(3);
+    reader.close();
+  }
+}, 90_000);
+
+test("a long-poll that comes after the sleep is answered by the next append", async () => {
+  const stream = await Stream.create(server.url, { body: "a" });
+  const { instance } = await stream.statistics();
+  await sleep(idleMs);
+  const waiting = stream.longPoll(stream.start);
+  await sleep(200);
+  await stream.append("b");
+  expect((await waiting).text).toBe("b");
+  expect((await stream.statistics()).instance).not.toBe(instance);
+});

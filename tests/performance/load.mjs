@@ -1,0 +1,62 @@
+// A load generator that takes little of the processor: raw sockets, requests that are built once, answers that are barely parsed.
+
+import net from "node:net";
+
+/** The bytes of one request. */
+export function prepare(base, method, path, headers = {}, body = "") {
+  const lines = [`${method} ${path} HTTP/1.1`, `Host: ${new URL(base).host}`];
+  for (const [name, value] of Object.entries(headers)) lines.push(`${name}: ${value}`);
+  if (body !== "" || method === "POST") lines.push(`Content-Length: ${Buffer.byteLength(body)}`);
+  return Buffer.from(`${lines.join("\r\n")}\r\n\r\n${body}`);
+}
+
+/** One connection that sends one request at a time. Answers must have a length or no body. */
+export class Connection {
+  #socket;
+  #pending = "";
+  #resolve;
+  #reject;
+
+  static open(base) {
+    const { hostname, port } = new URL(base);
+    const connection = new Connection();
+    return new Promise((resolve, reject) => {
+      const socket = net.connect({ host: hostname, port: Number(port), noDelay: true }, () => resolve(connection));
+      socket.setEncoding("latin1");
+      socket.on("data", (text) => connection.#take(text));
+      socket.on("error", (error) => (connection.#reject ?? reject)(error));
+      connection.#socket = socket;
+    });
+  }
+
+  /** Resolves to the status of the answer. */
+  send(bytes) {
+    return new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+      this.#socket.write(bytes);
+    });
+  }
+
+  #take(text) {
+    this.#pending += text;
+    const end = this.#pending.indexOf("\r\n\r\n");
+    if (end < 0) return;
+    const header = this.#pending.slice(0, end);
+    const length = Number(/\r\ncontent-length: *(\d+)/i.exec(header)?.[1] ?? 0);
+    if (this.#pending.length < end + 4 + length) return;
+    this.#pending = "";
+    this.#resolve(Number(header.slice(9, 12)));
+  }
+
+  close() {
+    this.#socket.destroy();
+  }
+}
+
+export function quantile(values, share) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+}
+
+export const median = (values) => quantile(values, 0.5);

@@ -1,0 +1,130 @@
+//! `dev`: the Worker on this machine, under wrangler.
+
+use crate::bundle;
+use crate::project::{Project, run};
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+const POLL: Duration = Duration::from_millis(200);
+/// How often wrangler is looked at, after it was asked to end, before its processes are killed.
+const GRACE_POLLS: u32 = 25;
+const STATE: &str = ".wrangler/state";
+
+pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
+    // wrangler would silently take another port.
+    if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        bail!("port {port} cannot be used: {error}");
+    }
+    bundle::build(project, None)?;
+    run(project
+        .wrangler()
+        .args([
+            "d1",
+            "migrations",
+            "apply",
+            "durable-streams",
+            "--local",
+            "--persist-to",
+            STATE,
+        ])
+        .env("CI", "true")
+        .stdin(Stdio::null()))?;
+
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let handler = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || handler.store(true, Ordering::SeqCst))?;
+
+    // A process group of its own: an interrupt typed in the terminal comes here only, and is passed on once.
+    let mut server = project
+        .wrangler()
+        .args([
+            "dev",
+            "--local",
+            "--ip",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--persist-to",
+            STATE,
+        ])
+        .stdin(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("cannot start wrangler")?;
+
+    let mut announced = false;
+    loop {
+        if let Some(status) = server.try_wait()? {
+            bail!("wrangler ended: {status}");
+        }
+        if interrupted.load(Ordering::SeqCst) {
+            stop(&mut server)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !announced && answers(port) {
+            announce(port);
+            announced = true;
+        }
+        sleep(POLL);
+    }
+}
+
+fn announce(port: u16) {
+    let url = format!("http://localhost:{port}/v1/stream");
+    println!();
+    println!("Streams are at {url}/<stream-id>. To try one:");
+    println!();
+    println!("  curl -X PUT -H 'Content-Type: application/json' {url}/first");
+    println!(
+        "  curl -X POST -H 'Content-Type: application/json' --data '{{\"hello\":\"world\"}}' {url}/first"
+    );
+    println!("  curl '{url}/first?offset=-1'");
+    println!();
+    println!("Ctrl-C ends the server.");
+}
+
+/// Whether an HTTP answer comes, to a request that touches no stream.
+fn answers(port: u16) -> bool {
+    let ask = || -> io::Result<bool> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut connection = TcpStream::connect_timeout(&address, POLL)?;
+        connection.set_read_timeout(Some(Duration::from_secs(2)))?;
+        connection.write_all(b"HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut start = [0; 5];
+        connection.read_exact(&mut start)?;
+        Ok(&start == b"HTTP/")
+    };
+    ask().unwrap_or(false)
+}
+
+fn stop(server: &mut Child) -> Result<()> {
+    let group = Pid::from_raw(i32::try_from(server.id())?);
+    signal(group, Signal::SIGTERM)?;
+    for _ in 0..GRACE_POLLS {
+        if server.try_wait()?.is_some() {
+            break;
+        }
+        sleep(POLL);
+    }
+    // The runtime does not always end with wrangler.
+    signal(group, Signal::SIGKILL)?;
+    server.wait()?;
+    Ok(())
+}
+
+fn signal(group: Pid, signal: Signal) -> Result<()> {
+    match killpg(group, signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error).context("cannot signal wrangler"),
+    }
+}

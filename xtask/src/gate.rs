@@ -1,0 +1,215 @@
+//! `test`: everything that must pass, one step after the other, up to the first that fails.
+
+use crate::bundle;
+use crate::project::{Project, output};
+use crate::setup;
+use anyhow::{Context as _, Result};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// The limit on what a deployment uploads, compressed.
+const GZIP_BYTES_MAX: u64 = 300_000;
+const LOGS: &str = "target/test-logs";
+
+struct Step {
+    name: &'static str,
+    work: Work,
+}
+
+enum Work {
+    Programs(Vec<Command>),
+    /// A program whose last line tells what came out.
+    Telling(Command),
+    SizeLimit,
+}
+
+enum Outcome {
+    Passed { detail: String },
+    Failed { log: String },
+}
+
+pub(crate) fn run(project: &Project) -> Result<ExitCode> {
+    setup::build_tools(project)?;
+    setup::node_packages(project)?;
+    fs::create_dir_all(project.path(LOGS))?;
+
+    let start = now();
+    let mut table = Vec::new();
+    let mut passed = 0;
+    let mut failed = 0;
+    for step in steps(project)? {
+        if failed > 0 {
+            table.push(format!("{:<22}  not run", step.name));
+            continue;
+        }
+        print!("{:<22}  ", step.name);
+        io::stdout().flush()?;
+        let step_start = now();
+        let outcome = step.work.perform(project, step.name)?;
+        let time = seconds(step_start.elapsed());
+        let line = match outcome {
+            Outcome::Passed { detail } => {
+                passed += 1;
+                format!("passed {time}  {detail}").trim_end().to_owned()
+            }
+            Outcome::Failed { log } => {
+                failed += 1;
+                println!("failed, and this is what it printed:\n\n{}\n", log.trim_end());
+                print!("{:<22}  ", step.name);
+                format!("failed {time}")
+            }
+        };
+        println!("{line}");
+        table.push(format!("{:<22}  {line}", step.name));
+    }
+
+    println!("\n{}\n", table.join("\n"));
+    println!(
+        "all steps together took {}",
+        seconds(start.elapsed()).trim_start()
+    );
+    println!("{passed} passed, {failed} failed");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn steps(project: &Project) -> Result<Vec<Step>> {
+    let cargo = |arguments: &[&str]| {
+        let mut command = project.cargo();
+        command.args(arguments);
+        command
+    };
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let own = |arguments: &[&str]| {
+        let mut command = project.command(&program);
+        // The gate is about this project's server only.
+        command
+            .args(arguments)
+            .env_remove("CONFORMANCE_TEST_URL")
+            .env_remove("IMPLEMENTATION_TEST_URL");
+        command
+    };
+    let lint = |arguments: &[&str]| {
+        let mut command = cargo(&["clippy"]);
+        command.args(arguments).args(["--", "--deny", "warnings"]);
+        Work::Programs(vec![command])
+    };
+    let wasm = [
+        "--package",
+        "durable-streams-worker",
+        "--target",
+        setup::WASM_TARGET,
+    ];
+    let mut dry_run = project.wrangler();
+    dry_run.args(["deploy", "--dry-run", "--outdir", "target/deploy"]);
+
+    let step = |name, work| Step { name, work };
+    Ok(vec![
+        step(
+            "format",
+            Work::Programs(vec![cargo(&["fmt", "--all", "--check"])]),
+        ),
+        step("lint", lint(&["--workspace", "--all-targets"])),
+        step("lint wasm", lint(&wasm)),
+        step(
+            "lint wasm test routes",
+            lint(&[&wasm[..], &["--features", "test-routes"]].concat()),
+        ),
+        step("unit tests", Work::Programs(unit_tests(project))),
+        step("build", Work::Telling(own(&["build"]))),
+        step(
+            "build test routes",
+            Work::Telling(own(&["build", "--features", "test-routes"])),
+        ),
+        step("deploy dry run", Work::Programs(vec![dry_run])),
+        step("size", Work::SizeLimit),
+        step("conformance", Work::Telling(own(&["conformance"]))),
+        step("implementation", Work::Telling(own(&["implementation"]))),
+    ])
+}
+
+/// With nextest where it is installed; it leaves out the examples in the documentation.
+fn unit_tests(project: &Project) -> Vec<Command> {
+    let mut nextest = project.cargo();
+    if output(nextest.args(["nextest", "--version"])).is_none() {
+        let mut tests = project.cargo();
+        tests.args(["test", "--workspace"]);
+        return vec![tests];
+    }
+    let mut tests = project.cargo();
+    tests.args(["nextest", "run", "--workspace"]);
+    let mut examples = project.cargo();
+    examples.args(["test", "--workspace", "--doc"]);
+    vec![tests, examples]
+}
+
+impl Work {
+    fn perform(self, project: &Project, name: &str) -> Result<Outcome> {
+        let log = project
+            .path(LOGS)
+            .join(name.replace(' ', "-"))
+            .with_extension("log");
+        match self {
+            Self::Programs(commands) => {
+                let file = File::create(&log)?;
+                for mut command in commands {
+                    if !run_into(&mut command, &file)? {
+                        return Ok(Outcome::Failed {
+                            log: fs::read_to_string(&log)?,
+                        });
+                    }
+                }
+                Ok(Outcome::Passed {
+                    detail: String::new(),
+                })
+            }
+            Self::Telling(mut command) => {
+                let passed = run_into(&mut command, &File::create(&log)?)?;
+                let log = fs::read_to_string(&log)?;
+                let last_line = log.lines().last().unwrap_or_default().to_owned();
+                Ok(if passed {
+                    Outcome::Passed { detail: last_line }
+                } else {
+                    Outcome::Failed { log }
+                })
+            }
+            Self::SizeLimit => {
+                let bytes = bundle::deployed_gzip_bytes(project)?;
+                let detail = format!("{bytes} bytes compressed, {GZIP_BYTES_MAX} allowed");
+                Ok(if bytes < GZIP_BYTES_MAX {
+                    Outcome::Passed { detail }
+                } else {
+                    Outcome::Failed { log: detail }
+                })
+            }
+        }
+    }
+}
+
+fn run_into(command: &mut Command, log: &File) -> Result<bool> {
+    let program = command.get_program().to_owned();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .status()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    Ok(status.success())
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "how long a step takes is shown to a person and decides nothing"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:>6.1} s", time.as_secs_f64())
+}

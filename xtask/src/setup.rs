@@ -1,0 +1,182 @@
+//! Installs what the commands need, each part only where it is missing or has another version.
+
+use crate::project::{Project, output, run};
+use anyhow::{Context as _, Result, bail};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const NODE_MAJOR_MIN: u32 = 20;
+pub(crate) const WASM_TARGET: &str = "wasm32-unknown-unknown";
+
+/// The programs that make a Worker of a Rust crate.
+pub(crate) struct BuildTools {
+    pub(crate) wasm_bindgen: PathBuf,
+    pub(crate) worker_build: PathBuf,
+}
+
+pub(crate) fn all(project: &Project) -> Result<()> {
+    let tools = build_tools(project)?;
+    node_packages(project)?;
+    println!("target        {WASM_TARGET}");
+    println!("wasm-bindgen  {}", tools.wasm_bindgen.display());
+    println!("worker-build  {}", tools.worker_build.display());
+    println!("npm packages  {}", project.path("node_modules").display());
+    Ok(())
+}
+
+pub(crate) fn build_tools(project: &Project) -> Result<BuildTools> {
+    wasm_target(project)?;
+    // Each tool has to be of the same version as the crate it works for, and Cargo.lock says which that is.
+    let lock: toml::Table = fs::read_to_string(project.path("Cargo.lock"))?
+        .parse()
+        .context("Cargo.lock")?;
+    Ok(BuildTools {
+        wasm_bindgen: cargo_tool(
+            project,
+            "wasm-bindgen",
+            "wasm-bindgen-cli",
+            locked_version(&lock, "wasm-bindgen")?,
+        )?,
+        worker_build: cargo_tool(
+            project,
+            "worker-build",
+            "worker-build",
+            locked_version(&lock, "worker")?,
+        )?,
+    })
+}
+
+pub(crate) fn node_packages(project: &Project) -> Result<()> {
+    node(project)?;
+    // npm writes this file last, so an installation that was cut short does not count.
+    let installed = modified(&project.path("node_modules/.package-lock.json"));
+    let wanted = modified(&project.path("package-lock.json"));
+    if installed.is_some() && installed >= wanted {
+        return Ok(());
+    }
+    println!("installing npm packages");
+    // The packages' own install scripts only look for other ways to get what npm has just put there.
+    run(project
+        .command("npm")
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))
+}
+
+fn node(project: &Project) -> Result<()> {
+    let Some(version) = output(project.command("node").arg("--version")) else {
+        bail!("Node is missing: install version {NODE_MAJOR_MIN} or later (https://nodejs.org)");
+    };
+    match node_major(&version) {
+        Some(major) if major >= NODE_MAJOR_MIN => Ok(()),
+        Some(_) | None => {
+            bail!("Node {version} is too old: install version {NODE_MAJOR_MIN} or later (https://nodejs.org)")
+        }
+    }
+}
+
+fn node_major(version: &str) -> Option<u32> {
+    version.strip_prefix('v')?.split('.').next()?.parse().ok()
+}
+
+fn wasm_target(project: &Project) -> Result<()> {
+    let libraries =
+        output(
+            project
+                .command("rustc")
+                .args(["--print", "target-libdir", "--target", WASM_TARGET]),
+        );
+    if libraries.is_some_and(|directory| Path::new(&directory).is_dir()) {
+        return Ok(());
+    }
+    println!("adding the target {WASM_TARGET}");
+    run(project.command("rustup").args(["target", "add", WASM_TARGET]))
+}
+
+/// The program in the wanted version: the project's own, the one on the search path, or one installed now. The project keeps its
+/// own copies in .tools, because another project may need another version of the same program.
+fn cargo_tool(project: &Project, program: &str, package: &str, version: &str) -> Result<PathBuf> {
+    let own = project.path(".tools/bin").join(program);
+    for candidate in [own.as_path(), Path::new(program)] {
+        if tool_version(project, candidate.as_os_str()).as_deref() == Some(version) {
+            return Ok(candidate.to_path_buf());
+        }
+    }
+    println!("installing {package} {version} into .tools");
+    run(project
+        .cargo()
+        .args([
+            "install",
+            package,
+            "--version",
+            version,
+            "--locked",
+            "--force",
+            "--root",
+        ])
+        .arg(project.path(".tools")))?;
+    Ok(own)
+}
+
+/// The last word of what the program answers to `--version`: some say their name first.
+fn tool_version(project: &Project, program: &OsStr) -> Option<String> {
+    let answer = output(project.command(program).arg("--version"))?;
+    answer.split_whitespace().last().map(str::to_owned)
+}
+
+fn locked_version<'a>(lock: &'a toml::Table, name: &str) -> Result<&'a str> {
+    let packages = lock
+        .get("package")
+        .and_then(toml::Value::as_array)
+        .context("Cargo.lock lists no package")?;
+    let text = |package: &'a toml::Value, key: &str| package.get(key).and_then(toml::Value::as_str);
+    let mut versions = packages
+        .iter()
+        .filter(|package| text(package, "name") == Some(name))
+        .map(|package| text(package, "version"));
+    match (versions.next().flatten(), versions.next()) {
+        (Some(version), None) => Ok(version),
+        (Some(_), Some(_)) => bail!("Cargo.lock has several versions of {name}"),
+        (None, _) => bail!("Cargo.lock does not have {name}"),
+    }
+}
+
+fn modified(path: &Path) -> Option<std::time::SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_version_of_node_is_read() {
+        assert_eq!(node_major("v20.20.2"), Some(20));
+        assert_eq!(node_major("v9.0.0-pre"), Some(9));
+        assert_eq!(node_major("20"), None);
+    }
+
+    #[test]
+    fn a_version_comes_from_the_lock_file_only_when_there_is_one() {
+        let lock: toml::Table = r#"
+            [[package]]
+            name = "worker"
+            version = "0.8.7"
+            [[package]]
+            name = "twice"
+            version = "1.0.0"
+            [[package]]
+            name = "twice"
+            version = "2.0.0"
+        "#
+        .parse()
+        .unwrap();
+        assert_eq!(locked_version(&lock, "worker").unwrap(), "0.8.7");
+        assert!(
+            locked_version(&lock, "twice")
+                .unwrap_err()
+                .to_string()
+                .contains("several")
+        );
+        assert!(locked_version(&lock, "none").is_err());
+    }
+}
