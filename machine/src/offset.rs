@@ -18,7 +18,10 @@ const DIGITS: usize = 16;
 
 impl Offset {
     /// The beginning of every stream.
-    pub const START: Self = Self { segment: 0, position: 0 };
+    pub const START: Self = Self {
+        segment: 0,
+        position: 0,
+    };
 
     #[must_use]
     pub const fn new(segment: u64, position: u64) -> Self {
@@ -42,7 +45,10 @@ impl FromStr for Offset {
 
     fn from_str(text: &str) -> Result<Self, MalformedOffset> {
         let (segment, position) = text.split_once('_').ok_or(MalformedOffset)?;
-        Ok(Self { segment: decimal(segment)?, position: decimal(position)? })
+        Ok(Self {
+            segment: decimal(segment)?,
+            position: decimal(position)?,
+        })
     }
 }
 
@@ -73,17 +79,33 @@ mod tests {
 
     #[test]
     fn text_order_is_position_order() {
-        let mut offsets = [Offset::new(1, 0), Offset::new(0, 9), Offset::new(0, 10), Offset::new(10, 3)];
+        let mut offsets = [
+            Offset::new(1, 0),
+            Offset::new(0, 9),
+            Offset::new(0, 10),
+            Offset::new(10, 3),
+        ];
         offsets.sort_by_key(ToString::to_string);
         assert!(offsets.is_sorted());
     }
 
     #[test]
     fn only_the_servers_own_spelling_is_an_offset() {
-        for text in ["", "_", "0_0", "-1", "now", "0000000000000000_000000000000000x", "+000000000000000_0000000000000000"] {
+        for text in [
+            "",
+            "_",
+            "0_0",
+            "-1",
+            "now",
+            "0000000000000000_000000000000000x",
+            "+000000000000000_0000000000000000",
+        ] {
             assert_eq!(text.parse::<Offset>(), Err(MalformedOffset), "{text:?}");
         }
         let end = "9999999999999999_9999999999999999";
-        assert_eq!(end.parse::<Offset>().map(|offset| offset.to_string()).as_deref(), Ok(end));
+        assert_eq!(
+            end.parse::<Offset>().map(|offset| offset.to_string()).as_deref(),
+            Ok(end)
+        );
     }
 }

@@ -4,7 +4,6 @@
 //! otherwise it is a run of bytes without meaning. The machine never touches the payload of old records: a read is
 //! answered with a [`Plan`], the shell fetches the rows that it names, and [`Plan::render`] makes the body of them.
 
-
 use crate::rows::{HotTable, RowKey};
 use crate::wire::{Format, sse};
 
@@ -32,9 +31,13 @@ fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, Damaged>
         return Ok(None);
     }
     let begin = at + LENGTH_BYTES;
-    let length = frames.get(at..begin).and_then(|bytes| <[u8; LENGTH_BYTES]>::try_from(bytes).ok());
+    let length = frames
+        .get(at..begin)
+        .and_then(|bytes| <[u8; LENGTH_BYTES]>::try_from(bytes).ok());
     let length = u32::from_le_bytes(length.ok_or(Damaged("a frame's length is cut"))?);
-    let end = usize::try_from(length).ok().and_then(|length| begin.checked_add(length));
+    let end = usize::try_from(length)
+        .ok()
+        .and_then(|length| begin.checked_add(length));
     match end {
         Some(end) if end <= frames.len() => Ok(Some((begin, end))),
         _ => Err(Damaged("a frame is cut")),
@@ -105,11 +108,15 @@ impl Plan {
         if self.format == Format::Json {
             let mut at = 0;
             for _ in 0..self.skip {
-                at = frame_at(&frames, at)?.ok_or(Damaged("fewer messages than planned"))?.1;
+                at = frame_at(&frames, at)?
+                    .ok_or(Damaged("fewer messages than planned"))?
+                    .1;
             }
             let begin = at;
             for _ in 0..self.take {
-                at = frame_at(&frames, at)?.ok_or(Damaged("fewer messages than planned"))?.1;
+                at = frame_at(&frames, at)?
+                    .ok_or(Damaged("fewer messages than planned"))?
+                    .1;
             }
             frames.truncate(at);
             if begin > 0 {
@@ -179,7 +186,6 @@ pub(crate) fn event(format: Format, frames: &[u8]) -> Result<Vec<u8>, Damaged> {
     })
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,14 +199,23 @@ mod tests {
     }
 
     fn plan(format: Format, shape: Shape, skip: u64, take: u64) -> Plan {
-        Plan { spans: Vec::new(), skip, take, format, shape }
+        Plan {
+            spans: Vec::new(),
+            skip,
+            take,
+            format,
+            shape,
+        }
     }
 
     #[test]
     fn json_is_an_array_of_the_messages_as_they_are() {
         let frames = framed(&[b"1.0", b"{\"b\":1,\"a\":2}", b"12345678901234567890"]);
         let whole = plan(Format::Json, Shape::Body, 0, 3).render(frames.clone());
-        assert_eq!(whole.as_deref(), Ok(&b"[1.0,{\"b\":1,\"a\":2},12345678901234567890]"[..]));
+        assert_eq!(
+            whole.as_deref(),
+            Ok(&b"[1.0,{\"b\":1,\"a\":2},12345678901234567890]"[..])
+        );
         let part = plan(Format::Json, Shape::Body, 1, 1).render(frames);
         assert_eq!(part.as_deref(), Ok(&b"[{\"b\":1,\"a\":2}]"[..]));
     }
@@ -208,7 +223,10 @@ mod tests {
     #[test]
     fn bytes_are_cut_anywhere() {
         let frames = framed(&[b"hello ", b"world"]);
-        assert_eq!(plan(Format::Binary, Shape::Body, 4, 4).render(frames).as_deref(), Ok(&b"o wo"[..]));
+        assert_eq!(
+            plan(Format::Binary, Shape::Body, 4, 4).render(frames).as_deref(),
+            Ok(&b"o wo"[..])
+        );
     }
 
     #[test]
@@ -223,13 +241,20 @@ mod tests {
                 }
             }
         }
-        assert!(plan(Format::Binary, Shape::Body, 0, 1).render(vec![0xff; 9]).is_err());
+        assert!(
+            plan(Format::Binary, Shape::Body, 0, 1)
+                .render(vec![0xff; 9])
+                .is_err()
+        );
     }
 
     #[test]
     fn events_carry_text_as_lines_and_bytes_as_base64() {
         let text = plan(Format::Text, Shape::Event, 0, 9).render(framed(&[b"a\r\n b\rc", b"\nd"]));
-        assert_eq!(text.as_deref(), Ok(&b"event: data\ndata:a\ndata:  b\ndata:c\ndata:d\n\n"[..]));
+        assert_eq!(
+            text.as_deref(),
+            Ok(&b"event: data\ndata:a\ndata:  b\ndata:c\ndata:d\n\n"[..])
+        );
         let bytes = plan(Format::Binary, Shape::Event, 0, 3).render(framed(&[&[1, 2], &[3]]));
         assert_eq!(bytes.as_deref(), Ok(&b"event: data\ndata:AQID\n\n"[..]));
     }

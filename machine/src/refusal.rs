@@ -10,7 +10,10 @@ pub enum Refusal {
     #[error("{0}")]
     Malformed(&'static str),
     #[error("{header} {rule}")]
-    MalformedHeader { header: &'static str, rule: &'static str },
+    MalformedHeader {
+        header: &'static str,
+        rule: &'static str,
+    },
     #[error("the bearer token is missing or wrong")]
     Unauthorized,
     #[error("{0}")]

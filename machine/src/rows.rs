@@ -22,9 +22,14 @@ impl fmt::Display for Incarnation {
 pub enum Expiry {
     Never,
     /// `Stream-TTL`, in seconds: slides with every read and write.
-    Sliding { seconds: u64 },
+    Sliding {
+        seconds: u64,
+    },
     /// `Stream-Expires-At`, with the text as the client wrote it.
-    At { at: Millis, text: String },
+    At {
+        at: Millis,
+        text: String,
+    },
 }
 
 /// A producer's claim on one append (protocol 5.2.1).
@@ -156,7 +161,11 @@ impl RowMark {
     /// The key of the row that follows.
     #[must_use]
     pub const fn next_key(&self) -> RowKey {
-        if self.units == 0 { self.key.next_part() } else { RowKey::at(self.end()) }
+        if self.units == 0 {
+            self.key.next_part()
+        } else {
+            RowKey::at(self.end())
+        }
     }
 }
 
@@ -171,12 +180,17 @@ pub struct WriterMark {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Make the tables of a new stream.
-    CreateTables { hot: HotTable },
+    CreateTables {
+        hot: HotTable,
+    },
     /// The head row of a new stream.
     InsertHead(Head),
     /// Everything in the head row that can change.
     UpdateHead(Head),
-    InsertHot { table: HotTable, row: HotRow },
+    InsertHot {
+        table: HotTable,
+        row: HotRow,
+    },
     /// Remove every table, and with them every row.
     DropTables,
 }

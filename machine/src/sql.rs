@@ -4,7 +4,10 @@
 //! bits, is stored as text. A key-value pair of columns that is all NULL means "none".
 
 use crate::Millis;
-use crate::rows::{Closed, Expiry, Head, HotTable, Incarnation, ProducerStamp, RowKey, RowMark, Unreadable, Write, WriterMark};
+use crate::rows::{
+    Closed, Expiry, Head, HotTable, Incarnation, ProducerStamp, RowKey, RowMark, Unreadable, Write,
+    WriterMark,
+};
 
 /// A value bound to a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +128,10 @@ pub const fn frames(table: HotTable) -> &'static str {
 ///
 /// # Errors
 /// What `execute` fails with, at once.
-pub fn statements<E>(write: &Write, mut execute: impl FnMut(&'static str, &[Value<'_>]) -> Result<(), E>) -> Result<(), E> {
+pub fn statements<E>(
+    write: &Write,
+    mut execute: impl FnMut(&'static str, &[Value<'_>]) -> Result<(), E>,
+) -> Result<(), E> {
     match write {
         Write::CreateTables { hot: table } => {
             execute(CREATE_STREAM, &[])?;
@@ -197,7 +203,11 @@ fn changeable(head: &Head) -> [Value<'_>; 8] {
 fn stamp(stamp: Option<&ProducerStamp>) -> (Value<'_>, Value<'_>, Value<'_>) {
     match stamp {
         None => (Value::Null, Value::Null, Value::Null),
-        Some(stamp) => (Value::Text(&stamp.id), Value::Integer(stamp.epoch), Value::Integer(stamp.seq)),
+        Some(stamp) => (
+            Value::Text(&stamp.id),
+            Value::Integer(stamp.epoch),
+            Value::Integer(stamp.seq),
+        ),
     }
 }
 
@@ -206,11 +216,15 @@ fn stamp(stamp: Option<&ProducerStamp>) -> (Value<'_>, Value<'_>, Value<'_>) {
 /// # Errors
 /// When the row is not as the machine writes it.
 pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
-    let incarnation = u64::from_str_radix(&required(row.text(0)?)?, 16).map_err(|_| Unreadable("no incarnation".to_owned()))?;
+    let incarnation = u64::from_str_radix(&required(row.text(0)?)?, 16)
+        .map_err(|_| Unreadable("no incarnation".to_owned()))?;
     let expiry = match (row.integer(3)?, row.integer(4)?) {
         (None, None) => Expiry::Never,
         (Some(seconds), _) => Expiry::Sliding { seconds },
-        (None, Some(at)) => Expiry::At { at: Millis(at), text: required(row.text(5)?)? },
+        (None, Some(at)) => Expiry::At {
+            at: Millis(at),
+            text: required(row.text(5)?)?,
+        },
     };
     let closed = required(row.integer(10)?)? != 0;
     Ok(Head {
@@ -219,10 +233,20 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
         created_at: Millis(required(row.integer(2)?)?),
         expiry,
         segment: required(row.integer(6)?)?,
-        hot: if required(row.integer(7)?)? == 0 { HotTable::A } else { HotTable::B },
+        hot: if required(row.integer(7)?)? == 0 {
+            HotTable::A
+        } else {
+            HotTable::B
+        },
         touched_at: Millis(required(row.integer(8)?)?),
         alarm_at: row.integer(9)?.map(Millis),
-        closed: if closed { Some(Closed { by: stamp_at(row, 11)? }) } else { None },
+        closed: if closed {
+            Some(Closed {
+                by: stamp_at(row, 11)?,
+            })
+        } else {
+            None
+        },
     })
 }
 
@@ -245,11 +269,16 @@ pub fn row_mark(row: &impl Columns) -> Result<RowMark, Unreadable> {
 /// # Errors
 /// When the row is not as the machine writes it.
 pub fn writer_mark(row: &impl Columns) -> Result<WriterMark, Unreadable> {
-    Ok(WriterMark { producer: stamp_at(row, 0)?, stream_seq: row.text(3)? })
+    Ok(WriterMark {
+        producer: stamp_at(row, 0)?,
+        stream_seq: row.text(3)?,
+    })
 }
 
 fn stamp_at(row: &impl Columns, column: usize) -> Result<Option<ProducerStamp>, Unreadable> {
-    let Some(id) = row.text(column)? else { return Ok(None) };
+    let Some(id) = row.text(column)? else {
+        return Ok(None);
+    };
     Ok(Some(ProducerStamp {
         id,
         epoch: required(row.integer(column + 1)?)?,

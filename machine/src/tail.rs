@@ -118,7 +118,11 @@ pub enum Effect {
     /// Write to the client.
     Emit(Vec<u8>),
     /// Answer the long-poll with this.
-    Answer { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    Answer {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
     /// Answer the long-poll with what came with the line.
     AnswerHeld,
     /// Answer the long-poll with what the dial was answered with.
@@ -237,7 +241,11 @@ impl Tail {
         }
         self.phase = Phase::Behind;
         let page = self.emit(now, body, head.up_to_date, head.closed);
-        if head.closed { [vec![page], self.end()].concat() } else { vec![page] }
+        if head.closed {
+            [vec![page], self.end()].concat()
+        } else {
+            vec![page]
+        }
     }
 
     fn passed(&mut self, status: u16, chance: u64) -> Vec<Effect> {
@@ -267,17 +275,31 @@ impl Tail {
             Class::Sse => {
                 let closed = frame.end == Some(End::Closed);
                 let emit = self.emit(now, body, true, closed);
-                if closed { [vec![emit], self.end()].concat() } else { vec![emit] }
+                if closed {
+                    [vec![emit], self.end()].concat()
+                } else {
+                    vec![emit]
+                }
             }
             Class::LongPoll => {
                 self.phase = Phase::Ended;
                 let status = frame.status.unwrap_or(204);
-                let headers = frame.headers.into_iter().map(|(name, value)| match name.as_str() {
-                    header::STREAM_CURSOR => (name, self.cursor.to_string()),
-                    header::CACHE_CONTROL if status == 200 => (name, self.cache_control.clone()),
-                    _ => (name, value),
-                });
-                vec![Effect::HangUp, Effect::Answer { status, headers: headers.collect(), body }]
+                let headers = frame
+                    .headers
+                    .into_iter()
+                    .map(|(name, value)| match name.as_str() {
+                        header::STREAM_CURSOR => (name, self.cursor.to_string()),
+                        header::CACHE_CONTROL if status == 200 => (name, self.cache_control.clone()),
+                        _ => (name, value),
+                    });
+                vec![
+                    Effect::HangUp,
+                    Effect::Answer {
+                        status,
+                        headers: headers.collect(),
+                        body,
+                    },
+                ]
             }
         }
     }
@@ -303,7 +325,10 @@ impl Tail {
 
     fn dial(&mut self, after_ms: u64) -> Effect {
         self.phase = Phase::Dialling;
-        Effect::Dial { from: self.position, after_ms }
+        Effect::Dial {
+            from: self.position,
+            after_ms,
+        }
     }
 
     /// Dials after a pause that is random, and longer the more often it was in vain.

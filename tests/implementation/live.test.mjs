@@ -8,7 +8,7 @@ import { startServer } from "../harness/server.mjs";
 import { producer, Stream } from "../harness/stream.mjs";
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
-const between = (least, most) => least + Math.random() * (most - least);
+const between = (least, most) => Math.round(least + Math.random() * (most - least));
 
 let server;
 

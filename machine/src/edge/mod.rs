@@ -42,7 +42,11 @@ pub fn route(head: Head<'_>, settings: &Settings) -> Route {
         Err(Stop::Answered(answer)) => Route::Answered(answer),
         Err(Stop::Refused(refusal)) => {
             let answer = Answer::refusal(&refusal);
-            Route::Answered(if head.method == "HEAD" { answer.without_body() } else { answer })
+            Route::Answered(if head.method == "HEAD" {
+                answer.without_body()
+            } else {
+                answer
+            })
         }
     }
 }
@@ -76,10 +80,19 @@ fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
         return Err(Refusal::Forbidden("the registry is written by the server alone").into());
     }
     if !matches!(head.method, "GET" | "HEAD" | "PUT" | "POST" | "DELETE") {
-        return Err(Refusal::MethodNotAllowed { allow: request::METHODS }.into());
+        return Err(Refusal::MethodNotAllowed {
+            allow: request::METHODS,
+        }
+        .into());
     }
-    let timing = settings.debug_timing || (head.header)(header::DEBUG_TIMING).is_some_and(|value| value.trim() == "1");
-    Ok(ToStream { name, live: request::is_live(head.method, head.url), cache_mode: settings.cache_mode, timing })
+    let timing =
+        settings.debug_timing || (head.header)(header::DEBUG_TIMING).is_some_and(|value| value.trim() == "1");
+    Ok(ToStream {
+        name,
+        live: request::is_live(head.method, head.url),
+        cache_mode: settings.cache_mode,
+        timing,
+    })
 }
 
 /// The path of an absolute URL, as sent.
@@ -91,11 +104,19 @@ fn path(url: &str) -> &str {
 
 /// Compares the bearer token in a time that does not depend on where it differs.
 fn authorize(head: Head<'_>, settings: &Settings) -> Result<(), Refusal> {
-    let Some(expected) = &settings.auth_token else { return Ok(()) };
+    let Some(expected) = &settings.auth_token else {
+        return Ok(());
+    };
     let given = (head.header)(header::AUTHORIZATION).unwrap_or_default();
-    let scheme_and_token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let scheme_and_token = given
+        .split_once(' ')
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let token = scheme_and_token.map_or("", |(_, token)| token.trim());
-    if bool::from(token.as_bytes().ct_eq(expected.as_bytes())) { Ok(()) } else { Err(Refusal::Unauthorized) }
+    if bool::from(token.as_bytes().ct_eq(expected.as_bytes())) {
+        Ok(())
+    } else {
+        Err(Refusal::Unauthorized)
+    }
 }
 
 #[cfg(test)]
@@ -105,12 +126,28 @@ mod tests {
 
     fn settings(auth_token: Option<&str>) -> Settings {
         let auth_token = auth_token.map(str::to_owned);
-        Settings { limits: Limits::DEFAULT, auth_token, cache_mode: CacheMode::Private, debug_timing: false }
+        Settings {
+            limits: Limits::DEFAULT,
+            auth_token,
+            cache_mode: CacheMode::Private,
+            debug_timing: false,
+        }
     }
 
     fn status(method: &str, url: &str, authorization: Option<&str>, settings: &Settings) -> u16 {
-        let header = |name: &str| authorization.filter(|_| name == header::AUTHORIZATION).map(str::to_owned);
-        match route(Head { method, url, header: &header }, settings) {
+        let header = |name: &str| {
+            authorization
+                .filter(|_| name == header::AUTHORIZATION)
+                .map(str::to_owned)
+        };
+        match route(
+            Head {
+                method,
+                url,
+                header: &header,
+            },
+            settings,
+        ) {
             Route::Stream(_) => 0,
             Route::Answered(answer) => answer.status,
         }
@@ -135,7 +172,11 @@ mod tests {
             ("POST", "/v1/stream/%5F_registry__", 403),
             ("GET", "/v1/stream/%zz", 400),
         ] {
-            assert_eq!(status(method, &format!("http://h{path}"), None, &open), expected, "{method} {path}");
+            assert_eq!(
+                status(method, &format!("http://h{path}"), None, &open),
+                expected,
+                "{method} {path}"
+            );
         }
     }
 
@@ -152,7 +193,11 @@ mod tests {
             (Some("Bearer secret"), 0),
             (Some("bearer  secret "), 0),
         ] {
-            assert_eq!(status("GET", url, authorization, &guarded), expected, "{authorization:?}");
+            assert_eq!(
+                status("GET", url, authorization, &guarded),
+                expected,
+                "{authorization:?}"
+            );
         }
         assert_eq!(status("OPTIONS", url, None, &guarded), 204);
         assert_eq!(status("GET", "http://h/v1/stream/%zz", None, &guarded), 401);

@@ -25,7 +25,10 @@ pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
             b'%' => {
                 let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
                 let (high, low) = (digit(), digit());
-                let decoded = high.zip(low).and_then(|(high, low)| u8::try_from(high * 16 + low).ok()).ok_or(MALFORMED)?;
+                let decoded = high
+                    .zip(low)
+                    .and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
+                    .ok_or(MALFORMED)?;
                 if !is_unreserved(decoded) {
                     push_encoded(&mut name, decoded);
                     continue;
@@ -42,7 +45,11 @@ pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
     }
     percent_decode_str(&name).decode_utf8().map_err(|_| MALFORMED)?;
     let max = limits.name_bytes_max;
-    if name.len() as u64 > max { Err(Refusal::NameTooLong { max }) } else { Ok(name) }
+    if name.len() as u64 > max {
+        Err(Refusal::NameTooLong { max })
+    } else {
+        Ok(name)
+    }
 }
 
 fn push_encoded(name: &mut String, byte: u8) {
@@ -55,7 +62,10 @@ const fn is_unreserved(byte: u8) -> bool {
 
 /// Characters that a path may hold as they are, and that mean something else when encoded.
 const fn is_plain_in_path(byte: u8) -> bool {
-    matches!(byte, b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
+    matches!(
+        byte,
+        b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+    )
 }
 
 #[cfg(test)]

@@ -29,13 +29,48 @@ type Field = fn(&mut Limits) -> &mut u64;
 
 /// The variables that set limits, with the least and the greatest value of each.
 const LIMITS: [(&str, Field, u64, u64); 7] = [
-    ("MAX_APPEND_BYTES", |limits| &mut limits.append_bytes_max, 1, 100 << 20),
-    ("MAX_CHUNK_BYTES", |limits| &mut limits.chunk_bytes_max, 1, 16 << 20),
-    ("LONG_POLL_TIMEOUT_MS", |limits| &mut limits.long_poll_timeout_ms, 1, 300_000),
-    ("SSE_MAX_AGE_MS", |limits| &mut limits.sse_max_age_ms, 100, 3_600_000),
-    ("SSE_HEARTBEAT_MS", |limits| &mut limits.sse_heartbeat_ms, 100, 3_600_000),
-    ("SEGMENT_MAX_BYTES", |limits| &mut limits.segment_bytes_max, 1, 1 << 30),
-    ("SEGMENT_MAX_MESSAGES", |limits| &mut limits.segment_messages_max, 1, 1_000_000_000),
+    (
+        "MAX_APPEND_BYTES",
+        |limits| &mut limits.append_bytes_max,
+        1,
+        100 << 20,
+    ),
+    (
+        "MAX_CHUNK_BYTES",
+        |limits| &mut limits.chunk_bytes_max,
+        1,
+        16 << 20,
+    ),
+    (
+        "LONG_POLL_TIMEOUT_MS",
+        |limits| &mut limits.long_poll_timeout_ms,
+        1,
+        300_000,
+    ),
+    (
+        "SSE_MAX_AGE_MS",
+        |limits| &mut limits.sse_max_age_ms,
+        100,
+        3_600_000,
+    ),
+    (
+        "SSE_HEARTBEAT_MS",
+        |limits| &mut limits.sse_heartbeat_ms,
+        100,
+        3_600_000,
+    ),
+    (
+        "SEGMENT_MAX_BYTES",
+        |limits| &mut limits.segment_bytes_max,
+        1,
+        1 << 30,
+    ),
+    (
+        "SEGMENT_MAX_MESSAGES",
+        |limits| &mut limits.segment_messages_max,
+        1,
+        1_000_000_000,
+    ),
 ];
 
 impl Settings {
@@ -64,17 +99,33 @@ impl Settings {
             Some("1") => true,
             Some(value) => {
                 let (rule, value) = ("0 or 1".to_owned(), value.to_owned());
-                return Err(BadSetting { variable: "DEBUG_TIMING", rule, value });
+                return Err(BadSetting {
+                    variable: "DEBUG_TIMING",
+                    rule,
+                    value,
+                });
             }
         };
-        Ok(Self { limits, auth_token: variable("AUTH_TOKEN"), cache_mode, debug_timing })
+        Ok(Self {
+            limits,
+            auth_token: variable("AUTH_TOKEN"),
+            cache_mode,
+            debug_timing,
+        })
     }
 }
 
 fn number(variable: &'static str, value: String, least: u64, greatest: u64) -> Result<u64, BadSetting> {
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
-    let number = value.parse::<u64>().ok().filter(|number| digits && (least..=greatest).contains(number));
-    number.ok_or_else(|| BadSetting { variable, rule: format!("a whole number from {least} to {greatest}"), value })
+    let number = value
+        .parse::<u64>()
+        .ok()
+        .filter(|number| digits && (least..=greatest).contains(number));
+    number.ok_or_else(|| BadSetting {
+        variable,
+        rule: format!("a whole number from {least} to {greatest}"),
+        value,
+    })
 }
 
 #[cfg(test)]
@@ -89,7 +140,10 @@ mod tests {
     fn every_bad_number_is_refused_by_name() {
         for (name, ..) in LIMITS {
             for value in ["x", "-1", "+1", "1.5", "0", " 1", "1e3", "99999999999999999999"] {
-                assert!(read(name, value).is_err_and(|bad| bad.to_string().starts_with(name)), "{name}={value}");
+                assert!(
+                    read(name, value).is_err_and(|bad| bad.to_string().starts_with(name)),
+                    "{name}={value}"
+                );
             }
         }
         for (name, value) in [("CACHE_MODE", "public"), ("DEBUG_TIMING", "yes")] {
@@ -103,7 +157,13 @@ mod tests {
         for (name, field, least, greatest) in LIMITS {
             assert!((least..=greatest).contains(field(&mut defaults)), "{name}");
         }
-        assert_eq!(Settings::read(&|_| None).map(|settings| settings.limits), Ok(Limits::DEFAULT));
-        assert_eq!(read("MAX_CHUNK_BYTES", "7").map(|settings| settings.limits.chunk_bytes_max), Ok(7));
+        assert_eq!(
+            Settings::read(&|_| None).map(|settings| settings.limits),
+            Ok(Limits::DEFAULT)
+        );
+        assert_eq!(
+            read("MAX_CHUNK_BYTES", "7").map(|settings| settings.limits.chunk_bytes_max),
+            Ok(7)
+        );
     }
 }

@@ -32,24 +32,33 @@ struct Draft {
 }
 
 impl Stream {
-    pub(super) fn append(&mut self, now: Millis, append: Append, rows: &impl Rows, turn: &mut Turn) -> Result<Answer, Stop> {
+    pub(super) fn append(
+        &mut self,
+        now: Millis,
+        append: Append,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<Answer, Stop> {
         let (life, limits) = self.life_in_use(now)?;
         if life.is_closed() {
             return life.append_to_closed(&append);
         }
         // The order of conflicts is the protocol's (5.2): closed, content type, sequence.
-        if let Some(content_type) = append.content_type.as_deref().filter(|_| !append.body.is_empty()) {
-            if !content_type::matches(content_type, &life.head.content_type) {
-                return Err(Refusal::ContentTypeMismatch { expected: life.head.content_type.clone() }.into());
+        if let Some(content_type) = append.content_type.as_deref().filter(|_| !append.body.is_empty())
+            && !content_type::matches(content_type, &life.head.content_type)
+        {
+            return Err(Refusal::ContentTypeMismatch {
+                expected: life.head.content_type.clone(),
             }
+            .into());
         }
         if append.producer.is_some() || append.stream_seq.is_some() {
             let tail = life.tail();
             let writers = life.writers(rows)?;
-            if let Some(stamp) = &append.producer {
-                if let Admission::Duplicate(last) = writers.admit(stamp)? {
-                    return Ok(Answer::uncached(204).at(tail).producer(last.epoch, last.seq));
-                }
+            if let Some(stamp) = &append.producer
+                && let Admission::Duplicate(last) = writers.admit(stamp)?
+            {
+                return Ok(Answer::uncached(204).at(tail).producer(last.epoch, last.seq));
             }
             writers.admit_stream_seq(append.stream_seq.as_deref())?;
         }
@@ -58,7 +67,14 @@ impl Stream {
         if !append.body.is_empty() {
             let records = life.records(&append.body)?.filter(|records| !records.is_empty());
             let records = records.ok_or(Refusal::Malformed("an empty array appends nothing"))?;
-            pushed = life.push(now, &records, append.producer.clone(), append.stream_seq, limits, turn);
+            pushed = life.push(
+                now,
+                &records,
+                append.producer.clone(),
+                append.stream_seq,
+                limits,
+                turn,
+            );
         }
         if append.close {
             life.close(append.producer.clone());
@@ -66,8 +82,15 @@ impl Stream {
         let live = life.live(from, pushed);
         turn.live = Some(live.told_at(now, life.is_closed(), limits));
         // An append by a producer answers 200 so that it can be told from a duplicate (protocol 5.2.1).
-        let status = if append.producer.is_some() && !append.body.is_empty() { 200 } else { 204 };
-        Ok(Answer::uncached(status).at(life.tail()).closed(life.is_closed()).stamped(append.producer.as_ref()))
+        let status = if append.producer.is_some() && !append.body.is_empty() {
+            200
+        } else {
+            204
+        };
+        Ok(Answer::uncached(status)
+            .at(life.tail())
+            .closed(life.is_closed())
+            .stamped(append.producer.as_ref()))
     }
 }
 
@@ -120,7 +143,11 @@ impl Life {
             });
             self.tail.position += draft.units;
             self.tail.bytes += bytes;
-            key = if draft.units == 0 { key.next_part() } else { RowKey::at(self.tail.position) };
+            key = if draft.units == 0 {
+                key.next_part()
+            } else {
+                RowKey::at(self.tail.position)
+            };
         }
         self.touch_by_row(now);
         if let Some(writers) = &mut self.writers {
@@ -129,7 +156,11 @@ impl Life {
         if self.tail.bytes - before > limits.frame_bytes_max {
             return None;
         }
-        Some(if all.len() == 1 { all.swap_remove(0) } else { all.concat().into() })
+        Some(if all.len() == 1 {
+            all.swap_remove(0)
+        } else {
+            all.concat().into()
+        })
     }
 }
 
@@ -137,12 +168,24 @@ impl Life {
 fn draft_messages(messages: &[&str], limits: &Limits) -> Vec<Draft> {
     let row_bytes_max = usize::try_from(limits.row_bytes_max).unwrap_or(usize::MAX);
     let mut drafts = Vec::new();
-    let total = messages.iter().map(|message| message.len() + FRAME_OVERHEAD as usize).sum::<usize>();
-    let mut row = Draft { units: 0, frames: Vec::with_capacity(total.min(row_bytes_max)) };
+    let total = messages
+        .iter()
+        .map(|message| message.len() + FRAME_OVERHEAD as usize)
+        .sum::<usize>();
+    let mut row = Draft {
+        units: 0,
+        frames: Vec::with_capacity(total.min(row_bytes_max)),
+    };
     for message in messages {
         let framed = message.len() + FRAME_OVERHEAD as usize;
         if !row.frames.is_empty() && row.frames.len() + framed > row_bytes_max {
-            drafts.push(core::mem::replace(&mut row, Draft { units: 0, frames: Vec::new() }));
+            drafts.push(core::mem::replace(
+                &mut row,
+                Draft {
+                    units: 0,
+                    frames: Vec::new(),
+                },
+            ));
         }
         push_frame(&mut row.frames, message.as_bytes());
         row.units += 1;
@@ -150,7 +193,10 @@ fn draft_messages(messages: &[&str], limits: &Limits) -> Vec<Draft> {
             let whole = core::mem::take(&mut row.frames);
             let parts = whole.chunks(row_bytes_max);
             let last = parts.len() - 1;
-            drafts.extend(parts.enumerate().map(|(index, part)| Draft { units: u64::from(index == last), frames: part.to_vec() }));
+            drafts.extend(parts.enumerate().map(|(index, part)| Draft {
+                units: u64::from(index == last),
+                frames: part.to_vec(),
+            }));
             row.units = 0;
         }
     }
@@ -162,7 +208,9 @@ fn draft_messages(messages: &[&str], limits: &Limits) -> Vec<Draft> {
 
 /// One frame to a row. Text is not cut inside a character, for SSE shows a reader one row's text without the next.
 fn draft_bytes(bytes: &[u8], format: Format, limits: &Limits) -> Vec<Draft> {
-    let payload_max = usize::try_from(limits.row_bytes_max.saturating_sub(FRAME_OVERHEAD)).unwrap_or(usize::MAX).max(1);
+    let payload_max = usize::try_from(limits.row_bytes_max.saturating_sub(FRAME_OVERHEAD))
+        .unwrap_or(usize::MAX)
+        .max(1);
     let mut drafts = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -173,7 +221,10 @@ fn draft_bytes(bytes: &[u8], format: Format, limits: &Limits) -> Vec<Draft> {
         let (payload, after) = rest.split_at(length);
         let mut frames = Vec::with_capacity(length + FRAME_OVERHEAD as usize);
         push_frame(&mut frames, payload);
-        drafts.push(Draft { units: length as u64, frames });
+        drafts.push(Draft {
+            units: length as u64,
+            frames,
+        });
         rest = after;
     }
     drafts
@@ -181,8 +232,15 @@ fn draft_bytes(bytes: &[u8], format: Format, limits: &Limits) -> Vec<Draft> {
 
 /// The nearest place at or before `length` where a UTF-8 character begins; `length` itself where there is none near.
 fn character_boundary(bytes: &[u8], length: usize) -> usize {
-    let is_continuation = |at: usize| bytes.get(at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
-    (length.saturating_sub(3)..=length).rev().find(|at| *at > 0 && !is_continuation(*at)).unwrap_or(length)
+    let is_continuation = |at: usize| {
+        bytes
+            .get(at)
+            .is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000)
+    };
+    (length.saturating_sub(3)..=length)
+        .rev()
+        .find(|at| *at > 0 && !is_continuation(*at))
+        .unwrap_or(length)
 }
 
 #[cfg(test)]
@@ -192,25 +250,49 @@ mod tests {
     #[test]
     fn rows_stay_below_their_bound_and_lose_nothing() {
         for row_bytes_max in [8, 9, 20, 1_000] {
-            let limits = Limits { row_bytes_max, ..Limits::DEFAULT };
+            let limits = Limits {
+                row_bytes_max,
+                ..Limits::DEFAULT
+            };
             let messages = ["1", "22", "4444444444444444444444444444444444", "", "88888888"];
             let drafts = draft_messages(&messages, &limits);
-            assert!(drafts.iter().all(|draft| draft.frames.len() as u64 <= row_bytes_max));
+            assert!(
+                drafts
+                    .iter()
+                    .all(|draft| draft.frames.len() as u64 <= row_bytes_max)
+            );
             assert_eq!(drafts.iter().map(|draft| draft.units).sum::<u64>(), 5);
             assert!(drafts.last().is_some_and(|draft| draft.units > 0));
             let mut expected = Vec::new();
-            messages.iter().for_each(|message| push_frame(&mut expected, message.as_bytes()));
-            assert_eq!(drafts.into_iter().flat_map(|draft| draft.frames).collect::<Vec<_>>(), expected);
+            messages
+                .iter()
+                .for_each(|message| push_frame(&mut expected, message.as_bytes()));
+            assert_eq!(
+                drafts
+                    .into_iter()
+                    .flat_map(|draft| draft.frames)
+                    .collect::<Vec<_>>(),
+                expected
+            );
         }
     }
 
     #[test]
     fn text_is_cut_between_characters() {
-        let limits = Limits { row_bytes_max: 4 + 4, ..Limits::DEFAULT };
+        let limits = Limits {
+            row_bytes_max: 4 + 4,
+            ..Limits::DEFAULT
+        };
         let text = "aé€😀bcé";
         let drafts = draft_bytes(text.as_bytes(), Format::Text, &limits);
-        let parts: Vec<_> = drafts.iter().map(|draft| core::str::from_utf8(&draft.frames[4..])).collect();
+        let parts: Vec<_> = drafts
+            .iter()
+            .map(|draft| core::str::from_utf8(&draft.frames[4..]))
+            .collect();
         assert!(parts.iter().all(Result::is_ok), "{parts:?}");
-        assert_eq!(drafts.iter().map(|draft| draft.units).sum::<u64>(), text.len() as u64);
+        assert_eq!(
+            drafts.iter().map(|draft| draft.units).sum::<u64>(),
+            text.len() as u64
+        );
     }
 }

@@ -17,10 +17,10 @@ impl Stream {
         let incarnation = incarnation(self.nonce, self.created);
         let mut life = Life::new(now, incarnation, create.content_type, create.expiry);
         let producer = producer::Writers::default().admit_new(create.producer)?;
-        turn.writes.push(Write::CreateTables { hot: life.head.hot });
         // An empty array is a fine beginning, and no message (protocol 9.1.3).
-        let records = life.records(&create.body).inspect_err(|_| turn.writes.clear())?;
-        let records = records.filter(|records| !records.is_empty());
+        let records = life.records(&create.body)?.filter(|records| !records.is_empty());
+        // Nothing is refused from here on.
+        turn.writes.push(Write::CreateTables { hot: life.head.hot });
         let by = producer.clone();
         if let Some(records) = records {
             life.push(now, &records, producer, None, &self.limits, turn);

@@ -19,7 +19,10 @@ pub(super) struct Used {
 
 impl Used {
     pub(super) const fn at(now: Millis) -> Self {
-        Self { last: now, stored: now }
+        Self {
+            last: now,
+            stored: now,
+        }
     }
 
     pub(super) fn recall(now: Millis, head: &Head, last_append: Option<Millis>, limits: &Limits) -> Self {
@@ -54,12 +57,12 @@ impl Life {
     /// Notes a read, or a write that stores nothing.
     pub(super) fn touch(&mut self, now: Millis, limits: &Limits) {
         self.used.last = self.used.last.max(now);
-        if self.used.last > self.used.stored.plus(slack(&self.head.expiry, limits)) {
-            if let Expiry::Sliding { .. } = self.head.expiry {
-                self.head.touched_at = self.used.last;
-                self.used.stored = self.used.last;
-                self.save();
-            }
+        if self.used.last > self.used.stored.plus(slack(&self.head.expiry, limits))
+            && let Expiry::Sliding { .. } = self.head.expiry
+        {
+            self.head.touched_at = self.used.last;
+            self.used.stored = self.used.last;
+            self.save();
         }
     }
 
@@ -75,7 +78,10 @@ impl Life {
         let Some(deadline) = self.deadline() else { return };
         // With the slack, so that whoever wakes for it finds the stream expired.
         let wanted = deadline.plus(slack(&self.head.expiry, limits));
-        let set = self.head.alarm_at.filter(|at| at.plus(limits.alarm_grace_ms) >= now);
+        let set = self
+            .head
+            .alarm_at
+            .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
         if set.is_some_and(|at| at <= wanted.max(now.plus(limits.alarm_delay_ms_min))) {
             return;
         }
@@ -89,7 +95,12 @@ impl Life {
 impl Stream {
     /// Ends a stream whose time has come, so that whatever follows in this step finds none. A stream with readers at its
     /// tail is in use (protocol 5.1), unless its end is fixed.
-    pub(super) fn expire_if_due(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
+    pub(super) fn expire_if_due(
+        &mut self,
+        now: Millis,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<(), Unreadable> {
         let Some(life) = &mut self.life else { return Ok(()) };
         if !life.is_due(now) {
             return Ok(());
@@ -129,7 +140,10 @@ impl Stream {
         if life.head.alarm_at.is_some() {
             turn.alarm = Some(None);
         }
-        turn.live = Some(Live { end: Some(End::Gone), ..life.live(life.tail(), None) });
+        turn.live = Some(Live {
+            end: Some(End::Gone),
+            ..life.live(life.tail(), None)
+        });
     }
 
     /// The stream, noted as used.

@@ -33,19 +33,36 @@ impl Life {
         let cursor = self.cursor(now, read, limits);
         let head = self.line_head(class, self.tail(), cursor, limits);
         let cache_control = cache::long_poll(read.cache_mode, limits).into_owned();
-        let head = tail::Head { attached: true, up_to_date: true, cache_control, ..head };
+        let head = tail::Head {
+            attached: true,
+            up_to_date: true,
+            cache_control,
+            ..head
+        };
         let answer = match class {
             Class::Sse => self.event_stream(),
-            Class::LongPoll => Answer::uncached(204).at(self.tail()).up_to_date(true).cursor(cursor),
+            Class::LongPoll => Answer::uncached(204)
+                .at(self.tail())
+                .up_to_date(true)
+                .cursor(cursor),
         };
-        Line { class, incarnation: self.head.incarnation, answer: answer.with(header::LINE, head.to_header()), head }
+        Line {
+            class,
+            incarnation: self.head.incarnation,
+            answer: answer.with(header::LINE, head.to_header()),
+            head,
+        }
     }
 
     /// The head of an event stream, and what its reader's side needs to know to go on from `next`.
     pub(super) fn event_page(&self, next: Offset, now: Millis, read: &Read, limits: &Limits) -> Answer {
         let up_to_date = next == self.tail();
         let head = self.line_head(Class::Sse, next, self.cursor(now, read, limits), limits);
-        let head = tail::Head { up_to_date, closed: up_to_date && self.is_closed(), ..head };
+        let head = tail::Head {
+            up_to_date,
+            closed: up_to_date && self.is_closed(),
+            ..head
+        };
         self.event_stream().with(header::LINE, head.to_header())
     }
 
@@ -112,8 +129,16 @@ pub(crate) fn message(live: &Live, class: Class) -> Result<Vec<u8>, Damaged> {
                 Body::Bytes(bytes) => bytes.as_slice(),
                 Body::Empty | Body::Plan(_) => &[],
             };
-            let headers = answer.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            Ok(Frame { status: Some(answer.status), headers, ..frame }.encode(body))
+            let headers = answer
+                .headers()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
+            Ok(Frame {
+                status: Some(answer.status),
+                headers,
+                ..frame
+            }
+            .encode(body))
         }
     }
 }
@@ -125,7 +150,10 @@ fn long_poll_answer(live: &Live, frames: &[u8]) -> Result<Answer, Damaged> {
         return Ok(Answer::refusal(&Refusal::StreamNotFound));
     }
     if frames.is_empty() {
-        return Ok(Answer::uncached(204).at(live.next).up_to_date(true).closed(closed));
+        return Ok(Answer::uncached(204)
+            .at(live.next)
+            .up_to_date(true)
+            .closed(closed));
     }
     let tag = entity_tag::entity_tag(live.incarnation, live.from, live.next, closed);
     let answer = Answer::uncached(200)
@@ -134,6 +162,10 @@ fn long_poll_answer(live: &Live, frames: &[u8]) -> Result<Answer, Damaged> {
         .at(live.next)
         .up_to_date(true)
         .closed(closed);
-    let answer = if closed { answer } else { answer.cursor(live.cursor) };
+    let answer = if closed {
+        answer
+    } else {
+        answer.cursor(live.cursor)
+    };
     Ok(answer.body(Body::Bytes(plan::body(live.format, frames.to_vec())?)))
 }

@@ -89,14 +89,25 @@ impl Stream {
             None => None,
             Some(head) => Some(Life::recall(now, head, rows, limits)?),
         };
-        Ok(Self { limits: limits.clone(), nonce, created: 0, life })
+        Ok(Self {
+            limits: limits.clone(),
+            nonce,
+            created: 0,
+            life,
+        })
     }
 
     /// Takes one input and says in `turn` what is to be done.
     ///
     /// # Errors
     /// When the rows cannot be read. The step is void then: the instance must be dropped and its turn with it.
-    pub fn step(&mut self, now: Millis, input: Input, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
+    pub fn step(
+        &mut self,
+        now: Millis,
+        input: Input,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<(), Unreadable> {
         match input {
             Input::Call { id, call } => {
                 self.expire_if_due(now, rows, turn)?;
@@ -106,7 +117,10 @@ impl Stream {
                     Ok(Reply::Attach(line)) => Gated::Attach { call: id, line },
                     Err(Stop::Refused(refusal)) => {
                         let answer = Answer::refusal(&refusal);
-                        Gated::Answer { call: id, answer: if bodiless { answer.without_body() } else { answer } }
+                        Gated::Answer {
+                            call: id,
+                            answer: if bodiless { answer.without_body() } else { answer },
+                        }
                     }
                     Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
                 };
@@ -176,7 +190,10 @@ impl Life {
     /// What a former instance has left behind.
     fn recall(now: Millis, head: Head, rows: &impl Rows, limits: &Limits) -> Result<Self, Unreadable> {
         let last = rows.at_or_before(head.hot, RowKey::LAST)?;
-        let tail = last.map_or_else(Tail::default, |row| Tail { position: row.end(), bytes: row.bytes_through() });
+        let tail = last.map_or_else(Tail::default, |row| Tail {
+            position: row.end(),
+            bytes: row.bytes_through(),
+        });
         Ok(Self {
             format: content_type::format(&head.content_type),
             used: expire::Used::recall(now, &head, last.map(|row| row.at), limits),

@@ -35,14 +35,21 @@ impl Writers {
             return if stamp.seq == 0 {
                 Ok(Admission::Accepted)
             } else {
-                Err(Refusal::SequenceGap { expected: 0, received: stamp.seq })
+                Err(Refusal::SequenceGap {
+                    expected: 0,
+                    received: stamp.seq,
+                })
             };
         };
         if stamp.epoch < last.epoch {
             return Err(Refusal::StaleEpoch { current: last.epoch });
         }
         if stamp.epoch > last.epoch {
-            return if stamp.seq == 0 { Ok(Admission::Accepted) } else { Err(Refusal::EpochStartsAtZero) };
+            return if stamp.seq == 0 {
+                Ok(Admission::Accepted)
+            } else {
+                Err(Refusal::EpochStartsAtZero)
+            };
         }
         if stamp.seq <= last.seq {
             return Ok(Admission::Duplicate(*last));
@@ -51,7 +58,10 @@ impl Writers {
         if stamp.seq == expected {
             Ok(Admission::Accepted)
         } else {
-            Err(Refusal::SequenceGap { expected, received: stamp.seq })
+            Err(Refusal::SequenceGap {
+                expected,
+                received: stamp.seq,
+            })
         }
     }
 
@@ -66,14 +76,22 @@ impl Writers {
     /// `Stream-Seq` must rise, byte by byte compared.
     pub(super) fn admit_stream_seq(&self, stream_seq: Option<&str>) -> Result<(), Refusal> {
         match (stream_seq, &self.stream_seq) {
-            (Some(next), Some(last)) if next.as_bytes() <= last.as_bytes() => Err(Refusal::SequenceRegression),
+            (Some(next), Some(last)) if next.as_bytes() <= last.as_bytes() => {
+                Err(Refusal::SequenceRegression)
+            }
             _ => Ok(()),
         }
     }
 
     pub(super) fn record(&mut self, mark: WriterMark) {
         if let Some(stamp) = mark.producer {
-            self.producers.insert(stamp.id, Last { epoch: stamp.epoch, seq: stamp.seq });
+            self.producers.insert(
+                stamp.id,
+                Last {
+                    epoch: stamp.epoch,
+                    seq: stamp.seq,
+                },
+            );
         }
         if mark.stream_seq.is_some() {
             self.stream_seq = mark.stream_seq;
@@ -101,29 +119,63 @@ mod tests {
     use super::*;
 
     fn stamp(epoch: u64, seq: u64) -> ProducerStamp {
-        ProducerStamp { id: "p".to_owned(), epoch, seq }
+        ProducerStamp {
+            id: "p".to_owned(),
+            epoch,
+            seq,
+        }
     }
 
     #[test]
     fn the_protocols_table() {
         let mut writers = Writers::default();
-        assert_eq!(writers.admit(&stamp(7, 1)), Err(Refusal::SequenceGap { expected: 0, received: 1 }));
+        assert_eq!(
+            writers.admit(&stamp(7, 1)),
+            Err(Refusal::SequenceGap {
+                expected: 0,
+                received: 1
+            })
+        );
         assert_eq!(writers.admit(&stamp(7, 0)), Ok(Admission::Accepted));
-        writers.record(WriterMark { producer: Some(stamp(7, 3)), stream_seq: None });
-        assert_eq!(writers.admit(&stamp(6, 9)), Err(Refusal::StaleEpoch { current: 7 }));
+        writers.record(WriterMark {
+            producer: Some(stamp(7, 3)),
+            stream_seq: None,
+        });
+        assert_eq!(
+            writers.admit(&stamp(6, 9)),
+            Err(Refusal::StaleEpoch { current: 7 })
+        );
         assert_eq!(writers.admit(&stamp(8, 1)), Err(Refusal::EpochStartsAtZero));
         assert_eq!(writers.admit(&stamp(8, 0)), Ok(Admission::Accepted));
-        assert_eq!(writers.admit(&stamp(7, 2)), Ok(Admission::Duplicate(Last { epoch: 7, seq: 3 })));
+        assert_eq!(
+            writers.admit(&stamp(7, 2)),
+            Ok(Admission::Duplicate(Last { epoch: 7, seq: 3 }))
+        );
         assert_eq!(writers.admit(&stamp(7, 4)), Ok(Admission::Accepted));
-        assert_eq!(writers.admit(&stamp(7, 5)), Err(Refusal::SequenceGap { expected: 4, received: 5 }));
+        assert_eq!(
+            writers.admit(&stamp(7, 5)),
+            Err(Refusal::SequenceGap {
+                expected: 4,
+                received: 5
+            })
+        );
     }
 
     #[test]
     fn stream_seq_is_compared_byte_by_byte() {
         let mut writers = Writers::default();
-        writers.record(WriterMark { producer: None, stream_seq: Some("2".to_owned()) });
-        assert_eq!(writers.admit_stream_seq(Some("10")), Err(Refusal::SequenceRegression));
-        assert_eq!(writers.admit_stream_seq(Some("2")), Err(Refusal::SequenceRegression));
+        writers.record(WriterMark {
+            producer: None,
+            stream_seq: Some("2".to_owned()),
+        });
+        assert_eq!(
+            writers.admit_stream_seq(Some("10")),
+            Err(Refusal::SequenceRegression)
+        );
+        assert_eq!(
+            writers.admit_stream_seq(Some("2")),
+            Err(Refusal::SequenceRegression)
+        );
         assert_eq!(writers.admit_stream_seq(Some("20")), Ok(()));
         assert_eq!(writers.admit_stream_seq(None), Ok(()));
     }

@@ -27,13 +27,21 @@ impl Stream {
         if start == tail {
             return Ok(life.read_at_tail(now, &read, limits));
         }
-        let shape = if read.live == Some(Class::Sse) { Shape::Event } else { Shape::Body };
+        let shape = if read.live == Some(Class::Sse) {
+            Shape::Event
+        } else {
+            Shape::Body
+        };
         let page = life.page(start, shape, rows, limits)?;
         let answer = match read.live {
             Some(Class::Sse) => life.event_page(page.end, now, &read, limits),
             Some(Class::LongPoll) => {
                 let answer = life.page_answer(start, page.end, cache::long_poll(read.cache_mode, limits));
-                if life.is_closed() && page.end == tail { answer } else { answer.cursor(life.cursor(now, &read, limits)) }
+                if life.is_closed() && page.end == tail {
+                    answer
+                } else {
+                    answer.cursor(life.cursor(now, &read, limits))
+                }
             }
             None => {
                 let cache = cache::catch_up(read.cache_mode, page.end == tail, limits);
@@ -58,7 +66,8 @@ impl Life {
             None => {
                 let answer = if read.from == From::Now {
                     // Names no content, so that there is nothing to be tagged (protocol 8).
-                    let answer = Answer::uncached(200).with(header::CONTENT_TYPE, self.head.content_type.clone());
+                    let answer =
+                        Answer::uncached(200).with(header::CONTENT_TYPE, self.head.content_type.clone());
                     answer.at(tail).up_to_date(true).closed(self.is_closed())
                 } else {
                     self.page_answer(tail, tail, cache::catch_up(CacheMode::Private, true, limits))
@@ -75,12 +84,20 @@ impl Life {
     }
 
     /// The head of a page (protocol 5.6).
-    fn page_answer(&self, start: Offset, end: Offset, cache_control: std::borrow::Cow<'static, str>) -> Answer {
+    fn page_answer(
+        &self,
+        start: Offset,
+        end: Offset,
+        cache_control: std::borrow::Cow<'static, str>,
+    ) -> Answer {
         let up_to_date = end == self.tail();
         let closed = up_to_date && self.is_closed();
         Answer::new(200, cache_control)
             .with(header::CONTENT_TYPE, self.head.content_type.clone())
-            .with(header::ETAG, entity_tag::entity_tag(self.head.incarnation, start, end, closed))
+            .with(
+                header::ETAG,
+                entity_tag::entity_tag(self.head.incarnation, start, end, closed),
+            )
             .at(end)
             .up_to_date(up_to_date)
             .closed(closed)
@@ -93,13 +110,22 @@ impl Life {
     }
 
     /// The page that begins at `start`, which is before the tail.
-    fn page(&self, start: Offset, shape: Shape, rows: &impl Rows, limits: &Limits) -> Result<Page, Unreadable> {
+    fn page(
+        &self,
+        start: Offset,
+        shape: Shape,
+        rows: &impl Rows,
+        limits: &Limits,
+    ) -> Result<Page, Unreadable> {
         let first = self.row(RowKey::at(start.position), rows)?;
         let skip = start.position - first.key.position();
         // Bytes can be cut anywhere; messages cannot, and neither should the text of one append where SSE shows it.
         let cut_anywhere = self.format != Format::Json && shape == Shape::Body;
         let (last, end) = if cut_anywhere {
-            let end = start.position.saturating_add(limits.chunk_bytes_max.max(1)).min(self.tail.position);
+            let end = start
+                .position
+                .saturating_add(limits.chunk_bytes_max.max(1))
+                .min(self.tail.position);
             (self.row(RowKey::at(end - 1), rows)?, end)
         } else {
             let last = self.last_within(&first, limits.chunk_bytes_max, rows)?;
@@ -112,7 +138,10 @@ impl Life {
             format: self.format,
             shape,
         };
-        Ok(Page { end: Offset::new(self.head.segment, end), plan })
+        Ok(Page {
+            end: Offset::new(self.head.segment, end),
+            plan,
+        })
     }
 
     /// The last row that ends a message and lies, with all from `first` on, within `bytes_max`; at least the one that ends
@@ -124,7 +153,11 @@ impl Life {
         }
         // The boundary falls into a message of several rows.
         let position = last.key.position();
-        let before = if position > first.key.position() { position - 1 } else { position };
+        let before = if position > first.key.position() {
+            position - 1
+        } else {
+            position
+        };
         self.row(RowKey::last_at(before), rows)
     }
 
@@ -152,14 +185,28 @@ impl Life {
     }
 
     /// The rows from `first` to `last` in groups that can be fetched as one value each.
-    fn spans(&self, first: RowMark, last: RowMark, rows: &impl Rows, limits: &Limits) -> Result<Vec<Span>, Unreadable> {
+    fn spans(
+        &self,
+        first: RowMark,
+        last: RowMark,
+        rows: &impl Rows,
+        limits: &Limits,
+    ) -> Result<Vec<Span>, Unreadable> {
         let table = self.head.hot;
         let mut spans = Vec::new();
         let mut from = first;
         loop {
             let fits = |row: &RowMark| row.bytes_through() - from.bytes_before <= limits.row_bytes_max;
-            let to = if fits(&last) { last } else { self.last_fitting(&from, limits.row_bytes_max, rows)? };
-            spans.push(Span { table, from: from.key, to: to.key });
+            let to = if fits(&last) {
+                last
+            } else {
+                self.last_fitting(&from, limits.row_bytes_max, rows)?
+            };
+            spans.push(Span {
+                table,
+                from: from.key,
+                to: to.key,
+            });
             if to.key >= last.key {
                 return Ok(spans);
             }

@@ -45,7 +45,11 @@ impl Answer {
     /// An empty answer. There is none without a `Cache-Control`.
     #[must_use]
     pub fn new(status: u16, cache_control: Cow<'static, str>) -> Self {
-        Self { status, headers: vec![(header::CACHE_CONTROL, cache_control)], body: Body::Empty }
+        Self {
+            status,
+            headers: vec![(header::CACHE_CONTROL, cache_control)],
+            body: Body::Empty,
+        }
     }
 
     /// An empty answer that nobody may keep.
@@ -92,7 +96,8 @@ impl Answer {
     /// The stream cannot answer at the moment.
     #[must_use]
     pub fn unavailable(limits: &Limits) -> Self {
-        Self::error(503, "unavailable", "the stream cannot answer at the moment").with(header::RETRY_AFTER, limits.retry_after_s.to_string())
+        Self::error(503, "unavailable", "the stream cannot answer at the moment")
+            .with(header::RETRY_AFTER, limits.retry_after_s.to_string())
     }
 
     /// What a browser asks before it sends anything unusual to another origin.
@@ -116,8 +121,15 @@ impl Answer {
             error: Error<'a>,
         }
         // Nothing in it can fail to become JSON.
-        let body = serde_json::to_vec(&Envelope { error: Error { code, message } }).unwrap_or_default();
-        Self { body: Body::Bytes(body), ..Self::uncached(status) }.with(header::CONTENT_TYPE, "application/json")
+        let body = serde_json::to_vec(&Envelope {
+            error: Error { code, message },
+        })
+        .unwrap_or_default();
+        Self {
+            body: Body::Bytes(body),
+            ..Self::uncached(status)
+        }
+        .with(header::CONTENT_TYPE, "application/json")
     }
 
     #[must_use]
@@ -133,12 +145,20 @@ impl Answer {
 
     #[must_use]
     pub(crate) fn up_to_date(self, up_to_date: bool) -> Self {
-        if up_to_date { self.with(header::STREAM_UP_TO_DATE, "true") } else { self }
+        if up_to_date {
+            self.with(header::STREAM_UP_TO_DATE, "true")
+        } else {
+            self
+        }
     }
 
     #[must_use]
     pub(crate) fn closed(self, closed: bool) -> Self {
-        if closed { self.with(header::STREAM_CLOSED, "true") } else { self }
+        if closed {
+            self.with(header::STREAM_CLOSED, "true")
+        } else {
+            self
+        }
     }
 
     #[must_use]
@@ -149,7 +169,8 @@ impl Answer {
     /// The producer's highest accepted sequence (protocol 5.2.1).
     #[must_use]
     pub(crate) fn producer(self, epoch: u64, seq: u64) -> Self {
-        self.with(header::PRODUCER_EPOCH, epoch.to_string()).with(header::PRODUCER_SEQ, seq.to_string())
+        self.with(header::PRODUCER_EPOCH, epoch.to_string())
+            .with(header::PRODUCER_SEQ, seq.to_string())
     }
 
     #[must_use]
@@ -184,6 +205,8 @@ impl Answer {
     /// The value of a header, under the very name it was given.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers().find(|(each, _)| *each == name).map(|(_, value)| value)
+        self.headers()
+            .find(|(each, _)| *each == name)
+            .map(|(_, value)| value)
     }
 }

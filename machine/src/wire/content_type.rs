@@ -8,7 +8,12 @@ pub const DEFAULT: &str = "application/octet-stream";
 /// The media type without parameters, in lower case: what is compared.
 #[must_use]
 pub fn essence(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }
 
 /// Whether two content types name the same media type.
@@ -21,12 +26,33 @@ pub fn matches(one: &str, other: &str) -> bool {
 #[must_use]
 pub fn is_well_formed(content_type: &str) -> bool {
     let token = |text: &str| !text.is_empty() && text.bytes().all(is_token);
-    essence(content_type).split_once('/').is_some_and(|(kind, subtype)| token(kind) && token(subtype))
-        && content_type.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte))
+    essence(content_type)
+        .split_once('/')
+        .is_some_and(|(kind, subtype)| token(kind) && token(subtype))
+        && content_type
+            .bytes()
+            .all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte))
 }
 
 const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
 /// How a stream of this type is answered.
@@ -56,7 +82,14 @@ mod tests {
 
     #[test]
     fn a_type_needs_a_subtype() {
-        for text in ["", "text", "text/", "/plain", "te xt/plain", "text/plain; a=\u{7f}"] {
+        for text in [
+            "",
+            "text",
+            "text/",
+            "/plain",
+            "te xt/plain",
+            "text/plain; a=\u{7f}",
+        ] {
             assert!(!is_well_formed(text), "{text:?}");
         }
         assert!(is_well_formed("application/vnd.api+json; charset=\"utf-8\""));

@@ -41,7 +41,10 @@ mod tests {
         assert_eq!(next(now, Some(999), 7, &limits), 1_000);
         for client in 1_000..1_500 {
             let cursor = next(now, Some(client), 7, &limits);
-            assert!(cursor > client && cursor <= client + limits.cursor_jitter_intervals, "{client} {cursor}");
+            assert!(
+                cursor > client && cursor <= client + limits.cursor_jitter_intervals,
+                "{client} {cursor}"
+            );
             assert_eq!(cursor, next(now, Some(client), 7, &limits));
         }
     }

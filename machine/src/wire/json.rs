@@ -36,13 +36,36 @@ mod tests {
     #[test]
     fn bytes_are_kept_as_sent() {
         let body = r#"[12345678901234567890, 1.0, {"b":1,"a":2},{"k":1,"k":2}, "\u0041 \ud800", 1E+2 , { "x" : [ 1 ,2 ] }]"#;
-        let expected = vec!["12345678901234567890", "1.0", r#"{"b":1,"a":2}"#, r#"{"k":1,"k":2}"#, r#""\u0041 \ud800""#, "1E+2", r#"{ "x" : [ 1 ,2 ] }"#];
+        let expected = vec![
+            "12345678901234567890",
+            "1.0",
+            r#"{"b":1,"a":2}"#,
+            r#"{"k":1,"k":2}"#,
+            r#""\u0041 \ud800""#,
+            "1E+2",
+            r#"{ "x" : [ 1 ,2 ] }"#,
+        ];
         assert_eq!(messages(body.as_bytes()), Ok(expected));
     }
 
     #[test]
     fn what_is_not_json_is_refused() {
-        for body in ["", " ", "{", "[1,]", "[1 2]", "nul", "01", "\"a", "{\"a\"}", "1 2", "[1]x", "NaN", "\u{feff}1", "\"\u{1}\""] {
+        for body in [
+            "",
+            " ",
+            "{",
+            "[1,]",
+            "[1 2]",
+            "nul",
+            "01",
+            "\"a",
+            "{\"a\"}",
+            "1 2",
+            "[1]x",
+            "NaN",
+            "\u{feff}1",
+            "\"\u{1}\"",
+        ] {
             assert_eq!(messages(body.as_bytes()), Err(INVALID), "{body:?}");
         }
         assert_eq!(messages(b"\"\xff\""), Err(INVALID));

@@ -41,7 +41,9 @@ impl CacheMode {
     /// Reads [`Self::name`].
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Private, Self::Shared].into_iter().find(|mode| mode.name() == name)
+        [Self::Private, Self::Shared]
+            .into_iter()
+            .find(|mode| mode.name() == name)
     }
 }
 

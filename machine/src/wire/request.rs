@@ -107,7 +107,8 @@ pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
 fn awaits_body(call: Call, head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
     let bytes_max = limits.append_bytes_max;
-    let announced = (head.header)(header::CONTENT_LENGTH).and_then(|length| length.trim().parse::<u64>().ok());
+    let announced =
+        (head.header)(header::CONTENT_LENGTH).and_then(|length| length.trim().parse::<u64>().ok());
     if announced.is_some_and(|length| length > bytes_max) {
         return Err(Refusal::BodyTooLarge { max: bytes_max });
     }
@@ -129,11 +130,16 @@ impl AwaitsBody {
                 if append.close {
                     Ok(Call::Append(append))
                 } else {
-                    Err(Refusal::Malformed("the body is empty; only a request with Stream-Closed: true may have none"))
+                    Err(Refusal::Malformed(
+                        "the body is empty; only a request with Stream-Closed: true may have none",
+                    ))
                 }
             }
             Call::Append(append) => match &append.content_type {
-                None => Err(Refusal::MalformedHeader { header: header::CONTENT_TYPE, rule: "is missing" }),
+                None => Err(Refusal::MalformedHeader {
+                    header: header::CONTENT_TYPE,
+                    rule: "is missing",
+                }),
                 Some(text) if !content_type::is_well_formed(text) => Err(MALFORMED_CONTENT_TYPE),
                 Some(_) => Ok(Call::Append(Append { body, ..append })),
             },
@@ -148,8 +154,10 @@ impl AwaitsBody {
     }
 }
 
-const MALFORMED_CONTENT_TYPE: Refusal =
-    Refusal::MalformedHeader { header: header::CONTENT_TYPE, rule: "is not of the form type/subtype" };
+const MALFORMED_CONTENT_TYPE: Refusal = Refusal::MalformedHeader {
+    header: header::CONTENT_TYPE,
+    rule: "is not of the form type/subtype",
+};
 
 fn create(head: Head<'_>, limits: &Limits) -> Result<Create, Refusal> {
     if (head.header)("Stream-Forked-From").is_some() {
@@ -160,7 +168,10 @@ fn create(head: Head<'_>, limits: &Limits) -> Result<Create, Refusal> {
         Some(text) if text.trim().is_empty() => content_type::DEFAULT.to_owned(),
         Some(text) if !content_type::is_well_formed(&text) => return Err(MALFORMED_CONTENT_TYPE),
         Some(text) if text.len() as u64 > limits.content_type_bytes_max => {
-            return Err(Refusal::MalformedHeader { header: header::CONTENT_TYPE, rule: "is too long" });
+            return Err(Refusal::MalformedHeader {
+                header: header::CONTENT_TYPE,
+                rule: "is too long",
+            });
         }
         Some(text) => text,
     };
@@ -197,18 +208,25 @@ fn read(head: Head<'_>) -> Result<Read, Refusal> {
         None if live.is_some() => return Err(Refusal::Malformed("a live read needs an offset")),
         None | Some("-1") => From::Start,
         Some("now") => From::Now,
-        Some(text) => From::Offset(text.parse().map_err(|_| Refusal::Malformed("the offset is malformed"))?),
+        Some(text) => From::Offset(
+            text.parse()
+                .map_err(|_| Refusal::Malformed("the offset is malformed"))?,
+        ),
     };
     let cursor = match parameter(query, "cursor", "the cursor parameter is given twice")? {
         None => None,
-        Some(text) => Some(safe_integer(&text).ok_or(Refusal::Malformed("the cursor is not one that this server gave"))?),
+        Some(text) => Some(
+            safe_integer(&text).ok_or(Refusal::Malformed("the cursor is not one that this server gave"))?,
+        ),
     };
     Ok(Read {
         from,
         live,
         cursor,
         if_none_match: (head.header)(header::IF_NONE_MATCH),
-        cache_mode: (head.header)(header::CACHE_MODE).and_then(|name| CacheMode::from_name(&name)).unwrap_or_default(),
+        cache_mode: (head.header)(header::CACHE_MODE)
+            .and_then(|name| CacheMode::from_name(&name))
+            .unwrap_or_default(),
     })
 }
 
@@ -222,7 +240,11 @@ pub fn is_live(method: &str, url: &str) -> bool {
 fn parameter(query: &str, name: &str, repeated: &'static str) -> Result<Option<String>, Refusal> {
     let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(each, _)| each == name);
     let first = values.next().map(|(_, value)| value.into_owned());
-    if values.next().is_some() { Err(Refusal::Malformed(repeated)) } else { Ok(first) }
+    if values.next().is_some() {
+        Err(Refusal::Malformed(repeated))
+    } else {
+        Ok(first)
+    }
 }
 
 /// `Stream-Closed` counts only as `true`, in any case (protocol 4.1).
@@ -235,21 +257,32 @@ fn expiry(head: Head<'_>) -> Result<Expiry, Refusal> {
     let expires_at = (head.header)(header::STREAM_EXPIRES_AT);
     match (ttl, expires_at) {
         (None, None) => Ok(Expiry::Never),
-        (Some(_), Some(_)) => Err(Refusal::Malformed("Stream-TTL and Stream-Expires-At exclude each other")),
+        (Some(_), Some(_)) => Err(Refusal::Malformed(
+            "Stream-TTL and Stream-Expires-At exclude each other",
+        )),
         (Some(text), None) => {
             let rule = "must be a whole number of seconds without sign or leading zeros";
             let plain = text == "0" || !text.starts_with('0');
             let seconds = safe_integer(&text).filter(|_| plain);
-            let seconds = seconds.ok_or(Refusal::MalformedHeader { header: header::STREAM_TTL, rule })?;
+            let seconds = seconds.ok_or(Refusal::MalformedHeader {
+                header: header::STREAM_TTL,
+                rule,
+            })?;
             Ok(Expiry::Sliding { seconds })
         }
         (None, Some(text)) => {
             let rule = "must be an RFC 3339 time";
             let at = OffsetDateTime::parse(text.trim(), &Rfc3339);
-            let at = at.map_err(|_| Refusal::MalformedHeader { header: header::STREAM_EXPIRES_AT, rule })?;
+            let at = at.map_err(|_| Refusal::MalformedHeader {
+                header: header::STREAM_EXPIRES_AT,
+                rule,
+            })?;
             // A time before 1970 is as much in the past as 1970 itself.
             let at = Millis(u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0));
-            Ok(Expiry::At { at, text: text.trim().to_owned() })
+            Ok(Expiry::At {
+                at,
+                text: text.trim().to_owned(),
+            })
         }
     }
 }
@@ -260,16 +293,29 @@ fn producer(head: Head<'_>, limits: &Limits) -> Result<Option<ProducerStamp>, Re
     let (id, epoch, seq) = match names.map(|name| (head.header)(name)) {
         [None, None, None] => return Ok(None),
         [Some(id), Some(epoch), Some(seq)] => (id, epoch, seq),
-        _ => return Err(Refusal::Malformed("Producer-Id, Producer-Epoch and Producer-Seq go together")),
+        _ => {
+            return Err(Refusal::Malformed(
+                "Producer-Id, Producer-Epoch and Producer-Seq go together",
+            ));
+        }
     };
     if id.is_empty() {
-        return Err(Refusal::MalformedHeader { header: header::PRODUCER_ID, rule: "must not be empty" });
+        return Err(Refusal::MalformedHeader {
+            header: header::PRODUCER_ID,
+            rule: "must not be empty",
+        });
     }
     if id.len() as u64 > limits.producer_id_bytes_max {
-        return Err(Refusal::MalformedHeader { header: header::PRODUCER_ID, rule: "is too long" });
+        return Err(Refusal::MalformedHeader {
+            header: header::PRODUCER_ID,
+            rule: "is too long",
+        });
     }
     let number = |header, text: &str| {
-        safe_integer(text).ok_or(Refusal::MalformedHeader { header, rule: "must be a whole number up to 2^53-1" })
+        safe_integer(text).ok_or(Refusal::MalformedHeader {
+            header,
+            rule: "must be a whole number up to 2^53-1",
+        })
     };
     Ok(Some(ProducerStamp {
         id,
@@ -280,12 +326,14 @@ fn producer(head: Head<'_>, limits: &Limits) -> Result<Option<ProducerStamp>, Re
 
 fn stream_seq(head: Head<'_>, limits: &Limits) -> Result<Option<String>, Refusal> {
     match (head.header)(header::STREAM_SEQ) {
-        Some(text) if text.is_empty() => {
-            Err(Refusal::MalformedHeader { header: header::STREAM_SEQ, rule: "must not be empty" })
-        }
-        Some(text) if text.len() as u64 > limits.stream_seq_bytes_max => {
-            Err(Refusal::MalformedHeader { header: header::STREAM_SEQ, rule: "is too long" })
-        }
+        Some(text) if text.is_empty() => Err(Refusal::MalformedHeader {
+            header: header::STREAM_SEQ,
+            rule: "must not be empty",
+        }),
+        Some(text) if text.len() as u64 > limits.stream_seq_bytes_max => Err(Refusal::MalformedHeader {
+            header: header::STREAM_SEQ,
+            rule: "is too long",
+        }),
         text => Ok(text),
     }
 }
@@ -305,9 +353,19 @@ mod tests {
 
     fn parsed(method: &str, url: &str, headers: &[(&str, &str)]) -> Result<Parsed, Refusal> {
         let header = |name: &str| {
-            headers.iter().find(|(each, _)| each.eq_ignore_ascii_case(name)).map(|(_, value)| (*value).to_owned())
+            headers
+                .iter()
+                .find(|(each, _)| each.eq_ignore_ascii_case(name))
+                .map(|(_, value)| (*value).to_owned())
         };
-        parse(Head { method, url, header: &header }, &Limits::DEFAULT)
+        parse(
+            Head {
+                method,
+                url,
+                header: &header,
+            },
+            &Limits::DEFAULT,
+        )
     }
 
     fn posted(headers: &[(&str, &str)], body: &'static [u8]) -> Result<Call, Refusal> {
@@ -326,10 +384,25 @@ mod tests {
         };
         assert_eq!(read(""), Ok((From::Start, None, None)));
         assert_eq!(read("offset=-1"), Ok((From::Start, None, None)));
-        assert_eq!(read("offset=now&live=sse&cursor=7"), Ok((From::Now, Some(Class::Sse), Some(7))));
+        assert_eq!(
+            read("offset=now&live=sse&cursor=7"),
+            Ok((From::Now, Some(Class::Sse), Some(7)))
+        );
         let offset = Offset::new(1, 2);
-        assert_eq!(read(&format!("offset={offset}")), Ok((From::Offset(offset), None, None)));
-        for query in ["offset=", "offset=-1&offset=now", "live=sse", "offset=-1&live=", "offset=-1&live=ws", "offset=0_0", "cursor=x", "offset=-1%00"] {
+        assert_eq!(
+            read(&format!("offset={offset}")),
+            Ok((From::Offset(offset), None, None))
+        );
+        for query in [
+            "offset=",
+            "offset=-1&offset=now",
+            "live=sse",
+            "offset=-1&live=",
+            "offset=-1&live=ws",
+            "offset=0_0",
+            "cursor=x",
+            "offset=-1%00",
+        ] {
             assert!(read(query).is_err(), "{query}");
         }
     }
@@ -339,10 +412,26 @@ mod tests {
         let max = "9007199254740991";
         let over = "9007199254740992";
         let post = |id: &str, epoch: &str, seq: &str| {
-            posted(&[("content-type", "text/plain"), ("producer-id", id), ("producer-epoch", epoch), ("producer-seq", seq)], b"x")
+            posted(
+                &[
+                    ("content-type", "text/plain"),
+                    ("producer-id", id),
+                    ("producer-epoch", epoch),
+                    ("producer-seq", seq),
+                ],
+                b"x",
+            )
         };
         assert!(post("p", max, max).is_ok());
-        for (id, epoch, seq) in [("", "0", "0"), ("p", over, "0"), ("p", "0", over), ("p", "-1", "0"), ("p", "0", "1.0"), ("p", "", "0"), ("p", "0", "1e3")] {
+        for (id, epoch, seq) in [
+            ("", "0", "0"),
+            ("p", over, "0"),
+            ("p", "0", over),
+            ("p", "-1", "0"),
+            ("p", "0", "1.0"),
+            ("p", "", "0"),
+            ("p", "0", "1e3"),
+        ] {
             assert!(post(id, epoch, seq).is_err(), "{id} {epoch} {seq}");
         }
         assert!(posted(&[("content-type", "text/plain"), ("producer-id", "p")], b"x").is_err());
@@ -354,7 +443,17 @@ mod tests {
         for text in ["0", "1", "3600", "9007199254740991"] {
             assert!(ttl(text), "{text}");
         }
-        for text in ["", "+1", "01", "00", "1.0", "3.6e3", "-1", " 1", "9007199254740992"] {
+        for text in [
+            "",
+            "+1",
+            "01",
+            "00",
+            "1.0",
+            "3.6e3",
+            "-1",
+            " 1",
+            "9007199254740992",
+        ] {
             assert!(!ttl(text), "{text}");
         }
     }
@@ -371,9 +470,15 @@ mod tests {
     fn a_large_body_is_refused_by_its_announcement_and_by_its_size() {
         let max = Limits::DEFAULT.append_bytes_max;
         assert!(parsed("POST", "http://h/s", &[("content-length", &max.to_string())]).is_ok());
-        let refused = parsed("POST", "http://h/s", &[("content-length", &(max + 1).to_string())]);
+        let refused = parsed(
+            "POST",
+            "http://h/s",
+            &[("content-length", &(max + 1).to_string())],
+        );
         assert_eq!(refused.err(), Some(Refusal::BodyTooLarge { max }));
-        let Ok(Parsed::AwaitsBody(awaits)) = parsed("PUT", "http://h/s", &[]) else { panic!() };
+        let Ok(Parsed::AwaitsBody(awaits)) = parsed("PUT", "http://h/s", &[]) else {
+            panic!()
+        };
         let body = Bytes::from(vec![0; 1 + usize::try_from(max).unwrap_or(0)]);
         assert_eq!(awaits.with_body(body), Err(Refusal::BodyTooLarge { max }));
     }

@@ -16,7 +16,10 @@ pub fn text_event(name: &str, payload: &[u8]) -> Vec<u8> {
     let mut event = begin(name, payload.len());
     let mut rest = payload;
     loop {
-        let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+        let end = rest
+            .iter()
+            .position(|byte| matches!(byte, b'\n' | b'\r'))
+            .unwrap_or(rest.len());
         push_line(&mut event, &rest[..end]);
         match rest.get(end) {
             None => break,
@@ -46,7 +49,11 @@ fn begin(name: &str, payload_bytes: usize) -> Vec<u8> {
 }
 
 fn push_line(event: &mut Vec<u8>, line: &[u8]) {
-    event.extend_from_slice(if line.first() == Some(&b' ') { b"data: " } else { b"data:" });
+    event.extend_from_slice(if line.first() == Some(&b' ') {
+        b"data: "
+    } else {
+        b"data:"
+    });
     event.extend_from_slice(line);
     event.push(b'\n');
 }
@@ -86,12 +93,24 @@ mod tests {
     fn data(event: &[u8]) -> String {
         let text = String::from_utf8_lossy(event);
         let lines = text.lines().filter_map(|line| line.strip_prefix("data:"));
-        lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
+        lines
+            .map(|line| line.strip_prefix(' ').unwrap_or(line))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
     fn text_survives_the_trip_but_for_the_kind_of_line_ending() {
-        for text in ["Hello", " world", "", "\n", "a\n\n b", "  two", "event: x\n: y\ndata: z", "\u{2028}"] {
+        for text in [
+            "Hello",
+            " world",
+            "",
+            "\n",
+            "a\n\n b",
+            "  two",
+            "event: x\n: y\ndata: z",
+            "\u{2028}",
+        ] {
             assert_eq!(data(&text_event("data", text.as_bytes())), text, "{text:?}");
         }
         assert_eq!(data(&text_event("data", b"a\r\nb\rc\r")), "a\nb\nc\n");

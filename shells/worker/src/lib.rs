@@ -7,6 +7,8 @@ mod platform;
 mod response;
 mod router;
 mod storage;
+#[cfg(feature = "test-routes")]
+mod test_routes;
 
 use std::cell::OnceCell;
 
@@ -19,7 +21,11 @@ fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T)
     thread_local! {
         static SETTINGS: OnceCell<Result<Settings, String>> = const { OnceCell::new() };
     }
-    let variable = |name: &str| Reflect::get(env, &name.into()).ok().and_then(|value| value.as_string());
+    let variable = |name: &str| {
+        Reflect::get(env, &name.into())
+            .ok()
+            .and_then(|value| value.as_string())
+    };
     let read = || Settings::read(&variable).map_err(|bad| bad.to_string());
     SETTINGS.with(|settings| then(settings.get_or_init(read)))
 }

@@ -21,12 +21,12 @@ const FINISHED: u16 = 4_000;
 #[wasm_bindgen]
 pub struct StreamObject {
     env: JsValue,
-    storage: Storage,
+    pub(crate) storage: Storage,
     /// Woken by the first event that needs it, and dropped when a turn fails.
     stream: RefCell<Option<Stream>>,
     calls: Cell<u64>,
     #[cfg(feature = "test-routes")]
-    test: test_routes::State,
+    pub(crate) test: crate::test_routes::State,
 }
 
 #[wasm_bindgen]
@@ -40,7 +40,7 @@ impl StreamObject {
             stream: RefCell::default(),
             calls: Cell::default(),
             #[cfg(feature = "test-routes")]
-            test: test_routes::State::default(),
+            test: crate::test_routes::State::default(),
         }
     }
 
@@ -59,7 +59,14 @@ impl StreamObject {
         };
         let began = Date::now();
         let header = |name: &str| request.headers().get(name).ok().flatten();
-        let parsed = request::parse(Head { method: &request.method(), url: &request.url(), header: &header }, &limits);
+        let parsed = request::parse(
+            Head {
+                method: &request.method(),
+                url: &request.url(),
+                header: &header,
+            },
+            &limits,
+        );
         let call = match parsed {
             Ok(Parsed::Whole(call)) => Ok(call),
             // Others may have their turns while the body comes in.
@@ -81,7 +88,9 @@ impl StreamObject {
             Err(refusal) => response::plain(&Answer::refusal(&refusal))?,
         };
         if timing || header(DEBUG_TIMING).is_some() {
-            response.headers().append("Server-Timing", &format!("object;dur={}", Date::now() - began))?;
+            response
+                .headers()
+                .append("Server-Timing", &format!("object;dur={}", Date::now() - began))?;
         }
         Ok(response)
     }
@@ -90,7 +99,11 @@ impl StreamObject {
     #[must_use]
     pub fn unavailable() -> String {
         let answer = Answer::unavailable(&Limits::DEFAULT);
-        let headers = answer.headers().map(|(name, value)| format!("[{name:?},{value:?}]")).collect::<Vec<_>>().join(",");
+        let headers = answer
+            .headers()
+            .map(|(name, value)| format!("[{name:?},{value:?}]"))
+            .collect::<Vec<_>>()
+            .join(",");
         let body = match &answer.body {
             Body::Bytes(body) => String::from_utf8_lossy(body).into_owned(),
             Body::Empty | Body::Plan(_) => String::new(),
@@ -140,10 +153,13 @@ impl StreamObject {
         let storage = &self.storage;
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => Stream::wake(now, storage, limits, nonce()?).map_err(|unreadable| JsValue::from(unreadable.to_string()))?,
+            None => Stream::wake(now, storage, limits, nonce()?)
+                .map_err(|unreadable| JsValue::from(unreadable.to_string()))?,
         };
         let mut turn = Turn::default();
-        stream.step(now, input, storage, &mut turn).map_err(|unreadable| JsValue::from(unreadable.to_string()))?;
+        stream
+            .step(now, input, storage, &mut turn)
+            .map_err(|unreadable| JsValue::from(unreadable.to_string()))?;
         storage.apply(&turn, || self.before_commit())?;
         if let Some(live) = &turn.live {
             self.broadcast(live)?;
@@ -163,14 +179,17 @@ impl StreamObject {
             Gated::Answer { answer, .. } => match &answer.body {
                 Body::Plan(plan) => {
                     let frames = self.storage.frames(plan)?;
-                    let body = plan.render(frames).map_err(|damaged| JsValue::from(damaged.to_string()))?;
+                    let body = plan
+                        .render(frames)
+                        .map_err(|damaged| JsValue::from(damaged.to_string()))?;
                     response::response(answer, Some(&body))
                 }
                 Body::Bytes(_) | Body::Empty => response::plain(answer),
             },
             Gated::Attach { line, .. } => {
                 let pair = WebSocketPair::new()?;
-                self.storage.keep_line(&pair.end(1), line.class, line.incarnation)?;
+                self.storage
+                    .keep_line(&pair.end(1), line.class, line.incarnation)?;
                 response::upgrade(&line.answer, &pair.end(0))
             }
         }
@@ -183,7 +202,9 @@ impl StreamObject {
             if lines.length() == 0 {
                 continue;
             }
-            let message = live.message(class).map_err(|damaged| JsValue::from(damaged.to_string()))?;
+            let message = live
+                .message(class)
+                .map_err(|damaged| JsValue::from(damaged.to_string()))?;
             let message = Uint8Array::from(message.as_slice());
             for line in lines.iter() {
                 let line: Socket = line.unchecked_into();
@@ -198,80 +219,9 @@ impl StreamObject {
     }
 
     #[cfg(not(feature = "test-routes"))]
-    #[expect(clippy::unused_self, reason = "does something only where the tests ask for it")]
+    #[expect(
+        clippy::unused_self,
+        reason = "does something only where the tests ask for it"
+    )]
     fn before_commit(&self) {}
-}
-
-/// What the tests need to see and to break; see the feature `test-routes`.
-#[cfg(feature = "test-routes")]
-mod test_routes {
-    use std::cell::Cell;
-
-    use machine::Answer;
-    use wasm_bindgen::JsValue;
-    use web_sys::{Request, Response};
-
-    use super::StreamObject;
-    use crate::platform::nonce;
-    use crate::response;
-    use crate::storage::Counts;
-
-    #[derive(Default)]
-    pub(super) struct State {
-        panics: Cell<bool>,
-        instance: Cell<u64>,
-        last_turn: Cell<Counts>,
-    }
-
-    impl State {
-        pub(super) fn note_turn(&self, before: Counts, after: Counts) {
-            self.last_turn.set(Counts {
-                rows_read: after.rows_read - before.rows_read,
-                rows_written: after.rows_written - before.rows_written,
-            });
-        }
-    }
-
-    impl StreamObject {
-        pub(super) fn test_route(&self, request: &Request) -> Result<Option<Response>, JsValue> {
-            match request.headers().get("X-Test-Op")?.as_deref() {
-                Some("panic") => {
-                    self.test.panics.set(true);
-                    Ok(None)
-                }
-                Some("reset") => {
-                    self.storage.abort("reset by a test")?;
-                    response::plain(&Answer::uncached(204)).map(Some)
-                }
-                Some("stats") => self.stats().map(Some),
-                _ => Ok(None),
-            }
-        }
-
-        pub(super) fn before_commit(&self) {
-            assert!(!self.test.panics.get(), "asked for by a test");
-        }
-
-        fn stats(&self) -> Result<Response, JsValue> {
-            if self.test.instance.get() == 0 {
-                self.test.instance.set(nonce()?);
-            }
-            let counts = self.storage.counts.get();
-            let last = self.test.last_turn.get();
-            let tables = self.storage.tables()?;
-            let json = format!(
-                "{{\"instance\":\"{:016x}\",\"lines\":{},\"rows_written\":{},\"rows_read\":{},\"database_bytes\":{},\"tables\":{:?},\
-                 \"last_turn_rows_written\":{},\"last_turn_rows_read\":{}}}",
-                self.test.instance.get(),
-                self.storage.all_lines()?,
-                counts.rows_written,
-                counts.rows_read,
-                self.storage.database_bytes()?,
-                tables,
-                last.rows_written,
-                last.rows_read,
-            );
-            response::response(&Answer::uncached(200), Some(json.as_bytes()))
-        }
-    }
 }

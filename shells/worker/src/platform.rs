@@ -13,7 +13,11 @@ extern "C" {
     pub(crate) fn storage(this: &ObjectContext) -> ObjectStorage;
 
     #[wasm_bindgen(method, catch, js_name = acceptWebSocket)]
-    pub(crate) fn accept_web_socket(this: &ObjectContext, socket: &JsValue, tags: &Array) -> Result<(), JsValue>;
+    pub(crate) fn accept_web_socket(
+        this: &ObjectContext,
+        socket: &JsValue,
+        tags: &Array,
+    ) -> Result<(), JsValue>;
 
     #[wasm_bindgen(method, catch, js_name = getWebSockets)]
     pub(crate) fn web_sockets(this: &ObjectContext, tag: &str) -> Result<Array, JsValue>;

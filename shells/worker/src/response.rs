@@ -1,8 +1,8 @@
 //! Answers as the platform's responses.
 
 use js_sys::{Reflect, Uint8Array};
-use machine::wire::answer::{Body, COMMON_HEADERS};
 use machine::Answer;
+use machine::wire::answer::{Body, COMMON_HEADERS};
 use wasm_bindgen::JsValue;
 use web_sys::{Headers, Response, ResponseInit};
 
@@ -38,7 +38,7 @@ fn headers(answer: &Answer) -> Result<Headers, JsValue> {
     thread_local! {
         static COMMON: Headers = common_headers();
     }
-    let headers = COMMON.with(|common| Headers::new_with_headers(common))?;
+    let headers = COMMON.with(Headers::new_with_headers)?;
     for (name, value) in answer.own_headers() {
         headers.set(name, value)?;
     }
@@ -46,7 +46,10 @@ fn headers(answer: &Answer) -> Result<Headers, JsValue> {
 }
 
 fn common_headers() -> Headers {
-    let pairs = COMMON_HEADERS.iter().map(|(name, value)| js_sys::Array::of2(&(*name).into(), &(*value).into()));
+    let pairs = COMMON_HEADERS
+        .iter()
+        .map(|(name, value)| js_sys::Array::of2(&(*name).into(), &(*value).into()));
     // The names and values are constants that are valid in HTTP.
-    Headers::new_with_str_sequence_sequence(&pairs.collect::<js_sys::Array>()).unwrap_or_else(|error| wasm_bindgen::throw_val(error))
+    Headers::new_with_str_sequence_sequence(&pairs.collect::<js_sys::Array>())
+        .unwrap_or_else(|error| wasm_bindgen::throw_val(error))
 }

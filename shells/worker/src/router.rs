@@ -19,7 +19,11 @@ async fn fetch(request: Request, env: Env, _context: Context) -> worker::Result<
 
 async fn handle(request: &Request, env: &JsValue) -> Result<Response, JsValue> {
     let header = |name: &str| request.headers().get(name).ok().flatten();
-    let head = Head { method: &request.method(), url: &request.url(), header: &header };
+    let head = Head {
+        method: &request.method(),
+        url: &request.url(),
+        header: &header,
+    };
     let route = settings(env, |settings| match settings {
         Ok(settings) => edge::route(head, settings),
         Err(bad) => Route::Answered(Answer::internal(bad)),
@@ -51,7 +55,11 @@ async fn forward(request: &Request, to_stream: &ToStream, env: &JsValue) -> Resu
             });
         }
     };
-    if to_stream.timing && !to_stream.live { timed(&response, Date::now() - began) } else { Ok(response) }
+    if to_stream.timing && !to_stream.live {
+        timed(&response, Date::now() - began)
+    } else {
+        Ok(response)
+    }
 }
 
 /// The request as the object is to see it, when that is not as it came: with the offer of a line, and with the cache mode
@@ -74,7 +82,10 @@ fn changed_request(request: &Request, to_stream: &ToStream) -> Result<Option<Req
 /// The same response with what the object took, as the router saw it and as the object said.
 fn timed(response: &Response, object_ms: f64) -> Result<Response, JsValue> {
     let headers = Headers::new_with_headers(&response.headers())?;
-    headers.append("Server-Timing", &format!("edge;desc=\"router to object and back\";dur={object_ms}"))?;
+    headers.append(
+        "Server-Timing",
+        &format!("edge;desc=\"router to object and back\";dur={object_ms}"),
+    )?;
     let init = ResponseInit::new();
     init.set_status(response.status());
     init.set_headers(&headers);

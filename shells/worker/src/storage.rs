@@ -49,7 +49,9 @@ impl Storage {
         }
         self.storage.transaction_sync(&mut || {
             for write in &turn.writes {
-                sql::statements(write, |statement, values| self.execute(statement, values, |_| Ok(())))?;
+                sql::statements(write, |statement, values| {
+                    self.execute(statement, values, |_| Ok(()))
+                })?;
             }
             match turn.alarm {
                 // What becomes of the promise shows in the output gate.
@@ -67,7 +69,10 @@ impl Storage {
     pub(crate) fn frames(&self, plan: &Plan) -> Result<Vec<u8>, JsValue> {
         let mut frames = Vec::new();
         for span in &plan.spans {
-            let keys = [Value::Integer(span.from.stored()), Value::Integer(span.to.stored())];
+            let keys = [
+                Value::Integer(span.from.stored()),
+                Value::Integer(span.to.stored()),
+            ];
             self.execute(sql::frames(span.table), &keys, |row| {
                 let bytes = Uint8Array::new(&row.get(0));
                 let end = frames.len();
@@ -84,8 +89,14 @@ impl Storage {
         self.context.web_sockets(&tag(class, incarnation))
     }
 
-    pub(crate) fn keep_line(&self, line: &Socket, class: Class, incarnation: Incarnation) -> Result<(), JsValue> {
-        self.context.accept_web_socket(line, &Array::of1(&tag(class, incarnation).into()))
+    pub(crate) fn keep_line(
+        &self,
+        line: &Socket,
+        class: Class,
+        incarnation: Incarnation,
+    ) -> Result<(), JsValue> {
+        self.context
+            .accept_web_socket(line, &Array::of1(&tag(class, incarnation).into()))
     }
 
     /// Executes one statement and hands over its rows.
@@ -129,7 +140,11 @@ impl Storage {
     }
 
     #[cfg(not(feature = "test-routes"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "counts only where the tests ask for it")]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "counts only where the tests ask for it"
+    )]
     fn count(&self, _cursor: &Cursor) -> Result<(), JsValue> {
         Ok(())
     }
@@ -172,7 +187,10 @@ impl Storage {
 
     pub(crate) fn tables(&self) -> Result<Vec<String>, JsValue> {
         let mut tables = Vec::new();
-        let cursor = self.sql.exec(&"SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name".into(), &Array::new())?;
+        let cursor = self.sql.exec(
+            &"SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name".into(),
+            &Array::new(),
+        )?;
         for row in cursor.raw()? {
             tables.extend(row?.unchecked_ref::<Array>().get(0).as_string());
         }
@@ -181,7 +199,11 @@ impl Storage {
 
     pub(crate) fn all_lines(&self) -> Result<u32, JsValue> {
         let get = js_sys::Reflect::get(&self.context, &"getWebSockets".into())?;
-        Ok(get.unchecked_into::<js_sys::Function>().call0(&self.context)?.unchecked_into::<Array>().length())
+        Ok(get
+            .unchecked_into::<js_sys::Function>()
+            .call0(&self.context)?
+            .unchecked_into::<Array>()
+            .length())
     }
 }
 
@@ -194,7 +216,9 @@ impl Rows for Storage {
     }
 
     fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
-        self.ask(sql::at_or_before(table), &[Value::Integer(key.stored())], |row| sql::row_mark(row))
+        self.ask(sql::at_or_before(table), &[Value::Integer(key.stored())], |row| {
+            sql::row_mark(row)
+        })
     }
 
     fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
@@ -241,8 +265,12 @@ impl Columns for Row<'_> {
         if value.is_null() {
             return Ok(None);
         }
-        let number = value.as_f64().filter(|number| *number >= 0.0 && number.fract() == 0.0);
-        number.map(|number| Some(number as u64)).ok_or_else(|| wrong_type(column))
+        let number = value
+            .as_f64()
+            .filter(|number| *number >= 0.0 && number.fract() == 0.0);
+        number
+            .map(|number| Some(number as u64))
+            .ok_or_else(|| wrong_type(column))
     }
 
     fn text(&self, column: usize) -> Result<Option<String>, Unreadable> {

@@ -1,0 +1,71 @@
+//! What the tests need to see and to break: the request header `X-Test-Op`. Behind the feature `test-routes`, never deployed.
+
+use std::cell::Cell;
+
+use machine::Answer;
+use wasm_bindgen::JsValue;
+use web_sys::{Request, Response};
+
+use crate::object::StreamObject;
+use crate::platform::nonce;
+use crate::response;
+use crate::storage::Counts;
+
+#[derive(Default)]
+pub(crate) struct State {
+    panics: Cell<bool>,
+    instance: Cell<u64>,
+    last_turn: Cell<Counts>,
+}
+
+impl State {
+    pub(crate) fn note_turn(&self, before: Counts, after: Counts) {
+        self.last_turn.set(Counts {
+            rows_read: after.rows_read - before.rows_read,
+            rows_written: after.rows_written - before.rows_written,
+        });
+    }
+}
+
+impl StreamObject {
+    pub(crate) fn test_route(&self, request: &Request) -> Result<Option<Response>, JsValue> {
+        match request.headers().get("X-Test-Op")?.as_deref() {
+            Some("panic") => {
+                self.test.panics.set(true);
+                Ok(None)
+            }
+            Some("reset") => {
+                self.storage.abort("reset by a test")?;
+                response::plain(&Answer::uncached(204)).map(Some)
+            }
+            Some("stats") => self.stats().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    pub(crate) fn before_commit(&self) {
+        assert!(!self.test.panics.get(), "asked for by a test");
+    }
+
+    fn stats(&self) -> Result<Response, JsValue> {
+        if self.test.instance.get() == 0 {
+            self.test.instance.set(nonce()?);
+        }
+        let counts = self.storage.counts.get();
+        let last = self.test.last_turn.get();
+        let tables = self.storage.tables()?;
+        let json = format!(
+            "{{\"instance\":\"{:016x}\",\"lines\":{},\"rows_written\":{},\"rows_read\":{},\"database_bytes\":{},\"tables\":{:?},\
+             \"last_turn_rows_written\":{},\"last_turn_rows_read\":{}}}",
+            self.test.instance.get(),
+            self.storage.all_lines()?,
+            counts.rows_written,
+            counts.rows_read,
+            self.storage.database_bytes()?,
+            tables,
+            last.rows_written,
+            last.rows_read,
+        );
+        response::response(&Answer::uncached(200), Some(json.as_bytes()))
+    }
+}
