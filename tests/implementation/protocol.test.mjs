@@ -34,6 +34,8 @@ const groups = {
   "names, methods and headers": transport,
 };
 
+const own = !foreignUrl;
+
 let server;
 
 beforeAll(async () => {
@@ -47,7 +49,6 @@ afterAll(() => server?.stop());
 for (const [title, rows] of Object.entries(groups)) {
   describe(title, () => {
     for (const row of rows) {
-      const own = !foreignUrl;
       const run = row.concurrent ? test.concurrent : test;
       run.skipIf(row.only === "own" && !own)(`${row.section} ${row.clause}`, () => row.check({ base: server.url, own, sseAgeMs }));
     }

@@ -5,6 +5,7 @@
 //
 // On a small machine client and server share the processors: the ratios are worth more than the figures.
 
+import { readFileSync } from "node:fs";
 import net from "node:net";
 import { startServer } from "../harness/server.mjs";
 import { sleep } from "../harness/http.mjs";
@@ -46,10 +47,17 @@ async function sequentialMs(base) {
   return { p50: median(times), p95: quantile(times, 0.95) };
 }
 
-async function appendsPerSecond(base) {
+// User and system time of a process, by the clock of 100 ticks a second that Linux keeps. Elsewhere it is not known.
+function processorMs(pid) {
+  if (process.platform !== "linux") return NaN;
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+}
+
+async function underLoad({ url: base, pid }) {
   const append = prepare(base, "POST", await freshStream(base), contentType, payload);
   const connections = await Promise.all(Array.from({ length: loadConnections }, () => Connection.open(base)));
-  const begun = performance.now();
+  const [begun, processorBegun] = [performance.now(), processorMs(pid)];
   let appended = 0;
   await Promise.all(
     connections.map(async (connection) => {
@@ -60,7 +68,10 @@ async function appendsPerSecond(base) {
       connection.close();
     }),
   );
-  return (appended * 1_000) / (performance.now() - begun);
+  return {
+    rate: (appended * 1_000) / (performance.now() - begun),
+    processor: ((processorMs(pid) - processorBegun) * 1_000) / appended,
+  };
 }
 
 async function comparison() {
@@ -75,17 +86,25 @@ async function comparison() {
     for (let turn = 0; turn < turns; turn += 1) {
       for (const [name, server] of [["ours", ours], ["baseline", baseline]]) {
         const sequential = await sequentialMs(server.url);
-        const rate = await appendsPerSecond(server.url);
-        results[name].push({ ...sequential, rate });
-        console.log(`turn ${turn + 1} ${name.padEnd(8)} p50 ${sequential.p50.toFixed(3)} ms  p95 ${sequential.p95.toFixed(3)} ms  ${rate.toFixed(0)} appends/s at ${loadConnections} connections`);
+        const load = await underLoad(server);
+        results[name].push({ ...sequential, ...load });
+        console.log(
+          `turn ${turn + 1} ${name.padEnd(8)} p50 ${sequential.p50.toFixed(3)} ms  p95 ${sequential.p95.toFixed(3)} ms; ` +
+            `at ${loadConnections} connections ${load.rate.toFixed(0)} appends/s, ${load.processor.toFixed(0)} us of processor each`,
+        );
       }
     }
   } finally {
     await Promise.all([ours.stop(), baseline.stop()]);
   }
-  const middle = (name, field) => median(results[name].map((result) => result[field]));
-  console.log(`median of ${turns}: append p50 ${middle("ours", "p50").toFixed(3)} ms, baseline ${middle("baseline", "p50").toFixed(3)} ms, ratio ${(middle("ours", "p50") / middle("baseline", "p50")).toFixed(2)}`);
-  console.log(`median of ${turns}: ${middle("ours", "rate").toFixed(0)} appends/s, baseline ${middle("baseline", "rate").toFixed(0)}, ratio ${(middle("ours", "rate") / middle("baseline", "rate")).toFixed(2)}`);
+  for (const [what, field, unit, digits] of [
+    ["append p50 at 1 connection", "p50", "ms", 3],
+    [`appends at ${loadConnections} connections`, "rate", "/s", 0],
+    [`processor for an append at ${loadConnections} connections`, "processor", "us", 0],
+  ]) {
+    const [own, least] = ["ours", "baseline"].map((name) => median(results[name].map((result) => result[field])));
+    console.log(`median of ${turns}: ${what}: ${own.toFixed(digits)} ${unit}, baseline ${least.toFixed(digits)} ${unit}, ratio ${(own / least).toFixed(2)}`);
+  }
 }
 
 /** A reader on a raw socket that only looks for the marks which the benchmark writes into its appends. */
