@@ -38,12 +38,14 @@ export class Answer {
 /**
  * Sends one request to `path` of the server at `base` and reads the whole answer.
  * A `body` that is an array goes out chunked, one chunk for each element; a string or bytes go out with their length.
+ * `announced` sends that length and no body at all: who refuses it at once must not need a byte of it.
  */
-export function request(base, path, { method = "GET", headers = {}, body, agent = sharedAgent, timeoutMs = 60_000, signal } = {}) {
+export function request(base, path, { method = "GET", headers = {}, body, announced, agent = sharedAgent, timeoutMs = 60_000, signal } = {}) {
   return new Promise((resolve, reject) => {
     const { hostname, port } = new URL(base);
     const chunked = Array.isArray(body);
     const length = body === undefined || chunked ? {} : { "Content-Length": Buffer.byteLength(body) };
+    if (announced !== undefined) length["Content-Length"] = announced;
     const outgoing = http.request({ hostname, port, path, method, agent, signal, headers: { ...length, ...headers } });
     const timer = setTimeout(() => outgoing.destroy(new Error(`${method} ${path}: no answer in ${timeoutMs} ms`)), timeoutMs);
     const fail = (error) => {
@@ -57,10 +59,13 @@ export function request(base, path, { method = "GET", headers = {}, body, agent 
       incoming.on("error", fail);
       incoming.on("end", () => {
         clearTimeout(timer);
+        if (announced !== undefined) outgoing.destroy();
         resolve(new Answer(incoming.statusCode, incoming.headers, Buffer.concat(parts)));
       });
     });
-    if (chunked) {
+    if (announced !== undefined) {
+      outgoing.flushHeaders();
+    } else if (chunked) {
       outgoing.setHeader("Transfer-Encoding", "chunked");
       for (const chunk of body) outgoing.write(chunk);
       outgoing.end();

@@ -46,8 +46,8 @@ export class Stream {
     return request(this.base, this.path + query, { method, headers, body, ...rest });
   }
 
-  put({ body, headers } = {}) {
-    return this.request("PUT", { body, headers: { "Content-Type": this.contentType, ...headers } });
+  put({ body, headers, announced } = {}) {
+    return this.request("PUT", { body, announced, headers: { "Content-Type": this.contentType, ...headers } });
   }
 
   /** POST with the stream's own content type. */

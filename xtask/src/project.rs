@@ -11,8 +11,10 @@ pub(crate) struct Project {
 
 impl Project {
     pub(crate) fn locate() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let root = manifest
+        // Cargo tells a program that it runs where its crate lies; two checkouts can share one target directory.
+        let manifest =
+            std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&manifest)
             .parent()
             .context("the commands' crate lies in no directory")?;
         Ok(Self {

@@ -85,8 +85,7 @@ fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
         }
         .into());
     }
-    let timing =
-        settings.debug_timing || (head.header)(header::DEBUG_TIMING).is_some_and(|value| value.trim() == "1");
+    let timing = settings.debug_timing || request::asks_for_timing(head);
     Ok(ToStream {
         name,
         live: request::is_live(head.method, head.url),

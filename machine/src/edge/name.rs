@@ -16,7 +16,7 @@ const MALFORMED: Refusal = Refusal::Malformed("the stream name is not valid perc
 /// stay apart from encoded slashes, so that different names never become one.
 ///
 /// # Errors
-/// When the name is not decodable, or too long in this spelling.
+/// When the name is not decodable, has dot segments, or is too long in this spelling.
 pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
     let mut name = String::with_capacity(id.len());
     let mut bytes = id.bytes();
@@ -44,6 +44,12 @@ pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
         }
     }
     percent_decode_str(&name).decode_utf8().map_err(|_| MALFORMED)?;
+    // Whoever resolves a URL as the standard says (RFC 3986, 5.2.4) would ask for another stream.
+    if name.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err(Refusal::Malformed(
+            "the stream name has a segment of nothing but dots",
+        ));
+    }
     let max = limits.name_bytes_max;
     if name.len() as u64 > max {
         Err(Refusal::NameTooLong { max })
@@ -91,6 +97,15 @@ mod tests {
         for id in ["%", "%4", "%zz", "a%C3", "%FF"] {
             assert_eq!(name(id), Err(MALFORMED), "{id}");
         }
+    }
+
+    #[test]
+    fn dot_segments_are_refused() {
+        for id in [".", "..", "a/../b", "a/%2e%2E", "./a", "a/%2e"] {
+            assert!(name(id).is_err(), "{id}");
+        }
+        assert_eq!(name("...").as_deref(), Ok("..."));
+        assert_eq!(name("a.b/.c").as_deref(), Ok("a.b/.c"));
     }
 
     #[test]

@@ -62,7 +62,11 @@ impl Life {
         Reply::Answer(match read.live {
             Some(class) if !self.is_closed() => return Reply::Attach(self.attach(class, now, read, limits)),
             Some(Class::LongPoll) => Answer::uncached(204).at(tail).up_to_date(true).closed(true),
-            Some(Class::Sse) => self.event_page(tail, now, read, limits),
+            Some(Class::Sse) => {
+                let answer = self.event_page(tail, now, read, limits);
+                // Said in the head already, so that nobody need wait for the event (protocol 8).
+                answer.at(tail).up_to_date(true).closed(true)
+            }
             None => {
                 let answer = if read.from == From::Now {
                     // Names no content, so that there is nothing to be tagged (protocol 8).

@@ -49,6 +49,26 @@ impl CacheMode {
 
 /// Header names, spelled as the protocol spells them (13.2).
 pub mod header {
+    /// Those that ordinary requests and answers go by, for shells that can make use of knowing them in advance.
+    pub const FREQUENT: [&str; 16] = [
+        CACHE_CONTROL,
+        CACHE_MODE,
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        DEBUG_TIMING,
+        ETAG,
+        IF_NONE_MATCH,
+        PRODUCER_EPOCH,
+        PRODUCER_ID,
+        PRODUCER_SEQ,
+        STREAM_CLOSED,
+        STREAM_CURSOR,
+        STREAM_NEXT_OFFSET,
+        STREAM_SEQ,
+        STREAM_UP_TO_DATE,
+        AUTHORIZATION,
+    ];
+
     pub const ALLOW: &str = "Allow";
     pub const AUTHORIZATION: &str = "Authorization";
     pub const CACHE_CONTROL: &str = "Cache-Control";

@@ -237,6 +237,12 @@ pub fn is_live(method: &str, url: &str) -> bool {
     method == "GET" && form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "live")
 }
 
+/// Whether the request asks for a `Server-Timing` header.
+#[must_use]
+pub fn asks_for_timing(head: Head<'_>) -> bool {
+    (head.header)(header::DEBUG_TIMING).is_some_and(|value| value.trim() == "1")
+}
+
 fn parameter(query: &str, name: &str, repeated: &'static str) -> Result<Option<String>, Refusal> {
     let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(each, _)| each == name);
     let first = values.next().map(|(_, value)| value.into_owned());

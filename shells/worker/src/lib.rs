@@ -14,7 +14,20 @@ use std::cell::OnceCell;
 
 use js_sys::Reflect;
 use machine::edge::Settings;
-use wasm_bindgen::JsValue;
+use machine::wire::header;
+use wasm_bindgen::{JsValue, intern};
+use worker::event;
+
+/// Strings that cross into JavaScript with almost every request cross only once.
+#[event(start)]
+fn start() {
+    for text in header::FREQUENT
+        .into_iter()
+        .chain(["STREAMS", "no-store", "true"])
+    {
+        intern(text);
+    }
+}
 
 /// The operator's settings, or what is wrong with them: read once in each isolate, for they cannot change while it runs.
 fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T) -> T {

@@ -4,9 +4,8 @@ use std::cell::{Cell, RefCell};
 
 use js_sys::{Date, Uint8Array};
 use machine::wire::answer::Body;
-use machine::wire::header::DEBUG_TIMING;
 use machine::wire::request::{self, Head, Parsed};
-use machine::{Answer, CallId, End, Gated, Input, Limits, Live, Millis, Stream, Turn};
+use machine::{Answer, CallId, Class, End, Gated, Input, Limits, Live, Millis, Stream, Turn};
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
@@ -25,6 +24,8 @@ pub struct StreamObject {
     /// Woken by the first event that needs it, and dropped when a turn fails.
     stream: RefCell<Option<Stream>>,
     calls: Cell<u64>,
+    /// Whether there may be lines: those of a former instance last.
+    has_lines: Cell<bool>,
     #[cfg(feature = "test-routes")]
     pub(crate) test: crate::test_routes::State,
 }
@@ -39,6 +40,7 @@ impl StreamObject {
             storage: Storage::new(context.unchecked_into::<ObjectContext>()),
             stream: RefCell::default(),
             calls: Cell::default(),
+            has_lines: Cell::new(true),
             #[cfg(feature = "test-routes")]
             test: crate::test_routes::State::default(),
         }
@@ -58,15 +60,16 @@ impl StreamObject {
             Err(bad) => return response::plain(&Answer::internal(&bad)),
         };
         let began = Date::now();
-        let header = |name: &str| request.headers().get(name).ok().flatten();
-        let parsed = request::parse(
-            Head {
-                method: &request.method(),
-                url: &request.url(),
-                header: &header,
-            },
-            &limits,
-        );
+        let headers = request.headers();
+        let header = |name: &str| headers.get(name).ok().flatten();
+        let (method, url) = (request.method(), request.url());
+        let head = Head {
+            method: &method,
+            url: &url,
+            header: &header,
+        };
+        let timing = timing || request::asks_for_timing(head);
+        let parsed = request::parse(head, &limits);
         let call = match parsed {
             Ok(Parsed::Whole(call)) => Ok(call),
             // Others may have their turns while the body comes in.
@@ -87,7 +90,7 @@ impl StreamObject {
             }
             Err(refusal) => response::plain(&Answer::refusal(&refusal))?,
         };
-        if timing || header(DEBUG_TIMING).is_some() {
+        if timing {
             response
                 .headers()
                 .append("Server-Timing", &format!("object;dur={}", Date::now() - began))?;
@@ -197,11 +200,17 @@ impl StreamObject {
 
     /// Sent after the turn's writes, and so held by the output gate until they are durable.
     fn broadcast(&self, live: &Live) -> Result<(), JsValue> {
-        for class in [machine::Class::Sse, machine::Class::LongPoll] {
+        // To ask for the lines wakes those that sleep.
+        if !self.has_lines.get() {
+            return Ok(());
+        }
+        let mut has_lines = false;
+        for class in [Class::Sse, Class::LongPoll] {
             let lines = self.storage.lines(class, live.incarnation)?;
             if lines.length() == 0 {
                 continue;
             }
+            has_lines = true;
             let message = live
                 .message(class)
                 .map_err(|damaged| JsValue::from(damaged.to_string()))?;
@@ -215,6 +224,7 @@ impl StreamObject {
                 }
             }
         }
+        self.has_lines.set(has_lines);
         Ok(())
     }
 

@@ -18,7 +18,8 @@ async fn fetch(request: Request, env: Env, _context: Context) -> worker::Result<
 }
 
 async fn handle(request: &Request, env: &JsValue) -> Result<Response, JsValue> {
-    let header = |name: &str| request.headers().get(name).ok().flatten();
+    let headers = request.headers();
+    let header = |name: &str| headers.get(name).ok().flatten();
     let head = Head {
         method: &request.method(),
         url: &request.url(),
@@ -30,16 +31,21 @@ async fn handle(request: &Request, env: &JsValue) -> Result<Response, JsValue> {
     });
     match route {
         Route::Answered(answer) => response::plain(&answer),
-        Route::Stream(to_stream) => forward(request, &to_stream, env).await,
+        Route::Stream(to_stream) => forward(request, &headers, &to_stream, env).await,
     }
 }
 
-async fn forward(request: &Request, to_stream: &ToStream, env: &JsValue) -> Result<Response, JsValue> {
+async fn forward(
+    request: &Request,
+    headers: &Headers,
+    to_stream: &ToStream,
+    env: &JsValue,
+) -> Result<Response, JsValue> {
     let began = Date::now();
     let streams: Namespace = Reflect::get(env, &"STREAMS".into())?.unchecked_into();
     // A new stub each time, for one that has failed stays broken.
     let stub = streams.by_name(&to_stream.name)?;
-    let changed = changed_request(request, to_stream)?;
+    let changed = changed_request(request, headers, to_stream)?;
     let answered = match stub.fetch(changed.as_ref().unwrap_or(request)) {
         Ok(promise) => JsFuture::from(promise).await,
         Err(error) => Err(error),
@@ -64,12 +70,16 @@ async fn forward(request: &Request, to_stream: &ToStream, env: &JsValue) -> Resu
 
 /// The request as the object is to see it, when that is not as it came: with the offer of a line, and with the cache mode
 /// that holds, whatever the client says of it.
-fn changed_request(request: &Request, to_stream: &ToStream) -> Result<Option<Request>, JsValue> {
-    let named = request.headers().has(header::CACHE_MODE)?;
+fn changed_request(
+    request: &Request,
+    headers: &Headers,
+    to_stream: &ToStream,
+) -> Result<Option<Request>, JsValue> {
+    let named = headers.has(header::CACHE_MODE)?;
     if !to_stream.live && !named && to_stream.cache_mode == CacheMode::default() {
         return Ok(None);
     }
-    let headers = Headers::new_with_headers(&request.headers())?;
+    let headers = Headers::new_with_headers(headers)?;
     headers.set(header::CACHE_MODE, to_stream.cache_mode.name())?;
     if to_stream.live {
         headers.set("Upgrade", "websocket")?;

@@ -203,7 +203,7 @@ export const rows = [
     clause: "a body announced beyond the limit answers 413 and appends nothing",
     async check({ base }) {
       const stream = await Stream.create(base, { contentType: "application/octet-stream" });
-      expectRefusal(await stream.append(Buffer.alloc(appendLimit + 1)), 413);
+      expectRefusal(await stream.append(undefined, {}, { announced: appendLimit + 1 }), 413);
       expect((await stream.head()).offset).toBe(stream.start);
     },
   },
@@ -222,7 +222,7 @@ export const rows = [
     clause: "a first content beyond the limit answers 413 and creates nothing",
     async check({ base }) {
       const stream = new Stream(base, undefined, "application/octet-stream");
-      expectRefusal(await stream.put({ body: Buffer.alloc(appendLimit + 1) }), 413);
+      expectRefusal(await stream.put({ announced: appendLimit + 1 }), 413);
       await expectAbsent(stream);
     },
   },
