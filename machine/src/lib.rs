@@ -81,6 +81,18 @@ pub struct Turn {
     pub live: Option<Live>,
 }
 
+impl Turn {
+    /// Whether its writes and its alarm need to be held together by a transaction: a single statement is one by itself.
+    #[must_use]
+    pub fn needs_transaction(&self) -> bool {
+        let single = matches!(
+            self.writes.as_slice(),
+            [] | [Write::InsertHead(_) | Write::UpdateHead(_) | Write::InsertHot { .. }]
+        );
+        !single || self.alarm.is_some()
+    }
+}
+
 /// An effect that leaves only after its turn is durable.
 #[derive(Debug)]
 pub enum Gated {

@@ -58,6 +58,8 @@ const DROP_STREAM: &str = "DROP TABLE stream";
 struct Hot {
     create: &'static str,
     insert: &'static str,
+    /// For a row that names no writer.
+    insert_plain: &'static str,
     at_or_before: &'static str,
     writers: &'static str,
     frames: &'static str,
@@ -75,6 +77,11 @@ macro_rules! hot {
                  producer TEXT, epoch INTEGER, seq INTEGER, stream_seq TEXT, frames BLOB NOT NULL)"
             ),
             insert: concat!("INSERT INTO ", $table, " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"),
+            insert_plain: concat!(
+                "INSERT INTO ",
+                $table,
+                " (key, units, bytes_before, at, frames) VALUES (?, ?, ?, ?, ?)"
+            ),
             at_or_before: concat!(
                 "SELECT key, units, bytes_before, length(frames), at FROM ",
                 $table,
@@ -159,21 +166,26 @@ pub fn statements<E>(
         }
         Write::UpdateHead(head) => execute(UPDATE_STREAM, &changeable(head)),
         Write::InsertHot { table, row } => {
+            let numbers = [row.key.stored(), row.units, row.bytes_before, row.at.0];
+            let [key, units, bytes_before, at] = numbers.map(Value::Integer);
+            let frames = Value::Blob(&row.frames);
+            if row.producer.is_none() && row.stream_seq.is_none() {
+                return execute(hot(*table).insert_plain, &[key, units, bytes_before, at, frames]);
+            }
             let (producer, epoch, seq) = stamp(row.producer.as_ref());
-            execute(
-                hot(*table).insert,
-                &[
-                    Value::Integer(row.key.stored()),
-                    Value::Integer(row.units),
-                    Value::Integer(row.bytes_before),
-                    Value::Integer(row.at.0),
-                    producer,
-                    epoch,
-                    seq,
-                    row.stream_seq.as_deref().map_or(Value::Null, Value::Text),
-                    Value::Blob(&row.frames),
-                ],
-            )
+            let stream_seq = row.stream_seq.as_deref().map_or(Value::Null, Value::Text);
+            let values = [
+                key,
+                units,
+                bytes_before,
+                at,
+                producer,
+                epoch,
+                seq,
+                stream_seq,
+                frames,
+            ];
+            execute(hot(*table).insert, &values)
         }
         Write::DropTables => {
             execute(HOT_A.drop, &[])?;

@@ -1,103 +1,98 @@
-// The Worker's entry: passes every event to the Rust code in `build/`, and guards against its panics.
+// The Worker's entry: hands every event to the Rust code in `build/`, does the waiting for it, and survives its panics.
 //
-// A panic aborts the wasm instance that all objects of this isolate share: whatever waits for it would wait for ever, and what
-// the object wrote before it would be committed. So when the instance is poisoned, everything that waits is told at once,
-// and each object concerned is reset, which undoes the turn that it is in.
+// The Rust code runs to completion in each call. When it panics, that call throws, and the object is reset at once: what it has
+// written in this turn is undone, and nobody else was in the middle of anything. The next call gets a new wasm instance,
+// which `build/index.js` sees to.
 
 import { DurableObject, WorkerEntrypoint } from "cloudflare:workers";
 import * as inner from "./build/index.js";
 import { hold } from "./live.mjs";
 
-class Poisoned extends Error {}
-
 // Taken while the code is whole.
 const UNAVAILABLE = JSON.parse(inner.StreamObject.unavailable());
 
-const state = globalThis.__worker_init_state;
-const waiting = new Set();
-let poisoned = state.criticalError;
+const unavailable = () => new Response(UNAVAILABLE.body, { status: 503, headers: UNAVAILABLE.headers });
 
-Object.defineProperty(state, "criticalError", {
-  configurable: true,
-  get: () => poisoned,
-  set(value) {
-    poisoned = value;
-    if (!value) return;
-    const all = [...waiting];
-    waiting.clear();
-    for (const reject of all) reject(new Poisoned("the code has failed and is being restarted"));
-  },
-});
-
-// A JavaScript exception that tore through Rust frames ends here, and leaves the instance as broken as a panic does.
-addEventListener("error", (event) => {
-  console.error("uncaught", event.error);
-  state.criticalError = true;
-});
-
-/** Calls into the Rust code; rejects at once when its instance is poisoned while the call is under way. */
-function guarded(call) {
-  return new Promise((resolve, reject) => {
-    waiting.add(reject);
-    const settle = (then) => (value) => {
-      waiting.delete(reject);
-      then(value);
-    };
-    try {
-      Promise.resolve(call()).then(settle(resolve), settle(reject));
-    } catch (error) {
-      settle(reject)(error);
-    }
-  });
+/** The body of a request: `null` when it has none, `undefined` when it is longer than `bytesMax`. */
+async function bodyOf(request, bytesMax) {
+  if (request.body === null) return null;
+  const announced = request.headers.get("Content-Length");
+  if (announced !== null) {
+    return Number(announced) > bytesMax ? undefined : new Uint8Array(await request.arrayBuffer());
+  }
+  const chunks = [];
+  let length = 0;
+  for await (const chunk of request.body) {
+    length += chunk.byteLength;
+    if (length > bytesMax) return undefined;
+    chunks.push(chunk);
+  }
+  const body = new Uint8Array(length);
+  let at = 0;
+  for (const chunk of chunks) {
+    body.set(chunk, at);
+    at += chunk.byteLength;
+  }
+  return body;
 }
 
 export class StreamObject extends DurableObject {
   constructor(context, env) {
     super(context, env);
     this.inner = new inner.StreamObject(context, env);
+    this.bodyBytesMax = this.inner.bodyBytesMax();
   }
 
-  async #guarded(call) {
+  /** Calls into the Rust code. */
+  #run(call) {
     try {
-      return await guarded(call);
+      return call(this.inner);
     } catch (error) {
-      if (error instanceof Poisoned || error instanceof WebAssembly.RuntimeError) this.ctx.abort("the code has failed");
+      // Anything that is thrown through Rust frames leaves them as a panic would.
+      this.ctx.abort("the code has failed");
       throw error;
     }
   }
 
-  fetch(request) {
-    return this.#guarded(() => this.inner.fetch(request));
+  async fetch(request) {
+    // A body that breaks off rejects here, and nothing of it is stored.
+    const body = await bodyOf(request, this.bodyBytesMax);
+    return this.#run((object) => object.fetch(request, body));
   }
 
   alarm() {
-    return this.#guarded(() => this.inner.alarm());
+    this.#run((object) => object.alarm());
   }
 
   // Readers send nothing over their lines, so that there is no handler for messages.
   webSocketClose() {
-    return this.#guarded(() => this.inner.webSocketClose());
+    this.#run((object) => object.webSocketClose());
   }
 
   webSocketError() {
-    return this.#guarded(() => this.inner.webSocketClose());
+    this.#run((object) => object.webSocketClose());
   }
 }
 
-export default class extends WorkerEntrypoint {
-  constructor(context, env) {
-    super(context, env);
-    this.inner = new inner.default(context, env);
-  }
+let router;
 
+async function routed(request, env) {
+  router ??= new inner.Router(env);
+  return router.fetch(request);
+}
+
+export default class extends WorkerEntrypoint {
   async fetch(request) {
-    const dial = (request) => guarded(() => this.inner.fetch(request));
     try {
-      const response = await dial(request);
-      return response.headers.has("Stream-Line") ? await hold(request, response, dial) : response;
+      const began = Date.now();
+      const response = await routed(request, this.env);
+      if (response.headers.has("Stream-Line")) {
+        return await hold(request, response, (request) => routed(request, this.env));
+      }
+      return response.headers.has("Server-Timing") ? router.timed(response, Date.now() - began) : response;
     } catch (error) {
       console.error("a request failed", error);
-      return new Response(UNAVAILABLE.body, { status: 503, headers: UNAVAILABLE.headers });
+      return unavailable();
     }
   }
 }

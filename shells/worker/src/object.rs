@@ -2,14 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 
+use bytes::Bytes;
 use js_sys::{Date, Uint8Array};
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Head, Parsed};
-use machine::{Answer, CallId, Class, End, Gated, Input, Limits, Live, Millis, Stream, Turn};
+use machine::{Answer, Call, CallId, Class, End, Gated, Input, Limits, Live, Millis, Refusal, Stream, Turn};
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
-use crate::body::{self, Failure};
 use crate::platform::{ObjectContext, Socket, WebSocketPair, log_error, nonce};
 use crate::storage::Storage;
 use crate::{response, settings};
@@ -46,51 +46,51 @@ impl StreamObject {
         }
     }
 
-    /// A request on the stream's URL, as the router passed it on.
+    /// The largest body that is worth reading, in bytes.
+    #[wasm_bindgen(js_name = bodyBytesMax)]
+    #[must_use]
+    pub fn body_bytes_max(&self) -> f64 {
+        settings(&self.env, |settings| {
+            settings
+                .as_ref()
+                .map_or(0, |settings| settings.limits.append_bytes_max)
+        }) as f64
+    }
+
+    /// A request on the stream's URL, as the router passed it on, with its body: `null` when it has none, `undefined` when it
+    /// is larger than what is worth reading.
     ///
     /// # Errors
     /// When the platform fails in making a response.
-    pub async fn fetch(&self, request: Request) -> Result<Response, JsValue> {
+    pub fn fetch(&self, request: &Request, body: &JsValue) -> Result<Response, JsValue> {
         #[cfg(feature = "test-routes")]
-        if let Some(response) = self.test_route(&request)? {
+        if let Some(response) = self.test_route(request)? {
             return Ok(response);
         }
-        let (limits, timing) = match settings(&self.env, Clone::clone) {
-            Ok(settings) => (settings.limits, settings.debug_timing),
+        let settings = match settings(&self.env, Clone::clone) {
+            Ok(settings) => settings,
             Err(bad) => return response::plain(&Answer::internal(&bad)),
         };
-        let began = Date::now();
-        let headers = request.headers();
+        let limits = &settings.limits;
+        let (method, url, headers) = (request.method(), request.url(), request.headers());
         let header = |name: &str| headers.get(name).ok().flatten();
-        let (method, url) = (request.method(), request.url());
         let head = Head {
             method: &method,
             url: &url,
             header: &header,
         };
-        let timing = timing || request::asks_for_timing(head);
-        let parsed = request::parse(head, &limits);
-        let call = match parsed {
-            Ok(Parsed::Whole(call)) => Ok(call),
-            // Others may have their turns while the body comes in.
-            Ok(Parsed::AwaitsBody(awaits)) => match body::read(&request, awaits).await {
-                Ok(call) => Ok(call),
-                Err(Failure::Refused(refusal)) => Err(refusal),
-                Err(Failure::Broken(error)) => return Err(error),
-            },
-            Err(refusal) => Err(refusal),
-        };
-        let response = match call {
+        let began = (settings.debug_timing || request::asks_for_timing(head)).then(Date::now);
+        let response = match call(head, body, limits) {
             Ok(call) => {
                 let id = CallId(self.calls.replace(self.calls.get() + 1));
-                match self.turn(Input::Call { id, call }, &limits) {
+                match self.turn(Input::Call { id, call }, limits) {
                     Ok(Some(response)) => response,
-                    Ok(None) | Err(_) => response::plain(&Answer::unavailable(&limits))?,
+                    Ok(None) | Err(_) => response::plain(&Answer::unavailable(limits))?,
                 }
             }
             Err(refusal) => response::plain(&Answer::refusal(&refusal))?,
         };
-        if timing {
+        if let Some(began) = began {
             response
                 .headers()
                 .append("Server-Timing", &format!("object;dur={}", Date::now() - began))?;
@@ -132,6 +132,16 @@ impl StreamObject {
     }
 }
 
+/// The call that a request makes.
+fn call(head: Head<'_>, body: &JsValue, limits: &Limits) -> Result<Call, Refusal> {
+    match request::parse(head, limits)? {
+        Parsed::Whole(call) => Ok(call),
+        Parsed::AwaitsBody(awaits) if body.is_undefined() => Err(awaits.too_large()),
+        Parsed::AwaitsBody(awaits) if body.is_null() => awaits.with_body(Bytes::new()),
+        Parsed::AwaitsBody(awaits) => awaits.with_body(Uint8Array::new(body).to_vec().into()),
+    }
+}
+
 impl StreamObject {
     fn event(&self, input: Input) -> Result<(), JsValue> {
         let settings = settings(&self.env, Clone::clone)?;
@@ -156,13 +166,10 @@ impl StreamObject {
         let storage = &self.storage;
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => Stream::wake(now, storage, limits, nonce()?)
-                .map_err(|unreadable| JsValue::from(unreadable.to_string()))?,
+            None => Stream::wake(now, storage, limits, nonce()?).map_err(described)?,
         };
         let mut turn = Turn::default();
-        stream
-            .step(now, input, storage, &mut turn)
-            .map_err(|unreadable| JsValue::from(unreadable.to_string()))?;
+        stream.step(now, input, storage, &mut turn).map_err(described)?;
         storage.apply(&turn, || self.before_commit())?;
         if let Some(live) = &turn.live {
             self.broadcast(live)?;
@@ -182,15 +189,14 @@ impl StreamObject {
             Gated::Answer { answer, .. } => match &answer.body {
                 Body::Plan(plan) => {
                     let frames = self.storage.frames(plan)?;
-                    let body = plan
-                        .render(frames)
-                        .map_err(|damaged| JsValue::from(damaged.to_string()))?;
+                    let body = plan.render(frames).map_err(described)?;
                     response::response(answer, Some(&body))
                 }
                 Body::Bytes(_) | Body::Empty => response::plain(answer),
             },
             Gated::Attach { line, .. } => {
                 let pair = WebSocketPair::new()?;
+                self.has_lines.set(true);
                 self.storage
                     .keep_line(&pair.end(1), line.class, line.incarnation)?;
                 response::upgrade(&line.answer, &pair.end(0))
@@ -211,9 +217,7 @@ impl StreamObject {
                 continue;
             }
             has_lines = true;
-            let message = live
-                .message(class)
-                .map_err(|damaged| JsValue::from(damaged.to_string()))?;
+            let message = live.message(class).map_err(described)?;
             let message = Uint8Array::from(message.as_slice());
             for line in lines.iter() {
                 let line: Socket = line.unchecked_into();
@@ -234,4 +238,8 @@ impl StreamObject {
         reason = "does something only where the tests ask for it"
     )]
     fn before_commit(&self) {}
+}
+
+fn described(error: impl core::fmt::Display) -> JsValue {
+    error.to_string().into()
 }

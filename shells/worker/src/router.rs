@@ -1,70 +1,70 @@
 //! The Worker: from a request to its stream's object.
 
-use js_sys::{Date, Reflect};
+use js_sys::Reflect;
+use machine::Answer;
 use machine::edge::{self, Route, ToStream};
-use machine::wire::{CacheMode, header, request::Head};
-use machine::{Answer, Limits};
-use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::JsFuture;
+use machine::wire::request::Head;
+use machine::wire::{CacheMode, header};
+use wasm_bindgen::prelude::*;
 use web_sys::{Headers, Request, RequestInit, Response, ResponseInit};
-use worker::{Context, Env, event};
 
-use crate::platform::{Namespace, log_error};
+use crate::platform::Namespace;
 use crate::{response, settings};
 
-#[event(fetch)]
-async fn fetch(request: Request, env: Env, _context: Context) -> worker::Result<Response> {
-    handle(&request, env.as_ref()).await.map_err(worker::Error::from)
+#[wasm_bindgen]
+pub struct Router {
+    env: JsValue,
+    streams: Namespace,
 }
 
-async fn handle(request: &Request, env: &JsValue) -> Result<Response, JsValue> {
-    let headers = request.headers();
-    let header = |name: &str| headers.get(name).ok().flatten();
-    let head = Head {
-        method: &request.method(),
-        url: &request.url(),
-        header: &header,
-    };
-    let route = settings(env, |settings| match settings {
-        Ok(settings) => edge::route(head, settings),
-        Err(bad) => Route::Answered(Answer::internal(bad)),
-    });
-    match route {
-        Route::Answered(answer) => response::plain(&answer),
-        Route::Stream(to_stream) => forward(request, &headers, &to_stream, env).await,
+#[wasm_bindgen]
+impl Router {
+    /// # Errors
+    /// When the streams' namespace is not bound.
+    #[wasm_bindgen(constructor)]
+    pub fn new(env: JsValue) -> Result<Self, JsValue> {
+        let streams = Reflect::get(&env, &"STREAMS".into())?.unchecked_into();
+        Ok(Self { env, streams })
     }
-}
 
-async fn forward(
-    request: &Request,
-    headers: &Headers,
-    to_stream: &ToStream,
-    env: &JsValue,
-) -> Result<Response, JsValue> {
-    let began = Date::now();
-    let streams: Namespace = Reflect::get(env, &"STREAMS".into())?.unchecked_into();
-    // A new stub each time, for one that has failed stays broken.
-    let stub = streams.by_name(&to_stream.name)?;
-    let changed = changed_request(request, headers, to_stream)?;
-    let answered = match stub.fetch(changed.as_ref().unwrap_or(request)) {
-        Ok(promise) => JsFuture::from(promise).await,
-        Err(error) => Err(error),
-    };
-    let response: Response = match answered {
-        Ok(response) => response.unchecked_into(),
-        Err(error) => {
-            log_error("the stream's object failed", &error);
-            let unavailable = |limits: &Limits| response::plain(&Answer::unavailable(limits));
-            return settings(env, |settings| match settings {
-                Ok(settings) => unavailable(&settings.limits),
-                Err(_) => unavailable(&Limits::DEFAULT),
-            });
+    /// The response to a request, or the promise of one by the stream's object.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response or in reaching the object.
+    pub fn fetch(&self, request: &Request) -> Result<JsValue, JsValue> {
+        let (method, url, headers) = (request.method(), request.url(), request.headers());
+        let header = |name: &str| headers.get(name).ok().flatten();
+        let head = Head {
+            method: &method,
+            url: &url,
+            header: &header,
+        };
+        let route = settings(&self.env, |settings| match settings {
+            Ok(settings) => edge::route(head, settings),
+            Err(bad) => Route::Answered(Answer::internal(bad)),
+        });
+        match route {
+            Route::Answered(answer) => response::plain(&answer).map(JsValue::from),
+            Route::Stream(to_stream) => {
+                let changed = changed_request(request, &headers, &to_stream)?;
+                // A new stub each time, for one that has failed stays broken.
+                let stub = self.streams.by_name(&to_stream.name)?;
+                stub.fetch(changed.as_ref().unwrap_or(request)).map(JsValue::from)
+            }
         }
-    };
-    if to_stream.timing && !to_stream.live {
-        timed(&response, Date::now() - began)
-    } else {
-        Ok(response)
+    }
+
+    /// A response in which the object says how long it took, with what the router saw of it.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    pub fn timed(&self, response: &Response, took_ms: f64) -> Result<Response, JsValue> {
+        let headers = Headers::new_with_headers(&response.headers())?;
+        headers.append("Server-Timing", &format!("edge;dur={took_ms}"))?;
+        let init = ResponseInit::new();
+        init.set_status(response.status());
+        init.set_headers(&headers);
+        Response::new_with_opt_readable_stream_and_init(response.body().as_ref(), &init)
     }
 }
 
@@ -87,17 +87,4 @@ fn changed_request(
     let init = RequestInit::new();
     init.set_headers(&headers);
     Request::new_with_request_and_init(request, &init).map(Some)
-}
-
-/// The same response with what the object took, as the router saw it and as the object said.
-fn timed(response: &Response, object_ms: f64) -> Result<Response, JsValue> {
-    let headers = Headers::new_with_headers(&response.headers())?;
-    headers.append(
-        "Server-Timing",
-        &format!("edge;desc=\"router to object and back\";dur={object_ms}"),
-    )?;
-    let init = ResponseInit::new();
-    init.set_status(response.status());
-    init.set_headers(&headers);
-    Response::new_with_opt_readable_stream_and_init(response.body().as_ref(), &init)
 }

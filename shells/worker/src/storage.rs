@@ -44,24 +44,28 @@ impl Storage {
 
     /// Writes and alarm of a turn, in one transaction. `before_commit` runs last in it.
     pub(crate) fn apply(&self, turn: &Turn, before_commit: impl Fn()) -> Result<(), JsValue> {
-        if turn.writes.is_empty() && turn.alarm.is_none() {
-            return Ok(());
+        if turn.needs_transaction() {
+            self.storage
+                .transaction_sync(&mut || self.write(turn, &before_commit).map(|()| JsValue::UNDEFINED))?;
+            Ok(())
+        } else {
+            self.write(turn, &before_commit)
         }
-        self.storage.transaction_sync(&mut || {
-            for write in &turn.writes {
-                sql::statements(write, |statement, values| {
-                    self.execute(statement, values, |_| Ok(()))
-                })?;
-            }
-            match turn.alarm {
-                // What becomes of the promise shows in the output gate.
-                Some(Some(at)) => drop(self.storage.set_alarm(at.0 as f64)?),
-                Some(None) => drop(self.storage.delete_alarm()?),
-                None => {}
-            }
-            before_commit();
-            Ok(JsValue::UNDEFINED)
-        })?;
+    }
+
+    fn write(&self, turn: &Turn, before_commit: &impl Fn()) -> Result<(), JsValue> {
+        for write in &turn.writes {
+            sql::statements(write, |statement, values| {
+                self.count(&self.execute(statement, values)?)
+            })?;
+        }
+        match turn.alarm {
+            // What becomes of the promise shows in the output gate.
+            Some(Some(at)) => drop(self.storage.set_alarm(at.0 as f64)?),
+            Some(None) => drop(self.storage.delete_alarm()?),
+            None => {}
+        }
+        before_commit();
         Ok(())
     }
 
@@ -73,7 +77,7 @@ impl Storage {
                 Value::Integer(span.from.stored()),
                 Value::Integer(span.to.stored()),
             ];
-            self.execute(sql::frames(span.table), &keys, |row| {
+            self.query(sql::frames(span.table), &keys, |row| {
                 let bytes = Uint8Array::new(&row.get(0));
                 let end = frames.len();
                 frames.resize(end + bytes.length() as usize, 0);
@@ -99,13 +103,25 @@ impl Storage {
             .accept_web_socket(line, &Array::of1(&tag(class, incarnation).into()))
     }
 
-    /// Executes one statement and hands over its rows.
-    fn execute(
+    /// Executes one statement, and hands over its rows.
+    fn query(
         &self,
         statement: &'static str,
         values: &[Value<'_>],
         mut each: impl FnMut(&Array) -> Result<(), JsValue>,
     ) -> Result<(), JsValue> {
+        let cursor = self.execute(statement, values)?;
+        let rows = cursor.raw()?;
+        loop {
+            let next = rows.next()?;
+            if next.done() {
+                return self.count(&cursor);
+            }
+            each(next.value().unchecked_ref())?;
+        }
+    }
+
+    fn execute(&self, statement: &'static str, values: &[Value<'_>]) -> Result<Cursor, JsValue> {
         let bound = Array::new();
         for value in values {
             bound.push(&match value {
@@ -116,16 +132,7 @@ impl Storage {
                 Value::Blob(bytes) => Uint8Array::from(*bytes).into(),
             });
         }
-        let cursor = self.sql.exec(&self.statement(statement), &bound)?;
-        let rows = cursor.raw()?;
-        loop {
-            let next = rows.next()?;
-            if next.done() {
-                break;
-            }
-            each(next.value().unchecked_ref())?;
-        }
-        self.count(&cursor)
+        self.sql.exec(&self.statement(statement), &bound)
     }
 
     fn statement(&self, text: &'static str) -> JsValue {
@@ -166,7 +173,7 @@ impl Storage {
         decode: impl Fn(&Row<'_>) -> Result<T, Unreadable>,
     ) -> Result<Option<T>, Unreadable> {
         let mut answer = None;
-        self.execute(statement, values, |row| {
+        self.query(statement, values, |row| {
             answer = Some(decode(&Row(row)));
             Ok(())
         })
@@ -223,7 +230,7 @@ impl Rows for Storage {
 
     fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
         let mut failed = None;
-        let asked = self.execute(sql::writers(table), &[], |row| {
+        let asked = self.query(sql::writers(table), &[], |row| {
             match sql::writer_mark(&Row(row)) {
                 Ok(mark) => each(mark),
                 Err(unreadable) => failed = Some(unreadable),
