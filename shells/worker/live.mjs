@@ -325,7 +325,7 @@ async function holdEvents(request, response, head, dial) {
 function holdLongPoll(request, response, dial) {
   return new Promise((answer, reject) => {
     const reader = new Reader(request, response, dial, { answer });
-    request.signal?.addEventListener("abort", () => reader.step({ type: "client-gone" }));
+    // That its client has left is not told to a request that writes nothing: the line is let go of in the end.
     reader.take(response).catch(reject);
   });
 }
