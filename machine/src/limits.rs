@@ -38,6 +38,8 @@ pub struct Limits {
     pub touch_slack_divisor: u64,
     /// An alarm this long overdue is taken as lost and set again.
     pub alarm_grace_ms: u64,
+    /// The alarm is never set beyond this, in milliseconds since the Unix epoch: the last date that JavaScript has.
+    pub alarm_at_max_ms: u64,
     /// The alarm is never set nearer than this.
     pub alarm_delay_ms_min: u64,
     /// Length of a cursor interval (protocol 10.1).
@@ -78,6 +80,7 @@ impl Limits {
         content_type_bytes_max: 256,
         touch_slack_divisor: 8,
         alarm_grace_ms: 60_000,
+        alarm_at_max_ms: 8_640_000_000_000_000,
         alarm_delay_ms_min: 1_000,
         cursor_interval_ms: 20_000,
         // 9 October 2024, 00:00 UTC.

@@ -170,6 +170,22 @@ fn a_lost_alarm_is_set_again_by_the_next_event() {
 }
 
 #[test]
+fn a_ttl_beyond_all_dates_needs_no_alarm() {
+    // The longest that fits before the last date that JavaScript has, and the longest of all.
+    for (ttl, has_alarm) in [("6000000000000", true), ("9007199254740991", false)] {
+        let mut shell = stream(BINARY, &[("Stream-TTL", ttl)]);
+        assert_eq!(shell.alarm.is_some(), has_alarm, "{ttl}");
+        assert!(
+            shell.alarm.is_none_or(|at| at.0 <= shell.limits.alarm_at_max_ms),
+            "{ttl}"
+        );
+        shell.now = shell.now.plus(1_000_000_000_000);
+        assert_eq!(shell.request("HEAD", "", &[], b"").header("Stream-TTL"), ttl);
+        assert_eq!(shell.get("").status(), 200);
+    }
+}
+
+#[test]
 fn a_ttl_of_zero_expires_at_once() {
     let mut shell = stream(BINARY, &[("Stream-TTL", "0")]);
     assert_eq!(shell.get("").status(), 404);

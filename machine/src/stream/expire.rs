@@ -78,6 +78,9 @@ impl Life {
         let Some(deadline) = self.deadline() else { return };
         // With the slack, so that whoever wakes for it finds the stream expired.
         let wanted = deadline.plus(slack(&self.head.expiry, limits));
+        if wanted.0 > limits.alarm_at_max_ms {
+            return;
+        }
         let set = self
             .head
             .alarm_at
