@@ -1,0 +1,36 @@
+//! `explore`: everything that can happen in a very small world.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use sim::choices::Enumeration;
+use sim::run::{self, Options};
+use sim::settings::Settings;
+
+use super::{clock, replay};
+
+pub(crate) fn explore(operations: u64) -> Result<ExitCode> {
+    let start = clock();
+    let mut enumeration = Enumeration::default();
+    let mut runs = 0_u64;
+    let mut events = 0;
+    while let Some(mut choices) = enumeration.begin() {
+        let outcome = run::within(&mut choices, Settings::small(operations), Options::default());
+        runs += 1;
+        events += outcome.events;
+        if outcome.failure.is_some() {
+            let mut again = choices.again();
+            let traced = Options {
+                traced: true,
+                ..Options::default()
+            };
+            replay::tell_failure(&run::within(&mut again, Settings::small(operations), traced));
+            println!("\nfailed in run {runs} of {operations} operations");
+            return Ok(ExitCode::FAILURE);
+        }
+        enumeration.finish(choices);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!("all {runs} runs of {operations} operations hold ({events} events, {seconds:.1} s)");
+    Ok(ExitCode::SUCCESS)
+}

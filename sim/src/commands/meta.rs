@@ -1,0 +1,166 @@
+//! `meta`: a seed is one run, whatever runs it.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use sim::choices::Choices;
+use sim::run::{self, Options};
+use sim::storage;
+
+use super::{clock, root};
+use crate::Seeds;
+
+pub(crate) fn meta(seeds: Seeds) -> Result<ExitCode> {
+    step(seeds, "twice in one process", twice)?;
+    step(seeds, "in two processes", processes)?;
+    step(seeds, "in ordered maps and in SQLite", storages)?;
+    step(seeds, "native and in wasm", wasm)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn step(seeds: Seeds, name: &'static str, compare: impl Fn(Seeds) -> Result<()>) -> Result<()> {
+    let Seeds { first, end } = seeds;
+    let start = clock();
+    compare(seeds).context(name)?;
+    println!(
+        "seeds {first}..{end} are the same {name} ({:.1} s)",
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Compares all decisions, and tells the first that differs.
+fn twice(seeds: Seeds) -> Result<()> {
+    for seed in seeds.first..seeds.end {
+        let mut one = Choices::from_seed(seed).logged();
+        let mut other = Choices::from_seed(seed).logged();
+        let hash = run::choices(&mut one, Options::default()).hash;
+        let again = run::choices(&mut other, Options::default()).hash;
+        let differs = one
+            .log()
+            .iter()
+            .zip(other.log())
+            .position(|(one, other)| one != other);
+        if let Some(at) = differs {
+            bail!(
+                "seed {seed}: draw {at} is {:?} and then {:?}",
+                one.log()[at],
+                other.log()[at]
+            );
+        }
+        ensure!(
+            one.count() == other.count(),
+            "seed {seed}: {} draws and then {}",
+            one.count(),
+            other.count()
+        );
+        ensure!(
+            hash == again,
+            "seed {seed}: the same draws, but {hash:016x} and then {again:016x}"
+        );
+    }
+    Ok(())
+}
+
+fn processes(seeds: Seeds) -> Result<()> {
+    let hashes = || -> Result<String> {
+        let program = std::env::current_exe()?;
+        let output = Command::new(program)
+            .args(["hashes", &format!("{}..{}", seeds.first, seeds.end)])
+            .output()?;
+        ensure!(output.status.success(), "the other process failed");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let (one, other) = (hashes()?, hashes()?);
+    if let Some((one, other)) = one.lines().zip(other.lines()).find(|(one, other)| one != other) {
+        bail!("{one} and then {other}");
+    }
+    ensure!(
+        one.lines().count() == other.lines().count(),
+        "one process ended early"
+    );
+    Ok(())
+}
+
+fn storages(seeds: Seeds) -> Result<()> {
+    for seed in seeds.first..seeds.end {
+        let map = run::seed(seed, Options::default());
+        let sqlite = run::seed(
+            seed,
+            Options {
+                storage: storage::Kind::Sqlite,
+                ..Options::default()
+            },
+        );
+        ensure!(
+            map.hash == sqlite.hash,
+            "seed {seed}: {:016x} and then {:016x}",
+            map.hash,
+            sqlite.hash
+        );
+        ensure!(sqlite.failure.is_none(), "seed {seed}: {:?}", sqlite.failure);
+    }
+    Ok(())
+}
+
+/// Runs in Node, and prints one hash of all.
+const SCRIPT: &str = "
+const { readFileSync } = require('node:fs');
+const [path, first, count] = process.argv.slice(1);
+WebAssembly.instantiate(readFileSync(path), {}).then(({ instance }) => {
+  const hash = instance.exports.combined_hash(BigInt(first), BigInt(count));
+  console.log(BigInt.asUintN(64, hash).toString(16).padStart(16, '0'));
+});
+";
+
+fn wasm(seeds: Seeds) -> Result<()> {
+    let native = run::combined_hash(seeds.first, seeds.end - seeds.first);
+    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let target = "wasm32-unknown-unknown";
+    let arguments = [
+        "rustc",
+        "--quiet",
+        "--package",
+        "sim",
+        "--lib",
+        "--crate-type",
+        "cdylib",
+        "--profile",
+        "sim",
+        "--target",
+        target,
+    ];
+    let built = Command::new(cargo)
+        .args(arguments)
+        .current_dir(root())
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(built.success(), "the wasm build failed");
+    let directory = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let module = directory.join(target).join("sim").join("sim.wasm");
+    let (first, count) = (seeds.first.to_string(), (seeds.end - seeds.first).to_string());
+    let output = Command::new("node")
+        .args(["-e", SCRIPT])
+        .arg(module)
+        .args([first, count])
+        .output()
+        .context("cannot run node")?;
+    ensure!(
+        output.status.success(),
+        "node failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let told = String::from_utf8(output.stdout)?;
+    let native = format!("{native:016x}");
+    ensure!(told.trim() == native, "native {native}, in wasm {told}");
+    Ok(())
+}
+
+pub(crate) fn hashes(seeds: Seeds) -> Result<ExitCode> {
+    for seed in seeds.first..seeds.end {
+        let outcome = run::seed(seed, Options::default());
+        println!("{seed} {:016x} {}", outcome.hash, outcome.draws);
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,264 @@
+//! `mutants`: planted faults, each a patch of the machine, each to be noticed by the oracle that it names.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sim::run::{self, Options};
+use sim::storage;
+
+use super::replay::shrunk;
+use super::{clock, commit_number, root};
+
+/// A planted fault: `sim/bugs/<name>`.
+struct Bug {
+    name: String,
+    directory: PathBuf,
+    /// The oracle that notices it.
+    oracle: String,
+    /// The storage it shows on.
+    storage: &'static str,
+}
+
+fn bugs() -> Result<Vec<Bug>> {
+    let mut bugs = Vec::new();
+    for entry in fs::read_dir(root().join("sim/bugs")).context("there are no bugs")? {
+        let directory = entry?.path();
+        let name = directory
+            .file_name()
+            .and_then(OsStr::to_str)
+            .unwrap_or_default()
+            .to_owned();
+        let readme = fs::read_to_string(directory.join("README.md"))
+            .with_context(|| format!("{name} has no README.md"))?;
+        let caught = readme.lines().find_map(|line| line.strip_prefix("Caught by: "));
+        let caught = caught.with_context(|| format!("{name} does not say by what it is caught"))?;
+        let storage = if caught.contains("on SQLite") {
+            "sqlite"
+        } else {
+            "map"
+        };
+        let oracle = caught
+            .split(" on ")
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches('.')
+            .to_owned();
+        bugs.push(Bug {
+            name,
+            directory,
+            oracle,
+            storage,
+        });
+    }
+    bugs.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(bugs)
+}
+
+pub(crate) fn mutants(
+    name: Option<&str>,
+    pick: Option<usize>,
+    check: bool,
+    seconds: u64,
+) -> Result<ExitCode> {
+    let mut bugs = bugs()?;
+    bugs.retain(|bug| name.is_none_or(|name| bug.name.contains(name)));
+    if let Some(pick) = pick {
+        let mut number = commit_number();
+        while bugs.len() > pick {
+            let at = usize::try_from(number % bugs.len() as u64).unwrap_or(0);
+            bugs.remove(at);
+            number = number.rotate_right(7);
+        }
+    }
+    ensure!(!bugs.is_empty(), "there is no such bug");
+    let house = tempfile::tempdir()?;
+    if check {
+        for bug in &bugs {
+            plant(bug, house.path())?;
+            passes_when_clean(bug)?;
+        }
+        println!(
+            "{} patches apply, and their tapes pass on the clean machine",
+            bugs.len()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8}",
+        "planted fault", "oracle", "seeds", "ms", "tape", "shrunk"
+    );
+    let mut survivors = 0;
+    for bug in &bugs {
+        plant(bug, house.path())?;
+        passes_when_clean(bug)?;
+        let program = build(house.path())?;
+        let output = Command::new(program)
+            .args([
+                "hunt",
+                "--oracle",
+                &bug.oracle,
+                "--seconds",
+                &seconds.to_string(),
+                "--storage",
+                bug.storage,
+                "--known",
+            ])
+            .arg(bug.directory.join("bug.tape"))
+            .output()?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() {
+            println!("{:<34} {:<16} {}", bug.name, bug.oracle, told.trim_end());
+        } else {
+            survivors += 1;
+            println!(
+                "{:<34} {:<16} survived: {}",
+                bug.name,
+                bug.oracle,
+                told.trim_end()
+            );
+        }
+    }
+    println!("{} of {} caught", bugs.len() - survivors, bugs.len());
+    Ok(if survivors == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A workspace of machine and simulator with the fault in it. Files that are the same are left alone, so that they are not
+/// built again.
+fn plant(bug: &Bug, house: &Path) -> Result<()> {
+    let patched = tempfile::tempdir()?;
+    for part in ["machine", "sim"] {
+        copy(&root().join(part), &patched.path().join(part))?;
+    }
+    let manifest = fs::read_to_string(root().join("Cargo.toml"))?;
+    let members = |line: &str| {
+        if line.starts_with("members = ") {
+            "members = [\"machine\", \"sim\"]".to_owned()
+        } else {
+            line.to_owned()
+        }
+    };
+    let manifest: Vec<_> = manifest.lines().map(members).collect();
+    fs::write(patched.path().join("Cargo.toml"), manifest.join("\n"))?;
+    fs::copy(root().join("Cargo.lock"), patched.path().join("Cargo.lock"))?;
+    let patch = bug.directory.join("patch.diff");
+    let applied = Command::new("git")
+        .arg("apply")
+        .arg(&patch)
+        .current_dir(patched.path())
+        .output()
+        .context("cannot run git")?;
+    let reason = String::from_utf8_lossy(&applied.stderr);
+    ensure!(
+        applied.status.success(),
+        "the patch of {} does not apply: {reason}",
+        bug.name
+    );
+    copy(patched.path(), house)
+}
+
+/// Copies what is different.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            let content = fs::read(entry.path())?;
+            if fs::read(&target).ok().as_ref() != Some(&content) {
+                fs::write(target, content)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn build(house: &Path) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let target = root().join("target/mutants");
+    let output = Command::new(cargo)
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            "sim",
+            "--package",
+            "sim",
+            "--target-dir",
+        ])
+        .arg(&target)
+        .current_dir(house)
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(
+        output.status.success(),
+        "the patched machine does not build: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(target.join("sim/sim"))
+}
+
+fn passes_when_clean(bug: &Bug) -> Result<()> {
+    let path = bug.directory.join("bug.tape");
+    if !path.exists() {
+        return Ok(());
+    }
+    let failure = run::tape(&fs::read(path)?, Options::default()).failure;
+    ensure!(
+        failure.is_none(),
+        "the tape of {} fails on the clean machine: {failure:?}",
+        bug.name
+    );
+    Ok(())
+}
+
+/// Run by a patched simulator: the known tape must fail, and so must some seed before the time is up. Writes the tape where
+/// there was none.
+pub(crate) fn hunt(oracle: &str, seconds: u64, known: &Path, storage: storage::Kind) -> Result<ExitCode> {
+    let options = Options {
+        storage,
+        ..Options::default()
+    };
+    let start = clock();
+    let mut other = None;
+    for seed in 0.. {
+        if start.elapsed() > Duration::from_secs(seconds) {
+            println!("{seed} seeds; the first failure of another oracle: {other:?}");
+            return Ok(ExitCode::FAILURE);
+        }
+        let outcome = run::seed(seed, options);
+        let Some(failure) = outcome.failure else { continue };
+        if failure.oracle != oracle {
+            other.get_or_insert((seed, failure.oracle));
+            continue;
+        }
+        let caught_ms = start.elapsed().as_millis();
+        let shrunk = shrunk(&outcome.tape, oracle, options);
+        let size = shrunk.tape.len();
+        if known.exists() {
+            let failure = run::tape(&fs::read(known)?, options).failure;
+            ensure!(
+                failure.is_some_and(|failure| failure.oracle == oracle),
+                "the known tape does not fail any more"
+            );
+        } else {
+            fs::write(known, shrunk.tape)?;
+        }
+        println!(
+            "{:>8} {caught_ms:>9} {:>8} {size:>8}",
+            seed + 1,
+            outcome.tape.len()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,26 @@
+//! The simulator: the state machine in a simulated Cloudflare, and oracles that notice when it is wrong.
+//!
+//! One run is one seed, or one tape of choices ([`choices`]). It draws its [`settings`], builds a [`world`] of clients,
+//! edges and objects, and lets it run while the [`model`] and the [`oracle`] watch. `FIDELITY.md` says what the world is
+//! like and what it leaves out.
+#![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
+
+pub mod choices;
+pub mod digest;
+pub mod marks;
+pub mod model;
+pub mod oracle;
+pub mod request;
+pub mod run;
+pub mod settings;
+pub mod shrink;
+pub mod storage;
+pub mod workload;
+pub mod world;
+
+/// What the wasm build offers: the hashes of many seeds in one.
+#[cfg(target_arch = "wasm32")]
+#[unsafe(no_mangle)]
+pub extern "C" fn combined_hash(first: u64, count: u64) -> u64 {
+    run::combined_hash(first, count)
+}

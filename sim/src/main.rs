@@ -1,0 +1,186 @@
+//! `cargo sim`: runs the simulator, replays, shrinks, and shows that it notices.
+#![expect(clippy::print_stdout, reason = "what it finds is told on the terminal")]
+
+mod commands;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use sim::storage;
+
+#[derive(Parser)]
+#[command(name = "cargo sim", about = "The simulator of the state machine")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run seeds until one fails or time is up
+    Run {
+        /// A range like 0..1000; without it, as many as fit, from the number that the git commit gives
+        #[arg(long)]
+        seeds: Option<Seeds>,
+        #[arg(long)]
+        minutes: Option<f64>,
+        #[arg(long)]
+        jobs: Option<usize>,
+        #[arg(long, value_enum, default_value = "map")]
+        storage: Storage,
+    },
+    /// Run one seed or tape again
+    Replay {
+        what: Subject,
+        /// Print everything that happens
+        #[arg(long)]
+        trace: bool,
+        /// Stop after this event
+        #[arg(long)]
+        until: Option<u64>,
+        /// Print settings and the objects' state at the end
+        #[arg(long)]
+        state: bool,
+        #[arg(long, value_enum, default_value = "map")]
+        storage: Storage,
+    },
+    /// Make a failing seed or tape small
+    Shrink {
+        what: Subject,
+        #[arg(short, long, default_value = "bug.tape")]
+        output: PathBuf,
+        #[arg(long, value_enum, default_value = "map")]
+        storage: Storage,
+    },
+    /// Show that a seed is one run: twice in this process, in two processes, on both storages, native and in wasm
+    Meta {
+        #[arg(long, default_value = "0..2000")]
+        seeds: Seeds,
+    },
+    /// Show that planted faults are noticed
+    Mutants {
+        /// Only those whose name contains this
+        name: Option<String>,
+        /// Only so many, as the git commit picks them
+        #[arg(long)]
+        pick: Option<usize>,
+        /// Build nothing: check that each patch applies and that each tape passes on the clean machine
+        #[arg(long)]
+        check: bool,
+        /// Give up on one after so many seconds
+        #[arg(long, default_value = "60")]
+        seconds: u64,
+    },
+    /// Run everything that one client can do in so many operations, with a crash at every place
+    Explore {
+        #[arg(long)]
+        ops: u64,
+    },
+    /// Print the hash of each seed
+    #[command(hide = true)]
+    Hashes { seeds: Seeds },
+    /// Look for a failure of one oracle, and write its shrunk tape
+    #[command(hide = true)]
+    Hunt {
+        #[arg(long)]
+        oracle: String,
+        #[arg(long)]
+        seconds: u64,
+        #[arg(long)]
+        known: PathBuf,
+        #[arg(long, value_enum, default_value = "map")]
+        storage: Storage,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Storage {
+    Map,
+    Sqlite,
+}
+
+impl From<Storage> for storage::Kind {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::Map => Self::Map,
+            Storage::Sqlite => Self::Sqlite,
+        }
+    }
+}
+
+/// A range of seeds.
+#[derive(Clone, Copy, Debug)]
+struct Seeds {
+    first: u64,
+    end: u64,
+}
+
+impl FromStr for Seeds {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (first, end) = text.split_once("..").context("a range is written A..B")?;
+        Ok(Self {
+            first: first.parse()?,
+            end: end.parse()?,
+        })
+    }
+}
+
+/// A seed, or a file with a tape.
+#[derive(Clone, Debug)]
+enum Subject {
+    Seed(u64),
+    Tape(PathBuf),
+}
+
+impl FromStr for Subject {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text.parse().map_or_else(|_| Self::Tape(text.into()), Self::Seed))
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    // What panics is reported as a failure, with the run that it happened in.
+    std::panic::set_hook(Box::new(|_| {}));
+    match Arguments::parse().command {
+        Command::Run {
+            seeds,
+            minutes,
+            jobs,
+            storage,
+        } => commands::run::run(seeds, minutes, jobs, storage.into()),
+        Command::Replay {
+            what,
+            trace,
+            until,
+            state,
+            storage,
+        } => commands::replay::replay(&what, trace, until, state, storage.into()),
+        Command::Shrink {
+            what,
+            output,
+            storage,
+        } => commands::replay::shrink(&what, &output, storage.into()),
+        Command::Meta { seeds } => commands::meta::meta(seeds),
+        Command::Mutants {
+            name,
+            pick,
+            check,
+            seconds,
+        } => commands::mutants::mutants(name.as_deref(), pick, check, seconds),
+        Command::Explore { ops } => commands::explore::explore(ops),
+        Command::Hashes { seeds } => commands::meta::hashes(seeds),
+        Command::Hunt {
+            oracle,
+            seconds,
+            known,
+            storage,
+        } => commands::mutants::hunt(&oracle, seconds, &known, storage.into()),
+    }
+}

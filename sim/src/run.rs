@@ -1,0 +1,179 @@
+//! One run from its beginning to its end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::choices::Choices;
+use crate::digest::Digest;
+use crate::marks::Marks;
+use crate::settings::Settings;
+use crate::storage;
+use crate::world::{Failure, World};
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub storage: storage::Kind,
+    /// Whether to keep a line for each thing that happens.
+    pub traced: bool,
+    /// The number of the event after which to stop.
+    pub until: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            storage: storage::Kind::Map,
+            traced: false,
+            until: u64::MAX,
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Of everything that happened.
+    pub hash: u64,
+    pub draws: u64,
+    pub tape: Vec<u8>,
+    pub events: u64,
+    pub operations: u64,
+    pub simulated_ms: u64,
+    pub marks: Marks,
+    pub failure: Option<Failure>,
+    pub trace: Vec<String>,
+    /// What holds for the run, and its state at the end, for those who trace it.
+    pub settings: String,
+    pub state: String,
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn seed(seed: u64, options: Options) -> Outcome {
+    choices(&mut Choices::from_seed(seed), options)
+}
+
+/// Runs one tape.
+#[must_use]
+pub fn tape(tape: &[u8], options: Options) -> Outcome {
+    choices(&mut Choices::from_tape(tape), options)
+}
+
+/// Runs whatever the choices say.
+#[must_use]
+pub fn choices(choices: &mut Choices<'_>, options: Options) -> Outcome {
+    let settings = Settings::draw(choices);
+    within(choices, settings, options)
+}
+
+/// Runs in a world of these settings.
+#[must_use]
+pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -> Outcome {
+    let shown = if options.traced {
+        format!("{settings:#?}")
+    } else {
+        String::new()
+    };
+    let mut world = World::new(choices, settings, options.storage, options.traced);
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run(options.until)));
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("a panic");
+        let failure = Failure {
+            oracle: "panic",
+            expected: "no panic".to_owned(),
+            actual: text.to_owned(),
+            event: world.events,
+        };
+        world.failure = Some(failure);
+    }
+    let state = if options.traced {
+        world.state()
+    } else {
+        String::new()
+    };
+    let (hash, events, operations) = (world.digest.value(), world.events, world.operation_count());
+    let (simulated_ms, marks) = (world.simulated_ms(), core::mem::take(&mut world.marks));
+    let (failure, trace) = (world.failure.take(), world.trace.take().unwrap_or_default());
+    drop(world);
+    Outcome {
+        hash,
+        draws: choices.count(),
+        tape: choices.tape().to_vec(),
+        events,
+        operations,
+        simulated_ms,
+        marks,
+        failure,
+        trace,
+        settings: shown,
+        state,
+    }
+}
+
+/// The hashes of many seeds in one.
+#[must_use]
+pub fn combined_hash(first: u64, count: u64) -> u64 {
+    let mut digest = Digest::default();
+    for each in first..first + count {
+        let outcome = seed(each, Options::default());
+        digest.number(outcome.hash);
+        digest.number(outcome.draws);
+    }
+    digest.value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_seed_is_repeated_by_its_tape() {
+        for number in 0..2_000 {
+            let seeded = seed(number, Options::default());
+            assert_eq!(seeded.failure, None, "seed {number}");
+            let taped = tape(&seeded.tape, Options::default());
+            assert_eq!(
+                (taped.hash, taped.draws, taped.tape),
+                (seeded.hash, seeded.draws, seeded.tape),
+                "seed {number}"
+            );
+        }
+    }
+
+    #[test]
+    fn clients_notice_answers_that_leave_before_they_are_durable() {
+        for oracle in ["recency", "offset law", "exactly once", "events", "long-poll"] {
+            let notices = |number| {
+                let mut choices = Choices::from_seed(number);
+                let settings = Settings {
+                    gated: false,
+                    only: Some(oracle),
+                    ..Settings::draw(&mut choices)
+                };
+                within(&mut choices, settings, Options::default())
+                    .failure
+                    .is_some()
+            };
+            assert!((0..3_000).any(notices), "{oracle}");
+        }
+    }
+
+    #[test]
+    fn both_storages_give_the_same_runs() {
+        for number in 0..200 {
+            let sqlite = Options {
+                storage: storage::Kind::Sqlite,
+                ..Options::default()
+            };
+            let (one, other) = (seed(number, Options::default()), seed(number, sqlite));
+            assert_eq!(
+                (one.hash, one.failure),
+                (other.hash, other.failure),
+                "seed {number}"
+            );
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What holds for a whole run, drawn at its start: the limits, often tiny; which faults there are and how often; how slow
+//! everything is; and what clients like to do. Each fault and each operation is off in about half of all runs, for some bugs
+//! show only where nothing else happens.
+
+use machine::Limits;
+
+use crate::choices::Choices;
+use crate::workload::{KINDS, Kind};
+
+/// When every run begins, in milliseconds since 1970: in January 2027.
+pub const BEGINNING: u64 = 1_800_000_000_000;
+
+/// Chances in percent, 0 for never.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// After a turn: the instance dies before its commits are durable, or while they become so.
+    pub crash: u64,
+    /// At a crash: the old instance goes on with the requests that it has begun.
+    pub zombie: u64,
+    /// A turn fails: nothing of it is stored, and the instance is dropped.
+    pub turn_fails: u64,
+    /// After a turn: the instance is put to sleep once it is idle, and its lines are kept.
+    pub hibernate: u64,
+    /// The same, but the object is moved: its lines are cut.
+    pub evict: u64,
+    pub request_lost: u64,
+    pub answer_lost: u64,
+    /// A client sends a request twice.
+    pub duplicate: u64,
+    /// A request's body comes in slowly.
+    pub slow_body: u64,
+    pub line_cut: u64,
+    /// A reader is slow, or stops reading for a while.
+    pub slow_reader: u64,
+    /// A reader leaves before its response ends.
+    pub leave: u64,
+    /// The object learns late, or never, that a line was closed.
+    pub gone_late: u64,
+    pub alarm_late: u64,
+    pub alarm_early: u64,
+    pub alarm_twice: u64,
+    pub alarm_fails: u64,
+    /// The scheduler does not hear of an alarm that was moved later or removed.
+    pub alarm_not_moved: u64,
+    /// A commit takes far longer than others.
+    pub commit_stalls: u64,
+    /// Events of the same moment happen in another order.
+    pub reorder: u64,
+}
+
+/// Names of all faults, for the report.
+pub type Named<'a> = (&'static str, &'a mut u64);
+
+impl Faults {
+    fn each(&mut self) -> [Named<'_>; 20] {
+        [
+            ("crash", &mut self.crash),
+            ("zombie", &mut self.zombie),
+            ("turn fails", &mut self.turn_fails),
+            ("hibernate", &mut self.hibernate),
+            ("evict", &mut self.evict),
+            ("request lost", &mut self.request_lost),
+            ("answer lost", &mut self.answer_lost),
+            ("duplicate", &mut self.duplicate),
+            ("slow body", &mut self.slow_body),
+            ("line cut", &mut self.line_cut),
+            ("slow reader", &mut self.slow_reader),
+            ("leave", &mut self.leave),
+            ("gone late", &mut self.gone_late),
+            ("alarm late", &mut self.alarm_late),
+            ("alarm early", &mut self.alarm_early),
+            ("alarm twice", &mut self.alarm_twice),
+            ("alarm fails", &mut self.alarm_fails),
+            ("alarm not moved", &mut self.alarm_not_moved),
+            ("commit stalls", &mut self.commit_stalls),
+            ("reorder", &mut self.reorder),
+        ]
+    }
+}
+
+/// Longest delays, in milliseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Delays {
+    pub network: u64,
+    pub commit: u64,
+    pub stall: u64,
+    pub think: u64,
+    pub body: u64,
+    pub alarm_late: u64,
+    pub alarm_early: u64,
+    /// Each instance's clock is off by this at most, either way.
+    pub skew: u64,
+}
+
+/// What holds for one run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub limits: Limits,
+    pub faults: Faults,
+    pub delays: Delays,
+    /// Whether all decisions are to be enumerated, so that each has to be between few.
+    pub enumerated: bool,
+    /// Whether the output gate holds anything back. It always does, but where it is to be shown that it would be missed.
+    pub gated: bool,
+    /// The only oracle that is listened to, where it is to be shown that it speaks.
+    pub only: Option<&'static str>,
+    pub names: u64,
+    pub clients: u64,
+    pub operations: u64,
+    pub retries: u64,
+    pub producers: u64,
+    /// The weight of each kind of operation.
+    pub weights: [u64; KINDS],
+    /// While a storm lasts, faults happen; between storms they do not. 0 for one storm that lasts for ever.
+    pub storm_ms: u64,
+    pub calm_ms: u64,
+    /// Of created streams.
+    pub ttl_percent: u64,
+    pub body_bytes: u64,
+}
+
+impl Settings {
+    #[must_use]
+    pub fn draw(choices: &mut Choices<'_>) -> Self {
+        let operations = choices.upto(120);
+        let clients = 1 + choices.upto(4);
+        let mut faults = Faults::default();
+        let few = choices.percent(25);
+        for (_, chance) in faults.each() {
+            if choices.upto(if few { 7 } else { 1 }) == 1 {
+                *chance = choices.one_of(&[1, 2, 5, 10, 20, 50, 90]);
+            }
+        }
+        let mut weights = [0; KINDS];
+        for (kind, weight) in weights.iter_mut().enumerate() {
+            let usual = Kind::ALL[kind].usual_weight();
+            *weight = match choices.upto(3) {
+                0 | 1 => usual,
+                2 => 0,
+                _ => usual * choices.between(1, 6),
+            };
+        }
+        weights[Kind::Create as usize] = weights[Kind::Create as usize].max(1);
+        let delays = Delays {
+            network: choices.magnitude(200),
+            commit: choices.magnitude(200),
+            stall: choices.magnitude(20_000),
+            think: choices.magnitude(8_000),
+            body: choices.magnitude(5_000),
+            alarm_late: choices.magnitude(30_000),
+            alarm_early: choices.magnitude(2_000),
+            skew: if choices.upto(1) == 1 {
+                choices.magnitude(3_000)
+            } else {
+                0
+            },
+        };
+        let storms = choices.upto(2) == 1;
+        let limits = limits(choices);
+        // No run should take thousands of pages to read.
+        let body_bytes = (1 + choices.magnitude(400)).min(limits.chunk_bytes_max * 20);
+        Self {
+            limits,
+            faults,
+            delays,
+            enumerated: false,
+            gated: true,
+            only: None,
+            names: 1 + choices.upto(5) / 4,
+            clients,
+            operations,
+            retries: choices.upto(4),
+            producers: 1 + choices.upto(2),
+            weights,
+            storm_ms: if storms { 1 + choices.magnitude(20_000) } else { 0 },
+            calm_ms: if storms { 1 + choices.magnitude(20_000) } else { 0 },
+            ttl_percent: choices.one_of(&[30, 0, 80]),
+            body_bytes,
+        }
+    }
+
+    /// The smallest world there is, whose runs can be enumerated: one client that does one of a few things at a time, tiny
+    /// rows, and an instance that may die after every turn.
+    #[must_use]
+    pub fn small(operations: u64) -> Self {
+        Self {
+            limits: Limits {
+                row_bytes_max: 8,
+                chunk_bytes_max: 4,
+                ..Limits::DEFAULT
+            },
+            faults: Faults {
+                crash: 1,
+                ..Faults::default()
+            },
+            delays: Delays::default(),
+            enumerated: true,
+            gated: true,
+            only: None,
+            names: 1,
+            clients: 1,
+            operations,
+            retries: 1,
+            producers: 1,
+            weights: [0; KINDS],
+            storm_ms: 0,
+            calm_ms: 0,
+            ttl_percent: 0,
+            body_bytes: 0,
+        }
+    }
+
+    /// The same world when it has become friendly.
+    pub fn heal(&mut self) {
+        self.faults = Faults::default();
+        self.delays.stall = 0;
+    }
+}
+
+fn limits(choices: &mut Choices<'_>) -> Limits {
+    let usual = Limits::DEFAULT;
+    // Now and then long enough for a reader to be waited for in vain.
+    let sse_max_age_ms = 100 + choices.magnitude(60_000) * choices.one_of(&[1, 1, 1, 20]);
+    let row_bytes_max = choices.one_of(&[usual.row_bytes_max, 8, 9, 12, 16, 24, 40, 64]);
+    Limits {
+        append_bytes_max: choices.one_of(&[usual.append_bytes_max, 1 << 16, 256, 64, 16]),
+        chunk_bytes_max: choices.one_of(&[usual.chunk_bytes_max, 1, 2, 7, 16, 32, 64, 200]),
+        long_poll_timeout_ms: 1 + choices.magnitude(30_000),
+        sse_max_age_ms,
+        sse_heartbeat_ms: (100 + choices.magnitude(20_000)).max(sse_max_age_ms / 200),
+        reader_held_bytes_max: choices.one_of(&[usual.reader_held_bytes_max, 1, 100, 500, 2_000]),
+        frame_bytes_max: choices.one_of(&[usual.frame_bytes_max, 0, 8, 20, 60]),
+        redial_ms_max: choices.magnitude(2_000),
+        row_bytes_max,
+        touch_slack_divisor: choices.one_of(&[usual.touch_slack_divisor, 1, 2, 3, 16, 1_000]),
+        alarm_grace_ms: choices.one_of(&[usual.alarm_grace_ms, 0, 500, 5_000]),
+        alarm_delay_ms_min: choices.one_of(&[usual.alarm_delay_ms_min, 0, 1, 200, 5_000]),
+        cursor_interval_ms: choices.one_of(&[usual.cursor_interval_ms, 1, 50, 1_000]),
+        cursor_epoch_ms: choices.one_of(&[usual.cursor_epoch_ms, 0, BEGINNING, BEGINNING * 2]),
+        cursor_jitter_intervals: 1 + choices.magnitude(200),
+        ..usual
+    }
+}

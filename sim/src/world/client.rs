@@ -1,0 +1,543 @@
+//! Clients: one thing at a time, again when it was in vain, and a memory of what they were told.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use machine::wire::request::AwaitsBody;
+
+use super::object::Zombie;
+use super::reader::Reader;
+use super::{Event, Phase, World};
+use crate::marks::{Mark, Watermark};
+use crate::model::{Content, Mismatch, Model, place};
+use crate::oracle::{self, Place};
+use crate::request::{Request, Response};
+use crate::workload::{self, Claim, Knowledge, Next, Scene};
+
+/// An answer, and what the object was when it gave it.
+#[derive(Clone, Debug)]
+pub(super) struct Received {
+    pub(super) response: Response,
+    pub(super) place: Place,
+    /// The line that comes with it.
+    pub(super) line: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    /// Whether it has something left to do.
+    pub(super) busy: bool,
+    /// Whether that is to follow an event stream, which is no reason to wait for it.
+    pub(super) following: bool,
+    /// Of each name.
+    knowledge: Vec<Knowledge>,
+}
+
+impl Client {
+    pub(super) fn new(names: usize) -> Self {
+        Self {
+            busy: true,
+            following: false,
+            knowledge: vec![Knowledge::default(); names],
+        }
+    }
+}
+
+/// What a client is about to do, in as many attempts as it takes.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) client: usize,
+    object: usize,
+    request: Rc<Request>,
+    mark: Option<String>,
+    claim: Option<Claim>,
+    sent_at: u64,
+    attempts: u64,
+    /// Requests sent, copies included.
+    sent: u64,
+    /// Lives in which it was acknowledged, with the status.
+    acknowledged: Vec<(u64, u16)>,
+    /// Whether an answer was lost.
+    unknown: bool,
+    done: bool,
+    /// Whether it only reads everything once more.
+    last: bool,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) object: usize,
+    pub(super) operation: usize,
+    /// The edge that dials, if it is not a client's own.
+    pub(super) reader: Option<usize>,
+    pub(super) request: Rc<Request>,
+    /// What was known to anybody when it was sent.
+    pub(super) floor: Place,
+    pub(super) epoch: u64,
+    pub(super) awaits: Option<AwaitsBody>,
+    pub(super) zombie: Option<Box<Zombie>>,
+    /// Of the object, when the request came before its body.
+    pub(super) turns_at_arrival: Option<u64>,
+}
+
+impl World<'_, '_> {
+    /// A client does the next thing.
+    pub(super) fn think(&mut self, client: usize) {
+        self.clients[client].following = false;
+        let done = self.operation_count() >= self.settings.operations;
+        if self.phase != Phase::Busy || done {
+            self.clients[client].busy = false;
+            self.advance();
+            return;
+        }
+        let object = usize::try_from(self.choices.upto(self.settings.names - 1)).unwrap_or(0);
+        let Model { state, bounds, .. } = &self.objects[object].model;
+        let ends = state.life.as_ref().and_then(|life| life.ends(bounds));
+        let scene = Scene {
+            settings: &self.settings,
+            life: state.life.as_ref(),
+            has_ended: ends.is_some_and(|(least, _)| least <= self.now),
+            knowledge: &self.clients[client].knowledge[object],
+            operation: self.operations.len() as u64,
+            now: self.now,
+        };
+        let next = workload::next(self.choices, scene);
+        let (request, mark, claim, pause) = match next {
+            Next::Send { request, mark, claim } => (request, mark, claim, None),
+            Next::Wait(pause) => (Request::default(), None, None, Some(pause)),
+        };
+        let operation = self.begin(client, object, request, mark, claim);
+        match pause {
+            Some(pause) => {
+                self.note("client", || format!("{client} waits for {pause} ms"));
+                self.operations[operation].done = true;
+                self.schedule(pause, Event::Think { client });
+            }
+            None => self.attempt(operation),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        client: usize,
+        object: usize,
+        request: Request,
+        mark: Option<String>,
+        claim: Option<Claim>,
+    ) -> usize {
+        self.operations.push(Operation {
+            client,
+            object,
+            request: Rc::new(request),
+            mark,
+            claim,
+            sent_at: self.now,
+            attempts: 0,
+            sent: 0,
+            acknowledged: Vec::new(),
+            unknown: false,
+            done: false,
+            last: false,
+        });
+        self.operations.len() - 1
+    }
+
+    /// Sends an operation's request, for the first time or again.
+    pub(super) fn attempt(&mut self, operation: usize) {
+        let Operation { object, client, .. } = self.operations[operation];
+        let request = Rc::clone(&self.operations[operation].request);
+        self.operations[operation].attempts += 1;
+        self.operations[operation].sent += 1;
+        self.marks
+            .reach(Watermark::Attempts, self.operations[operation].attempts);
+        let call = self.call(object, operation, None, &request);
+        self.note("client", || {
+            format!("{client} c{call} {} on name {object}", request.line())
+        });
+        if request.method == "GET"
+            && request
+                .parameter("live")
+                .is_some_and(|live| matches!(live, "sse" | "long-poll"))
+        {
+            let reader = self.readers.len();
+            let slow = self.fault(self.settings.faults.slow_reader);
+            let ahead = self.choices.upto(self.settings.delays.skew);
+            self.readers
+                .push(Reader::new(object, operation, call, request, slow, ahead));
+            if self.fault(self.settings.faults.leave) {
+                let after = self.choices.magnitude(20_000);
+                self.schedule(after, Event::Leave { reader });
+            }
+            let delay = self.network_delay();
+            self.schedule(delay, Event::Dial { reader, from: None });
+            return;
+        }
+        self.send(call);
+        if self.fault(self.settings.faults.duplicate) {
+            self.hit(Mark::DuplicateInFlight);
+            self.operations[operation].sent += 1;
+            let copy = self.call(object, operation, None, &request);
+            self.note("client", || format!("{client} c{copy} is a copy of c{call}"));
+            self.send(copy);
+        }
+    }
+
+    pub(super) fn call(
+        &mut self,
+        object: usize,
+        operation: usize,
+        reader: Option<usize>,
+        request: &Rc<Request>,
+    ) -> usize {
+        self.calls.push(Call {
+            object,
+            operation,
+            reader,
+            request: Rc::clone(request),
+            floor: self.objects[object].known,
+            epoch: 0,
+            awaits: None,
+            zombie: None,
+            turns_at_arrival: None,
+        });
+        self.calls.len() - 1
+    }
+
+    pub(super) fn send(&mut self, call: usize) {
+        let delay = self.network_delay();
+        if self.fault(self.settings.faults.request_lost) {
+            self.hit(Mark::RequestLost);
+            self.note("network", || format!("c{call} is lost"));
+            self.schedule(delay + 1_000, Event::Lost { call });
+        } else {
+            self.schedule(delay, Event::Arrive { call });
+        }
+    }
+
+    pub(super) fn reply(&mut self, call: usize, received: Received) {
+        if let Some(reader) = self.calls[call].reader {
+            return self.dialled(reader, received);
+        }
+        self.note("client", || format!("c{call} ← {}", received.response.line()));
+        self.observe(call, &received);
+        let status = received.response.status;
+        let operation = &mut self.operations[self.calls[call].operation];
+        let success = (200..300).contains(&status);
+        if let (true, Some(life)) = (success, received.place.life()) {
+            operation.acknowledged.push((life, status));
+        }
+        if status >= 500 {
+            operation.unknown = true;
+            return self.in_vain(call);
+        }
+        let crashed = self.objects[operation.object].last_crash_at > operation.sent_at;
+        if operation.unknown
+            && crashed
+            && status == 204
+            && operation.claim.is_some()
+            && !operation.request.body.is_empty()
+        {
+            self.marks.hit(Mark::DuplicateAfterCrash);
+        }
+        self.settle(call, &received.response);
+    }
+
+    pub(super) fn lost(&mut self, call: usize) {
+        if let Some(reader) = self.calls[call].reader {
+            return self.unanswered(reader);
+        }
+        self.note("client", || format!("c{call} is not answered"));
+        self.operations[self.calls[call].operation].unknown = true;
+        self.in_vain(call);
+    }
+
+    /// Tries again, or gives up.
+    fn in_vain(&mut self, call: usize) {
+        let number = self.calls[call].operation;
+        let operation = &self.operations[number];
+        if operation.done {
+            return;
+        }
+        if operation.attempts <= self.settings.retries || operation.last {
+            let pause = self.choices.upto(self.settings.delays.think / 4);
+            self.schedule(pause, Event::Retry { operation: number });
+        } else {
+            self.finish(number);
+        }
+    }
+
+    fn settle(&mut self, call: usize, response: &Response) {
+        let number = self.calls[call].operation;
+        let operation = &self.operations[number];
+        if operation.done {
+            return;
+        }
+        let (client, last) = (operation.client, operation.last);
+        self.learn(number, response);
+        let more = response
+            .header("Stream-Next-Offset")
+            .filter(|_| last && !response.is_true("Stream-Up-To-Date"));
+        match more {
+            Some(offset) => {
+                let object = self.operations[number].object;
+                let mut request = Request::new("GET");
+                request.query.push(("offset", offset.to_owned()));
+                self.operations[number].done = true;
+                self.read_once_more(client, object, request);
+            }
+            None if last => {
+                self.operations[number].done = true;
+                self.unread = self.unread.saturating_sub(1);
+                self.advance();
+            }
+            None => self.finish(number),
+        }
+    }
+
+    /// An operation is over; its client goes on.
+    pub(super) fn finish(&mut self, number: usize) {
+        let operation = &mut self.operations[number];
+        if operation.done {
+            return;
+        }
+        operation.done = true;
+        let client = operation.client;
+        let pause = self.choices.upto(self.settings.delays.think);
+        self.schedule(pause, Event::Think { client });
+    }
+
+    fn learn(&mut self, operation: usize, response: &Response) {
+        let Operation { client, object, .. } = self.operations[operation];
+        let request = Rc::clone(&self.operations[operation].request);
+        let knowledge = &mut self.clients[client].knowledge[object];
+        if let Some(offset) = response.header("Stream-Next-Offset") {
+            knowledge.learn_offset(offset);
+        }
+        if let Some(cursor) = response.header("Stream-Cursor") {
+            knowledge.cursor = Some(cursor.to_owned());
+        }
+        if let (Some(tag), Some(offset), None) = (
+            response.header("ETag"),
+            request.parameter("offset"),
+            request.parameter("live"),
+        ) {
+            knowledge.tag = Some((offset.to_owned(), tag.to_owned()));
+        }
+    }
+
+    pub(super) fn learn_position(&mut self, operation: usize, position: u64, cursor: Option<u64>) {
+        let Operation { client, object, .. } = self.operations[operation];
+        let knowledge = &mut self.clients[client].knowledge[object];
+        knowledge.learn_offset(&workload::offset(0, position));
+        knowledge.cursor = cursor
+            .map(|cursor| cursor.to_string())
+            .or_else(|| knowledge.cursor.take());
+    }
+
+    /// Holds an answer against everything that was known when it was asked for.
+    fn observe(&mut self, call: usize, received: &Received) {
+        let Call { object, floor, .. } = self.calls[call];
+        let request = Rc::clone(&self.calls[call].request);
+        let Received {
+            response,
+            place: state,
+            ..
+        } = received;
+        if matches!(response.status, 400 | 413 | 500..) {
+            return;
+        }
+        self.note_known(object, floor, *state, response);
+        let Some(life) = state.life() else { return };
+        let content = self.objects[object].model.content(life);
+        let next = response.header("Stream-Next-Offset").and_then(place);
+        let shown = match request.method {
+            "GET" if response.status == 200 => Some(&response.body),
+            // A producer's 204 is a duplicate, and does not say where the data is.
+            "POST" | "PUT" if matches!(response.status, 201 | 200 | 204) && request.method == "POST" => {
+                let appended = response.status == 200 || request.header("Producer-Id").is_none();
+                let acknowledged = appended && !request.body.is_empty();
+                Some(&request.body).filter(|_| acknowledged)
+            }
+            _ => None,
+        };
+        let (Some(shown), Some(next)) = (shown, next) else {
+            return;
+        };
+        let Some(units) = oracle::units(content, shown) else {
+            return self.fail(
+                "offset law",
+                "a body of the stream's type".to_owned(),
+                response.line(),
+            );
+        };
+        let from = next.saturating_sub(units.len() as u64);
+        let verdict = self.law.observe(object, life, from, &units);
+        self.check("offset law", verdict);
+    }
+
+    /// Linearizability, in linear time: what an answer tells is never behind what was known when it was asked for.
+    pub(super) fn note_known(&mut self, object: usize, floor: Place, state: Place, response: &Response) {
+        let next = response.header("Stream-Next-Offset").and_then(place);
+        let told = state.known_to(next.unwrap_or(0), response.is_true("Stream-Closed"));
+        self.note_told(object, floor, state, told);
+    }
+
+    pub(super) fn note_told(&mut self, object: usize, floor: Place, state: Place, told: Place) {
+        if state < floor {
+            let expected = format!("{floor:?} or later");
+            self.check(
+                "recency",
+                Err(Mismatch {
+                    expected,
+                    actual: format!("{state:?}"),
+                }),
+            );
+        }
+        let known = &mut self.objects[object].known;
+        *known = (*known).max(told);
+    }
+
+    /// What holds of an answer when it is made.
+    pub(super) fn note_answer(&mut self, call: usize, response: &Response) {
+        let object = self.calls[call].object;
+        let request = Rc::clone(&self.calls[call].request);
+        let body = |text: &str| {
+            response
+                .body
+                .windows(text.len())
+                .any(|window| window == text.as_bytes())
+        };
+        let has = |name: &str| response.header(name).is_some();
+        match (request.method, response.status) {
+            (_, 304) => self.hit(Mark::NotModified),
+            (_, 400) => self.hit(Mark::BadRequest),
+            (_, 413) => self.hit(Mark::TooLarge),
+            ("POST", 403) => self.hit(Mark::EpochFenced),
+            ("POST", 409) if has("Producer-Expected-Seq") => self.hit(Mark::SequenceGap),
+            ("POST", 409) if has("Stream-Closed") => self.hit(Mark::AppendToClosed),
+            ("POST", 409) if body("sequence_regression") => self.hit(Mark::SequenceRegression),
+            // An append that closes is answered 200 the first time.
+            ("POST", 204) if has("Producer-Seq") && has("Stream-Closed") && !request.body.is_empty() => {
+                self.hit(Mark::ClosingRepeated);
+            }
+            ("POST", 204) if has("Producer-Seq") && !has("Stream-Closed") => self.hit(Mark::Duplicate),
+            ("POST", 200)
+                if request.header("Producer-Seq") == Some("0")
+                    && request.header("Producer-Epoch") != Some("0") =>
+            {
+                self.hit(Mark::EpochRaised);
+            }
+            ("PUT", 200) => self.hit(Mark::Confirmed),
+            ("PUT", 409) => self.hit(Mark::ExistsOtherwise),
+            ("PUT", 201) if self.objects[object].model.state.last_life > 1 => self.hit(Mark::CreatedAgain),
+            ("GET", 200) if has("Stream-Next-Offset") && !has("Stream-Up-To-Date") => self.hit(Mark::PageCut),
+            _ => {}
+        }
+        if let (Some(tag), Some(next)) = (
+            response.header("ETag"),
+            response.header("Stream-Next-Offset").and_then(place),
+        ) {
+            let life = self.objects[object].model.state.last_life;
+            let closed = response.is_true("Stream-Closed");
+            let named = (object, life, next, closed);
+            let before = self.tags.insert(tag.to_owned(), named);
+            if let Some(before) = before.filter(|before| *before != named) {
+                let expected = format!("{tag} for (name, life, end, closed) {before:?} only");
+                self.fail("entity tags", expected, format!("{named:?}"));
+            }
+            if closed && request.method == "GET" && self.open_ends.contains(&(object, life, next)) {
+                self.hit(Mark::ChangedByClose);
+            }
+            if !closed {
+                self.open_ends.insert((object, life, next));
+            }
+        }
+    }
+
+    /// A last look at a name, by the first client.
+    pub(super) fn read_all(&mut self, object: usize) {
+        self.unread += 1;
+        let mut request = Request::new("GET");
+        request.query.push(("offset", "-1".to_owned()));
+        self.read_once_more(0, object, request);
+    }
+
+    fn read_once_more(&mut self, client: usize, object: usize, request: Request) {
+        let operation = self.begin(client, object, request, None, None);
+        self.operations[operation].last = true;
+        self.attempt(operation);
+    }
+
+    /// What was acknowledged is there, and what a producer sent is there once at most.
+    pub(super) fn exactly_once(&mut self) {
+        let mut counts: BTreeMap<(usize, u64), BTreeMap<String, u64>> = BTreeMap::new();
+        for (at, object) in self.objects.iter().enumerate() {
+            for life in 1..=object.model.lives() {
+                counts.insert((at, life), marks_in(object.model.content(life)));
+            }
+        }
+        let mut accepted: BTreeMap<(usize, u64, &Claim), usize> = BTreeMap::new();
+        let mut failed = None;
+        for (number, operation) in self.operations.iter().enumerate() {
+            let Some(mark) = &operation.mark else { continue };
+            for life in 1..=self.objects[operation.object].model.lives() {
+                let count = counts
+                    .get(&(operation.object, life))
+                    .and_then(|counts| counts.get(mark))
+                    .copied()
+                    .unwrap_or(0);
+                let acknowledged = |status: &[u16]| {
+                    let of = operation
+                        .acknowledged
+                        .iter()
+                        .filter(|(each, of)| *each == life && status.contains(of));
+                    of.count() as u64
+                };
+                let (least, most) = match &operation.claim {
+                    Some(claim) if operation.request.method == "POST" => {
+                        if acknowledged(&[200]) > 0
+                            && accepted.insert((operation.object, life, claim), number).is_some()
+                        {
+                            failed = Some((
+                                format!("{claim:?} to be accepted once"),
+                                format!("operation {number}, too"),
+                            ));
+                        }
+                        (acknowledged(&[200]).min(1), 1)
+                    }
+                    _ => (acknowledged(&[201, 204]), operation.sent),
+                };
+                if count < least || count > most {
+                    failed = Some((
+                        format!("{mark} of operation {number} {least} to {most} times in life {life}"),
+                        format!("{count} times; acknowledged {:?}", operation.acknowledged),
+                    ));
+                }
+            }
+        }
+        if let Some((expected, actual)) = failed {
+            self.fail("exactly once", expected, actual);
+        }
+    }
+}
+
+/// All marks in some content, counted.
+fn marks_in(content: &Content) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    let mut count = |bytes: &[u8]| {
+        for (start, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'#') {
+            let rest = &bytes[start..];
+            if let Some(end) = rest.iter().position(|byte| *byte == b';') {
+                *counts
+                    .entry(String::from_utf8_lossy(&rest[..=end]).into_owned())
+                    .or_insert(0) += 1;
+            }
+        }
+    };
+    match content {
+        Content::Messages(messages) => messages.iter().for_each(|message| count(message)),
+        Content::Run { bytes, .. } => count(bytes),
+    }
+    counts
+}

@@ -1,0 +1,627 @@
+//! The reader's side of live reads: an edge that runs the machine's `tail`, and a client behind it that reads as fast as it
+//! likes.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use machine::offset::Offset;
+use machine::tail::{Effect, Frame, Head, Input, Tail};
+use machine::{Class, End, Millis};
+
+use super::client::Received;
+use super::{Event, World};
+use crate::marks::{Mark, Watermark};
+use crate::model::{Content, Model, place};
+use crate::oracle::{self, Delivery, Follower, Place};
+use crate::request::{Request, Response};
+
+/// One client's live read.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) object: usize,
+    operation: usize,
+    /// The client's own call.
+    call: usize,
+    request: Rc<Request>,
+    slow: bool,
+    /// By how much the edge's clock is ahead.
+    ahead: u64,
+    tail: Option<Tail>,
+    class: Class,
+    held_bytes_max: u64,
+    /// The answer to the first dial, and to one that was passed on.
+    held: Option<Received>,
+    passed: Option<Received>,
+    line: Option<usize>,
+    /// What the object was when it last said anything.
+    place: Place,
+    queue: VecDeque<(Vec<u8>, Place)>,
+    queued_bytes: u64,
+    draining: bool,
+    tick_at: u64,
+    follower: Option<Follower>,
+    dials: u64,
+    cut: bool,
+    left: bool,
+    over: bool,
+}
+
+impl Reader {
+    pub(super) fn new(
+        object: usize,
+        operation: usize,
+        call: usize,
+        request: Rc<Request>,
+        slow: bool,
+        ahead: u64,
+    ) -> Self {
+        Self {
+            object,
+            operation,
+            call,
+            request,
+            slow,
+            ahead,
+            tail: None,
+            class: Class::LongPoll,
+            held_bytes_max: 0,
+            held: None,
+            passed: None,
+            line: None,
+            place: Place::default(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            draining: false,
+            tick_at: u64::MAX,
+            follower: None,
+            dials: 0,
+            cut: false,
+            left: false,
+            over: false,
+        }
+    }
+
+    /// Its client reads as fast as it can from now on.
+    pub(super) const fn hurry(&mut self) {
+        self.slow = false;
+    }
+
+    /// Whether its client still lacks something that the stream has.
+    pub(super) fn pending(&self, model: &Model) -> Option<String> {
+        let follower = self.follower.as_ref().filter(|_| !self.over && !self.left)?;
+        let life = model
+            .state
+            .life
+            .as_ref()
+            .filter(|life| life.id == follower.life)?;
+        let tail = life.content.len();
+        match follower.position {
+            Some(position) if position == tail && (follower.finished || !life.closed) => None,
+            position => Some(format!("is at {position:?} of {tail}, closed {}", life.closed)),
+        }
+    }
+}
+
+impl World<'_, '_> {
+    /// An edge asks the stream, for the first time or again from a position.
+    pub(super) fn dial(&mut self, reader: usize, from: Option<Offset>) {
+        let it = &mut self.readers[reader];
+        if it.left && it.tail.is_none() {
+            return;
+        }
+        it.dials += 1;
+        self.marks.reach(Watermark::Dials, it.dials);
+        let request = match from {
+            None => Rc::clone(&it.request),
+            Some(offset) => Rc::new(it.request.from_offset(&offset.to_string())),
+        };
+        let (object, operation) = (it.object, it.operation);
+        let call = self.call(object, operation, Some(reader), &request);
+        self.note("edge", || {
+            format!("reader {reader} dials c{call} {}", request.line())
+        });
+        self.send(call);
+    }
+
+    /// A dial was answered.
+    pub(super) fn dialled(&mut self, reader: usize, received: Received) {
+        let head = received
+            .response
+            .header("Stream-Line")
+            .and_then(Head::from_header);
+        self.note("edge", || {
+            format!("reader {reader} ← {}", received.response.line())
+        });
+        let now = self.now;
+        let it = &mut self.readers[reader];
+        it.place = received.place;
+        if it.tail.is_none() {
+            let Some(head) = &head else {
+                it.over = true;
+                let (call, left) = (it.call, it.left);
+                if left {
+                    return self.finish(self.readers[reader].operation);
+                }
+                let delay = self.network_delay();
+                return self.schedule(delay, Event::Reply { call, received });
+            };
+            it.tail = Some(Tail::new(Millis(now + it.ahead), head));
+            it.class = head.class;
+            it.held_bytes_max = head.held_bytes_max;
+            it.held = Some(received.clone());
+            if head.class == Class::Sse {
+                self.begin_following(reader, &received);
+            }
+        }
+        let it = &mut self.readers[reader];
+        let Some(head) = head else {
+            let status = received.response.status;
+            it.passed = Some(received);
+            return self.step(reader, Input::Passed { status });
+        };
+        let body = if let Some(line) = received.line {
+            if it.left || it.tail.as_ref().is_none_or(Tail::is_ended) {
+                self.hit(Mark::LineUnwanted);
+                self.hang_up(line);
+                if self.readers[reader].left {
+                    self.step(reader, Input::ClientGone);
+                }
+                return;
+            }
+            it.line = Some(line);
+            self.lines[line].reader = Some(reader);
+            Vec::new()
+        } else {
+            if head.class == Class::Sse && !received.response.body.is_empty() {
+                self.marks.hit(Mark::EventsPaged);
+            }
+            received.response.body.to_vec()
+        };
+        self.step(reader, Input::Dialled { head, body });
+    }
+
+    fn begin_following(&mut self, reader: usize, received: &Received) {
+        let it = &self.readers[reader];
+        let (object, call) = (it.object, it.call);
+        let Some(life) = received.place.life() else {
+            return self.fail(
+                "events",
+                "a stream to follow".to_owned(),
+                received.response.line(),
+            );
+        };
+        let position = match it.request.parameter("offset") {
+            Some("-1") => Some(0),
+            Some("now") | None => None,
+            Some(text) => place(text).map(|position| position.min(received.place.position)),
+        };
+        let binary = matches!(
+            self.objects[object].model.content(life),
+            Content::Run { text: false, .. }
+        );
+        let encoding = received.response.header("Stream-SSE-Data-Encoding");
+        if (encoding == Some("base64")) != binary
+            || received.response.header("Content-Type") != Some("text/event-stream")
+        {
+            return self.fail(
+                "events",
+                format!("an event stream, in base64: {binary}"),
+                received.response.line(),
+            );
+        }
+        let mut follower = Follower::new(position, life, binary);
+        // What is told is beyond what is asked with.
+        follower.cursor = it
+            .request
+            .parameter("cursor")
+            .and_then(|text| text.parse::<u64>().ok())
+            .map(|cursor| cursor + 1);
+        self.readers[reader].follower = Some(follower);
+        let client = self.operations[self.readers[reader].operation].client;
+        self.clients[client].following = true;
+        let floor = self.calls[call].floor;
+        let known = received.place.known_to(0, false);
+        self.note_told(object, floor, received.place, known);
+        self.advance();
+    }
+
+    /// A dial was not answered, or the edge found that the object is not to be reached.
+    pub(super) fn unanswered(&mut self, reader: usize) {
+        self.hit(Mark::DialFailed);
+        self.note("edge", || format!("reader {reader} is not answered"));
+        let it = &mut self.readers[reader];
+        if it.tail.is_none() {
+            it.over = true;
+            let call = it.call;
+            return self.lost(call);
+        }
+        if self.choices.upto(1) == 0 {
+            self.step(reader, Input::Unanswered);
+        } else {
+            let unavailable = Response {
+                status: 503,
+                ..Response::default()
+            };
+            let place = self.readers[reader].place;
+            self.readers[reader].passed = Some(Received {
+                response: unavailable,
+                place,
+                line: None,
+            });
+            self.step(reader, Input::Passed { status: 503 });
+        }
+    }
+
+    pub(super) fn message(&mut self, line: usize, bytes: &Bytes, place: Place) {
+        let Some(reader) = self.lines[line].reader else {
+            return;
+        };
+        if self.readers[reader].line != Some(line) {
+            return;
+        }
+        let Some((frame, body)) = Frame::decode(bytes) else {
+            return self.fail(
+                "contract",
+                "a message that can be read".to_owned(),
+                crate::request::excerpt(bytes),
+            );
+        };
+        self.note("edge", || {
+            format!(
+                "reader {reader} line {line}: {frame:?} {}",
+                crate::request::excerpt(&body)
+            )
+        });
+        let it = &mut self.readers[reader];
+        it.place = place;
+        if !frame.whole {
+            self.marks.hit(Mark::FrameNotWhole);
+        } else if it.class == Class::Sse && !body.is_empty() {
+            self.marks.hit(Mark::EventsPushed);
+        }
+        if it.class == Class::LongPoll {
+            self.marks.hit(match frame.end {
+                None => Mark::LongPollWoken,
+                Some(End::Closed) => Mark::LongPollClosed,
+                Some(End::Gone) => Mark::LongPollGone,
+            });
+        } else if frame.end == Some(End::Gone) {
+            self.marks.hit(Mark::EventsGone);
+        }
+        self.step(reader, Input::Message { frame, body });
+    }
+
+    pub(super) fn line_closed(&mut self, line: usize) {
+        let Some(reader) = self.lines[line].reader else {
+            return;
+        };
+        let it = &mut self.readers[reader];
+        if it.line != Some(line) {
+            return;
+        }
+        it.line = None;
+        it.cut = true;
+        self.note("edge", || format!("reader {reader}: line {line} is closed"));
+        self.step(reader, Input::LineClosed);
+    }
+
+    pub(super) fn tick(&mut self, reader: usize) {
+        if self.readers[reader].tick_at == self.now {
+            self.readers[reader].tick_at = u64::MAX;
+            self.step(reader, Input::Tick);
+        }
+    }
+
+    /// The client leaves in the middle of it.
+    pub(super) fn leave(&mut self, reader: usize) {
+        let it = &mut self.readers[reader];
+        if it.over || it.left {
+            return;
+        }
+        it.left = true;
+        let operation = it.operation;
+        self.hit(Mark::ReaderLeft);
+        self.note("client", || format!("of reader {reader} leaves"));
+        self.step(reader, Input::ClientGone);
+        self.finish(operation);
+    }
+
+    /// One input to the machine of the reader's side, and what it asks for.
+    fn step(&mut self, reader: usize, input: Input) {
+        let chance = if self.settings.limits.redial_ms_max == 0 {
+            0
+        } else {
+            self.choices.upto(999)
+        };
+        let now = self.now;
+        let is_tick = input == Input::Tick;
+        let it = &mut self.readers[reader];
+        let Some(tail) = &mut it.tail else { return };
+        let effects = tail.step(Millis(now + it.ahead), chance, input);
+        let mut emitted = false;
+        let aged = is_tick && tail.is_ended();
+        for effect in effects {
+            self.digest.number(self.now ^ reader as u64);
+            match effect {
+                Effect::Dial { from, after_ms } => {
+                    self.schedule(
+                        after_ms,
+                        Event::Dial {
+                            reader,
+                            from: Some(from),
+                        },
+                    );
+                }
+                Effect::HangUp => {
+                    if let Some(line) = self.readers[reader].line.take() {
+                        self.hang_up(line);
+                    }
+                }
+                Effect::Emit(bytes) => {
+                    if is_tick {
+                        self.hit(Mark::Heartbeat);
+                    }
+                    emitted = true;
+                    let it = &mut self.readers[reader];
+                    it.queued_bytes += bytes.len() as u64;
+                    let place = it.place;
+                    it.queue.push_back((bytes, place));
+                }
+                Effect::Answer {
+                    status,
+                    headers,
+                    body,
+                } => {
+                    let headers = headers
+                        .into_iter()
+                        .map(|(name, value)| (name.into(), value))
+                        .collect();
+                    self.hand_over(
+                        reader,
+                        Response {
+                            status,
+                            headers,
+                            body: body.into(),
+                        },
+                    );
+                }
+                Effect::AnswerHeld => {
+                    let held = self.readers[reader].held.clone();
+                    if let Some(Received {
+                        mut response, place, ..
+                    }) = held
+                    {
+                        if !self.readers[reader].left {
+                            self.hit(Mark::LongPollTimeout);
+                        }
+                        response.body = Bytes::new();
+                        self.readers[reader].place = place;
+                        self.hand_over(reader, response);
+                    }
+                }
+                Effect::AnswerPassed => {
+                    if let Some(passed) = self.readers[reader].passed.take() {
+                        if self.readers[reader].cut {
+                            self.hit(Mark::LongPollRedialled);
+                        }
+                        self.readers[reader].place = passed.place;
+                        self.hand_over(reader, passed.response);
+                    }
+                }
+                Effect::End => {
+                    if aged {
+                        self.hit(Mark::EventsAged);
+                    }
+                    self.readers[reader].over = true;
+                }
+            }
+        }
+        self.after_step(reader, emitted);
+    }
+
+    /// Hands on what was written, tells the machine whether there is room, and sets the timer.
+    fn after_step(&mut self, reader: usize, emitted: bool) {
+        if !self.readers[reader].slow {
+            while self.read_chunk(reader) {}
+        } else if !self.readers[reader].queue.is_empty() && !self.readers[reader].draining {
+            self.readers[reader].draining = true;
+            let delay = self.choices.upto(5_000);
+            self.schedule(delay, Event::Drain { reader });
+        }
+        let it = &mut self.readers[reader];
+        if it.over && it.queue.is_empty() {
+            let operation = it.operation;
+            if it.class == Class::Sse {
+                self.finish(operation);
+            }
+            return;
+        }
+        if emitted {
+            self.pressure(reader);
+        }
+        let it = &mut self.readers[reader];
+        let Some(tail) = it.tail.as_ref().filter(|tail| !tail.is_ended()) else {
+            return;
+        };
+        let deadline = tail.deadline().0.saturating_sub(it.ahead).max(self.now);
+        if deadline < it.tick_at {
+            it.tick_at = deadline;
+            self.schedule_timer(deadline, reader);
+        }
+    }
+
+    /// A timer of the edge; never early, and its order among others is its own.
+    fn schedule_timer(&mut self, at: u64, reader: usize) {
+        self.schedule_at(at, Event::Tick { reader });
+    }
+
+    fn pressure(&mut self, reader: usize) {
+        let it = &self.readers[reader];
+        if it.over || it.class != Class::Sse {
+            return;
+        }
+        if it.queued_bytes < it.held_bytes_max {
+            self.step(reader, Input::Pull);
+        } else {
+            if it.line.is_some() {
+                self.marks.hit(Mark::ReaderFull);
+            }
+            self.step(reader, Input::Full);
+        }
+    }
+
+    pub(super) fn drain(&mut self, reader: usize) {
+        self.readers[reader].draining = false;
+        while self.read_chunk(reader) && !self.readers[reader].slow {}
+        self.pressure(reader);
+        self.after_step(reader, false);
+    }
+
+    /// The client reads one chunk of its event stream.
+    fn read_chunk(&mut self, reader: usize) -> bool {
+        let it = &mut self.readers[reader];
+        let Some((bytes, state)) = it.queue.pop_front() else {
+            return false;
+        };
+        it.queued_bytes -= bytes.len() as u64;
+        if it.left {
+            return true;
+        }
+        let (object, operation, call) = (it.object, it.operation, it.call);
+        let Some(follower) = &mut it.follower else {
+            return true;
+        };
+        let life = follower.life;
+        let content = self.objects[object].model.content(life);
+        let received = follower.receive(&bytes, content);
+        let cursor = follower.cursor;
+        let deliveries = match received {
+            Ok(deliveries) => deliveries,
+            Err(mismatch) => {
+                self.check("events", Err(mismatch));
+                return false;
+            }
+        };
+        for Delivery {
+            from,
+            next,
+            up_to_date,
+            closed,
+        } in deliveries
+        {
+            self.note("client", || {
+                format!("of reader {reader} is at {next}, up to date {up_to_date}, closed {closed}")
+            });
+            if state.life() != Some(life) {
+                self.fail("events", format!("life {life}"), format!("{state:?}"));
+                return false;
+            }
+            let at_tail = next == state.position;
+            if up_to_date != at_tail || closed != (at_tail && state.closed) {
+                let actual = format!("at {next}: up to date {up_to_date}, closed {closed}");
+                self.fail("events", format!("the state of {state:?}"), actual);
+                return false;
+            }
+            if closed {
+                self.hit(Mark::EventsClosed);
+            }
+            let content = self.objects[object].model.content(life);
+            let page = content.page(from, next).unwrap_or_default();
+            let units = oracle::units(content, &page).unwrap_or_default();
+            let verdict = self.law.observe(object, life, from, &units);
+            self.check("offset law", verdict);
+            let floor = self.calls[call].floor;
+            self.note_told(object, floor, state, state.known_to(next, closed));
+            self.learn_position(operation, next, cursor);
+        }
+        true
+    }
+
+    /// The client of a long-poll gets its answer.
+    fn hand_over(&mut self, reader: usize, response: Response) {
+        let it = &mut self.readers[reader];
+        it.over = true;
+        let (call, place, left, object) = (it.call, it.place, it.left, it.object);
+        if left {
+            return;
+        }
+        let reason = self.fault_in_long_poll(reader, &response);
+        if let Some(reason) = reason {
+            self.fail("long-poll", reason, response.line());
+            return;
+        }
+        debug_assert!(object < self.objects.len(), "readers read what there is");
+        let delay = self.network_delay();
+        self.schedule(
+            delay,
+            Event::Reply {
+                call,
+                received: Received {
+                    response,
+                    place,
+                    line: None,
+                },
+            },
+        );
+    }
+
+    /// What is wrong with a long-poll's answer that came by way of the reader's side.
+    fn fault_in_long_poll(&self, reader: usize, response: &Response) -> Option<String> {
+        let it = &self.readers[reader];
+        if response.status >= 400 {
+            return None;
+        }
+        let next = response.header("Stream-Next-Offset").and_then(place);
+        let Some(next) = next else {
+            return Some("Stream-Next-Offset".to_owned());
+        };
+        let closed = response.is_true("Stream-Closed");
+        let start = it
+            .held
+            .as_ref()
+            .and_then(|held| held.response.header("Stream-Next-Offset"))
+            .and_then(place);
+        let content = self.objects[it.object]
+            .model
+            .content(it.place.life().unwrap_or(0));
+        if it
+            .held
+            .as_ref()
+            .is_some_and(|held| held.place.life() != it.place.life())
+        {
+            // Dialled again, it reached another stream under the same name, which answered for itself.
+            return None;
+        }
+        let start = start.unwrap_or(next);
+        if response.status == 204 && next != start {
+            return Some(format!("the offset {start}, for nothing came"));
+        }
+        if response.status == 200 {
+            let page = content.page(start, next);
+            if page.as_deref() != Some(&response.body) || next == start {
+                return Some(format!("the content from {start} to {next}"));
+            }
+        }
+        let up_to_date = next == it.place.position;
+        if response.is_true("Stream-Up-To-Date") != up_to_date {
+            return Some(format!("Stream-Up-To-Date: {up_to_date}"));
+        }
+        if closed != (up_to_date && it.place.closed) {
+            return Some(format!("Stream-Closed: {}", it.place.closed));
+        }
+        if !closed {
+            let client = it
+                .request
+                .parameter("cursor")
+                .and_then(|text| text.parse::<u64>().ok());
+            let cursor = response
+                .header("Stream-Cursor")
+                .and_then(|text| text.parse::<u64>().ok());
+            if cursor.is_none() || cursor <= client {
+                return Some(format!("a cursor beyond {client:?}"));
+            }
+        }
+        None
+    }
+}
