@@ -156,7 +156,9 @@ impl Settings {
             },
         };
         let storms = choices.upto(2) == 1;
-        let limits = limits(choices);
+        let mut limits = limits(choices);
+        // An instance whose clock is behind would set an alarm that is due at once, over and over.
+        limits.alarm_delay_ms_min = limits.alarm_delay_ms_min.max(delays.skew / 10);
         // No run should take thousands of pages to read.
         let body_bytes = (1 + choices.magnitude(400)).min(limits.chunk_bytes_max * 20);
         Self {

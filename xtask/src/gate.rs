@@ -99,6 +99,11 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         command.args(arguments).args(["--", "--deny", "warnings"]);
         Work::Programs(vec![command])
     };
+    let simulator = |arguments: &[&str]| {
+        let mut command = cargo(&["sim"]);
+        command.args(arguments);
+        command
+    };
     let wasm = [
         "--package",
         "durable-streams-worker",
@@ -121,6 +126,16 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             lint(&[&wasm[..], &["--features", "test-routes"]].concat()),
         ),
         step("unit tests", Work::Programs(unit_tests(project))),
+        step("simulate", Work::Telling(simulator(&["run", "--minutes", "1"]))),
+        step("simulator is sound", Work::Telling(simulator(&["meta"]))),
+        step(
+            "planted faults stand",
+            Work::Telling(simulator(&["mutants", "--check"])),
+        ),
+        step(
+            "planted faults caught",
+            Work::Telling(simulator(&["mutants", "--pick", "3"])),
+        ),
         step("build", Work::Telling(own(&["build"]))),
         step(
             "build test routes",

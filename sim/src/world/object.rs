@@ -1375,8 +1375,13 @@ impl World<'_, '_> {
         if tries >= ALARM_TRIES_MAX {
             object.alarm.tries = 0;
             object.alarm.durable = None;
-            object.alarm.stored = None;
             object.alarm.abandoned = true;
+            // One that has been set since is another alarm.
+            if object.commits.iter().any(|commit| commit.alarm.is_some()) {
+                let stored = object.alarm.stored;
+                return self.schedule_alarm(at, stored);
+            }
+            object.alarm.stored = None;
             self.note("object", || "alarm given up".to_owned());
             self.schedule_alarm(at, None);
             self.hit(Mark::AlarmAbandoned);
