@@ -61,8 +61,8 @@ pub struct CallId(pub u64);
 pub enum Input {
     /// A client's request, parsed by [`wire::request`].
     Call { id: CallId, call: Call },
-    /// A reader that was attached at the tail has left.
-    Gone,
+    /// A reader that was attached at the tail of this incarnation has left.
+    Gone { incarnation: rows::Incarnation },
     /// The alarm of an earlier [`Turn`] has come due.
     Alarm,
 }

@@ -228,8 +228,8 @@ fn stamp(stamp: Option<&ProducerStamp>) -> (Value<'_>, Value<'_>, Value<'_>) {
 /// # Errors
 /// When the row is not as the machine writes it.
 pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
-    let incarnation = u64::from_str_radix(&required(row.text(0)?)?, 16)
-        .map_err(|_| Unreadable("no incarnation".to_owned()))?;
+    let incarnation = Incarnation::from_text(&required(row.text(0)?)?);
+    let incarnation = incarnation.ok_or_else(|| Unreadable("the incarnation is not one".to_owned()))?;
     let expiry = match (row.integer(3)?, row.integer(4)?) {
         (None, None) => Expiry::Never,
         (Some(seconds), _) => Expiry::Sliding { seconds },
@@ -240,7 +240,7 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
     };
     let closed = required(row.integer(10)?)? != 0;
     Ok(Head {
-        incarnation: Incarnation(incarnation),
+        incarnation,
         content_type: required(row.text(1)?)?,
         created_at: Millis(required(row.integer(2)?)?),
         expiry,

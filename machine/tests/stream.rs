@@ -2,7 +2,7 @@
 
 mod shell;
 
-use machine::{Class, End, Input, Limits, Millis};
+use machine::{Class, End, Limits, Millis};
 use proptest::prelude::*;
 use shell::Shell;
 
@@ -143,7 +143,7 @@ fn readers_at_the_tail_keep_a_sliding_stream_and_not_a_fixed_one() {
         assert!(!shell.rows.is_empty());
     }
     shell.rows.attached.set(0);
-    shell.input(Input::Gone);
+    shell.leave();
     let left = shell.now;
     while shell.alarm.is_some() {
         shell.fire();
@@ -156,6 +156,18 @@ fn readers_at_the_tail_keep_a_sliding_stream_and_not_a_fixed_one() {
     shell.fire();
     assert!(shell.rows.is_empty());
     assert_eq!(shell.now, Millis(1_800_000_010_000));
+}
+
+#[test]
+fn a_reader_of_the_former_stream_is_no_use_of_its_successor() {
+    let mut shell = stream(BINARY, &[("Stream-TTL", "80")]);
+    assert!(shell.get("?offset=-1&live=sse").attached);
+    shell.request("DELETE", "", &[], b"");
+    shell.put(BINARY, &[("Stream-TTL", "80")]);
+    shell.now = shell.now.plus(79_999);
+    shell.leave();
+    shell.now = shell.now.plus(1);
+    assert_eq!(shell.request("HEAD", "", &[], b"").status(), 404);
 }
 
 #[test]

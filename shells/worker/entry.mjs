@@ -65,12 +65,12 @@ export class StreamObject extends DurableObject {
   }
 
   // Readers send nothing over their lines, so that there is no handler for messages.
-  webSocketClose() {
-    this.#run((object) => object.webSocketClose());
+  webSocketClose(line) {
+    this.#run((object) => object.webSocketClose(line));
   }
 
-  webSocketError() {
-    this.#run((object) => object.webSocketClose());
+  webSocketError(line) {
+    this.#run((object) => object.webSocketClose(line));
   }
 }
 

@@ -5,7 +5,7 @@
 //! had run out, so that it never expires early, and late by the slack at most.
 
 use super::{Life, Stop, Stream};
-use crate::rows::{Expiry, Head, Rows, Unreadable, Write};
+use crate::rows::{Expiry, Head, Incarnation, Rows, Unreadable, Write};
 use crate::{End, Limits, Live, Millis, Turn};
 
 /// When the stream was last read or written.
@@ -129,9 +129,11 @@ impl Stream {
         self.expire_if_due(now, rows, turn)
     }
 
-    /// A reader was there until now.
-    pub(super) fn reader_gone(&mut self, now: Millis) {
-        if let Some(life) = &mut self.life {
+    /// A reader was there until now. One of a former incarnation has nothing to do with this one.
+    pub(super) fn reader_gone(&mut self, now: Millis, incarnation: Incarnation) {
+        if let Some(life) = &mut self.life
+            && life.head.incarnation == incarnation
+        {
             life.touch(now, &self.limits);
         }
     }

@@ -126,7 +126,7 @@ impl Stream {
                 };
                 turn.gated.push(gated);
             }
-            Input::Gone => self.reader_gone(now),
+            Input::Gone { incarnation } => self.reader_gone(now, incarnation),
             Input::Alarm => self.alarm(now, rows, turn)?,
         }
         self.settle(now, turn);

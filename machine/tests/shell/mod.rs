@@ -132,6 +132,8 @@ pub(crate) struct Shell {
     pub(crate) written: usize,
     stream: Option<Stream>,
     wakes: u64,
+    /// Of the reader that was attached last.
+    incarnation: Option<Incarnation>,
 }
 
 impl Shell {
@@ -145,6 +147,7 @@ impl Shell {
             written: 0,
             stream: None,
             wakes: 0,
+            incarnation: None,
         }
     }
 
@@ -210,11 +213,14 @@ impl Shell {
             .pop()
             .expect("a call is answered in its turn");
         match gated {
-            Gated::Attach { line, .. } => Answered {
-                answer: line.answer,
-                body: Vec::new(),
-                attached: true,
-            },
+            Gated::Attach { line, .. } => {
+                self.incarnation = Some(line.incarnation);
+                Answered {
+                    answer: line.answer,
+                    body: Vec::new(),
+                    attached: true,
+                }
+            }
             Gated::Answer { answer, .. } => {
                 let body = match &answer.body {
                     Body::Empty => Vec::new(),
@@ -243,6 +249,12 @@ impl Shell {
 
     pub(crate) fn get(&mut self, query: &str) -> Answered {
         self.request("GET", query, &[], b"")
+    }
+
+    /// The reader that was attached last leaves.
+    pub(crate) fn leave(&mut self) {
+        let incarnation = self.incarnation.take().expect("a reader was attached");
+        assert!(self.input(Input::Gone { incarnation }).is_empty());
     }
 
     /// Fires the alarm at its time.

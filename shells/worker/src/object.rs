@@ -127,8 +127,11 @@ impl StreamObject {
     /// # Errors
     /// When the turn failed.
     #[wasm_bindgen(js_name = webSocketClose)]
-    pub fn web_socket_close(&self) -> Result<(), JsValue> {
-        self.event(Input::Gone)
+    pub fn web_socket_close(&self, line: &JsValue) -> Result<(), JsValue> {
+        match self.storage.incarnation(line)? {
+            Some(incarnation) => self.event(Input::Gone { incarnation }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -22,6 +22,9 @@ extern "C" {
     #[wasm_bindgen(method, catch, js_name = getWebSockets)]
     pub(crate) fn web_sockets(this: &ObjectContext, tag: &str) -> Result<Array, JsValue>;
 
+    #[wasm_bindgen(method, catch, js_name = getTags)]
+    pub(crate) fn tags(this: &ObjectContext, socket: &JsValue) -> Result<Array, JsValue>;
+
     #[cfg(feature = "test-routes")]
     #[wasm_bindgen(method, catch)]
     pub(crate) fn abort(this: &ObjectContext, reason: &str) -> Result<(), JsValue>;

@@ -93,6 +93,14 @@ impl Storage {
         self.context.web_sockets(&tag(class, incarnation))
     }
 
+    /// Whose reader has a line.
+    pub(crate) fn incarnation(&self, line: &JsValue) -> Result<Option<Incarnation>, JsValue> {
+        let tag = self.context.tags(line)?.get(0).as_string().unwrap_or_default();
+        Ok(tag
+            .split_once(':')
+            .and_then(|(_, incarnation)| Incarnation::from_text(incarnation)))
+    }
+
     pub(crate) fn keep_line(
         &self,
         line: &Socket,

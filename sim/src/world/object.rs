@@ -1001,13 +1001,16 @@ impl World<'_, '_> {
 
     pub(super) fn line_gone(&mut self, line: usize) {
         let Line {
-            object: at, epoch, ..
+            object: at,
+            epoch,
+            incarnation,
+            ..
         } = self.lines[line];
         if self.objects[at].epoch != epoch || !self.objects[at].lines.contains(&line) {
             return;
         }
         self.note("object", || format!("line {line} is gone"));
-        self.turn(at, Input::Gone, None);
+        self.turn(at, Input::Gone { incarnation }, None);
         // The platform counts it until then.
         self.objects[at].lines.retain(|each| *each != line);
     }
