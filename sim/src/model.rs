@@ -258,13 +258,10 @@ impl Model {
         self.settle_expiry(facts, false)
     }
 
-    /// A reader at the tail has left.
+    /// A reader has left, one of so many at the tail.
     pub fn gone(&mut self, now: u64, attached: u64) {
-        if let Some(life) = &mut self.state.life {
-            // Whoever leaves does not bring back a stream that has expired.
-            if attached > 0 || life.ends(&self.bounds).is_none_or(|(_, most)| now < most) {
-                life.maybe_used_at(now);
-            }
+        if let Some(life) = self.state.life.as_mut().filter(|_| attached > 0) {
+            life.maybe_used_at(now);
         }
     }
 

@@ -188,8 +188,10 @@ pub struct World<'w, 't> {
     /// Ends of open streams for which one was given.
     open_ends: BTreeSet<(usize, u64, u64)>,
     phase: Phase,
-    /// How often it may still be found that something is pending after the heal.
+    /// How often it may still be found that nothing has come of what is pending after the heal.
     patience: u64,
+    /// How far all readers together had come by then.
+    progress: u64,
     /// Names that are still being read once more.
     unread: u64,
     pub events: u64,
@@ -229,6 +231,7 @@ impl<'w, 't> World<'w, 't> {
             open_ends: BTreeSet::new(),
             phase: Phase::Busy,
             patience: 4,
+            progress: 0,
             unread: 0,
             events: 0,
             digest: Digest::default(),
@@ -430,8 +433,12 @@ impl<'w, 't> World<'w, 't> {
     /// After the heal, everybody has what there is.
     fn judge(&mut self) {
         if let Some(reason) = self.pending() {
-            // An alarm may have come just now.
-            self.patience = self.patience.saturating_sub(1);
+            // Whoever reads on, however slowly, is not stuck.
+            let progress = self.readers.iter().map(Reader::position).sum();
+            if progress == self.progress {
+                self.patience = self.patience.saturating_sub(1);
+            }
+            self.progress = progress;
             if self.patience > 0 {
                 return self.schedule(5_000, Event::Judge);
             }

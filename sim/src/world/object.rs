@@ -485,6 +485,11 @@ impl World<'_, '_> {
         };
         let incarnation = object.store.shelf.head().map(|head| head.incarnation);
         let attached = incarnation.map_or(0, |incarnation| view.attached(incarnation).unwrap_or(0));
+        // Who was a reader of a former stream under this name is nothing to the present one.
+        let attached = match &input {
+            Input::Gone { incarnation: gone } if incarnation != Some(*gone) => 0,
+            Input::Gone { .. } | Input::Call { .. } | Input::Alarm => attached,
+        };
         let before = Place::of(&object.model.state);
         let mut turn = Turn::default();
         let Some(stream) = &mut object.stream else { return };

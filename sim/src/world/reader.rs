@@ -87,6 +87,14 @@ impl Reader {
         self.slow = false;
     }
 
+    /// How far its client has come.
+    pub(super) fn position(&self) -> u64 {
+        self.follower
+            .as_ref()
+            .and_then(|follower| follower.position)
+            .unwrap_or(0)
+    }
+
     /// Whether its client still lacks something that the stream has.
     pub(super) fn pending(&self, model: &Model) -> Option<String> {
         let follower = self.follower.as_ref().filter(|_| !self.over && !self.left)?;
