@@ -23,6 +23,13 @@ struct Bug {
     storage: &'static str,
 }
 
+impl Bug {
+    /// The shortest way to it that was found.
+    fn tape(&self) -> PathBuf {
+        self.directory.join("bug.tape")
+    }
+}
+
 fn bugs() -> Result<Vec<Bug>> {
     let mut bugs = Vec::new();
     for entry in fs::read_dir(root().join("sim/bugs")).context("there are no bugs")? {
@@ -79,6 +86,7 @@ pub(crate) fn mutants(
     if check {
         for bug in &bugs {
             plant(bug, house.path())?;
+            ensure!(bug.tape().exists(), "{} has no tape", bug.name);
             passes_when_clean(bug)?;
         }
         println!(
@@ -107,7 +115,7 @@ pub(crate) fn mutants(
                 bug.storage,
                 "--known",
             ])
-            .arg(bug.directory.join("bug.tape"))
+            .arg(bug.tape())
             .output()?;
         let told = String::from_utf8_lossy(&output.stdout);
         if output.status.success() {
@@ -208,11 +216,11 @@ fn build(house: &Path) -> Result<PathBuf> {
 }
 
 fn passes_when_clean(bug: &Bug) -> Result<()> {
-    let path = bug.directory.join("bug.tape");
-    if !path.exists() {
+    // One that is being planted has none yet.
+    if !bug.tape().exists() {
         return Ok(());
     }
-    let failure = run::tape(&fs::read(path)?, Options::default()).failure;
+    let failure = run::tape(&fs::read(bug.tape())?, Options::default()).failure;
     ensure!(
         failure.is_none(),
         "the tape of {} fails on the clean machine: {failure:?}",
