@@ -85,10 +85,12 @@ impl Life {
             .head
             .alarm_at
             .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        if set.is_some_and(|at| at <= wanted.max(now.plus(limits.alarm_delay_ms_min))) {
+        // By the platform's clock an alarm that came was due, however far ours is behind.
+        let passed = now.max(self.alarm_came.take().unwrap_or_default());
+        let at = wanted.max(passed.plus(limits.alarm_delay_ms_min));
+        if set.is_some_and(|set| set <= at) {
             return;
         }
-        let at = wanted.max(now.plus(limits.alarm_delay_ms_min));
         self.head.alarm_at = Some(at);
         turn.alarm = Some(Some(at));
         self.save();
@@ -123,6 +125,7 @@ impl Stream {
     /// The alarm has come; another is set where one is still needed.
     pub(super) fn alarm(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
         if let Some(life) = &mut self.life {
+            life.alarm_came = life.head.alarm_at;
             life.head.alarm_at = None;
             life.save();
         }
