@@ -85,8 +85,12 @@ impl Life {
             .head
             .alarm_at
             .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        // By the platform's clock an alarm that came was due, however far ours is behind.
-        let passed = now.max(self.alarm_came.take().unwrap_or_default());
+        // What lies before an alarm that came has passed by the platform's clock, however far ours is behind.
+        let passed = self
+            .alarm_came
+            .take()
+            .filter(|came| wanted < *came)
+            .map_or(now, |came| came.max(now));
         let at = wanted.max(passed.plus(limits.alarm_delay_ms_min));
         if set.is_some_and(|set| set <= at) {
             return;
