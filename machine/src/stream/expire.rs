@@ -85,16 +85,10 @@ impl Life {
             .head
             .alarm_at
             .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        // What lies before an alarm that came has passed by the platform's clock, however far ours is behind.
-        let passed = self
-            .alarm_came
-            .take()
-            .filter(|came| wanted < *came)
-            .map_or(now, |came| came.max(now));
-        let at = wanted.max(passed.plus(limits.alarm_delay_ms_min));
-        if set.is_some_and(|set| set <= at) {
+        if set.is_some_and(|at| at <= wanted.max(now.plus(limits.alarm_delay_ms_min))) {
             return;
         }
+        let at = wanted.max(now.plus(limits.alarm_delay_ms_min));
         self.head.alarm_at = Some(at);
         turn.alarm = Some(Some(at));
         self.save();
@@ -129,7 +123,6 @@ impl Stream {
     /// The alarm has come; another is set where one is still needed.
     pub(super) fn alarm(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
         if let Some(life) = &mut self.life {
-            life.alarm_came = life.head.alarm_at;
             life.head.alarm_at = None;
             life.save();
         }
