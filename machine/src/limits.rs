@@ -38,6 +38,8 @@ pub struct Limits {
     pub touch_slack_divisor: u64,
     /// An alarm this long overdue is taken as lost and set again.
     pub alarm_grace_ms: u64,
+    /// How far the clock that alarms go by may be ahead of the object's.
+    pub clock_skew_ms_max: u64,
     /// The alarm is never set beyond this, in milliseconds since the Unix epoch: the last date that JavaScript has.
     pub alarm_at_max_ms: u64,
     /// The alarm is never set nearer than this.
@@ -80,6 +82,7 @@ impl Limits {
         content_type_bytes_max: 256,
         touch_slack_divisor: 8,
         alarm_grace_ms: 60_000,
+        clock_skew_ms_max: 5_000,
         alarm_at_max_ms: 8_640_000_000_000_000,
         alarm_delay_ms_min: 1_000,
         cursor_interval_ms: 20_000,

@@ -2,7 +2,7 @@
 
 mod shell;
 
-use machine::{Class, End, Limits, Millis};
+use machine::{Class, End, Input, Limits, Millis};
 use proptest::prelude::*;
 use shell::Shell;
 
@@ -168,6 +168,24 @@ fn a_reader_of_the_former_stream_is_no_use_of_its_successor() {
     shell.leave();
     shell.now = shell.now.plus(1);
     assert_eq!(shell.request("HEAD", "", &[], b"").status(), 404);
+}
+
+#[test]
+fn a_clock_behind_the_platforms_makes_no_alarm_loop() {
+    let mut shell = stream(BINARY, &[("Stream-TTL", "1")]);
+    shell.rows.attached.set(1);
+    let mut platform = shell.now;
+    for _ in 0..400 {
+        let at = shell.alarm.take().expect("an alarm is set");
+        platform = platform.plus(10).max(at);
+        // The object's clock is 3 s behind that which the alarm goes by.
+        shell.now = Millis(platform.0 - 3_000);
+        shell.input(Input::Alarm);
+    }
+    assert!(
+        platform >= shell.now.plus(3_000) && platform.0 >= 1_800_000_000_000 + 99 * 1_000,
+        "{platform:?}"
+    );
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl Settings {
         let mut limits = limits(choices);
         // An instance whose clock is behind would set an alarm that is due at once, over and over.
         limits.alarm_delay_ms_min = limits.alarm_delay_ms_min.max(delays.skew / 10);
+        limits.clock_skew_ms_max = delays.skew;
         // No run should take thousands of pages to read.
         let body_bytes = (1 + choices.magnitude(400)).min(limits.chunk_bytes_max * 20);
         Self {

@@ -85,10 +85,18 @@ impl Life {
             .head
             .alarm_at
             .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        if set.is_some_and(|at| at <= wanted.max(now.plus(limits.alarm_delay_ms_min))) {
+        // An alarm that came was due by the platform's clock, which may be ahead of ours by so much. What we would set before it
+        // has passed there, and would come at once, over and over. One that came long before its time tells nothing.
+        let ahead = now.plus(limits.clock_skew_ms_max);
+        let came = self
+            .alarm_came
+            .take()
+            .filter(|came| wanted < *came && *came <= ahead);
+        let passed = came.map_or(now, |came| came.max(now));
+        let at = wanted.max(passed.plus(limits.alarm_delay_ms_min));
+        if set.is_some_and(|set| set <= at) {
             return;
         }
-        let at = wanted.max(now.plus(limits.alarm_delay_ms_min));
         self.head.alarm_at = Some(at);
         turn.alarm = Some(Some(at));
         self.save();
@@ -123,6 +131,7 @@ impl Stream {
     /// The alarm has come; another is set where one is still needed.
     pub(super) fn alarm(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
         if let Some(life) = &mut self.life {
+            life.alarm_came = life.head.alarm_at;
             life.head.alarm_at = None;
             life.save();
         }

@@ -34,6 +34,8 @@ struct Life {
     format: Format,
     tail: Tail,
     used: expire::Used,
+    /// For when the alarm was set that this step is about.
+    alarm_came: Option<Millis>,
     /// Read from the rows by the first append that needs it.
     writers: Option<producer::Writers>,
     /// What this turn must do to the head row.
@@ -182,6 +184,7 @@ impl Life {
             head,
             tail: Tail::default(),
             used: expire::Used::at(now),
+            alarm_came: None,
             writers: Some(producer::Writers::default()),
             unsaved: Unsaved::New,
         }
@@ -196,6 +199,7 @@ impl Life {
         });
         Ok(Self {
             format: content_type::format(&head.content_type),
+            alarm_came: None,
             used: expire::Used::recall(now, &head, last.map(|row| row.at), limits),
             head,
             tail,
