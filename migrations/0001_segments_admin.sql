@@ -7,6 +7,7 @@ CREATE TABLE streams (
     incarnation  TEXT    NOT NULL,             -- made anew each time the stream is created
     content_type TEXT    NOT NULL,
     created_at   INTEGER NOT NULL,             -- milliseconds since 1970
+    deleted_at   INTEGER,                      -- of a stream that is no more; such a row goes when nothing late can follow
     version      INTEGER NOT NULL
 ) WITHOUT ROWID;
 

@@ -10,19 +10,24 @@
 //! 2. `writes` and `alarm` of a turn are applied in one transaction before anything of that turn leaves.
 //! 3. `gated` effects leave in order, each only after its turn is durable, or never.
 //! 4. The `live` broadcast leaves only when its turn is durable.
-//! 5. [`Input::Gone`] may come late, or never after a restart.
-//! 6. After a wake nothing from the former life arrives.
+//! 5. [`Input::Gone`], [`Input::Stored`], [`Input::Collected`] and [`Input::Replied`] may come late, or never after a restart.
+//! 6. After a wake nothing from the former life arrives, though what it has begun may still take effect in the cold tier, at
+//!    the registry or in the index.
 //! 7. The alarm may come twice, late, early, or not at all.
-//! 8. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from the rows.
-//! 9. The shell decides nothing: no protocol rule, no retry, no default lives in a shell.
+//! 8. The rows that the plan of an answer names are fetched in its turn ([`plan::Plan::begin`]).
+//! 9. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from the rows.
+//! 10. The shell decides nothing: no protocol rule, no retry, no default lives in a shell.
 #![forbid(unsafe_code)]
 
 pub mod edge;
+mod hot;
 pub mod limits;
+pub mod message;
 pub mod offset;
 pub mod plan;
 pub mod refusal;
 pub mod rows;
+pub mod segment;
 pub mod sql;
 mod stream;
 pub mod tail;
@@ -32,6 +37,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use limits::Limits;
+pub use message::Message;
 pub use offset::Offset;
 pub use refusal::Refusal;
 pub use rows::{Rows, Unreadable, Write};
@@ -56,6 +62,19 @@ impl Millis {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
+/// Names one collection or message on its way, within an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flight(pub u64);
+
+/// How a message was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The registry has answered with this status; the index, having executed everything, counts as 200.
+    Status(u16),
+    /// It failed, or it is not known whether it did.
+    Failed,
+}
+
 /// What can happen to a stream.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -65,6 +84,16 @@ pub enum Input {
     Gone { incarnation: rows::Incarnation },
     /// The alarm of an earlier [`Turn`] has come due.
     Alarm,
+    /// A [`Gated::Put`] has ended. With the encoder's receipt when the object is known to be stored; without one when it is not,
+    /// or when it is not known.
+    Stored {
+        id: segment::PutId,
+        receipt: Option<segment::Receipt>,
+    },
+    /// A [`Gated::Collect`] has ended: whether all of its objects are known to be gone.
+    Collected { flight: Flight, done: bool },
+    /// A [`Gated::Send`] has ended.
+    Replied { flight: Flight, reply: Reply },
 }
 
 /// What one step asks of the shell, grouped by what must happen before what.
@@ -100,6 +129,12 @@ pub enum Gated {
     Answer { call: CallId, answer: Answer },
     /// Keep the caller as a reader at the tail: everything that [`Turn::live`] says from now on reaches it, until it leaves.
     Attach { call: CallId, line: Line },
+    /// Store a segment in the cold tier, in the background, and report with [`Input::Stored`].
+    Put(segment::Put),
+    /// Delete these objects of the cold tier, those that are not there too, and report with [`Input::Collected`].
+    Collect { flight: Flight, keys: Vec<String> },
+    /// Send a message, and report with [`Input::Replied`].
+    Send { flight: Flight, message: Message },
 }
 
 /// What kind of live read a reader at the tail waits in (protocol 5.7, 5.8).
@@ -128,6 +163,8 @@ pub struct Live {
     pub incarnation: rows::Incarnation,
     /// The tail before this turn.
     pub from: Offset,
+    /// Its other name, the end of a sealed segment.
+    pub alias: Option<Offset>,
     /// The tail after it.
     pub next: Offset,
     /// Set when nothing will follow.

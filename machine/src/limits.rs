@@ -20,10 +20,39 @@ pub struct Limits {
     pub frame_bytes_max: u64,
     /// Longest pause before a reader's side dials again after its line was cut.
     pub redial_ms_max: u64,
-    /// Size at which a segment is sealed.
+    /// Whether there is a cold tier. Without one no segment is ever sealed.
+    pub cold: bool,
+    /// Whether streams announce themselves to the registry.
+    pub registry: bool,
+    /// Whether streams list themselves and their segments in the admin index.
+    pub index: bool,
+    /// Size, framed, at which a segment is sealed.
     pub segment_bytes_max: u64,
-    /// Number of messages at which a segment is sealed.
+    /// Number of messages (appends, where the content is bytes) at which a segment is sealed.
     pub segment_messages_max: u64,
+    /// Age of its first message at which a segment is sealed, so that a stream that has fallen quiet is moved, too.
+    pub segment_age_ms_max: u64,
+    /// Distance of the entries of a segment's sparse index, and length of the blocks that have a checksum each. Pages end at
+    /// these entries, so that they are the same whether a segment is hot or cold. Never more than `chunk_bytes_max` counts.
+    pub index_step_bytes: u64,
+    /// Most entries of a sparse index, and most checksums: a segment too large for that many steps gets an index of longer ones.
+    /// So the index stays below the 2 MB that the platform stores in one value.
+    pub index_entries_max: u64,
+    /// Most segments that one page takes from.
+    pub page_parts_max: u64,
+    /// A put that has not been answered after this may have succeeded or not, and another is tried.
+    pub put_timeout_ms: u64,
+    /// The same for deletions in the cold tier, and for messages to the registry and the index.
+    pub reply_timeout_ms: u64,
+    /// Pause before what failed once is tried again; doubled with each further failure, and spread by chance.
+    pub retry_ms_min: u64,
+    /// Longest such pause.
+    pub retry_ms_max: u64,
+    /// How long objects that nothing refers to any more are kept: longer than any put may still be on its way, and than any
+    /// answer is still being sent.
+    pub collect_grace_ms: u64,
+    /// Most objects that are deleted at once.
+    pub collect_keys_max: u64,
     /// Largest row written, below the 2 MB that the platform stores in one value.
     pub row_bytes_max: u64,
     /// Longest stream name in its canonical, percent-encoded form.
@@ -73,8 +102,21 @@ impl Limits {
         reader_held_bytes_max: 256 << 10,
         frame_bytes_max: 256 << 10,
         redial_ms_max: 1_000,
+        cold: false,
+        registry: false,
+        index: false,
         segment_bytes_max: 8 << 20,
         segment_messages_max: 100_000,
+        segment_age_ms_max: 86_400_000,
+        index_step_bytes: 64 << 10,
+        index_entries_max: 50_000,
+        page_parts_max: 16,
+        put_timeout_ms: 60_000,
+        reply_timeout_ms: 30_000,
+        retry_ms_min: 2_000,
+        retry_ms_max: 600_000,
+        collect_grace_ms: 3_600_000,
+        collect_keys_max: 1_000,
         row_bytes_max: 1_500_000,
         name_bytes_max: 1_024,
         producer_id_bytes_max: 1_024,
@@ -95,6 +137,37 @@ impl Limits {
         preflight_max_age_s: 86_400,
         retry_after_s: 1,
     };
+}
+
+impl Limits {
+    /// Largest body that the registry takes: any event that a stream tells it of itself, however small an append is kept.
+    #[must_use]
+    pub fn registry_bytes_max(&self) -> u64 {
+        // The name twice and the content type, where any byte may take two, and the rest of the event.
+        let event = 2 * (2 * self.name_bytes_max + self.content_type_bytes_max) + 256;
+        self.append_bytes_max.max(event)
+    }
+
+    /// The distance of index entries that is in force.
+    #[must_use]
+    pub const fn index_step(&self) -> u64 {
+        let step = if self.index_step_bytes < self.chunk_bytes_max {
+            self.index_step_bytes
+        } else {
+            self.chunk_bytes_max
+        };
+        if step == 0 { 1 } else { step }
+    }
+
+    /// The distance of the entries in the index of a segment with so many framed bytes: as many steps as it takes.
+    #[must_use]
+    pub(crate) fn index_block(&self, bytes: u64) -> u64 {
+        let step = self.index_step();
+        step * bytes
+            .div_ceil(step)
+            .div_ceil(self.index_entries_max.max(1))
+            .max(1)
+    }
 }
 
 impl Default for Limits {

@@ -2,7 +2,11 @@
 //!
 //! A row holds frames: a length (32 bits, little-endian) and that many bytes. In a JSON stream a frame is one message;
 //! otherwise it is a run of bytes without meaning. The machine never touches the payload of old records: a read is
-//! answered with a [`Plan`], the shell fetches the rows that it names, and [`Plan::render`] makes the body of them.
+//! answered with a [`Plan`], the shell fetches the rows and the parts of cold segments that it names, and a [`Rendering`] makes
+//! the body of them.
+
+use core::fmt;
+use std::collections::VecDeque;
 
 use crate::rows::{HotTable, RowKey};
 use crate::wire::{Format, sse};
@@ -20,10 +24,37 @@ pub(crate) fn push_frame(frames: &mut Vec<u8>, payload: &[u8]) {
     frames.extend_from_slice(payload);
 }
 
-/// Stored bytes that are no sequence of frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stored rows are damaged: {0}")]
-pub struct Damaged(&'static str);
+/// Stored bytes that are not what was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    what: &'static str,
+    /// The cold segment that they are of.
+    segment: Option<u64>,
+}
+
+impl Damaged {
+    pub(crate) const fn new(what: &'static str) -> Self {
+        Self { what, segment: None }
+    }
+
+    const fn in_segment(self, segment: u64) -> Self {
+        Self {
+            segment: Some(segment),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.segment {
+            Some(segment) => write!(formatter, "segment {segment} is damaged: {}", self.what),
+            None => write!(formatter, "the stored rows are damaged: {}", self.what),
+        }
+    }
+}
+
+impl core::error::Error for Damaged {}
 
 /// The bounds of the first frame at or after `at`: where its payload begins and ends.
 fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, Damaged> {
@@ -34,18 +65,18 @@ fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, Damaged>
     let length = frames
         .get(at..begin)
         .and_then(|bytes| <[u8; LENGTH_BYTES]>::try_from(bytes).ok());
-    let length = u32::from_le_bytes(length.ok_or(Damaged("a frame's length is cut"))?);
+    let length = u32::from_le_bytes(length.ok_or(Damaged::new("a frame's length is cut"))?);
     let end = usize::try_from(length)
         .ok()
         .and_then(|length| begin.checked_add(length));
     match end {
         Some(end) if end <= frames.len() => Ok(Some((begin, end))),
-        _ => Err(Damaged("a frame is cut")),
+        _ => Err(Damaged::new("a frame is cut")),
     }
 }
 
 /// The payloads of `frames`.
-fn payloads(frames: &[u8]) -> impl Iterator<Item = Result<&[u8], Damaged>> {
+pub(crate) fn payloads(frames: &[u8]) -> impl Iterator<Item = Result<&[u8], Damaged>> {
     let mut at = 0;
     core::iter::from_fn(move || match frame_at(frames, at) {
         Ok(None) => None,
@@ -77,66 +108,368 @@ pub struct Span {
     pub to: RowKey,
 }
 
-/// Which rows make up an answer, and which units of them.
+/// Rows of one hot table, and which units of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// In order; their frames are to be joined before rendering.
+pub struct HotPart {
+    /// In order; their frames are to be joined.
     pub spans: Vec<Span>,
     /// Units (messages or bytes) of the first row that come before the answer.
     pub skip: u64,
     /// Units that belong to the answer.
     pub take: u64,
+}
+
+/// Blocks of one segment's object, and which units of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColdPart {
+    pub segment: u64,
+    pub key: String,
+    /// Bytes of the object: whole blocks, each with its checksum.
+    pub offset: u64,
+    pub length: u64,
+    pub block: u64,
+    pub checks: Vec<u32>,
+    /// Bytes of the first block that come before the first frame.
+    pub lead: u64,
+    /// Whether the bytes are frames.
+    pub framed: bool,
+    pub skip: u64,
+    pub take: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    Hot(HotPart),
+    Cold(ColdPart),
+}
+
+/// Where the content of an answer is, and what is to be made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub parts: Vec<Part>,
     pub format: Format,
     pub shape: Shape,
 }
 
+/// Bytes of an object of the cold tier that an answer needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    pub key: String,
+    pub offset: u64,
+    pub length: u64,
+}
+
 impl Plan {
-    /// The answer's body, made from the joined frames of all spans.
+    /// Whether anything of it is in the cold tier.
+    #[must_use]
+    pub fn is_cold(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Cold(_)))
+    }
+
+    /// Fetches the rows that the plan names, which must be done in the turn that made it, for the next may drop them. What
+    /// is in the cold tier stays there for [`crate::Limits::collect_grace_ms`] at least.
     ///
     /// # Errors
-    /// When the bytes are no frames, or fewer units than planned.
-    pub fn render(&self, frames: Vec<u8>) -> Result<Vec<u8>, Damaged> {
-        let frames = self.cut(frames)?;
-        match self.shape {
-            Shape::Body => body(self.format, frames),
-            Shape::Event => event(self.format, &frames),
+    /// What `frames` fails with, which hands over the frames of a span's rows, joined.
+    pub fn begin<E>(&self, mut frames: impl FnMut(Span) -> Result<Vec<u8>, E>) -> Result<Rendering, E> {
+        let mut parts = VecDeque::with_capacity(self.parts.len());
+        for part in &self.parts {
+            parts.push_back(match part {
+                Part::Cold(cold) => Pending::Cold(cold.clone()),
+                Part::Hot(hot) => {
+                    let mut joined = Vec::new();
+                    for span in &hot.spans {
+                        let frames = frames(*span)?;
+                        if joined.is_empty() {
+                            joined = frames;
+                        } else {
+                            joined.extend_from_slice(&frames);
+                        }
+                    }
+                    Pending::Hot {
+                        frames: joined,
+                        skip: hot.skip,
+                        take: hot.take,
+                    }
+                }
+            });
+        }
+        Ok(Rendering {
+            parts,
+            fetching: None,
+            format: self.format,
+            shape: self.shape,
+            started: false,
+            payload: Vec::new(),
+        })
+    }
+}
+
+#[derive(Debug)]
+enum Pending {
+    Hot { frames: Vec<u8>, skip: u64, take: u64 },
+    Cold(ColdPart),
+}
+
+/// Makes an answer's body, piece by piece: nothing of the cold tier is held longer than it takes to check a block.
+#[derive(Debug)]
+pub struct Rendering {
+    parts: VecDeque<Pending>,
+    fetching: Option<Fetching>,
+    format: Format,
+    shape: Shape,
+    /// Whether a message has been written.
+    started: bool,
+    /// What is collected for one event.
+    payload: Vec<u8>,
+}
+
+impl Rendering {
+    /// Writes what can be written. What comes next is in the cold tier, or nothing.
+    ///
+    /// # Errors
+    /// When rows are damaged.
+    pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Option<Fetch>, Damaged> {
+        while let Some(part) = self.parts.pop_front() {
+            match part {
+                Pending::Hot { frames, skip, take } => {
+                    let mut cutter = Cutter::new(true, skip, take);
+                    out.reserve(frames.len());
+                    self.cut(&mut cutter, &frames, out);
+                    cutter.finish()?;
+                }
+                Pending::Cold(part) => {
+                    let fetch = Fetch {
+                        key: part.key.clone(),
+                        offset: part.offset,
+                        length: part.length,
+                    };
+                    self.fetching = Some(Fetching::new(part));
+                    return Ok(Some(fetch));
+                }
+            }
+        }
+        match (self.shape, self.format) {
+            (Shape::Body, Format::Json) => out.extend_from_slice(if self.started { b"]" } else { b"[]" }),
+            (Shape::Body, Format::Text | Format::Binary) => {}
+            (Shape::Event, format) => {
+                let mut payload = core::mem::take(&mut self.payload);
+                if !payload.is_empty() {
+                    if format == Format::Json {
+                        payload.push(b']');
+                    }
+                    out.extend_from_slice(&data_event(format, &payload));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes a piece of what [`Self::advance`] asked for last, of any length, and writes what can be written.
+    ///
+    /// # Errors
+    /// When the object is damaged.
+    pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Damaged> {
+        let Some(mut fetching) = self.fetching.take() else {
+            return Err(Damaged::new("more came than was asked for"));
+        };
+        while let Some(block) = fetching.block(&mut bytes)? {
+            let lead = usize::try_from(fetching.lead)
+                .unwrap_or(usize::MAX)
+                .min(block.len());
+            fetching.lead -= lead as u64;
+            self.cut(&mut fetching.cutter, &block[lead..], out);
+        }
+        self.fetching = Some(fetching);
+        Ok(())
+    }
+
+    /// All of what [`Self::advance`] asked for last has been pushed.
+    ///
+    /// # Errors
+    /// When the object has less.
+    pub fn fetched(&mut self) -> Result<(), Damaged> {
+        let Some(fetching) = self.fetching.take() else {
+            return Ok(());
+        };
+        if fetching.left > 0 {
+            return Err(fetching.damaged("the object is cut"));
+        }
+        let segment = fetching.segment;
+        fetching
+            .cutter
+            .finish()
+            .map_err(|damaged| damaged.in_segment(segment))
+    }
+
+    /// There is no such object as [`Self::advance`] asked for last.
+    #[must_use]
+    pub fn missing(&self) -> Damaged {
+        let damaged = Damaged::new("the object is missing");
+        match &self.fetching {
+            Some(fetching) => damaged.in_segment(fetching.segment),
+            None => damaged,
         }
     }
 
-    /// Drops the frames, and parts of frames, that do not belong to the answer.
-    fn cut(&self, mut frames: Vec<u8>) -> Result<Vec<u8>, Damaged> {
-        if self.format == Format::Json {
-            let mut at = 0;
-            for _ in 0..self.skip {
-                at = frame_at(&frames, at)?
-                    .ok_or(Damaged("fewer messages than planned"))?
-                    .1;
+    fn cut(&mut self, cutter: &mut Cutter, bytes: &[u8], out: &mut Vec<u8>) {
+        let json = self.format == Format::Json;
+        let target = match self.shape {
+            Shape::Body => out,
+            Shape::Event => &mut self.payload,
+        };
+        let started = &mut self.started;
+        cutter.push(bytes, json, |piece| match piece {
+            Piece::Begin if json => {
+                target.push(if *started { b',' } else { b'[' });
+                *started = true;
             }
-            let begin = at;
-            for _ in 0..self.take {
-                at = frame_at(&frames, at)?
-                    .ok_or(Damaged("fewer messages than planned"))?
-                    .1;
-            }
-            frames.truncate(at);
-            if begin > 0 {
-                frames.drain(..begin);
-            }
-            return Ok(frames);
+            Piece::Begin => {}
+            Piece::Bytes(bytes) => target.extend_from_slice(bytes),
+        });
+    }
+}
+
+/// One range of an object on its way.
+#[derive(Debug)]
+struct Fetching {
+    segment: u64,
+    block: u64,
+    checks: VecDeque<u32>,
+    /// Bytes that have not come.
+    left: u64,
+    /// The block that is coming.
+    held: Vec<u8>,
+    lead: u64,
+    cutter: Cutter,
+}
+
+impl Fetching {
+    fn new(part: ColdPart) -> Self {
+        Self {
+            segment: part.segment,
+            block: part.block,
+            checks: part.checks.into(),
+            left: part.length,
+            held: Vec::new(),
+            lead: part.lead,
+            cutter: Cutter::new(part.framed, part.skip, part.take),
         }
-        let short = Damaged("fewer bytes than planned");
-        let bytes = body(self.format, frames)?;
-        let begin = usize::try_from(self.skip).map_err(|_| short)?;
-        let take = usize::try_from(self.take).map_err(|_| short)?;
-        let mut bytes = bytes;
-        if bytes.len() < begin.saturating_add(take) {
-            return Err(short);
+    }
+
+    /// The next whole block, checked; `None` when more must come first.
+    fn block(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
+        let whole = self.block.min(self.held.len() as u64 + self.left);
+        let room = usize::try_from(whole).unwrap_or(usize::MAX) - self.held.len();
+        let (now, later) = bytes.split_at(room.min(bytes.len()));
+        self.held.extend_from_slice(now);
+        self.left -= now.len() as u64;
+        *bytes = later;
+        if whole == 0 && !later.is_empty() {
+            return Err(self.damaged("more came than was asked for"));
         }
-        bytes.truncate(begin + take);
-        bytes.drain(..begin);
-        let mut cut = Vec::with_capacity(bytes.len() + LENGTH_BYTES);
-        push_frame(&mut cut, &bytes);
-        Ok(cut)
+        if whole == 0 || (self.held.len() as u64) < whole {
+            return Ok(None);
+        }
+        if self.checks.pop_front() != Some(crc32fast::hash(&self.held)) {
+            return Err(self.damaged("a checksum is wrong"));
+        }
+        Ok(Some(core::mem::take(&mut self.held)))
+    }
+
+    const fn damaged(&self, what: &'static str) -> Damaged {
+        Damaged::new(what).in_segment(self.segment)
+    }
+}
+
+enum Piece<'a> {
+    /// A message begins.
+    Begin,
+    Bytes(&'a [u8]),
+}
+
+/// Cuts the units that belong to an answer out of what goes by.
+#[derive(Debug)]
+struct Cutter {
+    framed: bool,
+    skip: u64,
+    take: u64,
+    /// The next frame's length, as far as it has come.
+    length: [u8; LENGTH_BYTES],
+    length_has: usize,
+    /// Bytes of the present frame that have not come.
+    left: u64,
+}
+
+impl Cutter {
+    const fn new(framed: bool, skip: u64, take: u64) -> Self {
+        Self {
+            framed,
+            skip,
+            take,
+            length: [0; LENGTH_BYTES],
+            length_has: 0,
+            left: if framed { 0 } else { u64::MAX },
+        }
+    }
+
+    /// What comes after the units that belong to the answer is ignored.
+    fn push(&mut self, mut bytes: &[u8], json: bool, mut emit: impl FnMut(Piece<'_>)) {
+        while self.take > 0 {
+            if self.framed && self.length_has < LENGTH_BYTES {
+                let Some((byte, rest)) = bytes.split_first() else {
+                    return;
+                };
+                self.length[self.length_has] = *byte;
+                self.length_has += 1;
+                bytes = rest;
+                if self.length_has < LENGTH_BYTES {
+                    continue;
+                }
+                self.left = u64::from(u32::from_le_bytes(self.length));
+                if json && self.skip == 0 {
+                    emit(Piece::Begin);
+                }
+            }
+            let now = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+            let (mut now, later) = bytes.split_at(now);
+            bytes = later;
+            if self.framed {
+                self.left -= now.len() as u64;
+            }
+            if json {
+                if self.skip == 0 {
+                    emit(Piece::Bytes(now));
+                }
+            } else {
+                let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(now.len());
+                self.skip -= skipped as u64;
+                now = &now[skipped..];
+                let taken = usize::try_from(self.take).unwrap_or(usize::MAX).min(now.len());
+                self.take -= taken as u64;
+                emit(Piece::Bytes(&now[..taken]));
+            }
+            if self.left > 0 {
+                // Nothing is left of the bytes.
+                return;
+            }
+            self.length_has = 0;
+            if json {
+                if self.skip > 0 {
+                    self.skip -= 1;
+                } else {
+                    self.take -= 1;
+                }
+            }
+        }
+    }
+
+    const fn finish(&self) -> Result<(), Damaged> {
+        if self.take == 0 {
+            Ok(())
+        } else {
+            Err(Damaged::new("fewer units than planned"))
+        }
     }
 }
 
@@ -180,10 +513,14 @@ pub(crate) fn event(format: Format, frames: &[u8]) -> Result<Vec<u8>, Damaged> {
     if format == Format::Json {
         payload.push(b']');
     }
-    Ok(match format {
-        Format::Json | Format::Text => sse::text_event("data", &payload),
-        Format::Binary => sse::binary_event("data", &payload),
-    })
+    Ok(data_event(format, &payload))
+}
+
+fn data_event(format: Format, payload: &[u8]) -> Vec<u8> {
+    match format {
+        Format::Json | Format::Text => sse::text_event("data", payload),
+        Format::Binary => sse::binary_event("data", payload),
+    }
 }
 
 #[cfg(test)]
@@ -198,25 +535,45 @@ mod tests {
         frames
     }
 
-    fn plan(format: Format, shape: Shape, skip: u64, take: u64) -> Plan {
-        Plan {
-            spans: Vec::new(),
-            skip,
-            take,
+    /// The body of rows with these frames.
+    fn rendered(
+        format: Format,
+        shape: Shape,
+        skip: u64,
+        take: u64,
+        frames: &[u8],
+    ) -> Result<Vec<u8>, Damaged> {
+        let span = Span {
+            table: HotTable::A,
+            from: RowKey::at(0),
+            to: RowKey::LAST,
+        };
+        let plan = Plan {
+            parts: vec![Part::Hot(HotPart {
+                spans: vec![span],
+                skip,
+                take,
+            })],
             format,
             shape,
-        }
+        };
+        let mut body = Vec::new();
+        let fetch = plan
+            .begin(|_| Ok::<_, Damaged>(frames.to_vec()))?
+            .advance(&mut body)?;
+        assert_eq!(fetch, None);
+        Ok(body)
     }
 
     #[test]
     fn json_is_an_array_of_the_messages_as_they_are() {
         let frames = framed(&[b"1.0", b"{\"b\":1,\"a\":2}", b"12345678901234567890"]);
-        let whole = plan(Format::Json, Shape::Body, 0, 3).render(frames.clone());
+        let whole = rendered(Format::Json, Shape::Body, 0, 3, &frames);
         assert_eq!(
             whole.as_deref(),
             Ok(&b"[1.0,{\"b\":1,\"a\":2},12345678901234567890]"[..])
         );
-        let part = plan(Format::Json, Shape::Body, 1, 1).render(frames);
+        let part = rendered(Format::Json, Shape::Body, 1, 1, &frames);
         assert_eq!(part.as_deref(), Ok(&b"[{\"b\":1,\"a\":2}]"[..]));
     }
 
@@ -224,7 +581,7 @@ mod tests {
     fn bytes_are_cut_anywhere() {
         let frames = framed(&[b"hello ", b"world"]);
         assert_eq!(
-            plan(Format::Binary, Shape::Body, 4, 4).render(frames).as_deref(),
+            rendered(Format::Binary, Shape::Body, 4, 4, &frames).as_deref(),
             Ok(&b"o wo"[..])
         );
     }
@@ -236,26 +593,28 @@ mod tests {
             for shape in [Shape::Body, Shape::Event] {
                 for format in [Format::Json, Format::Text, Format::Binary] {
                     let units = if format == Format::Json { 2 } else { 7 };
-                    let cut = plan(format, shape, 0, units).render(whole[..length].to_vec());
+                    let cut = rendered(format, shape, 0, units, &whole[..length]);
                     assert!(cut.is_err(), "{length} {shape:?} {format:?}");
                 }
             }
         }
-        assert!(
-            plan(Format::Binary, Shape::Body, 0, 1)
-                .render(vec![0xff; 9])
-                .is_err()
-        );
+        assert!(rendered(Format::Binary, Shape::Body, 0, 9, &[0xff; 9]).is_err());
     }
 
     #[test]
     fn events_carry_text_as_lines_and_bytes_as_base64() {
-        let text = plan(Format::Text, Shape::Event, 0, 9).render(framed(&[b"a\r\n b\rc", b"\nd"]));
+        let text = rendered(
+            Format::Text,
+            Shape::Event,
+            0,
+            9,
+            &framed(&[b"a\r\n b\rc", b"\nd"]),
+        );
         assert_eq!(
             text.as_deref(),
             Ok(&b"event: data\ndata:a\ndata:  b\ndata:c\ndata:d\n\n"[..])
         );
-        let bytes = plan(Format::Binary, Shape::Event, 0, 3).render(framed(&[&[1, 2], &[3]]));
+        let bytes = rendered(Format::Binary, Shape::Event, 0, 3, &framed(&[&[1, 2], &[3]]));
         assert_eq!(bytes.as_deref(), Ok(&b"event: data\ndata:AQID\n\n"[..]));
     }
 }

@@ -1,6 +1,7 @@
 //! The durable state as typed rows: what is written, and what can be asked.
 
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -55,17 +56,38 @@ pub enum HotTable {
     B,
 }
 
+impl HotTable {
+    /// The table of a segment: they alternate.
+    #[must_use]
+    pub const fn of(segment: u64) -> Self {
+        if segment.is_multiple_of(2) {
+            Self::A
+        } else {
+            Self::B
+        }
+    }
+}
+
 /// What a stream is, apart from its content: one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     pub incarnation: Incarnation,
+    /// In its canonical spelling.
+    pub name: String,
     /// As the client wrote it.
     pub content_type: String,
     pub created_at: Millis,
     pub expiry: Expiry,
-    /// The open segment, and the table that holds it.
+    /// Orders what the index is told of streams of this name.
+    pub version: u64,
+    /// Whether the registry has been, or will be, told of the creation.
+    pub registered: bool,
+    /// The open segment.
     pub segment: u64,
-    pub hot: HotTable,
+    /// Whether the open segment has a table. Only a closed stream whose last segment has been sealed has none.
+    pub writable: bool,
+    /// The `Stream-Seq` of the sealed segments.
+    pub stream_seq: Option<String>,
     /// The last use that was worth a row; appends carry their own time.
     pub touched_at: Millis,
     /// What the alarm was last set to.
@@ -184,13 +206,99 @@ pub struct WriterMark {
     pub stream_seq: Option<String>,
 }
 
+/// The last word of a producer in the sealed segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerState {
+    pub epoch: u64,
+    pub seq: u64,
+}
+
+/// A segment that nothing is added to any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    pub number: u64,
+    /// Messages or bytes.
+    pub units: u64,
+    /// Framed bytes.
+    pub bytes: u64,
+    /// Messages, or appends where the content is bytes.
+    pub messages: u64,
+    /// Puts that have been begun; each has a key of its own.
+    pub attempts: u64,
+    /// When the last one was.
+    pub attempted_at: Millis,
+    /// Where it is, once it is in the cold tier; until then its rows are in its hot table.
+    pub stored: Option<StoredSegment>,
+}
+
+/// The object of a segment in the cold tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSegment {
+    /// Which put succeeded.
+    pub attempt: u64,
+    /// What is needed to read a part of it; see [`crate::segment::Index`].
+    pub index: Bytes,
+}
+
+/// Who something remains to be told to, or done for, whether the stream still exists or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Events for the registry, strictly in order.
+    Registry,
+    /// Rows of the admin index.
+    Index,
+    /// Objects of the cold tier that nothing refers to.
+    Garbage,
+}
+
+impl Lane {
+    pub const ALL: [Self; 3] = [Self::Registry, Self::Index, Self::Garbage];
+}
+
+/// One thing that remains to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chore {
+    /// Rises from each chore of an object to the next.
+    pub id: u64,
+    /// Not to be done before.
+    pub due_at: Millis,
+    pub what: ChoreKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChoreKind {
+    /// A message, as JSON.
+    Registry(String),
+    /// A message, as JSON.
+    Index(String),
+    Garbage(Garbage),
+}
+
+impl ChoreKind {
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        match self {
+            Self::Registry(_) => Lane::Registry,
+            Self::Index(_) => Lane::Index,
+            Self::Garbage(_) => Lane::Garbage,
+        }
+    }
+}
+
+/// Objects that puts may have left behind: of each of these segments, those of each of these attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Garbage {
+    /// Where their keys begin; see [`crate::segment::key_prefix`].
+    pub prefix: String,
+    pub segments: RangeInclusive<u64>,
+    pub attempts: RangeInclusive<u64>,
+}
+
 /// One change of the durable state. All writes of a turn are one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Make the tables of a new stream.
-    CreateTables {
-        hot: HotTable,
-    },
+    /// Make the tables of a new stream, whose segment 0 is open.
+    CreateTables,
     /// The head row of a new stream.
     InsertHead(Head),
     /// Everything in the head row that can change.
@@ -199,7 +307,27 @@ pub enum Write {
         table: HotTable,
         row: HotRow,
     },
-    /// Remove every table, and with them every row.
+    /// Make the tables of sealed segments: with the first that is sealed.
+    CreateSealedTables,
+    CreateHot(HotTable),
+    InsertSegment(SealedSegment),
+    /// Everything in a segment's row that can change.
+    UpdateSegment(SealedSegment),
+    /// Replaces what was known of this producer.
+    PutProducer(ProducerStamp),
+    /// Remove a hot table, and with it its rows.
+    DropHot(HotTable),
+    /// Make the table of chores.
+    CreateChores,
+    InsertChore(Chore),
+    /// Garbage that has been collected in part: what remains of it.
+    UpdateChore(Chore),
+    RemoveChore {
+        id: u64,
+    },
+    /// Remove the table of chores, when none is left and there is no stream.
+    DropChores,
+    /// Remove every table of the stream, and with them every row.
     DropTables,
 }
 
@@ -222,11 +350,47 @@ pub trait Rows {
     /// When the storage cannot be read.
     fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable>;
 
+    /// The first row behind `after` that begins a message and has at least `bytes_before` framed bytes of its segment before it.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn first_with(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable>;
+
     /// Hands over every row that names a producer or a `Stream-Seq`, in order of keys.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable>;
+
+    /// A producer's last word in the sealed segments. Asked only where a segment has been sealed.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable>;
+
+    /// A sealed segment. Asked only where a segment has been sealed.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable>;
+
+    /// Hands over number and attempts of every sealed segment that took more than one. Asked only where a segment has been
+    /// sealed.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable>;
+
+    /// All chores, in order of their ids; `None` where there is no table of them.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable>;
 
     /// How many readers are attached at the tail of this incarnation. Asked only when a TTL has run out.
     ///

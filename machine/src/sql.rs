@@ -1,12 +1,14 @@
 //! The SQL text of every row written and every question asked: constant strings, used by every shell.
 //!
 //! Integers stay below 2^53, for they travel through JavaScript's numbers on one of the shells; an incarnation, which has 64
-//! bits, is stored as text. A key-value pair of columns that is all NULL means "none".
+//! bits, is stored as text. Columns that belong together and are all NULL mean "none".
+
+use bytes::Bytes;
 
 use crate::Millis;
 use crate::rows::{
-    Closed, Expiry, Head, HotTable, Incarnation, ProducerStamp, RowKey, RowMark, Unreadable, Write,
-    WriterMark,
+    Chore, ChoreKind, Closed, Expiry, Garbage, Head, HotTable, Incarnation, ProducerStamp, ProducerState,
+    RowKey, RowMark, SealedSegment, StoredSegment, Unreadable, Write, WriterMark,
 };
 
 /// A value bound to a statement.
@@ -31,26 +33,78 @@ pub trait Columns {
     /// # Errors
     /// When the column is no text, or there is none.
     fn text(&self, column: usize) -> Result<Option<String>, Unreadable>;
+
+    /// `None` for NULL.
+    ///
+    /// # Errors
+    /// When the column is no blob, or there is none.
+    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, Unreadable>;
 }
 
 /// Whether there is a stream at all: one row if so. Asked before anything else, for without a stream there are no tables.
 pub const STREAM_EXISTS: &str = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'stream'";
 
+/// Whether there is a table of chores: one row if so. Asked before anything else of chores.
+pub const CHORES_EXIST: &str = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'chores'";
+
 /// The head row; see [`head`].
-pub const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, segment, hot, \
-     touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq FROM stream WHERE id = 1";
+pub const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, version, registered, \
+     segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq \
+     FROM stream WHERE id = 1";
 
 const CREATE_STREAM: &str = "CREATE TABLE stream (id INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, \
-     created_at INTEGER NOT NULL, ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, segment INTEGER NOT NULL, \
-     hot INTEGER NOT NULL, touched_at INTEGER NOT NULL, alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, \
-     closed_epoch INTEGER, closed_seq INTEGER)";
+     created_at INTEGER NOT NULL, ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, name TEXT NOT NULL, \
+     version INTEGER NOT NULL, registered INTEGER NOT NULL, segment INTEGER NOT NULL, writable INTEGER NOT NULL, stream_seq TEXT, \
+     touched_at INTEGER NOT NULL, alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, \
+     closed_seq INTEGER)";
 
-const INSERT_STREAM: &str = "INSERT INTO stream (id, incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, \
-     segment, hot, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq) \
-     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const INSERT_STREAM: &str = "INSERT INTO stream (id, incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, \
+     version, registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq) \
+     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-const UPDATE_STREAM: &str = "UPDATE stream SET segment = ?, hot = ?, touched_at = ?, alarm_at = ?, closed = ?, closed_producer = ?, \
-     closed_epoch = ?, closed_seq = ? WHERE id = 1";
+const UPDATE_STREAM: &str = "UPDATE stream SET segment = ?, writable = ?, stream_seq = ?, touched_at = ?, alarm_at = ?, closed = ?, \
+     closed_producer = ?, closed_epoch = ?, closed_seq = ? WHERE id = 1";
+
+/// A sealed segment by its number; see [`segment`].
+pub const SEGMENT: &str = "SELECT number, units, bytes, messages, attempts, attempted_at, stored, segment_index FROM segments WHERE number = ?";
+
+const CREATE_SEGMENTS: &str = "CREATE TABLE segments (number INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes INTEGER NOT NULL, \
+     messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at INTEGER NOT NULL, stored INTEGER, segment_index BLOB)";
+
+const INSERT_SEGMENT: &str = "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+
+const UPDATE_SEGMENT: &str =
+    "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ? WHERE number = ?";
+
+const DROP_SEGMENTS: &str = "DROP TABLE IF EXISTS segments";
+
+/// A producer's last word in the sealed segments, by its id; see [`producer`].
+pub const PRODUCER: &str = "SELECT epoch, seq FROM producers WHERE id = ?";
+
+const CREATE_PRODUCERS: &str = "CREATE TABLE producers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID";
+
+const PUT_PRODUCER: &str = "INSERT OR REPLACE INTO producers VALUES (?, ?, ?)";
+
+const DROP_PRODUCERS: &str = "DROP TABLE IF EXISTS producers";
+
+/// Number and attempts of the sealed segments that took more than one; see [`retried_segment`].
+pub const RETRIED_SEGMENTS: &str = "SELECT number, attempts FROM segments WHERE attempts > 1 ORDER BY number";
+
+/// All chores; see [`chore`].
+pub const CHORES: &str = "SELECT id, lane, due_at, body, first_segment, last_segment, first_attempt, last_attempt FROM chores ORDER BY id";
+
+const CREATE_CHORES: &str = "CREATE TABLE chores (id INTEGER PRIMARY KEY, lane INTEGER NOT NULL, due_at INTEGER NOT NULL, \
+     body TEXT NOT NULL, first_segment INTEGER, last_segment INTEGER, first_attempt INTEGER, last_attempt INTEGER)";
+
+const INSERT_CHORE: &str = "INSERT INTO chores (due_at, first_segment, last_segment, first_attempt, last_attempt, id, lane, body) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+
+const UPDATE_CHORE: &str = "UPDATE chores SET due_at = ?, first_segment = ?, last_segment = ?, first_attempt = ?, last_attempt = ? \
+     WHERE id = ?";
+
+const REMOVE_CHORE: &str = "DELETE FROM chores WHERE id = ?";
+
+const DROP_CHORES: &str = "DROP TABLE chores";
 
 const DROP_STREAM: &str = "DROP TABLE stream";
 
@@ -61,6 +115,7 @@ struct Hot {
     /// For a row that names no writer.
     insert_plain: &'static str,
     at_or_before: &'static str,
+    first_with: &'static str,
     writers: &'static str,
     frames: &'static str,
     drop: &'static str,
@@ -86,6 +141,12 @@ macro_rules! hot {
                 "SELECT key, units, bytes_before, length(frames), at FROM ",
                 $table,
                 " WHERE key <= ? ORDER BY key DESC LIMIT 1"
+            ),
+            // Twelve bits of the key tell the parts of one message apart.
+            first_with: concat!(
+                "SELECT key, units, bytes_before, length(frames), at FROM ",
+                $table,
+                " WHERE key > ? AND bytes_before >= ? AND key & 4095 = 0 ORDER BY key LIMIT 1"
             ),
             writers: concat!(
                 "SELECT producer, epoch, seq, stream_seq FROM ",
@@ -119,6 +180,12 @@ pub const fn at_or_before(table: HotTable) -> &'static str {
     hot(table).at_or_before
 }
 
+/// The first row behind a key that begins a message and has so many bytes before it. Binds the key and the bytes; see [`row_mark`].
+#[must_use]
+pub const fn first_with(table: HotTable) -> &'static str {
+    hot(table).first_with
+}
+
 /// All rows that name a writer, in order. Binds nothing; see [`writer_mark`].
 #[must_use]
 pub const fn writers(table: HotTable) -> &'static str {
@@ -140,9 +207,9 @@ pub fn statements<E>(
     mut execute: impl FnMut(&'static str, &[Value<'_>]) -> Result<(), E>,
 ) -> Result<(), E> {
     match write {
-        Write::CreateTables { hot: table } => {
+        Write::CreateTables => {
             execute(CREATE_STREAM, &[])?;
-            execute(hot(*table).create, &[])
+            execute(hot(HotTable::of(0)).create, &[])
         }
         Write::InsertHead(head) => {
             let incarnation = head.incarnation.to_string();
@@ -158,10 +225,13 @@ pub fn statements<E>(
                 ttl,
                 at,
                 at_text,
+                Value::Text(&head.name),
+                Value::Integer(head.version),
+                Value::Integer(u64::from(head.registered)),
             ];
-            let mut values = [Value::Null; 14];
-            values[..6].copy_from_slice(&fixed);
-            values[6..].copy_from_slice(&changeable(head));
+            let mut values = [Value::Null; 18];
+            values[..9].copy_from_slice(&fixed);
+            values[9..].copy_from_slice(&changeable(head));
             execute(INSERT_STREAM, &values)
         }
         Write::UpdateHead(head) => execute(UPDATE_STREAM, &changeable(head)),
@@ -187,22 +257,99 @@ pub fn statements<E>(
             ];
             execute(hot(*table).insert, &values)
         }
+        Write::CreateSealedTables => {
+            execute(CREATE_SEGMENTS, &[])?;
+            execute(CREATE_PRODUCERS, &[])
+        }
+        Write::CreateHot(table) => execute(hot(*table).create, &[]),
+        Write::DropHot(table) => execute(hot(*table).drop, &[]),
+        Write::InsertSegment(segment) => {
+            let fixed = [segment.number, segment.units, segment.bytes, segment.messages].map(Value::Integer);
+            let mut values = [Value::Null; 8];
+            values[..4].copy_from_slice(&fixed);
+            values[4..].copy_from_slice(&attempted(segment));
+            execute(INSERT_SEGMENT, &values)
+        }
+        Write::UpdateSegment(segment) => {
+            let mut values = [Value::Integer(segment.number); 5];
+            values[..4].copy_from_slice(&attempted(segment));
+            execute(UPDATE_SEGMENT, &values)
+        }
+        Write::PutProducer(stamp) => execute(
+            PUT_PRODUCER,
+            &[
+                Value::Text(&stamp.id),
+                Value::Integer(stamp.epoch),
+                Value::Integer(stamp.seq),
+            ],
+        ),
+        Write::CreateChores => execute(CREATE_CHORES, &[]),
+        Write::InsertChore(chore) => {
+            let (lane, body) = match &chore.what {
+                ChoreKind::Registry(body) => (REGISTRY_LANE, body),
+                ChoreKind::Index(body) => (INDEX_LANE, body),
+                ChoreKind::Garbage(garbage) => (GARBAGE_LANE, &garbage.prefix),
+            };
+            let mut values = [Value::Null; 8];
+            values[..6].copy_from_slice(&chore_values(chore));
+            values[6..].copy_from_slice(&[Value::Integer(lane), Value::Text(body)]);
+            execute(INSERT_CHORE, &values)
+        }
+        Write::UpdateChore(chore) => execute(UPDATE_CHORE, &chore_values(chore)),
+        Write::RemoveChore { id } => execute(REMOVE_CHORE, &[Value::Integer(*id)]),
+        Write::DropChores => execute(DROP_CHORES, &[]),
         Write::DropTables => {
             execute(HOT_A.drop, &[])?;
             execute(HOT_B.drop, &[])?;
+            execute(DROP_SEGMENTS, &[])?;
+            execute(DROP_PRODUCERS, &[])?;
             execute(DROP_STREAM, &[])
         }
     }
 }
 
-fn changeable(head: &Head) -> [Value<'_>; 8] {
+const REGISTRY_LANE: u64 = 0;
+const INDEX_LANE: u64 = 1;
+const GARBAGE_LANE: u64 = 2;
+
+fn chore_values(chore: &Chore) -> [Value<'static>; 6] {
+    let ranges = match &chore.what {
+        ChoreKind::Registry(_) | ChoreKind::Index(_) => [Value::Null; 4],
+        ChoreKind::Garbage(Garbage {
+            segments, attempts, ..
+        }) => [segments.start(), segments.end(), attempts.start(), attempts.end()]
+            .map(|value| Value::Integer(*value)),
+    };
+    let [first_segment, last_segment, first_attempt, last_attempt] = ranges;
+    [
+        Value::Integer(chore.due_at.0),
+        first_segment,
+        last_segment,
+        first_attempt,
+        last_attempt,
+        Value::Integer(chore.id),
+    ]
+}
+
+fn attempted(segment: &SealedSegment) -> [Value<'_>; 4] {
+    let (stored, index) = match &segment.stored {
+        None => (Value::Null, Value::Null),
+        Some(stored) => (Value::Integer(stored.attempt), Value::Blob(&stored.index)),
+    };
+    [
+        Value::Integer(segment.attempts),
+        Value::Integer(segment.attempted_at.0),
+        stored,
+        index,
+    ]
+}
+
+fn changeable(head: &Head) -> [Value<'_>; 9] {
     let (producer, epoch, seq) = stamp(head.closed.as_ref().and_then(|closed| closed.by.as_ref()));
     [
         Value::Integer(head.segment),
-        Value::Integer(match head.hot {
-            HotTable::A => 0,
-            HotTable::B => 1,
-        }),
+        Value::Integer(u64::from(head.writable)),
+        head.stream_seq.as_deref().map_or(Value::Null, Value::Text),
         Value::Integer(head.touched_at.0),
         head.alarm_at.map_or(Value::Null, |at| Value::Integer(at.0)),
         Value::Integer(u64::from(head.closed.is_some())),
@@ -238,28 +385,92 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
             text: required(row.text(5)?)?,
         },
     };
-    let closed = required(row.integer(10)?)? != 0;
+    let closed = required(row.integer(14)?)? != 0;
     Ok(Head {
         incarnation,
         content_type: required(row.text(1)?)?,
         created_at: Millis(required(row.integer(2)?)?),
         expiry,
-        segment: required(row.integer(6)?)?,
-        hot: if required(row.integer(7)?)? == 0 {
-            HotTable::A
-        } else {
-            HotTable::B
-        },
-        touched_at: Millis(required(row.integer(8)?)?),
-        alarm_at: row.integer(9)?.map(Millis),
+        name: required(row.text(6)?)?,
+        version: required(row.integer(7)?)?,
+        registered: required(row.integer(8)?)? != 0,
+        segment: required(row.integer(9)?)?,
+        writable: required(row.integer(10)?)? != 0,
+        stream_seq: row.text(11)?,
+        touched_at: Millis(required(row.integer(12)?)?),
+        alarm_at: row.integer(13)?.map(Millis),
         closed: if closed {
             Some(Closed {
-                by: stamp_at(row, 11)?,
+                by: stamp_at(row, 15)?,
             })
         } else {
             None
         },
     })
+}
+
+/// Reads a row of [`SEGMENT`].
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn segment(row: &impl Columns) -> Result<SealedSegment, Unreadable> {
+    let stored = match row.integer(6)? {
+        None => None,
+        Some(attempt) => Some(StoredSegment {
+            attempt,
+            index: Bytes::from(required(row.blob(7)?)?),
+        }),
+    };
+    Ok(SealedSegment {
+        number: required(row.integer(0)?)?,
+        units: required(row.integer(1)?)?,
+        bytes: required(row.integer(2)?)?,
+        messages: required(row.integer(3)?)?,
+        attempts: required(row.integer(4)?)?,
+        attempted_at: Millis(required(row.integer(5)?)?),
+        stored,
+    })
+}
+
+/// Reads a row of [`PRODUCER`].
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn producer(row: &impl Columns) -> Result<ProducerState, Unreadable> {
+    Ok(ProducerState {
+        epoch: required(row.integer(0)?)?,
+        seq: required(row.integer(1)?)?,
+    })
+}
+
+/// Reads a row of [`CHORES`].
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn chore(row: &impl Columns) -> Result<Chore, Unreadable> {
+    let body = required(row.text(3)?)?;
+    let what = match required(row.integer(1)?)? {
+        REGISTRY_LANE => ChoreKind::Registry(body),
+        INDEX_LANE => ChoreKind::Index(body),
+        _ => ChoreKind::Garbage(Garbage {
+            prefix: body,
+            segments: required(row.integer(4)?)?..=required(row.integer(5)?)?,
+            attempts: required(row.integer(6)?)?..=required(row.integer(7)?)?,
+        }),
+    };
+    Ok(Chore {
+        id: required(row.integer(0)?)?,
+        due_at: Millis(required(row.integer(2)?)?),
+        what,
+    })
+}
+
+/// Reads a row of [`RETRIED_SEGMENTS`].
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn retried_segment(row: &impl Columns) -> Result<(u64, u64), Unreadable> {
+    Ok((required(row.integer(0)?)?, required(row.integer(1)?)?))
 }
 
 /// Reads a row of [`at_or_before`].

@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 
 use crate::wire::request::{self, Head};
 use crate::wire::{CacheMode, header};
-use crate::{Answer, Refusal};
+use crate::{Answer, Limits, Refusal};
 pub use settings::Settings;
 
 /// Where stream URLs begin.
@@ -63,10 +63,7 @@ impl From<Refusal> for Stop {
 }
 
 fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
-    let path = path(head.url);
-    let Some(id) = path.strip_prefix(STREAM_PREFIX).filter(|id| !id.is_empty()) else {
-        return Err(Refusal::PathNotFound.into());
-    };
+    let id = stream_id(head.url)?;
     if head.method == "OPTIONS" {
         return Err(Stop::Answered(Answer::preflight(&settings.limits)));
     }
@@ -92,6 +89,21 @@ fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
         cache_mode: settings.cache_mode,
         timing,
     })
+}
+
+/// The canonical name of the stream at a URL.
+pub(crate) fn stream_name(url: &str, limits: &Limits) -> Result<String, Refusal> {
+    name::canonical(stream_id(url)?, limits)
+}
+
+/// Whether it is the URL by which streams tell the registry of themselves.
+pub(crate) fn is_registry(url: &str) -> bool {
+    stream_id(url) == Ok(name::REGISTRY)
+}
+
+fn stream_id(url: &str) -> Result<&str, Refusal> {
+    let id = path(url).strip_prefix(STREAM_PREFIX);
+    id.filter(|id| !id.is_empty()).ok_or(Refusal::PathNotFound)
 }
 
 /// The path of an absolute URL, as sent.
@@ -121,7 +133,6 @@ fn authorize(head: Head<'_>, settings: &Settings) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Limits;
 
     fn settings(auth_token: Option<&str>) -> Settings {
         let auth_token = auth_token.map(str::to_owned);

@@ -28,7 +28,7 @@ pub struct BadSetting {
 type Field = fn(&mut Limits) -> &mut u64;
 
 /// The variables that set limits, with the least and the greatest value of each.
-const LIMITS: [(&str, Field, u64, u64); 7] = [
+const LIMITS: [(&str, Field, u64, u64); 14] = [
     (
         "MAX_APPEND_BYTES",
         |limits| &mut limits.append_bytes_max,
@@ -71,7 +71,37 @@ const LIMITS: [(&str, Field, u64, u64); 7] = [
         1,
         1_000_000_000,
     ),
+    (
+        "SEGMENT_MAX_AGE_MS",
+        |limits| &mut limits.segment_age_ms_max,
+        1,
+        YEAR_MS,
+    ),
+    (
+        "INDEX_STEP_BYTES",
+        |limits| &mut limits.index_step_bytes,
+        1,
+        16 << 20,
+    ),
+    ("PUT_TIMEOUT_MS", |limits| &mut limits.put_timeout_ms, 1, DAY_MS),
+    (
+        "REPLY_TIMEOUT_MS",
+        |limits| &mut limits.reply_timeout_ms,
+        1,
+        DAY_MS,
+    ),
+    ("RETRY_MIN_MS", |limits| &mut limits.retry_ms_min, 1, DAY_MS),
+    ("RETRY_MAX_MS", |limits| &mut limits.retry_ms_max, 1, DAY_MS),
+    (
+        "COLLECT_GRACE_MS",
+        |limits| &mut limits.collect_grace_ms,
+        1,
+        YEAR_MS,
+    ),
 ];
+
+const DAY_MS: u64 = 86_400_000;
+const YEAR_MS: u64 = 365 * DAY_MS;
 
 impl Settings {
     /// Reads the variables; an empty one counts as absent.

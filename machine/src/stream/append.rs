@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::producer::Admission;
 use super::{Life, Stop, Stream};
 use crate::plan::{FRAME_OVERHEAD, push_frame};
-use crate::rows::{HotRow, ProducerStamp, RowKey, Rows, Write, WriterMark};
+use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Rows, Write, WriterMark};
 use crate::wire::request::Append;
 use crate::wire::{Format, content_type, json};
 use crate::{Answer, Limits, Millis, Refusal, Turn};
@@ -54,7 +54,10 @@ impl Stream {
         }
         if append.producer.is_some() || append.stream_seq.is_some() {
             let tail = life.tail();
-            let writers = life.writers(rows)?;
+            let writers = match &append.producer {
+                Some(stamp) => life.writers_and(&stamp.id, rows)?,
+                None => life.writers(rows)?,
+            };
             if let Some(stamp) = &append.producer
                 && let Admission::Duplicate(last) = writers.admit(stamp)?
             {
@@ -62,7 +65,7 @@ impl Stream {
             }
             writers.admit_stream_seq(append.stream_seq.as_deref())?;
         }
-        let from = life.tail();
+        let from = life.end();
         let mut pushed = None;
         if !append.body.is_empty() {
             let records = life.records(&append.body)?.filter(|records| !records.is_empty());
@@ -79,6 +82,7 @@ impl Stream {
         if append.close {
             life.close(append.producer.clone());
         }
+        life.seal_if_full(now, limits, rows, turn)?;
         let live = life.live(from, pushed);
         turn.live = Some(live.told_at(now, life.is_closed(), limits));
         // An append by a producer answers 200 so that it can be told from a duplicate (protocol 5.2.1).
@@ -129,7 +133,7 @@ impl Life {
             let bytes = frames.len() as u64;
             all.push(frames.clone());
             turn.writes.push(Write::InsertHot {
-                table: self.head.hot,
+                table: HotTable::of(self.head.segment),
                 row: HotRow {
                     key,
                     units: draft.units,
@@ -149,6 +153,7 @@ impl Life {
                 RowKey::at(self.tail.position)
             };
         }
+        self.tail.opened_at.get_or_insert(now);
         self.touch_by_row(now);
         if let Some(writers) = &mut self.writers {
             writers.record(WriterMark { producer, stream_seq });

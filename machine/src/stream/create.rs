@@ -1,13 +1,20 @@
 //! Creation (protocol 5.1): idempotent, with optional content and closure, all in one turn.
 
-use super::{Life, Stop, Stream, incarnation, producer};
-use crate::rows::{Closed, Expiry, Write};
+use super::chores::Chores;
+use super::{About, Life, Stop, Stream, incarnation, producer};
+use crate::rows::{Closed, Expiry, Rows, Write};
 use crate::wire::request::Create;
 use crate::wire::{content_type, header};
 use crate::{Answer, Millis, Refusal, Turn};
 
 impl Stream {
-    pub(super) fn create(&mut self, now: Millis, create: Create, turn: &mut Turn) -> Result<Answer, Stop> {
+    pub(super) fn create(
+        &mut self,
+        now: Millis,
+        create: Create,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<Answer, Stop> {
         if let Some(life) = &self.life {
             return match life.difference(&create) {
                 None => Ok(life.created_answer(200)),
@@ -15,12 +22,21 @@ impl Stream {
             };
         }
         let incarnation = incarnation(self.nonce, self.created);
-        let mut life = Life::new(now, incarnation, create.content_type, create.expiry);
+        let about = About {
+            incarnation,
+            version: self.chores.next_version(now),
+            registered: Chores::registers(&create.name, &self.limits),
+            name: create.name,
+            content_type: create.content_type,
+            expiry: create.expiry,
+        };
+        let mut life = Life::new(now, about);
         let producer = producer::Writers::default().admit_new(create.producer)?;
         // An empty array is a fine beginning, and no message (protocol 9.1.3).
         let records = life.records(&create.body)?.filter(|records| !records.is_empty());
         // Nothing is refused from here on.
-        turn.writes.push(Write::CreateTables { hot: life.head.hot });
+        turn.writes.push(Write::CreateTables);
+        self.chores.created(&life.head, &self.limits, turn);
         let by = producer.clone();
         if let Some(records) = records {
             life.push(now, &records, producer, None, &self.limits, turn);
@@ -28,6 +44,7 @@ impl Stream {
         if create.closed {
             life.head.closed = Some(Closed { by });
         }
+        life.seal_if_full(now, &self.limits, rows, turn)?;
         let answer = life.created_answer(201).with(header::LOCATION, create.location);
         self.created += 1;
         self.life = Some(life);

@@ -25,6 +25,11 @@ impl Used {
         }
     }
 
+    /// As a new instance would find it.
+    pub(super) const fn stored(&self) -> Millis {
+        self.stored
+    }
+
     pub(super) fn recall(now: Millis, head: &Head, last_append: Option<Millis>, limits: &Limits) -> Self {
         let stored = head.touched_at.max(last_append.unwrap_or_default());
         let last = stored.plus(slack(&head.expiry, limits)).min(now.max(stored));
@@ -72,34 +77,10 @@ impl Life {
         self.used.stored = self.used.stored.max(now);
     }
 
-    /// Sets the alarm when none is set, when it must come earlier, or when it seems to be lost. Never moves it later: an
-    /// alarm that comes early finds nothing due and is set anew.
-    pub(super) fn arm(&mut self, now: Millis, limits: &Limits, turn: &mut Turn) {
-        let Some(deadline) = self.deadline() else { return };
-        // With the slack, so that whoever wakes for it finds the stream expired.
-        let wanted = deadline.plus(slack(&self.head.expiry, limits));
-        if wanted.0 > limits.alarm_at_max_ms {
-            return;
-        }
-        let set = self
-            .head
-            .alarm_at
-            .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        // An alarm that came was due by the platform's clock, which may be ahead of ours by so much. What we would set before it
-        // has passed there, and would come at once, over and over. One that came long before its time tells nothing.
-        let ahead = now.plus(limits.clock_skew_ms_max);
-        let came = self
-            .alarm_came
-            .take()
-            .filter(|came| wanted < *came && *came <= ahead);
-        let passed = came.map_or(now, |came| came.max(now));
-        let at = wanted.max(passed.plus(limits.alarm_delay_ms_min));
-        if set.is_some_and(|set| set <= at) {
-            return;
-        }
-        self.head.alarm_at = Some(at);
-        turn.alarm = Some(Some(at));
-        self.save();
+    /// When an alarm is to come for it: with the slack, so that whoever wakes finds the stream expired.
+    pub(super) fn expiry_at(&self, limits: &Limits) -> Option<Millis> {
+        let wanted = self.deadline()?.plus(slack(&self.head.expiry, limits));
+        (wanted.0 <= limits.alarm_at_max_ms).then_some(wanted)
     }
 }
 
@@ -124,18 +105,7 @@ impl Stream {
                 return Ok(());
             }
         }
-        self.end(turn);
-        Ok(())
-    }
-
-    /// The alarm has come; another is set where one is still needed.
-    pub(super) fn alarm(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
-        if let Some(life) = &mut self.life {
-            life.alarm_came = life.head.alarm_at;
-            life.head.alarm_at = None;
-            life.save();
-        }
-        self.expire_if_due(now, rows, turn)
+        self.end(now, rows, turn)
     }
 
     /// A reader was there until now. One of a former incarnation has nothing to do with this one.
@@ -148,16 +118,21 @@ impl Stream {
     }
 
     /// Removes the stream and everything stored of it, and tells its readers.
-    pub(super) fn end(&mut self, turn: &mut Turn) {
-        let Some(life) = self.life.take() else { return };
-        turn.writes.push(Write::DropTables);
-        if life.head.alarm_at.is_some() {
-            turn.alarm = Some(None);
+    pub(super) fn end(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
+        let Some(life) = self.life.take() else {
+            return Ok(());
+        };
+        let mut retried = Vec::new();
+        if life.head.segment > 0 {
+            rows.retried_segments(&mut |segment, attempts| retried.push((segment, attempts)))?;
         }
+        self.chores.ended(now, &life.head, &retried, &self.limits, turn);
+        turn.writes.push(Write::DropTables);
         turn.live = Some(Live {
             end: Some(End::Gone),
-            ..life.live(life.tail(), None)
+            ..life.live(life.end(), None)
         });
+        Ok(())
     }
 
     /// The stream, noted as used.

@@ -10,15 +10,23 @@ use crate::tail::{self, Frame};
 use crate::wire::answer::Body;
 use crate::wire::request::Read;
 use crate::wire::{Format, cache, cursor, entity_tag, header};
-use crate::{Answer, Class, End, Limits, Line, Live, Millis, Offset};
+use crate::{Answer, Class, End as Ended, Limits, Line, Live, Millis, Offset};
+
+/// A tail, which is the end of the sealed segment before it, too, where readers may have been told that they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) offset: Offset,
+    pub(super) alias: Option<Offset>,
+}
 
 impl Life {
     /// What a turn tells the readers at the tail; see [`Live::told_at`] for the rest.
-    pub(super) fn live(&self, from: Offset, frames: Option<Bytes>) -> Live {
-        let appended = from != self.tail();
+    pub(super) fn live(&self, from: End, frames: Option<Bytes>) -> Live {
+        let appended = from.offset != self.tail();
         Live {
             incarnation: self.head.incarnation,
-            from,
+            from: from.offset,
+            alias: from.alias,
             next: self.tail(),
             end: None,
             frames: if appended { frames } else { Some(Bytes::new()) },
@@ -102,7 +110,7 @@ impl Life {
 impl Live {
     pub(super) fn told_at(self, now: Millis, closed: bool, limits: &Limits) -> Self {
         Self {
-            end: closed.then_some(End::Closed),
+            end: closed.then_some(Ended::Closed),
             cursor: cursor::interval(now, limits),
             ..self
         }
@@ -113,6 +121,7 @@ impl Live {
 pub(crate) fn message(live: &Live, class: Class) -> Result<Vec<u8>, Damaged> {
     let frame = Frame {
         from: live.from,
+        alias: live.alias,
         next: live.next,
         cursor: live.cursor,
         whole: live.frames.is_some(),
@@ -145,8 +154,8 @@ pub(crate) fn message(live: &Live, class: Class) -> Result<Vec<u8>, Damaged> {
 
 /// The answer that a waiting long-poll gets.
 fn long_poll_answer(live: &Live, frames: &[u8]) -> Result<Answer, Damaged> {
-    let closed = live.end == Some(End::Closed);
-    if live.end == Some(End::Gone) {
+    let closed = live.end == Some(Ended::Closed);
+    if live.end == Some(Ended::Gone) {
         return Ok(Answer::refusal(&Refusal::StreamNotFound));
     }
     if frames.is_empty() {

@@ -1,6 +1,8 @@
 //! One stream's logic, one module per behaviour.
 
+mod alarm;
 mod append;
+mod chores;
 mod close;
 mod create;
 mod delete;
@@ -9,6 +11,7 @@ pub(crate) mod live;
 mod metadata;
 mod producer;
 mod read;
+mod seal;
 
 use crate::rows::{Expiry, Head, HotTable, Incarnation, RowKey, Rows, Unreadable, Write};
 use crate::wire::cursor::mix;
@@ -24,6 +27,11 @@ pub struct Stream {
     nonce: u64,
     /// How many streams this instance has created, so that each gets an incarnation of its own.
     created: u64,
+    /// What the alarm was last set to, as far as this instance knows.
+    alarm_at: Option<Millis>,
+    /// For when the alarm was set that this step is about.
+    alarm_came: Option<Millis>,
+    chores: chores::Chores,
     life: Option<Life>,
 }
 
@@ -34,8 +42,12 @@ struct Life {
     format: Format,
     tail: Tail,
     used: expire::Used,
-    /// For when the alarm was set that this step is about.
-    alarm_came: Option<Millis>,
+    /// Units of the last sealed segment.
+    sealed_units: u64,
+    /// Sealed segments that are not in the cold tier yet, oldest first.
+    unstored: Vec<seal::Unstored>,
+    /// Whether a segment was opened in this turn.
+    opens: bool,
     /// Read from the rows by the first append that needs it.
     writers: Option<producer::Writers>,
     /// What this turn must do to the head row.
@@ -55,6 +67,18 @@ struct Tail {
     position: u64,
     /// Framed bytes in the segment.
     bytes: u64,
+    /// When its first message came.
+    opened_at: Option<Millis>,
+}
+
+/// What a stream is from its creation on.
+struct About {
+    incarnation: Incarnation,
+    name: String,
+    version: u64,
+    registered: bool,
+    content_type: String,
+    expiry: Expiry,
 }
 
 /// How a call ends when it is not refused.
@@ -89,9 +113,12 @@ impl Stream {
     pub fn wake(now: Millis, rows: &impl Rows, limits: &Limits, nonce: u64) -> Result<Self, Unreadable> {
         let life = match rows.head()? {
             None => None,
-            Some(head) => Some(Life::recall(now, head, rows, limits)?),
+            Some(head) => Some(Life::recall(now, head, rows, limits, nonce)?),
         };
         Ok(Self {
+            alarm_at: life.as_ref().and_then(|life| life.head.alarm_at),
+            alarm_came: None,
+            chores: chores::Chores::recall(rows)?,
             limits: limits.clone(),
             nonce,
             created: 0,
@@ -130,6 +157,9 @@ impl Stream {
             }
             Input::Gone { incarnation } => self.reader_gone(now, incarnation),
             Input::Alarm => self.alarm(now, rows, turn)?,
+            Input::Stored { id, receipt } => self.stored(now, id, receipt, rows, turn)?,
+            Input::Collected { flight, done } => self.collected(now, flight, done, turn),
+            Input::Replied { flight, reply } => self.replied(now, flight, reply, turn),
         }
         self.settle(now, turn);
         Ok(())
@@ -137,18 +167,26 @@ impl Stream {
 
     fn call(&mut self, now: Millis, call: Call, rows: &impl Rows, turn: &mut Turn) -> Result<Reply, Stop> {
         match call {
-            Call::Create(create) => self.create(now, create, turn).map(Reply::Answer),
+            Call::Create(create) => self.create(now, create, rows, turn).map(Reply::Answer),
             Call::Append(append) => self.append(now, append, rows, turn).map(Reply::Answer),
             Call::Metadata => self.metadata().map(Reply::Answer),
             Call::Read(read) => self.read(now, read, rows),
-            Call::Delete => self.delete(turn).map(Reply::Answer),
+            Call::Delete => self.delete(now, rows, turn).map(Reply::Answer),
         }
     }
 
-    /// The last act of every step: the alarm follows from the state, and the head row is written at most once.
+    /// The last act of every step: what is due is begun, the alarm follows from the state, and the head row is written at most
+    /// once.
     fn settle(&mut self, now: Millis, turn: &mut Turn) {
-        let Some(life) = &mut self.life else { return };
-        life.arm(now, &self.limits, turn);
+        if let Some(life) = &mut self.life {
+            life.store(now, &self.limits, turn);
+        }
+        self.chores.work(now, self.nonce, &self.limits, turn);
+        self.arm(now, turn);
+        let Some(life) = &mut self.life else {
+            self.chores.tidy(turn);
+            return;
+        };
         match life.unsaved {
             Unsaved::Nothing => {}
             Unsaved::Changed => turn.writes.push(Write::UpdateHead(life.head.clone())),
@@ -167,14 +205,18 @@ impl Stream {
 }
 
 impl Life {
-    fn new(now: Millis, incarnation: Incarnation, content_type: String, expiry: Expiry) -> Self {
+    fn new(now: Millis, about: About) -> Self {
         let head = Head {
-            incarnation,
-            content_type,
+            incarnation: about.incarnation,
+            name: about.name,
+            content_type: about.content_type,
             created_at: now,
-            expiry,
+            expiry: about.expiry,
+            version: about.version,
+            registered: about.registered,
             segment: 0,
-            hot: HotTable::A,
+            writable: true,
+            stream_seq: None,
             touched_at: now,
             alarm_at: None,
             closed: None,
@@ -184,23 +226,46 @@ impl Life {
             head,
             tail: Tail::default(),
             used: expire::Used::at(now),
-            alarm_came: None,
+            sealed_units: 0,
+            unstored: Vec::new(),
+            opens: true,
             writers: Some(producer::Writers::default()),
             unsaved: Unsaved::New,
         }
     }
 
     /// What a former instance has left behind.
-    fn recall(now: Millis, head: Head, rows: &impl Rows, limits: &Limits) -> Result<Self, Unreadable> {
-        let last = rows.at_or_before(head.hot, RowKey::LAST)?;
-        let tail = last.map_or_else(Tail::default, |row| Tail {
-            position: row.end(),
-            bytes: row.bytes_through(),
-        });
+    fn recall(
+        now: Millis,
+        head: Head,
+        rows: &impl Rows,
+        limits: &Limits,
+        nonce: u64,
+    ) -> Result<Self, Unreadable> {
+        let table = HotTable::of(head.segment);
+        let last = if head.writable {
+            rows.at_or_before(table, RowKey::LAST)?
+        } else {
+            None
+        };
+        let tail = match last {
+            None => Tail::default(),
+            Some(row) => Tail {
+                position: row.end(),
+                bytes: row.bytes_through(),
+                opened_at: rows.at_or_before(table, RowKey::at(0))?.map(|row| row.at),
+            },
+        };
+        let sealed_units = match head.segment.checked_sub(1) {
+            None => 0,
+            Some(sealed) => rows.segment(sealed)?.ok_or_else(|| seal::missing(sealed))?.units,
+        };
         Ok(Self {
             format: content_type::format(&head.content_type),
-            alarm_came: None,
             used: expire::Used::recall(now, &head, last.map(|row| row.at), limits),
+            sealed_units,
+            unstored: seal::unstored(head.segment, nonce, rows, limits)?,
+            opens: false,
             head,
             tail,
             writers: None,
@@ -211,6 +276,16 @@ impl Life {
     /// The tail offset (protocol 2).
     const fn tail(&self) -> Offset {
         Offset::new(self.head.segment, self.tail.position)
+    }
+
+    /// The tail, with its other name.
+    fn end(&self) -> live::End {
+        let tail = self.tail();
+        let sealed = tail.segment.checked_sub(1).filter(|_| tail.position == 0);
+        live::End {
+            offset: tail,
+            alias: sealed.map(|segment| Offset::new(segment, self.sealed_units)),
+        }
     }
 
     const fn is_closed(&self) -> bool {

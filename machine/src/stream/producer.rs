@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 
 use super::Life;
 use crate::Refusal;
-use crate::rows::{ProducerStamp, Rows, Unreadable, WriterMark};
+use crate::rows::{HotTable, ProducerStamp, ProducerState, Rows, Unreadable, WriterMark};
 
-/// The last word of every writer.
+/// The last word of the writers in the open segment, and of those before it that have been asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writers {
-    producers: BTreeMap<String, Last>,
+    producers: BTreeMap<String, Known>,
     stream_seq: Option<String>,
 }
 
-/// A producer's current epoch and the highest sequence accepted in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Last {
-    pub(super) epoch: u64,
-    pub(super) seq: u64,
+/// What is known of a producer: its current epoch and the highest sequence accepted in it.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    last: Option<ProducerState>,
+    /// Whether that is of the open segment.
+    is_open: bool,
 }
 
 /// What becomes of a producer's request that is not refused.
@@ -25,13 +26,13 @@ pub(super) struct Last {
 pub(super) enum Admission {
     Accepted,
     /// The server has it already.
-    Duplicate(Last),
+    Duplicate(ProducerState),
 }
 
 impl Writers {
     /// The protocol's validation (5.2.1).
     pub(super) fn admit(&self, stamp: &ProducerStamp) -> Result<Admission, Refusal> {
-        let Some(last) = self.producers.get(&stamp.id) else {
+        let Some(last) = self.producers.get(&stamp.id).and_then(|known| known.last) else {
             return if stamp.seq == 0 {
                 Ok(Admission::Accepted)
             } else {
@@ -52,7 +53,7 @@ impl Writers {
             };
         }
         if stamp.seq <= last.seq {
-            return Ok(Admission::Duplicate(*last));
+            return Ok(Admission::Duplicate(last));
         }
         let expected = last.seq + 1;
         if stamp.seq == expected {
@@ -85,13 +86,15 @@ impl Writers {
 
     pub(super) fn record(&mut self, mark: WriterMark) {
         if let Some(stamp) = mark.producer {
-            self.producers.insert(
-                stamp.id,
-                Last {
-                    epoch: stamp.epoch,
-                    seq: stamp.seq,
-                },
-            );
+            let last = ProducerState {
+                epoch: stamp.epoch,
+                seq: stamp.seq,
+            };
+            let known = Known {
+                last: Some(last),
+                is_open: true,
+            };
+            self.producers.insert(stamp.id, known);
         }
         if mark.stream_seq.is_some() {
             self.stream_seq = mark.stream_seq;
@@ -99,18 +102,56 @@ impl Writers {
     }
 }
 
+impl Writers {
+    /// The open segment is sealed: what is to be kept of it. Forgets the producers, which can be asked for from now on.
+    pub(super) fn seal(&mut self) -> (Vec<ProducerStamp>, Option<String>) {
+        let producers = core::mem::take(&mut self.producers).into_iter();
+        let stamps = producers
+            .filter(|(_, known)| known.is_open)
+            .filter_map(|(id, known)| {
+                known.last.map(|last| ProducerStamp {
+                    id,
+                    epoch: last.epoch,
+                    seq: last.seq,
+                })
+            });
+        (stamps.collect(), self.stream_seq.clone())
+    }
+}
+
 impl Life {
-    /// Every writer's last word, read from the rows when this instance has not yet done so.
+    /// Every writer's last word in the open segment, read from the rows when this instance has not yet done so.
     pub(super) fn writers(&mut self, rows: &impl Rows) -> Result<&mut Writers, Unreadable> {
         let known = match self.writers.take() {
             Some(writers) => writers,
             None => {
-                let mut writers = Writers::default();
-                rows.writers(self.head.hot, &mut |mark| writers.record(mark))?;
+                let mut writers = Writers {
+                    producers: BTreeMap::new(),
+                    stream_seq: self.head.stream_seq.clone(),
+                };
+                rows.writers(HotTable::of(self.head.segment), &mut |mark| writers.record(mark))?;
                 writers
             }
         };
         Ok(self.writers.insert(known))
+    }
+
+    /// The same, with this producer's last word in the sealed segments if it has none in the open one.
+    pub(super) fn writers_and(
+        &mut self,
+        producer: &str,
+        rows: &impl Rows,
+    ) -> Result<&mut Writers, Unreadable> {
+        let has_sealed = self.head.segment > 0;
+        let writers = self.writers(rows)?;
+        if has_sealed && !writers.producers.contains_key(producer) {
+            let known = Known {
+                last: rows.producer(producer)?,
+                is_open: false,
+            };
+            writers.producers.insert(producer.to_owned(), known);
+        }
+        Ok(writers)
     }
 }
 
@@ -149,7 +190,7 @@ mod tests {
         assert_eq!(writers.admit(&stamp(8, 0)), Ok(Admission::Accepted));
         assert_eq!(
             writers.admit(&stamp(7, 2)),
-            Ok(Admission::Duplicate(Last { epoch: 7, seq: 3 }))
+            Ok(Admission::Duplicate(ProducerState { epoch: 7, seq: 3 }))
         );
         assert_eq!(writers.admit(&stamp(7, 4)), Ok(Admission::Accepted));
         assert_eq!(

@@ -1,8 +1,15 @@
-//! Reading (protocol 5.6, 8): a plan of the rows that make up a page.
+//! Reading (protocol 5.6, 8): a plan of the rows and cold segments that make up a page.
+//!
+//! A page of messages, or one for an event, ends at an entry of a segment's sparse index: the beginning of the first row at or
+//! after a multiple of the index's step. That is known of hot rows and of cold segments alike, so that a page is the same,
+//! and has the same entity tag, before and after its segment has been moved.
 
+use super::seal::{self, missing};
 use super::{Life, Reply, Stop, Stream};
-use crate::plan::{Plan, Shape, Span};
-use crate::rows::{RowKey, RowMark, Rows, Unreadable};
+use crate::hot::Hot;
+use crate::plan::{HotPart, Part, Plan, Shape};
+use crate::rows::{HotTable, RowKey, Rows, Unreadable};
+use crate::segment::Index;
 use crate::wire::answer::Body;
 use crate::wire::request::{From, Read};
 use crate::wire::{CacheMode, Format, cache, entity_tag, header};
@@ -14,15 +21,30 @@ struct Page {
     plan: Plan,
 }
 
+/// Where a segment's content is.
+enum Source {
+    Hot(HotTable),
+    Cold { key: String, index: Index },
+}
+
+/// A segment with content.
+struct Segment {
+    number: u64,
+    /// Messages or bytes.
+    units: u64,
+    /// Framed bytes.
+    bytes: u64,
+    source: Source,
+}
+
 impl Stream {
     pub(super) fn read(&mut self, now: Millis, read: Read, rows: &impl Rows) -> Result<Reply, Stop> {
         let (life, limits) = self.life_in_use(now)?;
         let tail = life.tail();
         let start = match read.from {
-            From::Start => Offset::START,
+            From::Start => life.place(Offset::START, rows)?,
             From::Now => tail,
-            // What lies beyond the tail was never given by this stream; its reader waits for what comes.
-            From::Offset(offset) => offset.min(tail),
+            From::Offset(offset) => life.place(offset, rows)?,
         };
         if start == tail {
             return Ok(life.read_at_tail(now, &read, limits));
@@ -113,6 +135,52 @@ impl Life {
         tags.is_some_and(|(tag, if_none_match)| entity_tag::is_named_by(tag, if_none_match))
     }
 
+    /// The place that an offset names, in the one spelling that is not the end of a sealed segment. What lies beyond the tail
+    /// was never given by this stream; its reader waits for what comes.
+    fn place(&self, offset: Offset, rows: &impl Rows) -> Result<Offset, Unreadable> {
+        let tail = self.tail();
+        if offset.segment >= tail.segment {
+            return Ok(offset.min(tail));
+        }
+        if offset.position == 0 {
+            return Ok(offset);
+        }
+        let sealed = rows.segment(offset.segment)?;
+        let sealed = sealed.ok_or_else(|| missing(offset.segment))?;
+        Ok(if offset.position < sealed.units {
+            offset
+        } else {
+            Offset::new(offset.segment + 1, 0)
+        })
+    }
+
+    fn segment(&self, number: u64, rows: &impl Rows) -> Result<Segment, Unreadable> {
+        if number == self.head.segment {
+            return Ok(Segment {
+                number,
+                units: self.tail.position,
+                bytes: self.tail.bytes,
+                source: Source::Hot(HotTable::of(number)),
+            });
+        }
+        let sealed = rows.segment(number)?.ok_or_else(|| missing(number))?;
+        let source = match sealed.stored {
+            None => Source::Hot(HotTable::of(number)),
+            Some(stored) => {
+                let index = Index::decode(&stored.index)
+                    .map_err(|damaged| Unreadable(format!("the index of segment {number}: {damaged}")))?;
+                let key = seal::key(&self.head.name, self.head.incarnation, number, stored.attempt);
+                Source::Cold { key, index }
+            }
+        };
+        Ok(Segment {
+            number,
+            units: sealed.units,
+            bytes: sealed.bytes,
+            source,
+        })
+    }
+
     /// The page that begins at `start`, which is before the tail.
     fn page(
         &self,
@@ -121,108 +189,135 @@ impl Life {
         rows: &impl Rows,
         limits: &Limits,
     ) -> Result<Page, Unreadable> {
-        let first = self.row(RowKey::at(start.position), rows)?;
-        let skip = start.position - first.key.position();
         // Bytes can be cut anywhere; messages cannot, and neither should the text of one append where SSE shows it.
         let cut_anywhere = self.format != Format::Json && shape == Shape::Body;
-        let (last, end) = if cut_anywhere {
-            let end = start
-                .position
-                .saturating_add(limits.chunk_bytes_max.max(1))
-                .min(self.tail.position);
-            (self.row(RowKey::at(end - 1), rows)?, end)
-        } else {
-            let last = self.last_within(&first, limits.chunk_bytes_max, rows)?;
-            (last, last.end())
-        };
-        let plan = Plan {
-            spans: self.spans(first, last, rows, limits)?,
-            skip,
-            take: end - start.position,
-            format: self.format,
-            shape,
-        };
+        let mut budget = limits.chunk_bytes_max.max(1);
+        let mut parts = Vec::new();
+        let mut at = start;
+        while at < self.tail() && budget > 0 && (parts.len() as u64) < limits.page_parts_max.max(1) {
+            let segment = self.segment(at.segment, rows)?;
+            let (end, used) = if cut_anywhere {
+                let end = segment.units.min(at.position.saturating_add(budget));
+                (end, end - at.position)
+            } else {
+                let cut = segment.cut(at.position, budget, parts.is_empty(), rows, limits)?;
+                let Some(cut) = cut else { break };
+                cut
+            };
+            parts.push(segment.part(at.position, end, rows, limits)?);
+            budget = budget.saturating_sub(used);
+            at.position = end;
+            if at.segment == self.head.segment || end < segment.units {
+                break;
+            }
+            at = Offset::new(at.segment + 1, 0);
+        }
         Ok(Page {
-            end: Offset::new(self.head.segment, end),
-            plan,
+            end: at,
+            plan: Plan {
+                parts,
+                format: self.format,
+                shape,
+            },
         })
     }
+}
 
-    /// The last row that ends a message and lies, with all from `first` on, within `bytes_max`; at least the one that ends
-    /// the first message.
-    fn last_within(&self, first: &RowMark, bytes_max: u64, rows: &impl Rows) -> Result<RowMark, Unreadable> {
-        let last = self.last_fitting(first, bytes_max, rows)?;
-        if last.units > 0 {
-            return Ok(last);
-        }
-        // The boundary falls into a message of several rows.
-        let position = last.key.position();
-        let before = if position > first.key.position() {
-            position - 1
-        } else {
-            position
-        };
-        self.row(RowKey::last_at(before), rows)
-    }
-
-    /// The last row that lies, with all from `first` on, within `bytes_max`; at least `first` itself. Keys and bytes rise
-    /// together, so that it is found by halving.
-    fn last_fitting(&self, first: &RowMark, bytes_max: u64, rows: &impl Rows) -> Result<RowMark, Unreadable> {
-        let fits = |row: &RowMark| row.bytes_through() - first.bytes_before <= bytes_max;
-        let tail = self.row(RowKey::LAST, rows)?;
-        if fits(&tail) {
-            return Ok(tail);
-        }
-        // `low` fits, the row at `high` does not, and there is no row behind `low` up to `floor`.
-        let (mut low, mut floor, mut high) = (*first, first.key.stored(), tail.key.stored());
-        while high - floor > 1 {
-            let middle = floor + (high - floor) / 2;
-            let row = self.row(RowKey::from_stored(middle), rows)?;
-            if row.key > low.key && !fits(&row) {
-                high = row.key.stored();
-            } else {
-                low = row;
-                floor = middle;
-            }
-        }
-        Ok(low)
-    }
-
-    /// The rows from `first` to `last` in groups that can be fetched as one value each.
-    fn spans(
+impl Segment {
+    /// Where a page that has this much room ends in the segment, and how much it uses; `None` when nothing fits, which the first
+    /// part of a page does not accept.
+    fn cut(
         &self,
-        first: RowMark,
-        last: RowMark,
+        start: u64,
+        budget: u64,
+        is_first: bool,
         rows: &impl Rows,
         limits: &Limits,
-    ) -> Result<Vec<Span>, Unreadable> {
-        let table = self.head.hot;
-        let mut spans = Vec::new();
-        let mut from = first;
-        loop {
-            let fits = |row: &RowMark| row.bytes_through() - from.bytes_before <= limits.row_bytes_max;
-            let to = if fits(&last) {
-                last
-            } else {
-                self.last_fitting(&from, limits.row_bytes_max, rows)?
-            };
-            spans.push(Span {
-                table,
-                from: from.key,
-                to: to.key,
-            });
-            if to.key >= last.key {
-                return Ok(spans);
-            }
-            from = self.row(to.next_key(), rows)?;
+    ) -> Result<Option<(u64, u64)>, Unreadable> {
+        let step = limits.index_block(self.bytes);
+        // As far as the index tells where `start` is.
+        let floor = match &self.source {
+            Source::Hot(table) => Hot::new(*table, rows).row(RowKey::at(start))?.bytes_before,
+            Source::Cold { index, .. } => index.floor(start).bytes_before,
+        } / step
+            * step;
+        let room = floor.saturating_add(budget);
+        if self.bytes <= room {
+            return Ok(Some((self.units, self.bytes - floor)));
         }
+        let within = match &self.source {
+            Source::Hot(table) => entry_within(&Hot::new(*table, rows), start, floor, room, step)?,
+            Source::Cold { index, .. } => {
+                let entry = index.within(room);
+                (entry.position > start).then_some((entry.position, entry.bytes_before))
+            }
+        };
+        if let Some((end, bytes)) = within {
+            return Ok(Some((end, bytes - floor)));
+        }
+        if !is_first {
+            return Ok(None);
+        }
+        // A page has something, however large.
+        let behind = match &self.source {
+            Source::Hot(table) => {
+                let row = Hot::new(*table, rows).first_with(RowKey::last_at(start), floor + step)?;
+                row.map(|row| row.key.position())
+            }
+            Source::Cold { index, .. } => index.behind(start).map(|entry| entry.position),
+        };
+        Ok(Some((behind.unwrap_or(self.units), budget)))
     }
 
-    /// The last row at or before `key`: there is one, for the stream has content before its tail and none is missing.
-    fn row(&self, key: RowKey, rows: &impl Rows) -> Result<RowMark, Unreadable> {
-        let row = rows.at_or_before(self.head.hot, key)?;
-        row.ok_or_else(|| Unreadable(format!("no row at or before {}", key.stored())))
+    /// The plan of the units from `start` to `end`.
+    fn part(&self, start: u64, end: u64, rows: &impl Rows, limits: &Limits) -> Result<Part, Unreadable> {
+        match &self.source {
+            Source::Cold { key, index } => Ok(Part::Cold(index.part(self.number, key.clone(), start, end))),
+            Source::Hot(table) => {
+                let hot = Hot::new(*table, rows);
+                let first = hot.row(RowKey::at(start))?;
+                let last = hot.row(RowKey::last_at(end - 1))?;
+                Ok(Part::Hot(HotPart {
+                    spans: hot.spans(first, last, limits.row_bytes_max)?,
+                    skip: start - first.key.position(),
+                    take: end - start,
+                }))
+            }
+        }
     }
+}
+
+/// The last index entry behind `start` with at most `room` framed bytes before it: its position and those bytes. `floor` is the
+/// multiple of the step that `start` belongs to, and there is a row that ends beyond the room.
+fn entry_within(
+    hot: &Hot<'_, impl Rows>,
+    start: u64,
+    floor: u64,
+    room: u64,
+    step: u64,
+) -> Result<Option<(u64, u64)>, Unreadable> {
+    if room / step * step <= floor {
+        return Ok(None);
+    }
+    let after = RowKey::last_at(start);
+    let entry_at = |bytes_before: u64| {
+        let multiple = bytes_before / step * step;
+        if multiple > floor {
+            hot.first_with(after, multiple)
+        } else {
+            Ok(None)
+        }
+    };
+    let entry = match entry_at(room)? {
+        Some(entry) if entry.bytes_before <= room => Some(entry),
+        beyond => {
+            // It is the entry that the row before the room's end belongs to.
+            let key = beyond.map_or(RowKey::LAST, |row| RowKey::from_stored(row.key.stored() - 1));
+            let message = hot.row(key)?.key.position();
+            entry_at(hot.row(RowKey::at(message))?.bytes_before)?
+        }
+    };
+    Ok(entry.map(|entry| (entry.key.position(), entry.bytes_before)))
 }
 
 /// The client has it (protocol 10.1).

@@ -8,7 +8,7 @@ use super::{CacheMode, content_type, header};
 use crate::limits::SAFE_INTEGER_MAX;
 use crate::offset::Offset;
 use crate::rows::{Expiry, ProducerStamp};
-use crate::{Class, Limits, Millis, Refusal};
+use crate::{Class, Limits, Millis, Refusal, edge};
 
 /// What a shell knows of a request before its body.
 #[derive(Clone, Copy)]
@@ -41,6 +41,8 @@ pub struct Create {
     pub body: Bytes,
     /// The stream's own URL.
     pub location: String,
+    /// The stream's name in its canonical spelling.
+    pub name: String,
 }
 
 /// POST (protocol 5.2, 5.3). Without a body it closes.
@@ -106,7 +108,11 @@ pub fn parse(head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
 pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
 fn awaits_body(call: Call, head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
-    let bytes_max = limits.append_bytes_max;
+    let bytes_max = if edge::is_registry(head.url) {
+        limits.registry_bytes_max()
+    } else {
+        limits.append_bytes_max
+    };
     let announced =
         (head.header)(header::CONTENT_LENGTH).and_then(|length| length.trim().parse::<u64>().ok());
     if announced.is_some_and(|length| length > bytes_max) {
@@ -182,6 +188,7 @@ fn create(head: Head<'_>, limits: &Limits) -> Result<Create, Refusal> {
         producer: producer(head, limits)?,
         body: Bytes::new(),
         location: head.url.split(['?', '#']).next().unwrap_or_default().to_owned(),
+        name: edge::stream_name(head.url, limits)?,
     })
 }
 
@@ -196,8 +203,7 @@ fn append(head: Head<'_>, limits: &Limits) -> Result<Append, Refusal> {
 }
 
 fn read(head: Head<'_>) -> Result<Read, Refusal> {
-    let query = head.url.split_once('?').map_or("", |(_, query)| query);
-    let query = query.split('#').next().unwrap_or_default();
+    let query = query(head.url);
     let live = match parameter(query, "live", "the live parameter is given twice")?.as_deref() {
         None => None,
         Some("long-poll") => Some(Class::LongPoll),
@@ -233,8 +239,13 @@ fn read(head: Head<'_>) -> Result<Read, Refusal> {
 /// Whether the request asks for a live read, as far as its URL tells.
 #[must_use]
 pub fn is_live(method: &str, url: &str) -> bool {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    method == "GET" && form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "live")
+    method == "GET" && form_urlencoded::parse(query(url).as_bytes()).any(|(name, _)| name == "live")
+}
+
+/// What lies between the path of a URL and its fragment.
+fn query(url: &str) -> &str {
+    let url = url.split('#').next().unwrap_or_default();
+    url.split_once('?').map_or("", |(_, query)| query)
 }
 
 /// Whether the request asks for a `Server-Timing` header.
@@ -383,7 +394,7 @@ mod tests {
 
     #[test]
     fn offsets_and_modes() {
-        let read = |query: &str| match parsed("GET", &format!("http://h/s?{query}"), &[]) {
+        let read = |query: &str| match parsed("GET", &format!("http://h/v1/stream/s?{query}"), &[]) {
             Ok(Parsed::Whole(Call::Read(read))) => Ok((read.from, read.live, read.cursor)),
             Ok(other) => panic!("{other:?}"),
             Err(refusal) => Err(refusal),
@@ -411,6 +422,18 @@ mod tests {
         ] {
             assert!(read(query).is_err(), "{query}");
         }
+    }
+
+    #[test]
+    fn a_fragment_asks_for_nothing() {
+        for url in ["http://h/s?offset=-1#&live=sse", "http://h/s#?live=sse"] {
+            assert!(!is_live("GET", url), "{url}");
+            let Ok(Parsed::Whole(Call::Read(read))) = parsed("GET", url, &[]) else {
+                panic!("{url} is a read")
+            };
+            assert_eq!((read.from, read.live), (From::Start, None), "{url}");
+        }
+        assert!(is_live("GET", "http://h/s?offset=-1&live=sse#end"));
     }
 
     #[test]
@@ -444,8 +467,29 @@ mod tests {
     }
 
     #[test]
+    fn the_registry_takes_events_that_are_larger_than_any_append() {
+        let limits = Limits {
+            append_bytes_max: 1,
+            ..Limits::DEFAULT
+        };
+        let bytes_max = |url: &str| {
+            let head = Head {
+                method: "POST",
+                url,
+                header: &|_| None,
+            };
+            match parse(head, &limits) {
+                Ok(Parsed::AwaitsBody(awaits)) => awaits.bytes_max,
+                Ok(Parsed::Whole(_)) | Err(_) => 0,
+            }
+        };
+        assert_eq!(bytes_max("http://h/v1/stream/a/__registry__"), 1);
+        assert!(bytes_max("http://h/v1/stream/__registry__") > 2 * limits.name_bytes_max);
+    }
+
+    #[test]
     fn ttl_is_a_plain_decimal() {
-        let ttl = |text: &str| parsed("PUT", "http://h/s", &[("stream-ttl", text)]).is_ok();
+        let ttl = |text: &str| parsed("PUT", "http://h/v1/stream/s", &[("stream-ttl", text)]).is_ok();
         for text in ["0", "1", "3600", "9007199254740991"] {
             assert!(ttl(text), "{text}");
         }
@@ -475,14 +519,21 @@ mod tests {
     #[test]
     fn a_large_body_is_refused_by_its_announcement_and_by_its_size() {
         let max = Limits::DEFAULT.append_bytes_max;
-        assert!(parsed("POST", "http://h/s", &[("content-length", &max.to_string())]).is_ok());
+        assert!(
+            parsed(
+                "POST",
+                "http://h/v1/stream/s",
+                &[("content-length", &max.to_string())]
+            )
+            .is_ok()
+        );
         let refused = parsed(
             "POST",
-            "http://h/s",
+            "http://h/v1/stream/s",
             &[("content-length", &(max + 1).to_string())],
         );
         assert_eq!(refused.err(), Some(Refusal::BodyTooLarge { max }));
-        let Ok(Parsed::AwaitsBody(awaits)) = parsed("PUT", "http://h/s", &[]) else {
+        let Ok(Parsed::AwaitsBody(awaits)) = parsed("PUT", "http://h/v1/stream/s", &[]) else {
             panic!()
         };
         let body = Bytes::from(vec![0; 1 + usize::try_from(max).unwrap_or(0)]);

@@ -1,0 +1,72 @@
+//! Finding rows in one hot table.
+
+use crate::plan::Span;
+use crate::rows::{HotTable, RowKey, RowMark, Rows, Unreadable};
+
+/// One hot table that has rows, from the segment's first on, with none missing.
+pub(crate) struct Hot<'a, R> {
+    table: HotTable,
+    rows: &'a R,
+}
+
+impl<'a, R: Rows> Hot<'a, R> {
+    pub(crate) const fn new(table: HotTable, rows: &'a R) -> Self {
+        Self { table, rows }
+    }
+
+    /// The last row at or before `key`.
+    pub(crate) fn row(&self, key: RowKey) -> Result<RowMark, Unreadable> {
+        let row = self.rows.at_or_before(self.table, key)?;
+        row.ok_or_else(|| Unreadable(format!("no row at or before {}", key.stored())))
+    }
+
+    /// The last row that lies, with all from `first` on, within `bytes_max`; at least `first` itself. Keys and bytes rise
+    /// together, so that it is found by halving.
+    fn last_fitting(&self, first: &RowMark, last: &RowMark, bytes_max: u64) -> Result<RowMark, Unreadable> {
+        let fits = |row: &RowMark| row.bytes_through() - first.bytes_before <= bytes_max;
+        if fits(last) {
+            return Ok(*last);
+        }
+        // `low` fits, the row at `high` does not, and there is no row behind `low` up to `floor`.
+        let (mut low, mut floor, mut high) = (*first, first.key.stored(), last.key.stored());
+        while high - floor > 1 {
+            let middle = floor + (high - floor) / 2;
+            let row = self.row(RowKey::from_stored(middle))?;
+            if row.key > low.key && !fits(&row) {
+                high = row.key.stored();
+            } else {
+                low = row;
+                floor = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The rows from `first` to `last` in groups of at most `bytes_max`, or of one row.
+    pub(crate) fn spans(
+        &self,
+        first: RowMark,
+        last: RowMark,
+        bytes_max: u64,
+    ) -> Result<Vec<Span>, Unreadable> {
+        let mut spans = Vec::new();
+        let mut from = first;
+        loop {
+            let to = self.last_fitting(&from, &last, bytes_max)?;
+            spans.push(Span {
+                table: self.table,
+                from: from.key,
+                to: to.key,
+            });
+            if to.key >= last.key {
+                return Ok(spans);
+            }
+            from = self.row(to.next_key())?;
+        }
+    }
+
+    /// The first row behind `after` that begins a message and has at least so many bytes before it.
+    pub(crate) fn first_with(&self, after: RowKey, bytes_before: u64) -> Result<Option<RowMark>, Unreadable> {
+        self.rows.first_with(self.table, after, bytes_before)
+    }
+}

@@ -1,0 +1,275 @@
+//! What a stream tells others of itself: the registry stream, and the admin index.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rows::Incarnation;
+use crate::wire::header;
+use crate::{Millis, Offset};
+
+/// One message to one receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A request to the object of the registry stream ([`crate::edge::name::REGISTRY`]), as any client would send it.
+    Registry(Request),
+    /// Statements for the index, to be executed in order and in one transaction.
+    Index(Vec<Statement>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub method: &'static str,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    pub sql: &'static str,
+    pub values: Vec<Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Integer(u64),
+    Text(String),
+}
+
+impl From<u64> for Value {
+    fn from(integer: u64) -> Self {
+        Self::Integer(integer)
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+const APPLICATION_JSON: &str = "application/json";
+
+/// Creates the registry stream.
+pub(crate) fn create_registry() -> Message {
+    Message::Registry(Request {
+        method: "PUT",
+        headers: vec![(header::CONTENT_TYPE, APPLICATION_JSON.to_owned())],
+        body: Vec::new(),
+    })
+}
+
+/// An event for the registry, as it is stored until it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// The producer: each incarnation is one, so that its two events are told exactly once (protocol 5.2.1).
+    producer: String,
+    seq: u64,
+    event: StateEvent,
+}
+
+/// A message of the registry stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StateEvent {
+    r#type: String,
+    key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<StreamValue>,
+    headers: EventHeaders,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StreamValue {
+    path: String,
+    content_type: String,
+    created_at: Millis,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct EventHeaders {
+    operation: String,
+}
+
+impl Event {
+    pub(crate) fn created(
+        incarnation: Incarnation,
+        path: &str,
+        content_type: &str,
+        created_at: Millis,
+    ) -> Self {
+        let value = StreamValue {
+            path: path.to_owned(),
+            content_type: content_type.to_owned(),
+            created_at,
+        };
+        Self::new(incarnation, 0, path, Some(value), "insert")
+    }
+
+    pub(crate) fn ended(incarnation: Incarnation, path: &str) -> Self {
+        Self::new(incarnation, 1, path, None, "delete")
+    }
+
+    fn new(
+        incarnation: Incarnation,
+        seq: u64,
+        path: &str,
+        value: Option<StreamValue>,
+        operation: &str,
+    ) -> Self {
+        Self {
+            producer: incarnation.to_string(),
+            seq,
+            event: StateEvent {
+                r#type: "stream".to_owned(),
+                key: path.to_owned(),
+                value,
+                headers: EventHeaders {
+                    operation: operation.to_owned(),
+                },
+            },
+        }
+    }
+
+    pub(crate) fn message(&self) -> Message {
+        Message::Registry(Request {
+            method: "POST",
+            headers: vec![
+                (header::CONTENT_TYPE, APPLICATION_JSON.to_owned()),
+                (header::PRODUCER_ID, self.producer.clone()),
+                (header::PRODUCER_EPOCH, "0".to_owned()),
+                (header::PRODUCER_SEQ, self.seq.to_string()),
+            ],
+            // Nothing in it can fail to become JSON.
+            body: serde_json::to_vec(&self.event).unwrap_or_default(),
+        })
+    }
+}
+
+/// A change of the admin index (`migrations/0001_segments_admin.sql`), as it is stored until it is told. Told late or twice,
+/// it changes nothing: a stream's rows go by its version, and a segment's need the row of its incarnation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "change")]
+pub(crate) enum Change {
+    Created {
+        path: String,
+        version: u64,
+        incarnation: String,
+        content_type: String,
+        created_at: Millis,
+    },
+    Stored {
+        path: String,
+        version: u64,
+        incarnation: String,
+        segment: u64,
+        units: u64,
+        key: String,
+        bytes: u64,
+        messages: u64,
+        stored_at: Millis,
+    },
+    /// Leaves a mark that keeps older changes out, until [`Self::Purged`].
+    Ended {
+        path: String,
+        version: u64,
+        ended_at: Millis,
+    },
+    Purged {
+        path: String,
+        version: u64,
+    },
+}
+
+const INSERT_STREAM: &str = "INSERT INTO streams (path, incarnation, content_type, created_at, deleted_at, version) \
+     VALUES (?, ?, ?, ?, NULL, ?) ON CONFLICT (path) DO UPDATE SET incarnation = excluded.incarnation, \
+     content_type = excluded.content_type, created_at = excluded.created_at, deleted_at = NULL, version = excluded.version \
+     WHERE excluded.version > streams.version";
+
+const INSERT_SEGMENT: &str = "INSERT INTO segments (path, incarnation, segment, start_offset, end_offset, r2_key, bytes, messages, \
+     created_at, version) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? \
+     WHERE EXISTS (SELECT 1 FROM streams WHERE path = ? AND incarnation = ? AND deleted_at IS NULL) \
+     ON CONFLICT (path, incarnation, segment) DO NOTHING";
+
+const END_STREAM: &str = "INSERT INTO streams (path, incarnation, content_type, created_at, deleted_at, version) \
+     VALUES (?, '', '', 0, ?, ?) ON CONFLICT (path) DO UPDATE SET deleted_at = excluded.deleted_at, version = excluded.version \
+     WHERE excluded.version > streams.version";
+
+const END_SEGMENTS: &str = "DELETE FROM segments WHERE path = ? AND version < ?";
+
+const PURGE_STREAM: &str = "DELETE FROM streams WHERE path = ? AND deleted_at IS NOT NULL AND version <= ?";
+
+impl Change {
+    pub(crate) const fn version(&self) -> u64 {
+        match self {
+            Self::Created { version, .. }
+            | Self::Stored { version, .. }
+            | Self::Ended { version, .. }
+            | Self::Purged { version, .. } => *version,
+        }
+    }
+
+    pub(crate) fn message(&self) -> Message {
+        Message::Index(match self.clone() {
+            Self::Created {
+                path,
+                version,
+                incarnation,
+                content_type,
+                created_at,
+            } => vec![Statement {
+                sql: INSERT_STREAM,
+                values: vec![
+                    path.into(),
+                    incarnation.into(),
+                    content_type.into(),
+                    created_at.0.into(),
+                    version.into(),
+                ],
+            }],
+            Self::Stored {
+                path,
+                version,
+                incarnation,
+                segment,
+                units,
+                key,
+                bytes,
+                messages,
+                stored_at,
+            } => vec![Statement {
+                sql: INSERT_SEGMENT,
+                values: vec![
+                    path.clone().into(),
+                    incarnation.clone().into(),
+                    segment.into(),
+                    Offset::new(segment, 0).to_string().into(),
+                    Offset::new(segment, units).to_string().into(),
+                    key.into(),
+                    bytes.into(),
+                    messages.into(),
+                    stored_at.0.into(),
+                    version.into(),
+                    path.into(),
+                    incarnation.into(),
+                ],
+            }],
+            Self::Ended {
+                path,
+                version,
+                ended_at,
+            } => vec![
+                Statement {
+                    sql: END_STREAM,
+                    values: vec![path.clone().into(), ended_at.0.into(), version.into()],
+                },
+                Statement {
+                    sql: END_SEGMENTS,
+                    values: vec![path.into(), version.into()],
+                },
+            ],
+            Self::Purged { path, version } => vec![Statement {
+                sql: PURGE_STREAM,
+                values: vec![path.into(), version.into()],
+            }],
+        })
+    }
+}

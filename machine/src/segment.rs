@@ -1,0 +1,582 @@
+//! Cold segments: the objects that sealed segments become, and how a part of one is read.
+//!
+//! # Format, version 1
+//!
+//! All integers are little-endian; a *varint* has seven bits to a byte, the lowest first, and the high bit set on all
+//! bytes but its last. Checksums are CRC-32 (ISO-HDLC).
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 4 | `DSsg` |
+//! | 1 | version, 1 |
+//! | 1 | 1: the body is frames (JSON); 0: it is plain bytes |
+//! | 2 | zero |
+//! | 8 | incarnation of the stream |
+//! | 8 | number of the segment |
+//! | 4 | length n of the context |
+//! | n | context: JSON with `path` and `contentType`, for whoever finds the object alone |
+//! | 4 | checksum of all before |
+//! | body | frames as in the rows (see [`crate::plan`]), or the bytes themselves |
+//! | index | see below |
+//! | 4 | length of the index |
+//! | 4 | checksum of the index and of its length |
+//! | 4 | `DSsx` |
+//!
+//! The index begins with varints: version (1), kind of body as above, length of all that is before the body, length of the body,
+//! units (messages or bytes), length of a block, number of entries. Then come the entries, two varints each: by how much
+//! position and framed bytes before it rise over the entry before. Each entry is the beginning of a row, the first at or
+//! after a multiple of the block's length in framed bytes. Last, 4 bytes each, come the checksums of the body's blocks, all of
+//! one length but the last. The same index is in the segment's row, so that any part is one ranged read and can be checked.
+
+use std::collections::VecDeque;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::hot::Hot;
+use crate::plan::{self, ColdPart, Damaged, Span};
+use crate::rows::{Garbage, HotTable, Incarnation, RowKey, Rows, Unreadable};
+use crate::wire::Format;
+
+const MAGIC: [u8; 4] = *b"DSsg";
+const MAGIC_END: [u8; 4] = *b"DSsx";
+const VERSION: u8 = 1;
+const CHECK_BYTES: usize = 4;
+/// Before the context, and behind the index.
+const FIXED_HEAD_BYTES: usize = 28;
+const TRAILER_BYTES: usize = 12;
+
+/// A platform's keys have 1,024 bytes; the name may be longer, and the incarnation tells streams apart anyway.
+const NAME_BYTES_IN_KEY: usize = 690;
+
+/// Where the keys of an incarnation's objects begin: `<name in base64url>/<incarnation>/`.
+#[must_use]
+pub fn key_prefix(name: &str, incarnation: Incarnation) -> String {
+    let name = name.as_bytes();
+    let name = URL_SAFE_NO_PAD.encode(&name[..name.len().min(NAME_BYTES_IN_KEY)]);
+    format!("{name}/{incarnation}/")
+}
+
+/// The key of one attempt to store a segment.
+#[must_use]
+pub fn key(prefix: &str, segment: u64, attempt: u64) -> String {
+    format!("{prefix}{segment:016}-{attempt}")
+}
+
+impl Garbage {
+    /// The keys of its first objects, at most `most`, and what remains of it then.
+    pub(crate) fn split(&self, most: u64) -> (Vec<String>, Option<Self>) {
+        let pairs = self
+            .segments
+            .clone()
+            .flat_map(|segment| self.attempts.clone().map(move |attempt| (segment, attempt)));
+        let taken = usize::try_from(most).unwrap_or(usize::MAX);
+        let keys = pairs
+            .clone()
+            .take(taken)
+            .map(|(segment, attempt)| key(&self.prefix, segment, attempt))
+            .collect();
+        // One of the two ranges has one element, so that what remains is two ranges again.
+        let mut pairs = pairs;
+        let rest = pairs.nth(taken).map(|(segment, attempt)| Self {
+            prefix: self.prefix.clone(),
+            segments: segment..=*self.segments.end(),
+            attempts: attempt..=*self.attempts.end(),
+        });
+        (keys, rest)
+    }
+}
+
+/// Names one attempt to store a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PutId {
+    pub incarnation: Incarnation,
+    pub segment: u64,
+    pub attempt: u64,
+}
+
+/// A segment to be stored under a key that nobody has used before: if there is an object, nothing is to be put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    pub id: PutId,
+    pub key: String,
+    pub(crate) table: HotTable,
+    pub(crate) units: u64,
+    pub(crate) bytes: u64,
+    pub(crate) format: Format,
+    pub(crate) block: u64,
+    pub(crate) row_bytes_max: u64,
+    pub(crate) context: Context,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Context {
+    pub(crate) path: String,
+    pub(crate) content_type: String,
+}
+
+/// Proof that a segment was encoded whole; handed back with the outcome of its put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    pub(crate) index: Bytes,
+    /// Of the object.
+    pub(crate) bytes: u64,
+}
+
+/// Makes an object of a sealed segment's rows, piece by piece.
+#[derive(Debug)]
+pub struct Encoder {
+    head: Vec<u8>,
+    spans: VecDeque<Span>,
+    index: Index,
+    format: Format,
+    blocks: Blocks,
+    body: u64,
+}
+
+impl Put {
+    /// Looks at the rows that are to be stored.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are not those of the segment: nothing is to be put then.
+    pub fn begin(&self, rows: &impl Rows) -> Result<Encoder, Unreadable> {
+        let hot = Hot::new(self.table, rows);
+        let last = hot.row(RowKey::LAST)?;
+        if last.end() != self.units || last.bytes_through() != self.bytes {
+            return Err(Unreadable("the rows of the sealed segment are gone".to_owned()));
+        }
+        let first = hot.row(RowKey::at(0))?;
+        let mut entries = vec![Entry::default()];
+        let mut after = first.key;
+        let mut step = 1;
+        while let Some(row) = rows.first_with(self.table, after, step * self.block)? {
+            entries.push(Entry {
+                position: row.key.position(),
+                bytes_before: row.bytes_before,
+            });
+            after = row.key;
+            step = row.bytes_before / self.block + 1;
+        }
+        let head = head(self.id, self.format, &self.context);
+        let framed = self.format == Format::Json;
+        let body_bytes = if framed { self.bytes } else { self.units };
+        let blocks = usize::try_from(body_bytes.div_ceil(self.block))
+            .map_err(|_| Unreadable("the segment is too large".to_owned()))?;
+        Ok(Encoder {
+            spans: hot.spans(first, last, self.row_bytes_max)?.into(),
+            index: Index {
+                framed,
+                head_bytes: head.len() as u64,
+                body_bytes,
+                units: self.units,
+                block: self.block,
+                entries,
+                checks: vec![0; blocks],
+            },
+            head,
+            format: self.format,
+            blocks: Blocks::new(self.block),
+            body: 0,
+        })
+    }
+}
+
+impl Encoder {
+    /// The length of the object in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        let index = self.index.encode().len() + TRAILER_BYTES;
+        self.head.len() as u64 + self.index.body_bytes + index as u64
+    }
+
+    /// What the object begins with.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// The rows whose frames are to be pushed next; `None` when there are no more.
+    pub fn next_span(&mut self) -> Option<Span> {
+        self.spans.pop_front()
+    }
+
+    /// Takes the joined frames of a span, and hands back the next piece of the object.
+    ///
+    /// # Errors
+    /// When the frames are damaged.
+    pub fn push(&mut self, frames: Vec<u8>) -> Result<Vec<u8>, Damaged> {
+        let piece = if self.format == Format::Json {
+            frames
+        } else {
+            plan::body(self.format, frames)?
+        };
+        self.body += piece.len() as u64;
+        self.blocks.push(&piece);
+        Ok(piece)
+    }
+
+    /// What the object ends with.
+    ///
+    /// # Errors
+    /// When not all of the segment was pushed.
+    pub fn finish(mut self) -> Result<(Vec<u8>, Receipt), Damaged> {
+        let checks = self.blocks.finish();
+        if self.body != self.index.body_bytes || checks.len() != self.index.checks.len() {
+            return Err(Damaged::new("the segment's rows are not all there"));
+        }
+        self.index.checks = checks;
+        let index = self.index.encode();
+        let mut end = index.clone();
+        // The index of a segment is far below 4 GiB, which its blocks would have to exceed a million times.
+        end.extend_from_slice(&u32::try_from(index.len()).unwrap_or(u32::MAX).to_le_bytes());
+        let check = crc32fast::hash(&end);
+        end.extend_from_slice(&check.to_le_bytes());
+        end.extend_from_slice(&MAGIC_END);
+        let bytes = self.head.len() as u64 + self.body + end.len() as u64;
+        let index = Bytes::from(index);
+        Ok((end, Receipt { index, bytes }))
+    }
+}
+
+fn head(id: PutId, format: Format, context: &Context) -> Vec<u8> {
+    // Nothing in it can fail to become JSON.
+    let context = serde_json::to_vec(context).unwrap_or_default();
+    let mut head = Vec::with_capacity(FIXED_HEAD_BYTES + context.len() + CHECK_BYTES);
+    head.extend_from_slice(&MAGIC);
+    head.extend_from_slice(&[VERSION, u8::from(format == Format::Json), 0, 0]);
+    head.extend_from_slice(&id.incarnation.0.to_le_bytes());
+    head.extend_from_slice(&id.segment.to_le_bytes());
+    head.extend_from_slice(&u32::try_from(context.len()).unwrap_or(u32::MAX).to_le_bytes());
+    head.extend_from_slice(&context);
+    let check = crc32fast::hash(&head);
+    head.extend_from_slice(&check.to_le_bytes());
+    head
+}
+
+/// Checksums of the blocks of what goes by.
+#[derive(Debug)]
+struct Blocks {
+    block: u64,
+    filled: u64,
+    hasher: crc32fast::Hasher,
+    checks: Vec<u32>,
+}
+
+impl Blocks {
+    fn new(block: u64) -> Self {
+        Self {
+            block,
+            filled: 0,
+            hasher: crc32fast::Hasher::new(),
+            checks: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = usize::try_from(self.block - self.filled).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.hasher.update(now);
+            self.filled += now.len() as u64;
+            if self.filled == self.block {
+                self.close();
+            }
+            bytes = later;
+        }
+    }
+
+    fn close(&mut self) {
+        let hasher = core::mem::replace(&mut self.hasher, crc32fast::Hasher::new());
+        self.checks.push(hasher.finalize());
+        self.filled = 0;
+    }
+
+    fn finish(&mut self) -> Vec<u32> {
+        if self.filled > 0 {
+            self.close();
+        }
+        core::mem::take(&mut self.checks)
+    }
+}
+
+/// A row's beginning: its position, and the framed bytes of the segment before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    pub position: u64,
+    pub bytes_before: u64,
+}
+
+/// Where to find what in a segment's object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    framed: bool,
+    head_bytes: u64,
+    body_bytes: u64,
+    units: u64,
+    block: u64,
+    /// In order; the first is the segment's beginning.
+    entries: Vec<Entry>,
+    checks: Vec<u32>,
+}
+
+impl Index {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION, u8::from(self.framed)];
+        let numbers = [
+            self.head_bytes,
+            self.body_bytes,
+            self.units,
+            self.block,
+            self.entries.len() as u64,
+        ];
+        for number in numbers {
+            push_varint(&mut bytes, number);
+        }
+        let mut last = Entry::default();
+        for entry in &self.entries {
+            push_varint(&mut bytes, entry.position - last.position);
+            push_varint(&mut bytes, entry.bytes_before - last.bytes_before);
+            last = *entry;
+        }
+        for check in &self.checks {
+            bytes.extend_from_slice(&check.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads an index strictly: what it says of itself must agree.
+    ///
+    /// # Errors
+    /// When the bytes are no index.
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, Damaged> {
+        const NO_INDEX: Damaged = Damaged::new("the index is not one");
+        let (version, framed) = match bytes {
+            [version, framed, rest @ ..] => {
+                let head = (*version, *framed);
+                bytes = rest;
+                head
+            }
+            _ => return Err(NO_INDEX),
+        };
+        if version != VERSION || framed > 1 {
+            return Err(NO_INDEX);
+        }
+        let mut number = || take_varint(&mut bytes).ok_or(NO_INDEX);
+        let (head_bytes, body_bytes, units, block, count) =
+            (number()?, number()?, number()?, number()?, number()?);
+        let whole =
+            block > 0 && (framed == 1 || body_bytes == units) && head_bytes < 1 << 53 && body_bytes < 1 << 53;
+        // An entry has two bytes at least.
+        if !whole || count == 0 || count > bytes.len() as u64 / 2 {
+            return Err(NO_INDEX);
+        }
+        let mut entries = Vec::new();
+        let mut last = Entry::default();
+        for index in 0..count {
+            let mut rise = || take_varint(&mut bytes).ok_or(NO_INDEX);
+            let entry = Entry {
+                position: last.position.checked_add(rise()?).ok_or(NO_INDEX)?,
+                bytes_before: last.bytes_before.checked_add(rise()?).ok_or(NO_INDEX)?,
+            };
+            let rises = if index == 0 {
+                entry == Entry::default()
+            } else {
+                entry.position > last.position && entry.bytes_before > last.bytes_before
+            };
+            if !rises || entry.position >= units || (framed == 1 && entry.bytes_before >= body_bytes) {
+                return Err(NO_INDEX);
+            }
+            entries.push(entry);
+            last = entry;
+        }
+        if bytes.len() as u64 != body_bytes.div_ceil(block).saturating_mul(CHECK_BYTES as u64) {
+            return Err(NO_INDEX);
+        }
+        let checks = bytes
+            .as_chunks::<CHECK_BYTES>()
+            .0
+            .iter()
+            .map(|check| u32::from_le_bytes(*check))
+            .collect();
+        Ok(Self {
+            framed: framed == 1,
+            head_bytes,
+            body_bytes,
+            units,
+            block,
+            entries,
+            checks,
+        })
+    }
+
+    /// The last entry at or before a position.
+    #[must_use]
+    pub fn floor(&self, position: u64) -> Entry {
+        let at = self.entries.partition_point(|entry| entry.position <= position);
+        self.entries
+            .get(at.saturating_sub(1))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The first entry behind a position.
+    #[must_use]
+    pub fn behind(&self, position: u64) -> Option<Entry> {
+        let at = self.entries.partition_point(|entry| entry.position <= position);
+        self.entries.get(at).copied()
+    }
+
+    /// The last entry with no more framed bytes before it than this.
+    #[must_use]
+    pub fn within(&self, bytes_before: u64) -> Entry {
+        let at = self
+            .entries
+            .partition_point(|entry| entry.bytes_before <= bytes_before);
+        self.entries
+            .get(at.saturating_sub(1))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The part of the object under `key` that has the units from `start` to `end`: at least one, and none beyond the segment's.
+    #[must_use]
+    pub fn part(&self, segment: u64, key: String, start: u64, end: u64) -> ColdPart {
+        let (from, to, skip) = if self.framed {
+            let floor = self.floor(start);
+            // To the next entry, for nothing says where within it the last message ends.
+            let to = end
+                .checked_sub(1)
+                .and_then(|last| self.behind(last))
+                .map_or(self.body_bytes, |entry| entry.bytes_before);
+            (floor.bytes_before, to, start - floor.position)
+        } else {
+            (start, end, 0)
+        };
+        let first_block = from / self.block;
+        let last_block = to.div_ceil(self.block);
+        let begin = first_block * self.block;
+        let until = (last_block * self.block).min(self.body_bytes);
+        let block = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        ColdPart {
+            segment,
+            key,
+            offset: self.head_bytes + begin,
+            length: until - begin,
+            block: self.block,
+            checks: self
+                .checks
+                .get(block(first_block)..block(last_block))
+                .unwrap_or_default()
+                .to_vec(),
+            lead: from - begin,
+            framed: self.framed,
+            skip,
+            take: end - start,
+        }
+    }
+}
+
+fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(u8::try_from(number & 0x7f).unwrap_or_default() | 0x80);
+        number >>= 7;
+    }
+    bytes.push(u8::try_from(number).unwrap_or_default());
+}
+
+/// The shortest spelling alone is accepted, so that equal indexes are equal bytes.
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 || shift > 0 && *byte == 0 {
+            return None;
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// What an object is found to be, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    pub incarnation: Incarnation,
+    pub segment: u64,
+    pub path: String,
+    pub content_type: String,
+    pub index: Index,
+    /// The messages, or one run of bytes.
+    pub records: Vec<Vec<u8>>,
+}
+
+/// Reads a whole object, trusting nothing: for recovery, and for tests.
+///
+/// # Errors
+/// When anything in it is not as the format says.
+pub fn decode(object: &[u8]) -> Result<Decoded, Damaged> {
+    const SHORT: Damaged = Damaged::new("the object is too short");
+    const NO_SEGMENT: Damaged = Damaged::new("the object is no segment");
+    let number = |at: usize| {
+        let bytes = object
+            .get(at..at + 4)
+            .and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+        bytes.map(u32::from_le_bytes).ok_or(SHORT)
+    };
+    let long = |at: usize| Ok(u64::from(number(at)?) | u64::from(number(at + 4)?) << 32);
+    let length = |value: u32| usize::try_from(value).map_err(|_| SHORT);
+    if object.get(..8).ok_or(SHORT)? != [&MAGIC[..], &[VERSION, object[5], 0, 0]].concat() || object[5] > 1 {
+        return Err(NO_SEGMENT);
+    }
+    let context_end = FIXED_HEAD_BYTES.checked_add(length(number(24)?)?).ok_or(SHORT)?;
+    let head = object.get(..context_end).ok_or(SHORT)?;
+    if number(context_end)? != crc32fast::hash(head) {
+        return Err(Damaged::new("the head's checksum is wrong"));
+    }
+    let context: Context = serde_json::from_slice(&head[FIXED_HEAD_BYTES..]).map_err(|_| NO_SEGMENT)?;
+    let trailer = object.len().checked_sub(TRAILER_BYTES).ok_or(SHORT)?;
+    let index_begin = trailer.checked_sub(length(number(trailer)?)?).ok_or(SHORT)?;
+    if object[trailer + 8..] != MAGIC_END
+        || number(trailer + 4)? != crc32fast::hash(&object[index_begin..trailer + 4])
+    {
+        return Err(Damaged::new("the index's checksum is wrong"));
+    }
+    let index = Index::decode(&object[index_begin..trailer])?;
+    let body = object.get(context_end + CHECK_BYTES..index_begin).ok_or(SHORT)?;
+    if index.head_bytes != (context_end + CHECK_BYTES) as u64
+        || index.body_bytes != body.len() as u64
+        || index.framed != (object[5] == 1)
+    {
+        return Err(Damaged::new("the index is another object's"));
+    }
+    let mut blocks = Blocks::new(index.block);
+    blocks.push(body);
+    if blocks.finish() != index.checks {
+        return Err(Damaged::new("a block's checksum is wrong"));
+    }
+    let records = if index.framed {
+        plan::payloads(body)
+            .map(|payload| payload.map(<[u8]>::to_vec))
+            .collect::<Result<Vec<_>, _>>()?
+    } else {
+        vec![body.to_vec()]
+    };
+    if index.framed && records.len() as u64 != index.units {
+        return Err(Damaged::new("the number of messages is wrong"));
+    }
+    Ok(Decoded {
+        incarnation: Incarnation(long(8)?),
+        segment: long(16)?,
+        path: context.path,
+        content_type: context.content_type,
+        index,
+        records,
+    })
+}

@@ -1,0 +1,246 @@
+//! Sealing and storing: the way of a segment into the cold tier.
+//!
+//! Sealing is a turn: it fixes the boundary, moves the offset on and turns to the other hot table. Storing is what follows in
+//! the background, as often as it takes. The row of the sealed segment says that a put may be under way, and under which
+//! keys, before it leaves; its rows stay until a put is known to have succeeded.
+
+use super::{Life, Stream, Tail};
+use crate::rows::{HotTable, Incarnation, Rows, SealedSegment, StoredSegment, Unreadable, Write};
+use crate::segment::{self, Context, Put, PutId, Receipt};
+use crate::wire::Format;
+use crate::wire::cursor::mix;
+use crate::{Gated, Limits, Millis, Turn};
+
+/// A segment that is sealed and not stored.
+#[derive(Clone, Debug)]
+pub(super) struct Unstored {
+    pub(super) segment: SealedSegment,
+    /// When it is to be tried again, unless the put that is under way succeeds before.
+    pub(super) retry_at: Millis,
+}
+
+/// The pause after so many failures in a row: doubled with each, and half of it by chance.
+pub(super) fn backoff(failures: u64, chance: u64, limits: &Limits) -> u64 {
+    let doublings = u32::try_from(failures.saturating_sub(1))
+        .unwrap_or(u32::MAX)
+        .min(32);
+    let longest = limits
+        .retry_ms_min
+        .saturating_mul(1 << doublings)
+        .min(limits.retry_ms_max)
+        .max(1);
+    longest / 2 + mix(chance ^ mix(failures)) % longest.div_ceil(2)
+}
+
+impl Stream {
+    /// A put has ended. Whatever is not known to have succeeded has perhaps not failed, and is tried again under another key.
+    pub(super) fn stored(
+        &mut self,
+        now: Millis,
+        id: PutId,
+        receipt: Option<Receipt>,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<(), Unreadable> {
+        let Some(life) = self
+            .life
+            .as_mut()
+            .filter(|life| life.head.incarnation == id.incarnation)
+        else {
+            return Ok(());
+        };
+        let unstored = life
+            .unstored
+            .iter()
+            .position(|unstored| unstored.segment.number == id.segment);
+        let Some(at) = unstored else { return Ok(()) };
+        let Some(receipt) = receipt else {
+            let unstored = &mut life.unstored[at];
+            if id.attempt == unstored.segment.attempts {
+                let pause = backoff(unstored.segment.attempts, self.nonce, &self.limits);
+                unstored.retry_at = now.plus(pause);
+            }
+            return Ok(());
+        };
+        let mut sealed = life.unstored.remove(at).segment;
+        sealed.stored = Some(StoredSegment {
+            attempt: id.attempt,
+            index: receipt.index,
+        });
+        turn.writes.push(Write::UpdateSegment(sealed.clone()));
+        turn.writes.push(Write::DropHot(HotTable::of(id.segment)));
+        // Under the other keys there may be something, now or soon.
+        for others in [1..=id.attempt - 1, id.attempt + 1..=sealed.attempts] {
+            if !others.is_empty() {
+                let segments = id.segment..=id.segment;
+                self.chores
+                    .discard(now, &life.head, segments, others, &self.limits, turn);
+            }
+        }
+        let key = key(&life.head.name, id.incarnation, id.segment, id.attempt);
+        let object = (key, receipt.bytes);
+        self.chores
+            .stored(now, &life.head, &sealed, object, &self.limits, turn);
+        // The next may have filled up meanwhile.
+        life.seal_if_full(now, &self.limits, rows, turn)
+    }
+}
+
+impl Life {
+    /// Seals the open segment when it has reached one of its limits, or when nothing can be added to it any more. While its
+    /// predecessor still occupies the other table it keeps growing, unless nothing will be.
+    pub(super) fn seal_if_full(
+        &mut self,
+        now: Millis,
+        limits: &Limits,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<(), Unreadable> {
+        let Some(opened_at) = self.tail.opened_at.filter(|_| limits.cold) else {
+            return Ok(());
+        };
+        let is_full = self.tail.bytes >= limits.segment_bytes_max
+            || self.messages() >= limits.segment_messages_max
+            || opened_at.plus(limits.segment_age_ms_max) <= now
+            || self.is_closed();
+        if is_full && (self.unstored.is_empty() || self.is_closed()) {
+            self.seal(now, rows, turn)?;
+        }
+        Ok(())
+    }
+
+    /// Messages in the open segment; appends, where the content is bytes, each of whose rows is one frame.
+    const fn messages(&self) -> u64 {
+        match self.format {
+            Format::Json => self.tail.position,
+            Format::Text | Format::Binary => {
+                (self.tail.bytes - self.tail.position) / crate::plan::FRAME_OVERHEAD
+            }
+        }
+    }
+
+    fn seal(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
+        if self.head.segment == 0 {
+            turn.writes.push(Write::CreateSealedTables);
+        }
+        // Who wrote is in the rows, which will be dropped.
+        let writers = self.writers(rows)?;
+        let (producers, stream_seq) = writers.seal();
+        turn.writes.extend(producers.into_iter().map(Write::PutProducer));
+        self.head.stream_seq = stream_seq;
+        let segment = SealedSegment {
+            number: self.head.segment,
+            units: self.tail.position,
+            bytes: self.tail.bytes,
+            messages: self.messages(),
+            attempts: 0,
+            attempted_at: now,
+            stored: None,
+        };
+        turn.writes.push(Write::InsertSegment(segment.clone()));
+        self.sealed_units = segment.units;
+        self.unstored.push(Unstored {
+            segment,
+            retry_at: now,
+        });
+        self.head.segment += 1;
+        self.head.writable = !self.is_closed();
+        if self.head.writable {
+            turn.writes
+                .push(Write::CreateHot(HotTable::of(self.head.segment)));
+        }
+        self.tail = Tail::default();
+        // The row of the last append is not the newest row any more.
+        self.head.touched_at = self.head.touched_at.max(self.used.stored());
+        self.opens = true;
+        self.save();
+        Ok(())
+    }
+
+    /// Begins the next attempt to store what is due, oldest first, one at a time.
+    pub(super) fn store(&mut self, now: Millis, limits: &Limits, turn: &mut Turn) {
+        let Some(unstored) = self
+            .unstored
+            .first_mut()
+            .filter(|unstored| unstored.retry_at <= now)
+        else {
+            return;
+        };
+        let segment = &mut unstored.segment;
+        segment.attempts += 1;
+        segment.attempted_at = now;
+        turn.writes.push(Write::UpdateSegment(segment.clone()));
+        unstored.retry_at = now.plus(limits.put_timeout_ms);
+        turn.gated.push(Gated::Put(Put {
+            id: PutId {
+                incarnation: self.head.incarnation,
+                segment: segment.number,
+                attempt: segment.attempts,
+            },
+            key: key(
+                &self.head.name,
+                self.head.incarnation,
+                segment.number,
+                segment.attempts,
+            ),
+            table: HotTable::of(segment.number),
+            units: segment.units,
+            bytes: segment.bytes,
+            format: self.format,
+            block: limits.index_block(segment.bytes),
+            row_bytes_max: limits.row_bytes_max,
+            context: Context {
+                path: self.head.name.clone(),
+                content_type: self.head.content_type.clone(),
+            },
+        }));
+    }
+
+    /// When something is to be sealed or stored.
+    pub(super) fn seal_or_store_at(&self, limits: &Limits) -> Option<Millis> {
+        if let Some(unstored) = self.unstored.first() {
+            return Some(unstored.retry_at);
+        }
+        self.tail
+            .opened_at
+            .filter(|_| limits.cold)
+            .map(|opened_at| opened_at.plus(limits.segment_age_ms_max))
+    }
+}
+
+impl Unstored {
+    /// As a new instance finds it: a put of the former one may be under way.
+    pub(super) fn recall(segment: SealedSegment, nonce: u64, limits: &Limits) -> Self {
+        let pause = backoff(segment.attempts, nonce, limits);
+        Self {
+            retry_at: segment.attempted_at.plus(pause),
+            segment,
+        }
+    }
+}
+
+/// The segments of an incarnation that are sealed and not stored: the last two at most.
+pub(super) fn unstored(
+    next: u64,
+    nonce: u64,
+    rows: &impl Rows,
+    limits: &Limits,
+) -> Result<Vec<Unstored>, Unreadable> {
+    let mut unstored = Vec::new();
+    for number in next.saturating_sub(2)..next {
+        let sealed = rows.segment(number)?.ok_or_else(|| missing(number))?;
+        if sealed.stored.is_none() {
+            unstored.push(Unstored::recall(sealed, nonce, limits));
+        }
+    }
+    Ok(unstored)
+}
+
+pub(super) fn missing(number: u64) -> Unreadable {
+    Unreadable(format!("there is no row of segment {number}"))
+}
+
+/// Where the objects of an incarnation are.
+pub(super) fn key(name: &str, incarnation: Incarnation, segment: u64, attempt: u64) -> String {
+    segment::key(&segment::key_prefix(name, incarnation), segment, attempt)
+}

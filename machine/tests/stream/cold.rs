@@ -1,0 +1,559 @@
+//! Segments on their way to the cold tier, and back to readers.
+
+use std::collections::BTreeMap;
+
+use machine::segment::{self, Index};
+use machine::{Input, Limits, Message, Millis, Offset, Reply};
+use proptest::prelude::*;
+
+use crate::shell::{Answered, Shell};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
+
+fn limits() -> Limits {
+    Limits {
+        cold: true,
+        segment_messages_max: 3,
+        ..Limits::DEFAULT
+    }
+}
+
+fn stream(content_type: &str, limits: Limits) -> Shell {
+    let mut shell = Shell::new(limits);
+    assert_eq!(shell.put(content_type, &[]).status(), 201);
+    shell
+}
+
+fn next(answered: &Answered) -> Offset {
+    answered.header("Stream-Next-Offset").parse().expect("an offset")
+}
+
+#[test]
+fn the_append_that_fills_a_segment_seals_it_and_none_waits() {
+    let mut shell = stream(JSON, limits());
+    for (body, expected) in [("1", (0, 1)), ("2", (0, 2)), ("3", (1, 0)), ("4", (1, 1))] {
+        let answered = shell.post(JSON, body.as_bytes());
+        assert_eq!(next(&answered), Offset::new(expected.0, expected.1));
+    }
+    assert_eq!((shell.puts.len(), shell.objects.len()), (1, 0));
+    // The second table has nowhere to turn to, and grows.
+    shell.post(JSON, b"[5,6,7,8,9]");
+    assert_eq!(next(&shell.post(JSON, b"10")), Offset::new(1, 7));
+    assert_eq!(shell.puts.len(), 1);
+    assert_eq!(shell.get("?offset=-1").text(), "[1,2,3,4,5,6,7,8,9,10]");
+    // Stored, it makes room, and the next is sealed at once.
+    shell.store();
+    assert_eq!((shell.puts.len(), shell.objects.len()), (1, 1));
+    shell.store();
+    assert_eq!((shell.rows.hot_rows(), shell.objects.len()), (0, 2));
+    assert_eq!(shell.get("?offset=-1").text(), "[1,2,3,4,5,6,7,8,9,10]");
+    // The end of a segment is the beginning of the next.
+    for (offset, expected) in [
+        (Offset::new(0, 3), "[4,5,6,7,8,9,10]"),
+        (Offset::new(1, 0), "[4,5,6,7,8,9,10]"),
+        (Offset::new(0, 2), "[3,4,5,6,7,8,9,10]"),
+        (Offset::new(1, 6), "[10]"),
+        (Offset::new(1, 7), "[]"),
+        (Offset::new(2, 0), "[]"),
+    ] {
+        assert_eq!(
+            shell.get(&format!("?offset={offset}")).text(),
+            expected,
+            "{offset}"
+        );
+    }
+}
+
+#[test]
+fn closing_seals_and_leaves_nothing_hot() {
+    let mut shell = stream(TEXT, limits());
+    shell.post(TEXT, b"a");
+    let headers = [("Content-Type", TEXT), ("Stream-Closed", "true")];
+    let answered = shell.request("POST", "", &headers, b"b");
+    assert_eq!(next(&answered), Offset::new(1, 0));
+    shell.store();
+    assert_eq!((shell.rows.hot_rows(), shell.puts.len()), (0, 0));
+    shell.sleep();
+    let page = shell.get("?offset=-1");
+    assert_eq!(
+        (page.text().as_str(), page.header("Stream-Closed")),
+        ("ab", "true")
+    );
+    assert_eq!(shell.post(TEXT, b"c").status(), 409);
+}
+
+#[test]
+fn a_stream_closed_while_a_put_is_under_way_has_both_segments_stored() {
+    let mut shell = stream(JSON, limits());
+    shell.post(JSON, b"[1,2,3]");
+    shell.request(
+        "POST",
+        "",
+        &[("Content-Type", JSON), ("Stream-Closed", "true")],
+        b"4",
+    );
+    assert_eq!(shell.puts.len(), 1);
+    for _ in 0..2 {
+        shell.sleep();
+        assert_eq!(shell.get("?offset=-1").text(), "[1,2,3,4]");
+        shell.now = shell.now.plus(shell.limits.put_timeout_ms);
+        shell.puts.clear();
+        shell.fire();
+        shell.store();
+    }
+    assert_eq!((shell.rows.hot_rows(), shell.puts.len()), (0, 0));
+    assert_eq!(shell.get("?offset=-1").text(), "[1,2,3,4]");
+}
+
+#[test]
+fn a_quiet_stream_is_moved_by_the_alarm() {
+    let mut shell = stream(JSON, limits());
+    let armed = shell.alarm.expect("set with the stream, when it costs nothing");
+    shell.post(JSON, b"1");
+    assert_eq!((shell.alarm, shell.written), (Some(armed), 1));
+    shell.sleep();
+    shell.fire();
+    shell.settle();
+    assert_eq!((shell.rows.hot_rows(), shell.objects.len()), (0, 1));
+    assert_eq!(shell.get("?offset=-1").text(), "[1]");
+    // Readers that have been told of the end of the sealed segment follow on.
+    shell.post(JSON, b"2");
+    let live = shell.live.take().expect("an append is told");
+    assert_eq!(
+        (live.from, live.alias),
+        (Offset::new(1, 0), Some(Offset::new(0, 1)))
+    );
+}
+
+#[test]
+fn a_put_of_unknown_outcome_is_tried_under_another_key_and_collected() {
+    let mut shell = stream(JSON, limits());
+    shell.post(JSON, b"[1,2,3]");
+    let first = shell.puts.remove(0);
+    let (object, receipt) = shell.encode(&first);
+    // It takes effect, and reports that it has failed.
+    shell.objects.insert(first.key.clone(), object);
+    shell.input(Input::Stored {
+        id: first.id,
+        receipt: None,
+    });
+    assert!(shell.puts.is_empty(), "there is a pause");
+    shell.fire();
+    assert_ne!(shell.puts[0].key, first.key);
+    shell.store();
+    assert_eq!(shell.objects.len(), 2);
+    // The first may report late; nobody cares any more.
+    shell.input(Input::Stored {
+        id: first.id,
+        receipt: Some(receipt),
+    });
+    assert_eq!(shell.get("?offset=-1").text(), "[1,2,3]");
+    let grace = shell.limits.collect_grace_ms;
+    while shell.objects.len() > 1 {
+        shell.fire();
+        shell.settle();
+    }
+    assert!(shell.now >= Millis(1_800_000_000_000).plus(grace));
+    assert!(!shell.objects.contains_key(&first.key));
+    assert_eq!(shell.get("?offset=-1").text(), "[1,2,3]");
+}
+
+#[test]
+fn a_put_that_is_never_answered_is_tried_again() {
+    for sleeps in [false, true] {
+        let mut shell = stream(JSON, limits());
+        shell.post(JSON, b"[1,2,3]");
+        let first = shell.puts.remove(0);
+        if sleeps {
+            shell.sleep();
+        }
+        shell.fire();
+        assert_eq!(shell.puts.len(), 1);
+        assert_ne!(shell.puts[0].key, first.key);
+        shell.store();
+        assert_eq!(shell.get("?offset=-1").text(), "[1,2,3]");
+    }
+}
+
+#[test]
+fn writers_are_remembered_over_sealing() {
+    let mut shell = stream(JSON, limits());
+    let post = |shell: &mut Shell, seq: &str, stream_seq: &str| {
+        let headers = [
+            ("Content-Type", JSON),
+            ("Producer-Id", "p"),
+            ("Producer-Epoch", "0"),
+            ("Producer-Seq", seq),
+            ("Stream-Seq", stream_seq),
+        ];
+        shell.request("POST", "", &headers, b"[1,2,3]").status()
+    };
+    assert_eq!(post(&mut shell, "0", "a"), 200);
+    shell.settle();
+    for sleeps in [false, true] {
+        if sleeps {
+            shell.sleep();
+        }
+        assert_eq!(post(&mut shell, "0", "b"), 204);
+        assert_eq!(post(&mut shell, "1", "a"), 409);
+        assert_eq!(post(&mut shell, "2", "b"), 409);
+    }
+    assert_eq!(post(&mut shell, "1", "b"), 200);
+}
+
+#[test]
+fn a_deleted_stream_leaves_nothing() {
+    let mut shell = stream(JSON, limits());
+    shell.post(JSON, b"[1,2,3]");
+    shell.settle();
+    shell.post(JSON, b"[4,5,6]");
+    // Deleted while a put is under way, which lands when nobody waits for it.
+    let put = shell.puts.remove(0);
+    let (object, receipt) = shell.encode(&put);
+    assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
+    shell.objects.insert(put.key, object);
+    shell.input(Input::Stored {
+        id: put.id,
+        receipt: Some(receipt),
+    });
+    assert_eq!(shell.objects.len(), 2);
+    // Created anew meanwhile, under other keys.
+    assert_eq!(shell.put(JSON, &[]).status(), 201);
+    shell.post(JSON, b"[7,8,9]");
+    shell.settle();
+    assert_eq!(shell.objects.len(), 3);
+    shell.sleep();
+    while shell.objects.len() > 1 {
+        shell.fire();
+        shell.settle();
+    }
+    assert_eq!(shell.get("?offset=-1").text(), "[7,8,9]");
+    shell.request("DELETE", "", &[], b"");
+    while !shell.rows.is_empty() {
+        shell.fire();
+        shell.settle();
+    }
+    assert!(shell.objects.is_empty());
+    assert_eq!(shell.alarm, None);
+}
+
+#[test]
+fn many_objects_are_collected_in_batches() {
+    let limits = Limits {
+        collect_keys_max: 2,
+        ..limits()
+    };
+    let mut shell = stream(JSON, limits);
+    for _ in 0..5 {
+        shell.post(JSON, b"[1,2,3]");
+        shell.settle();
+    }
+    shell.request("DELETE", "", &[], b"");
+    shell.fire_until(|shell| !shell.collections.is_empty());
+    for left in [3, 1, 0] {
+        // A batch that fails is tried again after a pause.
+        let (flight, _) = shell.collections.remove(0);
+        shell.input(Input::Collected { flight, done: false });
+        assert!(shell.collections.is_empty());
+        shell.fire_until(|shell| !shell.collections.is_empty());
+        let (flight, keys) = shell.collections.remove(0);
+        assert!(keys.len() <= 2);
+        keys.iter().for_each(|key| drop(shell.objects.remove(key)));
+        shell.input(Input::Collected { flight, done: true });
+        assert_eq!(shell.objects.len(), left);
+    }
+    assert!(shell.rows.is_empty());
+}
+
+fn requests(shell: &mut Shell, status: u16) -> Vec<String> {
+    let messages = core::mem::take(&mut shell.messages);
+    let told = messages.iter().map(|(_, message)| match message {
+        Message::Registry(request) => {
+            let header = |name: &str| request.headers.iter().find(|(each, _)| *each == name);
+            let seq = header("Producer-Seq").map_or("-", |(_, seq)| seq);
+            format!(
+                "{} {seq} {}",
+                request.method,
+                String::from_utf8_lossy(&request.body)
+            )
+        }
+        Message::Index(statements) => format!("{statements:?}"),
+    });
+    let told = told.collect();
+    for (flight, _) in messages {
+        let reply = Reply::Status(status);
+        shell.input(Input::Replied { flight, reply });
+    }
+    told
+}
+
+#[test]
+fn the_registry_is_told_in_order_and_created_when_it_is_not_there() {
+    let limits = Limits {
+        registry: true,
+        ..Limits::DEFAULT
+    };
+    let mut shell = stream(JSON, limits);
+    shell.request("DELETE", "", &[], b"");
+    let created = r#"POST 0 {"type":"stream","key":"s","value":{"path":"s","contentType":"application/json","createdAt":1800000000000},"headers":{"operation":"insert"}}"#;
+    let deleted = r#"POST 1 {"type":"stream","key":"s","headers":{"operation":"delete"}}"#;
+    assert_eq!(requests(&mut shell, 404), [created]);
+    assert_eq!(requests(&mut shell, 201), ["PUT - "]);
+    // The answer is lost: it is told again, and known by its producer.
+    assert_eq!(requests(&mut shell, 503), [created]);
+    assert!(shell.messages.is_empty());
+    shell.sleep();
+    shell.fire();
+    assert_eq!(requests(&mut shell, 200), [created]);
+    assert_eq!(requests(&mut shell, 200), [deleted]);
+    assert!(shell.rows.is_empty() && shell.messages.is_empty());
+}
+
+/// Found by the simulator: what was added by an instance whose clock was behind was told first.
+#[test]
+fn the_registry_is_told_in_order_when_a_clock_is_behind() {
+    let limits = Limits {
+        registry: true,
+        ..Limits::DEFAULT
+    };
+    let mut shell = stream(JSON, limits);
+    shell.request("DELETE", "", &[], b"");
+    let first = shell.messages.remove(0).1;
+    shell.sleep();
+    shell.now = Millis(shell.now.0 - 10);
+    assert_eq!(shell.put(JSON, &[]).status(), 201);
+    assert_eq!(shell.messages.remove(0).1, first);
+}
+
+#[test]
+fn the_index_learns_of_streams_and_segments_and_forgets_them() {
+    let limits = Limits {
+        index: true,
+        ..limits()
+    };
+    let mut shell = stream(JSON, limits);
+    shell.post(JSON, b"[1,2,3]");
+    shell.store();
+    let told = requests(&mut shell, 200);
+    assert!(told[0].contains("INSERT INTO streams"), "{told:?}");
+    let told = requests(&mut shell, 200);
+    assert!(told[0].contains("INSERT INTO segments"), "{told:?}");
+    shell.request("DELETE", "", &[], b"");
+    let told = requests(&mut shell, 200);
+    assert!(told[0].contains("DELETE FROM segments"), "{told:?}");
+    shell.fire_until(|shell| !shell.messages.is_empty());
+    let told = requests(&mut shell, 200);
+    assert!(told[0].contains("DELETE FROM streams"), "{told:?}");
+    shell.fire_until(|shell| shell.rows.is_empty() || shell.collections.len() == 1);
+    shell.settle();
+    assert!(shell.rows.is_empty());
+}
+
+#[test]
+fn a_damaged_object_is_told_and_names_its_segment() {
+    let limits = Limits {
+        index_step_bytes: 16,
+        ..limits()
+    };
+    let mut shell = stream(JSON, limits);
+    shell.post(JSON, br#"["aaaaaaaaaaaa","bbbbbbbbbbbb","cccccccccccc"]"#);
+    shell.store();
+    let whole = shell.get("?offset=-1").body;
+    let (key, object) = shell.objects.pop_first().expect("an object");
+    for at in 0..object.len() {
+        let mut damaged = object.clone();
+        damaged[at] ^= 1;
+        assert!(segment::decode(&damaged).is_err(), "{at}");
+        shell.objects.insert(key.clone(), damaged);
+        let page = shell.get("?offset=-1");
+        // What the answer is not made of may be damaged.
+        let is_told = page.status() == 500 && page.text().contains("segment 0 is damaged");
+        assert!(is_told || page.body == whole, "{at}: {}", page.text());
+    }
+    for length in 0..object.len() {
+        assert!(segment::decode(&object[..length]).is_err(), "{length}");
+    }
+    shell.objects.clear();
+    assert!(
+        shell
+            .get("?offset=-1")
+            .text()
+            .contains("segment 0 is damaged: the object is missing")
+    );
+}
+
+#[test]
+fn a_read_from_the_middle_takes_little_more_than_it_answers() {
+    for content_type in [JSON, "application/octet-stream"] {
+        let limits = Limits {
+            cold: true,
+            segment_bytes_max: 16 << 20,
+            ..Limits::DEFAULT
+        };
+        let mut shell = stream(content_type, limits);
+        let message = format!("\"{}\"", "x".repeat(998));
+        let batch = format!("[{}]", vec![message; 100].join(","));
+        while shell.puts.is_empty() {
+            shell.post(content_type, batch.as_bytes());
+        }
+        shell.store();
+        let units = if content_type == JSON { 8_123 } else { 8_123_456 };
+        shell.fetched = 0;
+        let page = shell.get(&format!("?offset={}", Offset::new(0, units)));
+        let ratio = shell.fetched as f64 / page.body.len() as f64;
+        assert!(
+            page.body.len() > 900_000 && ratio < 1.2,
+            "{} {ratio}",
+            page.body.len()
+        );
+    }
+}
+
+#[test]
+fn an_index_is_bounded_whatever_its_step() {
+    let limits = Limits {
+        index_step_bytes: 1,
+        index_entries_max: 10,
+        segment_messages_max: 1_000,
+        ..limits()
+    };
+    let mut shell = stream(JSON, limits);
+    let messages: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+    for batch in messages.chunks(10) {
+        shell.post(JSON, format!("[{}]", batch.join(",")).as_bytes());
+    }
+    let put = shell.puts[0].clone();
+    let (object, _) = shell.encode(&put);
+    shell.store();
+    let records: usize = messages.iter().map(|message| message.len() + 4).sum();
+    assert!(
+        object.len() - records < 200,
+        "{} bytes for {records}",
+        object.len()
+    );
+    for from in [0, 1, 499, 990, 999] {
+        let page = shell.get(&format!("?offset={}", Offset::new(0, from)));
+        assert_eq!(page.text(), format!("[{}]", messages[from as usize..].join(",")));
+    }
+}
+
+proptest! {
+    /// Whatever the sizes and whatever is stored when: every page is the same, and has the same name, hot or cold, and from
+    /// every offset the stream reads on to its end.
+    #[test]
+    fn where_content_is_makes_no_difference(
+        json in any::<bool>(),
+        appends in prop::collection::vec((prop::collection::vec(0usize..40, 1..6), 0usize..3), 1..16),
+        row_bytes_max in 8u64..80,
+        chunk_bytes_max in 4u64..150,
+        index_step_bytes in 1u64..80,
+        index_entries_max in 1u64..20,
+        segment_bytes_max in 1u64..400,
+        segment_messages_max in 1u64..20,
+        page_parts_max in 1u64..5,
+        closes in any::<bool>(),
+    ) {
+        let content_type = if json { JSON } else { TEXT };
+        let mut shell = stream(content_type, Limits {
+            cold: true,
+            row_bytes_max,
+            chunk_bytes_max,
+            index_step_bytes,
+            index_entries_max,
+            segment_bytes_max,
+            segment_messages_max,
+            page_parts_max,
+            ..Limits::DEFAULT
+        });
+        let mut units: Vec<String> = Vec::new();
+        // What was answered, and how many units came before it.
+        let mut offsets = vec![(Offset::START, 0)];
+        let last = appends.len() - 1;
+        for (index, (sizes, stores)) in appends.iter().enumerate() {
+            let letter = char::from(b'a' + (index % 26) as u8).to_string();
+            let messages: Vec<_> = sizes.iter().map(|size| format!("\"{}\"", letter.repeat(*size))).collect();
+            let body = if json { format!("[{}]", messages.join(",")) } else { messages.concat() };
+            let closed = if closes && index == last { "true" } else { "false" };
+            let headers = [("Content-Type", content_type), ("Stream-Closed", closed)];
+            let answered = shell.request("POST", "", &headers, body.as_bytes());
+            prop_assert_eq!(answered.status(), 204);
+            if json {
+                units.extend(messages);
+            } else {
+                units.extend(messages.concat().chars().map(String::from));
+            }
+            offsets.push((next(&answered), units.len()));
+            for _ in 0..*stores {
+                if !shell.puts.is_empty() {
+                    shell.store();
+                }
+            }
+        }
+        let expected = |from: usize| units[from..].concat();
+        let text = |page: &Answered| if json {
+            let body = page.text();
+            body.trim_start_matches('[').trim_end_matches(']').replace("\",\"", "\"\"")
+        } else {
+            page.text()
+        };
+        let mut pages: BTreeMap<String, (Vec<u8>, String, Offset)> = BTreeMap::new();
+        loop {
+            for (offset, before) in &offsets {
+                let mut read = String::new();
+                let mut at = *offset;
+                let mut turns = 0;
+                loop {
+                    let page = shell.get(&format!("?offset={at}"));
+                    prop_assert_eq!(page.status(), 200, "{} {}", at, page.text());
+                    if !json {
+                        prop_assert!(page.body.len() as u64 <= chunk_bytes_max);
+                    }
+                    read += &text(&page);
+                    let known = (page.body.clone(), page.header("ETag").to_owned(), next(&page));
+                    let before = pages.insert(at.to_string(), known.clone());
+                    if let Some(before) = before {
+                        prop_assert_eq!(before, known, "{}", at);
+                    }
+                    at = next(&page);
+                    turns += 1;
+                    prop_assert!(turns <= 4_000, "the reader makes progress");
+                    if page.header("Stream-Up-To-Date") == "true" {
+                        break;
+                    }
+                }
+                prop_assert_eq!(read, expected(*before));
+            }
+            if shell.puts.is_empty() {
+                break;
+            }
+            // The boundary of a segment that is sealed only now changes where pages end.
+            let sealed = shell.puts.len();
+            shell.store();
+            if shell.puts.len() >= sealed {
+                pages.clear();
+            }
+        }
+        for object in shell.objects.values() {
+            prop_assert!(segment::decode(object).is_ok());
+        }
+        shell.sleep();
+        prop_assert_eq!(text(&shell.get("?offset=-1")).is_empty(), units.concat().is_empty());
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        prop_assert!(segment::decode(&bytes).is_err());
+        if let Ok(index) = Index::decode(&bytes) {
+            prop_assert!(index.floor(u64::MAX).position >= index.within(0).position);
+            prop_assert!(index.behind(u64::MAX).is_none());
+        }
+        let mut shell = stream(JSON, limits());
+        shell.post(JSON, br#"["a","b","c"]"#);
+        shell.store();
+        let (_, mut object) = shell.objects.pop_first().expect("an object");
+        let at = at.index(object.len());
+        object[at] ^= 1 << bit;
+        prop_assert!(segment::decode(&object).is_err());
+    }
+}

@@ -1,0 +1,486 @@
+//! The smallest shell there is: rows in memory, one object, every turn durable at once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use machine::plan::{Plan, Span};
+use machine::rows::{
+    Chore, Head, HotRow, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMark, SealedSegment,
+    Write, WriterMark,
+};
+use machine::segment::{Put, Receipt};
+use machine::wire::answer::Body;
+use machine::wire::request::{self, Parsed};
+use machine::{
+    Answer, CallId, Flight, Gated, Input, Limits, Live, Message, Millis, Reply, Rows, Stream, Turn,
+    Unreadable,
+};
+
+#[derive(Default)]
+pub(crate) struct Memory {
+    head: RefCell<Option<Head>>,
+    hot: RefCell<BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>>,
+    segments: RefCell<Option<BTreeMap<u64, SealedSegment>>>,
+    producers: RefCell<BTreeMap<String, ProducerState>>,
+    pub(crate) chores: RefCell<Option<BTreeMap<u64, Chore>>>,
+    pub(crate) attached: Cell<u64>,
+}
+
+fn mark(row: &HotRow) -> RowMark {
+    RowMark {
+        key: row.key,
+        units: row.units,
+        bytes_before: row.bytes_before,
+        bytes: row.frames.len() as u64,
+        at: row.at,
+    }
+}
+
+impl Memory {
+    fn table<T>(
+        &self,
+        table: HotTable,
+        ask: impl FnOnce(&BTreeMap<RowKey, HotRow>) -> T,
+    ) -> Result<T, Unreadable> {
+        let hot = self.hot.borrow();
+        hot.get(&table)
+            .map(ask)
+            .ok_or_else(|| Unreadable(format!("no such table: {table:?}")))
+    }
+}
+
+impl Rows for Memory {
+    fn head(&self) -> Result<Option<Head>, Unreadable> {
+        Ok(self.head.borrow().clone())
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+        self.table(table, |rows| {
+            rows.range(..=key).next_back().map(|(_, row)| mark(row))
+        })
+    }
+
+    fn first_with(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable> {
+        self.table(table, |rows| {
+            rows.values()
+                .filter(|row| row.key > after && row.key == RowKey::at(row.key.position()))
+                .find(|row| row.bytes_before >= bytes_before)
+                .map(mark)
+        })
+    }
+
+    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+        self.table(table, |rows| {
+            for row in rows.values() {
+                each(WriterMark {
+                    producer: row.producer.clone(),
+                    stream_seq: row.stream_seq.clone(),
+                });
+            }
+        })
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        Ok(self.producers.borrow().get(id).copied())
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        let segments = self.segments.borrow();
+        let segments = segments
+            .as_ref()
+            .ok_or_else(|| Unreadable("no segments".to_owned()))?;
+        Ok(segments.get(&number).cloned())
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        let segments = self.segments.borrow();
+        let segments = segments
+            .as_ref()
+            .ok_or_else(|| Unreadable("no segments".to_owned()))?;
+        let retried = segments.values().filter(|segment| segment.attempts > 1);
+        retried.for_each(|segment| each(segment.number, segment.attempts));
+        Ok(())
+    }
+
+    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        let chores = self.chores.borrow();
+        Ok(chores.as_ref().map(|chores| chores.values().cloned().collect()))
+    }
+
+    fn attached(&self, _: Incarnation) -> Result<u64, Unreadable> {
+        Ok(self.attached.get())
+    }
+}
+
+impl Memory {
+    fn apply(&self, write: Write) {
+        let mut hot = self.hot.borrow_mut();
+        let mut segments = self.segments.borrow_mut();
+        let mut chores = self.chores.borrow_mut();
+        match write {
+            Write::CreateTables => {
+                assert!(hot.is_empty() && segments.is_none(), "a stream is created once");
+                hot.insert(HotTable::of(0), BTreeMap::new());
+            }
+            Write::InsertHead(head) => {
+                assert!(self.head.replace(Some(head)).is_none(), "there is one head row")
+            }
+            Write::UpdateHead(head) => assert!(
+                self.head.replace(Some(head)).is_some(),
+                "there is a head row to update"
+            ),
+            Write::InsertHot { table, row } => {
+                let rows = hot.get_mut(&table).expect("there is a table");
+                assert!(rows.insert(row.key, row).is_none(), "a key is used once");
+            }
+            Write::CreateSealedTables => assert!(segments.replace(BTreeMap::new()).is_none(), "made once"),
+            Write::CreateHot(table) => {
+                assert!(hot.insert(table, BTreeMap::new()).is_none(), "the table is free")
+            }
+            Write::DropHot(table) => assert!(hot.remove(&table).is_some(), "there is a table"),
+            Write::InsertSegment(segment) => {
+                let segments = segments.as_mut().expect("there is a table");
+                assert!(
+                    segments.insert(segment.number, segment).is_none(),
+                    "a segment is sealed once"
+                );
+            }
+            Write::UpdateSegment(segment) => {
+                let segments = segments.as_mut().expect("there is a table");
+                assert!(
+                    segments.insert(segment.number, segment).is_some(),
+                    "there is such a segment"
+                );
+            }
+            Write::PutProducer(ProducerStamp { id, epoch, seq }) => {
+                self.producers
+                    .borrow_mut()
+                    .insert(id, ProducerState { epoch, seq });
+            }
+            Write::CreateChores => assert!(chores.replace(BTreeMap::new()).is_none(), "made once"),
+            Write::InsertChore(chore) => {
+                let chores = chores.as_mut().expect("there is a table");
+                assert!(chores.insert(chore.id, chore).is_none(), "an id is used once");
+            }
+            Write::UpdateChore(chore) => {
+                let chores = chores.as_mut().expect("there is a table");
+                assert!(chores.insert(chore.id, chore).is_some(), "there is such a chore");
+            }
+            Write::RemoveChore { id } => {
+                let chores = chores.as_mut().expect("there is a table");
+                assert!(chores.remove(&id).is_some(), "there is such a chore");
+            }
+            Write::DropChores => assert!(
+                chores.take().is_some_and(|chores| chores.is_empty()),
+                "none is left"
+            ),
+            Write::DropTables => {
+                hot.clear();
+                segments.take();
+                self.producers.borrow_mut().clear();
+                self.head.replace(None);
+            }
+        }
+    }
+
+    fn frames(&self, span: Span, limits: &Limits) -> Result<Vec<u8>, Unreadable> {
+        self.table(span.table, |rows| {
+            let rows: Vec<_> = rows.range(span.from..=span.to).map(|(_, row)| row).collect();
+            let bytes: usize = rows.iter().map(|row| row.frames.len()).sum();
+            assert!(
+                bytes as u64 <= limits.row_bytes_max || rows.len() == 1,
+                "a span is fetched as one value"
+            );
+            rows.iter().flat_map(|row| row.frames.clone()).collect()
+        })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.borrow().is_none()
+            && self.hot.borrow().is_empty()
+            && self.segments.borrow().is_none()
+            && self.chores.borrow().is_none()
+    }
+
+    pub(crate) fn hot_rows(&self) -> usize {
+        self.hot.borrow().values().map(BTreeMap::len).sum()
+    }
+}
+
+/// An answer with its body made.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) answer: Answer,
+    pub(crate) body: Vec<u8>,
+    pub(crate) attached: bool,
+}
+
+impl Answered {
+    pub(crate) fn status(&self) -> u16 {
+        self.answer.status
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.answer.header(name).unwrap_or_default()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+pub(crate) struct Shell {
+    pub(crate) rows: Memory,
+    pub(crate) limits: Limits,
+    pub(crate) now: Millis,
+    pub(crate) alarm: Option<Millis>,
+    pub(crate) live: Option<Live>,
+    /// Writes of the last turn.
+    pub(crate) written: usize,
+    /// The cold tier.
+    pub(crate) objects: BTreeMap<String, Vec<u8>>,
+    /// Bytes that answers have taken from it.
+    pub(crate) fetched: u64,
+    /// Asked for and not yet done.
+    pub(crate) puts: Vec<Put>,
+    pub(crate) collections: Vec<(Flight, Vec<String>)>,
+    pub(crate) messages: Vec<(Flight, Message)>,
+    stream: Option<Stream>,
+    wakes: u64,
+    /// Of the reader that was attached last.
+    incarnation: Option<Incarnation>,
+}
+
+impl Shell {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            rows: Memory::default(),
+            limits,
+            now: Millis(1_800_000_000_000),
+            alarm: None,
+            live: None,
+            written: 0,
+            objects: BTreeMap::new(),
+            fetched: 0,
+            puts: Vec::new(),
+            collections: Vec::new(),
+            messages: Vec::new(),
+            stream: None,
+            wakes: 0,
+            incarnation: None,
+        }
+    }
+
+    pub(crate) fn sleep(&mut self) {
+        self.stream = None;
+    }
+
+    pub(crate) fn input(&mut self, input: Input) -> Vec<Gated> {
+        let mut stream = self.stream.take().unwrap_or_else(|| {
+            self.wakes += 1;
+            Stream::wake(self.now, &self.rows, &self.limits, self.wakes).expect("memory can be read")
+        });
+        let mut turn = Turn::default();
+        stream
+            .step(self.now, input, &self.rows, &mut turn)
+            .expect("memory can be read");
+        self.stream = Some(stream);
+        self.written = turn.writes.len();
+        turn.writes.into_iter().for_each(|write| self.rows.apply(write));
+        if let Some(alarm) = turn.alarm {
+            self.alarm = alarm;
+        }
+        self.live = turn.live;
+        let mut answers = Vec::new();
+        for gated in turn.gated {
+            match gated {
+                Gated::Put(put) => self.puts.push(put),
+                Gated::Collect { flight, keys } => self.collections.push((flight, keys)),
+                Gated::Send { flight, message } => self.messages.push((flight, message)),
+                Gated::Answer { .. } | Gated::Attach { .. } => answers.push(gated),
+            }
+        }
+        answers
+    }
+
+    /// The object of a put, and its receipt.
+    pub(crate) fn encode(&self, put: &Put) -> (Vec<u8>, Receipt) {
+        let mut encoder = put.begin(&self.rows).expect("the rows are there");
+        let length = encoder.length();
+        let mut object = encoder.head().to_vec();
+        while let Some(span) = encoder.next_span() {
+            let frames = self.rows.frames(span, &self.limits).expect("the rows are there");
+            object.extend(encoder.push(frames).expect("the frames are whole"));
+        }
+        let (end, receipt) = encoder.finish().expect("all was pushed");
+        object.extend(end);
+        assert_eq!(object.len() as u64, length);
+        (object, receipt)
+    }
+
+    /// Carries out the oldest put, and tells the stream.
+    pub(crate) fn store(&mut self) {
+        let put = self.puts.remove(0);
+        let (object, receipt) = self.encode(&put);
+        assert!(
+            self.objects.insert(put.key, object).is_none(),
+            "a key is used once"
+        );
+        self.input(Input::Stored {
+            id: put.id,
+            receipt: Some(receipt),
+        });
+    }
+
+    /// Carries out everything that is asked for, until nothing is.
+    pub(crate) fn settle(&mut self) {
+        while !(self.puts.is_empty() && self.collections.is_empty() && self.messages.is_empty()) {
+            if !self.puts.is_empty() {
+                self.store();
+            }
+            for (flight, keys) in core::mem::take(&mut self.collections) {
+                keys.iter().for_each(|key| drop(self.objects.remove(key)));
+                self.input(Input::Collected { flight, done: true });
+            }
+            for (flight, _) in core::mem::take(&mut self.messages) {
+                let reply = Reply::Status(200);
+                self.input(Input::Replied { flight, reply });
+            }
+        }
+    }
+
+    fn render(&mut self, plan: &Plan) -> Result<Vec<u8>, machine::plan::Damaged> {
+        let Ok(mut rendering) = plan.begin(|span| self.rows.frames(span, &self.limits)) else {
+            panic!("the rows are there")
+        };
+        let mut body = Vec::new();
+        while let Some(fetch) = rendering.advance(&mut body)? {
+            let Some(object) = self.objects.get(&fetch.key) else {
+                return Err(rendering.missing());
+            };
+            let range = fetch.offset as usize..(fetch.offset + fetch.length) as usize;
+            self.fetched += fetch.length;
+            for chunk in object.get(range).unwrap_or_default().chunks(7) {
+                rendering.push(chunk, &mut body)?;
+            }
+            rendering.fetched()?;
+        }
+        Ok(body)
+    }
+
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        query: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answered {
+        let url = format!("http://host/v1/stream/s{query}");
+        let header = |name: &str| {
+            headers
+                .iter()
+                .find(|(each, _)| each.eq_ignore_ascii_case(name))
+                .map(|(_, value)| (*value).to_owned())
+        };
+        let head = request::Head {
+            method,
+            url: &url,
+            header: &header,
+        };
+        let call = match request::parse(head, &self.limits) {
+            Ok(Parsed::Whole(call)) => Ok(call),
+            Ok(Parsed::AwaitsBody(awaits)) => awaits.with_body(Bytes::copy_from_slice(body)),
+            Err(refusal) => Err(refusal),
+        };
+        let call = match call {
+            Ok(call) => call,
+            Err(refusal) => {
+                return Answered {
+                    answer: Answer::refusal(&refusal),
+                    body: Vec::new(),
+                    attached: false,
+                };
+            }
+        };
+        let gated = self
+            .input(Input::Call { id: CallId(0), call })
+            .pop()
+            .expect("a call is answered in its turn");
+        match gated {
+            Gated::Put(_) | Gated::Collect { .. } | Gated::Send { .. } => unreachable!("they are kept apart"),
+            Gated::Attach { line, .. } => {
+                self.incarnation = Some(line.incarnation);
+                Answered {
+                    answer: line.answer,
+                    body: Vec::new(),
+                    attached: true,
+                }
+            }
+            Gated::Answer { answer, .. } => {
+                let body = match &answer.body {
+                    Body::Empty => Vec::new(),
+                    Body::Bytes(bytes) => bytes.clone(),
+                    Body::Plan(plan) => match self.render(plan) {
+                        Ok(body) => body,
+                        Err(damaged) => {
+                            return Answered {
+                                answer: Answer::internal(&damaged.to_string()),
+                                body: damaged.to_string().into_bytes(),
+                                attached: false,
+                            };
+                        }
+                    },
+                };
+                Answered {
+                    answer,
+                    body,
+                    attached: false,
+                }
+            }
+        }
+    }
+
+    pub(crate) fn put(&mut self, content_type: &str, headers: &[(&str, &str)]) -> Answered {
+        let headers = [&[("Content-Type", content_type)], headers].concat();
+        self.request("PUT", "", &headers, b"")
+    }
+
+    pub(crate) fn post(&mut self, content_type: &str, body: &[u8]) -> Answered {
+        self.request("POST", "", &[("Content-Type", content_type)], body)
+    }
+
+    pub(crate) fn get(&mut self, query: &str) -> Answered {
+        self.request("GET", query, &[], b"")
+    }
+
+    /// The reader that was attached last leaves.
+    pub(crate) fn leave(&mut self) {
+        let incarnation = self.incarnation.take().expect("a reader was attached");
+        assert!(self.input(Input::Gone { incarnation }).is_empty());
+    }
+
+    /// Fires alarms until it is so.
+    pub(crate) fn fire_until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        for _ in 0..100 {
+            if is_so(self) {
+                return;
+            }
+            self.fire();
+        }
+        panic!("it is never so");
+    }
+
+    /// Fires the alarm at its time.
+    pub(crate) fn fire(&mut self) {
+        let at = self.alarm.take().expect("an alarm is set");
+        self.now = self.now.max(at);
+        let gated = self.input(Input::Alarm);
+        assert!(gated.is_empty());
+    }
+}
