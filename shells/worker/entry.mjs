@@ -6,6 +6,7 @@
 
 import { DurableObject, WorkerEntrypoint } from "cloudflare:workers";
 import * as inner from "./build/index.js";
+import { carryOut, respond } from "./cold.mjs";
 import { hold } from "./live.mjs";
 
 // Taken while the code is whole.
@@ -41,12 +42,20 @@ export class StreamObject extends DurableObject {
     super(context, env);
     this.inner = new inner.StreamObject(context, env);
     this.bodyBytesMax = this.inner.bodyBytesMax();
+    // The rows of a segment that is being put.
+    this.pieces = {
+      begin: (put) => this.inner.beginPut(put),
+      next: (put, isFirst) => this.inner.nextPiece(put, isFirst),
+    };
   }
 
-  /** Calls into the Rust code. */
+  /** Calls into the Rust code, and begins what has come up that has to be waited for. */
   #run(call) {
     try {
-      return call(this.inner);
+      const result = call(this.inner);
+      const jobs = this.inner.jobs();
+      if (jobs.length > 0) this.ctx.waitUntil(this.#carryOut(jobs));
+      return result;
     } catch (error) {
       // Anything that is thrown through Rust frames leaves them as a panic would.
       this.ctx.abort("the code has failed");
@@ -54,10 +63,17 @@ export class StreamObject extends DurableObject {
     }
   }
 
+  async #carryOut(jobs) {
+    // Nothing is told to anyone before it is durable.
+    await this.ctx.storage.sync();
+    await Promise.all(jobs.map((job) => carryOut(job, this.env, this.pieces, (outcome) => this.#run(outcome))));
+  }
+
   async fetch(request) {
     // A body that breaks off rejects here, and nothing of it is stored.
     const body = await bodyOf(request, this.bodyBytesMax);
-    return this.#run((object) => object.fetch(request, body));
+    const result = this.#run((object) => object.fetch(request, body));
+    return result instanceof Response ? result : respond(result, this.env.SEGMENTS);
   }
 
   alarm() {

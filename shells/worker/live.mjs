@@ -105,7 +105,8 @@ export class Tail {
   #message(now, frame, body) {
     if (this.phase !== "attached") return [];
     if (frame.end === "gone" && this.class === "sse") return this.#end();
-    if (frame.from !== this.position || !frame.whole) return [{ type: "hang-up" }, this.#dial(0)];
+    const follows = frame.from === this.position || frame.alias === this.position;
+    if (!follows || !frame.whole) return [{ type: "hang-up" }, this.#dial(0)];
     this.position = frame.next;
     this.cursor = max(this.cursor, frame.cursor);
     if (this.class === "sse") {

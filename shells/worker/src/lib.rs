@@ -5,6 +5,7 @@
 //! `live.mjs`. A panic aborts the wasm instance that everything in the isolate shares, and would leave every Rust future hanging;
 //! so there are none, and all that a panic ever breaks is the call that it happens in.
 
+mod cold;
 mod object;
 mod platform;
 mod response;
@@ -42,6 +43,14 @@ fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T)
             .ok()
             .and_then(|value| value.as_string())
     };
-    let read = || Settings::read(&variable).map_err(|bad| bad.to_string());
+    let is_bound = |name: &str| Reflect::get(env, &name.into()).is_ok_and(|value| !value.is_undefined());
+    let read = || {
+        let mut settings = Settings::read(&variable).map_err(|bad| bad.to_string())?;
+        // What is not bound is not there, and the machine does without.
+        settings.limits.cold = is_bound("SEGMENTS");
+        settings.limits.index = is_bound("ADMIN_INDEX");
+        settings.limits.registry = true;
+        Ok(settings)
+    };
     SETTINGS.with(|settings| then(settings.get_or_init(read)))
 }

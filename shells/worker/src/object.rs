@@ -6,10 +6,14 @@ use bytes::Bytes;
 use js_sys::{Date, Uint8Array};
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Head, Parsed};
-use machine::{Answer, Call, CallId, Class, End, Gated, Input, Limits, Live, Millis, Refusal, Stream, Turn};
+use machine::{
+    Answer, Call, CallId, Class, End, Flight, Gated, Input, Limits, Line, Live, Millis, Refusal, Reply,
+    Stream, Turn,
+};
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
+use crate::cold::{self, Page, PutJob};
 use crate::platform::{ObjectContext, Socket, WebSocketPair, log_error, nonce};
 use crate::storage::Storage;
 use crate::{response, settings};
@@ -26,6 +30,8 @@ pub struct StreamObject {
     calls: Cell<u64>,
     /// Whether there may be lines: those of a former instance last.
     has_lines: Cell<bool>,
+    /// What has to be waited for, until the entry takes it.
+    jobs: RefCell<Vec<JsValue>>,
     #[cfg(feature = "test-routes")]
     pub(crate) test: crate::test_routes::State,
 }
@@ -41,6 +47,7 @@ impl StreamObject {
             stream: RefCell::default(),
             calls: Cell::default(),
             has_lines: Cell::new(true),
+            jobs: RefCell::default(),
             #[cfg(feature = "test-routes")]
             test: crate::test_routes::State::default(),
         }
@@ -53,7 +60,7 @@ impl StreamObject {
         settings(&self.env, |settings| {
             settings
                 .as_ref()
-                .map_or(0, |settings| settings.limits.append_bytes_max)
+                .map_or(0, |settings| settings.limits.registry_bytes_max())
         }) as f64
     }
 
@@ -62,14 +69,14 @@ impl StreamObject {
     ///
     /// # Errors
     /// When the platform fails in making a response.
-    pub fn fetch(&self, request: &Request, body: &JsValue) -> Result<Response, JsValue> {
+    pub fn fetch(&self, request: &Request, body: &JsValue) -> Result<JsValue, JsValue> {
         #[cfg(feature = "test-routes")]
         if let Some(response) = self.test_route(request)? {
-            return Ok(response);
+            return Ok(response.into());
         }
         let settings = match settings(&self.env, Clone::clone) {
             Ok(settings) => settings,
-            Err(bad) => return response::plain(&Answer::internal(&bad)),
+            Err(bad) => return response::plain(&Answer::internal(&bad)).map(JsValue::from),
         };
         let limits = &settings.limits;
         let (method, url, headers) = (request.method(), request.url(), request.headers());
@@ -84,7 +91,8 @@ impl StreamObject {
             Ok(call) => {
                 let id = CallId(self.calls.replace(self.calls.get() + 1));
                 match self.turn(Input::Call { id, call }, limits) {
-                    Ok(Some(response)) => response,
+                    Ok(Some(Responded::Whole(response))) => response,
+                    Ok(Some(Responded::Cold(page))) => return Ok((*page).into()),
                     Ok(None) | Err(_) => response::plain(&Answer::unavailable(limits))?,
                 }
             }
@@ -95,7 +103,62 @@ impl StreamObject {
                 .headers()
                 .append("Server-Timing", &format!("object;dur={}", Date::now() - began))?;
         }
-        Ok(response)
+        Ok(response.into())
+    }
+
+    /// What has come up that has to be waited for; to be begun once what has been written is durable.
+    #[must_use]
+    pub fn jobs(&self) -> Vec<JsValue> {
+        self.jobs.take()
+    }
+
+    /// Looks at the rows of a segment that is to be put. Hands back the length of its object.
+    ///
+    /// # Errors
+    /// When the rows are not there any more.
+    #[wasm_bindgen(js_name = beginPut)]
+    pub fn begin_put(&self, put: &PutJob) -> Result<f64, JsValue> {
+        put.begin(&self.storage)
+    }
+
+    /// The next piece of a segment's object.
+    ///
+    /// # Errors
+    /// When the rows are not there any more.
+    #[wasm_bindgen(js_name = nextPiece)]
+    pub fn next_piece(&self, put: &PutJob, is_first: bool) -> Result<Option<Uint8Array>, JsValue> {
+        put.piece(&self.storage, is_first)
+    }
+
+    /// A put has ended: whether its object is known to be stored.
+    ///
+    /// # Errors
+    /// When the turn failed.
+    pub fn stored(&self, put: &PutJob, known: bool) -> Result<(), JsValue> {
+        let receipt = put.receipt().filter(|_| known);
+        self.event(Input::Stored {
+            id: put.put.id,
+            receipt,
+        })
+    }
+
+    /// A deletion has ended: whether all of its objects are known to be gone.
+    ///
+    /// # Errors
+    /// When the turn failed.
+    pub fn collected(&self, flight: f64, done: bool) -> Result<(), JsValue> {
+        let flight = Flight(flight as u64);
+        self.event(Input::Collected { flight, done })
+    }
+
+    /// A message was answered with this status, or not at all.
+    ///
+    /// # Errors
+    /// When the turn failed.
+    pub fn replied(&self, flight: f64, status: Option<u16>) -> Result<(), JsValue> {
+        let flight = Flight(flight as u64);
+        let reply = status.map_or(Reply::Failed, Reply::Status);
+        self.event(Input::Replied { flight, reply })
     }
 
     /// What the entry answers with when the code in here cannot: body and headers, as JSON.
@@ -153,7 +216,7 @@ impl StreamObject {
 
     /// One turn, from the input to the response if it has one, without letting anything in between. When it fails nothing of
     /// it is stored, nobody is told anything, and the stream is woken anew.
-    fn turn(&self, input: Input, limits: &Limits) -> Result<Option<Response>, JsValue> {
+    fn turn(&self, input: Input, limits: &Limits) -> Result<Option<Responded>, JsValue> {
         let done = self.try_turn(input, limits);
         if let Err(error) = &done {
             self.stream.replace(None);
@@ -162,7 +225,7 @@ impl StreamObject {
         done
     }
 
-    fn try_turn(&self, input: Input, limits: &Limits) -> Result<Option<Response>, JsValue> {
+    fn try_turn(&self, input: Input, limits: &Limits) -> Result<Option<Responded>, JsValue> {
         #[cfg(feature = "test-routes")]
         let before = self.storage.counts.get();
         let now = Millis(Date::now() as u64);
@@ -178,8 +241,14 @@ impl StreamObject {
             self.broadcast(live)?;
         }
         let mut response = None;
-        for gated in &turn.gated {
-            response = Some(self.respond(gated)?);
+        for gated in turn.gated {
+            match gated {
+                Gated::Answer { answer, .. } => response = Some(self.respond(answer, limits)?),
+                Gated::Attach { line, .. } => response = Some(Responded::Whole(self.attach(&line)?)),
+                Gated::Put(put) => self.jobs.borrow_mut().push(cold::put(put)?),
+                Gated::Collect { flight, keys } => self.jobs.borrow_mut().push(cold::collect(flight, &keys)?),
+                Gated::Send { flight, message } => self.jobs.borrow_mut().push(cold::send(flight, &message)?),
+            }
         }
         self.stream.replace(Some(stream));
         #[cfg(feature = "test-routes")]
@@ -187,24 +256,26 @@ impl StreamObject {
         Ok(response)
     }
 
-    fn respond(&self, gated: &Gated) -> Result<Response, JsValue> {
-        match gated {
-            Gated::Answer { answer, .. } => match &answer.body {
-                Body::Plan(plan) => {
-                    let frames = self.storage.frames(plan)?;
-                    let body = plan.render(frames).map_err(described)?;
-                    response::response(answer, Some(&body))
-                }
-                Body::Bytes(_) | Body::Empty => response::plain(answer),
-            },
-            Gated::Attach { line, .. } => {
-                let pair = WebSocketPair::new()?;
-                self.has_lines.set(true);
-                self.storage
-                    .keep_line(&pair.end(1), line.class, line.incarnation)?;
-                response::upgrade(&line.answer, &pair.end(0))
-            }
+    fn respond(&self, answer: Answer, limits: &Limits) -> Result<Responded, JsValue> {
+        let Body::Plan(plan) = &answer.body else {
+            return response::plain(&answer).map(Responded::Whole);
+        };
+        let rendering = plan.begin(|span| self.storage.frames(span))?;
+        if plan.is_cold() {
+            return Ok(Responded::Cold(Box::new(Page::new(answer, rendering, limits))));
         }
+        let mut rendering = rendering;
+        let mut body = Vec::new();
+        rendering.advance(&mut body).map_err(described)?;
+        response::response(&answer, Some(&body)).map(Responded::Whole)
+    }
+
+    fn attach(&self, line: &Line) -> Result<Response, JsValue> {
+        let pair = WebSocketPair::new()?;
+        self.has_lines.set(true);
+        self.storage
+            .keep_line(&pair.end(1), line.class, line.incarnation)?;
+        response::upgrade(&line.answer, &pair.end(0))
     }
 
     /// Sent after the turn's writes, and so held by the output gate until they are durable.
@@ -241,6 +312,13 @@ impl StreamObject {
         reason = "does something only where the tests ask for it"
     )]
     fn before_commit(&self) {}
+}
+
+/// What a request is answered with.
+enum Responded {
+    Whole(Response),
+    /// A page whose cold parts have to be fetched first.
+    Cold(Box<Page>),
 }
 
 fn described(error: impl core::fmt::Display) -> JsValue {

@@ -4,7 +4,7 @@ use js_sys::{Reflect, Uint8Array};
 use machine::Answer;
 use machine::wire::answer::{Body, COMMON_HEADERS};
 use wasm_bindgen::JsValue;
-use web_sys::{Headers, Response, ResponseInit};
+use web_sys::{Headers, ReadableStream, Response, ResponseInit};
 
 use crate::platform::Socket;
 
@@ -23,6 +23,14 @@ pub(crate) fn plain(answer: &Answer) -> Result<Response, JsValue> {
         Body::Bytes(bytes) => response(answer, Some(bytes)),
         Body::Empty | Body::Plan(_) => response(answer, None),
     }
+}
+
+/// A response whose body comes piece by piece.
+pub(crate) fn streamed(answer: &Answer, body: &ReadableStream) -> Result<Response, JsValue> {
+    let init = ResponseInit::new();
+    init.set_status(answer.status);
+    init.set_headers(headers(answer)?.as_ref());
+    Response::new_with_opt_readable_stream_and_init(Some(body), &init)
 }
 
 /// The response that hands a line to its reader, with the headers of the answer that the reader holds.

@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 
-use js_sys::{Array, Uint8Array};
-use machine::plan::Plan;
-use machine::rows::{Head, HotTable, Incarnation, RowKey, RowMark, WriterMark};
+use js_sys::{Array, ArrayBuffer, Uint8Array};
+use machine::plan::Span;
+use machine::rows::{
+    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+};
 use machine::sql::{self, Columns, Value};
 use machine::{Class, Rows, Turn, Unreadable};
 use wasm_bindgen::{JsCast, JsValue};
@@ -27,6 +29,8 @@ pub(crate) struct Storage {
 pub(crate) struct Counts {
     pub(crate) rows_read: f64,
     pub(crate) rows_written: f64,
+    /// Billed as rows, too.
+    pub(crate) alarms_set: f64,
 }
 
 impl Storage {
@@ -61,7 +65,11 @@ impl Storage {
         }
         match turn.alarm {
             // What becomes of the promise shows in the output gate.
-            Some(Some(at)) => drop(self.storage.set_alarm(at.0 as f64)?),
+            Some(Some(at)) => {
+                drop(self.storage.set_alarm(at.0 as f64)?);
+                #[cfg(feature = "test-routes")]
+                self.count_alarm();
+            }
             Some(None) => drop(self.storage.delete_alarm()?),
             None => {}
         }
@@ -69,22 +77,17 @@ impl Storage {
         Ok(())
     }
 
-    /// The joined frames of the rows that a plan names.
-    pub(crate) fn frames(&self, plan: &Plan) -> Result<Vec<u8>, JsValue> {
+    /// The joined frames of the rows of a span.
+    pub(crate) fn frames(&self, span: Span) -> Result<Vec<u8>, JsValue> {
         let mut frames = Vec::new();
-        for span in &plan.spans {
-            let keys = [
-                Value::Integer(span.from.stored()),
-                Value::Integer(span.to.stored()),
-            ];
-            self.query(sql::frames(span.table), &keys, |row| {
-                let bytes = Uint8Array::new(&row.get(0));
-                let end = frames.len();
-                frames.resize(end + bytes.length() as usize, 0);
-                bytes.copy_to(&mut frames[end..]);
-                Ok(())
-            })?;
-        }
+        let keys = [
+            Value::Integer(span.from.stored()),
+            Value::Integer(span.to.stored()),
+        ];
+        self.query(sql::frames(span.table), &keys, |row| {
+            frames = Uint8Array::new(&row.get(0)).to_vec();
+            Ok(())
+        })?;
         Ok(frames)
     }
 
@@ -170,8 +173,16 @@ impl Storage {
         self.counts.set(Counts {
             rows_read: counts.rows_read + cursor.rows_read()?,
             rows_written: counts.rows_written + cursor.rows_written()?,
+            ..counts
         });
         Ok(())
+    }
+
+    #[cfg(feature = "test-routes")]
+    fn count_alarm(&self) {
+        let mut counts = self.counts.get();
+        counts.alarms_set += 1.0;
+        self.counts.set(counts);
     }
 
     fn ask<T>(
@@ -187,6 +198,26 @@ impl Storage {
         })
         .map_err(unreadable)?;
         answer.transpose()
+    }
+}
+
+impl Storage {
+    fn ask_all<T>(
+        &self,
+        statement: &'static str,
+        decode: impl Fn(&Row<'_>) -> Result<T, Unreadable>,
+        each: &mut dyn FnMut(T),
+    ) -> Result<(), Unreadable> {
+        let mut failed = None;
+        let asked = self.query(statement, &[], |row| {
+            match decode(&Row(row)) {
+                Ok(decoded) => each(decoded),
+                Err(unreadable) => failed = Some(unreadable),
+            }
+            Ok(())
+        });
+        asked.map_err(unreadable)?;
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -236,17 +267,45 @@ impl Rows for Storage {
         })
     }
 
+    fn first_with(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable> {
+        let values = [after.stored(), bytes_before].map(Value::Integer);
+        self.ask(sql::first_with(table), &values, |row| sql::row_mark(row))
+    }
+
     fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
-        let mut failed = None;
-        let asked = self.query(sql::writers(table), &[], |row| {
-            match sql::writer_mark(&Row(row)) {
-                Ok(mark) => each(mark),
-                Err(unreadable) => failed = Some(unreadable),
-            }
-            Ok(())
-        });
-        asked.map_err(unreadable)?;
-        failed.map_or(Ok(()), Err)
+        self.ask_all(sql::writers(table), |row| sql::writer_mark(row), each)
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        self.ask(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        self.ask(sql::SEGMENT, &[Value::Integer(number)], |row| sql::segment(row))
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        self.ask_all(
+            sql::RETRIED_SEGMENTS,
+            |row| sql::retried_segment(row),
+            &mut |(number, attempts)| each(number, attempts),
+        )
+    }
+
+    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        if self.ask(sql::CHORES_EXIST, &[], |_| Ok(()))?.is_none() {
+            return Ok(None);
+        }
+        let mut chores = Vec::new();
+        self.ask_all(sql::CHORES, |row| sql::chore(row), &mut |chore| {
+            chores.push(chore)
+        })?;
+        Ok(Some(chores))
     }
 
     fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable> {
@@ -294,6 +353,18 @@ impl Columns for Row<'_> {
             return Ok(None);
         }
         value.as_string().map(Some).ok_or_else(|| wrong_type(column))
+    }
+
+    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, Unreadable> {
+        let value = self.0.get(column as u32);
+        if value.is_null() {
+            return Ok(None);
+        }
+        if value.is_instance_of::<ArrayBuffer>() {
+            Ok(Some(Uint8Array::new(&value).to_vec()))
+        } else {
+            Err(wrong_type(column))
+        }
     }
 }
 

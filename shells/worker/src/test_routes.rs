@@ -23,6 +23,7 @@ impl State {
         self.last_turn.set(Counts {
             rows_read: after.rows_read - before.rows_read,
             rows_written: after.rows_written - before.rows_written,
+            alarms_set: after.alarms_set - before.alarms_set,
         });
     }
 }
@@ -55,12 +56,13 @@ impl StreamObject {
         let last = self.test.last_turn.get();
         let tables = self.storage.tables()?;
         let json = format!(
-            "{{\"instance\":\"{:016x}\",\"lines\":{},\"rows_written\":{},\"rows_read\":{},\"database_bytes\":{},\"tables\":{:?},\
+            "{{\"instance\":\"{:016x}\",\"lines\":{},\"rows_written\":{},\"rows_read\":{},\"alarms_set\":{},\"database_bytes\":{},\"tables\":{:?},\
              \"last_turn_rows_written\":{},\"last_turn_rows_read\":{}}}",
             self.test.instance.get(),
             self.storage.all_lines()?,
             counts.rows_written,
             counts.rows_read,
+            counts.alarms_set,
             self.storage.database_bytes()?,
             tables,
             last.rows_written,

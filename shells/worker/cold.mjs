@@ -1,0 +1,122 @@
+// Carries out what has to be waited for: puts and deletions in R2, messages to the registry and the admin index, and pages that
+// are partly in R2. What to do, and what to do when it fails, is decided by the Rust code.
+
+const failed = (what, error) => console.error(what, error);
+
+/** Whether the segment is known to be stored. Nothing is put over an object that is there. */
+async function put(bucket, job, pieces) {
+  const length = pieces.begin(job.put);
+  const { readable, writable } = new FixedLengthStream(length);
+  const writer = writable.getWriter();
+  const write = async () => {
+    try {
+      for (let piece = pieces.next(job.put, true); piece !== undefined; piece = pieces.next(job.put, false)) {
+        await writer.write(piece);
+      }
+      await writer.close();
+    } catch (error) {
+      await writer.abort(error).catch(() => {});
+      throw error;
+    }
+  };
+  const [stored] = await Promise.all([bucket.put(job.put.key, readable, { onlyIf: { etagDoesNotMatch: "*" } }), write()]);
+  return stored !== null;
+}
+
+/** Carries out one job and hands its outcome to `report`. */
+export async function carryOut(job, env, pieces, report) {
+  switch (job.kind) {
+    case "put": {
+      const stored = await put(env.SEGMENTS, job, pieces).catch((error) => failed("a segment was not stored", error));
+      report((object) => object.stored(job.put, stored === true));
+      break;
+    }
+    case "collect": {
+      const done = await env.SEGMENTS.delete(job.keys).then(
+        () => true,
+        (error) => failed("objects were not deleted", error),
+      );
+      report((object) => object.collected(job.flight, done === true));
+      break;
+    }
+    case "registry": {
+      const { method, headers, body } = job;
+      const request = new Request(`http://registry${job.path}${job.name}`, { method, headers, body });
+      const status = await env.STREAMS.getByName(job.name)
+        .fetch(request)
+        .then(
+          async (response) => {
+            await response.body?.cancel();
+            return response.status;
+          },
+          (error) => failed("the registry was not told", error),
+        );
+      report((object) => object.replied(job.flight, status));
+      break;
+    }
+    case "index": {
+      const statements = job.statements.map(({ sql, values }) => env.ADMIN_INDEX.prepare(sql).bind(...values));
+      const status = await env.ADMIN_INDEX.batch(statements).then(
+        () => 200,
+        (error) => failed("the admin index was not told", error),
+      );
+      report((object) => object.replied(job.flight, status));
+      break;
+    }
+  }
+}
+
+/** The page's bytes as they come; throws when the page is damaged or R2 fails. */
+async function* bytesOf(page, bucket) {
+  const whole = () => {
+    if (page.damaged !== undefined) throw new Error(page.damaged);
+    return page.take();
+  };
+  for (;;) {
+    const fetch = page.advance();
+    const written = whole();
+    if (written.byteLength > 0) yield written;
+    if (fetch === undefined) return;
+    const object = await bucket.get(fetch.key, { range: { offset: fetch.offset, length: fetch.length } });
+    if (object === null) {
+      page.missing();
+      whole();
+    }
+    for await (const piece of object.body) {
+      page.push(piece);
+      const written = whole();
+      if (written.byteLength > 0) yield written;
+    }
+    page.fetched();
+    whole();
+  }
+}
+
+/** The response for a page, once its first bytes are known to be whole. */
+export async function respond(page, bucket) {
+  const bytes = bytesOf(page, bucket);
+  let next;
+  try {
+    next = await bytes.next();
+  } catch (error) {
+    failed("a page was not made", error);
+    return page.failure();
+  }
+  const body = new ReadableStream({
+    async pull(controller) {
+      if (next.done) {
+        controller.close();
+        page.free();
+        return;
+      }
+      controller.enqueue(next.value);
+      // The client is cut off when this fails, and reads on from where it was.
+      next = await bytes.next();
+    },
+    async cancel() {
+      await bytes.return();
+      page.free();
+    },
+  });
+  return page.response(body);
+}
