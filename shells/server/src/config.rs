@@ -1,0 +1,81 @@
+//! What the operator of one machine sets beside the public settings, which are the machine's.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use machine::edge::Settings;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    pub settings: Settings,
+    pub bounds: Bounds,
+    /// Whether answers tell the time, as a server with a clock should (RFC 9110, 6.6.1). A simulation has none.
+    pub date: bool,
+}
+
+/// What one process may use. Nothing of it changes an answer, but for the 503 of a request that exceeds it.
+///
+/// There is no cold tier yet: what a stream holds stays in its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections that are served at the same time.
+    pub connections_max: usize,
+    /// Connections beyond that are told so, this many at a time; the rest wait to be accepted.
+    pub connections_refused_max: usize,
+    /// Live readers (SSE responses and long-polls) at the same time.
+    pub readers_max: usize,
+    /// Streams whose files are open at the same time, least recently used first to be closed. Each takes two descriptors.
+    pub open_streams_max: usize,
+    /// Threads that use the storage: as many streams can commit at once.
+    pub storage_threads: usize,
+    /// Requests that wait for one stream.
+    pub queue_max: usize,
+    /// Bodies that are held in memory, in bytes, over all requests.
+    pub bodies_bytes_max: usize,
+    /// The head of a request, in bytes.
+    pub head_bytes_max: usize,
+    /// Header fields of a request.
+    pub headers_max: usize,
+    /// Requests that share one commit.
+    pub batch_jobs_max: usize,
+    /// Bytes that the requests and the answers of one commit may take before no more are added.
+    pub batch_bytes_max: usize,
+    /// A page cache for each open stream, in KiB.
+    pub cache_kib: u32,
+    /// For the head of a request to arrive; an idle connection is closed after as long.
+    pub head_timeout: Duration,
+    /// For the next part of a body to arrive.
+    pub body_timeout: Duration,
+    /// For a client to take anything of what is written to it.
+    pub write_timeout: Duration,
+    /// For requests to be answered after the server was asked to end.
+    pub shutdown_timeout: Duration,
+    /// Until an alarm whose turn has failed is tried again.
+    pub alarm_retry: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            connections_refused_max: 256,
+            readers_max: 8_000,
+            open_streams_max: 512,
+            storage_threads: 64,
+            queue_max: 4_096,
+            bodies_bytes_max: 256 << 20,
+            head_bytes_max: 64 << 10,
+            headers_max: 100,
+            batch_jobs_max: 1_024,
+            batch_bytes_max: 16 << 20,
+            cache_kib: 1_024,
+            head_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            shutdown_timeout: Duration::from_secs(10),
+            alarm_retry: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The data directory: one SQLite file for each stream that exists, under a name that every file system takes.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+use sha2::{Digest, Sha256};
+use sqlite::Database;
+
+/// As much of a stream's name as is shown in that of its file, for people.
+const SHOWN_BYTES: usize = 40;
+
+#[derive(Debug)]
+pub(crate) struct Files {
+    streams: PathBuf,
+    cache_kib: u32,
+    /// Held for as long as the server runs.
+    _lock: File,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+impl Files {
+    /// Takes the directory, which is made when it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be written, or another server has it.
+    pub(crate) fn take(data: &Path, cache_kib: u32) -> io::Result<Self> {
+        let streams = data.join("streams");
+        fs::create_dir_all(&streams)?;
+        let lock = File::create(data.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this directory")
+            }
+            TryLockError::Error(error) => error,
+        })?;
+        sync_directory(data)?;
+        Ok(Self {
+            streams,
+            cache_kib,
+            _lock: lock,
+        })
+    }
+
+    /// The database of a stream, where it has one.
+    pub(crate) fn open(&self, name: &str) -> Result<Option<Database>, Failed> {
+        let path = self.path(name);
+        if !path.try_exists()? {
+            return Ok(None);
+        }
+        let connection = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        configure(&connection, self.cache_kib)?;
+        Ok(Some(Database::new(connection)))
+    }
+
+    /// A new, empty database for a stream. That it lasts is seen to by its first commit, which syncs the directory, too.
+    pub(crate) fn create(&self, name: &str) -> Result<Database, Failed> {
+        let path = self.path(name);
+        if let Some(shelf) = path.parent()
+            && !shelf.try_exists()?
+        {
+            fs::create_dir_all(shelf)?;
+            sync_directory(&self.streams)?;
+        }
+        let connection = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_CREATE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        configure(&connection, self.cache_kib)?;
+        Ok(Database::new(connection))
+    }
+
+    /// Removes the file of a stream that is no more. Its tables are gone already, durably: a file that a crash leaves behind is
+    /// an empty one, and goes when it is next opened.
+    pub(crate) fn remove(&self, name: &str, database: Database) -> Result<(), Failed> {
+        // Closing brings everything into the one file, and removes those beside it.
+        database.close()?;
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The digest makes the file's name unique and safe, however long the stream's is and whatever it has in it; no two differ
+    /// in case alone.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        let digest = Sha256::digest(name.as_bytes());
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let shown = name.bytes().take(SHOWN_BYTES).map(|byte| match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => char::from(byte),
+            b'A'..=b'Z' => char::from(byte.to_ascii_lowercase()),
+            _ => '_',
+        });
+        let file = format!("{}.{digest}.sqlite", shown.collect::<String>());
+        self.streams.join(&digest[..2]).join(file)
+    }
+}
+
+/// What every connection of this server is set to.
+pub(crate) fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
+    // One process, one connection: no shared memory file, and no lock taken for each transaction. To be set before the first access.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A commit returns when it is on disk; where a plain sync does not see to that (macOS), the full one does.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+    connection.pragma_update(None, "cache_size", -i64::from(cache_kib))
+}
+
+/// Makes the entries of a directory last.
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> (tempfile::TempDir, Files) {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::take(directory.path(), 256).unwrap();
+        (directory, files)
+    }
+
+    #[test]
+    fn any_name_has_a_file_of_its_own_inside_of_the_directory() {
+        let (directory, files) = files();
+        let long = "n".repeat(1_024);
+        let longer = "n".repeat(1_023);
+        let names = [
+            "a",
+            "A",
+            "a/b",
+            "a%2Fb",
+            "a_b",
+            "...",
+            "a/...",
+            ".a",
+            "con",
+            "%C3%BC",
+            "aux.sqlite",
+            &long,
+            &longer,
+        ];
+        let mut seen = std::collections::BTreeSet::new();
+        for name in names {
+            let path = files.path(name);
+            assert!(path.starts_with(directory.path().join("streams")), "{name}");
+            assert_eq!(
+                path.components().count(),
+                directory.path().components().count() + 3,
+                "{name}"
+            );
+            let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+            assert!(file.len() < 128, "{name}");
+            assert!(seen.insert(file.to_lowercase()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_stream_has_a_file_from_its_creation_to_its_removal() {
+        let (_directory, files) = files();
+        assert!(files.open("a/b").unwrap().is_none());
+        assert!(!files.path("a/b").exists());
+        drop(files.create("a/b").unwrap());
+        assert!(files.open("a/b").unwrap().is_some());
+        let database = files.open("a/b").unwrap().unwrap();
+        files.remove("a/b", database).unwrap();
+        assert!(files.open("a/b").unwrap().is_none());
+        assert_eq!(
+            fs::read_dir(files.path("a/b").parent().unwrap()).unwrap().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn a_directory_has_one_server() {
+        let (directory, _files) = files();
+        let second = Files::take(directory.path(), 256);
+        assert!(second.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy));
+    }
+}

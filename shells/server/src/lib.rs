@@ -1,0 +1,24 @@
+//! The one-machine shell: HTTP in front of one SQLite file per stream. It carries out what the machine decides, and decides
+//! nothing itself (the executor's contract is in [`machine`]).
+//!
+//! A request is routed ([`machine::edge`]) and becomes a job in its stream's queue. A thread of the pool takes the queue's jobs one
+//! by one, each in a step of the machine, and makes all their writes durable in one commit; only then does anything of them
+//! leave. What arrives meanwhile shares the next commit. Live readers are `machine::tail` machines, driven by their own responses.
+#![forbid(unsafe_code)]
+
+mod alarms;
+mod config;
+mod files;
+mod http;
+mod metrics;
+mod platform;
+mod reader;
+mod serve;
+mod stream;
+mod streams;
+#[cfg(feature = "test-routes")]
+mod test_routes;
+
+pub use config::{Bounds, Config};
+pub use platform::{Native, Platform, Work};
+pub use serve::{Listener, Server, Tcp};

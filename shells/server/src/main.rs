@@ -1,0 +1,271 @@
+//! `durable-streams`: the server for one machine.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stderr,
+    reason = "what keeps it from starting is told to the one who starts it"
+)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use machine::edge::Settings;
+use server::{Bounds, Config, Native, Server, Tcp};
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+/// Open files beside those of streams and connections.
+const DESCRIPTORS_SPARE: u64 = 64;
+
+/// A server for the Durable Streams protocol on one machine: append-only streams over plain HTTP, each in a SQLite file of its own.
+///
+/// Without arguments it serves http://127.0.0.1:4437/v1/stream/<stream-id> from ./data. An append is answered once it is on disk.
+/// /health tells whether the server is well, /metrics what it does, in the format of Prometheus: whoever reaches the port can read
+/// both, without a token.
+#[derive(Parser)]
+#[command(name = "durable-streams", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve streams until SIGINT or SIGTERM; the same as no command at all
+    Serve(Box<Serve>),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Where to listen
+    #[arg(
+        long,
+        env = "LISTEN",
+        default_value = "127.0.0.1:4437",
+        value_name = "ADDRESS:PORT"
+    )]
+    listen: SocketAddr,
+    /// The directory that holds everything; made when it is not there. One server at a time
+    #[arg(long, env = "DATA", default_value = "data", value_name = "DIRECTORY")]
+    data: PathBuf,
+    /// What to log: error, warn, info, debug or trace, also for single modules (server=debug,hyper=warn)
+    #[arg(long, env = "LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// How to log
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    #[command(flatten, next_help_heading = "Protocol")]
+    public: Public,
+    #[command(
+        flatten,
+        next_help_heading = "Bounds, beyond which requests are answered 503 with Retry-After"
+    )]
+    bounds: BoundsGiven,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The public settings, as text: the machine reads them, and says what is wrong with one.
+#[derive(Args)]
+struct Public {
+    /// Ask for `Authorization: Bearer <token>` on every stream request; better given by the environment, which other users do not see
+    #[arg(long, env = "AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    auth_token: Option<String>,
+    /// Largest body of a PUT or POST, in bytes (16777216)
+    #[arg(long, env = "MAX_APPEND_BYTES", value_name = "BYTES")]
+    max_append_bytes: Option<String>,
+    /// Largest page of a read, in bytes (1048576)
+    #[arg(long, env = "MAX_CHUNK_BYTES", value_name = "BYTES")]
+    max_chunk_bytes: Option<String>,
+    /// Longest wait of a long-poll, in milliseconds (20000)
+    #[arg(long, env = "LONG_POLL_TIMEOUT_MS", value_name = "MS")]
+    long_poll_timeout_ms: Option<String>,
+    /// Age at which an SSE response is ended, in milliseconds (60000)
+    #[arg(long, env = "SSE_MAX_AGE_MS", value_name = "MS")]
+    sse_max_age_ms: Option<String>,
+    /// Silence after which an SSE response carries a comment, in milliseconds (15000)
+    #[arg(long, env = "SSE_HEARTBEAT_MS", value_name = "MS")]
+    sse_heartbeat_ms: Option<String>,
+    /// Size at which a segment is sealed, once there is cold storage, in bytes (8388608)
+    #[arg(long, env = "SEGMENT_MAX_BYTES", value_name = "BYTES")]
+    segment_max_bytes: Option<String>,
+    /// Number of messages at which a segment is sealed (100000)
+    #[arg(long, env = "SEGMENT_MAX_MESSAGES", value_name = "COUNT")]
+    segment_max_messages: Option<String>,
+    /// Whether shared caches may keep pages that can no longer change: private or shared (private)
+    #[arg(long, env = "CACHE_MODE", value_name = "MODE")]
+    cache_mode: Option<String>,
+    /// 1 for Server-Timing on every answer (0)
+    #[arg(long, env = "DEBUG_TIMING", value_name = "0|1")]
+    debug_timing: Option<String>,
+}
+
+impl Public {
+    fn settings(&self) -> Result<Settings> {
+        let variable = |name: &str| {
+            let given = match name {
+                "AUTH_TOKEN" => &self.auth_token,
+                "MAX_APPEND_BYTES" => &self.max_append_bytes,
+                "MAX_CHUNK_BYTES" => &self.max_chunk_bytes,
+                "LONG_POLL_TIMEOUT_MS" => &self.long_poll_timeout_ms,
+                "SSE_MAX_AGE_MS" => &self.sse_max_age_ms,
+                "SSE_HEARTBEAT_MS" => &self.sse_heartbeat_ms,
+                "SEGMENT_MAX_BYTES" => &self.segment_max_bytes,
+                "SEGMENT_MAX_MESSAGES" => &self.segment_max_messages,
+                "CACHE_MODE" => &self.cache_mode,
+                "DEBUG_TIMING" => &self.debug_timing,
+                _ => &None,
+            };
+            given.clone()
+        };
+        Ok(Settings::read(&variable)?)
+    }
+}
+
+#[derive(Args)]
+struct BoundsGiven {
+    /// Connections at the same time
+    #[arg(long, env = "CONNECTIONS_MAX", default_value_t = Bounds::default().connections_max, value_name = "COUNT")]
+    connections_max: usize,
+    /// Live readers at the same time
+    #[arg(long, env = "READERS_MAX", default_value_t = Bounds::default().readers_max, value_name = "COUNT")]
+    readers_max: usize,
+    /// Bodies held in memory, in bytes, over all requests
+    #[arg(long, env = "BODIES_BYTES_MAX", default_value_t = Bounds::default().bodies_bytes_max, value_name = "BYTES")]
+    bodies_bytes_max: usize,
+    /// Requests waiting for one stream
+    #[arg(long, env = "QUEUE_MAX", default_value_t = Bounds::default().queue_max, value_name = "COUNT")]
+    queue_max: usize,
+    /// Streams whose files are open at the same time; beyond, the least recently used are closed
+    #[arg(long, env = "OPEN_STREAMS_MAX", default_value_t = Bounds::default().open_streams_max, value_name = "COUNT")]
+    open_streams_max: usize,
+    /// Threads that use the storage: as many streams can commit at the same time
+    #[arg(long, env = "STORAGE_THREADS", default_value_t = Bounds::default().storage_threads, value_name = "COUNT")]
+    storage_threads: usize,
+}
+
+impl BoundsGiven {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            connections_max: self.connections_max,
+            readers_max: self.readers_max,
+            bodies_bytes_max: self.bodies_bytes_max,
+            queue_max: self.queue_max,
+            // One that is at work can always be open.
+            open_streams_max: self.open_streams_max.max(1),
+            storage_threads: self.storage_threads.max(1),
+            ..Bounds::default()
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let Arguments { command, serve } = Arguments::parse();
+    let serve = match command {
+        Some(Command::Serve(serve)) => *serve,
+        None => serve,
+    };
+    match run(&serve) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(serve: &Serve) -> Result<()> {
+    let settings = serve.public.settings()?;
+    let bounds = serve.bounds.bounds();
+    let filter = EnvFilter::try_new(&serve.log).context("the log filter cannot be read")?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match serve.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    raise_descriptor_limit(&bounds);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(bounds.storage_threads)
+        .build()?;
+    let config = Config {
+        data: serve.data.clone(),
+        settings,
+        bounds,
+        date: true,
+    };
+    let grace = config.bounds.shutdown_timeout;
+    runtime.block_on(async {
+        let server = Server::open(config, Arc::new(Native::current()))
+            .with_context(|| format!("the data directory {} cannot be used", serve.data.display()))?;
+        let listener = TcpListener::bind(serve.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", serve.listen))?;
+        let address = listener.local_addr()?;
+        tracing::info!(%address, data = %serve.data.display(), "serving http://{address}/v1/stream/<stream-id>");
+        server.serve(Tcp(listener), asked_to_end()?).await;
+        anyhow::Ok(())
+    })?;
+    runtime.shutdown_timeout(grace);
+    Ok(())
+}
+
+/// Comes with the first SIGINT or SIGTERM. The second ends the process at once.
+fn asked_to_end() -> Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut asked = async move || {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        #[cfg(not(unix))]
+        drop(tokio::signal::ctrl_c().await);
+    };
+    Ok(async move {
+        asked().await;
+        tokio::spawn(async move {
+            asked().await;
+            std::process::exit(130);
+        });
+    })
+}
+
+/// Connections and files need descriptors, of which most systems allow a process too few by default.
+fn raise_descriptor_limit(bounds: &Bounds) {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+        let files = 2 * (bounds.open_streams_max + bounds.storage_threads);
+        let connections = bounds.connections_max + bounds.connections_refused_max;
+        let wanted = (files + connections) as u64 + DESCRIPTORS_SPARE;
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+            return;
+        };
+        let raised = wanted.min(hard);
+        if soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_err() {
+            tracing::warn!(soft, "the number of open files could not be raised");
+        }
+        if raised < wanted {
+            tracing::warn!(
+                allowed = raised,
+                wanted,
+                "fewer files may be open than connections and streams could need"
+            );
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What `/metrics` tells, in the text format that Prometheus reads.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Request, Counter>,
+    request_seconds: Histogram,
+    commit_seconds: Histogram,
+    commit_jobs: Histogram,
+    pub(crate) failed_turns: Counter,
+    pub(crate) refused: Family<Refused, Counter>,
+    pub(crate) connections: Gauge,
+    pub(crate) readers: Gauge,
+    pub(crate) open_streams: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    method: &'static str,
+    status: u16,
+}
+
+/// A request that was answered 503, by what was exhausted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Refused {
+    pub(crate) bound: Bound,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Bound {
+    Connections,
+    Readers,
+    Queue,
+    Bodies,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("durable_streams");
+        let seconds = || Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+        let metrics = Self {
+            requests: Family::default(),
+            request_seconds: seconds(),
+            commit_seconds: seconds(),
+            commit_jobs: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
+            failed_turns: Counter::default(),
+            refused: Family::default(),
+            connections: Gauge::default(),
+            readers: Gauge::default(),
+            open_streams: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Requests answered", metrics.requests.clone());
+        registry.register(
+            "request_seconds",
+            "Time to an answer, live reads aside",
+            metrics.request_seconds.clone(),
+        );
+        registry.register(
+            "commit_seconds",
+            "Time to make the writes of a commit durable",
+            metrics.commit_seconds.clone(),
+        );
+        registry.register(
+            "commit_jobs",
+            "Requests and other events that shared a commit",
+            metrics.commit_jobs.clone(),
+        );
+        registry.register(
+            "failed_turns",
+            "Requests and other events that failed and were rolled back",
+            metrics.failed_turns.clone(),
+        );
+        registry.register(
+            "refused",
+            "Requests refused because a bound was reached",
+            metrics.refused.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections that are open",
+            metrics.connections.clone(),
+        );
+        registry.register("readers", "Live reads that are held", metrics.readers.clone());
+        registry.register(
+            "open_streams",
+            "Streams whose file is open",
+            metrics.open_streams.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+
+    pub(crate) fn answered(&self, method: &str, status: u16, took: Option<Duration>) {
+        const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"];
+        // A client may send any word as a method.
+        let known = METHODS.into_iter().find(|each| *each == method);
+        let method = known.unwrap_or("other");
+        self.requests.get_or_create(&Request { method, status }).inc();
+        if let Some(took) = took {
+            self.request_seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn committed(&self, took: Duration, jobs: usize) {
+        self.commit_seconds.observe(took.as_secs_f64());
+        self.commit_jobs.observe(jobs as f64);
+    }
+
+    pub(crate) fn refuse(&self, bound: Bound) {
+        self.refused.get_or_create(&Refused { bound }).inc();
+    }
+
+    /// # Errors
+    /// Never, when writing to a text.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Counts for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

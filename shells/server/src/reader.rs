@@ -1,0 +1,251 @@
+//! Live readers: a `machine::tail` machine for each, and the carrying out of what it decides.
+//!
+//! There is no task for a reader: it is driven by its own response, which hyper asks for more when the client has taken what came
+//! before. What a stream tells a reader that is not asked is held in its link, up to a bound.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use machine::tail::{Effect, Head, Input, Tail};
+use machine::wire::header;
+use machine::wire::request::{From, Read};
+use machine::{Answer, Call, Millis};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use crate::http::{Outgoing, plain, response, unavailable};
+use crate::metrics::Counted;
+use crate::stream::{Link, Reply, What};
+use crate::streams::Streams;
+
+/// The answer to a dial: `None` when the stream did not give one.
+type Dial = Pin<Box<dyn Future<Output = Option<Reply>> + Send>>;
+
+pub(crate) struct Reader {
+    streams: Arc<Streams>,
+    name: Arc<str>,
+    /// What is asked with each dial, from another place.
+    read: Read,
+    tail: Tail,
+    dial: Option<Dial>,
+    link: Option<Link>,
+    /// What is to be written to the client.
+    emitted: VecDeque<Bytes>,
+    /// What came with the first dial.
+    held: Answer,
+    /// What the last dial was answered with, where that is no head of a reader's side.
+    passed: Option<Outgoing>,
+    /// The long-poll's answer.
+    answer: Option<Outgoing>,
+    ending: watch::Receiver<bool>,
+    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+/// Asks a stream, and waits for what it says.
+pub(crate) async fn ask(streams: &Arc<Streams>, name: &str, call: Call) -> Option<Reply> {
+    let what = What::Input(streams.call(call));
+    streams.ask(name, what, None).ok()?.await.ok()
+}
+
+/// Whether an answer is the beginning of a live read that goes on.
+fn head(answer: &Answer) -> Option<Head> {
+    answer.header(header::LINE).and_then(Head::from_header)
+}
+
+/// Answers a live read, whose first dial was answered with `reply`.
+pub(crate) async fn hold(
+    streams: &Arc<Streams>,
+    name: &str,
+    read: Read,
+    reply: Reply,
+    ending: watch::Receiver<bool>,
+    permit: OwnedSemaphorePermit,
+) -> Outgoing {
+    let (head, held) = match &reply {
+        Reply::Attached { line, .. } => (Some(line.head.clone()), line.answer.clone()),
+        Reply::Answered(answered) => (head(&answered.answer), answered.answer.clone()),
+        Reply::Done => return unavailable(streams),
+    };
+    let Some(head) = head else {
+        return plain(streams, Some(reply));
+    };
+    let mut reader = Reader {
+        name: name.into(),
+        read,
+        tail: Tail::new(streams.platform.now(), &head),
+        dial: None,
+        link: None,
+        emitted: VecDeque::new(),
+        held,
+        passed: None,
+        answer: None,
+        ending,
+        _permit: permit,
+        _counted: Counted::new(&streams.metrics.readers),
+        streams: Arc::clone(streams),
+    };
+    reader.take(Some(reply));
+    match head.class {
+        machine::Class::Sse => {
+            let answer = reader.held.clone();
+            Outgoing::events(&answer, reader.events())
+        }
+        machine::Class::LongPoll => reader.answer().await,
+    }
+}
+
+impl Reader {
+    /// The body of an event stream.
+    fn events(self) -> impl Stream<Item = Bytes> + Send {
+        stream::unfold(self, |mut reader| async {
+            loop {
+                if let Some(bytes) = reader.emitted.pop_front() {
+                    return Some((bytes, reader));
+                }
+                if reader.tail.is_ended() {
+                    return None;
+                }
+                // To be asked for more is to have a client that reads.
+                reader.step(Input::Pull);
+                reader.advance().await;
+            }
+        })
+    }
+
+    /// The answer of a long-poll.
+    async fn answer(mut self) -> Outgoing {
+        loop {
+            if let Some(answer) = self.answer.take() {
+                return answer;
+            }
+            if self.tail.is_ended() {
+                return unavailable(&self.streams);
+            }
+            self.advance().await;
+        }
+    }
+
+    /// Waits for something to happen, and lets the tail decide on it.
+    async fn advance(&mut self) {
+        enum Event {
+            Ending,
+            Replied(Option<Reply>),
+            Told(Input),
+        }
+        let wait = self
+            .tail
+            .deadline()
+            .0
+            .saturating_sub(self.streams.platform.now().0);
+        let event = tokio::select! {
+            biased;
+            _ = self.ending.wait_for(|ending| *ending) => Event::Ending,
+            reply = either(self.dial.as_mut()) => Event::Replied(reply),
+            input = told(self.link.as_mut()) => Event::Told(input),
+            () = tokio::time::sleep(Duration::from_millis(wait)) => Event::Told(Input::Tick),
+        };
+        match event {
+            // The server ends: as if the reader's time had come.
+            Event::Ending => self.step_at(Millis(u64::MAX), Input::Tick),
+            Event::Replied(reply) => {
+                self.dial = None;
+                self.take(reply);
+            }
+            Event::Told(input) => {
+                if input == Input::LineClosed {
+                    self.link = None;
+                }
+                self.step(input);
+            }
+        }
+    }
+
+    /// Takes the answer to a dial.
+    fn take(&mut self, reply: Option<Reply>) {
+        match reply {
+            Some(Reply::Attached { line, link }) => {
+                self.link = Some(link);
+                self.step(Input::Dialled {
+                    head: line.head,
+                    body: Vec::new(),
+                });
+            }
+            Some(Reply::Answered(answered)) if head(&answered.answer).is_some() => match answered.render() {
+                Ok((answer, body)) => match head(&answer) {
+                    Some(head) => self.step(Input::Dialled { head, body }),
+                    None => self.step(Input::Unanswered),
+                },
+                Err(error) => {
+                    tracing::error!(name = %self.name, %error, "a page could not be made");
+                    self.step(Input::Unanswered);
+                }
+            },
+            reply => {
+                let outgoing = plain(&self.streams, reply);
+                let status = outgoing.status();
+                self.passed = Some(outgoing);
+                self.step(Input::Passed { status });
+            }
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        self.step_at(self.streams.platform.now(), input);
+    }
+
+    fn step_at(&mut self, now: Millis, input: Input) {
+        let chance = self.streams.platform.random().unwrap_or_default() % 1_000;
+        for effect in self.tail.step(now, chance, input) {
+            match effect {
+                Effect::Dial { from, after_ms } => {
+                    let (streams, name) = (Arc::clone(&self.streams), Arc::clone(&self.name));
+                    let call = Call::Read(Read {
+                        from: From::Offset(from),
+                        ..self.read.clone()
+                    });
+                    self.dial = Some(Box::pin(async move {
+                        if after_ms > 0 {
+                            tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                        }
+                        ask(&streams, &name, call).await
+                    }));
+                }
+                Effect::HangUp => self.link = None,
+                Effect::Emit(bytes) => self.emitted.push_back(bytes.into()),
+                Effect::Answer {
+                    status,
+                    headers,
+                    body,
+                } => {
+                    let headers = headers
+                        .iter()
+                        .map(|(name, value)| (name.as_str(), value.as_str()));
+                    self.answer = Some(Outgoing::whole(status, headers, body));
+                }
+                Effect::AnswerHeld => self.answer = Some(response(&self.held, Vec::new())),
+                Effect::AnswerPassed => self.answer = self.passed.take(),
+                Effect::End => {}
+            }
+        }
+    }
+}
+
+/// Waits for what may not be there; then, for ever.
+async fn either(dial: Option<&mut Dial>) -> Option<Reply> {
+    match dial {
+        Some(dial) => dial.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn told(link: Option<&mut Link>) -> Input {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}

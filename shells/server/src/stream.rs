@@ -1,0 +1,660 @@
+//! One stream: its queue, its instance of the machine, its file and its readers.
+//!
+//! Whoever runs a [`Cell`] takes jobs from its queue until there is none, or enough, and then commits what they have written, once.
+//! A turn leaves at once when nothing has been written before it, and otherwise after that commit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use machine::plan::Rendering;
+use machine::rows::{
+    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+};
+use machine::tail::{self, Frame};
+use machine::wire::answer::Body;
+use machine::{
+    Answer, CallId, Class, Gated, Input, Line, Live, Millis, Rows, Stream, Turn, Unreadable, Write,
+};
+use parking_lot::Mutex;
+use sqlite::Database;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::files;
+use crate::platform::Platform;
+use crate::streams::Streams;
+
+/// What a job comes back with. A job that fails comes back with nothing: its sender is dropped.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Answered(Answered),
+    Attached { line: Line, link: Link },
+    Done,
+}
+
+/// An answer, with the stored rows that its body is to be made of.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) answer: Answer,
+    rendering: Option<Rendering>,
+}
+
+impl Answered {
+    /// The answer, and its body.
+    ///
+    /// # Errors
+    /// When the stored rows are damaged.
+    pub(crate) fn render(self) -> Result<(Answer, Vec<u8>), machine::plan::Damaged> {
+        let Self {
+            mut answer,
+            rendering,
+        } = self;
+        let mut body = match std::mem::replace(&mut answer.body, Body::Empty) {
+            Body::Empty | Body::Plan(_) => Vec::new(),
+            Body::Bytes(bytes) => bytes,
+        };
+        if let Some(mut rendering) = rendering
+            && rendering.advance(&mut body)?.is_some()
+        {
+            return Err(rendering.missing());
+        }
+        Ok((answer, body))
+    }
+}
+
+/// What a stream is to do.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) what: What,
+    /// Taken when the job is first begun.
+    pub(crate) told: Option<oneshot::Sender<Reply>>,
+    /// What allows its body to be held, byte by byte.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    Input(Input),
+    /// A reader has let go of its link.
+    Leave {
+        reader: u64,
+        incarnation: Incarnation,
+    },
+    /// The same as an input, but that the code fails over it.
+    #[cfg(feature = "test-routes")]
+    Panic(Input),
+    #[cfg(feature = "test-routes")]
+    Test(crate::test_routes::Test),
+}
+
+impl What {
+    /// What the machine is told; the same again when the job has to be done over.
+    fn input(&self) -> Option<Input> {
+        match self {
+            Self::Input(input) => Some(input.clone()),
+            Self::Leave { incarnation, .. } => Some(Input::Gone {
+                incarnation: *incarnation,
+            }),
+            #[cfg(feature = "test-routes")]
+            Self::Panic(input) => Some(input.clone()),
+            #[cfg(feature = "test-routes")]
+            Self::Test(_) => None,
+        }
+    }
+
+    /// The call that it is.
+    const fn call(&self) -> Option<CallId> {
+        match self {
+            Self::Input(Input::Call { id, .. }) => Some(*id),
+            #[cfg(feature = "test-routes")]
+            Self::Panic(Input::Call { id, .. }) => Some(*id),
+            _ => None,
+        }
+    }
+
+    const fn is_alarm(&self) -> bool {
+        matches!(self, Self::Input(Input::Alarm))
+    }
+}
+
+/// A stream that has something to do, a file that is open, or readers.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    pub(crate) name: Arc<str>,
+    pub(crate) mailbox: Mutex<Mailbox>,
+    pub(crate) state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    pub(crate) jobs: VecDeque<Job>,
+    /// Whether a thread has it, or is to have it.
+    pub(crate) is_running: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// Woken by the first job that needs it, and dropped when a turn fails.
+    stream: Option<Stream>,
+    /// Of that instance, or of the next.
+    nonce: Option<u64>,
+    pub(crate) database: Option<Database>,
+    /// Whether the database has the stream's tables, in the open transaction as the case may be.
+    has_tables: bool,
+    in_transaction: bool,
+    pub(crate) readers: BTreeMap<u64, Reader>,
+    /// Calls that this instance has not answered yet.
+    calls: BTreeMap<CallId, oneshot::Sender<Reply>>,
+}
+
+/// The stream's end of a live reader's link.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    class: Class,
+    incarnation: Incarnation,
+    messages: mpsc::UnboundedSender<Arc<Message>>,
+    held: Arc<AtomicUsize>,
+    held_bytes_max: usize,
+}
+
+/// What a turn tells the readers of a class.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) frame: Frame,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The reader's end.
+#[derive(Debug)]
+pub(crate) struct Link {
+    messages: mpsc::UnboundedReceiver<Arc<Message>>,
+    held: Arc<AtomicUsize>,
+    reader: u64,
+    incarnation: Incarnation,
+    name: Arc<str>,
+    streams: Arc<Streams>,
+}
+
+/// So many bytes are held that the stream has let go.
+const OVERFLOWED: usize = 1 << (usize::BITS - 1);
+
+impl Link {
+    /// The next thing that the reader's side is to hear.
+    pub(crate) async fn next(&mut self) -> tail::Input {
+        let message = self.messages.recv().await;
+        if self.held.load(Ordering::Acquire) & OVERFLOWED != 0 {
+            return tail::Input::Full;
+        }
+        let Some(message) = message else {
+            return tail::Input::LineClosed;
+        };
+        self.held.fetch_sub(message.body.len(), Ordering::AcqRel);
+        let Message { frame, body } = Arc::unwrap_or_clone(message);
+        tail::Input::Message { frame, body }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.streams.leave(&self.name, self.reader, self.incarnation);
+    }
+}
+
+impl Reader {
+    /// Whether the reader is still to be told things.
+    fn tell(&self, message: &Arc<Message>) -> bool {
+        // A message may go beyond the bound, but not find it reached: any message can be told to a reader that reads.
+        if self.held.load(Ordering::Acquire) >= self.held_bytes_max {
+            self.held.fetch_or(OVERFLOWED, Ordering::AcqRel);
+            return false;
+        }
+        self.held.fetch_add(message.body.len(), Ordering::AcqRel);
+        self.messages.send(Arc::clone(message)).is_ok()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error(transparent)]
+    Files(#[from] files::Failed),
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Entropy(#[from] std::io::Error),
+    #[error("the code has panicked")]
+    Panicked,
+}
+
+/// What the jobs of one commit ask for, and are still to be given.
+#[derive(Default)]
+struct Batch {
+    begun: usize,
+    bytes: usize,
+    /// Jobs whose turns wait for the commit.
+    waiting: Vec<(Job, Effects)>,
+    /// What becomes of the alarm.
+    alarm: Option<Option<Millis>>,
+}
+
+/// A turn's effects, ready to leave.
+struct Effects {
+    gated: Vec<(Gated, Option<Rendering>)>,
+    live: Option<Live>,
+}
+
+/// What the machine sees during a step.
+struct View<'a> {
+    database: Option<&'a Database>,
+    readers: &'a BTreeMap<u64, Reader>,
+    waiting: &'a [(Job, Effects)],
+}
+
+impl Rows for View<'_> {
+    fn head(&self) -> Result<Option<Head>, Unreadable> {
+        self.database.map_or(Ok(None), Database::head)
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+        self.database
+            .map_or(Ok(None), |database| database.at_or_before(table, key))
+    }
+
+    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+        self.database
+            .map_or(Ok(()), |database| database.writers(table, each))
+    }
+
+    fn first_with(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable> {
+        self.database.map_or(Ok(None), |database| {
+            database.first_with(table, after, bytes_before)
+        })
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        self.database.map_or(Ok(None), |database| database.producer(id))
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        self.database
+            .map_or(Ok(None), |database| database.segment(number))
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        self.database
+            .map_or(Ok(()), |database| database.retried_segments(each))
+    }
+
+    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        self.database.map_or(Ok(None), Database::chores)
+    }
+
+    /// With those that become readers by the commit.
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable> {
+        let attached = self
+            .readers
+            .values()
+            .filter(|reader| reader.incarnation == incarnation);
+        let attaching = self
+            .waiting
+            .iter()
+            .flat_map(|(_, effects)| &effects.gated)
+            .filter(
+                |(gated, _)| matches!(gated, Gated::Attach { line, .. } if line.incarnation == incarnation),
+            );
+        Ok(attached.count() as u64 + attaching.count() as u64)
+    }
+}
+
+impl Cell {
+    pub(crate) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            mailbox: Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl State {
+    /// Whether nothing would be lost with it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.database.is_none() && self.readers.is_empty()
+    }
+
+    /// Closes the file, and forgets what can be found again in it. Readers stay.
+    pub(crate) fn sleep(&mut self, name: &str) {
+        debug_assert!(
+            !self.in_transaction,
+            "nobody sleeps between a write and its commit"
+        );
+        self.stream = None;
+        self.nonce = None;
+        if let Some(database) = self.database.take()
+            && let Err(error) = database.close()
+        {
+            tracing::error!(%name, %error, "a stream's file could not be closed");
+        }
+    }
+
+    /// Does what there is to do, up to the next commit.
+    pub(crate) fn work(&mut self, streams: &Arc<Streams>, cell: &Cell) {
+        let bounds = &streams.bounds;
+        let mut batch = Batch::default();
+        while batch.begun < bounds.batch_jobs_max && batch.bytes < bounds.batch_bytes_max {
+            let Some(job) = cell.mailbox.lock().jobs.pop_front() else {
+                break;
+            };
+            self.begin(streams, cell, job, &mut batch);
+        }
+        self.commit(streams, cell, batch);
+        self.tidy(streams, cell);
+    }
+
+    /// One job: its step, its writes, and what leaves of it if nothing has to be waited for.
+    fn begin(&mut self, streams: &Arc<Streams>, cell: &Cell, mut job: Job, batch: &mut Batch) {
+        batch.begun += 1;
+        batch.bytes += job.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if let Some(id) = job.what.call()
+            && let Some(told) = job.told.take()
+        {
+            self.calls.insert(id, told);
+        }
+        if let What::Leave { reader, .. } = &job.what {
+            self.readers.remove(reader);
+        }
+        #[cfg(feature = "test-routes")]
+        if let What::Test(test) = &mut job.what {
+            test.begin(self, &*streams.platform, |state| state.void(streams, cell, batch));
+        }
+        let done = catch_unwind(AssertUnwindSafe(|| self.step(streams, cell, &job, batch)));
+        match done.unwrap_or(Err(Failure::Panicked)) {
+            // What a removed alarm is about waits for the removal.
+            Ok(effects) if self.in_transaction || batch.alarm.is_some() => batch.waiting.push((job, effects)),
+            Ok(effects) => self.release(streams, cell, job, effects),
+            Err(error) => {
+                tracing::error!(name = %cell.name, %error, "a turn failed");
+                streams.metrics.failed_turns.inc();
+                self.void(streams, cell, batch);
+                if let Some(id) = job.what.call() {
+                    self.calls.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        streams: &Arc<Streams>,
+        cell: &Cell,
+        job: &Job,
+        batch: &mut Batch,
+    ) -> Result<Effects, Failure> {
+        let mut turn = Turn::default();
+        if let Some(input) = job.what.input() {
+            self.open(streams, cell)?;
+            let now = streams.platform.now();
+            let view = View {
+                database: self.database.as_ref(),
+                readers: &self.readers,
+                waiting: &batch.waiting,
+            };
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                none => {
+                    let nonce = drawn(&mut self.nonce, &*streams.platform)?;
+                    none.insert(Stream::wake(now, &view, &streams.settings.limits, nonce)?)
+                }
+            };
+            stream.step(now, input, &view, &mut turn)?;
+        }
+        self.write(streams, cell, &turn.writes)?;
+        #[cfg(feature = "test-routes")]
+        assert!(!matches!(job.what, What::Panic(_)), "asked for by a test");
+        match turn.alarm {
+            // It has come, and no other is set.
+            None if job.what.is_alarm() => batch.alarm = Some(None),
+            None => {}
+            alarm => batch.alarm = alarm,
+        }
+        // As the rows are at the end of this turn: the next may remove them.
+        let mut gated = Vec::with_capacity(turn.gated.len());
+        for effect in turn.gated {
+            let rendering = match (&effect, &self.database) {
+                (Gated::Answer { answer, .. }, Some(database)) => match &answer.body {
+                    Body::Plan(plan) => Some(plan.begin(|span| {
+                        let frames = database.frames(span);
+                        batch.bytes += frames.as_ref().map_or(0, Vec::len);
+                        frames
+                    })?),
+                    Body::Empty | Body::Bytes(_) => None,
+                },
+                _ => None,
+            };
+            gated.push((effect, rendering));
+        }
+        Ok(Effects {
+            gated,
+            live: turn.live,
+        })
+    }
+
+    /// Opens the file, if there is one.
+    fn open(&mut self, streams: &Arc<Streams>, cell: &Cell) -> Result<(), Failure> {
+        if self.database.is_none() && self.stream.is_none() {
+            self.has_tables = false;
+            self.database = streams.files.open(&cell.name)?;
+            if let Some(database) = &self.database {
+                self.has_tables = database.head()?.is_some() || database.chores()?.is_some();
+                streams.opened(cell);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes into the open transaction, which is opened by the first write, as the file is made by that.
+    fn write(&mut self, streams: &Arc<Streams>, cell: &Cell, writes: &[Write]) -> Result<(), Failure> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        if self.database.is_none() {
+            self.database = Some(streams.files.create(&cell.name)?);
+            streams.opened(cell);
+        }
+        let Some(database) = &self.database else {
+            return Ok(());
+        };
+        if !self.in_transaction {
+            database.begin()?;
+            self.in_transaction = true;
+        }
+        database.apply(writes)?;
+        let changes_tables = |write: &Write| {
+            matches!(
+                write,
+                Write::CreateTables | Write::DropTables | Write::CreateChores | Write::DropChores
+            )
+        };
+        if writes.iter().any(changes_tables) {
+            self.has_tables = database.table_count()? > 0;
+        }
+        Ok(())
+    }
+
+    /// Takes back everything since the last commit. The jobs before the one that failed have told nobody anything: they are
+    /// done over, in their order.
+    fn void(&mut self, streams: &Streams, cell: &Cell, batch: &mut Batch) {
+        self.forget(streams, cell);
+        batch.alarm = None;
+        let mut mailbox = cell.mailbox.lock();
+        for (job, _) in batch.waiting.drain(..).rev() {
+            mailbox.jobs.push_front(job);
+        }
+    }
+
+    /// Drops the instance and the connection, and with it what is not committed.
+    fn forget(&mut self, streams: &Streams, cell: &Cell) {
+        self.stream = None;
+        self.nonce = None;
+        self.in_transaction = false;
+        if self.database.take().is_some() {
+            streams.closed(cell);
+        }
+    }
+
+    /// Makes the batch durable, and lets its effects leave.
+    fn commit(&mut self, streams: &Arc<Streams>, cell: &Cell, batch: Batch) {
+        if self.in_transaction {
+            self.in_transaction = false;
+            let begun = tokio::time::Instant::now();
+            if let Err(error) = self.make_durable(streams, cell, &batch) {
+                // Whether it is stored is unknown: nothing is done over, and nobody is told.
+                tracing::error!(name = %cell.name, %error, "a commit failed");
+                streams.metrics.failed_turns.inc_by(batch.waiting.len() as u64);
+                self.forget(streams, cell);
+                self.calls.clear();
+                return;
+            }
+            streams.metrics.committed(begun.elapsed(), batch.waiting.len());
+        }
+        let mut is_alarm_kept = false;
+        if batch.alarm == Some(None)
+            && let Err(error) = streams.alarms.remove(&cell.name)
+        {
+            tracing::error!(name = %cell.name, %error, "an alarm could not be removed");
+            is_alarm_kept = true;
+        }
+        for (mut job, effects) in batch.waiting {
+            if is_alarm_kept && job.what.is_alarm() {
+                // By which it counts as failed, and comes again.
+                job.told = None;
+            }
+            self.release(streams, cell, job, effects);
+        }
+    }
+
+    fn make_durable(&self, streams: &Streams, cell: &Cell, batch: &Batch) -> Result<(), Failure> {
+        if let Some(Some(at)) = batch.alarm {
+            streams.alarms.set(&cell.name, at)?;
+        }
+        if let Some(database) = &self.database {
+            database.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Carries out the effects of a turn that is durable: the one place that does.
+    fn release(&mut self, streams: &Arc<Streams>, cell: &Cell, job: Job, effects: Effects) {
+        // Before the answer: whoever has it may count on the room.
+        drop((job.what, job.permit));
+        if let Some(live) = &effects.live {
+            self.broadcast(cell, live);
+        }
+        for (gated, rendering) in effects.gated {
+            match gated {
+                Gated::Answer { call, answer } => {
+                    self.tell(call, Reply::Answered(Answered { answer, rendering }));
+                }
+                // This server has no cold tier yet, nor a registry or an index: its limits say so.
+                Gated::Put(_) | Gated::Collect { .. } | Gated::Send { .. } => {
+                    tracing::error!(name = %cell.name, ?gated, "there is nothing to carry this out");
+                }
+                Gated::Attach { call, line } => {
+                    let link = self.attach(streams, cell, &line);
+                    self.tell(call, Reply::Attached { line, link });
+                }
+            }
+        }
+        if let Some(told) = job.told {
+            // Who has gone meanwhile need not be told.
+            drop(told.send(Reply::Done));
+        }
+    }
+
+    fn tell(&mut self, call: CallId, reply: Reply) {
+        if let Some(told) = self.calls.remove(&call) {
+            drop(told.send(reply));
+        }
+    }
+
+    fn attach(&mut self, streams: &Arc<Streams>, cell: &Cell, line: &Line) -> Link {
+        static READERS: AtomicU64 = AtomicU64::new(0);
+        let reader = READERS.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let held = Arc::new(AtomicUsize::new(0));
+        self.readers.insert(
+            reader,
+            Reader {
+                class: line.class,
+                incarnation: line.incarnation,
+                messages: sender,
+                held: Arc::clone(&held),
+                held_bytes_max: usize::try_from(line.head.held_bytes_max).unwrap_or(usize::MAX),
+            },
+        );
+        Link {
+            messages: receiver,
+            held,
+            reader,
+            incarnation: line.incarnation,
+            name: Arc::clone(&cell.name),
+            streams: Arc::clone(streams),
+        }
+    }
+
+    fn broadcast(&mut self, cell: &Cell, live: &Live) {
+        for class in [Class::Sse, Class::LongPoll] {
+            let is_told = |reader: &Reader| reader.class == class && reader.incarnation == live.incarnation;
+            if !self.readers.values().any(is_told) {
+                continue;
+            }
+            let encoded = live.message(class);
+            let message = encoded.ok().and_then(|encoded| Frame::decode(&encoded));
+            let Some((frame, body)) = message else {
+                // Their links are cut, by which they dial again.
+                tracing::error!(name = %cell.name, "a broadcast could not be made");
+                self.readers.retain(|_, reader| !is_told(reader));
+                continue;
+            };
+            let ends = live.end.is_some();
+            let message = Arc::new(Message { frame, body });
+            self.readers
+                .retain(|_, reader| !is_told(reader) || (reader.tell(&message) && !ends));
+        }
+    }
+
+    /// A stream that is no more leaves no file, and one that never was neither.
+    fn tidy(&mut self, streams: &Streams, cell: &Cell) {
+        if self.has_tables {
+            return;
+        }
+        if let Some(database) = self.database.take() {
+            streams.closed(cell);
+            if let Err(error) = streams.files.remove(&cell.name, database) {
+                tracing::error!(name = %cell.name, %error, "the file of a stream that is no more could not be removed");
+                self.stream = None;
+                self.nonce = None;
+            }
+        }
+    }
+
+    /// The instance, by its nonce.
+    #[cfg(feature = "test-routes")]
+    pub(crate) fn instance(&mut self, platform: &dyn Platform) -> std::io::Result<u64> {
+        drawn(&mut self.nonce, platform)
+    }
+}
+
+fn drawn(nonce: &mut Option<u64>, platform: &dyn Platform) -> std::io::Result<u64> {
+    match *nonce {
+        Some(nonce) => Ok(nonce),
+        None => Ok(*nonce.insert(platform.random()?)),
+    }
+}

@@ -1,0 +1,221 @@
+//! All streams: who is to work next, and whose files are open.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lru::LruCache;
+use machine::edge::Settings;
+use machine::rows::Incarnation;
+use machine::{Call, CallId, Input};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::alarms::Alarms;
+use crate::config::{Bounds, Config};
+use crate::files::Files;
+use crate::metrics::Metrics;
+use crate::platform::Platform;
+use crate::stream::{Cell, Job, Reply, What};
+
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) settings: Settings,
+    pub(crate) bounds: Bounds,
+    pub(crate) files: Files,
+    pub(crate) alarms: Alarms,
+    pub(crate) metrics: Metrics,
+    pub(crate) platform: Arc<dyn Platform>,
+    /// Those that have something to do, a file that is open, or readers.
+    cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
+    /// Those whose file is open, the least recently used first.
+    open: Mutex<LruCache<Arc<str>, Arc<Cell>>>,
+    calls: AtomicU64,
+}
+
+/// The stream has as many requests waiting as it may.
+#[derive(Debug)]
+pub(crate) struct Busy;
+
+impl Streams {
+    /// # Errors
+    /// When the data directory cannot be used.
+    pub(crate) fn open(config: &Config, platform: Arc<dyn Platform>) -> io::Result<Self> {
+        let files = Files::take(&config.data, config.bounds.cache_kib)?;
+        let alarms = Alarms::open(&config.data).map_err(io::Error::other)?;
+        Ok(Self {
+            settings: config.settings.clone(),
+            bounds: config.bounds.clone(),
+            files,
+            alarms,
+            metrics: Metrics::new(),
+            platform,
+            cells: Mutex::default(),
+            open: Mutex::new(LruCache::unbounded()),
+            calls: AtomicU64::default(),
+        })
+    }
+
+    /// A call, to be asked of a stream.
+    pub(crate) fn call(&self, call: Call) -> Input {
+        let id = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
+        Input::Call { id, call }
+    }
+
+    /// Tells a stream that its alarm has come.
+    pub(crate) fn alarm(self: &Arc<Self>, name: &str) -> Result<oneshot::Receiver<Reply>, Busy> {
+        self.ask(name, What::Input(Input::Alarm), None)
+    }
+
+    /// A reader has let go of its link.
+    pub(crate) fn leave(self: &Arc<Self>, name: &str, reader: u64, incarnation: Incarnation) {
+        let what = What::Leave { reader, incarnation };
+        let job = Job {
+            what,
+            told: None,
+            permit: None,
+        };
+        // Readers are bounded by themselves, so that there is always room for this.
+        drop(self.send(name, job, usize::MAX));
+    }
+
+    /// Asks a stream; what it replies comes over the channel, or nothing when it fails.
+    pub(crate) fn ask(
+        self: &Arc<Self>,
+        name: &str,
+        what: What,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<oneshot::Receiver<Reply>, Busy> {
+        let (told, reply) = oneshot::channel();
+        let job = Job {
+            what,
+            told: Some(told),
+            permit,
+        };
+        self.send(name, job, self.bounds.queue_max).map(|()| reply)
+    }
+
+    /// Puts a job into a stream's queue, and the stream to work.
+    fn send(self: &Arc<Self>, name: &str, job: Job, queue_max: usize) -> Result<(), Busy> {
+        let mut cells = self.cells.lock();
+        let cell = match cells.get(name) {
+            Some(cell) => Arc::clone(cell),
+            None => {
+                let cell = Arc::new(Cell::new(name.into()));
+                cells.insert(Arc::clone(&cell.name), Arc::clone(&cell));
+                cell
+            }
+        };
+        // Under the lock of all cells: one that is found is not removed before it has the job.
+        let mut mailbox = cell.mailbox.lock();
+        if mailbox.jobs.len() >= queue_max {
+            return Err(Busy);
+        }
+        mailbox.jobs.push_back(job);
+        if !std::mem::replace(&mut mailbox.is_running, true) {
+            drop(mailbox);
+            drop(cells);
+            self.schedule(cell);
+        }
+        Ok(())
+    }
+
+    fn schedule(self: &Arc<Self>, cell: Arc<Cell>) {
+        let streams = Arc::clone(self);
+        self.platform.work(Box::new(move || streams.run(&cell)));
+    }
+
+    /// One commit's work of a stream. If there is more, others come first.
+    fn run(self: &Arc<Self>, cell: &Arc<Cell>) {
+        let mut state = cell.state.lock();
+        if state.database.is_some() {
+            self.open.lock().promote(&cell.name);
+        }
+        state.work(self, cell);
+        let mut cells = self.cells.lock();
+        let mut mailbox = cell.mailbox.lock();
+        if !mailbox.jobs.is_empty() {
+            drop((cells, mailbox, state));
+            self.schedule(Arc::clone(cell));
+            return;
+        }
+        mailbox.is_running = false;
+        if state.is_idle() {
+            cells.remove(&cell.name);
+        }
+    }
+
+    /// Notes that a stream's file is open, and closes those of others when there are too many. At most one for each thread of the
+    /// pool is beyond the bound.
+    pub(crate) fn opened(&self, cell: &Cell) {
+        let this = self.cells.lock().get(&cell.name).map(Arc::clone);
+        let Some(this) = this else { return };
+        let mut open = self.open.lock();
+        open.put(Arc::clone(&cell.name), this);
+        self.metrics.open_streams.set(gauge(open.len()));
+        let mut tries = open.len();
+        while open.len() > self.bounds.open_streams_max && tries > 0 {
+            tries -= 1;
+            let Some((name, victim)) = open.pop_lru() else {
+                break;
+            };
+            drop(open);
+            let closed = self.put_to_sleep(&victim);
+            open = self.open.lock();
+            if !closed {
+                open.put(name, victim);
+            }
+        }
+        self.metrics.open_streams.set(gauge(open.len()));
+    }
+
+    /// Closes the file of a stream, unless the stream is at work.
+    fn put_to_sleep(&self, cell: &Arc<Cell>) -> bool {
+        let Some(mut state) = cell.state.try_lock() else {
+            return false;
+        };
+        state.sleep(&cell.name);
+        let mut cells = self.cells.lock();
+        let is_known = cells
+            .get(&cell.name)
+            .is_some_and(|known| Arc::ptr_eq(known, cell));
+        if is_known && state.is_idle() && !cell.mailbox.lock().is_running {
+            cells.remove(&cell.name);
+        }
+        true
+    }
+
+    /// Notes that a stream's file is closed.
+    pub(crate) fn closed(&self, cell: &Cell) {
+        let mut open = self.open.lock();
+        open.pop(&cell.name);
+        self.metrics.open_streams.set(gauge(open.len()));
+    }
+
+    /// Uses the storage on a thread that may be blocked.
+    pub(crate) async fn ask_storage<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Self) -> rusqlite::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let streams = Arc::clone(self);
+        let (told, done) = oneshot::channel();
+        self.platform
+            .work(Box::new(move || drop(told.send(act(&streams)))));
+        Ok(done.await??)
+    }
+
+    /// Closes every file. What still works is waited for.
+    pub(crate) fn close(&self) {
+        loop {
+            let Some((_, cell)) = self.open.lock().pop_lru() else {
+                return;
+            };
+            cell.state.lock().sleep(&cell.name);
+        }
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,72 @@
+//! What the tests need to see and to break: the request header `X-Test-Op`. Behind the feature `test-routes`, never released.
+
+use std::sync::Arc;
+
+use machine::Answer;
+use tokio::sync::oneshot;
+
+use crate::http::{Outgoing, response, unavailable};
+use crate::platform::Platform;
+use crate::stream::{State, What};
+use crate::streams::Streams;
+
+/// What a test does to a stream.
+#[derive(Debug)]
+pub(crate) enum Test {
+    /// Drop the instance, and cut every link.
+    Reset,
+    /// Tell what there is.
+    Stats(oneshot::Sender<String>),
+    /// It has been done.
+    Done,
+}
+
+impl Test {
+    /// Does it. `void` takes back what is not committed, and drops the instance.
+    pub(crate) fn begin(
+        &mut self,
+        state: &mut State,
+        platform: &dyn Platform,
+        void: impl FnOnce(&mut State),
+    ) {
+        match std::mem::replace(self, Self::Done) {
+            Self::Done => {}
+            Self::Reset => {
+                void(state);
+                state.readers.clear();
+            }
+            Self::Stats(told) => {
+                let tables = state.database.as_ref().map(sqlite::Database::table_count);
+                let stats = format!(
+                    "{{\"instance\":\"{:016x}\",\"lines\":{},\"tables\":{}}}",
+                    state.instance(platform).unwrap_or_default(),
+                    state.readers.len(),
+                    tables.and_then(Result::ok).unwrap_or_default(),
+                );
+                drop(told.send(stats));
+            }
+        }
+    }
+}
+
+pub(crate) async fn answer(streams: &Arc<Streams>, name: &str, asked: Option<&str>) -> Option<Outgoing> {
+    match asked? {
+        "reset" => {
+            let done = streams.ask(name, What::Test(Test::Reset), None).ok()?.await;
+            Some(done.map_or_else(
+                |_| unavailable(streams),
+                |_| response(&Answer::uncached(204), Vec::new()),
+            ))
+        }
+        "stats" => {
+            let (told, stats) = oneshot::channel();
+            drop(streams.ask(name, What::Test(Test::Stats(told)), None));
+            let stats = stats.await;
+            Some(stats.map_or_else(
+                |_| unavailable(streams),
+                |stats| response(&Answer::uncached(200), stats.into_bytes()),
+            ))
+        }
+        _ => None,
+    }
+}

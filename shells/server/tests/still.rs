@@ -1,0 +1,137 @@
+//! The server without a network, without a clock and without threads: what a simulation needs of it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use machine::Millis;
+use machine::edge::Settings;
+use server::{Bounds, Config, Listener, Platform, Server, Work};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// Connections out of a queue.
+struct Pipes(mpsc::UnboundedReceiver<DuplexStream>);
+
+impl Listener for Pipes {
+    type Io = DuplexStream;
+
+    async fn accept(&mut self) -> io::Result<(DuplexStream, SocketAddr)> {
+        match self.0.recv().await {
+            Some(pipe) => Ok((pipe, SocketAddr::from(([127, 0, 0, 1], 4437)))),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The runtime's paused clock, numbers instead of entropy, and one thread.
+#[derive(Debug)]
+struct Still {
+    begun: Instant,
+    drawn: AtomicU64,
+}
+
+impl Platform for Still {
+    fn now(&self) -> Millis {
+        let passed = u64::try_from(self.begun.elapsed().as_millis()).unwrap();
+        Millis(1_800_000_000_000 + passed)
+    }
+
+    fn random(&self) -> io::Result<u64> {
+        Ok(self.drawn.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
+    }
+
+    fn work(&self, work: Work) {
+        tokio::spawn(async move { work() });
+    }
+}
+
+/// Everything that a connection is answered until it is closed.
+async fn exchange(connections: &mpsc::UnboundedSender<DuplexStream>, request: &str) -> String {
+    let (mut ours, theirs) = duplex(1 << 16);
+    connections.send(theirs).unwrap();
+    ours.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    ours.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// What clients see of a short life of a server.
+async fn life() -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        data: directory.path().to_owned(),
+        settings: Settings::read(&|_| None).unwrap(),
+        bounds: Bounds::default(),
+        date: false,
+    };
+    let platform = Still {
+        begun: Instant::now(),
+        drawn: AtomicU64::new(1),
+    };
+    let server = Server::open(config, Arc::new(platform)).unwrap();
+    let (connections, pipes) = mpsc::unbounded_channel();
+    let (end, ended) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(Pipes(pipes), async {
+        drop(ended.await);
+    }));
+
+    let head = "Host: still\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let put = format!("PUT /v1/stream/a HTTP/1.1\r\n{head}Stream-TTL: 300\r\nContent-Length: 0\r\n\r\n");
+    let post = format!("POST /v1/stream/a HTTP/1.1\r\n{head}Content-Length: 7\r\n\r\n{{\"a\":1}}");
+    let events = format!("GET /v1/stream/a?offset=-1&live=sse HTTP/1.1\r\n{head}\r\n");
+    let poll = format!("GET /v1/stream/a?offset=now&live=long-poll HTTP/1.1\r\n{head}\r\n");
+    let page = format!("GET /v1/stream/a HTTP/1.1\r\n{head}\r\n");
+
+    let mut seen = vec![
+        exchange(&connections, &put).await,
+        exchange(&connections, &post).await,
+    ];
+    let (read, polled, appended) = tokio::join!(
+        exchange(&connections, &events),
+        exchange(&connections, &poll),
+        async {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            exchange(&connections, &post).await
+        }
+    );
+    seen.extend([read, polled, appended, exchange(&connections, &page).await]);
+    // Nobody uses it any more: its alarm comes, and its file goes.
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    let shelves = std::fs::read_dir(directory.path().join("streams")).unwrap();
+    let files: usize = shelves
+        .map(|shelf| std::fs::read_dir(shelf.unwrap().path()).unwrap().count())
+        .sum();
+    assert_eq!(files, 0);
+    seen.push(exchange(&connections, &page).await);
+    end.send(()).unwrap();
+    serving.await.unwrap();
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_life_passes_in_no_time_and_twice_alike() {
+    let [created, first, read, polled, second, page, gone] = <[String; 7]>::try_from(life().await).unwrap();
+    assert!(created.starts_with("HTTP/1.1 201 "), "{created}");
+    assert!(first.starts_with("HTTP/1.1 204 "), "{first}");
+    assert!(second.starts_with("HTTP/1.1 204 "), "{second}");
+    assert_eq!(read.matches("data:[{\"a\":1}]").count(), 2, "{read}");
+    assert_eq!(read.matches(": heartbeat").count(), 3, "{read}");
+    assert!(
+        read.ends_with("0\r\n\r\n"),
+        "the event stream comes to its end: {read}"
+    );
+    assert!(
+        polled.starts_with("HTTP/1.1 200 ") && polled.ends_with("[{\"a\":1}]"),
+        "{polled}"
+    );
+    assert!(page.ends_with("[{\"a\":1},{\"a\":1}]"), "{page}");
+    assert!(gone.starts_with("HTTP/1.1 404 "), "{gone}");
+    let again = life().await;
+    assert_eq!(vec![created, first, read, polled, second, page, gone], again);
+}

@@ -1,0 +1,255 @@
+//! A stream's rows in SQLite: the machine's read port and the carrying out of its writes, over a `rusqlite` connection.
+//! The server keeps one file per stream with it, the simulator databases in memory.
+#![forbid(unsafe_code)]
+
+use machine::plan::Span;
+use machine::rows::{Chore, Head, HotTable, ProducerState, RowKey, RowMark, SealedSegment, WriterMark};
+use machine::sql::{self, Columns, Value};
+use machine::{Unreadable, Write};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Result, Row, ToSql, params_from_iter};
+
+/// More than there are statements in [`machine::sql`].
+const STATEMENTS_KEPT: usize = 64;
+
+/// One stream's database. What it is asked are the questions of [`machine::Rows`], but for the readers, whom no database knows.
+#[derive(Debug)]
+pub struct Database {
+    connection: Connection,
+}
+
+impl Database {
+    /// Takes a connection to a database that holds nothing but this stream.
+    #[must_use]
+    pub fn new(connection: Connection) -> Self {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        Self { connection }
+    }
+
+    /// A database in memory.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn in_memory() -> Result<Self> {
+        Connection::open_in_memory().map(Self::new)
+    }
+
+    /// Closes the database, by which everything comes into its one file.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn close(self) -> Result<()> {
+        self.connection.close().map_err(|(_, error)| error)
+    }
+
+    /// Opens a transaction, whose writes [`Self::commit`] makes durable all at once. It sees what it has written.
+    ///
+    /// # Errors
+    /// When the database cannot be locked or read.
+    pub fn begin(&self) -> Result<()> {
+        self.execute("BEGIN IMMEDIATE", &[])
+    }
+
+    /// # Errors
+    /// When the transaction could not be made durable. Whether it was is unknown then.
+    pub fn commit(&self) -> Result<()> {
+        self.execute("COMMIT", &[])
+    }
+
+    /// Carries out writes, in a transaction if one is open.
+    ///
+    /// # Errors
+    /// When the database refuses one of them. Those before it stay, until the transaction is rolled back.
+    pub fn apply(&self, writes: &[Write]) -> Result<()> {
+        for write in writes {
+            sql::statements(write, |statement, values| self.execute(statement, values))?;
+        }
+        Ok(())
+    }
+
+    /// The joined frames of the rows of a span.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn frames(&self, span: Span) -> Result<Vec<u8>, Unreadable> {
+        let keys = [
+            Value::Integer(span.from.stored()),
+            Value::Integer(span.to.stored()),
+        ];
+        let frames = self.one(sql::frames(span.table), &keys, |row| {
+            let bytes = row.0.get_ref(0).and_then(|bytes| Ok(bytes.as_blob()?.to_vec()));
+            bytes.map_err(unreadable)
+        })?;
+        Ok(frames.unwrap_or_default())
+    }
+
+    /// See [`machine::Rows::head`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn head(&self) -> Result<Option<Head>, Unreadable> {
+        match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
+            Some(()) => self.one(sql::HEAD, &[], |row| sql::head(row)),
+            None => Ok(None),
+        }
+    }
+
+    /// See [`machine::Rows::at_or_before`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+        let key = Value::Integer(key.stored());
+        self.one(sql::at_or_before(table), &[key], |row| sql::row_mark(row))
+    }
+
+    /// See [`machine::Rows::first_with`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn first_with(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable> {
+        let values = [after.stored(), bytes_before].map(Value::Integer);
+        self.one(sql::first_with(table), &values, |row| sql::row_mark(row))
+    }
+
+    /// See [`machine::Rows::writers`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+        self.ask(sql::writers(table), &[], |row| {
+            each(sql::writer_mark(&Cells(row))?);
+            Ok(())
+        })
+    }
+
+    /// See [`machine::Rows::producer`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        self.one(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
+    }
+
+    /// See [`machine::Rows::segment`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        self.one(sql::SEGMENT, &[Value::Integer(number)], |row| sql::segment(row))
+    }
+
+    /// See [`machine::Rows::retried_segments`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        self.ask(sql::RETRIED_SEGMENTS, &[], |row| {
+            let (number, attempts) = sql::retried_segment(&Cells(row))?;
+            each(number, attempts);
+            Ok(())
+        })
+    }
+
+    /// See [`machine::Rows::chores`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        if self.one(sql::CHORES_EXIST, &[], |_| Ok(()))?.is_none() {
+            return Ok(None);
+        }
+        let mut chores = Vec::new();
+        self.ask(sql::CHORES, &[], |row| {
+            chores.push(sql::chore(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(Some(chores))
+    }
+
+    /// The last row of an answer, decoded.
+    fn one<T>(
+        &self,
+        statement: &str,
+        values: &[Value<'_>],
+        decode: impl Fn(&Cells<'_>) -> Result<T, Unreadable>,
+    ) -> Result<Option<T>, Unreadable> {
+        let mut answer = None;
+        self.ask(statement, values, |row| {
+            answer = Some(decode(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(answer)
+    }
+
+    /// How many tables there are.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn table_count(&self) -> Result<u64> {
+        let count = "SELECT count(*) FROM sqlite_master WHERE type = 'table'";
+        let count: i64 = self.connection.query_row(count, [], |row| row.get(0))?;
+        Ok(count.unsigned_abs())
+    }
+
+    fn execute(&self, statement: &str, values: &[Value<'_>]) -> Result<()> {
+        let values = values.iter().map(|value| Bound(*value));
+        let mut statement = self.connection.prepare_cached(statement)?;
+        statement.execute(params_from_iter(values)).map(drop)
+    }
+
+    fn ask(
+        &self,
+        statement: &str,
+        values: &[Value<'_>],
+        mut each: impl FnMut(&Row<'_>) -> Result<(), Unreadable>,
+    ) -> Result<(), Unreadable> {
+        let mut statement = self.connection.prepare_cached(statement).map_err(unreadable)?;
+        let values = values.iter().map(|value| Bound(*value));
+        let mut rows = statement.query(params_from_iter(values)).map_err(unreadable)?;
+        while let Some(row) = rows.next().map_err(unreadable)? {
+            each(row)?;
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
+fn unreadable(error: rusqlite::Error) -> Unreadable {
+    Unreadable(error.to_string())
+}
+
+struct Bound<'a>(Value<'a>);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
+        Ok(match self.0 {
+            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Value::Integer(integer) => ToSqlOutput::Borrowed(ValueRef::Integer(integer.cast_signed())),
+            Value::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Value::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}
+
+struct Cells<'a>(&'a Row<'a>);
+
+impl Columns for Cells<'_> {
+    fn integer(&self, column: usize) -> Result<Option<u64>, Unreadable> {
+        let value: Option<i64> = self.0.get(column).map_err(unreadable)?;
+        Ok(value.map(i64::cast_unsigned))
+    }
+
+    fn text(&self, column: usize) -> Result<Option<String>, Unreadable> {
+        self.0.get(column).map_err(unreadable)
+    }
+
+    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, Unreadable> {
+        self.0.get(column).map_err(unreadable)
+    }
+}
