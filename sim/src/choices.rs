@@ -23,6 +23,14 @@ pub struct Draw {
     pub value: u64,
 }
 
+impl Draw {
+    /// Adds it to a tape, in as many bytes as its greatest value takes.
+    pub(crate) fn write(self, tape: &mut Vec<u8>) {
+        let width = 8 - self.max.leading_zeros() as usize / 8;
+        tape.extend_from_slice(&self.value.to_be_bytes()[8 - width..]);
+    }
+}
+
 /// Draws decisions and records them.
 #[derive(Debug)]
 pub struct Choices<'a> {
@@ -97,11 +105,11 @@ impl<'a> Choices<'a> {
                 path[*at - 1].value
             }
         };
-        let width = 8 - max.leading_zeros() as usize / 8;
-        self.tape.extend_from_slice(&value.to_be_bytes()[8 - width..]);
+        let draw = Draw { max, value };
+        draw.write(&mut self.tape);
         self.count += 1;
         if let Some(log) = &mut self.log {
-            log.push(Draw { max, value });
+            log.push(draw);
         }
         value
     }

@@ -6,12 +6,16 @@
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 pub mod choices;
+pub mod course;
 pub mod digest;
+pub mod fidelity;
 pub mod marks;
 pub mod model;
 pub mod oracle;
+pub mod platform;
 pub mod request;
 pub mod run;
+pub mod segments;
 pub mod settings;
 pub mod shrink;
 pub mod storage;

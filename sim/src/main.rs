@@ -3,9 +3,11 @@
 
 mod commands;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -70,14 +72,22 @@ enum Command {
         /// Build nothing: check that each patch applies and that each tape passes on the clean machine
         #[arg(long)]
         check: bool,
-        /// Give up on one after so many seconds
-        #[arg(long, default_value = "60")]
-        seconds: u64,
+        /// Give up on one after so many seconds: 60, or 300 when fuzzing
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Let the fuzzer find them, from an empty corpus, instead of drawing seeds
+        #[arg(long, conflicts_with = "check")]
+        fuzz: bool,
     },
     /// Run everything that one client can do in so many operations, with a crash at every place
     Explore {
         #[arg(long)]
         ops: u64,
+    },
+    /// Print everything that the programs of a file can show on a simulated object, as JSON
+    Fidelity {
+        #[arg(default_value = "tests/fidelity/programs.json")]
+        programs: PathBuf,
     },
     /// Print the hash of each seed
     #[command(hide = true)]
@@ -137,6 +147,15 @@ enum Subject {
     Tape(PathBuf),
 }
 
+impl fmt::Display for Subject {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seed(seed) => write!(formatter, "{seed}"),
+            Self::Tape(path) => write!(formatter, "{}", path.display()),
+        }
+    }
+}
+
 impl FromStr for Subject {
     type Err = std::convert::Infallible;
 
@@ -173,8 +192,19 @@ fn main() -> Result<ExitCode> {
             pick,
             check,
             seconds,
-        } => commands::mutants::mutants(name.as_deref(), pick, check, seconds),
+            fuzz,
+        } => {
+            let bugs = commands::mutants::picked(name.as_deref(), pick)?;
+            if check {
+                commands::mutants::check(&bugs)
+            } else if fuzz {
+                commands::mutants::fuzz(&bugs, Duration::from_secs(seconds.unwrap_or(300)))
+            } else {
+                commands::mutants::draw(&bugs, Duration::from_secs(seconds.unwrap_or(60)))
+            }
+        }
         Command::Explore { ops } => commands::explore::explore(ops),
+        Command::Fidelity { programs } => commands::fidelity::fidelity(&programs),
         Command::Hashes { seeds } => commands::meta::hashes(seeds),
         Command::Hunt {
             oracle,

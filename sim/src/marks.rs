@@ -1,10 +1,11 @@
-//! Marks: things that must happen in some of many runs, or the simulator proves nothing. Watermarks: how far it went.
+//! Marks: things that must happen in some of many runs, or the simulator proves nothing. Watermarks: how far it went. Faults:
+//! what breaks, and whether that made a difference.
 
 macro_rules! named {
-    ($(#[$outer:meta])* $name:ident, $count:ident { $($variant:ident: $text:literal,)* }) => {
+    ($(#[$outer:meta])* $name:ident, $count:ident { $($(#[$inner:meta])* $variant:ident: $text:literal,)* }) => {
         $(#[$outer])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($variant,)* }
+        pub enum $name { $($(#[$inner])* $variant,)* }
 
         impl $name {
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
@@ -15,7 +16,7 @@ macro_rules! named {
             }
         }
 
-        const $count: usize = $name::ALL.len();
+        pub const $count: usize = $name::ALL.len();
     };
 }
 
@@ -43,7 +44,7 @@ named! {
         AlarmEarly: "alarm early",
         AlarmTwice: "alarm twice",
         AlarmRetried: "alarm tried again after a failure",
-        AlarmAbandoned: "alarm given up after six tries",
+        AlarmAbandoned: "alarm given up after seven tries",
         AlarmNotMoved: "alarm at the time it was moved from",
         ExpiredByAlarm: "expired by alarm",
         ExpiredByCall: "expired as a call came",
@@ -86,6 +87,40 @@ named! {
         ReaderLeft: "reader left",
         LineUnwanted: "line for a reader that is no more",
         DialFailed: "dial failed",
+        Sealed: "segment sealed",
+        SealedByAge: "segment sealed by age",
+        SealedByClose: "segment sealed by a close",
+        TwoUnstored: "closed with two unstored segments",
+        SecondTableFilling: "append while a put is under way, into the second table",
+        FullWhilePut: "open segment full while a put is under way",
+        Stored: "segment stored",
+        PutFailed: "put failed",
+        PutStoredUntold: "put stored but reported failed, and tried again",
+        PutUnanswered: "put never answered",
+        PutLate: "put that landed late",
+        PutAfterEnd: "put that landed after the end of its stream",
+        PutCut: "put whose rows were dropped or whose instance died under it",
+        StoredByEarlier: "stored by an earlier attempt",
+        CrashBetweenPutAndRow: "instance lost between put and row",
+        DeletedDuringPut: "stream ended while a put was under way",
+        CreatedDuringCollection: "created again while the former's objects are there",
+        ReadDuringDrop: "answer under way while its segment's rows are dropped or its stream ends",
+        PageStitched: "page of several segments",
+        PageColdAndHot: "page partly cold and partly hot",
+        PageFromMiddle: "page that begins within a cold segment",
+        GetFailed: "object of an answer not to be had",
+        CollectionInBatches: "collection in several batches",
+        CollectionFailed: "collection failed",
+        CollectionRepeated: "object to be collected that was not there",
+        Collected: "object collected",
+        RegistryCreated: "registry created on demand",
+        RegistryRetried: "registry event known by its producer",
+        MessageLost: "message lost",
+        MessageTwice: "message delivered twice",
+        MessageLate: "message late",
+        IndexLate: "index statement of a former stream, too late",
+        IndexRepeated: "index statement repeated",
+        Settled: "nothing left to do, and nothing left behind",
     }
 }
 
@@ -103,14 +138,115 @@ named! {
         Events: "most events of one run",
         SimulatedSeconds: "longest run (simulated seconds)",
         TapeBytes: "longest tape (bytes)",
+        Segments: "most sealed segments of one stream",
+        PutAttempts: "most puts of one segment",
+        Chores: "most chores of one object",
+        IdleAlarms: "most alarms in a row that changed nothing",
+        EventsAtOnce: "most events of one moment",
+        StepReads: "most reads of storage in one step",
     }
 }
 
-/// Counts of all marks, and all watermarks.
+named! {
+    /// Something that breaks. A run draws how often each does, if at all.
+    Fault, FAULTS {
+        /// After a turn: the instance dies before its commits are durable, or while they become so.
+        Crash: "crash",
+        /// At a crash: the old instance goes on with the requests that it has begun.
+        Zombie: "zombie",
+        /// A turn fails: nothing of it is stored, and the instance is dropped.
+        TurnFails: "turn fails",
+        /// After a turn: the instance is put to sleep once it is idle, and its lines are kept.
+        Hibernate: "hibernate",
+        /// The same, but the object is moved: its lines are cut.
+        Evict: "evict",
+        RequestLost: "request lost",
+        AnswerLost: "answer lost",
+        /// A client sends a request twice.
+        Duplicate: "duplicate",
+        /// A request's body comes in slowly.
+        SlowBody: "slow body",
+        LineCut: "line cut",
+        /// A reader is slow, or stops reading for a while.
+        SlowReader: "slow reader",
+        /// A reader leaves before its response ends.
+        Leave: "leave",
+        /// The object learns late, or never, that a line was closed.
+        GoneLate: "gone late",
+        AlarmLate: "alarm late",
+        AlarmEarly: "alarm early",
+        AlarmTwice: "alarm twice",
+        AlarmFails: "alarm fails",
+        /// The scheduler does not hear of an alarm that was moved later or removed.
+        AlarmNotMoved: "alarm not moved",
+        /// A commit takes far longer than others.
+        CommitStalls: "commit stalls",
+        /// Events of the same moment happen in another order.
+        Reorder: "reorder",
+        /// An object of the cold tier is not stored, stored late, or stored and nobody is told so.
+        Put: "put",
+        /// It cannot be read.
+        Get: "get",
+        /// Objects are not deleted, or late, or nobody is told so.
+        Collect: "collect",
+        /// A message from object to object, or to the index, or its answer is lost, late, or comes twice.
+        Message: "message",
+        /// The cold tier takes what it is given, and gives what it is asked for, piece by piece.
+        Trickle: "trickle",
+    }
+}
+
+impl Fault {
+    /// What it means that it has changed something.
+    #[must_use]
+    pub const fn change(self) -> &'static str {
+        match self {
+            Self::Crash => "a commit, a request in hand or a line was lost",
+            Self::Zombie => "a request went on in a dead instance",
+            Self::TurnFails => "a turn was taken back",
+            Self::Hibernate => "an instance was dropped",
+            Self::Evict => "an instance was dropped, and its lines were cut",
+            Self::RequestLost => "a request did not arrive",
+            Self::AnswerLost => "an answer did not arrive",
+            Self::Duplicate => "the copy was sent on its way",
+            Self::SlowBody => "another turn came before the body",
+            Self::LineCut => "a message did not arrive",
+            Self::SlowReader => "something had to wait for the reader",
+            Self::Leave => "the reader was still there to leave",
+            Self::GoneLate => "later than the slowest network",
+            Self::AlarmLate => "later than asked for",
+            Self::AlarmEarly => "earlier than asked for",
+            Self::AlarmTwice => "the handler was called again",
+            Self::AlarmFails => "the handler was not called",
+            Self::AlarmNotMoved => "it came when it should not have",
+            Self::CommitStalls => "slower than the slowest other commit",
+            Self::Reorder => "an event came before an older one",
+            Self::Put => "an object was not stored, or late, or not known to be",
+            Self::Get => "an answer was cut",
+            Self::Collect => "an object was not deleted, or late, or not known to be",
+            Self::Message => "a message or its answer was lost, late or doubled",
+            Self::Trickle => "something came between two pieces",
+        }
+    }
+}
+
+/// What came of one kind of fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Runs in which it could happen.
+    pub runs: u64,
+    /// How often it was decided that it should.
+    pub fired: u64,
+    /// How often that made a difference.
+    pub changed: u64,
+}
+
+/// Counts of all marks and faults, and all watermarks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
     counts: [u64; MARKS],
     heights: [u64; WATERMARKS],
+    tallies: [Tally; FAULTS],
 }
 
 impl Default for Marks {
@@ -118,6 +254,7 @@ impl Default for Marks {
         Self {
             counts: [0; MARKS],
             heights: [0; WATERMARKS],
+            tallies: [Tally::default(); FAULTS],
         }
     }
 }
@@ -125,6 +262,19 @@ impl Default for Marks {
 impl Marks {
     pub const fn hit(&mut self, mark: Mark) {
         self.counts[mark as usize] += 1;
+    }
+
+    /// It can happen in this run.
+    pub const fn fault_is_on(&mut self, fault: Fault) {
+        self.tallies[fault as usize].runs += 1;
+    }
+
+    pub const fn fired(&mut self, fault: Fault) {
+        self.tallies[fault as usize].fired += 1;
+    }
+
+    pub const fn changed(&mut self, fault: Fault) {
+        self.tallies[fault as usize].changed += 1;
     }
 
     pub fn reach(&mut self, watermark: Watermark, height: u64) {
@@ -142,6 +292,11 @@ impl Marks {
         self.heights[watermark as usize]
     }
 
+    #[must_use]
+    pub const fn tally(&self, fault: Fault) -> Tally {
+        self.tallies[fault as usize]
+    }
+
     /// Adds another run's.
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
@@ -150,10 +305,23 @@ impl Marks {
         for (mine, theirs) in self.heights.iter_mut().zip(&other.heights) {
             *mine = (*mine).max(*theirs);
         }
+        for (mine, theirs) in self.tallies.iter_mut().zip(&other.tallies) {
+            mine.runs += theirs.runs;
+            mine.fired += theirs.fired;
+            mine.changed += theirs.changed;
+        }
     }
 
     /// The marks that nothing has hit.
     pub fn missed(&self) -> impl Iterator<Item = Mark> {
         Mark::ALL.iter().copied().filter(|mark| self.count(*mark) == 0)
+    }
+
+    /// The faults that have changed nothing.
+    pub fn inert(&self) -> impl Iterator<Item = Fault> {
+        Fault::ALL
+            .iter()
+            .copied()
+            .filter(|fault| self.tally(*fault).changed == 0)
     }
 }

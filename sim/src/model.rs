@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::request::{Request, Response};
+use crate::segments::{Segments, Token, token};
 
 const SAFE_INTEGER_MAX: u64 = 9_007_199_254_740_991;
 
@@ -80,7 +81,9 @@ pub struct Facts {
     /// Whether the caller was kept as a reader at the tail.
     pub kept: bool,
     /// The end of an SSE page.
-    pub page_end: Option<u64>,
+    pub page_end: Option<Token>,
+    /// The number and the length of the segment that the turn sealed.
+    pub sealed: Option<(u64, u64)>,
 }
 
 /// The bounds that the server was configured with.
@@ -118,6 +121,7 @@ pub struct Life {
     pub closed: bool,
     closed_by: Option<Claim>,
     pub content: Rc<Content>,
+    pub segments: Rc<Segments>,
     producers: Rc<BTreeMap<String, (u64, u64)>>,
     stream_seq: Option<String>,
 }
@@ -171,6 +175,8 @@ pub struct State {
     pub life: Option<Life>,
     /// The id of the last life that there was.
     pub last_life: u64,
+    /// When each life began, and of which type it was.
+    pub history: Rc<Vec<(u64, String)>>,
 }
 
 /// One name's reference.
@@ -179,8 +185,8 @@ pub struct Model {
     pub state: State,
     pub bounds: Bounds,
     lives: u64,
-    /// The content of each life as it was last known.
-    archive: Vec<Rc<Content>>,
+    /// The content of each life, and its segments, as they were last known.
+    archive: Vec<(Rc<Content>, Rc<Segments>)>,
 }
 
 type Verdict = Result<(), Mismatch>;
@@ -193,14 +199,20 @@ impl Model {
             state: State::default(),
             bounds,
             lives: 0,
-            archive: vec![none],
+            archive: vec![(none, Rc::default())],
         }
     }
 
     /// The content of a life, past or present.
     #[must_use]
     pub fn content(&self, life: u64) -> &Content {
-        &self.archive[usize::try_from(life).unwrap_or(0)]
+        &self.archive[usize::try_from(life).unwrap_or(0)].0
+    }
+
+    /// The segments of a life, past or present.
+    #[must_use]
+    pub fn segments(&self, life: u64) -> &Segments {
+        &self.archive[usize::try_from(life).unwrap_or(0)].1
     }
 
     /// An instance is no more; what comes next begins from `state`.
@@ -255,7 +267,39 @@ impl Model {
     /// # Errors
     /// When the stream ended too early, or should have.
     pub fn alarm(&mut self, facts: &Facts) -> Verdict {
-        self.settle_expiry(facts, false)
+        self.settle_expiry(facts, false)?;
+        self.turned(facts)
+    }
+
+    /// A turn that nobody outside has caused. It may seal the open segment, and changes nothing else.
+    ///
+    /// # Errors
+    /// When it seals elsewhere than at the tail.
+    pub fn turned(&mut self, facts: &Facts) -> Verdict {
+        self.seal(facts)?;
+        self.note();
+        Ok(())
+    }
+
+    /// The boundary of a segment is fixed in one turn, at its tail, for ever.
+    fn seal(&mut self, facts: &Facts) -> Verdict {
+        let Some((number, units)) = facts.sealed else {
+            return Ok(());
+        };
+        let life = self.state.life.as_mut();
+        let (next, length) = life.as_ref().map_or((None, 0), |life| {
+            let start = life.segments.start(number).unwrap_or(0);
+            (Some(life.segments.sealed()), life.content.len() - start)
+        });
+        let Some(life) = life.filter(|_| next == Some(number) && units == length && units > 0) else {
+            return Err(Mismatch {
+                expected: format!("the segment {next:?} to be sealed at {length}"),
+                actual: format!("{number} at {units}"),
+            });
+        };
+        let end = life.content.len();
+        Rc::make_mut(&mut life.segments).seal(end);
+        Ok(())
     }
 
     /// A reader has left, one of so many at the tail.
@@ -368,7 +412,7 @@ impl Model {
             response,
         )?;
         self.lives += 1;
-        self.archive.push(Rc::new(empty("")));
+        self.archive.push((Rc::new(empty("")), Rc::default()));
         let producers = claim.iter().filter(|_| !content.is_empty());
         let producers = producers
             .map(|claim| (claim.id.clone(), (claim.epoch, claim.seq)))
@@ -384,14 +428,15 @@ impl Model {
             closed,
             closed_by: claim.filter(|_| closed),
             content: Rc::new(content),
+            segments: Rc::default(),
             producers: Rc::new(producers),
             stream_seq: None,
             content_type,
         };
-        self.state = State {
-            last_life: life.id,
-            life: Some(life),
-        };
+        Rc::make_mut(&mut self.state.history).push((facts.now, life.content_type.clone()));
+        self.state.last_life = life.id;
+        self.state.life = Some(life);
+        self.seal(facts)?;
         self.at_tail(response)?;
         self.names_type(response)
     }
@@ -526,6 +571,7 @@ impl Model {
             life.closed = true;
             life.closed_by = claim;
         }
+        self.seal(facts)?;
         self.at_tail(response)
     }
 
@@ -570,8 +616,9 @@ impl Model {
         let start = match asked {
             None | Some("-1") => 0,
             Some("now") => tail,
-            Some(text) => place(text).unwrap_or(u64::MAX).min(tail),
+            Some(text) => token(text).map_or(tail, |token| life.segments.asked(token).min(tail)),
         };
+        let told = |token| life.segments.told(token);
         if start == tail && live.is_some() && !life.closed {
             let status = if live == Some("sse") { 200 } else { 204 };
             ensure(
@@ -587,7 +634,7 @@ impl Model {
         }
         ensure(!facts.kept, || "to be answered".to_owned(), response)?;
         if live == Some("sse") {
-            let end = facts.page_end.unwrap_or(u64::MAX);
+            let end = facts.page_end.and_then(told).unwrap_or(u64::MAX);
             let reasonable = if start == tail {
                 end == tail
             } else {
@@ -615,7 +662,8 @@ impl Model {
         }
         let end = response
             .header("Stream-Next-Offset")
-            .and_then(place)
+            .and_then(token)
+            .and_then(told)
             .unwrap_or(u64::MAX);
         let reasonable = if start == tail {
             end == tail
@@ -703,7 +751,8 @@ impl Model {
         let Some(life) = &self.state.life else {
             return Ok(());
         };
-        let next = response.header("Stream-Next-Offset").and_then(place);
+        let next = response.header("Stream-Next-Offset").and_then(token);
+        let next = next.and_then(|token| life.segments.told(token));
         let tail = life.content.len();
         ensure(
             next == Some(tail),
@@ -733,8 +782,11 @@ impl Model {
     fn note(&mut self) {
         if let Some(life) = &self.state.life {
             let place = &mut self.archive[usize::try_from(life.id).unwrap_or(0)];
-            if !Rc::ptr_eq(place, &life.content) {
-                *place = Rc::clone(&life.content);
+            if !Rc::ptr_eq(&place.0, &life.content) {
+                place.0 = Rc::clone(&life.content);
+            }
+            if !Rc::ptr_eq(&place.1, &life.segments) {
+                place.1 = Rc::clone(&life.segments);
             }
         }
     }
@@ -804,7 +856,7 @@ fn faults(request: &Request, bounds: &Bounds) -> Vec<u16> {
             let offset = request.parameter("offset");
             let live = request.parameter("live");
             let bad_offset =
-                offset.is_some_and(|text| text != "-1" && text != "now" && place(text).is_none());
+                offset.is_some_and(|text| text != "-1" && text != "now" && token(text).is_none());
             let bad_live = live.is_some_and(|text| !matches!(text, "sse" | "long-poll") || offset.is_none());
             let bad_cursor = request
                 .parameter("cursor")
@@ -885,22 +937,6 @@ fn extend(content: &mut Content, body: &Bytes) -> Option<u64> {
             Some(elements.len() as u64)
         }
     }
-}
-
-/// The position that an offset of the first segment names; one of a later segment lies beyond all others.
-#[must_use]
-pub fn place(text: &str) -> Option<u64> {
-    let bytes = text.as_bytes();
-    let digits = |bytes: &[u8]| {
-        bytes.iter().try_fold(0_u64, |sum, digit| {
-            digit.is_ascii_digit().then(|| sum * 10 + u64::from(digit - b'0'))
-        })
-    };
-    if bytes.len() != 33 || bytes[16] != b'_' {
-        return None;
-    }
-    let (segment, position) = (digits(&bytes[..16])?, digits(&bytes[17..])?);
-    Some(if segment == 0 { position } else { u64::MAX })
 }
 
 /// Milliseconds since 1970 of a time written as the workload writes it: `2027-01-02T03:04:05.678Z`.

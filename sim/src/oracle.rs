@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use crate::model::{Content, Mismatch, State, place};
+use crate::model::{Content, Mismatch, State};
 use crate::request::excerpt;
+use crate::segments::{Segments, token};
 
 /// A state of a name, as far as an answer tells it. Later states are greater: lives follow one another with nothing in
 /// between, a stream grows, and is closed once.
@@ -154,19 +155,29 @@ impl Follower {
     ///
     /// # Errors
     /// When they are not what the protocol says of an event stream (5.8), or not the stream's content.
-    pub fn receive(&mut self, bytes: &[u8], content: &Content) -> Result<Vec<Delivery>, Mismatch> {
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        content: &Content,
+        segments: &Segments,
+    ) -> Result<Vec<Delivery>, Mismatch> {
         self.buffer.extend_from_slice(bytes);
         let mut deliveries = Vec::new();
         while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
             let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
-            if let Some(delivery) = self.event(&event, content)? {
+            if let Some(delivery) = self.event(&event, content, segments)? {
                 deliveries.push(delivery);
             }
         }
         Ok(deliveries)
     }
 
-    fn event(&mut self, event: &[u8], content: &Content) -> Result<Option<Delivery>, Mismatch> {
+    fn event(
+        &mut self,
+        event: &[u8],
+        content: &Content,
+        segments: &Segments,
+    ) -> Result<Option<Delivery>, Mismatch> {
         let mismatch = |expected: &str| Mismatch {
             expected: expected.to_owned(),
             actual: excerpt(event),
@@ -198,19 +209,25 @@ impl Follower {
                 self.data = Some(payload);
                 Ok(None)
             }
-            b"control" => self.control(&payload, content).map(Some),
+            b"control" => self.control(&payload, content, segments).map(Some),
             _ => Err(mismatch("data and control events, in turn")),
         }
     }
 
-    fn control(&mut self, payload: &[u8], content: &Content) -> Result<Delivery, Mismatch> {
+    fn control(
+        &mut self,
+        payload: &[u8],
+        content: &Content,
+        segments: &Segments,
+    ) -> Result<Delivery, Mismatch> {
         let mismatch = |expected: String| Mismatch {
             expected,
             actual: excerpt(payload),
         };
         let fields: serde_json::Value =
             serde_json::from_slice(payload).map_err(|_| mismatch("a JSON object".to_owned()))?;
-        let next = fields["streamNextOffset"].as_str().and_then(place);
+        let next = fields["streamNextOffset"].as_str().and_then(token);
+        let next = next.and_then(|token| segments.told(token));
         let next = next.ok_or_else(|| mismatch("streamNextOffset".to_owned()))?;
         let closed = fields["streamClosed"].as_bool().unwrap_or(false);
         let up_to_date = fields["upToDate"].as_bool().unwrap_or(false);
@@ -308,13 +325,20 @@ mod tests {
             let mut follower = Follower::new(Some(0), 1, false);
             let bytes = format!("event: data\n{data}\n\n{}", control(next));
             assert_eq!(
-                follower.receive(bytes.as_bytes(), &text("a\nb")).is_ok(),
+                follower
+                    .receive(bytes.as_bytes(), &text("a\nb"), &Segments::default())
+                    .is_ok(),
                 holds,
                 "{data}"
             );
         }
         let mut follower = Follower::new(Some(0), 1, false);
-        assert!(follower.receive(control(1).as_bytes(), &text("abc")).is_err());
+        let segments = Segments::default();
+        assert!(
+            follower
+                .receive(control(1).as_bytes(), &text("abc"), &segments)
+                .is_err()
+        );
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::choices::Choices;
+use crate::course::Failure;
 use crate::digest::Digest;
 use crate::marks::Marks;
 use crate::settings::Settings;
 use crate::storage;
-use crate::world::{Failure, World};
+use crate::world::World;
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
@@ -81,22 +82,23 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
         let text = text
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("a panic");
-        let failure = Failure {
+        world.course.failure = Some(Failure {
             oracle: "panic",
             expected: "no panic".to_owned(),
             actual: text.to_owned(),
-            event: world.events,
-        };
-        world.failure = Some(failure);
+            event: world.course.events,
+        });
     }
     let state = if options.traced {
         world.state()
     } else {
         String::new()
     };
-    let (hash, events, operations) = (world.digest.value(), world.events, world.operation_count());
-    let (simulated_ms, marks) = (world.simulated_ms(), core::mem::take(&mut world.marks));
-    let (failure, trace) = (world.failure.take(), world.trace.take().unwrap_or_default());
+    let operations = world.operation_count();
+    let course = &mut world.course;
+    let (hash, events, simulated_ms) = (course.digest.value(), course.events, course.simulated_ms());
+    let marks = core::mem::take(&mut course.marks);
+    let (failure, trace) = (course.failure.take(), course.trace.take().unwrap_or_default());
     drop(world);
     Outcome {
         hash,
@@ -148,11 +150,14 @@ mod tests {
         for oracle in ["recency", "offset law", "exactly once", "events", "long-poll"] {
             let notices = |number| {
                 let mut choices = Choices::from_seed(number);
-                let settings = Settings {
+                let mut settings = Settings {
                     gated: false,
                     only: Some(oracle),
                     ..Settings::draw(&mut choices)
                 };
+                settings.limits.cold = false;
+                settings.limits.registry = false;
+                settings.limits.index = false;
                 within(&mut choices, settings, Options::default())
                     .failure
                     .is_some()

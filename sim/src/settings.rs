@@ -2,79 +2,45 @@
 //! everything is; and what clients like to do. Each fault and each operation is off in about half of all runs, for some bugs
 //! show only where nothing else happens.
 
+use std::fmt::{self, Debug, Formatter};
+
 use machine::Limits;
 
 use crate::choices::Choices;
+use crate::marks::{FAULTS, Fault};
 use crate::workload::{KINDS, Kind};
 
 /// When every run begins, in milliseconds since 1970: in January 2027.
 pub const BEGINNING: u64 = 1_800_000_000_000;
 
 /// Chances in percent, 0 for never.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Faults {
-    /// After a turn: the instance dies before its commits are durable, or while they become so.
-    pub crash: u64,
-    /// At a crash: the old instance goes on with the requests that it has begun.
-    pub zombie: u64,
-    /// A turn fails: nothing of it is stored, and the instance is dropped.
-    pub turn_fails: u64,
-    /// After a turn: the instance is put to sleep once it is idle, and its lines are kept.
-    pub hibernate: u64,
-    /// The same, but the object is moved: its lines are cut.
-    pub evict: u64,
-    pub request_lost: u64,
-    pub answer_lost: u64,
-    /// A client sends a request twice.
-    pub duplicate: u64,
-    /// A request's body comes in slowly.
-    pub slow_body: u64,
-    pub line_cut: u64,
-    /// A reader is slow, or stops reading for a while.
-    pub slow_reader: u64,
-    /// A reader leaves before its response ends.
-    pub leave: u64,
-    /// The object learns late, or never, that a line was closed.
-    pub gone_late: u64,
-    pub alarm_late: u64,
-    pub alarm_early: u64,
-    pub alarm_twice: u64,
-    pub alarm_fails: u64,
-    /// The scheduler does not hear of an alarm that was moved later or removed.
-    pub alarm_not_moved: u64,
-    /// A commit takes far longer than others.
-    pub commit_stalls: u64,
-    /// Events of the same moment happen in another order.
-    pub reorder: u64,
+    chances: [u64; FAULTS],
 }
 
-/// Names of all faults, for the report.
-pub type Named<'a> = (&'static str, &'a mut u64);
-
 impl Faults {
-    fn each(&mut self) -> [Named<'_>; 20] {
-        [
-            ("crash", &mut self.crash),
-            ("zombie", &mut self.zombie),
-            ("turn fails", &mut self.turn_fails),
-            ("hibernate", &mut self.hibernate),
-            ("evict", &mut self.evict),
-            ("request lost", &mut self.request_lost),
-            ("answer lost", &mut self.answer_lost),
-            ("duplicate", &mut self.duplicate),
-            ("slow body", &mut self.slow_body),
-            ("line cut", &mut self.line_cut),
-            ("slow reader", &mut self.slow_reader),
-            ("leave", &mut self.leave),
-            ("gone late", &mut self.gone_late),
-            ("alarm late", &mut self.alarm_late),
-            ("alarm early", &mut self.alarm_early),
-            ("alarm twice", &mut self.alarm_twice),
-            ("alarm fails", &mut self.alarm_fails),
-            ("alarm not moved", &mut self.alarm_not_moved),
-            ("commit stalls", &mut self.commit_stalls),
-            ("reorder", &mut self.reorder),
-        ]
+    #[must_use]
+    pub const fn chance(&self, fault: Fault) -> u64 {
+        self.chances[fault as usize]
+    }
+
+    /// Faults of one kind only.
+    #[must_use]
+    pub fn only(fault: Fault, chance: u64) -> Self {
+        let mut faults = Self::default();
+        faults.chances[fault as usize] = chance;
+        faults
+    }
+}
+
+impl Debug for Faults {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        let on = Fault::ALL.iter().map(|fault| (fault.text(), self.chance(*fault)));
+        formatter
+            .debug_map()
+            .entries(on.filter(|(_, chance)| *chance > 0))
+            .finish()
     }
 }
 
@@ -90,6 +56,10 @@ pub struct Delays {
     pub alarm_early: u64,
     /// Each instance's clock is off by this at most, either way.
     pub skew: u64,
+    /// An object of the cold tier is on its way, or an answer from it, for so long.
+    pub tier: u64,
+    /// What was given up may still take effect after this.
+    pub late: u64,
 }
 
 /// What holds for one run.
@@ -126,7 +96,7 @@ impl Settings {
         let clients = 1 + choices.upto(4);
         let mut faults = Faults::default();
         let few = choices.percent(25);
-        for (_, chance) in faults.each() {
+        for chance in &mut faults.chances {
             if choices.upto(if few { 7 } else { 1 }) == 1 {
                 *chance = choices.one_of(&[1, 2, 5, 10, 20, 50, 90]);
             }
@@ -154,12 +124,15 @@ impl Settings {
             } else {
                 0
             },
+            tier: choices.magnitude(10_000),
+            late: choices.magnitude(60_000),
         };
         let storms = choices.upto(2) == 1;
         let mut limits = limits(choices);
         // An instance whose clock is behind would set an alarm that is due at once, over and over.
         limits.alarm_delay_ms_min = limits.alarm_delay_ms_min.max(delays.skew / 10);
         limits.clock_skew_ms_max = delays.skew;
+        draw_tiers(choices, &delays, &mut limits);
         // No run should take thousands of pages to read.
         let body_bytes = (1 + choices.magnitude(400)).min(limits.chunk_bytes_max * 20);
         Self {
@@ -192,10 +165,7 @@ impl Settings {
                 chunk_bytes_max: 4,
                 ..Limits::DEFAULT
             },
-            faults: Faults {
-                crash: 1,
-                ..Faults::default()
-            },
+            faults: Faults::only(Fault::Crash, 1),
             delays: Delays::default(),
             enumerated: true,
             gated: true,
@@ -218,6 +188,41 @@ impl Settings {
         self.faults = Faults::default();
         self.delays.stall = 0;
     }
+}
+
+/// The cold tier, the registry and the index. What waits for an answer waits long enough for one to come on a good day, and
+/// nothing is collected before whatever could still need or make it is over: the machine is promised that.
+fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
+    let usual = Limits::DEFAULT;
+    limits.cold = choices.upto(4) > 1;
+    limits.registry = choices.upto(4) > 2;
+    limits.index = choices.upto(4) > 2;
+    if limits.registry {
+        // The registry takes any event, whatever the limit, which the reference does not know.
+        limits.append_bytes_max = limits.append_bytes_max.max(2_000);
+    }
+    limits.segment_bytes_max = choices.one_of(&[usual.segment_bytes_max, 1, 20, 60, 200, 1_000]);
+    limits.segment_messages_max = choices.one_of(&[usual.segment_messages_max, 1, 2, 3, 5, 20]);
+    limits.segment_age_ms_max = choices.one_of(&[usual.segment_age_ms_max, 1, 1_000, 10_000, 60_000]);
+    // Together, for few entries matter only where there would be many.
+    (limits.index_step_bytes, limits.index_entries_max) = choices.one_of(&[
+        (usual.index_step_bytes, usual.index_entries_max),
+        (1, usual.index_entries_max),
+        (4, 3),
+        (9, usual.index_entries_max),
+        (16, usual.index_entries_max),
+        (40, 1),
+        (64, usual.index_entries_max),
+    ]);
+    limits.page_parts_max = choices.one_of(&[usual.page_parts_max, 1, 2, 3, 4]);
+    limits.collect_keys_max = choices.one_of(&[usual.collect_keys_max, 1, 2, 3]);
+    let there_and_back = delays.network * 2 + delays.commit * 2 + delays.skew * 2;
+    limits.put_timeout_ms = 200 + delays.tier / 4 + choices.magnitude(30_000);
+    limits.reply_timeout_ms = 200 + there_and_back + choices.magnitude(30_000);
+    limits.retry_ms_min = 1 + choices.magnitude(5_000);
+    limits.retry_ms_max = limits.retry_ms_min.max(1_000 + choices.magnitude(60_000));
+    let longest = delays.stall + delays.commit + delays.tier + delays.late + there_and_back;
+    limits.collect_grace_ms = longest + 1_000 + choices.magnitude(60_000);
 }
 
 fn limits(choices: &mut Choices<'_>) -> Limits {

@@ -1,4 +1,8 @@
-//! Makes a failing tape small: takes out what the failure does not need, and lowers what is left.
+//! Makes a failing tape small: takes out what the failure does not need, and lowers what is left. It works on decisions, and goes
+//! on from what each run has really drawn, so that a tape never holds what nobody asks for. Where no decision can be spared, a
+//! byte taken out gives those behind it other meanings, which is now and then a shorter way.
+
+use crate::choices::Draw;
 
 /// What came of shrinking.
 #[derive(Clone, Debug)]
@@ -8,71 +12,169 @@ pub struct Shrunk {
     pub tries: u64,
 }
 
-/// The smallest tape found for which `fails` still holds, within so many tries.
-pub fn shrink(tape: &[u8], tries_max: u64, mut fails: impl FnMut(&[u8]) -> bool) -> Shrunk {
-    let mut best = tape.to_vec();
-    let mut tries = 0;
-    let mut attempt = |candidate: Vec<u8>, best: &mut Vec<u8>, tries: &mut u64| {
-        if *tries >= tries_max {
+/// The smallest tape found that still fails, within so many tries. `fails` gives the decisions that a failing run has drawn
+/// up to its failure.
+pub fn shrink(tape: &[u8], tries_max: u64, fails: impl FnMut(&[u8]) -> Option<Vec<Draw>>) -> Shrunk {
+    let mut search = Search {
+        best: Vec::new(),
+        tape: tape.to_vec(),
+        tries: 0,
+        tries_max,
+        fails,
+    };
+    if search.begin() {
+        loop {
+            let before = search.tape.clone();
+            search.shorten();
+            search.take_out();
+            search.zero();
+            search.lower();
+            search.take_out_bytes();
+            if search.tape == before || search.tries >= tries_max {
+                break;
+            }
+        }
+    }
+    Shrunk {
+        tape: search.tape,
+        tries: search.tries,
+    }
+}
+
+struct Search<F> {
+    best: Vec<Draw>,
+    /// The tape of the best.
+    tape: Vec<u8>,
+    tries: u64,
+    tries_max: u64,
+    fails: F,
+}
+
+/// Simplest decisions at the end are what a tape gives that has ended.
+fn trimmed(mut draws: Vec<Draw>) -> Vec<Draw> {
+    while draws.last().is_some_and(|draw| draw.value == 0) {
+        draws.pop();
+    }
+    draws
+}
+
+fn tape_of(draws: &[Draw]) -> Vec<u8> {
+    let mut tape = Vec::new();
+    draws.iter().for_each(|draw| draw.write(&mut tape));
+    tape
+}
+
+impl<F: FnMut(&[u8]) -> Option<Vec<Draw>>> Search<F> {
+    /// Runs the tape as it is.
+    fn begin(&mut self) -> bool {
+        if self.tries >= self.tries_max {
             return false;
         }
-        *tries += 1;
-        let holds = fails(&candidate);
-        if holds {
-            *best = candidate;
+        self.tries += 1;
+        let Some(draws) = (self.fails)(&self.tape) else {
+            return false;
+        };
+        self.best = trimmed(draws);
+        self.tape = tape_of(&self.best);
+        true
+    }
+
+    /// Takes other decisions for the best if they fail, too, and are shorter, or as long and lower.
+    fn attempt(&mut self, candidate: Vec<Draw>) -> bool {
+        self.attempt_tape(&tape_of(&trimmed(candidate)))
+    }
+
+    fn attempt_tape(&mut self, tape: &[u8]) -> bool {
+        let is_less = |one: &[u8], other: &[u8]| (one.len(), one) < (other.len(), other);
+        if self.tries >= self.tries_max || !is_less(tape, &self.tape) {
+            return false;
         }
-        holds
-    };
-    loop {
-        let before = best.clone();
-        // Zeros at the end are what a tape that has ended gives, but for a number that is cut.
-        let end = best
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |last| last + 1);
-        if end < best.len() {
-            attempt(best[..end].to_vec(), &mut best, &mut tries);
+        self.tries += 1;
+        let Some(draws) = (self.fails)(tape) else {
+            return false;
+        };
+        let draws = trimmed(draws);
+        let tape = tape_of(&draws);
+        let smaller = is_less(&tape, &self.tape);
+        if smaller {
+            (self.best, self.tape) = (draws, tape);
         }
-        let mut size = best.len().div_ceil(2);
+        smaller
+    }
+
+    /// Ends the tape as early as possible.
+    fn shorten(&mut self) {
+        let mut cut = self.best.len().div_ceil(2);
+        while cut > 0 {
+            let kept = self.best.len().saturating_sub(cut);
+            if !self.attempt(self.best[..kept].to_vec()) {
+                cut /= 2;
+            }
+        }
+    }
+
+    /// Takes out decisions, many at once and then fewer.
+    fn take_out(&mut self) {
+        let mut size = self.best.len().div_ceil(2);
         while size > 0 {
             let mut start = 0;
-            while start < best.len() {
-                let end = (start + size).min(best.len());
-                let without = [&best[..start], &best[end..]].concat();
-                if !attempt(without, &mut best, &mut tries) {
+            while start < self.best.len() {
+                let end = (start + size).min(self.best.len());
+                let without = [&self.best[..start], &self.best[end..]].concat();
+                if !self.attempt(without) {
                     start = end;
                 }
             }
             size /= 2;
         }
-        let mut size = best.len().div_ceil(2).min(32);
+    }
+
+    /// Takes out bytes, many at once and then fewer.
+    fn take_out_bytes(&mut self) {
+        let mut size = self.tape.len().div_ceil(2);
         while size > 0 {
             let mut start = 0;
-            while start < best.len() {
-                let end = (start + size).min(best.len());
-                if best[start..end].iter().any(|byte| *byte != 0) {
-                    let mut zeroed = best.clone();
-                    zeroed[start..end].fill(0);
-                    attempt(zeroed, &mut best, &mut tries);
+            while start < self.tape.len() {
+                let end = (start + size).min(self.tape.len());
+                let without = [&self.tape[..start], &self.tape[end..]].concat();
+                if !self.attempt_tape(&without) {
+                    start = end;
                 }
+            }
+            size /= 2;
+        }
+    }
+
+    /// Makes decisions the simplest, many at once and then fewer.
+    fn zero(&mut self) {
+        let mut size = self.best.len().div_ceil(2).min(64);
+        while size > 0 {
+            let mut start = 0;
+            while start < self.best.len() {
+                let end = (start + size).min(self.best.len());
+                let mut zeroed = self.best.clone();
+                zeroed[start..end].iter_mut().for_each(|draw| draw.value = 0);
+                self.attempt(zeroed);
                 start = end;
             }
             size /= 2;
         }
-        for at in 0..best.len() {
-            let byte = best.get(at).copied().unwrap_or(0);
-            for lower in [byte / 2, byte.saturating_sub(1)] {
-                if lower < byte && at < best.len() {
-                    let mut lowered = best.clone();
-                    lowered[at] = lower;
-                    if attempt(lowered, &mut best, &mut tries) {
-                        break;
-                    }
-                }
+    }
+
+    /// Lowers one decision after the other.
+    fn lower(&mut self) {
+        let mut at = 0;
+        while at < self.best.len() {
+            let value = self.best[at].value;
+            let lowered = [0, value / 2, value.saturating_sub(1)].into_iter().any(|lower| {
+                let mut candidate = self.best.clone();
+                candidate[at].value = lower;
+                lower < value && self.attempt(candidate)
+            });
+            // What can be lowered once can often be lowered again.
+            if !lowered {
+                at += 1;
             }
-        }
-        if best == before || tries >= tries_max {
-            return Shrunk { tape: best, tries };
         }
     }
 }
@@ -80,19 +182,36 @@ pub fn shrink(tape: &[u8], tries_max: u64, mut fails: impl FnMut(&[u8]) -> bool)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::choices::Choices;
 
     #[test]
     fn what_is_not_needed_goes() {
         let tape: Vec<u8> = (0..200).collect();
         let shrunk = shrink(&tape, 100_000, |tape| {
-            tape.iter().filter(|byte| **byte >= 100).count() >= 2
+            let mut choices = Choices::from_tape(tape).logged();
+            let large = (0..200).filter(|_| choices.upto(255) >= 100).count();
+            (large >= 2).then(|| choices.log().to_vec())
         });
         assert_eq!(shrunk.tape, [100, 100]);
     }
 
     #[test]
+    fn a_wide_decision_is_lowered_as_one_number() {
+        let shrunk = shrink(&[1, 0xff, 0xff, 7], 100_000, |tape| {
+            let mut choices = Choices::from_tape(tape).logged();
+            let (_, wide) = (choices.upto(1), choices.upto(0xffff));
+            (wide > 0x0100).then(|| choices.log().to_vec())
+        });
+        assert_eq!(shrunk.tape, [0, 0x01, 0x01]);
+    }
+
+    #[test]
     fn tries_are_bounded() {
-        let tape = vec![1; 1_000];
-        assert_eq!(shrink(&tape, 10, |_| false).tries, 10);
+        let fails = |tape: &[u8]| {
+            let mut choices = Choices::from_tape(tape).logged();
+            let sum: u64 = (0..1_000).map(|_| choices.upto(1)).sum();
+            (sum > 500).then(|| choices.log().to_vec())
+        };
+        assert_eq!(shrink(&[1; 1_000], 10, fails).tries, 10);
     }
 }

@@ -2,11 +2,17 @@
 //! SQL text. Where both are there, the machine reads from SQLite and both must say the same.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
-use machine::plan::Plan;
-use machine::rows::{Head, HotRow, HotTable, Incarnation, RowKey, RowMark, WriterMark};
+use machine::plan::Span;
+use machine::rows::{
+    Chore, Head, HotRow, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMark, SealedSegment,
+    WriterMark,
+};
 use machine::sql::{self, Value};
 use machine::{Rows, Unreadable, Write};
+
+use crate::platform;
 
 /// The largest integer that a JavaScript number holds exactly.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
@@ -27,12 +33,42 @@ pub struct Shelf {
     has_tables: bool,
     head: Option<Head>,
     hot: BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>,
+    /// Segments and producers, once there are tables for them.
+    sealed: Option<Sealed>,
+    chores: Option<BTreeMap<u64, Chore>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Sealed {
+    segments: BTreeMap<u64, SealedSegment>,
+    producers: BTreeMap<String, ProducerState>,
 }
 
 impl Shelf {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.has_tables && self.head.is_none() && self.hot.is_empty()
+        self.is_freed() && self.chores.is_none()
+    }
+
+    /// Whether there is nothing of a stream, but for what remains to be done.
+    #[must_use]
+    pub fn is_freed(&self) -> bool {
+        !self.has_tables && self.head.is_none() && self.hot.is_empty() && self.sealed.is_none()
+    }
+
+    /// The sealed segments, in order.
+    pub fn segments(&self) -> impl Iterator<Item = &SealedSegment> {
+        self.sealed.iter().flat_map(|sealed| sealed.segments.values())
+    }
+
+    /// What remains to be done, in order.
+    pub fn chores(&self) -> impl Iterator<Item = &Chore> {
+        self.chores.iter().flat_map(BTreeMap::values)
+    }
+
+    /// The rows of one hot table, in order; `None` when there is no such table.
+    pub fn table(&self, table: HotTable) -> Option<impl Iterator<Item = &HotRow>> {
+        self.hot.get(&table).map(BTreeMap::values)
     }
 
     #[must_use]
@@ -42,17 +78,17 @@ impl Shelf {
 
     /// The rows of the open segment, in order.
     pub fn rows(&self) -> impl Iterator<Item = &HotRow> {
-        let table = self.head.as_ref().and_then(|head| self.hot.get(&head.hot));
+        let open = self.head.as_ref().filter(|head| head.writable);
+        let table = open.and_then(|head| self.hot.get(&HotTable::of(head.segment)));
         table.into_iter().flat_map(BTreeMap::values)
     }
 
     /// The last row of the open segment.
     #[must_use]
     pub fn last_row(&self) -> Option<&HotRow> {
-        self.hot
-            .get(&self.head.as_ref()?.hot)?
-            .last_key_value()
-            .map(|(_, row)| row)
+        let open = self.head.as_ref().filter(|head| head.writable)?;
+        let table = self.hot.get(&HotTable::of(open.segment))?;
+        table.last_key_value().map(|(_, row)| row)
     }
 
     #[must_use]
@@ -62,12 +98,12 @@ impl Shelf {
 
     fn apply(&mut self, write: &Write) -> Result<(), String> {
         match write {
-            Write::CreateTables { hot } => {
-                if self.has_tables || self.hot.contains_key(hot) {
+            Write::CreateTables => {
+                if self.has_tables || !self.hot.is_empty() {
                     return Err("the tables exist already".to_owned());
                 }
                 self.has_tables = true;
-                self.hot.insert(*hot, BTreeMap::new());
+                self.hot.insert(HotTable::of(0), BTreeMap::new());
             }
             Write::InsertHead(head) => {
                 if !self.has_tables || self.head.is_some() {
@@ -81,7 +117,8 @@ impl Shelf {
                 }
                 if let Some(head) = &mut self.head {
                     head.segment = new.segment;
-                    head.hot = new.hot;
+                    head.writable = new.writable;
+                    head.stream_seq.clone_from(&new.stream_seq);
                     head.touched_at = new.touched_at;
                     head.alarm_at = new.alarm_at;
                     head.closed.clone_from(&new.closed);
@@ -93,11 +130,71 @@ impl Shelf {
                     return Err(format!("the key {} is taken", row.key.stored()));
                 }
             }
+            Write::CreateHot(table) => {
+                if self.hot.insert(*table, BTreeMap::new()).is_some() {
+                    return Err("the hot table exists already".to_owned());
+                }
+            }
+            Write::DropHot(table) => drop(self.hot.remove(table)),
+            Write::CreateSealedTables => {
+                if self.sealed.replace(Sealed::default()).is_some() {
+                    return Err("the tables of sealed segments exist already".to_owned());
+                }
+            }
+            Write::InsertSegment(segment) => {
+                let segments = &mut self.sealed()?.segments;
+                if segments.insert(segment.number, segment.clone()).is_some() {
+                    return Err(format!("the segment {} exists already", segment.number));
+                }
+            }
+            Write::UpdateSegment(new) => {
+                if let Some(segment) = self.sealed()?.segments.get_mut(&new.number) {
+                    segment.attempts = new.attempts;
+                    segment.attempted_at = new.attempted_at;
+                    segment.stored.clone_from(&new.stored);
+                }
+            }
+            Write::PutProducer(stamp) => {
+                let state = ProducerState {
+                    epoch: stamp.epoch,
+                    seq: stamp.seq,
+                };
+                self.sealed()?.producers.insert(stamp.id.clone(), state);
+            }
+            Write::CreateChores => {
+                if self.chores.replace(BTreeMap::new()).is_some() {
+                    return Err("the table of chores exists already".to_owned());
+                }
+            }
+            Write::InsertChore(chore) => {
+                let chores = self.chores.as_mut().ok_or("there is no table of chores")?;
+                if chores.insert(chore.id, chore.clone()).is_some() {
+                    return Err(format!("the chore {} exists already", chore.id));
+                }
+            }
+            Write::UpdateChore(new) => {
+                let chores = self.chores.as_mut().ok_or("there is no table of chores")?;
+                if let Some(chore) = chores.get_mut(&new.id) {
+                    chore.clone_from(new);
+                }
+            }
+            Write::RemoveChore { id } => {
+                let chores = self.chores.as_mut().ok_or("there is no table of chores")?;
+                chores.remove(id);
+            }
+            Write::DropChores => {
+                if self.chores.take().is_none() {
+                    return Err("there is no table of chores to drop".to_owned());
+                }
+            }
             Write::DropTables => {
                 if !self.has_tables {
                     return Err("there is no table to drop".to_owned());
                 }
-                *self = Self::default();
+                *self = Self {
+                    chores: self.chores.take(),
+                    ..Self::default()
+                };
             }
         }
         Ok(())
@@ -106,16 +203,43 @@ impl Shelf {
     /// The writes that make this of nothing.
     #[cfg(not(target_arch = "wasm32"))]
     fn as_writes(&self) -> Vec<Write> {
-        let Some(head) = &self.head else { return Vec::new() };
-        let mut writes = vec![
-            Write::CreateTables { hot: head.hot },
-            Write::InsertHead(head.clone()),
-        ];
-        writes.extend(self.rows().map(|row| Write::InsertHot {
-            table: head.hot,
-            row: row.clone(),
-        }));
+        let mut writes = Vec::new();
+        if let Some(chores) = &self.chores {
+            writes.push(Write::CreateChores);
+            writes.extend(chores.values().cloned().map(Write::InsertChore));
+        }
+        let Some(head) = &self.head else { return writes };
+        writes.extend([Write::CreateTables, Write::InsertHead(head.clone())]);
+        if !self.hot.contains_key(&HotTable::of(0)) {
+            writes.push(Write::DropHot(HotTable::of(0)));
+        }
+        for (table, rows) in &self.hot {
+            if *table != HotTable::of(0) {
+                writes.push(Write::CreateHot(*table));
+            }
+            writes.extend(rows.values().map(|row| Write::InsertHot {
+                table: *table,
+                row: row.clone(),
+            }));
+        }
+        if let Some(sealed) = &self.sealed {
+            writes.push(Write::CreateSealedTables);
+            writes.extend(sealed.segments.values().cloned().map(Write::InsertSegment));
+            writes.extend(sealed.producers.iter().map(|(id, state)| {
+                Write::PutProducer(ProducerStamp {
+                    id: id.clone(),
+                    epoch: state.epoch,
+                    seq: state.seq,
+                })
+            }));
+        }
         writes
+    }
+
+    fn sealed(&mut self) -> Result<&mut Sealed, String> {
+        self.sealed
+            .as_mut()
+            .ok_or_else(|| "there are no tables of sealed segments".to_owned())
     }
 }
 
@@ -124,7 +248,7 @@ impl Shelf {
 pub struct Store {
     pub shelf: Shelf,
     #[cfg(not(target_arch = "wasm32"))]
-    sqlite: Option<sqlite::Sqlite>,
+    sqlite: Option<sqlite::Database>,
 }
 
 impl Store {
@@ -139,7 +263,7 @@ impl Store {
             #[cfg(not(target_arch = "wasm32"))]
             Kind::Sqlite => Self {
                 shelf: Shelf::default(),
-                sqlite: Some(sqlite::Sqlite::new()),
+                sqlite: Some(database()),
             },
             #[cfg(target_arch = "wasm32")]
             Kind::Sqlite => panic!("there is no SQLite here"),
@@ -157,46 +281,37 @@ impl Store {
         }
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
-            sqlite.apply(writes)?;
+            transact(sqlite, writes)?;
         }
         Ok(())
     }
 
-    /// Goes back to what is durable.
-    ///
-    /// # Errors
-    /// When the storage refuses to be restored.
-    pub fn restore(&mut self, durable: &Shelf) -> Result<(), String> {
-        self.shelf.clone_from(durable);
-        #[cfg(not(target_arch = "wasm32"))]
-        if let Some(sqlite) = &mut self.sqlite {
-            *sqlite = sqlite::Sqlite::new();
-            sqlite.apply(&durable.as_writes())?;
-        }
-        Ok(())
-    }
-
-    /// The joined frames of the rows that a plan names.
+    /// The joined frames of the rows of a span.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    pub fn frames(&self, plan: &Plan) -> Result<Vec<u8>, Unreadable> {
+    pub fn frames(&self, span: Span) -> Result<Vec<u8>, Unreadable> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
-            return sqlite.frames(plan);
+            return sqlite.frames(span);
+        }
+        let mut rows = self.table(span.table)?.range(span.from..=span.to).peekable();
+        if rows.peek().is_none() {
+            return Err(Unreadable("no rows to be joined".to_owned()));
         }
         let mut frames = Vec::new();
-        for span in &plan.spans {
-            let table = self
-                .shelf
-                .hot
-                .get(&span.table)
-                .ok_or_else(|| Unreadable("no such table".to_owned()))?;
-            table
-                .range(span.from..=span.to)
-                .for_each(|(_, row)| frames.extend_from_slice(&row.frames));
-        }
+        rows.for_each(|(_, row)| frames.extend_from_slice(&row.frames));
         Ok(frames)
+    }
+
+    fn table(&self, table: HotTable) -> Result<&BTreeMap<RowKey, HotRow>, Unreadable> {
+        let rows = self.shelf.hot.get(&table);
+        rows.ok_or_else(|| Unreadable("no such table".to_owned()))
+    }
+
+    fn sealed(&self) -> Result<&Sealed, Unreadable> {
+        let sealed = self.shelf.sealed.as_ref();
+        sealed.ok_or_else(|| Unreadable("no such table".to_owned()))
     }
 
     /// How many tables there are, where that can be told.
@@ -204,18 +319,41 @@ impl Store {
     pub fn table_count(&self) -> u64 {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
-            return sqlite.table_count();
+            return sqlite.table_count().expect("a database in memory can be read");
         }
-        u64::from(self.shelf.has_tables) + self.shelf.hot.len() as u64
+        let sealed = if self.shelf.sealed.is_some() { 2 } else { 0 };
+        let others = u64::from(self.shelf.has_tables) + u64::from(self.shelf.chores.is_some());
+        others + self.shelf.hot.len() as u64 + sealed
     }
 }
 
-/// Makes a durable copy follow the writes of a commit.
-///
-/// # Errors
-/// When one of them is refused, which the store did not do.
-pub fn commit(durable: &mut Shelf, writes: &[Write]) -> Result<(), String> {
-    writes.iter().try_for_each(|write| durable.apply(write))
+impl platform::Storage for Store {
+    type Write = Write;
+    type Disk = Shelf;
+
+    fn persist(disk: &mut Shelf, writes: &[Write]) -> Result<(), String> {
+        writes.iter().try_for_each(|write| disk.apply(write))
+    }
+
+    fn restore(&mut self, disk: &Shelf) -> Result<(), String> {
+        self.shelf.clone_from(disk);
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(sqlite) = &mut self.sqlite {
+            *sqlite = database();
+            transact(sqlite, &disk.as_writes())?;
+        }
+        Ok(())
+    }
+}
+
+fn mark(row: &HotRow) -> RowMark {
+    RowMark {
+        key: row.key,
+        units: row.units,
+        bytes_before: row.bytes_before,
+        bytes: row.frames.len() as u64,
+        at: row.at,
+    }
 }
 
 /// What every statement must keep to on the platform.
@@ -253,18 +391,66 @@ impl Rows for Store {
         if let Some(sqlite) = &self.sqlite {
             return sqlite.at_or_before(table, key);
         }
-        let rows = self
-            .shelf
-            .hot
-            .get(&table)
-            .ok_or_else(|| Unreadable("no such table".to_owned()))?;
-        Ok(rows.range(..=key).next_back().map(|(_, row)| RowMark {
-            key: row.key,
-            units: row.units,
-            bytes_before: row.bytes_before,
-            bytes: row.frames.len() as u64,
-            at: row.at,
-        }))
+        Ok(self
+            .table(table)?
+            .range(..=key)
+            .next_back()
+            .map(|(_, row)| mark(row)))
+    }
+
+    fn first_with(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(sqlite) = &self.sqlite {
+            return sqlite.first_with(table, after, bytes_before);
+        }
+        let behind = self
+            .table(table)?
+            .range((Bound::Excluded(after), Bound::Unbounded));
+        let mut messages = behind.filter(|(key, _)| **key == RowKey::at(key.position()));
+        Ok(messages
+            .find(|(_, row)| row.bytes_before >= bytes_before)
+            .map(|(_, row)| mark(row)))
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(sqlite) = &self.sqlite {
+            return sqlite.producer(id);
+        }
+        Ok(self.sealed()?.producers.get(id).copied())
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(sqlite) = &self.sqlite {
+            return sqlite.segment(number);
+        }
+        Ok(self.sealed()?.segments.get(&number).cloned())
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(sqlite) = &self.sqlite {
+            return sqlite.retried_segments(each);
+        }
+        let segments = self.sealed()?.segments.values();
+        let retried = segments.filter(|segment| segment.attempts > 1);
+        retried.for_each(|segment| each(segment.number, segment.attempts));
+        Ok(())
+    }
+
+    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(sqlite) = &self.sqlite {
+            return sqlite.chores();
+        }
+        let chores = self.shelf.chores.as_ref();
+        Ok(chores.map(|chores| chores.values().cloned().collect()))
     }
 
     fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
@@ -272,12 +458,8 @@ impl Rows for Store {
         if let Some(sqlite) = &self.sqlite {
             return sqlite.writers(table, each);
         }
-        let rows = self
-            .shelf
-            .hot
-            .get(&table)
-            .ok_or_else(|| Unreadable("no such table".to_owned()))?;
-        for row in rows
+        for row in self
+            .table(table)?
             .values()
             .filter(|row| row.producer.is_some() || row.stream_seq.is_some())
         {
@@ -296,157 +478,16 @@ impl Rows for Store {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-mod sqlite {
-    use machine::plan::Plan;
-    use machine::rows::{Head, HotTable, RowKey, RowMark, WriterMark};
-    use machine::sql::{self, Columns, Value};
-    use machine::{Unreadable, Write};
-    use rusqlite::types::{ToSqlOutput, ValueRef};
-    use rusqlite::{Connection, Row, ToSql, params_from_iter};
+fn database() -> sqlite::Database {
+    sqlite::Database::in_memory().expect("a database in memory can be opened")
+}
 
-    /// A database in memory.
-    #[derive(Debug)]
-    pub(super) struct Sqlite {
-        connection: Connection,
-    }
-
-    impl Sqlite {
-        pub(super) fn new() -> Self {
-            let connection = Connection::open_in_memory().expect("a database in memory can be opened");
-            connection.set_prepared_statement_cache_capacity(32);
-            Self { connection }
-        }
-
-        /// In one transaction, as the object does.
-        pub(super) fn apply(&self, writes: &[Write]) -> Result<(), String> {
-            let transaction = self
-                .connection
-                .unchecked_transaction()
-                .map_err(|error| error.to_string())?;
-            for write in writes {
-                sql::statements(write, |statement, values| {
-                    let values = values.iter().map(|value| Bound(*value));
-                    let mut statement = self
-                        .connection
-                        .prepare_cached(statement)
-                        .map_err(|error| error.to_string())?;
-                    statement
-                        .execute(params_from_iter(values))
-                        .map(drop)
-                        .map_err(|error| error.to_string())
-                })?;
-            }
-            transaction.commit().map_err(|error| error.to_string())
-        }
-
-        pub(super) fn frames(&self, plan: &Plan) -> Result<Vec<u8>, Unreadable> {
-            let mut frames = Vec::new();
-            for span in &plan.spans {
-                let keys = [
-                    Value::Integer(span.from.stored()),
-                    Value::Integer(span.to.stored()),
-                ];
-                self.ask(sql::frames(span.table), &keys, |row| {
-                    let bytes: Vec<u8> = row.get(0).map_err(unreadable)?;
-                    frames.extend_from_slice(&bytes);
-                    Ok(())
-                })?;
-            }
-            Ok(frames)
-        }
-
-        pub(super) fn head(&self) -> Result<Option<Head>, Unreadable> {
-            let mut exists = false;
-            self.ask(sql::STREAM_EXISTS, &[], |_| {
-                exists = true;
-                Ok(())
-            })?;
-            let mut head = None;
-            if exists {
-                self.ask(sql::HEAD, &[], |row| {
-                    head = Some(sql::head(&Cells(row))?);
-                    Ok(())
-                })?;
-            }
-            Ok(head)
-        }
-
-        pub(super) fn at_or_before(
-            &self,
-            table: HotTable,
-            key: RowKey,
-        ) -> Result<Option<RowMark>, Unreadable> {
-            let mut mark = None;
-            self.ask(sql::at_or_before(table), &[Value::Integer(key.stored())], |row| {
-                mark = Some(sql::row_mark(&Cells(row))?);
-                Ok(())
-            })?;
-            Ok(mark)
-        }
-
-        pub(super) fn writers(
-            &self,
-            table: HotTable,
-            each: &mut dyn FnMut(WriterMark),
-        ) -> Result<(), Unreadable> {
-            self.ask(sql::writers(table), &[], |row| {
-                each(sql::writer_mark(&Cells(row))?);
-                Ok(())
-            })
-        }
-
-        pub(super) fn table_count(&self) -> u64 {
-            let count = "SELECT count(*) FROM sqlite_master WHERE type = 'table'";
-            let count: i64 = self
-                .connection
-                .query_row(count, [], |row| row.get(0))
-                .unwrap_or(-1);
-            count.unsigned_abs()
-        }
-
-        fn ask(
-            &self,
-            statement: &str,
-            values: &[Value<'_>],
-            mut each: impl FnMut(&Row<'_>) -> Result<(), Unreadable>,
-        ) -> Result<(), Unreadable> {
-            let mut statement = self.connection.prepare_cached(statement).map_err(unreadable)?;
-            let values = values.iter().map(|value| Bound(*value));
-            let mut rows = statement.query(params_from_iter(values)).map_err(unreadable)?;
-            while let Some(row) = rows.next().map_err(unreadable)? {
-                each(row)?;
-            }
-            Ok(())
-        }
-    }
-
-    fn unreadable(error: rusqlite::Error) -> Unreadable {
-        Unreadable(error.to_string())
-    }
-
-    struct Bound<'a>(Value<'a>);
-
-    impl ToSql for Bound<'_> {
-        fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-            Ok(match self.0 {
-                Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
-                Value::Integer(integer) => ToSqlOutput::Borrowed(ValueRef::Integer(integer.cast_signed())),
-                Value::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
-                Value::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
-            })
-        }
-    }
-
-    struct Cells<'a>(&'a Row<'a>);
-
-    impl Columns for Cells<'_> {
-        fn integer(&self, column: usize) -> Result<Option<u64>, Unreadable> {
-            let value: Option<i64> = self.0.get(column).map_err(unreadable)?;
-            Ok(value.map(i64::cast_unsigned))
-        }
-
-        fn text(&self, column: usize) -> Result<Option<String>, Unreadable> {
-            self.0.get(column).map_err(unreadable)
-        }
-    }
+/// In one transaction, as the object does.
+#[cfg(not(target_arch = "wasm32"))]
+fn transact(database: &sqlite::Database, writes: &[Write]) -> Result<(), String> {
+    database
+        .begin()
+        .and_then(|()| database.apply(writes))
+        .and_then(|()| database.commit())
+        .map_err(|error| error.to_string())
 }

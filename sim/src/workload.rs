@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::choices::Choices;
 use crate::model::{Content, Life};
 use crate::request::Request;
+use crate::segments::spell;
 use crate::settings::Settings;
 
 /// The kinds of things that a client can do.
@@ -409,17 +410,17 @@ fn drawn_offset(choices: &mut Choices<'_>, scene: &Scene<'_>, live: bool) -> Opt
             } else {
                 choices.boundary(tail)
             };
-            offset(0, position)
+            let earlier = choices.upto(1) == 1;
+            match scene.life {
+                Some(life) => life.segments.spell(position, earlier),
+                None => spell((0, position)),
+            }
         }
-        _ if live || choices.upto(1) == 1 => offset(choices.upto(1), choices.upto(1) * 9_999_999_999_999_999),
+        _ if live || choices.upto(1) == 1 => {
+            spell((choices.upto(2), choices.upto(2) * 4_999_999_999_999_999))
+        }
         _ => return None,
     })
-}
-
-/// An offset token as this server spells it.
-#[must_use]
-pub fn offset(segment: u64, position: u64) -> String {
-    format!("{segment:016}_{position:016}")
 }
 
 fn read_again(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Request {

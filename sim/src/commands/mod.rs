@@ -1,10 +1,12 @@
 //! One module per command, and what they share.
 
 pub(crate) mod explore;
+pub(crate) mod fidelity;
 pub(crate) mod meta;
 pub(crate) mod mutants;
 pub(crate) mod replay;
 pub(crate) mod run;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

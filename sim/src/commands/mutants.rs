@@ -14,7 +14,7 @@ use super::replay::shrunk;
 use super::{clock, commit_number, root};
 
 /// A planted fault: `sim/bugs/<name>`.
-struct Bug {
+pub(crate) struct Bug {
     name: String,
     directory: PathBuf,
     /// The oracle that notices it.
@@ -65,12 +65,8 @@ fn bugs() -> Result<Vec<Bug>> {
     Ok(bugs)
 }
 
-pub(crate) fn mutants(
-    name: Option<&str>,
-    pick: Option<usize>,
-    check: bool,
-    seconds: u64,
-) -> Result<ExitCode> {
+/// Those whose name contains `name`, and of these so many as the git commit picks.
+pub(crate) fn picked(name: Option<&str>, pick: Option<usize>) -> Result<Vec<Bug>> {
     let mut bugs = bugs()?;
     bugs.retain(|bug| name.is_none_or(|name| bug.name.contains(name)));
     if let Some(pick) = pick {
@@ -82,25 +78,33 @@ pub(crate) fn mutants(
         }
     }
     ensure!(!bugs.is_empty(), "there is no such bug");
+    Ok(bugs)
+}
+
+/// Builds nothing: each patch applies, and each tape passes on the clean machine.
+pub(crate) fn check(bugs: &[Bug]) -> Result<ExitCode> {
     let house = tempfile::tempdir()?;
-    if check {
-        for bug in &bugs {
-            plant(bug, house.path())?;
-            ensure!(bug.tape().exists(), "{} has no tape", bug.name);
-            passes_when_clean(bug)?;
-        }
-        println!(
-            "{} patches apply, and their tapes pass on the clean machine",
-            bugs.len()
-        );
-        return Ok(ExitCode::SUCCESS);
+    for bug in bugs {
+        plant(bug, house.path())?;
+        ensure!(bug.tape().exists(), "{} has no tape", bug.name);
+        passes_when_clean(bug)?;
     }
+    println!(
+        "{} patches apply, and their tapes pass on the clean machine",
+        bugs.len()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Draws seeds until one notices.
+pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
+    let house = tempfile::tempdir()?;
     println!(
         "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8}",
         "planted fault", "oracle", "seeds", "ms", "tape", "shrunk"
     );
     let mut survivors = 0;
-    for bug in &bugs {
+    for bug in bugs {
         plant(bug, house.path())?;
         passes_when_clean(bug)?;
         let program = build(house.path())?;
@@ -110,7 +114,7 @@ pub(crate) fn mutants(
                 "--oracle",
                 &bug.oracle,
                 "--seconds",
-                &seconds.to_string(),
+                &longest.as_secs().to_string(),
                 "--storage",
                 bug.storage,
                 "--known",
@@ -130,25 +134,87 @@ pub(crate) fn mutants(
             );
         }
     }
-    println!("{} of {} caught", bugs.len() - survivors, bugs.len());
-    Ok(if survivors == 0 {
+    Ok(verdict(bugs.len(), survivors))
+}
+
+fn verdict(bugs: usize, survivors: usize) -> ExitCode {
+    println!("{} of {bugs} caught", bugs - survivors);
+    if survivors == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
-/// A workspace of machine and simulator with the fault in it. Files that are the same are left alone, so that they are not
+/// Lets libFuzzer look for them, each on one core and from an empty corpus. Whichever oracle notices counts.
+pub(crate) fn fuzz(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
+    let house = tempfile::tempdir()?;
+    let findings = root().join("target/fuzz-findings");
+    fs::create_dir_all(&findings)?;
+    println!(
+        "{:<34} {:<20} {:>8} {:>10} {:>8}",
+        "planted fault", "noticed by", "seconds", "runs", "tape"
+    );
+    let mut survivors = 0;
+    for bug in bugs {
+        plant(bug, house.path())?;
+        let program = build_fuzzer(bug, house.path())?;
+        let tape = findings.join(format!("mutant-{}", bug.name));
+        let corpus = tempfile::tempdir()?;
+        let start = clock();
+        let output = Command::new(program)
+            .arg(corpus.path())
+            .arg(format!("-max_total_time={}", longest.as_secs()))
+            .arg(format!("-exact_artifact_path={}", tape.display()))
+            // The same search each time.
+            .args([
+                "-seed=1",
+                "-max_len=2048",
+                "-len_control=0",
+                "-print_final_stats=1",
+            ])
+            .output()
+            .context("cannot start the fuzzer")?;
+        let seconds = start.elapsed().as_secs_f64();
+        let told = String::from_utf8_lossy(&output.stderr);
+        let runs = after(&told, "stat::number_of_executed_units:").unwrap_or("?");
+        if output.status.success() {
+            survivors += 1;
+            println!("{:<34} {:<20} {seconds:>8.1} {runs:>10}", bug.name, "survived");
+        } else {
+            let oracle = after(&told, "oracle ").and_then(|told| told.split(':').next());
+            println!(
+                "{:<34} {:<20} {seconds:>8.1} {runs:>10} {:>8}",
+                bug.name,
+                oracle.unwrap_or("panic"),
+                fs::metadata(&tape)?.len()
+            );
+        }
+    }
+    Ok(verdict(bugs.len(), survivors))
+}
+
+/// What follows these words in the first line that begins with them.
+fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(words))
+        .map(str::trim)
+}
+
+/// What a planted fault is built of.
+const MEMBERS: [&str; 4] = ["fuzz", "machine", "shells/sqlite", "sim"];
+
+/// A workspace of machine, simulator and fuzzers with the fault in it. Files that are the same are left alone, so that they are not
 /// built again.
 fn plant(bug: &Bug, house: &Path) -> Result<()> {
     let patched = tempfile::tempdir()?;
-    for part in ["machine", "sim"] {
+    for part in MEMBERS.into_iter().chain(["migrations"]) {
         copy(&root().join(part), &patched.path().join(part))?;
     }
     let manifest = fs::read_to_string(root().join("Cargo.toml"))?;
     let members = |line: &str| {
         if line.starts_with("members = ") {
-            "members = [\"machine\", \"sim\"]".to_owned()
+            format!("members = {MEMBERS:?}")
         } else {
             line.to_owned()
         }
@@ -172,11 +238,14 @@ fn plant(bug: &Bug, house: &Path) -> Result<()> {
     copy(patched.path(), house)
 }
 
-/// Copies what is different.
+/// Copies what is different, but no corpus.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
+        if entry.file_name() == "corpus" {
+            continue;
+        }
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             copy(&entry.path(), &target)?;
@@ -213,6 +282,40 @@ fn build(house: &Path) -> Result<PathBuf> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(target.join("sim/sim"))
+}
+
+fn build_fuzzer(bug: &Bug, house: &Path) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let target = root().join("target/mutants");
+    let name = if bug.storage == "sqlite" {
+        "sequence-on-sqlite"
+    } else {
+        "sequence"
+    };
+    let output = Command::new(cargo)
+        // These would replace the flags that make a fuzzer of it.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .args([
+            "--config",
+            "fuzz/sancov.toml",
+            "build",
+            "--quiet",
+            "--profile",
+            "sim",
+        ])
+        .args(["--package", "fuzz", "--features", "libfuzzer", "--bin", name])
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(house)
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(
+        output.status.success(),
+        "the patched machine does not build: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(target.join("x86_64-unknown-linux-gnu/sim").join(name))
 }
 
 fn passes_when_clean(bug: &Bug) -> Result<()> {

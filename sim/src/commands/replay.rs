@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use sim::choices::Choices;
 use sim::run::{self, Options, Outcome};
 use sim::{shrink, storage};
 
 use super::clock;
+use super::watch::Watch;
 use crate::Subject;
 
 /// How many of the last events are told of a failure.
@@ -34,6 +36,8 @@ pub(crate) fn replay(
     storage: storage::Kind,
 ) -> Result<ExitCode> {
     let until = until.unwrap_or(u64::MAX);
+    let watch = Watch::over(1);
+    watch.begins(0, &what.to_string());
     let outcome = outcome(
         what,
         Options {
@@ -42,6 +46,7 @@ pub(crate) fn replay(
             until,
         },
     )?;
+    watch.ends(0);
     if state {
         println!("{}\n", outcome.settings);
     }
@@ -119,9 +124,11 @@ pub(crate) fn shrink(what: &Subject, output: &Path, storage: storage::Kind) -> R
 pub(crate) fn shrunk(tape: &[u8], oracle: &str, options: Options) -> shrink::Shrunk {
     let start = clock();
     shrink::shrink(tape, TRIES_MAX, |tape| {
-        let failure = (start.elapsed() < SHRINKING_MAX)
-            .then(|| run::tape(tape, options).failure)
-            .flatten();
-        failure.is_some_and(|failure| failure.oracle == oracle)
+        if start.elapsed() > SHRINKING_MAX {
+            return None;
+        }
+        let mut choices = Choices::from_tape(tape).logged();
+        let failure = run::choices(&mut choices, options).failure?;
+        (failure.oracle == oracle).then(|| choices.log().to_vec())
     })
 }

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use sim::marks::{Mark, Marks, Watermark};
+use sim::marks::{Fault, Mark, Marks, Watermark};
 use sim::run::{self, Options, Outcome};
 use sim::storage;
 
+use super::watch::Watch;
 use super::{clock, commit_number, findings, replay};
 use crate::{Seeds, Subject};
 
@@ -66,9 +67,10 @@ pub(crate) fn run(
     let stopped = AtomicBool::new(false);
     let totals = Mutex::new(Totals::default());
     let failed = Mutex::new(None::<u64>);
+    let watch = Watch::over(jobs);
     std::thread::scope(|scope| {
         for job in 0..jobs {
-            let (next, stopped, totals, failed) = (&next, &stopped, &totals, &failed);
+            let (next, stopped, totals, failed, watch) = (&next, &stopped, &totals, &failed, &watch);
             scope.spawn(move || {
                 let mut mine = Totals::default();
                 let mut told = clock();
@@ -77,6 +79,7 @@ pub(crate) fn run(
                     if seed >= end {
                         break;
                     }
+                    watch.begins(job, &seed.to_string());
                     let outcome = run::seed(
                         seed,
                         Options {
@@ -84,6 +87,7 @@ pub(crate) fn run(
                             ..Options::default()
                         },
                     );
+                    watch.ends(job);
                     mine.add(&outcome);
                     if outcome.failure.is_some() {
                         stopped.store(true, Ordering::Relaxed);
@@ -122,6 +126,19 @@ pub(crate) fn run(
     for mark in Mark::ALL {
         println!("{:>12}  {}", totals.marks.count(*mark), mark.text());
     }
+    println!("faults{:>34} {:>9} {:>9}", "runs", "fired", "changed");
+    for fault in Fault::ALL {
+        let tally = totals.marks.tally(*fault);
+        println!(
+            "{:>12}  {:<16} {:>8} {:>9} {:>9}  {}",
+            "",
+            fault.text(),
+            tally.runs,
+            tally.fired,
+            tally.changed,
+            fault.change()
+        );
+    }
     println!("watermarks");
     for watermark in Watermark::ALL {
         println!("{:>12}  {}", totals.marks.height(*watermark), watermark.text());
@@ -129,6 +146,11 @@ pub(crate) fn run(
     let missed: Vec<_> = totals.marks.missed().map(Mark::text).collect();
     if totals.runs >= RUNS_FOR_ALL_MARKS && !missed.is_empty() {
         println!("\nnever came across: {}", missed.join("; "));
+        return Ok(ExitCode::FAILURE);
+    }
+    let inert: Vec<_> = totals.marks.inert().map(Fault::text).collect();
+    if totals.runs >= RUNS_FOR_ALL_MARKS && !inert.is_empty() {
+        println!("\nfaults that changed nothing: {}", inert.join("; "));
         return Ok(ExitCode::FAILURE);
     }
     println!("\n{} runs without a failure", totals.runs);

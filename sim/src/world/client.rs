@@ -5,22 +5,25 @@ use std::rc::Rc;
 
 use machine::wire::request::AwaitsBody;
 
-use super::object::Zombie;
 use super::reader::Reader;
+use super::zombie::Zombie;
 use super::{Event, Phase, World};
-use crate::marks::{Mark, Watermark};
-use crate::model::{Content, Mismatch, Model, place};
+use crate::marks::{Fault, Mark, Watermark};
+use crate::model::{Content, Mismatch, Model};
 use crate::oracle::{self, Place};
 use crate::request::{Request, Response};
+use crate::segments::token;
 use crate::workload::{self, Claim, Knowledge, Next, Scene};
 
 /// An answer, and what the object was when it gave it.
 #[derive(Clone, Debug)]
-pub(super) struct Received {
+pub struct Received {
     pub(super) response: Response,
     pub(super) place: Place,
     /// The line that comes with it.
     pub(super) line: Option<usize>,
+    /// The fetching of its body, where that is in the cold tier in part.
+    pub(super) fetching: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -79,30 +82,32 @@ pub(super) struct Call {
     pub(super) zombie: Option<Box<Zombie>>,
     /// Of the object, when the request came before its body.
     pub(super) turns_at_arrival: Option<u64>,
+    /// The message that it carries, if an object has sent it.
+    pub(super) sending: Option<usize>,
 }
 
 impl World<'_, '_> {
     /// A client does the next thing.
     pub(super) fn think(&mut self, client: usize) {
         self.clients[client].following = false;
-        let done = self.operation_count() >= self.settings.operations;
+        let done = self.operation_count() >= self.course.settings.operations;
         if self.phase != Phase::Busy || done {
             self.clients[client].busy = false;
             self.advance();
             return;
         }
-        let object = usize::try_from(self.choices.upto(self.settings.names - 1)).unwrap_or(0);
+        let object = usize::try_from(self.course.choices.upto(self.course.settings.names - 1)).unwrap_or(0);
         let Model { state, bounds, .. } = &self.objects[object].model;
         let ends = state.life.as_ref().and_then(|life| life.ends(bounds));
         let scene = Scene {
-            settings: &self.settings,
+            settings: &self.course.settings,
             life: state.life.as_ref(),
-            has_ended: ends.is_some_and(|(least, _)| least <= self.now),
+            has_ended: ends.is_some_and(|(least, _)| least <= self.course.now),
             knowledge: &self.clients[client].knowledge[object],
             operation: self.operations.len() as u64,
-            now: self.now,
+            now: self.course.now,
         };
-        let next = workload::next(self.choices, scene);
+        let next = workload::next(self.course.choices, scene);
         let (request, mark, claim, pause) = match next {
             Next::Send { request, mark, claim } => (request, mark, claim, None),
             Next::Wait(pause) => (Request::default(), None, None, Some(pause)),
@@ -110,9 +115,10 @@ impl World<'_, '_> {
         let operation = self.begin(client, object, request, mark, claim);
         match pause {
             Some(pause) => {
-                self.note("client", || format!("{client} waits for {pause} ms"));
+                self.course
+                    .note("client", || format!("{client} waits for {pause} ms"));
                 self.operations[operation].done = true;
-                self.schedule(pause, Event::Think { client });
+                self.course.schedule(pause, Event::Think { client });
             }
             None => self.attempt(operation),
         }
@@ -132,7 +138,7 @@ impl World<'_, '_> {
             request: Rc::new(request),
             mark,
             claim,
-            sent_at: self.now,
+            sent_at: self.course.now,
             attempts: 0,
             sent: 0,
             acknowledged: Vec::new(),
@@ -149,10 +155,11 @@ impl World<'_, '_> {
         let request = Rc::clone(&self.operations[operation].request);
         self.operations[operation].attempts += 1;
         self.operations[operation].sent += 1;
-        self.marks
+        self.course
+            .marks
             .reach(Watermark::Attempts, self.operations[operation].attempts);
         let call = self.call(object, operation, None, &request);
-        self.note("client", || {
+        self.course.note("client", || {
             format!("{client} c{call} {} on name {object}", request.line())
         });
         if request.method == "GET"
@@ -161,25 +168,28 @@ impl World<'_, '_> {
                 .is_some_and(|live| matches!(live, "sse" | "long-poll"))
         {
             let reader = self.readers.len();
-            let slow = self.fault(self.settings.faults.slow_reader);
-            let ahead = self.choices.upto(self.settings.delays.skew);
+            let slow = self.course.fault(Fault::SlowReader);
+            let ahead = self.course.choices.upto(self.course.settings.delays.skew);
             self.readers
                 .push(Reader::new(object, operation, call, request, slow, ahead));
-            if self.fault(self.settings.faults.leave) {
-                let after = self.choices.magnitude(20_000);
-                self.schedule(after, Event::Leave { reader });
+            if self.course.fault(Fault::Leave) {
+                let after = self.course.choices.magnitude(20_000);
+                self.course.schedule(after, Event::Leave { reader });
             }
-            let delay = self.network_delay();
-            self.schedule(delay, Event::Dial { reader, from: None });
+            let delay = self.course.network_delay();
+            self.course.schedule(delay, Event::Dial { reader, from: None });
             return;
         }
         self.send(call);
-        if self.fault(self.settings.faults.duplicate) {
-            self.hit(Mark::DuplicateInFlight);
+        if self.course.fault(Fault::Duplicate) {
+            self.course.hit(Mark::DuplicateInFlight);
             self.operations[operation].sent += 1;
             let copy = self.call(object, operation, None, &request);
-            self.note("client", || format!("{client} c{copy} is a copy of c{call}"));
-            self.send(copy);
+            self.course
+                .note("client", || format!("{client} c{copy} is a copy of c{call}"));
+            if self.send(copy) {
+                self.course.changed(Fault::Duplicate);
+            }
         }
     }
 
@@ -200,26 +210,35 @@ impl World<'_, '_> {
             awaits: None,
             zombie: None,
             turns_at_arrival: None,
+            sending: None,
         });
         self.calls.len() - 1
     }
 
-    pub(super) fn send(&mut self, call: usize) {
-        let delay = self.network_delay();
-        if self.fault(self.settings.faults.request_lost) {
-            self.hit(Mark::RequestLost);
-            self.note("network", || format!("c{call} is lost"));
-            self.schedule(delay + 1_000, Event::Lost { call });
+    /// Sends a call's request, and tells whether it will arrive.
+    pub(super) fn send(&mut self, call: usize) -> bool {
+        let delay = self.course.network_delay();
+        let lost = self.course.fault(Fault::RequestLost);
+        if lost {
+            self.course.hit(Mark::RequestLost);
+            self.course.changed(Fault::RequestLost);
+            self.course.note("network", || format!("c{call} is lost"));
+            self.course.schedule(delay + 1_000, Event::Lost { call });
         } else {
-            self.schedule(delay, Event::Arrive { call });
+            self.course.schedule(delay, Event::Arrive { call });
         }
+        !lost
     }
 
     pub(super) fn reply(&mut self, call: usize, received: Received) {
         if let Some(reader) = self.calls[call].reader {
             return self.dialled(reader, received);
         }
-        self.note("client", || format!("c{call} ← {}", received.response.line()));
+        if let Some(sending) = self.calls[call].sending {
+            return self.message_answered(sending, call, &received);
+        }
+        self.course
+            .note("client", || format!("c{call} ← {}", received.response.line()));
         self.observe(call, &received);
         let status = received.response.status;
         let operation = &mut self.operations[self.calls[call].operation];
@@ -231,14 +250,14 @@ impl World<'_, '_> {
             operation.unknown = true;
             return self.in_vain(call);
         }
-        let crashed = self.objects[operation.object].last_crash_at > operation.sent_at;
+        let crashed = self.objects[operation.object].platform.last_crash_at > operation.sent_at;
         if operation.unknown
             && crashed
             && status == 204
             && operation.claim.is_some()
             && !operation.request.body.is_empty()
         {
-            self.marks.hit(Mark::DuplicateAfterCrash);
+            self.course.marks.hit(Mark::DuplicateAfterCrash);
         }
         self.settle(call, &received.response);
     }
@@ -247,7 +266,10 @@ impl World<'_, '_> {
         if let Some(reader) = self.calls[call].reader {
             return self.unanswered(reader);
         }
-        self.note("client", || format!("c{call} is not answered"));
+        if let Some(sending) = self.calls[call].sending {
+            return self.message_lost(sending);
+        }
+        self.course.note("client", || format!("c{call} is not answered"));
         self.operations[self.calls[call].operation].unknown = true;
         self.in_vain(call);
     }
@@ -259,9 +281,9 @@ impl World<'_, '_> {
         if operation.done {
             return;
         }
-        if operation.attempts <= self.settings.retries || operation.last {
-            let pause = self.choices.upto(self.settings.delays.think / 4);
-            self.schedule(pause, Event::Retry { operation: number });
+        if operation.attempts <= self.course.settings.retries || operation.last {
+            let pause = self.course.choices.upto(self.course.settings.delays.think / 4);
+            self.course.schedule(pause, Event::Retry { operation: number });
         } else {
             self.finish(number);
         }
@@ -303,8 +325,8 @@ impl World<'_, '_> {
         }
         operation.done = true;
         let client = operation.client;
-        let pause = self.choices.upto(self.settings.delays.think);
-        self.schedule(pause, Event::Think { client });
+        let pause = self.course.choices.upto(self.course.settings.delays.think);
+        self.course.schedule(pause, Event::Think { client });
     }
 
     fn learn(&mut self, operation: usize, response: &Response) {
@@ -326,13 +348,21 @@ impl World<'_, '_> {
         }
     }
 
-    pub(super) fn learn_position(&mut self, operation: usize, position: u64, cursor: Option<u64>) {
+    pub(super) fn learn_position(&mut self, operation: usize, life: u64, position: u64, cursor: Option<u64>) {
         let Operation { client, object, .. } = self.operations[operation];
+        let earlier = self.course.choices.upto(1) == 1;
+        let spelled = self.objects[object].model.segments(life).spell(position, earlier);
         let knowledge = &mut self.clients[client].knowledge[object];
-        knowledge.learn_offset(&workload::offset(0, position));
+        knowledge.learn_offset(&spelled);
         knowledge.cursor = cursor
             .map(|cursor| cursor.to_string())
             .or_else(|| knowledge.cursor.take());
+    }
+
+    /// The place in the whole stream of the offset that an answer tells.
+    pub(super) fn told_place(&self, object: usize, life: u64, response: &Response) -> Option<u64> {
+        let token = response.header("Stream-Next-Offset").and_then(token)?;
+        self.objects[object].model.segments(life).told(token)
     }
 
     /// Holds an answer against everything that was known when it was asked for.
@@ -350,7 +380,7 @@ impl World<'_, '_> {
         self.note_known(object, floor, *state, response);
         let Some(life) = state.life() else { return };
         let content = self.objects[object].model.content(life);
-        let next = response.header("Stream-Next-Offset").and_then(place);
+        let next = self.told_place(object, life, response);
         let shown = match request.method {
             "GET" if response.status == 200 => Some(&response.body),
             // A producer's 204 is a duplicate, and does not say where the data is.
@@ -365,7 +395,7 @@ impl World<'_, '_> {
             return;
         };
         let Some(units) = oracle::units(content, shown) else {
-            return self.fail(
+            return self.course.fail(
                 "offset law",
                 "a body of the stream's type".to_owned(),
                 response.line(),
@@ -373,12 +403,14 @@ impl World<'_, '_> {
         };
         let from = next.saturating_sub(units.len() as u64);
         let verdict = self.law.observe(object, life, from, &units);
-        self.check("offset law", verdict);
+        self.course.check("offset law", verdict);
     }
 
     /// Linearizability, in linear time: what an answer tells is never behind what was known when it was asked for.
     pub(super) fn note_known(&mut self, object: usize, floor: Place, state: Place, response: &Response) {
-        let next = response.header("Stream-Next-Offset").and_then(place);
+        let next = state
+            .life()
+            .and_then(|life| self.told_place(object, life, response));
         let told = state.known_to(next.unwrap_or(0), response.is_true("Stream-Closed"));
         self.note_told(object, floor, state, told);
     }
@@ -386,7 +418,7 @@ impl World<'_, '_> {
     pub(super) fn note_told(&mut self, object: usize, floor: Place, state: Place, told: Place) {
         if state < floor {
             let expected = format!("{floor:?} or later");
-            self.check(
+            self.course.check(
                 "recency",
                 Err(Mismatch {
                     expected,
@@ -408,51 +440,68 @@ impl World<'_, '_> {
                 .windows(text.len())
                 .any(|window| window == text.as_bytes())
         };
+        self.same_page(object, &request, response);
         let has = |name: &str| response.header(name).is_some();
         match (request.method, response.status) {
-            (_, 304) => self.hit(Mark::NotModified),
-            (_, 400) => self.hit(Mark::BadRequest),
-            (_, 413) => self.hit(Mark::TooLarge),
-            ("POST", 403) => self.hit(Mark::EpochFenced),
-            ("POST", 409) if has("Producer-Expected-Seq") => self.hit(Mark::SequenceGap),
-            ("POST", 409) if has("Stream-Closed") => self.hit(Mark::AppendToClosed),
-            ("POST", 409) if body("sequence_regression") => self.hit(Mark::SequenceRegression),
+            (_, 304) => self.course.hit(Mark::NotModified),
+            (_, 400) => self.course.hit(Mark::BadRequest),
+            (_, 413) => self.course.hit(Mark::TooLarge),
+            ("POST", 403) => self.course.hit(Mark::EpochFenced),
+            ("POST", 409) if has("Producer-Expected-Seq") => self.course.hit(Mark::SequenceGap),
+            ("POST", 409) if has("Stream-Closed") => self.course.hit(Mark::AppendToClosed),
+            ("POST", 409) if body("sequence_regression") => self.course.hit(Mark::SequenceRegression),
             // An append that closes is answered 200 the first time.
             ("POST", 204) if has("Producer-Seq") && has("Stream-Closed") && !request.body.is_empty() => {
-                self.hit(Mark::ClosingRepeated);
+                self.course.hit(Mark::ClosingRepeated);
             }
-            ("POST", 204) if has("Producer-Seq") && !has("Stream-Closed") => self.hit(Mark::Duplicate),
+            ("POST", 204) if has("Producer-Seq") && !has("Stream-Closed") => self.course.hit(Mark::Duplicate),
             ("POST", 200)
                 if request.header("Producer-Seq") == Some("0")
                     && request.header("Producer-Epoch") != Some("0") =>
             {
-                self.hit(Mark::EpochRaised);
+                self.course.hit(Mark::EpochRaised);
             }
-            ("PUT", 200) => self.hit(Mark::Confirmed),
-            ("PUT", 409) => self.hit(Mark::ExistsOtherwise),
-            ("PUT", 201) if self.objects[object].model.state.last_life > 1 => self.hit(Mark::CreatedAgain),
-            ("GET", 200) if has("Stream-Next-Offset") && !has("Stream-Up-To-Date") => self.hit(Mark::PageCut),
+            ("PUT", 200) => self.course.hit(Mark::Confirmed),
+            ("PUT", 409) => self.course.hit(Mark::ExistsOtherwise),
+            ("PUT", 201) if self.objects[object].model.state.last_life > 1 => {
+                self.course.hit(Mark::CreatedAgain)
+            }
+            ("GET", 200) if has("Stream-Next-Offset") && !has("Stream-Up-To-Date") => {
+                self.course.hit(Mark::PageCut)
+            }
             _ => {}
         }
-        if let (Some(tag), Some(next)) = (
-            response.header("ETag"),
-            response.header("Stream-Next-Offset").and_then(place),
-        ) {
-            let life = self.objects[object].model.state.last_life;
+    }
+
+    /// What an entity tag that leaves is given for.
+    pub(super) fn note_tag(&mut self, call: usize, received: &Received) {
+        let Call { object, request, .. } = &self.calls[call];
+        let (object, request) = (*object, Rc::clone(request));
+        let response = &received.response;
+        let Some(life) = received.place.life() else { return };
+        let next = self.told_place(object, life, response);
+        if let (Some(tag), Some(next)) = (response.header("ETag"), next) {
             let closed = response.is_true("Stream-Closed");
             let named = (object, life, next, closed);
             let before = self.tags.insert(tag.to_owned(), named);
             if let Some(before) = before.filter(|before| *before != named) {
                 let expected = format!("{tag} for (name, life, end, closed) {before:?} only");
-                self.fail("entity tags", expected, format!("{named:?}"));
+                self.course.fail("entity tags", expected, format!("{named:?}"));
             }
             if closed && request.method == "GET" && self.open_ends.contains(&(object, life, next)) {
-                self.hit(Mark::ChangedByClose);
+                self.course.hit(Mark::ChangedByClose);
             }
             if !closed {
                 self.open_ends.insert((object, life, next));
             }
         }
+    }
+
+    /// Asks an object for nothing but to look at itself.
+    pub(super) fn begin_prod(&mut self, object: usize) -> usize {
+        let operation = self.begin(0, object, Request::new("HEAD"), None, None);
+        self.operations[operation].done = true;
+        operation
     }
 
     /// A last look at a name, by the first client.
@@ -517,7 +566,7 @@ impl World<'_, '_> {
             }
         }
         if let Some((expected, actual)) = failed {
-            self.fail("exactly once", expected, actual);
+            self.course.fail("exactly once", expected, actual);
         }
     }
 }

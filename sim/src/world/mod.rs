@@ -1,33 +1,39 @@
-//! The world: a queue of events, and everything that they happen to. No ticks and no threads: the next event is taken, the
-//! time is set to its own, and what follows from it is put into the queue.
+//! The world: clients, edges and objects on one course, and what the next event does to them.
 
 mod client;
+mod cold;
+mod index;
+mod judge;
+mod line;
 mod object;
 mod reader;
+mod rest;
+mod sending;
+mod zombie;
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
+use machine::edge::name::REGISTRY;
 use machine::offset::Offset;
 
 use crate::choices::Choices;
-use crate::digest::Digest;
-use crate::marks::{Mark, Marks, Watermark};
-use crate::model::Mismatch;
+use crate::course::Course;
+use crate::marks::Watermark;
 use crate::oracle::OffsetLaw;
-use crate::settings::{BEGINNING, Settings};
+use crate::platform;
+use crate::settings::Settings;
 use crate::storage;
 use client::{Call, Client, Operation, Received};
-use object::{Line, Object};
+use cold::Cold;
+use index::Index;
+use line::Line;
+use object::{Message, Object};
 use reader::Reader;
-
-/// No run goes on for longer.
-const EVENTS_MAX: u64 = 60_000;
+use sending::Sending;
 
 /// What can happen.
 #[derive(Debug)]
-enum Event {
+pub enum Event {
     /// A client thinks of what to do next.
     Think {
         client: usize,
@@ -44,27 +50,12 @@ enum Event {
     Body {
         call: usize,
     },
-    /// A commit is durable, and all before it.
-    Durable {
-        object: usize,
-        epoch: u64,
-        number: u64,
-    },
-    Crash {
-        object: usize,
-        epoch: u64,
-    },
-    /// The instance is dropped if it has nothing to do.
-    Idle {
-        object: usize,
-        epoch: u64,
-        cut_lines: bool,
-    },
-    Alarm {
-        object: usize,
-        token: u64,
-        again: bool,
-    },
+    /// The platform does something with an object.
+    Platform(platform::Event),
+    /// Something happens in the cold tier.
+    Cold(cold::Event),
+    /// Something happens to a message from object to object, or to the index.
+    Sending(sending::Event),
     /// An answer reaches whoever asked.
     Reply {
         call: usize,
@@ -77,8 +68,7 @@ enum Event {
     /// A message reaches the reader's side of a line.
     Message {
         line: usize,
-        bytes: Bytes,
-        place: crate::oracle::Place,
+        message: Message,
     },
     /// The reader's side learns that its line is closed.
     LineClosed {
@@ -110,49 +100,22 @@ enum Event {
     JudgeExpiry,
 }
 
-#[derive(Debug)]
-struct Scheduled {
-    at: u64,
-    tie: u64,
-    sequence: u64,
-    event: Event,
-}
-
-impl Scheduled {
-    const fn key(&self) -> (u64, u64, u64) {
-        (self.at, self.tie, self.sequence)
+impl From<cold::Event> for Event {
+    fn from(event: cold::Event) -> Self {
+        Self::Cold(event)
     }
 }
 
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+impl From<sending::Event> for Event {
+    fn from(event: sending::Event) -> Self {
+        Self::Sending(event)
     }
 }
 
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl From<platform::Event> for Event {
+    fn from(event: platform::Event) -> Self {
+        Self::Platform(event)
     }
-}
-
-impl Ord for Scheduled {
-    /// The earliest is the greatest, for the heap gives that first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.key().cmp(&self.key())
-    }
-}
-
-/// Something that must not be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    pub oracle: &'static str,
-    pub expected: String,
-    pub actual: String,
-    /// Number of the event that showed it.
-    pub event: u64,
 }
 
 /// How a run goes on after its operations are done.
@@ -171,11 +134,7 @@ enum Phase {
 /// See the module.
 #[derive(Debug)]
 pub struct World<'w, 't> {
-    choices: &'w mut Choices<'t>,
-    pub settings: Settings,
-    now: u64,
-    queue: BinaryHeap<Scheduled>,
-    sequence: u64,
+    pub course: Course<'w, 't, Event>,
     objects: Vec<Object>,
     clients: Vec<Client>,
     operations: Vec<Operation>,
@@ -183,6 +142,13 @@ pub struct World<'w, 't> {
     lines: Vec<Line>,
     readers: Vec<Reader>,
     law: OffsetLaw,
+    cold: Cold,
+    index: Index,
+    sendings: Vec<Sending>,
+    /// Where each page ended; see [`World::same_page`].
+    pages: BTreeMap<rest::Asked, u64>,
+    /// How often something was still to be done when nothing was left to happen.
+    prods: u64,
     /// What each entity tag was given for: name, life, end, closed.
     tags: BTreeMap<String, (usize, u64, u64, bool)>,
     /// Ends of open streams for which one was given.
@@ -194,11 +160,6 @@ pub struct World<'w, 't> {
     progress: u64,
     /// Names that are still being read once more.
     unread: u64,
-    pub events: u64,
-    pub digest: Digest,
-    pub marks: Marks,
-    pub failure: Option<Failure>,
-    pub trace: Option<Vec<String>>,
 }
 
 impl<'w, 't> World<'w, 't> {
@@ -210,16 +171,18 @@ impl<'w, 't> World<'w, 't> {
         storage: storage::Kind,
         traced: bool,
     ) -> Self {
-        let objects = (0..settings.names)
-            .map(|name| Object::new(name, &settings, storage))
+        let mut objects: Vec<_> = (0..settings.names)
+            .zip(0..)
+            .map(|(name, number)| Object::new(&format!("name-{name}"), number, &settings, storage))
             .collect();
-        let names = usize::try_from(settings.names).unwrap_or(1);
-        let clients = (0..settings.clients).map(|_| Client::new(names)).collect();
+        if settings.limits.registry {
+            objects.push(Object::new(REGISTRY, objects.len(), &settings, storage));
+        }
+        let clients = (0..settings.clients)
+            .map(|_| Client::new(objects.len()))
+            .collect();
         Self {
-            choices,
-            now: BEGINNING,
-            queue: BinaryHeap::new(),
-            sequence: 0,
+            course: Course::new(choices, settings, traced),
             objects,
             clients,
             operations: Vec::new(),
@@ -227,54 +190,42 @@ impl<'w, 't> World<'w, 't> {
             lines: Vec::new(),
             readers: Vec::new(),
             law: OffsetLaw::default(),
+            cold: Cold::default(),
+            index: Index::new(storage),
+            sendings: Vec::new(),
+            pages: BTreeMap::new(),
+            prods: 0,
             tags: BTreeMap::new(),
             open_ends: BTreeSet::new(),
             phase: Phase::Busy,
             patience: 4,
             progress: 0,
             unread: 0,
-            events: 0,
-            digest: Digest::default(),
-            marks: Marks::default(),
-            failure: None,
-            trace: traced.then(Vec::new),
-            settings,
         }
     }
 
     /// Runs to the end, to the first failure, or to an event.
     pub fn run(&mut self, until: u64) {
         for client in 0..self.clients.len() {
-            let delay = self.choices.upto(self.settings.delays.network);
-            self.schedule(delay, Event::Think { client });
+            let delay = self.course.choices.upto(self.course.settings.delays.network);
+            self.course.schedule(delay, Event::Think { client });
         }
-        while self.failure.is_none() && self.events < until {
-            let Some(Scheduled { at, event, .. }) = self.queue.pop() else {
-                break;
+        while self.course.failure.is_none() && self.course.events < until {
+            let Some(event) = self.course.take_next() else {
+                if self.rests() {
+                    break;
+                }
+                continue;
             };
-            self.now = at;
-            self.events += 1;
-            self.digest.number(at);
-            if self.events > EVENTS_MAX {
-                self.fail(
-                    "liveness",
-                    "an end".to_owned(),
-                    format!("{EVENTS_MAX} events; {:?}", self.pending()),
-                );
-                break;
-            }
             self.happen(event);
         }
-        self.marks.reach(Watermark::Events, self.events);
-        self.marks
-            .reach(Watermark::SimulatedSeconds, self.simulated_ms() / 1_000);
-        self.marks
-            .reach(Watermark::TapeBytes, self.choices.tape().len() as u64);
-    }
-
-    #[must_use]
-    pub const fn simulated_ms(&self) -> u64 {
-        self.now - BEGINNING
+        self.course.marks.reach(Watermark::Events, self.course.events);
+        self.course
+            .marks
+            .reach(Watermark::SimulatedSeconds, self.course.simulated_ms() / 1_000);
+        self.course
+            .marks
+            .reach(Watermark::TapeBytes, self.course.choices.tape().len() as u64);
     }
 
     #[must_use]
@@ -298,21 +249,12 @@ impl<'w, 't> World<'w, 't> {
             Event::Retry { operation } => self.attempt(operation),
             Event::Arrive { call } => self.arrive(call),
             Event::Body { call } => self.body_complete(call),
-            Event::Durable {
-                object,
-                epoch,
-                number,
-            } => self.durable(object, epoch, number),
-            Event::Crash { object, epoch } => self.crash(object, epoch),
-            Event::Idle {
-                object,
-                epoch,
-                cut_lines,
-            } => self.idle(object, epoch, cut_lines),
-            Event::Alarm { object, token, again } => self.alarm(object, token, again),
+            Event::Platform(event) => self.happen_to_object(event),
+            Event::Cold(event) => self.happen_in_cold(event),
+            Event::Sending(event) => self.happen_to_sending(event),
             Event::Reply { call, received } => self.reply(call, received),
             Event::Lost { call } => self.lost(call),
-            Event::Message { line, bytes, place } => self.message(line, &bytes, place),
+            Event::Message { line, message } => self.message(line, &message),
             Event::LineClosed { line } => self.line_closed(line),
             Event::LineGone { line } => self.line_gone(line),
             Event::Dial { reader, from } => self.dial(reader, from),
@@ -324,97 +266,22 @@ impl<'w, 't> World<'w, 't> {
         }
     }
 
-    fn schedule(&mut self, after: u64, event: Event) {
-        self.schedule_at(self.now + after, event);
-    }
-
-    fn schedule_at(&mut self, at: u64, event: Event) {
-        let tie = if self.fault(self.settings.faults.reorder) {
-            1 + self.choices.upto(7)
-        } else {
-            0
-        };
-        self.sequence += 1;
-        self.queue.push(Scheduled {
-            at: at.max(self.now),
-            tie,
-            sequence: self.sequence,
-            event,
-        });
-    }
-
-    /// Whether something breaks now.
-    fn fault(&mut self, percent: u64) -> bool {
-        if percent == 0 || self.is_calm() {
-            return false;
-        }
-        if self.settings.enumerated {
-            self.choices.upto(1) == 1
-        } else {
-            self.choices.percent(percent)
-        }
-    }
-
-    /// Whether it is a time between storms.
-    const fn is_calm(&self) -> bool {
-        let (storm, calm) = (self.settings.storm_ms, self.settings.calm_ms);
-        calm > 0 && (self.now - BEGINNING) % (storm + calm) >= storm
-    }
-
-    fn network_delay(&mut self) -> u64 {
-        self.choices.upto(self.settings.delays.network)
-    }
-
-    fn fail(&mut self, oracle: &'static str, expected: String, actual: String) {
-        let heard = self.settings.only.is_none_or(|only| only == oracle);
-        if heard && self.failure.is_none() {
-            self.note("!!", || format!("{oracle}: expected {expected}, but {actual}"));
-            self.failure = Some(Failure {
-                oracle,
-                expected,
-                actual,
-                event: self.events,
-            });
-        }
-    }
-
-    fn check(&mut self, oracle: &'static str, verdict: Result<(), Mismatch>) {
-        if let Err(Mismatch { expected, actual }) = verdict {
-            self.fail(oracle, expected, actual);
-        }
-    }
-
-    fn note(&mut self, who: &str, what: impl FnOnce() -> String) {
-        let seconds = self.simulated_ms() / 1_000;
-        let millis = self.simulated_ms() % 1_000;
-        let events = self.events;
-        if let Some(trace) = &mut self.trace {
-            trace.push(format!(
-                "{seconds:>6}.{millis:03} e{events:<5} {who:<10} {}",
-                what()
-            ));
-        }
-    }
-
-    fn hit(&mut self, mark: Mark) {
-        self.marks.hit(mark);
-    }
-
     /// Goes on to the next phase when nothing of this one is left to be done.
     fn advance(&mut self) {
-        let begun = self.operation_count() >= self.settings.operations;
+        let begun = self.operation_count() >= self.course.settings.operations;
         let idle = self.clients.iter().all(|client| !client.busy || client.following);
         match self.phase {
             Phase::Busy if begun && idle => {
-                let stall =
-                    self.settings.delays.stall + self.settings.delays.body + self.settings.delays.commit;
-                self.settings.heal();
+                let stall = self.course.settings.delays.stall
+                    + self.course.settings.delays.body
+                    + self.course.settings.delays.commit;
+                self.course.settings.heal();
                 self.readers.iter_mut().for_each(Reader::hurry);
                 self.phase = Phase::Healing;
-                self.note("world", || "heals".to_owned());
-                let redial = self.settings.limits.redial_ms_max * 16;
-                let network = self.settings.delays.network * 40 + 60_000;
-                self.schedule(stall + redial + network, Event::Judge);
+                self.course.note("world", || "heals".to_owned());
+                let redial = self.course.settings.limits.redial_ms_max * 16;
+                let network = self.course.settings.delays.network * 40 + 60_000;
+                self.course.schedule(stall + redial + network, Event::Judge);
             }
             Phase::Reading if self.unread == 0 => {
                 self.phase = Phase::Waiting;
@@ -423,7 +290,7 @@ impl<'w, 't> World<'w, 't> {
                     .filter_map(|object| self.latest_end(object))
                     .max();
                 if let Some(last) = last {
-                    self.schedule_at(last, Event::JudgeExpiry);
+                    self.course.schedule_at(last, Event::JudgeExpiry);
                 }
             }
             Phase::Busy | Phase::Healing | Phase::Reading | Phase::Waiting => {}
@@ -440,16 +307,20 @@ impl<'w, 't> World<'w, 't> {
             }
             self.progress = progress;
             if self.patience > 0 {
-                return self.schedule(5_000, Event::Judge);
+                // A page from the cold tier takes its time.
+                let pause = 5_000 + self.course.settings.delays.tier * 2;
+                return self.course.schedule(pause, Event::Judge);
             }
-            self.fail("liveness", "nothing left to be done".to_owned(), reason);
+            self.course
+                .fail("liveness", "nothing left to be done".to_owned(), reason);
             return;
         }
         for reader in 0..self.readers.len() {
             self.leave(reader);
         }
         self.phase = Phase::Reading;
-        self.note("world", || "reads everything once more".to_owned());
+        self.course
+            .note("world", || "reads everything once more".to_owned());
         for object in 0..self.objects.len() {
             self.read_all(object);
         }
@@ -464,7 +335,7 @@ impl<'w, 't> World<'w, 't> {
             }
         }
         for (number, object) in self.objects.iter().enumerate() {
-            if let Some(reason) = object.pending() {
+            if let Some(reason) = object.platform.pending() {
                 return Some(format!("object {number} {reason}"));
             }
         }

@@ -10,11 +10,13 @@ use machine::tail::{Effect, Frame, Head, Input, Tail};
 use machine::{Class, End, Millis};
 
 use super::client::Received;
-use super::{Event, World};
-use crate::marks::{Mark, Watermark};
-use crate::model::{Content, Model, place};
+use super::object::Message;
+use super::{Event, Phase, World};
+use crate::marks::{Fault, Mark, Watermark};
+use crate::model::{Content, Model};
 use crate::oracle::{self, Delivery, Follower, Place};
 use crate::request::{Request, Response};
+use crate::segments::token;
 
 /// One client's live read.
 #[derive(Debug)]
@@ -119,14 +121,14 @@ impl World<'_, '_> {
             return;
         }
         it.dials += 1;
-        self.marks.reach(Watermark::Dials, it.dials);
+        self.course.marks.reach(Watermark::Dials, it.dials);
         let request = match from {
             None => Rc::clone(&it.request),
             Some(offset) => Rc::new(it.request.from_offset(&offset.to_string())),
         };
         let (object, operation) = (it.object, it.operation);
         let call = self.call(object, operation, Some(reader), &request);
-        self.note("edge", || {
+        self.course.note("edge", || {
             format!("reader {reader} dials c{call} {}", request.line())
         });
         self.send(call);
@@ -138,10 +140,10 @@ impl World<'_, '_> {
             .response
             .header("Stream-Line")
             .and_then(Head::from_header);
-        self.note("edge", || {
+        self.course.note("edge", || {
             format!("reader {reader} ← {}", received.response.line())
         });
-        let now = self.now;
+        let now = self.course.now;
         let it = &mut self.readers[reader];
         it.place = received.place;
         if it.tail.is_none() {
@@ -151,8 +153,8 @@ impl World<'_, '_> {
                 if left {
                     return self.finish(self.readers[reader].operation);
                 }
-                let delay = self.network_delay();
-                return self.schedule(delay, Event::Reply { call, received });
+                let delay = self.course.network_delay();
+                return self.course.schedule(delay, Event::Reply { call, received });
             };
             it.tail = Some(Tail::new(Millis(now + it.ahead), head));
             it.class = head.class;
@@ -170,7 +172,7 @@ impl World<'_, '_> {
         };
         let body = if let Some(line) = received.line {
             if it.left || it.tail.as_ref().is_none_or(Tail::is_ended) {
-                self.hit(Mark::LineUnwanted);
+                self.course.hit(Mark::LineUnwanted);
                 self.hang_up(line);
                 if self.readers[reader].left {
                     self.step(reader, Input::ClientGone);
@@ -182,7 +184,7 @@ impl World<'_, '_> {
             Vec::new()
         } else {
             if head.class == Class::Sse && !received.response.body.is_empty() {
-                self.marks.hit(Mark::EventsPaged);
+                self.course.marks.hit(Mark::EventsPaged);
             }
             received.response.body.to_vec()
         };
@@ -193,7 +195,7 @@ impl World<'_, '_> {
         let it = &self.readers[reader];
         let (object, call) = (it.object, it.call);
         let Some(life) = received.place.life() else {
-            return self.fail(
+            return self.course.fail(
                 "events",
                 "a stream to follow".to_owned(),
                 received.response.line(),
@@ -202,7 +204,10 @@ impl World<'_, '_> {
         let position = match it.request.parameter("offset") {
             Some("-1") => Some(0),
             Some("now") | None => None,
-            Some(text) => place(text).map(|position| position.min(received.place.position)),
+            Some(text) => token(text).map(|token| {
+                let asked = self.objects[object].model.segments(life).asked(token);
+                asked.min(received.place.position)
+            }),
         };
         let binary = matches!(
             self.objects[object].model.content(life),
@@ -212,7 +217,7 @@ impl World<'_, '_> {
         if (encoding == Some("base64")) != binary
             || received.response.header("Content-Type") != Some("text/event-stream")
         {
-            return self.fail(
+            return self.course.fail(
                 "events",
                 format!("an event stream, in base64: {binary}"),
                 received.response.line(),
@@ -236,15 +241,16 @@ impl World<'_, '_> {
 
     /// A dial was not answered, or the edge found that the object is not to be reached.
     pub(super) fn unanswered(&mut self, reader: usize) {
-        self.hit(Mark::DialFailed);
-        self.note("edge", || format!("reader {reader} is not answered"));
+        self.course.hit(Mark::DialFailed);
+        self.course
+            .note("edge", || format!("reader {reader} is not answered"));
         let it = &mut self.readers[reader];
         if it.tail.is_none() {
             it.over = true;
             let call = it.call;
             return self.lost(call);
         }
-        if self.choices.upto(1) == 0 {
+        if self.course.choices.upto(1) == 0 {
             self.step(reader, Input::Unanswered);
         } else {
             let unavailable = Response {
@@ -256,46 +262,47 @@ impl World<'_, '_> {
                 response: unavailable,
                 place,
                 line: None,
+                fetching: None,
             });
             self.step(reader, Input::Passed { status: 503 });
         }
     }
 
-    pub(super) fn message(&mut self, line: usize, bytes: &Bytes, place: Place) {
+    pub(super) fn message(&mut self, line: usize, message: &Message) {
         let Some(reader) = self.lines[line].reader else {
             return;
         };
         if self.readers[reader].line != Some(line) {
             return;
         }
-        let Some((frame, body)) = Frame::decode(bytes) else {
-            return self.fail(
+        let Some((frame, body)) = Frame::decode(&message.bytes) else {
+            return self.course.fail(
                 "contract",
                 "a message that can be read".to_owned(),
-                crate::request::excerpt(bytes),
+                crate::request::excerpt(&message.bytes),
             );
         };
-        self.note("edge", || {
+        self.course.note("edge", || {
             format!(
                 "reader {reader} line {line}: {frame:?} {}",
                 crate::request::excerpt(&body)
             )
         });
         let it = &mut self.readers[reader];
-        it.place = place;
+        it.place = message.place;
         if !frame.whole {
-            self.marks.hit(Mark::FrameNotWhole);
+            self.course.marks.hit(Mark::FrameNotWhole);
         } else if it.class == Class::Sse && !body.is_empty() {
-            self.marks.hit(Mark::EventsPushed);
+            self.course.marks.hit(Mark::EventsPushed);
         }
         if it.class == Class::LongPoll {
-            self.marks.hit(match frame.end {
+            self.course.marks.hit(match frame.end {
                 None => Mark::LongPollWoken,
                 Some(End::Closed) => Mark::LongPollClosed,
                 Some(End::Gone) => Mark::LongPollGone,
             });
         } else if frame.end == Some(End::Gone) {
-            self.marks.hit(Mark::EventsGone);
+            self.course.marks.hit(Mark::EventsGone);
         }
         self.step(reader, Input::Message { frame, body });
     }
@@ -310,12 +317,13 @@ impl World<'_, '_> {
         }
         it.line = None;
         it.cut = true;
-        self.note("edge", || format!("reader {reader}: line {line} is closed"));
+        self.course
+            .note("edge", || format!("reader {reader}: line {line} is closed"));
         self.step(reader, Input::LineClosed);
     }
 
     pub(super) fn tick(&mut self, reader: usize) {
-        if self.readers[reader].tick_at == self.now {
+        if self.readers[reader].tick_at == self.course.now {
             self.readers[reader].tick_at = u64::MAX;
             self.step(reader, Input::Tick);
         }
@@ -329,20 +337,24 @@ impl World<'_, '_> {
         }
         it.left = true;
         let operation = it.operation;
-        self.hit(Mark::ReaderLeft);
-        self.note("client", || format!("of reader {reader} leaves"));
+        self.course.hit(Mark::ReaderLeft);
+        if self.phase == Phase::Busy {
+            self.course.changed(Fault::Leave);
+        }
+        self.course
+            .note("client", || format!("of reader {reader} leaves"));
         self.step(reader, Input::ClientGone);
         self.finish(operation);
     }
 
     /// One input to the machine of the reader's side, and what it asks for.
     fn step(&mut self, reader: usize, input: Input) {
-        let chance = if self.settings.limits.redial_ms_max == 0 {
+        let chance = if self.course.settings.limits.redial_ms_max == 0 {
             0
         } else {
-            self.choices.upto(999)
+            self.course.choices.upto(999)
         };
-        let now = self.now;
+        let now = self.course.now;
         let is_tick = input == Input::Tick;
         let it = &mut self.readers[reader];
         let Some(tail) = &mut it.tail else { return };
@@ -350,10 +362,10 @@ impl World<'_, '_> {
         let mut emitted = false;
         let aged = is_tick && tail.is_ended();
         for effect in effects {
-            self.digest.number(self.now ^ reader as u64);
+            self.course.digest.number(self.course.now ^ reader as u64);
             match effect {
                 Effect::Dial { from, after_ms } => {
-                    self.schedule(
+                    self.course.schedule(
                         after_ms,
                         Event::Dial {
                             reader,
@@ -368,7 +380,7 @@ impl World<'_, '_> {
                 }
                 Effect::Emit(bytes) => {
                     if is_tick {
-                        self.hit(Mark::Heartbeat);
+                        self.course.hit(Mark::Heartbeat);
                     }
                     emitted = true;
                     let it = &mut self.readers[reader];
@@ -401,7 +413,7 @@ impl World<'_, '_> {
                     }) = held
                     {
                         if !self.readers[reader].left {
-                            self.hit(Mark::LongPollTimeout);
+                            self.course.hit(Mark::LongPollTimeout);
                         }
                         response.body = Bytes::new();
                         self.readers[reader].place = place;
@@ -411,7 +423,7 @@ impl World<'_, '_> {
                 Effect::AnswerPassed => {
                     if let Some(passed) = self.readers[reader].passed.take() {
                         if self.readers[reader].cut {
-                            self.hit(Mark::LongPollRedialled);
+                            self.course.hit(Mark::LongPollRedialled);
                         }
                         self.readers[reader].place = passed.place;
                         self.hand_over(reader, passed.response);
@@ -419,7 +431,7 @@ impl World<'_, '_> {
                 }
                 Effect::End => {
                     if aged {
-                        self.hit(Mark::EventsAged);
+                        self.course.hit(Mark::EventsAged);
                     }
                     self.readers[reader].over = true;
                 }
@@ -434,8 +446,9 @@ impl World<'_, '_> {
             while self.read_chunk(reader) {}
         } else if !self.readers[reader].queue.is_empty() && !self.readers[reader].draining {
             self.readers[reader].draining = true;
-            let delay = self.choices.upto(5_000);
-            self.schedule(delay, Event::Drain { reader });
+            self.course.changed(Fault::SlowReader);
+            let delay = self.course.choices.upto(5_000);
+            self.course.schedule(delay, Event::Drain { reader });
         }
         let it = &mut self.readers[reader];
         if it.over && it.queue.is_empty() {
@@ -452,7 +465,7 @@ impl World<'_, '_> {
         let Some(tail) = it.tail.as_ref().filter(|tail| !tail.is_ended()) else {
             return;
         };
-        let deadline = tail.deadline().0.saturating_sub(it.ahead).max(self.now);
+        let deadline = tail.deadline().0.saturating_sub(it.ahead).max(self.course.now);
         if deadline < it.tick_at {
             it.tick_at = deadline;
             self.schedule_timer(deadline, reader);
@@ -461,7 +474,7 @@ impl World<'_, '_> {
 
     /// A timer of the edge; never early, and its order among others is its own.
     fn schedule_timer(&mut self, at: u64, reader: usize) {
-        self.schedule_at(at, Event::Tick { reader });
+        self.course.schedule_at(at, Event::Tick { reader });
     }
 
     fn pressure(&mut self, reader: usize) {
@@ -473,7 +486,7 @@ impl World<'_, '_> {
             self.step(reader, Input::Pull);
         } else {
             if it.line.is_some() {
-                self.marks.hit(Mark::ReaderFull);
+                self.course.marks.hit(Mark::ReaderFull);
             }
             self.step(reader, Input::Full);
         }
@@ -501,13 +514,13 @@ impl World<'_, '_> {
             return true;
         };
         let life = follower.life;
-        let content = self.objects[object].model.content(life);
-        let received = follower.receive(&bytes, content);
+        let model = &self.objects[object].model;
+        let received = follower.receive(&bytes, model.content(life), model.segments(life));
         let cursor = follower.cursor;
         let deliveries = match received {
             Ok(deliveries) => deliveries,
             Err(mismatch) => {
-                self.check("events", Err(mismatch));
+                self.course.check("events", Err(mismatch));
                 return false;
             }
         };
@@ -518,30 +531,32 @@ impl World<'_, '_> {
             closed,
         } in deliveries
         {
-            self.note("client", || {
+            self.course.note("client", || {
                 format!("of reader {reader} is at {next}, up to date {up_to_date}, closed {closed}")
             });
             if state.life() != Some(life) {
-                self.fail("events", format!("life {life}"), format!("{state:?}"));
+                self.course
+                    .fail("events", format!("life {life}"), format!("{state:?}"));
                 return false;
             }
             let at_tail = next == state.position;
             if up_to_date != at_tail || closed != (at_tail && state.closed) {
                 let actual = format!("at {next}: up to date {up_to_date}, closed {closed}");
-                self.fail("events", format!("the state of {state:?}"), actual);
+                self.course
+                    .fail("events", format!("the state of {state:?}"), actual);
                 return false;
             }
             if closed {
-                self.hit(Mark::EventsClosed);
+                self.course.hit(Mark::EventsClosed);
             }
             let content = self.objects[object].model.content(life);
             let page = content.page(from, next).unwrap_or_default();
             let units = oracle::units(content, &page).unwrap_or_default();
             let verdict = self.law.observe(object, life, from, &units);
-            self.check("offset law", verdict);
+            self.course.check("offset law", verdict);
             let floor = self.calls[call].floor;
             self.note_told(object, floor, state, state.known_to(next, closed));
-            self.learn_position(operation, next, cursor);
+            self.learn_position(operation, life, next, cursor);
         }
         true
     }
@@ -556,12 +571,12 @@ impl World<'_, '_> {
         }
         let reason = self.fault_in_long_poll(reader, &response);
         if let Some(reason) = reason {
-            self.fail("long-poll", reason, response.line());
+            self.course.fail("long-poll", reason, response.line());
             return;
         }
         debug_assert!(object < self.objects.len(), "readers read what there is");
-        let delay = self.network_delay();
-        self.schedule(
+        let delay = self.course.network_delay();
+        self.course.schedule(
             delay,
             Event::Reply {
                 call,
@@ -569,6 +584,7 @@ impl World<'_, '_> {
                     response,
                     place,
                     line: None,
+                    fetching: None,
                 },
             },
         );
@@ -580,19 +596,14 @@ impl World<'_, '_> {
         if response.status >= 400 {
             return None;
         }
-        let next = response.header("Stream-Next-Offset").and_then(place);
-        let Some(next) = next else {
+        let life = it.place.life().unwrap_or(0);
+        let told = |response: &Response| self.told_place(it.object, life, response);
+        let Some(next) = told(response) else {
             return Some("Stream-Next-Offset".to_owned());
         };
         let closed = response.is_true("Stream-Closed");
-        let start = it
-            .held
-            .as_ref()
-            .and_then(|held| held.response.header("Stream-Next-Offset"))
-            .and_then(place);
-        let content = self.objects[it.object]
-            .model
-            .content(it.place.life().unwrap_or(0));
+        let start = it.held.as_ref().and_then(|held| told(&held.response));
+        let content = self.objects[it.object].model.content(life);
         if it
             .held
             .as_ref()

@@ -1,0 +1,112 @@
+//! Offsets as this server spells them, and the place of each in the whole stream: segments follow one another, and the end
+//! of one is the beginning of the next.
+
+/// An offset token, taken apart: segment and position.
+pub type Token = (u64, u64);
+
+/// Where the sealed segments of a stream end, counted from the stream's beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segments(Vec<u64>);
+
+impl Segments {
+    /// How many are sealed; the number of the open one.
+    #[must_use]
+    pub const fn sealed(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Where a segment begins; `None` where there is none.
+    #[must_use]
+    pub fn start(&self, segment: u64) -> Option<u64> {
+        match segment.checked_sub(1) {
+            None => Some(0),
+            Some(before) => self.end(before),
+        }
+    }
+
+    /// Where a sealed segment ends.
+    #[must_use]
+    pub fn end(&self, segment: u64) -> Option<u64> {
+        let at = usize::try_from(segment).ok()?;
+        self.0.get(at).copied()
+    }
+
+    /// Fixes the end of the open segment for ever.
+    pub fn seal(&mut self, end: u64) {
+        self.0.push(end);
+    }
+
+    /// The place of an offset that the server told; `None` for one that it should not have.
+    #[must_use]
+    pub fn told(&self, (segment, position): Token) -> Option<u64> {
+        let place = self.start(segment)?.checked_add(position)?;
+        self.end(segment).is_none_or(|end| place <= end).then_some(place)
+    }
+
+    /// The place that a client asks for with an offset, whether it was told it or not.
+    #[must_use]
+    pub fn asked(&self, (segment, position): Token) -> u64 {
+        let place = self.start(segment).map(|start| start.saturating_add(position));
+        place
+            .unwrap_or(u64::MAX)
+            .min(self.end(segment).unwrap_or(u64::MAX))
+    }
+
+    /// The offset of a place: of the two that there are at a seam the later one, or the earlier.
+    #[must_use]
+    pub fn spell(&self, place: u64, earlier: bool) -> String {
+        let segment = self
+            .0
+            .partition_point(|end| *end < place || (*end == place && !earlier));
+        let start = segment.checked_sub(1).and_then(|before| self.0.get(before));
+        spell((segment as u64, place - start.copied().unwrap_or(0)))
+    }
+}
+
+/// The text of an offset.
+#[must_use]
+pub fn spell((segment, position): Token) -> String {
+    format!("{segment:016}_{position:016}")
+}
+
+/// Takes an offset token apart; `None` for anything else.
+#[must_use]
+pub fn token(text: &str) -> Option<Token> {
+    let bytes = text.as_bytes();
+    let digits = |bytes: &[u8]| {
+        bytes.iter().try_fold(0_u64, |sum, digit| {
+            digit.is_ascii_digit().then(|| sum * 10 + u64::from(digit - b'0'))
+        })
+    };
+    if bytes.len() != 33 || bytes[16] != b'_' {
+        return None;
+    }
+    Some((digits(&bytes[..16])?, digits(&bytes[17..])?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seam_has_two_names_and_one_place() {
+        let mut segments = Segments::default();
+        segments.seal(3);
+        segments.seal(5);
+        assert_eq!(segments.told((0, 3)), Some(3));
+        assert_eq!(segments.told((1, 0)), Some(3));
+        assert_eq!(segments.told((0, 4)), None);
+        assert_eq!(segments.told((2, 7)), Some(12));
+        assert_eq!(segments.told((3, 0)), None);
+        assert_eq!(segments.asked((0, 9)), 3);
+        assert_eq!(segments.asked((9, 0)), u64::MAX);
+        for place in 0..9 {
+            for earlier in [false, true] {
+                let spelled = token(&segments.spell(place, earlier));
+                assert_eq!(spelled.and_then(|token| segments.told(token)), Some(place));
+            }
+        }
+        assert_eq!(segments.spell(3, true), spell((0, 3)));
+        assert_eq!(segments.spell(3, false), spell((1, 0)));
+    }
+}

@@ -1,0 +1,542 @@
+//! The cold tier, R2: objects under keys, puts that read their rows as they go, answers that take what they need while other
+//! things happen, and deletions in batches; each of them done, not done, done late, and told or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use machine::plan::{Damaged, Fetch, Rendering};
+use machine::segment::{Encoder, Put, PutId, Receipt};
+use machine::wire::answer::Body;
+use machine::{Answer, Flight, Input};
+
+use super::World;
+use super::client::Received;
+use super::object::Effect;
+use crate::marks::{Fault, Mark, Watermark};
+
+/// What can happen in the cold tier.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// The next rows of an object are read.
+    Upload { upload: usize },
+    /// An object is there from now on.
+    Land { upload: usize },
+    /// Whoever put it learns what came of it.
+    PutTold { upload: usize, stored: bool },
+    /// Objects are deleted.
+    Delete { collection: usize },
+    /// Whoever had them deleted learns what came of it.
+    Collected { collection: usize, done: bool },
+    /// The next piece of an answer is fetched.
+    Fetch { fetching: usize },
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Cold {
+    objects: BTreeMap<String, Bytes>,
+    /// Every key that a put was ever begun for.
+    begun: BTreeSet<String>,
+    uploads: Vec<Upload>,
+    collections: Vec<Collection>,
+    fetchings: Vec<Fetching>,
+}
+
+/// What is told of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// The truth, once it has landed.
+    Truth,
+    /// That it failed, at once.
+    Failure,
+    Never,
+}
+
+/// An object on its way into the tier.
+#[derive(Debug)]
+struct Upload {
+    at: usize,
+    epoch: u64,
+    instance: u64,
+    id: PutId,
+    key: String,
+    /// What makes it, until all rows are read.
+    encoder: Option<Encoder>,
+    length: u64,
+    bytes: Vec<u8>,
+    receipt: Option<Receipt>,
+    /// By when it is through.
+    ends_at: u64,
+    trickles: bool,
+    told: Told,
+    is_late: bool,
+    over: bool,
+}
+
+/// Objects that are to be deleted.
+#[derive(Debug)]
+struct Collection {
+    at: usize,
+    instance: u64,
+    flight: Flight,
+    keys: Vec<String>,
+}
+
+/// An answer whose body is in the tier in part.
+#[derive(Debug)]
+struct Fetching {
+    at: usize,
+    epoch: u64,
+    /// What its object was when it was planned: the incarnation, and how many of its segments were stored.
+    then: (u64, u64),
+    rendering: Rendering,
+    body: Vec<u8>,
+    asked: Option<(Fetch, u64)>,
+    call: usize,
+    received: Option<Received>,
+    ends_at: u64,
+    trickles: bool,
+}
+
+impl Cold {
+    /// The keys of all objects.
+    pub(super) fn keys(&self) -> BTreeSet<String> {
+        self.objects.keys().cloned().collect()
+    }
+
+    pub(super) fn object(&self, key: &str) -> Option<&Bytes> {
+        self.objects.get(key)
+    }
+
+    /// Whether there is any object whose key begins so.
+    pub(super) fn has_with_prefix(&self, prefix: &str) -> bool {
+        let next = self.objects.range(prefix.to_owned()..).next();
+        next.is_some_and(|(key, _)| key.starts_with(prefix))
+    }
+
+    /// The bytes that an answer asks for.
+    pub(super) fn range(&self, fetch: &Fetch) -> Option<&[u8]> {
+        let (from, length) = (usize::try_from(fetch.offset), usize::try_from(fetch.length));
+        let object = self.objects.get(&fetch.key)?;
+        object.get(from.ok()?..from.ok()?.checked_add(length.ok()?)?)
+    }
+
+    /// Whether an object's put is under way.
+    pub(super) fn is_putting(&self, at: usize) -> bool {
+        self.uploads.iter().any(|upload| upload.at == at && !upload.over)
+    }
+}
+
+impl World<'_, '_> {
+    /// An effect has left its object.
+    pub(super) fn begin_effect(&mut self, at: usize, instance: u64, effect: Effect) {
+        match effect {
+            Effect::Put(put) => self.begin_put(at, instance, &put),
+            Effect::Collect { flight, keys } => self.begin_collection(at, instance, flight, keys),
+            Effect::Send { flight, message } => self.begin_sending(at, instance, flight, message),
+        }
+    }
+
+    pub(super) fn happen_in_cold(&mut self, event: Event) {
+        match event {
+            Event::Upload { upload } => self.upload(upload),
+            Event::Land { upload } => self.land(upload),
+            Event::PutTold { upload, stored } => self.put_told(upload, stored),
+            Event::Delete { collection } => self.delete_objects(collection),
+            Event::Collected { collection, done } => self.objects_collected(collection, done),
+            Event::Fetch { fetching } => self.fetch_more(fetching),
+        }
+    }
+
+    fn begin_put(&mut self, at: usize, instance: u64, put: &Put) {
+        self.course
+            .note("cold", || format!("object {at} puts {} ({:?})", put.key, put.id));
+        if !self.cold.begun.insert(put.key.clone()) {
+            return self
+                .course
+                .fail("keys", "a key that nobody has used".to_owned(), put.key.clone());
+        }
+        self.course.marks.reach(Watermark::PutAttempts, put.id.attempt);
+        let others = put.key.rsplit_once('-').map_or("", |(others, _)| others);
+        if put.id.attempt > 1 && self.cold.has_with_prefix(others) {
+            self.course.hit(Mark::PutStoredUntold);
+        }
+        let trickles = self.course.fault(Fault::Trickle);
+        let duration = self.course.choices.upto(self.course.settings.delays.tier);
+        let platform = &self.objects[at].platform;
+        let encoder = put.begin(&platform.storage).ok();
+        let upload = self.cold.uploads.len();
+        self.cold.uploads.push(Upload {
+            at,
+            epoch: platform.epoch,
+            instance,
+            id: put.id,
+            key: put.key.clone(),
+            length: encoder.as_ref().map_or(0, Encoder::length),
+            bytes: encoder
+                .as_ref()
+                .map_or_else(Vec::new, |encoder| encoder.head().to_vec()),
+            encoder,
+            receipt: None,
+            ends_at: self.course.now + duration,
+            trickles,
+            told: Told::Truth,
+            is_late: false,
+            over: false,
+        });
+        self.course.schedule(0, Event::Upload { upload }.into());
+    }
+
+    /// An upload cannot go on: its rows are gone.
+    fn cut_upload(&mut self, upload: usize) {
+        self.course.hit(Mark::PutCut);
+        self.course
+            .note("cold", || format!("the put {upload} cannot go on"));
+        self.cold.uploads[upload].over = true;
+        self.course.schedule(
+            0,
+            Event::PutTold {
+                upload,
+                stored: false,
+            }
+            .into(),
+        );
+    }
+
+    fn upload(&mut self, upload: usize) {
+        let World {
+            course,
+            objects,
+            cold,
+            ..
+        } = self;
+        let it = &mut cold.uploads[upload];
+        let platform = &objects[it.at].platform;
+        let Some(mut encoder) = it
+            .encoder
+            .take()
+            .filter(|_| platform.present() == Some(it.instance))
+        else {
+            return self.cut_upload(upload);
+        };
+        while let Some(span) = encoder.next_span() {
+            let frames = platform.storage.frames(span).ok();
+            let piece = frames.and_then(|frames| encoder.push(frames).ok());
+            let Some(piece) = piece else {
+                return self.cut_upload(upload);
+            };
+            it.bytes.extend(piece);
+            if it.trickles {
+                course.changed(Fault::Trickle);
+                it.encoder = Some(encoder);
+                let delay = course.choices.upto(it.ends_at.saturating_sub(course.now));
+                return course.schedule(delay, Event::Upload { upload }.into());
+            }
+        }
+        let Ok((end, receipt)) = encoder.finish() else {
+            return self.cut_upload(upload);
+        };
+        it.bytes.extend(end);
+        if it.bytes.len() as u64 != it.length {
+            let actual = it.bytes.len().to_string();
+            return course.fail("contract", format!("an object of {} bytes", it.length), actual);
+        }
+        it.receipt = Some(receipt);
+        self.send_object(upload);
+    }
+
+    /// All of an object is on its way; what comes of it is chance.
+    fn send_object(&mut self, upload: usize) {
+        let course = &mut self.course;
+        let it = &mut self.cold.uploads[upload];
+        let mut delay = course.choices.upto(it.ends_at.saturating_sub(course.now));
+        let mut lands = true;
+        if course.fault(Fault::Put) {
+            course.changed(Fault::Put);
+            let choice = course.choices.upto(6);
+            (lands, it.is_late, it.told) = match choice {
+                0 => (false, false, Told::Failure),
+                1 => (true, false, Told::Failure),
+                2 => (true, true, Told::Failure),
+                3 => (true, true, Told::Truth),
+                4 => (true, false, Told::Never),
+                5 => (false, false, Told::Never),
+                _ => (true, true, Told::Never),
+            };
+            course.hit(match it.told {
+                Told::Truth => Mark::PutLate,
+                Told::Failure => Mark::PutFailed,
+                Told::Never => Mark::PutUnanswered,
+            });
+            course.note("cold", || {
+                format!(
+                    "{} lands {lands}, late {}, told {:?}",
+                    it.key, it.is_late, it.told
+                )
+            });
+        }
+        if it.told == Told::Failure {
+            let told = Event::PutTold {
+                upload,
+                stored: false,
+            };
+            course.schedule(delay, told.into());
+        }
+        if it.is_late {
+            delay += course.choices.upto(course.settings.delays.late);
+        }
+        if lands {
+            course.schedule(delay, Event::Land { upload }.into());
+        } else {
+            it.over = true;
+        }
+    }
+
+    fn land(&mut self, upload: usize) {
+        let it = &mut self.cold.uploads[upload];
+        it.over = true;
+        let platform = &self.objects[it.at].platform;
+        // Whose instance is lost in a crash may have been cut off in the middle.
+        if platform.epoch != it.epoch && self.course.choices.upto(1) == 1 {
+            return;
+        }
+        let bytes = Bytes::from(core::mem::take(&mut it.bytes));
+        self.course.digest.bytes(&bytes);
+        self.course.note("cold", || format!("{} is stored", it.key));
+        let head = platform.storage.shelf.head();
+        if head.map(|head| head.incarnation) != Some(it.id.incarnation) {
+            self.course.hit(Mark::PutAfterEnd);
+        }
+        self.cold.objects.insert(it.key.clone(), bytes);
+        if it.told == Told::Truth {
+            let delay = self.course.network_delay();
+            let told = Event::PutTold { upload, stored: true };
+            self.course.schedule(delay, told.into());
+        }
+    }
+
+    fn put_told(&mut self, upload: usize, stored: bool) {
+        let it = &self.cold.uploads[upload];
+        let (at, id) = (it.at, it.id);
+        let receipt = it.receipt.clone().filter(|_| stored);
+        let platform = &self.objects[at].platform;
+        if platform.present() == Some(it.instance) {
+            return self.turn(at, Input::Stored { id, receipt }, None);
+        }
+        let shelf = &platform.storage.shelf;
+        let lives = shelf
+            .head()
+            .is_some_and(|head| head.incarnation == id.incarnation);
+        let mut waiting = shelf.segments().filter(|segment| segment.stored.is_none());
+        if stored && lives && waiting.any(|segment| segment.number == id.segment) {
+            self.course.hit(Mark::CrashBetweenPutAndRow);
+        }
+    }
+
+    fn begin_collection(&mut self, at: usize, instance: u64, flight: Flight, keys: Vec<String>) {
+        self.course
+            .note("cold", || format!("object {at} collects {keys:?}"));
+        if keys.len() as u64 > self.course.settings.limits.collect_keys_max.max(1) {
+            return self.course.fail(
+                "contract",
+                "no more keys at once than agreed".to_owned(),
+                keys.len().to_string(),
+            );
+        }
+        let collection = self.cold.collections.len();
+        self.cold.collections.push(Collection {
+            at,
+            instance,
+            flight,
+            keys,
+        });
+        let mut delay = self.course.network_delay();
+        let mut told = Some(true);
+        if self.course.fault(Fault::Collect) {
+            self.course.changed(Fault::Collect);
+            self.course.hit(Mark::CollectionFailed);
+            let choice = self.course.choices.upto(4);
+            told = (choice != 3).then_some(false);
+            if let Some(done) = told {
+                self.course
+                    .schedule(delay, Event::Collected { collection, done }.into());
+            }
+            match choice {
+                0 => return,
+                2 => drop(self.cold.collections[collection].keys.pop()),
+                4 => delay += self.course.choices.upto(self.course.settings.delays.late),
+                _ => {}
+            }
+        }
+        self.course.schedule(delay, Event::Delete { collection }.into());
+        if told == Some(true) {
+            let done = true;
+            self.course
+                .schedule(delay + 1, Event::Collected { collection, done }.into());
+        }
+    }
+
+    fn delete_objects(&mut self, collection: usize) {
+        let referenced = self.referenced();
+        for key in &self.cold.collections[collection].keys {
+            if referenced.contains(key) {
+                return self.course.fail(
+                    "coverage",
+                    "no object to be deleted that a stream refers to".to_owned(),
+                    key.clone(),
+                );
+            }
+            if self.cold.objects.remove(key).is_some() {
+                self.course.hit(Mark::Collected);
+            } else {
+                self.course.hit(Mark::CollectionRepeated);
+            }
+        }
+    }
+
+    fn objects_collected(&mut self, collection: usize, done: bool) {
+        let it = &self.cold.collections[collection];
+        let (at, flight) = (it.at, it.flight);
+        if self.objects[at].platform.present() == Some(it.instance) {
+            self.turn(at, Input::Collected { flight, done }, None);
+        }
+    }
+
+    /// The rows of an answer are fetched in its turn; what is in the cold tier follows when the answer has left.
+    pub(super) fn plan_fetching(&mut self, at: usize, call: usize, answer: &Answer) -> Option<usize> {
+        let Body::Plan(plan) = &answer.body else {
+            return None;
+        };
+        if !plan.is_cold() {
+            return None;
+        }
+        let then = self.tiers_of(at);
+        let platform = &self.objects[at].platform;
+        let rendering = plan.begin(|span| platform.storage.frames(span)).ok()?;
+        self.cold.fetchings.push(Fetching {
+            at,
+            epoch: platform.epoch,
+            then,
+            rendering,
+            body: Vec::new(),
+            asked: None,
+            call,
+            received: None,
+            ends_at: 0,
+            trickles: false,
+        });
+        Some(self.cold.fetchings.len() - 1)
+    }
+
+    /// Incarnation, and number of stored segments.
+    fn tiers_of(&self, at: usize) -> (u64, u64) {
+        let shelf = &self.objects[at].platform.storage.shelf;
+        let stored = shelf.segments().filter(|segment| segment.stored.is_some());
+        (
+            shelf.head().map_or(0, |head| head.incarnation.0),
+            stored.count() as u64,
+        )
+    }
+
+    /// The head of an answer has left its object.
+    pub(super) fn fetch(&mut self, call: usize, mut received: Received) {
+        let Some(fetching) = received.fetching.take() else {
+            return;
+        };
+        let trickles = self.course.fault(Fault::Trickle);
+        let duration = self.course.choices.upto(self.course.settings.delays.tier);
+        let it = &mut self.cold.fetchings[fetching];
+        it.received = Some(received);
+        it.call = call;
+        it.trickles = trickles;
+        it.ends_at = self.course.now + duration;
+        let delay = self.course.choices.upto(duration);
+        self.course.schedule(delay, Event::Fetch { fetching }.into());
+    }
+
+    fn fetch_more(&mut self, fetching: usize) {
+        let it = &self.cold.fetchings[fetching];
+        let (at, call) = (it.at, it.call);
+        // Whoever hands it on may be gone with its object.
+        let is_orphan = self.objects[at].platform.epoch != it.epoch;
+        let fails = self.course.fault(Fault::Get);
+        if fails {
+            self.course.changed(Fault::Get);
+        }
+        if fails || is_orphan && self.course.choices.upto(1) == 1 {
+            self.course.hit(Mark::GetFailed);
+            let delay = self.course.network_delay();
+            return self.course.schedule(delay, super::Event::Lost { call });
+        }
+        loop {
+            match self.fetch_piece(fetching) {
+                Err(damaged) => {
+                    return self.course.fail(
+                        "cold answers",
+                        "what was planned to be there until it is sent".to_owned(),
+                        damaged.to_string(),
+                    );
+                }
+                Ok(true) => return self.fetched(fetching),
+                Ok(false) => {}
+            }
+            let it = &self.cold.fetchings[fetching];
+            if it.trickles {
+                self.course.changed(Fault::Trickle);
+                let left = it.ends_at.saturating_sub(self.course.now);
+                let delay = self.course.choices.upto(left);
+                return self.course.schedule(delay, Event::Fetch { fetching }.into());
+            }
+        }
+    }
+
+    /// Fetches one piece; true when there is no more.
+    fn fetch_piece(&mut self, fetching: usize) -> Result<bool, Damaged> {
+        let Cold {
+            objects, fetchings, ..
+        } = &mut self.cold;
+        let it = &mut fetchings[fetching];
+        let Some((fetch, taken)) = it.asked.take() else {
+            it.asked = it.rendering.advance(&mut it.body)?.map(|fetch| (fetch, 0));
+            return Ok(it.asked.is_none());
+        };
+        let object = objects.get(&fetch.key).ok_or_else(|| it.rendering.missing())?;
+        let left = fetch.length - taken;
+        let piece = left.div_ceil(if it.trickles {
+            1 + self.course.choices.upto(2)
+        } else {
+            1
+        });
+        let (from, to) = (fetch.offset + taken, fetch.offset + taken + piece);
+        let range = usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0);
+        let bytes = object.get(range).unwrap_or_default();
+        it.rendering.push(bytes, &mut it.body)?;
+        if piece == left {
+            it.rendering.fetched()?;
+        } else {
+            it.asked = Some((fetch, taken + piece));
+        }
+        Ok(false)
+    }
+
+    /// An answer is whole, and what it would have been at once.
+    fn fetched(&mut self, fetching: usize) {
+        let now = self.tiers_of(self.cold.fetchings[fetching].at);
+        let it = &mut self.cold.fetchings[fetching];
+        if it.then != now {
+            self.course.hit(Mark::ReadDuringDrop);
+        }
+        let Some(received) = it.received.take() else {
+            return;
+        };
+        if received.response.body != it.body {
+            let expected = crate::request::excerpt(&received.response.body);
+            let actual = crate::request::excerpt(&it.body);
+            return self.course.fail("cold answers", expected, actual);
+        }
+        let call = it.call;
+        let delay = self.course.network_delay();
+        self.course
+            .schedule(delay, super::Event::Reply { call, received });
+    }
+}

@@ -1,0 +1,247 @@
+//! Whether a turn was right: against the reference model, and against what must hold of every turn.
+
+use machine::rows::RowKey;
+use machine::{Gated, Turn, Write, tail};
+
+use super::World;
+use super::object::{plain, rendered};
+use crate::marks::{Mark, Watermark};
+use crate::model::Facts;
+use crate::oracle::Place;
+
+const fn is_answer(gated: &Gated) -> bool {
+    matches!(gated, Gated::Answer { .. } | Gated::Attach { .. })
+}
+
+impl World<'_, '_> {
+    /// The turn against the reference, and against what must hold of every turn.
+    pub(super) fn judge_turn(
+        &mut self,
+        at: usize,
+        call: Option<usize>,
+        turn: &Turn,
+        facts: Facts,
+        (is_alarm, is_gone): (bool, bool),
+        before: Place,
+    ) {
+        let model_life = self.objects[at].model.state.life.clone();
+        let object = &mut self.objects[at];
+        let verdict = match call {
+            None if is_alarm => object.model.alarm(&facts),
+            None => {
+                if is_gone {
+                    object.model.gone(facts.now, facts.attached);
+                }
+                object.model.turned(&facts)
+            }
+            Some(call) => {
+                let request = &self.calls[call].request;
+                let answers: Vec<_> = turn.gated.iter().filter(|gated| is_answer(gated)).collect();
+                let (response, kept, page_end) = match answers.as_slice() {
+                    [Gated::Answer { answer, .. }] => {
+                        match rendered(&object.platform.storage, &self.cold, answer) {
+                            Ok(response) => {
+                                let head = response.header("Stream-Line").and_then(tail::Head::from_header);
+                                (
+                                    response,
+                                    false,
+                                    head.map(|head| (head.next.segment, head.next.position)),
+                                )
+                            }
+                            Err(damaged) => {
+                                return self.course.fail(
+                                    "storage",
+                                    "what can be rendered".to_owned(),
+                                    damaged,
+                                );
+                            }
+                        }
+                    }
+                    [Gated::Attach { line, .. }] => (plain(&line.answer), true, None),
+                    _ => {
+                        return self.course.fail(
+                            "contract",
+                            "one answer to one call".to_owned(),
+                            format!("{:?}", turn.gated),
+                        );
+                    }
+                };
+                object.model.answered(
+                    request,
+                    &response,
+                    &Facts {
+                        kept,
+                        page_end,
+                        ..facts
+                    },
+                )
+            }
+        };
+        self.course.check("model", verdict);
+        self.check_rows(at, turn);
+        self.check_segments(at, turn);
+        let object = &self.objects[at];
+        let after = Place::of(&object.model.state);
+        if facts.dropped {
+            let deleted = call.is_some_and(|call| self.calls[call].request.method == "DELETE");
+            if facts.attached > 0 {
+                self.course.marks.hit(if deleted {
+                    Mark::DeletedUnderReader
+                } else {
+                    Mark::ExpiredUnderReader
+                });
+            }
+            if !deleted {
+                self.course.marks.hit(if is_alarm {
+                    Mark::ExpiredByAlarm
+                } else {
+                    Mark::ExpiredByCall
+                });
+                let ends = model_life.and_then(|life| life.ends(&self.objects[at].model.bounds));
+                if ends.is_some_and(|(least, most)| least < most && facts.now > least + 1) {
+                    self.course.marks.hit(Mark::ExpiredLate);
+                }
+            }
+        } else if facts.attached > 0 {
+            let ends = model_life.and_then(|life| life.ends(&self.objects[at].model.bounds));
+            if ends.is_some_and(|(_, most)| facts.now >= most) {
+                self.course.marks.hit(Mark::KeptByReader);
+            }
+        }
+        // Every reader at the tail is told of everything that happens there.
+        let model = &self.objects[at].model;
+        if before != after && before.life().is_some() {
+            let told = turn.live.as_ref().is_some_and(|live| {
+                let ended = after.life() != before.life();
+                let segments = model.segments(before.life().unwrap_or(0));
+                let place = |offset: machine::Offset| segments.told((offset.segment, offset.position));
+                let alias = live.alias.and_then(place);
+                place(live.from) == Some(before.position)
+                    && alias.is_none_or(|alias| alias == before.position)
+                    && (ended || place(live.next) == Some(after.position))
+            });
+            if !told {
+                self.course.fail(
+                    "no lost wake",
+                    format!("a broadcast from {before:?} to {after:?}"),
+                    format!("{:?}", turn.live),
+                );
+            }
+        }
+        self.course.marks.reach(Watermark::Units, after.position);
+        self.course
+            .marks
+            .reach(Watermark::Lives, self.objects[at].model.state.last_life);
+    }
+
+    /// Rows follow one another without gap or overlap, and end at the tail; where there is no stream there is nothing.
+    fn check_rows(&mut self, at: usize, turn: &Turn) {
+        let object = &self.objects[at];
+        let shelf = &object.platform.storage.shelf;
+        let Some(life) = &object.model.state.life else {
+            let chores = u64::from(shelf.chores().next().is_some());
+            if !shelf.is_freed() || object.platform.storage.table_count() != chores {
+                let left = format!(
+                    "{} rows, {} tables",
+                    shelf.row_count(),
+                    object.platform.storage.table_count()
+                );
+                self.course.fail(
+                    "storage freed",
+                    "nothing of a stream that is no more".to_owned(),
+                    left,
+                );
+            }
+            return;
+        };
+        if !turn.writes.is_empty() {
+            let (mut key, mut bytes) = (RowKey::at(0), 0);
+            let mut broken = None;
+            for row in shelf.rows() {
+                if row.key != key || row.bytes_before != bytes {
+                    broken = Some(format!(
+                        "{} with {} before it",
+                        row.key.stored(),
+                        row.bytes_before
+                    ));
+                    break;
+                }
+                bytes += row.frames.len() as u64;
+                key = if row.units == 0 {
+                    row.key.next_part()
+                } else {
+                    RowKey::at(row.key.position() + row.units)
+                };
+            }
+            let sealed = life.segments.sealed();
+            let tail = life.content.len() - life.segments.start(sealed).unwrap_or(0);
+            if broken.is_none() && key != RowKey::at(tail) {
+                broken = Some(format!("the tail at {tail}"));
+            }
+            if let Some(actual) = broken {
+                return self.course.fail(
+                    "rows tile",
+                    format!("a row at {} with {bytes} before it", key.stored()),
+                    actual,
+                );
+            }
+            let inserted = turn.writes.iter().filter_map(|write| {
+                if let Write::InsertHot { row, .. } = write {
+                    Some(row.units)
+                } else {
+                    None
+                }
+            });
+            let (mut count, mut parts) = (0, 0);
+            for units in inserted {
+                count += 1;
+                parts += u64::from(units == 0);
+            }
+            let rows = shelf.row_count();
+            if count > 1 {
+                self.course.hit(Mark::SeveralRows);
+            }
+            if parts > 0 {
+                self.course.hit(Mark::MessageOverRows);
+            }
+            self.course.marks.reach(Watermark::Rows, rows);
+        }
+    }
+
+    /// When a stream that nobody uses must be gone, and its storage free.
+    pub(super) fn latest_end(&self, at: usize) -> Option<u64> {
+        let object = &self.objects[at];
+        let life = object.model.state.life.as_ref()?;
+        let (_, most) = life.ends(&object.model.bounds)?;
+        let slack = life.ttl_ms().unwrap_or(0) / self.course.settings.limits.touch_slack_divisor;
+        let alarm = object.platform.alarm.stored?;
+        let end = most.saturating_add(slack).max(alarm).max(self.course.now);
+        let delays =
+            self.course.settings.limits.alarm_delay_ms_min * 2 + self.course.settings.delays.skew * 4 + 1_000;
+        let near = end < self.course.now + 10_000_000;
+        (near && !object.platform.alarm.abandoned)
+            .then(|| end + delays + self.course.settings.delays.commit * 2)
+    }
+
+    pub(super) fn judge_expiry(&mut self) {
+        for at in 0..self.objects.len() {
+            let now = self.course.now;
+            let object = &self.objects[at];
+            let Some(life) = &object.model.state.life else {
+                continue;
+            };
+            let ended = life
+                .ends(&object.model.bounds)
+                .is_some_and(|(_, most)| most.saturating_add(1_000) < now);
+            if ended && !object.platform.alarm.abandoned && self.latest_end(at).is_some_and(|end| end <= now)
+            {
+                let state = self.objects[at].state();
+                self.course.fail(
+                    "expiry",
+                    "the storage of an expired stream to be free".to_owned(),
+                    state,
+                );
+            }
+        }
+    }
+}

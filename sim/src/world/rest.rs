@@ -1,0 +1,587 @@
+//! What must hold of sealed segments and of what remains to be done: after each turn, and when nothing is left to happen.
+
+use std::collections::BTreeSet;
+
+use machine::rows::{HotTable, RowKey, SealedSegment};
+use machine::segment::{self, key, key_prefix};
+use machine::{Turn, Write};
+
+use super::object::ALARM_MAX;
+use super::{Event, Phase, World};
+use crate::marks::{Mark, Watermark};
+use crate::model::{Content, Life};
+use crate::request::{Request, Response};
+use crate::segments::{spell, token};
+
+/// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so much in so many segments.
+pub(super) type Asked = (usize, u64, u64, u64, u64, u64);
+
+/// An alarm that the platform has given up is made up for by a request, some of which come in vain.
+const PRODS_MAX: u64 = 40;
+
+type Broken = (&'static str, String, String);
+
+fn broken<T>(
+    oracle: &'static str,
+    expected: impl Into<String>,
+    actual: impl Into<String>,
+) -> Result<T, Broken> {
+    Err((oracle, expected.into(), actual.into()))
+}
+
+impl World<'_, '_> {
+    fn judge_broken(&mut self, verdict: Result<(), Broken>) {
+        if let Err((oracle, expected, actual)) = verdict {
+            self.course.fail(oracle, expected, actual);
+        }
+    }
+
+    /// Every object of the cold tier that a stream refers to.
+    pub(super) fn referenced(&self) -> BTreeSet<String> {
+        let mut keys = BTreeSet::new();
+        for object in &self.objects {
+            let shelf = &object.platform.storage.shelf;
+            let Some(head) = shelf.head() else { continue };
+            let prefix = key_prefix(&head.name, head.incarnation);
+            for segment in shelf.segments() {
+                keys.extend(
+                    segment
+                        .stored
+                        .iter()
+                        .map(|stored| key(&prefix, segment.number, stored.attempt)),
+                );
+            }
+        }
+        keys
+    }
+
+    /// Segments and hot rows tile the stream, and what is stored is what was sealed.
+    pub(super) fn check_segments(&mut self, at: usize, turn: &Turn) {
+        self.note_tiers(at, turn);
+        let object = &self.objects[at];
+        if let (Some(life), false) = (&object.model.state.life, turn.writes.is_empty()) {
+            let mut verdict = self.check_tiling(at, life);
+            for write in &turn.writes {
+                if let (Write::UpdateSegment(segment), Ok(())) = (write, &verdict)
+                    && segment.stored.is_some()
+                {
+                    verdict = self.check_object(at, life, segment);
+                }
+            }
+            self.judge_broken(verdict);
+        }
+    }
+
+    fn check_tiling(&self, at: usize, life: &Life) -> Result<(), Broken> {
+        let shelf = &self.objects[at].platform.storage.shelf;
+        let Some(head) = shelf.head() else {
+            return broken("coverage", "a head row", "none");
+        };
+        let segments = &life.segments;
+        if head.segment != segments.sealed() {
+            let expected = format!("{} sealed segments", segments.sealed());
+            return broken("coverage", expected, head.segment.to_string());
+        }
+        let mut tables = BTreeSet::new();
+        if head.writable {
+            tables.insert(HotTable::of(head.segment));
+        }
+        let mut next = 0;
+        for segment in shelf.segments() {
+            let (start, end) = (segments.start(next), segments.end(next));
+            let units = start.zip(end).map(|(start, end)| end - start);
+            if segment.number != next || Some(segment.units) != units {
+                let expected = format!("the segment {next} of {units:?}");
+                return broken("coverage", expected, format!("{segment:?}"));
+            }
+            next += 1;
+            if segment.stored.is_some() {
+                continue;
+            }
+            let table = HotTable::of(segment.number);
+            tables.insert(table);
+            let (mut row_key, mut bytes) = (RowKey::at(0), 0);
+            for row in shelf.table(table).into_iter().flatten() {
+                if row.key != row_key || row.bytes_before != bytes {
+                    return broken(
+                        "coverage",
+                        format!("a row at {row_key:?}"),
+                        format!("{:?}", row.key),
+                    );
+                }
+                bytes += row.frames.len() as u64;
+                row_key = if row.units == 0 {
+                    row.key.next_part()
+                } else {
+                    RowKey::at(row.key.position() + row.units)
+                };
+            }
+            if row_key != RowKey::at(segment.units) || bytes != segment.bytes {
+                let expected = format!("the rows of {segment:?}");
+                return broken(
+                    "coverage",
+                    expected,
+                    format!("rows to {row_key:?}, {bytes} bytes"),
+                );
+            }
+        }
+        if next != segments.sealed() {
+            return broken(
+                "coverage",
+                format!("{} segments", segments.sealed()),
+                next.to_string(),
+            );
+        }
+        let there: BTreeSet<_> = [HotTable::A, HotTable::B]
+            .into_iter()
+            .filter(|table| shelf.table(*table).is_some())
+            .collect();
+        if there != tables {
+            return broken("coverage", format!("the tables {tables:?}"), format!("{there:?}"));
+        }
+        Ok(())
+    }
+
+    /// A stored segment's object is there, and holds just what the segment has.
+    fn check_object(&self, at: usize, life: &Life, sealed: &SealedSegment) -> Result<(), Broken> {
+        let object = &self.objects[at];
+        let (Some(head), Some(stored)) = (object.platform.storage.shelf.head(), &sealed.stored) else {
+            return Ok(());
+        };
+        let key = key(
+            &key_prefix(&head.name, head.incarnation),
+            sealed.number,
+            stored.attempt,
+        );
+        let Some(bytes) = self.cold.object(&key) else {
+            return broken("coverage", format!("the object {key}"), "none");
+        };
+        let decoded = match segment::decode(bytes) {
+            Ok(decoded) => decoded,
+            Err(damaged) => return broken("coverage", format!("an object at {key}"), damaged.to_string()),
+        };
+        let bounds = life.segments.start(sealed.number);
+        let (from, to) = (bounds.unwrap_or(0), life.segments.end(sealed.number).unwrap_or(0));
+        let (from, to) = (
+            usize::try_from(from).unwrap_or(0),
+            usize::try_from(to).unwrap_or(0),
+        );
+        let holds = match &*life.content {
+            Content::Messages(messages) => decoded
+                .records
+                .iter()
+                .map(Vec::as_slice)
+                .eq(messages[from..to].iter().map(|message| &message[..])),
+            Content::Run { bytes, .. } => decoded.records == [&bytes[from..to]],
+        };
+        let names = (decoded.incarnation, decoded.segment, decoded.path.as_str());
+        if !holds || names != (head.incarnation, sealed.number, head.name.as_str()) {
+            return broken(
+                "coverage",
+                format!("the units {from} to {to} of {}", head.name),
+                format!("{names:?}, {} records", decoded.records.len()),
+            );
+        }
+        Ok(())
+    }
+
+    fn note_tiers(&mut self, at: usize, turn: &Turn) {
+        let limits = &self.course.settings.limits;
+        let object = &self.objects[at];
+        let shelf = &object.platform.storage.shelf;
+        let closed = shelf.head().is_some_and(|head| head.closed.is_some());
+        let unstored = shelf.segments().filter(|segment| segment.stored.is_none());
+        let (mut waiting, mut tried) = (0, 0);
+        for segment in unstored {
+            waiting += 1;
+            tried += u64::from(segment.attempts > 0);
+        }
+        let full = shelf
+            .last_row()
+            .is_some_and(|row| row.bytes_before + row.frames.len() as u64 >= limits.segment_bytes_max);
+        let putting = self.cold.is_putting(at);
+        let marks = &mut self.course.marks;
+        marks.reach(Watermark::Segments, shelf.head().map_or(0, |head| head.segment));
+        marks.reach(Watermark::Chores, shelf.chores().count() as u64);
+        for write in &turn.writes {
+            match write {
+                Write::InsertSegment(segment) => {
+                    marks.hit(Mark::Sealed);
+                    if closed {
+                        marks.hit(Mark::SealedByClose);
+                    } else if segment.bytes < limits.segment_bytes_max
+                        && segment.messages < limits.segment_messages_max
+                    {
+                        marks.hit(Mark::SealedByAge);
+                    }
+                    if closed && waiting > 1 {
+                        marks.hit(Mark::TwoUnstored);
+                    }
+                }
+                Write::UpdateSegment(segment) => {
+                    if let Some(stored) = &segment.stored {
+                        marks.hit(Mark::Stored);
+                        if stored.attempt < segment.attempts {
+                            marks.hit(Mark::StoredByEarlier);
+                        }
+                    }
+                }
+                Write::InsertHot { .. } if tried > 0 => {
+                    marks.hit(Mark::SecondTableFilling);
+                    if full && !closed {
+                        marks.hit(Mark::FullWhilePut);
+                    }
+                }
+                Write::InsertHead(head) => {
+                    let prefix = key_prefix(&head.name, head.incarnation);
+                    let of_name = prefix.split_inclusive('/').next().unwrap_or_default();
+                    if self.cold.has_with_prefix(of_name) {
+                        marks.hit(Mark::CreatedDuringCollection);
+                    }
+                }
+                Write::DropTables if putting => marks.hit(Mark::DeletedDuringPut),
+                Write::UpdateChore(_) => marks.hit(Mark::CollectionInBatches),
+                Write::CreateTables
+                | Write::UpdateHead(_)
+                | Write::InsertHot { .. }
+                | Write::CreateSealedTables
+                | Write::CreateHot(_)
+                | Write::PutProducer(_)
+                | Write::DropHot(_)
+                | Write::CreateChores
+                | Write::InsertChore(_)
+                | Write::RemoveChore { .. }
+                | Write::DropChores
+                | Write::DropTables => {}
+            }
+        }
+    }
+
+    /// Where a page ends depends on what the stream has, and not on where that is.
+    pub(super) fn same_page(&mut self, at: usize, request: &Request, response: &Response) {
+        let object = &self.objects[at];
+        let Some(life) = &object.model.state.life else {
+            return;
+        };
+        let asked = request.parameter("offset");
+        let (Some(end), 200, "GET", true) = (
+            self.told_place(at, life.id, response),
+            response.status,
+            request.method,
+            asked != Some("now"),
+        ) else {
+            return;
+        };
+        let tail = life.content.len();
+        let start = asked
+            .and_then(token)
+            .map_or(0, |token| life.segments.asked(token));
+        if start >= tail {
+            return;
+        }
+        self.note_page(at, start, end);
+        let object = &self.objects[at];
+        let Some(life) = &object.model.state.life else {
+            return;
+        };
+        let sealed = life.segments.sealed();
+        let asked = (at, object.platform.epoch, life.id, start, tail, sealed);
+        let before = *self.pages.entry(asked).or_insert(end);
+        if before != end {
+            self.course.fail(
+                "same pages",
+                format!("a page from {start} to {before}, as before"),
+                end.to_string(),
+            );
+        }
+    }
+
+    fn note_page(&mut self, at: usize, start: u64, end: u64) {
+        let object = &self.objects[at];
+        let Some(life) = &object.model.state.life else {
+            return;
+        };
+        let (mut cold, mut hot, mut from_middle) = (0, 0, false);
+        for segment in object.platform.storage.shelf.segments() {
+            let bounds = life
+                .segments
+                .start(segment.number)
+                .zip(life.segments.end(segment.number));
+            let Some((first, last)) = bounds.filter(|(first, last)| *first < end && start < *last) else {
+                continue;
+            };
+            if segment.stored.is_some() {
+                cold += 1;
+                from_middle |= first < start && start < last;
+            } else {
+                hot += 1;
+            }
+        }
+        let open = life.segments.start(life.segments.sealed()).unwrap_or(0);
+        hot += u64::from(open < end);
+        let marks = [
+            (cold + hot > 1, Mark::PageStitched),
+            (cold > 0 && hot > 0, Mark::PageColdAndHot),
+            (from_middle, Mark::PageFromMiddle),
+        ];
+        for (hit, mark) in marks {
+            if hit {
+                self.course.hit(mark);
+            }
+        }
+    }
+
+    /// The latest time for which an alarm must be set, and why.
+    fn needs_alarm(&self, at: usize, now: u64) -> Option<(u64, &'static str)> {
+        let object = &self.objects[at];
+        let limits = &self.course.settings.limits;
+        let shelf = &object.platform.storage.shelf;
+        let skew = object.model.bounds.skew_ms;
+        let mut needs = Vec::new();
+        if let Some(life) = &object.model.state.life
+            && let Some((_, most)) = life.ends(&object.model.bounds)
+        {
+            let slack = life.ttl_ms().unwrap_or(0) / limits.touch_slack_divisor;
+            needs.push((most.saturating_add(slack), "the stream ends"));
+        }
+        let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());
+        if unstored.next().is_some() {
+            let wait = limits.put_timeout_ms.max(limits.retry_ms_max);
+            needs.push((now + wait + skew, "a segment is to be stored"));
+        } else if let Some(row) = shelf.rows().next().filter(|_| limits.cold) {
+            let at = row.at.0.saturating_add(limits.segment_age_ms_max);
+            needs.push((at, "the open segment grows old"));
+        }
+        let wait = limits.reply_timeout_ms.max(limits.retry_ms_max);
+        let chores = shelf.chores();
+        needs.extend(chores.map(|chore| {
+            (
+                chore.due_at.0.max(now + wait + skew),
+                "something remains to be done",
+            )
+        }));
+        let (latest, why) = needs.into_iter().min()?;
+        let nearest = now + skew + limits.alarm_delay_ms_min;
+        let latest = latest.max(nearest);
+        (latest <= ALARM_MAX).then_some((latest, why))
+    }
+
+    /// Whenever something is to be done without being asked for, an alarm is set for it, and not too late.
+    pub(super) fn check_armed(&mut self, at: usize, now: u64) {
+        let Some((latest, why)) = self.needs_alarm(at, now) else {
+            return;
+        };
+        let object = &self.objects[at];
+        let alarm = &object.platform.alarm;
+        let grace = self.course.settings.limits.alarm_grace_ms;
+        if alarm.abandoned && alarm.stored.is_none() {
+            let believed = object
+                .platform
+                .storage
+                .shelf
+                .head()
+                .and_then(|head| head.alarm_at);
+            let believed = believed.map_or(0, |at| at.0).max(object.alarm_set_at);
+            if now <= believed.saturating_add(grace) {
+                return;
+            }
+        }
+        if alarm.stored.is_none_or(|stored| stored > latest) {
+            let actual = format!("{alarm:?}");
+            self.course
+                .fail("alarm armed", format!("an alarm by {latest}: {why}"), actual);
+        }
+    }
+
+    /// What an object has left to do.
+    fn undone(&self, at: usize) -> Option<String> {
+        let object = &self.objects[at];
+        let shelf = &object.platform.storage.shelf;
+        if let Some(chore) = shelf.chores().next() {
+            return Some(format!("{chore:?}"));
+        }
+        let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());
+        if let Some(segment) = unstored.next() {
+            return Some(format!("{segment:?}"));
+        }
+        let limits = &self.course.settings.limits;
+        let aged = shelf.rows().next().filter(|row| {
+            let at = row.at.0.saturating_add(limits.segment_age_ms_max);
+            limits.cold && at <= self.course.now && at <= ALARM_MAX
+        });
+        aged.map(|_| "an old open segment".to_owned())
+    }
+
+    /// Nothing is left to happen: everything must be done. Says whether the run is over.
+    pub(super) fn rests(&mut self) -> bool {
+        if self.phase != Phase::Waiting {
+            return true;
+        }
+        let undone = (0..self.objects.len()).find_map(|at| Some((at, self.undone(at)?)));
+        let Some((at, reason)) = undone else {
+            let verdict = self.check_rest();
+            self.judge_broken(verdict);
+            if self.course.settings.limits.cold {
+                self.course.hit(Mark::Settled);
+            }
+            return true;
+        };
+        let object = &self.objects[at];
+        self.prods += 1;
+        if !object.platform.alarm.abandoned || self.prods > PRODS_MAX {
+            self.course.fail(
+                "liveness",
+                format!("nothing left to be done by object {at}"),
+                reason,
+            );
+            return true;
+        }
+        // The machine has to find by itself that its alarm is lost, when somebody comes.
+        let limits = &self.course.settings.limits;
+        let believed = object
+            .platform
+            .storage
+            .shelf
+            .head()
+            .and_then(|head| head.alarm_at);
+        let believed = believed.map_or(0, |at| at.0).max(object.alarm_set_at);
+        let when =
+            believed.max(self.course.now) + limits.alarm_grace_ms + object.model.bounds.skew_ms + 1_000;
+        let operation = self.begin_prod(at);
+        self.course.schedule_at(when, Event::Retry { operation });
+        false
+    }
+
+    /// What is left is what the streams that live need, and everybody has been told of them.
+    fn check_rest(&self) -> Result<(), Broken> {
+        let (there, referenced) = (self.cold.keys(), self.referenced());
+        if let Some(key) = there.symmetric_difference(&referenced).next() {
+            let expected = format!("the objects {referenced:?}");
+            return broken(
+                "orphans",
+                expected,
+                format!("{key} there: {}", there.contains(key)),
+            );
+        }
+        for (at, object) in self.objects.iter().enumerate() {
+            let shelf = &object.platform.storage.shelf;
+            match &object.model.state.life {
+                None if !shelf.is_empty() => {
+                    return broken("orphans", "no rows of a stream that is no more", object.state());
+                }
+                None => {}
+                Some(life) => {
+                    for segment in shelf.segments() {
+                        self.check_object(at, life, segment)?;
+                    }
+                }
+            }
+        }
+        if self.course.settings.limits.registry {
+            self.check_registry()?;
+        }
+        if self.course.settings.limits.index {
+            self.check_index()?;
+        }
+        Ok(())
+    }
+
+    /// The registry was told of each stream's beginning and end, once, and in order.
+    fn check_registry(&self) -> Result<(), Broken> {
+        let Some((registry, streams)) = self.objects.split_last() else {
+            return Ok(());
+        };
+        let content = registry.model.state.life.as_ref().map(|life| &*life.content);
+        let told: &[_] = match content {
+            Some(Content::Messages(messages)) => messages,
+            _ => &[],
+        };
+        for object in streams {
+            let name = &object.name;
+            let state = &object.model.state;
+            let mut expected = Vec::new();
+            for (number, (created_at, content_type)) in state.history.iter().enumerate() {
+                let content_type = serde_json::Value::from(content_type.as_str());
+                expected.push(format!(
+                    r#"{{"type":"stream","key":"{name}","value":{{"path":"{name}","contentType":{content_type},"createdAt":{created_at}}},"headers":{{"operation":"insert"}}}}"#
+                ));
+                if number + 1 < state.history.len() || state.life.is_none() {
+                    expected.push(format!(
+                        r#"{{"type":"stream","key":"{name}","headers":{{"operation":"delete"}}}}"#
+                    ));
+                }
+            }
+            let of_name = format!(r#""key":"{name}""#);
+            let actual: Vec<_> = told
+                .iter()
+                .map(|message| String::from_utf8_lossy(message).into_owned())
+                .filter(|message| message.contains(&of_name))
+                .collect();
+            if actual != expected {
+                return broken("registry", format!("{expected:?}"), format!("{actual:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The index lists the streams that live, and their stored segments, and nothing else.
+    fn check_index(&self) -> Result<(), Broken> {
+        let mut streams = Vec::new();
+        let mut segments = Vec::new();
+        for object in &self.objects {
+            let shelf = &object.platform.storage.shelf;
+            let Some(head) = shelf.head() else { continue };
+            streams.push(format!(
+                "{} {} {} {} None",
+                head.name, head.incarnation, head.content_type, head.created_at.0
+            ));
+            let prefix = key_prefix(&head.name, head.incarnation);
+            segments.extend(shelf.segments().filter_map(|segment| {
+                let key = key(&prefix, segment.number, segment.stored.as_ref()?.attempt);
+                let (start, end) = ((segment.number, 0), (segment.number, segment.units));
+                let bytes = self.cold.object(&key).map_or(0, |bytes| bytes.len() as u64);
+                Some(format!(
+                    "{} {} {} {} {} {key} {bytes} {}",
+                    head.name,
+                    head.incarnation,
+                    segment.number,
+                    spell(start),
+                    spell(end),
+                    segment.messages
+                ))
+            }));
+        }
+        streams.sort();
+        segments.sort();
+        let listed = self.index.streams().iter().map(|(path, row)| {
+            format!(
+                "{path} {} {} {} {:?}",
+                row.incarnation, row.content_type, row.created_at, row.deleted_at
+            )
+        });
+        let listed: Vec<_> = listed.collect();
+        if listed != streams {
+            return broken("index", format!("the streams {streams:?}"), format!("{listed:?}"));
+        }
+        let listed = self
+            .index
+            .segments()
+            .iter()
+            .map(|((path, incarnation, number), row)| {
+                format!(
+                    "{path} {incarnation} {number} {} {} {} {} {}",
+                    row.start, row.end, row.key, row.bytes, row.messages
+                )
+            });
+        let mut listed: Vec<_> = listed.collect();
+        listed.sort();
+        if listed != segments {
+            return broken(
+                "index",
+                format!("the segments {segments:?}"),
+                format!("{listed:?}"),
+            );
+        }
+        Ok(())
+    }
+}

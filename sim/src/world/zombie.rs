@@ -1,0 +1,153 @@
+//! A dead instance that goes on with what it had begun.
+
+use std::cell::Cell;
+
+use machine::rows::{
+    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+};
+use machine::{Answer, Call, CallId, Gated, Input, Millis, Refusal, Rows, Stream, Turn, Unreadable};
+
+use super::client::Received;
+use super::object::plain;
+use super::{Event, World};
+use crate::marks::Mark;
+use crate::model::{Facts, State};
+use crate::oracle::Place;
+use crate::platform::Clock;
+
+/// What a dead instance goes on with.
+#[derive(Debug)]
+pub(super) struct Zombie {
+    pub(super) stream: Option<Stream>,
+    pub(super) state: State,
+    pub(super) clock: Clock,
+}
+
+/// The storage of a dead instance: whoever touches it is stopped.
+#[derive(Default)]
+struct Grave {
+    touched: Cell<bool>,
+}
+
+impl Grave {
+    fn touch<T>(&self) -> Result<T, Unreadable> {
+        self.touched.set(true);
+        Err(Unreadable("this instance is dead".to_owned()))
+    }
+}
+
+impl Rows for Grave {
+    fn head(&self) -> Result<Option<Head>, Unreadable> {
+        self.touch()
+    }
+
+    fn at_or_before(&self, _table: HotTable, _key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+        self.touch()
+    }
+
+    fn writers(&self, _table: HotTable, _each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+        self.touch()
+    }
+
+    fn first_with(
+        &self,
+        _table: HotTable,
+        _after: RowKey,
+        _bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable> {
+        self.touch()
+    }
+
+    fn producer(&self, _id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        self.touch()
+    }
+
+    fn segment(&self, _number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        self.touch()
+    }
+
+    fn retried_segments(&self, _each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        self.touch()
+    }
+
+    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        self.touch()
+    }
+
+    fn attached(&self, _incarnation: Incarnation) -> Result<u64, Unreadable> {
+        self.touch()
+    }
+}
+
+impl World<'_, '_> {
+    /// A dead instance goes on with a request that it had begun: it may compute, but never touch its storage.
+    pub(super) fn haunt(&mut self, call: usize, zombie: Zombie, whole: Result<Call, Refusal>) {
+        let Zombie {
+            stream,
+            state,
+            mut clock,
+        } = zombie;
+        let at = self.calls[call].object;
+        let now = clock.read(self.course.now);
+        let grave = Grave::default();
+        let refused = whole.is_err();
+        let answered = match whole {
+            Err(refusal) => Some(Answer::refusal(&refusal)),
+            Ok(whole) => stream.and_then(|mut stream| {
+                let mut turn = Turn::default();
+                let input = Input::Call {
+                    id: CallId(call as u64),
+                    call: whole,
+                };
+                let done = stream.step(Millis(now), input, &grave, &mut turn);
+                let quiet = turn.writes.is_empty() && turn.alarm.is_none() && !grave.touched.get();
+                match turn.gated.pop() {
+                    Some(Gated::Answer { answer, .. }) if done.is_ok() && quiet => Some(answer),
+                    _ => None,
+                }
+            }),
+        };
+        let Some(answer) = answered else {
+            self.course.hit(Mark::ZombieKilled);
+            self.course
+                .note("zombie", || format!("c{call} is stopped at its storage"));
+            let delay = self.course.network_delay();
+            self.course.schedule(delay, Event::Lost { call });
+            return;
+        };
+        self.course.hit(Mark::ZombieAnswered);
+        let response = plain(&answer);
+        self.course
+            .note("zombie", || format!("c{call} {}", response.line()));
+        let place = Place::of(&state);
+        let model = &mut self.objects[at].model;
+        let facts = Facts {
+            now,
+            attached: 0,
+            dropped: false,
+            kept: false,
+            page_end: None,
+            sealed: None,
+        };
+        let request = &self.calls[call].request;
+        let verdict = if refused {
+            model.refused(request, &response)
+        } else {
+            model.answered_in(state, request, &response, &facts)
+        };
+        self.course.check("model", verdict);
+        let delay = self.course.network_delay();
+        self.course.schedule(
+            delay,
+            Event::Reply {
+                call,
+                received: Received {
+                    response,
+                    place,
+                    line: None,
+                    fetching: None,
+                },
+            },
+        );
+    }
+}
