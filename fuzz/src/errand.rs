@@ -1,0 +1,142 @@
+//! What a stream asks to be done in the background, and everything that can become of it.
+
+use machine::segment::Put;
+use machine::{Flight, Gated, Input, Message, Millis, Reply};
+
+use crate::object::Object;
+
+pub(crate) enum Errand {
+    Put {
+        since: Millis,
+        put: Put,
+    },
+    /// A put of a former instance.
+    Upload {
+        since: Millis,
+        key: String,
+        object: Vec<u8>,
+    },
+    Collect {
+        flight: Flight,
+        keys: Vec<String>,
+    },
+    Send {
+        flight: Flight,
+        message: Message,
+    },
+}
+
+/// What becomes of an errand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// Done, though it is told to have failed.
+    Doubted,
+    /// Done, and nobody is told.
+    Unsaid,
+    Failed,
+    /// Not done, and nobody is told.
+    Lost,
+}
+
+impl Outcome {
+    pub(crate) const ALL: [(&str, Self); 5] = [
+        ("DONE", Self::Done),
+        ("DOUBTED", Self::Doubted),
+        ("UNSAID", Self::Unsaid),
+        ("FAILED", Self::Failed),
+        ("LOST", Self::Lost),
+    ];
+
+    pub(crate) const fn takes_effect(self) -> bool {
+        matches!(self, Self::Done | Self::Doubted | Self::Unsaid)
+    }
+
+    pub(crate) const fn is_told(self) -> bool {
+        matches!(self, Self::Done | Self::Doubted | Self::Failed)
+    }
+}
+
+impl Errand {
+    /// What is none is an answer.
+    pub(crate) fn asked(now: Millis, gated: Gated, answers: &mut Vec<Gated>) -> Option<Self> {
+        match gated {
+            Gated::Put(put) => Some(Self::Put { since: now, put }),
+            Gated::Collect { flight, keys } => Some(Self::Collect { flight, keys }),
+            Gated::Send { flight, message } => Some(Self::Send { flight, message }),
+            Gated::Answer { .. } | Gated::Attach { .. } => {
+                answers.push(gated);
+                None
+            }
+        }
+    }
+
+    /// What may still take effect when the instance that asked for it is no more.
+    pub(crate) fn left_behind(self, object: &Object) -> Option<Self> {
+        match self {
+            Self::Put { since, put } => object.encode(&put).map(|(bytes, _)| Self::Upload {
+                since,
+                key: put.key,
+                object: bytes,
+            }),
+            Self::Upload { .. } => Some(self),
+            Self::Collect { .. } | Self::Send { .. } => None,
+        }
+    }
+
+    /// Carries it out, as far as the object alone can. Gives what the stream is to be told.
+    ///
+    /// `send` delivers a message, and gives the status of its answer.
+    pub(crate) fn carry_out(
+        self,
+        outcome: Outcome,
+        now: Millis,
+        object: &mut Object,
+        send: impl FnOnce(&Message) -> u16,
+    ) -> Option<Input> {
+        // No put takes longer than garbage is kept.
+        let too_late = |since: Millis| since.plus(object.limits.collect_grace_ms) <= now;
+        let input = match self {
+            Self::Put { since, .. } | Self::Upload { since, .. } if too_late(since) => return None,
+            Self::Put { put, .. } => {
+                let encoded = object.encode(&put).filter(|_| outcome.takes_effect());
+                let receipt = encoded.map(|(bytes, receipt)| {
+                    let former = object.cold.insert(put.key, bytes);
+                    assert!(former.is_none(), "a key is used once");
+                    receipt
+                });
+                Input::Stored {
+                    id: put.id,
+                    receipt: receipt.filter(|_| outcome == Outcome::Done),
+                }
+            }
+            Self::Upload {
+                key, object: bytes, ..
+            } => {
+                if outcome.takes_effect() {
+                    let former = object.cold.insert(key, bytes);
+                    assert!(former.is_none(), "a key is used once");
+                }
+                return None;
+            }
+            Self::Collect { flight, keys } => {
+                if outcome.takes_effect() {
+                    keys.iter().for_each(|key| drop(object.cold.remove(key)));
+                }
+                Input::Collected {
+                    flight,
+                    done: outcome == Outcome::Done,
+                }
+            }
+            Self::Send { flight, message } => {
+                let status = outcome.takes_effect().then(|| send(&message));
+                let reply = status.filter(|_| outcome == Outcome::Done);
+                Input::Replied {
+                    flight,
+                    reply: reply.map_or(Reply::Failed, Reply::Status),
+                }
+            }
+        };
+        outcome.is_told().then_some(input)
+    }
+}

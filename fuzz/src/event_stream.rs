@@ -1,0 +1,96 @@
+//! A parser of event streams, from the standard alone (WHATWG HTML, 9.2.5 and 9.2.6). It shares nothing with the machine.
+
+/// What an `EventSource` would dispatch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) data: String,
+}
+
+/// The events of a whole response. One that is not finished by an empty line is none.
+pub(crate) fn events(stream: &[u8]) -> Vec<Event> {
+    let text = String::from_utf8_lossy(stream);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mut events = Vec::new();
+    let (mut name, mut data) = (String::new(), String::new());
+    for line in finished_lines(text) {
+        if line.is_empty() {
+            if let Some(data) = data.strip_suffix('\n') {
+                let name = if name.is_empty() { "message" } else { &name };
+                events.push(Event {
+                    name: name.to_owned(),
+                    data: data.to_owned(),
+                });
+            }
+            name.clear();
+            data.clear();
+            continue;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => value.clone_into(&mut name),
+            "data" => {
+                data.push_str(value);
+                data.push('\n');
+            }
+            // A comment, a field that changes no event, or one that is unknown.
+            _ => {}
+        }
+    }
+    events
+}
+
+/// The lines that a line ending follows: CRLF, LF or CR.
+fn finished_lines(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let end = text.find(['\n', '\r'])?;
+        let (line, rest) = text.split_at(end);
+        text = rest.strip_prefix("\r\n").unwrap_or_else(|| &rest[1..]);
+        Some(line)
+    })
+}
+
+/// What a client sees of text that has been through an event: decoded as the standard decodes, each line ending an LF.
+pub(crate) fn as_seen(text: &[u8]) -> String {
+    String::from_utf8_lossy(text)
+        .replace("\r\n", "\n")
+        .replace('\r', "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str, data: &str) -> Event {
+        Event {
+            name: name.to_owned(),
+            data: data.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_examples_of_the_standard() {
+        let stream = "data: YHOO\ndata: +2\ndata: 10\n\n";
+        assert_eq!(events(stream.as_bytes()), [event("message", "YHOO\n+2\n10")]);
+        let stream =
+            ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n";
+        let expected = [event("message", "first event"), event("message", "second event")];
+        assert_eq!(events(stream.as_bytes()), expected);
+        let stream = "data\n\ndata\ndata\n\ndata:";
+        assert_eq!(
+            events(stream.as_bytes()),
+            [event("message", ""), event("message", "\n")]
+        );
+        assert_eq!(events(b"data:test\n\ndata: test\n\n").len(), 2);
+    }
+
+    #[test]
+    fn every_line_ending_ends_a_line() {
+        let stream = "\u{feff}event: a\rdata: 1\r\ndata: 2\n\r\ndata: 3\r\r";
+        assert_eq!(
+            events(stream.as_bytes()),
+            [event("a", "1\n2"), event("message", "3")]
+        );
+    }
+}

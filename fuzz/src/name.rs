@@ -1,0 +1,129 @@
+//! Stream names and routes: every spelling of a name is one name, and different names stay different.
+
+use machine::Limits;
+use machine::edge::name::{REGISTRY, canonical};
+use machine::edge::{self, Route, Settings};
+use machine::wire::CacheMode;
+use machine::wire::request::Head;
+
+/// Reads the input as what follows the prefix of a stream URL.
+///
+/// # Panics
+/// When a name is refused that could be read, or is read as another.
+pub fn name(input: &[u8]) {
+    let id = String::from_utf8_lossy(input);
+    let limits = Limits {
+        name_bytes_max: 64,
+        ..Limits::DEFAULT
+    };
+    let read = canonical(&id, &limits);
+    let expected = decoded(&id).filter(|segments| {
+        let dots = segments
+            .iter()
+            .any(|segment| matches!(segment.as_slice(), b"." | b".."));
+        let text = segments
+            .iter()
+            .all(|segment| std::str::from_utf8(segment).is_ok());
+        text && !dots
+    });
+    match (&read, expected) {
+        (Ok(name), Some(expected)) => {
+            assert_eq!(canonical(name, &limits).as_ref(), Ok(name), "one spelling");
+            assert_eq!(decoded(name), Some(expected), "the same name");
+            assert!(name.len() as u64 <= limits.name_bytes_max);
+            assert!(
+                name.bytes()
+                    .all(|byte| byte.is_ascii_graphic() && !br#""<>\^`{|}?#"#.contains(&byte))
+            );
+        }
+        (Err(_), None) => {}
+        (Err(refusal), Some(_)) => {
+            let unbounded = Limits {
+                name_bytes_max: u64::MAX,
+                ..Limits::DEFAULT
+            };
+            let name = canonical(&id, &unbounded);
+            let too_long = name.is_ok_and(|name| name.len() as u64 > limits.name_bytes_max);
+            assert!(too_long, "{id:?} is refused: {refusal}");
+        }
+        (Ok(name), None) => panic!("{id:?} is read as {name:?}"),
+    }
+    route(&id, limits);
+}
+
+/// The router goes by the name alone, and says nothing of it to those who have no token.
+fn route(id: &str, limits: Limits) {
+    let settings = Settings {
+        limits,
+        auth_token: Some("secret".to_owned()),
+        cache_mode: CacheMode::Shared,
+        debug_timing: false,
+    };
+    let url = format!(
+        "https://host:8787{}{id}?offset=-1&live=sse#end",
+        edge::STREAM_PREFIX
+    );
+    let end_of_path = id.find(['?', '#']).unwrap_or(id.len());
+    let name = canonical(&id[..end_of_path], &settings.limits);
+    for method in ["GET", "POST"] {
+        let with = |authorization: &str| {
+            let header = |name: &str| (name == "Authorization").then(|| authorization.to_owned());
+            edge::route(
+                Head {
+                    method,
+                    url: &url,
+                    header: &header,
+                },
+                &settings,
+            )
+        };
+        match with("Bearer secret") {
+            Route::Stream(to) => {
+                assert_eq!(Ok(&to.name), name.as_ref());
+                assert_eq!(to.cache_mode, CacheMode::Shared);
+                assert!(to.name != REGISTRY || method == "GET");
+                assert!(to.name != "__ds" && !to.name.starts_with("__ds/"));
+            }
+            Route::Answered(answer) => {
+                assert!((400..500).contains(&answer.status));
+                let reserved = name.as_ref().is_ok_and(|name| {
+                    name == "__ds" || name.starts_with("__ds/") || name == REGISTRY && method == "POST"
+                });
+                assert!(name.is_err() || reserved || end_of_path == 0, "{id:?}");
+            }
+        }
+        let expected = if end_of_path == 0 { 404 } else { 401 };
+        for authorization in ["", "Bearer", "Bearer ", "Bearer secre", "Basic secret", id] {
+            let is_token = authorization.split_once(' ').is_some_and(|(scheme, token)| {
+                scheme.eq_ignore_ascii_case("bearer") && token.trim() == "secret"
+            });
+            match with(authorization) {
+                Route::Answered(answer) => assert!(is_token || answer.status == expected),
+                Route::Stream(_) => assert!(is_token, "{authorization:?} lets in"),
+            }
+        }
+    }
+}
+
+/// The bytes of each segment of a path; `None` when something follows a percent sign that is not two hexadecimal digits.
+fn decoded(id: &str) -> Option<Vec<Vec<u8>>> {
+    let mut segments = vec![Vec::new()];
+    let mut rest = id.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'/' => segments.push(Vec::new()),
+            b'%' => {
+                let (digits, after) = rest.split_at_checked(2)?;
+                let digits = std::str::from_utf8(digits).ok()?;
+                let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                segments
+                    .last_mut()?
+                    .push(u8::from_str_radix(digits, 16).ok().filter(|_| plain)?);
+                rest = after;
+            }
+            _ => segments.last_mut()?.push(*byte),
+        }
+    }
+    Some(segments)
+}

@@ -1,0 +1,239 @@
+//! One object as small as it can be: a stream over the simulator's storage, each of its turns durable at once.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use machine::plan::Plan;
+use machine::rows::{
+    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+};
+use machine::segment::{self, Put, Receipt};
+use machine::wire::answer::Body;
+use machine::{Answer, Input, Limits, Millis, Offset, Rows, Stream, Turn, Unreadable};
+use sim::storage::{Kind, Store};
+
+use crate::errand::Errand;
+
+/// Pieces of this length come from the cold tier.
+const PIECE_BYTES: usize = 5;
+
+pub(crate) struct Object {
+    pub(crate) limits: Limits,
+    pub(crate) store: Store,
+    stream: Option<Stream>,
+    wakes: u64,
+    pub(crate) alarm: Option<Millis>,
+    /// How often the storage can still be read; `None` for always.
+    pub(crate) reads_left: Option<u64>,
+    /// The cold tier.
+    pub(crate) cold: BTreeMap<String, Vec<u8>>,
+    /// In the order in which they were asked for.
+    pub(crate) errands: Vec<Errand>,
+}
+
+impl Object {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            store: Store::new(Kind::Map),
+            stream: None,
+            wakes: 0,
+            alarm: None,
+            reads_left: None,
+            cold: BTreeMap::new(),
+            errands: Vec::new(),
+        }
+    }
+
+    /// Forgets what is not stored. What is under way may still take effect, but nobody is told.
+    pub(crate) fn sleep(&mut self) {
+        self.stream = None;
+        let errands = core::mem::take(&mut self.errands);
+        let left = errands.into_iter().filter_map(|errand| errand.left_behind(self));
+        self.errands = left.collect();
+    }
+
+    /// One turn, carried out. What it asks to be done in the background is in `errands` then, and not in the turn.
+    ///
+    /// # Errors
+    /// When the storage cannot be read, as `reads_left` says. The instance is dropped, and its turn with it.
+    pub(crate) fn step(&mut self, now: Millis, input: Input) -> Result<Turn, Unreadable> {
+        let turn = self.try_step(now, input);
+        if turn.is_err() {
+            self.sleep();
+        }
+        turn
+    }
+
+    fn try_step(&mut self, now: Millis, input: Input) -> Result<Turn, Unreadable> {
+        let rows = Failing {
+            store: &self.store,
+            reads_left: Cell::new(self.reads_left),
+        };
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => {
+                self.wakes += 1;
+                Stream::wake(now, &rows, &self.limits, self.wakes)?
+            }
+        };
+        let mut turn = Turn::default();
+        stream.step(now, input, &rows, &mut turn)?;
+        assert!(
+            turn.needs_transaction() || turn.writes.len() + usize::from(turn.alarm.is_some()) <= 1,
+            "several writes are one transaction"
+        );
+        self.apply(&turn);
+        self.stream = Some(stream);
+        let mut answers = Vec::new();
+        for gated in turn.gated {
+            self.errands.extend(Errand::asked(now, gated, &mut answers));
+        }
+        turn.gated = answers;
+        Ok(turn)
+    }
+
+    fn apply(&mut self, turn: &Turn) {
+        self.store
+            .apply(&turn.writes)
+            .expect("the storage takes what the machine writes");
+        if let Some(alarm) = turn.alarm {
+            self.alarm = alarm;
+        }
+    }
+
+    /// The object of a put, and its receipt; `None` when the rows are gone, so that there is nothing to be put.
+    pub(crate) fn encode(&self, put: &Put) -> Option<(Vec<u8>, Receipt)> {
+        let mut encoder = put.begin(&self.store).ok()?;
+        let length = encoder.length();
+        let mut object = encoder.head().to_vec();
+        while let Some(span) = encoder.next_span() {
+            let frames = self.store.frames(span).expect("a map can be read");
+            object.extend(encoder.push(frames).expect("the frames are whole"));
+        }
+        let (end, receipt) = encoder.finish().expect("all was pushed");
+        object.extend(end);
+        assert_eq!(object.len() as u64, length, "the length is known beforehand");
+        let decoded = segment::decode(&object).expect("what is encoded can be decoded");
+        assert_eq!(
+            (decoded.incarnation, decoded.segment),
+            (put.id.incarnation, put.id.segment)
+        );
+        Some((object, receipt))
+    }
+
+    /// The body of an answer, as a client gets it. Asked for in the turn of the answer, which alone has its rows.
+    pub(crate) fn body(&self, answer: &Answer) -> Vec<u8> {
+        match &answer.body {
+            Body::Empty => Vec::new(),
+            Body::Bytes(bytes) => bytes.clone(),
+            Body::Plan(plan) => self.render(plan),
+        }
+    }
+
+    fn render(&self, plan: &Plan) -> Vec<u8> {
+        let frames = |span| self.store.frames(span);
+        let mut rendering = plan.begin(frames).expect("a map can be read");
+        let mut body = Vec::new();
+        while let Some(fetch) = rendering.advance(&mut body).expect("the rows are whole") {
+            let range = fetch.offset as usize..(fetch.offset + fetch.length) as usize;
+            let object = self.cold.get(&fetch.key).and_then(|object| object.get(range));
+            let object = object.unwrap_or_else(|| panic!("{}", rendering.missing()));
+            for piece in object.chunks(PIECE_BYTES) {
+                rendering.push(piece, &mut body).expect("the object is whole");
+            }
+            rendering.fetched().expect("the object has everything");
+        }
+        body
+    }
+
+    /// Whether nothing at all is stored in rows.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.store.shelf.is_empty()
+    }
+
+    /// Whether nothing of a stream is stored in rows; there may be something to be done for others.
+    pub(crate) fn has_no_stream(&self) -> bool {
+        let shelf = &self.store.shelf;
+        let has_table = [HotTable::A, HotTable::B].map(|table| shelf.table(table).is_some());
+        shelf.head().is_none() && has_table == [false, false] && shelf.segments().next().is_none()
+    }
+
+    /// The place that an offset names, in the spelling that is not the end of a sealed segment.
+    pub(crate) fn place(&self, offset: Offset) -> Offset {
+        let mut segments = self.store.shelf.segments();
+        let ends = segments.any(|sealed| (sealed.number, sealed.units) == (offset.segment, offset.position));
+        if ends {
+            Offset::new(offset.segment + 1, 0)
+        } else {
+            offset
+        }
+    }
+
+    /// Whether exactly what rows refer to is in the cold tier.
+    pub(crate) fn cold_is_tidy(&self) -> bool {
+        let segments = self.store.shelf.segments();
+        segments.filter(|sealed| sealed.stored.is_some()).count() == self.cold.len()
+    }
+}
+
+/// Storage that can be read so often and no more.
+struct Failing<'a> {
+    store: &'a Store,
+    reads_left: Cell<Option<u64>>,
+}
+
+impl Failing<'_> {
+    fn read(&self) -> Result<&Store, Unreadable> {
+        match self.reads_left.get() {
+            Some(0) => Err(Unreadable("as it was asked for".to_owned())),
+            left => {
+                self.reads_left.set(left.map(|left| left - 1));
+                Ok(self.store)
+            }
+        }
+    }
+}
+
+impl Rows for Failing<'_> {
+    fn head(&self) -> Result<Option<Head>, Unreadable> {
+        self.read()?.head()
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+        self.read()?.at_or_before(table, key)
+    }
+
+    fn first_with(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable> {
+        self.read()?.first_with(table, after, bytes_before)
+    }
+
+    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+        self.read()?.writers(table, each)
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        self.read()?.producer(id)
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        self.read()?.segment(number)
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        self.read()?.retried_segments(each)
+    }
+
+    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        self.read()?.chores()
+    }
+
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable> {
+        self.read()?.attached(incarnation)
+    }
+}

@@ -1,0 +1,162 @@
+//! Stored rows: whatever is in their columns is read as a row or told to be none, and what is read is bound again alike.
+
+use machine::Unreadable;
+use machine::Write;
+use machine::rows::HotTable;
+use machine::sql::{self, Columns, Value};
+use sim::choices::Choices;
+
+/// How many columns the widest row has.
+const WIDTH: usize = 18;
+/// In which order a chore is bound, and in which it is read.
+const CHORE_COLUMNS: [usize; 8] = [5, 6, 0, 7, 1, 2, 3, 4];
+
+/// Reads drawn columns as each kind of row.
+///
+/// # Panics
+/// When a row does not survive being bound and read again, or a statement that fails is followed by another.
+pub fn row(input: &[u8]) {
+    let mut choices = Choices::from_tape(input);
+    let drawn = Row((0..WIDTH).map(|_| Cell::draw(&mut choices)).collect());
+    let _ = (sql::row_mark(&drawn), sql::writer_mark(&drawn));
+    let _ = (sql::retried_segment(&drawn), sql::producer(&drawn));
+    let table = choices.one_of(&[HotTable::A, HotTable::B]);
+    let mut writes = vec![
+        Write::CreateTables,
+        Write::CreateSealedTables,
+        Write::CreateHot(table),
+        Write::DropHot(table),
+        Write::CreateChores,
+        Write::DropChores,
+        Write::DropTables,
+    ];
+    if let Ok(head) = sql::head(&drawn) {
+        let write = Write::InsertHead(head.clone());
+        assert_eq!(sql::head(&bound(&write)).ok(), Some(head.clone()));
+        writes.extend([write, Write::UpdateHead(head)]);
+    }
+    if let Ok(segment) = sql::segment(&drawn) {
+        let write = Write::InsertSegment(segment.clone());
+        assert_eq!(sql::segment(&bound(&write)).ok(), Some(segment.clone()));
+        writes.extend([write, Write::UpdateSegment(segment)]);
+    }
+    if let Ok(chore) = sql::chore(&drawn) {
+        let write = Write::InsertChore(chore.clone());
+        let bound = bound(&write).in_order(&CHORE_COLUMNS);
+        assert_eq!(sql::chore(&bound).ok(), Some(chore.clone()));
+        writes.extend([
+            write,
+            Write::RemoveChore { id: chore.id },
+            Write::UpdateChore(chore),
+        ]);
+    }
+    for write in &writes {
+        stops_where_it_fails(write);
+    }
+}
+
+/// What a write that is one statement binds.
+fn bound(write: &Write) -> Row {
+    let mut bound = Row(Vec::new());
+    let executed = sql::statements(write, |_, values| {
+        bound.0 = values.iter().map(Cell::from).collect();
+        Ok::<_, Unreadable>(())
+    });
+    assert!(executed.is_ok());
+    bound
+}
+
+fn stops_where_it_fails(write: &Write) {
+    let mut count = 0;
+    let whole = sql::statements(write, |_, _| {
+        count += 1;
+        Ok::<_, ()>(())
+    });
+    assert_eq!(whole, Ok(()));
+    for fails_at in 1..=count {
+        let mut executed = 0;
+        let cut = sql::statements(write, |_, _| {
+            executed += 1;
+            if executed == fails_at { Err(()) } else { Ok(()) }
+        });
+        assert_eq!(
+            (cut, executed),
+            (Err(()), fails_at),
+            "nothing follows what has failed"
+        );
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Cell {
+    Null,
+    Integer(u64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+impl Cell {
+    fn draw(choices: &mut Choices<'_>) -> Self {
+        match choices.upto(3) {
+            0 => Self::Null,
+            1 => Self::Integer(choices.magnitude(u64::MAX)),
+            2 => Self::Text(Self::bytes(choices).into_iter().map(char::from).collect()),
+            _ => Self::Blob(Self::bytes(choices)),
+        }
+    }
+
+    fn bytes(choices: &mut Choices<'_>) -> Vec<u8> {
+        let length = choices.magnitude(20);
+        let bytes = (0..length).map(|_| u8::try_from(choices.upto(255)).unwrap_or(0));
+        bytes.collect()
+    }
+
+    fn unreadable(&self) -> Unreadable {
+        Unreadable(format!("another kind of value: {self:?}"))
+    }
+}
+
+impl From<&Value<'_>> for Cell {
+    fn from(value: &Value<'_>) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Integer(integer) => Self::Integer(*integer),
+            Value::Text(text) => Self::Text((*text).to_owned()),
+            Value::Blob(bytes) => Self::Blob((*bytes).to_vec()),
+        }
+    }
+}
+
+struct Row(Vec<Cell>);
+
+impl Row {
+    fn in_order(&self, columns: &[usize]) -> Self {
+        Self(columns.iter().map(|column| self.0[*column].clone()).collect())
+    }
+}
+
+impl Columns for Row {
+    fn integer(&self, column: usize) -> Result<Option<u64>, Unreadable> {
+        match &self.0[column] {
+            Cell::Null => Ok(None),
+            Cell::Integer(integer) => Ok(Some(*integer)),
+            other @ (Cell::Text(_) | Cell::Blob(_)) => Err(other.unreadable()),
+        }
+    }
+
+    fn text(&self, column: usize) -> Result<Option<String>, Unreadable> {
+        match &self.0[column] {
+            Cell::Null => Ok(None),
+            Cell::Text(text) => Ok(Some(text.clone())),
+            other @ (Cell::Integer(_) | Cell::Blob(_)) => Err(other.unreadable()),
+        }
+    }
+
+    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, Unreadable> {
+        match &self.0[column] {
+            Cell::Null => Ok(None),
+            Cell::Blob(bytes) => Ok(Some(bytes.clone())),
+            other @ (Cell::Integer(_) | Cell::Text(_)) => Err(other.unreadable()),
+        }
+    }
+}
