@@ -1,4 +1,5 @@
-// One server for the whole suite: the one that CONFORMANCE_TEST_URL names, or one started here on the bundle that is deployed.
+// One server for the whole suite: the one that CONFORMANCE_TEST_URL names, or one started here on the bundle that is deployed,
+// with cold storage when CONFORMANCE_COLD is 1.
 
 import { startServer } from "../harness/server.mjs";
 
@@ -13,6 +14,13 @@ const settings = [
   "SSE_HEARTBEAT_MS",
   "SEGMENT_MAX_BYTES",
   "SEGMENT_MAX_MESSAGES",
+  "SEGMENT_MAX_AGE_MS",
+  "INDEX_STEP_BYTES",
+  "PUT_TIMEOUT_MS",
+  "REPLY_TIMEOUT_MS",
+  "RETRY_MIN_MS",
+  "RETRY_MAX_MS",
+  "COLLECT_GRACE_MS",
 ];
 
 export default async function setup({ provide }) {
@@ -25,7 +33,10 @@ export default async function setup({ provide }) {
   for (const name of settings) {
     if (process.env[name] !== undefined) env[name] = process.env[name];
   }
-  const server = await startServer({ bundle: "target/worker", env });
+  const cold = process.env.CONFORMANCE_COLD === "1";
+  // Every stream of more than a few messages is spread over both tiers then.
+  if (cold) env.SEGMENT_MAX_MESSAGES ??= "3";
+  const server = await startServer({ bundle: "target/worker", env, cold });
   provide("server", { url: server.url, longPollTimeoutMs: Number(env.LONG_POLL_TIMEOUT_MS) });
   return () => server.stop();
 }

@@ -1,17 +1,25 @@
-// Starts the real runtime (workerd) on a built bundle, so that every test speaks HTTP to the program that is deployed.
+// Starts the server under test, so that every test speaks HTTP to the program that is deployed: the real runtime (workerd) on a
+// built bundle, or the server for one machine.
 
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
-import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm, statfs, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { ColdTier, coldTierParts } from "./cold-tier.mjs";
 import { request } from "./http.mjs";
+import { startOneMachine } from "./one-machine.mjs";
+
+/** Which of the shells is tested: `worker` or `server`. */
+export const shell = process.env.TEST_SHELL || "worker";
 
 export const repositoryRoot = fileURLToPath(new URL("../..", import.meta.url));
 
 /** The directory below the data directory in which the runtime keeps one SQLite file for each object. */
 export const objectNamespace = "streams";
+
+const quoted = (text) => JSON.stringify(text);
 
 const startDeadlineMs = 15_000;
 const stopGraceMs = 2_000;
@@ -32,15 +40,19 @@ async function compatibility() {
   return { date: date[1], flags: flags ? JSON.parse(flags[1].replace(/,\s*\]$/, "]")) : [] };
 }
 
-function configuration({ modules, date, flags, objects, bindings, dataDirectory, port }) {
-  const quoted = (text) => JSON.stringify(text);
+function configuration({ modules, date, flags, objects, bindings, dataDirectory, port, cold }) {
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [
     (name = "main", worker = .worker),
     (name = "data", disk = (path = ${quoted(dataDirectory)}, writable = true)),
+    ${cold?.services ?? ""}
   ],
-  sockets = [(name = "http", address = "127.0.0.1:${port}", http = (), service = "main")],
+  sockets = [
+    (name = "http", address = "127.0.0.1:${port}", http = (), service = "main"),
+    ${cold?.sockets ?? ""}
+  ],
+  extensions = [${cold?.extensions ?? ""}],
 );
 const worker :Workerd.Worker = (
   modules = [${modules
@@ -55,18 +67,46 @@ const worker :Workerd.Worker = (
   bindings = [${[
     ...objects.map(({ className, binding }) => `(name = ${quoted(binding)}, durableObjectNamespace = ${quoted(className)})`),
     ...Object.entries(bindings).map(([name, value]) => `(name = ${quoted(name)}, text = ${quoted(String(value))})`),
+    ...(cold?.bindings ?? []),
   ].join(", ")}],
 );
 `;
 }
 
+// What the server for one machine has in the place of a bundle.
+const binaries = {
+  "target/worker": "target/server/durable-streams",
+  "target/worker-test": "target/server-test/durable-streams",
+};
+
+/** Starts a server of the shell that is tested. The options are those of `startWorker`. */
+export function startServer(options = {}) {
+  if (shell !== "server") return startWorker(options);
+  const { bundle = "target/worker-test", dataDirectory, ...rest } = options;
+  const binary = path.resolve(repositoryRoot, binaries[bundle]);
+  return startOneMachine({ binary, dataDirectory: dataDirectory && path.resolve(repositoryRoot, dataDirectory), ...rest });
+}
+
+// With a cold tier all that is stored on behalf of three services is stored by one thread, which waits for the disk each time. In
+// production they are apart; here a disk in memory, if there is one with room, makes up for it. It outlives a killed process, too.
+const memoryDisk = "/dev/shm";
+const memoryDiskBytesMin = 1 << 30;
+
+/** A new directory for what goes with the test that asks for it. */
+export async function scratchDirectory(label, { cold = false } = {}) {
+  const memory = cold ? await statfs(memoryDisk).catch(() => undefined) : undefined;
+  const hasRoom = memory !== undefined && memory.bavail * memory.bsize > memoryDiskBytesMin;
+  return mkdtemp(path.join(hasRoom ? memoryDisk : tmpdir(), `durable-streams-${label}-`));
+}
+
 /**
- * Starts a server and resolves once it answers.
+ * Starts the Worker and resolves once it answers.
  *
  * `bundle` is a directory holding `index.js` and, for the project's own bundles, `index_bg.wasm`; relative paths start at the root of the repository.
  * With `port` 0 the system chooses one. Without `dataDirectory` the data lives in a temporary directory that goes with the server.
+ * With `cold` there are R2 and D1 as wrangler runs them on this machine, and `coldTier` to look into them and to break them.
  */
-export async function startServer({
+export async function startWorker({
   bundle = "target/worker-test",
   port = 0,
   dataDirectory,
@@ -76,18 +116,20 @@ export async function startServer({
     { name: "index_bg.wasm", kind: "wasm" },
   ],
   objects = [{ className: "StreamObject", binding: "STREAMS" }],
+  cold = false,
 } = {}) {
-  const workingDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-test-"));
+  const workingDirectory = await scratchDirectory("test", { cold });
   const data = dataDirectory ? path.resolve(repositoryRoot, dataDirectory) : path.join(workingDirectory, "data");
   await mkdir(data, { recursive: true });
   for (const { name } of modules) {
     await copyFile(path.resolve(repositoryRoot, bundle, name), path.join(workingDirectory, name));
   }
   const { date, flags } = await compatibility();
+  const parts = cold ? await coldTierParts(workingDirectory, data) : undefined;
   const configurationFile = path.join(workingDirectory, "config.capnp");
-  await writeFile(configurationFile, configuration({ modules, date, flags, objects, bindings: env, dataDirectory: data, port }));
+  await writeFile(configurationFile, configuration({ modules, date, flags, objects, bindings: env, dataDirectory: data, port, cold: parts }));
 
-  const child = spawn(runtimeBinary(), ["serve", "--control-fd=3", configurationFile], {
+  const child = spawn(runtimeBinary(), ["serve", "--control-fd=3", ...(parts?.options ?? []), configurationFile], {
     cwd: workingDirectory,
     stdio: ["ignore", "pipe", "pipe", "pipe"],
   });
@@ -102,9 +144,11 @@ export async function startServer({
   process.once("exit", killWithParent);
   exited.then(() => process.off("exit", killWithParent));
 
-  const boundPort = await listeningPort(child, exited, () => output);
-  const url = `http://127.0.0.1:${boundPort}`;
+  const ports = await listeningPorts(child, exited, ["http", ...(parts ? [parts.socket] : [])], () => output);
+  const url = `http://127.0.0.1:${ports.http}`;
   await untilAnswering(url);
+  const coldTier = parts && new ColdTier(`http://127.0.0.1:${ports[parts.socket]}`);
+  await coldTier?.migrate();
 
   const ended = async () => {
     await exited;
@@ -112,7 +156,8 @@ export async function startServer({
   };
   return {
     url,
-    port: boundPort,
+    port: ports.http,
+    coldTier,
     pid: child.pid,
     dataDirectory: data,
     output: () => output,
@@ -129,8 +174,8 @@ export async function startServer({
   };
 }
 
-// The runtime reports the port that it bound on the control descriptor: no port is guessed, so none is lost to another process.
-function listeningPort(child, exited, output) {
+// The runtime reports the ports that it bound on the control descriptor: no port is guessed, so none is lost to another process.
+function listeningPorts(child, exited, sockets, output) {
   return new Promise((resolve, reject) => {
     const failed = (why) => reject(new Error(`the server did not start: ${why}\n${output()}`));
     const timer = setTimeout(() => {
@@ -142,6 +187,7 @@ function listeningPort(child, exited, output) {
       failed(`exit code ${code}, signal ${signal}`);
     });
     let pending = "";
+    const ports = {};
     child.stdio[3].setEncoding("utf8").on("data", (text) => {
       pending += text;
       const lines = pending.split("\n");
@@ -149,8 +195,10 @@ function listeningPort(child, exited, output) {
       for (const line of lines) {
         const message = JSON.parse(line);
         if (message.event !== "listen") continue;
+        ports[message.socket] = message.port;
+        if (!sockets.every((socket) => socket in ports)) continue;
         clearTimeout(timer);
-        resolve(message.port);
+        resolve(ports);
       }
     });
   });

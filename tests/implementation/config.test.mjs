@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { request } from "../harness/http.mjs";
-import { repositoryRoot, startServer } from "../harness/server.mjs";
+import { repositoryRoot, shell, startServer } from "../harness/server.mjs";
 import { Stream } from "../harness/stream.mjs";
 
 async function serve(env) {
@@ -22,9 +22,18 @@ describe("limits", () => {
     "SSE_HEARTBEAT_MS",
     "SEGMENT_MAX_BYTES",
     "SEGMENT_MAX_MESSAGES",
+    "SEGMENT_MAX_AGE_MS",
+    "INDEX_STEP_BYTES",
+    "PUT_TIMEOUT_MS",
+    "REPLY_TIMEOUT_MS",
+    "RETRY_MIN_MS",
+    "RETRY_MAX_MS",
+    "COLLECT_GRACE_MS",
   ];
 
   async function expectRefusedStart(env, name) {
+    // A Worker cannot refuse to start; it answers instead.
+    if (shell === "server") return expect(startServer({ env })).rejects.toThrow(`exit code 1, signal null\nerror: ${name} must be`);
     const base = await serve(env);
     const stream = new Stream(base);
     const answers = [
@@ -235,7 +244,7 @@ describe("CACHE_MODE", () => {
 describe("the production bundle", () => {
   const bundle = "target/worker";
 
-  test.skipIf(!existsSync(path.join(repositoryRoot, bundle, "index.js")))("knows no test operation", async () => {
+  test.skipIf(shell === "worker" && !existsSync(path.join(repositoryRoot, bundle, "index.js")))("knows no test operation", async () => {
     const server = await startServer({ bundle });
     onTestFinished(() => server.stop());
     const stream = await Stream.create(server.url, { body: "abc" });

@@ -100,7 +100,7 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
   const pageBytes = 100;
 
   beforeAll(async () => {
-    server = await startServer({ env: { MAX_CHUNK_BYTES: pageBytes, MAX_APPEND_BYTES: 2_000, LONG_POLL_TIMEOUT_MS: 300 } });
+    server = await startServer({ env: { MAX_CHUNK_BYTES: pageBytes, INDEX_STEP_BYTES: 10, MAX_APPEND_BYTES: 2_000, LONG_POLL_TIMEOUT_MS: 300 } });
   });
   afterAll(() => server?.stop());
 

@@ -1,7 +1,8 @@
-// The reader's side in JavaScript, held to the cases that its Rust twin is held to as well.
+// The reader's side in JavaScript, which only the Worker has, held to the cases that its Rust twin is held to as well.
 
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { shell } from "../harness/server.mjs";
 import { Tail } from "../../shells/worker/live.mjs";
 
 const text = readFileSync(new URL("../tail-cases.json", import.meta.url), "utf8");
@@ -25,7 +26,7 @@ function told(effect) {
   return effect;
 }
 
-test.each(cases)("$name", ({ class: of, steps }) => {
+test.runIf(shell === "worker").each(cases)("$name", ({ class: of, steps }) => {
   const tail = new Tail(steps[0].at, headOf(steps[0].input.head, of));
   for (const [index, { at, chance = 0, input, effects, deadline }] of steps.entries()) {
     expect(tail.step(at, chance, inputOf(input, of)).map(told), `step ${index}`).toEqual(effects);

@@ -14,7 +14,7 @@ use walkdir::WalkDir;
 const MODULE: &str = "index.js";
 const WASM: &str = "index_bg.wasm";
 
-/// Features of the Worker's crate that no deployment has.
+/// Features of the shells that no deployment has.
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Feature {
     /// Requests can ask for a panic, a reset and the counters of an object
@@ -22,7 +22,7 @@ pub(crate) enum Feature {
 }
 
 impl Feature {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::TestRoutes => "test-routes",
         }

@@ -41,10 +41,10 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     let mut failed = 0;
     for step in steps(project)? {
         if failed > 0 {
-            table.push(format!("{:<22}  not run", step.name));
+            table.push(format!("{:<23}  not run", step.name));
             continue;
         }
-        print!("{:<22}  ", step.name);
+        print!("{:<23}  ", step.name);
         io::stdout().flush()?;
         let step_start = now();
         let outcome = step.work.perform(project, step.name)?;
@@ -57,12 +57,12 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
             Outcome::Failed { log } => {
                 failed += 1;
                 println!("failed, and this is what it printed:\n\n{}\n", log.trim_end());
-                print!("{:<22}  ", step.name);
+                print!("{:<23}  ", step.name);
                 format!("failed {time}")
             }
         };
         println!("{line}");
-        table.push(format!("{:<22}  {line}", step.name));
+        table.push(format!("{:<23}  {line}", step.name));
     }
 
     println!("\n{}\n", table.join("\n"));
@@ -125,7 +125,18 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             "lint wasm test routes",
             lint(&[&wasm[..], &["--features", "test-routes"]].concat()),
         ),
+        step(
+            "lint server test routes",
+            lint(&[
+                "--package",
+                "durable-streams-server",
+                "--all-targets",
+                "--features",
+                "test-routes",
+            ]),
+        ),
         step("unit tests", Work::Programs(unit_tests(project))),
+        step("corpora", Work::Telling(own(&["coverage"]))),
         step("simulate", Work::Telling(simulator(&["run", "--minutes", "1"]))),
         step("simulator is sound", Work::Telling(simulator(&["meta"]))),
         step(
@@ -136,6 +147,7 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             "planted faults caught",
             Work::Telling(simulator(&["mutants", "--pick", "3"])),
         ),
+        step("simulator is true", Work::Telling(own(&["fidelity"]))),
         step("build", Work::Telling(own(&["build"]))),
         step(
             "build test routes",
@@ -144,7 +156,16 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         step("deploy dry run", Work::Programs(vec![dry_run])),
         step("size", Work::SizeLimit),
         step("conformance", Work::Telling(own(&["conformance"]))),
+        step("conformance cold", Work::Telling(own(&["conformance", "--cold"]))),
         step("implementation", Work::Telling(own(&["implementation"]))),
+        step(
+            "conformance server",
+            Work::Telling(own(&["conformance", "--shell", "server"])),
+        ),
+        step(
+            "implementation server",
+            Work::Telling(own(&["implementation", "--shell", "server"])),
+        ),
     ])
 }
 

@@ -8,21 +8,25 @@
 )]
 
 mod bundle;
+mod coverage;
 mod dev;
+mod fuzz;
 mod gate;
 mod project;
+mod server;
 mod setup;
 mod suite;
 
 use clap::{Parser, Subcommand};
 use project::Project;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    about = "Build, run and test the Worker"
+    about = "Build, run and test the Worker, and test the server"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -46,29 +50,58 @@ enum Command {
     },
     /// Run the protocol's conformance suite
     Conformance {
+        /// The shell to test
+        #[arg(long, default_value = "worker")]
+        shell: suite::Shell,
         /// Test this server instead of starting one
         #[arg(long, env = "CONFORMANCE_TEST_URL")]
         url: Option<String>,
         /// Run the groups on forks and subscriptions too
         #[arg(long)]
         all: bool,
+        /// Start the server with R2 and D1, and seal a segment every three messages
+        #[arg(long)]
+        cold: bool,
         /// Run only the tests whose full name matches this regular expression
         #[arg(long, conflicts_with = "all")]
         only: Option<String>,
     },
     /// Run the durability, concurrency and protocol tests
     Implementation {
+        /// The shell to test; what the other alone has is skipped
+        #[arg(long, default_value = "worker")]
+        shell: suite::Shell,
         /// Test this server instead of starting some
         #[arg(long, env = "IMPLEMENTATION_TEST_URL")]
         url: Option<String>,
         /// Run only the test files whose path contains one of these
         files: Vec<String>,
     },
+    /// Run tiny programs on a simulated object and on a real one, and compare what they show
+    Fidelity,
     /// Measure the latency of appends and reads
     Perf {
         /// Measure this server instead of starting one
         #[arg(long, env = "PERF_BASE_URL")]
         url: Option<String>,
+    },
+    /// Run libFuzzer on a target, from its committed corpus
+    Fuzz {
+        target: fuzz::Target,
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// Run this input alone
+        #[arg(long, conflicts_with = "minutes")]
+        input: Option<PathBuf>,
+        /// Instead of looking for more, add what was learned to the committed corpus, and make that small
+        #[arg(long, conflicts_with_all = ["minutes", "input"])]
+        merge: bool,
+    },
+    /// Tell which regions of the machine the replay of the corpora reaches, and fail when it is too few
+    Coverage {
+        /// Write the report that is committed
+        #[arg(long)]
+        write: bool,
     },
     /// Run everything that must pass
     Test,
@@ -88,9 +121,29 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         Command::Setup => setup::all(project).map(|()| ExitCode::SUCCESS),
         Command::Build { features } => bundle::build(project, features).map(|()| ExitCode::SUCCESS),
         Command::Dev { port } => dev::serve(project, port),
-        Command::Conformance { url, all, only } => suite::conformance(project, foreign(url), all, only),
-        Command::Implementation { url, files } => suite::implementation(project, foreign(url), &files),
+        Command::Conformance {
+            shell,
+            url,
+            all,
+            cold,
+            only,
+        } => suite::conformance(project, shell, foreign(url), all, cold, only),
+        Command::Implementation { shell, url, files } => {
+            suite::implementation(project, shell, foreign(url), &files)
+        }
+        Command::Fidelity => suite::fidelity(project),
         Command::Perf { url } => suite::perf(project, foreign(url)),
+        Command::Fuzz {
+            target,
+            minutes,
+            input,
+            merge,
+        } => match input {
+            Some(input) => fuzz::replay(project, target, &input),
+            None if merge => fuzz::merge(project, target),
+            None => fuzz::fuzz(project, target, minutes),
+        },
+        Command::Coverage { write } => coverage::coverage(project, write),
         Command::Test => gate::run(project),
     }
 }

@@ -2,26 +2,60 @@
 
 use crate::bundle::{self, Feature};
 use crate::project::Project;
-use crate::setup;
-use anyhow::{Context as _, Result};
+use crate::{server, setup};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 
 /// The groups of the conformance suite on what the server does not have yet. The one on subscriptions is behind an option of the
 /// suite's own, which tests/conformance reads from the environment.
 const NOT_YET: &str = "^(?!Fork)";
 
+/// What is tested.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Shell {
+    /// The Worker, in workerd
+    Worker,
+    /// The server for one machine
+    Server,
+}
+
+impl Shell {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Server => "server",
+        }
+    }
+
+    fn build(self, project: &Project, feature: Option<Feature>) -> Result<()> {
+        match self {
+            Self::Worker => bundle::build(project, feature),
+            Self::Server => server::build(project, feature),
+        }
+    }
+}
+
 pub(crate) fn conformance(
     project: &Project,
+    shell: Shell,
     url: Option<String>,
     all: bool,
+    cold: bool,
     only: Option<String>,
 ) -> Result<ExitCode> {
-    let mut suite = Suite::new(project, "conformance")?;
+    let mut suite = Suite::new(project, "conformance", shell)?;
     match url {
+        Some(_) if cold => {
+            bail!("a server that is running has its cold storage or has none: --cold starts one")
+        }
         Some(url) => suite.environment("CONFORMANCE_TEST_URL", &url),
-        None => bundle::build(project, None)?,
+        None => shell.build(project, None)?,
+    }
+    if cold {
+        suite.environment("CONFORMANCE_COLD", "1");
     }
     if all {
         suite.environment("CONFORMANCE_SUBSCRIPTIONS", "1");
@@ -34,14 +68,19 @@ pub(crate) fn conformance(
     suite.run()
 }
 
-pub(crate) fn implementation(project: &Project, url: Option<String>, files: &[String]) -> Result<ExitCode> {
-    let mut suite = Suite::new(project, "implementation")?;
+pub(crate) fn implementation(
+    project: &Project,
+    shell: Shell,
+    url: Option<String>,
+    files: &[String],
+) -> Result<ExitCode> {
+    let mut suite = Suite::new(project, "implementation", shell)?;
     match url {
         Some(url) => suite.environment("IMPLEMENTATION_TEST_URL", &url),
         None => {
-            bundle::build(project, Some(Feature::TestRoutes))?;
+            shell.build(project, Some(Feature::TestRoutes))?;
             // One test asks this one whether it really knows no test routes.
-            bundle::build(project, None)?;
+            shell.build(project, None)?;
         }
     }
     for file in files {
@@ -50,8 +89,28 @@ pub(crate) fn implementation(project: &Project, url: Option<String>, files: &[St
     suite.run()
 }
 
+/// What tiny programs do on a real object, against everything that they can do on a simulated one.
+pub(crate) fn fidelity(project: &Project) -> Result<ExitCode> {
+    let mut suite = Suite::new(project, "fidelity", Shell::Worker)?;
+    let simulated = project
+        .cargo()
+        .args(["sim", "fidelity"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start the simulator")?;
+    ensure!(
+        simulated.status.success(),
+        "the simulator cannot run the programs"
+    );
+    let file = project.path("target/fidelity/simulated.json");
+    fs::create_dir_all(project.path("target/fidelity"))?;
+    fs::write(&file, simulated.stdout)?;
+    suite.environment("FIDELITY_SIMULATED", &file.display().to_string());
+    suite.run()
+}
+
 pub(crate) fn perf(project: &Project, url: Option<String>) -> Result<ExitCode> {
-    let mut suite = Suite::new(project, "performance")?;
+    let mut suite = Suite::new(project, "performance", Shell::Worker)?;
     match url {
         Some(url) => suite.environment("PERF_BASE_URL", &url),
         None => bundle::build(project, None)?,
@@ -59,26 +118,25 @@ pub(crate) fn perf(project: &Project, url: Option<String>) -> Result<ExitCode> {
     suite.run()
 }
 
-struct Suite<'a> {
-    project: &'a Project,
+struct Suite {
     name: &'static str,
+    report: PathBuf,
     command: Command,
 }
 
-impl<'a> Suite<'a> {
-    fn new(project: &'a Project, name: &'static str) -> Result<Self> {
+impl Suite {
+    fn new(project: &Project, name: &'static str, shell: Shell) -> Result<Self> {
         setup::node_packages(project)?;
+        let report = project.path(format!("target/reports/{name}-{}.json", shell.name()));
         let mut command = project.command(project.npm_program("vitest"));
         command
             .args(["run", "--config", &format!("tests/{name}/vitest.config.mjs")])
             .args(["--reporter=default", "--reporter=json"])
-            .arg(format!(
-                "--outputFile.json={}",
-                project.path(report_path(name)).display()
-            ));
+            .arg(format!("--outputFile.json={}", report.display()))
+            .env("TEST_SHELL", shell.name());
         Ok(Self {
-            project,
             name,
+            report,
             command,
         })
     }
@@ -93,7 +151,7 @@ impl<'a> Suite<'a> {
 
     /// Runs the suite. The last line says how many tests passed, whatever the outcome.
     fn run(mut self) -> Result<ExitCode> {
-        let report = self.project.path(report_path(self.name));
+        let report = self.report;
         // What an earlier run left there must not be counted for this one.
         if report.exists() {
             fs::remove_file(&report)?;
@@ -121,10 +179,6 @@ impl<'a> Suite<'a> {
             ExitCode::FAILURE
         })
     }
-}
-
-fn report_path(name: &str) -> String {
-    format!("target/reports/{name}.json")
 }
 
 struct Counts {

@@ -1,0 +1,84 @@
+// Starts the server for one machine, as a process of its own, with nothing but its settings in common with the Worker.
+
+import { spawn } from "node:child_process";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+const startDeadlineMs = 15_000;
+// Longer than the server gives its connections to end.
+const stopGraceMs = 12_000;
+
+/** Starts `binary` and resolves once it listens. With `port` 0 the system chooses one. */
+export async function startOneMachine({ binary, port = 0, dataDirectory, env = {} }) {
+  const temporary = dataDirectory ? undefined : await mkdtemp(path.join(tmpdir(), "durable-streams-test-"));
+  const data = dataDirectory ?? path.join(temporary, "data");
+  await mkdir(path.dirname(data), { recursive: true });
+  const settings = Object.fromEntries(Object.entries(env).map(([name, value]) => [name, String(value)]));
+  const child = spawn(binary, ["serve", "--listen", `127.0.0.1:${port}`, "--data", data, "--log-format", "json"], {
+    // Nothing of this process's own settings: a test says what it needs.
+    env: { PATH: process.env.PATH, RUST_BACKTRACE: "1", ...settings },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let output = "";
+  const exited = new Promise((resolve) => {
+    child.once("error", (error) => {
+      output += error.message;
+      resolve({ code: null, signal: null });
+    });
+    child.once("exit", (code, signal) => resolve({ code, signal }));
+  });
+  const killWithParent = () => child.kill("SIGKILL");
+  process.once("exit", killWithParent);
+  exited.then(() => process.off("exit", killWithParent));
+
+  const address = await new Promise((resolve, reject) => {
+    const failed = (why) => reject(new Error(`the server did not start: ${why}\n${output}`));
+    const timer = setTimeout(() => {
+      child.kill("SIGKILL");
+      failed("it does not listen after the deadline");
+    }, startDeadlineMs);
+    exited.then(({ code, signal }) => {
+      clearTimeout(timer);
+      failed(`exit code ${code}, signal ${signal}`);
+    });
+    let pending = "";
+    child.stderr.setEncoding("utf8").on("data", (text) => {
+      output = (output + text).slice(-20_000);
+      pending += text;
+      const lines = pending.split("\n");
+      pending = lines.pop();
+      for (const line of lines) {
+        const found = /"address":"([^"]+)"/.exec(line);
+        if (!found) continue;
+        clearTimeout(timer);
+        resolve(found[1]);
+      }
+    });
+  });
+
+  const ended = async () => {
+    const how = await exited;
+    if (temporary) await rm(temporary, { recursive: true, force: true });
+    return how;
+  };
+  return {
+    url: `http://${address}`,
+    port: Number(address.split(":").at(-1)),
+    pid: child.pid,
+    dataDirectory: data,
+    output: () => output,
+    ended,
+    async stop() {
+      child.kill("SIGTERM");
+      const timer = setTimeout(() => child.kill("SIGKILL"), stopGraceMs);
+      const how = await ended();
+      clearTimeout(timer);
+      return how;
+    },
+    async kill() {
+      child.kill("SIGKILL");
+      return ended();
+    },
+  };
+}
