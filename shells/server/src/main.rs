@@ -102,6 +102,27 @@ struct Public {
     /// Number of messages at which a segment is sealed (100000)
     #[arg(long, env = "SEGMENT_MAX_MESSAGES", value_name = "COUNT")]
     segment_max_messages: Option<String>,
+    /// Age at which a segment is sealed, in milliseconds (86400000)
+    #[arg(long, env = "SEGMENT_MAX_AGE_MS", value_name = "MS")]
+    segment_max_age_ms: Option<String>,
+    /// Distance of the places at which a page may end, which have an entry in a segment's index, in bytes (65536)
+    #[arg(long, env = "INDEX_STEP_BYTES", value_name = "BYTES")]
+    index_step_bytes: Option<String>,
+    /// Time after which a put to cold storage counts as failed, in milliseconds (60000)
+    #[arg(long, env = "PUT_TIMEOUT_MS", value_name = "MS")]
+    put_timeout_ms: Option<String>,
+    /// The same for deletions in cold storage and messages to the registry, in milliseconds (30000)
+    #[arg(long, env = "REPLY_TIMEOUT_MS", value_name = "MS")]
+    reply_timeout_ms: Option<String>,
+    /// Pause before what has failed is tried again, in milliseconds; it doubles with each failure (2000)
+    #[arg(long, env = "RETRY_MIN_MS", value_name = "MS")]
+    retry_min_ms: Option<String>,
+    /// Longest such pause, in milliseconds (600000)
+    #[arg(long, env = "RETRY_MAX_MS", value_name = "MS")]
+    retry_max_ms: Option<String>,
+    /// How long objects that nothing needs any more stay in cold storage, in milliseconds (3600000)
+    #[arg(long, env = "COLLECT_GRACE_MS", value_name = "MS")]
+    collect_grace_ms: Option<String>,
     /// Whether shared caches may keep pages that can no longer change: private or shared (private)
     #[arg(long, env = "CACHE_MODE", value_name = "MODE")]
     cache_mode: Option<String>,
@@ -122,6 +143,13 @@ impl Public {
                 "SSE_HEARTBEAT_MS" => &self.sse_heartbeat_ms,
                 "SEGMENT_MAX_BYTES" => &self.segment_max_bytes,
                 "SEGMENT_MAX_MESSAGES" => &self.segment_max_messages,
+                "SEGMENT_MAX_AGE_MS" => &self.segment_max_age_ms,
+                "INDEX_STEP_BYTES" => &self.index_step_bytes,
+                "PUT_TIMEOUT_MS" => &self.put_timeout_ms,
+                "REPLY_TIMEOUT_MS" => &self.reply_timeout_ms,
+                "RETRY_MIN_MS" => &self.retry_min_ms,
+                "RETRY_MAX_MS" => &self.retry_max_ms,
+                "COLLECT_GRACE_MS" => &self.collect_grace_ms,
                 "CACHE_MODE" => &self.cache_mode,
                 "DEBUG_TIMING" => &self.debug_timing,
                 _ => &None,

@@ -483,7 +483,7 @@ impl State {
             )
         };
         if writes.iter().any(changes_tables) {
-            self.has_tables = database.table_count()? > 0;
+            self.has_tables = !database.tables()?.is_empty();
         }
         Ok(())
     }

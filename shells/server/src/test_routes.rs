@@ -36,9 +36,9 @@ impl Test {
                 state.readers.clear();
             }
             Self::Stats(told) => {
-                let tables = state.database.as_ref().map(sqlite::Database::table_count);
+                let tables = state.database.as_ref().map(sqlite::Database::tables);
                 let stats = format!(
-                    "{{\"instance\":\"{:016x}\",\"lines\":{},\"tables\":{}}}",
+                    "{{\"instance\":\"{:016x}\",\"lines\":{},\"tables\":{:?}}}",
                     state.instance(platform).unwrap_or_default(),
                     state.readers.len(),
                     tables.and_then(Result::ok).unwrap_or_default(),

@@ -187,14 +187,14 @@ impl Database {
         Ok(answer)
     }
 
-    /// How many tables there are.
+    /// The names of the tables that there are.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn table_count(&self) -> Result<u64> {
-        let count = "SELECT count(*) FROM sqlite_master WHERE type = 'table'";
-        let count: i64 = self.connection.query_row(count, [], |row| row.get(0))?;
-        Ok(count.unsigned_abs())
+    pub fn tables(&self) -> Result<Vec<String>> {
+        let names = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name";
+        let mut statement = self.connection.prepare_cached(names)?;
+        statement.query_map([], |row| row.get(0))?.collect()
     }
 
     fn execute(&self, statement: &str, values: &[Value<'_>]) -> Result<()> {
