@@ -52,10 +52,10 @@ impl Stream {
     fn arm_for(&mut self, wanted: Millis, came: Option<Millis>, now: Millis, turn: &mut Turn) {
         let limits = &self.limits;
         let set = self.alarm_at.filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        // An alarm that came was due by the platform's clock, which may be ahead of ours by so much. What we would set before it
+        // An alarm that came was due by the platform's clock, which may be ahead of ours by so much. What we would set no later
         // has passed there, and would come at once, over and over. One that came long before its time tells nothing.
         let ahead = now.plus(limits.clock_skew_ms_max);
-        let came = came.filter(|came| wanted < *came && *came <= ahead);
+        let came = came.filter(|came| wanted <= *came && *came <= ahead);
         let passed = came.map_or(now, |came| came.max(now));
         let at = wanted.max(passed.plus(limits.alarm_delay_ms_min));
         if set.is_some_and(|set| set <= at) {

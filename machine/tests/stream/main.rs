@@ -190,6 +190,25 @@ fn a_clock_behind_the_platforms_makes_no_alarm_loop() {
 }
 
 #[test]
+fn an_alarm_that_came_before_its_time_comes_again_after_a_pause() {
+    let mut shell = stream(BINARY, &[("Stream-Expires-At", "2027-01-15T08:00:10Z")]);
+    let mut platform = shell.now;
+    let mut came = 0;
+    while let Some(at) = shell.alarm.take() {
+        platform = platform.plus(1).max(at);
+        // The object's clock is 3 s behind that which the alarm goes by.
+        shell.now = Millis(platform.0 - 3_000);
+        shell.input(Input::Alarm);
+        came += 1;
+    }
+    assert!(shell.rows.is_empty());
+    assert!(
+        came <= 5 && platform.0 <= 1_800_000_014_000,
+        "{came} {platform:?}"
+    );
+}
+
+#[test]
 fn a_lost_alarm_is_set_again_by_the_next_event() {
     let mut shell = stream(BINARY, &[("Stream-TTL", "8")]);
     shell.alarm = None;
