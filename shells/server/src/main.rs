@@ -236,7 +236,7 @@ fn run(serve: &Serve) -> Result<()> {
     };
     let grace = config.bounds.shutdown_timeout;
     runtime.block_on(async {
-        let server = Server::open(config, Arc::new(Native::current()))
+        let server = Server::open(config, Arc::new(Native::current()), None)
             .with_context(|| format!("the data directory {} cannot be used", serve.data.display()))?;
         let listener = TcpListener::bind(serve.listen)
             .await

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use object_store::ObjectStore;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -60,12 +61,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the data directory.
+    /// Opens the data directory. Sealed segments go to `cold`; without it none is ever sealed.
     ///
     /// # Errors
     /// When the directory cannot be used.
-    pub fn open(config: Config, platform: Arc<dyn Platform>) -> io::Result<Self> {
-        let streams = Arc::new(Streams::open(&config, platform)?);
+    pub fn open(
+        config: Config,
+        platform: Arc<dyn Platform>,
+        cold: Option<Arc<dyn ObjectStore>>,
+    ) -> io::Result<Self> {
+        let streams = Arc::new(Streams::open(&config, platform, cold)?);
         Ok(Self { config, streams })
     }
 

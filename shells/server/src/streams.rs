@@ -9,6 +9,7 @@ use lru::LruCache;
 use machine::edge::Settings;
 use machine::rows::Incarnation;
 use machine::{Call, CallId, Input};
+use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -27,6 +28,8 @@ pub(crate) struct Streams {
     pub(crate) alarms: Alarms,
     pub(crate) metrics: Metrics,
     pub(crate) platform: Arc<dyn Platform>,
+    #[expect(dead_code, reason = "its effects are not carried out yet")]
+    pub(crate) cold: Option<Arc<dyn ObjectStore>>,
     /// Those that have something to do, a file that is open, or readers.
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     /// Those whose file is open, the least recently used first.
@@ -41,7 +44,11 @@ pub(crate) struct Busy;
 impl Streams {
     /// # Errors
     /// When the data directory cannot be used.
-    pub(crate) fn open(config: &Config, platform: Arc<dyn Platform>) -> io::Result<Self> {
+    pub(crate) fn open(
+        config: &Config,
+        platform: Arc<dyn Platform>,
+        cold: Option<Arc<dyn ObjectStore>>,
+    ) -> io::Result<Self> {
         let files = Files::take(&config.data, config.bounds.cache_kib)?;
         let alarms = Alarms::open(&config.data).map_err(io::Error::other)?;
         Ok(Self {
@@ -51,6 +58,7 @@ impl Streams {
             alarms,
             metrics: Metrics::new(),
             platform,
+            cold,
             cells: Mutex::default(),
             open: Mutex::new(LruCache::unbounded()),
             calls: AtomicU64::default(),

@@ -74,7 +74,7 @@ async fn life() -> Vec<String> {
         begun: Instant::now(),
         drawn: AtomicU64::new(1),
     };
-    let server = Server::open(config, Arc::new(platform)).unwrap();
+    let server = Server::open(config, Arc::new(platform), None).unwrap();
     let (connections, pipes) = mpsc::unbounded_channel();
     let (end, ended) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(Pipes(pipes), async {
