@@ -16,8 +16,6 @@ pub struct Config {
 }
 
 /// What one process may use. Nothing of it changes an answer, but for the 503 of a request that exceeds it.
-///
-/// There is no cold tier yet: what a stream holds stays in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Connections that are served at the same time.
@@ -34,6 +32,8 @@ pub struct Bounds {
     pub queue_max: usize,
     /// Bodies that are held in memory, in bytes, over all requests.
     pub bodies_bytes_max: usize,
+    /// Segments that are held in memory for being stored, in bytes, over all streams; the others wait. One may be larger by itself.
+    pub puts_bytes_max: usize,
     /// The head of a request, in bytes.
     pub head_bytes_max: usize,
     /// Header fields of a request.
@@ -50,6 +50,8 @@ pub struct Bounds {
     pub body_timeout: Duration,
     /// For a client to take anything of what is written to it.
     pub write_timeout: Duration,
+    /// For the cold tier to send the next part of a page.
+    pub fetch_timeout: Duration,
     /// For requests to be answered after the server was asked to end.
     pub shutdown_timeout: Duration,
     /// Until an alarm whose turn has failed is tried again.
@@ -66,6 +68,7 @@ impl Default for Bounds {
             storage_threads: 64,
             queue_max: 4_096,
             bodies_bytes_max: 256 << 20,
+            puts_bytes_max: 64 << 20,
             head_bytes_max: 64 << 10,
             headers_max: 100,
             batch_jobs_max: 1_024,
@@ -74,6 +77,7 @@ impl Default for Bounds {
             head_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
+            fetch_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
             alarm_retry: Duration::from_secs(5),
         }

@@ -122,7 +122,7 @@ pub(crate) fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Re
 }
 
 /// Makes the entries of a directory last.
-fn sync_directory(directory: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     if cfg!(unix) {
         File::open(directory)?.sync_all()?;
     }

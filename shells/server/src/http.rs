@@ -1,12 +1,11 @@
 //! Requests in, answers out.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{Stream, StreamExt as _};
+use futures_util::stream::{self, Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{HeaderName, HeaderValue};
@@ -20,13 +19,14 @@ use machine::{Answer, Call};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::cold::{Failed, Page};
 use crate::metrics::Bound;
 use crate::reader;
-use crate::stream::{Reply, What};
+use crate::stream::{Answered, Reply, What};
 use crate::streams::Streams;
 
-type Events = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
-type OutgoingBody = Either<Full<Bytes>, StreamBody<Events>>;
+type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Failed>> + Send>>;
+type OutgoingBody = Either<Full<Bytes>, StreamBody<Frames>>;
 
 /// A response.
 pub(crate) struct Outgoing(Response<OutgoingBody>);
@@ -57,11 +57,28 @@ impl Outgoing {
 
     /// An answer whose body is an event stream.
     pub(crate) fn events(answer: &Answer, events: impl Stream<Item = Bytes> + Send + 'static) -> Self {
-        let events: Events = Box::pin(events.map(|bytes| Ok(Frame::data(bytes))));
+        Self::streamed(answer, events.map(Ok))
+    }
+
+    /// An answer whose body is what is left of a page, behind its first bytes. When that fails the client is cut off, and reads on from
+    /// where it was.
+    fn page(answer: &Answer, first: Bytes, page: Page) -> Self {
+        let rest = stream::try_unfold(page, |mut page| async {
+            let bytes = page.next().await;
+            if let Err(error) = &bytes {
+                tracing::warn!(%error, "a page is cut off");
+            }
+            Ok(bytes?.map(|bytes| (bytes, page)))
+        });
+        Self::streamed(answer, stream::iter([Ok(first)]).chain(rest))
+    }
+
+    fn streamed(answer: &Answer, bytes: impl Stream<Item = Result<Bytes, Failed>> + Send + 'static) -> Self {
+        let frames: Frames = Box::pin(bytes.map(|bytes| bytes.map(Frame::data)));
         Self::new(
             answer.status,
             answer.headers(),
-            Either::Right(StreamBody::new(events)),
+            Either::Right(StreamBody::new(frames)),
         )
     }
 
@@ -107,18 +124,33 @@ pub(crate) fn response(answer: &Answer, body: Vec<u8>) -> Outgoing {
     Outgoing::whole(answer.status, answer.headers(), body)
 }
 
-/// What a stream has replied, where that is an answer by itself.
-pub(crate) fn plain(streams: &Streams, reply: Option<Reply>) -> Outgoing {
-    match reply {
-        Some(Reply::Answered(answered)) => match answered.render() {
-            Ok((answer, body)) => response(&answer, body),
-            Err(error) => {
-                tracing::error!(%error, "an answer could not be made");
-                unavailable(streams)
-            }
-        },
-        Some(Reply::Attached { .. } | Reply::Done) | None => unavailable(streams),
+/// What a stream has replied, where that is an answer by itself. The first bytes of a page are known to be whole before it begins.
+pub(crate) async fn plain(streams: &Arc<Streams>, reply: Option<Reply>) -> Outgoing {
+    let Some(Reply::Answered(Answered { answer, rendering })) = reply else {
+        return unavailable(streams);
+    };
+    let Some(rendering) = rendering else {
+        return direct(&answer);
+    };
+    let is_cold = matches!(&answer.body, AnswerBody::Plan(plan) if plan.is_cold());
+    let mut page = Page::new(streams, rendering);
+    if !is_cold {
+        return match page.whole().await {
+            Ok(body) => response(&answer, body),
+            Err(failed) => failure(streams, &failed),
+        };
     }
+    match page.next().await {
+        Ok(Some(first)) => Outgoing::page(&answer, first, page),
+        Ok(None) => response(&answer, Vec::new()),
+        Err(failed) => failure(streams, &failed),
+    }
+}
+
+/// What is answered in the place of a page that cannot be made.
+pub(crate) fn failure(streams: &Streams, failed: &Failed) -> Outgoing {
+    tracing::warn!(error = %failed, "a page could not be made");
+    direct(&failed.answer(streams))
 }
 
 pub(crate) fn unavailable(streams: &Streams) -> Outgoing {
@@ -287,7 +319,7 @@ impl Service {
             Some((read, permit)) => {
                 reader::hold(streams, name, read, reply, self.ending.clone(), permit).await
             }
-            None => plain(streams, Some(reply)),
+            None => plain(streams, Some(reply)).await,
         })
     }
 

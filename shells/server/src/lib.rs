@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod alarms;
+mod cold;
 mod config;
 mod files;
 mod http;
@@ -14,6 +15,7 @@ mod metrics;
 mod platform;
 mod reader;
 mod serve;
+pub mod stores;
 mod stream;
 mod streams;
 #[cfg(feature = "test-routes")]

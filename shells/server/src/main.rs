@@ -6,14 +6,17 @@
     reason = "what keeps it from starting is told to the one who starts it"
 )]
 
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use machine::edge::Settings;
+use object_store::ObjectStore;
+use server::stores::{self, Directory, S3};
 use server::{Bounds, Config, Native, Server, Tcp};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
@@ -60,6 +63,8 @@ struct Serve {
     /// How to log
     #[arg(long, env = "LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
+    #[command(flatten, next_help_heading = "Cold storage")]
+    cold: Cold,
     #[command(flatten, next_help_heading = "Protocol")]
     public: Public,
     #[command(
@@ -73,6 +78,67 @@ struct Serve {
 enum LogFormat {
     Text,
     Json,
+}
+
+/// Where history goes.
+#[derive(Args)]
+struct Cold {
+    /// Where the sealed segments of streams are moved to: a directory, a bucket of anything that speaks S3, or none, by which all stays in
+    /// the streams' own files [default: the directory `cold` in --data]
+    ///
+    /// Keys are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the like. While it does not answer, appends
+    /// and reads of what is not there yet go on; what is there is answered 503 until it does again. Never point two servers at one
+    /// directory of streams; two may share a bucket
+    #[arg(long, env = "COLD", value_name = "DIRECTORY|s3://BUCKET/PREFIX|none")]
+    cold: Option<String>,
+    /// The URL of the S3 service, for all but Amazon's: https://ACCOUNT.r2.cloudflarestorage.com, http://127.0.0.1:9000
+    #[arg(long, env = "AWS_ENDPOINT", value_name = "URL")]
+    s3_endpoint: Option<String>,
+    /// The region of the bucket; `auto` for R2
+    #[arg(long, env = "AWS_REGION", value_name = "REGION")]
+    s3_region: Option<String>,
+}
+
+impl Cold {
+    fn store(&self, data: &Path) -> Result<Option<Arc<dyn ObjectStore>>> {
+        // An empty variable counts as absent.
+        let given = |value: &'_ Option<String>| {
+            value
+                .as_deref()
+                .filter(|value| !value.is_empty())
+                .map(str::to_owned)
+        };
+        let directory = |path: &Path| -> Result<Option<Arc<dyn ObjectStore>>> {
+            let directory = Directory::take(path).with_context(|| {
+                format!("the directory {} cannot be used for cold storage", path.display())
+            })?;
+            Ok(Some(Arc::new(directory)))
+        };
+        let cold = given(&self.cold);
+        let Some(cold) = cold.as_deref() else {
+            return directory(&data.join("cold"));
+        };
+        if cold == "none" {
+            return Ok(None);
+        }
+        let Some(place) = cold.strip_prefix("s3://") else {
+            ensure!(
+                !cold.contains("://"),
+                "cold storage is a directory, s3://BUCKET/PREFIX or none, not {cold}"
+            );
+            return directory(Path::new(cold));
+        };
+        let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+        let (endpoint, region) = (given(&self.s3_endpoint), given(&self.s3_region));
+        let place = S3 {
+            bucket,
+            prefix: prefix.trim_end_matches('/'),
+            endpoint: endpoint.as_deref(),
+            region: region.as_deref(),
+        };
+        let bucket = stores::s3(place).with_context(|| format!("{cold} cannot be used for cold storage"))?;
+        Ok(Some(bucket))
+    }
 }
 
 /// The public settings, as text: the machine reads them, and says what is wrong with one.
@@ -236,7 +302,10 @@ fn run(serve: &Serve) -> Result<()> {
     };
     let grace = config.bounds.shutdown_timeout;
     runtime.block_on(async {
-        let server = Server::open(config, Arc::new(Native::current()), None)
+        fs::create_dir_all(&serve.data)
+            .with_context(|| format!("the data directory {} cannot be made", serve.data.display()))?;
+        let cold = serve.cold.store(&serve.data)?;
+        let server = Server::open(config, Arc::new(Native::current()), cold)
             .with_context(|| format!("the data directory {} cannot be used", serve.data.display()))?;
         let listener = TcpListener::bind(serve.listen)
             .await

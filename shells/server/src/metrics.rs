@@ -22,6 +22,12 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
     pub(crate) readers: Gauge,
     pub(crate) open_streams: Gauge,
+    pub(crate) cold_puts: Counter,
+    pub(crate) cold_put_failures: Counter,
+    pub(crate) cold_put_bytes: Counter,
+    pub(crate) cold_collected: Counter,
+    pub(crate) cold_fetches: Counter,
+    pub(crate) cold_fetched_bytes: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,6 +64,12 @@ impl Metrics {
             connections: Gauge::default(),
             readers: Gauge::default(),
             open_streams: Gauge::default(),
+            cold_puts: Counter::default(),
+            cold_put_failures: Counter::default(),
+            cold_put_bytes: Counter::default(),
+            cold_collected: Counter::default(),
+            cold_fetches: Counter::default(),
+            cold_fetched_bytes: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "Requests answered", metrics.requests.clone());
@@ -97,6 +109,40 @@ impl Metrics {
             "Streams whose file is open",
             metrics.open_streams.clone(),
         );
+        for (name, help, counter) in [
+            (
+                "cold_puts",
+                "Segments stored in the cold tier",
+                &metrics.cold_puts,
+            ),
+            (
+                "cold_put_failures",
+                "Puts of segments that are not known to have succeeded",
+                &metrics.cold_put_failures,
+            ),
+            (
+                "cold_put_bytes",
+                "Bytes of the segments stored",
+                &metrics.cold_put_bytes,
+            ),
+            (
+                "cold_collected",
+                "Objects deleted from the cold tier, or found to be gone",
+                &metrics.cold_collected,
+            ),
+            (
+                "cold_fetches",
+                "Ranges of objects asked of the cold tier for pages",
+                &metrics.cold_fetches,
+            ),
+            (
+                "cold_fetched_bytes",
+                "Bytes that the cold tier has sent for pages",
+                &metrics.cold_fetched_bytes,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
         Self { registry, ..metrics }
     }
 

@@ -12,18 +12,29 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use machine::tail::{Effect, Head, Input, Tail};
+use machine::wire::answer::Body;
 use machine::wire::header;
 use machine::wire::request::{From, Read};
 use machine::{Answer, Call, Millis};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use crate::http::{Outgoing, plain, response, unavailable};
+use crate::cold::Page;
+use crate::http::{Outgoing, failure, plain, response, unavailable};
 use crate::metrics::Counted;
-use crate::stream::{Link, Reply, What};
+use crate::stream::{Answered, Link, Reply, What};
 use crate::streams::Streams;
 
-/// The answer to a dial: `None` when the stream did not give one.
-type Dial = Pin<Box<dyn Future<Output = Option<Reply>> + Send>>;
+type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
+
+/// What a dial was answered with.
+enum Dialled {
+    /// A place at the tail.
+    Attached(Head, Link),
+    /// A page, as the reader's side wants it.
+    Page(Head, Vec<u8>),
+    /// An answer for the client.
+    Passed(Outgoing),
+}
 
 pub(crate) struct Reader {
     streams: Arc<Streams>,
@@ -57,6 +68,33 @@ fn head(answer: &Answer) -> Option<Head> {
     answer.header(header::LINE).and_then(Head::from_header)
 }
 
+/// The body of an answer that needs no rows.
+fn body(answer: Answer) -> Vec<u8> {
+    match answer.body {
+        Body::Bytes(bytes) => bytes,
+        Body::Empty | Body::Plan(_) => Vec::new(),
+    }
+}
+
+/// Takes what a stream has replied to a dial: `None` when it has not.
+async fn dialled(streams: &Arc<Streams>, reply: Option<Reply>) -> Dialled {
+    match reply {
+        Some(Reply::Attached { line, link }) => Dialled::Attached(line.head, link),
+        Some(Reply::Answered(Answered { answer, rendering })) => match (head(&answer), rendering) {
+            (Some(head), Some(rendering)) => match Page::new(streams, rendering).whole().await {
+                Ok(body) => Dialled::Page(head, body),
+                Err(failed) => Dialled::Passed(failure(streams, &failed)),
+            },
+            (Some(head), None) => Dialled::Page(head, body(answer)),
+            (None, rendering) => {
+                let reply = Reply::Answered(Answered { answer, rendering });
+                Dialled::Passed(plain(streams, Some(reply)).await)
+            }
+        },
+        reply => Dialled::Passed(plain(streams, reply).await),
+    }
+}
+
 /// Answers a live read, whose first dial was answered with `reply`.
 pub(crate) async fn hold(
     streams: &Arc<Streams>,
@@ -66,18 +104,23 @@ pub(crate) async fn hold(
     ending: watch::Receiver<bool>,
     permit: OwnedSemaphorePermit,
 ) -> Outgoing {
-    let (head, held) = match &reply {
-        Reply::Attached { line, .. } => (Some(line.head.clone()), line.answer.clone()),
-        Reply::Answered(answered) => (head(&answered.answer), answered.answer.clone()),
-        Reply::Done => return unavailable(streams),
+    let held = match &reply {
+        Reply::Attached { line, .. } => Some(line.answer.clone()),
+        Reply::Answered(answered) => Some(answered.answer.clone()),
+        Reply::Done => None,
     };
-    let Some(head) = head else {
-        return plain(streams, Some(reply));
+    let first = dialled(streams, Some(reply)).await;
+    let (Some(held), Dialled::Attached(head, _) | Dialled::Page(head, _)) = (held, &first) else {
+        return match first {
+            Dialled::Passed(outgoing) => outgoing,
+            Dialled::Attached(..) | Dialled::Page(..) => unavailable(streams),
+        };
     };
+    let class = head.class;
     let mut reader = Reader {
         name: name.into(),
         read,
-        tail: Tail::new(streams.platform.now(), &head),
+        tail: Tail::new(streams.platform.now(), head),
         dial: None,
         link: None,
         emitted: VecDeque::new(),
@@ -89,8 +132,8 @@ pub(crate) async fn hold(
         _counted: Counted::new(&streams.metrics.readers),
         streams: Arc::clone(streams),
     };
-    reader.take(Some(reply));
-    match head.class {
+    reader.take(first);
+    match class {
         machine::Class::Sse => {
             let answer = reader.held.clone();
             Outgoing::events(&answer, reader.events())
@@ -134,7 +177,7 @@ impl Reader {
     async fn advance(&mut self) {
         enum Event {
             Ending,
-            Replied(Option<Reply>),
+            Dialled(Dialled),
             Told(Input),
         }
         let wait = self
@@ -145,16 +188,16 @@ impl Reader {
         let event = tokio::select! {
             biased;
             _ = self.ending.wait_for(|ending| *ending) => Event::Ending,
-            reply = either(self.dial.as_mut()) => Event::Replied(reply),
+            dialled = either(self.dial.as_mut()) => Event::Dialled(dialled),
             input = told(self.link.as_mut()) => Event::Told(input),
             () = tokio::time::sleep(Duration::from_millis(wait)) => Event::Told(Input::Tick),
         };
         match event {
             // The server ends: as if the reader's time had come.
             Event::Ending => self.step_at(Millis(u64::MAX), Input::Tick),
-            Event::Replied(reply) => {
+            Event::Dialled(dialled) => {
                 self.dial = None;
-                self.take(reply);
+                self.take(dialled);
             }
             Event::Told(input) => {
                 if input == Input::LineClosed {
@@ -166,27 +209,15 @@ impl Reader {
     }
 
     /// Takes the answer to a dial.
-    fn take(&mut self, reply: Option<Reply>) {
-        match reply {
-            Some(Reply::Attached { line, link }) => {
+    fn take(&mut self, dialled: Dialled) {
+        match dialled {
+            Dialled::Attached(head, link) => {
                 self.link = Some(link);
-                self.step(Input::Dialled {
-                    head: line.head,
-                    body: Vec::new(),
-                });
+                let body = Vec::new();
+                self.step(Input::Dialled { head, body });
             }
-            Some(Reply::Answered(answered)) if head(&answered.answer).is_some() => match answered.render() {
-                Ok((answer, body)) => match head(&answer) {
-                    Some(head) => self.step(Input::Dialled { head, body }),
-                    None => self.step(Input::Unanswered),
-                },
-                Err(error) => {
-                    tracing::error!(name = %self.name, %error, "a page could not be made");
-                    self.step(Input::Unanswered);
-                }
-            },
-            reply => {
-                let outgoing = plain(&self.streams, reply);
+            Dialled::Page(head, body) => self.step(Input::Dialled { head, body }),
+            Dialled::Passed(outgoing) => {
                 let status = outgoing.status();
                 self.passed = Some(outgoing);
                 self.step(Input::Passed { status });
@@ -212,7 +243,8 @@ impl Reader {
                         if after_ms > 0 {
                             tokio::time::sleep(Duration::from_millis(after_ms)).await;
                         }
-                        ask(&streams, &name, call).await
+                        let reply = ask(&streams, &name, call).await;
+                        dialled(&streams, reply).await
                     }));
                 }
                 Effect::HangUp => self.link = None,
@@ -236,7 +268,7 @@ impl Reader {
 }
 
 /// Waits for what may not be there; then, for ever.
-async fn either(dial: Option<&mut Dial>) -> Option<Reply> {
+async fn either(dial: Option<&mut Dial>) -> Dialled {
     match dial {
         Some(dial) => dial.await,
         None => std::future::pending().await,

@@ -14,10 +14,12 @@ use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use object_store::ObjectStore;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_io_timeout::TimeoutStream;
 
 use crate::alarms;
+use crate::cold::{self, Errand};
 use crate::config::Config;
 use crate::http::Service;
 use crate::metrics::{Bound, Counted};
@@ -58,6 +60,7 @@ impl Listener for Tcp {
 pub struct Server {
     config: Config,
     streams: Arc<Streams>,
+    errands: UnboundedReceiver<Errand>,
 }
 
 impl Server {
@@ -70,16 +73,25 @@ impl Server {
         platform: Arc<dyn Platform>,
         cold: Option<Arc<dyn ObjectStore>>,
     ) -> io::Result<Self> {
-        let streams = Arc::new(Streams::open(&config, platform, cold)?);
-        Ok(Self { config, streams })
+        let (streams, errands) = Streams::open(&config, platform, cold)?;
+        Ok(Self {
+            config,
+            streams: Arc::new(streams),
+            errands,
+        })
     }
 
     /// Serves until `end` comes, and then until everything under way is answered or the time for that is over.
     pub async fn serve(self, mut listener: impl Listener, end: impl Future<Output = ()>) {
-        let Self { config, streams } = self;
+        let Self {
+            config,
+            streams,
+            errands,
+        } = self;
         let bounds = &config.bounds;
         let (ending, is_ending) = watch::channel(false);
         let service = Arc::new(Service::new(Arc::clone(&streams), is_ending.clone()));
+        let errands = tokio::spawn(cold::run(Arc::clone(&streams), errands, is_ending.clone()));
         let alarms = tokio::spawn(alarms::run(Arc::clone(&streams), is_ending));
         let graceful = GracefulShutdown::new();
         let served = Arc::new(Semaphore::new(bounds.connections_max));
@@ -139,6 +151,9 @@ impl Server {
         }
         if alarms.await.is_err() {
             tracing::error!("the alarms have failed");
+        }
+        if errands.await.is_err() {
+            tracing::error!("the errands have failed");
         }
         let (told, closed) = oneshot::channel();
         let platform = Arc::clone(&streams.platform);

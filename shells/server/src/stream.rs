@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use sqlite::Database;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use crate::cold::{Encoding, Errand, NotEncoded};
 use crate::files;
 use crate::platform::Platform;
 use crate::streams::Streams;
@@ -37,30 +38,7 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) answer: Answer,
-    rendering: Option<Rendering>,
-}
-
-impl Answered {
-    /// The answer, and its body.
-    ///
-    /// # Errors
-    /// When the stored rows are damaged.
-    pub(crate) fn render(self) -> Result<(Answer, Vec<u8>), machine::plan::Damaged> {
-        let Self {
-            mut answer,
-            rendering,
-        } = self;
-        let mut body = match std::mem::replace(&mut answer.body, Body::Empty) {
-            Body::Empty | Body::Plan(_) => Vec::new(),
-            Body::Bytes(bytes) => bytes,
-        };
-        if let Some(mut rendering) = rendering
-            && rendering.advance(&mut body)?.is_some()
-        {
-            return Err(rendering.missing());
-        }
-        Ok((answer, body))
-    }
+    pub(crate) rendering: Option<Rendering>,
 }
 
 /// What a stream is to do.
@@ -81,6 +59,13 @@ pub(crate) enum What {
         reader: u64,
         incarnation: Incarnation,
     },
+    /// What became of an errand of one of its instances, which no other is to hear of.
+    Outcome {
+        instance: u64,
+        outcome: Input,
+    },
+    /// A piece of a segment is to be encoded.
+    Encode(Encoding),
     /// The same as an input, but that the code fails over it.
     #[cfg(feature = "test-routes")]
     Panic(Input),
@@ -96,6 +81,8 @@ impl What {
             Self::Leave { incarnation, .. } => Some(Input::Gone {
                 incarnation: *incarnation,
             }),
+            Self::Outcome { outcome, .. } => Some(outcome.clone()),
+            Self::Encode(_) => None,
             #[cfg(feature = "test-routes")]
             Self::Panic(input) => Some(input.clone()),
             #[cfg(feature = "test-routes")]
@@ -139,7 +126,13 @@ pub(crate) struct State {
     stream: Option<Stream>,
     /// Of that instance, or of the next.
     nonce: Option<u64>,
+    /// Names that instance, and no other.
+    instance: u64,
+    /// What it has asked for and not heard of.
+    errands: u64,
     pub(crate) database: Option<Database>,
+    /// Whether the file is open if there is one.
+    is_open: bool,
     /// Whether the database has the stream's tables, in the open transaction as the case may be.
     has_tables: bool,
     in_transaction: bool,
@@ -224,6 +217,8 @@ enum Failure {
     Sqlite(#[from] rusqlite::Error),
     #[error(transparent)]
     Entropy(#[from] std::io::Error),
+    #[error(transparent)]
+    NotEncoded(#[from] NotEncoded),
     #[error("the code has panicked")]
     Panicked,
 }
@@ -326,17 +321,21 @@ impl Cell {
 impl State {
     /// Whether nothing would be lost with it.
     pub(crate) fn is_idle(&self) -> bool {
-        self.database.is_none() && self.readers.is_empty()
+        self.database.is_none() && self.readers.is_empty() && self.errands == 0
     }
 
-    /// Closes the file, and forgets what can be found again in it. Readers stay.
+    /// Closes the file, and forgets what can be found again in it. Readers stay, and so does an instance that is to hear
+    /// something: however few files may be open, what it has asked for has not been in vain.
     pub(crate) fn sleep(&mut self, name: &str) {
         debug_assert!(
             !self.in_transaction,
             "nobody sleeps between a write and its commit"
         );
-        self.stream = None;
-        self.nonce = None;
+        if self.errands == 0 {
+            self.stream = None;
+            self.nonce = None;
+        }
+        self.is_open = false;
         if let Some(database) = self.database.take()
             && let Err(error) = database.close()
         {
@@ -361,6 +360,14 @@ impl State {
     /// One job: its step, its writes, and what leaves of it if nothing has to be waited for.
     fn begin(&mut self, streams: &Arc<Streams>, cell: &Cell, mut job: Job, batch: &mut Batch) {
         batch.begun += 1;
+        if let What::Outcome { instance, .. } = &job.what
+            && !self.hears(*instance)
+        {
+            return;
+        }
+        if let What::Encode(encoding) = job.what {
+            return self.encode(streams, cell, encoding, batch);
+        }
         batch.bytes += job.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if let Some(id) = job.what.call()
             && let Some(told) = job.told.take()
@@ -390,6 +397,38 @@ impl State {
         }
     }
 
+    /// Whether the instance is still there that something is to be told to; it has one errand less then.
+    fn hears(&mut self, instance: u64) -> bool {
+        let hears = self.stream.is_some() && self.instance == instance;
+        if hears {
+            self.errands = self.errands.saturating_sub(1);
+        }
+        hears
+    }
+
+    /// Encodes a piece of a segment. Who has asked for it hears nothing when that fails.
+    fn encode(&mut self, streams: &Arc<Streams>, cell: &Cell, encoding: Encoding, batch: &mut Batch) {
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            self.open(streams, cell)?;
+            let view = View {
+                database: self.database.as_ref(),
+                readers: &self.readers,
+                waiting: &batch.waiting,
+            };
+            encoding.perform(&view, |span| {
+                let frames = view
+                    .database
+                    .map_or(Ok(Vec::new()), |database| database.frames(span))?;
+                batch.bytes += frames.len();
+                Ok(frames)
+            })?;
+            Ok(())
+        }));
+        if let Err(error) = done.unwrap_or(Err(Failure::Panicked)) {
+            tracing::error!(name = %cell.name, %error, "a segment could not be encoded");
+        }
+    }
+
     fn step(
         &mut self,
         streams: &Arc<Streams>,
@@ -410,6 +449,7 @@ impl State {
                 Some(stream) => stream,
                 none => {
                     let nonce = drawn(&mut self.nonce, &*streams.platform)?;
+                    (self.instance, self.errands) = (streams.instance(), 0);
                     none.insert(Stream::wake(now, &view, &streams.settings.limits, nonce)?)
                 }
             };
@@ -448,13 +488,14 @@ impl State {
 
     /// Opens the file, if there is one.
     fn open(&mut self, streams: &Arc<Streams>, cell: &Cell) -> Result<(), Failure> {
-        if self.database.is_none() && self.stream.is_none() {
+        if !self.is_open {
             self.has_tables = false;
             self.database = streams.files.open(&cell.name)?;
             if let Some(database) = &self.database {
                 self.has_tables = database.head()?.is_some() || database.chores()?.is_some();
                 streams.opened(cell);
             }
+            self.is_open = true;
         }
         Ok(())
     }
@@ -503,6 +544,8 @@ impl State {
     fn forget(&mut self, streams: &Streams, cell: &Cell) {
         self.stream = None;
         self.nonce = None;
+        self.errands = 0;
+        self.is_open = false;
         self.in_transaction = false;
         if self.database.take().is_some() {
             streams.closed(cell);
@@ -511,8 +554,8 @@ impl State {
 
     /// Makes the batch durable, and lets its effects leave.
     fn commit(&mut self, streams: &Arc<Streams>, cell: &Cell, batch: Batch) {
-        if self.in_transaction {
-            self.in_transaction = false;
+        // A turn may set the alarm and write nothing.
+        if self.in_transaction || matches!(batch.alarm, Some(Some(_))) {
             let begun = tokio::time::Instant::now();
             if let Err(error) = self.make_durable(streams, cell, &batch) {
                 // Whether it is stored is unknown: nothing is done over, and nobody is told.
@@ -540,11 +583,13 @@ impl State {
         }
     }
 
-    fn make_durable(&self, streams: &Streams, cell: &Cell, batch: &Batch) -> Result<(), Failure> {
+    fn make_durable(&mut self, streams: &Streams, cell: &Cell, batch: &Batch) -> Result<(), Failure> {
         if let Some(Some(at)) = batch.alarm {
             streams.alarms.set(&cell.name, at)?;
         }
-        if let Some(database) = &self.database {
+        if std::mem::take(&mut self.in_transaction)
+            && let Some(database) = &self.database
+        {
             database.commit()?;
         }
         Ok(())
@@ -562,9 +607,13 @@ impl State {
                 Gated::Answer { call, answer } => {
                     self.tell(call, Reply::Answered(Answered { answer, rendering }));
                 }
-                // This server has no cold tier yet, nor a registry or an index: its limits say so.
                 Gated::Put(_) | Gated::Collect { .. } | Gated::Send { .. } => {
-                    tracing::error!(name = %cell.name, ?gated, "there is nothing to carry this out");
+                    self.errands += 1;
+                    streams.cold.begin(Errand {
+                        name: Arc::clone(&cell.name),
+                        instance: self.instance,
+                        gated,
+                    });
                 }
                 Gated::Attach { call, line } => {
                     let link = self.attach(streams, cell, &line);
@@ -639,8 +688,7 @@ impl State {
             streams.closed(cell);
             if let Err(error) = streams.files.remove(&cell.name, database) {
                 tracing::error!(name = %cell.name, %error, "the file of a stream that is no more could not be removed");
-                self.stream = None;
-                self.nonce = None;
+                self.forget(streams, cell);
             }
         }
     }

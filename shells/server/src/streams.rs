@@ -11,9 +11,11 @@ use machine::rows::Incarnation;
 use machine::{Call, CallId, Input};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::alarms::Alarms;
+use crate::cold::{Cold, Encoding, Errand};
 use crate::config::{Bounds, Config};
 use crate::files::Files;
 use crate::metrics::Metrics;
@@ -28,13 +30,13 @@ pub(crate) struct Streams {
     pub(crate) alarms: Alarms,
     pub(crate) metrics: Metrics,
     pub(crate) platform: Arc<dyn Platform>,
-    #[expect(dead_code, reason = "its effects are not carried out yet")]
-    pub(crate) cold: Option<Arc<dyn ObjectStore>>,
+    pub(crate) cold: Cold,
     /// Those that have something to do, a file that is open, or readers.
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     /// Those whose file is open, the least recently used first.
     open: Mutex<LruCache<Arc<str>, Arc<Cell>>>,
     calls: AtomicU64,
+    instances: AtomicU64,
 }
 
 /// The stream has as many requests waiting as it may.
@@ -42,17 +44,25 @@ pub(crate) struct Streams {
 pub(crate) struct Busy;
 
 impl Streams {
+    /// All streams of a data directory, and what they ask of the cold tier and of each other.
+    ///
     /// # Errors
     /// When the data directory cannot be used.
     pub(crate) fn open(
         config: &Config,
         platform: Arc<dyn Platform>,
         cold: Option<Arc<dyn ObjectStore>>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, UnboundedReceiver<Errand>)> {
         let files = Files::take(&config.data, config.bounds.cache_kib)?;
         let alarms = Alarms::open(&config.data).map_err(io::Error::other)?;
-        Ok(Self {
-            settings: config.settings.clone(),
+        let (cold, errands) = Cold::new(cold, config.bounds.puts_bytes_max);
+        let mut settings = config.settings.clone();
+        // What is not there, the machine does without.
+        settings.limits.cold = cold.is_there();
+        settings.limits.registry = true;
+        settings.limits.index = false;
+        let streams = Self {
+            settings,
             bounds: config.bounds.clone(),
             files,
             alarms,
@@ -62,13 +72,30 @@ impl Streams {
             cells: Mutex::default(),
             open: Mutex::new(LruCache::unbounded()),
             calls: AtomicU64::default(),
-        })
+            instances: AtomicU64::default(),
+        };
+        Ok((streams, errands))
     }
 
     /// A call, to be asked of a stream.
     pub(crate) fn call(&self, call: Call) -> Input {
         let id = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
         Input::Call { id, call }
+    }
+
+    /// A number that no other instance of a stream has.
+    pub(crate) fn instance(&self) -> u64 {
+        self.instances.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells an instance of a stream what became of its errand.
+    pub(crate) fn tell(self: &Arc<Self>, name: &str, instance: u64, outcome: Input) {
+        self.send_always(name, What::Outcome { instance, outcome });
+    }
+
+    /// Has a stream encode a piece of a segment.
+    pub(crate) fn encode(self: &Arc<Self>, name: &str, encoding: Encoding) {
+        self.send_always(name, What::Encode(encoding));
     }
 
     /// Tells a stream that its alarm has come.
@@ -78,13 +105,16 @@ impl Streams {
 
     /// A reader has let go of its link.
     pub(crate) fn leave(self: &Arc<Self>, name: &str, reader: u64, incarnation: Incarnation) {
-        let what = What::Leave { reader, incarnation };
+        self.send_always(name, What::Leave { reader, incarnation });
+    }
+
+    /// For what is bounded by itself, as readers and errands are, there is always room.
+    fn send_always(self: &Arc<Self>, name: &str, what: What) {
         let job = Job {
             what,
             told: None,
             permit: None,
         };
-        // Readers are bounded by themselves, so that there is always room for this.
         drop(self.send(name, job, usize::MAX));
     }
 

@@ -1,0 +1,451 @@
+//! What takes its time: puts and deletions in the cold tier, messages to the registry, and pages that are partly cold.
+//!
+//! What to do, and what to do when it fails, is decided by the machine. Nothing is tried twice in here, and whatever is not known to
+//! have succeeded is told as that.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use machine::edge::{STREAM_PREFIX, name};
+use machine::message::Request;
+use machine::plan::{Damaged, Fetch, Rendering, Span};
+use machine::segment::{Encoder, Put, Receipt};
+use machine::wire::request::{self, Head, Parsed};
+use machine::{Answer, Gated, Input, Message, Reply, Rows, Unreadable};
+use object_store::path::Path;
+use object_store::{
+    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::stream as cell;
+use crate::stream::What;
+use crate::streams::Streams;
+
+/// The cold tier, as far as there is one.
+#[derive(Debug)]
+pub(crate) struct Cold {
+    store: Option<Arc<dyn ObjectStore>>,
+    errands: mpsc::UnboundedSender<Errand>,
+    /// Bytes of segments that may be held for being put.
+    room: Arc<Semaphore>,
+    room_bytes: u32,
+}
+
+/// What an instance of a stream has asked for, and is to hear of.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    pub(crate) name: Arc<str>,
+    pub(crate) instance: u64,
+    pub(crate) gated: Gated,
+}
+
+/// Why a put has no receipt.
+#[derive(Debug, thiserror::Error)]
+enum NotStored {
+    #[error(transparent)]
+    Store(#[from] Error),
+    #[error(transparent)]
+    Path(#[from] object_store::path::Error),
+    #[error("the segment's rows could not be read")]
+    Rows,
+    #[error("there is no cold tier")]
+    NoTier,
+    #[error("it was not answered in time")]
+    Late,
+}
+
+/// Why a page cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    #[error(transparent)]
+    Store(#[from] Error),
+    #[error(transparent)]
+    Path(#[from] object_store::path::Error),
+    #[error("there is no cold tier")]
+    NoTier,
+    #[error("the cold tier does not answer")]
+    Late,
+}
+
+impl Failed {
+    /// What a client is told that has been told nothing yet.
+    pub(crate) fn answer(&self, streams: &Streams) -> Answer {
+        match self {
+            Self::Damaged(damaged) => Answer::internal(&damaged.to_string()),
+            Self::Store(_) | Self::Path(_) | Self::NoTier | Self::Late => {
+                Answer::unavailable(&streams.settings.limits)
+            }
+        }
+    }
+}
+
+impl Cold {
+    /// The tier, and what is asked of it.
+    pub(crate) fn new(
+        store: Option<Arc<dyn ObjectStore>>,
+        room_bytes: usize,
+    ) -> (Self, mpsc::UnboundedReceiver<Errand>) {
+        let (errands, asked) = mpsc::unbounded_channel();
+        let room_bytes = u32::try_from(room_bytes.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        let cold = Self {
+            store,
+            errands,
+            room: Arc::new(Semaphore::new(usize::try_from(room_bytes).unwrap_or(usize::MAX))),
+            room_bytes,
+        };
+        (cold, asked)
+    }
+
+    pub(crate) const fn is_there(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Has something carried out that is durable; [`Streams::tell`] says what became of it, unless the server ends before.
+    pub(crate) fn begin(&self, errand: Errand) {
+        drop(self.errands.send(errand));
+    }
+
+    /// Waits for room to hold so many bytes; one segment may be larger than all of it.
+    async fn room_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.room_bytes);
+        Arc::clone(&self.room).acquire_many_owned(bytes).await.ok()
+    }
+}
+
+/// Carries out errands until the server ends. What is under way then is dropped, which the machine takes as unknown.
+pub(crate) async fn run(
+    streams: Arc<Streams>,
+    mut errands: mpsc::UnboundedReceiver<Errand>,
+    mut ending: watch::Receiver<bool>,
+) {
+    let mut under_way = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            _ = ending.wait_for(|ending| *ending) => break,
+            Some(ended) = under_way.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "an errand has failed");
+                }
+            }
+            Some(errand) = errands.recv() => {
+                under_way.spawn(carry_out(Arc::clone(&streams), errand));
+            }
+        }
+    }
+    under_way.shutdown().await;
+}
+
+async fn carry_out(streams: Arc<Streams>, errand: Errand) {
+    let Errand {
+        name,
+        instance,
+        gated,
+    } = errand;
+    let outcome = match gated {
+        Gated::Put(put) => {
+            let id = put.id;
+            let receipt = put_segment(&streams, &name, put).await;
+            Input::Stored { id, receipt }
+        }
+        Gated::Collect { flight, keys } => {
+            let done = collect(&streams, &name, keys).await;
+            Input::Collected { flight, done }
+        }
+        Gated::Send { flight, message } => {
+            let reply = match &message {
+                Message::Registry(request) => tell_registry(&streams, request).await,
+                // There is none, and the limits say so.
+                Message::Index(_) => None,
+            };
+            let reply = reply.map_or(Reply::Failed, Reply::Status);
+            Input::Replied { flight, reply }
+        }
+        Gated::Answer { .. } | Gated::Attach { .. } => return,
+    };
+    streams.tell(&name, instance, outcome);
+}
+
+/// Stores a segment, for as long as the machine counts on its being stored. Without a receipt it is not known to be.
+async fn put_segment(streams: &Arc<Streams>, name: &str, put: Put) -> Option<Receipt> {
+    let (key, metrics) = (put.key.clone(), &streams.metrics);
+    let time = Duration::from_millis(streams.settings.limits.put_timeout_ms);
+    let put = tokio::time::timeout(time, try_put(streams, name, put));
+    match put.await.unwrap_or(Err(NotStored::Late)) {
+        Ok((receipt, bytes)) => {
+            metrics.cold_puts.inc();
+            metrics.cold_put_bytes.inc_by(bytes);
+            Some(receipt)
+        }
+        Err(error) => {
+            metrics.cold_put_failures.inc();
+            tracing::warn!(%name, key, %error, "a segment is not known to be stored");
+            None
+        }
+    }
+}
+
+async fn try_put(streams: &Arc<Streams>, name: &str, put: Put) -> Result<(Receipt, u64), NotStored> {
+    let store = streams.cold.store.as_ref().ok_or(NotStored::NoTier)?;
+    let path = Path::parse(&put.key)?;
+    let mut encoded = encode(streams, name, Work::Begin(put)).await?;
+    let _room = streams.cold.room_for(encoded.length).await;
+    let mut pieces = Vec::new();
+    let receipt = loop {
+        pieces.push(Bytes::from(encoded.piece));
+        match encoded.next {
+            Next::Piece(encoder) => encoded = encode(streams, name, Work::Continue(encoder)).await?,
+            Next::Receipt(receipt) => break receipt,
+        }
+    };
+    let options = PutOptions::from(PutMode::Create);
+    store
+        .put_opts(&path, pieces.into_iter().collect::<PutPayload>(), options)
+        .await?;
+    Ok((receipt, encoded.length))
+}
+
+/// Has the next piece of a segment encoded by its stream, between what else that has to do.
+async fn encode(streams: &Arc<Streams>, name: &str, work: Work) -> Result<Encoded, NotStored> {
+    let (told, encoded) = oneshot::channel();
+    streams.encode(name, Encoding { work, told });
+    encoded.await.map_err(|_| NotStored::Rows)
+}
+
+/// A piece of a segment that is to be encoded where its rows are.
+#[derive(Debug)]
+pub(crate) struct Encoding {
+    work: Work,
+    /// Dropped when there are no such rows.
+    told: oneshot::Sender<Encoded>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Begin(Put),
+    Continue(Box<Encoder>),
+}
+
+#[derive(Debug)]
+struct Encoded {
+    piece: Vec<u8>,
+    /// Of the whole object.
+    length: u64,
+    next: Next,
+}
+
+#[derive(Debug)]
+enum Next {
+    Piece(Box<Encoder>),
+    Receipt(Receipt),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotEncoded {
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+}
+
+impl Encoding {
+    /// Encodes the piece. `frames` are those of a span of the stream's rows.
+    ///
+    /// # Errors
+    /// When the rows are not there any more, or damaged.
+    pub(crate) fn perform(
+        self,
+        rows: &impl Rows,
+        frames: impl FnOnce(Span) -> Result<Vec<u8>, Unreadable>,
+    ) -> Result<(), NotEncoded> {
+        let (piece, length, next) = match self.work {
+            Work::Begin(put) => {
+                let encoder = put.begin(rows)?;
+                let (head, length) = (encoder.head().to_vec(), encoder.length());
+                (head, length, Next::Piece(Box::new(encoder)))
+            }
+            Work::Continue(mut encoder) => {
+                let length = encoder.length();
+                match encoder.next_span() {
+                    Some(span) => {
+                        let piece = encoder.push(frames(span)?)?;
+                        (piece, length, Next::Piece(encoder))
+                    }
+                    None => {
+                        let (end, receipt) = encoder.finish()?;
+                        (end, length, Next::Receipt(receipt))
+                    }
+                }
+            }
+        };
+        // Who asked may have given up.
+        drop(self.told.send(Encoded { piece, length, next }));
+        Ok(())
+    }
+}
+
+/// Whether all of the objects are known to be gone.
+async fn collect(streams: &Streams, name: &str, keys: Vec<String>) -> bool {
+    let time = Duration::from_millis(streams.settings.limits.reply_timeout_ms);
+    let collected = tokio::time::timeout(time, try_collect(streams, keys));
+    match collected.await.unwrap_or(Err(NotStored::Late)) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%name, %error, "objects are not known to be deleted");
+            false
+        }
+    }
+}
+
+async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), NotStored> {
+    let store = streams.cold.store.as_ref().ok_or(NotStored::NoTier)?;
+    let paths = keys.iter().map(Path::parse).collect::<Result<Vec<_>, _>>()?;
+    let mut deleted = store.delete_stream(stream::iter(paths.into_iter().map(Ok)).boxed());
+    let mut outcome = Ok(());
+    while let Some(each) = deleted.next().await {
+        match each {
+            // One that is not there is gone.
+            Ok(_) | Err(Error::NotFound { .. }) => {
+                streams.metrics.cold_collected.inc();
+            }
+            Err(error) => outcome = Err(error.into()),
+        }
+    }
+    outcome
+}
+
+/// Asks the registry's stream, as a client would that is allowed to. Hands back the status, if it answers.
+async fn tell_registry(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
+    let url = format!("http://registry{STREAM_PREFIX}{}", name::REGISTRY);
+    let header = |name: &str| {
+        let found = request.headers.iter().find(|(each, _)| *each == name);
+        found.map(|(_, value)| value.clone())
+    };
+    let head = Head {
+        method: request.method,
+        url: &url,
+        header: &header,
+    };
+    let call = match request::parse(head, &streams.settings.limits) {
+        Ok(Parsed::Whole(call)) => Ok(call),
+        Ok(Parsed::AwaitsBody(awaits)) => awaits.with_body(request.body.clone().into()),
+        Err(refusal) => Err(refusal),
+    };
+    let call = match call {
+        Ok(call) => call,
+        Err(refusal) => return Some(Answer::refusal(&refusal).status),
+    };
+    let reply = streams.ask(name::REGISTRY, What::Input(streams.call(call)), None);
+    match reply.ok()?.await.ok()? {
+        cell::Reply::Answered(answered) => Some(answered.answer.status),
+        cell::Reply::Attached { .. } | cell::Reply::Done => None,
+    }
+}
+
+/// The body of a page, of which nothing cold is held for longer than it takes to check a block.
+pub(crate) struct Page {
+    streams: Arc<Streams>,
+    rendering: Rendering,
+    source: Source,
+}
+
+type Pieces = BoxStream<'static, object_store::Result<Bytes>>;
+
+/// Where the next bytes of a page come from.
+enum Source {
+    /// The rendering.
+    Here,
+    /// The cold tier, which is to be asked.
+    Due(Fetch),
+    /// The cold tier, which has been asked.
+    Coming(Pieces),
+    /// There are none.
+    End,
+}
+
+impl Page {
+    pub(crate) fn new(streams: &Arc<Streams>, rendering: Rendering) -> Self {
+        Self {
+            streams: Arc::clone(streams),
+            rendering,
+            source: Source::Here,
+        }
+    }
+
+    /// The next bytes, which are as they were stored; `None` at the end.
+    ///
+    /// # Errors
+    /// When an object is damaged, or the cold tier does not answer.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
+        let mut written = Vec::new();
+        while written.is_empty() {
+            match &mut self.source {
+                Source::Here => {
+                    let fetch = self.rendering.advance(&mut written)?;
+                    self.source = fetch.map_or(Source::End, Source::Due);
+                }
+                Source::Due(fetch) => {
+                    let pieces = self.streams.fetch(fetch).await?;
+                    self.source = Source::Coming(pieces.ok_or_else(|| self.rendering.missing())?);
+                }
+                Source::Coming(pieces) => match self.streams.in_time(pieces.next()).await?.transpose()? {
+                    Some(piece) => {
+                        self.streams.metrics.cold_fetched_bytes.inc_by(piece.len() as u64);
+                        self.rendering.push(&piece, &mut written)?;
+                    }
+                    None => {
+                        self.rendering.fetched()?;
+                        self.source = Source::Here;
+                    }
+                },
+                Source::End => return Ok(None),
+            }
+        }
+        Ok(Some(written.into()))
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// When an object is damaged, or the cold tier does not answer.
+    pub(crate) async fn whole(mut self) -> Result<Vec<u8>, Failed> {
+        let mut whole = Vec::new();
+        while let Some(bytes) = self.next().await? {
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(whole)
+    }
+}
+
+impl Streams {
+    /// A range of an object, piece by piece; `None` when there is no such object.
+    async fn fetch(&self, fetch: &Fetch) -> Result<Option<Pieces>, Failed> {
+        let store = self.cold.store.as_ref().ok_or(Failed::NoTier)?;
+        self.metrics.cold_fetches.inc();
+        let path = Path::parse(&fetch.key)?;
+        let end = fetch.offset + fetch.length;
+        let options = GetOptions::new().with_range(Some(GetRange::Bounded(fetch.offset..end)));
+        match self.in_time(store.get_opts(&path, options)).await? {
+            Ok(found) => Ok(Some(found.into_stream())),
+            Err(Error::NotFound { .. }) => Ok(None),
+            // A range that an object does not have is refused with any error: then nothing comes of it.
+            Err(error) => match self.in_time(store.head(&path)).await? {
+                Ok(object) if object.size < end => Ok(Some(stream::empty().boxed())),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// What the cold tier answers, unless it takes too long over it.
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failed> {
+        let time = self.bounds.fetch_timeout;
+        tokio::time::timeout(time, answer).await.map_err(|_| Failed::Late)
+    }
+}

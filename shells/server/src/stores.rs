@@ -1,0 +1,257 @@
+//! The object stores that an operator can name: a directory, or anything that speaks S3.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{
+    ClientConfigKey, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    RetryConfig,
+};
+use tokio::task::spawn_blocking;
+
+use crate::files::sync_directory;
+
+/// What is read of a file at once.
+const PIECE_BYTES: u64 = 256 << 10;
+/// Files that are deleted at once, and made to last as that.
+const DELETED_TOGETHER: usize = 100;
+
+/// A directory, in which an object is a file. One counts as stored when the file and the entries that lead to it are on disk, and as
+/// gone when that is.
+///
+/// The directory itself has to be there: without it (a disk that is not mounted, say) nothing is known of any object.
+#[derive(Debug)]
+pub struct Directory {
+    root: Arc<PathBuf>,
+    files: LocalFileSystem,
+}
+
+impl Directory {
+    /// Takes a directory, which is made when it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made or found.
+    pub fn take(path: &FilePath) -> io::Result<Self> {
+        fs::create_dir_all(path)?;
+        let root = fs::canonicalize(path)?;
+        if let Some(parent) = root.parent() {
+            sync_directory(parent)?;
+        }
+        let files = LocalFileSystem::new_with_prefix(&root).map_err(io::Error::other)?;
+        Ok(Self {
+            root: Arc::new(root),
+            files: files.with_fsync(true),
+        })
+    }
+
+    async fn is_there(&self) -> Result<()> {
+        let root = Arc::clone(&self.root);
+        // Not by the path's existence alone, for what is no directory holds nothing.
+        let found = spawn_blocking(move || fs::read_dir(root.as_path()).map(drop)).await?;
+        found.map_err(|error| failed(&self.root, error))
+    }
+}
+
+fn failed(path: &FilePath, error: io::Error) -> Error {
+    Error::Generic {
+        store: "Directory",
+        source: format!("{}: {error}", path.display()).into(),
+    }
+}
+
+/// Deletes a file, and what an attempt to write it may have left beside it when it was killed. One that is not there is no matter.
+fn delete(path: &FilePath) -> io::Result<()> {
+    let is_gone = |path: &FilePath| match fs::remove_file(path) {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    };
+    is_gone(path)?;
+    for number in 1_u32.. {
+        // As `LocalFileSystem` calls what it has not finished.
+        let mut staged = path.as_os_str().to_owned();
+        staged.push(format!("#{number}"));
+        if is_gone(FilePath::new(&staged))? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the deletion of files last, and removes the directories that have nothing in them any more.
+fn settle(root: &FilePath, mut deleted: Vec<PathBuf>) -> io::Result<()> {
+    deleted.sort();
+    deleted.dedup_by(|one, other| one.parent() == other.parent());
+    for path in deleted {
+        let above = path.ancestors().skip(1);
+        for directory in above.take_while(|directory| *directory != root) {
+            match sync_directory(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                synced => synced?,
+            }
+            // The first that has something in it stays, and so do those above.
+            if fs::remove_dir(directory).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Directory({})", self.root.display())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Directory {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.is_there().await?;
+        self.files.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.is_there().await?;
+        self.files.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let found = match self.files.get_opts(location, options).await {
+            Err(error @ Error::NotFound { .. }) => {
+                self.is_there().await?;
+                return Err(error);
+            }
+            found => found?,
+        };
+        Ok(match found.payload {
+            GetResultPayload::File(file, path) => GetResult {
+                payload: GetResultPayload::Stream(pieces(file, path, found.range.clone())),
+                ..found
+            },
+            GetResultPayload::Stream(_) => found,
+        })
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (root, files) = (Arc::clone(&self.root), self.files.clone());
+        let deleted = locations.ready_chunks(DELETED_TOGETHER).then(move |locations| {
+            let (root, files) = (Arc::clone(&root), files.clone());
+            async move {
+                let deleted = spawn_blocking(move || delete_all(&root, &files, locations)).await;
+                stream::iter(deleted.unwrap_or_else(|error| vec![Err(error.into())]))
+            }
+        });
+        deleted.flatten().boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.files.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.files.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.is_there().await?;
+        self.files.copy_opts(from, to, options).await
+    }
+}
+
+fn delete_all(root: &FilePath, files: &LocalFileSystem, locations: Vec<Result<Path>>) -> Vec<Result<Path>> {
+    if let Err(error) = fs::read_dir(root) {
+        return vec![Err(failed(root, error))];
+    }
+    let mut deleted = Vec::new();
+    let mut outcomes = Vec::new();
+    for location in locations {
+        outcomes.push(location.and_then(|location| {
+            let path = files.path_to_filesystem(&location)?;
+            delete(&path).map_err(|error| failed(&path, error))?;
+            deleted.push(path);
+            Ok(location)
+        }));
+    }
+    if let Err(error) = settle(root, deleted) {
+        return vec![Err(failed(root, error))];
+    }
+    outcomes
+}
+
+/// A range of a file, piece by piece. Ends early where the file does.
+fn pieces(file: File, path: PathBuf, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+    let begin = (file, path, range);
+    stream::try_unfold(begin, |(mut file, path, range)| async move {
+        let length = (range.end - range.start).min(PIECE_BYTES);
+        if length == 0 {
+            return Ok(None);
+        }
+        let read = move || {
+            let mut piece = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+            file.seek(SeekFrom::Start(range.start))
+                .and_then(|_| (&mut file).take(length).read_to_end(&mut piece))
+                .map_err(|error| failed(&path, error))?;
+            let next = range.start + piece.len() as u64..range.end;
+            Ok((!piece.is_empty()).then(|| (Bytes::from(piece), (file, path, next))))
+        };
+        spawn_blocking(read).await?
+    })
+    .boxed()
+}
+
+/// Where S3 is, as far as that is not said by the variables `AWS_*`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct S3<'a> {
+    pub bucket: &'a str,
+    /// What all keys begin with.
+    pub prefix: &'a str,
+    /// The service's URL, where it is not Amazon's.
+    pub endpoint: Option<&'a str>,
+    pub region: Option<&'a str>,
+}
+
+/// A bucket. Keys and the like are read from the variables `AWS_*`.
+///
+/// # Errors
+/// When something of it is missing or cannot be read.
+pub fn s3(place: S3<'_>) -> Result<Arc<dyn ObjectStore>> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(place.bucket)
+        // To try again is the machine's decision, and so is when a put is given up. A page may be read as slowly as its client likes.
+        .with_retry(RetryConfig {
+            max_retries: 0,
+            ..RetryConfig::default()
+        })
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "1 day");
+    if let Some(endpoint) = place.endpoint {
+        builder = builder
+            .with_endpoint(endpoint)
+            .with_allow_http(endpoint.starts_with("http://"));
+    }
+    if let Some(region) = place.region {
+        builder = builder.with_region(region);
+    }
+    let bucket = builder.build()?;
+    Ok(if place.prefix.is_empty() {
+        Arc::new(bucket)
+    } else {
+        Arc::new(PrefixStore::new(bucket, Path::parse(place.prefix)?))
+    })
+}
