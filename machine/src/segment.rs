@@ -48,8 +48,9 @@ const CHECK_BYTES: usize = 4;
 const FIXED_HEAD_BYTES: usize = 28;
 const TRAILER_BYTES: usize = 12;
 
-/// A platform's keys have 1,024 bytes; the name may be longer, and the incarnation tells streams apart anyway.
-const NAME_BYTES_IN_KEY: usize = 690;
+/// Each part of a key is to be the name of a file or directory, too, which may have 255 bytes; the stream's name may be longer, and the
+/// incarnation tells streams apart anyway.
+const NAME_BYTES_IN_KEY: usize = 180;
 
 /// Where the keys of an incarnation's objects begin: `<name in base64url>/<incarnation>/`.
 #[must_use]

@@ -1,7 +1,7 @@
 // One server for the whole suite: the one that CONFORMANCE_TEST_URL names, or one started here on the bundle that is deployed,
 // with cold storage when CONFORMANCE_COLD is 1.
 
-import { startServer } from "../harness/server.mjs";
+import { shell, startServer } from "../harness/server.mjs";
 
 const settings = [
   "AUTH_TOKEN",
@@ -36,7 +36,7 @@ export default async function setup({ provide }) {
   const cold = process.env.CONFORMANCE_COLD === "1";
   // Every stream of more than a few messages is spread over both tiers then.
   if (cold) env.SEGMENT_MAX_MESSAGES ??= "3";
-  const server = await startServer({ bundle: "target/worker", env, cold });
+  const server = await startServer({ bundle: "target/worker", env, cold: cold && (shell === "server" ? "directory" : true) });
   provide("server", { url: server.url, longPollTimeoutMs: Number(env.LONG_POLL_TIMEOUT_MS) });
   return () => server.stop();
 }

@@ -127,6 +127,16 @@ export class ColdTier {
     return (await this.#ask("POST", "/query", JSON.stringify({ sql, values }))).json();
   }
 
+  /** What the admin index has of a stream's segments. */
+  segmentsOf(stream) {
+    return this.query("SELECT * FROM segments WHERE path = ? ORDER BY segment", stream.name);
+  }
+
+  /** What it has of the stream itself. */
+  indexed(stream) {
+    return this.query("SELECT * FROM streams WHERE path = ?", stream.name);
+  }
+
   /**
    * What becomes of operations from now on, by kind (put, get, delete, index): the shares that `fail` without having happened and
    * that `lie`, which is to fail when it has happened, and the longest delay before. Nothing for all that is not named.

@@ -4,17 +4,24 @@ import { spawn } from "node:child_process";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { DirectoryTier, S3Tier } from "./cold-tier-server.mjs";
 
 const startDeadlineMs = 15_000;
 // Longer than the server gives its connections to end.
 const stopGraceMs = 12_000;
 
-/** Starts `binary` and resolves once it listens. With `port` 0 the system chooses one. */
-export async function startOneMachine({ binary, port = 0, dataDirectory, env = {} }) {
+const coldTiers = { directory: DirectoryTier, s3: S3Tier };
+
+/**
+ * Starts `binary` and resolves once it listens. With `port` 0 the system chooses one. With `cold` there is `coldTier` to look into the
+ * cold tier and to break it: a `directory`, as by default, or an `s3` (which `true` stands for) that is part of this process.
+ */
+export async function startOneMachine({ binary, port = 0, dataDirectory, env = {}, cold }) {
   const temporary = dataDirectory ? undefined : await mkdtemp(path.join(tmpdir(), "durable-streams-test-"));
   const data = dataDirectory ?? path.join(temporary, "data");
   await mkdir(path.dirname(data), { recursive: true });
-  const settings = Object.fromEntries(Object.entries(env).map(([name, value]) => [name, String(value)]));
+  const coldTier = cold && (await coldTiers[cold === true ? "s3" : cold].start(data));
+  const settings = Object.fromEntries(Object.entries({ ...coldTier?.environment, ...env }).map(([name, value]) => [name, String(value)]));
   const child = spawn(binary, ["serve", "--listen", `127.0.0.1:${port}`, "--data", data, "--log-format", "json"], {
     // Nothing of this process's own settings: a test says what it needs.
     env: { PATH: process.env.PATH, RUST_BACKTRACE: "1", ...settings },
@@ -59,12 +66,14 @@ export async function startOneMachine({ binary, port = 0, dataDirectory, env = {
 
   const ended = async () => {
     const how = await exited;
+    await coldTier?.close();
     if (temporary) await rm(temporary, { recursive: true, force: true });
     return how;
   };
   return {
     url: `http://${address}`,
     port: Number(address.split(":").at(-1)),
+    coldTier,
     pid: child.pid,
     dataDirectory: data,
     output: () => output,

@@ -163,6 +163,10 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             Work::Telling(own(&["conformance", "--shell", "server"])),
         ),
         step(
+            "conformance server cold",
+            Work::Telling(own(&["conformance", "--shell", "server", "--cold"])),
+        ),
+        step(
             "implementation server",
             Work::Telling(own(&["implementation", "--shell", "server"])),
         ),

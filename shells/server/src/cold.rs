@@ -196,7 +196,10 @@ async fn try_put(streams: &Arc<Streams>, name: &str, put: Put) -> Result<(Receip
     let store = streams.cold.store.as_ref().ok_or(NotStored::NoTier)?;
     let path = Path::parse(&put.key)?;
     let mut encoded = encode(streams, name, Work::Begin(put)).await?;
-    let _room = streams.cold.room_for(encoded.length).await;
+    let _room = match &encoded.next {
+        Next::Piece(encoder) => streams.cold.room_for(encoder.length()).await,
+        Next::Receipt(_) => None,
+    };
     let mut pieces = Vec::new();
     let receipt = loop {
         pieces.push(Bytes::from(encoded.piece));
@@ -205,11 +208,12 @@ async fn try_put(streams: &Arc<Streams>, name: &str, put: Put) -> Result<(Receip
             Next::Receipt(receipt) => break receipt,
         }
     };
-    let options = PutOptions::from(PutMode::Create);
+    let payload: PutPayload = pieces.into_iter().collect();
+    let bytes = payload.content_length() as u64;
     store
-        .put_opts(&path, pieces.into_iter().collect::<PutPayload>(), options)
+        .put_opts(&path, payload, PutOptions::from(PutMode::Create))
         .await?;
-    Ok((receipt, encoded.length))
+    Ok((receipt, bytes))
 }
 
 /// Has the next piece of a segment encoded by its stream, between what else that has to do.
@@ -236,8 +240,6 @@ enum Work {
 #[derive(Debug)]
 struct Encoded {
     piece: Vec<u8>,
-    /// Of the whole object.
-    length: u64,
     next: Next,
 }
 
@@ -265,28 +267,21 @@ impl Encoding {
         rows: &impl Rows,
         frames: impl FnOnce(Span) -> Result<Vec<u8>, Unreadable>,
     ) -> Result<(), NotEncoded> {
-        let (piece, length, next) = match self.work {
+        let (piece, next) = match self.work {
             Work::Begin(put) => {
                 let encoder = put.begin(rows)?;
-                let (head, length) = (encoder.head().to_vec(), encoder.length());
-                (head, length, Next::Piece(Box::new(encoder)))
+                (encoder.head().to_vec(), Next::Piece(Box::new(encoder)))
             }
-            Work::Continue(mut encoder) => {
-                let length = encoder.length();
-                match encoder.next_span() {
-                    Some(span) => {
-                        let piece = encoder.push(frames(span)?)?;
-                        (piece, length, Next::Piece(encoder))
-                    }
-                    None => {
-                        let (end, receipt) = encoder.finish()?;
-                        (end, length, Next::Receipt(receipt))
-                    }
+            Work::Continue(mut encoder) => match encoder.next_span() {
+                Some(span) => (encoder.push(frames(span)?)?, Next::Piece(encoder)),
+                None => {
+                    let (end, receipt) = encoder.finish()?;
+                    (end, Next::Receipt(receipt))
                 }
-            }
+            },
         };
         // Who asked may have given up.
-        drop(self.told.send(Encoded { piece, length, next }));
+        drop(self.told.send(Encoded { piece, next }));
         Ok(())
     }
 }
@@ -416,7 +411,7 @@ impl Page {
     /// # Errors
     /// When an object is damaged, or the cold tier does not answer.
     pub(crate) async fn whole(mut self) -> Result<Vec<u8>, Failed> {
-        let mut whole = Vec::new();
+        let mut whole = self.next().await?.map_or_else(Vec::new, Vec::from);
         while let Some(bytes) = self.next().await? {
             whole.extend_from_slice(&bytes);
         }

@@ -50,7 +50,7 @@ impl Outgoing {
     pub(crate) fn whole<'a, 'b>(
         status: u16,
         headers: impl Iterator<Item = (&'a str, &'b str)>,
-        body: Vec<u8>,
+        body: impl Into<Bytes>,
     ) -> Self {
         Self::new(status, headers, Either::Left(Full::new(body.into())))
     }
@@ -120,7 +120,7 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) {
 }
 
 /// An answer whose body has been made.
-pub(crate) fn response(answer: &Answer, body: Vec<u8>) -> Outgoing {
+pub(crate) fn response(answer: &Answer, body: impl Into<Bytes>) -> Outgoing {
     Outgoing::whole(answer.status, answer.headers(), body)
 }
 
@@ -134,15 +134,9 @@ pub(crate) async fn plain(streams: &Arc<Streams>, reply: Option<Reply>) -> Outgo
     };
     let is_cold = matches!(&answer.body, AnswerBody::Plan(plan) if plan.is_cold());
     let mut page = Page::new(streams, rendering);
-    if !is_cold {
-        return match page.whole().await {
-            Ok(body) => response(&answer, body),
-            Err(failed) => failure(streams, &failed),
-        };
-    }
     match page.next().await {
-        Ok(Some(first)) => Outgoing::page(&answer, first, page),
-        Ok(None) => response(&answer, Vec::new()),
+        Ok(Some(first)) if is_cold => Outgoing::page(&answer, first, page),
+        Ok(whole) => response(&answer, whole.unwrap_or_default()),
         Err(failed) => failure(streams, &failed),
     }
 }

@@ -292,7 +292,7 @@ fn run(serve: &Serve) -> Result<()> {
     raise_descriptor_limit(&bounds);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(bounds.storage_threads)
+        .max_blocking_threads(bounds.storage_threads + stores::THREADS)
         .build()?;
     let config = Config {
         data: serve.data.clone(),
@@ -349,7 +349,8 @@ fn raise_descriptor_limit(bounds: &Bounds) {
 
         let files = 2 * (bounds.open_streams_max + bounds.storage_threads);
         let connections = bounds.connections_max + bounds.connections_refused_max;
-        let wanted = (files + connections) as u64 + DESCRIPTORS_SPARE;
+        // A connection may have a file of the cold tier's directory open, too.
+        let wanted = (files + 2 * connections) as u64 + DESCRIPTORS_SPARE;
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
             return;
         };

@@ -19,10 +19,13 @@ use object_store::{
     MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
     RetryConfig,
 };
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use crate::files::sync_directory;
 
+/// Threads of the runtime that a directory uses at the same time, beside those of the streams.
+pub const THREADS: usize = 16;
 /// What is read of a file at once.
 const PIECE_BYTES: u64 = 256 << 10;
 /// Files that are deleted at once, and made to last as that.
@@ -36,6 +39,31 @@ const DELETED_TOGETHER: usize = 100;
 pub struct Directory {
     root: Arc<PathBuf>,
     files: LocalFileSystem,
+    turns: Turns,
+}
+
+/// Who may use a thread. A disk that hangs takes these, and leaves the others to the streams.
+#[derive(Clone, Debug)]
+struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    /// Waits for a turn and takes it, to the end even if nobody waits for that any more.
+    async fn take<T: Send + 'static>(
+        &self,
+        act: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let turn = Arc::clone(&self.0).acquire_owned().await;
+        let acting = tokio::spawn(async move {
+            let done = act.await;
+            drop(turn);
+            done
+        });
+        acting.await?
+    }
+
+    async fn block<T: Send + 'static>(&self, act: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        self.take(async { spawn_blocking(act).await? }).await
+    }
 }
 
 impl Directory {
@@ -53,15 +81,19 @@ impl Directory {
         Ok(Self {
             root: Arc::new(root),
             files: files.with_fsync(true),
+            turns: Turns(Arc::new(Semaphore::new(THREADS))),
         })
     }
 
     async fn is_there(&self) -> Result<()> {
         let root = Arc::clone(&self.root);
-        // Not by the path's existence alone, for what is no directory holds nothing.
-        let found = spawn_blocking(move || fs::read_dir(root.as_path()).map(drop)).await?;
-        found.map_err(|error| failed(&self.root, error))
+        self.turns.block(move || is_there(&root)).await
     }
+}
+
+/// Not by the path's existence alone: what is no directory holds nothing.
+fn is_there(root: &FilePath) -> Result<()> {
+    fs::read_dir(root).map(drop).map_err(|error| failed(root, error))
 }
 
 fn failed(path: &FilePath, error: io::Error) -> Error {
@@ -120,7 +152,10 @@ impl fmt::Display for Directory {
 impl ObjectStore for Directory {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.is_there().await?;
-        self.files.put_opts(location, payload, options).await
+        let (files, location) = (self.files.clone(), location.clone());
+        self.turns
+            .take(async move { files.put_opts(&location, payload, options).await })
+            .await
     }
 
     async fn put_multipart_opts(
@@ -133,7 +168,12 @@ impl ObjectStore for Directory {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let found = match self.files.get_opts(location, options).await {
+        let (files, asked) = (self.files.clone(), location.clone());
+        let found = self
+            .turns
+            .take(async move { files.get_opts(&asked, options).await })
+            .await;
+        let found = match found {
             Err(error @ Error::NotFound { .. }) => {
                 self.is_there().await?;
                 return Err(error);
@@ -142,7 +182,12 @@ impl ObjectStore for Directory {
         };
         Ok(match found.payload {
             GetResultPayload::File(file, path) => GetResult {
-                payload: GetResultPayload::Stream(pieces(file, path, found.range.clone())),
+                payload: GetResultPayload::Stream(pieces(
+                    self.turns.clone(),
+                    file,
+                    path,
+                    found.range.clone(),
+                )),
                 ..found
             },
             GetResultPayload::Stream(_) => found,
@@ -150,12 +195,12 @@ impl ObjectStore for Directory {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (root, files) = (Arc::clone(&self.root), self.files.clone());
+        let (root, files, turns) = (Arc::clone(&self.root), self.files.clone(), self.turns.clone());
         let deleted = locations.ready_chunks(DELETED_TOGETHER).then(move |locations| {
-            let (root, files) = (Arc::clone(&root), files.clone());
+            let (root, files, turns) = (Arc::clone(&root), files.clone(), turns.clone());
             async move {
-                let deleted = spawn_blocking(move || delete_all(&root, &files, locations)).await;
-                stream::iter(deleted.unwrap_or_else(|error| vec![Err(error.into())]))
+                let deleted = turns.block(move || delete_all(&root, &files, locations)).await;
+                stream::iter(deleted.unwrap_or_else(|error| vec![Err(error)]))
             }
         });
         deleted.flatten().boxed()
@@ -175,10 +220,12 @@ impl ObjectStore for Directory {
     }
 }
 
-fn delete_all(root: &FilePath, files: &LocalFileSystem, locations: Vec<Result<Path>>) -> Vec<Result<Path>> {
-    if let Err(error) = fs::read_dir(root) {
-        return vec![Err(failed(root, error))];
-    }
+fn delete_all(
+    root: &FilePath,
+    files: &LocalFileSystem,
+    locations: Vec<Result<Path>>,
+) -> Result<Vec<Result<Path>>> {
+    is_there(root)?;
     let mut deleted = Vec::new();
     let mut outcomes = Vec::new();
     for location in locations {
@@ -189,16 +236,14 @@ fn delete_all(root: &FilePath, files: &LocalFileSystem, locations: Vec<Result<Pa
             Ok(location)
         }));
     }
-    if let Err(error) = settle(root, deleted) {
-        return vec![Err(failed(root, error))];
-    }
-    outcomes
+    settle(root, deleted).map_err(|error| failed(root, error))?;
+    Ok(outcomes)
 }
 
 /// A range of a file, piece by piece. Ends early where the file does.
-fn pieces(file: File, path: PathBuf, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
-    let begin = (file, path, range);
-    stream::try_unfold(begin, |(mut file, path, range)| async move {
+fn pieces(turns: Turns, file: File, path: PathBuf, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+    let begin = (turns, file, path, range);
+    stream::try_unfold(begin, |(turns, mut file, path, range)| async move {
         let length = (range.end - range.start).min(PIECE_BYTES);
         if length == 0 {
             return Ok(None);
@@ -209,9 +254,10 @@ fn pieces(file: File, path: PathBuf, range: Range<u64>) -> BoxStream<'static, Re
                 .and_then(|_| (&mut file).take(length).read_to_end(&mut piece))
                 .map_err(|error| failed(&path, error))?;
             let next = range.start + piece.len() as u64..range.end;
-            Ok((!piece.is_empty()).then(|| (Bytes::from(piece), (file, path, next))))
+            Ok((!piece.is_empty()).then(|| (Bytes::from(piece), file, path, next)))
         };
-        spawn_blocking(read).await?
+        let read = turns.block(read).await?;
+        Ok(read.map(|(piece, file, path, next)| (piece, (turns, file, path, next))))
     })
     .boxed()
 }

@@ -379,6 +379,8 @@ impl State {
         }
         #[cfg(feature = "test-routes")]
         if let What::Test(test) = &mut job.what {
+            // Who is asked about a file should have it open; when that fails, there is nothing to tell.
+            drop(self.open(streams, cell));
             test.begin(self, &*streams.platform, |state| state.void(streams, cell, batch));
         }
         let done = catch_unwind(AssertUnwindSafe(|| self.step(streams, cell, &job, batch)));

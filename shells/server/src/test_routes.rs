@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use machine::Answer;
+use machine::rows::StoredSegment;
+use machine::{Answer, Unreadable, segment};
+use sqlite::Database;
 use tokio::sync::oneshot;
 
 use crate::http::{Outgoing, response, unavailable};
@@ -36,17 +38,41 @@ impl Test {
                 state.readers.clear();
             }
             Self::Stats(told) => {
-                let tables = state.database.as_ref().map(sqlite::Database::tables);
+                let tables = state.database.as_ref().map(Database::tables);
+                let segments = state.database.as_ref().map(stored_segments);
                 let stats = format!(
-                    "{{\"instance\":\"{:016x}\",\"lines\":{},\"tables\":{:?}}}",
+                    "{{\"instance\":\"{:016x}\",\"lines\":{},\"tables\":{:?},\"segments\":[{}]}}",
                     state.instance(platform).unwrap_or_default(),
                     state.readers.len(),
                     tables.and_then(Result::ok).unwrap_or_default(),
+                    segments.and_then(Result::ok).unwrap_or_default().join(","),
                 );
                 drop(told.send(stats));
             }
         }
     }
+}
+
+/// The segments that are known to be stored, each as JSON.
+fn stored_segments(database: &Database) -> Result<Vec<String>, Unreadable> {
+    let mut stored = Vec::new();
+    let Some(head) = database.head()? else {
+        return Ok(stored);
+    };
+    let prefix = segment::key_prefix(&head.name, head.incarnation);
+    for number in 0.. {
+        let Some(sealed) = database.segment(number)? else {
+            break;
+        };
+        if let Some(StoredSegment { attempt, .. }) = sealed.stored {
+            let key = segment::key(&prefix, number, attempt);
+            stored.push(format!(
+                "{{\"segment\":{number},\"units\":{},\"messages\":{},\"key\":{key:?},\"incarnation\":\"{}\"}}",
+                sealed.units, sealed.messages, head.incarnation
+            ));
+        }
+    }
+    Ok(stored)
 }
 
 pub(crate) async fn answer(streams: &Arc<Streams>, name: &str, asked: Option<&str>) -> Option<Outgoing> {

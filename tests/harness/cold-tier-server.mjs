@@ -1,0 +1,210 @@
+// The cold tier of the server for one machine: its directory, or a small S3 of the tests' own, which counts operations, and fails,
+// delays and lies about them when it is told to.
+
+import { createHash, randomUUID } from "node:crypto";
+import { link, mkdir, open, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
+import http from "node:http";
+import path from "node:path";
+import { sleep } from "./http.mjs";
+
+const offsetOf = (segment, position) => [segment, position].map((each) => String(each).padStart(16, "0")).join("_");
+
+/** Objects as files below a directory, whoever has put them there. */
+class Tier {
+  constructor(directory) {
+    this.directory = directory;
+  }
+
+  #file(key) {
+    return path.join(this.directory, key);
+  }
+
+  /** `{ key, size }` of every object, and of everything else that lies about. */
+  async objects() {
+    const entries = await readdir(this.directory, { recursive: true, withFileTypes: true }).catch(() => []);
+    const files = entries.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath, entry.name));
+    const found = await Promise.all(
+      files.map(async (file) => {
+        const found = await stat(file).catch(() => undefined);
+        return found && { key: path.relative(this.directory, file), size: found.size };
+      }),
+    );
+    return found.filter(Boolean).sort((one, other) => (one.key < other.key ? -1 : 1));
+  }
+
+  /** The objects of one stream. */
+  async objectsOf(name) {
+    const prefix = `${Buffer.from(name).toString("base64url")}/`;
+    return (await this.objects()).filter(({ key }) => key.startsWith(prefix));
+  }
+
+  async object(key) {
+    return readFile(this.#file(key));
+  }
+
+  async replace(key, bytes) {
+    await writeFile(this.#file(key), bytes);
+  }
+
+  async remove(key) {
+    await rm(this.#file(key));
+  }
+
+  /** What the stream itself knows of its stored segments, in the words of the Worker's admin index. */
+  async segmentsOf(stream) {
+    const { segments } = await stream.statistics();
+    const sizes = new Map((await this.objectsOf(stream.name)).map(({ key, size }) => [key, size]));
+    return segments.map(({ segment, units, messages, key, incarnation }) => ({
+      segment,
+      start_offset: offsetOf(segment, 0),
+      end_offset: offsetOf(segment, units),
+      messages,
+      r2_key: key,
+      bytes: sizes.get(key),
+      incarnation,
+    }));
+  }
+
+  /** There is no admin index. */
+  async indexed() {
+    return [];
+  }
+
+  async close() {}
+}
+
+/** The directory that the server uses when it is told of nothing else. */
+export class DirectoryTier extends Tier {
+  static async start(dataDirectory) {
+    return new DirectoryTier(path.join(dataDirectory, "cold"));
+  }
+
+  environment = {};
+
+  async disturb() {}
+}
+
+/** An S3 with one bucket, as much of it as the server needs. What it stores outlives it. */
+export class S3Tier extends Tier {
+  #faults = {};
+  #counts = {};
+
+  static async start(dataDirectory) {
+    const tier = new S3Tier(path.join(dataDirectory, "s3"));
+    await mkdir(tier.directory, { recursive: true });
+    tier.server = http.createServer((request, response) => {
+      tier.#answer(request, response).catch((error) => response.destroy(error));
+    });
+    await new Promise((resolve) => tier.server.listen(0, "127.0.0.1", resolve));
+    tier.environment = {
+      COLD: "s3://segments/of tests",
+      AWS_ENDPOINT: `http://127.0.0.1:${tier.server.address().port}`,
+      AWS_REGION: "auto",
+      AWS_ACCESS_KEY_ID: "tests",
+      AWS_SECRET_ACCESS_KEY: "secret",
+    };
+    return tier;
+  }
+
+  /** See `ColdTier.disturb`. */
+  async disturb(faults) {
+    this.#faults = faults;
+  }
+
+  async counts() {
+    return structuredClone(this.#counts);
+  }
+
+  async close() {
+    this.server.close();
+    this.server.closeAllConnections();
+  }
+
+  async #answer(request, response) {
+    const url = new URL(request.url, "http://s3");
+    const body = await new Promise((resolve, reject) => {
+      const parts = [];
+      request.on("data", (part) => parts.push(part));
+      request.on("end", () => resolve(Buffer.concat(parts)));
+      request.on("error", reject);
+    });
+    const kind = { PUT: "put", GET: "get", HEAD: "head", POST: "delete", DELETE: "delete" }[request.method];
+    this.#counts[kind] ??= { operations: 0, bytes: 0, failed: 0 };
+    const counts = this.#counts[kind];
+    counts.operations += 1;
+    const { fail = 0, lie = 0, delayMs = 0 } = this.#faults[kind] ?? {};
+    const chance = Math.random();
+    if (delayMs > 0) await sleep(Math.random() * delayMs);
+    const failed = () => {
+      counts.failed += 1;
+      return respond(response, 500, "disturbed by a test");
+    };
+    if (chance < fail) return failed();
+    const act = { put: () => this.#put(url, request, body), get: () => this.#get(url, request), head: () => this.#get(url, request), delete: () => this.#delete(url, body) }[kind];
+    const [status, answer, headers] = await act();
+    if (chance < fail + lie) return failed();
+    counts.bytes += kind === "put" ? body.length : kind === "get" ? answer.length : 0;
+    respond(response, status, kind === "head" ? "" : answer, headers);
+  }
+
+  #file(key) {
+    const begin = "of tests/";
+    if (!key.startsWith(begin)) throw new Error(`a key without the prefix: ${key}`);
+    return path.join(this.directory, key.slice(begin.length));
+  }
+
+  #fileOf(url) {
+    const [, bucket, ...key] = url.pathname.split("/");
+    if (bucket !== "segments") throw new Error(`another bucket: ${bucket}`);
+    return this.#file(decodeURIComponent(key.join("/")));
+  }
+
+  async #put(url, request, body) {
+    const file = this.#fileOf(url);
+    if (request.headers["if-none-match"] !== "*") return [400, "a put that may overwrite"];
+    await mkdir(path.dirname(file), { recursive: true });
+    const staged = path.join(path.dirname(this.directory), `s3-${randomUUID()}`);
+    const handle = await open(staged, "wx");
+    await handle.writeFile(body);
+    await handle.close();
+    try {
+      // Fails where there is one, without touching it.
+      await link(staged, file);
+    } catch (error) {
+      if (error.code === "EEXIST") return [412, "<Error><Code>PreconditionFailed</Code></Error>"];
+      throw error;
+    } finally {
+      await rm(staged);
+    }
+    return [200, "", { ETag: tag(body) }];
+  }
+
+  async #get(url, request) {
+    const bytes = await readFile(this.#fileOf(url)).catch(() => undefined);
+    if (bytes === undefined) return [404, "<Error><Code>NoSuchKey</Code></Error>"];
+    const common = { ETag: tag(bytes), "Last-Modified": new Date(0).toUTCString() };
+    const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "");
+    if (!range) return [200, bytes, { ...common, ...(request.method === "HEAD" ? { "Content-Length": bytes.length } : {}) }];
+    const [begin, end] = [Number(range[1]), Math.min(Number(range[2]), bytes.length - 1)];
+    if (begin >= bytes.length) return [416, "<Error><Code>InvalidRange</Code></Error>"];
+    return [206, bytes.subarray(begin, end + 1), { ...common, "Content-Range": `bytes ${begin}-${end}/${bytes.length}` }];
+  }
+
+  async #delete(url, body) {
+    if (!url.searchParams.has("delete")) {
+      await rm(this.#fileOf(url), { force: true });
+      return [204, ""];
+    }
+    const keys = [...body.toString().matchAll(/<Key>([^<]*)<\/Key>/g)].map((match) => match[1]);
+    for (const key of keys) await rm(this.#file(key), { force: true });
+    const deleted = keys.map((key) => `<Deleted><Key>${key}</Key></Deleted>`).join("");
+    return [200, `<?xml version="1.0" encoding="UTF-8"?><DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${deleted}</DeleteResult>`];
+  }
+}
+
+const tag = (bytes) => `"${createHash("sha256").update(bytes).digest("hex").slice(0, 32)}"`;
+
+function respond(response, status, body, headers = {}) {
+  response.writeHead(status, { "Content-Length": Buffer.byteLength(body), ...headers });
+  response.end(body);
+}
