@@ -34,7 +34,8 @@ class Tier {
 
   /** The objects of one stream. */
   async objectsOf(name) {
-    const prefix = `${Buffer.from(name).toString("base64url")}/`;
+    // As much of the name as a key has.
+    const prefix = `${Buffer.from(name).subarray(0, 180).toString("base64url")}/`;
     return (await this.objects()).filter(({ key }) => key.startsWith(prefix));
   }
 

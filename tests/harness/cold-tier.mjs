@@ -106,7 +106,8 @@ export class ColdTier {
 
   /** The objects of one stream. */
   async objectsOf(name) {
-    const prefix = `${Buffer.from(name).toString("base64url")}/`;
+    // As much of the name as a key has.
+    const prefix = `${Buffer.from(name).subarray(0, 180).toString("base64url")}/`;
     return (await this.objects()).filter(({ key }) => key.startsWith(prefix));
   }
 

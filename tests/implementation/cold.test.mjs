@@ -46,6 +46,10 @@ async function untilStored(server, stream, count) {
   );
 }
 
+/** Waits until every sealed segment is stored, for the next one grows until then. */
+const settled = (server, stream) =>
+  eventually("all that is sealed to be stored", async () => (await segmentsOf(server, stream)).length >= parts((await stream.head()).offset)[0], { ...patience, everyMs: 5 });
+
 /** Waits until nothing is left of a stream that has ended. */
 async function untilNothingIsLeft(server, stream) {
   await eventually(
@@ -110,6 +114,7 @@ describe.concurrent("a stream in both tiers", () => {
       expect(answer.status).toBe(204);
       units.push(...append.units);
       known.push({ offset: answer.offset, position: units.length });
+      await settled(server, stream);
     }
     const [open] = parts(known.at(-1).offset);
     expect(open).toBeGreaterThanOrEqual(7);
@@ -144,6 +149,7 @@ describe.concurrent("a stream in both tiers", () => {
       const append = kinds[contentType](index);
       expect((await stream.append(append.body)).status).toBe(204);
       units.push(...append.units);
+      await settled(server, stream);
     }
     await untilStored(server, stream, parts((await stream.head()).offset)[0]);
     const late = await stream.events("-1");
@@ -174,7 +180,7 @@ describe.concurrent("a stream in both tiers", () => {
     })();
     for (const index of expected) {
       expect((await stream.append(String(index))).status).toBe(204);
-      if (index % 4 === 0) await sleep(20);
+      await settled(server, stream);
     }
     expect(await read).toEqual(expected);
     await untilStored(server, stream, 6);
@@ -183,7 +189,10 @@ describe.concurrent("a stream in both tiers", () => {
 
   test("closing moves all of it to the cold tier", async () => {
     const stream = await Stream.create(server.url);
-    for (const index of range(7)) await stream.append(`${index},`);
+    for (const index of range(7)) {
+      await stream.append(`${index},`);
+      await settled(server, stream);
+    }
     const answer = await stream.append("last", { ...producer("p", 0, 0), "Stream-Closed": "true" });
     expect(answer.closed).toBe("true");
     await untilStored(server, stream, 3);
@@ -204,9 +213,13 @@ describe.concurrent("a stream in both tiers", () => {
 
   test("producers and Stream-Seq are known from rows that are gone", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/json" });
-    for (const seq of range(4)) expect((await stream.append("1", producer("p", 0, seq))).status).toBe(200);
-    expect((await stream.append("1", { "Stream-Seq": "m" })).status).toBe(204);
-    for (const seq of range(4)) expect((await stream.append("2", producer("q", 7, seq))).status).toBe(200);
+    const appended = async (status, ...append) => {
+      expect((await stream.append(...append)).status).toBe(status);
+      await settled(server, stream);
+    };
+    for (const seq of range(4)) await appended(200, "1", producer("p", 0, seq));
+    await appended(204, "1", { "Stream-Seq": "m" });
+    for (const seq of range(4)) await appended(200, "2", producer("q", 7, seq));
     await untilStored(server, stream, 3);
 
     expect((await stream.append("0", producer("p", 0, 3))).status).toBe(204);
@@ -222,7 +235,10 @@ describe.concurrent("a stream in both tiers", () => {
   test.runIf(hasIndex)("the admin index lists streams and segments as they are", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const begun = Date.now();
-    for (const index of range(8)) await stream.append(`[${index}, ${index}]`);
+    for (const index of range(8)) {
+      await stream.append(`[${index}, ${index}]`);
+      await settled(server, stream);
+    }
     const rows = await untilStored(server, stream, 4);
     const objects = new Map((await server.coldTier.objectsOf(stream.name)).map(({ key, size }) => [key, size]));
     for (const [index, row] of rows.entries()) {
@@ -246,7 +262,10 @@ describe.concurrent("the end of a stream", () => {
 
   async function filled(options) {
     const stream = await Stream.create(server.url, options);
-    for (const index of range(8)) expect((await stream.append(`${index},`)).status).toBe(204);
+    for (const index of range(8)) {
+      expect((await stream.append(`${index},`)).status).toBe(204);
+      await settled(server, stream);
+    }
     await untilStored(server, stream, 2);
     return stream;
   }
@@ -275,7 +294,10 @@ describe.concurrent("the end of a stream", () => {
     const old = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);
     expect((await stream.delete()).status).toBe(204);
     expect((await stream.put()).status).toBe(201);
-    for (const index of range(8)) expect((await stream.append(`new ${index},`)).status).toBe(204);
+    for (const index of range(8)) {
+      expect((await stream.append(`new ${index},`)).status).toBe(204);
+      await settled(server, stream);
+    }
     const text = range(8).map((index) => `new ${index},`).join("");
     expect((await stream.get()).text).toBe(text);
     const rows = await untilStored(server, stream, 2);
@@ -419,7 +441,10 @@ describe("a segment that is not as it was stored", () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     const text = (index) => `${index}`.repeat(200);
-    for (const index of range(10)) await stream.append(text(index));
+    for (const index of range(10)) {
+      await stream.append(text(index));
+      await settled(server, stream);
+    }
     const rows = await untilStored(server, stream, 3);
     await damages[damage](server.coldTier, rows[1].r2_key);
 
@@ -434,7 +459,10 @@ describe("a segment that is not as it was stored", () => {
     live.close?.();
 
     expect((await stream.read(rows[2].start_offset)).text).toBe(range(4).map((index) => text(index + 6)).join(""));
-    for (const index of range(6)) expect((await stream.append(text(index))).status).toBe(204);
+    for (const index of range(6)) {
+      expect((await stream.append(text(index))).status).toBe(204);
+      await settled(server, stream);
+    }
     await eventually("the next segments", async () => (await segmentsOf(server, stream)).length === 5, patience);
     expect((await stream.head()).status).toBe(200);
     // What is before it can be read up to it, though perhaps not in one page with it.

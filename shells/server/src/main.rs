@@ -129,6 +129,10 @@ impl Cold {
             return directory(Path::new(cold));
         };
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+        ensure!(
+            !bucket.is_empty(),
+            "cold storage in s3:// needs the name of a bucket"
+        );
         let (endpoint, region) = (given(&self.s3_endpoint), given(&self.s3_region));
         let place = S3 {
             bucket,
@@ -349,8 +353,7 @@ fn raise_descriptor_limit(bounds: &Bounds) {
 
         let files = 2 * (bounds.open_streams_max + bounds.storage_threads);
         let connections = bounds.connections_max + bounds.connections_refused_max;
-        // A connection may have a file of the cold tier's directory open, too.
-        let wanted = (files + 2 * connections) as u64 + DESCRIPTORS_SPARE;
+        let wanted = (files + connections) as u64 + DESCRIPTORS_SPARE;
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
             return;
         };
