@@ -1,6 +1,7 @@
 // Run by hand: node tests/performance/cold.mjs [offsets] [rows] [middle] [catch-up]
 //
-// Figures of cold storage, on R2 and D1 as wrangler runs them, in the same process as the server:
+// Figures of cold storage, on R2 and D1 as wrangler runs them, in the same process as the server; with TEST_SHELL=server those that the
+// server for one machine has (all but rows), catching up from its directory:
 //
 // offsets   every offset that 16 writers were given is read from, with tiny segments
 // rows      rows written, R2 operations and dollars for a million appends of 100 bytes, at default limits
@@ -13,7 +14,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { eventually, request } from "../harness/http.mjs";
-import { startServer } from "../harness/server.mjs";
+import { shell, startServer } from "../harness/server.mjs";
 import { Stream } from "../harness/stream.mjs";
 import { Connection, prepare } from "./load.mjs";
 
@@ -31,14 +32,20 @@ async function withServer(options, act) {
   }
 }
 
-async function segmentsOf(server, stream) {
-  return server.coldTier.query("SELECT * FROM segments WHERE path = ? ORDER BY segment", stream.name);
+const segmentsOf = (server, stream) => server.coldTier.segmentsOf(stream);
+
+/** Segments that are stored, and puts that have been tried: the released server tells less than the one for tests. */
+const storedCount = async (server, stream) => (shell === "server" ? await server.coldTier.objectsOf(stream.name) : await segmentsOf(server, stream)).length;
+
+async function putCount(server) {
+  if (shell !== "server") return (await server.coldTier.counts()).put?.operations ?? 0;
+  return Number(/^durable_streams_cold_puts_total (\d+)/m.exec((await request(server.url, "/metrics")).text)[1]);
 }
 
 async function untilAllCold(server, stream) {
   const { offset } = await stream.head();
   const sealed = Number(offset.slice(0, 16));
-  await eventually("every sealed segment in R2", async () => (await segmentsOf(server, stream)).length >= sealed, { timeoutMs: 120_000 });
+  await eventually("every sealed segment to be stored", async () => (await storedCount(server, stream)) >= sealed, { timeoutMs: 120_000 });
 }
 
 async function inParallel(items, width, act) {
@@ -197,16 +204,16 @@ async function drain(server, stream) {
 async function catchUp() {
   // Not on a disk in memory.
   const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-catch-up-"));
-  await withServer({ bundle: "target/worker", dataDirectory }, async (server) => {
+  await withServer({ bundle: "target/worker", dataDirectory: path.join(dataDirectory, "data"), cold: shell === "server" ? "directory" : true }, async (server) => {
     for (const size of [64, 256]) {
       const stream = await Stream.create(server.url, bytes);
-      const before = (await server.coldTier.counts()).put?.operations ?? 0;
+      const before = await putCount(server);
       const began = performance.now();
       await fill(stream, size * mebibyte, mebibyte / 4);
       await stream.close();
       await untilAllCold(server, stream);
       const filled = performance.now() - began;
-      const puts = (await server.coldTier.counts()).put.operations - before;
+      const puts = (await putCount(server)) - before;
       const start = memory(server.pid).now;
       // Begins to count the peak anew.
       writeFileSync(`/proc/${server.pid}/clear_refs`, "5");
@@ -216,7 +223,7 @@ async function catchUp() {
       if (total !== size * mebibyte) throw new Error(`read ${total} bytes`);
       const { peak } = memory(server.pid);
       console.log(
-        `catch-up: ${size} MiB in ${(await segmentsOf(server, stream)).length} segments, written and stored in ${(filled / 1_000).toFixed(1)} s, ` +
+        `catch-up: ${size} MiB in ${await storedCount(server, stream)} segments, written and stored in ${(filled / 1_000).toFixed(1)} s, ` +
           `${puts} puts, ${((puts * 1e9) / (size * mebibyte)).toFixed(0)} for 1 GB; read in ${pages} pages in ${seconds.toFixed(2)} s: ` +
           `${(total / 1e6 / seconds).toFixed(0)} MB/s; resident ${start.toFixed(0)} MiB before, at most ${peak.toFixed(0)} MiB while reading`,
       );

@@ -166,7 +166,7 @@ struct Public {
     /// Silence after which an SSE response carries a comment, in milliseconds (15000)
     #[arg(long, env = "SSE_HEARTBEAT_MS", value_name = "MS")]
     sse_heartbeat_ms: Option<String>,
-    /// Size at which a segment is sealed, once there is cold storage, in bytes (8388608)
+    /// Size at which a segment is sealed and moved to cold storage, in bytes (8388608)
     #[arg(long, env = "SEGMENT_MAX_BYTES", value_name = "BYTES")]
     segment_max_bytes: Option<String>,
     /// Number of messages at which a segment is sealed (100000)

@@ -301,3 +301,69 @@ pub fn s3(place: S3<'_>) -> Result<Arc<dyn ObjectStore>> {
         Arc::new(PrefixStore::new(bucket, Path::parse(place.prefix)?))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::TryStreamExt as _;
+    use object_store::{ObjectStoreExt as _, PutMode};
+
+    const BYTES: usize = 700_000;
+
+    async fn put(directory: &Directory, path: &Path) -> Result<PutResult> {
+        let payload = PutPayload::from(vec![7; BYTES]);
+        directory
+            .put_opts(path, payload, PutOptions::from(PutMode::Create))
+            .await
+    }
+
+    async fn delete_both(directory: &Directory, paths: [&Path; 2]) -> Result<Vec<Path>> {
+        let paths = stream::iter(paths.map(|path| Ok(path.clone())));
+        directory.delete_stream(paths.boxed()).try_collect().await
+    }
+
+    #[tokio::test]
+    async fn an_object_is_put_once_and_read_in_pieces() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = Directory::take(place.path()).unwrap();
+        let path = Path::from("name/incarnation/0-1");
+        put(&directory, &path).await.unwrap();
+        assert!(matches!(
+            put(&directory, &path).await,
+            Err(Error::AlreadyExists { .. })
+        ));
+        let options = GetOptions::new().with_range(Some(100..BYTES as u64 + 9));
+        let found = directory.get_opts(&path, options).await.unwrap().into_stream();
+        let pieces: Vec<_> = found.try_collect().await.unwrap();
+        assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.len() as u64 <= PIECE_BYTES));
+        assert_eq!(pieces.concat(), vec![7; BYTES - 100]);
+    }
+
+    #[tokio::test]
+    async fn what_is_deleted_leaves_nothing_not_even_of_a_put_that_was_killed() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = Directory::take(place.path()).unwrap();
+        let [path, killed] = ["name/incarnation/0-1", "other/incarnation/0-1"].map(Path::from);
+        put(&directory, &path).await.unwrap();
+        fs::create_dir_all(place.path().join("other/incarnation")).unwrap();
+        fs::write(place.path().join("other/incarnation/0-1#1"), "half").unwrap();
+        for _ in 0..2 {
+            assert_eq!(delete_both(&directory, [&path, &killed]).await.unwrap().len(), 2);
+            assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_directory_nothing_is_known_and_nothing_is_made() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("cold");
+        let directory = Directory::take(&root).unwrap();
+        let path = Path::from("name/incarnation/0-1");
+        assert!(matches!(directory.get(&path).await, Err(Error::NotFound { .. })));
+        fs::remove_dir(&root).unwrap();
+        assert!(matches!(directory.get(&path).await, Err(Error::Generic { .. })));
+        assert!(put(&directory, &path).await.is_err());
+        assert!(delete_both(&directory, [&path, &path]).await.is_err());
+        assert!(!root.exists());
+    }
+}
