@@ -12,6 +12,7 @@ mod coverage;
 mod dev;
 mod fuzz;
 mod gate;
+mod peers;
 mod project;
 mod server;
 mod setup;
@@ -84,6 +85,12 @@ enum Command {
         /// Measure this server instead of starting one
         #[arg(long, env = "PERF_BASE_URL")]
         url: Option<String>,
+        /// Measure the server for one machine beside others of the same protocol, which are installed for it
+        #[arg(long, conflicts_with = "url")]
+        peers: bool,
+        /// How often each of them has its turn
+        #[arg(long, default_value_t = 5, requires = "peers")]
+        rounds: u32,
     },
     /// Run libFuzzer on a target, from its committed corpus
     Fuzz {
@@ -132,7 +139,10 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             suite::implementation(project, shell, foreign(url), &files)
         }
         Command::Fidelity => suite::fidelity(project),
-        Command::Perf { url } => suite::perf(project, foreign(url)),
+        Command::Perf {
+            peers: true, rounds, ..
+        } => peers::compare(project, rounds),
+        Command::Perf { url, .. } => suite::perf(project, foreign(url)),
         Command::Fuzz {
             target,
             minutes,
