@@ -1,5 +1,5 @@
 // One server for the whole suite: the one that CONFORMANCE_TEST_URL names, or one started here on the bundle that is deployed,
-// with cold storage when CONFORMANCE_COLD is 1.
+// with cold storage and tiny segments when CONFORMANCE_COLD is 1. The server for one machine always has its directory, as by default.
 
 import { shell, startServer } from "../harness/server.mjs";
 
@@ -36,7 +36,7 @@ export default async function setup({ provide }) {
   const cold = process.env.CONFORMANCE_COLD === "1";
   // Every stream of more than a few messages is spread over both tiers then.
   if (cold) env.SEGMENT_MAX_MESSAGES ??= "3";
-  const server = await startServer({ bundle: "target/worker", env, cold: cold && (shell === "server" ? "directory" : true) });
+  const server = await startServer({ bundle: "target/worker", env, cold: shell === "server" ? "directory" : cold });
   provide("server", { url: server.url, longPollTimeoutMs: Number(env.LONG_POLL_TIMEOUT_MS) });
   return () => server.stop();
 }

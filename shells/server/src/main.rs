@@ -19,8 +19,11 @@ use object_store::ObjectStore;
 use server::stores::{self, Directory, S3};
 use server::{Bounds, Config, Native, Server, Tcp};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
+/// Threads that use a directory of the cold tier at the same time.
+const COLD_THREADS: usize = 16;
 /// Open files beside those of streams and connections.
 const DESCRIPTORS_SPARE: u64 = 64;
 
@@ -100,7 +103,7 @@ struct Cold {
 }
 
 impl Cold {
-    fn store(&self, data: &Path) -> Result<Option<Arc<dyn ObjectStore>>> {
+    fn store(&self, data: &Path, threads: &Handle) -> Result<Option<Arc<dyn ObjectStore>>> {
         // An empty variable counts as absent.
         let given = |value: &'_ Option<String>| {
             value
@@ -109,7 +112,7 @@ impl Cold {
                 .map(str::to_owned)
         };
         let directory = |path: &Path| -> Result<Option<Arc<dyn ObjectStore>>> {
-            let directory = Directory::take(path).with_context(|| {
+            let directory = Directory::take(path, threads.clone()).with_context(|| {
                 format!("the directory {} cannot be used for cold storage", path.display())
             })?;
             Ok(Some(Arc::new(directory)))
@@ -296,7 +299,12 @@ fn run(serve: &Serve) -> Result<()> {
     raise_descriptor_limit(&bounds);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(bounds.storage_threads + stores::THREADS)
+        .max_blocking_threads(bounds.storage_threads)
+        .build()?;
+    let cold_threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(COLD_THREADS)
+        .thread_name("cold")
         .build()?;
     let config = Config {
         data: serve.data.clone(),
@@ -308,7 +316,7 @@ fn run(serve: &Serve) -> Result<()> {
     runtime.block_on(async {
         fs::create_dir_all(&serve.data)
             .with_context(|| format!("the data directory {} cannot be made", serve.data.display()))?;
-        let cold = serve.cold.store(&serve.data)?;
+        let cold = serve.cold.store(&serve.data, cold_threads.handle())?;
         let server = Server::open(config, Arc::new(Native::current()), cold)
             .with_context(|| format!("the data directory {} cannot be used", serve.data.display()))?;
         let listener = TcpListener::bind(serve.listen)
@@ -320,6 +328,8 @@ fn run(serve: &Serve) -> Result<()> {
         anyhow::Ok(())
     })?;
     runtime.shutdown_timeout(grace);
+    // What is under way in there is of unknown outcome.
+    cold_threads.shutdown_background();
     Ok(())
 }
 

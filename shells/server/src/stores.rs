@@ -19,13 +19,10 @@ use object_store::{
     MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
     RetryConfig,
 };
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use tokio::runtime::Handle;
 
 use crate::files::sync_directory;
 
-/// Threads of the runtime that a directory uses at the same time, beside those of the streams.
-pub const THREADS: usize = 16;
 /// What is read of a file at once.
 const PIECE_BYTES: u64 = 256 << 10;
 /// Files that are deleted at once, and made to last as that.
@@ -39,39 +36,33 @@ const DELETED_TOGETHER: usize = 100;
 pub struct Directory {
     root: Arc<PathBuf>,
     files: LocalFileSystem,
-    turns: Turns,
+    threads: Threads,
 }
 
-/// Who may use a thread. A disk that hangs takes these, and leaves the others to the streams.
+/// The threads that it uses: those of a runtime of its own, so that a disk that hangs takes none of those of the streams.
 #[derive(Clone, Debug)]
-struct Turns(Arc<Semaphore>);
+struct Threads(Handle);
 
-impl Turns {
-    /// Waits for a turn and takes it, to the end even if nobody waits for that any more.
-    async fn take<T: Send + 'static>(
+impl Threads {
+    /// Does something, to the end even if nobody waits for that any more.
+    async fn act<T: Send + 'static>(
         &self,
         act: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let turn = Arc::clone(&self.0).acquire_owned().await;
-        let acting = tokio::spawn(async move {
-            let done = act.await;
-            drop(turn);
-            done
-        });
-        acting.await?
+        self.0.spawn(act).await?
     }
 
     async fn block<T: Send + 'static>(&self, act: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        self.take(async { spawn_blocking(act).await? }).await
+        self.0.spawn_blocking(act).await?
     }
 }
 
 impl Directory {
-    /// Takes a directory, which is made when it is not there.
+    /// Takes a directory, which is made when it is not there. It is used on the blocking threads of the runtime that is given.
     ///
     /// # Errors
     /// When it cannot be made or found.
-    pub fn take(path: &FilePath) -> io::Result<Self> {
+    pub fn take(path: &FilePath, threads: Handle) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let root = fs::canonicalize(path)?;
         if let Some(parent) = root.parent() {
@@ -81,13 +72,13 @@ impl Directory {
         Ok(Self {
             root: Arc::new(root),
             files: files.with_fsync(true),
-            turns: Turns(Arc::new(Semaphore::new(THREADS))),
+            threads: Threads(threads),
         })
     }
 
     async fn is_there(&self) -> Result<()> {
         let root = Arc::clone(&self.root);
-        self.turns.block(move || is_there(&root)).await
+        self.threads.block(move || is_there(&root)).await
     }
 }
 
@@ -153,8 +144,8 @@ impl ObjectStore for Directory {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.is_there().await?;
         let (files, location) = (self.files.clone(), location.clone());
-        self.turns
-            .take(async move { files.put_opts(&location, payload, options).await })
+        self.threads
+            .act(async move { files.put_opts(&location, payload, options).await })
             .await
     }
 
@@ -170,8 +161,8 @@ impl ObjectStore for Directory {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (files, asked) = (self.files.clone(), location.clone());
         let found = self
-            .turns
-            .take(async move { files.get_opts(&asked, options).await })
+            .threads
+            .act(async move { files.get_opts(&asked, options).await })
             .await;
         let found = match found {
             Err(error @ Error::NotFound { .. }) => {
@@ -183,7 +174,7 @@ impl ObjectStore for Directory {
         Ok(match found.payload {
             GetResultPayload::File(file, path) => GetResult {
                 payload: GetResultPayload::Stream(pieces(
-                    self.turns.clone(),
+                    self.threads.clone(),
                     file,
                     path,
                     found.range.clone(),
@@ -195,11 +186,11 @@ impl ObjectStore for Directory {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (root, files, turns) = (Arc::clone(&self.root), self.files.clone(), self.turns.clone());
+        let (root, files, threads) = (Arc::clone(&self.root), self.files.clone(), self.threads.clone());
         let deleted = locations.ready_chunks(DELETED_TOGETHER).then(move |locations| {
-            let (root, files, turns) = (Arc::clone(&root), files.clone(), turns.clone());
+            let (root, files, threads) = (Arc::clone(&root), files.clone(), threads.clone());
             async move {
-                let deleted = turns.block(move || delete_all(&root, &files, locations)).await;
+                let deleted = threads.block(move || delete_all(&root, &files, locations)).await;
                 stream::iter(deleted.unwrap_or_else(|error| vec![Err(error)]))
             }
         });
@@ -241,9 +232,14 @@ fn delete_all(
 }
 
 /// A range of a file, piece by piece. Ends early where the file does.
-fn pieces(turns: Turns, file: File, path: PathBuf, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
-    let begin = (turns, file, path, range);
-    stream::try_unfold(begin, |(turns, mut file, path, range)| async move {
+fn pieces(
+    threads: Threads,
+    file: File,
+    path: PathBuf,
+    range: Range<u64>,
+) -> BoxStream<'static, Result<Bytes>> {
+    let begin = (threads, file, path, range);
+    stream::try_unfold(begin, |(threads, mut file, path, range)| async move {
         let length = (range.end - range.start).min(PIECE_BYTES);
         if length == 0 {
             return Ok(None);
@@ -256,8 +252,8 @@ fn pieces(turns: Turns, file: File, path: PathBuf, range: Range<u64>) -> BoxStre
             let next = range.start + piece.len() as u64..range.end;
             Ok((!piece.is_empty()).then(|| (Bytes::from(piece), file, path, next)))
         };
-        let read = turns.block(read).await?;
-        Ok(read.map(|(piece, file, path, next)| (piece, (turns, file, path, next))))
+        let read = threads.block(read).await?;
+        Ok(read.map(|(piece, file, path, next)| (piece, (threads, file, path, next))))
     })
     .boxed()
 }
@@ -325,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn an_object_is_put_once_and_read_in_pieces() {
         let place = tempfile::tempdir().unwrap();
-        let directory = Directory::take(place.path()).unwrap();
+        let directory = Directory::take(place.path(), Handle::current()).unwrap();
         let path = Path::from("name/incarnation/0-1");
         put(&directory, &path).await.unwrap();
         assert!(matches!(
@@ -342,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_deleted_leaves_nothing_not_even_of_a_put_that_was_killed() {
         let place = tempfile::tempdir().unwrap();
-        let directory = Directory::take(place.path()).unwrap();
+        let directory = Directory::take(place.path(), Handle::current()).unwrap();
         let [path, killed] = ["name/incarnation/0-1", "other/incarnation/0-1"].map(Path::from);
         put(&directory, &path).await.unwrap();
         fs::create_dir_all(place.path().join("other/incarnation")).unwrap();
@@ -357,7 +353,7 @@ mod tests {
     async fn without_the_directory_nothing_is_known_and_nothing_is_made() {
         let place = tempfile::tempdir().unwrap();
         let root = place.path().join("cold");
-        let directory = Directory::take(&root).unwrap();
+        let directory = Directory::take(&root, Handle::current()).unwrap();
         let path = Path::from("name/incarnation/0-1");
         assert!(matches!(directory.get(&path).await, Err(Error::NotFound { .. })));
         fs::remove_dir(&root).unwrap();
