@@ -212,6 +212,8 @@ async function catchUp() {
       await fill(stream, size * mebibyte, mebibyte / 4);
       await stream.close();
       await untilAllCold(server, stream);
+      const segments = await storedCount(server, stream);
+      await eventually("every put to be known", async () => (await putCount(server)) - before >= segments);
       const filled = performance.now() - began;
       const puts = (await putCount(server)) - before;
       const start = memory(server.pid).now;
@@ -223,7 +225,7 @@ async function catchUp() {
       if (total !== size * mebibyte) throw new Error(`read ${total} bytes`);
       const { peak } = memory(server.pid);
       console.log(
-        `catch-up: ${size} MiB in ${await storedCount(server, stream)} segments, written and stored in ${(filled / 1_000).toFixed(1)} s, ` +
+        `catch-up: ${size} MiB in ${segments} segments, written and stored in ${(filled / 1_000).toFixed(1)} s, ` +
           `${puts} puts, ${((puts * 1e9) / (size * mebibyte)).toFixed(0)} for 1 GB; read in ${pages} pages in ${seconds.toFixed(2)} s: ` +
           `${(total / 1e6 / seconds).toFixed(0)} MB/s; resident ${start.toFixed(0)} MiB before, at most ${peak.toFixed(0)} MiB while reading`,
       );
