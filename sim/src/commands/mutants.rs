@@ -219,7 +219,8 @@ fn plant(bug: &Bug, house: &Path) -> Result<()> {
             line.to_owned()
         }
     };
-    let manifest: Vec<_> = manifest.lines().map(members).collect();
+    let others = |line: &&str| !line.starts_with("default-members = ");
+    let manifest: Vec<_> = manifest.lines().filter(others).map(members).collect();
     fs::write(patched.path().join("Cargo.toml"), manifest.join("\n"))?;
     fs::copy(root().join("Cargo.lock"), patched.path().join("Cargo.lock"))?;
     let patch = bug.directory.join("patch.diff");
