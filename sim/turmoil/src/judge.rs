@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use machine::rows::Expiry;
 use sim::model::{Bounds, Content, Facts, Life, Mismatch, Model, State};
 use sim::oracle::{Delivery, Follower, OffsetLaw, Place, units};
 use sim::request::{Request, Response, excerpt};
@@ -731,5 +732,13 @@ fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bo
     let ordered = turn.created.is_some()
         || turn.records.is_empty()
         || turn.stream_seq.as_deref() == request.header("Stream-Seq");
-    same && stamped && ordered && life.closed == turn.closed
+    let expires = turn.created.as_ref().is_none_or(|head| {
+        let (ttl, at) = match &head.expiry {
+            Expiry::Never => (None, None),
+            Expiry::Sliding { seconds } => (Some(seconds.to_string()), None),
+            Expiry::At { text, .. } => (None, Some(text.as_str())),
+        };
+        request.header("Stream-TTL") == ttl.as_deref() && request.header("Stream-Expires-At") == at
+    });
+    same && stamped && ordered && expires && life.closed == turn.closed
 }
