@@ -142,7 +142,7 @@ impl Judge {
         let model = &self.names[name].model;
         let life = self.life(name)?;
         let (_, most) = life.ends(&model.bounds)?;
-        Some(most + life.ttl_ms().unwrap_or(0) / model.bounds.slack_divisor)
+        Some(most.saturating_add(life.ttl_ms().unwrap_or(0) / model.bounds.slack_divisor))
     }
 
     pub(crate) fn names(&self) -> usize {
@@ -362,6 +362,10 @@ impl Judge {
             } else {
                 Err(mismatch("503 with Retry-After, if anything", response))
             };
+        }
+        if matches!(response.status, 400 | 413) && self.names[name].model.refused(&request, response).is_ok()
+        {
+            return Ok(());
         }
         let live = request.parameter("live").is_some();
         let changing = response.status < 300 && matches!(request.method, "PUT" | "POST" | "DELETE");

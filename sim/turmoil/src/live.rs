@@ -120,6 +120,7 @@ impl Reader {
         let company = self.company.clone();
         let request = Rc::clone(&self.request);
         let attempt = company.sent(self.name, &request);
+        let began = now();
         self.note(&format!("a{attempt} {}", request.line()));
         let mut connection = company.connect().await.inspect_err(|_| {
             company.judge.borrow_mut().over(attempt, now());
@@ -167,7 +168,6 @@ impl Reader {
             company.shared.lock().hit(Mark::EventsBase64);
         }
         company.judge.borrow_mut().readers[self.name] += 1;
-        let began = now();
         let boot = company.shared.lock().boot;
         let end = self.read(attempt, head.into_body(), leaves, slow).await;
         company.absorb();
@@ -262,7 +262,7 @@ impl Reader {
         self.finished = place.as_ref().is_some_and(|(_, _, finished)| *finished);
         let mut shared = company.shared.lock();
         let limits = &shared.settings.workload.limits;
-        let aged = now() + 50 >= began + limits.sse_max_age_ms;
+        let aged = now() >= began + limits.sse_max_age_ms;
         let server_ended = shared.boot != boot || shared.ending;
         let silence = limits.sse_heartbeat_ms * 2;
         match end {

@@ -109,7 +109,10 @@ fn main() -> Result<ExitCode> {
         "this was built without `--cfg tokio_unstable`, by which a run would not be repeatable: use `cargo sim turmoil`"
     );
     // What panics is reported as a failure, with the run that it happened in.
-    std::panic::set_hook(Box::new(|_| {}));
+    // With RUST_BACKTRACE, it is told where, too.
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     match Arguments::parse().command {
         Command::Run { seeds, jobs } => commands::run(seeds, jobs),
         Command::Replay {

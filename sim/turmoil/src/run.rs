@@ -522,7 +522,10 @@ impl World {
         let judge = self.company.judge.borrow();
         let mut shared = self.shared.lock();
         for name in 0..judge.names() {
-            if let Some(end) = judge.latest_end(name).filter(|end| end + slack <= now) {
+            if let Some(end) = judge
+                .latest_end(name)
+                .filter(|end| end.saturating_add(slack) <= now)
+            {
                 let actual = format!("{} has ended at {end}, and it is {now}", stream(name));
                 shared.fail(
                     "expiry",

@@ -113,7 +113,8 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         long_poll_timeout_ms: 50 + inner.long_poll_timeout_ms / 4,
         sse_max_age_ms,
         sse_heartbeat_ms: (200 + choices.magnitude(3_000)).max(sse_max_age_ms / 20),
-        redial_ms_max: inner.redial_ms_max / 2,
+        // Never 0: who finds the queue full would dial again and again within one moment.
+        redial_ms_max: 10 + inner.redial_ms_max / 2,
         alarm_grace_ms: inner.alarm_grace_ms.min(2_000),
         alarm_delay_ms_min: inner.alarm_delay_ms_min.min(1_000),
         clock_skew_ms_max: 0,
