@@ -121,6 +121,7 @@ impl Reader {
         let request = Rc::clone(&self.request);
         let attempt = company.sent(self.name, &request);
         let began = now();
+        let boot = company.shared.lock().boot;
         self.note(&format!("a{attempt} {}", request.line()));
         let mut connection = company.connect().await.inspect_err(|_| {
             company.judge.borrow_mut().over(attempt, now());
@@ -168,7 +169,6 @@ impl Reader {
             company.shared.lock().hit(Mark::EventsBase64);
         }
         company.judge.borrow_mut().readers[self.name] += 1;
-        let boot = company.shared.lock().boot;
         let end = self.read(attempt, head.into_body(), leaves, slow).await;
         company.absorb();
         company.judge.borrow_mut().readers[self.name] -= 1;

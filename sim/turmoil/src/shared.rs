@@ -62,6 +62,8 @@ pub(crate) struct Inner {
     /// The streams' databases, as a crash leaves them, and the index of alarms.
     pub(crate) disks: BTreeMap<String, Shelf>,
     pub(crate) alarms: BTreeMap<String, u64>,
+    /// When the alarms were last looked for, and how often at that time.
+    pub(crate) asked_due: (u64, u64),
     /// What has become durable, and is still to be judged.
     pub(crate) log: Vec<Logged>,
     /// Counts the servers that have begun.
@@ -103,6 +105,7 @@ impl Shared {
             now: BEGINNING,
             disks: BTreeMap::new(),
             alarms: BTreeMap::new(),
+            asked_due: (0, 0),
             log: Vec::new(),
             boot: 0,
             dead: false,
