@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use commands::mutants::Layer;
 use sim::storage;
 
 #[derive(Parser)]
@@ -91,6 +92,9 @@ enum Command {
         /// Give up on one after so many seconds: 60, or 300 when fuzzing
         #[arg(long)]
         seconds: Option<u64>,
+        /// Those of the outer layer, which are planted in the server
+        #[arg(long, conflicts_with = "fuzz")]
+        turmoil: bool,
         /// Let the fuzzer find them, from an empty corpus, instead of drawing seeds
         #[arg(long, conflicts_with = "check")]
         fuzz: bool,
@@ -249,9 +253,11 @@ fn main() -> Result<ExitCode> {
             pick,
             check,
             seconds,
+            turmoil,
             fuzz,
         } => {
-            let bugs = commands::mutants::picked(name.as_deref(), pick)?;
+            let layer = if turmoil { Layer::Outer } else { Layer::Inner };
+            let bugs = commands::mutants::picked(layer, name.as_deref(), pick)?;
             if check {
                 commands::mutants::check(&bugs)
             } else if fuzz {

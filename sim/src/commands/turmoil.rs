@@ -9,11 +9,16 @@ use anyhow::{Context as _, Result};
 
 use super::root;
 
+/// What it is compiled with.
+pub(crate) fn flags() -> OsString {
+    let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_default();
+    flags.push(" --cfg tokio_unstable");
+    flags
+}
+
 /// Builds and runs it.
 pub(crate) fn turmoil(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<ExitCode> {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_else(OsString::new);
-    flags.push(" --cfg tokio_unstable");
     let status = Command::new(cargo)
         .args([
             "run",
@@ -25,7 +30,7 @@ pub(crate) fn turmoil(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) ->
             "--",
         ])
         .args(arguments)
-        .env("RUSTFLAGS", flags)
+        .env("RUSTFLAGS", flags())
         // It would replace the flags.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .current_dir(root())

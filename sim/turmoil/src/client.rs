@@ -340,7 +340,8 @@ impl Client {
             (patience, shared.fault(Fault::Twice))
         };
         if twice {
-            self.send_copy(name, request);
+            let copies = 1 + company.shared.lock().choices.upto(2);
+            (0..copies).for_each(|_| self.send_copy(name, request));
         }
         let leaves = if request.parameter("live").is_some() {
             let mut shared = company.shared.lock();
@@ -501,7 +502,7 @@ impl Client {
         let slack = OUTDATED_MS + shared.settings.latency_ms_max * 4 + shared.settings.work_ms_max * 4;
         match response.status {
             204 if response.is_true("Stream-Closed") => {
-                if waited > 500 {
+                if waited > 100 {
                     shared.hit(Mark::LongPollClosed);
                 }
             }
@@ -678,7 +679,7 @@ fn note_answer(shared: &mut Inner, request: &Request, response: &Response) {
         (_, 304) => shared.hit(Mark::NotModified),
         (_, 400) => shared.hit(Mark::BadRequest),
         (_, 413) => shared.hit(Mark::TooLarge),
-        (_, 503) => shared.hit(Mark::Failed),
+        (_, 503) => shared.hit(Mark::Unavailable),
         ("POST", 403) => shared.hit(Mark::EpochFenced),
         ("GET", 200)
             if response.header("Stream-Next-Offset").is_some() && !response.is_true("Stream-Up-To-Date") =>

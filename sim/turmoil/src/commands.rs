@@ -20,7 +20,7 @@ const RUNS_FOR_ALL_MARKS: u64 = 200;
 /// How many of the last events are told of a failure.
 const EVENTS_TOLD: usize = 60;
 const TRIES_MAX: u64 = 5_000;
-const SHRINKING_MAX: Duration = Duration::from_secs(60);
+const SHRINKING_MAX: Duration = Duration::from_secs(20);
 
 #[expect(clippy::disallowed_methods, reason = "how long it takes is no part of a run")]
 fn clock() -> Instant {
@@ -247,6 +247,48 @@ fn shrunk(tape: &[u8], oracle: &str) -> Shrunk {
         let failure = outcome.failure?;
         (failure.oracle == oracle).then_some(outcome.log)
     })
+}
+
+/// Run with a fault planted in the server: the known tape must fail, and so must some seed before the time is up. Writes the tape
+/// where there was none.
+pub(crate) fn hunt(oracle: &str, seconds: u64, known: &Path) -> Result<ExitCode> {
+    let start = clock();
+    let mut other = None;
+    for seed in 0.. {
+        if start.elapsed() > Duration::from_secs(seconds) {
+            println!("{seed} seeds; the first failure of another oracle: {other:?}");
+            break;
+        }
+        let outcome = run::run(Choices::from_seed(seed), Options::default());
+        let Some(failure) = outcome.failure else { continue };
+        if failure.oracle != oracle {
+            other.get_or_insert((seed, failure.oracle));
+            continue;
+        }
+        let caught_ms = start.elapsed().as_millis();
+        let shrunk = shrunk(&outcome.tape, oracle);
+        let size = shrunk.tape.len();
+        if known.exists() {
+            let failure = outcome_of(known)?.failure;
+            ensure!(
+                failure.is_some_and(|failure| failure.oracle == oracle),
+                "the known tape does not fail any more"
+            );
+        } else {
+            std::fs::write(known, shrunk.tape)?;
+        }
+        println!(
+            "{:>8} {caught_ms:>9} {:>8} {size:>8}",
+            seed + 1,
+            outcome.tape.len()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn outcome_of(tape: &Path) -> Result<Outcome> {
+    outcome(&Subject::Tape(tape.to_owned()), Options::default())
 }
 
 /// Runs these seeds twice as processes that log everything, and compares the logs line by line.

@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use machine::rows::Expiry;
+use machine::rows::{Expiry, ProducerStamp};
 use sim::model::{Bounds, Content, Facts, Life, Mismatch, Model, State};
 use sim::oracle::{Delivery, Follower, OffsetLaw, Place, units};
 use sim::request::{Request, Response, excerpt};
@@ -248,7 +248,8 @@ impl Judge {
             let expired = self.names[name].model.alarm(&facts);
             match expired {
                 Ok(()) => {
-                    if used == 0 {
+                    let awaited = |attempt: &Attempt| attempt.name == name && attempt.over_at.is_none();
+                    if !self.attempts.iter().any(awaited) {
                         self.notable.push(Notable::ExpiredAlone);
                     }
                     if after_crash {
@@ -721,18 +722,17 @@ fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bo
             .is_some_and(|messages| messages.iter().eq(turn.records.iter())),
         Content::Run { bytes, .. } => bytes.get(new..) == Some(&*turn.records.concat()),
     };
-    let writer = turn.writer.as_ref().map(|writer| {
-        (
-            writer.id.clone(),
-            writer.epoch.to_string(),
-            writer.seq.to_string(),
-        )
-    });
+    let stamp = |stamp: &ProducerStamp| {
+        let (epoch, seq) = (stamp.epoch.to_string(), stamp.seq.to_string());
+        (stamp.id.clone(), epoch, seq)
+    };
+    let writer = turn.writer.as_ref().map(stamp);
+    let closer = turn.closed_by.as_ref().map(stamp);
     let claim = request.header("Producer-Id").map(|id| {
         let number = |name| request.header(name).unwrap_or_default().to_owned();
         (id.to_owned(), number("Producer-Epoch"), number("Producer-Seq"))
     });
-    let stamped = turn.records.is_empty() || writer == claim;
+    let stamped = (turn.records.is_empty() || writer == claim) && (!turn.closes || closer == claim);
     let ordered = turn.created.is_some()
         || turn.records.is_empty()
         || turn.stream_seq.as_deref() == request.header("Stream-Seq");

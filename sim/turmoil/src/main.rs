@@ -64,6 +64,16 @@ enum Command {
         #[arg(long, default_value = "0..10")]
         seeds: Seeds,
     },
+    /// Look for a failure of one oracle, and write its shrunk tape
+    #[command(hide = true)]
+    Hunt {
+        #[arg(long)]
+        oracle: String,
+        #[arg(long)]
+        seconds: u64,
+        #[arg(long)]
+        known: PathBuf,
+    },
     /// Log everything that happens in these seeds
     #[command(hide = true)]
     Log { seeds: Seeds },
@@ -109,10 +119,7 @@ fn main() -> Result<ExitCode> {
         "this was built without `--cfg tokio_unstable`, by which a run would not be repeatable: use `cargo sim turmoil`"
     );
     // What panics is reported as a failure, with the run that it happened in.
-    // With RUST_BACKTRACE, it is told where, too.
-    if std::env::var_os("RUST_BACKTRACE").is_none() {
-        std::panic::set_hook(Box::new(|_| {}));
-    }
+    std::panic::set_hook(Box::new(|_| {}));
     match Arguments::parse().command {
         Command::Run { seeds, jobs } => commands::run(seeds, jobs),
         Command::Replay {
@@ -123,6 +130,11 @@ fn main() -> Result<ExitCode> {
         } => commands::replay(&what, trace, until, state),
         Command::Shrink { what, output } => commands::shrink(&what, &output),
         Command::Meta { seeds } => commands::meta(seeds),
+        Command::Hunt {
+            oracle,
+            seconds,
+            known,
+        } => commands::hunt(&oracle, seconds, &known),
         Command::Log { seeds } => commands::log(seeds),
     }
 }

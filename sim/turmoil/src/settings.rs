@@ -46,7 +46,7 @@ impl Settings {
 
     pub(crate) fn draw(choices: &mut Choices<'_>) -> Self {
         let operations = choices.upto(40);
-        let clients = 1 + choices.upto(HOSTS_MAX - 3);
+        let clients = 1 + choices.upto(HOSTS_MAX - 2);
         let mut chances = [0; FAULTS];
         let few = choices.percent(25);
         for chance in &mut chances {
@@ -54,9 +54,16 @@ impl Settings {
                 *chance = choices.one_of(&[5, 2, 10, 20, 50]);
             }
         }
+        // Work that has to wait is what more work can join.
+        chances[Fault::WorkDelayed as usize] *= 2;
         let mut weights = [0; KINDS];
         for (kind, weight) in weights.iter_mut().enumerate() {
-            let usual = Kind::ALL[kind].usual_weight();
+            let usual = match Kind::ALL[kind] {
+                // Rare in the long runs of the inner layer; these are short.
+                Kind::Close | Kind::Delete => 3,
+                Kind::LongPoll => 12,
+                kind => kind.usual_weight(),
+            };
             *weight = match choices.upto(3) {
                 0 | 1 => usual,
                 2 => 0,
@@ -73,7 +80,7 @@ impl Settings {
             enumerated: false,
             gated: true,
             only: None,
-            names: 1 + choices.upto(2),
+            names: choices.one_of(&[1, 1, 2, 3]),
             clients,
             operations,
             retries: choices.upto(4),
@@ -92,11 +99,11 @@ impl Settings {
             network_seed: choices.upto(u64::MAX),
             latency_ms_min,
             latency_ms_max: latency_ms_min + choices.magnitude(200),
-            tcp_capacity: choices.one_of(&[64, 8, 16]),
-            work_ms_max: choices.magnitude(300),
+            tcp_capacity: choices.one_of(&[64, 256]),
+            work_ms_max: 20 + choices.magnitude(400),
             think_ms_max: choices.magnitude(500),
             patience_ms: 1_500 + choices.magnitude(8_000),
-            nemesis_ms_max: 100 + choices.magnitude(4_000),
+            nemesis_ms_max: 300 + choices.magnitude(8_000),
             reuse_percent: choices.one_of(&[80, 0, 100]),
         }
     }

@@ -1,6 +1,6 @@
 //! What the hosts of a run share: its decisions, its clock, what is durable, and what is kept of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sim::choices::Choices;
@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) alarms: BTreeMap<String, u64>,
     /// When the alarms were last looked for, and how often at that time.
     pub(crate) asked_due: (u64, u64),
+    /// Which server has opened which database.
+    pub(crate) opened: BTreeSet<(u64, String)>,
     /// What has become durable, and is still to be judged.
     pub(crate) log: Vec<Logged>,
     /// Counts the servers that have begun.
@@ -106,6 +108,7 @@ impl Shared {
             disks: BTreeMap::new(),
             alarms: BTreeMap::new(),
             asked_due: (0, 0),
+            opened: BTreeSet::new(),
             log: Vec::new(),
             boot: 0,
             dead: false,

@@ -46,6 +46,8 @@ pub(crate) struct Written {
     pub(crate) stream_seq: Option<String>,
     /// Whether it closed the stream.
     pub(crate) closes: bool,
+    /// Who did, where that is a producer.
+    pub(crate) closed_by: Option<ProducerStamp>,
     /// Number and length of the segment that it sealed.
     pub(crate) sealed: Option<(u64, u64)>,
     /// Where the stream ends after it, and whether it is closed.
@@ -147,6 +149,9 @@ impl Storage for Disks {
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn Database>>> {
         let mut shared = self.shared.lock();
         shared.storage_fails(self.boot, "opening")?;
+        if shared.disks.contains_key(name) && !shared.opened.insert((self.boot, name.to_owned())) {
+            shared.hit(Mark::PutToSleep);
+        }
         shared.log.push(Logged::Opened {
             name: name.to_owned(),
         });
@@ -325,6 +330,9 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
     let mut written = Written {
         now: now(),
         closed: head.is_some_and(|head| head.closed.is_some()),
+        closed_by: head
+            .and_then(|head| head.closed.as_ref())
+            .and_then(|closed| closed.by.clone()),
         ..Written::default()
     };
     let mut frames = Vec::new();
