@@ -526,8 +526,8 @@ impl Client {
                     );
                 }
             }
-            200 if waited > 300 => shared.hit(Mark::LongPollWoken),
-            404 if waited > 300 => shared.hit(Mark::LongPollGone),
+            200 if waited > 150 => shared.hit(Mark::LongPollWoken),
+            404 if waited > 150 => shared.hit(Mark::LongPollGone),
             _ => {}
         }
     }

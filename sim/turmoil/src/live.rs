@@ -128,8 +128,8 @@ impl Reader {
         })?;
         let (cut, leaves, slow) = {
             let mut shared = company.shared.lock();
-            let cut = shared.fault(Fault::CutResponse);
-            let cut = cut.then(|| 100 + shared.choices.magnitude(1_500));
+            let cut = shared.fault(Fault::CutResponse) || shared.fault(Fault::CutResponse);
+            let cut = cut.then(|| 300 + shared.choices.upto(600));
             let leaves = shared.fault(Fault::Leave);
             let leaves = leaves.then(|| shared.choices.magnitude(8_000));
             (cut, leaves, shared.fault(Fault::SlowReader))

@@ -42,7 +42,7 @@ impl Simulated {
                     let mut shared = it.lock();
                     if shared.fault(Fault::WorkDelayed) {
                         let most = shared.settings.work_ms_max;
-                        shared.choices.upto(most)
+                        shared.choices.between(most / 2, most)
                     } else {
                         0
                     }

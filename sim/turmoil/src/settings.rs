@@ -45,7 +45,7 @@ impl Settings {
     }
 
     pub(crate) fn draw(choices: &mut Choices<'_>) -> Self {
-        let operations = choices.upto(40);
+        let operations = choices.upto(80);
         let clients = 1 + choices.upto(HOSTS_MAX - 2);
         let mut chances = [0; FAULTS];
         let few = choices.percent(25);
@@ -55,7 +55,9 @@ impl Settings {
             }
         }
         // Work that has to wait is what more work can join.
-        chances[Fault::WorkDelayed as usize] *= 2;
+        if chances[Fault::WorkDelayed as usize] > 0 {
+            chances[Fault::WorkDelayed as usize] = choices.one_of(&[100, 60, 30]);
+        }
         let mut weights = [0; KINDS];
         for (kind, weight) in weights.iter_mut().enumerate() {
             let usual = match Kind::ALL[kind] {
@@ -137,8 +139,8 @@ fn bounds(choices: &mut Choices<'_>) -> Bounds {
     let tight = |choices: &mut Choices<'_>| choices.upto(7) == 7;
     let mut bounds = Bounds {
         open_streams_max: choices.one_of(&[usual.open_streams_max, 1, 2]),
-        batch_jobs_max: choices.one_of(&[usual.batch_jobs_max, 1, 2, 3]),
-        batch_bytes_max: choices.one_of(&[usual.batch_bytes_max, 1, 500]),
+        batch_jobs_max: choices.one_of(&[usual.batch_jobs_max, usual.batch_jobs_max, 1, 2, 3]),
+        batch_bytes_max: choices.one_of(&[usual.batch_bytes_max, usual.batch_bytes_max, 1, 500]),
         head_timeout: Duration::from_millis(2_000 + choices.magnitude(8_000)),
         body_timeout: Duration::from_millis(1_000 + choices.magnitude(5_000)),
         write_timeout: Duration::from_millis(1_000 + choices.magnitude(8_000)),
