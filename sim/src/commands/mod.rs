@@ -7,6 +7,7 @@ pub(crate) mod mutants;
 pub(crate) mod replay;
 pub(crate) mod run;
 mod watch;
+pub(crate) mod writers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
