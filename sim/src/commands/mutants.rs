@@ -336,6 +336,7 @@ fn build(house: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let target = root().join("target/mutants");
     let output = Command::new(cargo)
+        .env("CARGO_INCREMENTAL", "1")
         .args([
             "build",
             "--quiet",
@@ -366,6 +367,7 @@ fn build_fuzzer(bug: &Bug, house: &Path) -> Result<PathBuf> {
         "sequence"
     };
     let output = Command::new(cargo)
+        .env("CARGO_INCREMENTAL", "1")
         // These would replace the flags that make a fuzzer of it.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
