@@ -149,7 +149,7 @@ async fn serve(shared: Shared) -> turmoil::Result {
     };
     let platform = Simulated::new(shared.clone());
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
-    let server = Server::over(config, Arc::new(platform), Arc::new(storage));
+    let server = Server::over(config, Arc::new(platform), Arc::new(storage), None);
     server
         .serve(Accepting(listener), async move { end.notified().await })
         .await;

@@ -127,8 +127,12 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         alarm_grace_ms: inner.alarm_grace_ms.min(2_000),
         alarm_delay_ms_min: inner.alarm_delay_ms_min.min(1_000),
         clock_skew_ms_max: 0,
+        // The server has a registry, whatever it is told.
+        registry: true,
+        reply_timeout_ms: 200 + choices.magnitude(2_000),
+        retry_ms_min: 50 + choices.magnitude(500),
+        retry_ms_max: 1_000,
         cold: false,
-        registry: false,
         index: false,
         ..inner
     }

@@ -312,8 +312,8 @@ impl Database for Disk {
         self.store.frames(span)
     }
 
-    fn table_count(&self) -> io::Result<u64> {
-        Ok(self.store.table_count())
+    fn tables(&self) -> io::Result<Vec<String>> {
+        Ok((0..self.store.table_count()).map(|table| table.to_string()).collect())
     }
 
     fn close(self: Box<Self>) -> io::Result<()> {
