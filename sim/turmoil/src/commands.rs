@@ -356,7 +356,9 @@ struct Simulated;
 
 impl tracing_subscriber::fmt::time::FormatTime for Simulated {
     fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
-        match turmoil::sim_elapsed() {
+        // Where no host is running, turmoil would ask the machine's clock.
+        let elapsed = tokio::runtime::Handle::try_current().ok();
+        match elapsed.and_then(|_| turmoil::sim_elapsed()) {
             Some(elapsed) => write!(writer, "{:>8}", elapsed.as_millis()),
             None => write!(writer, "{:>8}", "-"),
         }

@@ -450,6 +450,9 @@ impl World {
                 self.waits_until = last.map_or(now, |last| last.max(now) + slack);
             }
             Phase::Waiting if now >= self.waits_until && finished => {
+                if self.has_chores() && now < self.waits_until + LIVENESS_MS {
+                    return false;
+                }
                 self.judge_rest();
                 return true;
             }
@@ -513,6 +516,12 @@ impl World {
             let lacks = judge.lacks(follow.name, &readings)?;
             Some(format!("reader {} {lacks}", follow.number))
         })
+    }
+
+    /// Whether a stream has something left to tell others.
+    fn has_chores(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.disks.values().any(|disk| disk.chores().next().is_some())
     }
 
     /// Nothing is left of a stream that has ended.

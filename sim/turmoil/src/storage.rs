@@ -313,7 +313,9 @@ impl Database for Disk {
     }
 
     fn tables(&self) -> io::Result<Vec<String>> {
-        Ok((0..self.store.table_count()).map(|table| table.to_string()).collect())
+        Ok((0..self.store.table_count())
+            .map(|table| table.to_string())
+            .collect())
     }
 
     fn close(self: Box<Self>) -> io::Result<()> {
