@@ -225,7 +225,8 @@ fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     limits.collect_grace_ms = longest + 1_000 + choices.magnitude(60_000);
 }
 
-fn limits(choices: &mut Choices<'_>) -> Limits {
+/// Limits of one object, often tiny.
+pub fn limits(choices: &mut Choices<'_>) -> Limits {
     let usual = Limits::DEFAULT;
     // Now and then long enough for a reader to be waited for in vain.
     let sse_max_age_ms = 100 + choices.magnitude(60_000) * choices.one_of(&[1, 1, 1, 20]);

@@ -6,6 +6,7 @@ pub(crate) mod meta;
 pub(crate) mod mutants;
 pub(crate) mod replay;
 pub(crate) mod run;
+pub(crate) mod turmoil;
 mod watch;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,566 @@
+//! One run: the hosts, the network between them, and what happens to both.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use machine::edge;
+use server::{Config, Server};
+use sim::choices::{Choices, Draw};
+use sim::course::Failure;
+use sim::settings::BEGINNING;
+use tokio::sync::Notify;
+use turmoil::Sim;
+use turmoil::net::TcpListener;
+
+use crate::client::{self, Company, LIVENESS_MS, PORT};
+use crate::judge::{Judge, stream};
+use crate::marks::{Fault, Mark, Marks};
+use crate::platform::{Accepting, Simulated};
+use crate::settings::Settings;
+use crate::shared::{Phase, SERVER, Shared, client_host};
+use crate::storage::{Disks, Logged};
+
+const TICK_MS: u64 = 10;
+/// Clients that are not done by then have met with too much.
+const BUSY_MS_MAX: u64 = 60_000;
+/// A stream that ends later than so long after everything else is not waited for.
+const EXPIRY_MS_MAX: u64 = 20_000;
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) hash: u64,
+    pub(crate) draws: u64,
+    pub(crate) tape: Vec<u8>,
+    pub(crate) log: Vec<Draw>,
+    pub(crate) events: u64,
+    pub(crate) operations: u64,
+    pub(crate) simulated_ms: u64,
+    pub(crate) marks: Marks,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) trace: Vec<String>,
+    pub(crate) settings: String,
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) traced: bool,
+    /// The number of the event after which to stop.
+    pub(crate) until: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            traced: false,
+            until: u64::MAX,
+        }
+    }
+}
+
+/// What the network suffers, and is to be relieved of.
+#[derive(Clone, Debug)]
+enum Relief {
+    Repair(u64),
+    Release(u64),
+    Calm,
+    /// The storm of faults begins again.
+    Strike,
+}
+
+struct World {
+    sim: Sim<'static>,
+    shared: Shared,
+    company: Company,
+    /// What is to be done, and when.
+    agenda: BTreeMap<(u64, u64), Relief>,
+    entries: u64,
+    /// What is broken of each client's link, for the last of several to repair.
+    broken: Vec<u64>,
+    bounce_at: Option<u64>,
+    healed_at: u64,
+    waits_until: u64,
+}
+
+/// Runs whatever the choices say.
+pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
+    let mut choices = choices.logged();
+    let settings = Settings::draw(&mut choices);
+    let shown = if options.traced {
+        format!("{settings:#?}")
+    } else {
+        String::new()
+    };
+    let shared = Shared::new(choices, settings, options.traced, options.until);
+    let ended = catch_unwind(AssertUnwindSafe(|| World::new(&shared).run()));
+    let mut inner = shared.lock();
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("a panic").to_owned();
+        inner.fail("panic", "no panic".to_owned(), text);
+    }
+    Outcome {
+        hash: inner.digest.value(),
+        draws: inner.choices.count(),
+        tape: inner.choices.tape().to_vec(),
+        log: inner.choices.log().to_vec(),
+        events: inner.events,
+        operations: inner.operations,
+        simulated_ms: inner.now - BEGINNING,
+        marks: std::mem::take(&mut inner.marks),
+        failure: inner.failure.take(),
+        trace: inner.trace.take().unwrap_or_default(),
+        settings: shown,
+    }
+}
+
+/// The software of the server's host.
+async fn serve(shared: Shared) -> turmoil::Result {
+    let (boot, end, config) = {
+        let mut inner = shared.lock();
+        inner.boot += 1;
+        inner.dead = false;
+        inner.ending = false;
+        inner.log.push(Logged::Booted);
+        inner.end = Arc::new(Notify::new());
+        let mut settings = edge::Settings::read(&|_| None)?;
+        settings.limits = inner.settings.workload.limits.clone();
+        let config = Config {
+            data: PathBuf::new(),
+            settings,
+            bounds: inner.settings.bounds.clone(),
+            date: false,
+        };
+        let boot = inner.boot;
+        inner.note("server", || format!("begins for the {boot}. time"));
+        (boot, Arc::clone(&inner.end), config)
+    };
+    let storage = Disks {
+        shared: shared.clone(),
+        boot,
+    };
+    let platform = Simulated::new(shared.clone());
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
+    let server = Server::over(config, Arc::new(platform), Arc::new(storage), None);
+    server
+        .serve(Accepting(listener), async move { end.notified().await })
+        .await;
+    shared.lock().note("server", || "has ended".to_owned());
+    Ok(())
+}
+
+impl World {
+    fn new(shared: &Shared) -> Self {
+        let settings = shared.settings();
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(settings.network_seed)
+            .epoch(UNIX_EPOCH + Duration::from_millis(BEGINNING))
+            .tick_duration(Duration::from_millis(TICK_MS))
+            .simulation_duration(Duration::from_secs(86_400))
+            .min_message_latency(Duration::from_millis(settings.latency_ms_min))
+            .max_message_latency(Duration::from_millis(settings.latency_ms_max))
+            .tcp_capacity(usize::try_from(settings.tcp_capacity).unwrap_or(64))
+            .build();
+        let company = Company {
+            shared: shared.clone(),
+            judge: Rc::new(RefCell::new(Judge::new(&settings))),
+            follows: Rc::default(),
+        };
+        let it = shared.clone();
+        sim.host(SERVER, move || serve(it.clone()));
+        for client in 0..settings.workload.clients {
+            let company = company.clone();
+            sim.client(client_host(client), async move {
+                client::run(company, client).await;
+                Ok(())
+            });
+        }
+        Self {
+            sim,
+            shared: shared.clone(),
+            company,
+            agenda: BTreeMap::new(),
+            entries: 0,
+            broken: vec![0; usize::try_from(settings.workload.clients).unwrap_or(0)],
+            bounce_at: None,
+            healed_at: 0,
+            waits_until: 0,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        BEGINNING + u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn plan(&mut self, after: u64, what: Relief) {
+        self.entries += 1;
+        self.agenda.insert((self.now() + after, self.entries), what);
+    }
+
+    fn run(&mut self) {
+        self.plan_strike();
+        loop {
+            let now = self.now();
+            self.shared.lock().now = now;
+            while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
+                let what = entry.remove();
+                self.relieve(&what);
+            }
+            let stepped = self.sim.step();
+            self.shared.lock().now = self.now();
+            let finished = match stepped {
+                Ok(finished) => finished,
+                Err(error) => {
+                    let mut shared = self.shared.lock();
+                    return shared.fail("run", "hosts that run".to_owned(), error.to_string());
+                }
+            };
+            self.company.absorb();
+            self.look_after_server();
+            if !self.shared.lock().goes_on() {
+                return;
+            }
+            if self.advance(finished) {
+                return;
+            }
+        }
+    }
+
+    /// A server that has died or ended is started again.
+    fn look_after_server(&mut self) {
+        let now = self.now();
+        if self.shared.lock().dead && self.bounce_at.is_none() {
+            self.crash();
+        }
+        let runs = self.sim.is_host_running(SERVER);
+        if !runs && self.bounce_at.is_none() {
+            let mut shared = self.shared.lock();
+            if shared.ending {
+                shared.changed(Fault::End);
+            }
+            drop(shared);
+            self.plan_bounce();
+        }
+        if self.bounce_at.is_some_and(|at| at <= now) {
+            self.bounce();
+        }
+    }
+
+    fn plan_bounce(&mut self) {
+        let after = self.shared.lock().choices.magnitude(3_000);
+        self.bounce_at = Some(self.now() + after);
+    }
+
+    fn bounce(&mut self) {
+        self.bounce_at = None;
+        for client in 0..self.broken.len() {
+            if self.broken[client] == 0 {
+                self.sim.release(SERVER, client_host(client as u64));
+            }
+        }
+        self.sim.bounce(SERVER);
+    }
+
+    /// Sudden death: nothing leaves the server any more, not even that its connections are closed.
+    fn crash(&mut self) {
+        for client in 0..self.broken.len() {
+            self.sim.partition(SERVER, client_host(client as u64));
+        }
+        self.sim.crash(SERVER);
+        let mut shared = self.shared.lock();
+        shared.crashed_at = shared.now;
+        shared.disturbances += 1;
+        shared.note("world", || "the server has crashed".to_owned());
+        drop(shared);
+        self.plan_bounce();
+    }
+
+    fn plan_strike(&mut self) {
+        let pause = {
+            let mut shared = self.shared.lock();
+            let most = shared.settings.nemesis_ms_max;
+            shared.choices.between(50, most)
+        };
+        self.plan(pause, Relief::Strike);
+    }
+
+    fn relieve(&mut self, what: &Relief) {
+        match what {
+            Relief::Strike => {
+                if self.shared.lock().phase == Phase::Busy {
+                    self.strike();
+                    self.plan_strike();
+                }
+            }
+            Relief::Repair(client) | Relief::Release(client) => {
+                let at = usize::try_from(*client).unwrap_or(0);
+                self.broken[at] = self.broken[at].saturating_sub(1);
+                self.shared.lock().disturbed -= 1;
+                if self.broken[at] == 0 && self.bounce_at.is_none() {
+                    self.sim.release(SERVER, client_host(*client));
+                    self.shared
+                        .lock()
+                        .note("world", || format!("the link of client {client} is whole"));
+                }
+            }
+            Relief::Calm => {
+                let most = {
+                    let mut shared = self.shared.lock();
+                    shared.disturbed -= 1;
+                    shared.settings.latency_ms_max
+                };
+                self.sim.set_max_message_latency(Duration::from_millis(most));
+            }
+        }
+    }
+
+    /// One of the things that may happen to the server or the network.
+    fn strike(&mut self) {
+        const STRIKES: [Fault; 8] = [
+            Fault::Crash,
+            Fault::Bounce,
+            Fault::End,
+            Fault::Partition,
+            Fault::OneWay,
+            Fault::Hold,
+            Fault::Latency,
+            Fault::CrashAtCommit,
+        ];
+        let (fault, client, lasts, reached) = {
+            let mut shared = self.shared.lock();
+            let weights = STRIKES.map(|fault| match fault {
+                Fault::CrashAtCommit => 0,
+                fault => shared.settings.chance(fault),
+            });
+            if weights.iter().all(|weight| *weight == 0) {
+                return;
+            }
+            let fault = STRIKES[shared.choices.weighted(&weights)];
+            shared.marks.fired(fault);
+            let client = shared.choices.upto(self.broken.len() as u64 - 1);
+            let lasts = 50 + shared.choices.magnitude(6_000);
+            (fault, client, lasts, shared.under_way > 0)
+        };
+        if self.bounce_at.is_some() && !matches!(fault, Fault::Latency) {
+            return;
+        }
+        let host = client_host(client);
+        let at = usize::try_from(client).unwrap_or(0);
+        let free = self.broken[at] == 0;
+        self.shared.lock().note("world", || {
+            format!("{} (client {client}, {lasts} ms)", fault.text())
+        });
+        match fault {
+            Fault::Crash => self.crash(),
+            Fault::Bounce => {
+                {
+                    let mut shared = self.shared.lock();
+                    shared.disturbances += 1;
+                    shared.crashed_at = shared.now;
+                }
+                self.sim.bounce(SERVER);
+            }
+            Fault::End => {
+                let mut shared = self.shared.lock();
+                shared.ending = true;
+                shared.disturbances += 1;
+                shared.end.notify_one();
+                return;
+            }
+            Fault::Partition if free => {
+                self.sim.partition(SERVER, host);
+                self.break_link(at, Relief::Repair(client), lasts);
+            }
+            Fault::OneWay if free => {
+                let away = self.shared.lock().choices.upto(1) == 1;
+                if away {
+                    self.sim.partition_oneway(SERVER, host);
+                } else {
+                    self.sim.partition_oneway(host, SERVER);
+                }
+                self.break_link(at, Relief::Repair(client), lasts);
+            }
+            Fault::Hold if free => {
+                self.sim.hold(SERVER, host);
+                self.break_link(at, Relief::Release(client), lasts);
+            }
+            Fault::Latency => {
+                let most = self.shared.lock().settings.latency_ms_max + lasts / 4;
+                self.sim.set_max_message_latency(Duration::from_millis(most));
+                let mut shared = self.shared.lock();
+                shared.disturbed += 1;
+                shared.disturbances += 1;
+                drop(shared);
+                self.plan(lasts, Relief::Calm);
+            }
+            _ => return,
+        }
+        if reached {
+            self.shared.lock().changed(fault);
+        }
+    }
+
+    fn break_link(&mut self, at: usize, relief: Relief, lasts: u64) {
+        self.broken[at] += 1;
+        let mut shared = self.shared.lock();
+        shared.disturbed += 1;
+        shared.disturbances += 1;
+        drop(shared);
+        self.plan(lasts, relief);
+    }
+
+    /// Goes on to the next phase; true when there is none.
+    fn advance(&mut self, finished: bool) -> bool {
+        let now = self.now();
+        let (phase, idle, clients) = {
+            let shared = self.shared.lock();
+            (shared.phase, shared.idle, shared.settings.workload.clients)
+        };
+        match phase {
+            Phase::Busy if idle == clients || now > BEGINNING + BUSY_MS_MAX => self.heal(),
+            Phase::Healing => match self.pending(idle, clients) {
+                None => {
+                    let mut shared = self.shared.lock();
+                    shared.phase = Phase::Reading;
+                    shared.note("world", || "reads everything once more".to_owned());
+                }
+                Some(reason) if now > self.healed_at + LIVENESS_MS => {
+                    let mut shared = self.shared.lock();
+                    shared.fail("liveness", "nothing left to be done".to_owned(), reason);
+                }
+                Some(_) => {}
+            },
+            Phase::Waiting if self.waits_until == 0 => {
+                let last = {
+                    let judge = self.company.judge.borrow();
+                    (0..judge.names())
+                        .filter_map(|name| judge.latest_end(name))
+                        .filter(|end| *end < now + EXPIRY_MS_MAX)
+                        .max()
+                };
+                let slack = self.expiry_slack();
+                self.waits_until = last.map_or(now, |last| last.max(now) + slack);
+            }
+            Phase::Waiting if now >= self.waits_until && finished => {
+                if self.has_chores() && now < self.waits_until + LIVENESS_MS {
+                    return false;
+                }
+                self.judge_rest();
+                return true;
+            }
+            Phase::Busy | Phase::Reading | Phase::Waiting => {}
+        }
+        false
+    }
+
+    /// For readers that nobody hears of any more to be let go of, and for alarms to come.
+    fn expiry_slack(&self) -> u64 {
+        let settings = self.shared.settings();
+        let (limits, bounds) = (&settings.workload.limits, &settings.bounds);
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let readers = limits.sse_max_age_ms.max(limits.long_poll_timeout_ms) + limits.redial_ms_max * 4;
+        readers
+            + millis(bounds.write_timeout) * 2
+            + millis(bounds.head_timeout)
+            + millis(bounds.alarm_retry) * 3
+            + limits.alarm_grace_ms
+            + limits.alarm_delay_ms_min * 2
+            + EXPIRY_MS_MAX
+    }
+
+    fn heal(&mut self) {
+        self.healed_at = self.now();
+        self.agenda.clear();
+        let settings = self.shared.settings();
+        self.sim
+            .set_max_message_latency(Duration::from_millis(settings.latency_ms_max));
+        self.broken.fill(0);
+        {
+            let mut shared = self.shared.lock();
+            shared.phase = Phase::Healing;
+            shared.disturbances += 1;
+            shared.disturbed = 0;
+            shared.note("world", || "heals".to_owned());
+        }
+        for client in 0..self.broken.len() {
+            self.sim.release(SERVER, client_host(client as u64));
+        }
+        if self.bounce_at.is_some() {
+            self.bounce();
+        }
+    }
+
+    /// Why it is not over yet; `None` when it is.
+    fn pending(&self, idle: u64, clients: u64) -> Option<String> {
+        if idle < clients {
+            return Some(format!("{} clients wait for answers", clients - idle));
+        }
+        let judge = self.company.judge.borrow();
+        let follows = self.company.follows.borrow();
+        follows.iter().find_map(|follow| {
+            if *follow.over.borrow() {
+                return None;
+            }
+            let readings = follow.readings.borrow();
+            if readings.is_empty() {
+                return Some(format!("reader {} has no answer", follow.number));
+            }
+            let lacks = judge.lacks(follow.name, &readings)?;
+            Some(format!("reader {} {lacks}", follow.number))
+        })
+    }
+
+    /// Whether a stream has something left to tell others.
+    fn has_chores(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.disks.values().any(|disk| disk.chores().next().is_some())
+    }
+
+    /// Nothing is left of a stream that has ended.
+    fn judge_rest(&mut self) {
+        let now = self.now();
+        let slack = self.expiry_slack();
+        let judge = self.company.judge.borrow();
+        let mut shared = self.shared.lock();
+        for name in 0..judge.names() {
+            if let Some(end) = judge
+                .latest_end(name)
+                .filter(|end| end.saturating_add(slack) <= now)
+            {
+                let actual = format!("{} has ended at {end}, and it is {now}", stream(name));
+                shared.fail(
+                    "expiry",
+                    "the storage of an expired stream to be free".to_owned(),
+                    actual,
+                );
+            }
+            let disk = shared.disks.get(&stream(name)).map(sim::storage::Shelf::is_empty);
+            match (judge.life(name), disk) {
+                (None, Some(false)) => {
+                    let expected = "nothing of a stream that is no more".to_owned();
+                    shared.fail("storage freed", expected, stream(name));
+                }
+                (Some(_), None | Some(true)) => {
+                    shared.fail("storage", "the rows of a stream".to_owned(), stream(name));
+                }
+                _ => {}
+            }
+            let alarm = shared.alarms.get(&stream(name)).copied();
+            let overdue =
+                u64::try_from(shared.settings.bounds.alarm_retry.as_millis()).unwrap_or(0) * 3 + 5_000;
+            if let Some(alarm) = alarm.filter(|at| at + overdue < now) {
+                let actual = format!("the one of {} at {alarm}, and it is {now}", stream(name));
+                shared.fail("alarms", "no alarm that does not come".to_owned(), actual);
+            }
+        }
+        shared.hit(Mark::Settled);
+    }
+}
