@@ -501,11 +501,8 @@ impl Client {
         let least = shared.settings.workload.limits.long_poll_timeout_ms;
         let slack = OUTDATED_MS + shared.settings.latency_ms_max * 4 + shared.settings.work_ms_max * 4;
         match response.status {
-            204 if response.is_true("Stream-Closed") => {
-                if waited > 100 {
-                    shared.hit(Mark::LongPollClosed);
-                }
-            }
+            204 if response.is_true("Stream-Closed") && waited > 100 => shared.hit(Mark::LongPollClosed),
+            204 if response.is_true("Stream-Closed") => {}
             204 => {
                 shared.hit(Mark::LongPollTimeout);
                 if waited + 10 < least && !excused && !shared.ending {

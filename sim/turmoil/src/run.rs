@@ -324,7 +324,7 @@ impl World {
 
     /// One of the things that may happen to the server or the network.
     fn strike(&mut self) {
-        const STRIKES: [Fault; 8] = [
+        const STRIKES: [Fault; 7] = [
             Fault::Crash,
             Fault::Bounce,
             Fault::End,
@@ -332,14 +332,10 @@ impl World {
             Fault::OneWay,
             Fault::Hold,
             Fault::Latency,
-            Fault::CrashAtCommit,
         ];
         let (fault, client, lasts, reached) = {
             let mut shared = self.shared.lock();
-            let weights = STRIKES.map(|fault| match fault {
-                Fault::CrashAtCommit => 0,
-                fault => shared.settings.chance(fault),
-            });
+            let weights = STRIKES.map(|fault| shared.settings.chance(fault));
             if weights.iter().all(|weight| *weight == 0) {
                 return;
             }
@@ -401,7 +397,20 @@ impl World {
                 drop(shared);
                 self.plan(lasts, Relief::Calm);
             }
-            _ => return,
+            // The link is broken already.
+            Fault::Partition | Fault::OneWay | Fault::Hold => return,
+            // These come with what they break.
+            Fault::CrashAtCommit
+            | Fault::CutRequest
+            | Fault::CutResponse
+            | Fault::Leave
+            | Fault::SlowReader
+            | Fault::SlowBody
+            | Fault::Twice
+            | Fault::WorkDelayed
+            | Fault::CommitFails
+            | Fault::StorageFails
+            | Fault::AlarmFails => return,
         }
         if reached {
             self.shared.lock().changed(fault);

@@ -60,11 +60,19 @@ impl Settings {
         }
         let mut weights = [0; KINDS];
         for (kind, weight) in weights.iter_mut().enumerate() {
+            // Rare in the long runs of the inner layer; these are short.
             let usual = match Kind::ALL[kind] {
-                // Rare in the long runs of the inner layer; these are short.
                 Kind::Close | Kind::Delete => 3,
                 Kind::LongPoll => 12,
-                kind => kind.usual_weight(),
+                Kind::Create
+                | Kind::Append
+                | Kind::Produce
+                | Kind::Read
+                | Kind::ReadAgain
+                | Kind::Follow
+                | Kind::Head
+                | Kind::Malformed
+                | Kind::Wait => Kind::ALL[kind].usual_weight(),
             };
             *weight = match choices.upto(3) {
                 0 | 1 => usual,
