@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use machine::rows::{HotTable, RowKey, SealedSegment};
+use machine::rows::{Head, HotTable, RowKey, SealedSegment};
 use machine::segment::{self, key, key_prefix};
 
 use crate::model::{Content, Life, Mismatch, State};
@@ -182,8 +182,8 @@ pub fn tiles(shelf: &Shelf, life: &Life) -> Result<(), Mismatch> {
 ///
 /// # Errors
 /// When it is not, or does not.
-pub fn holds(objects: &Objects, shelf: &Shelf, life: &Life, sealed: &SealedSegment) -> Result<(), Mismatch> {
-    let (Some(head), Some(stored)) = (shelf.head(), &sealed.stored) else {
+pub fn holds(objects: &Objects, head: &Head, life: &Life, sealed: &SealedSegment) -> Result<(), Mismatch> {
+    let Some(stored) = &sealed.stored else {
         return Ok(());
     };
     let prefix = key_prefix(&head.name, head.incarnation);

@@ -50,10 +50,8 @@ impl World<'_, '_> {
             let shelf = &object.platform.storage.shelf;
             let mut verdict = tier::tiles(shelf, life);
             for write in &turn.writes {
-                if let (Write::UpdateSegment(segment), Ok(())) = (write, &verdict)
-                    && segment.stored.is_some()
-                {
-                    verdict = tier::holds(self.cold.objects(), shelf, life, segment);
+                if let (Write::UpdateSegment(segment), Ok(()), Some(head)) = (write, &verdict, shelf.head()) {
+                    verdict = tier::holds(self.cold.objects(), head, life, segment);
                 }
             }
             self.course.check("coverage", verdict);
@@ -327,17 +325,17 @@ impl World<'_, '_> {
         }
         for object in &self.objects {
             let shelf = &object.platform.storage.shelf;
-            match &object.model.state.life {
-                None if !shelf.is_empty() => {
+            match (&object.model.state.life, shelf.head()) {
+                (None, _) if !shelf.is_empty() => {
                     return broken("orphans", "no rows of a stream that is no more", object.state());
                 }
-                None => {}
-                Some(life) => {
+                (Some(life), Some(head)) => {
                     for segment in shelf.segments() {
-                        let held = tier::holds(self.cold.objects(), shelf, life, segment);
+                        let held = tier::holds(self.cold.objects(), head, life, segment);
                         held.or_else(|Mismatch { expected, actual }| broken("coverage", expected, actual))?;
                     }
                 }
+                (None, _) | (Some(_), None) => {}
             }
         }
         if self.course.settings.limits.registry {

@@ -12,12 +12,13 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use sim::request::{Request, Response};
+use sim::tier::{self, Parts};
 use sim::workload::{self, Claim, Knowledge, Next, Scene};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
-use crate::judge::{Judge, stream};
+use crate::judge::{Judge, Notable, stream};
 use crate::live;
 use crate::marks::{Fault, Mark};
 use crate::platform::{Fate, Fragile};
@@ -60,18 +61,30 @@ impl Company {
         let mut judge = self.judge.borrow_mut();
         for each in logged {
             let after_crash = shared.crashed_at > 0;
-            if let Err((oracle, mismatch)) = judge.absorb(each, after_crash) {
+            if let Err((oracle, mismatch)) = judge.absorb(each, after_crash, &shared.tier.objects) {
                 shared.check(oracle, Err(mismatch));
             }
         }
-        for notable in judge.notable.drain(..) {
-            use crate::judge::Notable;
-            shared.hit(match notable {
-                Notable::CreatedAgain => Mark::CreatedAgain,
-                Notable::DeletedUnderReader => Mark::DeletedUnderReader,
-                Notable::ExpiredAlone => Mark::ExpiredByAlarm,
-                Notable::ExpiredAfterCrash => Mark::ExpiredAfterCrash,
-            });
+        for notable in std::mem::take(&mut judge.notable) {
+            match notable {
+                Notable::CreatedAgain => shared.hit(Mark::CreatedAgain),
+                Notable::DeletedUnderReader => shared.hit(Mark::DeletedUnderReader),
+                Notable::ExpiredAlone => shared.hit(Mark::ExpiredByAlarm),
+                Notable::ExpiredAfterCrash => shared.hit(Mark::ExpiredAfterCrash),
+                Notable::Shown {
+                    name,
+                    life,
+                    from,
+                    to,
+                    live,
+                } => {
+                    let parts = judge.life(name).filter(|it| it.id == life).and_then(|it| {
+                        let disk = shared.disks.get(&stream(name))?;
+                        Some(tier::parts(disk, it, from, to))
+                    });
+                    note_parts(&mut shared, parts.unwrap_or_default(), live);
+                }
+            }
         }
     }
 
@@ -396,7 +409,9 @@ impl Client {
                 let head = company.send(&mut connection, attempt, name, &request).await?;
                 whole(head).await
             };
-            if let Ok(Ok(response)) = timeout(Duration::from_secs(30), response).await {
+            let patience = company.shared.settings().patience_ms;
+            let patience = Duration::from_millis(patience);
+            if let Ok(Ok(response)) = timeout(patience, response).await {
                 company.answered(&who, attempt, &request, &response);
             }
             company.judge.borrow_mut().over(attempt, now());
@@ -668,6 +683,24 @@ pub(crate) async fn whole(head: hyper::Response<Incoming>) -> Result<Response, L
     let body = body.map_err(|error| Lost(format!("half an answer: {error}")))?;
     response.body = body.to_bytes();
     Ok(response)
+}
+
+/// Which tiers something was read from is worth a mark, too.
+fn note_parts(shared: &mut Inner, parts: Parts, live: bool) {
+    let Parts {
+        cold,
+        hot,
+        from_middle,
+    } = parts;
+    let marks = [
+        (cold > 0, Mark::RowsDropped),
+        (cold > 0 && live, Mark::EventsCold),
+        (cold > 0 && hot > 0, Mark::PageColdAndHot),
+        (cold + hot > 1, Mark::PageStitched),
+        (from_middle, Mark::PageFromMiddle),
+    ];
+    let hit = marks.into_iter().filter(|(hit, _)| *hit);
+    hit.for_each(|(_, mark)| shared.hit(mark));
 }
 
 /// What an answer is worth a mark for.

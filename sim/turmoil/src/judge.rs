@@ -9,6 +9,7 @@ use sim::model::{Bounds, Content, Facts, Life, Mismatch, Model, State};
 use sim::oracle::{Delivery, Follower, OffsetLaw, Place, units};
 use sim::request::{Request, Response, excerpt};
 use sim::segments::{spell, token};
+use sim::tier::{self, Objects};
 
 use crate::settings::Settings;
 use crate::storage::{Logged, Written};
@@ -64,6 +65,14 @@ pub(crate) enum Notable {
     DeletedUnderReader,
     ExpiredAlone,
     ExpiredAfterCrash,
+    /// A part of a life has been shown, as a page or in events.
+    Shown {
+        name: usize,
+        life: u64,
+        from: u64,
+        to: u64,
+        live: bool,
+    },
 }
 
 /// One reader of an event stream, in one of the lives that it may be a reader of.
@@ -131,6 +140,10 @@ impl Judge {
         self.names[name].model.state.life.as_ref()
     }
 
+    pub(crate) fn state(&self, name: usize) -> &State {
+        &self.names[name].model.state
+    }
+
     pub(crate) fn has_ended(&self, name: usize, now: u64) -> bool {
         let model = &self.names[name].model;
         let ends = self.life(name).and_then(|life| life.ends(&model.bounds));
@@ -178,6 +191,7 @@ impl Judge {
         &mut self,
         logged: Logged,
         after_crash: bool,
+        objects: &Objects,
     ) -> Result<(), (&'static str, Mismatch)> {
         match logged {
             Logged::Booted => {
@@ -198,6 +212,11 @@ impl Judge {
                 };
                 for turn in &turns {
                     self.turn(name, at, turn, after_crash)?;
+                    for (head, segment) in &turn.stored {
+                        let Some(life) = self.life(name) else { continue };
+                        let held = tier::holds(objects, head, life, segment);
+                        held.map_err(|mismatch| ("coverage", mismatch))?;
+                    }
                 }
             }
         }
@@ -452,6 +471,15 @@ impl Judge {
             return Err(mismatch("a body of the stream's type", response));
         };
         let from = next.saturating_sub(units.len() as u64);
+        if request.method == "GET" {
+            self.notable.push(Notable::Shown {
+                name,
+                life,
+                from,
+                to: next,
+                live: false,
+            });
+        }
         self.law.observe(name, life, from, &units)
     }
 
@@ -636,6 +664,13 @@ impl Judge {
                 let page = content.page(from, next).unwrap_or_default();
                 if let Some(units) = units(content, &page) {
                     self.law.observe(name, life, from, &units)?;
+                    self.notable.push(Notable::Shown {
+                        name,
+                        life,
+                        from,
+                        to: next,
+                        live: true,
+                    });
                 }
             }
         }

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "what it finds is told on the terminal")]
 
 mod client;
+mod cold;
 mod commands;
 mod judge;
 mod live;

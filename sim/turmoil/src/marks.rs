@@ -44,6 +44,32 @@ sim::named! {
         DeletedUnderReader: "deleted under a reader",
         ExpiredByAlarm: "expired with nobody there",
         ExpiredAfterCrash: "expired after a crash since its last use",
+        Sealed: "segment sealed",
+        Stored: "segment stored",
+        StoredAgain: "segment stored by another attempt than the first",
+        SealedByClose: "last segment sealed by a close",
+        RowsDropped: "read of a segment whose rows are dropped",
+        PageColdAndHot: "page from both tiers",
+        PageStitched: "page from several segments",
+        PageFromMiddle: "page from the middle of a stored segment",
+        EventsCold: "events from the cold tier",
+        PutFailed: "put told to have failed",
+        PutLate: "put done after it was given up",
+        PutUnanswered: "put never answered",
+        PutStoredUntold: "put again, for nobody was told that it was done",
+        PutAfterEnd: "object stored after its stream was gone",
+        ColdCutOff: "put or deletion broken off with its server, or by its timeout",
+        Throttled: "cold tier that has too much to do",
+        GetFailed: "object not given",
+        GetCut: "object's body cut",
+        GetSilent: "object's body that stays away",
+        GetUnanswered: "object asked for without an answer",
+        Collected: "object deleted that nothing refers to",
+        CollectionRepeated: "object deleted that is gone",
+        CollectionFailed: "deletion told to have failed, or never answered",
+        RegistryTold: "registry told of a stream",
+        RegistryCold: "registry that is partly cold",
+        SettledCold: "nothing left in the cold tier but what is referred to, and that",
         Settled: "everything read once more, and nothing left behind",
     }
 }
@@ -69,6 +95,11 @@ sim::named! {
         CommitFails: "commit fails",
         StorageFails: "storage fails",
         AlarmFails: "alarm index fails",
+        Put: "put fails",
+        Get: "get fails",
+        Collect: "collection fails",
+        Throttle: "cold tier throttles",
+        Trickle: "cold tier trickles",
     }
 }
 
@@ -94,6 +125,11 @@ impl Fault {
             Self::CommitFails => "a commit was told to have failed",
             Self::StorageFails => "a turn was taken back",
             Self::AlarmFails => "an alarm was not set, removed or found",
+            Self::Put => "an object, or the news of it, was lost or late",
+            Self::Get => "a page was not made, or cut off",
+            Self::Collect => "objects, or the news of their end, stayed",
+            Self::Throttle => "something was refused",
+            Self::Trickle => "a body came in pieces",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One run: the hosts, the network between them, and what happens to both.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -10,21 +10,29 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use machine::edge;
+use machine::edge::name::REGISTRY;
+use machine::rows::HotTable;
+use machine::segment;
+use object_store::ObjectStore;
 use server::{Config, Server};
 use sim::choices::{Choices, Draw};
 use sim::course::Failure;
+use sim::model::Mismatch;
 use sim::settings::BEGINNING;
+use sim::storage::Shelf;
+use sim::tier::{self, Objects};
 use tokio::sync::Notify;
 use turmoil::Sim;
 use turmoil::net::TcpListener;
 
 use crate::client::{self, Company, LIVENESS_MS, PORT};
+use crate::cold::Bucket;
 use crate::judge::{Judge, stream};
 use crate::marks::{Fault, Mark, Marks};
 use crate::platform::{Accepting, Simulated};
 use crate::settings::Settings;
 use crate::shared::{Phase, SERVER, Shared, client_host};
-use crate::storage::{Disks, Logged};
+use crate::storage::{Disks, Logged, framed};
 
 const TICK_MS: u64 = 10;
 /// Clients that are not done by then have met with too much.
@@ -124,7 +132,7 @@ pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
 
 /// The software of the server's host.
 async fn serve(shared: Shared) -> turmoil::Result {
-    let (boot, end, config) = {
+    let (boot, end, config, is_cold) = {
         let mut inner = shared.lock();
         inner.boot += 1;
         inner.dead = false;
@@ -141,7 +149,12 @@ async fn serve(shared: Shared) -> turmoil::Result {
         };
         let boot = inner.boot;
         inner.note("server", || format!("begins for the {boot}. time"));
-        (boot, Arc::clone(&inner.end), config)
+        (
+            boot,
+            Arc::clone(&inner.end),
+            config,
+            inner.settings.workload.limits.cold,
+        )
     };
     let storage = Disks {
         shared: shared.clone(),
@@ -149,7 +162,12 @@ async fn serve(shared: Shared) -> turmoil::Result {
     };
     let platform = Simulated::new(shared.clone());
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
-    let server = Server::over(config, Arc::new(platform), Arc::new(storage), None);
+    let bucket = Bucket {
+        shared: shared.clone(),
+        boot,
+    };
+    let cold = is_cold.then(|| Arc::new(bucket) as Arc<dyn ObjectStore>);
+    let server = Server::over(config, Arc::new(platform), Arc::new(storage), cold);
     server
         .serve(Accepting(listener), async move { end.notified().await })
         .await;
@@ -215,7 +233,12 @@ impl World {
                 self.relieve(&what);
             }
             let stepped = self.sim.step();
-            self.shared.lock().now = self.now();
+            {
+                let now = self.now();
+                let mut shared = self.shared.lock();
+                shared.now = now;
+                shared.settle_tier(now);
+            }
             let finished = match stepped {
                 Ok(finished) => finished,
                 Err(error) => {
@@ -410,7 +433,12 @@ impl World {
             | Fault::WorkDelayed
             | Fault::CommitFails
             | Fault::StorageFails
-            | Fault::AlarmFails => return,
+            | Fault::AlarmFails
+            | Fault::Put
+            | Fault::Get
+            | Fault::Collect
+            | Fault::Throttle
+            | Fault::Trickle => return,
         }
         if reached {
             self.shared.lock().changed(fault);
@@ -459,7 +487,13 @@ impl World {
                 self.waits_until = last.map_or(now, |last| last.max(now) + slack);
             }
             Phase::Waiting if now >= self.waits_until && finished => {
-                if self.has_chores() && now < self.waits_until + LIVENESS_MS {
+                if let Some(reason) = self.undone() {
+                    let grace = self.shared.settings().workload.limits.collect_grace_ms;
+                    if now > self.waits_until + grace + LIVENESS_MS {
+                        let expected = "nothing left to be done".to_owned();
+                        self.shared.lock().fail("liveness", expected, reason);
+                        return true;
+                    }
                     return false;
                 }
                 self.judge_rest();
@@ -527,10 +561,25 @@ impl World {
         })
     }
 
-    /// Whether a stream has something left to tell others.
-    fn has_chores(&self) -> bool {
+    /// What a stream has left to do, or the cold tier.
+    fn undone(&self) -> Option<String> {
+        let now = self.now();
         let shared = self.shared.lock();
-        shared.disks.values().any(|disk| disk.chores().next().is_some())
+        let limits = &shared.settings.workload.limits;
+        let of_streams = shared.disks.iter().find_map(|(name, disk)| {
+            if let Some(chore) = disk.chores().next() {
+                return Some(format!("{name}: {chore:?}"));
+            }
+            if let Some(segment) = disk.segments().find(|segment| segment.stored.is_none()) {
+                return Some(format!("{name}: {segment:?}"));
+            }
+            let aged = disk
+                .rows()
+                .next()
+                .filter(|row| limits.cold && row.at.0.saturating_add(limits.segment_age_ms_max) <= now);
+            aged.map(|_| format!("{name}: an old open segment"))
+        });
+        of_streams.or_else(|| (!shared.tier.is_still()).then(|| "something is on its way".to_owned()))
     }
 
     /// Nothing is left of a stream that has ended.
@@ -551,7 +600,7 @@ impl World {
                     actual,
                 );
             }
-            let disk = shared.disks.get(&stream(name)).map(sim::storage::Shelf::is_empty);
+            let disk = shared.disks.get(&stream(name)).map(Shelf::is_empty);
             match (judge.life(name), disk) {
                 (None, Some(false)) => {
                     let expected = "nothing of a stream that is no more".to_owned();
@@ -570,6 +619,93 @@ impl World {
                 shared.fail("alarms", "no alarm that does not come".to_owned(), actual);
             }
         }
-        shared.hit(Mark::Settled);
+        let rest = judge_tiers(&judge, &shared.disks, &shared.tier.objects);
+        if let Err((oracle, Mismatch { expected, actual })) = rest {
+            shared.fail(oracle, expected, actual);
+        }
+        let told = shared.disks.get(REGISTRY).map(|disk| disk.segments().count());
+        let cold = !shared.tier.objects.is_empty();
+        let marks = [
+            (told.is_some(), Mark::RegistryTold),
+            (told.is_some_and(|segments| segments > 0), Mark::RegistryCold),
+            (cold, Mark::SettledCold),
+            (true, Mark::Settled),
+        ];
+        let hit = marks.into_iter().filter(|(hit, _)| *hit);
+        hit.for_each(|(_, mark)| shared.hit(mark));
     }
+}
+
+/// What the streams have is where it should be, once, and nothing else is; and the registry was told of them.
+fn judge_tiers(
+    judge: &Judge,
+    disks: &BTreeMap<String, Shelf>,
+    objects: &Objects,
+) -> Result<(), (&'static str, Mismatch)> {
+    let referenced: BTreeSet<_> = disks.values().flat_map(tier::referenced).collect();
+    let there: BTreeSet<_> = objects.keys().cloned().collect();
+    if let Some(key) = there.symmetric_difference(&referenced).next() {
+        let mismatch = Mismatch {
+            expected: format!("the objects {referenced:?}"),
+            actual: format!("{key} there: {}", there.contains(key)),
+        };
+        return Err(("orphans", mismatch));
+    }
+    let registry = disks.get(REGISTRY).map(|disk| records(disk, objects));
+    let registry = registry.transpose().map_err(|mismatch| ("registry", mismatch))?;
+    for name in 0..judge.names() {
+        if let (Some(life), Some(disk)) = (judge.life(name), disks.get(&stream(name))) {
+            let mut verdict = tier::tiles(disk, life);
+            for segment in disk.segments() {
+                let held = || {
+                    disk.head()
+                        .map_or(Ok(()), |head| tier::holds(objects, head, life, segment))
+                };
+                verdict = verdict.and_then(|()| held());
+            }
+            verdict.map_err(|mismatch| ("coverage", mismatch))?;
+        }
+        let expected = tier::registered(&stream(name), judge.state(name));
+        let actual = tier::told_of(&stream(name), registry.iter().flatten());
+        if actual != expected {
+            let mismatch = Mismatch {
+                expected: format!("{expected:?}"),
+                actual: format!("{actual:?}"),
+            };
+            return Err(("registry", mismatch));
+        }
+    }
+    Ok(())
+}
+
+/// All records of a stream, wherever they are.
+fn records(shelf: &Shelf, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
+    let Some(head) = shelf.head() else {
+        return Ok(Vec::new());
+    };
+    let mut records = Vec::new();
+    let prefix = segment::key_prefix(&head.name, head.incarnation);
+    for sealed in shelf.segments() {
+        let Some(stored) = &sealed.stored else {
+            let rows = shelf.table(HotTable::of(sealed.number)).into_iter().flatten();
+            records.extend(framed(
+                &rows.flat_map(|row| row.frames.clone()).collect::<Vec<_>>(),
+            ));
+            continue;
+        };
+        let key = segment::key(&prefix, sealed.number, stored.attempt);
+        let decoded = segment::decode(objects.get(&key).map_or(&[], |bytes| &bytes[..]));
+        let decoded = decoded.map_err(|damaged| Mismatch {
+            expected: format!("an object at {key}"),
+            actual: damaged.to_string(),
+        })?;
+        records.extend(decoded.records);
+    }
+    records.extend(framed(
+        &shelf
+            .rows()
+            .flat_map(|row| row.frames.clone())
+            .collect::<Vec<_>>(),
+    ));
+    Ok(records)
 }

@@ -12,6 +12,18 @@ use crate::marks::{FAULTS, Fault};
 
 /// A run has so many hosts at most, the server included.
 pub(crate) const HOSTS_MAX: u64 = 6;
+/// What breaks in the cold tier.
+const TIER_FAULTS: [Fault; 5] = [
+    Fault::Put,
+    Fault::Get,
+    Fault::Collect,
+    Fault::Throttle,
+    Fault::Trickle,
+];
+/// A page asks the cold tier for so many things, one after the other, at most.
+const TIER_STEPS: u64 = 32;
+/// For the network, and for work that waits.
+const SLACK_MS: u64 = 2_000;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -29,6 +41,9 @@ pub(crate) struct Settings {
     pub(crate) tcp_capacity: u64,
     /// A piece of storage work may take so long.
     pub(crate) work_ms_max: u64,
+    /// The cold tier takes so long, on a good day; what is late is later by this at most.
+    pub(crate) tier_ms: u64,
+    pub(crate) late_ms: u64,
     /// Clients think for so long.
     pub(crate) think_ms_max: u64,
     /// A client gives up waiting after this.
@@ -58,6 +73,12 @@ impl Settings {
         if chances[Fault::WorkDelayed as usize] > 0 {
             chances[Fault::WorkDelayed as usize] = choices.one_of(&[100, 60, 30]);
         }
+        // There are few of these in a run.
+        for fault in TIER_FAULTS {
+            if chances[fault as usize] > 0 {
+                chances[fault as usize] = choices.one_of(&[20, 5, 50]);
+            }
+        }
         let mut weights = [0; KINDS];
         for (kind, weight) in weights.iter_mut().enumerate() {
             // Rare in the long runs of the inner layer; these are short.
@@ -81,7 +102,17 @@ impl Settings {
             };
         }
         weights[Kind::Create as usize] = weights[Kind::Create as usize].max(1);
-        let limits = limits(choices);
+        let patience_ms = 1_500 + choices.magnitude(8_000);
+        let (tier_ms, late_ms) = (choices.magnitude(400), choices.magnitude(10_000));
+        let mut limits = limits(choices);
+        draw_tier(choices, &mut limits, tier_ms);
+        // Longer than a put is on its way, and than a client waits for a page of many parts.
+        limits.collect_grace_ms = patience_ms
+            + limits.long_poll_timeout_ms
+            + limits.put_timeout_ms
+            + late_ms
+            + tier_ms * TIER_STEPS
+            + SLACK_MS;
         let body_bytes = (1 + choices.magnitude(2_000)).min(limits.chunk_bytes_max * 8);
         let workload = sim::settings::Settings {
             limits,
@@ -104,15 +135,17 @@ impl Settings {
         let latency_ms_min = choices.magnitude(30);
         Self {
             workload,
-            bounds: bounds(choices),
+            bounds: bounds(choices, tier_ms),
             chances,
             network_seed: choices.upto(u64::MAX),
             latency_ms_min,
             latency_ms_max: latency_ms_min + choices.magnitude(200),
             tcp_capacity: choices.one_of(&[64, 256]),
             work_ms_max: 20 + choices.magnitude(400),
+            tier_ms,
+            late_ms,
             think_ms_max: choices.magnitude(500),
-            patience_ms: 1_500 + choices.magnitude(8_000),
+            patience_ms,
             nemesis_ms_max: 300 + choices.magnitude(8_000),
             reuse_percent: choices.one_of(&[80, 0, 100]),
         }
@@ -140,13 +173,22 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         reply_timeout_ms: 200 + choices.magnitude(2_000),
         retry_ms_min: 50 + choices.magnitude(500),
         retry_ms_max: 1_000,
-        cold: false,
         index: false,
         ..inner
     }
 }
 
-fn bounds(choices: &mut Choices<'_>) -> Bounds {
+/// Small segments, so that these short runs have many.
+fn draw_tier(choices: &mut Choices<'_>, limits: &mut Limits, tier_ms: u64) {
+    limits.cold = choices.upto(4) > 1;
+    sim::settings::segments(choices, limits);
+    if limits.segment_age_ms_max != Limits::DEFAULT.segment_age_ms_max {
+        limits.segment_age_ms_max /= 10;
+    }
+    limits.put_timeout_ms = 300 + tier_ms * 2 + choices.magnitude(4_000);
+}
+
+fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
     let usual = Bounds::default();
     let tight = |choices: &mut Choices<'_>| choices.upto(7) == 7;
     let mut bounds = Bounds {
@@ -156,6 +198,8 @@ fn bounds(choices: &mut Choices<'_>) -> Bounds {
         head_timeout: Duration::from_millis(2_000 + choices.magnitude(8_000)),
         body_timeout: Duration::from_millis(1_000 + choices.magnitude(5_000)),
         write_timeout: Duration::from_millis(1_000 + choices.magnitude(8_000)),
+        fetch_timeout: Duration::from_millis(200 + tier_ms * 2 + choices.magnitude(3_000)),
+        puts_bytes_max: choices.one_of(&[usual.puts_bytes_max, 1, 300]),
         shutdown_timeout: Duration::from_millis(choices.magnitude(3_000)),
         alarm_retry: Duration::from_millis(200 + choices.magnitude(2_000)),
         ..usual

@@ -11,6 +11,7 @@ use sim::settings::BEGINNING;
 use sim::storage::Shelf;
 use tokio::sync::Notify;
 
+use crate::cold::Tier;
 use crate::marks::{Fault, Mark, Marks};
 use crate::settings::Settings;
 use crate::storage::Logged;
@@ -62,6 +63,7 @@ pub(crate) struct Inner {
     /// The streams' databases, as a crash leaves them, and the index of alarms.
     pub(crate) disks: BTreeMap<String, Shelf>,
     pub(crate) alarms: BTreeMap<String, u64>,
+    pub(crate) tier: Tier,
     /// When the alarms were last looked for, and how often at that time.
     pub(crate) asked_due: (u64, u64),
     /// Which server has opened which database.
@@ -84,7 +86,12 @@ pub(crate) struct Inner {
     /// Clients that have nothing left to do.
     pub(crate) idle: u64,
     pub(crate) operations: u64,
+    /// Things that have broken after the heal.
+    broken_late: u64,
 }
+
+/// So many things may break after the heal, of those that mostly are not done before.
+const BROKEN_LATE_MAX: u64 = 3;
 
 impl Shared {
     pub(crate) fn new(choices: Choices<'static>, settings: Settings, traced: bool, until: u64) -> Self {
@@ -107,6 +114,7 @@ impl Shared {
             now: BEGINNING,
             disks: BTreeMap::new(),
             alarms: BTreeMap::new(),
+            tier: Tier::default(),
             asked_due: (0, 0),
             opened: BTreeSet::new(),
             log: Vec::new(),
@@ -120,6 +128,7 @@ impl Shared {
             under_way: 0,
             idle: 0,
             operations: 0,
+            broken_late: 0,
         })))
     }
 
@@ -139,6 +148,20 @@ impl Inner {
         let chance = self.settings.chance(fault);
         let fires = self.phase == Phase::Busy && chance > 0 && self.choices.percent(chance);
         if fires {
+            self.marks.fired(fault);
+        }
+        fires
+    }
+
+    /// The same for what is mostly done when everything else is over.
+    pub(crate) fn fault_ever(&mut self, fault: Fault) -> bool {
+        if self.phase == Phase::Busy {
+            return self.fault(fault);
+        }
+        let chance = self.settings.chance(fault);
+        let fires = self.broken_late < BROKEN_LATE_MAX && chance > 0 && self.choices.percent(chance);
+        if fires {
+            self.broken_late += 1;
             self.marks.fired(fault);
         }
         fires

@@ -50,6 +50,8 @@ pub(crate) struct Written {
     pub(crate) closed_by: Option<ProducerStamp>,
     /// Number and length of the segment that it sealed.
     pub(crate) sealed: Option<(u64, u64)>,
+    /// Segments that it says are stored, and of which stream.
+    pub(crate) stored: Vec<(Head, SealedSegment)>,
     /// Where the stream ends after it, and whether it is closed.
     pub(crate) end: (u64, u64),
     pub(crate) closed: bool,
@@ -79,7 +81,7 @@ fn failed(what: &str) -> io::Error {
 impl Inner {
     /// # Errors
     /// When this server is no more.
-    fn alive(&self, boot: u64) -> io::Result<()> {
+    pub(crate) fn alive(&self, boot: u64) -> io::Result<()> {
         if self.dead || self.boot != boot {
             return Err(io::Error::other("the server has died"));
         }
@@ -119,6 +121,20 @@ impl Inner {
         self.note("storage", || format!("{name}: a commit of {} turns", turns.len()));
         if turns.len() > 1 {
             self.hit(Mark::GroupCommit);
+        }
+        for turn in &turns {
+            if turn.sealed.is_some() {
+                self.hit(Mark::Sealed);
+                if turn.closes {
+                    self.hit(Mark::SealedByClose);
+                }
+            }
+            for (_, segment) in &turn.stored {
+                self.hit(Mark::Stored);
+                if segment.stored.as_ref().is_some_and(|stored| stored.attempt > 1) {
+                    self.hit(Mark::StoredAgain);
+                }
+            }
         }
         self.disks.insert(name.to_owned(), store.shelf.clone());
         self.log.push(Logged::Committed {
@@ -331,6 +347,18 @@ impl Database for Disk {
     }
 }
 
+/// The records of joined frames.
+pub(crate) fn framed(mut frames: &[u8]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while let Some((length, rest)) = frames.split_at_checked(4) {
+        let length = <[u8; 4]>::try_from(length).map_or(0, u32::from_le_bytes);
+        let (record, rest) = rest.split_at(rest.len().min(length as usize));
+        records.push(record.to_vec());
+        frames = rest;
+    }
+    records
+}
+
 /// What the writes of a turn say, in the state that they have led to.
 fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
     let head = store.shelf.head();
@@ -353,6 +381,11 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
                 written.stream_seq.clone_from(&row.stream_seq);
             }
             Write::InsertSegment(segment) => written.sealed = Some((segment.number, segment.units)),
+            Write::UpdateSegment(segment) if segment.stored.is_some() => {
+                written
+                    .stored
+                    .extend(head.map(|head| (head.clone(), segment.clone())));
+            }
             Write::CreateTables
             | Write::UpdateHead(_)
             | Write::CreateSealedTables
@@ -368,12 +401,7 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
         }
     }
     written.closes = written.closed && (written.created.is_some() || !was_closed);
-    while let Some((length, rest)) = frames.split_at_checked(4) {
-        let length = <[u8; 4]>::try_from(length).map_or(0, u32::from_le_bytes);
-        let (record, rest) = rest.split_at(rest.len().min(length as usize));
-        written.records.push(record.to_vec());
-        frames = rest.to_vec();
-    }
+    written.records = framed(&frames);
     if let Some(head) = head {
         let row = store.shelf.last_row();
         let end = row.map_or(0, |row| row.key.position() + row.units);
