@@ -563,6 +563,8 @@ impl State {
                 streams.metrics.failed_turns.inc_by(batch.waiting.len() as u64);
                 self.forget(streams, cell);
                 self.calls.clear();
+                // Nor readers, who may have missed something: their links are cut, by which they dial again.
+                self.readers.clear();
                 return;
             }
             streams.metrics.committed(begun.elapsed(), batch.waiting.len());
