@@ -95,27 +95,40 @@ async function* bytesOf(page, bucket) {
 /** The response for a page, once its first bytes are known to be whole. */
 export async function respond(page, bucket) {
   const bytes = bytesOf(page, bucket);
+  let freed = false;
+  const free = () => {
+    if (!freed) page.free();
+    freed = true;
+  };
   let next;
   try {
     next = await bytes.next();
   } catch (error) {
     failed("a page was not made", error);
-    return page.failure();
+    const failure = page.failure();
+    free();
+    return failure;
   }
   const body = new ReadableStream({
     async pull(controller) {
       if (next.done) {
         controller.close();
-        page.free();
+        free();
         return;
       }
       controller.enqueue(next.value);
-      // The client is cut off when this fails, and reads on from where it was.
-      next = await bytes.next();
+      try {
+        next = await bytes.next();
+      } catch (error) {
+        // The client is cut off, and reads on from where it was.
+        failed("a page broke off", error);
+        free();
+        throw error;
+      }
     },
     async cancel() {
       await bytes.return();
-      page.free();
+      free();
     },
   });
   return page.response(body);

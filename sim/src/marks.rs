@@ -144,6 +144,7 @@ named! {
         PutAttempts: "most puts of one segment",
         Chores: "most chores of one object",
         IdleAlarms: "most alarms in a row that changed nothing",
+        StaleAlarms: "most alarms in a row set for a time that has passed",
         EventsAtOnce: "most events of one moment",
         StepReads: "most reads of storage in one step",
     }

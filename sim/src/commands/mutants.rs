@@ -1,9 +1,11 @@
 //! `mutants`: planted faults, each a patch of the machine, each to be noticed by the oracle that it names.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -143,10 +145,11 @@ pub(crate) fn check(bugs: &[Bug]) -> Result<ExitCode> {
 pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     let house = tempfile::tempdir()?;
     println!(
-        "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8}",
-        "planted fault", "oracle", "seeds", "ms", "tape", "shrunk"
+        "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8} {:>9}",
+        "planted fault", "oracle", "seeds", "ms", "tape", "shrunk", "in ms"
     );
     let mut survivors = 0;
+    let mut catches = Vec::new();
     for bug in bugs {
         plant(bug, house.path())?;
         passes_when_clean(bug)?;
@@ -160,7 +163,9 @@ pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
         let output = hunt.arg("--known").arg(bug.tape()).output()?;
         let told = String::from_utf8_lossy(&output.stdout);
         if output.status.success() {
-            println!("{:<34} {:<16} {}", bug.name, bug.oracle, told.trim_end());
+            let catch: Catch = told.parse()?;
+            println!("{:<34} {:<16} {catch}", bug.name, bug.oracle);
+            catches.push(catch);
         } else {
             survivors += 1;
             println!(
@@ -171,7 +176,75 @@ pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
             );
         }
     }
+    if let Some(median) = Catch::median(&catches) {
+        println!("{:<51} {median}", "median");
+    }
     Ok(verdict(bugs.len(), survivors))
+}
+
+/// How a planted fault was caught, in the columns of the table.
+#[derive(Clone, Copy)]
+struct Catch {
+    seeds: u64,
+    caught_ms: u64,
+    tape_bytes: u64,
+    shrunk_bytes: u64,
+    shrink_ms: u64,
+}
+
+impl Catch {
+    /// Column by column; of two in the middle the lesser.
+    fn median(catches: &[Self]) -> Option<Self> {
+        let middle = |of: fn(&Self) -> u64| {
+            let mut column: Vec<_> = catches.iter().map(of).collect();
+            column.sort_unstable();
+            column.get(catches.len().checked_sub(1)? / 2).copied()
+        };
+        Some(Self {
+            seeds: middle(|catch| catch.seeds)?,
+            caught_ms: middle(|catch| catch.caught_ms)?,
+            tape_bytes: middle(|catch| catch.tape_bytes)?,
+            shrunk_bytes: middle(|catch| catch.shrunk_bytes)?,
+            shrink_ms: middle(|catch| catch.shrink_ms)?,
+        })
+    }
+}
+
+impl fmt::Display for Catch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            seeds,
+            caught_ms,
+            tape_bytes,
+            shrunk_bytes,
+            shrink_ms,
+        } = self;
+        write!(
+            f,
+            "{seeds:>8} {caught_ms:>9} {tape_bytes:>8} {shrunk_bytes:>8} {shrink_ms:>9}"
+        )
+    }
+}
+
+impl FromStr for Catch {
+    type Err = anyhow::Error;
+
+    fn from_str(told: &str) -> Result<Self> {
+        let mut columns = told.split_whitespace().map(str::parse);
+        let mut column = || {
+            columns
+                .next()
+                .context("a column is missing")?
+                .context("no number")
+        };
+        Ok(Self {
+            seeds: column()?,
+            caught_ms: column()?,
+            tape_bytes: column()?,
+            shrunk_bytes: column()?,
+            shrink_ms: column()?,
+        })
+    }
 }
 
 fn verdict(bugs: usize, survivors: usize) -> ExitCode {
@@ -403,9 +476,15 @@ pub(crate) fn hunt(oracle: &str, seconds: u64, known: &Path, storage: storage::K
             other.get_or_insert((seed, failure.oracle));
             continue;
         }
-        let caught_ms = start.elapsed().as_millis();
+        let caught = start.elapsed();
         let shrunk = shrunk(&outcome.tape, oracle, options);
-        let size = shrunk.tape.len();
+        let catch = Catch {
+            seeds: seed + 1,
+            caught_ms: u64::try_from(caught.as_millis())?,
+            tape_bytes: outcome.tape.len() as u64,
+            shrunk_bytes: shrunk.tape.len() as u64,
+            shrink_ms: u64::try_from((start.elapsed() - caught).as_millis())?,
+        };
         if known.exists() {
             let failure = run::tape(&fs::read(known)?, options).failure;
             ensure!(
@@ -415,11 +494,7 @@ pub(crate) fn hunt(oracle: &str, seconds: u64, known: &Path, storage: storage::K
         } else {
             fs::write(known, shrunk.tape)?;
         }
-        println!(
-            "{:>8} {caught_ms:>9} {:>8} {size:>8}",
-            seed + 1,
-            outcome.tape.len()
-        );
+        println!("{catch}");
         return Ok(ExitCode::SUCCESS);
     }
     Ok(ExitCode::FAILURE)

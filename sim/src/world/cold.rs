@@ -11,7 +11,7 @@ use machine::{Answer, Flight, Input};
 
 use super::World;
 use super::client::Received;
-use super::object::Effect;
+use super::object::{Effect, View};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Told};
 
@@ -154,11 +154,17 @@ impl World<'_, '_> {
         let trickles = self.course.fault(Fault::Trickle);
         let duration = self.course.choices.upto(self.course.settings.delays.tier);
         let platform = &self.objects[at].platform;
-        let encoder = put.begin(&platform.storage).ok();
+        let view = View::new(&platform.storage, &platform.lines);
+        let encoder = put.begin(&view).ok();
+        let epoch = platform.epoch;
+        let reads = view.reads.get();
+        if !self.ends(reads) {
+            return;
+        }
         let upload = self.cold.uploads.len();
         self.cold.uploads.push(Upload {
             at,
-            epoch: platform.epoch,
+            epoch,
             instance,
             id: put.id,
             key: put.key.clone(),

@@ -76,6 +76,8 @@ pub(super) struct Object {
     turns: u64,
     /// Alarms in a row that have neither noted a use nor ended the stream.
     idle_alarms: u64,
+    /// Of those, alarms in a row that were set once more for a time that the platform has passed, and no later than the one before.
+    stale_alarms: u64,
     /// The latest state that any client knows of.
     pub(super) known: Place,
     pub(super) model: Model,
@@ -99,6 +101,7 @@ impl Object {
             platform: platform::Object::new(number, Store::new(kind)),
             turns: 0,
             idle_alarms: 0,
+            stale_alarms: 0,
             known: Place::default(),
             model: Model::new(bounds),
         }
@@ -155,14 +158,26 @@ const STEP_READS_MAX: u64 = 1_000_000;
 /// An alarm that finds nothing to do and sets itself again is early at most, or by a clock that is ahead.
 const IDLE_ALARMS_MAX: u64 = 2_000;
 
+/// An alarm that has come and is set again for the same time, or an earlier one, comes again at once. A few in a
+/// row are an instance's that cannot know: it has just begun.
+const STALE_ALARMS_MAX: u64 = 8;
+
 /// What the machine is shown of an object.
 pub(super) struct View<'a> {
     pub(super) store: &'a Store,
     lines: &'a [(usize, Attachment)],
-    reads: Cell<u64>,
+    pub(super) reads: Cell<u64>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    pub(super) const fn new(store: &'a Store, lines: &'a [(usize, Attachment)]) -> Self {
+        Self {
+            store,
+            lines,
+            reads: Cell::new(0),
+        }
+    }
+
     /// A step that reads without end is stopped.
     fn read(&self) -> Result<(), Unreadable> {
         self.reads.update(|reads| reads + 1);
@@ -195,22 +210,27 @@ impl Rows for View<'_> {
         after: RowKey,
         bytes_before: u64,
     ) -> Result<Option<RowMark>, Unreadable> {
+        self.read()?;
         self.store.first_with(table, after, bytes_before)
     }
 
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        self.read()?;
         self.store.producer(id)
     }
 
     fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        self.read()?;
         self.store.segment(number)
     }
 
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        self.read()?;
         self.store.retried_segments(each)
     }
 
     fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        self.read()?;
         self.store.chores()
     }
 
@@ -341,6 +361,17 @@ impl World<'_, '_> {
         );
     }
 
+    /// Whether what was done with so many reads was not stopped for them.
+    pub(super) fn ends(&mut self, reads: u64) -> bool {
+        self.course.marks.reach(Watermark::StepReads, reads);
+        if reads > STEP_READS_MAX {
+            let expected = format!("{STEP_READS_MAX} reads of storage at most");
+            self.course
+                .fail("a step ends", expected, "another one".to_owned());
+        }
+        reads <= STEP_READS_MAX
+    }
+
     /// One turn: the input, the writes, and what is to leave when they are durable.
     pub(super) fn turn(&mut self, at: usize, input: Input, call: Option<usize>) {
         let is_alarm = matches!(input, Input::Alarm);
@@ -364,11 +395,7 @@ impl World<'_, '_> {
         }
         let platform = &mut object.platform;
         let now = platform.clock.read(self.course.now);
-        let view = View {
-            store: &platform.storage,
-            lines: &platform.lines,
-            reads: Cell::new(0),
-        };
+        let view = View::new(&platform.storage, &platform.lines);
         let incarnation = platform.storage.shelf.head().map(|head| head.incarnation);
         let attached = incarnation.map_or(0, |incarnation| view.attached(incarnation).unwrap_or(0));
         // Who was a reader of a former stream under this name is nothing to the present one.
@@ -382,18 +409,15 @@ impl World<'_, '_> {
             | Input::Replied { .. } => attached,
         };
         let before = Place::of(&object.model.state);
+        let alarm_came = object.alarm_set_at;
         let mut turn = Turn::default();
         let Some(stream) = &mut platform.instance else {
             return;
         };
         let done = stream.step(Millis(now), input, &view, &mut turn);
         let reads = view.reads.get();
-        self.course.marks.reach(Watermark::StepReads, reads);
-        if reads > STEP_READS_MAX {
-            let expected = format!("{STEP_READS_MAX} reads of storage at most");
-            return self
-                .course
-                .fail("a step ends", expected, "another one".to_owned());
+        if !self.ends(reads) {
+            return;
         }
         if let Err(unreadable) = done {
             return self.course.fail(
@@ -402,6 +426,7 @@ impl World<'_, '_> {
                 unreadable.to_string(),
             );
         }
+        let Object { platform, .. } = &mut self.objects[at];
         let used = |head: Option<&Head>| head.map(|head| (head.incarnation, head.touched_at));
         let used_before = used(platform.storage.shelf.head());
         if let Err(reason) = platform.storage.apply(&turn.writes) {
@@ -417,12 +442,25 @@ impl World<'_, '_> {
                 .fail("alarm", format!("a time up to {ALARM_MAX}"), at.0.to_string());
         }
         let idle_alarm = is_alarm && used_before == used(platform.storage.shelf.head());
+        let object = &mut self.objects[at];
         object.idle_alarms = if idle_alarm { object.idle_alarms + 1 } else { 0 };
         let idle_alarms = object.idle_alarms;
         self.course.marks.reach(Watermark::IdleAlarms, idle_alarms);
         if idle_alarms > IDLE_ALARMS_MAX {
             let expected = format!("{IDLE_ALARMS_MAX} alarms in a row that change nothing at most");
             return self.course.fail("alarm loop", expected, "another one".to_owned());
+        }
+        let time = self.course.now;
+        let is_stale = |at: Millis| at.0 <= time && at.0 <= alarm_came;
+        let stale_alarm = idle_alarm && turn.alarm.flatten().is_some_and(is_stale);
+        object.stale_alarms = if stale_alarm { object.stale_alarms + 1 } else { 0 };
+        let stale_alarms = object.stale_alarms;
+        self.course.marks.reach(Watermark::StaleAlarms, stale_alarms);
+        if stale_alarms > STALE_ALARMS_MAX {
+            let expected = format!("an alarm set later than {alarm_came}, which has come, by {time}");
+            return self
+                .course
+                .fail("alarm loop", expected, format!("{:?}", turn.alarm));
         }
         let dropped = turn.writes.contains(&Write::DropTables);
         self.digest_turn(&turn);

@@ -265,8 +265,9 @@ pub(crate) fn hunt(oracle: &str, seconds: u64, known: &Path) -> Result<ExitCode>
             other.get_or_insert((seed, failure.oracle));
             continue;
         }
-        let caught_ms = start.elapsed().as_millis();
+        let caught = start.elapsed();
         let shrunk = shrunk(&outcome.tape, oracle);
+        let shrink_ms = (start.elapsed() - caught).as_millis();
         let size = shrunk.tape.len();
         if known.exists() {
             let failure = outcome_of(known)?.failure;
@@ -278,8 +279,9 @@ pub(crate) fn hunt(oracle: &str, seconds: u64, known: &Path) -> Result<ExitCode>
             std::fs::write(known, shrunk.tape)?;
         }
         println!(
-            "{:>8} {caught_ms:>9} {:>8} {size:>8}",
+            "{:>8} {:>9} {:>8} {size:>8} {shrink_ms:>9}",
             seed + 1,
+            caught.as_millis(),
             outcome.tape.len()
         );
         return Ok(ExitCode::SUCCESS);
