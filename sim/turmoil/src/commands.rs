@@ -2,9 +2,8 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::process::{Child, ExitCode, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -61,6 +60,38 @@ impl Totals {
         self.marks.add(&outcome.marks);
     }
 
+    /// As a line for another process.
+    fn spell(&self) -> String {
+        let numbers = [self.runs, self.events, self.operations, self.simulated_ms];
+        let numbers = numbers.into_iter().chain(self.marks.numbers());
+        let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
+        numbers.join(" ")
+    }
+
+    fn read(line: &str) -> Option<Self> {
+        let numbers: Result<Vec<u64>, _> = line.split(' ').map(str::parse).collect();
+        let mut numbers = numbers.ok()?.into_iter();
+        Some(Self {
+            runs: numbers.next()?,
+            events: numbers.next()?,
+            operations: numbers.next()?,
+            simulated_ms: numbers.next()?,
+            marks: Marks::from_numbers(numbers)?,
+        })
+    }
+
+    fn sum(children: &[(Child, Self)]) -> Self {
+        let mut sum = Self::default();
+        for (_, totals) in children {
+            sum.runs += totals.runs;
+            sum.events += totals.events;
+            sum.operations += totals.operations;
+            sum.simulated_ms += totals.simulated_ms;
+            sum.marks.add(&totals.marks);
+        }
+        sum
+    }
+
     fn line(&self, elapsed: Duration) -> String {
         format!(
             "{} runs ({:.1}/s), {} operations, {} events, {:.2} simulated hours",
@@ -73,46 +104,85 @@ impl Totals {
     }
 }
 
+/// How often a worker tells how far it is.
+const WORKER_TELLS: Duration = Duration::from_millis(500);
+
+/// Runs every so many seeds, and tells what comes of them: the process of one job.
+pub(crate) fn work(seeds: Seeds, step: u64) -> Result<ExitCode> {
+    let mut totals = Totals::default();
+    let mut told = clock();
+    let mut seed = seeds.first;
+    while seed < seeds.end {
+        let outcome = run::run(Choices::from_seed(seed), Options::default());
+        totals.add(&outcome);
+        if outcome.failure.is_some() {
+            println!("failed {seed}");
+            break;
+        }
+        if told.elapsed() > WORKER_TELLS {
+            told = clock();
+            println!("{}", totals.spell());
+        }
+        seed = seed.saturating_add(step);
+    }
+    println!("{}", totals.spell());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The jobs are processes, for a run is repeatable only where no other is under way.
 pub(crate) fn run(seeds: Seeds, jobs: Option<usize>) -> Result<ExitCode> {
     let jobs = jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     println!("seeds {}..{}, {jobs} jobs", seeds.first, seeds.end);
     let start = clock();
-    let next = AtomicU64::new(seeds.first);
-    let stopped = AtomicBool::new(false);
-    let totals = Mutex::new((Totals::default(), start));
-    let failed = Mutex::new(None::<u64>);
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while !stopped.load(Ordering::Relaxed) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
-                    }
-                    let outcome = run::run(Choices::from_seed(seed), Options::default());
-                    if outcome.failure.is_some() {
-                        stopped.store(true, Ordering::Relaxed);
-                        if let Ok(mut failed) = failed.lock() {
-                            *failed = Some(failed.map_or(seed, |other: u64| other.min(seed)));
-                        }
-                    }
-                    let Ok(mut totals) = totals.lock() else { return };
-                    totals.0.add(&outcome);
-                    if totals.1.elapsed() > Duration::from_secs(10) {
-                        totals.1 = clock();
-                        println!(
-                            "{:>4} s  {}",
-                            start.elapsed().as_secs(),
-                            totals.0.line(start.elapsed())
-                        );
-                    }
-                }
-            });
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let (told, reports) = mpsc::channel();
+    let mut children = Vec::new();
+    for (job, first) in (seeds.first..seeds.end).take(jobs).enumerate() {
+        let mut child = std::process::Command::new(&program)
+            .args(["work", &format!("{first}..{}", seeds.end)])
+            .arg(jobs.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start this program again")?;
+        let lines = BufReader::new(child.stdout.take().context("a child has no output")?).lines();
+        let told = told.clone();
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .take_while(|line| told.send((job, line.clone())).is_ok())
+                .for_each(drop);
+        });
+        children.push((child, Totals::default()));
+    }
+    drop(told);
+    let mut shown = start;
+    let mut failed = None;
+    for (job, line) in reports {
+        if let Some(seed) = line.strip_prefix("failed ") {
+            failed = Some(seed.parse::<u64>()?);
+            break;
         }
-    });
-    let (totals, _) = totals.into_inner().unwrap_or_else(|_| (Totals::default(), start));
+        children[job].1 = Totals::read(&line).context("a worker has told something else")?;
+        if shown.elapsed() > Duration::from_secs(10) {
+            shown = clock();
+            let (seconds, totals) = (start.elapsed().as_secs(), Totals::sum(&children));
+            println!("{seconds:>4} s  {}", totals.line(start.elapsed()));
+        }
+    }
+    let totals = Totals::sum(&children);
+    for (mut child, _) in children {
+        if failed.is_some() {
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        ensure!(
+            failed.is_some() || status.success(),
+            "a worker has failed: {status}"
+        );
+    }
     println!("{}", totals.line(start.elapsed()));
-    if let Some(seed) = failed.into_inner().unwrap_or_default() {
+    if let Some(seed) = failed {
         let traced = Options {
             traced: true,
             ..Options::default()
@@ -293,9 +363,21 @@ fn outcome_of(tape: &Path) -> Result<Outcome> {
     outcome(&Subject::Tape(tape.to_owned()), Options::default())
 }
 
-/// Runs these seeds twice as processes that log everything, and compares the logs line by line.
+/// Runs each of these seeds again from its tape, and all of them twice as processes that log everything; compares hashes, and the logs
+/// line by line.
 pub(crate) fn meta(seeds: Seeds) -> Result<ExitCode> {
     let start = clock();
+    for seed in seeds.first..seeds.end {
+        let first = run::run(Choices::from_seed(seed), Options::default());
+        let again = run::run(Choices::from_own_tape(first.tape.clone()), Options::default());
+        if (first.hash, first.draws) != (again.hash, again.draws) {
+            println!(
+                "seed {seed} and its tape differ: {:016x} after {} draws, {:016x} after {}",
+                first.hash, first.draws, again.hash, again.draws
+            );
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     let program = std::env::current_exe().context("cannot find this program")?;
     let range = format!("{}..{}", seeds.first, seeds.end);
     let mut children = Vec::new();
@@ -345,7 +427,7 @@ pub(crate) fn meta(seeds: Seeds) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     println!(
-        "seeds {range} are the same in two processes: {} lines, {:.1} MB of log ({:.1} s)",
+        "seeds {range} are the same from their tapes, and in two processes: {} lines, {:.1} MB of log ({:.1} s)",
         lines - 1,
         bytes as f64 / 1e6,
         start.elapsed().as_secs_f64()

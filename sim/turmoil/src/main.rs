@@ -75,6 +75,9 @@ enum Command {
         #[arg(long)]
         known: PathBuf,
     },
+    /// Run every so many of these seeds, and tell another process of them
+    #[command(hide = true)]
+    Work { seeds: Seeds, step: u64 },
     /// Log everything that happens in these seeds
     #[command(hide = true)]
     Log { seeds: Seeds },
@@ -136,6 +139,7 @@ fn main() -> Result<ExitCode> {
             seconds,
             known,
         } => commands::hunt(&oracle, seconds, &known),
+        Command::Work { seeds, step } => commands::work(seeds, step),
         Command::Log { seeds } => commands::log(seeds),
     }
 }

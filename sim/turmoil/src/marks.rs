@@ -185,6 +185,25 @@ impl Marks {
         }
     }
 
+    /// Everything, for another process.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
+        let tallies = self.tallies.iter();
+        let tallies = tallies.flat_map(|tally| [tally.runs, tally.fired, tally.changed]);
+        self.counts.iter().copied().chain(tallies)
+    }
+
+    /// What another process has told.
+    pub(crate) fn from_numbers(mut numbers: impl Iterator<Item = u64>) -> Option<Self> {
+        let mut marks = Self::default();
+        for count in &mut marks.counts {
+            *count = numbers.next()?;
+        }
+        for tally in &mut marks.tallies {
+            (tally.runs, tally.fired, tally.changed) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        }
+        Some(marks)
+    }
+
     pub(crate) fn missed(&self) -> impl Iterator<Item = Mark> {
         Mark::ALL.iter().copied().filter(|mark| self.count(*mark) == 0)
     }

@@ -97,8 +97,20 @@ struct World {
     waits_until: u64,
 }
 
-/// Runs whatever the choices say.
+/// tokio keeps the tasks of a runtime in so many lists, by their numbers, and drops them list by list when it ends, as in a crash.
+const TASK_LISTS: u64 = 4;
+
+/// The numbers of tasks go on through a process: each run is to begin with the same, as far as the lists go.
+fn align_tasks() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime without input and output can be made");
+    let number = || runtime.spawn(async {}).id().to_string().parse::<u64>();
+    while number().is_ok_and(|number| number % TASK_LISTS != 0) {}
+}
+
+/// Runs whatever the choices say. No other run may be under way in the same process.
 pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
+    align_tasks();
     let mut choices = choices.logged();
     let settings = Settings::draw(&mut choices);
     let shown = if options.traced {
