@@ -149,11 +149,11 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         ),
         step(
             "outer layer is sound",
-            Work::Telling(simulator(&["turmoil", "--meta", "--seeds", "0..10"])),
+            Work::Telling(simulator(&["turmoil", "--meta", "--seeds", "0..50"])),
         ),
         step(
             "outer layer",
-            Work::Telling(simulator(&["turmoil", "--seeds", "0..200"])),
+            Work::Telling(simulator(&["turmoil", "--seeds", "0..1000"])),
         ),
         step(
             "faults of the server",
