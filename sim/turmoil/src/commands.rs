@@ -135,9 +135,9 @@ pub(crate) fn run(seeds: Seeds, jobs: Option<usize>) -> Result<ExitCode> {
     println!("seeds {}..{}, {jobs} jobs", seeds.first, seeds.end);
     let start = clock();
     let program = std::env::current_exe().context("cannot find this program")?;
-    let (told, reports) = mpsc::channel();
     let mut children = Vec::new();
-    for (job, first) in (seeds.first..seeds.end).take(jobs).enumerate() {
+    let mut outputs = Vec::new();
+    for first in (seeds.first..seeds.end).take(jobs) {
         let mut child = std::process::Command::new(&program)
             .args(["work", &format!("{first}..{}", seeds.end)])
             .arg(jobs.to_string())
@@ -145,42 +145,37 @@ pub(crate) fn run(seeds: Seeds, jobs: Option<usize>) -> Result<ExitCode> {
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start this program again")?;
-        let lines = BufReader::new(child.stdout.take().context("a child has no output")?).lines();
-        let told = told.clone();
-        std::thread::spawn(move || {
-            lines
-                .map_while(Result::ok)
-                .take_while(|line| told.send((job, line.clone())).is_ok())
-                .for_each(drop);
-        });
+        outputs.push(child.stdout.take().context("a child has no output")?);
         children.push((child, Totals::default()));
     }
-    drop(told);
-    let mut shown = start;
-    let mut failed = None;
-    for (job, line) in reports {
-        if let Some(seed) = line.strip_prefix("failed ") {
-            failed = Some(seed.parse::<u64>()?);
-            break;
+    let failed = std::thread::scope(|scope| {
+        let (told, reports) = mpsc::channel();
+        for (job, output) in outputs.into_iter().enumerate() {
+            let told = told.clone();
+            scope.spawn(move || {
+                let lines = BufReader::new(output).lines().map_while(Result::ok);
+                lines
+                    .take_while(|line| told.send((job, line.clone())).is_ok())
+                    .for_each(drop);
+            });
         }
-        children[job].1 = Totals::read(&line).context("a worker has told something else")?;
-        if shown.elapsed() > Duration::from_secs(10) {
-            shown = clock();
-            let (seconds, totals) = (start.elapsed().as_secs(), Totals::sum(&children));
-            println!("{seconds:>4} s  {}", totals.line(start.elapsed()));
+        drop(told);
+        let failed = listen(&reports, &mut children, start);
+        if !matches!(failed, Ok(None)) {
+            for (child, _) in &mut children {
+                child.kill()?;
+            }
         }
-    }
-    let totals = Totals::sum(&children);
-    for (mut child, _) in children {
-        if failed.is_some() {
-            child.kill()?;
-        }
+        failed
+    })?;
+    for (child, _) in &mut children {
         let status = child.wait()?;
         ensure!(
             failed.is_some() || status.success(),
             "a worker has failed: {status}"
         );
     }
+    let totals = Totals::sum(&children);
     println!("{}", totals.line(start.elapsed()));
     if let Some(seed) = failed {
         let traced = Options {
@@ -196,6 +191,27 @@ pub(crate) fn run(seeds: Seeds, jobs: Option<usize>) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(tell_totals(&totals))
+}
+
+/// Takes what the workers tell, up to the seed that fails.
+fn listen(
+    reports: &mpsc::Receiver<(usize, String)>,
+    workers: &mut [(Child, Totals)],
+    start: Instant,
+) -> Result<Option<u64>> {
+    let mut shown = start;
+    for (job, line) in reports {
+        if let Some(seed) = line.strip_prefix("failed ") {
+            return Ok(Some(seed.parse()?));
+        }
+        workers[job].1 = Totals::read(&line).context("a worker has told something else")?;
+        if shown.elapsed() > Duration::from_secs(10) {
+            shown = clock();
+            let (seconds, totals) = (start.elapsed().as_secs(), Totals::sum(workers));
+            println!("{seconds:>4} s  {}", totals.line(start.elapsed()));
+        }
+    }
+    Ok(None)
 }
 
 fn tell_totals(totals: &Totals) -> ExitCode {
