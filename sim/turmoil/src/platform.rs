@@ -63,11 +63,18 @@ impl Simulated {
 
 impl Platform for Simulated {
     fn now(&self) -> Millis {
-        Millis(now())
+        let now = now();
+        self.shared.lock().asked_for_time(now);
+        Millis(now)
     }
 
+    /// Never the same again and again, not even where nothing is left to be drawn from: who waits for a while that is chosen by chance
+    /// would not wait at all.
     fn random(&self) -> io::Result<u64> {
-        Ok(self.shared.lock().choices.upto(u64::MAX))
+        let mut shared = self.shared.lock();
+        shared.randoms += 1;
+        let odd = shared.randoms.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Ok(shared.choices.upto(u64::MAX) ^ odd)
     }
 
     fn work(&self, work: Work) {

@@ -66,6 +66,10 @@ pub(crate) struct Inner {
     pub(crate) tier: Tier,
     /// When the alarms were last looked for, and how often at that time.
     pub(crate) asked_due: (u64, u64),
+    /// When the server last asked for the time, and how often at that time.
+    asked_now: (u64, u64),
+    /// How often the server has asked for entropy.
+    pub(crate) randoms: u64,
     /// Which server has opened which database.
     pub(crate) opened: BTreeSet<(u64, String)>,
     /// What has become durable, and is still to be judged.
@@ -90,6 +94,8 @@ pub(crate) struct Inner {
     broken_late: u64,
 }
 
+/// How often the time may be asked for within a millisecond.
+const NOW_ASKED_MAX: u64 = 100_000;
 /// So many things may break after the heal, of those that mostly are not done before.
 const BROKEN_LATE_MAX: u64 = 3;
 
@@ -116,6 +122,8 @@ impl Shared {
             alarms: BTreeMap::new(),
             tier: Tier::default(),
             asked_due: (0, 0),
+            asked_now: (0, 0),
+            randoms: 0,
             opened: BTreeSet::new(),
             log: Vec::new(),
             boot: 0,
@@ -195,6 +203,22 @@ impl Inner {
     pub(crate) fn check(&mut self, oracle: &'static str, verdict: Result<(), Mismatch>) {
         if let Err(Mismatch { expected, actual }) = verdict {
             self.fail(oracle, expected, actual);
+        }
+    }
+
+    /// A server that does things without end at one time does not rest.
+    pub(crate) fn asked_for_time(&mut self, now: u64) {
+        let asked = if self.asked_now.0 == now {
+            self.asked_now.1 + 1
+        } else {
+            0
+        };
+        self.asked_now = (now, asked);
+        if asked > NOW_ASKED_MAX {
+            let actual = format!("the server asks for it {asked} times at {now}");
+            self.fail("time goes on", "a server that rests".to_owned(), actual);
+            // There is no other way out of a host that never rests.
+            panic!("the server does not rest");
         }
     }
 
