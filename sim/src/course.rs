@@ -12,6 +12,8 @@ use crate::settings::{BEGINNING, Settings};
 
 /// No run goes on for longer. An instance whose clock is behind may take an alarm every few milliseconds for a while.
 const EVENTS_MAX: u64 = 1_000_000;
+/// Where there are very many operations, for so many times that number.
+const EVENTS_PER_OPERATION_MAX: u64 = 1_000;
 /// Nor one in which only one oracle is listened to.
 const EVENTS_UNHEARD_MAX: u64 = 10_000;
 /// What happens at one time comes to an end.
@@ -130,12 +132,8 @@ impl<'w, 't, E> Course<'w, 't, E> {
                 format!("{AT_ONCE_MAX} events at one time at most"),
                 "another one".to_owned(),
             );
-        } else if self.events > EVENTS_MAX {
-            self.fail(
-                "an end",
-                format!("{EVENTS_MAX} events at most"),
-                "another one".to_owned(),
-            );
+        } else if self.events > EVENTS_MAX.max(self.settings.operations * EVENTS_PER_OPERATION_MAX) {
+            self.fail("an end", "fewer events".to_owned(), "another one".to_owned());
         }
         // A world that only one oracle judges may go on when it should have failed long ago.
         let goes_on = self.settings.only.is_none() || self.events <= EVENTS_UNHEARD_MAX;

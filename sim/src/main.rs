@@ -104,6 +104,16 @@ enum Command {
         #[arg(long)]
         ops: u64,
     },
+    /// Run writers that only append to one stream of tiny segments, while everything breaks, and read from each offset they were told
+    Writers {
+        #[arg(long, default_value_t = 16)]
+        writers: u64,
+        /// Of each writer
+        #[arg(long, default_value_t = 3_500)]
+        appends: u64,
+        #[arg(long, default_value = "0..2")]
+        seeds: Seeds,
+    },
     /// Print everything that the programs of a file can show on a simulated object, as JSON
     Fidelity {
         #[arg(default_value = "tests/fidelity/programs.json")]
@@ -267,6 +277,11 @@ fn main() -> Result<ExitCode> {
             }
         }
         Command::Explore { ops } => commands::explore::explore(ops),
+        Command::Writers {
+            writers,
+            appends,
+            seeds,
+        } => commands::writers::writers(writers, appends, seeds),
         Command::Fidelity { programs } => commands::fidelity::fidelity(&programs),
         Command::Hashes { seeds } => commands::meta::hashes(seeds),
         Command::Hunt {

@@ -39,6 +39,8 @@ pub struct Outcome {
     pub tape: Vec<u8>,
     pub events: u64,
     pub operations: u64,
+    /// Offsets that appends were answered and that were read from in the end: where clients only write.
+    pub answers_read: u64,
     pub simulated_ms: u64,
     pub marks: Marks,
     pub failure: Option<Failure>,
@@ -94,7 +96,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
     } else {
         String::new()
     };
-    let operations = world.operation_count();
+    let (operations, answers_read) = (world.operation_count(), world.answers_read());
     let course = &mut world.course;
     let (hash, events, simulated_ms) = (course.digest.value(), course.events, course.simulated_ms());
     let marks = core::mem::take(&mut course.marks);
@@ -106,6 +108,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
         tape: choices.tape().to_vec(),
         events,
         operations,
+        answers_read,
         simulated_ms,
         marks,
         failure,
@@ -163,6 +166,17 @@ mod tests {
                     .is_some()
             };
             assert!((0..3_000).any(notices), "{oracle}");
+        }
+    }
+
+    #[test]
+    fn every_answer_of_many_writers_can_be_read_from() {
+        for number in 0..10 {
+            let mut choices = Choices::from_seed(number);
+            let settings = Settings::writers(&mut choices, 16, 20);
+            let outcome = within(&mut choices, settings, Options::default());
+            assert_eq!(outcome.failure, None, "seed {number}");
+            assert!(outcome.answers_read >= 16 * 20, "seed {number}");
         }
     }
 

@@ -70,6 +70,9 @@ pub struct Settings {
     pub delays: Delays,
     /// Whether all decisions are to be enumerated, so that each has to be between few.
     pub enumerated: bool,
+    /// Whether clients do nothing but append to one stream, which nobody ends, and read in the end from each offset that an
+    /// append was answered.
+    pub writers: bool,
     /// Whether the output gate holds anything back. It always does, but where it is to be shown that it would be missed.
     pub gated: bool,
     /// The only oracle that is listened to, where it is to be shown that it speaks.
@@ -140,6 +143,7 @@ impl Settings {
             faults,
             delays,
             enumerated: false,
+            writers: false,
             gated: true,
             only: None,
             names: 1 + choices.upto(5) / 4,
@@ -168,6 +172,7 @@ impl Settings {
             faults: Faults::only(Fault::Crash, 1),
             delays: Delays::default(),
             enumerated: true,
+            writers: false,
             gated: true,
             only: None,
             names: 1,
@@ -180,6 +185,30 @@ impl Settings {
             calm_ms: 0,
             ttl_percent: 0,
             body_bytes: 0,
+        }
+    }
+
+    /// A world as any other, but for what its clients do: so many writers append so often each, a segment is sealed every few
+    /// messages, and no append is given up.
+    #[must_use]
+    pub fn writers(choices: &mut Choices<'_>, writers: u64, appends: u64) -> Self {
+        let drawn = Self::draw(choices);
+        Self {
+            limits: Limits {
+                append_bytes_max: Limits::DEFAULT.append_bytes_max,
+                chunk_bytes_max: 64,
+                cold: true,
+                segment_messages_max: 3,
+                segment_bytes_max: Limits::DEFAULT.segment_bytes_max,
+                ..drawn.limits
+            },
+            writers: true,
+            names: 1,
+            clients: writers,
+            // Each may be the one that creates the stream.
+            operations: writers * (appends + 1),
+            retries: u64::MAX,
+            ..drawn
         }
     }
 

@@ -126,6 +126,9 @@ pub fn next(choices: &mut Choices<'_>, scene: Scene<'_>) -> Next {
     if scene.settings.enumerated {
         return letter(choices, &scene);
     }
+    if scene.settings.writers {
+        return write(&scene);
+    }
     let mut weights = scene.settings.weights;
     if scene.life.is_none() {
         // There is little else to do.
@@ -212,6 +215,30 @@ fn letter(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
             })
         }
         _ => Next::Wait(1_000),
+    }
+}
+
+/// An append to the stream, once it is there.
+fn write(scene: &Scene<'_>) -> Next {
+    let json = vec![("Content-Type", "application/json".to_owned())];
+    if scene.life.is_none() {
+        return Next::send(Request {
+            method: "PUT",
+            headers: json,
+            ..Request::default()
+        });
+    }
+    let mark = format!("#{};", scene.operation);
+    let request = Request {
+        method: "POST",
+        headers: json,
+        body: format!("\"{mark}\"").into(),
+        ..Request::default()
+    };
+    Next::Send {
+        request,
+        mark: Some(mark),
+        claim: None,
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod turmoil;
 mod watch;
+pub(crate) mod writers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -63,8 +63,19 @@ pub(super) struct Operation {
     /// Whether an answer was lost.
     unknown: bool,
     done: bool,
-    /// Whether it only reads everything once more.
-    last: bool,
+    /// What an append was answered.
+    offset: Option<String>,
+    /// Whether it only reads once more, and how far.
+    last: Option<Last>,
+}
+
+/// What is read when all else is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// Page by page to the end.
+    All,
+    /// One page from what the operation of this number was answered, and then from the answers of those after it.
+    Answered(usize),
 }
 
 /// One request on its way.
@@ -144,7 +155,8 @@ impl World<'_, '_> {
             acknowledged: Vec::new(),
             unknown: false,
             done: false,
-            last: false,
+            offset: None,
+            last: None,
         });
         self.operations.len() - 1
     }
@@ -245,6 +257,8 @@ impl World<'_, '_> {
         let success = (200..300).contains(&status);
         if let (true, Some(life)) = (success, received.place.life()) {
             operation.acknowledged.push((life, status));
+            let offset = received.response.header("Stream-Next-Offset");
+            operation.offset = offset.filter(|_| operation.mark.is_some()).map(str::to_owned);
         }
         if status >= 500 {
             operation.unknown = true;
@@ -281,7 +295,7 @@ impl World<'_, '_> {
         if operation.done {
             return;
         }
-        if operation.attempts <= self.course.settings.retries || operation.last {
+        if operation.attempts <= self.course.settings.retries || operation.last.is_some() {
             let pause = self.course.choices.upto(self.course.settings.delays.think / 4);
             self.course.schedule(pause, Event::Retry { operation: number });
         } else {
@@ -297,23 +311,35 @@ impl World<'_, '_> {
         }
         let (client, last) = (operation.client, operation.last);
         self.learn(number, response);
-        let more = response
-            .header("Stream-Next-Offset")
-            .filter(|_| last && !response.is_true("Stream-Up-To-Date"));
-        match more {
-            Some(offset) => {
-                let object = self.operations[number].object;
-                let mut request = Request::new("GET");
-                request.query.push(("offset", offset.to_owned()));
-                self.operations[number].done = true;
-                self.read_once_more(client, object, request);
+        let Some(last) = last else {
+            return self.finish(number);
+        };
+        let object = self.operations[number].object;
+        self.operations[number].done = true;
+        let offset = response.header("Stream-Next-Offset");
+        match (last, offset.filter(|_| !response.is_true("Stream-Up-To-Date"))) {
+            (Last::All, Some(offset)) => self.read_once_more(client, object, offset, Last::All),
+            (Last::All, None) => self.has_read(),
+            (Last::Answered(operation), _) => self.read_from_answers(operation + 1),
+        }
+    }
+
+    fn has_read(&mut self) {
+        self.unread = self.unread.saturating_sub(1);
+        self.advance();
+    }
+
+    /// Reads from each offset that this operation's append, or a later one's, was answered.
+    fn read_from_answers(&mut self, first: usize) {
+        let mut later = self.operations.iter().enumerate().skip(first);
+        let answered =
+            later.find_map(|(number, operation)| Some((number, operation.object, operation.offset.clone()?)));
+        match answered {
+            Some((number, object, offset)) => {
+                self.answers_read += 1;
+                self.read_once_more(0, object, &offset, Last::Answered(number));
             }
-            None if last => {
-                self.operations[number].done = true;
-                self.unread = self.unread.saturating_sub(1);
-                self.advance();
-            }
-            None => self.finish(number),
+            None => self.has_read(),
         }
     }
 
@@ -507,14 +533,20 @@ impl World<'_, '_> {
     /// A last look at a name, by the first client.
     pub(super) fn read_all(&mut self, object: usize) {
         self.unread += 1;
-        let mut request = Request::new("GET");
-        request.query.push(("offset", "-1".to_owned()));
-        self.read_once_more(0, object, request);
+        self.read_once_more(0, object, "-1", Last::All);
     }
 
-    fn read_once_more(&mut self, client: usize, object: usize, request: Request) {
+    /// A last look at what writers were answered.
+    pub(super) fn read_all_answers(&mut self) {
+        self.unread += 1;
+        self.read_from_answers(0);
+    }
+
+    fn read_once_more(&mut self, client: usize, object: usize, offset: &str, last: Last) {
+        let mut request = Request::new("GET");
+        request.query.push(("offset", offset.to_owned()));
         let operation = self.begin(client, object, request, None, None);
-        self.operations[operation].last = true;
+        self.operations[operation].last = Some(last);
         self.attempt(operation);
     }
 

@@ -160,6 +160,8 @@ pub struct World<'w, 't> {
     progress: u64,
     /// Names that are still being read once more.
     unread: u64,
+    /// Offsets that appends were answered and that were read from in the end.
+    answers_read: u64,
 }
 
 impl<'w, 't> World<'w, 't> {
@@ -201,6 +203,7 @@ impl<'w, 't> World<'w, 't> {
             patience: 4,
             progress: 0,
             unread: 0,
+            answers_read: 0,
         }
     }
 
@@ -231,6 +234,11 @@ impl<'w, 't> World<'w, 't> {
     #[must_use]
     pub fn operation_count(&self) -> u64 {
         self.operations.len() as u64
+    }
+
+    #[must_use]
+    pub const fn answers_read(&self) -> u64 {
+        self.answers_read
     }
 
     /// The state at this point, to be looked at.
@@ -323,6 +331,9 @@ impl<'w, 't> World<'w, 't> {
             .note("world", || "reads everything once more".to_owned());
         for object in 0..self.objects.len() {
             self.read_all(object);
+        }
+        if self.course.settings.writers {
+            self.read_all_answers();
         }
     }
 

@@ -156,7 +156,7 @@ pub(super) const ALARM_MAX: u64 = 8_640_000_000_000_000;
 const STEP_READS_MAX: u64 = 1_000_000;
 
 /// An alarm that finds nothing to do and sets itself again is early at most, or by a clock that is ahead.
-const IDLE_ALARMS_MAX: u64 = 2_000;
+const IDLE_ALARMS_MAX: u64 = 5_000;
 
 /// An alarm that has come and is set again for the same time, or an earlier one, comes again at once. A few in a
 /// row are an instance's that cannot know: it has just begun.

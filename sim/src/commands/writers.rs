@@ -1,0 +1,52 @@
+//! `writers`: many appends to one stream of tiny segments, each of whose answers is held to.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use sim::choices::Choices;
+use sim::marks::{Fault, Watermark};
+use sim::run::{self, Options};
+use sim::settings::Settings;
+
+use super::{clock, replay};
+use crate::Seeds;
+
+pub(crate) fn writers(writers: u64, appends: u64, seeds: Seeds) -> Result<ExitCode> {
+    for seed in seeds.first..seeds.end {
+        let start = clock();
+        let run = |traced| {
+            let mut choices = Choices::from_seed(seed);
+            let settings = Settings::writers(&mut choices, writers, appends);
+            let options = Options {
+                traced,
+                ..Options::default()
+            };
+            run::within(&mut choices, settings, options)
+        };
+        let outcome = run(false);
+        let of = |faults: &[Fault]| {
+            faults
+                .iter()
+                .map(|fault| outcome.marks.tally(*fault).fired)
+                .sum::<u64>()
+        };
+        let fired = of(Fault::ALL);
+        println!(
+            "seed {seed}: {} appends of {writers} writers answered, each offset read from; {} segments, {fired} faults ({} of R2), {} events ({:.1} s)",
+            outcome.answers_read,
+            outcome.marks.height(Watermark::Segments),
+            of(&[Fault::Put, Fault::Get, Fault::Collect]),
+            outcome.events,
+            start.elapsed().as_secs_f64(),
+        );
+        if outcome.failure.is_some() {
+            replay::tell_failure(&run(true));
+            return Ok(ExitCode::FAILURE);
+        }
+        anyhow::ensure!(
+            outcome.answers_read >= writers * appends,
+            "fewer answers than appends"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
