@@ -127,6 +127,7 @@ impl Settings {
             retries: choices.upto(4),
             producers: 1 + choices.upto(2),
             weights,
+            writers: false,
             storm_ms: 0,
             calm_ms: 0,
             ttl_percent: choices.one_of(&[0, 30, 80]),
