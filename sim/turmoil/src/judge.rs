@@ -687,6 +687,24 @@ impl Judge {
         Some((offset, follower.cursor, follower.finished))
     }
 
+    /// Since when there is something that a reader has not been told, where it reads what is there now.
+    pub(crate) fn behind_since(&self, attempt: usize, readings: &[Reading]) -> Option<u64> {
+        let name = self.attempts[attempt].name;
+        let present = self.life(name)?.id;
+        let since = |reading: &Reading| {
+            let follower = &reading.follower;
+            let position = follower.position.filter(|_| follower.life == present)?;
+            let mut later = self.names[name].versions[reading.version..].iter();
+            let missed = later.find(|version| {
+                let life = version.state.life.as_ref().filter(|life| life.id == present);
+                life.is_some_and(|life| life.content.len() > position || (life.closed && !follower.finished))
+            });
+            missed.map(|version| version.at)
+        };
+        let each: Option<Vec<_>> = readings.iter().map(since).collect();
+        each?.into_iter().max()
+    }
+
     /// Whether a stream that a reader reads is no more, or was not for a while.
     pub(crate) fn is_gone(&self, attempt: usize, readings: &[Reading]) -> bool {
         let name = self.attempts[attempt].name;

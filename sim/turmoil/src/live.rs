@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
@@ -169,7 +170,9 @@ impl Reader {
             company.shared.lock().hit(Mark::EventsBase64);
         }
         company.judge.borrow_mut().readers[self.name] += 1;
-        let end = self.read(attempt, head.into_body(), leaves, slow).await;
+        let end = self
+            .read(attempt, head.into_body(), &connection, leaves, slow)
+            .await;
         company.absorb();
         company.judge.borrow_mut().readers[self.name] -= 1;
         company.judge.borrow_mut().over(attempt, now());
@@ -186,7 +189,14 @@ impl Reader {
     }
 
     /// Reads events up to the end of the response, or of patience.
-    async fn read(&mut self, attempt: usize, mut body: Incoming, leaves: Option<u64>, slow: bool) -> End {
+    async fn read(
+        &mut self,
+        attempt: usize,
+        mut body: Incoming,
+        connection: &Connection,
+        leaves: Option<u64>,
+        slow: bool,
+    ) -> End {
         let company = self.company.clone();
         let settings = company.shared.settings();
         let silence = settings.workload.limits.sse_heartbeat_ms * 2 + SLACK_MS + settings.latency_ms_max * 2;
@@ -222,7 +232,12 @@ impl Reader {
                 }
                 Ok(Some(Ok(frame))) => frame,
                 Err(_) if now() > heard + silence => return End::Silent,
-                Err(_) => continue,
+                Err(_) => {
+                    if !slow && !company.is_excused(connection) {
+                        self.check_told(attempt, began);
+                    }
+                    continue;
+                }
             };
             heard = now();
             let Ok(bytes) = frame.into_data() else { continue };
@@ -240,6 +255,31 @@ impl Reader {
                 Ok(progress) => note_progress(&mut shared, &bytes, progress, self.cut_within.take()),
                 Err(mismatch) => shared.check("events", Err(mismatch)),
             }
+        }
+    }
+
+    /// What has been durable for a while is told to those at the tail.
+    fn check_told(&self, attempt: usize, began: u64) {
+        self.company.absorb();
+        let behind = self
+            .company
+            .judge
+            .borrow()
+            .behind_since(attempt, &self.readings.borrow());
+        let Some(since) = behind else { return };
+        let mut shared = self.company.shared.lock();
+        let settings = Arc::clone(&shared.settings);
+        let slack = SLACK_MS
+            + settings.latency_ms_max * 4
+            + settings.work_ms_max * 8
+            + settings.workload.limits.redial_ms_max * 32
+            + settings.tier_ms * 64;
+        let since = since.max(began);
+        // A read that fails is tried again, after longer and longer pauses.
+        if since + slack < now() && shared.storage_failed_at < since && !shared.ending {
+            let expected = format!("to be told what was durable since {since}");
+            let actual = format!("reader's a{attempt}: nothing in {} ms", now() - since);
+            shared.fail("no lost wake", expected, actual);
         }
     }
 

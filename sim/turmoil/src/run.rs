@@ -541,7 +541,9 @@ impl World {
         {
             let mut shared = self.shared.lock();
             shared.phase = Phase::Healing;
-            shared.disturbances += 1;
+            if shared.disturbed > 0 || self.bounce_at.is_some() {
+                shared.disturbances += 1;
+            }
             shared.disturbed = 0;
             shared.note("world", || "heals".to_owned());
         }

@@ -68,6 +68,7 @@ pub(crate) struct Inner {
     pub(crate) asked_due: (u64, u64),
     /// When the server last asked for the time, and how often at that time.
     asked_now: (u64, u64),
+    pub(crate) storage_failed_at: u64,
     /// How often the server has asked for entropy.
     pub(crate) randoms: u64,
     /// Which server has opened which database.
@@ -123,6 +124,7 @@ impl Shared {
             tier: Tier::default(),
             asked_due: (0, 0),
             asked_now: (0, 0),
+            storage_failed_at: 0,
             randoms: 0,
             opened: BTreeSet::new(),
             log: Vec::new(),

@@ -92,6 +92,7 @@ impl Inner {
         self.alive(boot)?;
         if self.fault(Fault::StorageFails) {
             self.changed(Fault::StorageFails);
+            self.storage_failed_at = now();
             self.note("storage", || format!("{what} fails"));
             return Err(failed(what));
         }
