@@ -13,12 +13,15 @@ use tokio::time::{sleep, timeout};
 use crate::client::{Company, Connection, Lost, head_of, whole};
 use crate::judge::{Progress, Reading, stream};
 use crate::marks::{Fault, Mark};
+use crate::settings::TIER_STEPS;
 use crate::shared::{Phase, now};
 
 /// How often a reader looks up from waiting.
 const LOOK: Duration = Duration::from_millis(100);
 /// For the network, and for the server to notice.
 const SLACK_MS: u64 = 2_000;
+/// For the server to tell what it has, where nothing breaks.
+const TOLD_MS: u64 = 1_000;
 /// While things break, a reader dials so often.
 const DIALS_MAX: u64 = 8;
 /// For the head of an answer.
@@ -269,14 +272,22 @@ impl Reader {
         let Some(since) = behind else { return };
         let mut shared = self.company.shared.lock();
         let settings = Arc::clone(&shared.settings);
-        let slack = SLACK_MS
-            + settings.latency_ms_max * 4
-            + settings.work_ms_max * 8
-            + settings.workload.limits.redial_ms_max * 32
-            + settings.tier_ms * 64;
+        let limits = &settings.workload.limits;
+        let work = if settings.chance(Fault::WorkDelayed) > 0 {
+            settings.work_ms_max * 6
+        } else {
+            0
+        };
+        let tier = if limits.cold {
+            settings.tier_ms * TIER_STEPS
+        } else {
+            0
+        };
+        let slack = TOLD_MS + settings.latency_ms_max * 4 + work + tier + limits.redial_ms_max * 4;
         let since = since.max(began);
         // A read that fails is tried again, after longer and longer pauses.
-        if since + slack < now() && shared.storage_failed_at < since && !shared.ending {
+        let excused = shared.ending || shared.storage_failed_at > since || settings.bounds.queue_max == 1;
+        if since + slack < now() && !excused {
             let expected = format!("to be told what was durable since {since}");
             let actual = format!("reader's a{attempt}: nothing in {} ms", now() - since);
             shared.fail("no lost wake", expected, actual);

@@ -21,7 +21,7 @@ const TIER_FAULTS: [Fault; 5] = [
     Fault::Trickle,
 ];
 /// A page asks the cold tier for so many things, one after the other, at most.
-const TIER_STEPS: u64 = 32;
+pub(crate) const TIER_STEPS: u64 = 32;
 /// For the network, and for work that waits.
 const SLACK_MS: u64 = 2_000;
 
@@ -156,12 +156,19 @@ impl Settings {
 /// As the inner layer draws them, but for what takes long: this layer's runs are short and busy.
 fn limits(choices: &mut Choices<'_>) -> Limits {
     let inner = sim::settings::limits(choices);
-    let sse_max_age_ms = 200 + choices.magnitude(15_000);
+    // Now and then long enough for a reader that is not told something to be noticed.
+    let sse_max_age_ms = match choices.upto(2) {
+        0 => 200 + choices.magnitude(15_000),
+        _ => 4_000 + choices.upto(12_000),
+    };
     Limits {
         append_bytes_max: choices.one_of(&[1 << 16, 4_000, 256]),
         chunk_bytes_max: inner.chunk_bytes_max.max(32),
         row_bytes_max: inner.row_bytes_max.max(16),
-        long_poll_timeout_ms: 50 + inner.long_poll_timeout_ms / 4,
+        long_poll_timeout_ms: match choices.upto(2) {
+            0 => 50 + inner.long_poll_timeout_ms / 4,
+            _ => 2_000 + choices.upto(5_000),
+        },
         sse_max_age_ms,
         sse_heartbeat_ms: (200 + choices.magnitude(3_000)).max(sse_max_age_ms / 20),
         // Never 0: who finds the queue full would dial again and again within one moment.

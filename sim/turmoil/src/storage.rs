@@ -103,6 +103,7 @@ impl Inner {
         self.alive(boot)?;
         if self.fault(Fault::AlarmFails) {
             self.changed(Fault::AlarmFails);
+            self.storage_failed_at = now();
             self.note("storage", || format!("{what} fails"));
             return Err(failed(what));
         }
@@ -291,6 +292,7 @@ impl Database for Disk {
         shared.alive(self.boot)?;
         if shared.fault(Fault::CommitFails) {
             shared.changed(Fault::CommitFails);
+            shared.storage_failed_at = now();
             if shared.choices.upto(1) == 1 {
                 shared.hit(Mark::CommitUnknownKept);
                 shared.store(&self.name, &self.store, turns);
