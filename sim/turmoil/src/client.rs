@@ -511,7 +511,9 @@ impl Client {
         }
         let waited = now() - begun;
         let excused = self.company.is_excused(connection);
-        let outdated = self.company.judge.borrow().outdated_at(attempt, response);
+        let judge = self.company.judge.borrow();
+        let outdated = judge.outdated_at(attempt, response);
+        let has_turned_over = judge.has_turned_over(attempt);
         let mut shared = self.company.shared.lock();
         let least = shared.settings.workload.limits.long_poll_timeout_ms;
         let slack = OUTDATED_MS + shared.settings.latency_ms_max * 4 + shared.settings.work_ms_max * 4;
@@ -520,7 +522,7 @@ impl Client {
             204 if response.is_true("Stream-Closed") => {}
             204 => {
                 shared.hit(Mark::LongPollTimeout);
-                if waited + 10 < least && !excused && !shared.ending {
+                if waited + 10 < least && !excused && !shared.ending && !has_turned_over {
                     shared.fail(
                         "long-poll",
                         format!("a wait of {least} ms"),

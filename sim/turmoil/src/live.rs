@@ -205,6 +205,7 @@ impl Reader {
         let silence = settings.workload.limits.sse_heartbeat_ms * 2 + SLACK_MS + settings.latency_ms_max * 2;
         let began = now();
         let mut heard = began;
+        let mut told_at = began;
         let mut last = [0; 2];
         loop {
             if !company.shared.lock().goes_on() || company.phase() >= Phase::Reading {
@@ -237,7 +238,7 @@ impl Reader {
                 Err(_) if now() > heard + silence => return End::Silent,
                 Err(_) => {
                     if !slow && !company.is_excused(connection) {
-                        self.check_told(attempt, began);
+                        self.check_told(attempt, told_at);
                     }
                     continue;
                 }
@@ -255,14 +256,19 @@ impl Reader {
             let mut shared = company.shared.lock();
             shared.note(&self.who, || sim::request::excerpt(&bytes));
             match told {
-                Ok(progress) => note_progress(&mut shared, &bytes, progress, self.cut_within.take()),
+                Ok(progress) => {
+                    if progress.data {
+                        told_at = heard;
+                    }
+                    note_progress(&mut shared, &bytes, progress, self.cut_within.take());
+                }
                 Err(mismatch) => shared.check("events", Err(mismatch)),
             }
         }
     }
 
     /// What has been durable for a while is told to those at the tail.
-    fn check_told(&self, attempt: usize, began: u64) {
+    fn check_told(&self, attempt: usize, told_at: u64) {
         self.company.absorb();
         let behind = self
             .company
@@ -284,7 +290,7 @@ impl Reader {
             0
         };
         let slack = TOLD_MS + settings.latency_ms_max * 4 + work + tier + limits.redial_ms_max * 4;
-        let since = since.max(began);
+        let since = since.max(told_at);
         // A read that fails is tried again, after longer and longer pauses.
         let excused = shared.ending || shared.storage_failed_at > since || settings.bounds.queue_max == 1;
         if since + slack < now() && !excused {
