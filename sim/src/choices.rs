@@ -13,7 +13,15 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 enum Source<'a> {
     Seed(Box<ChaCha8Rng>),
     Tape(Unstructured<'a>),
-    Enumeration { path: Vec<Draw>, at: usize },
+    /// The same, for a run that outlives whoever reads the tape.
+    OwnTape {
+        tape: Vec<u8>,
+        at: usize,
+    },
+    Enumeration {
+        path: Vec<Draw>,
+        at: usize,
+    },
 }
 
 /// One decision: `value` of 0 to `max`.
@@ -51,6 +59,12 @@ impl<'a> Choices<'a> {
         Self::new(Source::Tape(Unstructured::new(tape)))
     }
 
+    /// The same run as [`Self::from_tape`].
+    #[must_use]
+    pub fn from_own_tape(tape: Vec<u8>) -> Self {
+        Self::new(Source::OwnTape { tape, at: 0 })
+    }
+
     /// Follows a path of an enumeration; see [`Enumeration`].
     fn from_path(path: Vec<Draw>) -> Self {
         Self::new(Source::Enumeration { path, at: 0 })
@@ -70,7 +84,7 @@ impl<'a> Choices<'a> {
     pub fn again(&self) -> Self {
         match &self.source {
             Source::Enumeration { path, .. } => Self::from_path(path.clone()),
-            Source::Seed(_) | Source::Tape(_) => Self::from_path(Vec::new()),
+            Source::Seed(_) | Source::Tape(_) | Source::OwnTape { .. } => Self::from_path(Vec::new()),
         }
     }
 
@@ -97,6 +111,12 @@ impl<'a> Choices<'a> {
             }
             // An empty tape gives zeros, and there is no other error.
             Source::Tape(unstructured) => unstructured.int_in_range(0..=max).unwrap_or(0),
+            Source::OwnTape { tape, at } => {
+                let mut rest = Unstructured::new(&tape[*at..]);
+                let value = rest.int_in_range(0..=max).unwrap_or(0);
+                *at = tape.len() - rest.len();
+                value
+            }
             Source::Enumeration { path, at } => {
                 if *at == path.len() {
                     path.push(Draw { max, value: 0 });
@@ -232,6 +252,16 @@ mod tests {
             .collect();
         assert_eq!(drawn, again);
         assert_eq!(taped.tape(), tape);
+        let mut owned = Choices::from_own_tape(tape.clone());
+        let again: Vec<_> = maxima
+            .iter()
+            .cycle()
+            .take(950)
+            .map(|max| owned.upto(*max))
+            .collect();
+        assert_eq!(again[..900], drawn);
+        assert_eq!(again[900..], [0; 50]);
+        assert_eq!(owned.tape()[..tape.len()], tape);
     }
 
     #[test]

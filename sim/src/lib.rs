@@ -19,6 +19,7 @@ pub mod segments;
 pub mod settings;
 pub mod shrink;
 pub mod storage;
+pub mod tier;
 pub mod workload;
 pub mod world;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use commands::mutants::Layer;
 use sim::storage;
 
 #[derive(Parser)]
@@ -48,6 +49,9 @@ enum Command {
         state: bool,
         #[arg(long, value_enum, default_value = "map")]
         storage: Storage,
+        /// It is one of the outer layer
+        #[arg(long)]
+        turmoil: bool,
     },
     /// Make a failing seed or tape small
     Shrink {
@@ -56,6 +60,19 @@ enum Command {
         output: PathBuf,
         #[arg(long, value_enum, default_value = "map")]
         storage: Storage,
+        /// It is one of the outer layer
+        #[arg(long)]
+        turmoil: bool,
+    },
+    /// The outer layer: the server for one machine and real HTTP clients on a simulated network
+    Turmoil {
+        #[arg(long, default_value = "0..200")]
+        seeds: Seeds,
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Show that these seeds are the same in two processes that log everything, instead
+        #[arg(long)]
+        meta: bool,
     },
     /// Show that a seed is one run: twice in this process, in two processes, on both storages, native and in wasm
     Meta {
@@ -75,6 +92,9 @@ enum Command {
         /// Give up on one after so many seconds: 60, or 300 when fuzzing
         #[arg(long)]
         seconds: Option<u64>,
+        /// Those of the outer layer, which are planted in the server
+        #[arg(long, conflicts_with = "fuzz")]
+        turmoil: bool,
         /// Let the fuzzer find them, from an empty corpus, instead of drawing seeds
         #[arg(long, conflicts_with = "check")]
         fuzz: bool,
@@ -157,6 +177,16 @@ enum Subject {
     Tape(PathBuf),
 }
 
+impl Subject {
+    /// As another program is told of it, wherever that runs.
+    fn absolute(&self) -> Result<String> {
+        Ok(match self {
+            Self::Seed(seed) => seed.to_string(),
+            Self::Tape(path) => std::path::absolute(path)?.display().to_string(),
+        })
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -190,21 +220,54 @@ fn main() -> Result<ExitCode> {
             until,
             state,
             storage,
+            turmoil: false,
         } => commands::replay::replay(&what, trace, until, state, storage.into()),
         Command::Shrink {
             what,
             output,
             storage,
+            turmoil: false,
         } => commands::replay::shrink(&what, &output, storage.into()),
+        Command::Replay {
+            what,
+            trace,
+            until,
+            state,
+            ..
+        } => {
+            let mut arguments = vec!["replay".to_owned(), what.absolute()?];
+            arguments.extend(trace.then(|| "--trace".to_owned()));
+            arguments.extend(state.then(|| "--state".to_owned()));
+            arguments.extend(until.map(|until| format!("--until={until}")));
+            commands::turmoil::turmoil(arguments)
+        }
+        Command::Shrink { what, output, .. } => {
+            let output = std::path::absolute(output)?.display().to_string();
+            let arguments = [
+                "shrink".to_owned(),
+                what.absolute()?,
+                "--output".to_owned(),
+                output,
+            ];
+            commands::turmoil::turmoil(arguments)
+        }
+        Command::Turmoil { seeds, jobs, meta } => {
+            let command = if meta { "meta" } else { "run" };
+            let range = format!("--seeds={}..{}", seeds.first, seeds.end);
+            let jobs = jobs.map(|jobs| format!("--jobs={jobs}"));
+            commands::turmoil::turmoil([command.to_owned(), range].into_iter().chain(jobs))
+        }
         Command::Meta { seeds } => commands::meta::meta(seeds),
         Command::Mutants {
             name,
             pick,
             check,
             seconds,
+            turmoil,
             fuzz,
         } => {
-            let bugs = commands::mutants::picked(name.as_deref(), pick)?;
+            let layer = if turmoil { Layer::Outer } else { Layer::Inner };
+            let bugs = commands::mutants::picked(layer, name.as_deref(), pick)?;
             if check {
                 commands::mutants::check(&bugs)
             } else if fuzz {

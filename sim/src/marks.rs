@@ -1,6 +1,8 @@
 //! Marks: things that must happen in some of many runs, or the simulator proves nothing. Watermarks: how far it went. Faults:
 //! what breaks, and whether that made a difference.
 
+/// An enumeration with a text for each, and how many there are.
+#[macro_export]
 macro_rules! named {
     ($(#[$outer:meta])* $name:ident, $count:ident { $($(#[$inner:meta])* $variant:ident: $text:literal,)* }) => {
         $(#[$outer])*

@@ -243,6 +243,34 @@ impl Model {
         verdict
     }
 
+    /// What an earlier state becomes by an answer that was given in it. Leaves no trace.
+    ///
+    /// # Errors
+    /// When the answer was none of those allowed then.
+    pub fn after(
+        &mut self,
+        then: State,
+        request: &Request,
+        response: &Response,
+        facts: &Facts,
+    ) -> Result<State, Mismatch> {
+        let present = core::mem::replace(&mut self.state, then);
+        let archive = self.archive.clone();
+        let lives = core::mem::replace(&mut self.lives, self.state.last_life);
+        let verdict = self.answered(request, response, facts);
+        self.lives = lives;
+        self.archive = archive;
+        let after = core::mem::replace(&mut self.state, present);
+        verdict.map(|()| after)
+    }
+
+    /// The present life was used by a read that was asked for and answered at these times.
+    pub fn read_between(&mut self, life: u64, asked_at: u64, answered_at: u64) {
+        if let Some(it) = self.state.life.as_mut().filter(|it| it.id == life) {
+            it.used = (it.used.0.max(asked_at), it.used.1.max(answered_at));
+        }
+    }
+
     /// How many lives have begun.
     #[must_use]
     pub const fn lives(&self) -> u64 {

@@ -222,7 +222,6 @@ impl Settings {
 /// The cold tier, the registry and the index. What waits for an answer waits long enough for one to come on a good day, and
 /// nothing is collected before whatever could still need or make it is over: the machine is promised that.
 fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
-    let usual = Limits::DEFAULT;
     limits.cold = choices.upto(4) > 1;
     limits.registry = choices.upto(4) > 2;
     limits.index = choices.upto(4) > 2;
@@ -230,6 +229,19 @@ fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
         // The registry takes any event, whatever the limit, which the reference does not know.
         limits.append_bytes_max = limits.append_bytes_max.max(2_000);
     }
+    segments(choices, limits);
+    let there_and_back = delays.network * 2 + delays.commit * 2 + delays.skew * 2;
+    limits.put_timeout_ms = 200 + delays.tier / 4 + choices.magnitude(30_000);
+    limits.reply_timeout_ms = 200 + there_and_back + choices.magnitude(30_000);
+    limits.retry_ms_min = 1 + choices.magnitude(5_000);
+    limits.retry_ms_max = limits.retry_ms_min.max(1_000 + choices.magnitude(60_000));
+    let longest = delays.stall + delays.commit + delays.tier + delays.late + there_and_back;
+    limits.collect_grace_ms = longest + 1_000 + choices.magnitude(60_000);
+}
+
+/// How much is sealed together, and read together.
+pub fn segments(choices: &mut Choices<'_>, limits: &mut Limits) {
+    let usual = Limits::DEFAULT;
     limits.segment_bytes_max = choices.one_of(&[usual.segment_bytes_max, 1, 20, 60, 200, 1_000]);
     limits.segment_messages_max = choices.one_of(&[usual.segment_messages_max, 1, 2, 3, 5, 20]);
     limits.segment_age_ms_max = choices.one_of(&[usual.segment_age_ms_max, 1, 1_000, 10_000, 60_000]);
@@ -245,16 +257,10 @@ fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     ]);
     limits.page_parts_max = choices.one_of(&[usual.page_parts_max, 1, 2, 3, 4]);
     limits.collect_keys_max = choices.one_of(&[usual.collect_keys_max, 1, 2, 3]);
-    let there_and_back = delays.network * 2 + delays.commit * 2 + delays.skew * 2;
-    limits.put_timeout_ms = 200 + delays.tier / 4 + choices.magnitude(30_000);
-    limits.reply_timeout_ms = 200 + there_and_back + choices.magnitude(30_000);
-    limits.retry_ms_min = 1 + choices.magnitude(5_000);
-    limits.retry_ms_max = limits.retry_ms_min.max(1_000 + choices.magnitude(60_000));
-    let longest = delays.stall + delays.commit + delays.tier + delays.late + there_and_back;
-    limits.collect_grace_ms = longest + 1_000 + choices.magnitude(60_000);
 }
 
-fn limits(choices: &mut Choices<'_>) -> Limits {
+/// Limits of one object, often tiny.
+pub fn limits(choices: &mut Choices<'_>) -> Limits {
     let usual = Limits::DEFAULT;
     // Now and then long enough for a reader to be waited for in vain.
     let sse_max_age_ms = 100 + choices.magnitude(60_000) * choices.one_of(&[1, 1, 1, 20]);

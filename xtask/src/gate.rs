@@ -147,6 +147,18 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             "planted faults caught",
             Work::Telling(simulator(&["mutants", "--pick", "3"])),
         ),
+        step(
+            "outer layer is sound",
+            Work::Telling(simulator(&["turmoil", "--meta", "--seeds", "0..50"])),
+        ),
+        step(
+            "outer layer",
+            Work::Telling(simulator(&["turmoil", "--seeds", "0..1000"])),
+        ),
+        step(
+            "faults of the server",
+            Work::Telling(simulator(&["mutants", "--turmoil", "--check"])),
+        ),
         step("simulator is true", Work::Telling(own(&["fidelity"]))),
         step("build", Work::Telling(own(&["build"]))),
         step(

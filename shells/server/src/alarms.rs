@@ -3,6 +3,7 @@
 //! An alarm is entered durably before the commit that sets it, and taken out after the commit that removes it. A crash in between
 //! leaves an alarm too many, which finds nothing due; never one too few.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use machine::Millis;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::files::configure;
 use crate::streams::Streams;
@@ -21,13 +22,11 @@ const CACHE_KIB: u32 = 2_048;
 /// Clocks are set: what is due is looked for this often at the least.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// The index in a file.
 #[derive(Debug)]
-pub(crate) struct Alarms {
-    index: Mutex<Connection>,
-    changed: Notify,
-}
+pub(crate) struct Index(Mutex<Connection>);
 
-impl Alarms {
+impl Index {
     pub(crate) fn open(data: &Path) -> rusqlite::Result<Self> {
         let index = Connection::open(data.join("alarms.sqlite"))?;
         configure(&index, CACHE_KIB)?;
@@ -35,35 +34,31 @@ impl Alarms {
             "CREATE TABLE IF NOT EXISTS alarms (name TEXT NOT NULL PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
              CREATE INDEX IF NOT EXISTS alarms_at ON alarms (at)",
         )?;
-        Ok(Self {
-            index: Mutex::new(index),
-            changed: Notify::new(),
-        })
+        Ok(Self(Mutex::new(index)))
     }
 
     /// Durable when it returns.
     pub(crate) fn set(&self, name: &str, at: Millis) -> rusqlite::Result<()> {
-        self.index
+        self.0
             .lock()
             .prepare_cached(
                 "INSERT INTO alarms VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET at = excluded.at",
             )?
             .execute((name, i64::try_from(at.0).unwrap_or(i64::MAX)))?;
-        self.changed.notify_one();
         Ok(())
     }
 
     pub(crate) fn remove(&self, name: &str) -> rusqlite::Result<()> {
-        self.index
+        self.0
             .lock()
             .prepare_cached("DELETE FROM alarms WHERE name = ?")?
             .execute([name])?;
         Ok(())
     }
 
-    /// Streams whose alarm is due; or, when there is none, for when the next is set.
-    fn due(&self, now: Millis) -> rusqlite::Result<(Vec<String>, Option<Millis>)> {
-        let index = self.index.lock();
+    /// Streams whose alarm is due, and when the first of all alarms is.
+    pub(crate) fn due(&self, now: Millis) -> rusqlite::Result<(Vec<String>, Option<Millis>)> {
+        let index = self.0.lock();
         let now = i64::try_from(now.0).unwrap_or(i64::MAX);
         let names = index
             .prepare_cached("SELECT name FROM alarms WHERE at <= ? ORDER BY at LIMIT ?")?
@@ -75,6 +70,13 @@ impl Alarms {
             .optional()?;
         Ok((names, next.map(|at| Millis(at.unsigned_abs()))))
     }
+}
+
+/// Sets a stream's alarm, durably, and lets [`run`] know.
+pub(crate) fn set(streams: &Streams, name: &str, at: Millis) -> io::Result<()> {
+    streams.storage.set_alarm(name, at)?;
+    streams.alarms_changed.notify_one();
+    Ok(())
 }
 
 /// Gives streams their alarms as they come due, until the server ends.
@@ -90,7 +92,7 @@ pub(crate) async fn run(streams: Arc<Streams>, mut ending: watch::Receiver<bool>
         tokio::select! {
             biased;
             _ = ending.changed() => {}
-            () = streams.alarms.changed.notified() => {}
+            () = streams.alarms_changed.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -100,7 +102,7 @@ pub(crate) async fn run(streams: Arc<Streams>, mut ending: watch::Receiver<bool>
 async fn fire(streams: &Arc<Streams>) -> anyhow::Result<Duration> {
     let now = streams.platform.now();
     let (due, next) = streams
-        .ask_storage(move |streams| streams.alarms.due(now))
+        .ask_storage(move |streams| streams.storage.due(now))
         .await?;
     if due.is_empty() {
         let pause = next.map_or(LOOK, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
@@ -119,7 +121,7 @@ async fn fire(streams: &Arc<Streams>) -> anyhow::Result<Duration> {
             let retry = u64::try_from(streams.bounds.alarm_retry.as_millis()).unwrap_or(u64::MAX);
             let at = streams.platform.now().plus(retry);
             streams
-                .ask_storage(move |streams| streams.alarms.set(&name, at))
+                .ask_storage(move |streams| set(streams, &name, at))
                 .await?;
         }
     }
@@ -133,13 +135,13 @@ mod tests {
     #[test]
     fn alarms_come_due_in_order_and_survive() {
         let directory = tempfile::tempdir().unwrap();
-        let alarms = Alarms::open(directory.path()).unwrap();
+        let alarms = Index::open(directory.path()).unwrap();
         for (name, at) in [("b", 20), ("a", 30), ("c", 10), ("a", 5)] {
             alarms.set(name, Millis(at)).unwrap();
         }
         alarms.remove("c").unwrap();
         drop(alarms);
-        let alarms = Alarms::open(directory.path()).unwrap();
+        let alarms = Index::open(directory.path()).unwrap();
         assert_eq!(alarms.due(Millis(4)).unwrap(), (vec![], Some(Millis(5))));
         assert_eq!(
             alarms.due(Millis(20)).unwrap(),

@@ -4,28 +4,33 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use machine::plan::Span;
+use machine::rows::{
+    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+};
+use machine::{Millis, Rows, Unreadable, Write};
 use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest, Sha256};
-use sqlite::Database;
+
+use crate::alarms::Index;
+use crate::storage::{Database, Due, Storage};
 
 /// As much of a stream's name as is shown in that of its file, for people.
 const SHOWN_BYTES: usize = 40;
 
+/// The storage of one machine.
 #[derive(Debug)]
 pub(crate) struct Files {
     streams: PathBuf,
     cache_kib: u32,
+    alarms: Index,
     /// Held for as long as the server runs.
     _lock: File,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failed {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-}
+/// A stream's file.
+#[derive(Debug)]
+struct Stored(sqlite::Database);
 
 impl Files {
     /// Takes the directory, which is made when it is not there.
@@ -46,52 +51,9 @@ impl Files {
         Ok(Self {
             streams,
             cache_kib,
+            alarms: Index::open(data).map_err(io::Error::other)?,
             _lock: lock,
         })
-    }
-
-    /// The database of a stream, where it has one.
-    pub(crate) fn open(&self, name: &str) -> Result<Option<Database>, Failed> {
-        let path = self.path(name);
-        if !path.try_exists()? {
-            return Ok(None);
-        }
-        let connection = Connection::open_with_flags(
-            path,
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
-        configure(&connection, self.cache_kib)?;
-        Ok(Some(Database::new(connection)))
-    }
-
-    /// A new, empty database for a stream. That it lasts is seen to by its first commit, which syncs the directory, too.
-    pub(crate) fn create(&self, name: &str) -> Result<Database, Failed> {
-        let path = self.path(name);
-        if let Some(shelf) = path.parent()
-            && !shelf.try_exists()?
-        {
-            fs::create_dir_all(shelf)?;
-            sync_directory(&self.streams)?;
-        }
-        let connection = Connection::open_with_flags(
-            path,
-            OpenFlags::SQLITE_OPEN_READ_WRITE
-                | OpenFlags::SQLITE_OPEN_CREATE
-                | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
-        configure(&connection, self.cache_kib)?;
-        Ok(Database::new(connection))
-    }
-
-    /// Removes the file of a stream that is no more. Its tables are gone already, durably: a file that a crash leaves behind is
-    /// an empty one, and goes when it is next opened.
-    pub(crate) fn remove(&self, name: &str, database: Database) -> Result<(), Failed> {
-        // Closing brings everything into the one file, and removes those beside it.
-        database.close()?;
-        match fs::remove_file(self.path(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
     }
 
     /// The digest makes the file's name unique and safe, however long the stream's is and whatever it has in it; no two differ
@@ -106,6 +68,129 @@ impl Files {
         });
         let file = format!("{}.{digest}.sqlite", shown.collect::<String>());
         self.streams.join(&digest[..2]).join(file)
+    }
+}
+
+impl Storage for Files {
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn Database>>> {
+        let path = self.path(name);
+        if !path.try_exists()? {
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        connect(&path, flags, self.cache_kib).map(Some)
+    }
+
+    /// That it lasts is seen to by its first commit, which syncs the directory, too.
+    fn create(&self, name: &str) -> io::Result<Box<dyn Database>> {
+        let path = self.path(name);
+        if let Some(shelf) = path.parent()
+            && !shelf.try_exists()?
+        {
+            fs::create_dir_all(shelf)?;
+            sync_directory(&self.streams)?;
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        connect(&path, flags, self.cache_kib)
+    }
+
+    /// The tables are gone already, durably: a file that a crash leaves behind is an empty one, and goes when it is next opened.
+    fn remove(&self, name: &str, database: Box<dyn Database>) -> io::Result<()> {
+        // Closing brings everything into the one file, and removes those beside it.
+        database.close()?;
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_alarm(&self, name: &str, at: Millis) -> io::Result<()> {
+        self.alarms.set(name, at).map_err(io::Error::other)
+    }
+
+    fn remove_alarm(&self, name: &str) -> io::Result<()> {
+        self.alarms.remove(name).map_err(io::Error::other)
+    }
+
+    fn due(&self, now: Millis) -> io::Result<Due> {
+        self.alarms.due(now).map_err(io::Error::other)
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags, cache_kib: u32) -> io::Result<Box<dyn Database>> {
+    let connection = Connection::open_with_flags(path, flags).map_err(io::Error::other)?;
+    configure(&connection, cache_kib).map_err(io::Error::other)?;
+    Ok(Box::new(Stored(sqlite::Database::new(connection))))
+}
+
+impl Database for Stored {
+    fn begin(&mut self) -> io::Result<()> {
+        self.0.begin().map_err(io::Error::other)
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> io::Result<()> {
+        self.0.apply(writes).map_err(io::Error::other)
+    }
+
+    fn commit(&mut self) -> io::Result<()> {
+        self.0.commit().map_err(io::Error::other)
+    }
+
+    fn frames(&self, span: Span) -> Result<Vec<u8>, Unreadable> {
+        self.0.frames(span)
+    }
+
+    fn tables(&self) -> io::Result<Vec<String>> {
+        self.0.tables().map_err(io::Error::other)
+    }
+
+    fn close(self: Box<Self>) -> io::Result<()> {
+        self.0.close().map_err(io::Error::other)
+    }
+}
+
+impl Rows for Stored {
+    fn head(&self) -> Result<Option<Head>, Unreadable> {
+        self.0.head()
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+        self.0.at_or_before(table, key)
+    }
+
+    fn first_with(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMark>, Unreadable> {
+        self.0.first_with(table, after, bytes_before)
+    }
+
+    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+        self.0.writers(table, each)
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+        self.0.producer(id)
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        self.0.segment(number)
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+        self.0.retried_segments(each)
+    }
+
+    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+        self.0.chores()
+    }
+
+    fn attached(&self, _incarnation: Incarnation) -> Result<u64, Unreadable> {
+        Ok(0)
     }
 }
 

@@ -169,6 +169,8 @@ impl Reader {
             if self.tail.is_ended() {
                 return unavailable(&self.streams);
             }
+            // Who polls takes whatever there is: when its link could not hold that, it dials.
+            self.step(Input::Pull);
             self.advance().await;
         }
     }

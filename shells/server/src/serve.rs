@@ -21,9 +21,11 @@ use tokio_io_timeout::TimeoutStream;
 use crate::alarms;
 use crate::cold::{self, Errand};
 use crate::config::Config;
+use crate::files::Files;
 use crate::http::Service;
 use crate::metrics::{Bound, Counted};
 use crate::platform::Platform;
+use crate::storage::Storage;
 use crate::streams::Streams;
 
 /// How long nothing is accepted after that has failed, for want of descriptors most likely.
@@ -73,12 +75,24 @@ impl Server {
         platform: Arc<dyn Platform>,
         cold: Option<Arc<dyn ObjectStore>>,
     ) -> io::Result<Self> {
-        let (streams, errands) = Streams::open(&config, platform, cold)?;
-        Ok(Self {
+        let files = Files::take(&config.data, config.bounds.cache_kib)?;
+        Ok(Self::over(config, platform, Arc::new(files), cold))
+    }
+
+    /// The same over any storage, which is this server's alone.
+    #[must_use]
+    pub fn over(
+        config: Config,
+        platform: Arc<dyn Platform>,
+        storage: Arc<dyn Storage>,
+        cold: Option<Arc<dyn ObjectStore>>,
+    ) -> Self {
+        let (streams, errands) = Streams::new(&config, platform, storage, cold);
+        Self {
             config,
             streams: Arc::new(streams),
             errands,
-        })
+        }
     }
 
     /// Serves until `end` comes, and then until everything under way is answered or the time for that is over.

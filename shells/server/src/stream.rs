@@ -4,9 +4,10 @@
 //! A turn leaves at once when nothing has been written before it, and otherwise after that commit.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use machine::plan::Rendering;
 use machine::rows::{
@@ -18,12 +19,12 @@ use machine::{
     Answer, CallId, Class, Gated, Input, Line, Live, Millis, Rows, Stream, Turn, Unreadable, Write,
 };
 use parking_lot::Mutex;
-use sqlite::Database;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use crate::alarms;
 use crate::cold::{Encoding, Errand, NotEncoded};
-use crate::files;
 use crate::platform::Platform;
+use crate::storage::Database;
 use crate::streams::Streams;
 
 /// What a job comes back with. A job that fails comes back with nothing: its sender is dropped.
@@ -130,7 +131,7 @@ pub(crate) struct State {
     instance: u64,
     /// What it has asked for and not heard of.
     errands: u64,
-    pub(crate) database: Option<Database>,
+    pub(crate) database: Option<Box<dyn Database>>,
     /// Whether the file is open if there is one.
     is_open: bool,
     /// Whether the database has the stream's tables, in the open transaction as the case may be.
@@ -211,12 +212,9 @@ impl Reader {
 enum Failure {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// Of the storage, or for want of entropy.
     #[error(transparent)]
-    Files(#[from] files::Failed),
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-    #[error(transparent)]
-    Entropy(#[from] std::io::Error),
+    Io(#[from] io::Error),
     #[error(transparent)]
     NotEncoded(#[from] NotEncoded),
     #[error("the code has panicked")]
@@ -242,14 +240,14 @@ struct Effects {
 
 /// What the machine sees during a step.
 struct View<'a> {
-    database: Option<&'a Database>,
+    database: Option<&'a dyn Database>,
     readers: &'a BTreeMap<u64, Reader>,
     waiting: &'a [(Job, Effects)],
 }
 
 impl Rows for View<'_> {
     fn head(&self) -> Result<Option<Head>, Unreadable> {
-        self.database.map_or(Ok(None), Database::head)
+        self.database.map_or(Ok(None), |database| database.head())
     }
 
     fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
@@ -288,7 +286,7 @@ impl Rows for View<'_> {
     }
 
     fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
-        self.database.map_or(Ok(None), Database::chores)
+        self.database.map_or(Ok(None), |database| database.chores())
     }
 
     /// With those that become readers by the commit.
@@ -413,7 +411,7 @@ impl State {
         let done = catch_unwind(AssertUnwindSafe(|| {
             self.open(streams, cell)?;
             let view = View {
-                database: self.database.as_ref(),
+                database: self.database.as_deref(),
                 readers: &self.readers,
                 waiting: &batch.waiting,
             };
@@ -443,7 +441,7 @@ impl State {
             self.open(streams, cell)?;
             let now = streams.platform.now();
             let view = View {
-                database: self.database.as_ref(),
+                database: self.database.as_deref(),
                 readers: &self.readers,
                 waiting: &batch.waiting,
             };
@@ -492,7 +490,7 @@ impl State {
     fn open(&mut self, streams: &Arc<Streams>, cell: &Cell) -> Result<(), Failure> {
         if !self.is_open {
             self.has_tables = false;
-            self.database = streams.files.open(&cell.name)?;
+            self.database = streams.storage.open(&cell.name)?;
             if let Some(database) = &self.database {
                 self.has_tables = database.head()?.is_some() || database.chores()?.is_some();
                 streams.opened(cell);
@@ -508,10 +506,10 @@ impl State {
             return Ok(());
         }
         if self.database.is_none() {
-            self.database = Some(streams.files.create(&cell.name)?);
+            self.database = Some(streams.storage.create(&cell.name)?);
             streams.opened(cell);
         }
-        let Some(database) = &self.database else {
+        let Some(database) = &mut self.database else {
             return Ok(());
         };
         if !self.in_transaction {
@@ -565,13 +563,15 @@ impl State {
                 streams.metrics.failed_turns.inc_by(batch.waiting.len() as u64);
                 self.forget(streams, cell);
                 self.calls.clear();
+                // Nor readers, who may have missed something: their links are cut, by which they dial again.
+                self.readers.clear();
                 return;
             }
             streams.metrics.committed(begun.elapsed(), batch.waiting.len());
         }
         let mut is_alarm_kept = false;
         if batch.alarm == Some(None)
-            && let Err(error) = streams.alarms.remove(&cell.name)
+            && let Err(error) = streams.storage.remove_alarm(&cell.name)
         {
             tracing::error!(name = %cell.name, %error, "an alarm could not be removed");
             is_alarm_kept = true;
@@ -587,10 +587,10 @@ impl State {
 
     fn make_durable(&mut self, streams: &Streams, cell: &Cell, batch: &Batch) -> Result<(), Failure> {
         if let Some(Some(at)) = batch.alarm {
-            streams.alarms.set(&cell.name, at)?;
+            alarms::set(streams, &cell.name, at)?;
         }
         if std::mem::take(&mut self.in_transaction)
-            && let Some(database) = &self.database
+            && let Some(database) = &mut self.database
         {
             database.commit()?;
         }
@@ -636,8 +636,7 @@ impl State {
     }
 
     fn attach(&mut self, streams: &Arc<Streams>, cell: &Cell, line: &Line) -> Link {
-        static READERS: AtomicU64 = AtomicU64::new(0);
-        let reader = READERS.fetch_add(1, Ordering::Relaxed);
+        let reader = streams.reader();
         let (sender, receiver) = mpsc::unbounded_channel();
         let held = Arc::new(AtomicUsize::new(0));
         self.readers.insert(
@@ -688,7 +687,7 @@ impl State {
         }
         if let Some(database) = self.database.take() {
             streams.closed(cell);
-            if let Err(error) = streams.files.remove(&cell.name, database) {
+            if let Err(error) = streams.storage.remove(&cell.name, database) {
                 tracing::error!(name = %cell.name, %error, "the file of a stream that is no more could not be removed");
                 self.forget(streams, cell);
             }
@@ -697,12 +696,12 @@ impl State {
 
     /// The instance, by its nonce.
     #[cfg(feature = "test-routes")]
-    pub(crate) fn instance(&mut self, platform: &dyn Platform) -> std::io::Result<u64> {
+    pub(crate) fn instance(&mut self, platform: &dyn Platform) -> io::Result<u64> {
         drawn(&mut self.nonce, platform)
     }
 }
 
-fn drawn(nonce: &mut Option<u64>, platform: &dyn Platform) -> std::io::Result<u64> {
+fn drawn(nonce: &mut Option<u64>, platform: &dyn Platform) -> io::Result<u64> {
     match *nonce {
         Some(nonce) => Ok(nonce),
         None => Ok(*nonce.insert(platform.random()?)),

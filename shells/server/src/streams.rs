@@ -12,22 +12,22 @@ use machine::{Call, CallId, Input};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
-use crate::alarms::Alarms;
 use crate::cold::{Cold, Encoding, Errand};
 use crate::config::{Bounds, Config};
-use crate::files::Files;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
+use crate::storage::Storage;
 use crate::stream::{Cell, Job, Reply, What};
 
 #[derive(Debug)]
 pub(crate) struct Streams {
     pub(crate) settings: Settings,
     pub(crate) bounds: Bounds,
-    pub(crate) files: Files,
-    pub(crate) alarms: Alarms,
+    pub(crate) storage: Arc<dyn Storage>,
+    /// An alarm has been set, and may be the first to come.
+    pub(crate) alarms_changed: Notify,
     pub(crate) metrics: Metrics,
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) cold: Cold,
@@ -37,6 +37,7 @@ pub(crate) struct Streams {
     open: Mutex<LruCache<Arc<str>, Arc<Cell>>>,
     calls: AtomicU64,
     instances: AtomicU64,
+    readers: AtomicU64,
 }
 
 /// The stream has as many requests waiting as it may.
@@ -44,17 +45,13 @@ pub(crate) struct Streams {
 pub(crate) struct Busy;
 
 impl Streams {
-    /// All streams of a data directory, and what they ask of the cold tier and of each other.
-    ///
-    /// # Errors
-    /// When the data directory cannot be used.
-    pub(crate) fn open(
+    /// All streams of a storage, and what they ask of the cold tier and of each other.
+    pub(crate) fn new(
         config: &Config,
         platform: Arc<dyn Platform>,
+        storage: Arc<dyn Storage>,
         cold: Option<Arc<dyn ObjectStore>>,
-    ) -> io::Result<(Self, UnboundedReceiver<Errand>)> {
-        let files = Files::take(&config.data, config.bounds.cache_kib)?;
-        let alarms = Alarms::open(&config.data).map_err(io::Error::other)?;
+    ) -> (Self, UnboundedReceiver<Errand>) {
         let (cold, errands) = Cold::new(cold, config.bounds.puts_bytes_max);
         let mut settings = config.settings.clone();
         // What is not there, the machine does without.
@@ -64,8 +61,8 @@ impl Streams {
         let streams = Self {
             settings,
             bounds: config.bounds.clone(),
-            files,
-            alarms,
+            storage,
+            alarms_changed: Notify::new(),
             metrics: Metrics::new(),
             platform,
             cold,
@@ -73,8 +70,9 @@ impl Streams {
             open: Mutex::new(LruCache::unbounded()),
             calls: AtomicU64::default(),
             instances: AtomicU64::default(),
+            readers: AtomicU64::default(),
         };
-        Ok((streams, errands))
+        (streams, errands)
     }
 
     /// A call, to be asked of a stream.
@@ -96,6 +94,11 @@ impl Streams {
     /// Has a stream encode a piece of a segment.
     pub(crate) fn encode(self: &Arc<Self>, name: &str, encoding: Encoding) {
         self.send_always(name, What::Encode(encoding));
+    }
+
+    /// A number for a reader, which no other has: a stream may hear of it when it is long gone.
+    pub(crate) fn reader(&self) -> u64 {
+        self.readers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Tells a stream that its alarm has come.
@@ -234,7 +237,7 @@ impl Streams {
     /// Uses the storage on a thread that may be blocked.
     pub(crate) async fn ask_storage<T: Send + 'static>(
         self: &Arc<Self>,
-        act: impl FnOnce(&Self) -> rusqlite::Result<T> + Send + 'static,
+        act: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
         let streams = Arc::clone(self);
         let (told, done) = oneshot::channel();

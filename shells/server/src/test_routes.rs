@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use machine::rows::StoredSegment;
 use machine::{Answer, Unreadable, segment};
-use sqlite::Database;
 use tokio::sync::oneshot;
 
 use crate::http::{Outgoing, response, unavailable};
 use crate::platform::Platform;
+use crate::storage::Database;
 use crate::stream::{State, What};
 use crate::streams::Streams;
 
@@ -38,8 +38,8 @@ impl Test {
                 state.readers.clear();
             }
             Self::Stats(told) => {
-                let tables = state.database.as_ref().map(Database::tables);
-                let segments = state.database.as_ref().map(stored_segments);
+                let tables = state.database.as_ref().map(|database| database.tables());
+                let segments = state.database.as_deref().map(stored_segments);
                 let stats = format!(
                     "{{\"instance\":\"{:016x}\",\"lines\":{},\"tables\":{:?},\"segments\":[{}]}}",
                     state.instance(platform).unwrap_or_default(),
@@ -54,7 +54,7 @@ impl Test {
 }
 
 /// The segments that are known to be stored, each as JSON.
-fn stored_segments(database: &Database) -> Result<Vec<String>, Unreadable> {
+fn stored_segments(database: &dyn Database) -> Result<Vec<String>, Unreadable> {
     let mut stored = Vec::new();
     let Some(head) = database.head()? else {
         return Ok(stored);

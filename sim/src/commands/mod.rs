@@ -6,6 +6,7 @@ pub(crate) mod meta;
 pub(crate) mod mutants;
 pub(crate) mod replay;
 pub(crate) mod run;
+pub(crate) mod turmoil;
 mod watch;
 pub(crate) mod writers;
 

@@ -15,8 +15,50 @@ use sim::storage;
 use super::replay::shrunk;
 use super::{clock, commit_number, root};
 
-/// A planted fault: `sim/bugs/<name>`.
+/// Which layer is to notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layer {
+    /// The machine in its simulated world: `sim/bugs`.
+    Inner,
+    /// The server on a simulated network: `sim/turmoil/bugs`.
+    Outer,
+}
+
+impl Layer {
+    const fn bugs(self) -> &'static str {
+        match self {
+            Self::Inner => "sim/bugs",
+            Self::Outer => "sim/turmoil/bugs",
+        }
+    }
+
+    /// What a planted fault is built of.
+    const fn members(self) -> &'static [&'static str] {
+        match self {
+            Self::Inner => &["fuzz", "machine", "shells/sqlite", "sim"],
+            Self::Outer => &["machine", "shells/server", "shells/sqlite", "sim", "sim/turmoil"],
+        }
+    }
+
+    const fn package(self) -> &'static str {
+        match self {
+            Self::Inner => "sim",
+            Self::Outer => "sim-turmoil",
+        }
+    }
+
+    /// Each has its own, for both are built of the same with other flags.
+    fn target(self) -> PathBuf {
+        root().join(match self {
+            Self::Inner => "target/mutants",
+            Self::Outer => "target/mutants-turmoil",
+        })
+    }
+}
+
+/// A planted fault: a directory.
 pub(crate) struct Bug {
+    layer: Layer,
     name: String,
     directory: PathBuf,
     /// The oracle that notices it.
@@ -32,9 +74,9 @@ impl Bug {
     }
 }
 
-fn bugs() -> Result<Vec<Bug>> {
+fn bugs(layer: Layer) -> Result<Vec<Bug>> {
     let mut bugs = Vec::new();
-    for entry in fs::read_dir(root().join("sim/bugs")).context("there are no bugs")? {
+    for entry in fs::read_dir(root().join(layer.bugs())).context("there are no bugs")? {
         let directory = entry?.path();
         let name = directory
             .file_name()
@@ -57,6 +99,7 @@ fn bugs() -> Result<Vec<Bug>> {
             .trim_end_matches('.')
             .to_owned();
         bugs.push(Bug {
+            layer,
             name,
             directory,
             oracle,
@@ -68,8 +111,8 @@ fn bugs() -> Result<Vec<Bug>> {
 }
 
 /// Those whose name contains `name`, and of these so many as the git commit picks.
-pub(crate) fn picked(name: Option<&str>, pick: Option<usize>) -> Result<Vec<Bug>> {
-    let mut bugs = bugs()?;
+pub(crate) fn picked(layer: Layer, name: Option<&str>, pick: Option<usize>) -> Result<Vec<Bug>> {
+    let mut bugs = bugs(layer)?;
     bugs.retain(|bug| name.is_none_or(|name| bug.name.contains(name)));
     if let Some(pick) = pick {
         let mut number = commit_number();
@@ -92,7 +135,7 @@ pub(crate) fn check(bugs: &[Bug]) -> Result<ExitCode> {
         passes_when_clean(bug)?;
     }
     println!(
-        "{} patches apply, and their tapes pass on the clean machine",
+        "{} patches apply, and their tapes pass where nothing is planted",
         bugs.len()
     );
     Ok(ExitCode::SUCCESS)
@@ -110,20 +153,14 @@ pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     for bug in bugs {
         plant(bug, house.path())?;
         passes_when_clean(bug)?;
-        let program = build(house.path())?;
-        let output = Command::new(program)
-            .args([
-                "hunt",
-                "--oracle",
-                &bug.oracle,
-                "--seconds",
-                &longest.as_secs().to_string(),
-                "--storage",
-                bug.storage,
-                "--known",
-            ])
-            .arg(bug.tape())
-            .output()?;
+        let program = build(bug.layer, house.path())?;
+        let mut hunt = Command::new(program);
+        hunt.args(["hunt", "--oracle", &bug.oracle, "--seconds"])
+            .arg(longest.as_secs().to_string());
+        if bug.layer == Layer::Inner {
+            hunt.args(["--storage", bug.storage]);
+        }
+        let output = hunt.arg("--known").arg(bug.tape()).output()?;
         let told = String::from_utf8_lossy(&output.stdout);
         if output.status.success() {
             let catch: Catch = told.parse()?;
@@ -274,25 +311,24 @@ fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
-/// What a planted fault is built of.
-const MEMBERS: [&str; 4] = ["fuzz", "machine", "shells/sqlite", "sim"];
-
 /// A workspace of machine, simulator and fuzzers with the fault in it. Files that are the same are left alone, so that they are not
 /// built again.
 fn plant(bug: &Bug, house: &Path) -> Result<()> {
     let patched = tempfile::tempdir()?;
-    for part in MEMBERS.into_iter().chain(["migrations"]) {
+    let members = bug.layer.members();
+    for part in members.iter().copied().chain(["migrations"]) {
         copy(&root().join(part), &patched.path().join(part))?;
     }
     let manifest = fs::read_to_string(root().join("Cargo.toml"))?;
     let members = |line: &str| {
         if line.starts_with("members = ") {
-            format!("members = {MEMBERS:?}")
+            format!("members = {members:?}")
         } else {
             line.to_owned()
         }
     };
-    let manifest: Vec<_> = manifest.lines().map(members).collect();
+    let others = |line: &&str| !line.starts_with("default-members = ");
+    let manifest: Vec<_> = manifest.lines().filter(others).map(members).collect();
     fs::write(patched.path().join("Cargo.toml"), manifest.join("\n"))?;
     fs::copy(root().join("Cargo.lock"), patched.path().join("Cargo.lock"))?;
     let patch = bug.directory.join("patch.diff");
@@ -332,10 +368,16 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn build(house: &Path) -> Result<PathBuf> {
+fn build(layer: Layer, house: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let target = root().join("target/mutants");
-    let output = Command::new(cargo)
+    let target = layer.target();
+    let mut command = Command::new(cargo);
+    if layer == Layer::Outer {
+        command
+            .env("RUSTFLAGS", super::turmoil::flags())
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    }
+    let output = command
         .env("CARGO_INCREMENTAL", "1")
         .args([
             "build",
@@ -343,9 +385,9 @@ fn build(house: &Path) -> Result<PathBuf> {
             "--profile",
             "sim",
             "--package",
-            "sim",
-            "--target-dir",
+            layer.package(),
         ])
+        .arg("--target-dir")
         .arg(&target)
         .current_dir(house)
         .output()
@@ -355,7 +397,7 @@ fn build(house: &Path) -> Result<PathBuf> {
         "the patched machine does not build: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(target.join("sim/sim"))
+    Ok(target.join("sim").join(layer.package()))
 }
 
 fn build_fuzzer(bug: &Bug, house: &Path) -> Result<PathBuf> {
@@ -398,12 +440,21 @@ fn passes_when_clean(bug: &Bug) -> Result<()> {
     if !bug.tape().exists() {
         return Ok(());
     }
-    let failure = run::tape(&fs::read(bug.tape())?, Options::default()).failure;
-    ensure!(
-        failure.is_none(),
-        "the tape of {} fails on the clean machine: {failure:?}",
-        bug.name
-    );
+    match bug.layer {
+        Layer::Inner => {
+            let failure = run::tape(&fs::read(bug.tape())?, Options::default()).failure;
+            ensure!(
+                failure.is_none(),
+                "the tape of {} fails on the clean machine: {failure:?}",
+                bug.name
+            );
+        }
+        Layer::Outer => {
+            let arguments = ["replay".into(), bug.tape().into_os_string()];
+            let passes = super::turmoil::turmoil(arguments)? == ExitCode::SUCCESS;
+            ensure!(passes, "the tape of {} fails on the clean server", bug.name);
+        }
+    }
     Ok(())
 }
 

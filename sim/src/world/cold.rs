@@ -1,7 +1,7 @@
 //! The cold tier, R2: objects under keys, puts that read their rows as they go, answers that take what they need while other
 //! things happen, and deletions in batches; each of them done, not done, done late, and told or not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use machine::plan::{Damaged, Fetch, Rendering};
@@ -13,6 +13,7 @@ use super::World;
 use super::client::Received;
 use super::object::{Effect, View};
 use crate::marks::{Fault, Mark, Watermark};
+use crate::tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Told};
 
 /// What can happen in the cold tier.
 #[derive(Clone, Copy, Debug)]
@@ -34,22 +35,12 @@ pub enum Event {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Cold {
-    objects: BTreeMap<String, Bytes>,
+    objects: Objects,
     /// Every key that a put was ever begun for.
     begun: BTreeSet<String>,
     uploads: Vec<Upload>,
     collections: Vec<Collection>,
     fetchings: Vec<Fetching>,
-}
-
-/// What is told of a put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    /// The truth, once it has landed.
-    Truth,
-    /// That it failed, at once.
-    Failure,
-    Never,
 }
 
 /// An object on its way into the tier.
@@ -68,8 +59,7 @@ struct Upload {
     /// By when it is through.
     ends_at: u64,
     trickles: bool,
-    told: Told,
-    is_late: bool,
+    outcome: PutOutcome,
     over: bool,
 }
 
@@ -104,8 +94,8 @@ impl Cold {
         self.objects.keys().cloned().collect()
     }
 
-    pub(super) fn object(&self, key: &str) -> Option<&Bytes> {
-        self.objects.get(key)
+    pub(super) const fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// Whether there is any object whose key begins so.
@@ -186,8 +176,7 @@ impl World<'_, '_> {
             receipt: None,
             ends_at: self.course.now + duration,
             trickles,
-            told: Told::Truth,
-            is_late: false,
+            outcome: PutOutcome::GOOD,
             over: false,
         });
         self.course.schedule(0, Event::Upload { upload }.into());
@@ -256,42 +245,31 @@ impl World<'_, '_> {
         let course = &mut self.course;
         let it = &mut self.cold.uploads[upload];
         let mut delay = course.choices.upto(it.ends_at.saturating_sub(course.now));
-        let mut lands = true;
         if course.fault(Fault::Put) {
             course.changed(Fault::Put);
-            let choice = course.choices.upto(6);
-            (lands, it.is_late, it.told) = match choice {
-                0 => (false, false, Told::Failure),
-                1 => (true, false, Told::Failure),
-                2 => (true, true, Told::Failure),
-                3 => (true, true, Told::Truth),
-                4 => (true, false, Told::Never),
-                5 => (false, false, Told::Never),
-                _ => (true, true, Told::Never),
-            };
-            course.hit(match it.told {
+            let choice = course.choices.upto(PutOutcome::BAD.len() as u64 - 1);
+            it.outcome = PutOutcome::BAD[usize::try_from(choice).unwrap_or(0)];
+            course.hit(match it.outcome.told {
                 Told::Truth => Mark::PutLate,
                 Told::Failure => Mark::PutFailed,
                 Told::Never => Mark::PutUnanswered,
             });
             course.note("cold", || {
-                format!(
-                    "{} lands {lands}, late {}, told {:?}",
-                    it.key, it.is_late, it.told
-                )
+                let PutOutcome { lands, is_late, told } = it.outcome;
+                format!("{} lands {lands}, late {is_late}, told {told:?}", it.key)
             });
         }
-        if it.told == Told::Failure {
+        if it.outcome.told == Told::Failure {
             let told = Event::PutTold {
                 upload,
                 stored: false,
             };
             course.schedule(delay, told.into());
         }
-        if it.is_late {
+        if it.outcome.is_late {
             delay += course.choices.upto(course.settings.delays.late);
         }
-        if lands {
+        if it.outcome.lands {
             course.schedule(delay, Event::Land { upload }.into());
         } else {
             it.over = true;
@@ -314,7 +292,7 @@ impl World<'_, '_> {
             self.course.hit(Mark::PutAfterEnd);
         }
         self.cold.objects.insert(it.key.clone(), bytes);
-        if it.told == Told::Truth {
+        if it.outcome.told == Told::Truth {
             let delay = self.course.network_delay();
             let told = Event::PutTold { upload, stored: true };
             self.course.schedule(delay, told.into());
@@ -357,25 +335,28 @@ impl World<'_, '_> {
             keys,
         });
         let mut delay = self.course.network_delay();
-        let mut told = Some(true);
+        let mut outcome = DeleteOutcome::GOOD;
         if self.course.fault(Fault::Collect) {
             self.course.changed(Fault::Collect);
             self.course.hit(Mark::CollectionFailed);
-            let choice = self.course.choices.upto(4);
-            told = (choice != 3).then_some(false);
-            if let Some(done) = told {
+            let choice = self.course.choices.upto(DeleteOutcome::BAD.len() as u64 - 1);
+            outcome = DeleteOutcome::BAD[usize::try_from(choice).unwrap_or(0)];
+            if outcome.told == Told::Failure {
+                let done = false;
                 self.course
                     .schedule(delay, Event::Collected { collection, done }.into());
             }
-            match choice {
-                0 => return,
-                2 => drop(self.cold.collections[collection].keys.pop()),
-                4 => delay += self.course.choices.upto(self.course.settings.delays.late),
-                _ => {}
+            match outcome.deletes {
+                Deletes::None => return,
+                Deletes::AllButLast => drop(self.cold.collections[collection].keys.pop()),
+                Deletes::All => {}
+            }
+            if outcome.is_late {
+                delay += self.course.choices.upto(self.course.settings.delays.late);
             }
         }
         self.course.schedule(delay, Event::Delete { collection }.into());
-        if told == Some(true) {
+        if outcome.told == Told::Truth {
             let done = true;
             self.course
                 .schedule(delay + 1, Event::Collected { collection, done }.into());

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use machine::rows::{HotTable, RowKey, SealedSegment};
-use machine::segment::{self, key, key_prefix};
+use machine::segment::{key, key_prefix};
 use machine::{Turn, Write};
 
 use super::object::ALARM_MAX;
 use super::{Event, Phase, World};
 use crate::marks::{Mark, Watermark};
-use crate::model::{Content, Life};
+use crate::model::{Content, Mismatch};
 use crate::request::{Request, Response};
 use crate::segments::{spell, token};
+use crate::tier::{self, Parts};
 
 /// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so much in so many segments.
 pub(super) type Asked = (usize, u64, u64, u64, u64, u64);
@@ -38,21 +38,8 @@ impl World<'_, '_> {
 
     /// Every object of the cold tier that a stream refers to.
     pub(super) fn referenced(&self) -> BTreeSet<String> {
-        let mut keys = BTreeSet::new();
-        for object in &self.objects {
-            let shelf = &object.platform.storage.shelf;
-            let Some(head) = shelf.head() else { continue };
-            let prefix = key_prefix(&head.name, head.incarnation);
-            for segment in shelf.segments() {
-                keys.extend(
-                    segment
-                        .stored
-                        .iter()
-                        .map(|stored| key(&prefix, segment.number, stored.attempt)),
-                );
-            }
-        }
-        keys
+        let shelves = self.objects.iter().map(|object| &object.platform.storage.shelf);
+        shelves.flat_map(tier::referenced).collect()
     }
 
     /// Segments and hot rows tile the stream, and what is stored is what was sealed.
@@ -60,129 +47,15 @@ impl World<'_, '_> {
         self.note_tiers(at, turn);
         let object = &self.objects[at];
         if let (Some(life), false) = (&object.model.state.life, turn.writes.is_empty()) {
-            let mut verdict = self.check_tiling(at, life);
+            let shelf = &object.platform.storage.shelf;
+            let mut verdict = tier::tiles(shelf, life);
             for write in &turn.writes {
-                if let (Write::UpdateSegment(segment), Ok(())) = (write, &verdict)
-                    && segment.stored.is_some()
-                {
-                    verdict = self.check_object(at, life, segment);
+                if let (Write::UpdateSegment(segment), Ok(()), Some(head)) = (write, &verdict, shelf.head()) {
+                    verdict = tier::holds(self.cold.objects(), head, life, segment);
                 }
             }
-            self.judge_broken(verdict);
+            self.course.check("coverage", verdict);
         }
-    }
-
-    fn check_tiling(&self, at: usize, life: &Life) -> Result<(), Broken> {
-        let shelf = &self.objects[at].platform.storage.shelf;
-        let Some(head) = shelf.head() else {
-            return broken("coverage", "a head row", "none");
-        };
-        let segments = &life.segments;
-        if head.segment != segments.sealed() {
-            let expected = format!("{} sealed segments", segments.sealed());
-            return broken("coverage", expected, head.segment.to_string());
-        }
-        let mut tables = BTreeSet::new();
-        if head.writable {
-            tables.insert(HotTable::of(head.segment));
-        }
-        let mut next = 0;
-        for segment in shelf.segments() {
-            let (start, end) = (segments.start(next), segments.end(next));
-            let units = start.zip(end).map(|(start, end)| end - start);
-            if segment.number != next || Some(segment.units) != units {
-                let expected = format!("the segment {next} of {units:?}");
-                return broken("coverage", expected, format!("{segment:?}"));
-            }
-            next += 1;
-            if segment.stored.is_some() {
-                continue;
-            }
-            let table = HotTable::of(segment.number);
-            tables.insert(table);
-            let (mut row_key, mut bytes) = (RowKey::at(0), 0);
-            for row in shelf.table(table).into_iter().flatten() {
-                if row.key != row_key || row.bytes_before != bytes {
-                    return broken(
-                        "coverage",
-                        format!("a row at {row_key:?}"),
-                        format!("{:?}", row.key),
-                    );
-                }
-                bytes += row.frames.len() as u64;
-                row_key = if row.units == 0 {
-                    row.key.next_part()
-                } else {
-                    RowKey::at(row.key.position() + row.units)
-                };
-            }
-            if row_key != RowKey::at(segment.units) || bytes != segment.bytes {
-                let expected = format!("the rows of {segment:?}");
-                return broken(
-                    "coverage",
-                    expected,
-                    format!("rows to {row_key:?}, {bytes} bytes"),
-                );
-            }
-        }
-        if next != segments.sealed() {
-            return broken(
-                "coverage",
-                format!("{} segments", segments.sealed()),
-                next.to_string(),
-            );
-        }
-        let there: BTreeSet<_> = [HotTable::A, HotTable::B]
-            .into_iter()
-            .filter(|table| shelf.table(*table).is_some())
-            .collect();
-        if there != tables {
-            return broken("coverage", format!("the tables {tables:?}"), format!("{there:?}"));
-        }
-        Ok(())
-    }
-
-    /// A stored segment's object is there, and holds just what the segment has.
-    fn check_object(&self, at: usize, life: &Life, sealed: &SealedSegment) -> Result<(), Broken> {
-        let object = &self.objects[at];
-        let (Some(head), Some(stored)) = (object.platform.storage.shelf.head(), &sealed.stored) else {
-            return Ok(());
-        };
-        let key = key(
-            &key_prefix(&head.name, head.incarnation),
-            sealed.number,
-            stored.attempt,
-        );
-        let Some(bytes) = self.cold.object(&key) else {
-            return broken("coverage", format!("the object {key}"), "none");
-        };
-        let decoded = match segment::decode(bytes) {
-            Ok(decoded) => decoded,
-            Err(damaged) => return broken("coverage", format!("an object at {key}"), damaged.to_string()),
-        };
-        let bounds = life.segments.start(sealed.number);
-        let (from, to) = (bounds.unwrap_or(0), life.segments.end(sealed.number).unwrap_or(0));
-        let (from, to) = (
-            usize::try_from(from).unwrap_or(0),
-            usize::try_from(to).unwrap_or(0),
-        );
-        let holds = match &*life.content {
-            Content::Messages(messages) => decoded
-                .records
-                .iter()
-                .map(Vec::as_slice)
-                .eq(messages[from..to].iter().map(|message| &message[..])),
-            Content::Run { bytes, .. } => decoded.records == [&bytes[from..to]],
-        };
-        let names = (decoded.incarnation, decoded.segment, decoded.path.as_str());
-        if !holds || names != (head.incarnation, sealed.number, head.name.as_str()) {
-            return broken(
-                "coverage",
-                format!("the units {from} to {to} of {}", head.name),
-                format!("{names:?}, {} records", decoded.records.len()),
-            );
-        }
-        Ok(())
     }
 
     fn note_tiers(&mut self, at: usize, turn: &Turn) {
@@ -301,24 +174,11 @@ impl World<'_, '_> {
         let Some(life) = &object.model.state.life else {
             return;
         };
-        let (mut cold, mut hot, mut from_middle) = (0, 0, false);
-        for segment in object.platform.storage.shelf.segments() {
-            let bounds = life
-                .segments
-                .start(segment.number)
-                .zip(life.segments.end(segment.number));
-            let Some((first, last)) = bounds.filter(|(first, last)| *first < end && start < *last) else {
-                continue;
-            };
-            if segment.stored.is_some() {
-                cold += 1;
-                from_middle |= first < start && start < last;
-            } else {
-                hot += 1;
-            }
-        }
-        let open = life.segments.start(life.segments.sealed()).unwrap_or(0);
-        hot += u64::from(open < end);
+        let Parts {
+            cold,
+            hot,
+            from_middle,
+        } = tier::parts(&object.platform.storage.shelf, life, start, end);
         let marks = [
             (cold + hot > 1, Mark::PageStitched),
             (cold > 0 && hot > 0, Mark::PageColdAndHot),
@@ -463,18 +323,19 @@ impl World<'_, '_> {
                 format!("{key} there: {}", there.contains(key)),
             );
         }
-        for (at, object) in self.objects.iter().enumerate() {
+        for object in &self.objects {
             let shelf = &object.platform.storage.shelf;
-            match &object.model.state.life {
-                None if !shelf.is_empty() => {
+            match (&object.model.state.life, shelf.head()) {
+                (None, _) if !shelf.is_empty() => {
                     return broken("orphans", "no rows of a stream that is no more", object.state());
                 }
-                None => {}
-                Some(life) => {
+                (Some(life), Some(head)) => {
                     for segment in shelf.segments() {
-                        self.check_object(at, life, segment)?;
+                        let held = tier::holds(self.cold.objects(), head, life, segment);
+                        held.or_else(|Mismatch { expected, actual }| broken("coverage", expected, actual))?;
                     }
                 }
+                (None, _) | (Some(_), None) => {}
             }
         }
         if self.course.settings.limits.registry {
@@ -498,25 +359,8 @@ impl World<'_, '_> {
         };
         for object in streams {
             let name = &object.name;
-            let state = &object.model.state;
-            let mut expected = Vec::new();
-            for (number, (created_at, content_type)) in state.history.iter().enumerate() {
-                let content_type = serde_json::Value::from(content_type.as_str());
-                expected.push(format!(
-                    r#"{{"type":"stream","key":"{name}","value":{{"path":"{name}","contentType":{content_type},"createdAt":{created_at}}},"headers":{{"operation":"insert"}}}}"#
-                ));
-                if number + 1 < state.history.len() || state.life.is_none() {
-                    expected.push(format!(
-                        r#"{{"type":"stream","key":"{name}","headers":{{"operation":"delete"}}}}"#
-                    ));
-                }
-            }
-            let of_name = format!(r#""key":"{name}""#);
-            let actual: Vec<_> = told
-                .iter()
-                .map(|message| String::from_utf8_lossy(message).into_owned())
-                .filter(|message| message.contains(&of_name))
-                .collect();
+            let expected = tier::registered(name, &object.model.state);
+            let actual = tier::told_of(name, told.iter());
             if actual != expected {
                 return broken("registry", format!("{expected:?}"), format!("{actual:?}"));
             }
@@ -539,7 +383,11 @@ impl World<'_, '_> {
             segments.extend(shelf.segments().filter_map(|segment| {
                 let key = key(&prefix, segment.number, segment.stored.as_ref()?.attempt);
                 let (start, end) = ((segment.number, 0), (segment.number, segment.units));
-                let bytes = self.cold.object(&key).map_or(0, |bytes| bytes.len() as u64);
+                let bytes = self
+                    .cold
+                    .objects()
+                    .get(&key)
+                    .map_or(0, |bytes| bytes.len() as u64);
                 Some(format!(
                     "{} {} {} {} {} {key} {bytes} {}",
                     head.name,

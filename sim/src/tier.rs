@@ -1,0 +1,280 @@
+//! The cold tier as both layers of the simulator have it: what can come of a put and of a deletion, and what must be there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use machine::rows::{Head, HotTable, RowKey, SealedSegment};
+use machine::segment::{self, key, key_prefix};
+
+use crate::model::{Content, Life, Mismatch, State};
+use crate::storage::Shelf;
+
+/// Objects by their keys.
+pub type Objects = BTreeMap<String, Bytes>;
+
+/// What is told of something that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The truth, once it is done.
+    Truth,
+    /// That it failed, at once.
+    Failure,
+    Never,
+}
+
+/// What comes of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutOutcome {
+    pub lands: bool,
+    /// It lands later than anybody would wait for.
+    pub is_late: bool,
+    pub told: Told,
+}
+
+impl PutOutcome {
+    pub const GOOD: Self = Self {
+        lands: true,
+        is_late: false,
+        told: Told::Truth,
+    };
+
+    /// Those that are not good.
+    pub const BAD: [Self; 7] = {
+        const fn bad(lands: bool, is_late: bool, told: Told) -> PutOutcome {
+            PutOutcome { lands, is_late, told }
+        }
+        [
+            bad(false, false, Told::Failure),
+            bad(true, false, Told::Failure),
+            bad(true, true, Told::Failure),
+            bad(true, true, Told::Truth),
+            bad(true, false, Told::Never),
+            bad(false, false, Told::Never),
+            bad(true, true, Told::Never),
+        ]
+    };
+}
+
+/// What comes of a deletion of several objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeleteOutcome {
+    pub deletes: Deletes,
+    pub is_late: bool,
+    pub told: Told,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletes {
+    None,
+    AllButLast,
+    All,
+}
+
+impl DeleteOutcome {
+    pub const GOOD: Self = Self {
+        deletes: Deletes::All,
+        is_late: false,
+        told: Told::Truth,
+    };
+
+    /// Those that are not good.
+    pub const BAD: [Self; 5] = {
+        const fn bad(deletes: Deletes, is_late: bool, told: Told) -> DeleteOutcome {
+            DeleteOutcome {
+                deletes,
+                is_late,
+                told,
+            }
+        }
+        [
+            bad(Deletes::None, false, Told::Failure),
+            bad(Deletes::All, false, Told::Failure),
+            bad(Deletes::AllButLast, false, Told::Failure),
+            bad(Deletes::All, false, Told::Never),
+            bad(Deletes::All, true, Told::Failure),
+        ]
+    };
+}
+
+fn broken<T>(expected: impl Into<String>, actual: impl Into<String>) -> Result<T, Mismatch> {
+    Err(Mismatch {
+        expected: expected.into(),
+        actual: actual.into(),
+    })
+}
+
+/// The keys of the objects that a stream refers to.
+#[must_use]
+pub fn referenced(shelf: &Shelf) -> BTreeSet<String> {
+    let Some(head) = shelf.head() else {
+        return BTreeSet::new();
+    };
+    let prefix = key_prefix(&head.name, head.incarnation);
+    let stored = shelf.segments().filter_map(|segment| {
+        let stored = segment.stored.as_ref()?;
+        Some(key(&prefix, segment.number, stored.attempt))
+    });
+    stored.collect()
+}
+
+/// Segments and hot rows tile a stream.
+///
+/// # Errors
+/// When they do not.
+pub fn tiles(shelf: &Shelf, life: &Life) -> Result<(), Mismatch> {
+    let Some(head) = shelf.head() else {
+        return broken("a head row", "none");
+    };
+    let segments = &life.segments;
+    if head.segment != segments.sealed() {
+        let expected = format!("{} sealed segments", segments.sealed());
+        return broken(expected, head.segment.to_string());
+    }
+    let mut tables = BTreeSet::new();
+    if head.writable {
+        tables.insert(HotTable::of(head.segment));
+    }
+    let mut next = 0;
+    for segment in shelf.segments() {
+        let (start, end) = (segments.start(next), segments.end(next));
+        let units = start.zip(end).map(|(start, end)| end - start);
+        if segment.number != next || Some(segment.units) != units {
+            let expected = format!("the segment {next} of {units:?}");
+            return broken(expected, format!("{segment:?}"));
+        }
+        next += 1;
+        if segment.stored.is_some() {
+            continue;
+        }
+        let table = HotTable::of(segment.number);
+        tables.insert(table);
+        let (mut row_key, mut bytes) = (RowKey::at(0), 0);
+        for row in shelf.table(table).into_iter().flatten() {
+            if row.key != row_key || row.bytes_before != bytes {
+                return broken(format!("a row at {row_key:?}"), format!("{:?}", row.key));
+            }
+            bytes += row.frames.len() as u64;
+            row_key = if row.units == 0 {
+                row.key.next_part()
+            } else {
+                RowKey::at(row.key.position() + row.units)
+            };
+        }
+        if row_key != RowKey::at(segment.units) || bytes != segment.bytes {
+            let expected = format!("the rows of {segment:?}");
+            return broken(expected, format!("rows to {row_key:?}, {bytes} bytes"));
+        }
+    }
+    if next != segments.sealed() {
+        return broken(format!("{} segments", segments.sealed()), next.to_string());
+    }
+    let there: BTreeSet<_> = [HotTable::A, HotTable::B]
+        .into_iter()
+        .filter(|table| shelf.table(*table).is_some())
+        .collect();
+    if there != tables {
+        return broken(format!("the tables {tables:?}"), format!("{there:?}"));
+    }
+    Ok(())
+}
+
+/// A stored segment's object is there, and holds just what the segment has.
+///
+/// # Errors
+/// When it is not, or does not.
+pub fn holds(objects: &Objects, head: &Head, life: &Life, sealed: &SealedSegment) -> Result<(), Mismatch> {
+    let Some(stored) = &sealed.stored else {
+        return Ok(());
+    };
+    let prefix = key_prefix(&head.name, head.incarnation);
+    let key = key(&prefix, sealed.number, stored.attempt);
+    let Some(bytes) = objects.get(&key) else {
+        return broken(format!("the object {key}"), "none");
+    };
+    let decoded = match segment::decode(bytes) {
+        Ok(decoded) => decoded,
+        Err(damaged) => return broken(format!("an object at {key}"), damaged.to_string()),
+    };
+    let bounds = life.segments.start(sealed.number);
+    let (from, to) = (bounds.unwrap_or(0), life.segments.end(sealed.number).unwrap_or(0));
+    let (from, to) = (
+        usize::try_from(from).unwrap_or(0),
+        usize::try_from(to).unwrap_or(0),
+    );
+    let holds = match &*life.content {
+        Content::Messages(messages) => decoded
+            .records
+            .iter()
+            .map(Vec::as_slice)
+            .eq(messages[from..to].iter().map(|message| &message[..])),
+        Content::Run { bytes, .. } => decoded.records == [&bytes[from..to]],
+    };
+    let names = (decoded.incarnation, decoded.segment, decoded.path.as_str());
+    if !holds || names != (head.incarnation, sealed.number, head.name.as_str()) {
+        return broken(
+            format!("the units {from} to {to} of {}", head.name),
+            format!("{names:?}, {} records", decoded.records.len()),
+        );
+    }
+    Ok(())
+}
+
+/// What a page is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    pub cold: u64,
+    pub hot: u64,
+    /// It begins within a segment that is stored.
+    pub from_middle: bool,
+}
+
+/// The parts of a page from one place to another.
+#[must_use]
+pub fn parts(shelf: &Shelf, life: &Life, start: u64, end: u64) -> Parts {
+    let mut parts = Parts::default();
+    for segment in shelf.segments() {
+        let bounds = life
+            .segments
+            .start(segment.number)
+            .zip(life.segments.end(segment.number));
+        let Some((first, last)) = bounds.filter(|(first, last)| *first < end && start < *last) else {
+            continue;
+        };
+        if segment.stored.is_some() {
+            parts.cold += 1;
+            parts.from_middle |= first < start && start < last;
+        } else {
+            parts.hot += 1;
+        }
+    }
+    let open = life.segments.start(life.segments.sealed()).unwrap_or(0);
+    parts.hot += u64::from(open < end);
+    parts
+}
+
+/// What the registry must have been told of the streams of a name: each one's beginning and end, once, and in order.
+#[must_use]
+pub fn registered(name: &str, state: &State) -> Vec<String> {
+    let mut events = Vec::new();
+    for (number, (created_at, content_type)) in state.history.iter().enumerate() {
+        let content_type = serde_json::Value::from(content_type.as_str());
+        events.push(format!(
+            r#"{{"type":"stream","key":"{name}","value":{{"path":"{name}","contentType":{content_type},"createdAt":{created_at}}},"headers":{{"operation":"insert"}}}}"#
+        ));
+        if number + 1 < state.history.len() || state.life.is_none() {
+            events.push(format!(
+                r#"{{"type":"stream","key":"{name}","headers":{{"operation":"delete"}}}}"#
+            ));
+        }
+    }
+    events
+}
+
+/// What the registry was told of the streams of a name.
+pub fn told_of(name: &str, messages: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<String> {
+    let of_name = format!(r#""key":"{name}""#);
+    messages
+        .map(|message| String::from_utf8_lossy(message.as_ref()).into_owned())
+        .filter(|message| message.contains(&of_name))
+        .collect()
+}

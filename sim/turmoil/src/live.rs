@@ -1,0 +1,401 @@
+//! Readers of event streams: each a task of its client's host, which goes on from where it was when its connection breaks off.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use sim::request::{Request, Response};
+use tokio::time::{sleep, timeout};
+
+use crate::client::{Company, Connection, Lost, head_of, whole};
+use crate::judge::{Progress, Reading, stream};
+use crate::marks::{Fault, Mark};
+use crate::settings::TIER_STEPS;
+use crate::shared::{Phase, now};
+
+/// How often a reader looks up from waiting.
+const LOOK: Duration = Duration::from_millis(100);
+/// For the network, and for the server to notice.
+const SLACK_MS: u64 = 2_000;
+/// For the server to tell what it has, where nothing breaks.
+const TOLD_MS: u64 = 1_000;
+/// While things break, a reader dials so often.
+const DIALS_MAX: u64 = 8;
+/// For the head of an answer.
+const HEAD: Duration = Duration::from_secs(15);
+
+/// A reader, as those see it who wait for it.
+pub(crate) struct Follow {
+    pub(crate) number: usize,
+    pub(crate) name: usize,
+    pub(crate) over: Rc<RefCell<bool>>,
+    pub(crate) readings: Rc<RefCell<Vec<Reading>>>,
+}
+
+/// Begins to follow a stream.
+pub(crate) fn follow(company: &Company, who: &str, name: usize, request: Rc<Request>) {
+    let mut follows = company.follows.borrow_mut();
+    let number = follows.len();
+    let follow = Follow {
+        number,
+        name,
+        over: Rc::default(),
+        readings: Rc::default(),
+    };
+    let mut reader = Reader {
+        company: company.clone(),
+        who: format!("reader {number}"),
+        name,
+        request,
+        readings: Rc::clone(&follow.readings),
+        dials: 0,
+        cut_within: None,
+        finished: false,
+    };
+    company
+        .shared
+        .lock()
+        .note(who, || format!("follows {} as reader {number}", stream(name)));
+    let over = Rc::clone(&follow.over);
+    follows.push(follow);
+    drop(follows);
+    tokio::task::spawn_local(async move {
+        reader.run().await;
+        reader.note("is done");
+        over.replace(true);
+    });
+}
+
+struct Reader {
+    company: Company,
+    who: String,
+    name: usize,
+    /// What is asked with the next dial.
+    request: Rc<Request>,
+    readings: Rc<RefCell<Vec<Reading>>>,
+    dials: u64,
+    /// Whether the last connection broke off, and within an event.
+    cut_within: Option<bool>,
+    finished: bool,
+}
+
+/// How a connection has come to its end.
+enum End {
+    /// The response is complete.
+    Whole,
+    Broken(String),
+    /// Nothing came for too long.
+    Silent,
+    Left,
+    /// The run is over, or has failed.
+    Over,
+}
+
+impl Reader {
+    fn note(&self, what: &str) {
+        self.company.shared.lock().note(&self.who, || what.to_owned());
+    }
+
+    fn goes_on(&self) -> bool {
+        let shared = self.company.shared.lock();
+        shared.goes_on()
+            && shared.phase < Phase::Reading
+            && (self.dials < DIALS_MAX || shared.phase > Phase::Busy)
+    }
+
+    async fn run(&mut self) {
+        while self.goes_on() && !self.finished {
+            self.dials += 1;
+            self.company.shared.lock().under_way += 1;
+            let dialled = self.dial().await;
+            self.company.shared.lock().under_way -= 1;
+            if let Err(Lost(reason)) = dialled {
+                self.note(&format!("is cut off: {reason}"));
+            }
+            let pause = self.company.shared.lock().choices.upto(300);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    async fn dial(&mut self) -> Result<(), Lost> {
+        let company = self.company.clone();
+        let request = Rc::clone(&self.request);
+        let attempt = company.sent(self.name, &request);
+        let began = now();
+        let boot = company.shared.lock().boot;
+        self.note(&format!("a{attempt} {}", request.line()));
+        let mut connection = company.connect().await.inspect_err(|_| {
+            company.judge.borrow_mut().over(attempt, now());
+        })?;
+        let (cut, leaves, slow) = {
+            let mut shared = company.shared.lock();
+            let cut = shared.fault(Fault::CutResponse) || shared.fault(Fault::CutResponse);
+            let cut = cut.then(|| 300 + shared.choices.upto(600));
+            let leaves = shared.fault(Fault::Leave);
+            let leaves = leaves.then(|| shared.choices.magnitude(8_000));
+            (cut, leaves, shared.fault(Fault::SlowReader))
+        };
+        connection.fate.reads_left.set(cut);
+        let head = timeout(HEAD, company.send(&mut connection, attempt, self.name, &request)).await;
+        let head = match head {
+            Ok(Ok(head)) => head,
+            Ok(Err(lost)) => {
+                company.judge.borrow_mut().over(attempt, now());
+                return Err(lost);
+            }
+            Err(_) => {
+                company.judge.borrow_mut().over(attempt, now());
+                return Err(Lost("no answer in time".to_owned()));
+            }
+        };
+        let response = head_of(&head);
+        if response.status != 200 {
+            let response = timeout(HEAD, whole(head)).await;
+            let response = response.map_err(|_| Lost("half an answer in time".to_owned()))??;
+            company.answered(&self.who, attempt, &request, &response);
+            self.refused(&response);
+            return Ok(());
+        }
+        self.note(&format!("a{attempt} ← {}", response.line()));
+        company.absorb();
+        let readings = company.judge.borrow_mut().follows(attempt, &response);
+        match readings {
+            Ok(readings) => self.readings.replace(readings),
+            Err(mismatch) => {
+                company.shared.lock().check("events", Err(mismatch));
+                return Ok(());
+            }
+        };
+        if response.header("Stream-SSE-Data-Encoding").is_some() {
+            company.shared.lock().hit(Mark::EventsBase64);
+        }
+        company.judge.borrow_mut().readers[self.name] += 1;
+        let end = self
+            .read(attempt, head.into_body(), &connection, leaves, slow)
+            .await;
+        company.absorb();
+        company.judge.borrow_mut().readers[self.name] -= 1;
+        company.judge.borrow_mut().over(attempt, now());
+        self.ended(attempt, end, &connection, began, boot, slow);
+        Ok(())
+    }
+
+    /// The stream has answered otherwise than with events.
+    fn refused(&mut self, response: &Response) {
+        let shared = self.company.shared.lock();
+        let bounds = &shared.settings.bounds;
+        let tight = bounds.readers_max == 1 || bounds.connections_max <= 2 || bounds.queue_max == 1;
+        self.finished = response.status < 500 || (tight && shared.phase > Phase::Busy);
+    }
+
+    /// Reads events up to the end of the response, or of patience.
+    async fn read(
+        &mut self,
+        attempt: usize,
+        mut body: Incoming,
+        connection: &Connection,
+        leaves: Option<u64>,
+        slow: bool,
+    ) -> End {
+        let company = self.company.clone();
+        let settings = company.shared.settings();
+        let silence = settings.workload.limits.sse_heartbeat_ms * 2 + SLACK_MS + settings.latency_ms_max * 2;
+        let began = now();
+        let mut heard = began;
+        let mut told_at = began;
+        let mut last = [0; 2];
+        loop {
+            if !company.shared.lock().goes_on() || company.phase() >= Phase::Reading {
+                return End::Over;
+            }
+            let busy = company.phase() == Phase::Busy;
+            if let Some(after) = leaves
+                && busy
+                && now() >= began + after
+            {
+                return End::Left;
+            }
+            if slow && busy {
+                let pause = company.shared.lock().choices.magnitude(3_000);
+                if pause > 100 {
+                    let mut shared = company.shared.lock();
+                    shared.changed(Fault::SlowReader);
+                    shared.hit(Mark::EventsSlow);
+                }
+                sleep(Duration::from_millis(pause)).await;
+                heard = heard.max(now());
+            }
+            let frame = match timeout(LOOK, body.frame()).await {
+                Ok(None) => return End::Whole,
+                Ok(Some(Err(error))) => {
+                    self.cut_within = Some(last != *b"\n\n" && last != [0; 2]);
+                    return End::Broken(error.to_string());
+                }
+                Ok(Some(Ok(frame))) => frame,
+                Err(_) if now() > heard + silence => return End::Silent,
+                Err(_) => {
+                    if !slow && !company.is_excused(connection) {
+                        self.check_told(attempt, told_at);
+                    }
+                    continue;
+                }
+            };
+            heard = now();
+            let Ok(bytes) = frame.into_data() else { continue };
+            for byte in &bytes {
+                last = [last[1], *byte];
+            }
+            company.absorb();
+            let told = {
+                let mut readings = self.readings.borrow_mut();
+                company.judge.borrow_mut().told(attempt, &mut readings, &bytes)
+            };
+            let mut shared = company.shared.lock();
+            shared.note(&self.who, || sim::request::excerpt(&bytes));
+            match told {
+                Ok(progress) => {
+                    if progress.data {
+                        told_at = heard;
+                    }
+                    note_progress(&mut shared, &bytes, progress, self.cut_within.take());
+                }
+                Err(mismatch) => shared.check("events", Err(mismatch)),
+            }
+        }
+    }
+
+    /// What has been durable for a while is told to those at the tail.
+    fn check_told(&self, attempt: usize, told_at: u64) {
+        self.company.absorb();
+        let behind = self
+            .company
+            .judge
+            .borrow()
+            .behind_since(attempt, &self.readings.borrow());
+        let Some(since) = behind else { return };
+        let mut shared = self.company.shared.lock();
+        let settings = Arc::clone(&shared.settings);
+        let limits = &settings.workload.limits;
+        let work = if settings.chance(Fault::WorkDelayed) > 0 {
+            settings.work_ms_max * 6
+        } else {
+            0
+        };
+        let tier = if limits.cold {
+            settings.tier_ms * TIER_STEPS
+        } else {
+            0
+        };
+        let slack = TOLD_MS + settings.latency_ms_max * 4 + work + tier + limits.redial_ms_max * 4;
+        let since = since.max(told_at);
+        // A read that fails is tried again, after longer and longer pauses.
+        let excused = shared.ending || shared.storage_failed_at > since || settings.bounds.queue_max == 1;
+        if since + slack < now() && !excused {
+            let expected = format!("to be told what was durable since {since}");
+            let actual = format!("reader's a{attempt}: nothing in {} ms", now() - since);
+            shared.fail("no lost wake", expected, actual);
+        }
+    }
+
+    /// Whether the end of a response was one that may be, and what is asked next.
+    fn ended(
+        &mut self,
+        attempt: usize,
+        end: End,
+        connection: &Connection,
+        began: u64,
+        boot: u64,
+        slow: bool,
+    ) {
+        let company = self.company.clone();
+        let excused = company.is_excused(connection) || slow;
+        let readings = self.readings.borrow();
+        let judge = company.judge.borrow();
+        let place = judge.place(attempt, &readings);
+        let gone = judge.is_gone(attempt, &readings);
+        self.finished = place.as_ref().is_some_and(|(_, _, finished)| *finished);
+        let mut shared = company.shared.lock();
+        let limits = &shared.settings.workload.limits;
+        let aged = now() >= began + limits.sse_max_age_ms;
+        let server_ended = shared.boot != boot || shared.ending;
+        let silence = limits.sse_heartbeat_ms * 2;
+        match end {
+            End::Whole if self.finished => shared.hit(Mark::EventsClosed),
+            End::Whole if gone => shared.hit(Mark::EventsGone),
+            End::Whole if aged => shared.hit(Mark::EventsAged),
+            End::Whole if server_ended => shared.hit(Mark::EndedUnderReader),
+            End::Whole => shared.fail(
+                "events",
+                "an event stream that goes on".to_owned(),
+                format!("reader's a{attempt} ended after {} ms", now() - began),
+            ),
+            End::Broken(reason) => {
+                if connection.fate.cut_reading.get() {
+                    shared.hit(Mark::ResponseCut);
+                    shared.changed(Fault::CutResponse);
+                }
+                if shared.boot != boot || shared.dead {
+                    shared.hit(Mark::CrashMidBody);
+                }
+                if !excused && !server_ended {
+                    shared.fail(
+                        "wire",
+                        "a whole response, where nothing has cut it".to_owned(),
+                        format!("reader's a{attempt}: {reason}"),
+                    );
+                }
+            }
+            End::Silent => {
+                shared.hit(Mark::EventsSilent);
+                if !excused && !server_ended {
+                    shared.fail(
+                        "events",
+                        format!("something every {silence} ms"),
+                        format!("reader's a{attempt}: silence"),
+                    );
+                }
+            }
+            End::Left => {
+                shared.changed(Fault::Leave);
+                self.finished = true;
+            }
+            End::Over => {}
+        }
+        if let Some((offset, cursor, _)) = place {
+            let mut next = Request::new("GET");
+            next.query.push(("offset", offset));
+            next.query.push(("live", "sse".to_owned()));
+            if let Some(cursor) = cursor {
+                next.query.push(("cursor", cursor.to_string()));
+            }
+            self.request = Rc::new(next);
+        }
+    }
+}
+
+fn note_progress(
+    shared: &mut crate::shared::Inner,
+    bytes: &[u8],
+    progress: Progress,
+    cut_within: Option<bool>,
+) {
+    if bytes.starts_with(b":") {
+        shared.hit(Mark::Heartbeat);
+    }
+    if progress.data {
+        shared.hit(if progress.pushed {
+            Mark::Events
+        } else {
+            Mark::EventsPaged
+        });
+    }
+    if let Some(within) = cut_within {
+        shared.hit(Mark::EventsResumed);
+        if within {
+            shared.hit(Mark::EventsResumedWithin);
+        }
+    }
+}

@@ -1,0 +1,725 @@
+//! One run: the hosts, the network between them, and what happens to both.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use machine::edge;
+use machine::edge::name::REGISTRY;
+use machine::rows::HotTable;
+use machine::segment;
+use object_store::ObjectStore;
+use server::{Config, Server};
+use sim::choices::{Choices, Draw};
+use sim::course::Failure;
+use sim::model::Mismatch;
+use sim::settings::BEGINNING;
+use sim::storage::Shelf;
+use sim::tier::{self, Objects};
+use tokio::sync::Notify;
+use turmoil::Sim;
+use turmoil::net::TcpListener;
+
+use crate::client::{self, Company, LIVENESS_MS, PORT};
+use crate::cold::Bucket;
+use crate::judge::{Judge, stream};
+use crate::marks::{Fault, Mark, Marks};
+use crate::platform::{Accepting, Simulated};
+use crate::settings::Settings;
+use crate::shared::{Phase, SERVER, Shared, client_host};
+use crate::storage::{Disks, Logged, framed};
+
+const TICK_MS: u64 = 10;
+/// Clients that are not done by then have met with too much.
+const BUSY_MS_MAX: u64 = 60_000;
+/// A stream that ends later than so long after everything else is not waited for.
+const EXPIRY_MS_MAX: u64 = 20_000;
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) hash: u64,
+    pub(crate) draws: u64,
+    pub(crate) tape: Vec<u8>,
+    pub(crate) log: Vec<Draw>,
+    pub(crate) events: u64,
+    pub(crate) operations: u64,
+    pub(crate) simulated_ms: u64,
+    pub(crate) marks: Marks,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) trace: Vec<String>,
+    pub(crate) settings: String,
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) traced: bool,
+    /// The number of the event after which to stop.
+    pub(crate) until: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            traced: false,
+            until: u64::MAX,
+        }
+    }
+}
+
+/// What the network suffers, and is to be relieved of.
+#[derive(Clone, Debug)]
+enum Relief {
+    Repair(u64),
+    Release(u64),
+    Calm,
+    /// The storm of faults begins again.
+    Strike,
+}
+
+struct World {
+    sim: Sim<'static>,
+    shared: Shared,
+    company: Company,
+    /// What is to be done, and when.
+    agenda: BTreeMap<(u64, u64), Relief>,
+    entries: u64,
+    /// What is broken of each client's link, for the last of several to repair.
+    broken: Vec<u64>,
+    bounce_at: Option<u64>,
+    healed_at: u64,
+    waits_until: u64,
+}
+
+/// tokio keeps the tasks of a runtime in so many lists, by their numbers, and drops them list by list when it ends, as in a crash.
+const TASK_LISTS: u64 = 4;
+
+/// The numbers of tasks go on through a process: each run is to begin with the same, as far as the lists go.
+fn align_tasks() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.expect("a runtime without input and output can be made");
+    let number = || runtime.spawn(async {}).id().to_string().parse::<u64>();
+    while number().is_ok_and(|number| number % TASK_LISTS != 0) {}
+}
+
+/// Runs whatever the choices say. No other run may be under way in the same process.
+pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
+    align_tasks();
+    let mut choices = choices.logged();
+    let settings = Settings::draw(&mut choices);
+    let shown = if options.traced {
+        format!("{settings:#?}")
+    } else {
+        String::new()
+    };
+    let shared = Shared::new(choices, settings, options.traced, options.until);
+    let ended = catch_unwind(AssertUnwindSafe(|| World::new(&shared).run()));
+    let mut inner = shared.lock();
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("a panic").to_owned();
+        inner.fail("panic", "no panic".to_owned(), text);
+    }
+    Outcome {
+        hash: inner.digest.value(),
+        draws: inner.choices.count(),
+        tape: inner.choices.tape().to_vec(),
+        log: inner.choices.log().to_vec(),
+        events: inner.events,
+        operations: inner.operations,
+        simulated_ms: inner.now - BEGINNING,
+        marks: std::mem::take(&mut inner.marks),
+        failure: inner.failure.take(),
+        trace: inner.trace.take().unwrap_or_default(),
+        settings: shown,
+    }
+}
+
+/// The software of the server's host.
+async fn serve(shared: Shared) -> turmoil::Result {
+    let (boot, end, config, is_cold) = {
+        let mut inner = shared.lock();
+        inner.boot += 1;
+        inner.dead = false;
+        inner.ending = false;
+        inner.log.push(Logged::Booted);
+        inner.end = Arc::new(Notify::new());
+        let mut settings = edge::Settings::read(&|_| None)?;
+        settings.limits = inner.settings.workload.limits.clone();
+        let config = Config {
+            data: PathBuf::new(),
+            settings,
+            bounds: inner.settings.bounds.clone(),
+            date: false,
+        };
+        let boot = inner.boot;
+        inner.note("server", || format!("begins for the {boot}. time"));
+        (
+            boot,
+            Arc::clone(&inner.end),
+            config,
+            inner.settings.workload.limits.cold,
+        )
+    };
+    let storage = Disks {
+        shared: shared.clone(),
+        boot,
+    };
+    let platform = Simulated::new(shared.clone());
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
+    let bucket = Bucket {
+        shared: shared.clone(),
+        boot,
+    };
+    let cold = is_cold.then(|| Arc::new(bucket) as Arc<dyn ObjectStore>);
+    let server = Server::over(config, Arc::new(platform), Arc::new(storage), cold);
+    server
+        .serve(Accepting(listener), async move { end.notified().await })
+        .await;
+    shared.lock().note("server", || "has ended".to_owned());
+    Ok(())
+}
+
+impl World {
+    fn new(shared: &Shared) -> Self {
+        let settings = shared.settings();
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(settings.network_seed)
+            .epoch(UNIX_EPOCH + Duration::from_millis(BEGINNING))
+            .tick_duration(Duration::from_millis(TICK_MS))
+            .simulation_duration(Duration::from_secs(86_400))
+            .min_message_latency(Duration::from_millis(settings.latency_ms_min))
+            .max_message_latency(Duration::from_millis(settings.latency_ms_max))
+            .tcp_capacity(usize::try_from(settings.tcp_capacity).unwrap_or(64))
+            .build();
+        let company = Company {
+            shared: shared.clone(),
+            judge: Rc::new(RefCell::new(Judge::new(&settings))),
+            follows: Rc::default(),
+        };
+        let it = shared.clone();
+        sim.host(SERVER, move || serve(it.clone()));
+        for client in 0..settings.workload.clients {
+            let company = company.clone();
+            sim.client(client_host(client), async move {
+                client::run(company, client).await;
+                Ok(())
+            });
+        }
+        Self {
+            sim,
+            shared: shared.clone(),
+            company,
+            agenda: BTreeMap::new(),
+            entries: 0,
+            broken: vec![0; usize::try_from(settings.workload.clients).unwrap_or(0)],
+            bounce_at: None,
+            healed_at: 0,
+            waits_until: 0,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        BEGINNING + u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn plan(&mut self, after: u64, what: Relief) {
+        self.entries += 1;
+        self.agenda.insert((self.now() + after, self.entries), what);
+    }
+
+    fn run(&mut self) {
+        self.plan_strike();
+        loop {
+            let now = self.now();
+            self.shared.lock().now = now;
+            while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
+                let what = entry.remove();
+                self.relieve(&what);
+            }
+            let stepped = self.sim.step();
+            {
+                let now = self.now();
+                let mut shared = self.shared.lock();
+                shared.now = now;
+                shared.settle_tier(now);
+            }
+            let finished = match stepped {
+                Ok(finished) => finished,
+                Err(error) => {
+                    let mut shared = self.shared.lock();
+                    return shared.fail("run", "hosts that run".to_owned(), error.to_string());
+                }
+            };
+            self.company.absorb();
+            self.look_after_server();
+            if !self.shared.lock().goes_on() {
+                return;
+            }
+            if self.advance(finished) {
+                return;
+            }
+        }
+    }
+
+    /// A server that has died or ended is started again.
+    fn look_after_server(&mut self) {
+        let now = self.now();
+        if self.shared.lock().dead && self.bounce_at.is_none() {
+            self.crash();
+        }
+        let runs = self.sim.is_host_running(SERVER);
+        if !runs && self.bounce_at.is_none() {
+            let mut shared = self.shared.lock();
+            if shared.ending {
+                shared.changed(Fault::End);
+            }
+            drop(shared);
+            self.plan_bounce();
+        }
+        if self.bounce_at.is_some_and(|at| at <= now) {
+            self.bounce();
+        }
+    }
+
+    fn plan_bounce(&mut self) {
+        let after = self.shared.lock().choices.magnitude(3_000);
+        self.bounce_at = Some(self.now() + after);
+    }
+
+    fn bounce(&mut self) {
+        self.bounce_at = None;
+        for client in 0..self.broken.len() {
+            if self.broken[client] == 0 {
+                self.sim.release(SERVER, client_host(client as u64));
+            }
+        }
+        self.sim.bounce(SERVER);
+    }
+
+    /// Sudden death: nothing leaves the server any more, not even that its connections are closed.
+    fn crash(&mut self) {
+        for client in 0..self.broken.len() {
+            self.sim.partition(SERVER, client_host(client as u64));
+        }
+        self.sim.crash(SERVER);
+        let mut shared = self.shared.lock();
+        shared.crashed_at = shared.now;
+        shared.disturbances += 1;
+        shared.note("world", || "the server has crashed".to_owned());
+        drop(shared);
+        self.plan_bounce();
+    }
+
+    fn plan_strike(&mut self) {
+        let pause = {
+            let mut shared = self.shared.lock();
+            let most = shared.settings.nemesis_ms_max;
+            shared.choices.between(50, most)
+        };
+        self.plan(pause, Relief::Strike);
+    }
+
+    fn relieve(&mut self, what: &Relief) {
+        match what {
+            Relief::Strike => {
+                if self.shared.lock().phase == Phase::Busy {
+                    self.strike();
+                    self.plan_strike();
+                }
+            }
+            Relief::Repair(client) | Relief::Release(client) => {
+                let at = usize::try_from(*client).unwrap_or(0);
+                self.broken[at] = self.broken[at].saturating_sub(1);
+                self.shared.lock().disturbed -= 1;
+                if self.broken[at] == 0 && self.bounce_at.is_none() {
+                    self.sim.release(SERVER, client_host(*client));
+                    self.shared
+                        .lock()
+                        .note("world", || format!("the link of client {client} is whole"));
+                }
+            }
+            Relief::Calm => {
+                let most = {
+                    let mut shared = self.shared.lock();
+                    shared.disturbed -= 1;
+                    shared.settings.latency_ms_max
+                };
+                self.sim.set_max_message_latency(Duration::from_millis(most));
+            }
+        }
+    }
+
+    /// One of the things that may happen to the server or the network.
+    fn strike(&mut self) {
+        const STRIKES: [Fault; 7] = [
+            Fault::Crash,
+            Fault::Bounce,
+            Fault::End,
+            Fault::Partition,
+            Fault::OneWay,
+            Fault::Hold,
+            Fault::Latency,
+        ];
+        let (fault, client, lasts, reached) = {
+            let mut shared = self.shared.lock();
+            let weights = STRIKES.map(|fault| shared.settings.chance(fault));
+            if weights.iter().all(|weight| *weight == 0) {
+                return;
+            }
+            let fault = STRIKES[shared.choices.weighted(&weights)];
+            shared.marks.fired(fault);
+            let client = shared.choices.upto(self.broken.len() as u64 - 1);
+            let lasts = 50 + shared.choices.magnitude(6_000);
+            (fault, client, lasts, shared.under_way > 0)
+        };
+        if self.bounce_at.is_some() && !matches!(fault, Fault::Latency) {
+            return;
+        }
+        let host = client_host(client);
+        let at = usize::try_from(client).unwrap_or(0);
+        let free = self.broken[at] == 0;
+        self.shared.lock().note("world", || {
+            format!("{} (client {client}, {lasts} ms)", fault.text())
+        });
+        match fault {
+            Fault::Crash => self.crash(),
+            Fault::Bounce => {
+                {
+                    let mut shared = self.shared.lock();
+                    shared.disturbances += 1;
+                    shared.crashed_at = shared.now;
+                }
+                self.sim.bounce(SERVER);
+            }
+            Fault::End => {
+                let mut shared = self.shared.lock();
+                shared.ending = true;
+                shared.disturbances += 1;
+                shared.end.notify_one();
+                return;
+            }
+            Fault::Partition if free => {
+                self.sim.partition(SERVER, host);
+                self.break_link(at, Relief::Repair(client), lasts);
+            }
+            Fault::OneWay if free => {
+                let away = self.shared.lock().choices.upto(1) == 1;
+                if away {
+                    self.sim.partition_oneway(SERVER, host);
+                } else {
+                    self.sim.partition_oneway(host, SERVER);
+                }
+                self.break_link(at, Relief::Repair(client), lasts);
+            }
+            Fault::Hold if free => {
+                self.sim.hold(SERVER, host);
+                self.break_link(at, Relief::Release(client), lasts);
+            }
+            Fault::Latency => {
+                let most = self.shared.lock().settings.latency_ms_max + lasts / 4;
+                self.sim.set_max_message_latency(Duration::from_millis(most));
+                let mut shared = self.shared.lock();
+                shared.disturbed += 1;
+                shared.disturbances += 1;
+                drop(shared);
+                self.plan(lasts, Relief::Calm);
+            }
+            // The link is broken already.
+            Fault::Partition | Fault::OneWay | Fault::Hold => return,
+            // These come with what they break.
+            Fault::CrashAtCommit
+            | Fault::CutRequest
+            | Fault::CutResponse
+            | Fault::Leave
+            | Fault::SlowReader
+            | Fault::SlowBody
+            | Fault::Twice
+            | Fault::WorkDelayed
+            | Fault::CommitFails
+            | Fault::StorageFails
+            | Fault::AlarmFails
+            | Fault::Put
+            | Fault::Get
+            | Fault::Collect
+            | Fault::Throttle
+            | Fault::Trickle => return,
+        }
+        if reached {
+            self.shared.lock().changed(fault);
+        }
+    }
+
+    fn break_link(&mut self, at: usize, relief: Relief, lasts: u64) {
+        self.broken[at] += 1;
+        let mut shared = self.shared.lock();
+        shared.disturbed += 1;
+        shared.disturbances += 1;
+        drop(shared);
+        self.plan(lasts, relief);
+    }
+
+    /// Goes on to the next phase; true when there is none.
+    fn advance(&mut self, finished: bool) -> bool {
+        let now = self.now();
+        let (phase, idle, clients) = {
+            let shared = self.shared.lock();
+            (shared.phase, shared.idle, shared.settings.workload.clients)
+        };
+        match phase {
+            Phase::Busy if idle == clients || now > BEGINNING + BUSY_MS_MAX => self.heal(),
+            Phase::Healing => match self.pending(idle, clients) {
+                None => {
+                    let mut shared = self.shared.lock();
+                    shared.phase = Phase::Reading;
+                    shared.note("world", || "reads everything once more".to_owned());
+                }
+                Some(reason) if now > self.healed_at + LIVENESS_MS => {
+                    let mut shared = self.shared.lock();
+                    shared.fail("liveness", "nothing left to be done".to_owned(), reason);
+                }
+                Some(_) => {}
+            },
+            Phase::Waiting if self.waits_until == 0 => {
+                let last = {
+                    let judge = self.company.judge.borrow();
+                    (0..judge.names())
+                        .filter_map(|name| judge.latest_end(name))
+                        .filter(|end| *end < now + EXPIRY_MS_MAX)
+                        .max()
+                };
+                let slack = self.expiry_slack();
+                self.waits_until = last.map_or(now, |last| last.max(now) + slack);
+            }
+            Phase::Waiting if now >= self.waits_until && finished => {
+                if let Some(reason) = self.undone() {
+                    let grace = self.shared.settings().workload.limits.collect_grace_ms;
+                    if now > self.waits_until + grace + LIVENESS_MS {
+                        let expected = "nothing left to be done".to_owned();
+                        self.shared.lock().fail("liveness", expected, reason);
+                        return true;
+                    }
+                    return false;
+                }
+                self.judge_rest();
+                return true;
+            }
+            Phase::Busy | Phase::Reading | Phase::Waiting => {}
+        }
+        false
+    }
+
+    /// For readers that nobody hears of any more to be let go of, and for alarms to come.
+    fn expiry_slack(&self) -> u64 {
+        let settings = self.shared.settings();
+        let (limits, bounds) = (&settings.workload.limits, &settings.bounds);
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let readers = limits.sse_max_age_ms.max(limits.long_poll_timeout_ms) + limits.redial_ms_max * 4;
+        readers
+            + millis(bounds.write_timeout) * 2
+            + millis(bounds.head_timeout)
+            + millis(bounds.alarm_retry) * 3
+            + limits.alarm_grace_ms
+            + limits.alarm_delay_ms_min * 2
+            + EXPIRY_MS_MAX
+    }
+
+    fn heal(&mut self) {
+        self.healed_at = self.now();
+        self.agenda.clear();
+        let settings = self.shared.settings();
+        self.sim
+            .set_max_message_latency(Duration::from_millis(settings.latency_ms_max));
+        self.broken.fill(0);
+        {
+            let mut shared = self.shared.lock();
+            shared.phase = Phase::Healing;
+            if shared.disturbed > 0 || self.bounce_at.is_some() {
+                shared.disturbances += 1;
+            }
+            shared.disturbed = 0;
+            shared.note("world", || "heals".to_owned());
+        }
+        for client in 0..self.broken.len() {
+            self.sim.release(SERVER, client_host(client as u64));
+        }
+        if self.bounce_at.is_some() {
+            self.bounce();
+        }
+    }
+
+    /// Why it is not over yet; `None` when it is.
+    fn pending(&self, idle: u64, clients: u64) -> Option<String> {
+        if idle < clients {
+            return Some(format!("{} clients wait for answers", clients - idle));
+        }
+        let judge = self.company.judge.borrow();
+        let follows = self.company.follows.borrow();
+        follows.iter().find_map(|follow| {
+            if *follow.over.borrow() {
+                return None;
+            }
+            let readings = follow.readings.borrow();
+            if readings.is_empty() {
+                return Some(format!("reader {} has no answer", follow.number));
+            }
+            let lacks = judge.lacks(follow.name, &readings)?;
+            Some(format!("reader {} {lacks}", follow.number))
+        })
+    }
+
+    /// What a stream has left to do, or the cold tier.
+    fn undone(&self) -> Option<String> {
+        let now = self.now();
+        let shared = self.shared.lock();
+        let limits = &shared.settings.workload.limits;
+        let of_streams = shared.disks.iter().find_map(|(name, disk)| {
+            if let Some(chore) = disk.chores().next() {
+                return Some(format!("{name}: {chore:?}"));
+            }
+            if let Some(segment) = disk.segments().find(|segment| segment.stored.is_none()) {
+                return Some(format!("{name}: {segment:?}"));
+            }
+            let aged = disk
+                .rows()
+                .next()
+                .filter(|row| limits.cold && row.at.0.saturating_add(limits.segment_age_ms_max) <= now);
+            aged.map(|_| format!("{name}: an old open segment"))
+        });
+        of_streams.or_else(|| (!shared.tier.is_still()).then(|| "something is on its way".to_owned()))
+    }
+
+    /// Nothing is left of a stream that has ended.
+    fn judge_rest(&mut self) {
+        let now = self.now();
+        let slack = self.expiry_slack();
+        let judge = self.company.judge.borrow();
+        let mut shared = self.shared.lock();
+        for name in 0..judge.names() {
+            if let Some(end) = judge
+                .latest_end(name)
+                .filter(|end| end.saturating_add(slack) <= now)
+            {
+                let actual = format!("{} has ended at {end}, and it is {now}", stream(name));
+                shared.fail(
+                    "expiry",
+                    "the storage of an expired stream to be free".to_owned(),
+                    actual,
+                );
+            }
+            let disk = shared.disks.get(&stream(name)).map(Shelf::is_empty);
+            match (judge.life(name), disk) {
+                (None, Some(false)) => {
+                    let expected = "nothing of a stream that is no more".to_owned();
+                    shared.fail("storage freed", expected, stream(name));
+                }
+                (Some(_), None | Some(true)) => {
+                    shared.fail("storage", "the rows of a stream".to_owned(), stream(name));
+                }
+                _ => {}
+            }
+            let alarm = shared.alarms.get(&stream(name)).copied();
+            let overdue =
+                u64::try_from(shared.settings.bounds.alarm_retry.as_millis()).unwrap_or(0) * 3 + 5_000;
+            if let Some(alarm) = alarm.filter(|at| at + overdue < now) {
+                let actual = format!("the one of {} at {alarm}, and it is {now}", stream(name));
+                shared.fail("alarms", "no alarm that does not come".to_owned(), actual);
+            }
+        }
+        let rest = judge_tiers(&judge, &shared.disks, &shared.tier.objects);
+        if let Err((oracle, Mismatch { expected, actual })) = rest {
+            shared.fail(oracle, expected, actual);
+        }
+        let told = shared.disks.get(REGISTRY).map(|disk| disk.segments().count());
+        let cold = !shared.tier.objects.is_empty();
+        let marks = [
+            (told.is_some(), Mark::RegistryTold),
+            (told.is_some_and(|segments| segments > 0), Mark::RegistryCold),
+            (cold, Mark::SettledCold),
+            (true, Mark::Settled),
+        ];
+        let hit = marks.into_iter().filter(|(hit, _)| *hit);
+        hit.for_each(|(_, mark)| shared.hit(mark));
+    }
+}
+
+/// What the streams have is where it should be, once, and nothing else is; and the registry was told of them.
+fn judge_tiers(
+    judge: &Judge,
+    disks: &BTreeMap<String, Shelf>,
+    objects: &Objects,
+) -> Result<(), (&'static str, Mismatch)> {
+    let referenced: BTreeSet<_> = disks.values().flat_map(tier::referenced).collect();
+    let there: BTreeSet<_> = objects.keys().cloned().collect();
+    if let Some(key) = there.symmetric_difference(&referenced).next() {
+        let mismatch = Mismatch {
+            expected: format!("the objects {referenced:?}"),
+            actual: format!("{key} there: {}", there.contains(key)),
+        };
+        return Err(("orphans", mismatch));
+    }
+    let registry = disks.get(REGISTRY).map(|disk| records(disk, objects));
+    let registry = registry.transpose().map_err(|mismatch| ("registry", mismatch))?;
+    for name in 0..judge.names() {
+        if let (Some(life), Some(disk)) = (judge.life(name), disks.get(&stream(name))) {
+            let mut verdict = tier::tiles(disk, life);
+            for segment in disk.segments() {
+                let held = || {
+                    disk.head()
+                        .map_or(Ok(()), |head| tier::holds(objects, head, life, segment))
+                };
+                verdict = verdict.and_then(|()| held());
+            }
+            verdict.map_err(|mismatch| ("coverage", mismatch))?;
+        }
+        let expected = tier::registered(&stream(name), judge.state(name));
+        let actual = tier::told_of(&stream(name), registry.iter().flatten());
+        if actual != expected {
+            let mismatch = Mismatch {
+                expected: format!("{expected:?}"),
+                actual: format!("{actual:?}"),
+            };
+            return Err(("registry", mismatch));
+        }
+    }
+    Ok(())
+}
+
+/// All records of a stream, wherever they are.
+fn records(shelf: &Shelf, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
+    let Some(head) = shelf.head() else {
+        return Ok(Vec::new());
+    };
+    let mut records = Vec::new();
+    let prefix = segment::key_prefix(&head.name, head.incarnation);
+    for sealed in shelf.segments() {
+        let Some(stored) = &sealed.stored else {
+            let rows = shelf.table(HotTable::of(sealed.number)).into_iter().flatten();
+            records.extend(framed(
+                &rows.flat_map(|row| row.frames.clone()).collect::<Vec<_>>(),
+            ));
+            continue;
+        };
+        let key = segment::key(&prefix, sealed.number, stored.attempt);
+        let decoded = segment::decode(objects.get(&key).map_or(&[], |bytes| &bytes[..]));
+        let decoded = decoded.map_err(|damaged| Mismatch {
+            expected: format!("an object at {key}"),
+            actual: damaged.to_string(),
+        })?;
+        records.extend(decoded.records);
+    }
+    records.extend(framed(
+        &shelf
+            .rows()
+            .flat_map(|row| row.frames.clone())
+            .collect::<Vec<_>>(),
+    ));
+    Ok(records)
+}

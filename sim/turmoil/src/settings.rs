@@ -1,0 +1,228 @@
+//! What holds for a whole run, drawn at its start.
+
+use std::time::Duration;
+
+use machine::Limits;
+use server::Bounds;
+use sim::choices::Choices;
+use sim::settings::Faults as NoFaults;
+use sim::workload::{KINDS, Kind};
+
+use crate::marks::{FAULTS, Fault};
+
+/// A run has so many hosts at most, the server included.
+pub(crate) const HOSTS_MAX: u64 = 6;
+/// What breaks in the cold tier.
+const TIER_FAULTS: [Fault; 5] = [
+    Fault::Put,
+    Fault::Get,
+    Fault::Collect,
+    Fault::Throttle,
+    Fault::Trickle,
+];
+/// A page asks the cold tier for so many things, one after the other, at most.
+pub(crate) const TIER_STEPS: u64 = 32;
+/// For the network, and for work that waits.
+const SLACK_MS: u64 = 2_000;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// What the workload goes by: the same as in the inner layer.
+    pub(crate) workload: sim::settings::Settings,
+    pub(crate) bounds: Bounds,
+    /// Chances in percent, 0 for never; how often things break by themselves is drawn from this, too.
+    pub(crate) chances: [u64; FAULTS],
+    /// What the network draws its latencies from.
+    pub(crate) network_seed: u64,
+    pub(crate) latency_ms_min: u64,
+    pub(crate) latency_ms_max: u64,
+    /// Segments of a connection that may be on their way.
+    pub(crate) tcp_capacity: u64,
+    /// A piece of storage work may take so long.
+    pub(crate) work_ms_max: u64,
+    /// The cold tier takes so long, on a good day; what is late is later by this at most.
+    pub(crate) tier_ms: u64,
+    pub(crate) late_ms: u64,
+    /// Clients think for so long.
+    pub(crate) think_ms_max: u64,
+    /// A client gives up waiting after this.
+    pub(crate) patience_ms: u64,
+    /// The time between two things that the network or the server suffers, at most.
+    pub(crate) nemesis_ms_max: u64,
+    /// Of requests, those on the connection of the one before.
+    pub(crate) reuse_percent: u64,
+}
+
+impl Settings {
+    pub(crate) const fn chance(&self, fault: Fault) -> u64 {
+        self.chances[fault as usize]
+    }
+
+    pub(crate) fn draw(choices: &mut Choices<'_>) -> Self {
+        let operations = choices.upto(80);
+        let clients = 1 + choices.upto(HOSTS_MAX - 2);
+        let mut chances = [0; FAULTS];
+        let few = choices.percent(25);
+        for chance in &mut chances {
+            if choices.upto(if few { 7 } else { 1 }) == 1 {
+                *chance = choices.one_of(&[5, 2, 10, 20, 50]);
+            }
+        }
+        // Work that has to wait is what more work can join.
+        if chances[Fault::WorkDelayed as usize] > 0 {
+            chances[Fault::WorkDelayed as usize] = choices.one_of(&[100, 60, 30]);
+        }
+        // There are few of these in a run.
+        for fault in TIER_FAULTS {
+            if chances[fault as usize] > 0 {
+                chances[fault as usize] = choices.one_of(&[20, 5, 50]);
+            }
+        }
+        let mut weights = [0; KINDS];
+        for (kind, weight) in weights.iter_mut().enumerate() {
+            // Rare in the long runs of the inner layer; these are short.
+            let usual = match Kind::ALL[kind] {
+                Kind::Close | Kind::Delete => 3,
+                Kind::LongPoll => 12,
+                Kind::Create
+                | Kind::Append
+                | Kind::Produce
+                | Kind::Read
+                | Kind::ReadAgain
+                | Kind::Follow
+                | Kind::Head
+                | Kind::Malformed
+                | Kind::Wait => Kind::ALL[kind].usual_weight(),
+            };
+            *weight = match choices.upto(3) {
+                0 | 1 => usual,
+                2 => 0,
+                _ => usual * choices.between(1, 6),
+            };
+        }
+        weights[Kind::Create as usize] = weights[Kind::Create as usize].max(1);
+        let patience_ms = 1_500 + choices.magnitude(8_000);
+        let (tier_ms, late_ms) = (choices.magnitude(400), choices.magnitude(10_000));
+        let mut limits = limits(choices);
+        draw_tier(choices, &mut limits, tier_ms);
+        // Longer than a put is on its way, and than a client waits for a page of many parts.
+        limits.collect_grace_ms = patience_ms
+            + limits.long_poll_timeout_ms
+            + limits.put_timeout_ms
+            + late_ms
+            + tier_ms * TIER_STEPS
+            + SLACK_MS;
+        let body_bytes = (1 + choices.magnitude(2_000)).min(limits.chunk_bytes_max * 8);
+        let workload = sim::settings::Settings {
+            limits,
+            faults: NoFaults::default(),
+            delays: sim::settings::Delays::default(),
+            enumerated: false,
+            gated: true,
+            only: None,
+            names: choices.one_of(&[1, 1, 2, 3]),
+            clients,
+            operations,
+            retries: choices.upto(4),
+            producers: 1 + choices.upto(2),
+            weights,
+            writers: false,
+            storm_ms: 0,
+            calm_ms: 0,
+            ttl_percent: choices.one_of(&[0, 30, 80]),
+            body_bytes,
+        };
+        let latency_ms_min = choices.magnitude(30);
+        Self {
+            workload,
+            bounds: bounds(choices, tier_ms),
+            chances,
+            network_seed: choices.upto(u64::MAX),
+            latency_ms_min,
+            latency_ms_max: latency_ms_min + choices.magnitude(200),
+            tcp_capacity: choices.one_of(&[64, 256]),
+            work_ms_max: 20 + choices.magnitude(400),
+            tier_ms,
+            late_ms,
+            think_ms_max: choices.magnitude(500),
+            patience_ms,
+            nemesis_ms_max: 300 + choices.magnitude(8_000),
+            reuse_percent: choices.one_of(&[80, 0, 100]),
+        }
+    }
+}
+
+/// As the inner layer draws them, but for what takes long: this layer's runs are short and busy.
+fn limits(choices: &mut Choices<'_>) -> Limits {
+    let inner = sim::settings::limits(choices);
+    // Now and then long enough for a reader that is not told something to be noticed.
+    let sse_max_age_ms = match choices.upto(2) {
+        0 => 200 + choices.magnitude(15_000),
+        _ => 4_000 + choices.upto(12_000),
+    };
+    Limits {
+        append_bytes_max: choices.one_of(&[1 << 16, 4_000, 256]),
+        chunk_bytes_max: inner.chunk_bytes_max.max(32),
+        row_bytes_max: inner.row_bytes_max.max(16),
+        long_poll_timeout_ms: match choices.upto(2) {
+            0 => 50 + inner.long_poll_timeout_ms / 4,
+            _ => 2_000 + choices.upto(5_000),
+        },
+        sse_max_age_ms,
+        sse_heartbeat_ms: (200 + choices.magnitude(3_000)).max(sse_max_age_ms / 20),
+        // Never 0: who finds the queue full would dial again and again within one moment.
+        redial_ms_max: 10 + inner.redial_ms_max / 2,
+        alarm_grace_ms: inner.alarm_grace_ms.min(2_000),
+        alarm_delay_ms_min: inner.alarm_delay_ms_min.min(1_000),
+        clock_skew_ms_max: 0,
+        // The server has a registry, whatever it is told.
+        registry: true,
+        reply_timeout_ms: 200 + choices.magnitude(2_000),
+        retry_ms_min: 50 + choices.magnitude(500),
+        retry_ms_max: 1_000,
+        index: false,
+        ..inner
+    }
+}
+
+/// Small segments, so that these short runs have many.
+fn draw_tier(choices: &mut Choices<'_>, limits: &mut Limits, tier_ms: u64) {
+    limits.cold = choices.upto(4) > 1;
+    sim::settings::segments(choices, limits);
+    if limits.segment_age_ms_max != Limits::DEFAULT.segment_age_ms_max {
+        limits.segment_age_ms_max /= 10;
+    }
+    limits.put_timeout_ms = 300 + tier_ms * 2 + choices.magnitude(4_000);
+}
+
+fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
+    let usual = Bounds::default();
+    let tight = |choices: &mut Choices<'_>| choices.upto(7) == 7;
+    let mut bounds = Bounds {
+        open_streams_max: choices.one_of(&[usual.open_streams_max, 1, 2]),
+        batch_jobs_max: choices.one_of(&[usual.batch_jobs_max, usual.batch_jobs_max, 1, 2, 3]),
+        batch_bytes_max: choices.one_of(&[usual.batch_bytes_max, usual.batch_bytes_max, 1, 500]),
+        head_timeout: Duration::from_millis(2_000 + choices.magnitude(8_000)),
+        body_timeout: Duration::from_millis(1_000 + choices.magnitude(5_000)),
+        write_timeout: Duration::from_millis(1_000 + choices.magnitude(8_000)),
+        fetch_timeout: Duration::from_millis(200 + tier_ms * 2 + choices.magnitude(3_000)),
+        puts_bytes_max: choices.one_of(&[usual.puts_bytes_max, 1, 300]),
+        shutdown_timeout: Duration::from_millis(choices.magnitude(3_000)),
+        alarm_retry: Duration::from_millis(200 + choices.magnitude(2_000)),
+        ..usual
+    };
+    if tight(choices) {
+        bounds.readers_max = 1;
+    }
+    if tight(choices) {
+        bounds.queue_max = 1;
+    }
+    if tight(choices) {
+        bounds.bodies_bytes_max = 200;
+    }
+    if tight(choices) {
+        bounds.connections_max = 2;
+    }
+    bounds
+}

@@ -1,0 +1,248 @@
+//! What the hosts of a run share: its decisions, its clock, what is durable, and what is kept of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sim::choices::Choices;
+use sim::course::Failure;
+use sim::digest::Digest;
+use sim::model::Mismatch;
+use sim::settings::BEGINNING;
+use sim::storage::Shelf;
+use tokio::sync::Notify;
+
+use crate::cold::Tier;
+use crate::marks::{Fault, Mark, Marks};
+use crate::settings::Settings;
+use crate::storage::Logged;
+
+pub(crate) const SERVER: &str = "server";
+
+/// The name of a client's host.
+pub(crate) fn client_host(client: u64) -> String {
+    format!("client-{client}")
+}
+
+/// Milliseconds since 1970, on the host that is running.
+pub(crate) fn now() -> u64 {
+    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+    BEGINNING + u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How a run goes on after its operations are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Clients do things, and things break.
+    Busy,
+    /// Nothing breaks any more; what is under way comes to its end.
+    Healing,
+    /// Everything is read once more.
+    Reading,
+    /// Nobody uses the streams any more.
+    Waiting,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) choices: Choices<'static>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) marks: Marks,
+    pub(crate) digest: Digest,
+    pub(crate) trace: Option<Vec<String>>,
+    /// Lines of the trace, whether it is kept or not.
+    pub(crate) events: u64,
+    pub(crate) until: u64,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) phase: Phase,
+    /// The time of the last step's beginning, for where no host is running.
+    pub(crate) now: u64,
+    /// The streams' databases, as a crash leaves them, and the index of alarms.
+    pub(crate) disks: BTreeMap<String, Shelf>,
+    pub(crate) alarms: BTreeMap<String, u64>,
+    pub(crate) tier: Tier,
+    /// When the alarms were last looked for, and how often at that time.
+    pub(crate) asked_due: (u64, u64),
+    /// When the server last asked for the time, and how often at that time.
+    asked_now: (u64, u64),
+    pub(crate) storage_failed_at: u64,
+    /// How often the server has asked for entropy.
+    pub(crate) randoms: u64,
+    /// Which server has opened which database.
+    pub(crate) opened: BTreeSet<(u64, String)>,
+    /// What has become durable, and is still to be judged.
+    pub(crate) log: Vec<Logged>,
+    /// Counts the servers that have begun.
+    pub(crate) boot: u64,
+    /// The server has died, though its code may still run for the rest of the tick.
+    pub(crate) dead: bool,
+    pub(crate) crashed_at: u64,
+    /// Asks the present server to end.
+    pub(crate) end: Arc<Notify>,
+    pub(crate) ending: bool,
+    /// Things that have happened to the network or the server, and how many of them go on.
+    pub(crate) disturbances: u64,
+    pub(crate) disturbed: u64,
+    /// Requests and live reads that clients have under way.
+    pub(crate) under_way: u64,
+    /// Clients that have nothing left to do.
+    pub(crate) idle: u64,
+    pub(crate) operations: u64,
+    /// Things that have broken after the heal.
+    broken_late: u64,
+}
+
+/// How often the time may be asked for within a millisecond.
+const NOW_ASKED_MAX: u64 = 100_000;
+/// So many things may break after the heal, of those that mostly are not done before.
+const BROKEN_LATE_MAX: u64 = 3;
+
+impl Shared {
+    pub(crate) fn new(choices: Choices<'static>, settings: Settings, traced: bool, until: u64) -> Self {
+        let mut marks = Marks::default();
+        let on = |fault: &&Fault| settings.chance(**fault) > 0;
+        Fault::ALL
+            .iter()
+            .filter(on)
+            .for_each(|fault| marks.fault_is_on(*fault));
+        Self(Arc::new(Mutex::new(Inner {
+            choices,
+            settings: Arc::new(settings),
+            marks,
+            digest: Digest::default(),
+            trace: traced.then(Vec::new),
+            events: 0,
+            until,
+            failure: None,
+            phase: Phase::Busy,
+            now: BEGINNING,
+            disks: BTreeMap::new(),
+            alarms: BTreeMap::new(),
+            tier: Tier::default(),
+            asked_due: (0, 0),
+            asked_now: (0, 0),
+            storage_failed_at: 0,
+            randoms: 0,
+            opened: BTreeSet::new(),
+            log: Vec::new(),
+            boot: 0,
+            dead: false,
+            crashed_at: 0,
+            end: Arc::new(Notify::new()),
+            ending: false,
+            disturbances: 0,
+            disturbed: 0,
+            under_way: 0,
+            idle: 0,
+            operations: 0,
+            broken_late: 0,
+        })))
+    }
+
+    /// Never across an await.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.lock().settings)
+    }
+}
+
+impl Inner {
+    /// Whether something breaks now.
+    pub(crate) fn fault(&mut self, fault: Fault) -> bool {
+        let chance = self.settings.chance(fault);
+        let fires = self.phase == Phase::Busy && chance > 0 && self.choices.percent(chance);
+        if fires {
+            self.marks.fired(fault);
+        }
+        fires
+    }
+
+    /// The same for what is mostly done when everything else is over.
+    pub(crate) fn fault_ever(&mut self, fault: Fault) -> bool {
+        if self.phase == Phase::Busy {
+            return self.fault(fault);
+        }
+        let chance = self.settings.chance(fault);
+        let fires = self.broken_late < BROKEN_LATE_MAX && chance > 0 && self.choices.percent(chance);
+        if fires {
+            self.broken_late += 1;
+            self.marks.fired(fault);
+        }
+        fires
+    }
+
+    pub(crate) const fn changed(&mut self, fault: Fault) {
+        self.marks.changed(fault);
+    }
+
+    pub(crate) const fn hit(&mut self, mark: Mark) {
+        self.marks.hit(mark);
+    }
+
+    /// Whether the run goes on.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.failure.is_none() && self.events < self.until
+    }
+
+    pub(crate) fn fail(&mut self, oracle: &'static str, expected: String, actual: String) {
+        if self.failure.is_none() {
+            self.note("!!", || format!("{oracle}: expected {expected}, but {actual}"));
+            self.failure = Some(Failure {
+                oracle,
+                expected,
+                actual,
+                event: self.events,
+            });
+        }
+    }
+
+    pub(crate) fn check(&mut self, oracle: &'static str, verdict: Result<(), Mismatch>) {
+        if let Err(Mismatch { expected, actual }) = verdict {
+            self.fail(oracle, expected, actual);
+        }
+    }
+
+    /// A server that does things without end at one time does not rest.
+    pub(crate) fn asked_for_time(&mut self, now: u64) {
+        let asked = if self.asked_now.0 == now {
+            self.asked_now.1 + 1
+        } else {
+            0
+        };
+        self.asked_now = (now, asked);
+        if asked > NOW_ASKED_MAX {
+            let actual = format!("the server asks for it {asked} times at {now}");
+            self.fail("time goes on", "a server that rests".to_owned(), actual);
+            // There is no other way out of a host that never rests.
+            panic!("the server does not rest");
+        }
+    }
+
+    /// Something has happened.
+    pub(crate) fn note(&mut self, who: &str, what: impl FnOnce() -> String) {
+        // Where no host is running, turmoil would ask the machine's clock.
+        let is_host = tokio::runtime::Handle::try_current().is_ok() && turmoil::in_simulation();
+        let now = if is_host { now() } else { self.now };
+        self.events += 1;
+        self.digest.number(now);
+        let events = self.events;
+        // Everything that is noted is part of the run's hash.
+        let text = what();
+        self.digest.bytes(text.as_bytes());
+        tracing::trace!(who, text, "event");
+        if let Some(trace) = &mut self.trace {
+            let since = now - BEGINNING;
+            trace.push(format!(
+                "{:>6}.{:03} e{events:<5} {who:<10} {text}",
+                since / 1_000,
+                since % 1_000
+            ));
+        }
+    }
+}
