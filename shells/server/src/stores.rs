@@ -1,5 +1,8 @@
 //! The object stores that an operator can name: a directory, or anything that speaks S3.
 
+#[cfg(feature = "s3")]
+mod s3;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -10,18 +13,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
 use object_store::{
-    ClientConfigKey, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
-    MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-    RetryConfig,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tokio::runtime::Handle;
 
 use crate::files::sync_directory;
+#[cfg(feature = "s3")]
+pub use s3::{S3, s3};
 
 /// What is read of a file at once.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -256,46 +258,6 @@ fn pieces(
         Ok(read.map(|(piece, file, path, next)| (piece, (threads, file, path, next))))
     })
     .boxed()
-}
-
-/// Where S3 is, as far as that is not said by the variables `AWS_*`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct S3<'a> {
-    pub bucket: &'a str,
-    /// What all keys begin with.
-    pub prefix: &'a str,
-    /// The service's URL, where it is not Amazon's.
-    pub endpoint: Option<&'a str>,
-    pub region: Option<&'a str>,
-}
-
-/// A bucket. Keys and the like are read from the variables `AWS_*`.
-///
-/// # Errors
-/// When something of it is missing or cannot be read.
-pub fn s3(place: S3<'_>) -> Result<Arc<dyn ObjectStore>> {
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(place.bucket)
-        // To try again is the machine's decision, and so is when a put is given up. A page may be read as slowly as its client likes.
-        .with_retry(RetryConfig {
-            max_retries: 0,
-            ..RetryConfig::default()
-        })
-        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "1 day");
-    if let Some(endpoint) = place.endpoint {
-        builder = builder
-            .with_endpoint(endpoint)
-            .with_allow_http(endpoint.starts_with("http://"));
-    }
-    if let Some(region) = place.region {
-        builder = builder.with_region(region);
-    }
-    let bucket = builder.build()?;
-    Ok(if place.prefix.is_empty() {
-        Arc::new(bucket)
-    } else {
-        Arc::new(PrefixStore::new(bucket, Path::parse(place.prefix)?))
-    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,48 @@
+//! Anything that speaks S3.
+
+use std::sync::Arc;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ClientConfigKey, ObjectStore, Result, RetryConfig};
+
+/// Where S3 is, as far as that is not said by the variables `AWS_*`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct S3<'a> {
+    pub bucket: &'a str,
+    /// What all keys begin with.
+    pub prefix: &'a str,
+    /// The service's URL, where it is not Amazon's.
+    pub endpoint: Option<&'a str>,
+    pub region: Option<&'a str>,
+}
+
+/// A bucket. Keys and the like are read from the variables `AWS_*`.
+///
+/// # Errors
+/// When something of it is missing or cannot be read.
+pub fn s3(place: S3<'_>) -> Result<Arc<dyn ObjectStore>> {
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(place.bucket)
+        // To try again is the machine's decision, and so is when a put is given up. A page may be read as slowly as its client likes.
+        .with_retry(RetryConfig {
+            max_retries: 0,
+            ..RetryConfig::default()
+        })
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "1 day");
+    if let Some(endpoint) = place.endpoint {
+        builder = builder
+            .with_endpoint(endpoint)
+            .with_allow_http(endpoint.starts_with("http://"));
+    }
+    if let Some(region) = place.region {
+        builder = builder.with_region(region);
+    }
+    let bucket = builder.build()?;
+    Ok(if place.prefix.is_empty() {
+        Arc::new(bucket)
+    } else {
+        Arc::new(PrefixStore::new(bucket, Path::parse(place.prefix)?))
+    })
+}
