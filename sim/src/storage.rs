@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use machine::plan::Span;
+#[cfg(not(target_arch = "wasm32"))]
+use machine::rows::ProducerStamp;
 use machine::rows::{
-    Chore, Head, HotRow, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMark, SealedSegment,
-    WriterMark,
+    Chore, Head, HotRow, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
 };
 use machine::sql::{self, Value};
 use machine::{Rows, Unreadable, Write};

@@ -378,6 +378,7 @@ fn build(layer: Layer, house: &Path) -> Result<PathBuf> {
             .env_remove("CARGO_ENCODED_RUSTFLAGS");
     }
     let output = command
+        .env("CARGO_INCREMENTAL", "1")
         .args([
             "build",
             "--quiet",
@@ -408,6 +409,7 @@ fn build_fuzzer(bug: &Bug, house: &Path) -> Result<PathBuf> {
         "sequence"
     };
     let output = Command::new(cargo)
+        .env("CARGO_INCREMENTAL", "1")
         // These would replace the flags that make a fuzzer of it.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
