@@ -74,7 +74,7 @@ pub(super) struct Object {
     pub(super) alarm_set_at: u64,
     pub(super) platform: platform::Object<Stream>,
     turns: u64,
-    /// Alarms in a row that have neither noted a use nor ended the stream.
+    /// Alarms in a row that have neither noted a use nor ended the stream, nor asked for anything.
     idle_alarms: u64,
     /// Of those, alarms in a row that were set once more for a time that the platform has passed, and no later than the one before.
     stale_alarms: u64,
@@ -156,7 +156,7 @@ pub(super) const ALARM_MAX: u64 = 8_640_000_000_000_000;
 const STEP_READS_MAX: u64 = 1_000_000;
 
 /// An alarm that finds nothing to do and sets itself again is early at most, or by a clock that is ahead.
-const IDLE_ALARMS_MAX: u64 = 5_000;
+const IDLE_ALARMS_MAX: u64 = 1_000;
 
 /// An alarm that has come and is set again for the same time, or an earlier one, comes again at once. A few in a
 /// row are an instance's that cannot know: it has just begun.
@@ -441,7 +441,9 @@ impl World<'_, '_> {
                 .course
                 .fail("alarm", format!("a time up to {ALARM_MAX}"), at.0.to_string());
         }
-        let idle_alarm = is_alarm && used_before == used(platform.storage.shelf.head());
+        // One that tries a put again, say, is not idle, however often that is in vain.
+        let idle_alarm =
+            is_alarm && turn.gated.is_empty() && used_before == used(platform.storage.shelf.head());
         let object = &mut self.objects[at];
         object.idle_alarms = if idle_alarm { object.idle_alarms + 1 } else { 0 };
         let idle_alarms = object.idle_alarms;
