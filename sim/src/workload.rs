@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::choices::Choices;
 use crate::model::{Content, Life};
-use crate::request::Request;
+use crate::request::{Request, Response};
 use crate::segments::spell;
 use crate::settings::Settings;
 
@@ -75,6 +75,23 @@ impl Knowledge {
             self.offsets.remove(0);
         }
         self.offsets.push(offset.to_owned());
+    }
+
+    /// What an answer tells whoever asked.
+    pub fn learn(&mut self, request: &Request, response: &Response) {
+        if let Some(offset) = response.header("Stream-Next-Offset") {
+            self.learn_offset(offset);
+        }
+        if let Some(cursor) = response.header("Stream-Cursor") {
+            self.cursor = Some(cursor.to_owned());
+        }
+        if let (Some(tag), Some(offset), None) = (
+            response.header("ETag"),
+            request.parameter("offset"),
+            request.parameter("live"),
+        ) {
+            self.tag = Some((offset.to_owned(), tag.to_owned()));
+        }
     }
 }
 

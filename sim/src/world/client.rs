@@ -358,20 +358,7 @@ impl World<'_, '_> {
     fn learn(&mut self, operation: usize, response: &Response) {
         let Operation { client, object, .. } = self.operations[operation];
         let request = Rc::clone(&self.operations[operation].request);
-        let knowledge = &mut self.clients[client].knowledge[object];
-        if let Some(offset) = response.header("Stream-Next-Offset") {
-            knowledge.learn_offset(offset);
-        }
-        if let Some(cursor) = response.header("Stream-Cursor") {
-            knowledge.cursor = Some(cursor.to_owned());
-        }
-        if let (Some(tag), Some(offset), None) = (
-            response.header("ETag"),
-            request.parameter("offset"),
-            request.parameter("live"),
-        ) {
-            knowledge.tag = Some((offset.to_owned(), tag.to_owned()));
-        }
+        self.clients[client].knowledge[object].learn(&request, response);
     }
 
     pub(super) fn learn_position(&mut self, operation: usize, life: u64, position: u64, cursor: Option<u64>) {

@@ -301,7 +301,7 @@ impl Client {
             match self.attempt(name, &request).await {
                 Ok(response) if response.status < 500 => {
                     self.note_duplicate(&request, claim.as_ref(), &response, unknown_since);
-                    self.learn(name, &request, &response);
+                    self.knowledge[name].learn(&request, &response);
                     return;
                 }
                 Ok(_) => {}
@@ -549,23 +549,6 @@ impl Client {
     /// The rest of an answer, as fast as its client reads.
     async fn whole(&self, head: hyper::Response<Incoming>) -> Result<Response, Lost> {
         whole(head).await
-    }
-
-    fn learn(&mut self, name: usize, request: &Request, response: &Response) {
-        let knowledge = &mut self.knowledge[name];
-        if let Some(offset) = response.header("Stream-Next-Offset") {
-            knowledge.learn_offset(offset);
-        }
-        if let Some(cursor) = response.header("Stream-Cursor") {
-            knowledge.cursor = Some(cursor.to_owned());
-        }
-        if let (Some(tag), Some(offset), None) = (
-            response.header("ETag"),
-            request.parameter("offset"),
-            request.parameter("live"),
-        ) {
-            knowledge.tag = Some((offset.to_owned(), tag.to_owned()));
-        }
     }
 
     /// A last look at a name: everything that was acknowledged is there, as the model has it.
