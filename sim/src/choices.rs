@@ -3,6 +3,10 @@
 //!
 //! Two rules hold it together. 0 is always the simplest choice (no fault, no delay, nothing more), so that a tape which
 //! ends early ends the run early. And nobody asks whether the tape has ended.
+//!
+//! A run draws from two tapes. A decision that is put into the middle of a tape changes the meaning
+//! of everything behind it. A decision that is new to the simulator therefore comes from the second
+//! tape, [`Choices::added`]: tapes and corpora that are older than it read 0 there and stay valid.
 
 use arbitrary::Unstructured;
 use rand_chacha::ChaCha8Rng;
@@ -29,14 +33,52 @@ enum Source<'a> {
 pub struct Draw {
     pub max: u64,
     pub value: u64,
+    /// Whether it comes from the second tape.
+    pub added: bool,
 }
 
 impl Draw {
     /// Adds it to a tape, in as many bytes as its greatest value takes.
-    pub(crate) fn write(self, tape: &mut Vec<u8>) {
+    fn write(self, tape: &mut Vec<u8>) {
         let width = 8 - self.max.leading_zeros() as usize / 8;
         tape.extend_from_slice(&self.value.to_be_bytes()[8 - width..]);
     }
+}
+
+/// The file that gives these decisions again.
+pub(crate) fn tape_of(draws: &[Draw]) -> Vec<u8> {
+    let (mut tape, mut added) = (Vec::new(), Vec::new());
+    for draw in draws {
+        draw.write(if draw.added { &mut added } else { &mut tape });
+    }
+    joined(tape, &added)
+}
+
+/// What a file ends with that holds a second tape: behind that tape come its length, as four
+/// bytes, and this.
+const ADDED_MARK: [u8; 4] = *b"+two";
+
+/// Both tapes in one file. A second tape of nothing but zeros is left out.
+fn joined(mut tape: Vec<u8>, added: &[u8]) -> Vec<u8> {
+    if added.iter().any(|byte| *byte != 0) {
+        let length = u32::try_from(added.len()).expect("a tape is shorter than 4 GiB");
+        tape.extend_from_slice(added);
+        tape.extend_from_slice(&length.to_be_bytes());
+        tape.extend_from_slice(&ADDED_MARK);
+    }
+    tape
+}
+
+/// The two tapes of a file.
+fn split(file: &[u8]) -> (&[u8], &[u8]) {
+    let parts = file
+        .strip_suffix(&ADDED_MARK)
+        .and_then(<[u8]>::split_last_chunk)
+        .and_then(|(tapes, length)| {
+            let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+            tapes.split_at_checked(tapes.len().checked_sub(length)?)
+        });
+    parts.unwrap_or((file, &[]))
 }
 
 /// Draws decisions and records them.
@@ -46,37 +88,75 @@ pub struct Choices<'a> {
     tape: Vec<u8>,
     count: u64,
     log: Option<Vec<Draw>>,
+    /// The second tape, which has none itself.
+    added: Option<Box<Self>>,
 }
+
+/// The generator's stream for the second tape; the first tape has stream 0.
+const ADDED_STREAM: u64 = 1;
 
 impl<'a> Choices<'a> {
     #[must_use]
     pub fn from_seed(seed: u64) -> Self {
-        Self::new(Source::Seed(Box::new(ChaCha8Rng::seed_from_u64(seed))))
+        let generator = ChaCha8Rng::seed_from_u64(seed);
+        let mut added = generator.clone();
+        added.set_stream(ADDED_STREAM);
+        Self::new(Source::Seed(Box::new(generator)), Source::Seed(Box::new(added)))
     }
 
     #[must_use]
-    pub fn from_tape(tape: &'a [u8]) -> Self {
-        Self::new(Source::Tape(Unstructured::new(tape)))
+    pub fn from_tape(file: &'a [u8]) -> Self {
+        let (tape, added) = split(file);
+        let source = |tape| Source::Tape(Unstructured::new(tape));
+        Self::new(source(tape), source(added))
     }
 
     /// The same run as [`Self::from_tape`].
     #[must_use]
-    pub fn from_own_tape(tape: Vec<u8>) -> Self {
-        Self::new(Source::OwnTape { tape, at: 0 })
+    pub fn from_own_tape(mut file: Vec<u8>) -> Self {
+        let (tape, added) = split(&file);
+        let (length, added) = (tape.len(), added.to_vec());
+        file.truncate(length);
+        let source = |tape| Source::OwnTape { tape, at: 0 };
+        Self::new(source(file), source(added))
     }
 
-    /// Follows a path of an enumeration; see [`Enumeration`].
+    /// Follows a path of an enumeration, in which all decisions of the second tape are the
+    /// simplest; see [`Enumeration`].
     fn from_path(path: Vec<Draw>) -> Self {
-        Self::new(Source::Enumeration { path, at: 0 })
+        let nothing = Source::OwnTape {
+            tape: Vec::new(),
+            at: 0,
+        };
+        Self::new(Source::Enumeration { path, at: 0 }, nothing)
     }
 
-    const fn new(source: Source<'a>) -> Self {
+    fn new(source: Source<'a>, added: Source<'a>) -> Self {
+        Self {
+            added: Some(Box::new(Self::alone(added))),
+            ..Self::alone(source)
+        }
+    }
+
+    const fn alone(source: Source<'a>) -> Self {
         Self {
             source,
             tape: Vec::new(),
             count: 0,
             log: None,
+            added: None,
         }
+    }
+
+    /// The second tape, for decisions that older tapes do not know. Their simplest value must be
+    /// what happened before there was the decision.
+    ///
+    /// # Panics
+    /// When called on the second tape itself.
+    pub fn added(&mut self) -> &mut Self {
+        self.added
+            .as_deref_mut()
+            .expect("the second tape has no further tape beside it")
     }
 
     /// The same enumerated run once more, from its beginning.
@@ -92,6 +172,7 @@ impl<'a> Choices<'a> {
     #[must_use]
     pub fn logged(mut self) -> Self {
         self.log = Some(Vec::new());
+        self.added().log = Some(Vec::new());
         self
     }
 
@@ -119,13 +200,21 @@ impl<'a> Choices<'a> {
             }
             Source::Enumeration { path, at } => {
                 if *at == path.len() {
-                    path.push(Draw { max, value: 0 });
+                    path.push(Draw {
+                        max,
+                        value: 0,
+                        added: false,
+                    });
                 }
                 *at += 1;
                 path[*at - 1].value
             }
         };
-        let draw = Draw { max, value };
+        let draw = Draw {
+            max,
+            value,
+            added: self.added.is_none(),
+        };
         draw.write(&mut self.tape);
         self.count += 1;
         if let Some(log) = &mut self.log {
@@ -179,22 +268,25 @@ impl<'a> Choices<'a> {
         self.one_of(&[limit, limit.saturating_sub(1), limit.saturating_add(1), 0, 1])
     }
 
-    /// Everything drawn so far: a tape that gives the same run again.
+    /// Everything drawn so far, as a file that gives the same run again.
     #[must_use]
-    pub fn tape(&self) -> &[u8] {
-        &self.tape
+    pub fn tape(&self) -> Vec<u8> {
+        let added = self.added.as_ref().map_or(&[][..], |added| &added.tape);
+        joined(self.tape.clone(), added)
     }
 
     /// How many decisions were drawn.
     #[must_use]
-    pub const fn count(&self) -> u64 {
-        self.count
+    pub fn count(&self) -> u64 {
+        self.count + self.added.as_ref().map_or(0, |added| added.count)
     }
 
-    /// The draws kept by [`Self::logged`].
+    /// The draws kept by [`Self::logged`]: those of the first tape, then those of the second.
     #[must_use]
-    pub fn log(&self) -> &[Draw] {
-        self.log.as_deref().unwrap_or_default()
+    pub fn log(&self) -> Vec<Draw> {
+        let own = self.log.iter().flatten().copied();
+        let added = self.added.iter().filter_map(|added| added.log.as_ref());
+        own.chain(added.flatten().copied()).collect()
     }
 }
 
@@ -262,6 +354,51 @@ mod tests {
         assert_eq!(again[..900], drawn);
         assert_eq!(again[900..], [0; 50]);
         assert_eq!(owned.tape()[..tape.len()], tape);
+    }
+
+    #[test]
+    fn the_second_tape_shifts_nothing_on_the_first() {
+        let drawn = |mut choices: Choices<'_>, with_added: bool| {
+            let mut drawn = (Vec::new(), Vec::new());
+            for _ in 0..50 {
+                drawn.0.push(choices.upto(999));
+                if with_added {
+                    drawn.1.push(choices.added().upto(999));
+                }
+            }
+            (drawn, choices.tape())
+        };
+        let ((old, _), old_tape) = drawn(Choices::from_seed(3), false);
+        let ((first, second), tape) = drawn(Choices::from_seed(3), true);
+        assert_eq!(first, old);
+        assert_ne!(first, second);
+        assert!(tape.starts_with(&old_tape));
+
+        let seeded = ((first, second), tape.clone());
+        assert_eq!(drawn(Choices::from_tape(&tape), true), seeded);
+        assert_eq!(drawn(Choices::from_own_tape(tape), true), seeded);
+        let ((from_old, added), again) = drawn(Choices::from_tape(&old_tape), true);
+        assert_eq!((from_old, again), (old, old_tape));
+        assert!(added.iter().all(|value| *value == 0));
+    }
+
+    #[test]
+    fn decisions_of_both_tapes_become_one_file() {
+        let mut choices = Choices::from_seed(5).logged();
+        for _ in 0..20 {
+            choices.upto(300);
+            choices.added().upto(7);
+        }
+        assert_eq!(tape_of(&choices.log()), choices.tape());
+        assert_eq!(choices.count(), 40);
+    }
+
+    #[test]
+    fn a_file_whose_second_tape_is_cut_off_is_one_tape() {
+        for file in [&b"+two"[..], b"\0\0\0\x01+two", b"\0\0+two", b""] {
+            assert_eq!(split(file), (file, &b""[..]));
+        }
+        assert_eq!(split(b"ab\0\0\0\x01+two"), (&b"a"[..], &b"b"[..]));
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
     Outcome {
         hash,
         draws: choices.count(),
-        tape: choices.tape().to_vec(),
+        tape: choices.tape(),
         events,
         operations,
         answers_read,

@@ -2,7 +2,7 @@
 //! on from what each run has really drawn, so that a tape never holds what nobody asks for. Where no decision can be spared, a
 //! byte taken out gives those behind it other meanings, which is now and then a shorter way.
 
-use crate::choices::Draw;
+use crate::choices::{Draw, tape_of};
 
 /// What came of shrinking.
 #[derive(Clone, Debug)]
@@ -56,12 +56,6 @@ fn trimmed(mut draws: Vec<Draw>) -> Vec<Draw> {
         draws.pop();
     }
     draws
-}
-
-fn tape_of(draws: &[Draw]) -> Vec<u8> {
-    let mut tape = Vec::new();
-    draws.iter().for_each(|draw| draw.write(&mut tape));
-    tape
 }
 
 impl<F: FnMut(&[u8]) -> Option<Vec<Draw>>> Search<F> {
@@ -190,7 +184,7 @@ mod tests {
         let shrunk = shrink(&tape, 100_000, |tape| {
             let mut choices = Choices::from_tape(tape).logged();
             let large = (0..200).filter(|_| choices.upto(255) >= 100).count();
-            (large >= 2).then(|| choices.log().to_vec())
+            (large >= 2).then(|| choices.log())
         });
         assert_eq!(shrunk.tape, [100, 100]);
     }
@@ -200,7 +194,7 @@ mod tests {
         let shrunk = shrink(&[1, 0xff, 0xff, 7], 100_000, |tape| {
             let mut choices = Choices::from_tape(tape).logged();
             let (_, wide) = (choices.upto(1), choices.upto(0xffff));
-            (wide > 0x0100).then(|| choices.log().to_vec())
+            (wide > 0x0100).then(|| choices.log())
         });
         assert_eq!(shrunk.tape, [0, 0x01, 0x01]);
     }
@@ -210,7 +204,7 @@ mod tests {
         let fails = |tape: &[u8]| {
             let mut choices = Choices::from_tape(tape).logged();
             let sum: u64 = (0..1_000).map(|_| choices.upto(1)).sum();
-            (sum > 500).then(|| choices.log().to_vec())
+            (sum > 500).then(|| choices.log())
         };
         assert_eq!(shrink(&[1; 1_000], 10, fails).tries, 10);
     }

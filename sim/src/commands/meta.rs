@@ -37,17 +37,9 @@ fn twice(seeds: Seeds) -> Result<()> {
         let mut other = Choices::from_seed(seed).logged();
         let hash = run::choices(&mut one, Options::default()).hash;
         let again = run::choices(&mut other, Options::default()).hash;
-        let differs = one
-            .log()
-            .iter()
-            .zip(other.log())
-            .position(|(one, other)| one != other);
-        if let Some(at) = differs {
-            bail!(
-                "seed {seed}: draw {at} is {:?} and then {:?}",
-                one.log()[at],
-                other.log()[at]
-            );
+        let mut pairs = one.log().into_iter().zip(other.log()).enumerate();
+        if let Some((at, (first, second))) = pairs.find(|(_, (first, second))| first != second) {
+            bail!("seed {seed}: draw {at} is {first:?} and then {second:?}");
         }
         ensure!(
             one.count() == other.count(),

@@ -129,6 +129,6 @@ pub(crate) fn shrunk(tape: &[u8], oracle: &str, options: Options) -> shrink::Shr
         }
         let mut choices = Choices::from_tape(tape).logged();
         let failure = run::choices(&mut choices, options).failure?;
-        (failure.oracle == oracle).then(|| choices.log().to_vec())
+        (failure.oracle == oracle).then(|| choices.log())
     })
 }

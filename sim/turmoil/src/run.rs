@@ -130,8 +130,8 @@ pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
     Outcome {
         hash: inner.digest.value(),
         draws: inner.choices.count(),
-        tape: inner.choices.tape().to_vec(),
-        log: inner.choices.log().to_vec(),
+        tape: inner.choices.tape(),
+        log: inner.choices.log(),
         events: inner.events,
         operations: inner.operations,
         simulated_ms: inner.now - BEGINNING,
