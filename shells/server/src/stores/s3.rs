@@ -23,6 +23,8 @@ pub struct S3<'a> {
 /// # Errors
 /// When something of it is missing or cannot be read.
 pub fn s3(place: S3<'_>) -> Result<Arc<dyn ObjectStore>> {
+    // An error means that this process has chosen one before, which is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(place.bucket)
         // To try again is the machine's decision, and so is when a put is given up. A page may be read as slowly as its client likes.
