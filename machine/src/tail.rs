@@ -78,7 +78,7 @@ impl Frame {
         [&length.to_le_bytes(), json.as_slice(), body].concat()
     }
 
-    /// Reads [`Self::encode`]; `None` when the bytes are no message.
+    /// Reads what `encode` has written; `None` when the bytes are no message.
     #[must_use]
     pub fn decode(message: &[u8]) -> Option<(Self, Vec<u8>)> {
         let (length, rest) = message.split_first_chunk()?;

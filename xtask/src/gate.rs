@@ -112,9 +112,16 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
     ];
     let mut dry_run = project.wrangler();
     dry_run.args(["deploy", "--dry-run", "--outdir", "target/deploy"]);
+    let mut documentation = cargo(&["doc", "--workspace", "--no-deps", "--lib"]);
+    documentation.env("RUSTDOCFLAGS", "--deny warnings");
 
     let step = |name, work| Step { name, work };
     Ok(vec![
+        // Every later step builds what the committed lock file names.
+        step(
+            "lock file",
+            Work::Programs(vec![cargo(&["metadata", "--locked", "--format-version", "1"])]),
+        ),
         step(
             "format",
             Work::Programs(vec![cargo(&["fmt", "--all", "--check"])]),
@@ -135,6 +142,7 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
                 "test-routes",
             ]),
         ),
+        step("documentation", Work::Programs(vec![documentation])),
         step("unit tests", Work::Programs(unit_tests(project))),
         step("corpora", Work::Telling(own(&["coverage"]))),
         step("simulate", Work::Telling(simulator(&["run", "--minutes", "1"]))),
