@@ -84,6 +84,14 @@ impl Shelf {
         table.into_iter().flat_map(BTreeMap::values)
     }
 
+    /// How many rows the open segment has.
+    #[must_use]
+    pub fn open_row_count(&self) -> u64 {
+        let open = self.head.as_ref().filter(|head| head.writable);
+        let table = open.and_then(|head| self.hot.get(&HotTable::of(head.segment)));
+        table.map_or(0, |table| table.len() as u64)
+    }
+
     /// The last row of the open segment.
     #[must_use]
     pub fn last_row(&self) -> Option<&HotRow> {

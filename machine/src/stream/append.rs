@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::producer::Admission;
+use super::producer::{self, Admission};
 use super::{Life, Stop, Stream};
 use crate::plan::{FRAME_OVERHEAD, push_frame};
 use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Rows, Write, WriterMark};
@@ -52,18 +52,15 @@ impl Stream {
             }
             .into());
         }
-        if append.producer.is_some() || append.stream_seq.is_some() {
+        if let Some(stamp) = &append.producer
+            && let Admission::Duplicate(last) = producer::admit(stamp, life.last_word(&stamp.id, rows)?)?
+        {
             let tail = life.tail();
-            let writers = match &append.producer {
-                Some(stamp) => life.writers_and(&stamp.id, rows)?,
-                None => life.writers(rows)?,
-            };
-            if let Some(stamp) = &append.producer
-                && let Admission::Duplicate(last) = writers.admit(stamp)?
-            {
-                return Ok(Answer::uncached(204).at(tail).producer(last.epoch, last.seq));
-            }
-            writers.admit_stream_seq(append.stream_seq.as_deref())?;
+            return Ok(Answer::uncached(204).at(tail).producer(last.epoch, last.seq));
+        }
+        if append.stream_seq.is_some() {
+            life.writers(rows)?
+                .admit_stream_seq(append.stream_seq.as_deref())?;
         }
         let from = life.end();
         let mut pushed = None;

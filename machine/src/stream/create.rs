@@ -31,7 +31,10 @@ impl Stream {
             expiry: create.expiry,
         };
         let mut life = Life::new(now, about);
-        let producer = producer::Writers::default().admit_new(create.producer)?;
+        let producer = create.producer;
+        if let Some(stamp) = &producer {
+            producer::admit(stamp, None)?;
+        }
         // An empty array is a fine beginning, and no message (protocol 9.1.3).
         let records = life.records(&create.body)?.filter(|records| !records.is_empty());
         // Nothing is refused from here on.

@@ -165,6 +165,13 @@ impl Stream {
         Ok(())
     }
 
+    /// How many producers this instance holds in memory: no more than there are rows in the open segment.
+    #[must_use]
+    pub fn producers_in_memory(&self) -> u64 {
+        let writers = self.life.as_ref().and_then(|life| life.writers.as_ref());
+        writers.map_or(0, producer::Writers::producers)
+    }
+
     fn call(&mut self, now: Millis, call: Call, rows: &impl Rows, turn: &mut Turn) -> Result<Reply, Stop> {
         match call {
             Call::Create(create) => self.create(now, create, rows, turn).map(Reply::Answer),

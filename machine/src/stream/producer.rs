@@ -6,19 +6,12 @@ use super::Life;
 use crate::Refusal;
 use crate::rows::{HotTable, ProducerStamp, ProducerState, Rows, Unreadable, WriterMark};
 
-/// The last word of the writers in the open segment, and of those before it that have been asked for.
+/// The last word of the writers in the open segment. Only an append that is stored adds to it, so that it is bounded by the
+/// rows of that segment, whatever clients send.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writers {
-    producers: BTreeMap<String, Known>,
+    producers: BTreeMap<String, ProducerState>,
     stream_seq: Option<String>,
-}
-
-/// What is known of a producer: its current epoch and the highest sequence accepted in it.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    last: Option<ProducerState>,
-    /// Whether that is of the open segment.
-    is_open: bool,
 }
 
 /// What becomes of a producer's request that is not refused.
@@ -29,49 +22,45 @@ pub(super) enum Admission {
     Duplicate(ProducerState),
 }
 
-impl Writers {
-    /// The protocol's validation (5.2.1).
-    pub(super) fn admit(&self, stamp: &ProducerStamp) -> Result<Admission, Refusal> {
-        let Some(last) = self.producers.get(&stamp.id).and_then(|known| known.last) else {
-            return if stamp.seq == 0 {
-                Ok(Admission::Accepted)
-            } else {
-                Err(Refusal::SequenceGap {
-                    expected: 0,
-                    received: stamp.seq,
-                })
-            };
-        };
-        if stamp.epoch < last.epoch {
-            return Err(Refusal::StaleEpoch { current: last.epoch });
-        }
-        if stamp.epoch > last.epoch {
-            return if stamp.seq == 0 {
-                Ok(Admission::Accepted)
-            } else {
-                Err(Refusal::EpochStartsAtZero)
-            };
-        }
-        if stamp.seq <= last.seq {
-            return Ok(Admission::Duplicate(last));
-        }
-        let expected = last.seq + 1;
-        if stamp.seq == expected {
+/// The protocol's validation (5.2.1), against the producer's last accepted request.
+pub(super) fn admit(stamp: &ProducerStamp, last: Option<ProducerState>) -> Result<Admission, Refusal> {
+    let Some(last) = last else {
+        return if stamp.seq == 0 {
             Ok(Admission::Accepted)
         } else {
             Err(Refusal::SequenceGap {
-                expected,
+                expected: 0,
                 received: stamp.seq,
             })
-        }
+        };
+    };
+    if stamp.epoch < last.epoch {
+        return Err(Refusal::StaleEpoch { current: last.epoch });
     }
+    if stamp.epoch > last.epoch {
+        return if stamp.seq == 0 {
+            Ok(Admission::Accepted)
+        } else {
+            Err(Refusal::EpochStartsAtZero)
+        };
+    }
+    if stamp.seq <= last.seq {
+        return Ok(Admission::Duplicate(last));
+    }
+    let expected = last.seq + 1;
+    if stamp.seq == expected {
+        Ok(Admission::Accepted)
+    } else {
+        Err(Refusal::SequenceGap {
+            expected,
+            received: stamp.seq,
+        })
+    }
+}
 
-    /// The stamp of a stream's very first content, checked like any other.
-    pub(super) fn admit_new(&self, stamp: Option<ProducerStamp>) -> Result<Option<ProducerStamp>, Refusal> {
-        if let Some(stamp) = &stamp {
-            self.admit(stamp)?;
-        }
-        Ok(stamp)
+impl Writers {
+    pub(super) fn producers(&self) -> u64 {
+        self.producers.len() as u64
     }
 
     /// `Stream-Seq` must rise, byte by byte compared.
@@ -85,36 +74,18 @@ impl Writers {
     }
 
     pub(super) fn record(&mut self, mark: WriterMark) {
-        if let Some(stamp) = mark.producer {
-            let last = ProducerState {
-                epoch: stamp.epoch,
-                seq: stamp.seq,
-            };
-            let known = Known {
-                last: Some(last),
-                is_open: true,
-            };
-            self.producers.insert(stamp.id, known);
+        if let Some(ProducerStamp { id, epoch, seq }) = mark.producer {
+            self.producers.insert(id, ProducerState { epoch, seq });
         }
         if mark.stream_seq.is_some() {
             self.stream_seq = mark.stream_seq;
         }
     }
-}
 
-impl Writers {
     /// The open segment is sealed: what is to be kept of it. Forgets the producers, which can be asked for from now on.
     pub(super) fn seal(&mut self) -> (Vec<ProducerStamp>, Option<String>) {
         let producers = core::mem::take(&mut self.producers).into_iter();
-        let stamps = producers
-            .filter(|(_, known)| known.is_open)
-            .filter_map(|(id, known)| {
-                known.last.map(|last| ProducerStamp {
-                    id,
-                    epoch: last.epoch,
-                    seq: last.seq,
-                })
-            });
+        let stamps = producers.map(|(id, ProducerState { epoch, seq })| ProducerStamp { id, epoch, seq });
         (stamps.collect(), self.stream_seq.clone())
     }
 }
@@ -136,22 +107,19 @@ impl Life {
         Ok(self.writers.insert(known))
     }
 
-    /// The same, with this producer's last word in the sealed segments if it has none in the open one.
-    pub(super) fn writers_and(
+    /// A producer's last word, wherever it is. What is asked for is not remembered, because a client can ask for any number
+    /// of producers without storing anything.
+    pub(super) fn last_word(
         &mut self,
         producer: &str,
         rows: &impl Rows,
-    ) -> Result<&mut Writers, Unreadable> {
+    ) -> Result<Option<ProducerState>, Unreadable> {
         let has_sealed = self.head.segment > 0;
-        let writers = self.writers(rows)?;
-        if has_sealed && !writers.producers.contains_key(producer) {
-            let known = Known {
-                last: rows.producer(producer)?,
-                is_open: false,
-            };
-            writers.producers.insert(producer.to_owned(), known);
+        match self.writers(rows)?.producers.get(producer) {
+            Some(last) => Ok(Some(*last)),
+            None if has_sealed => rows.producer(producer),
+            None => Ok(None),
         }
-        Ok(writers)
     }
 }
 
@@ -169,32 +137,23 @@ mod tests {
 
     #[test]
     fn the_protocols_table() {
-        let mut writers = Writers::default();
         assert_eq!(
-            writers.admit(&stamp(7, 1)),
+            admit(&stamp(7, 1), None),
             Err(Refusal::SequenceGap {
                 expected: 0,
                 received: 1
             })
         );
-        assert_eq!(writers.admit(&stamp(7, 0)), Ok(Admission::Accepted));
-        writers.record(WriterMark {
-            producer: Some(stamp(7, 3)),
-            stream_seq: None,
-        });
+        assert_eq!(admit(&stamp(7, 0), None), Ok(Admission::Accepted));
+        let state = ProducerState { epoch: 7, seq: 3 };
+        let last = Some(state);
+        assert_eq!(admit(&stamp(6, 9), last), Err(Refusal::StaleEpoch { current: 7 }));
+        assert_eq!(admit(&stamp(8, 1), last), Err(Refusal::EpochStartsAtZero));
+        assert_eq!(admit(&stamp(8, 0), last), Ok(Admission::Accepted));
+        assert_eq!(admit(&stamp(7, 2), last), Ok(Admission::Duplicate(state)));
+        assert_eq!(admit(&stamp(7, 4), last), Ok(Admission::Accepted));
         assert_eq!(
-            writers.admit(&stamp(6, 9)),
-            Err(Refusal::StaleEpoch { current: 7 })
-        );
-        assert_eq!(writers.admit(&stamp(8, 1)), Err(Refusal::EpochStartsAtZero));
-        assert_eq!(writers.admit(&stamp(8, 0)), Ok(Admission::Accepted));
-        assert_eq!(
-            writers.admit(&stamp(7, 2)),
-            Ok(Admission::Duplicate(ProducerState { epoch: 7, seq: 3 }))
-        );
-        assert_eq!(writers.admit(&stamp(7, 4)), Ok(Admission::Accepted));
-        assert_eq!(
-            writers.admit(&stamp(7, 5)),
+            admit(&stamp(7, 5), last),
             Err(Refusal::SequenceGap {
                 expected: 4,
                 received: 5

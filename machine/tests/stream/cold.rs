@@ -202,6 +202,54 @@ fn writers_are_remembered_over_sealing() {
     assert_eq!(post(&mut shell, "1", "b"), 200);
 }
 
+/// Refused appends, and repeated ones, each by another producer.
+#[test]
+fn appends_that_store_nothing_leave_nothing_in_memory() {
+    let by = |producer: usize, seq: &'static str| {
+        let id = format!("producer-{producer}");
+        move |shell: &mut Shell, body: &[u8]| {
+            let headers = [
+                ("Content-Type", JSON),
+                ("Producer-Id", id.as_str()),
+                ("Producer-Epoch", "0"),
+                ("Producer-Seq", seq),
+                ("Stream-Seq", "a"),
+            ];
+            shell.request("POST", "", &headers, body).status()
+        }
+    };
+    let mut shell = stream(JSON, limits());
+    let headers = [("Content-Type", JSON), ("Stream-Seq", "b")];
+    for producer in 0..100 {
+        let id = format!("producer-{producer}");
+        let stamp = [
+            ("Content-Type", JSON),
+            ("Producer-Id", id.as_str()),
+            ("Producer-Epoch", "0"),
+            ("Producer-Seq", "0"),
+        ];
+        assert_eq!(shell.request("POST", "", &stamp, b"1").status(), 200);
+        shell.settle();
+    }
+    assert_eq!(shell.request("POST", "", &headers, b"[1,2,3]").status(), 204);
+    shell.settle();
+    let before = shell.remembered_bytes();
+    for producer in 0..100 {
+        assert_eq!(by(producer, "0")(&mut shell, b"1"), 204, "a duplicate");
+        assert_eq!(by(producer, "2")(&mut shell, b"1"), 409, "a gap");
+    }
+    for producer in 100..1_100 {
+        assert_eq!(by(producer, "1")(&mut shell, b"1"), 409, "a gap");
+        assert_eq!(
+            by(producer, "0")(&mut shell, b"1"),
+            409,
+            "Stream-Seq does not rise"
+        );
+    }
+    let after = shell.remembered_bytes();
+    assert!(after <= before, "{before} bytes have become {after}");
+}
+
 #[test]
 fn a_deleted_stream_leaves_nothing() {
     let mut shell = stream(JSON, limits());

@@ -281,6 +281,11 @@ impl Shell {
         self.stream = None;
     }
 
+    /// What the instance holds in memory, as text.
+    pub(crate) fn remembered_bytes(&self) -> usize {
+        format!("{:?}", self.stream).len()
+    }
+
     pub(crate) fn input(&mut self, input: Input) -> Vec<Gated> {
         let mut stream = self.stream.take().unwrap_or_else(|| {
             self.wakes += 1;

@@ -434,6 +434,13 @@ impl World<'_, '_> {
                 .course
                 .fail("storage", "writes that can be carried out".to_owned(), reason);
         }
+        let remembered = platform.instance.as_ref().map_or(0, Stream::producers_in_memory);
+        let stored = platform.storage.shelf.open_row_count();
+        if remembered > stored {
+            let expected =
+                format!("{stored} producers in memory at most, one for each row of the open segment");
+            return self.course.fail("memory", expected, remembered.to_string());
+        }
         if let Some(Some(at)) = turn.alarm
             && at.0 > ALARM_MAX
         {
