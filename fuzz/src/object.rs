@@ -9,7 +9,7 @@ use machine::rows::{
 };
 use machine::segment::{self, Put, Receipt};
 use machine::wire::answer::Body;
-use machine::{Answer, Input, Limits, Millis, Offset, Rows, Stream, Turn, Unreadable};
+use machine::{Answer, Input, Limits, Millis, Rows, Stream, Turn, Unreadable};
 use sim::storage::{Kind, Store};
 
 use crate::errand::Errand;
@@ -157,17 +157,6 @@ impl Object {
         let shelf = &self.store.shelf;
         let has_table = [HotTable::A, HotTable::B].map(|table| shelf.table(table).is_some());
         shelf.head().is_none() && has_table == [false, false] && shelf.segments().next().is_none()
-    }
-
-    /// The place that an offset names, in the spelling that is not the end of a sealed segment.
-    pub(crate) fn place(&self, offset: Offset) -> Offset {
-        let mut segments = self.store.shelf.segments();
-        let ends = segments.any(|sealed| (sealed.number, sealed.units) == (offset.segment, offset.position));
-        if ends {
-            Offset::new(offset.segment + 1, 0)
-        } else {
-            offset
-        }
     }
 
     /// Whether exactly what rows refer to is in the cold tier.

@@ -163,8 +163,6 @@ pub struct Live {
     pub incarnation: rows::Incarnation,
     /// The tail before this turn.
     pub from: Offset,
-    /// Its other name, the end of a sealed segment.
-    pub alias: Option<Offset>,
     /// The tail after it.
     pub next: Offset,
     /// Set when nothing will follow.

@@ -54,9 +54,6 @@ impl Head {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     pub from: Offset,
-    /// Another name of `from`, the end of a sealed segment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alias: Option<Offset>,
     pub next: Offset,
     pub cursor: u64,
     /// Whether the body has all there is between `from` and `next`; otherwise it is to be read as a page.
@@ -269,8 +266,7 @@ impl Tail {
         if frame.end == Some(End::Gone) && self.class == Class::Sse {
             return self.end();
         }
-        let follows = frame.from == self.position || frame.alias == Some(self.position);
-        if !follows || !frame.whole {
+        if frame.from != self.position || !frame.whole {
             return vec![Effect::HangUp, self.dial(0)];
         }
         self.position = frame.next;

@@ -105,8 +105,7 @@ export class Tail {
   #message(now, frame, body) {
     if (this.phase !== "attached") return [];
     if (frame.end === "gone" && this.class === "sse") return this.#end();
-    const follows = frame.from === this.position || frame.alias === this.position;
-    if (!follows || !frame.whole) return [{ type: "hang-up" }, this.#dial(0)];
+    if (frame.from !== this.position || !frame.whole) return [{ type: "hang-up" }, this.#dial(0)];
     this.position = frame.next;
     this.cursor = max(this.cursor, frame.cursor);
     if (this.class === "sse") {

@@ -36,9 +36,13 @@ impl Segments {
         self.0.push(end);
     }
 
-    /// The place of an offset that the server told; `None` for one that it should not have.
+    /// The place of an offset that the server told; `None` for one that it should not have. Each place has one name that
+    /// may be told, the one by the content before it, so that no seal can change it.
     #[must_use]
     pub fn told(&self, (segment, position): Token) -> Option<u64> {
+        if segment > 0 && position == 0 {
+            return None;
+        }
         let place = self.start(segment)?.checked_add(position)?;
         self.end(segment).is_none_or(|end| place <= end).then_some(place)
     }
@@ -52,7 +56,8 @@ impl Segments {
             .min(self.end(segment).unwrap_or(u64::MAX))
     }
 
-    /// The offset of a place: of the two that there are at a seam the later one, or the earlier.
+    /// The offset of a place: of the two that there are at a seam the earlier one, which the server tells, or the later one,
+    /// which it takes.
     #[must_use]
     pub fn spell(&self, place: u64, earlier: bool) -> String {
         let segment = self
@@ -89,12 +94,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seam_has_two_names_and_one_place() {
+    fn a_seam_has_two_names_and_one_is_told() {
         let mut segments = Segments::default();
         segments.seal(3);
         segments.seal(5);
         assert_eq!(segments.told((0, 3)), Some(3));
-        assert_eq!(segments.told((1, 0)), Some(3));
+        assert_eq!(segments.told((1, 0)), None);
+        assert_eq!(segments.asked((1, 0)), 3);
         assert_eq!(segments.told((0, 4)), None);
         assert_eq!(segments.told((2, 7)), Some(12));
         assert_eq!(segments.told((3, 0)), None);
@@ -103,7 +109,7 @@ mod tests {
         for place in 0..9 {
             for earlier in [false, true] {
                 let spelled = token(&segments.spell(place, earlier));
-                assert_eq!(spelled.and_then(|token| segments.told(token)), Some(place));
+                assert_eq!(spelled.map(|token| segments.asked(token)), Some(place));
             }
         }
         assert_eq!(segments.spell(3, true), spell((0, 3)));

@@ -62,7 +62,7 @@ impl Stream {
             life.writers(rows)?
                 .admit_stream_seq(append.stream_seq.as_deref())?;
         }
-        let from = life.end();
+        let from = life.tail();
         let mut pushed = None;
         if !append.body.is_empty() {
             let records = life.records(&append.body)?.filter(|records| !records.is_empty());

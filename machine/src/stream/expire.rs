@@ -130,7 +130,7 @@ impl Stream {
         turn.writes.push(Write::DropTables);
         turn.live = Some(Live {
             end: Some(End::Gone),
-            ..life.live(life.end(), None)
+            ..life.live(life.tail(), None)
         });
         Ok(())
     }

@@ -12,21 +12,13 @@ use crate::wire::request::Read;
 use crate::wire::{Format, cache, cursor, entity_tag, header};
 use crate::{Answer, Class, End as Ended, Limits, Line, Live, Millis, Offset};
 
-/// A tail, which is the end of the sealed segment before it, too, where readers may have been told that they are.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct End {
-    pub(super) offset: Offset,
-    pub(super) alias: Option<Offset>,
-}
-
 impl Life {
     /// What a turn tells the readers at the tail; see [`Live::told_at`] for the rest.
-    pub(super) fn live(&self, from: End, frames: Option<Bytes>) -> Live {
-        let appended = from.offset != self.tail();
+    pub(super) fn live(&self, from: Offset, frames: Option<Bytes>) -> Live {
+        let appended = from != self.tail();
         Live {
             incarnation: self.head.incarnation,
-            from: from.offset,
-            alias: from.alias,
+            from,
             next: self.tail(),
             end: None,
             frames: if appended { frames } else { Some(Bytes::new()) },
@@ -121,7 +113,6 @@ impl Live {
 pub(crate) fn message(live: &Live, class: Class) -> Result<Vec<u8>, Damaged> {
     let frame = Frame {
         from: live.from,
-        alias: live.alias,
         next: live.next,
         cursor: live.cursor,
         whole: live.frames.is_some(),

@@ -280,18 +280,12 @@ impl Life {
         })
     }
 
-    /// The tail offset (protocol 2).
+    /// The tail offset (protocol 2). An offset is named by the content before it: until something is appended to the open segment,
+    /// the tail is the end of the segment before, so that sealing changes no name.
     const fn tail(&self) -> Offset {
-        Offset::new(self.head.segment, self.tail.position)
-    }
-
-    /// The tail, with its other name.
-    fn end(&self) -> live::End {
-        let tail = self.tail();
-        let sealed = tail.segment.checked_sub(1).filter(|_| tail.position == 0);
-        live::End {
-            offset: tail,
-            alias: sealed.map(|segment| Offset::new(segment, self.sealed_units)),
+        match (self.tail.position, self.head.segment.checked_sub(1)) {
+            (0, Some(sealed)) => Offset::new(sealed, self.sealed_units),
+            (position, _) => Offset::new(self.head.segment, position),
         }
     }
 

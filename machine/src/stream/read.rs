@@ -135,23 +135,33 @@ impl Life {
         tags.is_some_and(|(tag, if_none_match)| entity_tag::is_named_by(tag, if_none_match))
     }
 
-    /// The place that an offset names, in the one spelling that is not the end of a sealed segment. What lies beyond the tail
-    /// was never given by this stream; its reader waits for what comes.
+    /// The place that an offset names, under the one name that is ever told: the end of a segment, and not the beginning of the next.
+    /// What lies beyond the tail was never told by this stream; its reader waits for what comes.
     fn place(&self, offset: Offset, rows: &impl Rows) -> Result<Offset, Unreadable> {
-        let tail = self.tail();
-        if offset.segment >= tail.segment {
-            return Ok(offset.min(tail));
+        let open = self.head.segment;
+        if offset.segment > open {
+            return Ok(self.tail());
         }
         if offset.position == 0 {
-            return Ok(offset);
+            return match offset.segment.checked_sub(1) {
+                None => Ok(Offset::START),
+                Some(before) => Ok(Offset::new(before, self.units(before, rows)?)),
+            };
         }
-        let sealed = rows.segment(offset.segment)?;
-        let sealed = sealed.ok_or_else(|| missing(offset.segment))?;
-        Ok(if offset.position < sealed.units {
-            offset
-        } else {
-            Offset::new(offset.segment + 1, 0)
-        })
+        if offset.segment == open {
+            return Ok(offset.min(self.tail()));
+        }
+        let units = self.units(offset.segment, rows)?;
+        Ok(Offset::new(offset.segment, offset.position.min(units)))
+    }
+
+    /// Messages or bytes of a sealed segment.
+    fn units(&self, sealed: u64, rows: &impl Rows) -> Result<u64, Unreadable> {
+        if sealed + 1 == self.head.segment {
+            return Ok(self.sealed_units);
+        }
+        let segment = rows.segment(sealed)?.ok_or_else(|| missing(sealed))?;
+        Ok(segment.units)
     }
 
     fn segment(&self, number: u64, rows: &impl Rows) -> Result<Segment, Unreadable> {
@@ -193,27 +203,31 @@ impl Life {
         let cut_anywhere = self.format != Format::Json && shape == Shape::Body;
         let mut budget = limits.chunk_bytes_max.max(1);
         let mut parts = Vec::new();
-        let mut at = start;
-        while at < self.tail() && budget > 0 && (parts.len() as u64) < limits.page_parts_max.max(1) {
-            let segment = self.segment(at.segment, rows)?;
+        let mut page_end = start;
+        while page_end < self.tail() && budget > 0 && (parts.len() as u64) < limits.page_parts_max.max(1) {
+            let mut segment = self.segment(page_end.segment, rows)?;
+            let mut from = page_end.position;
+            if from == segment.units {
+                segment = self.segment(page_end.segment + 1, rows)?;
+                from = 0;
+            }
             let (end, used) = if cut_anywhere {
-                let end = segment.units.min(at.position.saturating_add(budget));
-                (end, end - at.position)
+                let end = segment.units.min(from.saturating_add(budget));
+                (end, end - from)
             } else {
-                let cut = segment.cut(at.position, budget, parts.is_empty(), rows, limits)?;
+                let cut = segment.cut(from, budget, parts.is_empty(), rows, limits)?;
                 let Some(cut) = cut else { break };
                 cut
             };
-            parts.push(segment.part(at.position, end, rows, limits)?);
+            parts.push(segment.part(from, end, rows, limits)?);
             budget = budget.saturating_sub(used);
-            at.position = end;
-            if at.segment == self.head.segment || end < segment.units {
+            page_end = Offset::new(segment.number, end);
+            if end < segment.units {
                 break;
             }
-            at = Offset::new(at.segment + 1, 0);
         }
         Ok(Page {
-            end: at,
+            end: page_end,
             plan: Plan {
                 parts,
                 format: self.format,

@@ -230,6 +230,13 @@ impl Answered {
         self.answer.header(name).unwrap_or_default()
     }
 
+    /// All that a client is told.
+    pub(crate) fn told(&self) -> (u16, String, String) {
+        let headers = self.answer.headers();
+        let headers: Vec<_> = headers.map(|(name, value)| format!("{name}: {value}")).collect();
+        (self.status(), headers.join("\n"), self.text())
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

@@ -454,6 +454,12 @@ impl World<'_, '_> {
                 .any(|window| window == text.as_bytes())
         };
         self.same_page(object, &request, response);
+        if let Some(life) = &self.objects[object].model.state.life
+            && request.method == "HEAD"
+        {
+            let tail = life.content.len();
+            self.same_tag(object, 0, tail, response);
+        }
         let has = |name: &str| response.header(name).is_some();
         match (request.method, response.status) {
             (_, 304) => self.course.hit(Mark::NotModified),

@@ -115,9 +115,7 @@ impl World<'_, '_> {
                 let ended = after.life() != before.life();
                 let segments = model.segments(before.life().unwrap_or(0));
                 let place = |offset: machine::Offset| segments.told((offset.segment, offset.position));
-                let alias = live.alias.and_then(place);
                 place(live.from) == Some(before.position)
-                    && alias.is_none_or(|alias| alias == before.position)
                     && (ended || place(live.next) == Some(after.position))
             });
             if !told {

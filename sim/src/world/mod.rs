@@ -147,6 +147,8 @@ pub struct World<'w, 't> {
     sendings: Vec<Sending>,
     /// Where each page ended; see [`World::same_page`].
     pages: BTreeMap<rest::Asked, u64>,
+    /// The tag of each content; see [`World::same_tag`].
+    tag_of: BTreeMap<rest::Tagged, String>,
     /// How often something was still to be done when nothing was left to happen.
     prods: u64,
     /// What each entity tag was given for: name, life, end, closed.
@@ -196,6 +198,7 @@ impl<'w, 't> World<'w, 't> {
             index: Index::new(storage),
             sendings: Vec::new(),
             pages: BTreeMap::new(),
+            tag_of: BTreeMap::new(),
             prods: 0,
             tags: BTreeMap::new(),
             open_ends: BTreeSet::new(),

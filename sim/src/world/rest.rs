@@ -13,8 +13,11 @@ use crate::request::{Request, Response};
 use crate::segments::{spell, token};
 use crate::tier::{self, Parts};
 
-/// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so much in so many segments.
-pub(super) type Asked = (usize, u64, u64, u64, u64, u64);
+/// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so much.
+pub(super) type Asked = (usize, u64, u64, u64, u64);
+
+/// Which content was tagged: of an object's life, in which epoch of it, from where, to where, and whether it was closed there.
+pub(super) type Tagged = (usize, u64, u64, u64, u64, bool);
 
 /// An alarm that the platform has given up is made up for by a request, some of which come in vain.
 const PRODS_MAX: u64 = 40;
@@ -148,7 +151,9 @@ impl World<'_, '_> {
         let tail = life.content.len();
         let start = asked
             .and_then(token)
-            .map_or(0, |token| life.segments.asked(token));
+            .map_or(0, |token| life.segments.asked(token))
+            .min(tail);
+        self.same_tag(at, start, end, response);
         if start >= tail {
             return;
         }
@@ -157,8 +162,7 @@ impl World<'_, '_> {
         let Some(life) = &object.model.state.life else {
             return;
         };
-        let sealed = life.segments.sealed();
-        let asked = (at, object.platform.epoch, life.id, start, tail, sealed);
+        let asked = (at, object.platform.epoch, life.id, start, tail);
         let before = *self.pages.entry(asked).or_insert(end);
         if before != end {
             self.course.fail(
@@ -166,6 +170,21 @@ impl World<'_, '_> {
                 format!("a page from {start} to {before}, as before"),
                 end.to_string(),
             );
+        }
+    }
+
+    /// The same content has the same tag for ever, whatever was sealed, stored or dropped in between.
+    pub(super) fn same_tag(&mut self, at: usize, start: u64, end: u64, response: &Response) {
+        let object = &self.objects[at];
+        let (Some(life), Some(tag)) = (&object.model.state.life, response.header("ETag")) else {
+            return;
+        };
+        let closed = response.is_true("Stream-Closed");
+        let tagged = (at, object.platform.epoch, life.id, start, end, closed);
+        let before = self.tag_of.entry(tagged).or_insert_with(|| tag.to_owned());
+        if before != tag {
+            let expected = format!("the tag {before} of {start} to {end}, as before");
+            self.course.fail("same tags", expected, tag.to_owned());
         }
     }
 

@@ -699,7 +699,7 @@ impl Judge {
         let reading = readings.first()?;
         let follower = &reading.follower;
         let segments = self.names[name].model.segments(follower.life);
-        let offset = segments.spell(follower.position?, false);
+        let offset = segments.spell(follower.position?, true);
         Some((offset, follower.cursor, follower.finished))
     }
 
