@@ -26,6 +26,15 @@ impl Project {
         self.root.join(relative)
     }
 
+    /// Where programs are kept that every clone of the project can use.
+    pub(crate) fn cache(&self) -> PathBuf {
+        let directory = |name| std::env::var_os(name).filter(|path| !path.is_empty());
+        let user = directory("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| directory("HOME").map(|home| Path::new(&home).join(".cache")));
+        user.map_or_else(|| self.path(".tools"), |user| user.join("durable-streams"))
+    }
+
     /// A program of an installed npm package.
     pub(crate) fn npm_program(&self, name: &str) -> PathBuf {
         self.root.join("node_modules/.bin").join(name)

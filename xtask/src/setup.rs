@@ -92,16 +92,18 @@ fn wasm_target(project: &Project) -> Result<()> {
     run(project.command("rustup").args(["target", "add", WASM_TARGET]))
 }
 
-/// The program in the wanted version: the project's own, the one on the search path, or one installed now. The project keeps its
-/// own copies in .tools, because another project may need another version of the same program.
+/// The program in the wanted version: the one on the search path, or the one in the user's cache,
+/// where it is installed if it is missing. A new clone finds it there again. Each version has a
+/// directory of its own, because another project may need another version.
 fn cargo_tool(project: &Project, program: &str, package: &str, version: &str) -> Result<PathBuf> {
-    let own = project.path(".tools/bin").join(program);
-    for candidate in [own.as_path(), Path::new(program)] {
+    let root = project.cache().join(format!("{package}-{version}"));
+    let cached = root.join("bin").join(program);
+    for candidate in [Path::new(program), cached.as_path()] {
         if tool_version(project, candidate.as_os_str()).as_deref() == Some(version) {
             return Ok(candidate.to_path_buf());
         }
     }
-    println!("installing {package} {version} into .tools");
+    println!("installing {package} {version} into {}", root.display());
     run(project
         .cargo()
         .args([
@@ -113,8 +115,8 @@ fn cargo_tool(project: &Project, program: &str, package: &str, version: &str) ->
             "--force",
             "--root",
         ])
-        .arg(project.path(".tools")))?;
-    Ok(own)
+        .arg(&root))?;
+    Ok(cached)
 }
 
 /// The last word of what the program answers to `--version`: some say their name first.
