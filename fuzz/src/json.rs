@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use machine::rows::Expiry;
 use machine::wire::CacheMode;
-use machine::wire::request::{Append, Create, From, Read};
+use machine::wire::request::{Append, Create, From, Preconditions, Read};
 use machine::{Answer, Call, CallId, Class, Gated, Input, Limits, Millis, Offset};
 use serde_json::Value;
 use sim::choices::Choices;
@@ -129,6 +129,7 @@ impl Reader {
             body: Bytes::copy_from_slice(body),
             location: String::new(),
             name: "a".to_owned(),
+            preconditions: Preconditions::default(),
         });
         self.call(create).expect("a PUT is answered")
     }
@@ -138,6 +139,8 @@ impl Reader {
             content_type: Some("application/json".to_owned()),
             producer: None,
             stream_seq: None,
+            expected_offset: None,
+            preconditions: Preconditions::default(),
             // The shell refuses a POST without a body before the stream sees it, unless it closes.
             close: false,
             body: Bytes::copy_from_slice(if body.is_empty() { b" " } else { body }),

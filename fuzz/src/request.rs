@@ -16,7 +16,7 @@ use machine::rows::{Expiry, Head as StoredHead, ProducerStamp, Write};
 use machine::tail::{Frame, Head as LineHead};
 use machine::wire::answer::Body;
 use machine::wire::content_type;
-use machine::wire::request::{self, Append, Create, From, Head, Parsed, Read};
+use machine::wire::request::{self, Append, Create, From, Head, Parsed, Preconditions, Read};
 use machine::wire::{CacheMode, Format};
 use machine::{
     Answer, Call, CallId, Class, Gated, Input, Limits, Live, Millis, Offset, Refusal, Reply, Turn,
@@ -196,7 +196,10 @@ impl Request {
                 ("GET", Bytes::new())
             }
             Call::Metadata => ("HEAD", Bytes::new()),
-            Call::Delete => ("DELETE", Bytes::new()),
+            Call::Delete(preconditions) => {
+                headers.extend(print_preconditions(preconditions));
+                ("DELETE", Bytes::new())
+            }
         };
         Self {
             method: method.to_owned(),
@@ -221,6 +224,7 @@ fn print_create(create: &Create) -> Vec<Printed> {
     }
     headers.extend(create.closed.then(|| ("Stream-Closed", "true".to_owned())));
     headers.extend(print_producer(create.producer.as_ref()));
+    headers.extend(print_preconditions(&create.preconditions));
     headers
 }
 
@@ -228,8 +232,11 @@ fn print_append(append: &Append) -> Vec<Printed> {
     let mut headers = Vec::new();
     headers.extend(append.content_type.clone().map(|text| ("Content-Type", text)));
     headers.extend(append.stream_seq.clone().map(|text| ("Stream-Seq", text)));
+    let expected = append.expected_offset;
+    headers.extend(expected.map(|offset| ("Stream-Expected-Offset", offset.to_string())));
     headers.extend(append.close.then(|| ("Stream-Closed", "true".to_owned())));
     headers.extend(print_producer(append.producer.as_ref()));
+    headers.extend(print_preconditions(&append.preconditions));
     headers
 }
 
@@ -241,6 +248,16 @@ fn print_producer(stamp: Option<&ProducerStamp>) -> Vec<Printed> {
             ("Producer-Seq", stamp.seq.to_string()),
         ]
     })
+}
+
+fn print_preconditions(preconditions: &Preconditions) -> impl Iterator<Item = Printed> {
+    let lists = [
+        ("If-Match", &preconditions.if_match),
+        ("If-None-Match", &preconditions.if_none_match),
+    ];
+    lists
+        .into_iter()
+        .filter_map(|(name, list)| Some((name, list.clone()?)))
 }
 
 fn print_query(read: &Read) -> String {
@@ -571,10 +588,10 @@ impl Named {
         match call {
             Call::Create(create) if answer.status == 201 => self.created(&create, answer),
             Call::Append(append) if answer.status < 300 => self.appended(&append, answer, turn.live.as_ref()),
-            Call::Delete if answer.status < 300 => {
+            Call::Delete(_) if answer.status < 300 => {
                 assert!(self.object.has_no_stream(), "a deleted stream leaves nothing");
             }
-            Call::Create(_) | Call::Append(_) | Call::Delete | Call::Read(_) | Call::Metadata => {}
+            Call::Create(_) | Call::Append(_) | Call::Delete(_) | Call::Read(_) | Call::Metadata => {}
         }
         answer.status
     }
@@ -747,8 +764,14 @@ fn check(request: &Request, answer: &Answer, body: &[u8]) {
             }
         }
     }
-    let conditional = request.header("If-None-Match").is_some();
-    assert!(status != 304 || conditional, "nobody asked for {status}");
+    let reads_if = request.header("If-None-Match").is_some();
+    assert!(status != 304 || reads_if, "nobody asked for {status}");
+    let writes_if = reads_if || request.header("If-Match").is_some();
+    let writes = matches!(&*request.method, "PUT" | "POST" | "DELETE");
+    assert!(
+        status != 412 || (writes_if && writes),
+        "nobody asked for {status}"
+    );
 }
 
 #[cfg(test)]

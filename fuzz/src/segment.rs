@@ -6,7 +6,7 @@ use bytes::Bytes;
 use machine::plan::{ColdPart, Damaged, Part, Plan, Rendering, Shape, Span};
 use machine::rows::{Expiry, HotTable, RowKey};
 use machine::segment::{self, Decoded, Entry, Index, Put};
-use machine::wire::request::{Append, Create};
+use machine::wire::request::{Append, Create, Preconditions};
 use machine::wire::{Format, content_type};
 use machine::{Call, CallId, Input, Limits, Millis};
 use sim::choices::Choices;
@@ -60,6 +60,7 @@ pub fn segment(input: &[u8]) {
             body: Bytes::new(),
             location: String::new(),
             name: "a".to_owned(),
+            preconditions: Preconditions::default(),
         }),
     );
     let mut appended = VecDeque::new();
@@ -77,6 +78,8 @@ pub fn segment(input: &[u8]) {
                 content_type: Some(content_type.to_owned()),
                 producer: None,
                 stream_seq: None,
+                expected_offset: None,
+                preconditions: Preconditions::default(),
                 close: choices.percent(10),
                 body: body.into(),
             }),

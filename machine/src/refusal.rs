@@ -39,13 +39,28 @@ pub enum Refusal {
     #[error("the content type does not match the stream's: {expected}")]
     ContentTypeMismatch { expected: String },
     #[error("Stream-Seq is not above the last one")]
-    SequenceRegression,
+    SequenceRegression { tail: Offset },
+    #[error("the tail is not at Stream-Expected-Offset")]
+    TailElsewhere { tail: Offset },
+    #[error("the stream is not in the state that {header} demands")]
+    PreconditionFailed {
+        header: &'static str,
+        present: Option<Present>,
+    },
     #[error("the producer's epoch is stale; the current one is {current}")]
     StaleEpoch { current: u64 },
     #[error("a new producer epoch begins with Producer-Seq 0")]
     EpochStartsAtZero,
     #[error("the producer's sequence has a gap: expected {expected}, received {received}")]
     SequenceGap { expected: u64, received: u64 },
+}
+
+/// The state of a stream, as its entity tag names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    pub entity_tag: String,
+    pub tail: Offset,
+    pub closed: bool,
 }
 
 impl Refusal {
@@ -65,8 +80,10 @@ impl Refusal {
             Self::Closed { .. } => (409, "stream_closed"),
             Self::Exists { .. } => (409, "stream_exists"),
             Self::ContentTypeMismatch { .. } => (409, "content_type_mismatch"),
-            Self::SequenceRegression => (409, "sequence_regression"),
+            Self::SequenceRegression { .. } => (409, "sequence_regression"),
             Self::SequenceGap { .. } => (409, "sequence_gap"),
+            Self::TailElsewhere { .. } => (409, "tail_elsewhere"),
+            Self::PreconditionFailed { .. } => (412, "precondition_failed"),
             Self::BodyTooLarge { .. } => (413, "body_too_large"),
             Self::NameTooLong { .. } => (414, "name_too_long"),
             Self::NotSupported(_) => (501, "not_supported"),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::request::{Request, Response};
-use crate::segments::{Segments, Token, token};
+use crate::segments::{Segments, Token, spell, tag, token};
 
 const SAFE_INTEGER_MAX: u64 = 9_007_199_254_740_991;
 
@@ -123,6 +123,8 @@ pub struct Life {
     pub content: Rc<Content>,
     pub segments: Rc<Segments>,
     producers: Rc<BTreeMap<String, (u64, u64)>>,
+    /// What its entity tags name it by, once one of them was seen.
+    named: Option<String>,
     stream_seq: Option<String>,
 }
 
@@ -157,6 +159,59 @@ impl Life {
     #[must_use]
     pub fn stream_seq(&self) -> Option<&str> {
         self.stream_seq.as_deref()
+    }
+
+    /// Whether its present state is not what the request demands (RFC 9110, 13.1); `None` when that cannot be known,
+    /// because no entity tag of this life was seen.
+    fn fails(&self, request: &Request) -> Option<bool> {
+        let matched = request
+            .header("If-Match")
+            .map(|list| self.is_named_in(list, false));
+        let unmatched = request
+            .header("If-None-Match")
+            .map(|list| self.is_named_in(list, true));
+        match (matched, unmatched) {
+            (Some(Some(false)), _) | (_, Some(Some(true))) => Some(true),
+            (Some(None), _) | (_, Some(None)) => None,
+            _ => Some(false),
+        }
+    }
+
+    fn is_named_in(&self, list: &str, weak: bool) -> Option<bool> {
+        // Within a list, a star is nothing.
+        if list == "*" {
+            return Some(true);
+        }
+        let mut known = Some(false);
+        for each in list.split(',').map(str::trim) {
+            let strong = if weak { each.trim_start_matches("W/") } else { each };
+            let Some(tag) = tag(strong).filter(|tag| tag.closed == self.closed && self.is_at(tag.end)) else {
+                continue;
+            };
+            match &self.named {
+                Some(named) if named == tag.life => return Some(true),
+                Some(_) => {}
+                None => known = None,
+            }
+        }
+        known
+    }
+
+    /// Whether an offset is the tail, whichever of its names it is.
+    fn is_at(&self, offset: Token) -> bool {
+        let tail = self.content.len();
+        [true, false]
+            .map(|earlier| self.segments.spell(tail, earlier))
+            .contains(&spell(offset))
+    }
+
+    /// Whether `Stream-Expected-Offset` names another place than the tail.
+    fn ends_elsewhere(&self, request: &Request) -> bool {
+        match request.header("Stream-Expected-Offset") {
+            None => false,
+            Some("-1") => !self.content.is_empty(),
+            Some(text) => !token(text).is_some_and(|offset| self.is_at(offset)),
+        }
     }
 
     fn use_at(&mut self, now: u64) {
@@ -366,7 +421,9 @@ impl Model {
             ),
             ("PUT", true) => self.confirmed(request, response, facts),
             ("POST", true) => self.appended(request, response, facts),
+            ("DELETE", true) if response.status == 412 => self.failed(request, response),
             ("DELETE", true) => {
+                self.meets(request, response)?;
                 ensure(
                     deletes && facts.dropped,
                     || "204, and nothing left".to_owned(),
@@ -379,7 +436,45 @@ impl Model {
             _ => self.read(request, response, facts),
         };
         self.note();
-        done
+        done?;
+        self.name(response)
+    }
+
+    /// Takes the entity tag of an answer: all of a life name it alike, and no two lives.
+    fn name(&mut self, response: &Response) -> Verdict {
+        let Some(text) = response.header("ETag") else {
+            return Ok(());
+        };
+        let life = self.state.life.as_mut();
+        let (Some(life), Some(tag)) = (life, tag(text)) else {
+            return ensure(false, || "no entity tag, or one of ours".to_owned(), response);
+        };
+        let (start, end) = (life.segments.told(tag.start), life.segments.told(tag.end));
+        let fits = start <= end && end.is_some_and(|end| end <= life.content.len());
+        let named = life.named.get_or_insert_with(|| tag.life.to_owned()).clone();
+        ensure(
+            fits && start.is_some() && named == tag.life,
+            || format!("a tag of {named}, within its content"),
+            response,
+        )
+    }
+
+    /// A request that was not refused with 412 may not have had to be.
+    fn meets(&self, request: &Request, response: &Response) -> Verdict {
+        let fails = self.state.life.as_ref().and_then(|life| life.fails(request));
+        ensure(fails != Some(true), || "412".to_owned(), response)
+    }
+
+    /// A request that was refused with 412 has demanded another state.
+    fn failed(&self, request: &Request, response: &Response) -> Verdict {
+        let fails = self.state.life.as_ref().and_then(|life| life.fails(request));
+        ensure(fails != Some(false), || "not 412".to_owned(), response)?;
+        ensure(
+            response.header("ETag").is_some(),
+            || "the entity tag of the present state".to_owned(),
+            response,
+        )?;
+        self.at_tail(response)
     }
 
     fn settle_expiry(&mut self, facts: &Facts, deletes: bool) -> Verdict {
@@ -425,6 +520,10 @@ impl Model {
         if claim.as_ref().is_some_and(|claim| claim.seq != 0) {
             refusals.push(409);
         }
+        // Where there is no stream, nothing is what a tag names.
+        if request.header("If-Match").is_some() {
+            refusals.push(412);
+        }
         if !refusals.is_empty() {
             return ensure(
                 refusals.contains(&response.status),
@@ -458,6 +557,7 @@ impl Model {
             content: Rc::new(content),
             segments: Rc::default(),
             producers: Rc::new(producers),
+            named: None,
             stream_seq: None,
             content_type,
         };
@@ -483,6 +583,10 @@ impl Model {
             && expires == life.expires.as_ref().map(|(at, _)| *at)
             && is_closed(request) == life.closed;
         life.maybe_used_at(facts.now);
+        if response.status == 412 {
+            return self.failed(request, response);
+        }
+        self.meets(request, response)?;
         if !same {
             return ensure(
                 response.status == 409,
@@ -504,11 +608,15 @@ impl Model {
         if life.closed {
             life.maybe_used_at(facts.now);
             let repeated = claim.is_some() && claim == life.closed_by;
-            let status = if repeated || (closes && request.body.is_empty() && claim.is_none()) {
-                204
-            } else {
-                409
-            };
+            let only_closes = closes && request.body.is_empty() && claim.is_none();
+            let closes_again = only_closes && !life.ends_elsewhere(request);
+            if closes_again {
+                if response.status == 412 {
+                    return self.failed(request, response);
+                }
+                self.meets(request, response)?;
+            }
+            let status = if repeated || closes_again { 204 } else { 409 };
             ensure(
                 response.status == status,
                 || format!("{status}: the stream is closed"),
@@ -561,8 +669,18 @@ impl Model {
             (Some(next), Some(last)) => next.as_bytes() <= last.as_bytes(),
             _ => false,
         };
-        if regressed && duplicate.is_none() {
-            allowed.push(409);
+        // So is one that expects a tail or a state from before it.
+        let elsewhere = life.ends_elsewhere(request);
+        let says_tail = !allowed.contains(&409) && duplicate.is_none();
+        if duplicate.is_none() {
+            if regressed || elsewhere {
+                allowed.push(409);
+            }
+            match life.fails(request) {
+                Some(true) => allowed.push(412),
+                None if response.status == 412 => allowed.push(412),
+                _ => {}
+            }
         }
         if let Some(seq) = duplicate {
             if response.status == 204 {
@@ -575,11 +693,16 @@ impl Model {
         }
         if !allowed.is_empty() {
             life.maybe_used_at(facts.now);
-            return ensure(
+            ensure(
                 allowed.contains(&response.status),
                 || format!("an answer of {allowed:?}"),
                 response,
-            );
+            )?;
+            return match response.status {
+                412 => self.failed(request, response),
+                409 if says_tail => self.at_tail(response),
+                _ => Ok(()),
+            };
         }
         life.use_at(facts.now);
         let new_data = claim.is_some() && !request.body.is_empty();
@@ -627,6 +750,14 @@ impl Model {
         ensure(
             response.header("Cache-Control") == Some("no-store"),
             || "no-store".to_owned(),
+            response,
+        )?;
+        let all = response.header("ETag").and_then(tag);
+        let names_all =
+            all.filter(|tag| tag.start == (0, 0) && tag.closed == life.closed && life.is_at(tag.end));
+        ensure(
+            names_all.is_some(),
+            || "the entity tag of the whole stream".to_owned(),
             response,
         )?;
         self.at_tail(response)?;
@@ -880,6 +1011,13 @@ fn faults(request: &Request, bounds: &Bounds) -> Vec<u16> {
             }
         }
         "POST" if request.body.is_empty() && !is_closed(request) => faults.push(400),
+        "POST"
+            if request
+                .header("Stream-Expected-Offset")
+                .is_some_and(|text| text != "-1" && token(text).is_none()) =>
+        {
+            faults.push(400);
+        }
         "GET" => {
             let offset = request.parameter("offset");
             let live = request.parameter("live");

@@ -89,6 +89,35 @@ pub fn token(text: &str) -> Option<Token> {
     Some((digits(&bytes[..16])?, digits(&bytes[17..])?))
 }
 
+/// An entity tag, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag<'a> {
+    /// Names the stream's life.
+    pub life: &'a str,
+    pub start: Token,
+    pub end: Token,
+    pub closed: bool,
+}
+
+/// Takes a strong entity tag apart; `None` for one that this server does not write.
+#[must_use]
+pub fn tag(text: &str) -> Option<Tag<'_>> {
+    let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+    let (inner, closed) = match inner.strip_suffix(":c") {
+        Some(inner) => (inner, true),
+        None => (inner, false),
+    };
+    let [life, start, end] = *inner.split(':').collect::<Vec<_>>() else {
+        return None;
+    };
+    Some(Tag {
+        life,
+        start: token(start)?,
+        end: token(end)?,
+        closed,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

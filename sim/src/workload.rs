@@ -66,6 +66,8 @@ pub struct Knowledge {
     pub offsets: Vec<String>,
     /// The entity tag of the last read, and the offset that was asked for.
     pub tag: Option<(String, String)>,
+    /// The last entity tag it was told.
+    pub state: Option<String>,
     pub cursor: Option<String>,
 }
 
@@ -84,6 +86,9 @@ impl Knowledge {
         }
         if let Some(cursor) = response.header("Stream-Cursor") {
             self.cursor = Some(cursor.to_owned());
+        }
+        if let Some(tag) = response.header("ETag") {
+            self.state = Some(tag.to_owned());
         }
         if let (Some(tag), Some(offset), None) = (
             response.header("ETag"),
@@ -156,7 +161,15 @@ pub fn next(choices: &mut Choices<'_>, scene: Scene<'_>) -> Next {
         weights[Kind::Create as usize] += weights.iter().sum::<u64>() / 2;
     }
     let scene = &scene;
-    match Kind::ALL[choices.weighted(&weights)] {
+    let mut next = unconditional(choices, scene, &weights);
+    if let Next::Send { request, .. } = &mut next {
+        add_conditions(choices.added(), scene, request);
+    }
+    next
+}
+
+fn unconditional(choices: &mut Choices<'_>, scene: &Scene<'_>, weights: &[u64; KINDS]) -> Next {
+    match Kind::ALL[choices.weighted(weights)] {
         Kind::Append => append(choices, scene, false),
         Kind::Produce => append(choices, scene, true),
         Kind::Read => Next::send(read(choices, scene, None)),
@@ -256,6 +269,45 @@ fn write(scene: &Scene<'_>) -> Next {
         request,
         mark: Some(mark),
         claim: None,
+    }
+}
+
+/// Makes a write depend on the state of the stream, now and then.
+fn add_conditions(choices: &mut Choices<'_>, scene: &Scene<'_>, request: &mut Request) {
+    if !matches!(request.method, "PUT" | "POST" | "DELETE") || !choices.percent(20) {
+        return;
+    }
+    if request.method == "POST" && choices.upto(2) < 2 {
+        let tail = scene.life.map_or(0, |life| life.content.len());
+        let spelled = |earlier| match scene.life {
+            Some(life) => life.segments.spell(tail, earlier),
+            None => spell((0, 0)),
+        };
+        let known = scene.knowledge.offsets.last();
+        let offset = match choices.weighted(&[6, 4, 4, 4, 1, 1]) {
+            0 if known.is_some() => known.cloned().unwrap_or_default(),
+            0 | 1 => spelled(false),
+            2 => spelled(true),
+            3 => scene.knowledge.offsets.first().cloned().unwrap_or_default(),
+            4 => "-1".to_owned(),
+            _ => "now".to_owned(),
+        };
+        request.headers.push(("Stream-Expected-Offset", offset));
+    }
+    let list = |choices: &mut Choices<'_>| {
+        let tag = scene.knowledge.state.clone().unwrap_or_else(|| "*".to_owned());
+        match choices.weighted(&[6, 2, 2, 1, 1]) {
+            0 => tag,
+            1 => format!("\"x\", {tag}"),
+            2 => "*".to_owned(),
+            3 => format!("W/{tag}"),
+            _ => "\"x\"".to_owned(),
+        }
+    };
+    match choices.upto(3) {
+        0 | 1 => {}
+        2 => request.headers.push(("If-Match", list(choices))),
+        _ => request.headers.push(("If-None-Match", list(choices))),
     }
 }
 

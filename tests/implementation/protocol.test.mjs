@@ -6,6 +6,7 @@ import { rows as closing } from "./protocol/closing.mjs";
 import { rows as create } from "./protocol/create.mjs";
 import { rows as append } from "./protocol/append.mjs";
 import { rows as producers } from "./protocol/producers.mjs";
+import { rows as preconditions } from "./protocol/preconditions.mjs";
 import { rows as metadata } from "./protocol/metadata.mjs";
 import { rows as catchup } from "./protocol/catchup.mjs";
 import { rows as longpoll } from "./protocol/longpoll.mjs";
@@ -23,6 +24,7 @@ const groups = {
   "creating a stream": create,
   appending: append,
   "idempotent producers": producers,
+  "conditional writes": preconditions,
   "metadata and deletion": metadata,
   "catch-up reads": catchup,
   "long-poll reads": longpoll,

@@ -52,17 +52,20 @@ impl Stream {
             }
             .into());
         }
+        let tail = life.tail();
         if let Some(stamp) = &append.producer
             && let Admission::Duplicate(last) = producer::admit(stamp, life.last_word(&stamp.id, rows)?)?
         {
-            let tail = life.tail();
             return Ok(Answer::uncached(204).at(tail).producer(last.epoch, last.seq));
         }
+        // Not before it is known that this is no retry: what a retry demands held when it was first sent.
+        life.meets(&append.preconditions)?;
+        life.ends_at(append.expected_offset)?;
         if append.stream_seq.is_some() {
             life.writers(rows)?
-                .admit_stream_seq(append.stream_seq.as_deref())?;
+                .admit_stream_seq(append.stream_seq.as_deref(), tail)?;
         }
-        let from = life.tail();
+        let from = tail;
         let mut pushed = None;
         if !append.body.is_empty() {
             let records = life.records(&append.body)?.filter(|records| !records.is_empty());

@@ -16,10 +16,12 @@ impl Life {
         let by = self.head.closed.as_ref().and_then(|closed| closed.by.as_ref());
         let is_retry = append.producer.is_some() && append.producer.as_ref() == by;
         let is_close_only = append.close && append.body.is_empty() && append.producer.is_none();
-        if is_retry || is_close_only {
-            let answer = Answer::uncached(204).at(self.tail()).closed(true);
-            return Ok(answer.stamped(append.producer.as_ref()));
+        if is_close_only && append.expected_offset.is_none_or(|offset| self.is_tail(offset)) {
+            self.meets(&append.preconditions)?;
+        } else if !is_retry {
+            return Err(Refusal::Closed { tail: self.tail() }.into());
         }
-        Err(Refusal::Closed { tail: self.tail() }.into())
+        let answer = Answer::uncached(204).at(self.tail()).closed(true);
+        Ok(answer.stamped(append.producer.as_ref()))
     }
 }

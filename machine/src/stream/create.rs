@@ -1,7 +1,7 @@
 //! Creation (protocol 5.1): idempotent, with optional content and closure, all in one turn.
 
 use super::chores::Chores;
-use super::{About, Life, Stop, Stream, incarnation, producer};
+use super::{About, Life, Stop, Stream, incarnation, precondition, producer};
 use crate::rows::{Closed, Expiry, Rows, Write};
 use crate::wire::request::Create;
 use crate::wire::{content_type, header};
@@ -16,11 +16,13 @@ impl Stream {
         turn: &mut Turn,
     ) -> Result<Answer, Stop> {
         if let Some(life) = &self.life {
+            life.meets(&create.preconditions)?;
             return match life.difference(&create) {
                 None => Ok(life.created_answer(200)),
                 Some(what) => Err(Refusal::Exists { what }.into()),
             };
         }
+        precondition::met_by_none(&create.preconditions)?;
         let incarnation = incarnation(self.nonce, self.created);
         let about = About {
             incarnation,

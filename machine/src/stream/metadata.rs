@@ -1,18 +1,17 @@
 //! Metadata (protocol 5.5): what a stream is, without its content. Does not count as use.
 
 use super::{Stop, Stream};
+use crate::Answer;
 use crate::rows::Expiry;
-use crate::wire::{entity_tag, header};
-use crate::{Answer, Offset};
+use crate::wire::header;
 
 impl Stream {
     pub(super) fn metadata(&mut self) -> Result<Answer, Stop> {
         let (life, _) = self.life()?;
         let head = &life.head;
-        let tag = entity_tag::entity_tag(head.incarnation, Offset::START, life.tail(), life.is_closed());
         let answer = Answer::uncached(200)
             .with(header::CONTENT_TYPE, head.content_type.clone())
-            .with(header::ETAG, tag)
+            .with(header::ETAG, life.entity_tag())
             .at(life.tail())
             .closed(life.is_closed());
         Ok(match &head.expiry {

@@ -9,6 +9,7 @@ mod delete;
 mod expire;
 pub(crate) mod live;
 mod metadata;
+mod precondition;
 mod producer;
 mod read;
 mod seal;
@@ -178,7 +179,7 @@ impl Stream {
             Call::Append(append) => self.append(now, append, rows, turn).map(Reply::Answer),
             Call::Metadata => self.metadata().map(Reply::Answer),
             Call::Read(read) => self.read(now, read, rows),
-            Call::Delete => self.delete(now, rows, turn).map(Reply::Answer),
+            Call::Delete(preconditions) => self.delete(now, &preconditions, rows, turn).map(Reply::Answer),
         }
     }
 
@@ -287,6 +288,11 @@ impl Life {
             (0, Some(sealed)) => Offset::new(sealed, self.sealed_units),
             (position, _) => Offset::new(self.head.segment, position),
         }
+    }
+
+    /// Whether an offset names the tail, by either of its names.
+    fn is_tail(&self, offset: Offset) -> bool {
+        offset == self.tail() || offset == Offset::new(self.head.segment, self.tail.position)
     }
 
     const fn is_closed(&self) -> bool {

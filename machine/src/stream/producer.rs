@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::Life;
-use crate::Refusal;
 use crate::rows::{HotTable, ProducerStamp, ProducerState, Rows, Unreadable, WriterMark};
+use crate::{Offset, Refusal};
 
 /// The last word of the writers in the open segment. Only an append that is stored adds to it, so that it is bounded by the
 /// rows of that segment, whatever clients send.
@@ -64,10 +64,10 @@ impl Writers {
     }
 
     /// `Stream-Seq` must rise, byte by byte compared.
-    pub(super) fn admit_stream_seq(&self, stream_seq: Option<&str>) -> Result<(), Refusal> {
+    pub(super) fn admit_stream_seq(&self, stream_seq: Option<&str>, tail: Offset) -> Result<(), Refusal> {
         match (stream_seq, &self.stream_seq) {
             (Some(next), Some(last)) if next.as_bytes() <= last.as_bytes() => {
-                Err(Refusal::SequenceRegression)
+                Err(Refusal::SequenceRegression { tail })
             }
             _ => Ok(()),
         }
@@ -168,15 +168,14 @@ mod tests {
             producer: None,
             stream_seq: Some("2".to_owned()),
         });
-        assert_eq!(
-            writers.admit_stream_seq(Some("10")),
-            Err(Refusal::SequenceRegression)
-        );
-        assert_eq!(
-            writers.admit_stream_seq(Some("2")),
-            Err(Refusal::SequenceRegression)
-        );
-        assert_eq!(writers.admit_stream_seq(Some("20")), Ok(()));
-        assert_eq!(writers.admit_stream_seq(None), Ok(()));
+        let tail = Offset::new(0, 7);
+        for lower in ["10", "2"] {
+            assert_eq!(
+                writers.admit_stream_seq(Some(lower), tail),
+                Err(Refusal::SequenceRegression { tail })
+            );
+        }
+        assert_eq!(writers.admit_stream_seq(Some("20"), tail), Ok(()));
+        assert_eq!(writers.admit_stream_seq(None, tail), Ok(()));
     }
 }

@@ -67,6 +67,14 @@ impl Answer {
             Refusal::Unauthorized => answer.with(header::WWW_AUTHENTICATE, "Bearer"),
             Refusal::MethodNotAllowed { allow } => answer.with(header::ALLOW, *allow),
             Refusal::Closed { tail } => answer.at(*tail).closed(true),
+            Refusal::SequenceRegression { tail } | Refusal::TailElsewhere { tail } => answer.at(*tail),
+            Refusal::PreconditionFailed {
+                present: Some(present),
+                ..
+            } => answer
+                .with(header::ETAG, present.entity_tag.clone())
+                .at(present.tail)
+                .closed(present.closed),
             Refusal::StaleEpoch { current } => answer.with(header::PRODUCER_EPOCH, current.to_string()),
             Refusal::SequenceGap { expected, received } => answer
                 .with(header::PRODUCER_EXPECTED_SEQ, expected.to_string())
@@ -82,7 +90,7 @@ impl Answer {
             | Refusal::BodyTooLarge { .. }
             | Refusal::Exists { .. }
             | Refusal::ContentTypeMismatch { .. }
-            | Refusal::SequenceRegression
+            | Refusal::PreconditionFailed { present: None, .. }
             | Refusal::EpochStartsAtZero => answer,
         }
     }

@@ -9,6 +9,45 @@ pub(crate) fn entity_tag(incarnation: Incarnation, start: Offset, end: Offset, c
     format!("\"{incarnation}:{start}:{end}{closed}\"")
 }
 
+/// The state of a stream that one of its entity tags was given for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State<'a> {
+    /// As text.
+    pub(crate) incarnation: &'a str,
+    pub(crate) end: Offset,
+    pub(crate) closed: bool,
+}
+
+/// What the tags of a list were given for. Weak tags count only where the comparison is weak (RFC 9110,
+/// 8.8.3.2), and foreign ones never.
+pub(crate) fn states(list: &str, weak: bool) -> impl Iterator<Item = State<'_>> {
+    list.split(',').map(str::trim).filter_map(move |tag| {
+        state(if weak {
+            tag.strip_prefix("W/").unwrap_or(tag)
+        } else {
+            tag
+        })
+    })
+}
+
+/// Reads [`entity_tag`].
+fn state(tag: &str) -> Option<State<'_>> {
+    let mut parts = tag.strip_prefix('"')?.strip_suffix('"')?.split(':');
+    let incarnation = parts.next()?;
+    parts.next()?.parse::<Offset>().ok()?;
+    let end = parts.next()?.parse().ok()?;
+    let closed = match parts.next() {
+        None => false,
+        Some("c") => true,
+        Some(_) => return None,
+    };
+    parts.next().is_none().then_some(State {
+        incarnation,
+        end,
+        closed,
+    })
+}
+
 /// Whether an `If-None-Match` list names this tag. Weak tags match (RFC 9110, 13.1.2), and `*` matches anything.
 pub(crate) fn is_named_by(tag: &str, if_none_match: &str) -> bool {
     // Our tags contain no comma, so that a list can be split at each.
@@ -21,6 +60,26 @@ pub(crate) fn is_named_by(tag: &str, if_none_match: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_read_as_it_was_written() {
+        for closed in [false, true] {
+            let tag = entity_tag(Incarnation(7), Offset::START, Offset::new(1, 5), closed);
+            let written = State {
+                incarnation: "0000000000000007",
+                end: Offset::new(1, 5),
+                closed,
+            };
+            let list = format!("\"x\", \"a,b\",{tag}");
+            assert_eq!(states(&list, false).collect::<Vec<_>>(), [written]);
+            let weak = format!("W/{tag}");
+            assert_eq!(states(&weak, true).collect::<Vec<_>>(), [written]);
+            let trimmed = tag.trim_matches('"');
+            for foreign in [&weak, trimmed, &format!("\"{trimmed}:c:c\""), "\"", "\"\"", ""] {
+                assert_eq!(states(foreign, false).count(), 0, "{foreign}");
+            }
+        }
+    }
 
     #[test]
     fn lists_weak_tags_and_the_star_match() {

@@ -50,19 +50,21 @@ impl CacheMode {
 /// Header names, spelled as the protocol spells them (13.2).
 pub mod header {
     /// Those that ordinary requests and answers go by, for shells that can make use of knowing them in advance.
-    pub const FREQUENT: [&str; 16] = [
+    pub const FREQUENT: [&str; 18] = [
         CACHE_CONTROL,
         CACHE_MODE,
         CONTENT_LENGTH,
         CONTENT_TYPE,
         DEBUG_TIMING,
         ETAG,
+        IF_MATCH,
         IF_NONE_MATCH,
         PRODUCER_EPOCH,
         PRODUCER_ID,
         PRODUCER_SEQ,
         STREAM_CLOSED,
         STREAM_CURSOR,
+        STREAM_EXPECTED_OFFSET,
         STREAM_NEXT_OFFSET,
         STREAM_SEQ,
         STREAM_UP_TO_DATE,
@@ -77,6 +79,7 @@ pub mod header {
     pub const CONTENT_TYPE: &str = "Content-Type";
     pub const DEBUG_TIMING: &str = "X-Debug-Timing";
     pub const ETAG: &str = "ETag";
+    pub const IF_MATCH: &str = "If-Match";
     pub const IF_NONE_MATCH: &str = "If-None-Match";
     pub const LINE: &str = "Stream-Line";
     pub const LOCATION: &str = "Location";
@@ -89,6 +92,7 @@ pub mod header {
     pub const STREAM_CLOSED: &str = "Stream-Closed";
     pub const STREAM_CURSOR: &str = "Stream-Cursor";
     pub const STREAM_EXPIRES_AT: &str = "Stream-Expires-At";
+    pub const STREAM_EXPECTED_OFFSET: &str = "Stream-Expected-Offset";
     pub const STREAM_NEXT_OFFSET: &str = "Stream-Next-Offset";
     pub const STREAM_SEQ: &str = "Stream-Seq";
     pub const STREAM_SSE_DATA_ENCODING: &str = "Stream-SSE-Data-Encoding";

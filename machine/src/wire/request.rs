@@ -27,7 +27,7 @@ pub enum Call {
     Append(Append),
     Metadata,
     Read(Read),
-    Delete,
+    Delete(Preconditions),
 }
 
 /// PUT (protocol 5.1).
@@ -43,6 +43,7 @@ pub struct Create {
     pub location: String,
     /// The stream's name in its canonical spelling.
     pub name: String,
+    pub preconditions: Preconditions,
 }
 
 /// POST (protocol 5.2, 5.3). Without a body it closes.
@@ -52,8 +53,18 @@ pub struct Append {
     pub content_type: Option<String>,
     pub producer: Option<ProducerStamp>,
     pub stream_seq: Option<String>,
+    /// The tail at which to append, under either of its names.
+    pub expected_offset: Option<Offset>,
+    pub preconditions: Preconditions,
     pub close: bool,
     pub body: Bytes,
+}
+
+/// What a write demands of the stream's present state (RFC 9110, 13.1): two lists of entity tags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    pub if_match: Option<String>,
+    pub if_none_match: Option<String>,
 }
 
 /// GET (protocol 5.6, 5.7, 5.8).
@@ -99,7 +110,7 @@ pub fn parse(head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
         "POST" => awaits_body(Call::Append(append(head, limits)?), head, limits),
         "GET" => Ok(Parsed::Whole(Call::Read(read(head)?))),
         "HEAD" => Ok(Parsed::Whole(Call::Metadata)),
-        "DELETE" => Ok(Parsed::Whole(Call::Delete)),
+        "DELETE" => Ok(Parsed::Whole(Call::Delete(preconditions(head)))),
         _ => Err(Refusal::MethodNotAllowed { allow: METHODS }),
     }
 }
@@ -149,7 +160,7 @@ impl AwaitsBody {
                 Some(text) if !content_type::is_well_formed(text) => Err(MALFORMED_CONTENT_TYPE),
                 Some(_) => Ok(Call::Append(Append { body, ..append })),
             },
-            call @ (Call::Metadata | Call::Read(_) | Call::Delete) => Ok(call),
+            call @ (Call::Metadata | Call::Read(_) | Call::Delete(_)) => Ok(call),
         }
     }
 
@@ -189,6 +200,7 @@ fn create(head: Head<'_>, limits: &Limits) -> Result<Create, Refusal> {
         body: Bytes::new(),
         location: head.url.split(['?', '#']).next().unwrap_or_default().to_owned(),
         name: edge::stream_name(head.url, limits)?,
+        preconditions: preconditions(head),
     })
 }
 
@@ -197,6 +209,8 @@ fn append(head: Head<'_>, limits: &Limits) -> Result<Append, Refusal> {
         content_type: (head.header)(header::CONTENT_TYPE).filter(|text| !text.trim().is_empty()),
         producer: producer(head, limits)?,
         stream_seq: stream_seq(head, limits)?,
+        expected_offset: expected_offset(head)?,
+        preconditions: preconditions(head),
         close: is_closed(head),
         body: Bytes::new(),
     })
@@ -355,6 +369,26 @@ fn stream_seq(head: Head<'_>, limits: &Limits) -> Result<Option<String>, Refusal
     }
 }
 
+fn expected_offset(head: Head<'_>) -> Result<Option<Offset>, Refusal> {
+    let Some(text) = (head.header)(header::STREAM_EXPECTED_OFFSET) else {
+        return Ok(None);
+    };
+    match text.trim() {
+        "-1" => Ok(Some(Offset::START)),
+        text => text.parse().map(Some).map_err(|_| Refusal::MalformedHeader {
+            header: header::STREAM_EXPECTED_OFFSET,
+            rule: "is not an offset that this server gave",
+        }),
+    }
+}
+
+fn preconditions(head: Head<'_>) -> Preconditions {
+    Preconditions {
+        if_match: (head.header)(header::IF_MATCH),
+        if_none_match: (head.header)(header::IF_NONE_MATCH),
+    }
+}
+
 /// Decimal digits and nothing else, up to 2^53-1.
 fn safe_integer(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -505,6 +539,28 @@ mod tests {
             "9007199254740992",
         ] {
             assert!(!ttl(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_expected_offset_is_one_that_this_server_could_have_given() {
+        let expected = |text: &str| -> Result<Option<Offset>, Refusal> {
+            let headers = [("content-type", "a/b"), ("stream-expected-offset", text)];
+            let call = posted(&headers, b"x")?;
+            let Call::Append(append) = call else {
+                panic!("{call:?}")
+            };
+            Ok(append.expected_offset)
+        };
+        let offset = Offset::new(1, 2);
+        assert_eq!(expected(&offset.to_string()), Ok(Some(offset)));
+        assert_eq!(expected("-1"), Ok(Some(Offset::START)));
+        for text in ["", "now", "0_0", "7", &format!("{offset}, {offset}")] {
+            assert_eq!(
+                expected(text).map_err(|refusal| refusal.status_and_code().0),
+                Err(400),
+                "{text}"
+            );
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a stream does over time and over many rows: what is hard to ask a running server.
 
 mod cold;
+mod precondition;
 mod shell;
 
 use machine::{Class, End, Input, Limits, Millis};

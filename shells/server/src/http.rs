@@ -293,7 +293,7 @@ impl Service {
                 };
                 Some((read.clone(), permit))
             }
-            Call::Create(_) | Call::Append(_) | Call::Metadata | Call::Read(_) | Call::Delete => None,
+            Call::Create(_) | Call::Append(_) | Call::Metadata | Call::Read(_) | Call::Delete(_) => None,
         };
         let call = streams.call(call);
         #[cfg(not(feature = "test-routes"))]

@@ -461,13 +461,16 @@ impl World<'_, '_> {
             self.same_tag(object, 0, tail, response);
         }
         let has = |name: &str| response.header(name).is_some();
+        self.note_conditions(object, &request, response);
         match (request.method, response.status) {
+            (_, 412) => self.course.hit(Mark::PreconditionFailed),
             (_, 304) => self.course.hit(Mark::NotModified),
             (_, 400) => self.course.hit(Mark::BadRequest),
             (_, 413) => self.course.hit(Mark::TooLarge),
             ("POST", 403) => self.course.hit(Mark::EpochFenced),
             ("POST", 409) if has("Producer-Expected-Seq") => self.course.hit(Mark::SequenceGap),
             ("POST", 409) if has("Stream-Closed") => self.course.hit(Mark::AppendToClosed),
+            ("POST", 409) if body("tail_elsewhere") => self.course.hit(Mark::TailElsewhere),
             ("POST", 409) if body("sequence_regression") => self.course.hit(Mark::SequenceRegression),
             // An append that closes is answered 200 the first time.
             ("POST", 204) if has("Producer-Seq") && has("Stream-Closed") && !request.body.is_empty() => {
@@ -489,6 +492,38 @@ impl World<'_, '_> {
                 self.course.hit(Mark::PageCut)
             }
             _ => {}
+        }
+    }
+
+    /// A write that depended on the state of the stream, and was not refused.
+    fn note_conditions(&mut self, object: usize, request: &Request, response: &Response) {
+        if !matches!(request.method, "PUT" | "POST" | "DELETE") || response.status >= 300 {
+            return;
+        }
+        let is_duplicate =
+            request.method == "POST" && response.status == 204 && response.header("Producer-Seq").is_some();
+        if let Some(expected) = request.header("Stream-Expected-Offset") {
+            let is_open = !response.is_true("Stream-Closed");
+            if is_duplicate && is_open && response.header("Stream-Next-Offset") != Some(expected) {
+                self.course.hit(Mark::ConditionalDuplicate);
+            } else if !request.body.is_empty() {
+                self.course.hit(Mark::TailExpected);
+                let life = self.objects[object].model.state.life.as_ref();
+                let names = life.and_then(|life| {
+                    let place = life.segments.asked(token(expected)?);
+                    Some([true, false].map(|earlier| life.segments.spell(place, earlier)))
+                });
+                if let Some([end, _]) = names.filter(|[end, start]| end != start) {
+                    self.course.hit(if expected == end {
+                        Mark::TailAsEnd
+                    } else {
+                        Mark::TailAsStart
+                    });
+                }
+            }
+        }
+        if request.header("If-Match").is_some_and(|list| list != "*") {
+            self.course.hit(Mark::PreconditionMet);
         }
     }
 

@@ -162,16 +162,6 @@ export const rows = [
   },
   {
     section: "10.1",
-    clause: "If-None-Match on a write changes nothing about the write",
-    async check({ base }) {
-      const stream = await Stream.create(base, { body: "abc" });
-      const { etag } = await stream.get();
-      expect((await stream.append("def", { "If-None-Match": etag })).status).toBe(204);
-      expect((await stream.get()).text).toBe("abcdef");
-    },
-  },
-  {
-    section: "10.1",
     clause: "without a shared cache mode nothing is public",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });

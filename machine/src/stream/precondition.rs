@@ -1,0 +1,70 @@
+//! Conditional writes (RFC 9110, 13): what a request demands of the stream's present state. Whoever finds out
+//! first that a request would be refused anyway, or is the retry of one that was not, does not ask for it.
+
+use super::Life;
+use crate::Offset;
+use crate::refusal::{Present, Refusal};
+use crate::wire::request::Preconditions;
+use crate::wire::{entity_tag, header};
+
+impl Life {
+    /// `If-Match` compares strongly and `If-None-Match` weakly (RFC 9110, 13.1.1, 13.1.2).
+    pub(super) fn meets(&self, preconditions: &Preconditions) -> Result<(), Refusal> {
+        let named = |list: &str, weak| {
+            list.trim() == "*" || entity_tag::states(list, weak).any(|state| self.is_in(state))
+        };
+        let failed = match preconditions {
+            Preconditions {
+                if_match: Some(list), ..
+            } if !named(list, false) => header::IF_MATCH,
+            Preconditions {
+                if_none_match: Some(list),
+                ..
+            } if named(list, true) => header::IF_NONE_MATCH,
+            Preconditions { .. } => return Ok(()),
+        };
+        Err(Refusal::PreconditionFailed {
+            header: failed,
+            present: Some(Present {
+                entity_tag: self.entity_tag(),
+                tail: self.tail(),
+                closed: self.is_closed(),
+            }),
+        })
+    }
+
+    /// `Stream-Expected-Offset`.
+    pub(super) fn ends_at(&self, expected: Option<Offset>) -> Result<(), Refusal> {
+        match expected {
+            Some(offset) if !self.is_tail(offset) => Err(Refusal::TailElsewhere { tail: self.tail() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The tag of everything in the stream.
+    pub(super) fn entity_tag(&self) -> String {
+        entity_tag::entity_tag(
+            self.head.incarnation,
+            Offset::START,
+            self.tail(),
+            self.is_closed(),
+        )
+    }
+
+    fn is_in(&self, state: entity_tag::State<'_>) -> bool {
+        state.incarnation == self.head.incarnation.to_string()
+            && state.closed == self.is_closed()
+            && self.is_tail(state.end)
+    }
+}
+
+/// Where there is no stream, none can be named.
+pub(super) const fn met_by_none(preconditions: &Preconditions) -> Result<(), Refusal> {
+    if preconditions.if_match.is_some() {
+        return Err(Refusal::PreconditionFailed {
+            header: header::IF_MATCH,
+            present: None,
+        });
+    }
+    Ok(())
+}
