@@ -8,6 +8,7 @@
 )]
 
 mod bundle;
+mod clients;
 mod coverage;
 mod dev;
 mod fuzz;
@@ -78,6 +79,15 @@ enum Command {
         /// Run only the test files whose path contains one of these
         files: Vec<String>,
     },
+    /// Run published clients, which are installed for it, against a shell
+    Clients {
+        /// The shell to test
+        #[arg(long, default_value = "worker")]
+        shell: suite::Shell,
+        /// Run the tests of the clients' own repository too, from this checkout of it
+        #[arg(long, value_name = "DIRECTORY")]
+        upstream: Option<PathBuf>,
+    },
     /// Run tiny programs on a simulated object and on a real one, and compare what they show
     Fidelity,
     /// Measure the latency of appends and reads
@@ -138,6 +148,7 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         Command::Implementation { shell, url, files } => {
             suite::implementation(project, shell, foreign(url), &files)
         }
+        Command::Clients { shell, upstream } => clients::clients(project, shell, upstream.as_deref()),
         Command::Fidelity => suite::fidelity(project),
         Command::Perf {
             peers: true, rounds, ..

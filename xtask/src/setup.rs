@@ -48,18 +48,27 @@ pub(crate) fn build_tools(project: &Project) -> Result<BuildTools> {
 }
 
 pub(crate) fn node_packages(project: &Project) -> Result<()> {
+    node_packages_in(project, ".")
+}
+
+/// The packages of the lock file in a directory of the project.
+pub(crate) fn node_packages_in(project: &Project, directory: &str) -> Result<()> {
     node(project)?;
+    let directory = project.path(directory);
     // npm writes this file last, so an installation that was cut short does not count.
-    let installed = modified(&project.path("node_modules/.package-lock.json"));
-    let wanted = modified(&project.path("package-lock.json"));
+    let installed = modified(&directory.join("node_modules/.package-lock.json"));
+    let wanted = modified(&directory.join("package-lock.json"));
     if installed.is_some() && installed >= wanted {
         return Ok(());
     }
     println!("installing npm packages");
     // The packages' own install scripts only look for other ways to get what npm has just put there.
-    run(project
-        .command("npm")
-        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))
+    run(project.command("npm").current_dir(&directory).args([
+        "ci",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+    ]))
 }
 
 fn node(project: &Project) -> Result<()> {

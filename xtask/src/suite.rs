@@ -30,7 +30,7 @@ impl Shell {
         }
     }
 
-    fn build(self, project: &Project, feature: Option<Feature>) -> Result<()> {
+    pub(crate) fn build(self, project: &Project, feature: Option<Feature>) -> Result<()> {
         match self {
             Self::Worker => bundle::build(project, feature),
             Self::Server => server::build(project, feature),
@@ -118,14 +118,14 @@ pub(crate) fn perf(project: &Project, url: Option<String>) -> Result<ExitCode> {
     suite.run()
 }
 
-struct Suite {
+pub(crate) struct Suite {
     name: &'static str,
     report: PathBuf,
     command: Command,
 }
 
 impl Suite {
-    fn new(project: &Project, name: &'static str, shell: Shell) -> Result<Self> {
+    pub(crate) fn new(project: &Project, name: &'static str, shell: Shell) -> Result<Self> {
         setup::node_packages(project)?;
         let report = project.path(format!("target/reports/{name}-{}.json", shell.name()));
         let mut command = project.command(project.npm_program("vitest"));
@@ -141,7 +141,7 @@ impl Suite {
         })
     }
 
-    fn environment(&mut self, key: &str, value: &str) {
+    pub(crate) fn environment(&mut self, key: &str, value: &str) {
         self.command.env(key, value);
     }
 
@@ -150,7 +150,7 @@ impl Suite {
     }
 
     /// Runs the suite. The last line says how many tests passed, whatever the outcome.
-    fn run(mut self) -> Result<ExitCode> {
+    pub(crate) fn run(mut self) -> Result<ExitCode> {
         let report = self.report;
         // What an earlier run left there must not be counted for this one.
         if report.exists() {
