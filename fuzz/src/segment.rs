@@ -150,7 +150,7 @@ fn store(
     );
     index_is_of_rows(object, put, &decoded.index);
     for _ in 0..choices.upto(TRIES) {
-        part(choices, &decoded.index, format, &bytes, &expected);
+        part(choices, &decoded, format, &bytes, &expected);
         damage(choices, &decoded, &bytes);
         forge(choices, format, bytes.clone());
     }
@@ -204,14 +204,18 @@ fn index_is_of_rows(object: &Object, put: &Put, index: &Index) {
     }
 }
 
-/// Any part is exactly the units that it is asked for.
-fn part(choices: &mut Choices<'_>, index: &Index, format: Format, object: &[u8], units: &[Vec<u8>]) {
+/// Any part is exactly the units that it is asked for, with what comes before them in their append.
+fn part(choices: &mut Choices<'_>, decoded: &Decoded, format: Format, object: &[u8], units: &[Vec<u8>]) {
     let start = choices.upto(units.len() as u64 - 1);
     let end = choices.between(start + 1, units.len() as u64);
     let shape = choices.one_of(&[Shape::Body, Shape::Event]);
     let piece = choices.between(1, 40) as usize;
-    let part = index.part(0, String::new(), start, end);
-    let taken = &units[start as usize..end as usize];
+    let part = decoded.index.part(0, String::new(), start, end);
+    let mut begin = start as usize;
+    if format != Format::Json {
+        begin = begin_of_append(&decoded.records, begin);
+    }
+    let taken = &units[begin..end as usize];
     let payload = if format == Format::Json {
         [&b"["[..], &taken.join(&b','), b"]"].concat()
     } else {
@@ -243,6 +247,18 @@ fn part(choices: &mut Choices<'_>, index: &Index, format: Format, object: &[u8],
             "another length"
         );
     }
+}
+
+/// Where the append begins that a byte belongs to.
+pub(crate) fn begin_of_append(appends: &[Vec<u8>], byte: usize) -> usize {
+    let mut begin = 0;
+    for append in appends {
+        if byte < begin + append.len() {
+            break;
+        }
+        begin += append.len();
+    }
+    begin
 }
 
 /// What becomes of a part when these bytes come for it.

@@ -10,6 +10,7 @@ use serde_json::json;
 use sim::choices::Choices;
 
 use crate::event_stream;
+use crate::segment::begin_of_append;
 
 const RECORDS_MAX: u64 = 4;
 const RECORD_BYTES_MAX: u64 = 64;
@@ -74,7 +75,8 @@ fn record(choices: &mut Choices<'_>) -> Vec<u8> {
         .collect()
 }
 
-/// An event of some of the records: their bytes from one place to another, or in a JSON stream some of the messages.
+/// An event of some of the records: their bytes from one place to another, with what comes before them in their record, or in a
+/// JSON stream some of the messages.
 fn page(
     choices: &mut Choices<'_>,
     format: Format,
@@ -92,7 +94,7 @@ fn page(
     let payload = if format == Format::Json {
         [&b"["[..], &records[begin..end].join(&b','), b"]"].concat()
     } else {
-        records.concat()[begin..end].to_vec()
+        records.concat()[begin_of_append(records, begin).min(end)..end].to_vec()
     };
     // What has nothing to tell is no event.
     if begin < end {

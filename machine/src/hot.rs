@@ -20,6 +20,17 @@ impl<'a, R: Rows> Hot<'a, R> {
         row.ok_or_else(|| Unreadable(format!("no row at or before {}", key.stored())))
     }
 
+    /// The row where the message or append begins that a unit belongs to.
+    pub(crate) fn containing(&self, position: u64) -> Result<RowMark, Unreadable> {
+        let row = self.row(RowKey::at(position))?;
+        let begin = RowKey::at(row.key.position());
+        if row.key == begin {
+            Ok(row)
+        } else {
+            self.row(begin)
+        }
+    }
+
     /// The last row that lies, with all from `first` on, within `bytes_max`; at least `first` itself. Keys and bytes rise
     /// together, so that it is found by halving.
     fn last_fitting(&self, first: &RowMark, last: &RowMark, bytes_max: u64) -> Result<RowMark, Unreadable> {

@@ -6,7 +6,7 @@
 pub struct Limits {
     /// Largest body of one append or of a PUT's initial content.
     pub append_bytes_max: u64,
-    /// Largest page of a read, before framing. A JSON page holds whole rows, and at least one message.
+    /// Largest page of a read, framed. A page holds whole messages or appends, and may be larger by one of them.
     pub chunk_bytes_max: u64,
     /// Longest wait of a long-poll.
     pub long_poll_timeout_ms: u64,

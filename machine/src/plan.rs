@@ -1,7 +1,8 @@
 //! Framing of stored records, and the plan of a read.
 //!
 //! A row holds frames: a length (32 bits, little-endian) and that many bytes. In a JSON stream a frame is one message;
-//! otherwise it is a run of bytes without meaning. The machine never touches the payload of old records: a read is
+//! otherwise it is one append. A frame that is larger than a row goes on in the rows that follow.
+//! (Rows of a former version hold several frames for a large append.) The machine never touches the payload of old records: a read is
 //! answered with a [`Plan`], the shell fetches the rows and the parts of cold segments that it names, and a [`Rendering`] makes
 //! the body of them.
 
@@ -18,10 +19,15 @@ pub const FRAME_OVERHEAD: u64 = LENGTH_BYTES as u64;
 
 /// Appends one frame.
 pub(crate) fn push_frame(frames: &mut Vec<u8>, payload: &[u8]) {
-    // A record is at most one request's body, which is bounded far below 4 GiB.
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    frames.extend_from_slice(&length.to_le_bytes());
+    push_length(frames, payload.len());
     frames.extend_from_slice(payload);
+}
+
+/// Appends what a frame begins with.
+pub(crate) fn push_length(frames: &mut Vec<u8>, length: usize) {
+    // A record is at most one request's body, which is bounded far below 4 GiB.
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    frames.extend_from_slice(&length.to_le_bytes());
 }
 
 /// Stored bytes that are not what was stored.
@@ -113,9 +119,10 @@ pub struct Span {
 pub struct HotPart {
     /// In order; their frames are to be joined.
     pub spans: Vec<Span>,
-    /// Units (messages or bytes) of the first row that come before the answer.
+    /// Units (messages or bytes) of the first row that come before the place that was asked for. The answer begins with the
+    /// frame that this place is in.
     pub skip: u64,
-    /// Units that belong to the answer.
+    /// Units that belong to the answer from that place on.
     pub take: u64,
 }
 
@@ -131,7 +138,7 @@ pub struct ColdPart {
     pub checks: Vec<u32>,
     /// Bytes of the first block that come before the first frame.
     pub lead: u64,
-    /// Whether the bytes are frames.
+    /// Whether the bytes are frames. Objects of a former version hold the bytes themselves, which are cut where they are asked for.
     pub framed: bool,
     pub skip: u64,
     pub take: u64,
@@ -430,6 +437,11 @@ impl Cutter {
                 if json && self.skip == 0 {
                     emit(Piece::Begin);
                 }
+                if !json && self.skip < self.left {
+                    // An append is read whole.
+                    self.take = self.take.saturating_add(self.skip);
+                    self.skip = 0;
+                }
             }
             let now = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
             let (mut now, later) = bytes.split_at(now);
@@ -578,12 +590,18 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_cut_anywhere() {
-        let frames = framed(&[b"hello ", b"world"]);
-        assert_eq!(
-            rendered(Format::Binary, Shape::Body, 4, 4, &frames).as_deref(),
-            Ok(&b"o wo"[..])
-        );
+    fn an_append_is_read_from_its_beginning() {
+        let frames = framed(&[b"hello ", b"wide ", b"world"]);
+        for (skip, take, expected) in [
+            (0, 16, "hello wide world"),
+            (4, 7, "hello wide "),
+            (5, 6, "hello wide "),
+            (6, 10, "wide world"),
+            (15, 1, "world"),
+        ] {
+            let rendered = rendered(Format::Binary, Shape::Body, skip, take, &frames);
+            assert_eq!(rendered.as_deref(), Ok(expected.as_bytes()), "{skip}");
+        }
     }
 
     #[test]

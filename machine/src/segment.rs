@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | 4 | `DSsg` |
 //! | 1 | version, 1 |
-//! | 1 | 1: the body is frames (JSON); 0: it is plain bytes |
+//! | 1 | 1: the body is frames, one for each message or append; 0: it is plain bytes (a former version's, where the content is no JSON) |
 //! | 2 | zero |
 //! | 8 | incarnation of the stream |
 //! | 8 | number of the segment |
@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::hot::Hot;
 use crate::plan::{self, ColdPart, Damaged, Span};
 use crate::rows::{Garbage, HotTable, Incarnation, RowKey, Rows, Unreadable};
-use crate::wire::Format;
+use crate::wire::{Format, content_type};
 
 const MAGIC: [u8; 4] = *b"DSsg";
 const MAGIC_END: [u8; 4] = *b"DSsx";
@@ -106,7 +106,6 @@ pub struct Put {
     pub(crate) table: HotTable,
     pub(crate) units: u64,
     pub(crate) bytes: u64,
-    pub(crate) format: Format,
     pub(crate) block: u64,
     pub(crate) row_bytes_max: u64,
     pub(crate) context: Context,
@@ -133,7 +132,6 @@ pub struct Encoder {
     head: Vec<u8>,
     spans: VecDeque<Span>,
     index: Index,
-    format: Format,
     blocks: Blocks,
     body: u64,
 }
@@ -161,24 +159,21 @@ impl Put {
             after = row.key;
             step = row.bytes_before / self.block + 1;
         }
-        let head = head(self.id, self.format, &self.context);
-        let framed = self.format == Format::Json;
-        let body_bytes = if framed { self.bytes } else { self.units };
-        let blocks = usize::try_from(body_bytes.div_ceil(self.block))
+        let head = head(self.id, &self.context);
+        let blocks = usize::try_from(self.bytes.div_ceil(self.block))
             .map_err(|_| Unreadable("the segment is too large".to_owned()))?;
         Ok(Encoder {
             spans: hot.spans(first, last, self.row_bytes_max)?.into(),
             index: Index {
-                framed,
+                framed: true,
                 head_bytes: head.len() as u64,
-                body_bytes,
+                body_bytes: self.bytes,
                 units: self.units,
                 block: self.block,
                 entries,
                 checks: vec![0; blocks],
             },
             head,
-            format: self.format,
             blocks: Blocks::new(self.block),
             body: 0,
         })
@@ -207,16 +202,14 @@ impl Encoder {
     /// Takes the joined frames of a span, and hands back the next piece of the object.
     ///
     /// # Errors
-    /// When the frames are damaged.
+    /// When there are more than the segment has.
     pub fn push(&mut self, frames: Vec<u8>) -> Result<Vec<u8>, Damaged> {
-        let piece = if self.format == Format::Json {
-            frames
-        } else {
-            plan::body(self.format, frames)?
-        };
-        self.body += piece.len() as u64;
-        self.blocks.push(&piece);
-        Ok(piece)
+        self.body += frames.len() as u64;
+        if self.body > self.index.body_bytes {
+            return Err(Damaged::new("the segment has more rows than it had"));
+        }
+        self.blocks.push(&frames);
+        Ok(frames)
     }
 
     /// What the object ends with.
@@ -242,12 +235,12 @@ impl Encoder {
     }
 }
 
-fn head(id: PutId, format: Format, context: &Context) -> Vec<u8> {
+fn head(id: PutId, context: &Context) -> Vec<u8> {
     // Nothing in it can fail to become JSON.
     let context = serde_json::to_vec(context).unwrap_or_default();
     let mut head = Vec::with_capacity(FIXED_HEAD_BYTES + context.len() + CHECK_BYTES);
     head.extend_from_slice(&MAGIC);
-    head.extend_from_slice(&[VERSION, u8::from(format == Format::Json), 0, 0]);
+    head.extend_from_slice(&[VERSION, 1, 0, 0]);
     head.extend_from_slice(&id.incarnation.0.to_le_bytes());
     head.extend_from_slice(&id.segment.to_le_bytes());
     head.extend_from_slice(&u32::try_from(context.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -514,7 +507,7 @@ pub struct Decoded {
     pub path: String,
     pub content_type: String,
     pub index: Index,
-    /// The messages, or one run of bytes.
+    /// The messages or appends; of an object of a former version, one run of bytes.
     pub records: Vec<Vec<u8>>,
 }
 
@@ -569,8 +562,12 @@ pub fn decode(object: &[u8]) -> Result<Decoded, Damaged> {
     } else {
         vec![body.to_vec()]
     };
-    if index.framed && records.len() as u64 != index.units {
-        return Err(Damaged::new("the number of messages is wrong"));
+    let units = match content_type::format(&context.content_type) {
+        Format::Json => records.len() as u64,
+        Format::Text | Format::Binary => records.iter().map(|record| record.len() as u64).sum(),
+    };
+    if units != index.units {
+        return Err(Damaged::new("the number of units is wrong"));
     }
     Ok(Decoded {
         incarnation: Incarnation(long(8)?),
@@ -580,4 +577,63 @@ pub fn decode(object: &[u8]) -> Result<Decoded, Damaged> {
         index,
         records,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Part, Plan, Shape};
+
+    fn rendered(part: ColdPart, object: &[u8]) -> String {
+        let plan = Plan {
+            parts: vec![Part::Cold(part)],
+            format: Format::Binary,
+            shape: Shape::Body,
+        };
+        let mut rendering = plan.begin(|_| Err("nothing is hot")).expect("nothing is fetched");
+        let mut body = Vec::new();
+        let fetch = rendering
+            .advance(&mut body)
+            .expect("it is whole")
+            .expect("a part");
+        let from = usize::try_from(fetch.offset).expect("it is short");
+        let length = usize::try_from(fetch.length).expect("it is short");
+        rendering
+            .push(&object[from..from + length], &mut body)
+            .expect("it is whole");
+        rendering.fetched().expect("it is whole");
+        String::from_utf8(body).expect("it is text")
+    }
+
+    /// An object that holds these bytes in one block, with an index entry for each beginning of an append.
+    fn object(framed: bool, body: &[u8], units: u64, entries: Vec<Entry>) -> (Index, Vec<u8>) {
+        let index = Index {
+            framed,
+            head_bytes: 3,
+            body_bytes: body.len() as u64,
+            units,
+            block: 64,
+            entries,
+            checks: vec![crc32fast::hash(body)],
+        };
+        let index = Index::decode(&index.encode()).expect("it is an index");
+        (index, [b"..!", body].concat())
+    }
+
+    #[test]
+    fn objects_with_frames_and_without_can_be_read() {
+        let mut frames = Vec::new();
+        for append in ["hello ", "wide ", "world"] {
+            plan::push_frame(&mut frames, append.as_bytes());
+        }
+        let (index, framed) = object(true, &frames, 16, vec![Entry::default()]);
+        let part = |start| index.part(0, String::new(), start, 16);
+        assert_eq!(rendered(part(6), &framed), "wide world");
+        assert_eq!(rendered(part(9), &framed), "wide world");
+        // As a former version wrote them, which does not know where appends end.
+        let (index, plain) = object(false, b"hello wide world", 16, vec![Entry::default()]);
+        let part = |start| index.part(0, String::new(), start, 16);
+        assert_eq!(rendered(part(6), &plain), "wide world");
+        assert_eq!(rendered(part(9), &plain), "e world");
+    }
 }

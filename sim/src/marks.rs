@@ -117,6 +117,8 @@ named! {
         PageStitched: "page of several segments",
         PageColdAndHot: "page partly cold and partly hot",
         PageFromMiddle: "page that begins within a cold segment",
+        PageFromInside: "page asked for from inside an append",
+        PageFromInsideCold: "the same, in a cold segment",
         GetFailed: "object of an answer not to be had",
         CollectionInBatches: "collection in several batches",
         CollectionFailed: "collection failed",

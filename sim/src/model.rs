@@ -10,13 +10,21 @@ use serde_json::value::RawValue;
 use crate::request::{Request, Response};
 use crate::segments::{Segments, Token, spell, tag, token};
 
+/// What the server adds to an append when it stores it.
+const FRAME_BYTES: usize = 4;
+
 const SAFE_INTEGER_MAX: u64 = 9_007_199_254_740_991;
 
 /// What a stream holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Messages(Vec<Bytes>),
-    Run { text: bool, bytes: Vec<u8> },
+    Run {
+        text: bool,
+        bytes: Vec<u8>,
+        /// Where each append ends.
+        ends: Vec<u64>,
+    },
 }
 
 impl Content {
@@ -34,11 +42,31 @@ impl Content {
         self.len() == 0
     }
 
+    /// Where an answer begins that is asked for from a position: no append is cut.
+    #[must_use]
+    pub fn begin(&self, position: u64) -> u64 {
+        match self {
+            Self::Messages(_) => position,
+            Self::Run { ends, .. } => {
+                let before = ends.partition_point(|end| *end <= position);
+                before.checked_sub(1).map_or(0, |before| ends[before])
+            }
+        }
+    }
+
+    /// Whether an answer may end at a position.
+    #[must_use]
+    pub fn is_end(&self, position: u64) -> bool {
+        position == 0 || position <= self.len() && self.begin(position) == position
+    }
+
     /// Whether the bytes on both sides of a position belong to the same character of a text.
     #[must_use]
     pub fn is_within_character(&self, position: u64) -> bool {
         match self {
-            Self::Run { text: true, bytes } => {
+            Self::Run {
+                text: true, bytes, ..
+            } => {
                 let byte = usize::try_from(position).ok().and_then(|at| bytes.get(at));
                 byte.is_some_and(|byte| byte & 0xc0 == 0x80)
             }
@@ -91,12 +119,26 @@ pub struct Facts {
 pub struct Bounds {
     pub body_bytes: u64,
     pub page_bytes: u64,
+    /// Distance of the places where a page may end, in framed bytes, and how many such places a segment has at most.
+    pub page_step: u64,
+    pub page_ends_max: u64,
     /// Of a TTL, the part by which a new instance may be late.
     pub slack_divisor: u64,
     /// Most that the clocks of two instances differ.
     pub skew_ms: u64,
     pub cursor_epoch_ms: u64,
     pub cursor_interval_ms: u64,
+}
+
+impl Bounds {
+    /// Bytes of a page but its last append: what a page may have, or the distance of the places where it may end, which is
+    /// longer in a long segment.
+    fn page_limit(&self, framed: u64) -> u64 {
+        let steps = framed
+            .div_ceil(self.page_step)
+            .div_ceil(self.page_ends_max.max(1));
+        self.page_bytes.max(1).max(self.page_step * steps)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -797,7 +839,7 @@ impl Model {
             let reasonable = if start == tail {
                 end == tail
             } else {
-                start < end && end <= tail
+                start < end && end <= tail && life.content.is_end(end)
             };
             ensure(
                 reasonable,
@@ -827,7 +869,7 @@ impl Model {
         let reasonable = if start == tail {
             end == tail
         } else {
-            start < end && end <= tail
+            start < end && end <= tail && life.content.is_end(end)
         };
         ensure(
             reasonable,
@@ -887,18 +929,28 @@ impl Model {
         if status == 304 {
             return ensure(response.body.is_empty(), || "no body".to_owned(), response);
         }
-        let page = life.content.page(start, end).unwrap_or_default();
+        let begin = if start == tail {
+            tail
+        } else {
+            life.content.begin(start)
+        };
+        let page = life.content.page(begin, end).unwrap_or_default();
         let expected = || format!("the body {}", crate::request::excerpt(&page));
         ensure(
             response.body == page || (page == b"[]" && response.body.is_empty() && start != tail),
             expected,
             response,
         )?;
-        if let Content::Run { .. } = *life.content {
-            let limit = self.bounds.page_bytes.max(1);
+        if let Content::Run { ends, bytes, .. } = &*life.content
+            && start != tail
+        {
+            // It is too large by its last append at most.
+            let last = life.content.begin(end - 1);
+            let framed = (bytes.len() + ends.len() * FRAME_BYTES) as u64;
+            let limit = self.bounds.page_limit(framed);
             ensure(
-                end - start <= limit,
-                || format!("at most {limit} bytes"),
+                last - begin <= limit,
+                || format!("at most {limit} bytes before the last append"),
                 response,
             )?;
         }
@@ -1077,6 +1129,7 @@ fn empty(content_type: &str) -> Content {
         other => Content::Run {
             text: other.starts_with("text/"),
             bytes: Vec::new(),
+            ends: Vec::new(),
         },
     }
 }
@@ -1084,8 +1137,9 @@ fn empty(content_type: &str) -> Content {
 /// Adds a body; says by how much, or `None` when it is none of this type.
 fn extend(content: &mut Content, body: &Bytes) -> Option<u64> {
     match content {
-        Content::Run { bytes, .. } => {
+        Content::Run { bytes, ends, .. } => {
             bytes.extend_from_slice(body);
+            ends.push(bytes.len() as u64);
             Some(body.len() as u64)
         }
         Content::Messages(messages) => {

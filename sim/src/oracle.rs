@@ -305,6 +305,7 @@ mod tests {
         Content::Run {
             text: true,
             bytes: of.as_bytes().to_vec(),
+            ends: vec![of.len() as u64],
         }
     }
 

@@ -207,7 +207,16 @@ pub fn holds(objects: &Objects, head: &Head, life: &Life, sealed: &SealedSegment
             .iter()
             .map(Vec::as_slice)
             .eq(messages[from..to].iter().map(|message| &message[..])),
-        Content::Run { bytes, .. } => decoded.records == [&bytes[from..to]],
+        Content::Run { bytes, ends, .. } => {
+            let ends = ends.iter().filter_map(|end| usize::try_from(*end).ok());
+            let mut begin = from;
+            let appends = ends.filter(|end| (from + 1..=to).contains(end)).map(|end| {
+                let append = &bytes[begin..end];
+                begin = end;
+                append
+            });
+            decoded.records.iter().map(Vec::as_slice).eq(appends)
+        }
     };
     let names = (decoded.incarnation, decoded.segment, decoded.path.as_str());
     if !holds || names != (head.incarnation, sealed.number, head.name.as_str()) {

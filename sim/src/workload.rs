@@ -358,6 +358,7 @@ fn create(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
             Content::Run {
                 text: true,
                 bytes: Vec::new(),
+                ends: Vec::new(),
             }
         };
         let (body, marked) = body(choices, scene, &content);
@@ -382,6 +383,7 @@ fn append(choices: &mut Choices<'_>, scene: &Scene<'_>, by_producer: bool) -> Ne
     let nothing = Content::Run {
         text: true,
         bytes: Vec::new(),
+        ends: Vec::new(),
     };
     let content = scene.life.map_or(&nothing, |life| &*life.content);
     let (body, mark) = body(choices, scene, content);

@@ -106,17 +106,21 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
 
   const sizes = [1, 2, 50, 99, 100, 101, 199, 200, 201, 7, 1_999, 2_000, 3];
 
-  test("pages of bytes tile the stream exactly, none above the limit", async () => {
+  test("pages of bytes tile the stream exactly, and end where appends do, none above the limit but by its last append", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/octet-stream" });
     const bodies = sizes.map((size) => randomBytes(size));
     for (const body of bodies) await stream.append(body);
     const whole = Buffer.concat(bodies);
     const pages = await stream.pages();
     expect(Buffer.concat(pages.map((page) => page.body)).equals(whole)).toBe(true);
-    for (const page of pages) expect(page.body.length).toBeLessThanOrEqual(pageBytes);
+    const ends = sizes.map((_, index) => sizes.slice(0, index + 1).reduce((sum, size) => sum + size));
     let position = 0;
     for (const page of pages) {
+      const begin = position;
       position += page.body.length;
+      expect(ends).toContain(position);
+      const last = sizes[ends.indexOf(position)];
+      expect(position - last - begin).toBeLessThanOrEqual(pageBytes);
       expect((await stream.bytes(page.offset)).equals(whole.subarray(position))).toBe(true);
     }
   });

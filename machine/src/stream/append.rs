@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::producer::{self, Admission};
 use super::{Life, Stop, Stream};
-use crate::plan::{FRAME_OVERHEAD, push_frame};
+use crate::plan::{FRAME_OVERHEAD, push_frame, push_length};
 use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Rows, Write, WriterMark};
 use crate::wire::request::Append;
 use crate::wire::{Format, content_type, json};
@@ -123,7 +123,7 @@ impl Life {
         let before = self.tail.bytes;
         let drafts = match records {
             Records::Messages(messages) => draft_messages(messages, limits),
-            Records::Bytes(bytes) => draft_bytes(bytes, self.format, limits),
+            Records::Bytes(bytes) => draft_bytes(bytes, limits),
         };
         let last = drafts.len().saturating_sub(1);
         let mut all = Vec::with_capacity(drafts.len());
@@ -211,41 +211,27 @@ fn draft_messages(messages: &[&str], limits: &Limits) -> Vec<Draft> {
     drafts
 }
 
-/// One frame to a row. Text is not cut inside a character, for SSE shows a reader one row's text without the next.
-fn draft_bytes(bytes: &[u8], format: Format, limits: &Limits) -> Vec<Draft> {
-    let payload_max = usize::try_from(limits.row_bytes_max.saturating_sub(FRAME_OVERHEAD))
-        .unwrap_or(usize::MAX)
-        .max(1);
-    let mut drafts = Vec::new();
-    let mut rest = bytes;
+/// One frame, whose rows are parts of it where it is larger than one, so that rows tell where an append begins and ends.
+fn draft_bytes(bytes: &[u8], limits: &Limits) -> Vec<Draft> {
+    let row_bytes_max = usize::try_from(limits.row_bytes_max).unwrap_or(usize::MAX);
+    let payload_max = row_bytes_max.saturating_sub(FRAME_OVERHEAD as usize).max(1);
+    let (first, mut rest) = bytes.split_at(bytes.len().min(payload_max));
+    let mut frames = Vec::with_capacity(first.len() + FRAME_OVERHEAD as usize);
+    push_length(&mut frames, bytes.len());
+    frames.extend_from_slice(first);
+    let mut drafts = vec![Draft { units: 0, frames }];
     while !rest.is_empty() {
-        let mut length = rest.len().min(payload_max);
-        if format == Format::Text && length < rest.len() {
-            length = character_boundary(rest, length);
-        }
-        let (payload, after) = rest.split_at(length);
-        let mut frames = Vec::with_capacity(length + FRAME_OVERHEAD as usize);
-        push_frame(&mut frames, payload);
+        let (part, after) = rest.split_at(rest.len().min(row_bytes_max.max(1)));
         drafts.push(Draft {
-            units: length as u64,
-            frames,
+            units: 0,
+            frames: part.to_vec(),
         });
         rest = after;
     }
+    if let Some(last) = drafts.last_mut() {
+        last.units = bytes.len() as u64;
+    }
     drafts
-}
-
-/// The nearest place at or before `length` where a UTF-8 character begins; `length` itself where there is none near.
-fn character_boundary(bytes: &[u8], length: usize) -> usize {
-    let is_continuation = |at: usize| {
-        bytes
-            .get(at)
-            .is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000)
-    };
-    (length.saturating_sub(3)..=length)
-        .rev()
-        .find(|at| *at > 0 && !is_continuation(*at))
-        .unwrap_or(length)
 }
 
 #[cfg(test)]
@@ -283,21 +269,25 @@ mod tests {
     }
 
     #[test]
-    fn text_is_cut_between_characters() {
-        let limits = Limits {
-            row_bytes_max: 4 + 4,
-            ..Limits::DEFAULT
-        };
-        let text = "aé€😀bcé";
-        let drafts = draft_bytes(text.as_bytes(), Format::Text, &limits);
-        let parts: Vec<_> = drafts
-            .iter()
-            .map(|draft| core::str::from_utf8(&draft.frames[4..]))
-            .collect();
-        assert!(parts.iter().all(Result::is_ok), "{parts:?}");
-        assert_eq!(
-            drafts.iter().map(|draft| draft.units).sum::<u64>(),
-            text.len() as u64
-        );
+    fn an_append_of_bytes_is_one_frame_over_all_of_its_rows() {
+        for row_bytes_max in [1, 5, 8, 9, 1_000] {
+            let limits = Limits {
+                row_bytes_max,
+                ..Limits::DEFAULT
+            };
+            for length in [1, 4, 5, 90] {
+                let bytes: Vec<u8> = (0..length).collect();
+                let drafts = draft_bytes(&bytes, &limits);
+                let (last, parts) = drafts.split_last().expect("a row at least");
+                assert_eq!(last.units, u64::from(length));
+                assert!(parts.iter().all(|draft| draft.units == 0));
+                let longest = drafts.iter().map(|draft| draft.frames.len() as u64).max();
+                assert!(longest <= Some(row_bytes_max.max(FRAME_OVERHEAD + 1)));
+                let mut expected = Vec::new();
+                push_frame(&mut expected, &bytes);
+                let frames: Vec<_> = drafts.into_iter().flat_map(|draft| draft.frames).collect();
+                assert_eq!(frames, expected);
+            }
+        }
     }
 }

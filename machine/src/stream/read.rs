@@ -1,7 +1,7 @@
 //! Reading (protocol 5.6, 8): a plan of the rows and cold segments that make up a page.
 //!
-//! A page of messages, or one for an event, ends at an entry of a segment's sparse index: the beginning of the first row at or
-//! after a multiple of the index's step. That is known of hot rows and of cold segments alike, so that a page is the same,
+//! A page ends at an entry of a segment's sparse index: the beginning of the first message or append at or after a multiple of
+//! the index's step. An offset inside an append is read from the beginning of that append. That is known of hot rows and of cold segments alike, so that a page is the same,
 //! and has the same entity tag, before and after its segment has been moved.
 
 use super::seal::{self, missing};
@@ -199,8 +199,6 @@ impl Life {
         rows: &impl Rows,
         limits: &Limits,
     ) -> Result<Page, Unreadable> {
-        // Bytes can be cut anywhere; messages cannot, and neither should the text of one append where SSE shows it.
-        let cut_anywhere = self.format != Format::Json && shape == Shape::Body;
         let mut budget = limits.chunk_bytes_max.max(1);
         let mut parts = Vec::new();
         let mut page_end = start;
@@ -211,14 +209,8 @@ impl Life {
                 segment = self.segment(page_end.segment + 1, rows)?;
                 from = 0;
             }
-            let (end, used) = if cut_anywhere {
-                let end = segment.units.min(from.saturating_add(budget));
-                (end, end - from)
-            } else {
-                let cut = segment.cut(from, budget, parts.is_empty(), rows, limits)?;
-                let Some(cut) = cut else { break };
-                cut
-            };
+            let cut = segment.cut(from, budget, parts.is_empty(), rows, limits)?;
+            let Some((end, used)) = cut else { break };
             parts.push(segment.part(from, end, rows, limits)?);
             budget = budget.saturating_sub(used);
             page_end = Offset::new(segment.number, end);
@@ -251,7 +243,7 @@ impl Segment {
         let step = limits.index_block(self.bytes);
         // As far as the index tells where `start` is.
         let floor = match &self.source {
-            Source::Hot(table) => Hot::new(*table, rows).row(RowKey::at(start))?.bytes_before,
+            Source::Hot(table) => Hot::new(*table, rows).containing(start)?.bytes_before,
             Source::Cold { index, .. } => index.floor(start).bytes_before,
         } / step
             * step;
@@ -289,7 +281,7 @@ impl Segment {
             Source::Cold { key, index } => Ok(Part::Cold(index.part(self.number, key.clone(), start, end))),
             Source::Hot(table) => {
                 let hot = Hot::new(*table, rows);
-                let first = hot.row(RowKey::at(start))?;
+                let first = hot.containing(start)?;
                 let last = hot.row(RowKey::last_at(end - 1))?;
                 Ok(Part::Hot(HotPart {
                     spans: hot.spans(first, last, limits.row_bytes_max)?,

@@ -186,7 +186,6 @@ impl Life {
             table: HotTable::of(segment.number),
             units: segment.units,
             bytes: segment.bytes,
-            format: self.format,
             block: limits.index_block(segment.bytes),
             row_bytes_max: limits.row_bytes_max,
             context: Context {

@@ -89,6 +89,8 @@ impl Object {
         let bounds = Bounds {
             body_bytes: limits.append_bytes_max,
             page_bytes: limits.chunk_bytes_max,
+            page_step: limits.index_step(),
+            page_ends_max: limits.index_entries_max,
             slack_divisor: limits.touch_slack_divisor,
             skew_ms: settings.delays.skew * 2,
             cursor_epoch_ms: limits.cursor_epoch_ms,

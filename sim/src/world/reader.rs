@@ -205,8 +205,9 @@ impl World<'_, '_> {
             Some("-1") => Some(0),
             Some("now") | None => None,
             Some(text) => token(text).map(|token| {
-                let asked = self.objects[object].model.segments(life).asked(token);
-                asked.min(received.place.position)
+                let model = &self.objects[object].model;
+                let asked = model.segments(life).asked(token).min(received.place.position);
+                model.content(life).begin(asked)
             }),
         };
         let binary = matches!(

@@ -198,10 +198,13 @@ impl World<'_, '_> {
             hot,
             from_middle,
         } = tier::parts(&object.platform.storage.shelf, life, start, end);
+        let inside = life.content.begin(start) != start;
         let marks = [
             (cold + hot > 1, Mark::PageStitched),
             (cold > 0 && hot > 0, Mark::PageColdAndHot),
             (from_middle, Mark::PageFromMiddle),
+            (inside, Mark::PageFromInside),
+            (inside && from_middle, Mark::PageFromInsideCold),
         ];
         for (hit, mark) in marks {
             if hit {

@@ -113,6 +113,8 @@ impl Judge {
         let bounds = Bounds {
             body_bytes: limits.append_bytes_max,
             page_bytes: limits.chunk_bytes_max,
+            page_step: limits.index_step(),
+            page_ends_max: limits.index_entries_max,
             slack_divisor: limits.touch_slack_divisor,
             skew_ms: 0,
             cursor_epoch_ms: limits.cursor_epoch_ms,
@@ -591,7 +593,9 @@ impl Judge {
             let position = match request.parameter("offset") {
                 Some("-1") => Some(0),
                 Some("now") | None => None,
-                Some(text) => token(text).map(|token| life.segments.asked(token).min(tail)),
+                Some(text) => {
+                    token(text).map(|token| life.content.begin(life.segments.asked(token).min(tail)))
+                }
             };
             let known =
                 |reading: &Reading| reading.follower.life == life.id && reading.follower.position == position;
