@@ -90,6 +90,9 @@ mod tests {
         assert_eq!(name("ü").as_deref(), Ok("%C3%BC"));
         assert_eq!(name("%c3%bc x").as_deref(), Ok("%C3%BC%20x"));
         assert_eq!(name("a%3Ab:c").as_deref(), Ok("a%3Ab:c"));
+        // RFC 3986, 2.2: an encoded delimiter is another character than the plain one.
+        assert_eq!(name("a(b)").as_deref(), Ok("a(b)"));
+        assert_eq!(name("a%28b%29").as_deref(), Ok("a%28b%29"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Cursors (protocol 10.1): the number of the present interval, moved ahead of any client that is already there.
 
+use crate::limits::SAFE_INTEGER_MAX;
 use crate::{Limits, Millis};
 
 /// The interval that `now` falls into.
@@ -12,8 +13,14 @@ pub const fn interval(now: Millis, limits: &Limits) -> u64 {
 ///
 /// The protocol asks for a random step there. Ours depends on nothing but the stream and the client's cursor, so that equal
 /// requests are answered with equal cursors and a cache can collapse them, while different streams still spread.
+///
+/// A cursor so large that none could follow it is one that this server has not given, and counts as none.
 #[must_use]
 pub const fn next(now: Millis, client: Option<u64>, salt: u64, limits: &Limits) -> u64 {
+    let client = match client {
+        Some(client) if client > SAFE_INTEGER_MAX - limits.cursor_jitter_intervals => None,
+        client => client,
+    };
     let present = interval(now, limits);
     match client {
         Some(client) if client >= present => client + 1 + mix(salt ^ client) % limits.cursor_jitter_intervals,
@@ -46,6 +53,10 @@ mod tests {
                 "{client} {cursor}"
             );
             assert_eq!(cursor, next(now, Some(client), 7, &limits));
+        }
+        for client in SAFE_INTEGER_MAX - 500..=SAFE_INTEGER_MAX {
+            let cursor = next(now, Some(client), 7, &limits);
+            assert!(cursor == 1_000 || cursor > client && cursor <= SAFE_INTEGER_MAX);
         }
     }
 }
