@@ -2,7 +2,7 @@
 
 use machine::Limits;
 use machine::edge::name::{REGISTRY, canonical};
-use machine::edge::{self, Route, Settings};
+use machine::edge::{self, EdgeCache, Route, Settings};
 use machine::wire::CacheMode;
 use machine::wire::request::Head;
 
@@ -57,13 +57,10 @@ fn route(id: &str, limits: Limits) {
         limits,
         auth_token: Some("secret".to_owned()),
         cache_mode: CacheMode::Shared,
-        debug_timing: false,
+        ..Settings::default()
     };
-    let url = format!(
-        "https://host:8787{}{id}?offset=-1&live=sse#end",
-        edge::STREAM_PREFIX
-    );
-    let end_of_path = id.find(['?', '#']).unwrap_or(id.len());
+    let target = format!("{}{id}?offset=-1&live=sse", edge::STREAM_PREFIX);
+    let end_of_path = id.find('?').unwrap_or(id.len());
     let name = canonical(&id[..end_of_path], &settings.limits);
     for method in ["GET", "POST"] {
         let with = |authorization: &str| {
@@ -71,7 +68,8 @@ fn route(id: &str, limits: Limits) {
             edge::route(
                 Head {
                     method,
-                    url: &url,
+                    origin: "https://host:8787",
+                    target: &target,
                     header: &header,
                 },
                 &settings,
@@ -80,7 +78,9 @@ fn route(id: &str, limits: Limits) {
         match with("Bearer secret") {
             Route::Stream(to) => {
                 assert_eq!(Ok(&to.name), name.as_ref());
-                assert_eq!(to.cache_mode, CacheMode::Shared);
+                assert_eq!(to.cache_mode, CacheMode::Private, "a token protects it");
+                assert!(!matches!(to.edge_cache, EdgeCache::Asked(_)));
+                assert!(!id.contains('#'), "a fragment is never sent");
                 assert!(to.name != REGISTRY || method == "GET");
                 assert!(to.name != "__ds" && !to.name.starts_with("__ds/"));
             }
@@ -89,10 +89,18 @@ fn route(id: &str, limits: Limits) {
                 let reserved = name.as_ref().is_ok_and(|name| {
                     name == "__ds" || name.starts_with("__ds/") || name == REGISTRY && method == "POST"
                 });
-                assert!(name.is_err() || reserved || end_of_path == 0, "{id:?}");
+                let fragment = id.contains('#');
+                assert!(
+                    name.is_err() || reserved || end_of_path == 0 || fragment,
+                    "{id:?}"
+                );
             }
         }
-        let expected = if end_of_path == 0 { 404 } else { 401 };
+        let expected = match end_of_path {
+            _ if id.contains('#') => 400,
+            0 => 404,
+            _ => 401,
+        };
         for authorization in ["", "Bearer", "Bearer ", "Bearer secre", "Basic secret", id] {
             let is_token = authorization.split_once(' ').is_some_and(|(scheme, token)| {
                 scheme.eq_ignore_ascii_case("bearer") && token.trim() == "secret"

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use machine::edge::{self, Route, Settings};
+use machine::edge::{self, Route, Settings, target};
 use machine::message::{self, Message};
 use machine::rows::{Expiry, Head as StoredHead, ProducerStamp, Write};
 use machine::tail::{Frame, Head as LineHead};
@@ -164,9 +164,11 @@ impl Request {
 
     fn parse(&self, limits: &Limits) -> Result<Call, Refusal> {
         let header = |name: &str| self.header(name);
+        let (origin, target) = target::split(&self.url);
         let head = Head {
             method: &self.method,
-            url: &self.url,
+            origin,
+            target,
             header: &header,
         };
         match request::parse(head, limits)? {
@@ -454,9 +456,11 @@ impl Server {
     /// What the router and the object do with a request.
     fn take(&mut self, request: &Request) {
         let header = |name: &str| request.header(name);
+        let (origin, target) = target::split(&request.url);
         let head = Head {
             method: &request.method,
-            url: &request.url,
+            origin,
+            target,
             header: &header,
         };
         let to = match edge::route(head, &self.settings) {

@@ -32,6 +32,8 @@ pub enum Refusal {
     NameTooLong { max: u64 },
     #[error("the body is larger than {max} bytes")]
     BodyTooLarge { max: u64 },
+    #[error("bodies are stored as they are, and taken without a Content-Encoding only")]
+    ContentCoding,
     #[error("the stream is closed")]
     Closed { tail: Offset },
     #[error("the stream exists with another {what}")]
@@ -86,6 +88,7 @@ impl Refusal {
             Self::PreconditionFailed { .. } => (412, "precondition_failed"),
             Self::BodyTooLarge { .. } => (413, "body_too_large"),
             Self::NameTooLong { .. } => (414, "name_too_long"),
+            Self::ContentCoding => (415, "content_encoding_not_supported"),
             Self::NotSupported(_) => (501, "not_supported"),
         }
     }

@@ -92,23 +92,74 @@ export class StreamObject extends DurableObject {
 
 let router;
 
-async function routed(request, env) {
+/** A copy that the cache keeps: for everybody, at any time. */
+function forAll(response) {
+  const copy = new Response(response.body, response);
+  copy.headers.delete("Server-Timing");
+  return copy;
+}
+
+/**
+ * Asks the cache first, and tells it the answer. The result says in `cache` what came of it: hit, miss or bypass. When the cache
+ * fails, the object answers as if there were none.
+ */
+async function throughCache(url, ask, context) {
+  if (url === null) return { response: await ask(), cache: "bypass", cacheMs: 0 };
+  const began = Date.now();
+  let kept;
+  try {
+    kept = await caches.default.match(url);
+  } catch (error) {
+    console.error("the cache was not asked", error);
+    return { response: await ask(), cache: "bypass", cacheMs: Date.now() - began };
+  }
+  const cacheMs = Date.now() - began;
+  if (kept !== undefined) return { response: kept, cache: "hit", cacheMs };
+  const response = await ask();
+  if (router.mayKeep(response.status, response.headers.get("Cache-Control") ?? "")) {
+    const keeping = caches.default.put(url, forAll(response.clone()));
+    context.waitUntil(keeping.catch((error) => console.error("the cache was not told", error)));
+  }
+  return { response, cache: "miss", cacheMs };
+}
+
+/** The response of the request's stream, or the router's own, and what is known of how it came about. */
+async function routed(request, env, context) {
   router ??= new inner.Router(env);
-  return router.fetch(request);
+  const to = router.route(request);
+  if (to.answer !== undefined) return { response: to.answer };
+  const ask = () => to.stub.fetch(to.request);
+  const answered = to.cache === undefined ? { response: await ask() } : await throughCache(to.cache, ask, context);
+  return { ...answered, isTimed: to.isTimed };
+}
+
+/** The response with what it says beside the answer: to browsers of other pages, of the cache, and of times. */
+function finished(request, { response, cache, cacheMs, isTimed }, began) {
+  const last = new Response(response.body, response);
+  const pairs = router?.crossOrigin(request.headers.get("Origin") ?? undefined) ?? [];
+  for (let index = 0; index < pairs.length; index += 2) last.headers.set(pairs[index], pairs[index + 1]);
+  if (cache !== undefined) last.headers.set("X-Cache", cache);
+  if (isTimed) {
+    if (cache !== undefined) last.headers.append("Server-Timing", `cache;desc=${cache};dur=${cacheMs}`);
+    last.headers.append("Server-Timing", `edge;dur=${Date.now() - began}`);
+  }
+  return last;
 }
 
 export default class extends WorkerEntrypoint {
   async fetch(request) {
+    const began = Date.now();
+    let answered;
     try {
-      const began = Date.now();
-      const response = await routed(request, this.env);
-      if (response.headers.has("Stream-Line")) {
-        return await hold(request, response, (request) => routed(request, this.env));
+      answered = await routed(request, this.env, this.ctx);
+      if (answered.response.headers.has("Stream-Line")) {
+        const dial = async (request) => (await routed(request, this.env, this.ctx)).response;
+        answered = { response: await hold(request, answered.response, dial), cache: answered.cache };
       }
-      return response.headers.has("Server-Timing") ? router.timed(response, Date.now() - began) : response;
     } catch (error) {
       console.error("a request failed", error);
-      return unavailable();
+      answered = { response: unavailable() };
     }
+    return finished(request, answered, began);
   }
 }

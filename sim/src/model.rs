@@ -1076,11 +1076,8 @@ fn faults(request: &Request, bounds: &Bounds) -> Vec<u16> {
             let bad_offset =
                 offset.is_some_and(|text| text != "-1" && text != "now" && token(text).is_none());
             let bad_live = live.is_some_and(|text| !matches!(text, "sse" | "long-poll") || offset.is_none());
-            let bad_cursor = request
-                .parameter("cursor")
-                .is_some_and(|text| integer(text).is_none());
             let repeated = request.parameters("offset").count() > 1;
-            if bad_offset || bad_live || bad_cursor || repeated {
+            if bad_offset || bad_live || repeated {
                 faults.push(400);
             }
         }

@@ -7,6 +7,8 @@ const settings = [
   "AUTH_TOKEN",
   "CACHE_MODE",
   "DEBUG_TIMING",
+  "PUBLIC_URL",
+  "CORS_ORIGINS",
   "MAX_APPEND_BYTES",
   "MAX_CHUNK_BYTES",
   "LONG_POLL_TIMEOUT_MS",

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { ColdTier, coldTierParts } from "./cold-tier.mjs";
+import { edgeCacheParts } from "./edge-cache.mjs";
 import { request } from "./http.mjs";
 import { startOneMachine } from "./one-machine.mjs";
 
@@ -40,19 +41,20 @@ async function compatibility() {
   return { date: date[1], flags: flags ? JSON.parse(flags[1].replace(/,\s*\]$/, "]")) : [] };
 }
 
-function configuration({ modules, date, flags, objects, bindings, dataDirectory, port, cold }) {
+function configuration({ modules, date, flags, objects, bindings, dataDirectory, port, cold, cache }) {
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [
     (name = "main", worker = .worker),
     (name = "data", disk = (path = ${quoted(dataDirectory)}, writable = true)),
     ${cold?.services ?? ""}
+    ${cache?.services ?? ""}
   ],
   sockets = [
     (name = "http", address = "127.0.0.1:${port}", http = (), service = "main"),
     ${cold?.sockets ?? ""}
   ],
-  extensions = [${cold?.extensions ?? ""}],
+  extensions = [${cold?.extensions ?? cache?.extensions ?? ""}],
 );
 const worker :Workerd.Worker = (
   modules = [${modules
@@ -60,6 +62,7 @@ const worker :Workerd.Worker = (
     .join(", ")}],
   compatibilityDate = ${quoted(date)},
   compatibilityFlags = [${flags.map(quoted).join(", ")}],
+  ${cache?.worker ?? ""}
   durableObjectNamespaces = [${objects
     .map(({ className }) => `(className = ${quoted(className)}, uniqueKey = ${quoted(objectNamespace)}, enableSql = true)`)
     .join(", ")}],
@@ -105,6 +108,7 @@ export async function scratchDirectory(label, { cold = false } = {}) {
  * `bundle` is a directory holding `index.js` and, for the project's own bundles, `index_bg.wasm`; relative paths start at the root of the repository.
  * With `port` 0 the system chooses one. Without `dataDirectory` the data lives in a temporary directory that goes with the server.
  * With `cold` there are R2 and D1 as wrangler runs them on this machine, and `coldTier` to look into them and to break them.
+ * With `cache` there is the cache at the edge, as wrangler runs it.
  */
 export async function startWorker({
   bundle = "target/worker-test",
@@ -117,6 +121,7 @@ export async function startWorker({
   ],
   objects = [{ className: "StreamObject", binding: "STREAMS" }],
   cold = false,
+  cache = false,
 } = {}) {
   const workingDirectory = await scratchDirectory("test", { cold });
   const data = dataDirectory ? path.resolve(repositoryRoot, dataDirectory) : path.join(workingDirectory, "data");
@@ -126,10 +131,11 @@ export async function startWorker({
   }
   const { date, flags } = await compatibility();
   const parts = cold ? await coldTierParts(workingDirectory, data) : undefined;
+  const cacheParts = cache ? await edgeCacheParts(workingDirectory, data) : undefined;
   const configurationFile = path.join(workingDirectory, "config.capnp");
-  await writeFile(configurationFile, configuration({ modules, date, flags, objects, bindings: env, dataDirectory: data, port, cold: parts }));
+  await writeFile(configurationFile, configuration({ modules, date, flags, objects, bindings: env, dataDirectory: data, port, cold: parts, cache: cacheParts }));
 
-  const child = spawn(runtimeBinary(), ["serve", "--control-fd=3", ...(parts?.options ?? []), configurationFile], {
+  const child = spawn(runtimeBinary(), ["serve", "--control-fd=3", ...(parts?.options ?? cacheParts?.options ?? []), configurationFile], {
     cwd: workingDirectory,
     stdio: ["ignore", "pipe", "pipe", "pipe"],
   });

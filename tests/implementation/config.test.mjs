@@ -64,6 +64,15 @@ describe("limits", () => {
 
   test.each(["CACHE_MODE", "DEBUG_TIMING"])("%s set to something unknown is refused by name", (name) => expectRefusedStart({ [name]: "perhaps" }, name));
 
+  test.each([
+    ["CORS_ORIGINS", "app.example"],
+    ["CORS_ORIGINS", "https://app.example/path"],
+    ["PUBLIC_URL", "streams.example"],
+    ["PUBLIC_URL", "https://streams.example?x"],
+    ["AUTH_TOKEN", ""],
+    ["AUTH_TOKEN", " secret"],
+  ])("%s set to %o is refused by name", (name, value) => expectRefusedStart({ [name]: value }, name));
+
   test("the long-poll timeout is the one that was set", async () => {
     const stream = await Stream.create(await serve({ LONG_POLL_TIMEOUT_MS: 800 }));
     const begun = performance.now();
@@ -181,9 +190,9 @@ describe("CACHE_MODE", () => {
 
   // Each kind of answer there is, by whether it can never change.
   async function answers(base, headers = {}) {
-    const stream = await Stream.create(base, { contentType: "application/octet-stream" });
-    for (let index = 0; index < 5; index += 1) await stream.append(Buffer.alloc(page, index));
-    const tail = (await stream.head()).offset;
+    const stream = await Stream.create(base, { contentType: "application/octet-stream", headers });
+    for (let index = 0; index < 5; index += 1) await stream.append(Buffer.alloc(page, index), headers);
+    const tail = (await stream.head(headers)).offset;
     const full = await stream.read("-1", headers);
     expect(full.upToDate).toBeUndefined();
     const second = await stream.read(full.offset, headers);
@@ -193,7 +202,7 @@ describe("CACHE_MODE", () => {
     return {
       immutable: { "a full page": full, "the page after it": second },
       others: {
-        "a page at the tail": (await stream.pages()).at(-1),
+        "a page at the tail": await stream.read(second.offset, headers).then(async (third) => stream.read((await stream.read(third.offset, headers)).offset, headers)),
         "the tail": await stream.read(tail, headers),
         "now": await stream.read("now", headers),
         "a long-poll without data": await stream.longPoll(tail, { headers }),
@@ -229,6 +238,16 @@ describe("CACHE_MODE", () => {
     }
     for (const [what, answer] of Object.entries(others)) {
       expect(cacheControl(answer), what).toBeDefined();
+      expect(cacheControl(answer), what).not.toMatch(/\bpublic\b|\bs-maxage\b/);
+    }
+  });
+
+  test("what a token protects is for no shared cache", async () => {
+    const headers = { Authorization: "Bearer secret" };
+    const base = await serve({ ...env, CACHE_MODE: "shared", AUTH_TOKEN: "secret" });
+    const { immutable, others } = await answers(base, headers);
+    for (const [what, answer] of Object.entries({ ...immutable, ...others })) {
+      expect(cacheControl(answer), what).toMatch(/\bprivate\b|\bno-store\b/);
       expect(cacheControl(answer), what).not.toMatch(/\bpublic\b|\bs-maxage\b/);
     }
   });

@@ -1,13 +1,17 @@
 //! The router's decisions: which stream a request is for, whether it may pass, and how its answer may be cached.
 
+pub mod cors;
+mod edge_cache;
 pub mod name;
 pub mod settings;
+pub mod target;
 
 use subtle::ConstantTimeEq;
 
 use crate::wire::request::{self, Head};
 use crate::wire::{CacheMode, header};
 use crate::{Answer, Limits, Refusal};
+pub use edge_cache::{EdgeCache, may_keep};
 pub use settings::Settings;
 
 /// Where stream URLs begin.
@@ -30,6 +34,8 @@ pub struct ToStream {
     pub live: bool,
     /// What `X-Cache-Mode` tells the object.
     pub cache_mode: CacheMode,
+    /// Whether the Worker's cache may answer in the object's place.
+    pub edge_cache: EdgeCache,
     /// Whether the answer is to have a `Server-Timing` header.
     pub timing: bool,
 }
@@ -40,14 +46,18 @@ pub fn route(head: Head<'_>, settings: &Settings) -> Route {
     match stream_route(head, settings) {
         Ok(to_stream) => Route::Stream(to_stream),
         Err(Stop::Answered(answer)) => Route::Answered(answer),
-        Err(Stop::Refused(refusal)) => {
-            let answer = Answer::refusal(&refusal);
-            Route::Answered(if head.method == "HEAD" {
-                answer.without_body()
-            } else {
-                answer
-            })
-        }
+        Err(Stop::Refused(refusal)) => Route::Answered(refused(head.method, &refusal)),
+    }
+}
+
+/// The answer to a request of this method that is refused before it has come to a stream.
+#[must_use]
+pub fn refused(method: &str, refusal: &Refusal) -> Answer {
+    let answer = Answer::refusal(refusal);
+    if method == "HEAD" {
+        answer.without_body()
+    } else {
+        answer
     }
 }
 
@@ -63,9 +73,22 @@ impl From<Refusal> for Stop {
 }
 
 fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
-    let id = stream_id(head.url)?;
+    let origin = (head.header)(header::ORIGIN);
+    let is_admitted = settings.cors_origins.admit(origin.as_deref());
+    let preflight = || Err(Stop::Answered(Answer::preflight(is_admitted, &settings.limits)));
+    // A fragment is the client's own matter and never sent (RFC 9112, 3.2).
+    if head.target.contains('#') {
+        return Err(Refusal::Malformed("the request target has a fragment").into());
+    }
+    if head.method == "OPTIONS" && (head.target == "*" || path(head.target) == "/") {
+        return preflight();
+    }
+    if !head.target.starts_with('/') {
+        return Err(Refusal::Malformed("the request target is not a path").into());
+    }
+    let id = stream_id(head.target)?;
     if head.method == "OPTIONS" {
-        return Err(Stop::Answered(Answer::preflight(&settings.limits)));
+        return preflight();
     }
     // Before anything is said of the stream.
     authorize(head, settings)?;
@@ -73,44 +96,49 @@ fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
     if name.split('/').next() == Some(name::CONTROL_PREFIX) {
         return Err(Refusal::Reserved.into());
     }
-    if name == name::REGISTRY && matches!(head.method, "PUT" | "POST" | "DELETE") {
+    let writes = matches!(head.method, "PUT" | "POST" | "DELETE");
+    if name == name::REGISTRY && writes {
         return Err(Refusal::Forbidden("the registry is written by the server alone").into());
     }
-    if !matches!(head.method, "GET" | "HEAD" | "PUT" | "POST" | "DELETE") {
+    if !writes && !matches!(head.method, "GET" | "HEAD") {
         return Err(Refusal::MethodNotAllowed {
             allow: request::METHODS,
         }
         .into());
     }
+    // A browser asks nobody before it sends a simple POST, so that to withhold the headers would not be enough.
+    if writes && !is_admitted {
+        return Err(Refusal::Forbidden("pages of this origin may not write here").into());
+    }
+    request::check_codings(head)?;
     let timing = settings.debug_timing || request::asks_for_timing(head);
     Ok(ToStream {
-        name,
-        live: request::is_live(head.method, head.url),
-        cache_mode: settings.cache_mode,
+        live: request::is_live(head.method, head.target),
+        cache_mode: settings.answers_cache_mode(),
+        edge_cache: edge_cache::of(head, &name, settings),
         timing,
+        name,
     })
 }
 
-/// The canonical name of the stream at a URL.
-pub(crate) fn stream_name(url: &str, limits: &Limits) -> Result<String, Refusal> {
-    name::canonical(stream_id(url)?, limits)
+/// The canonical name of the stream that a request's target names.
+pub(crate) fn stream_name(target: &str, limits: &Limits) -> Result<String, Refusal> {
+    name::canonical(stream_id(target)?, limits)
 }
 
-/// Whether it is the URL by which streams tell the registry of themselves.
-pub(crate) fn is_registry(url: &str) -> bool {
-    stream_id(url) == Ok(name::REGISTRY)
+/// Whether it is the target by which streams tell the registry of themselves.
+pub(crate) fn is_registry(target: &str) -> bool {
+    stream_id(target) == Ok(name::REGISTRY)
 }
 
-fn stream_id(url: &str) -> Result<&str, Refusal> {
-    let id = path(url).strip_prefix(STREAM_PREFIX);
+fn stream_id(target: &str) -> Result<&str, Refusal> {
+    let id = path(target).strip_prefix(STREAM_PREFIX);
     id.filter(|id| !id.is_empty()).ok_or(Refusal::PathNotFound)
 }
 
-/// The path of an absolute URL, as sent.
-fn path(url: &str) -> &str {
-    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let path = after_scheme.find('/').map_or("/", |at| &after_scheme[at..]);
-    path.split(['?', '#']).next().unwrap_or_default()
+/// The path of a request's target, as sent.
+pub(crate) fn path(target: &str) -> &str {
+    target.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// Compares the bearer token in a time that does not depend on where it differs.
@@ -135,29 +163,28 @@ mod tests {
     use super::*;
 
     fn settings(auth_token: Option<&str>) -> Settings {
-        let auth_token = auth_token.map(str::to_owned);
         Settings {
-            limits: Limits::DEFAULT,
-            auth_token,
-            cache_mode: CacheMode::Private,
-            debug_timing: false,
+            auth_token: auth_token.map(str::to_owned),
+            ..Settings::default()
         }
     }
 
-    fn status(method: &str, url: &str, authorization: Option<&str>, settings: &Settings) -> u16 {
+    fn routed(method: &str, target: &str, headers: &[(&str, &str)], settings: &Settings) -> Route {
         let header = |name: &str| {
-            authorization
-                .filter(|_| name == header::AUTHORIZATION)
-                .map(str::to_owned)
+            let found = headers.iter().find(|(each, _)| *each == name);
+            found.map(|(_, value)| (*value).to_owned())
         };
-        match route(
-            Head {
-                method,
-                url,
-                header: &header,
-            },
-            settings,
-        ) {
+        let head = Head {
+            method,
+            origin: "http://h",
+            target,
+            header: &header,
+        };
+        route(head, settings)
+    }
+
+    fn status(method: &str, target: &str, headers: &[(&str, &str)], settings: &Settings) -> u16 {
+        match routed(method, target, headers, settings) {
             Route::Stream(_) => 0,
             Route::Answered(answer) => answer.status,
         }
@@ -181,19 +208,24 @@ mod tests {
             ("POST", "/v1/stream/__registry__", 403),
             ("POST", "/v1/stream/%5F_registry__", 403),
             ("GET", "/v1/stream/%zz", 400),
+            ("GET", "/v1/stream/a#b", 400),
+            ("GET", "/v1/stream/a?offset=-1#", 400),
+            ("GET", "*", 400),
+            ("GET", "", 400),
+            ("GET", "?offset=-1", 400),
+            ("GET", "http://h/v1/stream/a", 400),
+            ("OPTIONS", "*", 204),
+            ("OPTIONS", "/", 204),
+            ("OPTIONS", "/v2", 404),
         ] {
-            assert_eq!(
-                status(method, &format!("http://h{path}"), None, &open),
-                expected,
-                "{method} {path}"
-            );
+            assert_eq!(status(method, path, &[], &open), expected, "{method} {path}");
         }
     }
 
     #[test]
     fn the_token_guards_everything_but_the_preflight() {
         let guarded = settings(Some("secret"));
-        let url = "http://h/v1/stream/a";
+        let target = "/v1/stream/a";
         for (authorization, expected) in [
             (None, 401),
             (Some("secret"), 401),
@@ -203,13 +235,104 @@ mod tests {
             (Some("Bearer secret"), 0),
             (Some("bearer  secret "), 0),
         ] {
+            let headers = authorization.map(|value| (header::AUTHORIZATION, value));
             assert_eq!(
-                status("GET", url, authorization, &guarded),
+                status("GET", target, headers.as_slice(), &guarded),
                 expected,
                 "{authorization:?}"
             );
         }
-        assert_eq!(status("OPTIONS", url, None, &guarded), 204);
-        assert_eq!(status("GET", "http://h/v1/stream/%zz", None, &guarded), 401);
+        assert_eq!(status("OPTIONS", target, &[], &guarded), 204);
+        assert_eq!(status("GET", "/v1/stream/%zz", &[], &guarded), 401);
+    }
+
+    #[test]
+    fn what_a_token_protects_is_never_for_a_shared_cache() {
+        let shared = |auth_token: Option<&str>| Settings {
+            cache_mode: CacheMode::Shared,
+            ..settings(auth_token)
+        };
+        let headers = [(header::AUTHORIZATION, "Bearer secret")];
+        for (token, mode) in [(None, CacheMode::Shared), (Some("secret"), CacheMode::Private)] {
+            let Route::Stream(to) = routed("GET", "/v1/stream/a", &headers, &shared(token)) else {
+                panic!("it is let in")
+            };
+            assert_eq!(to.cache_mode, mode, "{token:?}");
+            assert_eq!(
+                matches!(to.edge_cache, EdgeCache::Asked(_)),
+                mode == CacheMode::Shared
+            );
+        }
+    }
+
+    #[test]
+    fn pages_of_other_origins_cannot_write_when_origins_are_listed() {
+        let listed = Settings {
+            cors_origins: cors::Origins::Listed(vec!["https://a.example".to_owned()]),
+            ..Settings::default()
+        };
+        let target = "/v1/stream/a";
+        for method in ["PUT", "POST", "DELETE", "GET", "HEAD"] {
+            let writes = !matches!(method, "GET" | "HEAD");
+            for (origin, may) in [
+                ("https://a.example", true),
+                ("http://a.example", false),
+                ("https://evil.example", false),
+                ("null", false),
+                ("", false),
+            ] {
+                let headers = [(header::ORIGIN, origin)];
+                let expected = if may || !writes { 0 } else { 403 };
+                assert_eq!(
+                    status(method, target, &headers, &listed),
+                    expected,
+                    "{method} {origin}"
+                );
+                assert_eq!(status(method, target, &headers, &Settings::default()), 0);
+            }
+            assert_eq!(status(method, target, &[], &listed), 0);
+        }
+        let preflight = |origin: &str| match routed("OPTIONS", target, &[(header::ORIGIN, origin)], &listed) {
+            Route::Answered(answer) => answer,
+            Route::Stream(_) => panic!("a preflight goes no further"),
+        };
+        let allow = "Access-Control-Allow-Methods";
+        assert!(preflight("https://a.example").header(allow).is_some());
+        assert!(preflight("https://evil.example").header(allow).is_none());
+    }
+
+    #[test]
+    fn a_body_in_a_coding_that_nobody_decodes_is_refused() {
+        let open = settings(None);
+        let target = "/v1/stream/a";
+        for (name, value, expected) in [
+            (header::TRANSFER_ENCODING, "chunked", 0),
+            (header::TRANSFER_ENCODING, "Chunked", 0),
+            (header::TRANSFER_ENCODING, "gzip, chunked", 501),
+            (header::TRANSFER_ENCODING, "gzip", 501),
+            (header::TRANSFER_ENCODING, "identity", 501),
+            (header::TRANSFER_ENCODING, "chunked, gzip", 501),
+            (header::TRANSFER_ENCODING, "chunked;x=1", 501),
+            (header::TRANSFER_ENCODING, "chunked, chunked", 400),
+            (header::CONTENT_ENCODING, "gzip", 415),
+            (header::CONTENT_ENCODING, "br, gzip", 415),
+            (header::CONTENT_ENCODING, "identity, gzip", 415),
+            (header::CONTENT_ENCODING, "GZIP", 415),
+            (header::CONTENT_ENCODING, "identity", 0),
+            (header::CONTENT_ENCODING, "", 0),
+        ] {
+            for method in ["PUT", "POST"] {
+                assert_eq!(
+                    status(method, target, &[(name, value)], &open),
+                    expected,
+                    "{method} {name}: {value}"
+                );
+            }
+        }
+        let Route::Answered(answer) = routed("POST", target, &[(header::CONTENT_ENCODING, "br")], &open)
+        else {
+            panic!("it is refused")
+        };
+        assert_eq!(answer.header(header::ACCEPT_ENCODING), Some("identity"));
     }
 }

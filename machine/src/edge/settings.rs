@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::cors::Origins;
+use super::target;
 use crate::Limits;
 use crate::wire::CacheMode;
 
@@ -14,15 +16,41 @@ pub struct Settings {
     pub cache_mode: CacheMode,
     /// `Server-Timing` on every answer.
     pub debug_timing: bool,
+    /// Where clients reach the server, when something in front of it goes by another name: where `Location` begins. Without a
+    /// slash at its end.
+    pub public_url: Option<String>,
+    /// The web pages that may use the server.
+    pub cors_origins: Origins,
 }
 
 /// A variable has a value that it cannot have.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{variable} must be {rule}, not {value:?}")]
-pub struct BadSetting {
-    variable: &'static str,
-    rule: String,
-    value: String,
+pub enum BadSetting {
+    #[error("{variable} must be {rule}, not {value:?}")]
+    Shown {
+        variable: &'static str,
+        rule: String,
+        value: String,
+    },
+    /// The value is a secret and is told to nobody.
+    #[error("{variable} must be {rule}")]
+    Secret {
+        variable: &'static str,
+        rule: &'static str,
+    },
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::DEFAULT,
+            auth_token: None,
+            cache_mode: CacheMode::default(),
+            debug_timing: false,
+            public_url: None,
+            cors_origins: Origins::default(),
+        }
+    }
 }
 
 type Field = fn(&mut Limits) -> &mut u64;
@@ -104,11 +132,12 @@ const DAY_MS: u64 = 86_400_000;
 const YEAR_MS: u64 = 365 * DAY_MS;
 
 impl Settings {
-    /// Reads the variables; an empty one counts as absent.
+    /// Reads the variables; an empty one counts as absent, except for the token: whoever sets it wants a guard.
     ///
     /// # Errors
     /// When a variable has a value that it cannot have.
     pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadSetting> {
+        let auth_token = variable("AUTH_TOKEN").map(token).transpose()?;
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut limits = Limits::DEFAULT;
         for (name, field, least, greatest) in LIMITS {
@@ -118,31 +147,82 @@ impl Settings {
         }
         let cache_mode = match variable("CACHE_MODE") {
             None => CacheMode::default(),
-            Some(value) => CacheMode::from_name(&value).ok_or_else(|| BadSetting {
-                variable: "CACHE_MODE",
-                rule: "shared or private".to_owned(),
-                value,
-            })?,
+            Some(value) => {
+                CacheMode::from_name(&value).ok_or_else(|| bad("CACHE_MODE", "shared or private", value))?
+            }
         };
         let debug_timing = match variable("DEBUG_TIMING").as_deref() {
             None | Some("0") => false,
             Some("1") => true,
-            Some(value) => {
-                let (rule, value) = ("0 or 1".to_owned(), value.to_owned());
-                return Err(BadSetting {
-                    variable: "DEBUG_TIMING",
-                    rule,
-                    value,
-                });
-            }
+            Some(value) => return Err(bad("DEBUG_TIMING", "0 or 1", value.to_owned())),
+        };
+        let public_url = variable("PUBLIC_URL").map(public_url).transpose()?;
+        let cors_origins = match variable("CORS_ORIGINS") {
+            None => Origins::default(),
+            Some(value) => Origins::read(&value).ok_or_else(|| {
+                let rule = "* or a list of origins such as https://app.example,http://localhost:3000";
+                bad("CORS_ORIGINS", rule, value)
+            })?,
         };
         Ok(Self {
             limits,
-            auth_token: variable("AUTH_TOKEN"),
+            auth_token,
             cache_mode,
             debug_timing,
+            public_url,
+            cors_origins,
         })
     }
+
+    /// Where `Location` begins for a request that was sent to this origin.
+    #[must_use]
+    pub fn location_base<'a>(&'a self, origin: &'a str) -> &'a str {
+        self.public_url.as_deref().unwrap_or(origin)
+    }
+
+    /// How answers may be cached. What a token protects, a shared cache would hand to those who have none.
+    pub(super) const fn answers_cache_mode(&self) -> CacheMode {
+        if self.auth_token.is_some() {
+            CacheMode::Private
+        } else {
+            self.cache_mode
+        }
+    }
+}
+
+fn bad(variable: &'static str, rule: &str, value: String) -> BadSetting {
+    let rule = rule.to_owned();
+    BadSetting::Shown {
+        variable,
+        rule,
+        value,
+    }
+}
+
+/// A token that a request can carry: the white space around it is lost on the way.
+fn token(value: String) -> Result<String, BadSetting> {
+    if value.is_empty() || value.trim() != value || value.chars().any(char::is_control) {
+        return Err(BadSetting::Secret {
+            variable: "AUTH_TOKEN",
+            rule: "a text without white space around it, or not set at all, which lets everyone in",
+        });
+    }
+    Ok(value)
+}
+
+fn public_url(value: String) -> Result<String, BadSetting> {
+    let url = value.strip_suffix('/').unwrap_or(&value);
+    let (origin, path) = target::split(url);
+    let host = origin
+        .strip_prefix("https://")
+        .or_else(|| origin.strip_prefix("http://"));
+    let path_is_plain =
+        path.bytes().all(|byte| byte.is_ascii_graphic()) && !path.contains(['?', '#', '"', '<', '>']);
+    if host.is_some_and(target::is_host) && path_is_plain {
+        return Ok(url.to_owned());
+    }
+    let rule = "an http or https URL without query and fragment, such as https://streams.example";
+    Err(bad("PUBLIC_URL", rule, value))
 }
 
 fn number(variable: &'static str, value: String, least: u64, greatest: u64) -> Result<u64, BadSetting> {
@@ -151,10 +231,9 @@ fn number(variable: &'static str, value: String, least: u64, greatest: u64) -> R
         .parse::<u64>()
         .ok()
         .filter(|number| digits && (least..=greatest).contains(number));
-    number.ok_or_else(|| BadSetting {
-        variable,
-        rule: format!("a whole number from {least} to {greatest}"),
-        value,
+    number.ok_or_else(|| {
+        let rule = format!("a whole number from {least} to {greatest}");
+        bad(variable, &rule, value)
     })
 }
 
@@ -176,9 +255,52 @@ mod tests {
                 );
             }
         }
-        for (name, value) in [("CACHE_MODE", "public"), ("DEBUG_TIMING", "yes")] {
-            assert!(read(name, value).is_err(), "{name}={value}");
+        for (name, value) in [
+            ("CACHE_MODE", "public"),
+            ("DEBUG_TIMING", "yes"),
+            ("PUBLIC_URL", "streams.example"),
+            ("PUBLIC_URL", "https://"),
+            ("PUBLIC_URL", "ftp://streams.example"),
+            ("PUBLIC_URL", "https://user@streams.example"),
+            ("PUBLIC_URL", "https://streams.example/?a"),
+            ("PUBLIC_URL", "https://streams.example/a b"),
+            ("CORS_ORIGINS", "app.example"),
+            ("CORS_ORIGINS", "https://app.example/path"),
+        ] {
+            assert!(
+                read(name, value).is_err_and(|bad| bad.to_string().starts_with(name)),
+                "{name}={value}"
+            );
         }
+    }
+
+    #[test]
+    fn a_token_is_never_empty_and_never_shown() {
+        for value in ["", " ", " s3cret", "s3cret\n", "s3\u{7f}cret"] {
+            let told = read("AUTH_TOKEN", value).map_err(|bad| bad.to_string());
+            assert!(
+                told.is_err_and(|told| told.starts_with("AUTH_TOKEN") && !told.contains("cret")),
+                "{value:?}"
+            );
+        }
+        assert_eq!(
+            read("AUTH_TOKEN", "s3 cret").map(|settings| settings.auth_token),
+            Ok(Some("s3 cret".to_owned()))
+        );
+        assert_eq!(Settings::read(&|_| None), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn the_public_url_is_where_locations_begin() {
+        for (value, base) in [
+            ("https://streams.example", "https://streams.example"),
+            ("https://streams.example/", "https://streams.example"),
+            ("http://[::1]:80/a/b/", "http://[::1]:80/a/b"),
+        ] {
+            let settings = read("PUBLIC_URL", value).unwrap_or_default();
+            assert_eq!(settings.location_base("http://h"), base);
+        }
+        assert_eq!(Settings::default().location_base("http://h"), "http://h");
     }
 
     #[test]

@@ -4,26 +4,20 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::request::METHODS;
 use super::{cache, header};
+use crate::edge::cors;
 use crate::plan::Plan;
 use crate::rows::ProducerStamp;
 use crate::{Limits, Offset, Refusal};
 
-/// On every answer: the browser security headers (protocol 12.7) and what lets browsers of other origins read it.
-pub const COMMON_HEADERS: [(&str, &str); 4] = [
+/// On every answer: the browser security headers (protocol 12.7). What clients store must never run as a page of the server's own
+/// origin, whatever its type: not as a script, not as a form, and not as a frame that reaches others. What lets browsers of other
+/// origins read an answer is added by the shell ([`crate::edge::cors`]).
+pub const COMMON_HEADERS: [(&str, &str); 2] = [
     ("X-Content-Type-Options", "nosniff"),
-    ("Cross-Origin-Resource-Policy", "cross-origin"),
-    ("Access-Control-Allow-Origin", "*"),
-    (
-        "Access-Control-Expose-Headers",
-        "Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, Stream-TTL, Stream-Expires-At, ETag, Location, \
-         Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, Stream-SSE-Data-Encoding, Server-Timing",
-    ),
+    ("Content-Security-Policy", "sandbox; default-src 'none'"),
 ];
-
-const ALLOWED_METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
-const ALLOWED_HEADERS: &str = "Authorization, Content-Type, If-None-Match, Stream-TTL, Stream-Expires-At, Stream-Closed, Stream-Seq, \
-     Producer-Id, Producer-Epoch, Producer-Seq, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, X-Debug-Timing";
 
 /// What is sent back for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +60,7 @@ impl Answer {
         match refusal {
             Refusal::Unauthorized => answer.with(header::WWW_AUTHENTICATE, "Bearer"),
             Refusal::MethodNotAllowed { allow } => answer.with(header::ALLOW, *allow),
+            Refusal::ContentCoding => answer.with(header::ACCEPT_ENCODING, "identity"),
             Refusal::Closed { tail } => answer.at(*tail).closed(true),
             Refusal::SequenceRegression { tail } | Refusal::TailElsewhere { tail } => answer.at(*tail),
             Refusal::PreconditionFailed {
@@ -108,13 +103,17 @@ impl Answer {
             .with(header::RETRY_AFTER, limits.retry_after_s.to_string())
     }
 
-    /// What a browser asks before it sends anything unusual to another origin.
+    /// What can be asked: what OPTIONS answers, to a browser too that asks it before it sends anything unusual to another
+    /// origin. A page whose origin is not admitted is not told what it could send.
     #[must_use]
-    pub fn preflight(limits: &Limits) -> Self {
-        Self::uncached(204)
-            .with(header::ALLOW, ALLOWED_METHODS)
-            .with("Access-Control-Allow-Methods", ALLOWED_METHODS)
-            .with("Access-Control-Allow-Headers", ALLOWED_HEADERS)
+    pub(crate) fn preflight(is_admitted: bool, limits: &Limits) -> Self {
+        let answer = Self::uncached(204).with(header::ALLOW, METHODS);
+        if !is_admitted {
+            return answer;
+        }
+        answer
+            .with("Access-Control-Allow-Methods", METHODS)
+            .with("Access-Control-Allow-Headers", cors::ALLOWED)
             .with("Access-Control-Max-Age", limits.preflight_max_age_s.to_string())
     }
 

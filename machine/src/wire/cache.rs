@@ -6,7 +6,7 @@ use super::CacheMode;
 use crate::Limits;
 
 pub(crate) const NO_STORE: Cow<'static, str> = Cow::Borrowed("no-store");
-pub(crate) const EVENT_STREAM: Cow<'static, str> = Cow::Borrowed("no-cache, no-transform");
+pub(crate) const EVENT_STREAM: Cow<'static, str> = Cow::Borrowed("no-cache, no-store, no-transform");
 
 /// A catch-up answer with content. One that ends before the tail can never change; one that reaches the tail grows with
 /// the next append, so that it must be asked for again each time.

@@ -71,10 +71,12 @@ pub mod header {
         AUTHORIZATION,
     ];
 
+    pub const ACCEPT_ENCODING: &str = "Accept-Encoding";
     pub const ALLOW: &str = "Allow";
     pub const AUTHORIZATION: &str = "Authorization";
     pub const CACHE_CONTROL: &str = "Cache-Control";
     pub const CACHE_MODE: &str = "X-Cache-Mode";
+    pub const CONTENT_ENCODING: &str = "Content-Encoding";
     pub const CONTENT_LENGTH: &str = "Content-Length";
     pub const CONTENT_TYPE: &str = "Content-Type";
     pub const DEBUG_TIMING: &str = "X-Debug-Timing";
@@ -83,6 +85,8 @@ pub mod header {
     pub const IF_NONE_MATCH: &str = "If-None-Match";
     pub const LINE: &str = "Stream-Line";
     pub const LOCATION: &str = "Location";
+    pub const ORIGIN: &str = "Origin";
+    pub const PRAGMA: &str = "Pragma";
     pub const PRODUCER_EPOCH: &str = "Producer-Epoch";
     pub const PRODUCER_EXPECTED_SEQ: &str = "Producer-Expected-Seq";
     pub const PRODUCER_ID: &str = "Producer-Id";
@@ -98,5 +102,6 @@ pub mod header {
     pub const STREAM_SSE_DATA_ENCODING: &str = "Stream-SSE-Data-Encoding";
     pub const STREAM_TTL: &str = "Stream-TTL";
     pub const STREAM_UP_TO_DATE: &str = "Stream-Up-To-Date";
+    pub const TRANSFER_ENCODING: &str = "Transfer-Encoding";
     pub const WWW_AUTHENTICATE: &str = "WWW-Authenticate";
 }

@@ -14,8 +14,10 @@ use crate::{Class, Limits, Millis, Refusal, edge};
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
     pub method: &'a str,
-    /// Absolute.
-    pub url: &'a str,
+    /// Where `Location` begins: scheme and authority, or the operator's `PUBLIC_URL`. Nothing else is taken from it.
+    pub origin: &'a str,
+    /// Path and query, as sent.
+    pub target: &'a str,
     /// The value of a header by its name, whatever its case.
     pub header: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -119,7 +121,7 @@ pub fn parse(head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
 pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
 fn awaits_body(call: Call, head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
-    let bytes_max = if edge::is_registry(head.url) {
+    let bytes_max = if edge::is_registry(head.target) {
         limits.registry_bytes_max()
     } else {
         limits.append_bytes_max
@@ -198,8 +200,8 @@ fn create(head: Head<'_>, limits: &Limits) -> Result<Create, Refusal> {
         closed: is_closed(head),
         producer: producer(head, limits)?,
         body: Bytes::new(),
-        location: head.url.split(['?', '#']).next().unwrap_or_default().to_owned(),
-        name: edge::stream_name(head.url, limits)?,
+        location: format!("{}{}", head.origin, edge::path(head.target)),
+        name: edge::stream_name(head.target, limits)?,
         preconditions: preconditions(head),
     })
 }
@@ -216,8 +218,8 @@ fn append(head: Head<'_>, limits: &Limits) -> Result<Append, Refusal> {
     })
 }
 
-fn read(head: Head<'_>) -> Result<Read, Refusal> {
-    let query = query(head.url);
+pub(crate) fn read(head: Head<'_>) -> Result<Read, Refusal> {
+    let query = query(head.target);
     let live = match parameter(query, "live", "the live parameter is given twice")?.as_deref() {
         None => None,
         Some("long-poll") => Some(Class::LongPoll),
@@ -233,16 +235,10 @@ fn read(head: Head<'_>) -> Result<Read, Refusal> {
                 .map_err(|_| Refusal::Malformed("the offset is malformed"))?,
         ),
     };
-    let cursor = match parameter(query, "cursor", "the cursor parameter is given twice")? {
-        None => None,
-        Some(text) => Some(
-            safe_integer(&text).ok_or(Refusal::Malformed("the cursor is not one that this server gave"))?,
-        ),
-    };
     Ok(Read {
         from,
         live,
-        cursor,
+        cursor: cursor(query),
         if_none_match: (head.header)(header::IF_NONE_MATCH),
         cache_mode: (head.header)(header::CACHE_MODE)
             .and_then(|name| CacheMode::from_name(&name))
@@ -250,16 +246,45 @@ fn read(head: Head<'_>) -> Result<Read, Refusal> {
     })
 }
 
-/// Whether the request asks for a live read, as far as its URL tells.
-#[must_use]
-pub fn is_live(method: &str, url: &str) -> bool {
-    method == "GET" && form_urlencoded::parse(query(url).as_bytes()).any(|(name, _)| name == "live")
+/// The client's echo of the last cursor. One that this server cannot have given is as good as none (protocol 10.1): it is
+/// something that others have put there, and says nothing about what the client has seen.
+fn cursor(query: &str) -> Option<u64> {
+    let text = parameter(query, "cursor", "").ok().flatten()?;
+    let cursor = safe_integer(&text)?;
+    (cursor.to_string() == text).then_some(cursor)
 }
 
-/// What lies between the path of a URL and its fragment.
-fn query(url: &str) -> &str {
-    let url = url.split('#').next().unwrap_or_default();
-    url.split_once('?').map_or("", |(_, query)| query)
+/// Whether the request asks for a live read, as far as its target tells.
+#[must_use]
+pub fn is_live(method: &str, target: &str) -> bool {
+    method == "GET" && form_urlencoded::parse(query(target).as_bytes()).any(|(name, _)| name == "live")
+}
+
+/// What lies between the path of a target and its fragment.
+fn query(target: &str) -> &str {
+    let target = target.split('#').next().unwrap_or_default();
+    target.split_once('?').map_or("", |(_, query)| query)
+}
+
+/// Refuses a body in a coding, because it is stored as it is, and nobody who reads it is told of a coding.
+pub(crate) fn check_codings(head: Head<'_>) -> Result<(), Refusal> {
+    let codings = |name| {
+        let list = (head.header)(name).unwrap_or_default();
+        let codings = list.split(',').map(|each| each.trim().to_ascii_lowercase());
+        codings.filter(|each| !each.is_empty()).collect::<Vec<_>>()
+    };
+    let transfer = codings(header::TRANSFER_ENCODING);
+    if transfer.iter().any(|each| each != "chunked") {
+        return Err(Refusal::NotSupported("transfer codings other than chunked"));
+    }
+    if transfer.len() > 1 {
+        return Err(Refusal::Malformed("the body is chunked more than once"));
+    }
+    let content = codings(header::CONTENT_ENCODING);
+    if matches!(head.method, "PUT" | "POST") && content.iter().any(|each| each != "identity") {
+        return Err(Refusal::ContentCoding);
+    }
+    Ok(())
 }
 
 /// Whether the request asks for a `Server-Timing` header.
@@ -402,7 +427,7 @@ fn safe_integer(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn parsed(method: &str, url: &str, headers: &[(&str, &str)]) -> Result<Parsed, Refusal> {
+    fn parsed(method: &str, target: &str, headers: &[(&str, &str)]) -> Result<Parsed, Refusal> {
         let header = |name: &str| {
             headers
                 .iter()
@@ -412,7 +437,8 @@ mod tests {
         parse(
             Head {
                 method,
-                url,
+                origin: "http://h",
+                target,
                 header: &header,
             },
             &Limits::DEFAULT,
@@ -420,7 +446,7 @@ mod tests {
     }
 
     fn posted(headers: &[(&str, &str)], body: &'static [u8]) -> Result<Call, Refusal> {
-        match parsed("POST", "http://h/v1/stream/a", headers)? {
+        match parsed("POST", "/v1/stream/a", headers)? {
             Parsed::AwaitsBody(awaits) => awaits.with_body(Bytes::from_static(body)),
             Parsed::Whole(call) => Ok(call),
         }
@@ -428,7 +454,7 @@ mod tests {
 
     #[test]
     fn offsets_and_modes() {
-        let read = |query: &str| match parsed("GET", &format!("http://h/v1/stream/s?{query}"), &[]) {
+        let read = |query: &str| match parsed("GET", &format!("/v1/stream/s?{query}"), &[]) {
             Ok(Parsed::Whole(Call::Read(read))) => Ok((read.from, read.live, read.cursor)),
             Ok(other) => panic!("{other:?}"),
             Err(refusal) => Err(refusal),
@@ -451,7 +477,6 @@ mod tests {
             "offset=-1&live=",
             "offset=-1&live=ws",
             "offset=0_0",
-            "cursor=x",
             "offset=-1%00",
         ] {
             assert!(read(query).is_err(), "{query}");
@@ -459,15 +484,41 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_asks_for_nothing() {
-        for url in ["http://h/s?offset=-1#&live=sse", "http://h/s#?live=sse"] {
-            assert!(!is_live("GET", url), "{url}");
-            let Ok(Parsed::Whole(Call::Read(read))) = parsed("GET", url, &[]) else {
-                panic!("{url} is a read")
-            };
-            assert_eq!((read.from, read.live), (From::Start, None), "{url}");
+    fn a_cursor_that_was_never_given_counts_as_none() {
+        let cursor = |query: &str| match parsed("GET", &format!("/v1/stream/s?offset=-1&{query}"), &[]) {
+            Ok(Parsed::Whole(Call::Read(read))) => read.cursor,
+            other => panic!("{query}: {other:?}"),
+        };
+        assert_eq!(cursor("cursor=0"), Some(0));
+        assert_eq!(cursor("cursor=9007199254740991"), Some(SAFE_INTEGER_MAX));
+        for query in [
+            "cursor=",
+            "cursor=abc",
+            "cursor=-1",
+            "cursor=%2B1",
+            "cursor=+1",
+            "cursor=01",
+            "cursor=1.0",
+            "cursor=1e3",
+            "cursor=9007199254740992",
+            "cursor=99999999999999999999999",
+            "cursor=1&cursor=2",
+            "cursor=1&cursor=1",
+        ] {
+            assert_eq!(cursor(query), None, "{query}");
         }
-        assert!(is_live("GET", "http://h/s?offset=-1&live=sse#end"));
+    }
+
+    #[test]
+    fn a_fragment_asks_for_nothing() {
+        for target in ["/s?offset=-1#&live=sse", "/s#?live=sse"] {
+            assert!(!is_live("GET", target), "{target}");
+            let Ok(Parsed::Whole(Call::Read(read))) = parsed("GET", target, &[]) else {
+                panic!("{target} is a read")
+            };
+            assert_eq!((read.from, read.live), (From::Start, None), "{target}");
+        }
+        assert!(is_live("GET", "/s?offset=-1&live=sse#end"));
     }
 
     #[test]
@@ -506,10 +557,11 @@ mod tests {
             append_bytes_max: 1,
             ..Limits::DEFAULT
         };
-        let bytes_max = |url: &str| {
+        let bytes_max = |target: &str| {
             let head = Head {
                 method: "POST",
-                url,
+                origin: "http://h",
+                target,
                 header: &|_| None,
             };
             match parse(head, &limits) {
@@ -517,13 +569,13 @@ mod tests {
                 Ok(Parsed::Whole(_)) | Err(_) => 0,
             }
         };
-        assert_eq!(bytes_max("http://h/v1/stream/a/__registry__"), 1);
-        assert!(bytes_max("http://h/v1/stream/__registry__") > 2 * limits.name_bytes_max);
+        assert_eq!(bytes_max("/v1/stream/a/__registry__"), 1);
+        assert!(bytes_max("/v1/stream/__registry__") > 2 * limits.name_bytes_max);
     }
 
     #[test]
     fn ttl_is_a_plain_decimal() {
-        let ttl = |text: &str| parsed("PUT", "http://h/v1/stream/s", &[("stream-ttl", text)]).is_ok();
+        let ttl = |text: &str| parsed("PUT", "/v1/stream/s", &[("stream-ttl", text)]).is_ok();
         for text in ["0", "1", "3600", "9007199254740991"] {
             assert!(ttl(text), "{text}");
         }
@@ -575,21 +627,14 @@ mod tests {
     #[test]
     fn a_large_body_is_refused_by_its_announcement_and_by_its_size() {
         let max = Limits::DEFAULT.append_bytes_max;
-        assert!(
-            parsed(
-                "POST",
-                "http://h/v1/stream/s",
-                &[("content-length", &max.to_string())]
-            )
-            .is_ok()
-        );
+        assert!(parsed("POST", "/v1/stream/s", &[("content-length", &max.to_string())]).is_ok());
         let refused = parsed(
             "POST",
-            "http://h/v1/stream/s",
+            "/v1/stream/s",
             &[("content-length", &(max + 1).to_string())],
         );
         assert_eq!(refused.err(), Some(Refusal::BodyTooLarge { max }));
-        let Ok(Parsed::AwaitsBody(awaits)) = parsed("PUT", "http://h/v1/stream/s", &[]) else {
+        let Ok(Parsed::AwaitsBody(awaits)) = parsed("PUT", "/v1/stream/s", &[]) else {
             panic!()
         };
         let body = Bytes::from(vec![0; 1 + usize::try_from(max).unwrap_or(0)]);

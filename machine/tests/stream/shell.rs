@@ -393,7 +393,7 @@ impl Shell {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answered {
-        let url = format!("http://host/v1/stream/s{query}");
+        let target = format!("/v1/stream/s{query}");
         let header = |name: &str| {
             headers
                 .iter()
@@ -402,7 +402,8 @@ impl Shell {
         };
         let head = request::Head {
             method,
-            url: &url,
+            origin: "http://host",
+            target: &target,
             header: &header,
         };
         let call = match request::parse(head, &self.limits) {

@@ -318,14 +318,15 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), NotStor
 
 /// Asks the registry's stream, as a client would that is allowed to. Hands back the status, if it answers.
 async fn tell_registry(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
-    let url = format!("http://registry{STREAM_PREFIX}{}", name::REGISTRY);
+    let target = format!("{STREAM_PREFIX}{}", name::REGISTRY);
     let header = |name: &str| {
         let found = request.headers.iter().find(|(each, _)| *each == name);
         found.map(|(_, value)| value.clone())
     };
     let head = Head {
         method: request.method,
-        url: &url,
+        origin: "http://registry",
+        target: &target,
         header: &header,
     };
     let call = match request::parse(head, &streams.settings.limits) {

@@ -10,12 +10,14 @@ use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
+use hyper::http::uri::Authority;
+use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use machine::edge::target::{self, Named};
 use machine::edge::{self, Route, ToStream};
 use machine::wire::answer::Body as AnswerBody;
 use machine::wire::header;
 use machine::wire::request::{self, AwaitsBody, Head, Parsed};
-use machine::{Answer, Call};
+use machine::{Answer, Call, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -185,10 +187,17 @@ impl Service {
         let began = Instant::now();
         let (parts, mut body) = request.into_parts();
         let method = parts.method.as_str();
-        if let Some(outgoing) = self.own_path(method, parts.uri.path()) {
+        let origin = origin(&parts, local);
+        if origin.is_ok()
+            && let Some(outgoing) = self.own_path(method, parts.uri.path())
+        {
             return Ok(outgoing.0);
         }
-        let (outgoing, is_live) = match self.begin(&parts, local) {
+        let begun = match origin {
+            Ok(origin) => self.begin(&parts, &origin),
+            Err(refusal) => Begun::Answered(direct(&edge::refused(method, &refusal))),
+        };
+        let (outgoing, is_live) = match begun {
             Begun::Answered(outgoing) => (outgoing, false),
             Begun::Asks(asks) => {
                 let asked = Instant::now();
@@ -207,7 +216,23 @@ impl Service {
         if !parts.headers.contains_key(hyper::header::EXPECT) {
             self.discard(&mut body).await?;
         }
-        Ok(outgoing.0)
+        Ok(self.shared(outgoing, &parts.headers).0)
+    }
+
+    /// The answer, with what it tells a browser of the pages that may read it.
+    fn shared(&self, mut outgoing: Outgoing, asked: &HeaderMap) -> Outgoing {
+        let origin = given(asked, header::ORIGIN);
+        let origins = &self.streams.settings.cors_origins;
+        for (name, value) in origins.headers(origin.as_deref()) {
+            append(outgoing.0.headers_mut(), name, &value);
+        }
+        outgoing
+    }
+
+    /// There is no room for the connection that a request came on.
+    pub(crate) fn refuse_connection(&self, request: &Request<Incoming>) -> Response<OutgoingBody> {
+        let outgoing = self.refuse(Bound::Connections);
+        self.shared(outgoing, request.headers()).and_close()
     }
 
     /// What is asked of the server, and not of a stream.
@@ -235,12 +260,13 @@ impl Service {
     }
 
     /// What a request's head says: everything that its body need not be waited for.
-    fn begin(&self, parts: &Parts, local: SocketAddr) -> Begun {
-        let url = url(&parts.uri, &parts.headers, local);
+    fn begin(&self, parts: &Parts, origin: &str) -> Begun {
         let given = |name: &str| given(&parts.headers, name);
+        let target = parts.uri.path_and_query();
         let head = Head {
             method: parts.method.as_str(),
-            url: &url,
+            origin: self.streams.settings.location_base(origin),
+            target: target.map_or("", |target| target.as_str()),
             header: &given,
         };
         let to_stream = match edge::route(head, &self.streams.settings) {
@@ -424,14 +450,17 @@ enum Taken {
 
 struct NoPermits;
 
-/// The absolute URL that was asked for, on the origin that was asked.
-fn url(uri: &Uri, headers: &HeaderMap, local: SocketAddr) -> String {
-    if uri.scheme().is_some() {
-        return uri.to_string();
-    }
-    let host = given(headers, "Host").unwrap_or_else(|| local.to_string());
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    format!("http://{host}{path}")
+/// The origin that a request which came to `local` names.
+fn origin(parts: &Parts, local: SocketAddr) -> Result<String, Refusal> {
+    let hosts: Vec<_> = parts.headers.get_all("Host").iter().map(text).collect();
+    let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+    let uri = &parts.uri;
+    let named = Named {
+        absolute: uri.scheme_str().zip(uri.authority().map(Authority::as_str)),
+        hosts: &hosts,
+        needs_host: parts.version == Version::HTTP_11,
+    };
+    target::origin(named, &local.to_string())
 }
 
 /// The value of a header; several are joined as lists are (RFC 9110, 5.3).

@@ -202,6 +202,12 @@ struct Public {
     /// 1 for Server-Timing on every answer (0)
     #[arg(long, env = "DEBUG_TIMING", value_name = "0|1")]
     debug_timing: Option<String>,
+    /// Where clients reach the server when it is behind a proxy: where the Location of a new stream begins (what the request says)
+    #[arg(long, env = "PUBLIC_URL", value_name = "URL")]
+    public_url: Option<String>,
+    /// Origins whose web pages may use the server, with commas between them, or * for all (*)
+    #[arg(long, env = "CORS_ORIGINS", value_name = "ORIGINS")]
+    cors_origins: Option<String>,
 }
 
 impl Public {
@@ -225,6 +231,8 @@ impl Public {
                 "COLLECT_GRACE_MS" => &self.collect_grace_ms,
                 "CACHE_MODE" => &self.cache_mode,
                 "DEBUG_TIMING" => &self.debug_timing,
+                "PUBLIC_URL" => &self.public_url,
+                "CORS_ORIGINS" => &self.cors_origins,
                 _ => &None,
             };
             given.clone()

@@ -23,7 +23,7 @@ use crate::cold::{self, Errand};
 use crate::config::Config;
 use crate::files::Files;
 use crate::http::Service;
-use crate::metrics::{Bound, Counted};
+use crate::metrics::Counted;
 use crate::platform::Platform;
 use crate::storage::Storage;
 use crate::streams::Streams;
@@ -140,7 +140,7 @@ impl Server {
                 let service = Arc::clone(&service);
                 async move {
                     if is_refused {
-                        return Ok(service.refuse(Bound::Connections).and_close());
+                        return Ok(service.refuse_connection(&request));
                     }
                     service.answer(request, local).await
                 }

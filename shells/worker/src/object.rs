@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use js_sys::{Date, Uint8Array};
+use machine::edge::target;
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Head, Parsed};
 use machine::{
@@ -81,9 +82,12 @@ impl StreamObject {
         let limits = &settings.limits;
         let (method, url, headers) = (request.method(), request.url(), request.headers());
         let header = |name: &str| headers.get(name).ok().flatten();
+        // The router has checked the URL.
+        let (origin, target) = target::split(&url);
         let head = Head {
             method: &method,
-            url: &url,
+            origin: settings.location_base(origin),
+            target,
             header: &header,
         };
         let began = (settings.debug_timing || request::asks_for_timing(head)).then(Date::now);

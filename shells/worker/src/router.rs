@@ -1,12 +1,13 @@
 //! The Worker: from a request to its stream's object.
 
-use js_sys::Reflect;
+use js_sys::{Object, Reflect};
 use machine::Answer;
-use machine::edge::{self, Route, ToStream};
+use machine::edge::cors::Origins;
+use machine::edge::{self, EdgeCache, Route, ToStream, target};
 use machine::wire::request::Head;
 use machine::wire::{CacheMode, header};
 use wasm_bindgen::prelude::*;
-use web_sys::{Headers, Request, RequestInit, Response, ResponseInit};
+use web_sys::{Headers, Request, RequestInit};
 
 use crate::platform::Namespace;
 use crate::{response, settings};
@@ -27,44 +28,76 @@ impl Router {
         Ok(Self { env, streams })
     }
 
-    /// The response to a request, or the promise of one by the stream's object.
+    /// Where a request goes, as an object of its own: `answer` when it goes no further; otherwise `stub`, the stream's object, and
+    /// `request`, what that is asked. `isTimed` says whether the response tells of times. `cache` says what the cache at the edge
+    /// has to do with it: a string is the URL to ask it by, `null` that it is passed by, `undefined` that there is none.
     ///
     /// # Errors
-    /// When the platform fails in making a response or in reaching the object.
-    pub fn fetch(&self, request: &Request) -> Result<JsValue, JsValue> {
+    /// When the platform fails in making a response or a request.
+    pub fn route(&self, request: &Request) -> Result<Object, JsValue> {
         let (method, url, headers) = (request.method(), request.url(), request.headers());
         let header = |name: &str| headers.get(name).ok().flatten();
-        let head = Head {
-            method: &method,
-            url: &url,
-            header: &header,
-        };
+        let host = header("Host");
         let route = settings(&self.env, |settings| match settings {
-            Ok(settings) => edge::route(head, settings),
+            Ok(settings) => match target::checked(&url, host.as_deref()) {
+                Ok((origin, target)) => {
+                    let head = Head {
+                        method: &method,
+                        origin: settings.location_base(origin),
+                        target,
+                        header: &header,
+                    };
+                    edge::route(head, settings)
+                }
+                Err(refusal) => Route::Answered(edge::refused(&method, &refusal)),
+            },
             Err(bad) => Route::Answered(Answer::internal(bad)),
         });
+        let routed = Object::new();
+        let set = |name: &str, value: JsValue| Reflect::set(&routed, &name.into(), &value);
         match route {
-            Route::Answered(answer) => response::plain(&answer).map(JsValue::from),
+            Route::Answered(answer) => {
+                set("answer", response::plain(&answer)?.into())?;
+            }
             Route::Stream(to_stream) => {
                 let changed = changed_request(request, &headers, &to_stream)?;
+                set("request", changed.as_ref().unwrap_or(request).into())?;
                 // A new stub each time, for one that has failed stays broken.
-                let stub = self.streams.by_name(&to_stream.name)?;
-                stub.fetch(changed.as_ref().unwrap_or(request)).map(JsValue::from)
+                set("stub", self.streams.by_name(&to_stream.name)?.into())?;
+                set("isTimed", to_stream.timing.into())?;
+                match to_stream.edge_cache {
+                    EdgeCache::Unused => {}
+                    EdgeCache::Bypassed => {
+                        set("cache", JsValue::NULL)?;
+                    }
+                    EdgeCache::Asked(url) => {
+                        set("cache", url.into())?;
+                    }
+                }
             }
         }
+        Ok(routed)
     }
 
-    /// A response in which the object says how long it took, with what the router saw of it.
-    ///
-    /// # Errors
-    /// When the platform fails in making a response.
-    pub fn timed(&self, response: &Response, took_ms: f64) -> Result<Response, JsValue> {
-        let headers = Headers::new_with_headers(&response.headers())?;
-        headers.append("Server-Timing", &format!("edge;dur={took_ms}"))?;
-        let init = ResponseInit::new();
-        init.set_status(response.status());
-        init.set_headers(&headers);
-        Response::new_with_opt_readable_stream_and_init(response.body().as_ref(), &init)
+    /// Whether the cache at the edge may keep a response with this status and this `Cache-Control`.
+    #[wasm_bindgen(js_name = mayKeep)]
+    #[must_use]
+    pub fn may_keep(&self, status: u16, cache_control: &str) -> bool {
+        edge::may_keep(status, cache_control)
+    }
+
+    /// What every response tells a browser of the pages that may read it, as names and values in turn.
+    #[wasm_bindgen(js_name = crossOrigin)]
+    #[must_use]
+    pub fn cross_origin(&self, origin: Option<String>) -> Vec<String> {
+        settings(&self.env, |settings| {
+            let open = Origins::default();
+            let origins = settings.as_ref().map_or(&open, |settings| &settings.cors_origins);
+            let headers = origins.headers(origin.as_deref());
+            headers
+                .flat_map(|(name, value)| [name.to_owned(), value.into_owned()])
+                .collect()
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
+use machine::edge::target;
 use machine::plan::{Damaged, Plan};
 use machine::rows::{
     Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
@@ -264,10 +265,13 @@ pub(super) fn plain(answer: &Answer) -> Response {
 
 fn parsed(request: &Request, url: &str, limits: &Limits) -> Result<Parsed, machine::Refusal> {
     let header = |name: &str| request.header(name).map(str::to_owned);
+    let url = request.url(url);
+    let (origin, target) = target::split(&url);
     request::parse(
         RequestHead {
             method: request.method,
-            url: &request.url(url),
+            origin,
+            target,
             header: &header,
         },
         limits,

@@ -15,6 +15,13 @@ const exposed = [
   "Producer-Expected-Seq",
   "Producer-Received-Seq",
   "Stream-SSE-Data-Encoding",
+  "Stream-TTL",
+  "Stream-Expires-At",
+  "Retry-After",
+  "Allow",
+  "WWW-Authenticate",
+  "Server-Timing",
+  "X-Cache",
 ];
 
 const allowedHeaders = [
@@ -31,7 +38,22 @@ const allowedHeaders = [
   "Producer-Id",
   "Producer-Epoch",
   "Producer-Seq",
+  "Cache-Control",
+  "Last-Event-ID",
+  "Pragma",
+  "Idempotency-Key",
+  "traceparent",
+  "tracestate",
+  "baggage",
+  "X-Requested-With",
+  "If-Match",
+  "Stream-Expected-Offset",
+  "X-Debug-Timing",
 ];
+
+// What scripts can read without being allowed to (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name), and what
+// is for the browser or the connection alone.
+const notForScripts = /^(cache-control|content-(language|length|type)|expires|last-modified|pragma|access-control-.*|cross-origin-resource-policy|content-security-policy|x-content-type-options|x-accel-buffering|vary|connection|keep-alive|transfer-encoding)$/;
 
 const methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"];
 
@@ -116,6 +138,7 @@ export const rows = [
         expect(answer.status).toBe(status);
         expect(answer.headers["x-content-type-options"]).toBe("nosniff");
         expect(answer.headers["cross-origin-resource-policy"]).toBe("cross-origin");
+        expect(answer.headers["content-security-policy"]).toBe("sandbox; default-src 'none'");
       },
     },
     {
@@ -136,6 +159,7 @@ export const rows = [
         expect(answer.headers["access-control-allow-origin"]).toBe("*");
         const names = listed(answer.headers["access-control-expose-headers"]);
         for (const name of exposed) expect(names, name).toContain(name.toLowerCase());
+        for (const name of Object.keys(answer.headers)) if (!notForScripts.test(name)) expect(names, name).toContain(name);
       },
     },
     ...(status >= 400 && !what.startsWith("HEAD")
@@ -242,6 +266,18 @@ export const rows = [
     async check({ base }) {
       const name = freshName();
       await expectSame(base, `${name}/caf%C3%A9%2F`, `${name}/caf%c3%a9%2f`);
+    },
+  },
+  {
+    section: "3",
+    clause: "a delimiter of RFC 3986 is not the same as its escape",
+    async check({ base }) {
+      const name = freshName();
+      await expectDifferent(base, `${name}/a(b)`, `${name}/a%28b%29`);
+      for (const delimiter of ["!", "$", "&", "'", "*", "+", ",", ";", "=", ":", "@"]) {
+        const escaped = `%${delimiter.charCodeAt(0).toString(16).toUpperCase()}`;
+        await expectDifferent(base, `${name}/c${delimiter}`, `${name}/c${escaped}`);
+      }
     },
   },
   {

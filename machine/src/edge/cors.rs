@@ -1,0 +1,154 @@
+//! Which web pages may use the server: what a browser is told of that with every answer.
+
+use std::borrow::Cow;
+
+use super::target::is_host;
+
+/// The pages that may use the server, by their origin (`CORS_ORIGINS`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// Those of any origin.
+    #[default]
+    Any,
+    /// Those of these origins, as browsers spell them.
+    Listed(Vec<String>),
+}
+
+/// Headers that a page of another origin may read.
+const EXPOSED: &str = "Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, Stream-TTL, Stream-Expires-At, \
+     Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, ETag, Location, \
+     Allow, Accept-Encoding, Date, Retry-After, WWW-Authenticate, X-Cache, Server-Timing";
+
+/// Headers that a page of another origin may send: those that the server knows, and those that libraries add by themselves.
+pub(crate) const ALLOWED: &str = "Authorization, Content-Type, If-Match, If-None-Match, Stream-TTL, Stream-Expires-At, Stream-Closed, \
+     Stream-Seq, Stream-Expected-Offset, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, Producer-Id, \
+     Producer-Epoch, Producer-Seq, X-Debug-Timing, Last-Event-ID, Cache-Control, Pragma, Idempotency-Key, X-Requested-With, \
+     traceparent, tracestate, baggage";
+
+impl Origins {
+    /// Reads `*`, or a list of origins with commas between them.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        if text.trim() == "*" {
+            return Some(Self::Any);
+        }
+        let origins = text.split(',').map(|each| origin(each.trim()));
+        origins.collect::<Option<_>>().map(Self::Listed)
+    }
+
+    /// Whether pages of an origin may use the server. Who names no origin is no page.
+    #[must_use]
+    pub fn admit(&self, origin: Option<&str>) -> bool {
+        match (self, origin) {
+            (Self::Any, _) | (_, None) => true,
+            (Self::Listed(origins), Some(origin)) => origins.iter().any(|each| each == origin),
+        }
+    }
+
+    /// What every answer tells the browser. `origin` is the request's `Origin`.
+    pub fn headers<'a>(
+        &self,
+        origin: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> + use<'a> {
+        let (vary, resource_policy, allowed) = match self {
+            Self::Any => (None, "cross-origin", Some("*")),
+            // Answers differ by origin, even where there is none.
+            Self::Listed(_) => {
+                let allowed = origin.filter(|_| self.admit(origin));
+                (Some(("Vary", "Origin")), "same-origin", allowed)
+            }
+        };
+        let exposed = allowed.map(|_| ("Access-Control-Expose-Headers", EXPOSED));
+        let allowed = allowed.map(|origin| ("Access-Control-Allow-Origin", origin));
+        [
+            Some(("Cross-Origin-Resource-Policy", resource_policy)),
+            vary,
+            allowed,
+            exposed,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name, Cow::Borrowed(value)))
+    }
+}
+
+/// An origin as browsers spell it: in lower case and without the port that goes without saying.
+fn origin(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    let (scheme, host) = text.split_once("://")?;
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return None,
+    };
+    let host = host.strip_suffix(default_port).unwrap_or(host);
+    (is_host(host) && !host.ends_with(':')).then(|| format!("{scheme}://{host}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &str, origin: Option<&str>) -> Vec<(String, String)> {
+        let origins = Origins::read(list).unwrap_or_default();
+        let headers = origins.headers(origin);
+        headers
+            .map(|(name, value)| (name.to_owned(), value.into_owned()))
+            .collect()
+    }
+
+    fn value(headers: &[(String, String)], name: &str) -> Option<String> {
+        let found = headers.iter().find(|(each, _)| each == name);
+        found.map(|(_, value)| value.clone())
+    }
+
+    #[test]
+    fn a_list_holds_origins_and_nothing_else() {
+        let listed = |list: &[&str]| {
+            let origins = list.iter().map(|each| (*each).to_owned());
+            Some(Origins::Listed(origins.collect()))
+        };
+        assert_eq!(Origins::read("*"), Some(Origins::Any));
+        assert_eq!(
+            Origins::read("https://App.example:443, http://localhost:3000 ,http://[::1]:80"),
+            listed(&["https://app.example", "http://localhost:3000", "http://[::1]"])
+        );
+        for text in [
+            "",
+            "app.example",
+            "https://app.example/",
+            "https://*.example",
+            "https://a, *",
+            "null",
+            "https://a,,https://b",
+            "file://a",
+            "https://u@a",
+        ] {
+            assert_eq!(Origins::read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_listed_origins_are_told_that_they_may() {
+        let list = "https://a.example";
+        for (origin, allowed) in [
+            (Some("https://a.example"), true),
+            (Some("http://a.example"), false),
+            (Some("https://a.example.evil"), false),
+            (Some("null"), false),
+            (None, false),
+        ] {
+            let told = headers(list, origin);
+            let is_told = told.iter().any(|(name, _)| name.starts_with("Access-Control-"));
+            assert_eq!(is_told, allowed, "{origin:?}");
+            assert_eq!(value(&told, "Vary").as_deref(), Some("Origin"));
+            if allowed {
+                assert_eq!(value(&told, "Access-Control-Allow-Origin").as_deref(), origin);
+            }
+        }
+        for origin in [None, Some("https://a.example"), Some("null")] {
+            let told = headers("*", origin);
+            assert_eq!(value(&told, "Access-Control-Allow-Origin").as_deref(), Some("*"));
+            assert_eq!(value(&told, "Vary"), None);
+        }
+    }
+}
