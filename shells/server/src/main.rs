@@ -305,6 +305,7 @@ fn run(serve: &Serve) -> Result<()> {
         LogFormat::Json => log.json().init(),
     }
     raise_descriptor_limit(&bounds);
+    keep_private(&serve.data);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(bounds.storage_threads)
@@ -361,6 +362,27 @@ fn asked_to_end() -> Result<impl Future<Output = ()>> {
             std::process::exit(130);
         });
     })
+}
+
+/// What the streams hold is for the user alone who runs the server: directories are made with 0700 and files with 0600, by whatever
+/// makes them.
+fn keep_private(data: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        use nix::sys::stat::{Mode, umask};
+
+        const OTHERS: u32 = 0o077;
+
+        umask(Mode::S_IRWXG | Mode::S_IRWXO);
+        // One that is there already is left as it is, because others may be meant to read it.
+        let mode = fs::metadata(data).map_or(0, |data| data.permissions().mode());
+        if mode & OTHERS != 0 {
+            let mode = format!("{:o}", mode & 0o777);
+            tracing::warn!(data = %data.display(), mode, "other users may look into the data directory");
+        }
+    }
 }
 
 /// Connections and files need descriptors, of which most systems allow a process too few by default.
