@@ -155,8 +155,7 @@ impl Object {
     /// Whether nothing of a stream is stored in rows; there may be something to be done for others.
     pub(crate) fn has_no_stream(&self) -> bool {
         let shelf = &self.store.shelf;
-        let has_table = [HotTable::A, HotTable::B].map(|table| shelf.table(table).is_some());
-        shelf.head().is_none() && has_table == [false, false] && shelf.segments().next().is_none()
+        shelf.head().is_none() && shelf.hot_tables().next().is_none() && shelf.segments().next().is_none()
     }
 
     /// Whether exactly what rows refer to is in the cold tier.

@@ -571,7 +571,7 @@ impl Named {
             let allowed = |write: &Write| match write {
                 Write::DropTables | Write::UpdateSegment(_) => true,
                 Write::UpdateHead(head) => slides(head) || turn.alarm.is_some(),
-                Write::CreateChores | Write::InsertChore(_) | Write::DropChores => ends,
+                Write::CreateChores | Write::InsertChore(_) | Write::DropChores | Write::DropHot(_) => ends,
                 Write::CreateTables
                 | Write::InsertHead(_)
                 | Write::InsertHot { .. }
@@ -579,7 +579,7 @@ impl Named {
                 | Write::CreateHot(_)
                 | Write::InsertSegment(_)
                 | Write::PutProducer(_)
-                | Write::DropHot(_)
+                | Write::Upgrade(_)
                 | Write::UpdateChore(_)
                 | Write::RemoveChore { .. } => false,
             };

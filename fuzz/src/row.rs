@@ -20,7 +20,7 @@ pub fn row(input: &[u8]) {
     let drawn = Row((0..WIDTH).map(|_| Cell::draw(&mut choices)).collect());
     let _ = (sql::row_mark(&drawn), sql::writer_mark(&drawn));
     let _ = (sql::retried_segment(&drawn), sql::producer(&drawn));
-    let table = choices.one_of(&[HotTable::A, HotTable::B]);
+    let table = choices.one_of(&[HotTable::of(0), HotTable::of(1)]);
     let mut writes = vec![
         Write::CreateTables,
         Write::CreateSealedTables,

@@ -110,7 +110,7 @@ fn page(
 /// What becomes of a row with these frames.
 fn rendered(format: Format, shape: Shape, skip: u64, take: u64, frames: &[u8]) -> Result<Vec<u8>, Damaged> {
     let span = Span {
-        table: HotTable::A,
+        table: HotTable::of(0),
         from: RowKey::at(0),
         to: RowKey::LAST,
     };

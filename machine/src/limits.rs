@@ -40,8 +40,13 @@ pub struct Limits {
     pub index_entries_max: u64,
     /// Most segments that one page takes from.
     pub page_parts_max: u64,
-    /// A put that has not been answered after this may have succeeded or not, and another is tried.
+    /// A put that has not been answered after this may have succeeded or not, and another is tried. Large segments and further
+    /// attempts get more; see [`Self::put_time_ms`].
     pub put_timeout_ms: u64,
+    /// Slowest transfer to the cold tier, in bytes per second, that a put is given the time for.
+    pub put_bytes_per_s_min: u64,
+    /// How often the time of a put is doubled, once with each further attempt.
+    pub put_doublings_max: u64,
     /// The same for deletions in the cold tier, and for messages to the registry and the index.
     pub reply_timeout_ms: u64,
     /// Pause before what failed once is tried again; doubled with each further failure, and spread by chance.
@@ -112,6 +117,8 @@ impl Limits {
         index_entries_max: 50_000,
         page_parts_max: 16,
         put_timeout_ms: 60_000,
+        put_bytes_per_s_min: 256 << 10,
+        put_doublings_max: 6,
         reply_timeout_ms: 30_000,
         retry_ms_min: 2_000,
         retry_ms_max: 600_000,
@@ -148,6 +155,20 @@ impl Limits {
         self.append_bytes_max.max(event)
     }
 
+    /// How long an attempt to put a segment of so many bytes may take, counted from 1: longer for a large one, and doubled with
+    /// each further attempt, so that a slow cold tier is not asked for ever for what it is about to finish. Half of
+    /// `collect_grace_ms` at most, because after the grace an object that a late put leaves behind is not collected any more.
+    #[must_use]
+    pub fn put_time_ms(&self, bytes: u64, attempt: u64) -> u64 {
+        let transfer = bytes.saturating_mul(1_000) / self.put_bytes_per_s_min.max(1);
+        let doublings = attempt.saturating_sub(1).min(self.put_doublings_max).min(32);
+        let time = self
+            .put_timeout_ms
+            .saturating_add(transfer)
+            .saturating_mul(1 << doublings);
+        time.min((self.collect_grace_ms / 2).max(self.put_timeout_ms))
+    }
+
     /// The distance of index entries that is in force.
     #[must_use]
     pub const fn index_step(&self) -> u64 {
@@ -178,3 +199,21 @@ impl Default for Limits {
 
 /// The largest integer that survives a trip through JavaScript; the protocol's bound for producer numbers (5.2.1).
 pub const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_put_grows_with_size_and_attempts_up_to_half_of_the_grace() {
+        let limits = Limits::DEFAULT;
+        let minutes = |bytes, attempt| limits.put_time_ms(bytes, attempt) / 60_000;
+        assert_eq!(minutes(0, 1), 1);
+        assert_eq!([1, 2, 3].map(|attempt| minutes(0, attempt)), [1, 2, 4]);
+        // 15 MiB take one minute at 256 KiB per second.
+        assert_eq!(minutes(15 << 20, 1), 2);
+        assert_eq!(minutes(400 << 20, 1), 27);
+        assert_eq!(minutes(400 << 20, 2), 30);
+        assert_eq!(minutes(u64::MAX, u64::MAX), 30);
+    }
+}

@@ -556,7 +556,7 @@ mod tests {
         frames: &[u8],
     ) -> Result<Vec<u8>, Damaged> {
         let span = Span {
-            table: HotTable::A,
+            table: HotTable::of(0),
             from: RowKey::at(0),
             to: RowKey::LAST,
         };

@@ -49,23 +49,31 @@ pub struct ProducerStamp {
     pub seq: u64,
 }
 
-/// The two hot tables, used in turn: one per segment.
+/// The hot table of a segment. Each segment has its own, so that any number can wait for the cold tier, and each can be dropped
+/// alone: dropping a table costs no rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum HotTable {
-    A,
-    B,
-}
+pub struct HotTable(u64);
 
 impl HotTable {
-    /// The table of a segment: they alternate.
     #[must_use]
     pub const fn of(segment: u64) -> Self {
-        if segment.is_multiple_of(2) {
-            Self::A
-        } else {
-            Self::B
-        }
+        Self(segment)
     }
+
+    /// The number of its segment.
+    #[must_use]
+    pub const fn segment(self) -> u64 {
+        self.0
+    }
+}
+
+/// What a database of version 0.1 has, where two hot tables took turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Former {
+    /// The segment whose rows are in `hot_a`, if there is such a table.
+    pub a: Option<u64>,
+    /// The same of `hot_b`.
+    pub b: Option<u64>,
 }
 
 /// What a stream is, apart from its content: one row.
@@ -327,8 +335,10 @@ pub enum Write {
     },
     /// Remove the table of chores, when none is left and there is no stream.
     DropChores,
-    /// Remove every table of the stream, and with them every row.
+    /// Remove every table of the stream but the hot ones, and with them every row.
     DropTables,
+    /// Bring the tables of version 0.1 to the present form.
+    Upgrade(Former),
 }
 
 /// The storage could not be asked; the step is void and the instance must be dropped.
@@ -338,6 +348,14 @@ pub struct Unreadable(pub String);
 
 /// What the machine may ask of the storage: synchronous, and true as of the step's beginning.
 pub trait Rows {
+    /// What there is of version 0.1, whose tables have to be upgraded before anything else is asked.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn former(&self) -> Result<Option<Former>, Unreadable> {
+        Ok(None)
+    }
+
     /// The head row; `None` where there is no stream, and then no table either.
     ///
     /// # Errors

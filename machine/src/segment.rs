@@ -108,6 +108,8 @@ pub struct Put {
     pub(crate) bytes: u64,
     pub(crate) block: u64,
     pub(crate) row_bytes_max: u64,
+    /// How long it may take. Whether it has succeeded is unknown then, and another is tried.
+    pub time_ms: u64,
     pub(crate) context: Context,
 }
 

@@ -1,4 +1,4 @@
-//! The SQL text of every row written and every question asked: constant strings, used by every shell.
+//! The SQL text of every row written and every question asked, used by every shell.
 //!
 //! Integers stay below 2^53, for they travel through JavaScript's numbers on one of the shells; an incarnation, which has 64
 //! bits, is stored as text. Columns that belong together and are all NULL mean "none".
@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::Millis;
 use crate::rows::{
-    Chore, ChoreKind, Closed, Expiry, Garbage, Head, HotTable, Incarnation, ProducerStamp, ProducerState,
-    RowKey, RowMark, SealedSegment, StoredSegment, Unreadable, Write, WriterMark,
+    Chore, ChoreKind, Closed, Expiry, Former, Garbage, Head, HotTable, Incarnation, ProducerStamp,
+    ProducerState, RowKey, RowMark, SealedSegment, StoredSegment, Unreadable, Write, WriterMark,
 };
 
 /// A value bound to a statement.
@@ -108,94 +108,79 @@ const DROP_CHORES: &str = "DROP TABLE chores";
 
 const DROP_STREAM: &str = "DROP TABLE stream";
 
-/// The statements of one hot table.
-struct Hot {
-    create: &'static str,
-    insert: &'static str,
-    /// For a row that names no writer.
-    insert_plain: &'static str,
-    at_or_before: &'static str,
-    first_with: &'static str,
-    writers: &'static str,
-    frames: &'static str,
-    drop: &'static str,
+/// Whether there are tables of version 0.1: one row if so; see [`former`]. Asked where there is a stream.
+pub const FORMER: &str = "SELECT segment, writable, \
+     (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_a'), \
+     (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_b') \
+     FROM stream WHERE EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name IN ('hot_a', 'hot_b'))";
+
+fn create_hot(table: HotTable) -> String {
+    format!(
+        "CREATE TABLE hot_{} (key INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes_before INTEGER NOT NULL, \
+         at INTEGER NOT NULL, producer TEXT, epoch INTEGER, seq INTEGER, stream_seq TEXT, frames BLOB NOT NULL)",
+        table.segment()
+    )
 }
 
-// The two tables differ in nothing but their names, and SQL has no parameters for names.
-macro_rules! hot {
-    ($table:literal) => {
-        Hot {
-            create: concat!(
-                "CREATE TABLE ",
-                $table,
-                " (key INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes_before INTEGER NOT NULL, at INTEGER NOT NULL, \
-                 producer TEXT, epoch INTEGER, seq INTEGER, stream_seq TEXT, frames BLOB NOT NULL)"
-            ),
-            insert: concat!("INSERT INTO ", $table, " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"),
-            insert_plain: concat!(
-                "INSERT INTO ",
-                $table,
-                " (key, units, bytes_before, at, frames) VALUES (?, ?, ?, ?, ?)"
-            ),
-            at_or_before: concat!(
-                "SELECT key, units, bytes_before, length(frames), at FROM ",
-                $table,
-                " WHERE key <= ? ORDER BY key DESC LIMIT 1"
-            ),
-            // Twelve bits of the key tell the parts of one message apart.
-            first_with: concat!(
-                "SELECT key, units, bytes_before, length(frames), at FROM ",
-                $table,
-                " WHERE key > ? AND bytes_before >= ? AND key & 4095 = 0 ORDER BY key LIMIT 1"
-            ),
-            writers: concat!(
-                "SELECT producer, epoch, seq, stream_seq FROM ",
-                $table,
-                " WHERE producer IS NOT NULL OR stream_seq IS NOT NULL ORDER BY key"
-            ),
-            // One value for all rows. Joining makes text of them, byte by byte, and the cast undoes it.
-            frames: concat!(
-                "SELECT CAST(group_concat(frames, '') AS BLOB) FROM (SELECT frames FROM ",
-                $table,
-                " WHERE key BETWEEN ? AND ? ORDER BY key)"
-            ),
-            drop: concat!("DROP TABLE IF EXISTS ", $table),
-        }
-    };
+fn insert_hot(table: HotTable) -> String {
+    format!(
+        "INSERT INTO hot_{} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        table.segment()
+    )
 }
 
-const HOT_A: Hot = hot!("hot_a");
-const HOT_B: Hot = hot!("hot_b");
+/// For a row that names no writer.
+fn insert_hot_plain(table: HotTable) -> String {
+    format!(
+        "INSERT INTO hot_{} (key, units, bytes_before, at, frames) VALUES (?, ?, ?, ?, ?)",
+        table.segment()
+    )
+}
 
-const fn hot(table: HotTable) -> &'static Hot {
-    match table {
-        HotTable::A => &HOT_A,
-        HotTable::B => &HOT_B,
-    }
+fn drop_hot(table: HotTable) -> String {
+    format!("DROP TABLE IF EXISTS hot_{}", table.segment())
 }
 
 /// The last row at or before a key. Binds the key; see [`row_mark`].
 #[must_use]
-pub const fn at_or_before(table: HotTable) -> &'static str {
-    hot(table).at_or_before
+pub fn at_or_before(table: HotTable) -> String {
+    format!(
+        "SELECT key, units, bytes_before, length(frames), at FROM hot_{} \
+         WHERE key <= ? ORDER BY key DESC LIMIT 1",
+        table.segment()
+    )
 }
 
 /// The first row behind a key that begins a message and has so many bytes before it. Binds the key and the bytes; see [`row_mark`].
 #[must_use]
-pub const fn first_with(table: HotTable) -> &'static str {
-    hot(table).first_with
+pub fn first_with(table: HotTable) -> String {
+    // Twelve bits of the key tell the parts of one message apart.
+    format!(
+        "SELECT key, units, bytes_before, length(frames), at FROM hot_{} \
+         WHERE key > ? AND bytes_before >= ? AND key & 4095 = 0 ORDER BY key LIMIT 1",
+        table.segment()
+    )
 }
 
 /// All rows that name a writer, in order. Binds nothing; see [`writer_mark`].
 #[must_use]
-pub const fn writers(table: HotTable) -> &'static str {
-    hot(table).writers
+pub fn writers(table: HotTable) -> String {
+    format!(
+        "SELECT producer, epoch, seq, stream_seq FROM hot_{} \
+         WHERE producer IS NOT NULL OR stream_seq IS NOT NULL ORDER BY key",
+        table.segment()
+    )
 }
 
 /// The joined frames of a span, as one blob. Binds the first and the last key.
 #[must_use]
-pub const fn frames(table: HotTable) -> &'static str {
-    hot(table).frames
+pub fn frames(table: HotTable) -> String {
+    // One value for all rows. Joining makes text of them, byte by byte, and the cast undoes it.
+    format!(
+        "SELECT CAST(group_concat(frames, '') AS BLOB) FROM \
+         (SELECT frames FROM hot_{} WHERE key BETWEEN ? AND ? ORDER BY key)",
+        table.segment()
+    )
 }
 
 /// Hands over the statements that carry out a write, in order, each with what it binds.
@@ -204,12 +189,12 @@ pub const fn frames(table: HotTable) -> &'static str {
 /// What `execute` fails with, at once.
 pub fn statements<E>(
     write: &Write,
-    mut execute: impl FnMut(&'static str, &[Value<'_>]) -> Result<(), E>,
+    mut execute: impl FnMut(&str, &[Value<'_>]) -> Result<(), E>,
 ) -> Result<(), E> {
     match write {
         Write::CreateTables => {
             execute(CREATE_STREAM, &[])?;
-            execute(hot(HotTable::of(0)).create, &[])
+            execute(&create_hot(HotTable::of(0)), &[])
         }
         Write::InsertHead(head) => {
             let incarnation = head.incarnation.to_string();
@@ -240,7 +225,7 @@ pub fn statements<E>(
             let [key, units, bytes_before, at] = numbers.map(Value::Integer);
             let frames = Value::Blob(&row.frames);
             if row.producer.is_none() && row.stream_seq.is_none() {
-                return execute(hot(*table).insert_plain, &[key, units, bytes_before, at, frames]);
+                return execute(&insert_hot_plain(*table), &[key, units, bytes_before, at, frames]);
             }
             let (producer, epoch, seq) = stamp(row.producer.as_ref());
             let stream_seq = row.stream_seq.as_deref().map_or(Value::Null, Value::Text);
@@ -255,14 +240,14 @@ pub fn statements<E>(
                 stream_seq,
                 frames,
             ];
-            execute(hot(*table).insert, &values)
+            execute(&insert_hot(*table), &values)
         }
         Write::CreateSealedTables => {
             execute(CREATE_SEGMENTS, &[])?;
             execute(CREATE_PRODUCERS, &[])
         }
-        Write::CreateHot(table) => execute(hot(*table).create, &[]),
-        Write::DropHot(table) => execute(hot(*table).drop, &[]),
+        Write::CreateHot(table) => execute(&create_hot(*table), &[]),
+        Write::DropHot(table) => execute(&drop_hot(*table), &[]),
         Write::InsertSegment(segment) => {
             let fixed = [segment.number, segment.units, segment.bytes, segment.messages].map(Value::Integer);
             let mut values = [Value::Null; 8];
@@ -299,11 +284,17 @@ pub fn statements<E>(
         Write::RemoveChore { id } => execute(REMOVE_CHORE, &[Value::Integer(*id)]),
         Write::DropChores => execute(DROP_CHORES, &[]),
         Write::DropTables => {
-            execute(HOT_A.drop, &[])?;
-            execute(HOT_B.drop, &[])?;
             execute(DROP_SEGMENTS, &[])?;
             execute(DROP_PRODUCERS, &[])?;
             execute(DROP_STREAM, &[])
+        }
+        Write::Upgrade(Former { a, b }) => {
+            for (name, segment) in [("hot_a", a), ("hot_b", b)] {
+                if let Some(segment) = segment {
+                    execute(&format!("ALTER TABLE {name} RENAME TO hot_{segment}"), &[])?;
+                }
+            }
+            Ok(())
         }
     }
 }
@@ -406,6 +397,31 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
         } else {
             None
         },
+    })
+}
+
+/// Reads a row of [`FORMER`].
+///
+/// # Errors
+/// When the row is not as version 0.1 wrote it.
+pub fn former(row: &impl Columns) -> Result<Former, Unreadable> {
+    let open = required(row.integer(0)?)?;
+    // The last two segments that have been opened, the even one in `hot_a`.
+    let last = if required(row.integer(1)?)? == 0 {
+        open.saturating_sub(1)
+    } else {
+        open
+    };
+    let segment = |parity: u64| {
+        if last % 2 == parity {
+            last
+        } else {
+            last.saturating_sub(1)
+        }
+    };
+    Ok(Former {
+        a: row.integer(2)?.map(|_| segment(0)),
+        b: row.integer(3)?.map(|_| segment(1)),
     })
 }
 

@@ -87,6 +87,8 @@ pub struct Settings {
     /// While a storm lasts, faults happen; between storms they do not. 0 for one storm that lasts for ever.
     pub storm_ms: u64,
     pub calm_ms: u64,
+    /// For so long from the beginning, the cold tier takes nothing.
+    pub outage_ms: u64,
     /// Of created streams.
     pub ttl_percent: u64,
     pub body_bytes: u64,
@@ -154,6 +156,11 @@ impl Settings {
             weights,
             storm_ms: if storms { 1 + choices.magnitude(20_000) } else { 0 },
             calm_ms: if storms { 1 + choices.magnitude(20_000) } else { 0 },
+            outage_ms: if choices.added().upto(3) == 3 {
+                choices.added().magnitude(600_000)
+            } else {
+                0
+            },
             ttl_percent: choices.one_of(&[30, 0, 80]),
             body_bytes,
         }
@@ -183,6 +190,7 @@ impl Settings {
             weights: [0; KINDS],
             storm_ms: 0,
             calm_ms: 0,
+            outage_ms: 0,
             ttl_percent: 0,
             body_bytes: 0,
         }
@@ -215,6 +223,7 @@ impl Settings {
     /// The same world when it has become friendly.
     pub fn heal(&mut self) {
         self.faults = Faults::default();
+        self.outage_ms = 0;
         self.delays.stall = 0;
     }
 }
@@ -232,11 +241,19 @@ fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     segments(choices, limits);
     let there_and_back = delays.network * 2 + delays.commit * 2 + delays.skew * 2;
     limits.put_timeout_ms = 200 + delays.tier / 4 + choices.magnitude(30_000);
+    put_times(choices, limits);
     limits.reply_timeout_ms = 200 + there_and_back + choices.magnitude(30_000);
     limits.retry_ms_min = 1 + choices.magnitude(5_000);
     limits.retry_ms_max = limits.retry_ms_min.max(1_000 + choices.magnitude(60_000));
     let longest = delays.stall + delays.commit + delays.tier + delays.late + there_and_back;
     limits.collect_grace_ms = longest + 1_000 + choices.magnitude(60_000);
+}
+
+/// How the time of a put grows.
+pub fn put_times(choices: &mut Choices<'_>, limits: &mut Limits) {
+    let added = choices.added();
+    limits.put_doublings_max = added.one_of(&[0, 1, 6]);
+    limits.put_bytes_per_s_min = added.one_of(&[u64::MAX, 1 << 10, 10]);
 }
 
 /// How much is sealed together, and read together.

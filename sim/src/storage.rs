@@ -67,6 +67,11 @@ impl Shelf {
         self.chores.iter().flat_map(BTreeMap::values)
     }
 
+    /// The hot tables that there are, in order.
+    pub fn hot_tables(&self) -> impl Iterator<Item = HotTable> {
+        self.hot.keys().copied()
+    }
+
     /// The rows of one hot table, in order; `None` when there is no such table.
     pub fn table(&self, table: HotTable) -> Option<impl Iterator<Item = &HotRow>> {
         self.hot.get(&table).map(BTreeMap::values)
@@ -196,9 +201,10 @@ impl Shelf {
                     return Err("there is no table of chores to drop".to_owned());
                 }
             }
+            Write::Upgrade(_) => return Err("there is nothing of version 0.1".to_owned()),
             Write::DropTables => {
-                if !self.has_tables {
-                    return Err("there is no table to drop".to_owned());
+                if !self.has_tables || !self.hot.is_empty() {
+                    return Err("there are no tables to drop, or hot ones are left".to_owned());
                 }
                 *self = Self {
                     chores: self.chores.take(),

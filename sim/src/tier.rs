@@ -168,10 +168,7 @@ pub fn tiles(shelf: &Shelf, life: &Life) -> Result<(), Mismatch> {
     if next != segments.sealed() {
         return broken(format!("{} segments", segments.sealed()), next.to_string());
     }
-    let there: BTreeSet<_> = [HotTable::A, HotTable::B]
-        .into_iter()
-        .filter(|table| shelf.table(*table).is_some())
-        .collect();
+    let there: BTreeSet<_> = shelf.hot_tables().collect();
     if there != tables {
         return broken(format!("the tables {tables:?}"), format!("{there:?}"));
     }

@@ -5,7 +5,7 @@
 //! had run out, so that it never expires early, and late by the slack at most.
 
 use super::{Life, Stop, Stream};
-use crate::rows::{Expiry, Head, Incarnation, Rows, Unreadable, Write};
+use crate::rows::{Expiry, Head, HotTable, Incarnation, Rows, Unreadable, Write};
 use crate::{End, Limits, Live, Millis, Turn};
 
 /// When the stream was last read or written.
@@ -127,6 +127,11 @@ impl Stream {
             rows.retried_segments(&mut |segment, attempts| retried.push((segment, attempts)))?;
         }
         self.chores.ended(now, &life.head, &retried, &self.limits, turn);
+        let first = life.unstored.as_ref().map(|unstored| unstored.segment.number);
+        let first = first.unwrap_or(life.head.segment);
+        let tables = first..life.head.segment + u64::from(life.head.writable);
+        turn.writes
+            .extend(tables.map(|segment| Write::DropHot(HotTable::of(segment))));
         turn.writes.push(Write::DropTables);
         turn.live = Some(Live {
             end: Some(End::Gone),

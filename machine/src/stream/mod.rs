@@ -45,8 +45,8 @@ struct Life {
     used: expire::Used,
     /// Units of the last sealed segment.
     sealed_units: u64,
-    /// Sealed segments that are not in the cold tier yet, oldest first.
-    unstored: Vec<seal::Unstored>,
+    /// The oldest of the sealed segments that are not in the cold tier yet. They are stored one after the other.
+    unstored: Option<seal::Unstored>,
     /// Whether a segment was opened in this turn.
     opens: bool,
     /// Read from the rows by the first append that needs it.
@@ -107,6 +107,14 @@ impl From<Unreadable> for Stop {
 }
 
 impl Stream {
+    /// What has to be written before an instance is woken over rows of an earlier version: nothing, but once.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    pub fn upgrade(rows: &impl Rows) -> Result<Option<Write>, Unreadable> {
+        Ok(rows.former()?.map(Write::Upgrade))
+    }
+
     /// A new instance over stored rows. `nonce` must differ from instance to instance.
     ///
     /// # Errors
@@ -235,7 +243,7 @@ impl Life {
             tail: Tail::default(),
             used: expire::Used::at(now),
             sealed_units: 0,
-            unstored: Vec::new(),
+            unstored: None,
             opens: true,
             writers: Some(producer::Writers::default()),
             unsaved: Unsaved::New,
@@ -272,7 +280,7 @@ impl Life {
             format: content_type::format(&head.content_type),
             used: expire::Used::recall(now, &head, last.map(|row| row.at), limits),
             sealed_units,
-            unstored: seal::unstored(head.segment, nonce, rows, limits)?,
+            unstored: seal::unstored(&head, nonce, rows, limits)?,
             opens: false,
             head,
             tail,

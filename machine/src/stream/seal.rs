@@ -1,11 +1,11 @@
 //! Sealing and storing: the way of a segment into the cold tier.
 //!
-//! Sealing is a turn: it fixes the boundary, moves the offset on and turns to the other hot table. Storing is what follows in
-//! the background, as often as it takes. The row of the sealed segment says that a put may be under way, and under which
-//! keys, before it leaves; its rows stay until a put is known to have succeeded.
+//! Sealing is a turn: it fixes the boundary, moves the offset on and opens the next hot table, however many sealed segments wait.
+//! Storing is what follows in the background, as often as it takes, one segment after the other. The row of the sealed segment
+//! says that a put may be under way, and under which keys, before it leaves; its rows stay until a put is known to have succeeded.
 
 use super::{Life, Stream, Tail};
-use crate::rows::{HotTable, Incarnation, Rows, SealedSegment, StoredSegment, Unreadable, Write};
+use crate::rows::{Head, HotTable, Incarnation, Rows, SealedSegment, StoredSegment, Unreadable, Write};
 use crate::segment::{self, Context, Put, PutId, Receipt};
 use crate::wire::Format;
 use crate::wire::cursor::mix;
@@ -49,20 +49,23 @@ impl Stream {
         else {
             return Ok(());
         };
-        let unstored = life
-            .unstored
-            .iter()
-            .position(|unstored| unstored.segment.number == id.segment);
-        let Some(at) = unstored else { return Ok(()) };
+        let waits = |unstored: &mut Unstored| unstored.segment.number == id.segment;
         let Some(receipt) = receipt else {
-            let unstored = &mut life.unstored[at];
-            if id.attempt == unstored.segment.attempts {
+            let unstored = life.unstored.as_mut();
+            if let Some(unstored) = unstored.filter(|unstored| unstored.segment.number == id.segment)
+                && id.attempt == unstored.segment.attempts
+            {
                 let pause = backoff(unstored.segment.attempts, self.nonce, &self.limits);
                 unstored.retry_at = now.plus(pause);
             }
             return Ok(());
         };
-        let mut sealed = life.unstored.remove(at).segment;
+        let Some(Unstored {
+            segment: mut sealed, ..
+        }) = life.unstored.take_if(waits)
+        else {
+            return Ok(());
+        };
         sealed.stored = Some(StoredSegment {
             attempt: id.attempt,
             index: receipt.index,
@@ -81,14 +84,21 @@ impl Stream {
         let object = (key, receipt.bytes);
         self.chores
             .stored(now, &life.head, &sealed, object, &self.limits, turn);
-        // The next may have filled up meanwhile.
+        let next = id.segment + 1;
+        if next < life.head.segment {
+            let segment = rows.segment(next)?.ok_or_else(|| missing(next))?;
+            life.unstored = Some(Unstored {
+                segment,
+                retry_at: now,
+            });
+        }
         life.seal_if_full(now, &self.limits, rows, turn)
     }
 }
 
 impl Life {
-    /// Seals the open segment when it has reached one of its limits, or when nothing can be added to it any more. While its
-    /// predecessor still occupies the other table it keeps growing, unless nothing will be.
+    /// Seals the open segment when it has reached one of its limits, or when nothing can be added to it any more, however many
+    /// wait for the cold tier.
     pub(super) fn seal_if_full(
         &mut self,
         now: Millis,
@@ -103,7 +113,7 @@ impl Life {
             || self.messages() >= limits.segment_messages_max
             || opened_at.plus(limits.segment_age_ms_max) <= now
             || self.is_closed();
-        if is_full && (self.unstored.is_empty() || self.is_closed()) {
+        if is_full {
             self.seal(now, rows, turn)?;
         }
         Ok(())
@@ -139,7 +149,7 @@ impl Life {
         };
         turn.writes.push(Write::InsertSegment(segment.clone()));
         self.sealed_units = segment.units;
-        self.unstored.push(Unstored {
+        self.unstored.get_or_insert(Unstored {
             segment,
             retry_at: now,
         });
@@ -159,18 +169,15 @@ impl Life {
 
     /// Begins the next attempt to store what is due, oldest first, one at a time.
     pub(super) fn store(&mut self, now: Millis, limits: &Limits, turn: &mut Turn) {
-        let Some(unstored) = self
-            .unstored
-            .first_mut()
-            .filter(|unstored| unstored.retry_at <= now)
-        else {
+        let Some(unstored) = self.unstored.as_mut().filter(|unstored| unstored.retry_at <= now) else {
             return;
         };
         let segment = &mut unstored.segment;
         segment.attempts += 1;
         segment.attempted_at = now;
         turn.writes.push(Write::UpdateSegment(segment.clone()));
-        unstored.retry_at = now.plus(limits.put_timeout_ms);
+        let time_ms = limits.put_time_ms(segment.bytes, segment.attempts);
+        unstored.retry_at = now.plus(time_ms);
         turn.gated.push(Gated::Put(Put {
             id: PutId {
                 incarnation: self.head.incarnation,
@@ -188,6 +195,7 @@ impl Life {
             bytes: segment.bytes,
             block: limits.index_block(segment.bytes),
             row_bytes_max: limits.row_bytes_max,
+            time_ms,
             context: Context {
                 path: self.head.name.clone(),
                 content_type: self.head.content_type.clone(),
@@ -197,7 +205,7 @@ impl Life {
 
     /// When something is to be sealed or stored.
     pub(super) fn seal_or_store_at(&self, limits: &Limits) -> Option<Millis> {
-        if let Some(unstored) = self.unstored.first() {
+        if let Some(unstored) = &self.unstored {
             return Some(unstored.retry_at);
         }
         self.tail
@@ -218,21 +226,34 @@ impl Unstored {
     }
 }
 
-/// The segments of an incarnation that are sealed and not stored: the last two at most.
+/// The oldest segment of an incarnation that is sealed and not stored. Segments are stored in their order, so that it is
+/// found by halving, however many wait.
 pub(super) fn unstored(
-    next: u64,
+    head: &Head,
     nonce: u64,
     rows: &impl Rows,
     limits: &Limits,
-) -> Result<Vec<Unstored>, Unreadable> {
-    let mut unstored = Vec::new();
-    for number in next.saturating_sub(2)..next {
+) -> Result<Option<Unstored>, Unreadable> {
+    let waits = |number: u64| -> Result<Option<SealedSegment>, Unreadable> {
         let sealed = rows.segment(number)?.ok_or_else(|| missing(number))?;
-        if sealed.stored.is_none() {
-            unstored.push(Unstored::recall(sealed, nonce, limits));
+        Ok(Some(sealed).filter(|sealed| sealed.stored.is_none()))
+    };
+    let Some(last) = head.segment.checked_sub(1) else {
+        return Ok(None);
+    };
+    let Some(mut oldest) = waits(last)? else {
+        return Ok(None);
+    };
+    // Everything before `stored` is stored.
+    let mut stored = 0;
+    while stored < oldest.number {
+        let middle = stored.midpoint(oldest.number);
+        match waits(middle)? {
+            Some(waiting) => oldest = waiting,
+            None => stored = middle + 1,
         }
     }
-    Ok(unstored)
+    Ok(Some(Unstored::recall(oldest, nonce, limits)))
 }
 
 pub(super) fn missing(number: u64) -> Unreadable {

@@ -36,17 +36,15 @@ fn the_append_that_fills_a_segment_seals_it_and_none_waits() {
         let answered = shell.post(JSON, body.as_bytes());
         assert_eq!(next(&answered), Offset::new(expected.0, expected.1));
     }
-    assert_eq!((shell.puts.len(), shell.objects.len()), (1, 0));
-    // The second table has nowhere to turn to, and grows.
+    // The first put is under way, and the next segment is sealed all the same.
     shell.post(JSON, b"[5,6,7,8,9]");
-    assert_eq!(next(&shell.post(JSON, b"10")), Offset::new(1, 7));
-    assert_eq!(shell.puts.len(), 1);
+    assert_eq!(next(&shell.post(JSON, b"10")), Offset::new(2, 1));
+    assert_eq!((shell.puts.len(), shell.objects.len()), (1, 0));
     assert_eq!(shell.get("?offset=-1").text(), "[1,2,3,4,5,6,7,8,9,10]");
-    // Stored, it makes room, and the next is sealed at once.
     shell.store();
     assert_eq!((shell.puts.len(), shell.objects.len()), (1, 1));
     shell.store();
-    assert_eq!((shell.rows.hot_rows(), shell.objects.len()), (0, 2));
+    assert_eq!((shell.rows.hot_rows(), shell.objects.len()), (1, 2));
     assert_eq!(shell.get("?offset=-1").text(), "[1,2,3,4,5,6,7,8,9,10]");
     // The end of a segment is the beginning of the next.
     for (offset, expected) in [
@@ -54,8 +52,8 @@ fn the_append_that_fills_a_segment_seals_it_and_none_waits() {
         (Offset::new(1, 0), "[4,5,6,7,8,9,10]"),
         (Offset::new(0, 2), "[3,4,5,6,7,8,9,10]"),
         (Offset::new(1, 6), "[10]"),
-        (Offset::new(1, 7), "[]"),
-        (Offset::new(2, 0), "[]"),
+        (Offset::new(2, 0), "[10]"),
+        (Offset::new(2, 1), "[]"),
     ] {
         assert_eq!(
             shell.get(&format!("?offset={offset}")).text(),
@@ -63,6 +61,51 @@ fn the_append_that_fills_a_segment_seals_it_and_none_waits() {
             "{offset}"
         );
     }
+}
+
+/// While the cold tier takes nothing, segments keep their size and wait; they are stored in order, and found again after a
+/// sleep without asking for each.
+#[test]
+fn segments_keep_their_size_however_many_wait() {
+    const COUNT: u64 = 40;
+    let mut shell = stream(JSON, limits());
+    let fail = |shell: &mut Shell| {
+        for put in core::mem::take(&mut shell.puts) {
+            let (id, receipt) = (put.id, None);
+            shell.input(Input::Stored { id, receipt });
+        }
+    };
+    for count in 0..COUNT {
+        let answered = shell.post(JSON, b"[1,2,3]");
+        assert_eq!(next(&answered), Offset::new(count + 1, 0));
+        fail(&mut shell);
+        shell.sleep();
+    }
+    assert_eq!(shell.rows.hot_tables(), COUNT as usize + 1);
+    assert_eq!(shell.get("?offset=-1").status(), 200);
+    shell.sleep();
+    shell.rows.asked.set(0);
+    shell.fire_until(|shell| !shell.puts.is_empty());
+    let asked = shell.rows.asked.get();
+    assert!(asked < 20, "{asked} questions on waking");
+    for stored in 1..=COUNT {
+        assert_eq!(shell.puts.len(), 1, "one at a time");
+        assert_eq!(shell.puts[0].id.segment, stored - 1, "the oldest first");
+        shell.store();
+        if stored % 7 == 0 {
+            shell.sleep();
+            shell.puts.clear();
+            shell.fire_until(|shell| !shell.puts.is_empty());
+        }
+    }
+    assert_eq!((shell.rows.hot_tables(), shell.rows.hot_rows()), (1, 0));
+    // Deleted while some wait.
+    for _ in 0..3 {
+        shell.post(JSON, b"[1,2,3]");
+    }
+    shell.sleep();
+    assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
+    assert_eq!(shell.rows.hot_tables(), 0);
 }
 
 #[test]

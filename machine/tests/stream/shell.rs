@@ -25,6 +25,8 @@ pub(crate) struct Memory {
     producers: RefCell<BTreeMap<String, ProducerState>>,
     pub(crate) chores: RefCell<Option<BTreeMap<u64, Chore>>>,
     pub(crate) attached: Cell<u64>,
+    /// How many segments have been asked for.
+    pub(crate) asked: Cell<u64>,
 }
 
 fn mark(row: &HotRow) -> RowMark {
@@ -91,6 +93,7 @@ impl Rows for Memory {
     }
 
     fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+        self.asked.set(self.asked.get() + 1);
         let segments = self.segments.borrow();
         let segments = segments
             .as_ref()
@@ -180,8 +183,9 @@ impl Memory {
                 chores.take().is_some_and(|chores| chores.is_empty()),
                 "none is left"
             ),
+            Write::Upgrade(_) => panic!("there is nothing of version 0.1"),
             Write::DropTables => {
-                hot.clear();
+                assert!(hot.is_empty(), "each hot table is dropped by itself");
                 segments.take();
                 self.producers.borrow_mut().clear();
                 self.head.replace(None);
@@ -206,6 +210,10 @@ impl Memory {
             && self.hot.borrow().is_empty()
             && self.segments.borrow().is_none()
             && self.chores.borrow().is_none()
+    }
+
+    pub(crate) fn hot_tables(&self) -> usize {
+        self.hot.borrow().len()
     }
 
     pub(crate) fn hot_rows(&self) -> usize {

@@ -18,6 +18,7 @@ use machine::{Answer, Gated, Input, Message, Reply, Rows, Unreadable};
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+    WriteMultipart,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -112,7 +113,7 @@ impl Cold {
         drop(self.errands.send(errand));
     }
 
-    /// Waits for room to hold so many bytes; one segment may be larger than all of it.
+    /// Waits for room to hold so many bytes; one put may need more than all of it.
     async fn room_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.room_bytes);
         Arc::clone(&self.room).acquire_many_owned(bytes).await.ok()
@@ -176,7 +177,7 @@ async fn carry_out(streams: Arc<Streams>, errand: Errand) {
 /// Stores a segment, for as long as the machine counts on its being stored. Without a receipt it is not known to be.
 async fn put_segment(streams: &Arc<Streams>, name: &str, put: Put) -> Option<Receipt> {
     let (key, metrics) = (put.key.clone(), &streams.metrics);
-    let time = Duration::from_millis(streams.settings.limits.put_timeout_ms);
+    let time = Duration::from_millis(put.time_ms);
     let put = tokio::time::timeout(time, try_put(streams, name, put));
     match put.await.unwrap_or(Err(NotStored::Late)) {
         Ok((receipt, bytes)) => {
@@ -196,24 +197,84 @@ async fn try_put(streams: &Arc<Streams>, name: &str, put: Put) -> Result<(Receip
     let store = streams.cold.store.as_ref().ok_or(NotStored::NoTier)?;
     let path = Path::parse(&put.key)?;
     let mut encoded = encode(streams, name, Work::Begin(put)).await?;
-    let _room = match &encoded.next {
-        Next::Piece(encoder) => streams.cold.room_for(encoder.length()).await,
-        Next::Receipt(_) => None,
+    let length = match &encoded.next {
+        Next::Piece(encoder) => encoder.length(),
+        Next::Receipt(_) => 0,
     };
-    let mut pieces = Vec::new();
+    let _room = streams.cold.room_for(length.min(HELD_BYTES_MAX)).await;
+    let mut upload = Upload::begin(&**store, &path, length).await?;
     let receipt = loop {
-        pieces.push(Bytes::from(encoded.piece));
+        if let Err(error) = upload.push(encoded.piece.into()).await {
+            upload.abort().await;
+            return Err(error.into());
+        }
         match encoded.next {
-            Next::Piece(encoder) => encoded = encode(streams, name, Work::Continue(encoder)).await?,
+            Next::Piece(encoder) => match encode(streams, name, Work::Continue(encoder)).await {
+                Ok(next) => encoded = next,
+                Err(error) => {
+                    upload.abort().await;
+                    return Err(error);
+                }
+            },
             Next::Receipt(receipt) => break receipt,
         }
     };
-    let payload: PutPayload = pieces.into_iter().collect();
-    let bytes = payload.content_length() as u64;
-    store
-        .put_opts(&path, payload, PutOptions::from(PutMode::Create))
-        .await?;
-    Ok((receipt, bytes))
+    upload.finish(&**store, &path).await?;
+    Ok((receipt, length))
+}
+
+/// An object that is larger is put in parts, because a segment can be far larger than what one put should hold.
+const HELD_BYTES_MAX: u64 = 16 << 20;
+/// All parts but the last have this size. While one is on its way, the next is filled.
+const PART_BYTES: usize = 8 << 20;
+
+/// An object on its way into the cold tier.
+enum Upload {
+    Whole(Vec<Bytes>),
+    Parts(WriteMultipart),
+}
+
+impl Upload {
+    async fn begin(store: &dyn ObjectStore, path: &Path, length: u64) -> Result<Self, Error> {
+        if length <= HELD_BYTES_MAX {
+            return Ok(Self::Whole(Vec::new()));
+        }
+        let upload = store.put_multipart(path).await?;
+        Ok(Self::Parts(WriteMultipart::new_with_chunk_size(
+            upload, PART_BYTES,
+        )))
+    }
+
+    async fn push(&mut self, piece: Bytes) -> Result<(), Error> {
+        match self {
+            Self::Whole(pieces) => pieces.push(piece),
+            Self::Parts(parts) => {
+                parts.wait_for_capacity(1).await?;
+                parts.put(piece);
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(self, store: &dyn ObjectStore, path: &Path) -> Result<(), Error> {
+        match self {
+            Self::Whole(pieces) => {
+                let payload: PutPayload = pieces.into_iter().collect();
+                let options = PutOptions::from(PutMode::Create);
+                store.put_opts(path, payload, options).await?;
+            }
+            Self::Parts(parts) => drop(parts.finish().await?),
+        }
+        Ok(())
+    }
+
+    /// Lets the store forget the parts. When that fails, too, or the server ends before, it is the store's own rule for
+    /// incomplete uploads that removes them.
+    async fn abort(self) {
+        if let Self::Parts(parts) = self {
+            drop(parts.abort().await);
+        }
+    }
 }
 
 /// Has the next piece of a segment encoded by its stream, between what else that has to do.
@@ -443,5 +504,53 @@ impl Streams {
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failed> {
         let time = self.bounds.fetch_timeout;
         tokio::time::timeout(time, answer).await.map_err(|_| Failed::Late)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    async fn put(store: &dyn ObjectStore, pieces: usize, piece: usize) -> Vec<u8> {
+        let path = Path::from("name/incarnation/0-1");
+        let length = (pieces * piece) as u64;
+        let mut upload = Upload::begin(store, &path, length).await.unwrap();
+        assert_eq!(matches!(upload, Upload::Parts(_)), length > HELD_BYTES_MAX);
+        for number in 0..pieces {
+            let fill = u8::try_from(number % 256).unwrap();
+            upload.push(vec![fill; piece].into()).await.unwrap();
+        }
+        upload.finish(store, &path).await.unwrap();
+        let stored = store.get(&path).await.unwrap();
+        stored.bytes().await.unwrap().to_vec()
+    }
+
+    #[tokio::test]
+    async fn an_object_is_the_same_whole_and_in_parts() {
+        for pieces in [3, 33] {
+            let expected: Vec<u8> = (0..pieces)
+                .flat_map(|number| vec![u8::try_from(number).unwrap(); 1_000_000])
+                .collect();
+            assert!(put(&InMemory::new(), pieces, 1_000_000).await == expected);
+            let place = tempfile::tempdir().unwrap();
+            let directory =
+                crate::stores::Directory::take(place.path(), tokio::runtime::Handle::current()).unwrap();
+            assert!(put(&directory, pieces, 1_000_000).await == expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_is_given_up_leaves_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let directory =
+            crate::stores::Directory::take(place.path(), tokio::runtime::Handle::current()).unwrap();
+        let path = Path::from("name/incarnation/0-1");
+        let mut upload = Upload::begin(&directory, &path, HELD_BYTES_MAX + 1)
+            .await
+            .unwrap();
+        upload.push(vec![7; 9_000_000].into()).await.unwrap();
+        upload.abort().await;
+        assert!(directory.get(&path).await.is_err());
     }
 }

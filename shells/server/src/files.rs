@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use machine::plan::Span;
 use machine::rows::{
-    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    Chore, Former, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
 };
 use machine::{Millis, Rows, Unreadable, Write};
 use rusqlite::{Connection, OpenFlags};
@@ -152,6 +152,10 @@ impl Database for Stored {
 }
 
 impl Rows for Stored {
+    fn former(&self) -> Result<Option<Former>, Unreadable> {
+        self.0.former()
+    }
+
     fn head(&self) -> Result<Option<Head>, Unreadable> {
         self.0.head()
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use machine::plan::Rendering;
 use machine::rows::{
-    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    Chore, Former, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
 };
 use machine::tail::{self, Frame};
 use machine::wire::answer::Body;
@@ -246,6 +246,10 @@ struct View<'a> {
 }
 
 impl Rows for View<'_> {
+    fn former(&self) -> Result<Option<Former>, Unreadable> {
+        self.database.map_or(Ok(None), |database| database.former())
+    }
+
     fn head(&self) -> Result<Option<Head>, Unreadable> {
         self.database.map_or(Ok(None), |database| database.head())
     }
@@ -439,6 +443,9 @@ impl State {
         let mut turn = Turn::default();
         if let Some(input) = job.what.input() {
             self.open(streams, cell)?;
+            if self.stream.is_none() {
+                self.upgrade(streams, cell)?;
+            }
             let now = streams.platform.now();
             let view = View {
                 database: self.database.as_deref(),
@@ -498,6 +505,17 @@ impl State {
             self.is_open = true;
         }
         Ok(())
+    }
+
+    /// Brings rows of an earlier version to the present form, in the transaction of what follows.
+    fn upgrade(&mut self, streams: &Arc<Streams>, cell: &Cell) -> Result<(), Failure> {
+        let view = View {
+            database: self.database.as_deref(),
+            readers: &self.readers,
+            waiting: &[],
+        };
+        let write = Stream::upgrade(&view)?;
+        self.write(streams, cell, write.as_slice())
     }
 
     /// Writes into the open transaction, which is opened by the first write, as the file is made by that.

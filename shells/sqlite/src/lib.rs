@@ -3,13 +3,15 @@
 #![forbid(unsafe_code)]
 
 use machine::plan::Span;
-use machine::rows::{Chore, Head, HotTable, ProducerState, RowKey, RowMark, SealedSegment, WriterMark};
+use machine::rows::{
+    Chore, Former, Head, HotTable, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+};
 use machine::sql::{self, Columns, Value};
 use machine::{Unreadable, Write};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, Row, ToSql, params_from_iter};
 
-/// More than there are statements in [`machine::sql`].
+/// More than there are statements in [`machine::sql`] for two segments. Those of dropped tables give way.
 const STATEMENTS_KEPT: usize = 64;
 
 /// One stream's database. What it is asked are the questions of [`machine::Rows`], but for the readers, whom no database knows.
@@ -76,11 +78,22 @@ impl Database {
             Value::Integer(span.from.stored()),
             Value::Integer(span.to.stored()),
         ];
-        let frames = self.one(sql::frames(span.table), &keys, |row| {
+        let frames = self.one(&sql::frames(span.table), &keys, |row| {
             let bytes = row.0.get_ref(0).and_then(|bytes| Ok(bytes.as_blob()?.to_vec()));
             bytes.map_err(unreadable)
         })?;
         Ok(frames.unwrap_or_default())
+    }
+
+    /// See [`machine::Rows::former`].
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn former(&self) -> Result<Option<Former>, Unreadable> {
+        match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
+            Some(()) => self.one(sql::FORMER, &[], |row| sql::former(row)),
+            None => Ok(None),
+        }
     }
 
     /// See [`machine::Rows::head`].
@@ -100,7 +113,7 @@ impl Database {
     /// When the database cannot be read.
     pub fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
         let key = Value::Integer(key.stored());
-        self.one(sql::at_or_before(table), &[key], |row| sql::row_mark(row))
+        self.one(&sql::at_or_before(table), &[key], |row| sql::row_mark(row))
     }
 
     /// See [`machine::Rows::first_with`].
@@ -114,7 +127,7 @@ impl Database {
         bytes_before: u64,
     ) -> Result<Option<RowMark>, Unreadable> {
         let values = [after.stored(), bytes_before].map(Value::Integer);
-        self.one(sql::first_with(table), &values, |row| sql::row_mark(row))
+        self.one(&sql::first_with(table), &values, |row| sql::row_mark(row))
     }
 
     /// See [`machine::Rows::writers`].
@@ -122,7 +135,7 @@ impl Database {
     /// # Errors
     /// When the database cannot be read.
     pub fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
-        self.ask(sql::writers(table), &[], |row| {
+        self.ask(&sql::writers(table), &[], |row| {
             each(sql::writer_mark(&Cells(row))?);
             Ok(())
         })

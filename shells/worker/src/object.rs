@@ -236,7 +236,12 @@ impl StreamObject {
         let storage = &self.storage;
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => Stream::wake(now, storage, limits, nonce()?).map_err(described)?,
+            None => {
+                if let Some(write) = Stream::upgrade(storage).map_err(described)? {
+                    storage.write_one(&write)?;
+                }
+                Stream::wake(now, storage, limits, nonce()?).map_err(described)?
+            }
         };
         let mut turn = Turn::default();
         stream.step(now, input, storage, &mut turn).map_err(described)?;

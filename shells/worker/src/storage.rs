@@ -1,14 +1,12 @@
 //! The stored rows of one object: the machine's read port, and the carrying out of its writes.
 
-use std::cell::RefCell;
-
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::plan::Span;
 use machine::rows::{
-    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    Chore, Former, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{Class, Rows, Turn, Unreadable};
+use machine::{Class, Rows, Turn, Unreadable, Write};
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::platform::{Cursor, ObjectContext, ObjectStorage, Socket, Sql};
@@ -17,8 +15,6 @@ pub(crate) struct Storage {
     context: ObjectContext,
     storage: ObjectStorage,
     sql: Sql,
-    /// Statements that have been handed to JavaScript before, by the address of their text.
-    statements: RefCell<Vec<(*const u8, JsValue)>>,
     #[cfg(feature = "test-routes")]
     pub(crate) counts: std::cell::Cell<Counts>,
 }
@@ -40,7 +36,6 @@ impl Storage {
             sql: storage.sql(),
             storage,
             context,
-            statements: RefCell::default(),
             #[cfg(feature = "test-routes")]
             counts: std::cell::Cell::default(),
         }
@@ -59,9 +54,7 @@ impl Storage {
 
     fn write(&self, turn: &Turn, before_commit: &impl Fn()) -> Result<(), JsValue> {
         for write in &turn.writes {
-            sql::statements(write, |statement, values| {
-                self.count(&self.execute(statement, values)?)
-            })?;
+            self.write_one(write)?;
         }
         match turn.alarm {
             // What becomes of the promise shows in the output gate.
@@ -77,6 +70,12 @@ impl Storage {
         Ok(())
     }
 
+    pub(crate) fn write_one(&self, write: &Write) -> Result<(), JsValue> {
+        sql::statements(write, |statement, values| {
+            self.count(&self.execute(statement, values)?)
+        })
+    }
+
     /// The joined frames of the rows of a span.
     pub(crate) fn frames(&self, span: Span) -> Result<Vec<u8>, JsValue> {
         let mut frames = Vec::new();
@@ -84,7 +83,7 @@ impl Storage {
             Value::Integer(span.from.stored()),
             Value::Integer(span.to.stored()),
         ];
-        self.query(sql::frames(span.table), &keys, |row| {
+        self.query(&sql::frames(span.table), &keys, |row| {
             frames = Uint8Array::new(&row.get(0)).to_vec();
             Ok(())
         })?;
@@ -117,7 +116,7 @@ impl Storage {
     /// Executes one statement, and hands over its rows.
     fn query(
         &self,
-        statement: &'static str,
+        statement: &str,
         values: &[Value<'_>],
         mut each: impl FnMut(&Array) -> Result<(), JsValue>,
     ) -> Result<(), JsValue> {
@@ -132,7 +131,7 @@ impl Storage {
         }
     }
 
-    fn execute(&self, statement: &'static str, values: &[Value<'_>]) -> Result<Cursor, JsValue> {
+    fn execute(&self, statement: &str, values: &[Value<'_>]) -> Result<Cursor, JsValue> {
         let bound = Array::new();
         for value in values {
             bound.push(&match value {
@@ -143,18 +142,7 @@ impl Storage {
                 Value::Blob(bytes) => Uint8Array::from(*bytes).into(),
             });
         }
-        self.sql.exec(&self.statement(statement), &bound)
-    }
-
-    fn statement(&self, text: &'static str) -> JsValue {
-        let mut statements = self.statements.borrow_mut();
-        let known = statements.iter().find(|(address, _)| *address == text.as_ptr());
-        if let Some((_, statement)) = known {
-            return statement.clone();
-        }
-        let statement = JsValue::from_str(text);
-        statements.push((text.as_ptr(), statement.clone()));
-        statement
+        self.sql.exec(&JsValue::from_str(statement), &bound)
     }
 
     #[cfg(not(feature = "test-routes"))]
@@ -187,7 +175,7 @@ impl Storage {
 
     fn ask<T>(
         &self,
-        statement: &'static str,
+        statement: &str,
         values: &[Value<'_>],
         decode: impl Fn(&Row<'_>) -> Result<T, Unreadable>,
     ) -> Result<Option<T>, Unreadable> {
@@ -204,7 +192,7 @@ impl Storage {
 impl Storage {
     fn ask_all<T>(
         &self,
-        statement: &'static str,
+        statement: &str,
         decode: impl Fn(&Row<'_>) -> Result<T, Unreadable>,
         each: &mut dyn FnMut(T),
     ) -> Result<(), Unreadable> {
@@ -254,6 +242,13 @@ impl Storage {
 }
 
 impl Rows for Storage {
+    fn former(&self) -> Result<Option<Former>, Unreadable> {
+        match self.ask(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
+            Some(()) => self.ask(sql::FORMER, &[], |row| sql::former(row)),
+            None => Ok(None),
+        }
+    }
+
     fn head(&self) -> Result<Option<Head>, Unreadable> {
         match self.ask(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
             Some(()) => self.ask(sql::HEAD, &[], |row| sql::head(row)),
@@ -262,9 +257,11 @@ impl Rows for Storage {
     }
 
     fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
-        self.ask(sql::at_or_before(table), &[Value::Integer(key.stored())], |row| {
-            sql::row_mark(row)
-        })
+        self.ask(
+            &sql::at_or_before(table),
+            &[Value::Integer(key.stored())],
+            |row| sql::row_mark(row),
+        )
     }
 
     fn first_with(
@@ -274,11 +271,11 @@ impl Rows for Storage {
         bytes_before: u64,
     ) -> Result<Option<RowMark>, Unreadable> {
         let values = [after.stored(), bytes_before].map(Value::Integer);
-        self.ask(sql::first_with(table), &values, |row| sql::row_mark(row))
+        self.ask(&sql::first_with(table), &values, |row| sql::row_mark(row))
     }
 
     fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
-        self.ask_all(sql::writers(table), |row| sql::writer_mark(row), each)
+        self.ask_all(&sql::writers(table), |row| sql::writer_mark(row), each)
     }
 
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {

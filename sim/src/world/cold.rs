@@ -245,7 +245,10 @@ impl World<'_, '_> {
         let course = &mut self.course;
         let it = &mut self.cold.uploads[upload];
         let mut delay = course.choices.upto(it.ends_at.saturating_sub(course.now));
-        if course.fault(Fault::Put) {
+        if course.now < crate::settings::BEGINNING + course.settings.outage_ms {
+            it.outcome = PutOutcome::BAD[0];
+            course.hit(Mark::PutFailed);
+        } else if course.fault(Fault::Put) {
             course.changed(Fault::Put);
             let choice = course.choices.upto(PutOutcome::BAD.len() as u64 - 1);
             it.outcome = PutOutcome::BAD[usize::try_from(choice).unwrap_or(0)];

@@ -550,8 +550,8 @@ impl World<'_, '_> {
                 Write::InsertHot { row, .. } => 4 ^ row.key.stored(),
                 Write::DropTables => 5,
                 Write::CreateSealedTables => 6,
-                Write::CreateHot(table) => 7 ^ (*table as u64) << 8,
-                Write::DropHot(table) => 8 ^ (*table as u64) << 8,
+                Write::CreateHot(table) => 7 ^ table.segment() << 8,
+                Write::DropHot(table) => 8 ^ table.segment() << 8,
                 Write::InsertSegment(segment) => 9 ^ segment.units << 8,
                 Write::UpdateSegment(segment) => 10 ^ segment.attempts << 8,
                 Write::PutProducer(stamp) => 11 ^ stamp.seq << 8,
@@ -560,6 +560,7 @@ impl World<'_, '_> {
                 Write::UpdateChore(chore) => 14 ^ chore.id << 8,
                 Write::RemoveChore { id } => 15 ^ id << 8,
                 Write::DropChores => 16,
+                Write::Upgrade(_) => 17,
             });
         }
         if let Some(alarm) = turn.alarm {

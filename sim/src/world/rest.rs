@@ -48,6 +48,7 @@ impl World<'_, '_> {
     /// Segments and hot rows tile the stream, and what is stored is what was sealed.
     pub(super) fn check_segments(&mut self, at: usize, turn: &Turn) {
         self.note_tiers(at, turn);
+        self.check_size(at);
         let object = &self.objects[at];
         if let (Some(life), false) = (&object.model.state.life, turn.writes.is_empty()) {
             let shelf = &object.platform.storage.shelf;
@@ -58,6 +59,21 @@ impl World<'_, '_> {
                 }
             }
             self.course.check("coverage", verdict);
+        }
+    }
+
+    /// A segment that has reached its size is sealed by the append that fills it, so that the open one never has.
+    fn check_size(&mut self, at: usize) {
+        let limits = &self.course.settings.limits;
+        let shelf = &self.objects[at].platform.storage.shelf;
+        let Some(row) = shelf.last_row().filter(|_| limits.cold) else {
+            return;
+        };
+        let bytes = row.bytes_before + row.frames.len() as u64;
+        if bytes >= limits.segment_bytes_max {
+            let expected = format!("an open segment of less than {} bytes", limits.segment_bytes_max);
+            self.course
+                .fail("segment size", expected, format!("{bytes} bytes"));
         }
     }
 
@@ -72,12 +88,10 @@ impl World<'_, '_> {
             waiting += 1;
             tried += u64::from(segment.attempts > 0);
         }
-        let full = shelf
-            .last_row()
-            .is_some_and(|row| row.bytes_before + row.frames.len() as u64 >= limits.segment_bytes_max);
         let putting = self.cold.is_putting(at);
         let marks = &mut self.course.marks;
         marks.reach(Watermark::Segments, shelf.head().map_or(0, |head| head.segment));
+        marks.reach(Watermark::Unstored, waiting);
         marks.reach(Watermark::Chores, shelf.chores().count() as u64);
         for write in &turn.writes {
             match write {
@@ -90,24 +104,26 @@ impl World<'_, '_> {
                     {
                         marks.hit(Mark::SealedByAge);
                     }
-                    if closed && waiting > 1 {
-                        marks.hit(Mark::TwoUnstored);
+                    if waiting > 1 {
+                        marks.hit(if closed {
+                            Mark::TwoUnstored
+                        } else {
+                            Mark::SealedDuringPut
+                        });
                     }
                 }
                 Write::UpdateSegment(segment) => {
                     if let Some(stored) = &segment.stored {
                         marks.hit(Mark::Stored);
+                        if waiting > 1 {
+                            marks.hit(Mark::StoredAfterOutage);
+                        }
                         if stored.attempt < segment.attempts {
                             marks.hit(Mark::StoredByEarlier);
                         }
                     }
                 }
-                Write::InsertHot { .. } if tried > 0 => {
-                    marks.hit(Mark::SecondTableFilling);
-                    if full && !closed {
-                        marks.hit(Mark::FullWhilePut);
-                    }
-                }
+                Write::InsertHot { .. } if tried > 0 => marks.hit(Mark::AppendDuringPut),
                 Write::InsertHead(head) => {
                     let prefix = key_prefix(&head.name, head.incarnation);
                     let of_name = prefix.split_inclusive('/').next().unwrap_or_default();
@@ -124,6 +140,7 @@ impl World<'_, '_> {
                 | Write::CreateHot(_)
                 | Write::PutProducer(_)
                 | Write::DropHot(_)
+                | Write::Upgrade(_)
                 | Write::CreateChores
                 | Write::InsertChore(_)
                 | Write::RemoveChore { .. }
@@ -228,7 +245,7 @@ impl World<'_, '_> {
         }
         let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());
         if unstored.next().is_some() {
-            let wait = limits.put_timeout_ms.max(limits.retry_ms_max);
+            let wait = limits.put_time_ms(u64::MAX, u64::MAX).max(limits.retry_ms_max);
             needs.push((now + wait + skew, "a segment is to be stored"));
         } else if let Some(row) = shelf.rows().next().filter(|_| limits.cold) {
             let at = row.at.0.saturating_add(limits.segment_age_ms_max);

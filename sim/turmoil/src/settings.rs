@@ -194,6 +194,7 @@ fn draw_tier(choices: &mut Choices<'_>, limits: &mut Limits, tier_ms: u64) {
         limits.segment_age_ms_max /= 10;
     }
     limits.put_timeout_ms = 300 + tier_ms * 2 + choices.magnitude(4_000);
+    sim::settings::put_times(choices, limits);
 }
 
 fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
