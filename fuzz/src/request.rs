@@ -578,8 +578,9 @@ impl Named {
                 | Write::CreateSealedTables
                 | Write::CreateHot(_)
                 | Write::InsertSegment(_)
-                | Write::PutProducer(_)
-                | Write::Upgrade(_)
+                | Write::PutProducer { .. }
+                | Write::ForgetProducers { .. }
+                | Write::Upgrade { .. }
                 | Write::UpdateChore(_)
                 | Write::RemoveChore { .. } => false,
             };

@@ -64,6 +64,10 @@ pub struct Limits {
     pub name_bytes_max: u64,
     /// Longest `Producer-Id`.
     pub producer_id_bytes_max: u64,
+    /// A producer that has not appended for this long is forgotten when a segment is sealed (protocol 5.2.1).
+    pub producer_max_idle_ms: u64,
+    /// Most producers that are forgotten when a segment is sealed; twice as many as the segment had, if that is more.
+    pub producers_forgotten_max: u64,
     /// Longest `Stream-Seq`.
     pub stream_seq_bytes_max: u64,
     /// Longest `Content-Type`.
@@ -127,6 +131,8 @@ impl Limits {
         row_bytes_max: 1_500_000,
         name_bytes_max: 1_024,
         producer_id_bytes_max: 1_024,
+        producer_max_idle_ms: 7 * 86_400_000,
+        producers_forgotten_max: 1_000,
         stream_seq_bytes_max: 1_024,
         content_type_bytes_max: 256,
         touch_slack_divisor: 8,

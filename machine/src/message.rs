@@ -60,7 +60,8 @@ pub(crate) fn create_registry() -> Message {
 /// An event for the registry, as it is stored until it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Event {
-    /// The producer: each incarnation is one, so that its two events are told exactly once (protocol 5.2.1).
+    /// The producer: one for each event, so that it is told exactly once (protocol 5.2.1), however long the registry has
+    /// forgotten the other event of the same incarnation.
     producer: String,
     seq: u64,
     event: StateEvent,
@@ -101,23 +102,17 @@ impl Event {
             content_type: content_type.to_owned(),
             created_at,
         };
-        Self::new(incarnation, 0, path, Some(value), "insert")
+        Self::new(incarnation.to_string(), path, Some(value), "insert")
     }
 
     pub(crate) fn ended(incarnation: Incarnation, path: &str) -> Self {
-        Self::new(incarnation, 1, path, None, "delete")
+        Self::new(format!("{incarnation}-end"), path, None, "delete")
     }
 
-    fn new(
-        incarnation: Incarnation,
-        seq: u64,
-        path: &str,
-        value: Option<StreamValue>,
-        operation: &str,
-    ) -> Self {
+    fn new(producer: String, path: &str, value: Option<StreamValue>, operation: &str) -> Self {
         Self {
-            producer: incarnation.to_string(),
-            seq,
+            producer,
+            seq: 0,
             event: StateEvent {
                 r#type: "stream".to_owned(),
                 key: path.to_owned(),

@@ -74,6 +74,8 @@ pub struct Former {
     pub a: Option<u64>,
     /// The same of `hot_b`.
     pub b: Option<u64>,
+    /// Whether there is a table of producers, which does not say when they wrote last.
+    pub producers: bool,
 }
 
 /// What a stream is, apart from its content: one row.
@@ -210,6 +212,7 @@ impl RowMark {
 /// A hot row's writer, where it names one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriterMark {
+    pub at: Millis,
     pub producer: Option<ProducerStamp>,
     pub stream_seq: Option<String>,
 }
@@ -321,8 +324,16 @@ pub enum Write {
     InsertSegment(SealedSegment),
     /// Everything in a segment's row that can change.
     UpdateSegment(SealedSegment),
-    /// Replaces what was known of this producer.
-    PutProducer(ProducerStamp),
+    /// Replaces what was known of this producer, whose last append was at that time.
+    PutProducer {
+        stamp: ProducerStamp,
+        used_at: Millis,
+    },
+    /// Remove producers whose last append was at that time or before, those first that have been idle for longest.
+    ForgetProducers {
+        used_at: Millis,
+        most: u64,
+    },
     /// Remove a hot table, and with it its rows.
     DropHot(HotTable),
     /// Make the table of chores.
@@ -338,7 +349,11 @@ pub enum Write {
     /// Remove every table of the stream but the hot ones, and with them every row.
     DropTables,
     /// Bring the tables of version 0.1 to the present form.
-    Upgrade(Former),
+    Upgrade {
+        former: Former,
+        /// When its producers count as having written last.
+        now: Millis,
+    },
 }
 
 /// The storage could not be asked; the step is void and the instance must be dropped.

@@ -81,9 +81,16 @@ const DROP_SEGMENTS: &str = "DROP TABLE IF EXISTS segments";
 /// A producer's last word in the sealed segments, by its id; see [`producer`].
 pub const PRODUCER: &str = "SELECT epoch, seq FROM producers WHERE id = ?";
 
-const CREATE_PRODUCERS: &str = "CREATE TABLE producers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID";
+const CREATE_PRODUCERS: &str = "CREATE TABLE producers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, \
+     used_at INTEGER NOT NULL) WITHOUT ROWID";
 
-const PUT_PRODUCER: &str = "INSERT OR REPLACE INTO producers VALUES (?, ?, ?)";
+/// By it those are found that are idle, however many are not.
+const CREATE_IDLE_PRODUCERS: &str = "CREATE INDEX idle_producers ON producers (used_at)";
+
+const PUT_PRODUCER: &str = "INSERT OR REPLACE INTO producers VALUES (?, ?, ?, ?)";
+
+const FORGET_PRODUCERS: &str = "DELETE FROM producers WHERE id IN \
+     (SELECT id FROM producers WHERE used_at <= ? ORDER BY used_at, id LIMIT ?)";
 
 const DROP_PRODUCERS: &str = "DROP TABLE IF EXISTS producers";
 
@@ -111,7 +118,8 @@ const DROP_STREAM: &str = "DROP TABLE stream";
 /// Whether there are tables of version 0.1: one row if so; see [`former`]. Asked where there is a stream.
 pub const FORMER: &str = "SELECT segment, writable, \
      (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_a'), \
-     (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_b') \
+     (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_b'), \
+     (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'producers') \
      FROM stream WHERE EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name IN ('hot_a', 'hot_b'))";
 
 fn create_hot(table: HotTable) -> String {
@@ -166,7 +174,7 @@ pub fn first_with(table: HotTable) -> String {
 #[must_use]
 pub fn writers(table: HotTable) -> String {
     format!(
-        "SELECT producer, epoch, seq, stream_seq FROM hot_{} \
+        "SELECT producer, epoch, seq, stream_seq, at FROM hot_{} \
          WHERE producer IS NOT NULL OR stream_seq IS NOT NULL ORDER BY key",
         table.segment()
     )
@@ -244,7 +252,8 @@ pub fn statements<E>(
         }
         Write::CreateSealedTables => {
             execute(CREATE_SEGMENTS, &[])?;
-            execute(CREATE_PRODUCERS, &[])
+            execute(CREATE_PRODUCERS, &[])?;
+            execute(CREATE_IDLE_PRODUCERS, &[])
         }
         Write::CreateHot(table) => execute(&create_hot(*table), &[]),
         Write::DropHot(table) => execute(&drop_hot(*table), &[]),
@@ -260,13 +269,18 @@ pub fn statements<E>(
             values[..4].copy_from_slice(&attempted(segment));
             execute(UPDATE_SEGMENT, &values)
         }
-        Write::PutProducer(stamp) => execute(
+        Write::PutProducer { stamp, used_at } => execute(
             PUT_PRODUCER,
             &[
                 Value::Text(&stamp.id),
                 Value::Integer(stamp.epoch),
                 Value::Integer(stamp.seq),
+                Value::Integer(used_at.0),
             ],
+        ),
+        Write::ForgetProducers { used_at, most } => execute(
+            FORGET_PRODUCERS,
+            &[Value::Integer(used_at.0), Value::Integer(*most)],
         ),
         Write::CreateChores => execute(CREATE_CHORES, &[]),
         Write::InsertChore(chore) => {
@@ -288,11 +302,22 @@ pub fn statements<E>(
             execute(DROP_PRODUCERS, &[])?;
             execute(DROP_STREAM, &[])
         }
-        Write::Upgrade(Former { a, b }) => {
+        Write::Upgrade {
+            former: Former { a, b, producers },
+            now,
+        } => {
             for (name, segment) in [("hot_a", a), ("hot_b", b)] {
                 if let Some(segment) = segment {
                     execute(&format!("ALTER TABLE {name} RENAME TO hot_{segment}"), &[])?;
                 }
+            }
+            if *producers {
+                let used_at = format!(
+                    "ALTER TABLE producers ADD COLUMN used_at INTEGER NOT NULL DEFAULT {}",
+                    now.0
+                );
+                execute(&used_at, &[])?;
+                execute(CREATE_IDLE_PRODUCERS, &[])?;
             }
             Ok(())
         }
@@ -422,6 +447,7 @@ pub fn former(row: &impl Columns) -> Result<Former, Unreadable> {
     Ok(Former {
         a: row.integer(2)?.map(|_| segment(0)),
         b: row.integer(3)?.map(|_| segment(1)),
+        producers: row.integer(4)?.is_some(),
     })
 }
 
@@ -509,6 +535,7 @@ pub fn row_mark(row: &impl Columns) -> Result<RowMark, Unreadable> {
 /// When the row is not as the machine writes it.
 pub fn writer_mark(row: &impl Columns) -> Result<WriterMark, Unreadable> {
     Ok(WriterMark {
+        at: Millis(required(row.integer(4)?)?),
         producer: stamp_at(row, 0)?,
         stream_seq: row.text(3)?,
     })

@@ -103,6 +103,7 @@ named! {
         AppendDuringPut: "append while a sealed segment waits for the cold tier",
         SealedDuringPut: "segment sealed while another waits for the cold tier",
         StoredAfterOutage: "segment stored while others wait behind it",
+        ProducersForgotten: "idle producers forgotten",
         Stored: "segment stored",
         PutFailed: "put failed",
         PutStoredUntold: "put stored but reported failed, and tried again",

@@ -1,7 +1,7 @@
 //! What the protocol says a stream is: a reference that shares no code with the machine, and is as plain as can be. It
 //! takes the requests in the order in which the object took them, and says whether an answer is one that is allowed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -167,6 +167,8 @@ pub struct Life {
     producers: Rc<BTreeMap<String, (u64, u64)>>,
     /// What its entity tags name it by, once one of them was seen.
     named: Option<String>,
+    /// When each producer appended last.
+    produced_at: Rc<BTreeMap<String, u64>>,
     stream_seq: Option<String>,
 }
 
@@ -284,6 +286,8 @@ pub struct Model {
     lives: u64,
     /// The content of each life, and its segments, as they were last known.
     archive: Vec<(Rc<Content>, Rc<Segments>)>,
+    /// Producers that were forgotten for being idle, and in which life.
+    forgotten: BTreeSet<(u64, String)>,
 }
 
 type Verdict = Result<(), Mismatch>;
@@ -297,6 +301,7 @@ impl Model {
             bounds,
             lives: 0,
             archive: vec![(none, Rc::default())],
+            forgotten: BTreeSet::new(),
         }
     }
 
@@ -425,6 +430,45 @@ impl Model {
         let end = life.content.len();
         Rc::make_mut(&mut life.segments).seal(end);
         Ok(())
+    }
+
+    /// A segment was sealed, by which producers may be forgotten that have not appended for so long (protocol 5.2.1). Tells
+    /// how many were, and how many others are as idle.
+    pub fn forget(
+        &mut self,
+        now: u64,
+        idle_ms: u64,
+        is_known: impl Fn(&str) -> bool,
+    ) -> (u64, Result<u64, Mismatch>) {
+        let Some(life) = self.state.life.as_mut().filter(|life| !life.closed) else {
+            return (0, Ok(0));
+        };
+        let (mut forgotten, mut left) = (0, 0);
+        for producer in life.producers.keys().cloned().collect::<Vec<_>>() {
+            let used_at = life.produced_at.get(&producer).copied().unwrap_or(0);
+            let is_idle = used_at.saturating_add(idle_ms) <= now;
+            if is_known(&producer) {
+                left += u64::from(is_idle);
+                continue;
+            }
+            if !is_idle {
+                let mismatch = Mismatch {
+                    expected: format!("{producer}, which appended at {used_at}, to be known at {now}"),
+                    actual: "it was forgotten".to_owned(),
+                };
+                return (forgotten, Err(mismatch));
+            }
+            forgotten += 1;
+            Rc::make_mut(&mut life.producers).remove(&producer);
+            self.forgotten.insert((life.id, producer));
+        }
+        (forgotten, Ok(left))
+    }
+
+    /// Whether a producer was ever forgotten, so that what it repeats may have been appended again.
+    #[must_use]
+    pub fn has_forgotten(&self, life: u64, producer: &str) -> bool {
+        self.forgotten.contains(&(life, producer.to_owned()))
     }
 
     /// A reader has left, one of so many at the tail.
@@ -586,6 +630,7 @@ impl Model {
         let producers = producers
             .map(|claim| (claim.id.clone(), (claim.epoch, claim.seq)))
             .collect();
+        let produced_at = claim.iter().map(|claim| (claim.id.clone(), facts.now)).collect();
         let life = Life {
             id: self.lives,
             ttl: request.header("Stream-TTL").and_then(|text| text.parse().ok()),
@@ -600,6 +645,7 @@ impl Model {
             segments: Rc::default(),
             producers: Rc::new(producers),
             named: None,
+            produced_at: Rc::new(produced_at),
             stream_seq: None,
             content_type,
         };
@@ -755,6 +801,7 @@ impl Model {
         if !request.body.is_empty() {
             if let Some(claim) = &claim {
                 Rc::make_mut(&mut life.producers).insert(claim.id.clone(), (claim.epoch, claim.seq));
+                Rc::make_mut(&mut life.produced_at).insert(claim.id.clone(), facts.now);
             }
             if let Some(seq) = request.header("Stream-Seq") {
                 life.stream_seq = Some(seq.to_owned());

@@ -207,6 +207,8 @@ impl Settings {
                 chunk_bytes_max: 64,
                 cold: true,
                 segment_messages_max: 3,
+                // A writer that was forgotten would append again what it repeats.
+                producer_max_idle_ms: Limits::DEFAULT.producer_max_idle_ms,
                 segment_bytes_max: Limits::DEFAULT.segment_bytes_max,
                 ..drawn.limits
             },
@@ -242,6 +244,7 @@ fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     let there_and_back = delays.network * 2 + delays.commit * 2 + delays.skew * 2;
     limits.put_timeout_ms = 200 + delays.tier / 4 + choices.magnitude(30_000);
     put_times(choices, limits);
+    producers(choices, limits);
     limits.reply_timeout_ms = 200 + there_and_back + choices.magnitude(30_000);
     limits.retry_ms_min = 1 + choices.magnitude(5_000);
     limits.retry_ms_max = limits.retry_ms_min.max(1_000 + choices.magnitude(60_000));
@@ -254,6 +257,17 @@ pub fn put_times(choices: &mut Choices<'_>, limits: &mut Limits) {
     let added = choices.added();
     limits.put_doublings_max = added.one_of(&[0, 1, 6]);
     limits.put_bytes_per_s_min = added.one_of(&[u64::MAX, 1 << 10, 10]);
+}
+
+/// After what time producers are forgotten.
+fn producers(choices: &mut Choices<'_>, limits: &mut Limits) {
+    let added = choices.added();
+    if limits.registry {
+        // An event that is repeated after longer would be told twice.
+        return;
+    }
+    limits.producer_max_idle_ms = added.one_of(&[limits.producer_max_idle_ms, 1, 1_000, 20_000]);
+    limits.producers_forgotten_max = added.one_of(&[limits.producers_forgotten_max, 1, 2]);
 }
 
 /// How much is sealed together, and read together.

@@ -11,7 +11,7 @@ use machine::rows::{
     Chore, Head, HotRow, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
 };
 use machine::sql::{self, Value};
-use machine::{Rows, Unreadable, Write};
+use machine::{Millis, Rows, Unreadable, Write};
 
 use crate::platform;
 
@@ -42,7 +42,7 @@ pub struct Shelf {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Sealed {
     segments: BTreeMap<u64, SealedSegment>,
-    producers: BTreeMap<String, ProducerState>,
+    producers: BTreeMap<String, (ProducerState, Millis)>,
 }
 
 impl Shelf {
@@ -60,6 +60,14 @@ impl Shelf {
     /// The sealed segments, in order.
     pub fn segments(&self) -> impl Iterator<Item = &SealedSegment> {
         self.sealed.iter().flat_map(|sealed| sealed.segments.values())
+    }
+
+    /// Whether a producer is known, from the sealed segments or from the open one.
+    #[must_use]
+    pub fn knows(&self, producer: &str) -> bool {
+        let sealed = self.sealed.as_ref();
+        let is_named = |row: &HotRow| row.producer.as_ref().is_some_and(|stamp| stamp.id == producer);
+        sealed.is_some_and(|sealed| sealed.producers.contains_key(producer)) || self.rows().any(is_named)
     }
 
     /// What remains to be done, in order.
@@ -168,12 +176,24 @@ impl Shelf {
                     segment.stored.clone_from(&new.stored);
                 }
             }
-            Write::PutProducer(stamp) => {
+            Write::PutProducer { stamp, used_at } => {
                 let state = ProducerState {
                     epoch: stamp.epoch,
                     seq: stamp.seq,
                 };
-                self.sealed()?.producers.insert(stamp.id.clone(), state);
+                self.sealed()?
+                    .producers
+                    .insert(stamp.id.clone(), (state, *used_at));
+            }
+            Write::ForgetProducers { used_at, most } => {
+                let producers = &mut self.sealed()?.producers;
+                let idle = producers.iter().filter(|(_, (_, used))| used <= used_at);
+                let mut idle: Vec<_> = idle.map(|(id, (_, used))| (*used, id.clone())).collect();
+                idle.sort();
+                idle.truncate(usize::try_from(*most).unwrap_or(usize::MAX));
+                for (_, id) in &idle {
+                    producers.remove(id);
+                }
             }
             Write::CreateChores => {
                 if self.chores.replace(BTreeMap::new()).is_some() {
@@ -201,7 +221,7 @@ impl Shelf {
                     return Err("there is no table of chores to drop".to_owned());
                 }
             }
-            Write::Upgrade(_) => return Err("there is nothing of version 0.1".to_owned()),
+            Write::Upgrade { .. } => return Err("there is nothing of version 0.1".to_owned()),
             Write::DropTables => {
                 if !self.has_tables || !self.hot.is_empty() {
                     return Err("there are no tables to drop, or hot ones are left".to_owned());
@@ -241,11 +261,15 @@ impl Shelf {
             writes.push(Write::CreateSealedTables);
             writes.extend(sealed.segments.values().cloned().map(Write::InsertSegment));
             writes.extend(sealed.producers.iter().map(|(id, state)| {
-                Write::PutProducer(ProducerStamp {
-                    id: id.clone(),
-                    epoch: state.epoch,
-                    seq: state.seq,
-                })
+                let (state, used_at) = state;
+                Write::PutProducer {
+                    stamp: ProducerStamp {
+                        id: id.clone(),
+                        epoch: state.epoch,
+                        seq: state.seq,
+                    },
+                    used_at: *used_at,
+                }
             }));
         }
         writes
@@ -438,7 +462,7 @@ impl Rows for Store {
         if let Some(sqlite) = &self.sqlite {
             return sqlite.producer(id);
         }
-        Ok(self.sealed()?.producers.get(id).copied())
+        Ok(self.sealed()?.producers.get(id).map(|(state, _)| *state))
     }
 
     fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
@@ -480,6 +504,7 @@ impl Rows for Store {
             .filter(|row| row.producer.is_some() || row.stream_seq.is_some())
         {
             each(WriterMark {
+                at: row.at,
                 producer: row.producer.clone(),
                 stream_seq: row.stream_seq.clone(),
             });

@@ -56,7 +56,7 @@ impl Default for Settings {
 type Field = fn(&mut Limits) -> &mut u64;
 
 /// The variables that set limits, with the least and the greatest value of each.
-const LIMITS: [(&str, Field, u64, u64); 14] = [
+const LIMITS: [(&str, Field, u64, u64); 15] = [
     (
         "MAX_APPEND_BYTES",
         |limits| &mut limits.append_bytes_max,
@@ -110,6 +110,12 @@ const LIMITS: [(&str, Field, u64, u64); 14] = [
         |limits| &mut limits.index_step_bytes,
         1,
         16 << 20,
+    ),
+    (
+        "PRODUCER_MAX_IDLE_MS",
+        |limits| &mut limits.producer_max_idle_ms,
+        1,
+        10 * YEAR_MS,
     ),
     ("PUT_TIMEOUT_MS", |limits| &mut limits.put_timeout_ms, 1, DAY_MS),
     (

@@ -156,7 +156,11 @@ impl Life {
         self.tail.opened_at.get_or_insert(now);
         self.touch_by_row(now);
         if let Some(writers) = &mut self.writers {
-            writers.record(WriterMark { producer, stream_seq });
+            writers.record(WriterMark {
+                at: now,
+                producer,
+                stream_seq,
+            });
         }
         if self.tail.bytes - before > limits.frame_bytes_max {
             return None;

@@ -111,8 +111,8 @@ impl Stream {
     ///
     /// # Errors
     /// When the rows cannot be read.
-    pub fn upgrade(rows: &impl Rows) -> Result<Option<Write>, Unreadable> {
-        Ok(rows.former()?.map(Write::Upgrade))
+    pub fn upgrade(now: Millis, rows: &impl Rows) -> Result<Option<Write>, Unreadable> {
+        Ok(rows.former()?.map(|former| Write::Upgrade { former, now }))
     }
 
     /// A new instance over stored rows. `nonce` must differ from instance to instance.

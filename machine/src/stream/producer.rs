@@ -4,14 +4,20 @@ use std::collections::BTreeMap;
 
 use super::Life;
 use crate::rows::{HotTable, ProducerStamp, ProducerState, Rows, Unreadable, WriterMark};
-use crate::{Offset, Refusal};
+use crate::{Millis, Offset, Refusal};
 
 /// The last word of the writers in the open segment. Only an append that is stored adds to it, so that it is bounded by the
 /// rows of that segment, whatever clients send.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Writers {
-    producers: BTreeMap<String, ProducerState>,
+    producers: BTreeMap<String, Known>,
     stream_seq: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    last: ProducerState,
+    used_at: Millis,
 }
 
 /// What becomes of a producer's request that is not refused.
@@ -75,7 +81,11 @@ impl Writers {
 
     pub(super) fn record(&mut self, mark: WriterMark) {
         if let Some(ProducerStamp { id, epoch, seq }) = mark.producer {
-            self.producers.insert(id, ProducerState { epoch, seq });
+            let known = Known {
+                last: ProducerState { epoch, seq },
+                used_at: mark.at,
+            };
+            self.producers.insert(id, known);
         }
         if mark.stream_seq.is_some() {
             self.stream_seq = mark.stream_seq;
@@ -83,9 +93,12 @@ impl Writers {
     }
 
     /// The open segment is sealed: what is to be kept of it. Forgets the producers, which can be asked for from now on.
-    pub(super) fn seal(&mut self) -> (Vec<ProducerStamp>, Option<String>) {
+    pub(super) fn seal(&mut self) -> (Vec<(ProducerStamp, Millis)>, Option<String>) {
         let producers = core::mem::take(&mut self.producers).into_iter();
-        let stamps = producers.map(|(id, ProducerState { epoch, seq })| ProducerStamp { id, epoch, seq });
+        let stamps = producers.map(|(id, Known { last, used_at })| {
+            let ProducerState { epoch, seq } = last;
+            (ProducerStamp { id, epoch, seq }, used_at)
+        });
         (stamps.collect(), self.stream_seq.clone())
     }
 }
@@ -116,7 +129,7 @@ impl Life {
     ) -> Result<Option<ProducerState>, Unreadable> {
         let has_sealed = self.head.segment > 0;
         match self.writers(rows)?.producers.get(producer) {
-            Some(last) => Ok(Some(*last)),
+            Some(known) => Ok(Some(known.last)),
             None if has_sealed => rows.producer(producer),
             None => Ok(None),
         }
@@ -165,6 +178,7 @@ mod tests {
     fn stream_seq_is_compared_byte_by_byte() {
         let mut writers = Writers::default();
         writers.record(WriterMark {
+            at: Millis(0),
             producer: None,
             stream_seq: Some("2".to_owned()),
         });

@@ -5,7 +5,9 @@
 //! says that a put may be under way, and under which keys, before it leaves; its rows stay until a put is known to have succeeded.
 
 use super::{Life, Stream, Tail};
-use crate::rows::{Head, HotTable, Incarnation, Rows, SealedSegment, StoredSegment, Unreadable, Write};
+use crate::rows::{
+    Head, HotTable, Incarnation, ProducerStamp, Rows, SealedSegment, StoredSegment, Unreadable, Write,
+};
 use crate::segment::{self, Context, Put, PutId, Receipt};
 use crate::wire::Format;
 use crate::wire::cursor::mix;
@@ -114,7 +116,7 @@ impl Life {
             || opened_at.plus(limits.segment_age_ms_max) <= now
             || self.is_closed();
         if is_full {
-            self.seal(now, rows, turn)?;
+            self.seal(now, limits, rows, turn)?;
         }
         Ok(())
     }
@@ -129,14 +131,20 @@ impl Life {
         }
     }
 
-    fn seal(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
+    fn seal(
+        &mut self,
+        now: Millis,
+        limits: &Limits,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<(), Unreadable> {
         if self.head.segment == 0 {
             turn.writes.push(Write::CreateSealedTables);
         }
         // Who wrote is in the rows, which will be dropped.
         let writers = self.writers(rows)?;
         let (producers, stream_seq) = writers.seal();
-        turn.writes.extend(producers.into_iter().map(Write::PutProducer));
+        self.keep_producers(now, producers, limits, turn);
         self.head.stream_seq = stream_seq;
         let segment = SealedSegment {
             number: self.head.segment,
@@ -165,6 +173,33 @@ impl Life {
         self.opens = true;
         self.save();
         Ok(())
+    }
+
+    /// Keeps the producers of the segment that is sealed, and forgets those that have been idle for too long (protocol 5.2.1).
+    /// Of the earlier segments' it removes no more than it takes to keep up with those that come, so that sealing is bounded.
+    fn keep_producers(
+        &self,
+        now: Millis,
+        producers: Vec<(ProducerStamp, Millis)>,
+        limits: &Limits,
+        turn: &mut Turn,
+    ) {
+        if self.is_closed() {
+            // Nobody can append any more.
+            return;
+        }
+        let idle_since = now.0.checked_sub(limits.producer_max_idle_ms).map(Millis);
+        let before = turn.writes.len();
+        for (stamp, used_at) in producers {
+            if idle_since.is_none_or(|idle| used_at > idle) {
+                turn.writes.push(Write::PutProducer { stamp, used_at });
+            }
+        }
+        let kept = (turn.writes.len() - before) as u64;
+        if let Some(used_at) = idle_since {
+            let most = limits.producers_forgotten_max.max(2 * kept);
+            turn.writes.push(Write::ForgetProducers { used_at, most });
+        }
     }
 
     /// Begins the next attempt to store what is due, oldest first, one at a time.

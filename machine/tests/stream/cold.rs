@@ -77,7 +77,7 @@ fn segments_keep_their_size_however_many_wait() {
     };
     for count in 0..COUNT {
         let answered = shell.post(JSON, b"[1,2,3]");
-        assert_eq!(next(&answered), Offset::new(count + 1, 0));
+        assert_eq!(next(&answered), Offset::new(count, 3));
         fail(&mut shell);
         shell.sleep();
     }
@@ -279,6 +279,49 @@ fn writers_are_remembered_over_sealing() {
     assert_eq!(post(&mut shell, "1", "b"), 200);
 }
 
+#[test]
+fn idle_producers_are_forgotten_when_a_segment_is_sealed_in_bounded_work() {
+    let mut shell = stream(
+        JSON,
+        Limits {
+            producer_max_idle_ms: 1_000,
+            producers_forgotten_max: 40,
+            ..limits()
+        },
+    );
+    let post = |shell: &mut Shell, producer: usize, seq: &str| {
+        let id = format!("producer-{producer}");
+        let headers = [
+            ("Content-Type", JSON),
+            ("Producer-Id", id.as_str()),
+            ("Producer-Epoch", "0"),
+            ("Producer-Seq", seq),
+        ];
+        shell.request("POST", "", &headers, b"1").status()
+    };
+    for producer in 0..99 {
+        assert_eq!(post(&mut shell, producer, "0"), 200);
+        shell.settle();
+    }
+    assert_eq!(shell.rows.producers.borrow().len(), 99);
+    shell.now = shell.now.plus(999);
+    assert_eq!(post(&mut shell, 98, "1"), 200);
+    shell.now = shell.now.plus(1);
+    // Known until a segment is sealed; and no more than so many are removed at once.
+    assert_eq!(post(&mut shell, 0, "0"), 204);
+    for left in [59, 19, 1, 1] {
+        shell.sleep();
+        shell.post(JSON, b"[1,2,3]");
+        shell.settle();
+        assert_eq!(shell.rows.producers.borrow().len(), left);
+    }
+    // Whoever was forgotten begins anew, and whoever was not goes on.
+    assert_eq!(post(&mut shell, 0, "1"), 409);
+    assert_eq!(post(&mut shell, 0, "0"), 200);
+    assert_eq!(post(&mut shell, 98, "1"), 204);
+    assert_eq!(post(&mut shell, 98, "2"), 200);
+}
+
 /// Refused appends, and repeated ones, each by another producer.
 #[test]
 fn appends_that_store_nothing_leave_nothing_in_memory() {
@@ -422,7 +465,7 @@ fn the_registry_is_told_in_order_and_created_when_it_is_not_there() {
     let mut shell = stream(JSON, limits);
     shell.request("DELETE", "", &[], b"");
     let created = r#"POST 0 {"type":"stream","key":"s","value":{"path":"s","contentType":"application/json","createdAt":1800000000000},"headers":{"operation":"insert"}}"#;
-    let deleted = r#"POST 1 {"type":"stream","key":"s","headers":{"operation":"delete"}}"#;
+    let deleted = r#"POST 0 {"type":"stream","key":"s","headers":{"operation":"delete"}}"#;
     assert_eq!(requests(&mut shell, 404), [created]);
     assert_eq!(requests(&mut shell, 201), ["PUT - "]);
     // The answer is lost: it is told again, and known by its producer.

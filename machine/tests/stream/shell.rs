@@ -22,7 +22,7 @@ pub(crate) struct Memory {
     head: RefCell<Option<Head>>,
     hot: RefCell<BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>>,
     segments: RefCell<Option<BTreeMap<u64, SealedSegment>>>,
-    producers: RefCell<BTreeMap<String, ProducerState>>,
+    pub(crate) producers: RefCell<BTreeMap<String, (ProducerState, Millis)>>,
     pub(crate) chores: RefCell<Option<BTreeMap<u64, Chore>>>,
     pub(crate) attached: Cell<u64>,
     /// How many segments have been asked for.
@@ -81,6 +81,7 @@ impl Rows for Memory {
         self.table(table, |rows| {
             for row in rows.values() {
                 each(WriterMark {
+                    at: row.at,
                     producer: row.producer.clone(),
                     stream_seq: row.stream_seq.clone(),
                 });
@@ -89,7 +90,7 @@ impl Rows for Memory {
     }
 
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
-        Ok(self.producers.borrow().get(id).copied())
+        Ok(self.producers.borrow().get(id).map(|(state, _)| *state))
     }
 
     fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
@@ -161,10 +162,20 @@ impl Memory {
                     "there is such a segment"
                 );
             }
-            Write::PutProducer(ProducerStamp { id, epoch, seq }) => {
-                self.producers
-                    .borrow_mut()
-                    .insert(id, ProducerState { epoch, seq });
+            Write::PutProducer { stamp, used_at } => {
+                let ProducerStamp { id, epoch, seq } = stamp;
+                let state = (ProducerState { epoch, seq }, used_at);
+                self.producers.borrow_mut().insert(id, state);
+            }
+            Write::ForgetProducers { used_at, most } => {
+                let mut producers = self.producers.borrow_mut();
+                let idle = producers.iter().filter(|(_, (_, used))| *used <= used_at);
+                let mut idle: Vec<_> = idle.map(|(id, (_, used))| (*used, id.clone())).collect();
+                idle.sort();
+                idle.truncate(most as usize);
+                for (_, id) in &idle {
+                    producers.remove(id);
+                }
             }
             Write::CreateChores => assert!(chores.replace(BTreeMap::new()).is_none(), "made once"),
             Write::InsertChore(chore) => {
@@ -183,7 +194,7 @@ impl Memory {
                 chores.take().is_some_and(|chores| chores.is_empty()),
                 "none is left"
             ),
-            Write::Upgrade(_) => panic!("there is nothing of version 0.1"),
+            Write::Upgrade { .. } => panic!("there is nothing of version 0.1"),
             Write::DropTables => {
                 assert!(hot.is_empty(), "each hot table is dropped by itself");
                 segments.take();

@@ -181,6 +181,9 @@ struct Public {
     /// Distance of the places at which a page may end, which have an entry in a segment's index, in bytes (65536)
     #[arg(long, env = "INDEX_STEP_BYTES", value_name = "BYTES")]
     index_step_bytes: Option<String>,
+    /// Time without an append after which sealing a segment forgets a producer, in milliseconds (604800000)
+    #[arg(long, env = "PRODUCER_MAX_IDLE_MS", value_name = "MS")]
+    producer_max_idle_ms: Option<String>,
     /// Time after which a put to cold storage counts as failed, in milliseconds (60000)
     #[arg(long, env = "PUT_TIMEOUT_MS", value_name = "MS")]
     put_timeout_ms: Option<String>,
@@ -224,6 +227,7 @@ impl Public {
                 "SEGMENT_MAX_MESSAGES" => &self.segment_max_messages,
                 "SEGMENT_MAX_AGE_MS" => &self.segment_max_age_ms,
                 "INDEX_STEP_BYTES" => &self.index_step_bytes,
+                "PRODUCER_MAX_IDLE_MS" => &self.producer_max_idle_ms,
                 "PUT_TIMEOUT_MS" => &self.put_timeout_ms,
                 "REPLY_TIMEOUT_MS" => &self.reply_timeout_ms,
                 "RETRY_MIN_MS" => &self.retry_min_ms,

@@ -514,7 +514,7 @@ impl State {
             readers: &self.readers,
             waiting: &[],
         };
-        let write = Stream::upgrade(&view)?;
+        let write = Stream::upgrade(streams.platform.now(), &view)?;
         self.write(streams, cell, write.as_slice())
     }
 

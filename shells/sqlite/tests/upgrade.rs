@@ -1,8 +1,8 @@
 //! A database of version 0.1, whose two hot tables took turns, goes on working.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use machine::Write;
 use machine::rows::{Former, HotTable, RowKey};
+use machine::{Millis, Write};
 use rusqlite::Connection;
 use sqlite::Database;
 
@@ -45,7 +45,8 @@ fn former(open: u64, writable: bool, tables: &[(&str, u64)]) -> Database {
 /// Where the rows of each former table are after the upgrade.
 fn upgraded(database: &Database) -> Vec<(u64, u64)> {
     let former = database.former().unwrap().unwrap();
-    database.apply(&[Write::Upgrade(former)]).unwrap();
+    let now = Millis(1_000);
+    database.apply(&[Write::Upgrade { former, now }]).unwrap();
     assert_eq!(database.former().unwrap(), None, "upgraded once");
     let mut found = Vec::new();
     for segment in 0..9 {
@@ -74,6 +75,19 @@ fn the_rows_of_each_segment_are_found_again() {
             expected,
             "{open} {writable}"
         );
+    }
+}
+
+#[test]
+fn a_producer_is_known_and_counts_as_used_at_the_upgrade() {
+    let database = former(2, true, &[("hot_a", 1)]);
+    upgraded(&database);
+    for (used_at, most, is_known) in [(999, 9, true), (1_000, 0, true), (1_000, 1, false)] {
+        let used_at = Millis(used_at);
+        database
+            .apply(&[Write::ForgetProducers { used_at, most }])
+            .unwrap();
+        assert_eq!(database.producer("p").unwrap().is_some(), is_known);
     }
 }
 

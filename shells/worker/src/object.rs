@@ -237,7 +237,7 @@ impl StreamObject {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => {
-                if let Some(write) = Stream::upgrade(storage).map_err(described)? {
+                if let Some(write) = Stream::upgrade(now, storage).map_err(described)? {
                     storage.write_one(&write)?;
                 }
                 Stream::wake(now, storage, limits, nonce()?).map_err(described)?

@@ -603,7 +603,13 @@ impl World<'_, '_> {
                         .filter(|(each, of)| *each == life && status.contains(of));
                     of.count() as u64
                 };
+                let forgotten = operation.claim.as_ref().is_some_and(|claim| {
+                    self.objects[operation.object]
+                        .model
+                        .has_forgotten(life, &claim.id)
+                });
                 let (least, most) = match &operation.claim {
+                    Some(_) if forgotten => (acknowledged(&[200]).min(1), operation.sent),
                     Some(claim) if operation.request.method == "POST" => {
                         if acknowledged(&[200]) > 0
                             && accepted.insert((operation.object, life, claim), number).is_some()

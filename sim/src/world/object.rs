@@ -490,6 +490,9 @@ impl World<'_, '_> {
             sealed: sealed(&turn),
         };
         self.judge_turn(at, call, &turn, facts, (is_alarm, is_gone), before);
+        if facts.sealed.is_some() {
+            self.note_forgotten(at, now);
+        }
         if self.course.failure.is_some() {
             return;
         }
@@ -513,6 +516,29 @@ impl World<'_, '_> {
         self.release(at);
         self.check_armed(at, now);
         self.misfortune(at);
+    }
+
+    /// A segment was sealed: the producers that the object does not know any more are those that were idle.
+    fn note_forgotten(&mut self, at: usize, now: u64) {
+        let limits = &self.course.settings.limits;
+        let idle_ms = limits.producer_max_idle_ms;
+        let Object { platform, model, .. } = &mut self.objects[at];
+        let shelf = &platform.storage.shelf;
+        let (forgotten, left) = model.forget(now, idle_ms, |producer| shelf.knows(producer));
+        if forgotten > 0 {
+            self.course.hit(Mark::ProducersForgotten);
+        }
+        let limits = &self.course.settings.limits;
+        let verdict = left.and_then(|left| {
+            if left > 0 && forgotten < limits.producers_forgotten_max {
+                return Err(crate::model::Mismatch {
+                    expected: "idle producers to be forgotten when a segment is sealed".to_owned(),
+                    actual: format!("{left} are left, and {forgotten} were forgotten"),
+                });
+            }
+            Ok(())
+        });
+        self.course.check("producers", verdict);
     }
 
     /// A new instance over what is stored.
@@ -554,13 +580,14 @@ impl World<'_, '_> {
                 Write::DropHot(table) => 8 ^ table.segment() << 8,
                 Write::InsertSegment(segment) => 9 ^ segment.units << 8,
                 Write::UpdateSegment(segment) => 10 ^ segment.attempts << 8,
-                Write::PutProducer(stamp) => 11 ^ stamp.seq << 8,
+                Write::PutProducer { stamp, .. } => 11 ^ stamp.seq << 8,
+                Write::ForgetProducers { used_at, .. } => 18 ^ used_at.0 << 8,
                 Write::CreateChores => 12,
                 Write::InsertChore(chore) => 13 ^ chore.id << 8,
                 Write::UpdateChore(chore) => 14 ^ chore.id << 8,
                 Write::RemoveChore { id } => 15 ^ id << 8,
                 Write::DropChores => 16,
-                Write::Upgrade(_) => 17,
+                Write::Upgrade { .. } => 17,
             });
         }
         if let Some(alarm) = turn.alarm {

@@ -138,9 +138,10 @@ impl World<'_, '_> {
                 | Write::InsertHot { .. }
                 | Write::CreateSealedTables
                 | Write::CreateHot(_)
-                | Write::PutProducer(_)
+                | Write::PutProducer { .. }
+                | Write::ForgetProducers { .. }
                 | Write::DropHot(_)
-                | Write::Upgrade(_)
+                | Write::Upgrade { .. }
                 | Write::CreateChores
                 | Write::InsertChore(_)
                 | Write::RemoveChore { .. }

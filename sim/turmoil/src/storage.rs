@@ -394,7 +394,9 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
             | Write::CreateSealedTables
             | Write::CreateHot(_)
             | Write::UpdateSegment(_)
-            | Write::PutProducer(_)
+            | Write::PutProducer { .. }
+            | Write::ForgetProducers { .. }
+            | Write::Upgrade { .. }
             | Write::DropHot(_)
             | Write::CreateChores
             | Write::InsertChore(_)
