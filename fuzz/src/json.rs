@@ -159,7 +159,7 @@ impl Reader {
                 live,
                 cursor: None,
                 if_none_match: None,
-                cache_mode: CacheMode::Private,
+                cache_mode: CacheMode::Shared,
             });
             // Attached: there is nothing more.
             let Some(answer) = self.call(read) else {
@@ -183,9 +183,14 @@ impl Reader {
             }
             assert!(next > last, "a page leads on");
             last = next;
-            pages.push(self.object.body(&answer));
+            pages.push(self.body(&answer));
             from = From::Offset(next);
         }
+    }
+
+    fn body(&mut self, answer: &Answer) -> Vec<u8> {
+        let body = self.object.body(NOW, answer);
+        body.expect("a map can be read")
     }
 
     fn pages(&mut self) -> Vec<Vec<u8>> {

@@ -9,7 +9,7 @@ use machine::rows::{
 };
 use machine::segment::{self, Put, Receipt};
 use machine::wire::answer::Body;
-use machine::{Answer, Input, Limits, Millis, Rows, Stream, Turn, Unreadable};
+use machine::{Answer, CallId, Gated, Input, Limits, Millis, Rows, Stream, Turn, Unreadable};
 use sim::storage::{Kind, Store};
 
 use crate::errand::Errand;
@@ -122,13 +122,31 @@ impl Object {
         Some((object, receipt))
     }
 
-    /// The body of an answer, as a client gets it. Asked for in the turn of the answer, which alone has its rows.
-    pub(crate) fn body(&self, answer: &Answer) -> Vec<u8> {
-        match &answer.body {
-            Body::Empty => Vec::new(),
-            Body::Bytes(bytes) => bytes.clone(),
-            Body::Plan(plan) => self.render(plan),
+    /// The body of an answer, as a client gets it; `None` when the storage cannot be read for a later page. Asked for in the
+    /// turn of the answer, which alone has the rows of the first.
+    pub(crate) fn body(&mut self, now: Millis, answer: &Answer) -> Option<Vec<u8>> {
+        let plan = match &answer.body {
+            Body::Empty => return Some(Vec::new()),
+            Body::Bytes(bytes) => return Some(bytes.clone()),
+            Body::Plan(plan) => plan,
+        };
+        let mut body = self.render(plan);
+        let mut rest = plan.rest;
+        while let Some(next) = rest {
+            let id = CallId(0);
+            let turn = self.step(now, Input::Continue { id, rest: next }).ok()?;
+            let [Gated::Answer { answer, .. }] = turn.gated.as_slice() else {
+                panic!("a page is given: {:?}", turn.gated)
+            };
+            let Body::Plan(plan) = &answer.body else {
+                panic!("the stream is there: {answer:?}")
+            };
+            let page = self.render(plan);
+            assert!(!page.is_empty(), "a page has something");
+            body.extend(page);
+            rest = plan.rest;
         }
+        Some(body)
     }
 
     fn render(&self, plan: &Plan) -> Vec<u8> {

@@ -275,6 +275,8 @@ fn cold(part: ColdPart, format: Format, shape: Shape) -> Result<Rendering, Damag
         parts: vec![Part::Cold(part)],
         format,
         shape,
+        continues: false,
+        rest: None,
     };
     assert!(plan.is_cold());
     plan.begin(|_: Span| panic!("nothing is hot"))

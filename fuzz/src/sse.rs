@@ -122,6 +122,8 @@ fn rendered(format: Format, shape: Shape, skip: u64, take: u64, frames: &[u8]) -
         })],
         format,
         shape,
+        continues: false,
+        rest: None,
     };
     let mut out = Vec::new();
     let mut rendering = plan.begin(|_| Ok::<_, Damaged>(frames.to_vec()))?;

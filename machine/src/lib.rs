@@ -14,7 +14,9 @@
 //! 6. After a wake nothing from the former life arrives, though what it has begun may still take effect in the cold tier, at
 //!    the registry or in the index.
 //! 7. The alarm may come twice, late, early, or not at all.
-//! 8. The rows that the plan of an answer names are fetched in its turn ([`plan::Plan::begin`]).
+//! 8. The rows that the plan of an answer names are fetched in its turn ([`plan::Plan::begin`]). When the plan has a rest, the
+//!    shell asks for the next page with [`Input::Continue`] once the client has taken this one. The body ends well
+//!    after the last page only.
 //! 9. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from the rows.
 //! 10. The shell decides nothing: no protocol rule, no retry, no default lives in a shell.
 #![forbid(unsafe_code)]
@@ -80,6 +82,9 @@ pub enum Reply {
 pub enum Input {
     /// A client's request, parsed by [`wire::request`].
     Call { id: CallId, call: Call },
+    /// The next page of an answer is wanted. Answered with a plan, or with a refusal when the stream
+    /// that the answer is about is no more; then the shell breaks the response off.
+    Continue { id: CallId, rest: plan::Rest },
     /// A reader that was attached at the tail of this incarnation has left.
     Gone { incarnation: rows::Incarnation },
     /// The alarm of an earlier [`Turn`] has come due.

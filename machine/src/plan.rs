@@ -9,7 +9,8 @@
 use core::fmt;
 use std::collections::VecDeque;
 
-use crate::rows::{HotTable, RowKey};
+use crate::Offset;
+use crate::rows::{HotTable, Incarnation, RowKey};
 use crate::wire::{Format, sse};
 
 const LENGTH_BYTES: usize = 4;
@@ -150,12 +151,27 @@ pub enum Part {
     Cold(ColdPart),
 }
 
-/// Where the content of an answer is, and what is to be made of it.
+/// What an answer has after the pages so far. The shell asks for its next page with
+/// [`crate::Input::Continue`], once the client has taken the page before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    pub incarnation: Incarnation,
+    /// Where the pages so far end.
+    pub from: Offset,
+    /// Where the answer ends, as its headers say.
+    pub to: Offset,
+}
+
+/// Where the content of a page is, and what is to be made of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub parts: Vec<Part>,
     pub format: Format,
     pub shape: Shape,
+    /// Whether the answer has an earlier page.
+    pub continues: bool,
+    /// What the answer has after this page.
+    pub rest: Option<Rest>,
 }
 
 /// Bytes of an object of the cold tier that an answer needs.
@@ -206,7 +222,8 @@ impl Plan {
             fetching: None,
             format: self.format,
             shape: self.shape,
-            started: false,
+            rest: self.rest,
+            started: self.continues,
             payload: Vec::new(),
         })
     }
@@ -218,21 +235,22 @@ enum Pending {
     Cold(ColdPart),
 }
 
-/// Makes an answer's body, piece by piece: nothing of the cold tier is held longer than it takes to check a block.
+/// Makes a page of an answer's body, piece by piece: nothing of the cold tier is held longer than it takes to check a block.
 #[derive(Debug)]
 pub struct Rendering {
     parts: VecDeque<Pending>,
     fetching: Option<Fetching>,
     format: Format,
     shape: Shape,
-    /// Whether a message has been written.
+    rest: Option<Rest>,
+    /// Whether the answer has had a message.
     started: bool,
     /// What is collected for one event.
     payload: Vec<u8>,
 }
 
 impl Rendering {
-    /// Writes what can be written. What comes next is in the cold tier, or nothing.
+    /// Writes what can be written. What comes next is in the cold tier, or the page has ended.
     ///
     /// # Errors
     /// When rows are damaged.
@@ -257,6 +275,7 @@ impl Rendering {
             }
         }
         match (self.shape, self.format) {
+            (Shape::Body, _) if self.rest.is_some() => {}
             (Shape::Body, Format::Json) => out.extend_from_slice(if self.started { b"]" } else { b"[]" }),
             (Shape::Body, Format::Text | Format::Binary) => {}
             (Shape::Event, format) => {
@@ -270,6 +289,12 @@ impl Rendering {
             }
         }
         Ok(None)
+    }
+
+    /// What the answer has after this page.
+    #[must_use]
+    pub const fn rest(&self) -> Option<Rest> {
+        self.rest
     }
 
     /// Takes a piece of what [`Self::advance`] asked for last, of any length, and writes what can be written.
@@ -568,6 +593,8 @@ mod tests {
             })],
             format,
             shape,
+            continues: false,
+            rest: None,
         };
         let mut body = Vec::new();
         let fetch = plan

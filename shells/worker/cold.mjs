@@ -1,5 +1,5 @@
-// Carries out what has to be waited for: puts and deletions in R2, messages to the registry and the admin index, and pages that
-// are partly in R2. What to do, and what to do when it fails, is decided by the Rust code.
+// Carries out what has to be waited for: puts and deletions in R2, messages to the registry and the admin index, and bodies that
+// are partly in R2 or have several pages. What to do, and what to do when it fails, is decided by the Rust code.
 
 const failed = (what, error) => console.error(what, error);
 
@@ -66,70 +66,80 @@ export async function carryOut(job, env, pieces, report) {
   }
 }
 
-/** The page's bytes as they come; throws when the page is damaged or R2 fails. */
-async function* bytesOf(page, bucket) {
+/** The body's bytes as they come; throws when it is damaged, R2 fails, or the stream ends before the body. */
+async function* bytesOf(pages, bucket, readOn) {
   const whole = () => {
-    if (page.damaged !== undefined) throw new Error(page.damaged);
-    return page.take();
+    if (pages.damaged !== undefined) throw new Error(pages.damaged);
+    return pages.take();
   };
   for (;;) {
-    const fetch = page.advance();
+    const fetch = pages.advance();
     const written = whole();
     if (written.byteLength > 0) yield written;
-    if (fetch === undefined) return;
+    if (fetch === undefined) {
+      if (!pages.hasRest) return;
+      if (!readOn(pages)) throw new Error("the stream has ended, or its turn has failed");
+      continue;
+    }
     const object = await bucket.get(fetch.key, { range: { offset: fetch.offset, length: fetch.length } });
     if (object === null) {
-      page.missing();
+      pages.missing();
       whole();
     }
     for await (const piece of object.body) {
-      page.push(piece);
+      pages.push(piece);
       const written = whole();
       if (written.byteLength > 0) yield written;
     }
-    page.fetched();
+    pages.fetched();
     whole();
   }
 }
 
-/** The response for a page, once its first bytes are known to be whole. */
-export async function respond(page, bucket) {
-  const bytes = bytesOf(page, bucket);
+/** The response of several pieces, once its first bytes are known to be whole. `readOn` gets the next page. */
+export async function respond(pages, bucket, readOn) {
+  const bytes = bytesOf(pages, bucket, readOn);
   let freed = false;
   const free = () => {
-    if (!freed) page.free();
+    if (!freed) pages.free();
     freed = true;
   };
-  let next;
+  let first;
   try {
-    next = await bytes.next();
+    first = await bytes.next();
   } catch (error) {
     failed("a page was not made", error);
-    const failure = page.failure();
+    const failure = pages.failure();
     free();
     return failure;
   }
-  const body = new ReadableStream({
-    async pull(controller) {
-      if (next.done) {
-        controller.close();
+  const body = new ReadableStream(
+    {
+      async pull(controller) {
+        let next;
+        try {
+          next = first ?? (await bytes.next());
+          first = undefined;
+        } catch (error) {
+          // The client is cut off, and reads on from where it was.
+          failed("a response broke off", error);
+          free();
+          throw error;
+        }
+        if (next.done) {
+          free();
+          controller.close();
+        } else {
+          controller.enqueue(next.value);
+        }
+      },
+      async cancel() {
+        await bytes.return();
         free();
-        return;
-      }
-      controller.enqueue(next.value);
-      try {
-        next = await bytes.next();
-      } catch (error) {
-        // The client is cut off, and reads on from where it was.
-        failed("a page broke off", error);
-        free();
-        throw error;
-      }
+      },
     },
-    async cancel() {
-      await bytes.return();
-      free();
-    },
-  });
-  return page.response(body);
+    // Nothing is made before the client has taken what was made.
+    { highWaterMark: 0 },
+  );
+  return pages.response(body);
 }

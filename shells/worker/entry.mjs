@@ -73,7 +73,8 @@ export class StreamObject extends DurableObject {
     // A body that breaks off rejects here, and nothing of it is stored.
     const body = await bodyOf(request, this.bodyBytesMax);
     const result = this.#run((object) => object.fetch(request, body));
-    return result instanceof Response ? result : respond(result, this.env.SEGMENTS);
+    if (result instanceof Response) return result;
+    return respond(result, this.env.SEGMENTS, (pages) => this.#run((object) => object.readOn(pages)));
   }
 
   alarm() {

@@ -110,6 +110,8 @@ pub struct Facts {
     pub kept: bool,
     /// The end of an SSE page.
     pub page_end: Option<Token>,
+    /// Whether the answer is only the beginning of one.
+    pub has_rest: bool,
     /// The number and the length of the segment that the turn sealed.
     pub sealed: Option<(u64, u64)>,
 }
@@ -122,6 +124,8 @@ pub struct Bounds {
     /// Distance of the places where a page may end, in framed bytes, and how many such places a segment has at most.
     pub page_step: u64,
     pub page_ends_max: u64,
+    /// Whether a plain read is answered with all pages up to the tail.
+    pub whole_reads: bool,
     /// Of a TTL, the part by which a new instance may be late.
     pub slack_divisor: u64,
     /// Most that the clocks of two instances differ.
@@ -469,6 +473,42 @@ impl Model {
     #[must_use]
     pub fn has_forgotten(&self, life: u64, producer: &str) -> bool {
         self.forgotten.contains(&(life, producer.to_owned()))
+    }
+
+    /// What the body of a plain read from an offset is, if it begins now and has all pages.
+    #[must_use]
+    pub fn promised(&self, asked: Option<&str>) -> Option<Vec<u8>> {
+        let life = self.state.life.as_ref()?;
+        let tail = life.content.len();
+        let start = match asked {
+            None | Some("-1") => 0,
+            Some(text) => life.segments.asked(token(text)?).min(tail),
+        };
+        let begin = if start == tail {
+            tail
+        } else {
+            life.content.begin(start)
+        };
+        life.content.page(begin, tail)
+    }
+
+    /// The next page of an answer about a life was asked for, and was given or not.
+    ///
+    /// # Errors
+    /// When it was given of another life, or not given although this one lasts.
+    pub fn continued(&mut self, id: u64, given: bool, facts: &Facts) -> Verdict {
+        self.settle_expiry(facts, false)?;
+        let life = self.state.life.as_mut().filter(|life| life.id == id);
+        if given != life.is_some() {
+            return Err(Mismatch {
+                expected: format!("the next page of life {id}: {}", life.is_some()),
+                actual: given.to_string(),
+            });
+        }
+        if let Some(life) = life {
+            life.use_at(facts.now);
+        }
+        self.turned(facts)
     }
 
     /// A reader has left, one of so many at the tail.
@@ -923,6 +963,12 @@ impl Model {
             || format!("a page from {start} to at most {tail}"),
             response,
         )?;
+        let whole = self.bounds.whole_reads && live.is_none();
+        ensure(
+            !whole || end == tail,
+            || format!("everything up to {tail}"),
+            response,
+        )?;
         let reached = end == tail;
         ensure(
             response.is_true("Stream-Up-To-Date") == reached,
@@ -982,6 +1028,12 @@ impl Model {
             life.content.begin(start)
         };
         let page = life.content.page(begin, end).unwrap_or_default();
+        if whole && facts.has_rest {
+            let begins = !response.body.is_empty() && page.starts_with(&response.body);
+            let expected = || format!("the beginning of {}", crate::request::excerpt(&page));
+            ensure(begins, expected, response)?;
+            return self.names_type(response);
+        }
         let expected = || format!("the body {}", crate::request::excerpt(&page));
         ensure(
             response.body == page || (page == b"[]" && response.body.is_empty() && start != tail),
@@ -990,6 +1042,7 @@ impl Model {
         )?;
         if let Content::Run { ends, bytes, .. } = &*life.content
             && start != tail
+            && !whole
         {
             // It is too large by its last append at most.
             let last = life.content.begin(end - 1);

@@ -60,6 +60,8 @@ pub struct Delays {
     pub tier: u64,
     /// What was given up may still take effect after this.
     pub late: u64,
+    /// A client takes so long for a page of an answer.
+    pub page: u64,
 }
 
 /// What holds for one run.
@@ -92,6 +94,9 @@ pub struct Settings {
     /// Of created streams.
     pub ttl_percent: u64,
     pub body_bytes: u64,
+    /// Whether a plain read is answered with all pages up to the tail, as in private cache mode, and
+    /// not with one, as in shared mode.
+    pub whole_reads: bool,
 }
 
 impl Settings {
@@ -131,6 +136,7 @@ impl Settings {
             },
             tier: choices.magnitude(10_000),
             late: choices.magnitude(60_000),
+            page: choices.added().magnitude(2_000),
         };
         let storms = choices.upto(2) == 1;
         let mut limits = limits(choices);
@@ -140,6 +146,11 @@ impl Settings {
         draw_tiers(choices, &delays, &mut limits);
         // No run should take thousands of pages to read.
         let body_bytes = (1 + choices.magnitude(400)).min(limits.chunk_bytes_max * 20);
+        let whole_reads = choices.added().upto(1) == 1;
+        if whole_reads {
+            // Many reads take all pages there are.
+            limits.chunk_bytes_max = limits.chunk_bytes_max.max(body_bytes / 2);
+        }
         Self {
             limits,
             faults,
@@ -163,6 +174,7 @@ impl Settings {
             },
             ttl_percent: choices.one_of(&[30, 0, 80]),
             body_bytes,
+            whole_reads,
         }
     }
 
@@ -193,6 +205,7 @@ impl Settings {
             outage_ms: 0,
             ttl_percent: 0,
             body_bytes: 0,
+            whole_reads: false,
         }
     }
 
@@ -227,6 +240,7 @@ impl Settings {
         self.faults = Faults::default();
         self.outage_ms = 0;
         self.delays.stall = 0;
+        self.delays.page = 0;
     }
 }
 

@@ -18,7 +18,7 @@ use crate::rows::{Expiry, Head, HotTable, Incarnation, RowKey, Rows, Unreadable,
 use crate::wire::cursor::mix;
 use crate::wire::request::Call;
 use crate::wire::{Format, content_type};
-use crate::{Answer, Gated, Input, Limits, Line, Millis, Offset, Refusal, Turn};
+use crate::{Answer, CallId, Gated, Input, Limits, Line, Millis, Offset, Refusal, Turn};
 
 /// An instance of a stream: what it remembers beyond its rows, all of which a new instance can find again.
 #[derive(Clone, Debug)]
@@ -106,6 +106,20 @@ impl From<Unreadable> for Stop {
     }
 }
 
+/// What a call is told.
+fn gated(call: CallId, reply: Result<Reply, Stop>, bodiless: bool) -> Result<Gated, Unreadable> {
+    Ok(match reply {
+        Ok(Reply::Answer(answer)) => Gated::Answer { call, answer },
+        Ok(Reply::Attach(line)) => Gated::Attach { call, line },
+        Err(Stop::Refused(refusal)) => {
+            let answer = Answer::refusal(&refusal);
+            let answer = if bodiless { answer.without_body() } else { answer };
+            Gated::Answer { call, answer }
+        }
+        Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
+    })
+}
+
 impl Stream {
     /// What has to be written before an instance is woken over rows of an earlier version: nothing, but once.
     ///
@@ -150,19 +164,13 @@ impl Stream {
             Input::Call { id, call } => {
                 self.expire_if_due(now, rows, turn)?;
                 let bodiless = call == Call::Metadata;
-                let gated = match self.call(now, call, rows, turn) {
-                    Ok(Reply::Answer(answer)) => Gated::Answer { call: id, answer },
-                    Ok(Reply::Attach(line)) => Gated::Attach { call: id, line },
-                    Err(Stop::Refused(refusal)) => {
-                        let answer = Answer::refusal(&refusal);
-                        Gated::Answer {
-                            call: id,
-                            answer: if bodiless { answer.without_body() } else { answer },
-                        }
-                    }
-                    Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
-                };
-                turn.gated.push(gated);
+                let reply = self.call(now, call, rows, turn);
+                turn.gated.push(gated(id, reply, bodiless)?);
+            }
+            Input::Continue { id, rest } => {
+                self.expire_if_due(now, rows, turn)?;
+                let reply = self.read_on(now, rest, rows);
+                turn.gated.push(gated(id, reply, false)?);
             }
             Input::Gone { incarnation } => self.reader_gone(now, incarnation),
             Input::Alarm => self.alarm(now, rows, turn)?,

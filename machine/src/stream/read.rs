@@ -3,17 +3,20 @@
 //! A page ends at an entry of a segment's sparse index: the beginning of the first message or append at or after a multiple of
 //! the index's step. An offset inside an append is read from the beginning of that append. That is known of hot rows and of cold segments alike, so that a page is the same,
 //! and has the same entity tag, before and after its segment has been moved.
+//!
+//! In private cache mode a plain read is answered with everything up to the tail of its turn, page by page. Clients take the
+//! end of such an answer for the end of the stream. In shared mode it is answered with one page, which caches can keep.
 
 use super::seal::{self, missing};
 use super::{Life, Reply, Stop, Stream};
 use crate::hot::Hot;
-use crate::plan::{HotPart, Part, Plan, Shape};
+use crate::plan::{HotPart, Part, Plan, Rest, Shape};
 use crate::rows::{HotTable, RowKey, Rows, Unreadable};
 use crate::segment::Index;
 use crate::wire::answer::Body;
 use crate::wire::request::{From, Read};
 use crate::wire::{CacheMode, Format, cache, entity_tag, header};
-use crate::{Answer, Class, Limits, Millis, Offset};
+use crate::{Answer, Class, Limits, Millis, Offset, Refusal};
 
 /// What a page holds.
 struct Page {
@@ -54,7 +57,7 @@ impl Stream {
         } else {
             Shape::Body
         };
-        let page = life.page(start, shape, rows, limits)?;
+        let mut page = life.page(start, tail, shape, rows, limits)?;
         let answer = match read.live {
             Some(Class::Sse) => life.event_page(page.end, now, &read, limits),
             Some(Class::LongPoll) => {
@@ -66,15 +69,33 @@ impl Stream {
                 }
             }
             None => {
-                let cache = cache::catch_up(read.cache_mode, page.end == tail, limits);
-                let answer = life.page_answer(start, page.end, cache);
+                let end = match read.cache_mode {
+                    CacheMode::Private => tail,
+                    CacheMode::Shared => page.end,
+                };
+                let cache = cache::catch_up(read.cache_mode, end == tail, limits);
+                let answer = life.page_answer(start, end, cache);
                 if life.is_known(&answer, &read) {
                     return Ok(Reply::Answer(not_modified(answer)));
                 }
+                page.plan.rest = life.rest(page.end, end);
                 answer
             }
         };
         Ok(Reply::Answer(answer.body(Body::Plan(page.plan))))
+    }
+
+    /// The next page of an answer whose head has left.
+    pub(super) fn read_on(&mut self, now: Millis, rest: Rest, rows: &impl Rows) -> Result<Reply, Stop> {
+        let (life, limits) = self.life()?;
+        if life.head.incarnation != rest.incarnation {
+            return Err(Refusal::StreamNotFound.into());
+        }
+        life.touch(now, limits);
+        let mut page = life.page(rest.from, rest.to, Shape::Body, rows, limits)?;
+        page.plan.continues = true;
+        page.plan.rest = life.rest(page.end, rest.to);
+        Ok(Reply::Answer(Answer::uncached(200).body(Body::Plan(page.plan))))
     }
 }
 
@@ -191,10 +212,20 @@ impl Life {
         })
     }
 
-    /// The page that begins at `start`, which is before the tail.
+    /// What an answer up to `to` has after a page that ends at `from`.
+    fn rest(&self, from: Offset, to: Offset) -> Option<Rest> {
+        (from < to).then_some(Rest {
+            incarnation: self.head.incarnation,
+            from,
+            to,
+        })
+    }
+
+    /// The page that begins at `start`, which is before `to`: a tail of this turn or an earlier one.
     fn page(
         &self,
         start: Offset,
+        to: Offset,
         shape: Shape,
         rows: &impl Rows,
         limits: &Limits,
@@ -202,7 +233,7 @@ impl Life {
         let mut budget = limits.chunk_bytes_max.max(1);
         let mut parts = Vec::new();
         let mut page_end = start;
-        while page_end < self.tail() && budget > 0 && (parts.len() as u64) < limits.page_parts_max.max(1) {
+        while page_end < to && budget > 0 && (parts.len() as u64) < limits.page_parts_max.max(1) {
             let mut segment = self.segment(page_end.segment, rows)?;
             let mut from = page_end.position;
             if from == segment.units {
@@ -211,6 +242,12 @@ impl Life {
             }
             let cut = segment.cut(from, budget, parts.is_empty(), rows, limits)?;
             let Some((end, used)) = cut else { break };
+            // More may have been appended to the segment since it had the tail.
+            let end = if segment.number == to.segment {
+                end.min(to.position)
+            } else {
+                end
+            };
             parts.push(segment.part(from, end, rows, limits)?);
             budget = budget.saturating_sub(used);
             page_end = Offset::new(segment.number, end);
@@ -224,6 +261,8 @@ impl Life {
                 parts,
                 format: self.format,
                 shape,
+                continues: false,
+                rest: None,
             },
         })
     }

@@ -678,7 +678,7 @@ proptest! {
                 let mut at = *offset;
                 let mut turns = 0;
                 loop {
-                    let page = shell.get(&format!("?offset={at}"));
+                    let page = shell.get_page(&format!("?offset={at}"));
                     prop_assert_eq!(page.status(), 200, "{} {}", at, page.text());
                     if !json {
                         let is_told = offsets.iter().any(|(told, _)| *told == next(&page));

@@ -3,6 +3,7 @@
 mod cold;
 mod precondition;
 mod shell;
+mod whole;
 
 use machine::{Class, End, Input, Limits, Millis};
 use proptest::prelude::*;
@@ -404,7 +405,7 @@ proptest! {
             let mut read = Vec::new();
             let mut offset = "-1".to_owned();
             loop {
-                let page = shell.get(&format!("?offset={offset}"));
+                let page = shell.get_page(&format!("?offset={offset}"));
                 prop_assert_eq!(page.status(), 200);
                 read.extend(records(content_type, &page.body));
                 if !json {
@@ -423,7 +424,7 @@ proptest! {
             // From every single position.
             let tail: machine::Offset = offset.parse().expect("an offset");
             for position in 0..tail.position {
-                let page = shell.get(&format!("?offset={}", machine::Offset::new(0, position)));
+                let page = shell.get_page(&format!("?offset={}", machine::Offset::new(0, position)));
                 let rest = records(content_type, &page.body);
                 prop_assert!(!rest.is_empty());
                 let skipped = if json {

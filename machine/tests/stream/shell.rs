@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use machine::plan::{Plan, Span};
+use machine::plan::{Damaged, Plan, Rest, Span};
 use machine::rows::{
     Chore, Head, HotRow, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMark, SealedSegment,
     Write, WriterMark,
@@ -13,7 +13,7 @@ use machine::segment::{Put, Receipt};
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed};
 use machine::{
-    Answer, CallId, Flight, Gated, Input, Limits, Live, Message, Millis, Reply, Rows, Stream, Turn,
+    Answer, CallId, Flight, Gated, Input, Limits, Live, Message, Millis, Refusal, Reply, Rows, Stream, Turn,
     Unreadable,
 };
 
@@ -386,7 +386,47 @@ impl Shell {
         }
     }
 
-    fn render(&mut self, plan: &Plan) -> Result<Vec<u8>, machine::plan::Damaged> {
+    /// The body of an answer, page by page.
+    fn render(&mut self, plan: &Plan) -> Result<Vec<u8>, Damaged> {
+        let (mut body, mut rest) = self.render_page(plan)?;
+        while let Some(next) = rest {
+            let (page, after) = self.read_on(next).expect("the stream is there");
+            body.extend(page);
+            rest = after;
+        }
+        Ok(body)
+    }
+
+    /// The next page of an answer, and what comes after it; `None` when the stream is no more.
+    pub(crate) fn read_on(&mut self, rest: Rest) -> Option<(Vec<u8>, Option<Rest>)> {
+        let id = CallId(0);
+        let gated = self.input(Input::Continue { id, rest }).pop();
+        let Some(Gated::Answer { answer, .. }) = gated else {
+            panic!("a call is answered in its turn")
+        };
+        match &answer.body {
+            Body::Plan(plan) => Some(self.render_page(plan).expect("nothing is damaged")),
+            Body::Empty | Body::Bytes(_) => {
+                assert_eq!(answer.status, 404);
+                None
+            }
+        }
+    }
+
+    /// The head and the first page of the answer to a read, and what comes after that.
+    pub(crate) fn begin_read(&mut self, query: &str) -> (Answer, Vec<u8>, Option<Rest>) {
+        let gated = self.ask("GET", query, &[], b"").expect("a read is well-formed");
+        let Gated::Answer { answer, .. } = gated else {
+            panic!("it is answered")
+        };
+        let Body::Plan(plan) = &answer.body else {
+            panic!("it has content")
+        };
+        let (page, rest) = self.render_page(plan).expect("nothing is damaged");
+        (answer, page, rest)
+    }
+
+    fn render_page(&mut self, plan: &Plan) -> Result<(Vec<u8>, Option<Rest>), Damaged> {
         let Ok(mut rendering) = plan.begin(|span| self.rows.frames(span, &self.limits)) else {
             panic!("the rows are there")
         };
@@ -402,16 +442,17 @@ impl Shell {
             }
             rendering.fetched()?;
         }
-        Ok(body)
+        Ok((body, rendering.rest()))
     }
 
-    pub(crate) fn request(
+    /// What a request is answered in its turn.
+    fn ask(
         &mut self,
         method: &str,
         query: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Answered {
+    ) -> Result<Gated, Refusal> {
         let target = format!("/v1/stream/s{query}");
         let header = |name: &str| {
             headers
@@ -425,13 +466,23 @@ impl Shell {
             target: &target,
             header: &header,
         };
-        let call = match request::parse(head, &self.limits) {
-            Ok(Parsed::Whole(call)) => Ok(call),
-            Ok(Parsed::AwaitsBody(awaits)) => awaits.with_body(Bytes::copy_from_slice(body)),
-            Err(refusal) => Err(refusal),
+        let call = match request::parse(head, &self.limits)? {
+            Parsed::Whole(call) => call,
+            Parsed::AwaitsBody(awaits) => awaits.with_body(Bytes::copy_from_slice(body))?,
         };
-        let call = match call {
-            Ok(call) => call,
+        let gated = self.input(Input::Call { id: CallId(0), call }).pop();
+        Ok(gated.expect("a call is answered in its turn"))
+    }
+
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        query: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answered {
+        let gated = match self.ask(method, query, headers, body) {
+            Ok(gated) => gated,
             Err(refusal) => {
                 return Answered {
                     answer: Answer::refusal(&refusal),
@@ -440,10 +491,6 @@ impl Shell {
                 };
             }
         };
-        let gated = self
-            .input(Input::Call { id: CallId(0), call })
-            .pop()
-            .expect("a call is answered in its turn");
         match gated {
             Gated::Put(_) | Gated::Collect { .. } | Gated::Send { .. } => unreachable!("they are kept apart"),
             Gated::Attach { line, .. } => {
@@ -489,6 +536,11 @@ impl Shell {
 
     pub(crate) fn get(&mut self, query: &str) -> Answered {
         self.request("GET", query, &[], b"")
+    }
+
+    /// One page, as caches that many clients share get it.
+    pub(crate) fn get_page(&mut self, query: &str) -> Answered {
+        self.request("GET", query, &[("X-Cache-Mode", "shared")], b"")
     }
 
     /// The reader that was attached last leaves.

@@ -1,4 +1,5 @@
-//! What takes its time: puts and deletions in the cold tier, messages to the registry, and pages that are partly cold.
+//! What takes its time: puts and deletions in the cold tier, messages to the registry, and bodies that are partly cold or have
+//! several pages.
 //!
 //! What to do, and what to do when it fails, is decided by the machine. Nothing is tried twice in here, and whatever is not known to
 //! have succeeded is told as that.
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use machine::edge::{STREAM_PREFIX, name};
 use machine::message::Request;
-use machine::plan::{Damaged, Fetch, Rendering, Span};
+use machine::plan::{Damaged, Fetch, Rendering, Rest, Span};
 use machine::segment::{Encoder, Put, Receipt};
 use machine::wire::request::{self, Head, Parsed};
 use machine::{Answer, Gated, Input, Message, Reply, Rows, Unreadable};
@@ -73,6 +74,8 @@ pub(crate) enum Failed {
     NoTier,
     #[error("the cold tier does not answer")]
     Late,
+    #[error("the stream has ended, or its turn has failed")]
+    Gone,
 }
 
 impl Failed {
@@ -80,7 +83,7 @@ impl Failed {
     pub(crate) fn answer(&self, streams: &Streams) -> Answer {
         match self {
             Self::Damaged(damaged) => Answer::internal(&damaged.to_string()),
-            Self::Store(_) | Self::Path(_) | Self::NoTier | Self::Late => {
+            Self::Store(_) | Self::Path(_) | Self::NoTier | Self::Late | Self::Gone => {
                 Answer::unavailable(&streams.settings.limits)
             }
         }
@@ -406,16 +409,19 @@ async fn tell_registry(streams: &Arc<Streams>, request: &Request) -> Option<u16>
     }
 }
 
-/// The body of a page, of which nothing cold is held for longer than it takes to check a block.
-pub(crate) struct Page {
+/// A body, of which one page at most is held, and nothing cold for longer than it takes to check a
+/// block.
+pub(crate) struct Pages {
     streams: Arc<Streams>,
+    name: Arc<str>,
+    /// Of the present page.
     rendering: Rendering,
     source: Source,
 }
 
 type Pieces = BoxStream<'static, object_store::Result<Bytes>>;
 
-/// Where the next bytes of a page come from.
+/// Where the next bytes of a body come from.
 enum Source {
     /// The rendering.
     Here,
@@ -423,14 +429,17 @@ enum Source {
     Due(Fetch),
     /// The cold tier, which has been asked.
     Coming(Pieces),
+    /// The next page, for which the stream is to be asked.
+    Next(Rest),
     /// There are none.
     End,
 }
 
-impl Page {
-    pub(crate) fn new(streams: &Arc<Streams>, rendering: Rendering) -> Self {
+impl Pages {
+    pub(crate) fn new(streams: &Arc<Streams>, name: &str, rendering: Rendering) -> Self {
         Self {
             streams: Arc::clone(streams),
+            name: name.into(),
             rendering,
             source: Source::Here,
         }
@@ -439,14 +448,30 @@ impl Page {
     /// The next bytes, which are as they were stored; `None` at the end.
     ///
     /// # Errors
-    /// When an object is damaged, or the cold tier does not answer.
+    /// When an object is damaged, the cold tier does not answer, or the stream is no more.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
         let mut written = Vec::new();
         while written.is_empty() {
             match &mut self.source {
                 Source::Here => {
                     let fetch = self.rendering.advance(&mut written)?;
-                    self.source = fetch.map_or(Source::End, Source::Due);
+                    self.source = match (fetch, self.rendering.rest()) {
+                        (Some(fetch), _) => Source::Due(fetch),
+                        (None, Some(rest)) => Source::Next(rest),
+                        (None, None) => Source::End,
+                    };
+                }
+                Source::Next(rest) => {
+                    let reply = self.streams.read_on(&self.name, *rest).await;
+                    let Ok(cell::Reply::Answered(cell::Answered {
+                        rendering: Some(rendering),
+                        ..
+                    })) = reply
+                    else {
+                        return Err(Failed::Gone);
+                    };
+                    self.rendering = rendering;
+                    self.source = Source::Here;
                 }
                 Source::Due(fetch) => {
                     let pieces = self.streams.fetch(fetch).await?;

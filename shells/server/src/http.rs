@@ -21,7 +21,7 @@ use machine::{Answer, Call, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::cold::{Failed, Page};
+use crate::cold::{Failed, Pages};
 use crate::metrics::Bound;
 use crate::reader;
 use crate::stream::{Answered, Reply, What};
@@ -62,15 +62,15 @@ impl Outgoing {
         Self::streamed(answer, events.map(Ok))
     }
 
-    /// An answer whose body is what is left of a page, behind its first bytes. When that fails the client is cut off, and reads on from
-    /// where it was.
-    fn page(answer: &Answer, first: Bytes, page: Page) -> Self {
-        let rest = stream::try_unfold(page, |mut page| async {
-            let bytes = page.next().await;
+    /// An answer whose body comes in pieces, of which the first is there. When the next cannot be had, the
+    /// client is cut off, and reads on from where it was.
+    fn pages(answer: &Answer, first: Bytes, pages: Pages) -> Self {
+        let rest = stream::try_unfold(pages, |mut pages| async {
+            let bytes = pages.next().await;
             if let Err(error) = &bytes {
-                tracing::warn!(%error, "a page is cut off");
+                tracing::warn!(%error, "a response is cut off");
             }
-            Ok(bytes?.map(|bytes| (bytes, page)))
+            Ok(bytes?.map(|bytes| (bytes, pages)))
         });
         Self::streamed(answer, stream::iter([Ok(first)]).chain(rest))
     }
@@ -127,17 +127,17 @@ pub(crate) fn response(answer: &Answer, body: impl Into<Bytes>) -> Outgoing {
 }
 
 /// What a stream has replied, where that is an answer by itself. The first bytes of a page are known to be whole before it begins.
-pub(crate) async fn plain(streams: &Arc<Streams>, reply: Option<Reply>) -> Outgoing {
+pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Outgoing {
     let Some(Reply::Answered(Answered { answer, rendering })) = reply else {
         return unavailable(streams);
     };
     let Some(rendering) = rendering else {
         return direct(&answer);
     };
-    let is_cold = matches!(&answer.body, AnswerBody::Plan(plan) if plan.is_cold());
-    let mut page = Page::new(streams, rendering);
-    match page.next().await {
-        Ok(Some(first)) if is_cold => Outgoing::page(&answer, first, page),
+    let in_pieces = matches!(&answer.body, AnswerBody::Plan(plan) if plan.is_cold() || plan.rest.is_some());
+    let mut pages = Pages::new(streams, name, rendering);
+    match pages.next().await {
+        Ok(Some(first)) if in_pieces => Outgoing::pages(&answer, first, pages),
         Ok(whole) => response(&answer, whole.unwrap_or_default()),
         Err(failed) => failure(streams, &failed),
     }
@@ -339,7 +339,7 @@ impl Service {
             Some((read, permit)) => {
                 reader::hold(streams, name, read, reply, self.ending.clone(), permit).await
             }
-            None => plain(streams, Some(reply)).await,
+            None => plain(streams, name, Some(reply)).await,
         })
     }
 

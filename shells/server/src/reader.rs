@@ -18,7 +18,7 @@ use machine::wire::request::{From, Read};
 use machine::{Answer, Call, Millis};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use crate::cold::Page;
+use crate::cold::Pages;
 use crate::http::{Outgoing, failure, plain, response, unavailable};
 use crate::metrics::Counted;
 use crate::stream::{Answered, Link, Reply, What};
@@ -77,21 +77,21 @@ fn body(answer: Answer) -> Vec<u8> {
 }
 
 /// Takes what a stream has replied to a dial: `None` when it has not.
-async fn dialled(streams: &Arc<Streams>, reply: Option<Reply>) -> Dialled {
+async fn dialled(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Dialled {
     match reply {
         Some(Reply::Attached { line, link }) => Dialled::Attached(line.head, link),
         Some(Reply::Answered(Answered { answer, rendering })) => match (head(&answer), rendering) {
-            (Some(head), Some(rendering)) => match Page::new(streams, rendering).whole().await {
+            (Some(head), Some(rendering)) => match Pages::new(streams, name, rendering).whole().await {
                 Ok(body) => Dialled::Page(head, body),
                 Err(failed) => Dialled::Passed(failure(streams, &failed)),
             },
             (Some(head), None) => Dialled::Page(head, body(answer)),
             (None, rendering) => {
                 let reply = Reply::Answered(Answered { answer, rendering });
-                Dialled::Passed(plain(streams, Some(reply)).await)
+                Dialled::Passed(plain(streams, name, Some(reply)).await)
             }
         },
-        reply => Dialled::Passed(plain(streams, reply).await),
+        reply => Dialled::Passed(plain(streams, name, reply).await),
     }
 }
 
@@ -109,7 +109,7 @@ pub(crate) async fn hold(
         Reply::Answered(answered) => Some(answered.answer.clone()),
         Reply::Done => None,
     };
-    let first = dialled(streams, Some(reply)).await;
+    let first = dialled(streams, name, Some(reply)).await;
     let (Some(held), Dialled::Attached(head, _) | Dialled::Page(head, _)) = (held, &first) else {
         return match first {
             Dialled::Passed(outgoing) => outgoing,
@@ -246,7 +246,7 @@ impl Reader {
                             tokio::time::sleep(Duration::from_millis(after_ms)).await;
                         }
                         let reply = ask(&streams, &name, call).await;
-                        dialled(&streams, reply).await
+                        dialled(&streams, &name, reply).await
                     }));
                 }
                 Effect::HangUp => self.link = None,

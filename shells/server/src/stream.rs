@@ -94,7 +94,7 @@ impl What {
     /// The call that it is.
     const fn call(&self) -> Option<CallId> {
         match self {
-            Self::Input(Input::Call { id, .. }) => Some(*id),
+            Self::Input(Input::Call { id, .. } | Input::Continue { id, .. }) => Some(*id),
             #[cfg(feature = "test-routes")]
             Self::Panic(Input::Call { id, .. }) => Some(*id),
             _ => None,

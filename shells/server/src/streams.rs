@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
 use machine::edge::Settings;
+use machine::plan::Rest;
 use machine::rows::Incarnation;
 use machine::{Call, CallId, Input};
 use object_store::ObjectStore;
@@ -79,6 +80,20 @@ impl Streams {
     pub(crate) fn call(&self, call: Call) -> Input {
         let id = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
         Input::Call { id, call }
+    }
+
+    /// Asks for the next page of an answer. There is always room: each response asks for one page
+    /// at a time.
+    pub(crate) fn read_on(self: &Arc<Self>, name: &str, rest: Rest) -> oneshot::Receiver<Reply> {
+        let id = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
+        let (told, reply) = oneshot::channel();
+        let job = Job {
+            what: What::Input(Input::Continue { id, rest }),
+            told: Some(told),
+            permit: None,
+        };
+        drop(self.send(name, job, usize::MAX));
+        reply
     }
 
     /// A number that no other instance of a stream has.

@@ -1,11 +1,11 @@
-//! What has to be waited for: puts and deletions in the cold tier, messages to the registry and the index, and pages that are
-//! partly cold. The waiting is done by `entry.mjs` and `cold.mjs`; the code in here is called in between.
+//! What has to be waited for: puts and deletions in the cold tier, messages to the registry and the index, and bodies that are
+//! partly cold or have several pages. The waiting is done by `entry.mjs` and `cold.mjs`; the code in here is called in between.
 
 use std::cell::RefCell;
 
 use js_sys::{Array, Object, Reflect, Uint8Array};
 use machine::message::Value;
-use machine::plan::{Damaged, Rendering};
+use machine::plan::{Damaged, Rendering, Rest};
 use machine::segment::{Encoder, Put, Receipt};
 use machine::{Answer, Flight, Limits, Message};
 use wasm_bindgen::prelude::*;
@@ -154,17 +154,18 @@ fn job(kind: &str, fields: &[(&str, JsValue)]) -> Result<JsValue, JsValue> {
     Ok(job.into())
 }
 
-/// A page that is partly in the cold tier.
+/// A response whose body is partly in the cold tier, or has several pages.
 #[wasm_bindgen]
-pub struct Page {
+pub struct Pages {
     answer: Answer,
+    /// Of the present page.
     rendering: Rendering,
     written: Vec<u8>,
     damaged: Option<Damaged>,
     unavailable: Answer,
 }
 
-impl Page {
+impl Pages {
     pub(crate) fn new(answer: Answer, rendering: Rendering, limits: &Limits) -> Self {
         Self {
             answer,
@@ -173,6 +174,15 @@ impl Page {
             damaged: None,
             unavailable: Answer::unavailable(limits),
         }
+    }
+
+    pub(crate) const fn rest(&self) -> Option<Rest> {
+        self.rendering.rest()
+    }
+
+    /// The next page has come.
+    pub(crate) fn turn_to(&mut self, rendering: Rendering) {
+        self.rendering = rendering;
     }
 
     fn noted<T: Default>(&mut self, outcome: Result<T, Damaged>) -> T {
@@ -184,8 +194,8 @@ impl Page {
 }
 
 #[wasm_bindgen]
-impl Page {
-    /// What is to be fetched next; nothing when the page is whole, or damaged.
+impl Pages {
+    /// What is to be fetched next; nothing when the present page is whole, or damaged.
     ///
     /// # Errors
     /// When the platform fails in making an object.
@@ -224,6 +234,13 @@ impl Page {
     pub fn missing(&mut self) {
         let missing = self.rendering.missing();
         self.noted::<()>(Err(missing));
+    }
+
+    /// Whether the body goes on after the present page.
+    #[wasm_bindgen(getter, js_name = hasRest)]
+    #[must_use]
+    pub fn has_rest(&self) -> bool {
+        self.rendering.rest().is_some()
     }
 
     /// What can be sent on.

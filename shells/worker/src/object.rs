@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use bytes::Bytes;
 use js_sys::{Date, Uint8Array};
 use machine::edge::target;
+use machine::plan::Rendering;
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Head, Parsed};
 use machine::{
@@ -14,7 +15,7 @@ use machine::{
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
-use crate::cold::{self, Page, PutJob};
+use crate::cold::{self, Pages, PutJob};
 use crate::platform::{ObjectContext, Socket, WebSocketPair, log_error, nonce};
 use crate::storage::Storage;
 use crate::{response, settings};
@@ -96,7 +97,9 @@ impl StreamObject {
                 let id = CallId(self.calls.replace(self.calls.get() + 1));
                 match self.turn(Input::Call { id, call }, limits) {
                     Ok(Some(Responded::Whole(response))) => response,
-                    Ok(Some(Responded::Cold(page))) => return Ok((*page).into()),
+                    Ok(Some(Responded::InPieces(answer, rendering))) => {
+                        return Ok(Pages::new(answer, *rendering, limits).into());
+                    }
                     Ok(None) | Err(_) => response::plain(&Answer::unavailable(limits))?,
                 }
             }
@@ -108,6 +111,25 @@ impl StreamObject {
                 .append("Server-Timing", &format!("object;dur={}", Date::now() - began))?;
         }
         Ok(response.into())
+    }
+
+    /// Gets the next page of a response. Says whether there is one: the stream may have ended.
+    ///
+    /// # Errors
+    /// When the settings are bad.
+    #[wasm_bindgen(js_name = readOn)]
+    pub fn read_on(&self, pages: &mut Pages) -> Result<bool, JsValue> {
+        let Some(rest) = pages.rest() else {
+            return Ok(false);
+        };
+        let settings = settings(&self.env, Clone::clone)?;
+        let id = CallId(self.calls.replace(self.calls.get() + 1));
+        let responded = self.turn(Input::Continue { id, rest }, &settings.limits);
+        let Ok(Some(Responded::InPieces(_, rendering))) = responded else {
+            return Ok(false);
+        };
+        pages.turn_to(*rendering);
+        Ok(true)
     }
 
     /// What has come up that has to be waited for; to be begun once what has been written is durable.
@@ -252,7 +274,7 @@ impl StreamObject {
         let mut response = None;
         for gated in turn.gated {
             match gated {
-                Gated::Answer { answer, .. } => response = Some(self.respond(answer, limits)?),
+                Gated::Answer { answer, .. } => response = Some(self.respond(answer)?),
                 Gated::Attach { line, .. } => response = Some(Responded::Whole(self.attach(&line)?)),
                 Gated::Put(put) => self.jobs.borrow_mut().push(cold::put(put)?),
                 Gated::Collect { flight, keys } => self.jobs.borrow_mut().push(cold::collect(flight, &keys)?),
@@ -265,15 +287,14 @@ impl StreamObject {
         Ok(response)
     }
 
-    fn respond(&self, answer: Answer, limits: &Limits) -> Result<Responded, JsValue> {
+    fn respond(&self, answer: Answer) -> Result<Responded, JsValue> {
         let Body::Plan(plan) = &answer.body else {
             return response::plain(&answer).map(Responded::Whole);
         };
-        let rendering = plan.begin(|span| self.storage.frames(span))?;
-        if plan.is_cold() {
-            return Ok(Responded::Cold(Box::new(Page::new(answer, rendering, limits))));
+        let mut rendering = plan.begin(|span| self.storage.frames(span))?;
+        if plan.is_cold() || plan.continues || plan.rest.is_some() {
+            return Ok(Responded::InPieces(answer, Box::new(rendering)));
         }
-        let mut rendering = rendering;
         let mut body = Vec::new();
         rendering.advance(&mut body).map_err(described)?;
         response::response(&answer, Some(&body)).map(Responded::Whole)
@@ -326,8 +347,8 @@ impl StreamObject {
 /// What a request is answered with.
 enum Responded {
     Whole(Response),
-    /// A page whose cold parts have to be fetched first.
-    Cold(Box<Page>),
+    /// What has to be waited for, to be cold parts or further pages.
+    InPieces(Answer, Box<Rendering>),
 }
 
 fn described(error: impl core::fmt::Display) -> JsValue {

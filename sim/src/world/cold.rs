@@ -7,12 +7,13 @@ use bytes::Bytes;
 use machine::plan::{Damaged, Fetch, Rendering};
 use machine::segment::{Encoder, Put, PutId, Receipt};
 use machine::wire::answer::Body;
-use machine::{Answer, Flight, Input};
+use machine::{Answer, CallId, Flight, Input};
 
 use super::World;
 use super::client::Received;
 use super::object::{Effect, View};
 use crate::marks::{Fault, Mark, Watermark};
+use crate::oracle::Place;
 use crate::tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Told};
 
 /// What can happen in the cold tier.
@@ -30,6 +31,8 @@ pub enum Event {
     Collected { collection: usize, done: bool },
     /// The next piece of an answer is fetched.
     Fetch { fetching: usize },
+    /// A client has taken a page of its answer.
+    Taken { fetching: usize },
 }
 
 /// See the module.
@@ -72,13 +75,18 @@ struct Collection {
     keys: Vec<String>,
 }
 
-/// An answer whose body is in the tier in part.
+/// An answer whose body is in the tier in part, or has several pages.
 #[derive(Debug)]
 struct Fetching {
     at: usize,
     epoch: u64,
-    /// What its object was when it was planned: the incarnation, and how many of its segments were stored.
+    /// What its object was when its present page was planned: the incarnation, and how many of its segments were stored.
     then: (u64, u64),
+    /// What it was when the answer began.
+    place: Place,
+    /// Whether the present page is in the tier in part.
+    is_cold: bool,
+    pages: u64,
     rendering: Rendering,
     body: Vec<u8>,
     asked: Option<(Fetch, u64)>,
@@ -111,6 +119,11 @@ impl Cold {
         object.get(from.ok()?..from.ok()?.checked_add(length.ok()?)?)
     }
 
+    /// The life that an answer is about.
+    pub(super) fn life_of(&self, fetching: usize) -> u64 {
+        self.fetchings[fetching].place.life().unwrap_or(0)
+    }
+
     /// Whether an object's put is under way.
     pub(super) fn is_putting(&self, at: usize) -> bool {
         self.uploads.iter().any(|upload| upload.at == at && !upload.over)
@@ -135,6 +148,7 @@ impl World<'_, '_> {
             Event::Delete { collection } => self.delete_objects(collection),
             Event::Collected { collection, done } => self.objects_collected(collection, done),
             Event::Fetch { fetching } => self.fetch_more(fetching),
+            Event::Taken { fetching } => self.read_on(fetching),
         }
     }
 
@@ -393,11 +407,17 @@ impl World<'_, '_> {
     }
 
     /// The rows of an answer are fetched in its turn; what is in the cold tier follows when the answer has left.
-    pub(super) fn plan_fetching(&mut self, at: usize, call: usize, answer: &Answer) -> Option<usize> {
+    pub(super) fn plan_fetching(
+        &mut self,
+        at: usize,
+        call: usize,
+        place: Place,
+        answer: &Answer,
+    ) -> Option<usize> {
         let Body::Plan(plan) = &answer.body else {
             return None;
         };
-        if !plan.is_cold() {
+        if !plan.is_cold() && plan.rest.is_none() {
             return None;
         }
         let then = self.tiers_of(at);
@@ -407,6 +427,9 @@ impl World<'_, '_> {
             at,
             epoch: platform.epoch,
             then,
+            place,
+            is_cold: plan.is_cold(),
+            pages: 1,
             rendering,
             body: Vec::new(),
             asked: None,
@@ -446,17 +469,16 @@ impl World<'_, '_> {
 
     fn fetch_more(&mut self, fetching: usize) {
         let it = &self.cold.fetchings[fetching];
-        let (at, call) = (it.at, it.call);
+        let at = it.at;
         // Whoever hands it on may be gone with its object.
         let is_orphan = self.objects[at].platform.epoch != it.epoch;
-        let fails = self.course.fault(Fault::Get);
+        let fails = it.is_cold && self.course.fault(Fault::Get);
         if fails {
             self.course.changed(Fault::Get);
+            self.course.hit(Mark::GetFailed);
         }
         if fails || is_orphan && self.course.choices.upto(1) == 1 {
-            self.course.hit(Mark::GetFailed);
-            let delay = self.course.network_delay();
-            return self.course.schedule(delay, super::Event::Lost { call });
+            return self.break_off(fetching);
         }
         loop {
             match self.fetch_piece(fetching) {
@@ -467,7 +489,7 @@ impl World<'_, '_> {
                         damaged.to_string(),
                     );
                 }
-                Ok(true) => return self.fetched(fetching),
+                Ok(true) => return self.page_sent(fetching),
                 Ok(false) => {}
             }
             let it = &self.cold.fetchings[fetching];
@@ -509,12 +531,95 @@ impl World<'_, '_> {
         Ok(false)
     }
 
+    /// All of a page is on its way to the client, who asks for the next when it has come.
+    fn page_sent(&mut self, fetching: usize) {
+        let it = &self.cold.fetchings[fetching];
+        let Some(rest) = it.rendering.rest() else {
+            return self.fetched(fetching);
+        };
+        self.course
+            .note("cold", || format!("a page is sent, {rest:?} is not"));
+        let slowest = self.course.settings.delays.page;
+        let delay = self.course.choices.added().upto(slowest);
+        self.course.schedule(delay, Event::Taken { fetching }.into());
+    }
+
+    /// The client has taken a page: the next is asked for, of whatever instance there is.
+    fn read_on(&mut self, fetching: usize) {
+        let it = &self.cold.fetchings[fetching];
+        let (at, id, pages) = (it.at, CallId(it.call as u64), it.pages);
+        let Some(rest) = it.rendering.rest() else {
+            return;
+        };
+        // Whoever hands it on may be gone with its object.
+        let is_orphan = self.objects[at].platform.epoch != it.epoch;
+        if is_orphan {
+            if self.course.choices.added().upto(1) == 1 {
+                return self.break_off(fetching);
+            }
+            self.course.hit(Mark::WholeReadMoved);
+        }
+        self.turn_for(at, Input::Continue { id, rest }, None, Some(fetching));
+        if self.course.failure.is_none() && self.cold.fetchings[fetching].pages == pages {
+            // Its stream has ended, or the turn has failed.
+            self.break_off(fetching);
+        }
+    }
+
+    /// The next page of an answer has been planned, or will never be.
+    pub(super) fn next_page(&mut self, fetching: usize, answer: &Answer) {
+        let Body::Plan(plan) = &answer.body else {
+            return self.course.hit(Mark::WholeReadGone);
+        };
+        let at = self.cold.fetchings[fetching].at;
+        let then = self.tiers_of(at);
+        let duration = self.course.choices.added().upto(self.course.settings.delays.tier);
+        let platform = &self.objects[at].platform;
+        let it = &mut self.cold.fetchings[fetching];
+        let Ok(rendering) = plan.begin(|span| platform.storage.frames(span)) else {
+            let expected = "rows that can be read".to_owned();
+            return self.course.fail("storage", expected, format!("{plan:?}"));
+        };
+        if it.then != then {
+            self.course.hit(Mark::ReadDuringDrop);
+        }
+        it.then = then;
+        it.epoch = platform.epoch;
+        it.is_cold = plan.is_cold();
+        it.pages += 1;
+        it.rendering = rendering;
+        it.ends_at = self.course.now + duration;
+        let delay = self.course.choices.added().upto(duration);
+        self.course.schedule(delay, Event::Fetch { fetching }.into());
+    }
+
+    /// The client sees its connection break off, after the beginning of what it was promised.
+    fn break_off(&mut self, fetching: usize) {
+        let it = &self.cold.fetchings[fetching];
+        let call = it.call;
+        let promised = it.received.as_ref().map(|received| &received.response.body);
+        if let Some(promised) = promised.filter(|promised| !promised.starts_with(&it.body)) {
+            let expected = format!("the beginning of {}", crate::request::excerpt(promised));
+            let actual = crate::request::excerpt(&it.body);
+            return self.course.fail("cold answers", expected, actual);
+        }
+        let delay = self.course.network_delay();
+        self.course.schedule(delay, super::Event::Lost { call });
+    }
+
     /// An answer is whole, and what it would have been at once.
     fn fetched(&mut self, fetching: usize) {
         let now = self.tiers_of(self.cold.fetchings[fetching].at);
         let it = &mut self.cold.fetchings[fetching];
         if it.then != now {
             self.course.hit(Mark::ReadDuringDrop);
+        }
+        if it.pages > 1 {
+            self.course.hit(Mark::WholeRead);
+            let present = Place::of(&self.objects[it.at].model.state);
+            if present.life() == it.place.life() && present > it.place {
+                self.course.hit(Mark::WholeReadFixed);
+            }
         }
         let Some(received) = it.received.take() else {
             return;

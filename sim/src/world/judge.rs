@@ -1,10 +1,11 @@
 //! Whether a turn was right: against the reference model, and against what must hold of every turn.
 
 use machine::rows::RowKey;
+use machine::wire::answer::Body;
 use machine::{Gated, Turn, Write, tail};
 
 use super::World;
-use super::object::{plain, rendered};
+use super::object::{has_rest, plain, rendered};
 use crate::marks::{Mark, Watermark};
 use crate::model::Facts;
 use crate::oracle::Place;
@@ -13,12 +14,17 @@ const fn is_answer(gated: &Gated) -> bool {
     matches!(gated, Gated::Answer { .. } | Gated::Attach { .. })
 }
 
+/// Whether it is a page of an answer.
+fn gives_page(gated: &Gated) -> bool {
+    matches!(gated, Gated::Answer { answer, .. } if matches!(answer.body, Body::Plan(_)))
+}
+
 impl World<'_, '_> {
     /// The turn against the reference, and against what must hold of every turn.
     pub(super) fn judge_turn(
         &mut self,
         at: usize,
-        call: Option<usize>,
+        (call, page_of): (Option<usize>, Option<usize>),
         turn: &Turn,
         facts: Facts,
         (is_alarm, is_gone): (bool, bool),
@@ -28,6 +34,11 @@ impl World<'_, '_> {
         let object = &mut self.objects[at];
         let verdict = match call {
             None if is_alarm => object.model.alarm(&facts),
+            None if let Some(fetching) = page_of => {
+                let given = turn.gated.iter().any(gives_page);
+                let life = self.cold.life_of(fetching);
+                object.model.continued(life, given, &facts)
+            }
             None => {
                 if is_gone {
                     object.model.gone(facts.now, facts.attached);
@@ -37,7 +48,7 @@ impl World<'_, '_> {
             Some(call) => {
                 let request = &self.calls[call].request;
                 let answers: Vec<_> = turn.gated.iter().filter(|gated| is_answer(gated)).collect();
-                let (response, kept, page_end) = match answers.as_slice() {
+                let (response, kept, page_end, has_rest) = match answers.as_slice() {
                     [Gated::Answer { answer, .. }] => {
                         match rendered(&object.platform.storage, &self.cold, answer) {
                             Ok(response) => {
@@ -46,6 +57,7 @@ impl World<'_, '_> {
                                     response,
                                     false,
                                     head.map(|head| (head.next.segment, head.next.position)),
+                                    has_rest(answer),
                                 )
                             }
                             Err(damaged) => {
@@ -57,7 +69,7 @@ impl World<'_, '_> {
                             }
                         }
                     }
-                    [Gated::Attach { line, .. }] => (plain(&line.answer), true, None),
+                    [Gated::Attach { line, .. }] => (plain(&line.answer), true, None, false),
                     _ => {
                         return self.course.fail(
                             "contract",
@@ -72,6 +84,7 @@ impl World<'_, '_> {
                     &Facts {
                         kept,
                         page_end,
+                        has_rest,
                         ..facts
                     },
                 )

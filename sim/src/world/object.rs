@@ -11,8 +11,9 @@ use machine::rows::{
 use machine::segment::Put;
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Head as RequestHead, Parsed};
+use machine::wire::{CacheMode, header};
 use machine::{
-    Answer, CallId, Class, Flight, Gated, Input, Limits, Live, Millis, Rows, Stream, Turn, Unreadable, Write,
+    Answer, CallId, Class, Flight, Gated, Input, Live, Millis, Rows, Stream, Turn, Unreadable, Write,
 };
 
 use super::Event;
@@ -92,6 +93,7 @@ impl Object {
             page_bytes: limits.chunk_bytes_max,
             page_step: limits.index_step(),
             page_ends_max: limits.index_entries_max,
+            whole_reads: settings.whole_reads,
             slack_divisor: limits.touch_slack_divisor,
             skew_ms: settings.delays.skew * 2,
             cursor_epoch_ms: limits.cursor_epoch_ms,
@@ -263,8 +265,23 @@ pub(super) fn plain(answer: &Answer) -> Response {
     response(answer, body)
 }
 
-fn parsed(request: &Request, url: &str, limits: &Limits) -> Result<Parsed, machine::Refusal> {
-    let header = |name: &str| request.header(name).map(str::to_owned);
+/// Whether an answer has further pages.
+pub(super) const fn has_rest(answer: &Answer) -> bool {
+    matches!(&answer.body, Body::Plan(plan) if plan.rest.is_some())
+}
+
+fn parsed(request: &Request, url: &str, settings: &Settings) -> Result<Parsed, machine::Refusal> {
+    let limits = &settings.limits;
+    let cache_mode = if settings.whole_reads {
+        CacheMode::Private
+    } else {
+        CacheMode::Shared
+    };
+    // As the router tells it.
+    let header = |name: &str| match name {
+        header::CACHE_MODE => Some(cache_mode.name().to_owned()),
+        _ => request.header(name).map(str::to_owned),
+    };
     let url = request.url(url);
     let (origin, target) = target::split(&url);
     request::parse(
@@ -286,7 +303,7 @@ impl World<'_, '_> {
         let object = &mut self.objects[at];
         self.calls[call].epoch = object.platform.epoch;
         object.platform.begun.push(call);
-        match parsed(&request, &object.url, &self.course.settings.limits) {
+        match parsed(&request, &object.url, &self.course.settings) {
             Err(refusal) => self.refuse(call, &Answer::refusal(&refusal), true),
             Ok(Parsed::Whole(whole)) => {
                 self.turn(
@@ -380,6 +397,11 @@ impl World<'_, '_> {
 
     /// One turn: the input, the writes, and what is to leave when they are durable.
     pub(super) fn turn(&mut self, at: usize, input: Input, call: Option<usize>) {
+        self.turn_for(at, input, call, None);
+    }
+
+    /// The same, where the input may be for the next page of an answer.
+    pub(super) fn turn_for(&mut self, at: usize, input: Input, call: Option<usize>, page_of: Option<usize>) {
         let is_alarm = matches!(input, Input::Alarm);
         // The machine handles an alarm in one turn.
         let ended = is_alarm.then(|| self.objects[at].platform.alarm_ends()).flatten();
@@ -409,6 +431,7 @@ impl World<'_, '_> {
             Input::Gone { incarnation: gone } if incarnation != Some(*gone) => 0,
             Input::Gone { .. }
             | Input::Call { .. }
+            | Input::Continue { .. }
             | Input::Alarm
             | Input::Stored { .. }
             | Input::Collected { .. }
@@ -487,9 +510,10 @@ impl World<'_, '_> {
             dropped,
             kept: false,
             page_end: None,
+            has_rest: false,
             sealed: sealed(&turn),
         };
-        self.judge_turn(at, call, &turn, facts, (is_alarm, is_gone), before);
+        self.judge_turn(at, (call, page_of), &turn, facts, (is_alarm, is_gone), before);
         if facts.sealed.is_some() {
             self.note_forgotten(at, now);
         }
@@ -511,7 +535,10 @@ impl World<'_, '_> {
             self.broadcast(at, live, before);
         }
         for gated in turn.gated {
-            self.carry_out(at, gated);
+            match (page_of, gated) {
+                (Some(fetching), Gated::Answer { answer, .. }) => self.next_page(fetching, &answer),
+                (_, gated) => self.carry_out(at, gated),
+            }
         }
         self.release(at);
         self.check_armed(at, now);
@@ -604,8 +631,13 @@ impl World<'_, '_> {
             Gated::Answer { call, answer } => {
                 let call = usize::try_from(call.0).unwrap_or(0);
                 match rendered(&self.objects[at].platform.storage, &self.cold, &answer) {
-                    Ok(response) => {
-                        let fetching = self.plan_fetching(at, call, &answer);
+                    Ok(mut response) => {
+                        let fetching = self.plan_fetching(at, call, place, &answer);
+                        if has_rest(&answer) {
+                            let asked = self.calls[call].request.parameter("offset");
+                            let promised = self.objects[at].model.promised(asked);
+                            response.body = promised.unwrap_or_default().into();
+                        }
                         let received = Received {
                             response,
                             place,

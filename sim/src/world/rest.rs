@@ -176,6 +176,10 @@ impl World<'_, '_> {
             return;
         }
         self.note_page(at, start, end);
+        if self.course.settings.whole_reads && request.parameter("live").is_none() {
+            // It has all pages, wherever they end.
+            return;
+        }
         let object = &self.objects[at];
         let Some(life) = &object.model.state.life else {
             return;

@@ -127,6 +127,7 @@ impl World<'_, '_> {
             dropped: false,
             kept: false,
             page_end: None,
+            has_rest: false,
             sealed: None,
         };
         let request = &self.calls[call].request;

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -110,6 +110,24 @@ impl Company {
         shared.note(who, || format!("a{attempt} ← {}", response.line()));
         shared.check("answers", verdict);
         note_answer(&mut shared, request, response);
+    }
+
+    /// Holds the beginning of an answer against the model.
+    fn broke_off(&self, who: &str, attempt: usize, response: &Response) {
+        self.absorb();
+        let mut judge = self.judge.borrow_mut();
+        let verdict = judge.broke_off(attempt, response);
+        let ended = judge.has_turned_over(attempt);
+        let mut shared = self.shared.lock();
+        shared.note(who, || format!("a{attempt} breaks off: {}", response.line()));
+        shared.check("answers", verdict);
+        if shared.settings.workload.whole_reads && !response.body.is_empty() {
+            shared.hit(if ended {
+                Mark::WholeReadGone
+            } else {
+                Mark::WholeReadCut
+            });
+        }
     }
 
     /// Opens a connection, which breaks off after so many bytes where that is drawn.
@@ -347,6 +365,9 @@ impl Client {
             let patience = shared.settings.patience_ms
                 + if waits {
                     shared.settings.workload.limits.long_poll_timeout_ms
+                } else if shared.phase == Phase::Reading && shared.settings.workload.whole_reads {
+                    // All pages of a stream come one after the other, each from a slow tier.
+                    LIVENESS_MS
                 } else {
                     0
                 };
@@ -452,7 +473,7 @@ impl Client {
         let begun = now();
         let response = async {
             let head = company.send(&mut connection, attempt, name, request).await?;
-            self.whole(head).await
+            self.whole(attempt, request, head).await
         };
         let response = response.await;
         let fate = &connection.fate;
@@ -475,7 +496,11 @@ impl Client {
             Ok(response) => response,
             // A connection that is kept may be closed by the server at any time between two requests.
             Err(Lost(reason)) => {
-                let some = connection.fate.read.get() > 0 && !was_kept;
+                // An answer of several pages breaks off when its stream ends, or the turn for one fails.
+                let ended = company.shared.settings().workload.whole_reads
+                    && (company.judge.borrow().has_turned_over(attempt)
+                        || company.shared.lock().storage_failed_at >= begun);
+                let some = connection.fate.read.get() > 0 && !was_kept && !ended;
                 if some && !company.is_excused(&connection) && !self.company.shared.lock().ending {
                     company.shared.lock().fail(
                         "wire",
@@ -546,9 +571,31 @@ impl Client {
         }
     }
 
-    /// The rest of an answer, as fast as its client reads.
-    async fn whole(&self, head: hyper::Response<Incoming>) -> Result<Response, Lost> {
-        whole(head).await
+    /// The rest of an answer, as fast as its client reads. When it breaks off, what came must be the
+    /// beginning of what the head promised.
+    async fn whole(
+        &self,
+        attempt: usize,
+        request: &Request,
+        head: hyper::Response<Incoming>,
+    ) -> Result<Response, Lost> {
+        let mut response = head_of(&head);
+        let mut body = head.into_body();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Err(error) => {
+                    response.body = bytes.freeze();
+                    if request.parameter("live").is_none() && response.status == 200 {
+                        self.company.broke_off(&self.who, attempt, &response);
+                    }
+                    return Err(Lost(format!("half an answer: {error}")));
+                }
+            }
+        }
+        response.body = bytes.freeze();
+        Ok(response)
     }
 
     /// A last look at a name: everything that was acknowledged is there, as the model has it.

@@ -115,6 +115,7 @@ impl Judge {
             page_bytes: limits.chunk_bytes_max,
             page_step: limits.index_step(),
             page_ends_max: limits.index_entries_max,
+            whole_reads: settings.workload.whole_reads,
             slack_divisor: limits.touch_slack_divisor,
             skew_ms: 0,
             cursor_epoch_ms: limits.cursor_epoch_ms,
@@ -253,6 +254,7 @@ impl Judge {
             dropped: turn.dropped,
             kept: false,
             page_end: None,
+            has_rest: false,
             sealed: turn.sealed,
         };
         let appends = !turn.records.is_empty() || turn.created.is_some() || turn.closes;
@@ -401,6 +403,7 @@ impl Judge {
                 dropped: false,
                 kept: false,
                 page_end: None,
+                has_rest: false,
                 sealed: None,
             };
             if changing && let Some(next) = self.names[name].versions.get(version + 1) {
@@ -450,6 +453,38 @@ impl Judge {
             return Ok(());
         }
         Err(nearest.unwrap_or_else(|| mismatch("an answer", response)))
+    }
+
+    /// The beginning of an answer to a plain read has come, and no more will.
+    ///
+    /// # Errors
+    /// When it is not the beginning of one that could be given at any time since it was asked for.
+    pub(crate) fn broke_off(&mut self, attempt: usize, response: &Response) -> Result<(), Mismatch> {
+        let Attempt {
+            name, sent_at, from, ..
+        } = self.attempts[attempt];
+        let request = Rc::clone(&self.attempts[attempt].request);
+        if !self.names[name].model.bounds.whole_reads || response.body.is_empty() {
+            return Ok(());
+        }
+        let facts = Facts {
+            now: sent_at,
+            attached: 1,
+            dropped: false,
+            kept: false,
+            page_end: None,
+            has_rest: true,
+            sealed: None,
+        };
+        let mut nearest = None;
+        for version in from..self.names[name].versions.len() {
+            let state = self.names[name].versions[version].state.clone();
+            match self.names[name].model.after(state, &request, response, &facts) {
+                Ok(_) => return Ok(()),
+                Err(mismatch) => nearest = Some(mismatch),
+            }
+        }
+        Err(nearest.unwrap_or_else(|| mismatch("the beginning of an answer", response)))
     }
 
     /// The content that an answer shows is what was ever shown there.

@@ -22,6 +22,8 @@ sim::named! {
         EpochFenced: "epoch fenced",
         NotModified: "not modified",
         PageCut: "page that ends before the tail",
+        WholeReadCut: "answer with everything, cut after its beginning",
+        WholeReadGone: "answer with everything, cut after its beginning in a stream that has ended",
         BadRequest: "bad request",
         TooLarge: "body too large",
         Unavailable: "answered 503, for want of room or after a failure",
