@@ -353,7 +353,7 @@ describe.concurrent("the end of a stream", () => {
 });
 
 test("what was read is the same before and after it was stored", async () => {
-  const own = await serve({ env: { SEGMENT_MAX_MESSAGES: 20, INDEX_STEP_BYTES: 100, MAX_CHUNK_BYTES: 400 } });
+  const own = await serve({ env: { CACHE_MODE: "shared", SEGMENT_MAX_MESSAGES: 20, INDEX_STEP_BYTES: 100, MAX_CHUNK_BYTES: 400 } });
   for (const contentType of Object.keys(kinds)) {
     await own.coldTier.disturb({ put: { fail: 1 } });
     const stream = await Stream.create(own.url, { contentType });

@@ -195,12 +195,12 @@ describe("CACHE_MODE", () => {
     for (let index = 0; index < 5; index += 1) await stream.append(Buffer.alloc(page, index), headers);
     const tail = (await stream.head(headers)).offset;
     const full = await stream.read("-1", headers);
-    expect(full.upToDate).toBeUndefined();
-    const second = await stream.read(full.offset, headers);
-    expect(second.upToDate).toBeUndefined();
+    const second = await stream.read((await stream.longPoll("-1")).offset, headers);
+    const arePages = [full, second].map(({ upToDate }) => upToDate === undefined);
     const events = await stream.events("-1", { headers });
     events.close();
     return {
+      arePages,
       immutable: { "a full page": full, "the page after it": second },
       others: {
         "a page at the tail": await stream.read(second.offset, headers).then(async (third) => stream.read((await stream.read(third.offset, headers)).offset, headers)),
@@ -223,7 +223,8 @@ describe("CACHE_MODE", () => {
 
   test("private is the default: nothing is public", async () => {
     for (const mode of [{}, { CACHE_MODE: "private" }]) {
-      const { immutable, others } = await answers(await serve({ ...env, ...mode }));
+      const { arePages, immutable, others } = await answers(await serve({ ...env, ...mode }));
+      expect(arePages).toEqual([false, false]);
       for (const [what, answer] of Object.entries({ ...immutable, ...others })) {
         expect(cacheControl(answer), what).toBeDefined();
         expect(cacheControl(answer), what).not.toMatch(/\bpublic\b|\bs-maxage\b/);
@@ -232,7 +233,8 @@ describe("CACHE_MODE", () => {
   });
 
   test("shared makes pages public that can never change, and nothing else", async () => {
-    const { immutable, others } = await answers(await serve({ ...env, CACHE_MODE: "shared" }));
+    const { arePages, immutable, others } = await answers(await serve({ ...env, CACHE_MODE: "shared" }));
+    expect(arePages).toEqual([true, true]);
     for (const [what, answer] of Object.entries(immutable)) {
       expect(cacheControl(answer), what).toMatch(/\bpublic\b/);
       expect(cacheControl(answer), what).toMatch(/\bmax-age=[1-9]\d*\b/);
@@ -254,7 +256,8 @@ describe("CACHE_MODE", () => {
   });
 
   test("a client's own X-Cache-Mode is not believed", async () => {
-    const { immutable: asPrivate } = await answers(await serve(env), { "X-Cache-Mode": "shared" });
+    const { arePages, immutable: asPrivate } = await answers(await serve(env), { "X-Cache-Mode": "shared" });
+    expect(arePages).toEqual([false, false]);
     for (const answer of Object.values(asPrivate)) expect(cacheControl(answer)).not.toMatch(/\bpublic\b/);
     const { immutable: asShared } = await answers(await serve({ ...env, CACHE_MODE: "shared" }), { "X-Cache-Mode": "private" });
     for (const answer of Object.values(asShared)) expect(cacheControl(answer)).toMatch(/\bpublic\b/);

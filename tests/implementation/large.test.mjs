@@ -100,7 +100,8 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
   const pageBytes = 100;
 
   beforeAll(async () => {
-    server = await startServer({ env: { MAX_CHUNK_BYTES: pageBytes, INDEX_STEP_BYTES: 10, MAX_APPEND_BYTES: 2_000, LONG_POLL_TIMEOUT_MS: 300 } });
+    // Private mode has no pages but those of live reads.
+    server = await startServer({ env: { CACHE_MODE: "shared", MAX_CHUNK_BYTES: pageBytes, INDEX_STEP_BYTES: 10, MAX_APPEND_BYTES: 2_000, LONG_POLL_TIMEOUT_MS: 300 } });
   });
   afterAll(() => server?.stop());
 
