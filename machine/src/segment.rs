@@ -591,6 +591,8 @@ mod tests {
             parts: vec![Part::Cold(part)],
             format: Format::Binary,
             shape: Shape::Body,
+            continues: false,
+            rest: None,
         };
         let mut rendering = plan.begin(|_| Err("nothing is hot")).expect("nothing is fetched");
         let mut body = Vec::new();
