@@ -1,7 +1,8 @@
-//! Stream names and routes: every spelling of a name is one name, and different names stay different.
+//! Stream names and routes: every spelling of a name is one name, different names stay different, and `Host` selects none.
 
 use machine::Limits;
 use machine::edge::name::{REGISTRY, canonical};
+use machine::edge::target::{self, Named};
 use machine::edge::{self, EdgeCache, Route, Settings};
 use machine::wire::CacheMode;
 use machine::wire::request::Head;
@@ -49,6 +50,37 @@ pub fn name(input: &[u8]) {
         (Ok(name), None) => panic!("{id:?} is read as {name:?}"),
     }
     route(&id, limits);
+    host(&id);
+}
+
+/// Whatever a client says of the server's name, its target selects the stream.
+fn host(text: &str) {
+    let asked = "/v1/stream/asked";
+    let named = |hosts: &[&str]| {
+        let named = Named {
+            absolute: None,
+            hosts,
+            needs_host: true,
+        };
+        target::origin(named, "local")
+    };
+    let origin = named(&[text]);
+    let is_valid = origin.is_ok();
+    assert!(
+        !is_valid || !text.is_empty() && !text.contains(|each| "/?#@\\, \t\r\n".contains(each)),
+        "{text:?} passes for a host"
+    );
+    for hosts in [&[][..], &[text, text], &["h", text], &[text, "h"]] {
+        assert!(named(hosts).is_err(), "{hosts:?}");
+    }
+    let url = format!("http://{text}{asked}");
+    match target::checked(&url, Some(text)) {
+        Ok((origin, target)) => {
+            assert!(is_valid, "both shells go by one rule: {text:?}");
+            assert_eq!((origin, target), (&url[..url.len() - asked.len()], asked));
+        }
+        Err(_) => assert!(!is_valid, "both shells go by one rule: {text:?}"),
+    }
 }
 
 /// The router goes by the name alone, and says nothing of it to those who have no token.
