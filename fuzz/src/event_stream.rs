@@ -5,6 +5,8 @@
 pub(crate) struct Event {
     pub(crate) name: String,
     pub(crate) data: String,
+    /// What a client asks with for the events after it.
+    pub(crate) last_event_id: String,
 }
 
 /// The events of a whole response. One that is not finished by an empty line is none.
@@ -12,7 +14,7 @@ pub(crate) fn events(stream: &[u8]) -> Vec<Event> {
     let text = String::from_utf8_lossy(stream);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut events = Vec::new();
-    let (mut name, mut data) = (String::new(), String::new());
+    let (mut name, mut data, mut id) = (String::new(), String::new(), String::new());
     for line in finished_lines(text) {
         if line.is_empty() {
             if let Some(data) = data.strip_suffix('\n') {
@@ -20,6 +22,7 @@ pub(crate) fn events(stream: &[u8]) -> Vec<Event> {
                 events.push(Event {
                     name: name.to_owned(),
                     data: data.to_owned(),
+                    last_event_id: id.clone(),
                 });
             }
             name.clear();
@@ -30,6 +33,7 @@ pub(crate) fn events(stream: &[u8]) -> Vec<Event> {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => value.clone_into(&mut name),
+            "id" if !value.contains('\0') => value.clone_into(&mut id),
             "data" => {
                 data.push_str(value);
                 data.push('\n');
@@ -66,6 +70,7 @@ mod tests {
         Event {
             name: name.to_owned(),
             data: data.to_owned(),
+            last_event_id: String::new(),
         }
     }
 
@@ -75,7 +80,11 @@ mod tests {
         assert_eq!(events(stream.as_bytes()), [event("message", "YHOO\n+2\n10")]);
         let stream =
             ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n";
-        let expected = [event("message", "first event"), event("message", "second event")];
+        let first = Event {
+            last_event_id: "1".to_owned(),
+            ..event("message", "first event")
+        };
+        let expected = [first, event("message", "second event")];
         assert_eq!(events(stream.as_bytes()), expected);
         let stream = "data\n\ndata\ndata\n\ndata:";
         assert_eq!(

@@ -157,6 +157,7 @@ impl Reader {
             let read = Call::Read(Read {
                 from,
                 live,
+                last_event_id: None,
                 cursor: None,
                 if_none_match: None,
                 cache_mode: CacheMode::Shared,

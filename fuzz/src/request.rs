@@ -194,6 +194,8 @@ impl Request {
             Call::Read(read) => {
                 url.push_str(&print_query(read));
                 headers.extend(read.if_none_match.clone().map(|tags| ("If-None-Match", tags)));
+                let id = read.last_event_id.map(|id| id.to_string());
+                headers.extend(id.map(|id| ("Last-Event-ID", id)));
                 headers.push(("X-Cache-Mode", read.cache_mode.name().to_owned()));
                 ("GET", Bytes::new())
             }
@@ -687,6 +689,7 @@ impl Named {
             let read = Read {
                 from,
                 live: None,
+                last_event_id: None,
                 cursor: None,
                 if_none_match: None,
                 cache_mode: CacheMode::Shared,

@@ -54,6 +54,7 @@ pub fn sse(input: &[u8]) {
             }
             Expected::Control(control) => {
                 assert_eq!(seen.name, "control");
+                assert_eq!(seen.last_event_id, control["streamNextOffset"]);
                 assert_eq!(
                     &serde_json::from_str::<serde_json::Value>(&seen.data).ok(),
                     &Some(control.clone())

@@ -315,12 +315,16 @@ impl Tail {
         vec![Effect::Emit(sse::HEARTBEAT.to_vec())]
     }
 
-    /// Data, if any, and the control event that follows it.
-    fn emit(&mut self, now: Millis, mut data: Vec<u8>, up_to_date: bool, closed: bool) -> Effect {
+    /// Data, if any, and the control event that follows it. The data has the same `id`, because a response may be cut
+    /// between the two.
+    fn emit(&mut self, now: Millis, data: Vec<u8>, up_to_date: bool, closed: bool) -> Effect {
         self.written_at = now;
         self.told_up_to_date = up_to_date;
-        data.extend(sse::control_event(self.position, self.cursor, up_to_date, closed));
-        Effect::Emit(data)
+        let control = sse::control_event(self.position, self.cursor, up_to_date, closed);
+        if data.is_empty() {
+            return Effect::Emit(control);
+        }
+        Effect::Emit([sse::id_line(self.position), data, control].concat())
     }
 
     fn dial(&mut self, after_ms: u64) -> Effect {

@@ -10,19 +10,24 @@ const EMPTY = new Uint8Array();
 
 const max = (one, other) => (one > other ? one : other);
 
-function concatenated(one, other) {
-  const both = new Uint8Array(one.byteLength + other.byteLength);
-  both.set(one);
-  both.set(other, one.byteLength);
-  return both;
+function concatenated(...parts) {
+  const whole = new Uint8Array(parts.reduce((bytes, part) => bytes + part.byteLength, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.byteLength;
+  }
+  return whole;
 }
+
+const idLine = (next) => `id: ${next}\n`;
 
 function controlEvent(next, cursor, upToDate, closed) {
   const control = { streamNextOffset: next };
   if (!closed) control.streamCursor = String(cursor);
   if (upToDate || closed) control.upToDate = true;
   if (closed) control.streamClosed = true;
-  return encoder.encode(`event: control\ndata:${JSON.stringify(control)}\n\n`);
+  return encoder.encode(`${idLine(next)}event: control\ndata:${JSON.stringify(control)}\n\n`);
 }
 
 export class Tail {
@@ -132,7 +137,9 @@ export class Tail {
   #emit(now, data, upToDate, closed) {
     this.writtenAt = now;
     this.toldUpToDate = upToDate;
-    return { type: "emit", bytes: concatenated(data, controlEvent(this.position, this.cursor, upToDate, closed)) };
+    const control = controlEvent(this.position, this.cursor, upToDate, closed);
+    if (data.byteLength === 0) return { type: "emit", bytes: control };
+    return { type: "emit", bytes: concatenated(encoder.encode(idLine(this.position)), data, control) };
   }
 
   #dial(afterMs) {
@@ -219,6 +226,8 @@ class Reader {
     const url = new URL(this.request.url);
     url.searchParams.set("offset", from);
     const headers = new Headers(this.request.headers);
+    // It says where the client was when it connected.
+    headers.delete("Last-Event-ID");
     let response;
     try {
       response = await this.dial(new Request(url, { headers }));

@@ -86,6 +86,8 @@ named! {
         LongPollRedialled: "long-poll whose line was cut",
         EventsPushed: "events pushed over a line",
         EventsPaged: "events read as a page",
+        EventsResumed: "events resumed from the last one's id",
+        EventsNotAgain: "no events for who has the end of a closed stream",
         EventsClosed: "event stream ended by a close",
         EventsAged: "event stream ended by age",
         EventsGone: "event stream ended by an end of the stream",

@@ -901,11 +901,7 @@ impl Model {
         let tail = life.content.len();
         let live = request.parameter("live");
         let asked = request.parameter("offset");
-        let start = match asked {
-            None | Some("-1") => 0,
-            Some("now") => tail,
-            Some(text) => token(text).map_or(tail, |token| life.segments.asked(token).min(tail)),
-        };
+        let start = life.segments.begin(request, tail).unwrap_or(tail);
         let told = |token| life.segments.told(token);
         if start == tail && live.is_some() && !life.closed {
             let status = if live == Some("sse") { 200 } else { 204 };
@@ -921,6 +917,14 @@ impl Model {
             };
         }
         ensure(!facts.kept, || "to be answered".to_owned(), response)?;
+        if life.closed && life.segments.resumed(request, tail) == Some(tail) {
+            ensure(
+                response.status == 204 && response.is_true("Stream-Up-To-Date"),
+                || "204, so that a browser does not connect again".to_owned(),
+                response,
+            )?;
+            return self.at_tail(response);
+        }
         if live == Some("sse") {
             let end = facts.page_end.and_then(told).unwrap_or(u64::MAX);
             let reasonable = if start == tail {

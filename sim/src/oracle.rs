@@ -125,6 +125,9 @@ pub struct Follower {
     pub finished: bool,
     base64: bool,
     data: Option<Vec<u8>>,
+    /// The `id` of the data, and of the last event.
+    data_id: Vec<u8>,
+    id: Vec<u8>,
     buffer: Vec<u8>,
 }
 
@@ -147,6 +150,8 @@ impl Follower {
             finished: false,
             base64,
             data: None,
+            data_id: Vec::new(),
+            id: Vec::new(),
             buffer: Vec::new(),
         }
     }
@@ -187,6 +192,7 @@ impl Follower {
         }
         let mut name: &[u8] = b"message";
         let mut lines: Vec<&[u8]> = Vec::new();
+        let mut id: &[u8] = b"";
         for line in event.split(|byte| *byte == b'\n') {
             let value = |field: &[u8]| {
                 line.strip_prefix(field)
@@ -194,6 +200,8 @@ impl Follower {
             };
             if let Some(value) = value(b"event:") {
                 name = value;
+            } else if let Some(value) = value(b"id:") {
+                id = value;
             } else if let Some(value) = value(b"data:") {
                 lines.push(value);
             } else if !(line.is_empty() || line.starts_with(b":")) {
@@ -204,9 +212,11 @@ impl Follower {
             return Ok(None);
         }
         let payload = lines.join(&b"\n"[..]);
+        self.id = id.to_vec();
         match name {
             b"data" if self.data.is_none() => {
                 self.data = Some(payload);
+                self.data_id = id.to_vec();
                 Ok(None)
             }
             b"control" => self.control(&payload, content, segments).map(Some),
@@ -226,7 +236,15 @@ impl Follower {
         };
         let fields: serde_json::Value =
             serde_json::from_slice(payload).map_err(|_| mismatch("a JSON object".to_owned()))?;
-        let next = fields["streamNextOffset"].as_str().and_then(token);
+        // A client that is cut off after an event asks for what follows it by its id.
+        let told = fields["streamNextOffset"].as_str().unwrap_or_default();
+        if self.id != told.as_bytes() || (self.data.is_some() && self.data_id != told.as_bytes()) {
+            return Err(Mismatch {
+                expected: format!("the id {told} with the data and with this event"),
+                actual: format!("{} and {}", excerpt(&self.data_id), excerpt(&self.id)),
+            });
+        }
+        let next = token(told);
         let next = next.and_then(|token| segments.told(token));
         let next = next.ok_or_else(|| mismatch("streamNextOffset".to_owned()))?;
         let closed = fields["streamClosed"].as_bool().unwrap_or(false);
@@ -311,7 +329,7 @@ mod tests {
 
     fn control(next: u64) -> String {
         format!(
-            "event: control\ndata:{{\"streamNextOffset\":\"{:016}_{next:016}\",\"streamCursor\":\"1\"}}\n\n",
+            "id: {0:016}_{next:016}\nevent: control\ndata:{{\"streamNextOffset\":\"{0:016}_{next:016}\",\"streamCursor\":\"1\"}}\n\n",
             0
         )
     }
@@ -324,7 +342,11 @@ mod tests {
             ("data:a", 3, false),
         ] {
             let mut follower = Follower::new(Some(0), 1, false);
-            let bytes = format!("event: data\n{data}\n\n{}", control(next));
+            let bytes = format!(
+                "id: {:016}_{next:016}\nevent: data\n{data}\n\n{}",
+                0,
+                control(next)
+            );
             assert_eq!(
                 follower
                     .receive(bytes.as_bytes(), &text("a\nb"), &Segments::default())

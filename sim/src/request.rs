@@ -47,6 +47,7 @@ impl Request {
     #[must_use]
     pub fn from_offset(&self, offset: &str) -> Self {
         let mut request = self.clone();
+        request.headers.retain(|(name, _)| *name != "Last-Event-ID");
         for (name, value) in &mut request.query {
             if *name == "offset" {
                 offset.clone_into(value);

@@ -1,6 +1,8 @@
 //! Offsets as this server spells them, and the place of each in the whole stream: segments follow one another, and the end
 //! of one is the beginning of the next.
 
+use crate::request::Request;
+
 /// An offset token, taken apart: segment and position.
 pub type Token = (u64, u64);
 
@@ -54,6 +56,32 @@ impl Segments {
         place
             .unwrap_or(u64::MAX)
             .min(self.end(segment).unwrap_or(u64::MAX))
+    }
+
+    /// Where a read begins in a stream of this length; `None` for wherever the tail is.
+    #[must_use]
+    pub fn begin(&self, request: &Request, length: u64) -> Option<u64> {
+        if let Some(place) = self.resumed(request, length) {
+            return Some(place);
+        }
+        match request.parameter("offset") {
+            None | Some("-1") => Some(0),
+            Some("now") => None,
+            Some(text) => token(text).map(|token| self.asked(token).min(length)),
+        }
+    }
+
+    /// The place of the last event that the client of an event stream has seen, if a stream of this length can have told
+    /// it (WHATWG HTML, 9.2.3).
+    #[must_use]
+    pub fn resumed(&self, request: &Request, length: u64) -> Option<u64> {
+        if request.parameter("live") != Some("sse") {
+            return None;
+        }
+        let (segment, position) = request.header("Last-Event-ID").and_then(token)?;
+        let place = self.start(segment)?.checked_add(position)?;
+        let end = self.end(segment).unwrap_or(length);
+        (place <= end.min(length)).then_some(place)
     }
 
     /// The offset of a place: of the two that there are at a seam the earlier one, which the server tells, or the later one,

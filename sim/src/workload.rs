@@ -272,8 +272,23 @@ fn write(scene: &Scene<'_>) -> Next {
     }
 }
 
-/// Makes a write depend on the state of the stream, now and then.
+/// Makes a write depend on the state of the stream, and an event stream go on from an event, now and then.
 fn add_conditions(choices: &mut Choices<'_>, scene: &Scene<'_>, request: &mut Request) {
+    if request.parameter("live") == Some("sse") && choices.percent(30) {
+        let known = &scene.knowledge.offsets;
+        let id = match choices.weighted(&[8, 4, 4, 1, 1]) {
+            0 => known.last().cloned(),
+            1 => known.first().cloned(),
+            2 => scene
+                .life
+                .map(|life| life.segments.spell(life.content.len(), true)),
+            3 => Some(spell((0, 4_999_999_999_999_999))),
+            _ => None,
+        };
+        request
+            .headers
+            .push(("Last-Event-ID", id.unwrap_or_else(|| "x".to_owned())));
+    }
     if !matches!(request.method, "PUT" | "POST" | "DELETE") || !choices.percent(20) {
         return;
     }

@@ -13,6 +13,7 @@ export class EventParser {
   #pending = "";
   #type = "";
   #lines = [];
+  #id = "";
 
   constructor({ onEvent, onComment = () => {} }) {
     this.onEvent = onEvent;
@@ -36,7 +37,7 @@ export class EventParser {
 
   #line(line) {
     if (line === "") {
-      if (this.#lines.length > 0) this.onEvent({ type: this.#type || "message", data: this.#lines.join("\n") });
+      if (this.#lines.length > 0) this.onEvent({ type: this.#type || "message", data: this.#lines.join("\n"), lastEventId: this.#id });
       this.#type = "";
       this.#lines = [];
       return;
@@ -51,6 +52,7 @@ export class EventParser {
     const value = rest.startsWith(" ") ? rest.slice(1) : rest;
     if (field === "event") this.#type = value;
     if (field === "data") this.#lines.push(value);
+    if (field === "id" && !value.includes("\0")) this.#id = value;
   }
 }
 

@@ -71,7 +71,10 @@ impl Life {
     }
 
     fn event_stream(&self) -> Answer {
-        let answer = Answer::new(200, cache::EVENT_STREAM).with(header::CONTENT_TYPE, "text/event-stream");
+        let answer = Answer::new(200, cache::EVENT_STREAM)
+            .with(header::CONTENT_TYPE, "text/event-stream")
+            // Proxies of nginx's kind would hold events back.
+            .with(header::X_ACCEL_BUFFERING, "no");
         match self.format {
             Format::Binary => answer.with(header::STREAM_SSE_DATA_ENCODING, "base64"),
             Format::Json | Format::Text => answer,

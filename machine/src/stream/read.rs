@@ -44,10 +44,20 @@ impl Stream {
     pub(super) fn read(&mut self, now: Millis, read: Read, rows: &impl Rows) -> Result<Reply, Stop> {
         let (life, limits) = self.life_in_use(now)?;
         let tail = life.tail();
-        let start = match read.from {
-            From::Start => life.place(Offset::START, rows)?,
-            From::Now => tail,
-            From::Offset(offset) => life.place(offset, rows)?,
+        let resumed = match read.last_event_id {
+            None => None,
+            Some(id) => life.told(id, rows)?,
+        };
+        if resumed == Some(tail) && life.is_closed() {
+            // A browser connects again when events end, and does not after a 204 (WHATWG HTML, 9.2.3).
+            let answer = Answer::uncached(204).at(tail);
+            return Ok(Reply::Answer(answer.up_to_date(true).closed(true)));
+        }
+        let start = match (resumed, read.from) {
+            (Some(place), _) => place,
+            (None, From::Start) => life.place(Offset::START, rows)?,
+            (None, From::Now) => tail,
+            (None, From::Offset(offset)) => life.place(offset, rows)?,
         };
         if start == tail {
             return Ok(life.read_at_tail(now, &read, limits));
@@ -174,6 +184,13 @@ impl Life {
         }
         let units = self.units(offset.segment, rows)?;
         Ok(Offset::new(offset.segment, offset.position.min(units)))
+    }
+
+    /// The place that an offset names if this stream can have told it, by either of its names.
+    fn told(&self, offset: Offset, rows: &impl Rows) -> Result<Option<Offset>, Unreadable> {
+        let place = self.place(offset, rows)?;
+        let is_start = offset.position == 0 && offset.segment <= self.head.segment;
+        Ok((place == offset || is_start).then_some(place))
     }
 
     /// Messages or bytes of a sealed segment.

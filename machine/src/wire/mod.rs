@@ -83,6 +83,7 @@ pub mod header {
     pub const ETAG: &str = "ETag";
     pub const IF_MATCH: &str = "If-Match";
     pub const IF_NONE_MATCH: &str = "If-None-Match";
+    pub const LAST_EVENT_ID: &str = "Last-Event-ID";
     pub const LINE: &str = "Stream-Line";
     pub const LOCATION: &str = "Location";
     pub const ORIGIN: &str = "Origin";
@@ -104,4 +105,5 @@ pub mod header {
     pub const STREAM_UP_TO_DATE: &str = "Stream-Up-To-Date";
     pub const TRANSFER_ENCODING: &str = "Transfer-Encoding";
     pub const WWW_AUTHENTICATE: &str = "WWW-Authenticate";
+    pub const X_ACCEL_BUFFERING: &str = "X-Accel-Buffering";
 }

@@ -74,10 +74,25 @@ pub struct Preconditions {
 pub struct Read {
     pub from: From,
     pub live: Option<Class>,
+    /// The `id` of the last event that a client of an event stream has seen, which says better than `from` where to
+    /// go on, unless this stream never told it.
+    pub last_event_id: Option<Offset>,
     /// The client's echo of the last cursor.
     pub cursor: Option<u64>,
     pub if_none_match: Option<String>,
     pub cache_mode: CacheMode,
+}
+
+impl Read {
+    /// The same read from where its reader is by now.
+    #[must_use]
+    pub fn again_from(&self, position: Offset) -> Self {
+        Self {
+            from: From::Offset(position),
+            last_event_id: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// Where a read begins (protocol 8).
@@ -235,9 +250,11 @@ pub(crate) fn read(head: Head<'_>) -> Result<Read, Refusal> {
                 .map_err(|_| Refusal::Malformed("the offset is malformed"))?,
         ),
     };
+    let last_event_id = (head.header)(header::LAST_EVENT_ID).filter(|_| live == Some(Class::Sse));
     Ok(Read {
         from,
         live,
+        last_event_id: last_event_id.and_then(|id| id.trim().parse().ok()),
         cursor: cursor(query),
         if_none_match: (head.header)(header::IF_NONE_MATCH),
         cache_mode: (head.header)(header::CACHE_MODE)
@@ -480,6 +497,23 @@ mod tests {
             "offset=-1%00",
         ] {
             assert!(read(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn an_event_stream_goes_on_from_the_last_event() {
+        let read =
+            |query: &str, id: &str| match parsed("GET", &format!("/s{query}"), &[("last-event-id", id)]) {
+                Ok(Parsed::Whole(Call::Read(read))) => read.last_event_id,
+                other => panic!("{other:?}"),
+            };
+        let offset = Offset::new(1, 2);
+        assert_eq!(read("?offset=-1&live=sse", &offset.to_string()), Some(offset));
+        for id in ["", "now", "-1", "7", "0_0"] {
+            assert_eq!(read("?offset=-1&live=sse", id), None, "{id}");
+        }
+        for query in ["", "?offset=-1", "?offset=-1&live=long-poll"] {
+            assert_eq!(read(query, &offset.to_string()), None, "{query}");
         }
     }
 

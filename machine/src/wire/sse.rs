@@ -71,6 +71,13 @@ struct Control {
     stream_closed: bool,
 }
 
+/// The `id` by which a browser asks for what follows when it connects again (WHATWG HTML, 9.2.6). It belongs to the
+/// event whose other fields come next.
+#[must_use]
+pub fn id_line(next: Offset) -> Vec<u8> {
+    format!("id: {next}\n").into_bytes()
+}
+
 /// The `control` event that follows every `data` event. A closed stream needs no cursor.
 #[must_use]
 pub fn control_event(next: Offset, cursor: u64, up_to_date: bool, closed: bool) -> Vec<u8> {
@@ -82,7 +89,7 @@ pub fn control_event(next: Offset, cursor: u64, up_to_date: bool, closed: bool) 
     };
     // Nothing in it can fail to become JSON.
     let json = serde_json::to_vec(&control).unwrap_or_default();
-    text_event("control", &json)
+    [id_line(next), text_event("control", &json)].concat()
 }
 
 #[cfg(test)]
@@ -119,9 +126,9 @@ mod tests {
     #[test]
     fn control_has_the_protocols_fields() {
         let at = Offset::new(1, 2);
-        let open = "event: control\ndata:{\"streamNextOffset\":\"0000000000000001_0000000000000002\",\"streamCursor\":\"7\",\"upToDate\":true}\n\n";
+        let open = "id: 0000000000000001_0000000000000002\nevent: control\ndata:{\"streamNextOffset\":\"0000000000000001_0000000000000002\",\"streamCursor\":\"7\",\"upToDate\":true}\n\n";
         assert_eq!(control_event(at, 7, true, false), open.as_bytes());
-        let closed = "event: control\ndata:{\"streamNextOffset\":\"0000000000000001_0000000000000002\",\"upToDate\":true,\"streamClosed\":true}\n\n";
+        let closed = "id: 0000000000000001_0000000000000002\nevent: control\ndata:{\"streamNextOffset\":\"0000000000000001_0000000000000002\",\"upToDate\":true,\"streamClosed\":true}\n\n";
         assert_eq!(control_event(at, 7, false, true), closed.as_bytes());
     }
 }

@@ -453,3 +453,50 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_event_stream_goes_on_from_the_last_event_that_this_stream_has_told() {
+    let mut shell = stream("text/plain", &[]);
+    shell.post("text/plain", b"abc");
+    shell.post("text/plain", b"def");
+    let told = "0000000000000000_0000000000000003";
+    let read = |shell: &mut Shell, query: &str, id: &str| {
+        let query = format!("?live=sse&offset={query}");
+        shell.request("GET", &query, &[("Last-Event-ID", id)], b"")
+    };
+    for query in ["-1", "now", "0000000000000000_0000000000000006"] {
+        assert_eq!(read(&mut shell, query, told).text(), "event: data\ndata:def\n\n");
+    }
+    for id in [
+        "",
+        "x",
+        "0000000000000000_0000000000000007",
+        "0000000000000001_0000000000000001",
+    ] {
+        let page = read(&mut shell, "-1", id);
+        assert!(page.text().contains("abc"), "{id}: {}", page.text());
+        assert!(read(&mut shell, "now", id).attached, "{id}");
+    }
+    let end = "0000000000000000_0000000000000006";
+    assert!(read(&mut shell, "-1", end).attached);
+    assert_eq!(
+        shell
+            .request("POST", "", &[("Stream-Closed", "true")], b"")
+            .status(),
+        204
+    );
+    let ended = read(&mut shell, "-1", end);
+    assert_eq!(
+        (
+            ended.status(),
+            ended.header("Stream-Next-Offset"),
+            ended.header("Stream-Closed")
+        ),
+        (204, end, "true")
+    );
+    assert_eq!(
+        read(&mut shell, "now", "x").status(),
+        200,
+        "it has not been told the end"
+    );
+}

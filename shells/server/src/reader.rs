@@ -14,7 +14,7 @@ use futures_util::stream::{self, Stream};
 use machine::tail::{Effect, Head, Input, Tail};
 use machine::wire::answer::Body;
 use machine::wire::header;
-use machine::wire::request::{From, Read};
+use machine::wire::request::Read;
 use machine::{Answer, Call, Millis};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -237,10 +237,7 @@ impl Reader {
             match effect {
                 Effect::Dial { from, after_ms } => {
                     let (streams, name) = (Arc::clone(&self.streams), Arc::clone(&self.name));
-                    let call = Call::Read(Read {
-                        from: From::Offset(from),
-                        ..self.read.clone()
-                    });
+                    let call = Call::Read(self.read.again_from(from));
                     self.dial = Some(Box::pin(async move {
                         if after_ms > 0 {
                             tokio::time::sleep(Duration::from_millis(after_ms)).await;

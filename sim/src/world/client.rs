@@ -463,6 +463,7 @@ impl World<'_, '_> {
         let has = |name: &str| response.header(name).is_some();
         self.note_conditions(object, &request, response);
         match (request.method, response.status) {
+            ("GET", 204) if request.parameter("live") == Some("sse") => self.course.hit(Mark::EventsNotAgain),
             (_, 412) => self.course.hit(Mark::PreconditionFailed),
             (_, 304) => self.course.hit(Mark::NotModified),
             (_, 400) => self.course.hit(Mark::BadRequest),

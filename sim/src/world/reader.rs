@@ -16,7 +16,6 @@ use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Content, Model};
 use crate::oracle::{self, Delivery, Follower, Place};
 use crate::request::{Request, Response};
-use crate::segments::token;
 
 /// One client's live read.
 #[derive(Debug)]
@@ -201,15 +200,13 @@ impl World<'_, '_> {
                 received.response.line(),
             );
         };
-        let position = match it.request.parameter("offset") {
-            Some("-1") => Some(0),
-            Some("now") | None => None,
-            Some(text) => token(text).map(|token| {
-                let model = &self.objects[object].model;
-                let asked = model.segments(life).asked(token).min(received.place.position);
-                model.content(life).begin(asked)
-            }),
-        };
+        let model = &self.objects[object].model;
+        let (segments, length) = (model.segments(life), received.place.position);
+        let asked = segments.begin(&it.request, length);
+        let position = asked.map(|asked| model.content(life).begin(asked));
+        if segments.resumed(&it.request, length).is_some() {
+            self.course.marks.hit(Mark::EventsResumed);
+        }
         let binary = matches!(
             self.objects[object].model.content(life),
             Content::Run { text: false, .. }

@@ -625,13 +625,8 @@ impl Judge {
             let Some(life) = &version.state.life else { continue };
             let binary = matches!(*life.content, Content::Run { text: false, .. });
             let tail = life.content.len();
-            let position = match request.parameter("offset") {
-                Some("-1") => Some(0),
-                Some("now") | None => None,
-                Some(text) => {
-                    token(text).map(|token| life.content.begin(life.segments.asked(token).min(tail)))
-                }
-            };
+            let asked = life.segments.begin(request, tail);
+            let position = asked.map(|asked| life.content.begin(asked));
             let known =
                 |reading: &Reading| reading.follower.life == life.id && reading.follower.position == position;
             if binary != base64 || readings.iter().any(known) {

@@ -199,7 +199,7 @@ export const rows = [
       const stream = await Stream.create(base, { body: "line1\n line2\nline3" });
       const reader = await stream.events("-1");
       await reader.upToDate();
-      expect(reader.wire.replaceAll("\r\n", "\n")).toMatch(/^event: ?data\ndata:line1\ndata: {2}line2\ndata:line3\n\n/);
+      expect(reader.wire.replaceAll("\r\n", "\n")).toMatch(/^id: \d+_\d+\nevent: ?data\ndata:line1\ndata: {2}line2\ndata:line3\n\n/);
       reader.close();
     },
   },
@@ -413,6 +413,77 @@ export const rows = [
       await eventually("a comment", () => reader.comments.length > 0);
       expect(reader.events.slice(events).every((event) => event.type === "control")).toBe(true);
       reader.close();
+    },
+  },
+  {
+    section: "5.8",
+    clause: "every event has the next offset as its id, on pages and when pushed, so that EventSource can go on from it",
+    async check({ base }) {
+      const stream = await Stream.create(base, { body: "abc" });
+      const reader = await stream.events("-1");
+      await reader.upToDate();
+      const { offset } = await stream.append("def");
+      await reader.control(({ streamNextOffset }) => streamNextOffset === offset);
+      await stream.close();
+      await reader.control(({ streamClosed }) => streamClosed);
+      for (const [index, event] of reader.events.entries()) {
+        const control = reader.events.slice(index).find(({ type }) => type === "control");
+        expect(event.lastEventId).toBe(control.control.streamNextOffset);
+      }
+      expect(reader.wire).toMatch(/^id: [^\n]+\nevent: control\n/m);
+      expect(reader.headers["x-accel-buffering"]).toBe("no");
+      reader.close();
+    },
+  },
+  {
+    section: "5.8",
+    clause: "Last-Event-ID says where to go on, whatever the offset, and after each end of a response",
+    async check({ base }) {
+      const stream = await Stream.create(base, { body: "abc" });
+      const id = (await stream.head()).offset;
+      await stream.append("def");
+      for (const offset of ["-1", "now", id]) {
+        const reader = await stream.events(offset, { headers: { "Last-Event-ID": id } });
+        expect((await reader.next({ type: "data" })).data).toBe("def");
+        await reader.upToDate();
+        reader.close();
+      }
+    },
+  },
+  {
+    section: "5.8",
+    clause: "a Last-Event-ID that this stream never gave is ignored, and so is one on other reads",
+    async check({ base }) {
+      const stream = await Stream.create(base, { body: "abc" });
+      const { offset } = await stream.head();
+      for (const id of ["", "x", "-1", "now", "7", farOffset, offset.replace(/^0{16}/, "0000000000000009")]) {
+        const reader = await stream.events("-1", { headers: { "Last-Event-ID": id } });
+        expect((await reader.next({ type: "data" })).data, id).toBe("abc");
+        reader.close();
+      }
+      expect((await stream.read("-1", { "Last-Event-ID": offset })).text).toBe("abc");
+      expect((await stream.longPoll("-1", { headers: { "Last-Event-ID": offset } })).text).toBe("abc");
+    },
+  },
+  {
+    section: "5.8",
+    clause: "204 tells a client that comes back with the end of a closed stream not to come back; any other is told the closure",
+    async check({ base }) {
+      const stream = await Stream.create(base, { body: "abc" });
+      await stream.close();
+      const { offset } = await stream.head();
+      for (const from of ["-1", "now", offset]) {
+        const answer = await stream.events(from, { headers: { "Last-Event-ID": offset } });
+        expect(answer.status).toBe(204);
+        expect([answer.offset, answer.closed, answer.upToDate]).toEqual([offset, "true", "true"]);
+        expect(answer.headers["cache-control"]).toMatch(/no-store/);
+      }
+      for (const [from, id] of [["-1", stream.start], [offset, "x"], ["now", farOffset]]) {
+        const reader = await stream.events(from, { headers: { "Last-Event-ID": id } });
+        expect(reader.status).toBe(200);
+        await reader.control(({ streamClosed }) => streamClosed);
+        await reader.end();
+      }
     },
   },
 ];

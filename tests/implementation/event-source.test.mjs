@@ -1,0 +1,89 @@
+// A plain EventSource in Chromium, which knows nothing of the protocol: it connects again by itself, with the last `id` it has seen.
+
+import http from "node:http";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { openChromium } from "../harness/chromium.mjs";
+import { sleep } from "../harness/http.mjs";
+import { startServer } from "../harness/server.mjs";
+import { Stream } from "../harness/stream.mjs";
+import { foreignUrl } from "../harness/target.mjs";
+
+// Chromium waits three seconds before it connects again.
+const sseAgeMs = 1_000;
+
+/** In the page: keeps what an EventSource tells, until it has given up. */
+function follow(url) {
+  const seen = { events: [], opened: 0, given_up: false };
+  globalThis.seen = seen;
+  const source = new EventSource(url);
+  source.onopen = () => (seen.opened += 1);
+  source.onerror = () => (seen.given_up = source.readyState === EventSource.CLOSED);
+  for (const type of ["data", "control"]) {
+    source.addEventListener(type, ({ data, lastEventId }) => seen.events.push({ type, data, lastEventId }));
+  }
+}
+
+describe.skipIf(foreignUrl)("a plain EventSource", () => {
+  let server;
+  let origin;
+  let browser;
+
+  beforeAll(async () => {
+    server = await startServer({ env: { SSE_MAX_AGE_MS: sseAgeMs } });
+    // The page comes from another origin than the streams.
+    origin = http.createServer((_, response) => response.setHeader("Content-Type", "text/html").end("<!doctype html><title>page</title>"));
+    await new Promise((resolve) => origin.listen(0, "127.0.0.1", resolve));
+    browser = await openChromium();
+  });
+
+  afterAll(async () => {
+    await browser?.close();
+    origin?.close();
+    await server?.stop();
+  });
+
+  async function open(url) {
+    const page = await browser.newPage();
+    onTestFinished(() => page.close());
+    await page.goto(`http://127.0.0.1:${origin.address().port}/`);
+    await page.evaluate(follow, url);
+    return page;
+  }
+
+  const seenBy = (page) => page.evaluate(() => globalThis.seen);
+
+  test.each(["text/plain", "application/json"])("reads a stream of %s without gap or duplicate over the end of each response, and stops at the end of the stream", async (contentType) => {
+    const json = contentType === "application/json";
+    const stream = await Stream.create(server.url, { contentType });
+    const page = await open(`${stream.url}?offset=-1&live=sse`);
+    const written = [];
+    for (let index = 0; index < 30; index += 1) {
+      const message = json ? JSON.stringify({ index }) : `message ${index}\n`;
+      written.push(message);
+      expect((await stream.append(message)).status).toBe(204);
+      await sleep(300);
+    }
+    await stream.close();
+    await page.waitForFunction(() => globalThis.seen.given_up, null, { timeout: 20_000 });
+    const { events, opened } = await seenBy(page);
+    const data = events.filter(({ type }) => type === "data");
+    const controls = events.filter(({ type }) => type === "control");
+    const read = json ? data.flatMap((event) => JSON.parse(event.data)).map((message) => JSON.stringify(message)) : data.map((event) => event.data);
+    expect(json ? read : read.join("")).toEqual(json ? written : written.join(""));
+    expect(opened, "it had to connect again").toBeGreaterThanOrEqual(3);
+    for (const control of controls) expect(control.lastEventId).toBe(JSON.parse(control.data).streamNextOffset);
+    expect(JSON.parse(controls.at(-1).data).streamClosed).toBe(true);
+    // Nothing asks again.
+    const count = events.length;
+    await sleep(4_000);
+    expect((await seenBy(page)).events.length).toBe(count);
+  }, 60_000);
+
+  test("a stream that is deleted is given up", async () => {
+    const stream = await Stream.create(server.url, { body: "a" });
+    const page = await open(`${stream.url}?offset=-1&live=sse`);
+    await page.waitForFunction(() => globalThis.seen.events.length >= 2);
+    await stream.delete();
+    await page.waitForFunction(() => globalThis.seen.given_up, null, { timeout: 10_000 });
+  });
+});
