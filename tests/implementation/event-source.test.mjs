@@ -60,10 +60,11 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
     for (let index = 0; index < 30; index += 1) {
       const message = json ? JSON.stringify({ index }) : `message ${index}\n`;
       written.push(message);
-      expect((await stream.append(message)).status).toBe(204);
+      // Closing with the last message, which every reader then has to come for.
+      const headers = index === 29 ? { "Stream-Closed": "true" } : {};
+      expect((await stream.append(message, headers)).status).toBe(204);
       await sleep(300);
     }
-    await stream.close();
     await page.waitForFunction(() => globalThis.seen.given_up, null, { timeout: 20_000 });
     const { events, opened } = await seenBy(page);
     const data = events.filter(({ type }) => type === "data");
@@ -78,6 +79,18 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
     await sleep(4_000);
     expect((await seenBy(page)).events.length).toBe(count);
   }, 60_000);
+
+  test("a stream that is closed while nobody is connected ends the connecting, too", async () => {
+    const stream = await Stream.create(server.url, { body: "a" });
+    const page = await open(`${stream.url}?offset=-1&live=sse`);
+    await page.waitForFunction(() => globalThis.seen.events.length >= 2);
+    // The response has ended by its age, and the browser waits.
+    await sleep(sseAgeMs + 1_000);
+    await stream.close();
+    await page.waitForFunction(() => globalThis.seen.given_up, null, { timeout: 10_000 });
+    const { events } = await seenBy(page);
+    expect(events.filter(({ type }) => type === "data").map(({ data }) => data)).toEqual(["a"]);
+  });
 
   test("a stream that is deleted is given up", async () => {
     const stream = await Stream.create(server.url, { body: "a" });

@@ -33,6 +33,7 @@ enum Outcome {
 pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     setup::build_tools(project)?;
     setup::node_packages(project)?;
+    setup::chromium(project)?;
     fs::create_dir_all(project.path(LOGS))?;
 
     let start = now();

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+const CHROMIUM: &str = "/usr/bin/chromium";
 const NODE_MAJOR_MIN: u32 = 20;
 pub(crate) const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
@@ -18,6 +19,7 @@ pub(crate) struct BuildTools {
 pub(crate) fn all(project: &Project) -> Result<()> {
     let tools = build_tools(project)?;
     node_packages(project)?;
+    chromium(project)?;
     println!("target        {WASM_TARGET}");
     println!("wasm-bindgen  {}", tools.wasm_bindgen.display());
     println!("worker-build  {}", tools.worker_build.display());
@@ -69,6 +71,32 @@ pub(crate) fn node_packages_in(project: &Project, directory: &str) -> Result<()>
         "--no-audit",
         "--no-fund",
     ]))
+}
+
+/// Chromium, in which tests look at the server as a web page does. `CHROMIUM` names another one than Debian's.
+pub(crate) fn chromium(project: &Project) -> Result<()> {
+    if std::env::var_os("CHROMIUM").is_some() || Path::new(CHROMIUM).exists() {
+        return Ok(());
+    }
+    let is_root = output(project.command("id").arg("-u")).as_deref() == Some("0");
+    if !is_root || output(project.command("apt-get").arg("--version")).is_none() {
+        println!(
+            "Chromium is missing, and the tests in a browser will fail: apt-get install chromium, or name one in CHROMIUM"
+        );
+        return Ok(());
+    }
+    println!("installing Chromium");
+    run(project.command("apt-get").args(["update", "--quiet=2"]))?;
+    run(project
+        .command("apt-get")
+        .args([
+            "install",
+            "--yes",
+            "--quiet=2",
+            "--no-install-recommends",
+            "chromium",
+        ])
+        .env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 fn node(project: &Project) -> Result<()> {

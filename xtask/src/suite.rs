@@ -78,6 +78,7 @@ pub(crate) fn implementation(
     match url {
         Some(url) => suite.environment("IMPLEMENTATION_TEST_URL", &url),
         None => {
+            setup::chromium(project)?;
             shell.build(project, Some(Feature::TestRoutes))?;
             // One test asks this one whether it really knows no test routes.
             shell.build(project, None)?;

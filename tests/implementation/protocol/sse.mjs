@@ -1,6 +1,6 @@
 import { expect } from "vitest";
 import { eventually, sleep } from "../../harness/http.mjs";
-import { farOffset, Stream } from "../../harness/stream.mjs";
+import { farOffset, firstOffset, Stream } from "../../harness/stream.mjs";
 import { expectRefusal } from "./assertions.mjs";
 import { currentInterval } from "./cursor.mjs";
 
@@ -478,7 +478,7 @@ export const rows = [
         expect([answer.offset, answer.closed, answer.upToDate]).toEqual([offset, "true", "true"]);
         expect(answer.headers["cache-control"]).toMatch(/no-store/);
       }
-      for (const [from, id] of [["-1", stream.start], [offset, "x"], ["now", farOffset]]) {
+      for (const [from, id] of [["-1", firstOffset], [offset, "x"], ["now", farOffset]]) {
         const reader = await stream.events(from, { headers: { "Last-Event-ID": id } });
         expect(reader.status).toBe(200);
         await reader.control(({ streamClosed }) => streamClosed);
