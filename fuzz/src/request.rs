@@ -658,6 +658,7 @@ impl Named {
         let read = Read {
             from: From::Start,
             live: None,
+            last_event_id: None,
             cursor: None,
             if_none_match: None,
             cache_mode: CacheMode::Private,
