@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod edge;
+pub mod frames;
 mod hot;
 pub mod limits;
 pub mod message;

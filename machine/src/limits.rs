@@ -6,6 +6,13 @@
 pub struct Limits {
     /// Largest body of one append or of a PUT's initial content.
     pub append_bytes_max: u64,
+    /// Bytes of request bodies that an isolate of the Worker holds at once. What would go beyond is asked
+    /// to come back; one body alone is always taken.
+    pub bodies_bytes_max: u64,
+    /// Bytes of a refused body that are read and thrown away, so that the client gets to read the answer.
+    pub drain_bytes_max: u64,
+    /// Silence after which such a body is taken for one that never comes.
+    pub drain_silence_ms: u64,
     /// Largest page of a read, framed. A page holds whole messages or appends, and may be larger by one of them.
     pub chunk_bytes_max: u64,
     /// Longest wait of a long-poll.
@@ -104,6 +111,9 @@ impl Limits {
     /// What production runs with unless configured otherwise.
     pub const DEFAULT: Self = Self {
         append_bytes_max: 16 << 20,
+        bodies_bytes_max: 40 << 20,
+        drain_bytes_max: 64 << 20,
+        drain_silence_ms: 100,
         chunk_bytes_max: 1 << 20,
         long_poll_timeout_ms: 20_000,
         sse_max_age_ms: 60_000,
@@ -153,6 +163,12 @@ impl Limits {
 }
 
 impl Limits {
+    /// Whether an isolate that holds `held` bytes of other bodies takes `bytes` of this one.
+    #[must_use]
+    pub const fn takes_body(&self, held: u64, bytes: u64) -> bool {
+        held == 0 || held.saturating_add(bytes) <= self.bodies_bytes_max
+    }
+
     /// Largest body that the registry takes: any event that a stream tells it of itself, however small an append is kept.
     #[must_use]
     pub fn registry_bytes_max(&self) -> u64 {
@@ -221,5 +237,17 @@ mod tests {
         assert_eq!(minutes(400 << 20, 1), 27);
         assert_eq!(minutes(400 << 20, 2), 30);
         assert_eq!(minutes(u64::MAX, u64::MAX), 30);
+    }
+
+    #[test]
+    fn an_isolate_takes_bodies_up_to_its_bound_and_any_body_alone() {
+        let limits = Limits {
+            bodies_bytes_max: 40,
+            ..Limits::DEFAULT
+        };
+        assert!(limits.takes_body(0, 100));
+        assert!(limits.takes_body(16, 24));
+        assert!(!limits.takes_body(16, 25));
+        assert!(!limits.takes_body(1, u64::MAX));
     }
 }

@@ -6,6 +6,7 @@ use core::ops::RangeInclusive;
 use bytes::Bytes;
 
 use crate::Millis;
+use crate::frames::Frames;
 
 /// A stream's life from its PUT to its deletion. Part of every entity tag and cold segment key, so that a stream created
 /// anew under an old name shares nothing with the old one.
@@ -171,7 +172,7 @@ pub struct HotRow {
     /// Who wrote it, on the last row of an append.
     pub producer: Option<ProducerStamp>,
     pub stream_seq: Option<String>,
-    pub frames: Bytes,
+    pub frames: Frames,
 }
 
 /// A row without its payload.

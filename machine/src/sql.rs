@@ -231,7 +231,8 @@ pub fn statements<E>(
         Write::InsertHot { table, row } => {
             let numbers = [row.key.stored(), row.units, row.bytes_before, row.at.0];
             let [key, units, bytes_before, at] = numbers.map(Value::Integer);
-            let frames = Value::Blob(&row.frames);
+            let frames = row.frames.make();
+            let frames = Value::Blob(&frames);
             if row.producer.is_none() && row.stream_seq.is_none() {
                 return execute(&insert_hot_plain(*table), &[key, units, bytes_before, at, frames]);
             }

@@ -11,37 +11,56 @@ import { hold } from "./live.mjs";
 
 // Taken while the code is whole.
 const UNAVAILABLE = JSON.parse(inner.StreamObject.unavailable());
+const [DRAIN_BYTES_MAX, DRAIN_SILENCE_MS] = inner.StreamObject.draining();
 
 const unavailable = () => new Response(UNAVAILABLE.body, { status: 503, headers: UNAVAILABLE.headers });
 
-/** The body of a request: `null` when it has none, `undefined` when it is longer than `bytesMax`. */
-async function bodyOf(request, bytesMax) {
-  if (request.body === null) return null;
+// The platform hands over a body in pieces of this size, through one buffer.
+const PIECE_BYTES = 256 << 10;
+
+/** Gives `incoming` the body piece by piece, as far as it wants it. */
+async function receive(request, incoming) {
   const announced = request.headers.get("Content-Length");
-  if (announced !== null) {
-    return Number(announced) > bytesMax ? undefined : new Uint8Array(await request.arrayBuffer());
+  let missing = announced === null ? Infinity : Number(announced);
+  const reader = request.body.getReader({ mode: "byob" });
+  let piece = new Uint8Array(Math.min(missing, PIECE_BYTES));
+  while (missing > 0 && incoming.isWanted()) {
+    const { done, value } = await reader.readAtLeast(Math.min(missing, piece.byteLength), piece);
+    if (value !== undefined) {
+      incoming.take(value);
+      missing -= value.byteLength;
+      piece = new Uint8Array(value.buffer);
+    }
+    if (done) break;
   }
-  const chunks = [];
-  let length = 0;
-  for await (const chunk of request.body) {
-    length += chunk.byteLength;
-    if (length > bytesMax) return undefined;
-    chunks.push(chunk);
+  reader.releaseLock();
+}
+
+/**
+ * Reads what is left of a body and throws it away: a client that is still sending could not read its answer otherwise.
+ * Ends where the body does, at a bound, or when nothing more comes, because some announce a body and wait for the answer.
+ */
+async function drain(request) {
+  // Who asks first sends nothing after a refusal, and reading would invite it.
+  if (request.body === null || request.headers.has("Expect")) return;
+  const reader = request.body.getReader();
+  for (let discarded = 0; discarded < DRAIN_BYTES_MAX; ) {
+    let timer;
+    const silence = new Promise((resolve) => {
+      timer = setTimeout(resolve, DRAIN_SILENCE_MS, { done: true });
+    });
+    // A client that is gone needs no answer.
+    const { done, value } = await Promise.race([reader.read(), silence]).catch(() => ({ done: true }));
+    clearTimeout(timer);
+    if (done) return;
+    discarded += value.byteLength;
   }
-  const body = new Uint8Array(length);
-  let at = 0;
-  for (const chunk of chunks) {
-    body.set(chunk, at);
-    at += chunk.byteLength;
-  }
-  return body;
 }
 
 export class StreamObject extends DurableObject {
   constructor(context, env) {
     super(context, env);
     this.inner = new inner.StreamObject(context, env);
-    this.bodyBytesMax = this.inner.bodyBytesMax();
     // The rows of a segment that is being put.
     this.pieces = {
       begin: (put) => this.inner.beginPut(put),
@@ -70,9 +89,19 @@ export class StreamObject extends DurableObject {
   }
 
   async fetch(request) {
-    // A body that breaks off rejects here, and nothing of it is stored.
-    const body = await bodyOf(request, this.bodyBytesMax);
-    const result = this.#run((object) => object.fetch(request, body));
+    const incoming = request.body === null ? undefined : this.#run((object) => object.receive(request));
+    if (incoming !== undefined) {
+      try {
+        await receive(request, incoming);
+      } catch (error) {
+        // The body has broken off, and nothing of it is stored.
+        incoming.free();
+        throw error;
+      }
+    }
+    const isTaken = incoming?.isWanted();
+    const result = this.#run((object) => object.fetch(request, incoming));
+    if (!isTaken) await drain(request);
     if (result instanceof Response) return result;
     return respond(result, this.env.SEGMENTS, (pages) => this.#run((object) => object.readOn(pages)));
   }
@@ -128,7 +157,10 @@ async function throughCache(url, ask, context) {
 async function routed(request, env, context) {
   router ??= new inner.Router(env);
   const to = router.route(request);
-  if (to.answer !== undefined) return { response: to.answer };
+  if (to.answer !== undefined) {
+    await drain(request);
+    return { response: to.answer };
+  }
   const ask = () => to.stub.fetch(to.request);
   const answered = to.cache === undefined ? { response: await ask() } : await throughCache(to.cache, ask, context);
   return { ...answered, isTimed: to.isTimed };

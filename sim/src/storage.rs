@@ -339,7 +339,7 @@ impl Store {
             return Err(Unreadable("no rows to be joined".to_owned()));
         }
         let mut frames = Vec::new();
-        rows.for_each(|(_, row)| frames.extend_from_slice(&row.frames));
+        rows.for_each(|(_, row)| frames.extend_from_slice(&row.frames.make()));
         Ok(frames)
     }
 
@@ -391,7 +391,7 @@ fn mark(row: &HotRow) -> RowMark {
         key: row.key,
         units: row.units,
         bytes_before: row.bytes_before,
-        bytes: row.frames.len() as u64,
+        bytes: row.frames.bytes(),
         at: row.at,
     }
 }

@@ -153,7 +153,7 @@ pub fn tiles(shelf: &Shelf, life: &Life) -> Result<(), Mismatch> {
             if row.key != row_key || row.bytes_before != bytes {
                 return broken(format!("a row at {row_key:?}"), format!("{:?}", row.key));
             }
-            bytes += row.frames.len() as u64;
+            bytes += row.frames.bytes();
             row_key = if row.units == 0 {
                 row.key.next_part()
             } else {

@@ -159,4 +159,14 @@ describe("@durable-streams/tanstack-ai-transport", () => {
     await following;
     await api.stop();
   });
+
+  test("a snapshot of 4 MB for the server's first page is whole", async () => {
+    const url = freshUrl();
+    const deltas = Array.from({ length: 64 }, (_, index) => String(index).padStart(64_000, "."));
+    const stream = await ensureDurableChatSessionStream({ writeUrl: url });
+    await pipeSanitizedChunksToStream(slowly(answerOf(deltas), 0), stream);
+    const { messages, offset } = await materializeSnapshotFromDurableStream({ readUrl: url });
+    expect(texts(messages)).toEqual([deltas.join("")]);
+    expect(offset).toBe((await stream.head()).offset);
+  });
 });

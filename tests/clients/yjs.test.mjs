@@ -284,6 +284,16 @@ describe("deletion", () => {
 });
 
 describe("compaction", () => {
+  test("is not seen by those who write and read meanwhile", async () => {
+    const docId = freshDocument();
+    const [writer, reader] = [await joined(docId), await joined(docId)];
+    await write(writer, "X".repeat(200), 10);
+    await snapshotOf(docId);
+    await write(writer, "after", 1);
+    await shows(reader, `${"X".repeat(2_000)}after`);
+    expect((await joined(docId)).text.toString()).toBe(`${"X".repeat(2_000)}after`);
+  });
+
   test("tells where updates go on after the snapshot, and they can be read from there", async () => {
     const docId = freshDocument();
     const writer = await joined(docId);
@@ -300,6 +310,29 @@ describe("compaction", () => {
     const doc = new Y.Doc();
     Y.applyUpdate(doc, snapshot.bytes);
     await eventually("the update that follows", async () => (await ask(docId, "GET", `?offset=${next}`)).bytes.length > 0);
+  });
+
+  test("several in a row, each from the one before", async () => {
+    const docId = freshDocument();
+    const writer = await joined(docId);
+    let than;
+    for (const letter of "ABC") {
+      await write(writer, letter.repeat(200), 10);
+      than = await snapshotOf(docId, { than });
+    }
+    const reader = await joined(docId);
+    expect(reader.text.toString()).toBe(["A", "B", "C"].map((letter) => letter.repeat(2_000)).join(""));
+  });
+
+  test("a snapshot that was replaced is gone, and one who joins takes the new one", async () => {
+    const docId = freshDocument();
+    const writer = await joined(docId);
+    await write(writer, "X".repeat(200), 10);
+    const first = await snapshotOf(docId);
+    await write(writer, "Y".repeat(200), 10);
+    await snapshotOf(docId, { than: first });
+    await eventually("the first is gone", async () => (await ask(docId, "GET", `?offset=${first}`)).status === 404);
+    expect((await joined(docId)).text.toString()).toBe(writer.text.toString());
   });
 
   test("one at a time, and what is written meanwhile is kept", async () => {
@@ -327,6 +360,38 @@ describe("compaction", () => {
       spy.mockRestore();
     }
     await shows(await joined(docId), writer.text.toString());
+  });
+
+  test("one who was away reads on from before the snapshot", async () => {
+    const docId = freshDocument();
+    const [writer, reader] = [await joined(docId), await joined(docId)];
+    await write(writer, "before", 1);
+    await shows(reader, "before");
+    const early = (await ask(docId, "GET", "?offset=-1")).headers.get("stream-next-offset");
+    await reader.provider.disconnect();
+    await write(writer, "X".repeat(200), 10);
+    await snapshotOf(docId);
+    await write(writer, "after", 1);
+    expect((await ask(docId, "GET", `?offset=${early}`)).bytes.length).toBeGreaterThan(2_000);
+    await reader.provider.connect();
+    await shows(reader, writer.text.toString());
+  });
+
+  test("a Yjs server that starts anew finds document and snapshot", async () => {
+    const docId = freshDocument();
+    const first = await startYjsServer();
+    const writer = await joined(docId, { base: baseUrl(first) });
+    await write(writer, "R".repeat(200), 10);
+    await snapshotOf(docId, { base: baseUrl(first) });
+    for (const provider of providers.splice(0)) provider.destroy();
+    await first.stop();
+    const second = await startYjsServer();
+    try {
+      expect((await joined(docId, { base: baseUrl(second) })).text.toString()).toBe("R".repeat(2_000));
+    } finally {
+      for (const provider of providers.splice(0)) provider.destroy();
+      await second.stop();
+    }
   });
 });
 

@@ -111,6 +111,7 @@ fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
         return Err(Refusal::Forbidden("pages of this origin may not write here").into());
     }
     request::check_codings(head)?;
+    request::refuse_announced(head, &settings.limits)?;
     let timing = settings.debug_timing || request::asks_for_timing(head);
     Ok(ToStream {
         live: request::is_live(head.method, head.target),
@@ -219,6 +220,30 @@ mod tests {
             ("OPTIONS", "/v2", 404),
         ] {
             assert_eq!(status(method, path, &[], &open), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn an_announced_body_that_is_too_large_goes_no_further() {
+        let open = settings(None);
+        for (method, length, expected) in [
+            ("POST", "16777216", 0),
+            ("POST", "16777217", 413),
+            ("PUT", "99999999999999999", 413),
+            ("GET", "16777217", 0),
+        ] {
+            let header = |name: &str| (name == header::CONTENT_LENGTH).then(|| length.to_owned());
+            let head = Head {
+                method,
+                origin: "http://h",
+                target: "/v1/stream/a",
+                header: &header,
+            };
+            let status = match route(head, &open) {
+                Route::Stream(_) => 0,
+                Route::Answered(answer) => answer.status,
+            };
+            assert_eq!(status, expected, "{method} {length}");
         }
     }
 

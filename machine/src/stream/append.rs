@@ -1,34 +1,31 @@
 //! Appending (protocol 5.2): one row, whatever it carries, as long as it fits.
 
+use core::ops::Range;
+
 use bytes::Bytes;
 
 use super::producer::{self, Admission};
 use super::{Life, Stop, Stream};
-use crate::plan::{FRAME_OVERHEAD, push_frame, push_length};
+use crate::frames::Frames;
+use crate::plan::FRAME_OVERHEAD;
 use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Rows, Write, WriterMark};
 use crate::wire::request::Append;
 use crate::wire::{Format, content_type, json};
 use crate::{Answer, Limits, Millis, Refusal, Turn};
 
-/// What an append adds: messages, or one run of bytes.
-pub(super) enum Records<'a> {
-    Messages(Vec<&'a str>),
-    Bytes(&'a [u8]),
-}
-
-impl Records<'_> {
-    pub(super) fn is_empty(&self) -> bool {
-        match self {
-            Self::Messages(messages) => messages.is_empty(),
-            Self::Bytes(bytes) => bytes.is_empty(),
-        }
-    }
-}
-
 /// A row's payload before it has a place.
 struct Draft {
     units: u64,
-    frames: Vec<u8>,
+    frames: Frames,
+}
+
+/// The rows that an append adds.
+pub(super) struct Records(Vec<Draft>);
+
+impl Records {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Stream {
@@ -68,11 +65,13 @@ impl Stream {
         let from = tail;
         let mut pushed = None;
         if !append.body.is_empty() {
-            let records = life.records(&append.body)?.filter(|records| !records.is_empty());
+            let records = life
+                .records(&append.body, limits)?
+                .filter(|records| !records.is_empty());
             let records = records.ok_or(Refusal::Malformed("an empty array appends nothing"))?;
             pushed = life.push(
                 now,
-                &records,
+                records,
                 append.producer.clone(),
                 append.stream_seq,
                 limits,
@@ -100,38 +99,43 @@ impl Stream {
 
 impl Life {
     /// Cuts a body into records; `None` for no body.
-    pub(super) fn records<'a>(&self, body: &'a Bytes) -> Result<Option<Records<'a>>, Refusal> {
+    pub(super) fn records(&self, body: &Bytes, limits: &Limits) -> Result<Option<Records>, Refusal> {
         if body.is_empty() {
             return Ok(None);
         }
-        Ok(Some(match self.format {
-            Format::Json => Records::Messages(json::messages(body)?),
-            Format::Text | Format::Binary => Records::Bytes(body),
-        }))
+        let drafts = match self.format {
+            Format::Json => draft_messages(body, limits)?,
+            Format::Text | Format::Binary => draft_bytes(body, limits),
+        };
+        Ok(Some(Records(drafts)))
     }
 
     /// Writes the records at the tail. Returns their frames when readers at the tail are to be handed them.
     pub(super) fn push(
         &mut self,
         now: Millis,
-        records: &Records<'_>,
+        records: Records,
         producer: Option<ProducerStamp>,
         stream_seq: Option<String>,
         limits: &Limits,
         turn: &mut Turn,
     ) -> Option<Bytes> {
-        let before = self.tail.bytes;
-        let drafts = match records {
-            Records::Messages(messages) => draft_messages(messages, limits),
-            Records::Bytes(bytes) => draft_bytes(bytes, limits),
-        };
+        let Records(drafts) = records;
+        // Small appends are handed to the readers at the tail, too, and so are made at once.
+        let framed: u64 = drafts.iter().map(|draft| draft.frames.bytes()).sum();
+        let is_handed_on = framed <= limits.frame_bytes_max;
         let last = drafts.len().saturating_sub(1);
-        let mut all = Vec::with_capacity(drafts.len());
+        let mut all = Vec::new();
         let mut key = RowKey::at(self.tail.position);
         for (index, draft) in drafts.into_iter().enumerate() {
-            let frames = Bytes::from(draft.frames);
-            let bytes = frames.len() as u64;
-            all.push(frames.clone());
+            let bytes = draft.frames.bytes();
+            let frames = if is_handed_on {
+                let made = draft.frames.make();
+                all.push(made.clone());
+                made.into()
+            } else {
+                draft.frames
+            };
             turn.writes.push(Write::InsertHot {
                 table: HotTable::of(self.head.segment),
                 row: HotRow {
@@ -162,7 +166,7 @@ impl Life {
                 stream_seq,
             });
         }
-        if self.tail.bytes - before > limits.frame_bytes_max {
+        if !is_handed_on {
             return None;
         }
         Some(if all.len() == 1 {
@@ -174,73 +178,99 @@ impl Life {
 }
 
 /// As many messages to a row as fit; a message that is larger than a row takes several.
-fn draft_messages(messages: &[&str], limits: &Limits) -> Vec<Draft> {
-    let row_bytes_max = usize::try_from(limits.row_bytes_max).unwrap_or(usize::MAX);
-    let mut drafts = Vec::new();
-    let total = messages
-        .iter()
-        .map(|message| message.len() + FRAME_OVERHEAD as usize)
-        .sum::<usize>();
-    let mut row = Draft {
-        units: 0,
-        frames: Vec::with_capacity(total.min(row_bytes_max)),
+fn draft_messages(body: &Bytes, limits: &Limits) -> Result<Vec<Draft>, Refusal> {
+    let mut rows = MessageRows {
+        body,
+        row_bytes_max: limits.row_bytes_max,
+        open: None,
+        drafts: Vec::new(),
     };
-    for message in messages {
-        let framed = message.len() + FRAME_OVERHEAD as usize;
-        if !row.frames.is_empty() && row.frames.len() + framed > row_bytes_max {
-            drafts.push(core::mem::replace(
-                &mut row,
-                Draft {
-                    units: 0,
-                    frames: Vec::new(),
-                },
-            ));
+    json::messages(body, |message| rows.push(body.slice_ref(message.as_bytes())))?;
+    rows.finish();
+    Ok(rows.drafts)
+}
+
+struct MessageRows<'a> {
+    body: &'a Bytes,
+    row_bytes_max: u64,
+    open: Option<OpenRow>,
+    drafts: Vec<Draft>,
+}
+
+/// Messages of a row that takes more.
+struct OpenRow {
+    /// From the beginning of the first to the end of the last.
+    text: Range<usize>,
+    messages: u64,
+    framed: u64,
+}
+
+impl MessageRows<'_> {
+    fn push(&mut self, message: Bytes) {
+        let framed = message.len() as u64 + FRAME_OVERHEAD;
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.framed + framed > self.row_bytes_max)
+        {
+            self.finish();
         }
-        push_frame(&mut row.frames, message.as_bytes());
-        row.units += 1;
-        if row.frames.len() > row_bytes_max {
-            let whole = core::mem::take(&mut row.frames);
-            let parts = whole.chunks(row_bytes_max);
-            let last = parts.len() - 1;
-            drafts.extend(parts.enumerate().map(|(index, part)| Draft {
-                units: u64::from(index == last),
-                frames: part.to_vec(),
-            }));
-            row.units = 0;
+        if framed > self.row_bytes_max {
+            return spread(&message, 1, self.row_bytes_max, &mut self.drafts);
+        }
+        let begin = message.as_ptr().addr() - self.body.as_ptr().addr();
+        let open = self.open.get_or_insert(OpenRow {
+            text: begin..begin,
+            messages: 0,
+            framed: 0,
+        });
+        open.text.end = begin + message.len();
+        open.messages += 1;
+        open.framed += framed;
+    }
+
+    fn finish(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.drafts.push(Draft {
+                units: open.messages,
+                frames: Frames::messages(self.body.slice(open.text), open.framed),
+            });
         }
     }
-    if row.units > 0 {
-        drafts.push(row);
-    }
-    drafts
 }
 
 /// One frame, whose rows are parts of it where it is larger than one, so that rows tell where an append begins and ends.
-fn draft_bytes(bytes: &[u8], limits: &Limits) -> Vec<Draft> {
-    let row_bytes_max = usize::try_from(limits.row_bytes_max).unwrap_or(usize::MAX);
-    let payload_max = row_bytes_max.saturating_sub(FRAME_OVERHEAD as usize).max(1);
-    let (first, mut rest) = bytes.split_at(bytes.len().min(payload_max));
-    let mut frames = Vec::with_capacity(first.len() + FRAME_OVERHEAD as usize);
-    push_length(&mut frames, bytes.len());
-    frames.extend_from_slice(first);
-    let mut drafts = vec![Draft { units: 0, frames }];
+fn draft_bytes(bytes: &Bytes, limits: &Limits) -> Vec<Draft> {
+    let mut drafts = Vec::new();
+    spread(bytes, bytes.len() as u64, limits.row_bytes_max, &mut drafts);
+    drafts
+}
+
+/// One record over as many rows as it takes, with all of its units in the last.
+fn spread(record: &Bytes, units: u64, row_bytes_max: u64, drafts: &mut Vec<Draft>) {
+    let row_bytes_max = usize::try_from(row_bytes_max).unwrap_or(usize::MAX).max(1);
+    let first = row_bytes_max.saturating_sub(FRAME_OVERHEAD as usize).max(1);
+    let taken = first.min(record.len());
+    drafts.push(Draft {
+        units: 0,
+        frames: Frames::record(record.clone(), taken),
+    });
+    let mut rest = record.slice(taken..);
     while !rest.is_empty() {
-        let (part, after) = rest.split_at(rest.len().min(row_bytes_max.max(1)));
         drafts.push(Draft {
             units: 0,
-            frames: part.to_vec(),
+            frames: Frames::rest_of_record(rest.split_to(rest.len().min(row_bytes_max))),
         });
-        rest = after;
     }
     if let Some(last) = drafts.last_mut() {
-        last.units = bytes.len() as u64;
+        last.units = units;
     }
-    drafts
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::push_frame;
 
     #[test]
     fn rows_stay_below_their_bound_and_lose_nothing() {
@@ -249,12 +279,14 @@ mod tests {
                 row_bytes_max,
                 ..Limits::DEFAULT
             };
-            let messages = ["1", "22", "4444444444444444444444444444444444", "", "88888888"];
-            let drafts = draft_messages(&messages, &limits);
+            let messages = ["1", "22", "4444444444444444444444444444444444", "0", "88888888"];
+            let body = Bytes::from(format!(" [{}\n]", messages.join(" ,\t")));
+            let drafts = draft_messages(&body, &limits).expect("the body is JSON");
+            assert!(drafts.iter().all(|draft| draft.frames.bytes() <= row_bytes_max));
             assert!(
                 drafts
                     .iter()
-                    .all(|draft| draft.frames.len() as u64 <= row_bytes_max)
+                    .all(|draft| draft.frames.bytes() == draft.frames.make().len() as u64)
             );
             assert_eq!(drafts.iter().map(|draft| draft.units).sum::<u64>(), 5);
             assert!(drafts.last().is_some_and(|draft| draft.units > 0));
@@ -264,8 +296,8 @@ mod tests {
                 .for_each(|message| push_frame(&mut expected, message.as_bytes()));
             assert_eq!(
                 drafts
-                    .into_iter()
-                    .flat_map(|draft| draft.frames)
+                    .iter()
+                    .flat_map(|draft| draft.frames.make())
                     .collect::<Vec<_>>(),
                 expected
             );
@@ -281,15 +313,15 @@ mod tests {
             };
             for length in [1, 4, 5, 90] {
                 let bytes: Vec<u8> = (0..length).collect();
-                let drafts = draft_bytes(&bytes, &limits);
+                let drafts = draft_bytes(&bytes.clone().into(), &limits);
                 let (last, parts) = drafts.split_last().expect("a row at least");
                 assert_eq!(last.units, u64::from(length));
                 assert!(parts.iter().all(|draft| draft.units == 0));
-                let longest = drafts.iter().map(|draft| draft.frames.len() as u64).max();
+                let longest = drafts.iter().map(|draft| draft.frames.bytes()).max();
                 assert!(longest <= Some(row_bytes_max.max(FRAME_OVERHEAD + 1)));
                 let mut expected = Vec::new();
                 push_frame(&mut expected, &bytes);
-                let frames: Vec<_> = drafts.into_iter().flat_map(|draft| draft.frames).collect();
+                let frames: Vec<_> = drafts.iter().flat_map(|draft| draft.frames.make()).collect();
                 assert_eq!(frames, expected);
             }
         }

@@ -38,13 +38,15 @@ impl Stream {
             producer::admit(stamp, None)?;
         }
         // An empty array is a fine beginning, and no message (protocol 9.1.3).
-        let records = life.records(&create.body)?.filter(|records| !records.is_empty());
+        let records = life
+            .records(&create.body, &self.limits)?
+            .filter(|records| !records.is_empty());
         // Nothing is refused from here on.
         turn.writes.push(Write::CreateTables);
         self.chores.created(&life.head, &self.limits, turn);
         let by = producer.clone();
         if let Some(records) = records {
-            life.push(now, &records, producer, None, &self.limits, turn);
+            life.push(now, records, producer, None, &self.limits, turn);
         }
         if create.closed {
             life.head.closed = Some(Closed { by });

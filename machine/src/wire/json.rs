@@ -1,23 +1,61 @@
 //! JSON mode (protocol 9.1): a body is cut into messages, and each message keeps its bytes.
 
+use core::fmt;
+
+use serde::de::{Deserialize as _, Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::Refusal;
 
 const INVALID: Refusal = Refusal::Malformed("the body is not valid JSON");
 
-/// The messages of a body: the elements of its outermost array, or the one value that it is (protocol 9.1.2).
+/// Hands over the messages of a body, one after the other: the elements of its outermost array, or
+/// the one value that it is (protocol 9.1.2). They are void when the body turns out not to be valid.
 ///
 /// # Errors
 /// When the body is not valid JSON (protocol 9.1.4).
-pub(crate) fn messages(body: &[u8]) -> Result<Vec<&str>, Refusal> {
+pub(crate) fn messages(body: &[u8], each: impl FnMut(&str)) -> Result<(), Refusal> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first == Some(&b'[') {
-        let elements: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| INVALID)?;
-        Ok(elements.into_iter().map(RawValue::get).collect())
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let mut elements = Elements(each);
+    let read = if first == Some(&b'[') {
+        json.deserialize_seq(elements)
     } else {
-        let value: &RawValue = serde_json::from_slice(body).map_err(|_| INVALID)?;
-        Ok(vec![value.get()])
+        <&RawValue>::deserialize(&mut json).map(|value| (elements.0)(value.get()))
+    };
+    read.and_then(|()| json.end()).map_err(|_| INVALID)
+}
+
+struct Elements<F>(F);
+
+impl<'de, F: FnMut(&str)> Visitor<'de> for Elements<F> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            (self.0)(element.get());
+        }
+        Ok(())
+    }
+}
+
+/// Hands over the messages of a part of an array that [`messages`] has read: from the beginning of
+/// one to the end of another.
+pub(crate) fn messages_between_commas(part: &[u8], mut each: impl FnMut(&[u8])) {
+    let mut rest = part;
+    while !rest.is_empty() {
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
+        let message = values.next().and_then(Result::ok);
+        each(message.expect("the array was read before").get().as_bytes());
+        rest = &rest[values.byte_offset()..];
+        let next = rest
+            .iter()
+            .position(|byte| !byte.is_ascii_whitespace() && *byte != b',');
+        rest = next.map_or(&[], |at| &rest[at..]);
     }
 }
 
@@ -25,18 +63,36 @@ pub(crate) fn messages(body: &[u8]) -> Result<Vec<&str>, Refusal> {
 mod tests {
     use super::*;
 
+    /// The messages of a body, which are the same when they are cut again.
+    fn messages(body: &[u8]) -> Result<Vec<String>, Refusal> {
+        let mut messages = Vec::new();
+        let mut text = 0..0;
+        super::messages(body, |message| {
+            let at = message.as_ptr().addr() - body.as_ptr().addr();
+            text = if messages.is_empty() { at } else { text.start }..at + message.len();
+            messages.push(message.to_owned());
+        })?;
+        let mut again = Vec::new();
+        messages_between_commas(&body[text], |message| {
+            again.push(String::from_utf8(message.to_vec()).unwrap());
+        });
+        assert_eq!(again, messages);
+        Ok(messages)
+    }
+
     #[test]
     fn one_level_is_flattened() {
-        assert_eq!(messages(b" [[1,2], [3,4]]"), Ok(vec!["[1,2]", "[3,4]"]));
-        assert_eq!(messages(b"[[[1,2,3]]]"), Ok(vec!["[[1,2,3]]"]));
-        assert_eq!(messages(b"[]"), Ok(vec![]));
-        assert_eq!(messages(b"\n{\"a\":[1]}\n"), Ok(vec!["{\"a\":[1]}"]));
+        let strings = |list: &[&str]| Ok(list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(messages(b" [[1,2], [3,4]]"), strings(&["[1,2]", "[3,4]"]));
+        assert_eq!(messages(b"[[[1,2,3]]]"), strings(&["[[1,2,3]]"]));
+        assert_eq!(messages(b"[]"), strings(&[]));
+        assert_eq!(messages(b"\n{\"a\":[1]}\n"), strings(&["{\"a\":[1]}"]));
     }
 
     #[test]
     fn bytes_are_kept_as_sent() {
         let body = r#"[12345678901234567890, 1.0, {"b":1,"a":2},{"k":1,"k":2}, "\u0041 \ud800", 1E+2 , { "x" : [ 1 ,2 ] }]"#;
-        let expected = vec![
+        let expected = [
             "12345678901234567890",
             "1.0",
             r#"{"b":1,"a":2}"#,
@@ -45,7 +101,10 @@ mod tests {
             "1E+2",
             r#"{ "x" : [ 1 ,2 ] }"#,
         ];
-        assert_eq!(messages(body.as_bytes()), Ok(expected));
+        assert_eq!(
+            messages(body.as_bytes()),
+            Ok(expected.map(str::to_owned).to_vec())
+        );
     }
 
     #[test]

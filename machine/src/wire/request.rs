@@ -135,18 +135,36 @@ pub fn parse(head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
 /// What a stream URL can be asked.
 pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
-fn awaits_body(call: Call, head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
-    let bytes_max = if edge::is_registry(head.target) {
+/// The length that a body is announced to have.
+#[must_use]
+pub fn announced_bytes(head: Head<'_>) -> Option<u64> {
+    (head.header)(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok())
+}
+
+/// Refuses a body by its length alone.
+pub(crate) fn refuse_announced(head: Head<'_>, limits: &Limits) -> Result<(), Refusal> {
+    let max = body_bytes_max(head, limits);
+    let needs_body = matches!(head.method, "PUT" | "POST");
+    match announced_bytes(head) {
+        Some(length) if needs_body && length > max => Err(Refusal::BodyTooLarge { max }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn body_bytes_max(head: Head<'_>, limits: &Limits) -> u64 {
+    if edge::is_registry(head.target) {
         limits.registry_bytes_max()
     } else {
         limits.append_bytes_max
-    };
-    let announced =
-        (head.header)(header::CONTENT_LENGTH).and_then(|length| length.trim().parse::<u64>().ok());
-    if announced.is_some_and(|length| length > bytes_max) {
-        return Err(Refusal::BodyTooLarge { max: bytes_max });
     }
-    Ok(Parsed::AwaitsBody(AwaitsBody { bytes_max, call }))
+}
+
+fn awaits_body(call: Call, head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
+    refuse_announced(head, limits)?;
+    Ok(Parsed::AwaitsBody(AwaitsBody {
+        bytes_max: body_bytes_max(head, limits),
+        call,
+    }))
 }
 
 impl AwaitsBody {

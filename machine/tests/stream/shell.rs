@@ -34,7 +34,7 @@ fn mark(row: &HotRow) -> RowMark {
         key: row.key,
         units: row.units,
         bytes_before: row.bytes_before,
-        bytes: row.frames.len() as u64,
+        bytes: row.frames.bytes(),
         at: row.at,
     }
 }
@@ -207,12 +207,12 @@ impl Memory {
     fn frames(&self, span: Span, limits: &Limits) -> Result<Vec<u8>, Unreadable> {
         self.table(span.table, |rows| {
             let rows: Vec<_> = rows.range(span.from..=span.to).map(|(_, row)| row).collect();
-            let bytes: usize = rows.iter().map(|row| row.frames.len()).sum();
+            let bytes: u64 = rows.iter().map(|row| row.frames.bytes()).sum();
             assert!(
-                bytes as u64 <= limits.row_bytes_max || rows.len() == 1,
+                bytes <= limits.row_bytes_max || rows.len() == 1,
                 "a span is fetched as one value"
             );
-            rows.iter().flat_map(|row| row.frames.clone()).collect()
+            rows.iter().flat_map(|row| row.frames.make()).collect()
         })
     }
 

@@ -6,6 +6,7 @@
 //! so there are none, and all that a panic ever breaks is the call that it happens in.
 
 mod cold;
+mod incoming;
 mod object;
 mod platform;
 mod response;

@@ -9,13 +9,13 @@ use machine::plan::Rendering;
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Head, Parsed};
 use machine::{
-    Answer, Call, CallId, Class, End, Flight, Gated, Input, Limits, Line, Live, Millis, Refusal, Reply,
-    Stream, Turn,
+    Answer, Call, CallId, Class, End, Flight, Gated, Input, Limits, Line, Live, Millis, Reply, Stream, Turn,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
 use crate::cold::{self, Pages, PutJob};
+use crate::incoming::Incoming;
 use crate::platform::{ObjectContext, Socket, WebSocketPair, log_error, nonce};
 use crate::storage::Storage;
 use crate::{response, settings};
@@ -55,23 +55,38 @@ impl StreamObject {
         }
     }
 
-    /// The largest body that is worth reading, in bytes.
-    #[wasm_bindgen(js_name = bodyBytesMax)]
-    #[must_use]
-    pub fn body_bytes_max(&self) -> f64 {
-        settings(&self.env, |settings| {
-            settings
-                .as_ref()
-                .map_or(0, |settings| settings.limits.registry_bytes_max())
-        }) as f64
+    /// What takes the body of a request, when its head asks for something that needs one.
+    ///
+    /// # Errors
+    /// When the platform fails.
+    pub fn receive(&self, request: &Request) -> Result<Option<Incoming>, JsValue> {
+        let Ok(settings) = settings(&self.env, Clone::clone) else {
+            return Ok(None);
+        };
+        let (method, url, headers) = (request.method(), request.url(), request.headers());
+        let header = |name: &str| headers.get(name).ok().flatten();
+        let (origin, target) = target::split(&url);
+        let head = Head {
+            method: &method,
+            origin: settings.location_base(origin),
+            target,
+            header: &header,
+        };
+        Ok(match request::parse(head, &settings.limits) {
+            Ok(Parsed::AwaitsBody(awaits)) => Some(Incoming::new(
+                awaits,
+                request::announced_bytes(head),
+                &settings.limits,
+            )),
+            Ok(Parsed::Whole(_)) | Err(_) => None,
+        })
     }
 
-    /// A request on the stream's URL, as the router passed it on, with its body: `null` when it has none, `undefined` when it
-    /// is larger than what is worth reading.
+    /// A request on the stream's URL, as the router passed it on, with the body that was received of it.
     ///
     /// # Errors
     /// When the platform fails in making a response.
-    pub fn fetch(&self, request: &Request, body: &JsValue) -> Result<JsValue, JsValue> {
+    pub fn fetch(&self, request: &Request, body: Option<Incoming>) -> Result<JsValue, JsValue> {
         #[cfg(feature = "test-routes")]
         if let Some(response) = self.test_route(request)? {
             return Ok(response.into());
@@ -92,7 +107,8 @@ impl StreamObject {
             header: &header,
         };
         let began = (settings.debug_timing || request::asks_for_timing(head)).then(Date::now);
-        let response = match call(head, body, limits) {
+        let call = body.map_or_else(|| call_without_body(head, limits), Incoming::call);
+        let response = match call {
             Ok(call) => {
                 let id = CallId(self.calls.replace(self.calls.get() + 1));
                 match self.turn(Input::Call { id, call }, limits) {
@@ -103,7 +119,7 @@ impl StreamObject {
                     Ok(None) | Err(_) => response::plain(&Answer::unavailable(limits))?,
                 }
             }
-            Err(refusal) => response::plain(&Answer::refusal(&refusal))?,
+            Err(answer) => response::plain(&answer)?,
         };
         if let Some(began) = began {
             response
@@ -203,6 +219,16 @@ impl StreamObject {
         format!("{{\"body\":{body:?},\"headers\":[{headers}]}}")
     }
 
+    /// How many bytes of a body that is not wanted are thrown away, and after how many milliseconds
+    /// without any it is taken for one that never comes.
+    #[must_use]
+    pub fn draining() -> Vec<f64> {
+        vec![
+            Limits::DEFAULT.drain_bytes_max as f64,
+            Limits::DEFAULT.drain_silence_ms as f64,
+        ]
+    }
+
     /// The alarm has come due.
     ///
     /// # Errors
@@ -224,14 +250,14 @@ impl StreamObject {
     }
 }
 
-/// The call that a request makes.
-fn call(head: Head<'_>, body: &JsValue, limits: &Limits) -> Result<Call, Refusal> {
-    match request::parse(head, limits)? {
+/// The call that a request without a body makes.
+fn call_without_body(head: Head<'_>, limits: &Limits) -> Result<Call, Answer> {
+    let parsed = request::parse(head, limits);
+    let call = parsed.and_then(|parsed| match parsed {
         Parsed::Whole(call) => Ok(call),
-        Parsed::AwaitsBody(awaits) if body.is_undefined() => Err(awaits.too_large()),
-        Parsed::AwaitsBody(awaits) if body.is_null() => awaits.with_body(Bytes::new()),
-        Parsed::AwaitsBody(awaits) => awaits.with_body(Uint8Array::new(body).to_vec().into()),
-    }
+        Parsed::AwaitsBody(awaits) => awaits.with_body(Bytes::new()),
+    });
+    call.map_err(|refusal| Answer::refusal(&refusal))
 }
 
 impl StreamObject {

@@ -1,5 +1,7 @@
 //! The stored rows of one object: the machine's read port, and the carrying out of its writes.
 
+use std::cell::RefCell;
+
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::plan::Span;
 use machine::rows::{
@@ -15,9 +17,14 @@ pub(crate) struct Storage {
     context: ObjectContext,
     storage: ObjectStorage,
     sql: Sql,
+    /// Through which a row's payload is handed to JavaScript: a copy for each would wait for its collector.
+    payload: RefCell<Option<Uint8Array>>,
     #[cfg(feature = "test-routes")]
     pub(crate) counts: std::cell::Cell<Counts>,
 }
+
+/// From which size on payloads share a buffer, in bytes.
+const PAYLOAD_BYTES_SHARED: usize = 256 << 10;
 
 /// Rows as the platform counts them.
 #[cfg(feature = "test-routes")]
@@ -36,6 +43,7 @@ impl Storage {
             sql: storage.sql(),
             storage,
             context,
+            payload: RefCell::default(),
             #[cfg(feature = "test-routes")]
             counts: std::cell::Cell::default(),
         }
@@ -139,10 +147,28 @@ impl Storage {
                 // Below 2^53.
                 Value::Integer(integer) => JsValue::from_f64(*integer as f64),
                 Value::Text(text) => JsValue::from_str(text),
-                Value::Blob(bytes) => Uint8Array::from(*bytes).into(),
+                Value::Blob(bytes) => self.payload(bytes).into(),
             });
         }
         self.sql.exec(&JsValue::from_str(statement), &bound)
+    }
+
+    /// A view of these bytes for JavaScript. Large ones take turns in one buffer: the platform has read a
+    /// value when its statement has been executed.
+    fn payload(&self, bytes: &[u8]) -> Uint8Array {
+        if bytes.len() < PAYLOAD_BYTES_SHARED {
+            return Uint8Array::from(bytes);
+        }
+        let length = bytes.len() as u32;
+        let mut shared = self.payload.borrow_mut();
+        let buffer = match shared.take() {
+            Some(buffer) if buffer.length() >= length => buffer,
+            Some(_) | None => Uint8Array::new_with_length(length),
+        };
+        let payload = buffer.subarray(0, length);
+        payload.copy_from(bytes);
+        shared.replace(buffer);
+        payload
     }
 
     #[cfg(not(feature = "test-routes"))]

@@ -177,7 +177,7 @@ impl World<'_, '_> {
                     ));
                     break;
                 }
-                bytes += row.frames.len() as u64;
+                bytes += row.frames.bytes();
                 key = if row.units == 0 {
                     row.key.next_part()
                 } else {

@@ -141,7 +141,7 @@ impl Object {
                 row.at.0,
                 row.producer,
                 row.stream_seq,
-                crate::request::excerpt(&row.frames),
+                crate::request::excerpt(&row.frames.make()),
             ));
         }
         state

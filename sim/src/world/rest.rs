@@ -69,7 +69,7 @@ impl World<'_, '_> {
         let Some(row) = shelf.last_row().filter(|_| limits.cold) else {
             return;
         };
-        let bytes = row.bytes_before + row.frames.len() as u64;
+        let bytes = row.bytes_before + row.frames.bytes();
         if bytes >= limits.segment_bytes_max {
             let expected = format!("an open segment of less than {} bytes", limits.segment_bytes_max);
             self.course

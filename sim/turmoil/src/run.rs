@@ -703,7 +703,7 @@ fn records(shelf: &Shelf, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
         let Some(stored) = &sealed.stored else {
             let rows = shelf.table(HotTable::of(sealed.number)).into_iter().flatten();
             records.extend(framed(
-                &rows.flat_map(|row| row.frames.clone()).collect::<Vec<_>>(),
+                &rows.flat_map(|row| row.frames.make()).collect::<Vec<_>>(),
             ));
             continue;
         };
@@ -716,10 +716,7 @@ fn records(shelf: &Shelf, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
         records.extend(decoded.records);
     }
     records.extend(framed(
-        &shelf
-            .rows()
-            .flat_map(|row| row.frames.clone())
-            .collect::<Vec<_>>(),
+        &shelf.rows().flat_map(|row| row.frames.make()).collect::<Vec<_>>(),
     ));
     Ok(records)
 }

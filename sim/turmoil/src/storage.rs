@@ -379,7 +379,7 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
             Write::InsertHead(head) => written.created = Some(head.clone()),
             Write::DropTables => written.dropped = true,
             Write::InsertHot { row, .. } => {
-                frames.extend_from_slice(&row.frames);
+                frames.extend_from_slice(&row.frames.make());
                 written.writer.clone_from(&row.producer);
                 written.stream_seq.clone_from(&row.stream_seq);
             }

@@ -11,6 +11,24 @@ def fresh_url() -> str:
     return f"{os.environ['SERVER_URL']}/python-{uuid.uuid4()}"
 
 
+def test_a_read_without_live_returns_4_mb_whole():
+    sent = bytes(range(250)) * 4_000
+    with DurableStream.create(fresh_url(), content_type="application/octet-stream") as stream:
+        for _ in range(4):
+            stream.append(sent)
+        with stream.stream(live=False) as response:
+            assert response.read_bytes() == sent * 4
+
+
+def test_a_read_without_live_returns_every_message():
+    sent = [{"number": number, "filling": "x" * 100_000} for number in range(30)]
+    with DurableStream.create(fresh_url(), content_type="application/json") as stream:
+        for message in sent:
+            stream.append(message)
+        with stream.stream(live=False) as response:
+            assert response.read_json() == sent
+
+
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 def test_a_live_read_follows_the_stream_to_its_end(live):
     with DurableStream.create(fresh_url(), content_type="application/json") as stream:

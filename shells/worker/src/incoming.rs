@@ -1,0 +1,122 @@
+//! A body on its way in.
+
+use std::cell::Cell;
+
+use bytes::Bytes;
+use js_sys::Uint8Array;
+use machine::wire::request::AwaitsBody;
+use machine::{Answer, Call, Limits};
+use wasm_bindgen::prelude::*;
+
+thread_local! {
+    /// What all bodies of this isolate take, in bytes.
+    static HELD: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The body of a request as far as it has come. It grows in the memory of this code, piece by piece:
+/// a whole one handed over by the platform would be held twice.
+#[wasm_bindgen]
+pub struct Incoming {
+    awaits: Option<AwaitsBody>,
+    bytes: Vec<u8>,
+    reserved: u64,
+    state: State,
+    limits: Limits,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Wanted,
+    TooLarge,
+    NoRoom,
+}
+
+/// By how much the room of a body that is not announced grows, in bytes.
+const STEP: u64 = 1 << 20;
+
+impl Incoming {
+    /// Makes room for a body of the announced length, which the machine has found not too large.
+    pub(crate) fn new(awaits: AwaitsBody, announced: Option<u64>, limits: &Limits) -> Self {
+        let mut incoming = Self {
+            awaits: Some(awaits),
+            bytes: Vec::new(),
+            reserved: 0,
+            state: State::Wanted,
+            limits: limits.clone(),
+        };
+        incoming.reserve(announced.unwrap_or_default());
+        incoming
+    }
+
+    /// The call with its body, or what it is answered with.
+    pub(crate) fn call(mut self) -> Result<Call, Answer> {
+        let awaits = self.awaits.take().expect("a body is asked for once");
+        match self.state {
+            State::Wanted => awaits
+                .with_body(Bytes::from(core::mem::take(&mut self.bytes)))
+                .map_err(|refusal| Answer::refusal(&refusal)),
+            State::TooLarge => Err(Answer::refusal(&awaits.too_large())),
+            State::NoRoom => Err(Answer::unavailable(&self.limits)),
+        }
+    }
+
+    fn reserve(&mut self, bytes: u64) {
+        if bytes <= self.reserved {
+            return;
+        }
+        let others = HELD.get() - self.reserved;
+        if !self.limits.takes_body(others, bytes) {
+            return self.refuse(State::NoRoom);
+        }
+        self.bytes
+            .reserve_exact(usize::try_from(bytes).unwrap_or(usize::MAX) - self.bytes.len());
+        HELD.set(others + bytes);
+        self.reserved = bytes;
+    }
+
+    fn refuse(&mut self, state: State) {
+        self.state = state;
+        self.bytes = Vec::new();
+        self.release();
+    }
+
+    fn release(&mut self) {
+        HELD.set(HELD.get() - self.reserved);
+        self.reserved = 0;
+    }
+}
+
+#[wasm_bindgen]
+impl Incoming {
+    /// Whether the body is still wanted.
+    #[wasm_bindgen(js_name = isWanted)]
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.state == State::Wanted
+    }
+
+    /// Takes the next piece.
+    pub fn take(&mut self, piece: &Uint8Array) {
+        let at = self.bytes.len();
+        let end = at as u64 + u64::from(piece.length());
+        if !self.is_wanted() {
+            return;
+        }
+        if self.awaits.as_ref().is_none_or(|awaits| end > awaits.bytes_max) {
+            return self.refuse(State::TooLarge);
+        }
+        if end > self.reserved {
+            self.reserve(end.next_multiple_of(STEP));
+        }
+        if self.is_wanted() {
+            self.bytes.resize(at + piece.length() as usize, 0);
+            piece.copy_to(&mut self.bytes[at..]);
+        }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,98 @@
+// Bodies that are refused, that never come, and that are too many at once for one isolate of the Worker.
+
+import net from "node:net";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { eventually } from "../harness/http.mjs";
+import { shell, startServer } from "../harness/server.mjs";
+import { Stream } from "../harness/stream.mjs";
+
+const MiB = 1 << 20;
+const atOnceMs = 2_000;
+const tries = 6;
+
+describe.skipIf(shell !== "worker")("bodies", () => {
+  let server;
+  let guarded;
+  beforeAll(async () => {
+    server = await startServer();
+    guarded = await startServer({ env: { AUTH_TOKEN: "secret" } });
+  });
+  afterAll(async () => {
+    await server?.stop();
+    await guarded?.stop();
+  });
+
+  /** Sends a head, and the beginning of a body, and gives the first line of the answer. */
+  function begin({ port }, line, headers, body = "") {
+    const socket = net.connect(port, "127.0.0.1");
+    socket.on("error", () => {});
+    socket.write(`${line} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n${headers.join("\r\n")}\r\n\r\n${body}`);
+    const first = new Promise((resolve) => {
+      socket.once("data", (text) => resolve(String(text)));
+      socket.once("close", () => resolve("closed"));
+    });
+    return { socket, first };
+  }
+
+  test.each([17, 64])("a body of %i MiB is answered 413 where its client can read it", async (size) => {
+    const stream = await Stream.create(server.url);
+    const body = Buffer.alloc(size * MiB, 120);
+    for (let count = 0; count < tries; count += 1) {
+      const answer = await fetch(stream.url, { method: "POST", headers: { "Content-Type": "text/plain" }, body });
+      expect([answer.status, answer.headers.get("retry-after")]).toEqual([413, null]);
+      expect((await answer.json()).error.code).toBe("body_too_large");
+    }
+  });
+
+  test("so is one without a length, and so is a refusal of the head", async () => {
+    const stream = await Stream.create(server.url);
+    const chunks = Array.from({ length: 20 }, () => Buffer.alloc(MiB, 120));
+    expect((await stream.append(chunks)).status).toBe(413);
+    const body = Buffer.alloc(10 * MiB, 120);
+    for (let count = 0; count < tries; count += 1) {
+      const headers = { "Content-Type": "text/plain", "Producer-Id": "alone" };
+      expect((await fetch(stream.url, { method: "POST", headers, body })).status).toBe(400);
+      expect((await fetch(`${guarded.url}/v1/stream/any`, { method: "POST", headers, body })).status).toBe(401);
+    }
+  });
+
+  test.each([
+    ["GET", 200, []],
+    ["HEAD", 200, []],
+    ["POST", 400, ["Content-Type: text/plain", "Producer-Id: alone"]],
+    ["DELETE", 204, []],
+  ])("the answer to a %s whose body never comes leaves at once", async (method, status, headers) => {
+    const stream = await Stream.create(server.url);
+    const began = performance.now();
+    const { socket, first } = begin(server, `${method} ${stream.path}`, [...headers, "Content-Length: 5"]);
+    expect(await first).toMatch(`HTTP/1.1 ${status} `);
+    expect(performance.now() - began).toBeLessThan(atOnceMs);
+    socket.destroy();
+  });
+
+  test("so does the one to a request without its token", async () => {
+    const began = performance.now();
+    const { socket, first } = begin(guarded, "POST /v1/stream/any", ["Content-Type: text/plain", "Content-Length: 5"]);
+    expect(await first).toMatch("HTTP/1.1 401 ");
+    expect(performance.now() - began).toBeLessThan(atOnceMs);
+    socket.destroy();
+  });
+
+  test("more bodies than an isolate has room for are asked to come back, and the room is given back", async () => {
+    const stream = await Stream.create(server.url);
+    const announced = ["Content-Type: text/plain", `Content-Length: ${16 * MiB}`];
+    const waiting = [0, 1].map(() => begin(server, `POST ${stream.path}`, announced, "x"));
+    const third = await eventually("a body without room", async () => {
+      const { socket, first } = begin(server, `POST ${stream.path}`, announced, "x");
+      const answer = await Promise.race([first, new Promise((resolve) => setTimeout(resolve, 500, ""))]);
+      socket.destroy();
+      return answer;
+    });
+    expect(third).toMatch("HTTP/1.1 503 ");
+    expect(third).toMatch(/retry-after: 1/i);
+    expect((await stream.append("small ones go on")).status).toBe(204);
+    for (const { socket } of waiting) socket.destroy();
+    await eventually("the room is given back", async () => (await stream.append(Buffer.alloc(16 * MiB, 120))).status === 204);
+    expect((await stream.head()).status).toBe(200);
+  });
+});
