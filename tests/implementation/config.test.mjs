@@ -195,7 +195,7 @@ describe("CACHE_MODE", () => {
     for (let index = 0; index < 5; index += 1) await stream.append(Buffer.alloc(page, index), headers);
     const tail = (await stream.head(headers)).offset;
     const full = await stream.read("-1", headers);
-    const second = await stream.read((await stream.longPoll("-1")).offset, headers);
+    const second = await stream.read((await stream.longPoll("-1", { headers })).offset, headers);
     const arePages = [full, second].map(({ upToDate }) => upToDate === undefined);
     const events = await stream.events("-1", { headers });
     events.close();
