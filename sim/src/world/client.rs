@@ -610,7 +610,9 @@ impl World<'_, '_> {
                         .has_forgotten(life, &claim.id)
                 });
                 let (least, most) = match &operation.claim {
-                    Some(_) if forgotten => (acknowledged(&[200]).min(1), operation.sent),
+                    Some(_) if forgotten && operation.request.method == "POST" => {
+                        (acknowledged(&[200]).min(1), operation.sent)
+                    }
                     Some(claim) if operation.request.method == "POST" => {
                         if acknowledged(&[200]) > 0
                             && accepted.insert((operation.object, life, claim), number).is_some()
