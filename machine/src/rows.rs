@@ -93,6 +93,8 @@ pub struct Head {
     pub version: u64,
     /// Whether the registry has been, or will be, told of the creation.
     pub registered: bool,
+    /// Who is still to be told of the creation. It says in the head row what would otherwise be rows of their own.
+    pub untold: Untold,
     /// The open segment.
     pub segment: u64,
     /// Whether the open segment has a table. Only a closed stream whose last segment has been sealed has none.
@@ -104,6 +106,13 @@ pub struct Head {
     /// What the alarm was last set to.
     pub alarm_at: Option<Millis>,
     pub closed: Option<Closed>,
+}
+
+/// Who is still to be told of a stream's creation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Untold {
+    pub registry: bool,
+    pub index: bool,
 }
 
 /// That a stream is closed, and by which producer's request, so that its retry is known (protocol 5.2.1).

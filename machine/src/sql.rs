@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::Millis;
 use crate::rows::{
     Chore, ChoreKind, Closed, Expiry, Former, Garbage, Head, HotTable, Incarnation, ProducerStamp,
-    ProducerState, RowKey, RowMark, SealedSegment, StoredSegment, Unreadable, Write, WriterMark,
+    ProducerState, RowKey, RowMark, SealedSegment, StoredSegment, Unreadable, Untold, Write, WriterMark,
 };
 
 /// A value bound to a statement.
@@ -62,7 +62,7 @@ const INSERT_STREAM: &str = "INSERT INTO stream (id, incarnation, content_type, 
      version, registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq) \
      VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-const UPDATE_STREAM: &str = "UPDATE stream SET segment = ?, writable = ?, stream_seq = ?, touched_at = ?, alarm_at = ?, closed = ?, \
+const UPDATE_STREAM: &str = "UPDATE stream SET registered = ?, segment = ?, writable = ?, stream_seq = ?, touched_at = ?, alarm_at = ?, closed = ?, \
      closed_producer = ?, closed_epoch = ?, closed_seq = ? WHERE id = 1";
 
 /// A sealed segment by its number; see [`segment`].
@@ -220,11 +220,10 @@ pub fn statements<E>(
                 at_text,
                 Value::Text(&head.name),
                 Value::Integer(head.version),
-                Value::Integer(u64::from(head.registered)),
             ];
             let mut values = [Value::Null; 18];
-            values[..9].copy_from_slice(&fixed);
-            values[9..].copy_from_slice(&changeable(head));
+            values[..8].copy_from_slice(&fixed);
+            values[8..].copy_from_slice(&changeable(head));
             execute(INSERT_STREAM, &values)
         }
         Write::UpdateHead(head) => execute(UPDATE_STREAM, &changeable(head)),
@@ -361,9 +360,19 @@ fn attempted(segment: &SealedSegment) -> [Value<'_>; 4] {
     ]
 }
 
-fn changeable(head: &Head) -> [Value<'_>; 9] {
+/// Bits of the column `registered`.
+const REGISTERED: u64 = 1;
+const UNTOLD_REGISTRY: u64 = 2;
+const UNTOLD_INDEX: u64 = 4;
+
+fn changeable(head: &Head) -> [Value<'_>; 10] {
+    let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
+    let registered = flag(head.registered, REGISTERED)
+        | flag(head.untold.registry, UNTOLD_REGISTRY)
+        | flag(head.untold.index, UNTOLD_INDEX);
     let (producer, epoch, seq) = stamp(head.closed.as_ref().and_then(|closed| closed.by.as_ref()));
     [
+        Value::Integer(registered),
         Value::Integer(head.segment),
         Value::Integer(u64::from(head.writable)),
         head.stream_seq.as_deref().map_or(Value::Null, Value::Text),
@@ -403,6 +412,7 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
         },
     };
     let closed = required(row.integer(14)?)? != 0;
+    let registered = required(row.integer(8)?)?;
     Ok(Head {
         incarnation,
         content_type: required(row.text(1)?)?,
@@ -410,7 +420,11 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
         expiry,
         name: required(row.text(6)?)?,
         version: required(row.integer(7)?)?,
-        registered: required(row.integer(8)?)? != 0,
+        registered: registered & REGISTERED != 0,
+        untold: Untold {
+            registry: registered & UNTOLD_REGISTRY != 0,
+            index: registered & UNTOLD_INDEX != 0,
+        },
         segment: required(row.integer(9)?)?,
         writable: required(row.integer(10)?)? != 0,
         stream_seq: row.text(11)?,

@@ -138,6 +138,7 @@ impl Shelf {
                     return Err("there is no table of the head row".to_owned());
                 }
                 if let Some(head) = &mut self.head {
+                    head.untold = new.untold;
                     head.segment = new.segment;
                     head.writable = new.writable;
                     head.stream_seq.clone_from(&new.stream_seq);

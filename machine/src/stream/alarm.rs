@@ -33,8 +33,10 @@ impl Stream {
     pub(super) fn arm(&mut self, now: Millis, turn: &mut Turn) {
         let wanted = self.wanted_at(now);
         let came = self.alarm_came.take();
+        let is_told = core::mem::take(&mut self.is_told);
         match wanted {
-            None if self.life.is_none() && self.alarm_at.is_some() => {
+            // It was set in case that a message is lost, and would find nothing to do.
+            None if self.alarm_at.is_some() && (self.life.is_none() || is_told) => {
                 self.alarm_at = None;
                 turn.alarm = Some(None);
             }

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Stream;
 use super::seal::backoff;
+use super::{Life, Stream};
 use crate::edge::name::REGISTRY;
 use crate::message::{self, Change, Event};
-use crate::rows::{Chore, ChoreKind, Garbage, Head, Lane, Rows, Unreadable, Write};
+use crate::rows::{Chore, ChoreKind, Garbage, Head, Lane, Rows, Unreadable, Untold, Write};
 use crate::{Flight, Gated, Limits, Millis, Reply, Turn, segment};
 
 /// Everything that remains to be done.
@@ -46,6 +46,24 @@ struct InFlight {
 /// is added later go first.
 const AT_ONCE: Millis = Millis(0);
 
+/// What is told of a creation is in the head row, and has these ids; chores with rows of their own have greater ones.
+const OF_REGISTRY: u64 = 1;
+const OF_INDEX: u64 = 2;
+
+fn created_event(head: &Head) -> Event {
+    Event::created(head.incarnation, &head.name, &head.content_type, head.created_at)
+}
+
+fn created_change(head: &Head) -> Change {
+    Change::Created {
+        path: head.name.clone(),
+        version: head.version,
+        incarnation: head.incarnation.to_string(),
+        content_type: head.content_type.clone(),
+        created_at: head.created_at,
+    }
+}
+
 const fn slot(lane: Lane) -> usize {
     match lane {
         Lane::Registry => 0,
@@ -56,16 +74,50 @@ const fn slot(lane: Lane) -> usize {
 
 impl Chores {
     /// What a former instance has left to do.
-    pub(super) fn recall(rows: &impl Rows) -> Result<Self, Unreadable> {
-        let Some(chores) = rows.chores()? else {
-            return Ok(Self::default());
+    pub(super) fn recall(head: Option<&Head>, rows: &impl Rows) -> Result<Self, Unreadable> {
+        let mut recalled = Self::default();
+        if let Some(chores) = rows.chores()? {
+            recalled.has_table = true;
+            recalled.last_id = chores.last().map_or(0, |chore| chore.id);
+            recalled.pending = chores.into_iter().map(|chore| (chore.id, chore)).collect();
+        }
+        if let Some(head) = head {
+            recalled.note_untold(head);
+        }
+        Ok(recalled)
+    }
+
+    /// What the head row says is to be told, before everything that has rows of its own.
+    fn note_untold(&mut self, head: &Head) {
+        self.last_id = self.last_id.max(OF_INDEX);
+        let mut note = |id: u64, what: ChoreKind| {
+            let due_at = AT_ONCE;
+            self.pending.insert(id, Chore { id, due_at, what });
         };
-        Ok(Self {
-            has_table: true,
-            last_id: chores.last().map_or(0, |chore| chore.id),
-            pending: chores.into_iter().map(|chore| (chore.id, chore)).collect(),
-            ..Self::default()
-        })
+        // Nothing in them can fail to become JSON.
+        if head.untold.registry {
+            let event = serde_json::to_string(&created_event(head)).unwrap_or_default();
+            note(OF_REGISTRY, ChoreKind::Registry(event));
+        }
+        if head.untold.index {
+            let change = serde_json::to_string(&created_change(head)).unwrap_or_default();
+            note(OF_INDEX, ChoreKind::Index(change));
+        }
+    }
+
+    /// The head row goes: what it says is to be told gets rows of its own.
+    fn keep_untold(&mut self, head: &Head, turn: &mut Turn) {
+        let untold = [(head.untold.registry, OF_REGISTRY), (head.untold.index, OF_INDEX)];
+        for (_, id) in untold.into_iter().filter(|(is_untold, _)| *is_untold) {
+            let Some(chore) = self.pending.get(&id) else {
+                continue;
+            };
+            if !self.has_table {
+                self.has_table = true;
+                turn.writes.push(Write::CreateChores);
+            }
+            turn.writes.push(Write::InsertChore(chore.clone()));
+        }
     }
 
     fn add(&mut self, due_at: Millis, what: ChoreKind, turn: &mut Turn) {
@@ -110,19 +162,20 @@ impl Chores {
         limits.registry && name != REGISTRY
     }
 
-    pub(super) fn created(&mut self, head: &Head, limits: &Limits, turn: &mut Turn) {
-        if head.registered {
-            let event = Event::created(head.incarnation, &head.name, &head.content_type, head.created_at);
-            self.tell_registry(&event, turn);
+    /// A stream was created. What is to be told of that is in its head row, unless something of a former stream has to be told
+    /// before it.
+    pub(super) fn created(&mut self, head: &mut Head, limits: &Limits, turn: &mut Turn) {
+        if self.pending.is_empty() {
+            head.untold = Untold {
+                registry: head.registered,
+                index: limits.index,
+            };
+            return self.note_untold(head);
         }
-        let change = Change::Created {
-            path: head.name.clone(),
-            version: head.version,
-            incarnation: head.incarnation.to_string(),
-            content_type: head.content_type.clone(),
-            created_at: head.created_at,
-        };
-        self.tell_index(AT_ONCE, &change, limits, turn);
+        if head.registered {
+            self.tell_registry(&created_event(head), turn);
+        }
+        self.tell_index(AT_ONCE, &created_change(head), limits, turn);
     }
 
     pub(super) fn stored(
@@ -158,6 +211,7 @@ impl Chores {
         limits: &Limits,
         turn: &mut Turn,
     ) {
+        self.keep_untold(head, turn);
         if head.registered {
             self.tell_registry(&Event::ended(head.incarnation, &head.name), turn);
         }
@@ -272,7 +326,15 @@ impl Chores {
     }
 
     /// What of this flight is done with its success; `None` when nobody waits for it any more.
-    fn landed(&mut self, now: Millis, flight: Flight, limits: &Limits, turn: &mut Turn) -> Option<Lane> {
+    fn landed(
+        &mut self,
+        now: Millis,
+        flight: Flight,
+        life: Option<&mut Life>,
+        limits: &Limits,
+        turn: &mut Turn,
+    ) -> Option<Lane> {
+        let mut life = life;
         let lane = self.lane_of(flight)?;
         let state = &mut self.lanes[slot(lane)];
         let then = state.flight.take().map(|flight| flight.then).unwrap_or_default();
@@ -281,7 +343,9 @@ impl Chores {
             match rest {
                 None => {
                     let done = self.pending.remove(&id);
-                    turn.writes.push(Write::RemoveChore { id });
+                    if !life.as_mut().is_some_and(|life| life.has_told(id)) {
+                        turn.writes.push(Write::RemoveChore { id });
+                    }
                     self.purge_after(now, done.as_ref(), limits, turn);
                 }
                 Some(rest) => {
@@ -337,10 +401,28 @@ impl Chores {
     }
 }
 
+impl Life {
+    /// Notes in the head row that the creation has been told; false when it is not that row which says so.
+    fn has_told(&mut self, chore: u64) -> bool {
+        let untold = &mut self.head.untold;
+        let was_untold = match chore {
+            OF_REGISTRY => core::mem::take(&mut untold.registry),
+            OF_INDEX => core::mem::take(&mut untold.index),
+            _ => false,
+        };
+        if was_untold {
+            self.save();
+        }
+        was_untold
+    }
+}
+
 impl Stream {
     pub(super) fn collected(&mut self, now: Millis, flight: Flight, done: bool, turn: &mut Turn) {
         if done {
-            self.chores.landed(now, flight, &self.limits, turn);
+            self.is_told = true;
+            self.chores
+                .landed(now, flight, self.life.as_mut(), &self.limits, turn);
         } else if let Some(lane) = self.chores.lane_of(flight) {
             self.chores.failed(lane, now, self.nonce, &self.limits);
         }
@@ -352,7 +434,9 @@ impl Stream {
         };
         match reply {
             Reply::Status(200..=299) => {
-                self.chores.landed(now, flight, &self.limits, turn);
+                self.is_told = true;
+                self.chores
+                    .landed(now, flight, self.life.as_mut(), &self.limits, turn);
                 self.chores.lanes[slot(lane)].registry_is_missing = false;
             }
             Reply::Status(404) if !self.chores.lanes[slot(lane)].registry_is_missing => {

@@ -43,7 +43,7 @@ impl Stream {
             .filter(|records| !records.is_empty());
         // Nothing is refused from here on.
         turn.writes.push(Write::CreateTables);
-        self.chores.created(&life.head, &self.limits, turn);
+        self.chores.created(&mut life.head, &self.limits, turn);
         let by = producer.clone();
         if let Some(records) = records {
             life.push(now, records, producer, None, &self.limits, turn);

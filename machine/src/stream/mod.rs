@@ -14,7 +14,7 @@ mod producer;
 mod read;
 mod seal;
 
-use crate::rows::{Expiry, Head, HotTable, Incarnation, RowKey, Rows, Unreadable, Write};
+use crate::rows::{Expiry, Head, HotTable, Incarnation, RowKey, Rows, Unreadable, Untold, Write};
 use crate::wire::cursor::mix;
 use crate::wire::request::Call;
 use crate::wire::{Format, content_type};
@@ -33,6 +33,8 @@ pub struct Stream {
     /// For when the alarm was set that this step is about.
     alarm_came: Option<Millis>,
     chores: chores::Chores,
+    /// Whether something that remained to be done was done in this step.
+    is_told: bool,
     life: Option<Life>,
 }
 
@@ -141,7 +143,8 @@ impl Stream {
         Ok(Self {
             alarm_at: life.as_ref().and_then(|life| life.head.alarm_at),
             alarm_came: None,
-            chores: chores::Chores::recall(rows)?,
+            chores: chores::Chores::recall(life.as_ref().map(|life| &life.head), rows)?,
+            is_told: false,
             limits: limits.clone(),
             nonce,
             created: 0,
@@ -238,6 +241,7 @@ impl Life {
             expiry: about.expiry,
             version: about.version,
             registered: about.registered,
+            untold: Untold::default(),
             segment: 0,
             writable: true,
             stream_seq: None,

@@ -727,3 +727,60 @@ proptest! {
         prop_assert!(segment::decode(&object).is_err());
     }
 }
+
+/// With the registry, the index and the cold tier: two tables, the head row, and the head row again when both are told. One
+/// alarm is set, in case that a message is lost, and taken back.
+#[test]
+fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
+    let limits = Limits {
+        registry: true,
+        index: true,
+        ..limits()
+    };
+    let mut shell = Shell::new(limits);
+    assert_eq!(shell.put(JSON, &[]).status(), 201);
+    assert_eq!((shell.written, shell.messages.len()), (2, 2));
+    assert!(shell.alarm.is_some());
+    let mut written = 0;
+    for (flight, _) in core::mem::take(&mut shell.messages) {
+        let reply = Reply::Status(200);
+        shell.input(Input::Replied { flight, reply });
+        written += shell.written;
+    }
+    assert_eq!((written, shell.alarm), (2, None));
+    // Nothing is told twice, and what is told later has rows of its own.
+    shell.sleep();
+    shell.get("");
+    assert!(shell.messages.is_empty());
+    assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
+    shell.settle();
+    shell.fire_until(|shell| shell.rows.is_empty() || !shell.messages.is_empty());
+}
+
+/// What the head row says is to be told outlives the stream, and goes before what is told of its end.
+#[test]
+fn a_creation_is_told_after_a_sleep_and_after_the_end() {
+    let limits = Limits {
+        registry: true,
+        ..Limits::DEFAULT
+    };
+    for deletes in [false, true] {
+        let mut shell = stream(JSON, limits.clone());
+        shell.messages.clear();
+        if deletes {
+            shell.request("DELETE", "", &[], b"");
+        }
+        shell.sleep();
+        shell.fire();
+        let told = requests(&mut shell, 200);
+        assert!(told[0].contains("insert"), "{told:?}");
+        if deletes {
+            let told = requests(&mut shell, 200);
+            assert!(told[0].contains("delete"), "{told:?}");
+            assert!(shell.rows.is_empty());
+        }
+        shell.sleep();
+        shell.get("");
+        assert!(shell.messages.is_empty());
+    }
+}
