@@ -1,5 +1,7 @@
 //! A parser of event streams, from the standard alone (WHATWG HTML, 9.2.5 and 9.2.6). It shares nothing with the machine.
 
+use sim::model::Content;
+
 /// What an `EventSource` would dispatch.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Event {
@@ -53,6 +55,17 @@ fn finished_lines(mut text: &str) -> impl Iterator<Item = &str> {
         text = rest.strip_prefix("\r\n").unwrap_or_else(|| &rest[1..]);
         Some(line)
     })
+}
+
+/// The text that an event shows of what lies between two places of a text that ends there, by the reference.
+pub(crate) fn text(of: Vec<u8>, from: usize, to: usize) -> String {
+    let content = Content::Run {
+        text: true,
+        bytes: of,
+        ends: Vec::new(),
+    };
+    let text = content.text(from as u64, to as u64, true);
+    text.expect("the range is within the text")
 }
 
 /// What a client sees of text that has been through an event: decoded as the standard decodes, each line ending an LF.

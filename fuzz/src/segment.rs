@@ -224,7 +224,14 @@ fn part(choices: &mut Choices<'_>, decoded: &Decoded, format: Format, object: &[
     let rendered = rendered(part.clone(), format, shape, object, piece).expect("the object is whole");
     if shape == Shape::Body {
         assert_eq!(rendered, payload, "from {start} to {end}");
-    } else if format != Format::Binary {
+    } else if format == Format::Text {
+        let floor = decoded.index.floor(start).position as usize;
+        let known = units[floor..end as usize].concat();
+        let text = event_stream::text(known, begin - floor, end as usize - floor);
+        let events = event_stream::events(&rendered);
+        let seen: Vec<_> = events.into_iter().map(|event| event.data).collect();
+        assert_eq!(seen, Vec::from_iter(Some(text).filter(|text| !text.is_empty())));
+    } else if format == Format::Json {
         let events = event_stream::events(&rendered);
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].data, event_stream::as_seen(&payload));
@@ -277,6 +284,7 @@ fn cold(part: ColdPart, format: Format, shape: Shape) -> Result<Rendering, Damag
         shape,
         continues: false,
         rest: None,
+        is_last: true,
     };
     assert!(plan.is_cold());
     plan.begin(|_: Span| panic!("nothing is hot"))

@@ -95,14 +95,21 @@ fn page(
     let payload = if format == Format::Json {
         [&b"["[..], &records[begin..end].join(&b','), b"]"].concat()
     } else {
-        records.concat()[begin_of_append(records, begin).min(end)..end].to_vec()
+        let begin = if begin < end {
+            begin_of_append(records, begin)
+        } else {
+            end
+        };
+        records.concat()[begin..end].to_vec()
+    };
+    let data = match format {
+        Format::Json => event_stream::as_seen(&payload),
+        Format::Text => event_stream::text(records.concat(), end - payload.len(), end),
+        Format::Binary => base64::engine::general_purpose::STANDARD.encode(&payload),
     };
     // What has nothing to tell is no event.
-    if begin < end {
-        expected.push(Expected::Data(match format {
-            Format::Json | Format::Text => event_stream::as_seen(&payload),
-            Format::Binary => base64::engine::general_purpose::STANDARD.encode(&payload),
-        }));
+    if !data.is_empty() && (begin < end || format == Format::Text) {
+        expected.push(Expected::Data(data));
     }
     let frames: Vec<u8> = records.iter().flat_map(|record| framed(record)).collect();
     rendered(format, Shape::Event, skip, take, &frames).expect("the frames are whole")
@@ -120,11 +127,13 @@ fn rendered(format: Format, shape: Shape, skip: u64, take: u64, frames: &[u8]) -
             spans: vec![span],
             skip,
             take,
+            lead: Vec::new(),
         })],
         format,
         shape,
         continues: false,
         rest: None,
+        is_last: true,
     };
     let mut out = Vec::new();
     let mut rendering = plan.begin(|_| Ok::<_, Damaged>(frames.to_vec()))?;

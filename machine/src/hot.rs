@@ -1,6 +1,6 @@
 //! Finding rows in one hot table.
 
-use crate::plan::Span;
+use crate::plan::{FRAME_OVERHEAD, Span};
 use crate::rows::{HotTable, RowKey, RowMark, Rows, Unreadable};
 
 /// One hot table that has rows, from the segment's first on, with none missing.
@@ -29,6 +29,31 @@ impl<'a, R: Rows> Hot<'a, R> {
         } else {
             self.row(begin)
         }
+    }
+
+    /// The rows before `key` that have the last `bytes` bytes of content there, in order, and how many each has of them.
+    pub(crate) fn lead(&self, key: RowKey, bytes: u64) -> Result<Vec<(Span, u64)>, Unreadable> {
+        let (mut lead, mut left, mut before) = (Vec::new(), bytes, key.stored());
+        while left > 0 && before > 0 {
+            let row = self.row(RowKey::from_stored(before - 1))?;
+            let is_begin = row.key == RowKey::at(row.key.position());
+            let content = row.bytes
+                - if is_begin {
+                    FRAME_OVERHEAD.min(row.bytes)
+                } else {
+                    0
+                };
+            let span = Span {
+                table: self.table,
+                from: row.key,
+                to: row.key,
+            };
+            lead.push((span, content.min(left)));
+            left -= content.min(left);
+            before = row.key.stored();
+        }
+        lead.reverse();
+        Ok(lead)
     }
 
     /// The last row that lies, with all from `first` on, within `bytes_max`; at least `first` itself. Keys and bytes rise

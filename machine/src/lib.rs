@@ -175,6 +175,8 @@ pub struct Live {
     pub end: Option<End>,
     /// What was appended, framed (see [`plan`]); `None` when it is too much to push, and to be read as a page.
     pub(crate) frames: Option<Bytes>,
+    /// Whether they are shown by themselves where text is shown event by event.
+    pub(crate) stands_alone: bool,
     pub(crate) format: wire::Format,
     pub(crate) content_type: String,
     pub(crate) cursor: u64,

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use crate::Offset;
 use crate::rows::{HotTable, Incarnation, RowKey};
-use crate::wire::{Format, sse};
+use crate::wire::{Format, sse, text};
 
 const LENGTH_BYTES: usize = 4;
 
@@ -125,6 +125,8 @@ pub struct HotPart {
     pub skip: u64,
     /// Units that belong to the answer from that place on.
     pub take: u64,
+    /// Rows before the first one, in order, and how many of their last bytes may belong to a character of the answer.
+    pub lead: Vec<(Span, u64)>,
 }
 
 /// Blocks of one segment's object, and which units of them.
@@ -172,6 +174,8 @@ pub struct Plan {
     pub continues: bool,
     /// What the answer has after this page.
     pub rest: Option<Rest>,
+    /// Whether nothing will follow, so that a character that is not whole never will be.
+    pub is_last: bool,
 }
 
 /// Bytes of an object of the cold tier that an answer needs.
@@ -200,6 +204,14 @@ impl Plan {
             parts.push_back(match part {
                 Part::Cold(cold) => Pending::Cold(cold.clone()),
                 Part::Hot(hot) => {
+                    let mut lead = Vec::new();
+                    for (span, bytes) in &hot.lead {
+                        let frames = frames(*span)?;
+                        let from = frames
+                            .len()
+                            .saturating_sub(usize::try_from(*bytes).unwrap_or(usize::MAX));
+                        lead.extend_from_slice(&frames[from..]);
+                    }
                     let mut joined = Vec::new();
                     for span in &hot.spans {
                         let frames = frames(*span)?;
@@ -210,6 +222,7 @@ impl Plan {
                         }
                     }
                     Pending::Hot {
+                        lead,
                         frames: joined,
                         skip: hot.skip,
                         take: hot.take,
@@ -224,6 +237,8 @@ impl Plan {
             shape: self.shape,
             rest: self.rest,
             started: self.continues,
+            is_last: self.is_last,
+            lead: Vec::new(),
             payload: Vec::new(),
         })
     }
@@ -231,7 +246,12 @@ impl Plan {
 
 #[derive(Debug)]
 enum Pending {
-    Hot { frames: Vec<u8>, skip: u64, take: u64 },
+    Hot {
+        lead: Vec<u8>,
+        frames: Vec<u8>,
+        skip: u64,
+        take: u64,
+    },
     Cold(ColdPart),
 }
 
@@ -243,8 +263,11 @@ pub struct Rendering {
     format: Format,
     shape: Shape,
     rest: Option<Rest>,
+    is_last: bool,
     /// Whether the answer has had a message.
     started: bool,
+    /// The last bytes before the answer, where its shape is an event.
+    lead: Vec<u8>,
     /// What is collected for one event.
     payload: Vec<u8>,
 }
@@ -257,7 +280,13 @@ impl Rendering {
     pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Option<Fetch>, Damaged> {
         while let Some(part) = self.parts.pop_front() {
             match part {
-                Pending::Hot { frames, skip, take } => {
+                Pending::Hot {
+                    lead,
+                    frames,
+                    skip,
+                    take,
+                } => {
+                    text::keep_last(&mut self.lead, &lead);
                     let mut cutter = Cutter::new(true, skip, take);
                     out.reserve(frames.len());
                     self.cut(&mut cutter, &frames, out);
@@ -280,6 +309,9 @@ impl Rendering {
             (Shape::Body, Format::Text | Format::Binary) => {}
             (Shape::Event, format) => {
                 let mut payload = core::mem::take(&mut self.payload);
+                if format == Format::Text {
+                    payload = text::shown(&self.lead, payload, self.is_last);
+                }
                 if !payload.is_empty() {
                     if format == Format::Json {
                         payload.push(b']');
@@ -350,13 +382,14 @@ impl Rendering {
             Shape::Body => out,
             Shape::Event => &mut self.payload,
         };
-        let started = &mut self.started;
+        let (started, lead) = (&mut self.started, &mut self.lead);
         cutter.push(bytes, json, |piece| match piece {
             Piece::Begin if json => {
                 target.push(if *started { b',' } else { b'[' });
                 *started = true;
             }
             Piece::Begin => {}
+            Piece::Before(bytes) => text::keep_last(lead, bytes),
             Piece::Bytes(bytes) => target.extend_from_slice(bytes),
         });
     }
@@ -417,6 +450,8 @@ impl Fetching {
 enum Piece<'a> {
     /// A message begins.
     Begin,
+    /// Comes before the answer.
+    Before(&'a [u8]),
     Bytes(&'a [u8]),
 }
 
@@ -447,7 +482,7 @@ impl Cutter {
 
     /// What comes after the units that belong to the answer is ignored.
     fn push(&mut self, mut bytes: &[u8], json: bool, mut emit: impl FnMut(Piece<'_>)) {
-        while self.take > 0 {
+        while self.take > 0 || self.skip > 0 {
             if self.framed && self.length_has < LENGTH_BYTES {
                 let Some((byte, rest)) = bytes.split_first() else {
                     return;
@@ -462,7 +497,7 @@ impl Cutter {
                 if json && self.skip == 0 {
                     emit(Piece::Begin);
                 }
-                if !json && self.skip < self.left {
+                if !json && self.skip < self.left && self.take > 0 {
                     // An append is read whole.
                     self.take = self.take.saturating_add(self.skip);
                     self.skip = 0;
@@ -481,6 +516,7 @@ impl Cutter {
             } else {
                 let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(now.len());
                 self.skip -= skipped as u64;
+                emit(Piece::Before(&now[..skipped]));
                 now = &now[skipped..];
                 let taken = usize::try_from(self.take).unwrap_or(usize::MAX).min(now.len());
                 self.take -= taken as u64;
@@ -590,11 +626,13 @@ mod tests {
                 spans: vec![span],
                 skip,
                 take,
+                lead: Vec::new(),
             })],
             format,
             shape,
             continues: false,
             rest: None,
+            is_last: true,
         };
         let mut body = Vec::new();
         let fetch = plan

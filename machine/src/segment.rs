@@ -440,8 +440,13 @@ impl Index {
     /// The part of the object under `key` that has the units from `start` to `end`: at least one, and none beyond the segment's.
     #[must_use]
     pub fn part(&self, segment: u64, key: String, start: u64, end: u64) -> ColdPart {
+        self.part_behind(0, segment, key, start, end)
+    }
+
+    /// The same, with so many units before the append that it begins with, as far as the segment has them. It may be empty.
+    pub(crate) fn part_behind(&self, lead: u64, segment: u64, key: String, start: u64, end: u64) -> ColdPart {
         let (from, to, skip) = if self.framed {
-            let floor = self.floor(start);
+            let floor = self.floor(self.floor(start).position.saturating_sub(lead));
             // To the next entry, for nothing says where within it the last message ends.
             let to = end
                 .checked_sub(1)
@@ -449,7 +454,8 @@ impl Index {
                 .map_or(self.body_bytes, |entry| entry.bytes_before);
             (floor.bytes_before, to, start - floor.position)
         } else {
-            (start, end, 0)
+            let lead = lead.min(start);
+            (start - lead, end, lead)
         };
         let first_block = from / self.block;
         let last_block = to.div_ceil(self.block);
@@ -593,6 +599,7 @@ mod tests {
             shape: Shape::Body,
             continues: false,
             rest: None,
+            is_last: true,
         };
         let mut rendering = plan.begin(|_| Err("nothing is hot")).expect("nothing is fetched");
         let mut body = Vec::new();

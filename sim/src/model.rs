@@ -60,18 +60,41 @@ impl Content {
         position == 0 || position <= self.len() && self.begin(position) == position
     }
 
-    /// Whether the bytes on both sides of a position belong to the same character of a text.
+    /// The text that an event stream shows of what lies between two places, with each line ending a line feed: a character is
+    /// shown with its last byte, and what can never become one as soon as that is known. `None` when this is no text, or the
+    /// range not within it.
     #[must_use]
-    pub fn is_within_character(&self, position: u64) -> bool {
-        match self {
-            Self::Run {
-                text: true, bytes, ..
-            } => {
-                let byte = usize::try_from(position).ok().and_then(|at| bytes.get(at));
-                byte.is_some_and(|byte| byte & 0xc0 == 0x80)
-            }
-            Self::Run { text: false, .. } | Self::Messages(_) => false,
+    pub fn text(&self, from: u64, to: u64, closed: bool) -> Option<String> {
+        let Self::Run {
+            text: true, bytes, ..
+        } = self
+        else {
+            return None;
+        };
+        let (from, to) = (usize::try_from(from).ok()?, usize::try_from(to).ok()?);
+        // Not in the middle of anything, and far enough before it.
+        let mut base = from.saturating_sub(8);
+        while base + 4 < from && matches!(bytes[base], 0x80..0xc0 | b'\n') {
+            base += 1;
         }
+        let seen = |to: usize, closed: bool| {
+            let bytes = bytes.get(base..to)?;
+            let mut seen = String::new();
+            let mut chunks = bytes.utf8_chunks().peekable();
+            while let Some(chunk) = chunks.next() {
+                seen.push_str(chunk.valid());
+                let invalid = chunk.invalid();
+                let unfinished =
+                    core::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+                let waits = unfinished && !closed && chunks.peek().is_none();
+                if !invalid.is_empty() && !waits {
+                    seen.push('\u{fffd}');
+                }
+            }
+            Some(seen.replace("\r\n", "\n").replace('\r', "\n"))
+        };
+        let before = seen(from, false)?;
+        Some(seen(to, closed)?.strip_prefix(&before)?.to_owned())
     }
 
     /// The body of a page; `None` when the range is not within the content.

@@ -260,36 +260,33 @@ impl Follower {
             _ => return Err(mismatch("streamCursor, a number".to_owned())),
         }
         let from = self.position.unwrap_or(next);
-        if self.data.is_none() && next != from {
-            return Err(mismatch(format!(
-                "streamNextOffset: {from}, for there was no data"
-            )));
-        }
-        if let Some(data) = self.data.take() {
-            let page = content
-                .page(from, next)
-                .ok_or_else(|| mismatch(format!("an offset within {}", content.len())))?;
-            let text = matches!(content, Content::Run { text: true, .. });
-            let expected = if text { one_line_ending(&page) } else { page };
-            let shown = if self.base64 {
+        let page = content
+            .page(from, next)
+            .ok_or_else(|| mismatch(format!("an offset within {}", content.len())))?;
+        let expected = match content.text(from, next, closed) {
+            // A reader that begins at the tail is shown nothing of what is there.
+            Some(_) if self.position.is_none() => None,
+            Some(text) => Some(text.into_bytes()).filter(|text| !text.is_empty()),
+            None => Some(page).filter(|_| next != from),
+        };
+        let shown = match self.data.take() {
+            Some(data) if self.base64 => {
                 let compact: Vec<u8> = data.iter().copied().filter(|byte| *byte != b'\n').collect();
-                STANDARD
+                let bytes = STANDARD
                     .decode(compact)
-                    .map_err(|_| mismatch("base64".to_owned()))?
-            } else {
-                data
-            };
-            if shown != expected || next == from {
-                return Err(Mismatch {
-                    expected: format!("{} from {from} to {next}", excerpt(&expected)),
-                    actual: excerpt(&shown),
-                });
+                    .map_err(|_| mismatch("base64".to_owned()))?;
+                Some(bytes)
             }
-        }
-        if content.is_within_character(next) && !content.is_within_character(from) {
-            return Err(mismatch(format!(
-                "text that does not end within a character, as {next} does"
-            )));
+            Some(data) => Some(String::from_utf8_lossy(&data).into_owned().into_bytes()),
+            None => None,
+        };
+        if shown != expected {
+            let excerpt =
+                |bytes: Option<Vec<u8>>| bytes.map_or_else(|| "nothing".to_owned(), |bytes| excerpt(&bytes));
+            return Err(Mismatch {
+                expected: format!("{} from {from} to {next}", excerpt(expected)),
+                actual: excerpt(shown),
+            });
         }
         self.position = Some(next);
         self.finished = closed;
@@ -300,19 +297,6 @@ impl Follower {
             closed,
         })
     }
-}
-
-/// Text as it comes out of an event stream, where every line ending is a line feed.
-fn one_line_ending(text: &[u8]) -> Vec<u8> {
-    let mut lines = Vec::with_capacity(text.len());
-    for (index, byte) in text.iter().enumerate() {
-        match byte {
-            b'\n' if index > 0 && text[index - 1] == b'\r' => {}
-            b'\r' => lines.push(b'\n'),
-            other => lines.push(*other),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -663,7 +663,36 @@ fn body(choices: &mut Choices<'_>, scene: &Scene<'_>, content: &Content) -> (Byt
             } else {
                 filler.bytes(size)
             };
-            let fits = marked && size > mark.len() as u64;
+            // Pieces of a character, and of a line ending, that meet others at the seams of appends.
+            if *text && choices.added().percent(30) {
+                let ends: [&[u8]; 8] = [
+                    b"",
+                    b"\xf0",
+                    b"\xf0\x9f",
+                    b"\xf0\x9f\x98",
+                    b"\xe2\x82",
+                    b"\xc3",
+                    b"\r",
+                    b"\xff",
+                ];
+                let begins: [&[u8]; 8] = [
+                    b"",
+                    b"\x9f\x98\x80",
+                    b"\x98\x80",
+                    b"\x80",
+                    b"\xac",
+                    b"\xa9",
+                    b"\n",
+                    b"\x9f",
+                ];
+                let (begin, end) = (choices.added().one_of(&begins), choices.added().one_of(&ends));
+                if choices.added().percent(30) && !(begin.is_empty() && end.is_empty()) {
+                    body.clear();
+                }
+                body.splice(..0, begin.iter().copied());
+                body.extend_from_slice(end);
+            }
+            let fits = marked && body.len() > mark.len();
             if fits {
                 let end = body.len() - mark.len();
                 // Not inside a character.

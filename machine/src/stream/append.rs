@@ -10,8 +10,9 @@ use crate::frames::Frames;
 use crate::plan::FRAME_OVERHEAD;
 use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Rows, Write, WriterMark};
 use crate::wire::request::Append;
+use crate::wire::text::Ending;
 use crate::wire::{Format, content_type, json};
-use crate::{Answer, Limits, Millis, Refusal, Turn};
+use crate::{Answer, Limits, Live, Millis, Refusal, Turn};
 
 /// A row's payload before it has a place.
 struct Draft {
@@ -64,6 +65,7 @@ impl Stream {
         }
         let from = tail;
         let mut pushed = None;
+        let stands_alone = life.format != Format::Text || life.ending.divides(&append.body);
         if !append.body.is_empty() {
             let records = life
                 .records(&append.body, limits)?
@@ -77,12 +79,14 @@ impl Stream {
                 limits,
                 turn,
             );
+            life.ending = Ending::after(life.ending, &append.body);
         }
         if append.close {
             life.close(append.producer.clone());
         }
         life.seal_if_full(now, limits, rows, turn)?;
         let live = life.live(from, pushed);
+        let live = Live { stands_alone, ..live };
         turn.live = Some(live.told_at(now, life.is_closed(), limits));
         // An append by a producer answers 200 so that it can be told from a duplicate (protocol 5.2.1).
         let status = if append.producer.is_some() && !append.body.is_empty() {

@@ -4,6 +4,7 @@ use super::chores::Chores;
 use super::{About, Life, Stop, Stream, incarnation, precondition, producer};
 use crate::rows::{Closed, Expiry, Rows, Write};
 use crate::wire::request::Create;
+use crate::wire::text::Ending;
 use crate::wire::{content_type, header};
 use crate::{Answer, Millis, Refusal, Turn};
 
@@ -47,6 +48,7 @@ impl Stream {
         let by = producer.clone();
         if let Some(records) = records {
             life.push(now, records, producer, None, &self.limits, turn);
+            life.ending = Ending::after(life.ending, &create.body);
         }
         if create.closed {
             life.head.closed = Some(Closed { by });

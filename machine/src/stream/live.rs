@@ -22,6 +22,7 @@ impl Life {
             next: self.tail(),
             end: None,
             frames: if appended { frames } else { Some(Bytes::new()) },
+            stands_alone: true,
             format: self.format,
             content_type: self.head.content_type.clone(),
             cursor: 0,
@@ -125,6 +126,12 @@ pub(crate) fn message(live: &Live, class: Class) -> Result<Vec<u8>, Damaged> {
     };
     let frames = live.frames.clone().unwrap_or_default();
     match class {
+        // To be read as a page, which knows the bytes before it.
+        Class::Sse if !live.stands_alone => Ok(Frame {
+            whole: false,
+            ..frame
+        }
+        .encode(&[])),
         Class::Sse => Ok(frame.encode(&plan::event(live.format, &frames)?)),
         Class::LongPoll => {
             let answer = long_poll_answer(live, &frames)?;

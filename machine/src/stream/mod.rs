@@ -17,6 +17,7 @@ mod seal;
 use crate::rows::{Expiry, Head, HotTable, Incarnation, RowKey, Rows, Unreadable, Untold, Write};
 use crate::wire::cursor::mix;
 use crate::wire::request::Call;
+use crate::wire::text::Ending;
 use crate::wire::{Format, content_type};
 use crate::{Answer, CallId, Gated, Input, Limits, Line, Millis, Offset, Refusal, Turn};
 
@@ -45,6 +46,8 @@ struct Life {
     format: Format,
     tail: Tail,
     used: expire::Used,
+    /// How its text ends, where it is text.
+    ending: Ending,
     /// Units of the last sealed segment.
     sealed_units: u64,
     /// The oldest of the sealed segments that are not in the cold tier yet. They are stored one after the other.
@@ -253,6 +256,7 @@ impl Life {
             format: content_type::format(&head.content_type),
             head,
             tail: Tail::default(),
+            ending: Ending::Whole,
             used: expire::Used::at(now),
             sealed_units: 0,
             unstored: None,
@@ -294,6 +298,11 @@ impl Life {
             sealed_units,
             unstored: seal::unstored(&head, nonce, rows, limits)?,
             opens: false,
+            ending: if last.is_none() && head.segment == 0 {
+                Ending::Whole
+            } else {
+                Ending::Unknown
+            },
             head,
             tail,
             writers: None,

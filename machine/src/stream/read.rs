@@ -15,6 +15,7 @@ use crate::rows::{HotTable, RowKey, Rows, Unreadable};
 use crate::segment::Index;
 use crate::wire::answer::Body;
 use crate::wire::request::{From, Read};
+use crate::wire::text::{self, Ending};
 use crate::wire::{CacheMode, Format, cache, entity_tag, header};
 use crate::{Answer, Class, Limits, Millis, Offset, Refusal};
 
@@ -60,6 +61,12 @@ impl Stream {
             (None, From::Offset(offset)) => life.place(offset, rows)?,
         };
         if start == tail {
+            let is_cut = life.is_closed() && life.format == Format::Text && life.ending != Ending::Whole;
+            if is_cut && read.live == Some(Class::Sse) && read.from != From::Now {
+                let answer = life.event_page(tail, now, &read, limits);
+                let answer = answer.at(tail).up_to_date(true).closed(true);
+                return Ok(Reply::Answer(answer.body(Body::Plan(life.unfinished_end(rows)?))));
+            }
             return Ok(life.read_at_tail(now, &read, limits));
         }
         let shape = if read.live == Some(Class::Sse) {
@@ -265,7 +272,12 @@ impl Life {
             } else {
                 end
             };
-            parts.push(segment.part(from, end, rows, limits)?);
+            if parts.is_empty() && shape == Shape::Event && self.format == Format::Text {
+                parts = self.lead(&segment, from, rows)?;
+                parts.push(segment.part(text::LEAD_BYTES, from, end, rows, limits)?);
+            } else {
+                parts.push(segment.part(0, from, end, rows, limits)?);
+            }
             budget = budget.saturating_sub(used);
             page_end = Offset::new(segment.number, end);
             if end < segment.units {
@@ -280,8 +292,68 @@ impl Life {
                 shape,
                 continues: false,
                 rest: None,
+                is_last: self.is_closed() && page_end == self.tail(),
             },
         })
+    }
+
+    /// What a closed stream shows behind its end: what would have become a character.
+    fn unfinished_end(&self, rows: &impl Rows) -> Result<Plan, Unreadable> {
+        let beyond = Segment {
+            number: self.head.segment,
+            units: 0,
+            bytes: 0,
+            source: Source::Hot(HotTable::of(self.head.segment)),
+        };
+        let mut parts = self.lead(&beyond, 0, rows)?;
+        if self.tail.position > 0 {
+            let lead = Hot::new(HotTable::of(self.head.segment), rows)
+                .lead(RowKey::at(self.tail.position), text::LEAD_BYTES)?;
+            parts.push(Part::Hot(HotPart {
+                spans: Vec::new(),
+                skip: 0,
+                take: 0,
+                lead,
+            }));
+        }
+        Ok(Plan {
+            parts,
+            format: self.format,
+            shape: Shape::Event,
+            continues: false,
+            rest: None,
+            is_last: true,
+        })
+    }
+
+    /// The last bytes of the segments before a place, as far as the place's own segment may have too few before it.
+    fn lead(&self, segment: &Segment, start: u64, rows: &impl Rows) -> Result<Vec<Part>, Unreadable> {
+        let begin = match &segment.source {
+            Source::Hot(_) if start == 0 => 0,
+            Source::Hot(table) => Hot::new(*table, rows).containing(start)?.key.position(),
+            Source::Cold { index, .. } => index.floor(start).position,
+        };
+        let mut left = text::LEAD_BYTES.saturating_sub(begin);
+        let mut parts = Vec::new();
+        let mut number = segment.number;
+        while left > 0 && number > 0 {
+            number -= 1;
+            let before = self.segment(number, rows)?;
+            parts.push(match &before.source {
+                Source::Hot(table) => Part::Hot(HotPart {
+                    spans: Vec::new(),
+                    skip: 0,
+                    take: 0,
+                    lead: Hot::new(*table, rows).lead(RowKey::at(before.units), left)?,
+                }),
+                Source::Cold { index, key } => {
+                    Part::Cold(index.part_behind(left, number, key.clone(), before.units, before.units))
+                }
+            });
+            left = left.saturating_sub(before.units);
+        }
+        parts.reverse();
+        Ok(parts)
     }
 }
 
@@ -331,10 +403,23 @@ impl Segment {
         Ok(Some((behind.unwrap_or(self.units), budget)))
     }
 
-    /// The plan of the units from `start` to `end`.
-    fn part(&self, start: u64, end: u64, rows: &impl Rows, limits: &Limits) -> Result<Part, Unreadable> {
+    /// The plan of the units from `start` to `end`, and of so many before them.
+    fn part(
+        &self,
+        lead: u64,
+        start: u64,
+        end: u64,
+        rows: &impl Rows,
+        limits: &Limits,
+    ) -> Result<Part, Unreadable> {
         match &self.source {
-            Source::Cold { key, index } => Ok(Part::Cold(index.part(self.number, key.clone(), start, end))),
+            Source::Cold { key, index } => Ok(Part::Cold(index.part_behind(
+                lead,
+                self.number,
+                key.clone(),
+                start,
+                end,
+            ))),
             Source::Hot(table) => {
                 let hot = Hot::new(*table, rows);
                 let first = hot.containing(start)?;
@@ -343,6 +428,7 @@ impl Segment {
                     spans: hot.spans(first, last, limits.row_bytes_max)?,
                     skip: start - first.key.position(),
                     take: end - start,
+                    lead: hot.lead(first.key, lead)?,
                 }))
             }
         }

@@ -8,6 +8,7 @@ pub(crate) mod entity_tag;
 pub(crate) mod json;
 pub mod request;
 pub mod sse;
+pub(crate) mod text;
 
 /// How a stream's content type shapes its answers (protocol 5.8, 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
