@@ -28,6 +28,18 @@ async function rowsWritten(stream, act) {
   return after.rows_written - before.rows_written;
 }
 
+describe.runIf(shell === "worker")("creation", () => {
+  // Two tables, which count as two rows each, the head row, and the head row once more when the registry was told.
+  test("a stream that is not used again costs six rows, and one alarm that is taken back", async () => {
+    const stream = await Stream.create(server.url);
+    await eventually("the registry has been told", async () => (await stream.statistics()).rows_written >= 6);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const statistics = await stream.statistics();
+    expect(statistics.rows_written).toBe(6);
+    expect(statistics.alarms_set).toBe(1);
+  });
+});
+
 describe.runIf(shell === "worker")("appends", () => {
   const json = JSON.stringify(range(100).map((index) => ({ index })));
   const cases = [
