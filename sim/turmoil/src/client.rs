@@ -584,7 +584,11 @@ impl Client {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
             match frame {
-                Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Ok(frame) => {
+                    if let Some(data) = frame.data_ref() {
+                        bytes.extend_from_slice(data);
+                    }
+                }
                 Err(error) => {
                     response.body = bytes.freeze();
                     if request.parameter("live").is_none() && response.status == 200 {
