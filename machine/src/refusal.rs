@@ -34,6 +34,10 @@ pub enum Refusal {
     BodyTooLarge { max: u64 },
     #[error("bodies are stored as they are, and taken without a Content-Encoding only")]
     ContentCoding,
+    #[error("the body ended before its announced end")]
+    BodyBrokenOff,
+    #[error("the body came too slowly")]
+    BodyTooSlow,
     #[error("the stream is closed")]
     Closed { tail: Offset },
     #[error("the stream exists with another {what}")]
@@ -86,6 +90,8 @@ impl Refusal {
             Self::SequenceGap { .. } => (409, "sequence_gap"),
             Self::TailElsewhere { .. } => (409, "tail_elsewhere"),
             Self::PreconditionFailed { .. } => (412, "precondition_failed"),
+            Self::BodyBrokenOff => (400, "body_broken_off"),
+            Self::BodyTooSlow => (408, "body_too_slow"),
             Self::BodyTooLarge { .. } => (413, "body_too_large"),
             Self::NameTooLong { .. } => (414, "name_too_long"),
             Self::ContentCoding => (415, "content_encoding_not_supported"),

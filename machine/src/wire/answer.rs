@@ -83,6 +83,8 @@ impl Answer {
             | Refusal::NotSupported(_)
             | Refusal::NameTooLong { .. }
             | Refusal::BodyTooLarge { .. }
+            | Refusal::BodyBrokenOff
+            | Refusal::BodyTooSlow
             | Refusal::Exists { .. }
             | Refusal::ContentTypeMismatch { .. }
             | Refusal::PreconditionFailed { present: None, .. }

@@ -204,6 +204,24 @@ impl AwaitsBody {
     pub const fn too_large(&self) -> Refusal {
         Refusal::BodyTooLarge { max: self.bytes_max }
     }
+
+    /// The most bytes that the body may have.
+    #[must_use]
+    pub const fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// The refusal of a body that ended before the end that was announced. Nothing of it is stored.
+    #[must_use]
+    pub const fn broken_off(&self) -> Refusal {
+        Refusal::BodyBrokenOff
+    }
+
+    /// The refusal of a body that was not there in time. Nothing of it is stored.
+    #[must_use]
+    pub const fn too_slow(&self) -> Refusal {
+        Refusal::BodyTooSlow
+    }
 }
 
 const MALFORMED_CONTENT_TYPE: Refusal = Refusal::MalformedHeader {

@@ -20,8 +20,10 @@ pub struct Config {
 pub struct Bounds {
     /// Connections that are served at the same time.
     pub connections_max: usize,
-    /// Connections beyond that are told so, this many at a time; the rest wait to be accepted.
+    /// Connections beyond that are told so, this many at a time; `/health` and `/metrics` answer them.
     pub connections_refused_max: usize,
+    /// How much of the connections and of the live readers one client address may have, in percent.
+    pub address_share_percent: usize,
     /// Live readers (SSE responses and long-polls) at the same time.
     pub readers_max: usize,
     /// Streams whose files are open at the same time, least recently used first to be closed. Each takes two descriptors.
@@ -30,8 +32,16 @@ pub struct Bounds {
     pub storage_threads: usize,
     /// Requests that wait for one stream.
     pub queue_max: usize,
-    /// Bodies that are held in memory, in bytes, over all requests.
+    /// Bodies that are held in memory, in bytes, over all requests. Only what has arrived counts.
     pub bodies_bytes_max: usize,
+    /// When there is no room for bodies, those of at least so many bytes are refused first.
+    pub large_body_bytes: usize,
+    /// What is left of a refused body is read up to so many bytes; beyond, the connection is closed.
+    pub drain_bytes_max: u64,
+    /// Answers that are held in memory until clients take them, in bytes.
+    pub pages_bytes_max: usize,
+    /// When there is no room for answers, one that has been held for so long is cut off.
+    pub page_grace: Duration,
     /// Segments that are held in memory for being stored, in bytes, over all streams; the others wait. One may be larger by itself.
     pub puts_bytes_max: usize,
     /// The head of a request, in bytes.
@@ -44,12 +54,26 @@ pub struct Bounds {
     pub batch_bytes_max: usize,
     /// A page cache for each open stream, in KiB.
     pub cache_kib: u32,
-    /// For the head of a request to arrive; an idle connection is closed after as long.
+    /// For the next request on a connection to begin.
+    pub idle_timeout: Duration,
+    /// For the head of a request to arrive once it has begun.
     pub head_timeout: Duration,
     /// For the next part of a body to arrive.
     pub body_timeout: Duration,
+    /// For the whole body to arrive.
+    pub body_deadline: Duration,
+    /// Bytes in a second at which a body has to arrive, once `body_timeout` is over.
+    pub body_rate_min: u64,
     /// For a client to take anything of what is written to it.
     pub write_timeout: Duration,
+    /// For a client to close a connection that the server is done with, and for the next of what it
+    /// still sends on it.
+    pub linger_timeout: Duration,
+    pub linger_silence: Duration,
+    /// Free bytes on the disk below which the server counts as failing.
+    pub disk_free_min: u64,
+    /// How long a stream's failed commit is remembered if none succeeds or fails after it.
+    pub failure_memory: Duration,
     /// For the cold tier to send the next part of a page.
     pub fetch_timeout: Duration,
     /// For requests to be answered after the server was asked to end.
@@ -63,20 +87,32 @@ impl Default for Bounds {
         Self {
             connections_max: 10_000,
             connections_refused_max: 256,
+            address_share_percent: 75,
             readers_max: 8_000,
             open_streams_max: 512,
             storage_threads: 64,
             queue_max: 4_096,
             bodies_bytes_max: 256 << 20,
+            large_body_bytes: 64 << 10,
+            drain_bytes_max: 64 << 10,
+            pages_bytes_max: 128 << 20,
+            page_grace: Duration::from_secs(1),
             puts_bytes_max: 64 << 20,
             head_bytes_max: 64 << 10,
             headers_max: 100,
             batch_jobs_max: 1_024,
             batch_bytes_max: 16 << 20,
             cache_kib: 1_024,
-            head_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(75),
+            head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            body_deadline: Duration::from_secs(300),
+            body_rate_min: 1_024,
             write_timeout: Duration::from_secs(60),
+            linger_timeout: Duration::from_secs(30),
+            linger_silence: Duration::from_secs(5),
+            disk_free_min: 32 << 20,
+            failure_memory: Duration::from_secs(30),
             fetch_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
             alarm_retry: Duration::from_secs(5),

@@ -1,13 +1,16 @@
 //! Requests in, answers out.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
@@ -18,33 +21,42 @@ use machine::wire::answer::Body as AnswerBody;
 use machine::wire::header;
 use machine::wire::request::{self, AwaitsBody, Head, Parsed};
 use machine::{Answer, Call, Refusal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::clients::{Answering, Client};
 use crate::cold::{Failed, Pages};
-use crate::metrics::Bound;
+use crate::metrics::{self, Bound};
 use crate::reader;
+use crate::room::{self, NoRoom, Room, Rule};
 use crate::stream::{Answered, Reply, What};
 use crate::streams::Streams;
 
 type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Failed>> + Send>>;
-type OutgoingBody = Either<Full<Bytes>, StreamBody<Frames>>;
+type Content = Either<Full<Bytes>, StreamBody<Frames>>;
+
+/// Answers of at most so many bytes are not counted: what each connection takes by itself is more.
+const COUNTED_BYTES_MIN: u64 = 4_096;
+/// Pages leave in pieces of so many bytes.
+const PIECE_BYTES: usize = 64 << 10;
+/// Why a server that ends is not to be asked any more.
+const ENDING: &str = "ending";
 
 /// A response.
-pub(crate) struct Outgoing(Response<OutgoingBody>);
+pub(crate) struct Outgoing(Response<Content>);
 
-/// The request has broken off; there is nobody to answer.
+/// The connection has given way to another; there is nobody to answer.
 #[derive(Debug, thiserror::Error)]
-#[error("the body has not come to its end")]
-pub(crate) struct BrokenOff;
+#[error("the connection has given way to another")]
+pub(crate) struct GaveWay;
 
 /// What all requests share.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) streams: Arc<Streams>,
-    /// What readers and bodies may take.
-    readers: Arc<Semaphore>,
-    bodies: Arc<Semaphore>,
+    /// Room for bodies that arrive, and for pages that leave.
+    bodies: Arc<Room>,
+    pages: Arc<Room>,
     ending: watch::Receiver<bool>,
 }
 
@@ -84,11 +96,7 @@ impl Outgoing {
         )
     }
 
-    fn new<'a, 'b>(
-        status: u16,
-        headers: impl Iterator<Item = (&'a str, &'b str)>,
-        body: OutgoingBody,
-    ) -> Self {
+    fn new<'a, 'b>(status: u16, headers: impl Iterator<Item = (&'a str, &'b str)>, body: Content) -> Self {
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         for (name, value) in headers {
@@ -101,9 +109,9 @@ impl Outgoing {
     }
 
     /// The response, after which the connection is closed.
-    pub(crate) fn and_close(mut self) -> Response<OutgoingBody> {
+    fn and_close(mut self) -> Self {
         append(self.0.headers_mut(), "Connection", "close");
-        self.0
+        self
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -163,38 +171,61 @@ fn direct(answer: &Answer) -> Outgoing {
 
 impl Service {
     pub(crate) fn new(streams: Arc<Streams>, ending: watch::Receiver<bool>) -> Self {
-        let readers = Arc::new(Semaphore::new(streams.bounds.readers_max));
-        let bodies = Arc::new(Semaphore::new(
-            streams.bounds.bodies_bytes_max.min(Semaphore::MAX_PERMITS),
-        ));
+        let bounds = &streams.bounds;
+        let bodies = Room::new(
+            bounds.bodies_bytes_max,
+            Rule::NewestLarge(bounds.large_body_bytes),
+        );
+        let pages = Room::new(bounds.pages_bytes_max, Rule::Oldest(bounds.page_grace));
         Self {
+            bodies: Arc::new(bodies),
+            pages: Arc::new(pages),
             streams,
-            readers,
-            bodies,
             ending,
         }
     }
 
-    /// Answers a request that came to `local`.
+    /// Answers a request of a client.
     ///
     /// # Errors
-    /// When its body breaks off.
+    /// When the connection has given way to another.
     pub(crate) async fn answer(
         &self,
         request: Request<Incoming>,
-        local: SocketAddr,
-    ) -> Result<Response<OutgoingBody>, BrokenOff> {
+        client: &Arc<Client>,
+    ) -> Result<Response<Leaving>, GaveWay> {
+        let answering = client.begin().ok_or(GaveWay)?;
+        let (parts, body) = request.into_parts();
+        let mut body = Some(body);
+        let outgoing = self.answer_in_time(&parts, &mut body, client).await;
+        let outgoing = self.leave_rest(&parts, body, outgoing);
+        Ok(self.leaving(outgoing, &parts.headers, client, answering))
+    }
+
+    async fn answer_in_time(
+        &self,
+        parts: &Parts,
+        body: &mut Option<Incoming>,
+        client: &Arc<Client>,
+    ) -> Outgoing {
         let began = Instant::now();
-        let (parts, mut body) = request.into_parts();
         let method = parts.method.as_str();
-        let origin = origin(&parts, local);
+        let origin = origin(parts, client.local);
         if origin.is_ok()
-            && let Some(outgoing) = self.own_path(method, parts.uri.path())
+            && let Some(outgoing) = self.own_path(parts)
         {
-            return Ok(outgoing.0);
+            return if client.is_refused {
+                outgoing.and_close()
+            } else {
+                outgoing
+            };
+        }
+        if client.is_refused {
+            let outgoing = self.refuse(Bound::Connections);
+            return self.shared(outgoing, &parts.headers).and_close();
         }
         let begun = match origin {
-            Ok(origin) => self.begin(&parts, &origin),
+            Ok(origin) => self.begin(parts, &origin),
             Err(refusal) => Begun::Answered(direct(&edge::refused(method, &refusal))),
         };
         let (outgoing, is_live) = match begun {
@@ -202,7 +233,7 @@ impl Service {
             Begun::Asks(asks) => {
                 let asked = Instant::now();
                 let (is_timed, is_live) = (asks.to_stream.timing, asks.to_stream.live);
-                let mut outgoing = self.ask(asks, &mut body).await?;
+                let mut outgoing = self.ask(asks, body, client).await;
                 if is_timed {
                     let [object, edge] = [asked, began].map(|from| from.elapsed().as_secs_f64() * 1e3);
                     let timing = format!("object;dur={object:.3}, edge;dur={edge:.3}");
@@ -213,10 +244,25 @@ impl Service {
         };
         let took = (!is_live).then(|| began.elapsed());
         self.streams.metrics.answered(method, outgoing.status(), took);
-        if !parts.headers.contains_key(hyper::header::EXPECT) {
-            self.discard(&mut body).await?;
+        self.shared(outgoing, &parts.headers)
+    }
+
+    /// Sees to what has not come of a body, while the answer leaves. What is short is read, so that
+    /// the connection can go on. Otherwise the client is told that the connection ends.
+    fn leave_rest(&self, parts: &Parts, body: Option<Incoming>, outgoing: Outgoing) -> Outgoing {
+        let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
+            return outgoing;
+        };
+        let bounds = &self.streams.bounds;
+        let left = body.size_hint().upper();
+        // A client that asks first whether to send the body may not send it at all.
+        let may_not_come = parts.headers.contains_key(hyper::header::EXPECT);
+        if may_not_come || left.is_none_or(|left| left > bounds.drain_bytes_max) {
+            return outgoing.and_close();
         }
-        Ok(self.shared(outgoing, &parts.headers).0)
+        let rest = async move { while let Some(Ok(_)) = body.frame().await {} };
+        tokio::spawn(tokio::time::timeout(bounds.body_timeout, rest));
+        outgoing
     }
 
     /// The answer, with what it tells a browser of the pages that may read it.
@@ -229,34 +275,81 @@ impl Service {
         outgoing
     }
 
-    /// There is no room for the connection that a request came on.
-    pub(crate) fn refuse_connection(&self, request: &Request<Incoming>) -> Response<OutgoingBody> {
-        let outgoing = self.refuse(Bound::Connections);
-        self.shared(outgoing, request.headers()).and_close()
+    /// The answer as it leaves, with its bytes counted.
+    fn leaving(
+        &self,
+        outgoing: Outgoing,
+        asked: &HeaderMap,
+        client: &Arc<Client>,
+        answering: Answering,
+    ) -> Response<Leaving> {
+        let is_large = outgoing.0.body().size_hint().exact() > Some(COUNTED_BYTES_MIN);
+        let (outgoing, content) = match outgoing.0.into_parts() {
+            (head, Either::Left(whole)) if is_large => match self.pieces(whole, client) {
+                Ok(pieces) => (Response::from_parts(head, ()), LeavingContent::Pieces(pieces)),
+                Err(NoRoom) => {
+                    let (head, content) = self.shared(self.refuse(Bound::Pages), asked).0.into_parts();
+                    (Response::from_parts(head, ()), LeavingContent::Any(content))
+                }
+            },
+            (head, content) => (Response::from_parts(head, ()), LeavingContent::Any(content)),
+        };
+        outgoing.map(|()| Leaving {
+            content,
+            pages: Arc::clone(&self.pages),
+            client: Arc::clone(client),
+            _answering: answering,
+        })
+    }
+
+    /// A page in pieces, each of which is let go of when it has left.
+    fn pieces(&self, whole: Full<Bytes>, client: &Client) -> Result<VecDeque<Bytes>, NoRoom> {
+        let mut whole = whole;
+        let mut pieces = VecDeque::new();
+        let frame = Pin::new(&mut whole).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+        if let Poll::Ready(Some(Ok(frame))) = frame
+            && let Ok(bytes) = frame.into_data()
+        {
+            for piece in bytes.chunks(PIECE_BYTES) {
+                pieces.push_back(self.pages.count(client, Bytes::copy_from_slice(piece))?);
+            }
+        }
+        Ok(pieces)
     }
 
     /// What is asked of the server, and not of a stream.
-    fn own_path(&self, method: &str, path: &str) -> Option<Outgoing> {
-        if !matches!(method, "GET" | "HEAD") {
+    fn own_path(&self, parts: &Parts) -> Option<Outgoing> {
+        if !matches!(parts.method.as_str(), "GET" | "HEAD") {
             return None;
         }
-        let (status, content_type, body) = match path {
-            "/health" if *self.ending.borrow() => {
-                (503, "application/json", r#"{"status":"ending"}"#.to_owned())
+        let (status, content_type, body) = match parts.uri.path() {
+            "/health" => {
+                let (status, body) = match self.reason_not_to_ask() {
+                    None => (200, r#"{"status":"ok"}"#.to_owned()),
+                    Some(ENDING) => (503, r#"{"status":"ending"}"#.to_owned()),
+                    Some(reason) => (503, format!(r#"{{"status":"failing","reason":"{reason}"}}"#)),
+                };
+                (status, "application/json", body)
             }
-            "/health" => (200, "application/json", r#"{"status":"ok"}"#.to_owned()),
             "/metrics" => {
-                let text = self.streams.metrics.text().ok()?;
-                (
-                    200,
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    text,
-                )
+                let metrics = &self.streams.metrics;
+                metrics.healthy.set(i64::from(self.reason_not_to_ask().is_none()));
+                let accept = given(&parts.headers, "Accept").unwrap_or_default();
+                let format = metrics::Format::asked_for(&accept);
+                (200, format.content_type(), metrics.text(format).ok()?)
             }
             _ => return None,
         };
         let headers = [("Content-Type", content_type), ("Cache-Control", "no-store")];
         Some(Outgoing::whole(status, headers.into_iter(), body.into_bytes()))
+    }
+
+    /// Why no more should be asked of this server, if so.
+    fn reason_not_to_ask(&self) -> Option<&'static str> {
+        if *self.ending.borrow() {
+            return Some(ENDING);
+        }
+        self.streams.health.trouble()
     }
 
     /// What a request's head says: everything that its body need not be waited for.
@@ -294,30 +387,30 @@ impl Service {
     }
 
     /// Asks a stream.
-    async fn ask(&self, asks: Asks, body: &mut Incoming) -> Result<Outgoing, BrokenOff> {
+    async fn ask(&self, asks: Asks, body: &mut Option<Incoming>, client: &Arc<Client>) -> Outgoing {
         let (streams, name) = (&self.streams, asks.to_stream.name.as_str());
         #[cfg(feature = "test-routes")]
         if let Some(outgoing) = crate::test_routes::answer(streams, name, asks.test.as_deref()).await {
-            return Ok(outgoing);
+            return outgoing;
         }
-        let (call, permit) = match asks.parsed {
+        let (call, held) = match asks.parsed {
             Parsed::Whole(call) => (Ok(call), None),
-            Parsed::AwaitsBody(awaits) => match self.take_body(&awaits, body).await? {
-                Taken::Whole(bytes, permit) => (awaits.with_body(bytes), permit),
-                Taken::TooLarge => (Err(awaits.too_large()), None),
-                Taken::NoRoom => return Ok(self.refuse(Bound::Bodies)),
+            Parsed::AwaitsBody(awaits) => match self.take_body(&awaits, body, client).await {
+                Taken::Whole(bytes, held) => (awaits.with_body(bytes), Some(held)),
+                Taken::Not(refusal) => (Err(refusal), None),
+                Taken::NoRoom => return self.refuse(Bound::Bodies).and_close(),
             },
         };
         let call = match call {
             Ok(call) => call,
-            Err(refusal) => return Ok(direct(&Answer::refusal(&refusal))),
+            Err(refusal) => return direct(&Answer::refusal(&refusal)),
         };
         let live = match &call {
             Call::Read(read) if read.live.is_some() => {
-                let Ok(permit) = Arc::clone(&self.readers).try_acquire_owned() else {
-                    return Ok(self.refuse(Bound::Readers));
+                let Some(seat) = client.take_seat() else {
+                    return self.refuse(Bound::Readers);
                 };
-                Some((read.clone(), permit))
+                Some((read.clone(), seat))
             }
             Call::Create(_) | Call::Append(_) | Call::Metadata | Call::Read(_) | Call::Delete(_) => None,
         };
@@ -329,18 +422,16 @@ impl Service {
             Some("panic") => What::Panic(call),
             _ => What::Input(call),
         };
-        let Ok(reply) = streams.ask(name, what, permit) else {
-            return Ok(self.refuse(Bound::Queue));
+        let Ok(reply) = streams.ask(name, what, held) else {
+            return self.refuse(Bound::Queue);
         };
         let Ok(reply) = reply.await else {
-            return Ok(unavailable(streams));
+            return unavailable(streams);
         };
-        Ok(match live {
-            Some((read, permit)) => {
-                reader::hold(streams, name, read, reply, self.ending.clone(), permit).await
-            }
+        match live {
+            Some((read, seat)) => reader::hold(streams, name, read, reply, self.ending.clone(), seat).await,
             None => plain(streams, name, Some(reply)).await,
-        })
+        }
     }
 
     /// There is no room for the request.
@@ -349,29 +440,39 @@ impl Service {
         unavailable(&self.streams)
     }
 
-    async fn take_body(&self, awaits: &AwaitsBody, body: &mut Incoming) -> Result<Taken, BrokenOff> {
-        let announced = body.size_hint().exact();
-        let mut permit = match announced {
-            Some(length) if length > awaits.bytes_max => return Ok(Taken::TooLarge),
-            Some(length) => match self.room_for(length) {
-                Ok(permit) => permit,
-                Err(NoPermits) => return Ok(Taken::NoRoom),
-            },
-            None => None,
+    /// Takes a body whole. One that has come to its end is gone then.
+    async fn take_body(&self, awaits: &AwaitsBody, coming: &mut Option<Incoming>, client: &Client) -> Taken {
+        let Some(body) = coming else {
+            return Taken::Not(awaits.broken_off());
         };
+        if body
+            .size_hint()
+            .exact()
+            .is_some_and(|length| length > awaits.bytes_max())
+        {
+            return Taken::Not(awaits.too_large());
+        }
+        let held = self.bodies.growing(client);
+        let begun = Instant::now();
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
-        while let Some(part) = self.next_part(body).await? {
-            let length = first.len().max(rest.len()) + part.len();
-            if length as u64 > awaits.bytes_max {
-                return Ok(Taken::TooLarge);
+        loop {
+            let length = first.len().max(rest.len());
+            let part = tokio::select! {
+                part = self.next_part(body, begun, length) => part,
+                () = held.gives_way() => return Taken::NoRoom,
+            };
+            let part = match part {
+                Next::Part(part) => part,
+                Next::End => break,
+                Next::BrokenOff => return Taken::Not(awaits.broken_off()),
+                Next::TooSlow => return Taken::Not(awaits.too_slow()),
+            };
+            if (length + part.len()) as u64 > awaits.bytes_max() {
+                return Taken::Not(awaits.too_large());
             }
-            if announced.is_none() {
-                match (self.room_for(part.len() as u64), &mut permit) {
-                    (Ok(Some(more)), Some(permit)) => permit.merge(more),
-                    (Ok(more), none) => *none = more,
-                    (Err(NoPermits), _) => return Ok(Taken::NoRoom),
-                }
+            if held.more(part.len()).is_err() {
+                return Taken::NoRoom;
             }
             // Most bodies come in one part, which need not be copied.
             if first.is_empty() {
@@ -383,48 +484,94 @@ impl Service {
                 rest.extend_from_slice(&part);
             }
         }
+        *coming = None;
+        held.settle();
         let whole = if rest.is_empty() { first } else { rest.freeze() };
-        Ok(Taken::Whole(whole, permit))
+        Taken::Whole(whole, held)
     }
 
-    /// The next bytes of a body; `None` at its end.
-    async fn next_part(&self, body: &mut Incoming) -> Result<Option<Bytes>, BrokenOff> {
+    /// The next bytes of a body of which `length` have come since `begun`.
+    async fn next_part(&self, body: &mut Incoming, begun: Instant, length: usize) -> Next {
+        let bounds = &self.streams.bounds;
+        let earned = Duration::from_secs(length as u64 / bounds.body_rate_min.max(1));
+        let whole = (bounds.body_timeout + earned).min(bounds.body_deadline);
+        let late = (begun + whole).min(Instant::now() + bounds.body_timeout);
         loop {
-            let frame = tokio::time::timeout(self.streams.bounds.body_timeout, body.frame());
-            match frame.await {
-                Ok(None) => return Ok(None),
+            match tokio::time::timeout_at(late, body.frame()).await {
+                Ok(None) => return Next::End,
                 Ok(Some(Ok(frame))) => {
                     if let Ok(bytes) = frame.into_data() {
-                        return Ok(Some(bytes));
+                        return Next::Part(bytes);
                     }
                 }
-                Ok(Some(Err(_))) | Err(_) => return Err(BrokenOff),
+                Ok(Some(Err(_))) => return Next::BrokenOff,
+                Err(_) => return Next::TooSlow,
             }
         }
     }
+}
 
-    fn room_for(&self, bytes: u64) -> Result<Option<OwnedSemaphorePermit>, NoPermits> {
-        if bytes == 0 {
-            return Ok(None);
-        }
-        let bytes = u32::try_from(bytes).map_err(|_| NoPermits)?;
-        let permit = Arc::clone(&self.bodies).try_acquire_many_owned(bytes);
-        permit.map(Some).map_err(|_| NoPermits)
+/// An answer's body on its way to a client.
+pub(crate) struct Leaving {
+    content: LeavingContent,
+    pages: Arc<Room>,
+    client: Arc<Client>,
+    _answering: Answering,
+}
+
+enum LeavingContent {
+    Any(Content),
+    /// A page, counted already.
+    Pieces(VecDeque<Bytes>),
+}
+
+impl Body for Leaving {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let content = match &mut this.content {
+            LeavingContent::Pieces(pieces) => {
+                return Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece))));
+            }
+            LeavingContent::Any(content) => content,
+        };
+        let Some(frame) = ready!(Pin::new(content).poll_frame(context)?) else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(Some(match frame.into_data() {
+            Ok(bytes) if bytes.len() as u64 > COUNTED_BYTES_MIN => {
+                match this.pages.count(&this.client, bytes) {
+                    Ok(bytes) => Ok(Frame::data(bytes)),
+                    Err(NoRoom) => {
+                        tracing::warn!("a response is cut off, because there is no room for its bytes");
+                        Err("there is no room for the bytes of the response".into())
+                    }
+                }
+            }
+            Ok(bytes) => Ok(Frame::data(bytes)),
+            Err(other) => Ok(other),
+        }))
     }
 
-    /// Reads what is left of a body, so that a client that is still sending it gets to see the answer, and the connection can go on.
-    async fn discard(&self, body: &mut Incoming) -> Result<(), BrokenOff> {
-        let mut left = self.streams.settings.limits.append_bytes_max;
-        if body.size_hint().lower() > left {
-            return Ok(());
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            LeavingContent::Any(content) => content.is_end_stream(),
+            LeavingContent::Pieces(pieces) => pieces.is_empty(),
         }
-        while !body.is_end_stream() && left > 0 {
-            let Some(part) = self.next_part(body).await? else {
-                break;
-            };
-            left = left.saturating_sub(part.len() as u64);
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            LeavingContent::Any(content) => content.size_hint(),
+            LeavingContent::Pieces(pieces) => {
+                SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
+            }
         }
-        Ok(())
     }
 }
 
@@ -443,12 +590,18 @@ struct Asks {
 
 /// What became of a body.
 enum Taken {
-    Whole(Bytes, Option<OwnedSemaphorePermit>),
-    TooLarge,
+    Whole(Bytes, room::Taken),
+    Not(Refusal),
     NoRoom,
 }
 
-struct NoPermits;
+/// What comes next of a body.
+enum Next {
+    Part(Bytes),
+    End,
+    BrokenOff,
+    TooSlow,
+}
 
 /// The origin that a request which came to `local` names.
 fn origin(parts: &Parts, local: SocketAddr) -> Result<String, Refusal> {

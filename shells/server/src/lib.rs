@@ -7,14 +7,19 @@
 #![forbid(unsafe_code)]
 
 mod alarms;
+mod clients;
 mod cold;
 mod config;
 mod files;
+mod framing;
+mod health;
 mod http;
 mod metrics;
 mod platform;
 mod reader;
+mod room;
 mod serve;
+mod socket;
 mod storage;
 pub mod stores;
 mod stream;
@@ -24,5 +29,5 @@ mod test_routes;
 
 pub use config::{Bounds, Config};
 pub use platform::{Native, Platform, Work};
-pub use serve::{Listener, Server, Tcp};
+pub use serve::{Accepted, Incoming, Listener, Server, Tcp, Unseen, Watch};
 pub use storage::{Database, Due, Storage};

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -21,6 +22,11 @@ use server::{Bounds, Config, Native, Server, Tcp};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
+
+/// Gives memory back to the system after a burst.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Threads that use a directory of the cold tier at the same time.
 const COLD_THREADS: usize = 16;
@@ -250,12 +256,23 @@ struct BoundsGiven {
     /// Connections at the same time
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = Bounds::default().connections_max, value_name = "COUNT")]
     connections_max: usize,
+    /// How much of the connections and of the live readers one client address may have, in percent.
+    /// IPv6 addresses count as one for each network of 64 bits. 100 behind a proxy
+    #[arg(long, env = "ADDRESS_SHARE_PERCENT", default_value_t = Bounds::default().address_share_percent, value_name = "PERCENT")]
+    address_share_percent: usize,
     /// Live readers at the same time
     #[arg(long, env = "READERS_MAX", default_value_t = Bounds::default().readers_max, value_name = "COUNT")]
     readers_max: usize,
     /// Bodies held in memory, in bytes, over all requests
     #[arg(long, env = "BODIES_BYTES_MAX", default_value_t = Bounds::default().bodies_bytes_max, value_name = "BYTES")]
     bodies_bytes_max: usize,
+    /// Answers held in memory until clients take them, in bytes
+    #[arg(long, env = "PAGES_BYTES_MAX", default_value_t = Bounds::default().pages_bytes_max, value_name = "BYTES")]
+    pages_bytes_max: usize,
+    /// How long a connection may be idle between two requests, in milliseconds; keep it above what a
+    /// proxy in front keeps
+    #[arg(long, env = "IDLE_TIMEOUT_MS", default_value_t = Bounds::default().idle_timeout.as_millis() as u64, value_name = "MS")]
+    idle_timeout_ms: u64,
     /// Requests waiting for one stream
     #[arg(long, env = "QUEUE_MAX", default_value_t = Bounds::default().queue_max, value_name = "COUNT")]
     queue_max: usize,
@@ -272,7 +289,10 @@ impl BoundsGiven {
         Bounds {
             connections_max: self.connections_max,
             readers_max: self.readers_max,
+            address_share_percent: self.address_share_percent.clamp(1, 100),
             bodies_bytes_max: self.bodies_bytes_max,
+            pages_bytes_max: self.pages_bytes_max,
+            idle_timeout: Duration::from_millis(self.idle_timeout_ms),
             queue_max: self.queue_max,
             // One that is at work can always be open.
             open_streams_max: self.open_streams_max.max(1),

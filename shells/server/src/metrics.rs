@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     pub(crate) failed_turns: Counter,
     pub(crate) refused: Family<Refused, Counter>,
     pub(crate) connections: Gauge,
+    pub(crate) healthy: Gauge,
     pub(crate) readers: Gauge,
     pub(crate) open_streams: Gauge,
     pub(crate) cold_puts: Counter,
@@ -48,6 +49,7 @@ pub(crate) enum Bound {
     Readers,
     Queue,
     Bodies,
+    Pages,
 }
 
 impl Metrics {
@@ -62,6 +64,7 @@ impl Metrics {
             failed_turns: Counter::default(),
             refused: Family::default(),
             connections: Gauge::default(),
+            healthy: Gauge::default(),
             readers: Gauge::default(),
             open_streams: Gauge::default(),
             cold_puts: Counter::default(),
@@ -102,6 +105,11 @@ impl Metrics {
             "connections",
             "Connections that are open",
             metrics.connections.clone(),
+        );
+        registry.register(
+            "healthy",
+            "1 while /health answers 200, and otherwise 0",
+            metrics.healthy.clone(),
         );
         registry.register("readers", "Live reads that are held", metrics.readers.clone());
         registry.register(
@@ -168,10 +176,98 @@ impl Metrics {
 
     /// # Errors
     /// Never, when writing to a text.
-    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+    pub(crate) fn text(&self, format: Format) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(match format {
+            Format::OpenMetrics => text,
+            Format::Plain => plain(&text),
+        })
+    }
+}
+
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    OpenMetrics,
+    /// The text format of Prometheus, version 0.0.4.
+    Plain,
+}
+
+impl Format {
+    /// The format that an `Accept` prefers. A client that does not ask for OpenMetrics gets what
+    /// every scraper and every browser can read.
+    pub(crate) fn asked_for(accept: &str) -> Self {
+        let quality = |name: &str| {
+            let ranges = accept.split(',').map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let is_it = parts.next().is_some_and(|range| range.eq_ignore_ascii_case(name));
+                let quality = parts.find_map(|part| part.strip_prefix("q="));
+                let quality = quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0));
+                if is_it { quality } else { 0.0 }
+            });
+            ranges.fold(0.0, f32::max)
+        };
+        let open = quality("application/openmetrics-text");
+        if open > 0.0 && open >= quality("text/plain") {
+            Self::OpenMetrics
+        } else {
+            Self::Plain
+        }
+    }
+
+    pub(crate) const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Plain => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// The text format has the sample's name in the lines about a counter, and no end.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len() + 1_024);
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let is_counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
+        let renames = is_counter(line)
+            || (line.starts_with("# HELP ") && lines.peek().is_some_and(|next| is_counter(next)));
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF"), ..) => {}
+            (Some(hash), Some(about), Some(name), Some(rest)) if renames => {
+                plain.extend([hash, " ", about, " ", name, "_total ", rest, "\n"]);
+            }
+            _ => plain.extend([line, "\n"]),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Format;
+
+    #[test]
+    fn the_format_is_the_one_that_is_asked_for() {
+        for (accept, format) in [
+            ("", Format::Plain),
+            ("*/*", Format::Plain),
+            ("text/plain", Format::Plain),
+            ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", Format::Plain),
+            ("application/openmetrics-text", Format::OpenMetrics),
+            (
+                "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3",
+                Format::OpenMetrics,
+            ),
+            (
+                "application/openmetrics-text;q=0.2, text/plain;q=0.9",
+                Format::Plain,
+            ),
+            ("application/openmetrics-text;q=0", Format::Plain),
+        ] {
+            assert_eq!(Format::asked_for(accept), format, "{accept}");
+        }
     }
 }
 

@@ -16,8 +16,9 @@ use machine::wire::answer::Body;
 use machine::wire::header;
 use machine::wire::request::Read;
 use machine::{Answer, Call, Millis};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
+use crate::clients::Seat;
 use crate::cold::Pages;
 use crate::http::{Outgoing, failure, plain, response, unavailable};
 use crate::metrics::Counted;
@@ -39,6 +40,7 @@ enum Dialled {
 pub(crate) struct Reader {
     streams: Arc<Streams>,
     name: Arc<str>,
+    is_sse: bool,
     /// What is asked with each dial, from another place.
     read: Read,
     tail: Tail,
@@ -53,7 +55,9 @@ pub(crate) struct Reader {
     /// The long-poll's answer.
     answer: Option<Outgoing>,
     ending: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
+    seat: Seat,
+    /// Whether the client is known to send nothing more.
+    is_half_closed: bool,
     _counted: Counted,
 }
 
@@ -102,7 +106,7 @@ pub(crate) async fn hold(
     read: Read,
     reply: Reply,
     ending: watch::Receiver<bool>,
-    permit: OwnedSemaphorePermit,
+    seat: Seat,
 ) -> Outgoing {
     let held = match &reply {
         Reply::Attached { line, .. } => Some(line.answer.clone()),
@@ -119,6 +123,7 @@ pub(crate) async fn hold(
     let class = head.class;
     let mut reader = Reader {
         name: name.into(),
+        is_sse: class == machine::Class::Sse,
         read,
         tail: Tail::new(streams.platform.now(), head),
         dial: None,
@@ -128,7 +133,8 @@ pub(crate) async fn hold(
         passed: None,
         answer: None,
         ending,
-        _permit: permit,
+        seat,
+        is_half_closed: false,
         _counted: Counted::new(&streams.metrics.readers),
         streams: Arc::clone(streams),
     };
@@ -179,6 +185,7 @@ impl Reader {
     async fn advance(&mut self) {
         enum Event {
             Ending,
+            HalfClosed,
             Dialled(Dialled),
             Told(Input),
         }
@@ -191,12 +198,21 @@ impl Reader {
             biased;
             _ = self.ending.wait_for(|ending| *ending) => Event::Ending,
             dialled = either(self.dial.as_mut()) => Event::Dialled(dialled),
+            () = self.seat.half_closed(), if !self.is_half_closed => Event::HalfClosed,
             input = told(self.link.as_mut()) => Event::Told(input),
             () = tokio::time::sleep(Duration::from_millis(wait)) => Event::Told(Input::Tick),
         };
         match event {
             // The server ends: as if the reader's time had come.
             Event::Ending => self.step_at(Millis(u64::MAX), Input::Tick),
+            // A client that is gone looks the same as one that only waits, until something is
+            // written to it: the next heartbeat shows which it is, and need not be waited for.
+            Event::HalfClosed => {
+                self.is_half_closed = true;
+                if self.is_sse {
+                    self.step_at(self.tail.deadline(), Input::Tick);
+                }
+            }
             Event::Dialled(dialled) => {
                 self.dial = None;
                 self.take(dialled);

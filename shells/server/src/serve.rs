@@ -2,29 +2,35 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::pin;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use object_store::ObjectStore;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, Join, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Semaphore, oneshot, watch};
-use tokio_io_timeout::TimeoutStream;
+use tokio::sync::{oneshot, watch};
 
 use crate::alarms;
+use crate::clients::Clients;
 use crate::cold::{self, Errand};
 use crate::config::Config;
 use crate::files::Files;
+use crate::framing::Length;
 use crate::http::Service;
 use crate::metrics::Counted;
 use crate::platform::Platform;
+use crate::socket::{NextBody, Socket};
 use crate::storage::Storage;
 use crate::streams::Streams;
 
@@ -35,11 +41,64 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub trait Listener: Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// The next connection, and the address that it came to.
+    /// The next connection.
     ///
     /// # Errors
     /// When there is none to be had at the moment.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
+    fn accept(&mut self) -> impl Future<Output = io::Result<Accepted<Self::Io>>> + Send;
+}
+
+/// A connection, and what is known of it.
+pub struct Accepted<Io> {
+    pub io: Io,
+    /// The address that it came to.
+    pub local: SocketAddr,
+    /// The address that it came from, which may have a share of what there is.
+    pub peer: IpAddr,
+    pub watch: Arc<dyn Watch>,
+}
+
+type Coming<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// What can be seen of a connection while nothing is read or written. What the network does not
+/// tell never comes.
+pub trait Watch: Send + Sync {
+    /// Comes when the client has reset the connection.
+    fn reset(&self) -> Coming<'_> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Comes when the client sends nothing more: it waits for the answer, or it is gone.
+    fn half_closed(&self) -> Coming<'_> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// Nothing can be seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Unseen;
+
+impl Watch for Unseen {}
+
+impl Watch for OwnedReadHalf {
+    fn reset(&self) -> Coming<'_> {
+        Box::pin(async {
+            // If the system does not say, a write will.
+            if self.ready(Interest::ERROR).await.is_err() {
+                std::future::pending().await
+            }
+        })
+    }
+
+    fn half_closed(&self) -> Coming<'_> {
+        Box::pin(async {
+            let stream: &TcpStream = self.as_ref();
+            // What has come of the next request, if anything, is left where it is.
+            if stream.peek(&mut [0]).await.ok() != Some(0) {
+                std::future::pending().await
+            }
+        })
+    }
 }
 
 /// Connections over TCP.
@@ -47,13 +106,42 @@ pub trait Listener: Send + 'static {
 pub struct Tcp(pub TcpListener);
 
 impl Listener for Tcp {
-    type Io = TcpStream;
+    type Io = Join<Incoming, OwnedWriteHalf>;
 
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, _) = self.0.accept().await?;
+    async fn accept(&mut self) -> io::Result<Accepted<Self::Io>> {
+        let (stream, peer) = self.0.accept().await?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
-        Ok((stream, local))
+        let (read, write) = stream.into_split();
+        let read = Arc::new(read);
+        Ok(Accepted {
+            io: tokio::io::join(Incoming(Arc::clone(&read)), write),
+            local,
+            peer: peer.ip(),
+            watch: read,
+        })
+    }
+}
+
+/// What a client sends.
+#[derive(Debug)]
+pub struct Incoming(Arc<OwnedReadHalf>);
+
+impl AsyncRead for Incoming {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream: &TcpStream = (*self.0).as_ref();
+        loop {
+            ready!(stream.poll_read_ready(context))?;
+            match stream.try_read_buf(buffer) {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 
@@ -104,28 +192,24 @@ impl Server {
         } = self;
         let bounds = &config.bounds;
         let (ending, is_ending) = watch::channel(false);
+        let clients = Arc::new(Clients::new(bounds));
         let service = Arc::new(Service::new(Arc::clone(&streams), is_ending.clone()));
         let errands = tokio::spawn(cold::run(Arc::clone(&streams), errands, is_ending.clone()));
         let alarms = tokio::spawn(alarms::run(Arc::clone(&streams), is_ending));
         let graceful = GracefulShutdown::new();
-        let served = Arc::new(Semaphore::new(bounds.connections_max));
-        let refused = Arc::new(Semaphore::new(bounds.connections_refused_max));
         let mut end = pin!(end);
         loop {
-            let accepting = async {
-                let permit = match Arc::clone(&served).try_acquire_owned() {
-                    Ok(permit) => Ok(permit),
-                    // Tells some that there is no room, and lets the others wait.
-                    Err(_) => Err(Arc::clone(&refused).acquire_owned().await),
-                };
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = &mut end => break,
-                accepted = accepting => accepted,
+                accepted = listener.accept() => accepted,
             };
-            let (io, local) = match accepted {
+            let Accepted {
+                io,
+                local,
+                peer,
+                watch,
+            } = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -133,25 +217,30 @@ impl Server {
                     continue;
                 }
             };
-            let is_refused = permit.is_err();
+            let client = clients.admit(peer, local, Arc::clone(&watch));
+            let asked_to_end = Arc::clone(&client.end);
             let service = Arc::clone(&service);
             let counted = Counted::new(&streams.metrics.connections);
-            let connection = connection(&config, io, move |request| {
-                let service = Arc::clone(&service);
-                async move {
-                    if is_refused {
-                        return Ok(service.refuse_connection(&request));
-                    }
-                    service.answer(request, local).await
-                }
+            let next_body = NextBody::default();
+            let io = Socket::new(io, Arc::clone(&next_body), bounds);
+            let connection = connection(&config, io, move |request: Request<_>| {
+                *next_body.lock() = Some(length(request.body()));
+                let (service, client) = (Arc::clone(&service), Arc::clone(&client));
+                async move { service.answer(request, &client).await }
             });
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
-                // That a client leaves is no matter.
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection broke off");
+                tokio::select! {
+                    ended = connection => {
+                        // A client that leaves does no harm.
+                        if let Err(error) = ended {
+                            tracing::debug!(%error, "a connection broke off");
+                        }
+                    }
+                    () = asked_to_end.asked() => tracing::debug!("a connection gave way to another"),
+                    () = watch.reset() => tracing::debug!("a connection was reset"),
                 }
-                drop((permit, counted));
+                drop(counted);
             });
         }
         tracing::info!("ending");
@@ -182,30 +271,35 @@ impl Server {
     }
 }
 
+/// How long the body of a request is.
+fn length(body: &hyper::body::Incoming) -> Length {
+    body.size_hint().exact().map_or(Length::Chunked, Length::Known)
+}
+
 /// One connection, bounded in what it may take and how long.
 fn connection<I, S, F, B, E>(
     config: &Config,
-    io: I,
+    io: Socket<I>,
     service: S,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + use<I, S, F, B, E>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Fn(hyper::Request<hyper::body::Incoming>) -> F + Send + 'static,
+    S: Fn(Request<hyper::body::Incoming>) -> F + Send + 'static,
     F: Future<Output = Result<hyper::Response<B>, E>> + Send + 'static,
-    B: hyper::body::Body + Send + 'static,
+    B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     E: std::error::Error + Send + Sync + 'static,
 {
     let bounds = &config.bounds;
-    let mut io = TimeoutStream::new(io);
-    // A client that takes nothing of what it is sent does not hold its connection for ever.
-    io.set_write_timeout(Some(bounds.write_timeout));
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(bounds.head_timeout)
+        // A client that has sent all that it has to say may still wait for the answer.
+        .half_close(true)
+        .header_read_timeout(bounds.idle_timeout.max(bounds.head_timeout))
         .max_buf_size(bounds.head_bytes_max)
+        .max_header_size(bounds.head_bytes_max)
         .max_headers(bounds.headers_max)
         .auto_date_header(config.date)
-        .serve_connection(TokioIo::new(Box::pin(io)), service_fn(service))
+        .serve_connection(TokioIo::new(io), service_fn(service))
 }

@@ -19,11 +19,12 @@ use machine::{
     Answer, CallId, Class, Gated, Input, Line, Live, Millis, Rows, Stream, Turn, Unreadable, Write,
 };
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::alarms;
 use crate::cold::{Encoding, Errand, NotEncoded};
 use crate::platform::Platform;
+use crate::room::Taken;
 use crate::storage::Database;
 use crate::streams::Streams;
 
@@ -48,8 +49,8 @@ pub(crate) struct Job {
     pub(crate) what: What,
     /// Taken when the job is first begun.
     pub(crate) told: Option<oneshot::Sender<Reply>>,
-    /// What allows its body to be held, byte by byte.
-    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// The room that its body takes.
+    pub(crate) held: Option<Taken>,
 }
 
 #[derive(Debug)]
@@ -370,7 +371,7 @@ impl State {
         if let What::Encode(encoding) = job.what {
             return self.encode(streams, cell, encoding, batch);
         }
-        batch.bytes += job.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        batch.bytes += job.held.as_ref().map_or(0, Taken::bytes);
         if let Some(id) = job.what.call()
             && let Some(told) = job.told.take()
         {
@@ -392,6 +393,9 @@ impl State {
             Ok(effects) => self.release(streams, cell, job, effects),
             Err(error) => {
                 tracing::error!(name = %cell.name, %error, "a turn failed");
+                if matches!(error, Failure::Io(_)) {
+                    streams.health.failed(&cell.name);
+                }
                 streams.metrics.failed_turns.inc();
                 self.void(streams, cell, batch);
                 if let Some(id) = job.what.call() {
@@ -578,6 +582,7 @@ impl State {
             if let Err(error) = self.make_durable(streams, cell, &batch) {
                 // Whether it is stored is unknown: nothing is done over, and nobody is told.
                 tracing::error!(name = %cell.name, %error, "a commit failed");
+                streams.health.failed(&cell.name);
                 streams.metrics.failed_turns.inc_by(batch.waiting.len() as u64);
                 self.forget(streams, cell);
                 self.calls.clear();
@@ -585,6 +590,7 @@ impl State {
                 self.readers.clear();
                 return;
             }
+            streams.health.committed(&cell.name);
             streams.metrics.committed(begun.elapsed(), batch.waiting.len());
         }
         let mut is_alarm_kept = false;
@@ -618,7 +624,7 @@ impl State {
     /// Carries out the effects of a turn that is durable: the one place that does.
     fn release(&mut self, streams: &Arc<Streams>, cell: &Cell, job: Job, effects: Effects) {
         // Before the answer: whoever has it may count on the room.
-        drop((job.what, job.permit));
+        drop((job.what, job.held));
         if let Some(live) = &effects.live {
             self.broadcast(cell, live);
         }

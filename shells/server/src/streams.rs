@@ -13,12 +13,14 @@ use machine::{Call, CallId, Input};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use crate::cold::{Cold, Encoding, Errand};
 use crate::config::{Bounds, Config};
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
+use crate::room::Taken;
 use crate::storage::Storage;
 use crate::stream::{Cell, Job, Reply, What};
 
@@ -30,6 +32,7 @@ pub(crate) struct Streams {
     /// An alarm has been set, and may be the first to come.
     pub(crate) alarms_changed: Notify,
     pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) cold: Cold,
     /// Those that have something to do, a file that is open, or readers.
@@ -65,6 +68,7 @@ impl Streams {
             storage,
             alarms_changed: Notify::new(),
             metrics: Metrics::new(),
+            health: Health::new(config),
             platform,
             cold,
             cells: Mutex::default(),
@@ -90,7 +94,7 @@ impl Streams {
         let job = Job {
             what: What::Input(Input::Continue { id, rest }),
             told: Some(told),
-            permit: None,
+            held: None,
         };
         drop(self.send(name, job, usize::MAX));
         reply
@@ -131,7 +135,7 @@ impl Streams {
         let job = Job {
             what,
             told: None,
-            permit: None,
+            held: None,
         };
         drop(self.send(name, job, usize::MAX));
     }
@@ -141,13 +145,13 @@ impl Streams {
         self: &Arc<Self>,
         name: &str,
         what: What,
-        permit: Option<OwnedSemaphorePermit>,
+        held: Option<Taken>,
     ) -> Result<oneshot::Receiver<Reply>, Busy> {
         let (told, reply) = oneshot::channel();
         let job = Job {
             what,
             told: Some(told),
-            permit,
+            held,
         };
         self.send(name, job, self.bounds.queue_max).map(|()| reply)
     }

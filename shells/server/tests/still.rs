@@ -13,7 +13,7 @@ use machine::Millis;
 use machine::edge::Settings;
 use object_store::ObjectStore as _;
 use object_store::memory::InMemory;
-use server::{Bounds, Config, Listener, Platform, Server, Work};
+use server::{Accepted, Bounds, Config, Listener, Platform, Server, Unseen, Work};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -24,9 +24,15 @@ struct Pipes(mpsc::UnboundedReceiver<DuplexStream>);
 impl Listener for Pipes {
     type Io = DuplexStream;
 
-    async fn accept(&mut self) -> io::Result<(DuplexStream, SocketAddr)> {
+    async fn accept(&mut self) -> io::Result<Accepted<DuplexStream>> {
+        let local = SocketAddr::from(([127, 0, 0, 1], 4437));
         match self.0.recv().await {
-            Some(pipe) => Ok((pipe, SocketAddr::from(([127, 0, 0, 1], 4437)))),
+            Some(io) => Ok(Accepted {
+                io,
+                local,
+                peer: local.ip(),
+                watch: Arc::new(Unseen),
+            }),
             None => std::future::pending().await,
         }
     }

@@ -4,14 +4,14 @@
 use std::cell::Cell;
 use std::fmt::{self, Debug, Formatter};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use machine::Millis;
-use server::{Listener, Platform, Work};
+use server::{Accepted, Listener, Platform, Unseen, Work};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use turmoil::net::{TcpListener, TcpStream};
@@ -89,10 +89,15 @@ pub(crate) struct Accepting(pub(crate) TcpListener);
 impl Listener for Accepting {
     type Io = TcpStream;
 
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, _) = self.0.accept().await?;
+    async fn accept(&mut self) -> io::Result<Accepted<TcpStream>> {
+        let (stream, peer) = self.0.accept().await?;
         let local = stream.local_addr()?;
-        Ok((stream, local))
+        Ok(Accepted {
+            io: stream,
+            local,
+            peer: peer.ip(),
+            watch: Arc::new(Unseen),
+        })
     }
 }
 

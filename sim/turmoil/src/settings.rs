@@ -214,6 +214,7 @@ fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
         alarm_retry: Duration::from_millis(200 + choices.magnitude(2_000)),
         ..usual
     };
+    bounds.idle_timeout = bounds.head_timeout;
     if tight(choices) {
         bounds.readers_max = 1;
     }

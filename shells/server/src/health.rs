@@ -1,0 +1,76 @@
+//! Whether the server can store what clients send.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::config::Config;
+
+/// Streams that are remembered; of more it is enough to know that there are so many.
+const REMEMBERED_MAX: usize = 1_024;
+
+#[derive(Debug)]
+pub(crate) struct Health {
+    data: PathBuf,
+    disk_free_min: u64,
+    failure_memory: Duration,
+    /// Streams whose last commit has failed, and when.
+    failed: Mutex<BTreeMap<Arc<str>, Instant>>,
+}
+
+impl Health {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            data: config.data.clone(),
+            disk_free_min: config.bounds.disk_free_min,
+            failure_memory: config.bounds.failure_memory,
+            failed: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn failed(&self, name: &Arc<str>) {
+        let mut failed = self.failed.lock();
+        let now = Instant::now();
+        if failed.len() >= REMEMBERED_MAX {
+            failed.retain(|_, at| now - *at < self.failure_memory);
+        }
+        if failed.len() < REMEMBERED_MAX {
+            failed.insert(Arc::clone(name), now);
+        }
+    }
+
+    pub(crate) fn committed(&self, name: &str) {
+        self.failed.lock().remove(name);
+    }
+
+    /// What is wrong, if anything. A failure is forgotten after a while: a server to which nobody
+    /// sends anything because of it could never show that it is well again.
+    pub(crate) fn trouble(&self) -> Option<&'static str> {
+        if self.is_disk_full() {
+            return Some("the disk is full");
+        }
+        let mut failed = self.failed.lock();
+        failed.retain(|_, at| at.elapsed() < self.failure_memory);
+        (!failed.is_empty()).then_some("commits fail")
+    }
+
+    #[cfg(unix)]
+    fn is_disk_full(&self) -> bool {
+        let disk = nix::sys::statvfs::statvfs(&self.data);
+        // One that cannot be asked is not known to be full.
+        disk.is_ok_and(|disk| {
+            #[allow(clippy::useless_conversion, reason = "the widths differ between systems")]
+            let free = u64::from(disk.blocks_available()) * u64::from(disk.fragment_size());
+            free < self.disk_free_min
+        })
+    }
+
+    #[cfg(not(unix))]
+    const fn is_disk_full(&self) -> bool {
+        false
+    }
+}

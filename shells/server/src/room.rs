@@ -1,0 +1,213 @@
+//! Memory that clients make the server hold: bodies that arrive, and pages that leave.
+//!
+//! Only bytes that are held count, and not those that are announced. When there is no room, the
+//! address that holds most gives way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::clients::{Address, Client, End};
+
+/// Room for a number of bytes.
+#[derive(Debug)]
+pub(crate) struct Room {
+    bytes_max: usize,
+    rule: Rule,
+    holders: Mutex<Holders>,
+}
+
+/// Which of the things that the heaviest address holds gives way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rule {
+    /// The newest that has at least so many bytes; without one, the newest.
+    NewestLarge(usize),
+    /// The oldest, if it has been held for so long.
+    Oldest(Duration),
+}
+
+#[derive(Debug, Default)]
+struct Holders {
+    held: usize,
+    next: u64,
+    each: BTreeMap<u64, Holder>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    address: Address,
+    bytes: usize,
+    since: Instant,
+    /// How it is told to give way; `None` when it need not any more.
+    way: Option<Way>,
+    has_given_way: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Way {
+    Told(Arc<Notify>),
+    Ended(Arc<End>),
+}
+
+/// Room that is taken, for as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    room: Arc<Room>,
+    number: u64,
+    told: Arc<Notify>,
+}
+
+#[derive(Debug)]
+pub(crate) struct NoRoom;
+
+impl Room {
+    pub(crate) fn new(bytes_max: usize, rule: Rule) -> Self {
+        Self {
+            bytes_max,
+            rule,
+            holders: Mutex::default(),
+        }
+    }
+
+    fn enter(self: &Arc<Self>, address: Address, told: Arc<Notify>, way: Way) -> Taken {
+        let mut holders = self.holders.lock();
+        holders.next += 1;
+        let number = holders.next;
+        let holder = Holder {
+            address,
+            bytes: 0,
+            since: Instant::now(),
+            way: Some(way),
+            has_given_way: false,
+        };
+        holders.each.insert(number, holder);
+        drop(holders);
+        Taken {
+            room: Arc::clone(self),
+            number,
+            told,
+        }
+    }
+
+    /// Room for something that grows, and that is told when it has to give way.
+    pub(crate) fn growing(self: &Arc<Self>, client: &Client) -> Taken {
+        let told = Arc::new(Notify::new());
+        self.enter(client.address, Arc::clone(&told), Way::Told(told))
+    }
+
+    /// The bytes, counted until the last of them has left. To give way is to end the connection.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub(crate) fn count(self: &Arc<Self>, client: &Client, bytes: Bytes) -> Result<Bytes, NoRoom> {
+        /// Bytes that take room.
+        struct Counted {
+            bytes: Bytes,
+            _taken: Taken,
+        }
+        impl AsRef<[u8]> for Counted {
+            fn as_ref(&self) -> &[u8] {
+                &self.bytes
+            }
+        }
+        let end = Arc::clone(&client.end);
+        let taken = self.enter(client.address, Arc::default(), Way::Ended(end));
+        // One that is larger than all of the room may be held by itself.
+        taken.more(bytes.len().min(self.bytes_max))?;
+        Ok(Bytes::from_owner(Counted { bytes, _taken: taken }))
+    }
+}
+
+impl Taken {
+    /// Takes more.
+    ///
+    /// # Errors
+    /// When there is no room, or this has had to give way.
+    pub(crate) fn more(&self, bytes: usize) -> Result<(), NoRoom> {
+        let room = &self.room;
+        let mut holders = room.holders.lock();
+        match holders.each.get_mut(&self.number) {
+            Some(holder) if !holder.has_given_way => holder.bytes += bytes,
+            _ => return Err(NoRoom),
+        }
+        holders.held += bytes;
+        while holders.held > room.bytes_max {
+            let giving_way = holders.choose(room.rule).unwrap_or(self.number);
+            holders.give_way(giving_way);
+            if giving_way == self.number {
+                return Err(NoRoom);
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on it need not give way.
+    pub(crate) fn settle(&self) {
+        if let Some(holder) = self.room.holders.lock().each.get_mut(&self.number) {
+            holder.way = None;
+        }
+    }
+
+    /// Comes when it has had to give way.
+    pub(crate) async fn gives_way(&self) {
+        self.told.notified().await;
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let holders = self.room.holders.lock();
+        holders.each.get(&self.number).map_or(0, |holder| holder.bytes)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut holders = self.room.holders.lock();
+        if let Some(holder) = holders.each.remove(&self.number) {
+            holders.held -= holder.bytes;
+        }
+    }
+}
+
+impl Holders {
+    fn choose(&self, rule: Rule) -> Option<u64> {
+        let could = || {
+            self.each
+                .iter()
+                .filter(|(_, holder)| holder.way.is_some() && holder.bytes > 0)
+        };
+        let mut by_address = BTreeMap::<Address, usize>::new();
+        for (_, holder) in could() {
+            *by_address.entry(holder.address).or_default() += holder.bytes;
+        }
+        let heaviest = by_address.into_iter().max_by_key(|(_, bytes)| *bytes)?.0;
+        let mut of_heaviest = could().filter(|(_, holder)| holder.address == heaviest);
+        match rule {
+            Rule::NewestLarge(large) => of_heaviest
+                .max_by_key(|(number, holder)| (holder.bytes >= large, **number))
+                .map(|(number, _)| *number),
+            Rule::Oldest(grace) => of_heaviest
+                .next()
+                .filter(|(_, holder)| holder.since.elapsed() >= grace)
+                .map(|(number, _)| *number),
+        }
+    }
+
+    /// Its bytes count no more, although its task takes a moment to let go of them.
+    fn give_way(&mut self, number: u64) {
+        let Some(holder) = self.each.get_mut(&number) else {
+            return;
+        };
+        holder.has_given_way = true;
+        self.held -= std::mem::take(&mut holder.bytes);
+        match holder.way.take() {
+            Some(Way::Told(told)) => told.notify_one(),
+            Some(Way::Ended(end)) => end.ask(),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What lies between the network and the HTTP library on a connection.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_io_timeout::TimeoutStream;
+
+use crate::config::Bounds;
+use crate::framing::{Framing, Length};
+
+/// How long the body is of the request whose head was read last.
+pub(crate) type NextBody = Arc<Mutex<Option<Length>>>;
+
+/// A connection that bounds the time in which a head comes and in which anything is taken, and that
+/// is closed in such a way that the client can read the last answer.
+pub(crate) struct Socket<Io> {
+    io: Pin<Box<TimeoutStream<Io>>>,
+    framing: Framing,
+    next_body: NextBody,
+    /// Bytes behind a head, of which it is not known yet what they are.
+    behind: BytesMut,
+    head_timeout: Duration,
+    head_late: Option<Pin<Box<Sleep>>>,
+    linger_timeout: Duration,
+    linger_silence: Duration,
+    lingering: Option<Lingering>,
+}
+
+/// The client is told that nothing more comes, and what it still sends is thrown away. If the
+/// connection was closed at once, the system would answer that with a reset, and the client would
+/// lose what it has not read (RFC 9112, 9.6).
+struct Lingering {
+    over: Pin<Box<Sleep>>,
+    silent: Pin<Box<Sleep>>,
+}
+
+impl<Io: AsyncRead + AsyncWrite> Socket<Io> {
+    pub(crate) fn new(io: Io, next_body: NextBody, bounds: &Bounds) -> Self {
+        let mut io = TimeoutStream::new(io);
+        // A client that takes nothing of what it is sent does not hold its connection for ever.
+        io.set_write_timeout(Some(bounds.write_timeout));
+        Self {
+            io: Box::pin(io),
+            framing: Framing::default(),
+            next_body,
+            behind: BytesMut::new(),
+            head_timeout: bounds.head_timeout,
+            head_late: None,
+            linger_timeout: bounds.linger_timeout,
+            linger_silence: bounds.linger_silence,
+            lingering: None,
+        }
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite> AsyncRead for Socket<Io> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.framing.awaits_length()
+            && let Some(length) = this.next_body.lock().take()
+        {
+            this.framing.body_follows(length);
+        }
+        let before = buffer.filled().len();
+        let is_behind = !this.behind.is_empty();
+        if is_behind {
+            let count = this.behind.len().min(buffer.remaining());
+            buffer.put_slice(&this.behind[..count]);
+        } else if this.io.as_mut().poll_read(context, buffer)?.is_pending() {
+            if this.framing.is_in_head() {
+                let late = this
+                    .head_late
+                    .get_or_insert_with(|| Box::pin(sleep(this.head_timeout)));
+                ready!(late.as_mut().poll(context));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            return Poll::Pending;
+        }
+        let read = &mut buffer.filled_mut()[before..];
+        let passed = if this.framing.awaits_length() {
+            // The head was refused: the library reads what follows only to be done with it.
+            read.len()
+        } else {
+            this.framing.follow(read)
+        };
+        if is_behind {
+            this.behind.advance(passed);
+        } else {
+            this.behind.extend_from_slice(&read[passed..]);
+        }
+        buffer.set_filled(before + passed);
+        if !this.framing.is_in_head() {
+            this.head_late = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Socket<Io> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.io.as_mut().poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.io.as_mut().poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.as_mut().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let lingering = match &mut this.lingering {
+            Some(lingering) => lingering,
+            none => {
+                ready!(this.io.as_mut().poll_shutdown(context))?;
+                none.insert(Lingering {
+                    over: Box::pin(sleep(this.linger_timeout)),
+                    silent: Box::pin(sleep(this.linger_silence)),
+                })
+            }
+        };
+        let mut thrown_away = [0; 4_096];
+        loop {
+            if lingering.over.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buffer = ReadBuf::new(&mut thrown_away);
+            match this.io.as_mut().poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    let silent_at = Instant::now() + this.linger_silence;
+                    lingering.silent.as_mut().reset(silent_at);
+                }
+                // The client has closed the connection, or it has broken off.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return lingering.silent.as_mut().poll(context).map(Ok),
+            }
+        }
+    }
+}
