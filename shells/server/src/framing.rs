@@ -38,10 +38,16 @@ enum State {
 }
 
 /// The line so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Line {
     is_empty: bool,
     ends_with_return: bool,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self::NEW
+    }
 }
 
 impl Line {
