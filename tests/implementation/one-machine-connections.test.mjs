@@ -321,6 +321,12 @@ describe.runIf(shell === "server")("heads", () => {
     expect((await stream.get()).text).toBe("\n".repeat(6));
   });
 
+  test.each(["/health#", "/health?x=1#y", "http://x/health#y"])("a target with a fragment, %s, is refused", async (target) => {
+    const server = await serve();
+    const text = (await exchange(server.url, `GET ${target} HTTP/1.1\r\nHost: x\r\n\r\n`)).toString("latin1");
+    expect(text).toMatch(/^HTTP\/1\.1 400 /);
+  });
+
   test("requests in one piece are answered one after the other", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);

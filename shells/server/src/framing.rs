@@ -3,6 +3,8 @@
 //! The HTTP library takes a line feed without a carriage return for the end of a line. Others do
 //! not, and where two servers disagree on that, requests can be smuggled (RFC 9112, 2.2). So each
 //! such line feed in a head becomes a zero byte, which no head may have, and the library refuses it.
+//! So does a `#` in a request line: a fragment is never sent (RFC 9112, 3.2), and the library would
+//! drop it silently.
 
 /// How long the body is that follows a head: the HTTP library says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +18,7 @@ pub(crate) enum Length {
 pub(crate) struct Framing {
     state: State,
     line: Line,
+    is_request_line: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,7 +159,12 @@ impl Framing {
                 self.line.is_empty &= *byte == b'\r';
                 if !self.line.is_empty {
                     self.state = State::Head;
+                    self.is_request_line = true;
                 }
+            }
+            if *byte == b'#' && self.is_request_line {
+                *byte = 0;
+                self.state = State::Refused;
             }
             return;
         }
@@ -167,6 +175,7 @@ impl Framing {
         }
         let was_empty = self.line.is_empty;
         self.line = Line::NEW;
+        self.is_request_line = false;
         if was_empty {
             // Empty lines before a head are skipped (RFC 9112, 2.2).
             self.state = if self.state == State::Head {
@@ -224,6 +233,27 @@ mod tests {
                 assert_eq!(seen(bytes, bodies, size), bytes, "{size}");
             }
         }
+    }
+
+    #[test]
+    fn a_request_line_has_no_fragment() {
+        let heads: [(&[u8], &[Length]); 3] = [
+            (b"GET /a#b HTTP/1.1\r\nHost: x\r\n\r\n", &[]),
+            (b"\r\nGET /a?b=c# HTTP/1.1\r\n\r\n", &[]),
+            (
+                b"POST / HTTP/1.1\r\n\r\nabcGET http://x/# HTTP/1.1\r\n\r\n",
+                &[Length::Known(3)],
+            ),
+        ];
+        for (bytes, bodies) in heads {
+            let hash = bytes.iter().position(|byte| *byte == b'#');
+            for size in [1, 2, 3, 7, 1_000] {
+                let seen = seen(bytes, bodies, size);
+                assert_eq!(hash.map(|at| seen[at]), Some(0), "{size}");
+            }
+        }
+        let elsewhere = b"POST / HTTP/1.1\r\na: #\r\n\r\n#";
+        assert_eq!(seen(elsewhere, &[Length::Known(1)], 3), elsewhere);
     }
 
     #[test]
