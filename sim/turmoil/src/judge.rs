@@ -286,7 +286,14 @@ impl Judge {
                         body: bytes::Bytes::new(),
                     };
                     let deletes = |attempt: &Attempt| attempt.request.method == "DELETE";
-                    let Some(attempt) = self.candidates(name, &deletes).next() else {
+                    // One whose precondition fails has deleted nothing.
+                    let candidates: Vec<_> = self.candidates(name, &deletes).collect();
+                    let found = candidates.into_iter().find(|attempt| {
+                        let request = &self.attempts[*attempt].request;
+                        let model = &mut self.names[name].model;
+                        model.after(before.clone(), request, &response, &facts).is_ok()
+                    });
+                    let Some(attempt) = found else {
                         return Err(("causes", mismatch));
                     };
                     let request = Rc::clone(&self.attempts[attempt].request);
@@ -629,7 +636,7 @@ impl Judge {
             let Some(life) = &version.state.life else { continue };
             let binary = matches!(*life.content, Content::Run { text: false, .. });
             let tail = life.content.len();
-            let asked = life.segments.begin(request, tail);
+            let asked = life.segments.begin(&request, tail);
             let position = asked.map(|asked| life.content.begin(asked));
             let known =
                 |reading: &Reading| reading.follower.life == life.id && reading.follower.position == position;

@@ -13,6 +13,7 @@ use machine::edge;
 use machine::edge::name::REGISTRY;
 use machine::rows::HotTable;
 use machine::segment;
+use machine::wire::CacheMode;
 use object_store::ObjectStore;
 use server::{Config, Server};
 use sim::choices::{Choices, Draw};
@@ -153,6 +154,10 @@ async fn serve(shared: Shared) -> turmoil::Result {
         inner.end = Arc::new(Notify::new());
         let mut settings = edge::Settings::read(&|_| None)?;
         settings.limits = inner.settings.workload.limits.clone();
+        // In private mode a plain read is answered with everything up to the tail.
+        if !inner.settings.workload.whole_reads {
+            settings.cache_mode = CacheMode::Shared;
+        }
         let config = Config {
             data: PathBuf::new(),
             settings,

@@ -132,6 +132,7 @@ impl Settings {
             calm_ms: 0,
             ttl_percent: choices.one_of(&[0, 30, 80]),
             body_bytes,
+            outage_ms: 0,
             whole_reads: choices.added().upto(1) == 1,
         };
         let latency_ms_min = choices.magnitude(30);

@@ -410,7 +410,9 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
     if let Some(head) = head {
         let row = store.shelf.last_row();
         let end = row.map_or(0, |row| row.key.position() + row.units);
-        let sealed = store.shelf.segments().last().filter(|_| !head.writable);
+        // The tail is named by the content before it, which may be that of a sealed segment.
+        let is_empty = end == 0 || !head.writable;
+        let sealed = store.shelf.segments().last().filter(|_| is_empty);
         written.end = sealed.map_or((head.segment, end), |segment| (segment.number, segment.units));
     }
     written
