@@ -188,16 +188,14 @@ impl Life {
             // Nobody can append any more.
             return;
         }
-        let idle_since = now.0.checked_sub(limits.producer_max_idle_ms).map(Millis);
-        let before = turn.writes.len();
-        for (stamp, used_at) in producers {
-            if idle_since.is_none_or(|idle| used_at > idle) {
-                turn.writes.push(Write::PutProducer { stamp, used_at });
-            }
-        }
-        let kept = (turn.writes.len() - before) as u64;
-        if let Some(used_at) = idle_since {
-            let most = limits.producers_forgotten_max.max(2 * kept);
+        let most = limits.producers_forgotten_max.max(2 * producers.len() as u64);
+        // Idle ones are written, too: an earlier segment's row of the same producer may look younger,
+        // because clocks of instances differ, and would bring back its older state.
+        let puts = producers.into_iter();
+        turn.writes
+            .extend(puts.map(|(stamp, used_at)| Write::PutProducer { stamp, used_at }));
+        if let Some(idle_since) = now.0.checked_sub(limits.producer_max_idle_ms) {
+            let used_at = Millis(idle_since);
             turn.writes.push(Write::ForgetProducers { used_at, most });
         }
     }
