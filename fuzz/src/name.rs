@@ -51,6 +51,116 @@ pub fn name(input: &[u8]) {
     }
     route(&id, limits);
     host(&id);
+    settings(&id);
+    page(&id);
+    edge_cache(&id);
+}
+
+/// What an operator sets is read whole, or refused by the variable's name. A secret is not told.
+fn settings(text: &str) {
+    let variables = [
+        "AUTH_TOKEN",
+        "CACHE_MODE",
+        "CORS_ORIGINS",
+        "DEBUG_TIMING",
+        "MAX_APPEND_BYTES",
+        "PUBLIC_URL",
+    ];
+    for variable in variables {
+        match Settings::read(&|name| (name == variable).then(|| text.to_owned())) {
+            Ok(settings) => {
+                assert!(
+                    settings
+                        .auth_token
+                        .is_none_or(|token| token == text && !text.is_empty())
+                );
+                let base = settings.public_url.as_deref().unwrap_or("http://");
+                assert!(base.starts_with("http") && !base.ends_with('/') || base == "http://");
+            }
+            Err(bad) => {
+                let told = bad.to_string();
+                assert!(told.starts_with(variable), "{told}");
+                let is_secret = variable == "AUTH_TOKEN";
+                assert_eq!(is_secret, told == token_rule(), "{told}");
+            }
+        }
+    }
+    for origin in text.split(',').map(str::trim) {
+        let settings = Settings::read(&|name| (name == "CORS_ORIGINS").then(|| text.to_owned()));
+        let Ok(settings) = settings else { continue };
+        let allowed = settings
+            .cors_origins
+            .headers(Some(origin))
+            .find(|(name, _)| *name == "Access-Control-Allow-Origin");
+        let may = settings.cors_origins.admit(Some(origin));
+        assert_eq!(allowed.is_some(), may, "{text:?} for {origin:?}");
+    }
+}
+
+fn token_rule() -> String {
+    let empty = |name: &str| (name == "AUTH_TOKEN").then(String::new);
+    Settings::read(&empty).expect_err("an empty token").to_string()
+}
+
+/// A page of an origin that is not listed does not write.
+fn page(origin: &str) {
+    let list = "https://a.example,http://localhost:3000";
+    let settings = Settings::read(&|name| (name == "CORS_ORIGINS").then(|| list.to_owned()));
+    let settings = settings.expect("a list of origins");
+    for method in ["OPTIONS", "PUT", "GET"] {
+        let header = |name: &str| (name == "Origin").then(|| origin.to_owned());
+        let head = Head {
+            method,
+            origin: "http://host",
+            target: "/v1/stream/a",
+            header: &header,
+        };
+        let is_listed = list.split(',').any(|each| each == origin);
+        match edge::route(head, &settings) {
+            Route::Stream(_) => assert!(is_listed || method == "GET"),
+            Route::Answered(answer) => {
+                let expected = if method == "OPTIONS" { 204 } else { 403 };
+                assert_eq!(answer.status, expected);
+                let allow = answer.header("Access-Control-Allow-Methods");
+                assert_eq!(allow.is_some(), is_listed && method == "OPTIONS");
+            }
+        }
+    }
+}
+
+/// The cache of the edge is asked for pages alone, by a client that does not forbid it.
+fn edge_cache(text: &str) {
+    let settings = Settings {
+        cache_mode: CacheMode::Shared,
+        ..Settings::default()
+    };
+    let forbids = text
+        .split(',')
+        .map(str::trim)
+        .any(|each| each.eq_ignore_ascii_case("no-cache") || each.eq_ignore_ascii_case("no-store"));
+    let target = format!("/v1/stream/a?{}", text.replace('#', ""));
+    for (target, forbids) in [("/v1/stream/a", forbids), (target.as_str(), false)] {
+        for method in ["GET", "HEAD", "DELETE"] {
+            let header = |name: &str| (name == "Cache-Control").then(|| text.to_owned());
+            let head = Head {
+                method,
+                origin: "http://host",
+                target,
+                header: &header,
+            };
+            if let Route::Stream(to) = edge::route(head, &settings)
+                && let EdgeCache::Asked(key) = to.edge_cache
+            {
+                assert!(method == "GET" && !forbids);
+                assert!(key.starts_with("http://host/v1/stream/a?offset="), "{key}");
+                assert!(!key.contains("now"));
+            }
+        }
+    }
+    if edge::may_keep(200, text) {
+        assert!(text.contains("max-age=") && !forbids, "{text:?}");
+    }
+    assert!(!edge::may_keep(304, text));
 }
 
 /// Whatever a client says of the server's name, its target selects the stream.

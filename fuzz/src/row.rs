@@ -1,9 +1,8 @@
 //! Stored rows: whatever is in their columns is read as a row or told to be none, and what is read is bound again alike.
 
-use machine::Unreadable;
-use machine::Write;
 use machine::rows::HotTable;
 use machine::sql::{self, Columns, Value};
+use machine::{Millis, Unreadable, Write};
 use sim::choices::Choices;
 
 /// How many columns the widest row has.
@@ -29,7 +28,24 @@ pub fn row(input: &[u8]) {
         Write::CreateChores,
         Write::DropChores,
         Write::DropTables,
+        Write::ForgetProducers {
+            used_at: Millis(1),
+            most: 3,
+        },
     ];
+    if let Ok(former) = sql::former(&drawn) {
+        let is_even = |segment: u64| segment.is_multiple_of(2);
+        assert!(former.a.is_none_or(is_even), "even segments were in hot_a");
+        let both = former.a.zip(former.b).filter(|(a, b)| *a > 0 || *b > 0);
+        assert!(
+            both.is_none_or(|(a, b)| a.abs_diff(b) == 1),
+            "two follow each other"
+        );
+        writes.push(Write::Upgrade {
+            former,
+            now: Millis(2),
+        });
+    }
     if let Ok(head) = sql::head(&drawn) {
         let write = Write::InsertHead(head.clone());
         assert_eq!(sql::head(&bound(&write)).ok(), Some(head.clone()));
