@@ -89,6 +89,8 @@ export class DirectoryTier extends Tier {
 export class S3Tier extends Tier {
   #faults = {};
   #counts = {};
+  /** The parts of uploads that are not complete, by the upload's id. */
+  #uploads = new Map();
 
   static async start(dataDirectory) {
     const tier = new S3Tier(path.join(dataDirectory, "s3"));
@@ -129,7 +131,8 @@ export class S3Tier extends Tier {
       request.on("end", () => resolve(Buffer.concat(parts)));
       request.on("error", reject);
     });
-    const kind = { PUT: "put", GET: "get", HEAD: "head", POST: "delete", DELETE: "delete" }[request.method];
+    const isUpload = url.searchParams.has("uploads") || url.searchParams.has("uploadId");
+    const kind = isUpload ? "put" : { PUT: "put", GET: "get", HEAD: "head", POST: "delete", DELETE: "delete" }[request.method];
     this.#counts[kind] ??= { operations: 0, bytes: 0, failed: 0 };
     const counts = this.#counts[kind];
     counts.operations += 1;
@@ -141,7 +144,7 @@ export class S3Tier extends Tier {
       return respond(response, 500, "disturbed by a test");
     };
     if (chance < fail) return failed();
-    const act = { put: () => this.#put(url, request, body), get: () => this.#get(url, request), head: () => this.#get(url, request), delete: () => this.#delete(url, body) }[kind];
+    const act = { put: () => (isUpload ? this.#upload(url, request, body) : this.#put(url, request, body)), get: () => this.#get(url, request), head: () => this.#get(url, request), delete: () => this.#delete(url, body) }[kind];
     const [status, answer, headers] = await act();
     if (chance < fail + lie) return failed();
     counts.bytes += kind === "put" ? body.length : kind === "get" ? answer.length : 0;
@@ -160,9 +163,35 @@ export class S3Tier extends Tier {
     return this.#file(decodeURIComponent(key.join("/")));
   }
 
+  /** A multipart upload: its beginning, a part, its completion, or its end without an object. */
+  async #upload(url, request, body) {
+    const xml = (name, content) => [200, `<?xml version="1.0" encoding="UTF-8"?><${name} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${content}</${name}>`];
+    const id = url.searchParams.get("uploadId") ?? randomUUID();
+    const parts = this.#uploads.get(id);
+    if (url.searchParams.has("uploads")) {
+      this.#uploads.set(id, new Map());
+      return xml("InitiateMultipartUploadResult", `<UploadId>${id}</UploadId>`);
+    }
+    if (parts === undefined) return [404, "<Error><Code>NoSuchUpload</Code></Error>"];
+    if (request.method === "PUT") {
+      parts.set(Number(url.searchParams.get("partNumber")), body);
+      return [200, "", { ETag: tag(body) }];
+    }
+    this.#uploads.delete(id);
+    if (request.method === "DELETE") return [204, ""];
+    const numbers = [...body.toString().matchAll(/<PartNumber>(\d+)<\/PartNumber>/g)].map((match) => Number(match[1]));
+    const whole = Buffer.concat(numbers.map((number) => parts.get(number)));
+    const [status, answer, headers] = await this.#store(url, whole);
+    return status === 200 ? xml("CompleteMultipartUploadResult", `<ETag>${headers.ETag}</ETag>`) : [status, answer];
+  }
+
   async #put(url, request, body) {
-    const file = this.#fileOf(url);
     if (request.headers["if-none-match"] !== "*") return [400, "a put that may overwrite"];
+    return this.#store(url, body);
+  }
+
+  async #store(url, body) {
+    const file = this.#fileOf(url);
     await mkdir(path.dirname(file), { recursive: true });
     const staged = path.join(path.dirname(this.directory), `s3-${randomUUID()}`);
     const handle = await open(staged, "wx");
