@@ -11,6 +11,8 @@ const rounds = 50;
 const streamCount = 3;
 const writersOfStream = 3;
 const env = {
+  // Pages, because a read from each of many offsets up to the tail fetches every segment anew.
+  CACHE_MODE: "shared",
   SEGMENT_MAX_MESSAGES: 5,
   COLLECT_GRACE_MS: 3_000,
   RETRY_MIN_MS: 50,
