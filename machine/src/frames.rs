@@ -61,7 +61,7 @@ impl Frames {
         if let Content::Made(bytes) | Content::RestOfRecord(bytes) = &self.0 {
             return bytes.clone();
         }
-        let mut frames = Vec::with_capacity(usize::try_from(self.bytes()).unwrap_or_default());
+        let mut frames = Vec::with_capacity(usize::try_from(self.bytes()).expect("a row fits into memory"));
         match &self.0 {
             Content::Made(_) | Content::RestOfRecord(_) => {}
             Content::Record { record, taken } => {

@@ -27,7 +27,7 @@ pub(crate) fn push_frame(frames: &mut Vec<u8>, payload: &[u8]) {
 /// Appends what a frame begins with.
 pub(crate) fn push_length(frames: &mut Vec<u8>, length: usize) {
     // A record is at most one request's body, which is bounded far below 4 GiB.
-    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    let length = u32::try_from(length).expect("a frame is shorter than 4 GiB");
     frames.extend_from_slice(&length.to_le_bytes());
 }
 
