@@ -8,6 +8,7 @@ use crate::choices::Choices;
 use crate::digest::Digest;
 use crate::marks::{Fault, Mark, Marks, Watermark};
 use crate::model::Mismatch;
+use crate::oracles::Oracle;
 use crate::settings::{BEGINNING, Settings};
 
 /// No run goes on for longer. An instance whose clock is behind may take an alarm every few milliseconds for a while.
@@ -22,7 +23,7 @@ const AT_ONCE_MAX: u64 = 20_000;
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    pub oracle: &'static str,
+    pub oracle: Oracle,
     pub expected: String,
     pub actual: String,
     /// Number of the event that showed it.
@@ -128,12 +129,16 @@ impl<'w, 't, E> Course<'w, 't, E> {
         self.marks.reach(Watermark::EventsAtOnce, self.at_once);
         if self.at_once > AT_ONCE_MAX {
             self.fail(
-                "time goes on",
+                Oracle::TimeGoesOn,
                 format!("{AT_ONCE_MAX} events at one time at most"),
                 "another one".to_owned(),
             );
         } else if self.events > EVENTS_MAX.max(self.settings.operations * EVENTS_PER_OPERATION_MAX) {
-            self.fail("an end", "fewer events".to_owned(), "another one".to_owned());
+            self.fail(
+                Oracle::RunEnds,
+                "fewer events".to_owned(),
+                "another one".to_owned(),
+            );
         }
         // A world that only one oracle judges may go on when it should have failed long ago.
         let goes_on = self.settings.only.is_none() || self.events <= EVENTS_UNHEARD_MAX;
@@ -196,7 +201,7 @@ impl<'w, 't, E> Course<'w, 't, E> {
         self.choices.upto(self.settings.delays.network)
     }
 
-    pub fn fail(&mut self, oracle: &'static str, expected: String, actual: String) {
+    pub fn fail(&mut self, oracle: Oracle, expected: String, actual: String) {
         let heard = self.settings.only.is_none_or(|only| only == oracle);
         if heard && self.failure.is_none() {
             self.note("!!", || format!("{oracle}: expected {expected}, but {actual}"));
@@ -209,7 +214,7 @@ impl<'w, 't, E> Course<'w, 't, E> {
         }
     }
 
-    pub fn check(&mut self, oracle: &'static str, verdict: Result<(), Mismatch>) {
+    pub fn check(&mut self, oracle: Oracle, verdict: Result<(), Mismatch>) {
         if let Err(Mismatch { expected, actual }) = verdict {
             self.fail(oracle, expected, actual);
         }

@@ -1,7 +1,7 @@
 //! The simulator: the state machine in a simulated Cloudflare, and oracles that notice when it is wrong.
 //!
 //! One run is one seed, or one tape of choices ([`choices`]). It draws its [`settings`], builds a [`world`] of clients,
-//! edges and objects, and lets it run while the [`model`] and the [`oracle`] watch. `FIDELITY.md` says what the world is
+//! edges and objects, and lets it run while the [`model`] and the [`oracles`] watch. `FIDELITY.md` says what the world is
 //! like and what it leaves out.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
@@ -11,7 +11,7 @@ pub mod digest;
 pub mod fidelity;
 pub mod marks;
 pub mod model;
-pub mod oracle;
+pub mod oracles;
 pub mod platform;
 pub mod request;
 pub mod run;

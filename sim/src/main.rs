@@ -12,6 +12,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use commands::mutants::Layer;
+use serde::Deserialize;
+use sim::oracles::Oracle;
 use sim::storage;
 
 #[derive(Parser)]
@@ -119,6 +121,8 @@ enum Command {
         #[arg(default_value = "tests/fidelity/programs.json")]
         programs: PathBuf,
     },
+    /// Print what each oracle watches over
+    Oracles,
     /// Print the hash of each seed
     #[command(hide = true)]
     Hashes { seeds: Seeds },
@@ -126,7 +130,7 @@ enum Command {
     #[command(hide = true)]
     Hunt {
         #[arg(long)]
-        oracle: String,
+        oracle: Oracle,
         #[arg(long)]
         seconds: u64,
         #[arg(long)]
@@ -136,10 +140,21 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum Storage {
     Map,
     Sqlite,
+}
+
+impl Storage {
+    /// As it is written on the command line.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Map => "map",
+            Self::Sqlite => "sqlite",
+        }
+    }
 }
 
 impl From<Storage> for storage::Kind {
@@ -283,12 +298,18 @@ fn main() -> Result<ExitCode> {
             seeds,
         } => commands::writers::writers(writers, appends, seeds),
         Command::Fidelity { programs } => commands::fidelity::fidelity(&programs),
+        Command::Oracles => {
+            for oracle in Oracle::ALL {
+                println!("{oracle:<16} {}", oracle.meaning());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Hashes { seeds } => commands::meta::hashes(seeds),
         Command::Hunt {
             oracle,
             seconds,
             known,
             storage,
-        } => commands::mutants::hunt(&oracle, seconds, &known, storage.into()),
+        } => commands::mutants::hunt(oracle, seconds, &known, storage.into()),
     }
 }

@@ -6,6 +6,7 @@ use crate::choices::Choices;
 use crate::course::Failure;
 use crate::digest::Digest;
 use crate::marks::Marks;
+use crate::oracles::Oracle;
 use crate::settings::Settings;
 use crate::storage;
 use crate::world::World;
@@ -85,7 +86,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("a panic");
         world.course.failure = Some(Failure {
-            oracle: "panic",
+            oracle: Oracle::Panic,
             expected: "no panic".to_owned(),
             actual: text.to_owned(),
             event: world.course.events,
@@ -150,7 +151,13 @@ mod tests {
 
     #[test]
     fn clients_notice_answers_that_leave_before_they_are_durable() {
-        for oracle in ["recency", "offset law", "exactly once", "events", "long-poll"] {
+        for oracle in [
+            Oracle::Recency,
+            Oracle::OffsetLaw,
+            Oracle::ExactlyOnce,
+            Oracle::Events,
+            Oracle::LongPoll,
+        ] {
             let notices = |number| {
                 let mut choices = Choices::from_seed(number);
                 let mut settings = Settings {

@@ -8,6 +8,7 @@ use machine::Limits;
 
 use crate::choices::Choices;
 use crate::marks::{FAULTS, Fault};
+use crate::oracles::Oracle;
 use crate::workload::{KINDS, Kind};
 
 /// When every run begins, in milliseconds since 1970: in January 2027.
@@ -78,7 +79,7 @@ pub struct Settings {
     /// Whether the output gate holds anything back. It always does, but where it is to be shown that it would be missed.
     pub gated: bool,
     /// The only oracle that is listened to, where it is to be shown that it speaks.
-    pub only: Option<&'static str>,
+    pub only: Option<Oracle>,
     pub names: u64,
     pub clients: u64,
     pub operations: u64,

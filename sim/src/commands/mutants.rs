@@ -9,11 +9,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
+use sim::oracles::Oracle;
 use sim::run::{self, Options};
 use sim::storage;
 
 use super::replay::shrunk;
 use super::{clock, commit_number, root};
+use crate::Storage;
 
 /// Which layer is to notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +64,35 @@ pub(crate) struct Bug {
     layer: Layer,
     name: String,
     directory: PathBuf,
-    /// The oracle that notices it.
-    oracle: String,
-    /// The storage it shows on.
-    storage: &'static str,
+    caught_by: Oracle,
+    storage: Storage,
+}
+
+/// What its `bug.toml` says.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    title: String,
+    /// What the fault is and how it shows.
+    about: String,
+    caught_by: Oracle,
+    /// The storage on which it shows.
+    #[serde(default = "ordered_maps")]
+    storage: Storage,
+}
+
+const fn ordered_maps() -> Storage {
+    Storage::Map
+}
+
+impl Description {
+    fn read(directory: &Path) -> Result<Self> {
+        let text = fs::read_to_string(directory.join("bug.toml"))?;
+        let description: Self = toml::from_str(&text)?;
+        ensure!(!description.title.is_empty(), "it has no title");
+        ensure!(!description.about.is_empty(), "it does not say what it is about");
+        Ok(description)
+    }
 }
 
 impl Bug {
@@ -83,27 +111,14 @@ fn bugs(layer: Layer) -> Result<Vec<Bug>> {
             .and_then(OsStr::to_str)
             .unwrap_or_default()
             .to_owned();
-        let readme = fs::read_to_string(directory.join("README.md"))
-            .with_context(|| format!("{name} has no README.md"))?;
-        let caught = readme.lines().find_map(|line| line.strip_prefix("Caught by: "));
-        let caught = caught.with_context(|| format!("{name} does not say by what it is caught"))?;
-        let storage = if caught.contains("on SQLite") {
-            "sqlite"
-        } else {
-            "map"
-        };
-        let oracle = caught
-            .split(" on ")
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches('.')
-            .to_owned();
+        let description = Description::read(&directory);
+        let description = description.with_context(|| format!("cannot read bug.toml of {name}"))?;
         bugs.push(Bug {
             layer,
             name,
             directory,
-            oracle,
-            storage,
+            caught_by: description.caught_by,
+            storage: description.storage,
         });
     }
     bugs.sort_by(|one, other| one.name.cmp(&other.name));
@@ -155,23 +170,23 @@ pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
         passes_when_clean(bug)?;
         let program = build(bug.layer, house.path())?;
         let mut hunt = Command::new(program);
-        hunt.args(["hunt", "--oracle", &bug.oracle, "--seconds"])
+        hunt.args(["hunt", "--oracle", bug.caught_by.name(), "--seconds"])
             .arg(longest.as_secs().to_string());
         if bug.layer == Layer::Inner {
-            hunt.args(["--storage", bug.storage]);
+            hunt.args(["--storage", bug.storage.name()]);
         }
         let output = hunt.arg("--known").arg(bug.tape()).output()?;
         let told = String::from_utf8_lossy(&output.stdout);
         if output.status.success() {
             let catch: Catch = told.parse()?;
-            println!("{:<34} {:<16} {catch}", bug.name, bug.oracle);
+            println!("{:<34} {:<16} {catch}", bug.name, bug.caught_by);
             catches.push(catch);
         } else {
             survivors += 1;
             println!(
                 "{:<34} {:<16} survived: {}",
                 bug.name,
-                bug.oracle,
+                bug.caught_by,
                 told.trim_end()
             );
         }
@@ -403,7 +418,7 @@ fn build(layer: Layer, house: &Path) -> Result<PathBuf> {
 fn build_fuzzer(bug: &Bug, house: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let target = root().join("target/mutants");
-    let name = if bug.storage == "sqlite" {
+    let name = if bug.storage == Storage::Sqlite {
         "sequence-on-sqlite"
     } else {
         "sequence"
@@ -460,7 +475,7 @@ fn passes_when_clean(bug: &Bug) -> Result<()> {
 
 /// Run by a patched simulator: the known tape must fail, and so must some seed before the time is up. Writes the tape where
 /// there was none.
-pub(crate) fn hunt(oracle: &str, seconds: u64, known: &Path, storage: storage::Kind) -> Result<ExitCode> {
+pub(crate) fn hunt(oracle: Oracle, seconds: u64, known: &Path, storage: storage::Kind) -> Result<ExitCode> {
     let options = Options {
         storage,
         ..Options::default()

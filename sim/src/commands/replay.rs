@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use sim::choices::Choices;
+use sim::oracles::Oracle;
 use sim::run::{self, Options, Outcome};
 use sim::{shrink, storage};
 
@@ -121,7 +122,7 @@ pub(crate) fn shrink(what: &Subject, output: &Path, storage: storage::Kind) -> R
 }
 
 /// The smallest tape found for which this oracle fails.
-pub(crate) fn shrunk(tape: &[u8], oracle: &str, options: Options) -> shrink::Shrunk {
+pub(crate) fn shrunk(tape: &[u8], oracle: Oracle, options: Options) -> shrink::Shrunk {
     let start = clock();
     shrink::shrink(tape, TRIES_MAX, |tape| {
         if start.elapsed() > SHRINKING_MAX {

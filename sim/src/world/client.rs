@@ -10,7 +10,7 @@ use super::zombie::Zombie;
 use super::{Event, Phase, World};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Content, Mismatch, Model};
-use crate::oracle::{self, Place};
+use crate::oracles::{self, Oracle, Place};
 use crate::request::{Request, Response};
 use crate::segments::token;
 use crate::workload::{self, Claim, Knowledge, Next, Scene};
@@ -407,16 +407,16 @@ impl World<'_, '_> {
         let (Some(shown), Some(next)) = (shown, next) else {
             return;
         };
-        let Some(units) = oracle::units(content, shown) else {
+        let Some(units) = oracles::units(content, shown) else {
             return self.course.fail(
-                "offset law",
+                Oracle::OffsetLaw,
                 "a body of the stream's type".to_owned(),
                 response.line(),
             );
         };
         let from = next.saturating_sub(units.len() as u64);
         let verdict = self.law.observe(object, life, from, &units);
-        self.course.check("offset law", verdict);
+        self.course.check(Oracle::OffsetLaw, verdict);
     }
 
     /// Linearizability, in linear time: what an answer tells is never behind what was known when it was asked for.
@@ -432,7 +432,7 @@ impl World<'_, '_> {
         if state < floor {
             let expected = format!("{floor:?} or later");
             self.course.check(
-                "recency",
+                Oracle::Recency,
                 Err(Mismatch {
                     expected,
                     actual: format!("{state:?}"),
@@ -541,7 +541,8 @@ impl World<'_, '_> {
             let before = self.tags.insert(tag.to_owned(), named);
             if let Some(before) = before.filter(|before| *before != named) {
                 let expected = format!("{tag} for (name, life, end, closed) {before:?} only");
-                self.course.fail("entity tags", expected, format!("{named:?}"));
+                self.course
+                    .fail(Oracle::EntityTags, expected, format!("{named:?}"));
             }
             if closed && request.method == "GET" && self.open_ends.contains(&(object, life, next)) {
                 self.course.hit(Mark::ChangedByClose);
@@ -635,7 +636,7 @@ impl World<'_, '_> {
             }
         }
         if let Some((expected, actual)) = failed {
-            self.course.fail("exactly once", expected, actual);
+            self.course.fail(Oracle::ExactlyOnce, expected, actual);
         }
     }
 }

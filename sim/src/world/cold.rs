@@ -13,7 +13,7 @@ use super::World;
 use super::client::Received;
 use super::object::{Effect, View};
 use crate::marks::{Fault, Mark, Watermark};
-use crate::oracle::Place;
+use crate::oracles::{Oracle, Place};
 use crate::tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Told};
 
 /// What can happen in the cold tier.
@@ -156,9 +156,11 @@ impl World<'_, '_> {
         self.course
             .note("cold", || format!("object {at} puts {} ({:?})", put.key, put.id));
         if !self.cold.begun.insert(put.key.clone()) {
-            return self
-                .course
-                .fail("keys", "a key that nobody has used".to_owned(), put.key.clone());
+            return self.course.fail(
+                Oracle::Keys,
+                "a key that nobody has used".to_owned(),
+                put.key.clone(),
+            );
         }
         self.course.marks.reach(Watermark::PutAttempts, put.id.attempt);
         let others = put.key.rsplit_once('-').map_or("", |(others, _)| others);
@@ -248,7 +250,11 @@ impl World<'_, '_> {
         it.bytes.extend(end);
         if it.bytes.len() as u64 != it.length {
             let actual = it.bytes.len().to_string();
-            return course.fail("contract", format!("an object of {} bytes", it.length), actual);
+            return course.fail(
+                Oracle::Contract,
+                format!("an object of {} bytes", it.length),
+                actual,
+            );
         }
         it.receipt = Some(receipt);
         self.send_object(upload);
@@ -339,7 +345,7 @@ impl World<'_, '_> {
             .note("cold", || format!("object {at} collects {keys:?}"));
         if keys.len() as u64 > self.course.settings.limits.collect_keys_max.max(1) {
             return self.course.fail(
-                "contract",
+                Oracle::Contract,
                 "no more keys at once than agreed".to_owned(),
                 keys.len().to_string(),
             );
@@ -385,7 +391,7 @@ impl World<'_, '_> {
         for key in &self.cold.collections[collection].keys {
             if referenced.contains(key) {
                 return self.course.fail(
-                    "coverage",
+                    Oracle::Coverage,
                     "no object to be deleted that a stream refers to".to_owned(),
                     key.clone(),
                 );
@@ -484,7 +490,7 @@ impl World<'_, '_> {
             match self.fetch_piece(fetching) {
                 Err(damaged) => {
                     return self.course.fail(
-                        "cold answers",
+                        Oracle::ColdAnswers,
                         "what was planned to be there until it is sent".to_owned(),
                         damaged.to_string(),
                     );
@@ -578,7 +584,7 @@ impl World<'_, '_> {
         let it = &mut self.cold.fetchings[fetching];
         let Ok(rendering) = plan.begin(|span| platform.storage.frames(span)) else {
             let expected = "rows that can be read".to_owned();
-            return self.course.fail("storage", expected, format!("{plan:?}"));
+            return self.course.fail(Oracle::Storage, expected, format!("{plan:?}"));
         };
         if it.then != then {
             self.course.hit(Mark::ReadDuringDrop);
@@ -601,7 +607,7 @@ impl World<'_, '_> {
         if let Some(promised) = promised.filter(|promised| !promised.starts_with(&it.body)) {
             let expected = format!("the beginning of {}", crate::request::excerpt(promised));
             let actual = crate::request::excerpt(&it.body);
-            return self.course.fail("cold answers", expected, actual);
+            return self.course.fail(Oracle::ColdAnswers, expected, actual);
         }
         let delay = self.course.network_delay();
         self.course.schedule(delay, super::Event::Lost { call });
@@ -627,7 +633,7 @@ impl World<'_, '_> {
         if received.response.body != it.body {
             let expected = crate::request::excerpt(&received.response.body);
             let actual = crate::request::excerpt(&it.body);
-            return self.course.fail("cold answers", expected, actual);
+            return self.course.fail(Oracle::ColdAnswers, expected, actual);
         }
         let call = it.call;
         let delay = self.course.network_delay();

@@ -8,7 +8,7 @@ use super::World;
 use super::object::{has_rest, plain, rendered};
 use crate::marks::{Mark, Watermark};
 use crate::model::Facts;
-use crate::oracle::Place;
+use crate::oracles::{Oracle, Place};
 
 const fn is_answer(gated: &Gated) -> bool {
     matches!(gated, Gated::Answer { .. } | Gated::Attach { .. })
@@ -62,7 +62,7 @@ impl World<'_, '_> {
                             }
                             Err(damaged) => {
                                 return self.course.fail(
-                                    "storage",
+                                    Oracle::Storage,
                                     "what can be rendered".to_owned(),
                                     damaged,
                                 );
@@ -72,7 +72,7 @@ impl World<'_, '_> {
                     [Gated::Attach { line, .. }] => (plain(&line.answer), true, None, false),
                     _ => {
                         return self.course.fail(
-                            "contract",
+                            Oracle::Contract,
                             "one answer to one call".to_owned(),
                             format!("{:?}", turn.gated),
                         );
@@ -90,7 +90,7 @@ impl World<'_, '_> {
                 )
             }
         };
-        self.course.check("model", verdict);
+        self.course.check(Oracle::Model, verdict);
         self.check_rows(at, turn);
         self.check_segments(at, turn);
         let object = &self.objects[at];
@@ -133,7 +133,7 @@ impl World<'_, '_> {
             });
             if !told {
                 self.course.fail(
-                    "no lost wake",
+                    Oracle::NoLostWake,
                     format!("a broadcast from {before:?} to {after:?}"),
                     format!("{:?}", turn.live),
                 );
@@ -158,7 +158,7 @@ impl World<'_, '_> {
                     object.platform.storage.table_count()
                 );
                 self.course.fail(
-                    "storage freed",
+                    Oracle::StorageFreed,
                     "nothing of a stream that is no more".to_owned(),
                     left,
                 );
@@ -191,7 +191,7 @@ impl World<'_, '_> {
             }
             if let Some(actual) = broken {
                 return self.course.fail(
-                    "rows tile",
+                    Oracle::RowsTile,
                     format!("a row at {} with {bytes} before it", key.stored()),
                     actual,
                 );
@@ -248,7 +248,7 @@ impl World<'_, '_> {
             {
                 let state = self.objects[at].state();
                 self.course.fail(
-                    "expiry",
+                    Oracle::Expiry,
                     "the storage of an expired stream to be free".to_owned(),
                     state,
                 );

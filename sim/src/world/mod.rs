@@ -19,7 +19,7 @@ use machine::offset::Offset;
 use crate::choices::Choices;
 use crate::course::Course;
 use crate::marks::Watermark;
-use crate::oracle::OffsetLaw;
+use crate::oracles::{OffsetLaw, Oracle};
 use crate::platform;
 use crate::settings::Settings;
 use crate::storage;
@@ -323,7 +323,7 @@ impl<'w, 't> World<'w, 't> {
                 return self.course.schedule(pause, Event::Judge);
             }
             self.course
-                .fail("liveness", "nothing left to be done".to_owned(), reason);
+                .fail(Oracle::Liveness, "nothing left to be done".to_owned(), reason);
             return;
         }
         for reader in 0..self.readers.len() {

@@ -24,7 +24,7 @@ use super::line::Line;
 use super::zombie::Zombie;
 use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Bounds, Facts, Model, State};
-use crate::oracle::Place;
+use crate::oracles::{Oracle, Place};
 use crate::platform::{self, Due, Outgoing, Program};
 use crate::request::{Request, Response};
 use crate::settings::Settings;
@@ -369,7 +369,7 @@ impl World<'_, '_> {
             let verdict = self.objects[at]
                 .model
                 .refused(&self.calls[call].request, &response);
-            self.course.check("model", verdict);
+            self.course.check(Oracle::Model, verdict);
         }
         let place = Place::of(&self.objects[at].model.state);
         self.hold_answer(
@@ -390,7 +390,7 @@ impl World<'_, '_> {
         if reads > STEP_READS_MAX {
             let expected = format!("{STEP_READS_MAX} reads of storage at most");
             self.course
-                .fail("a step ends", expected, "another one".to_owned());
+                .fail(Oracle::StepEnds, expected, "another one".to_owned());
         }
         reads <= STEP_READS_MAX
     }
@@ -450,7 +450,7 @@ impl World<'_, '_> {
         }
         if let Err(unreadable) = done {
             return self.course.fail(
-                "storage",
+                Oracle::Storage,
                 "rows that can be read".to_owned(),
                 unreadable.to_string(),
             );
@@ -459,23 +459,27 @@ impl World<'_, '_> {
         let used = |head: Option<&Head>| head.map(|head| (head.incarnation, head.touched_at));
         let used_before = used(platform.storage.shelf.head());
         if let Err(reason) = platform.storage.apply(&turn.writes) {
-            return self
-                .course
-                .fail("storage", "writes that can be carried out".to_owned(), reason);
+            return self.course.fail(
+                Oracle::Storage,
+                "writes that can be carried out".to_owned(),
+                reason,
+            );
         }
         let remembered = platform.instance.as_ref().map_or(0, Stream::producers_in_memory);
         let stored = platform.storage.shelf.open_row_count();
         if remembered > stored {
             let expected =
                 format!("{stored} producers in memory at most, one for each row of the open segment");
-            return self.course.fail("memory", expected, remembered.to_string());
+            return self.course.fail(Oracle::Memory, expected, remembered.to_string());
         }
         if let Some(Some(at)) = turn.alarm
             && at.0 > ALARM_MAX
         {
-            return self
-                .course
-                .fail("alarm", format!("a time up to {ALARM_MAX}"), at.0.to_string());
+            return self.course.fail(
+                Oracle::AlarmTime,
+                format!("a time up to {ALARM_MAX}"),
+                at.0.to_string(),
+            );
         }
         // One that tries a put again, say, is not idle, however often that is in vain.
         let idle_alarm =
@@ -486,7 +490,9 @@ impl World<'_, '_> {
         self.course.marks.reach(Watermark::IdleAlarms, idle_alarms);
         if idle_alarms > IDLE_ALARMS_MAX {
             let expected = format!("{IDLE_ALARMS_MAX} alarms in a row that change nothing at most");
-            return self.course.fail("alarm loop", expected, "another one".to_owned());
+            return self
+                .course
+                .fail(Oracle::AlarmLoop, expected, "another one".to_owned());
         }
         let time = self.course.now;
         let is_stale = |at: Millis| at.0 <= time && at.0 <= alarm_came;
@@ -498,7 +504,7 @@ impl World<'_, '_> {
             let expected = format!("an alarm set later than {alarm_came}, which has come, by {time}");
             return self
                 .course
-                .fail("alarm loop", expected, format!("{:?}", turn.alarm));
+                .fail(Oracle::AlarmLoop, expected, format!("{:?}", turn.alarm));
         }
         let dropped = turn.writes.contains(&Write::DropTables);
         self.digest_turn(&turn);
@@ -565,7 +571,7 @@ impl World<'_, '_> {
             }
             Ok(())
         });
-        self.course.check("producers", verdict);
+        self.course.check(Oracle::Producers, verdict);
     }
 
     /// A new instance over what is stored.
@@ -585,7 +591,7 @@ impl World<'_, '_> {
             }
             Err(unreadable) => {
                 self.course.fail(
-                    "storage",
+                    Oracle::Storage,
                     "rows that can be read".to_owned(),
                     unreadable.to_string(),
                 );
@@ -648,7 +654,7 @@ impl World<'_, '_> {
                     }
                     Err(damaged) => {
                         self.course
-                            .fail("storage", "what can be rendered".to_owned(), damaged);
+                            .fail(Oracle::Storage, "what can be rendered".to_owned(), damaged);
                     }
                 }
             }
@@ -732,7 +738,7 @@ impl World<'_, '_> {
                 },
                 Err(damaged) => {
                     return self.course.fail(
-                        "storage",
+                        Oracle::Storage,
                         "frames that can be sent".to_owned(),
                         damaged.to_string(),
                     );
@@ -834,8 +840,11 @@ impl World<'_, '_> {
     }
 
     fn refused_by_storage(&mut self, reason: String) {
-        self.course
-            .fail("storage", "writes that can be carried out".to_owned(), reason);
+        self.course.fail(
+            Oracle::Storage,
+            "writes that can be carried out".to_owned(),
+            reason,
+        );
     }
 
     fn crash(&mut self, at: usize, epoch: u64) {

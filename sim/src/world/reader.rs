@@ -14,7 +14,7 @@ use super::object::Message;
 use super::{Event, Phase, World};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Content, Model};
-use crate::oracle::{self, Delivery, Follower, Place};
+use crate::oracles::{self, Delivery, Follower, Oracle, Place};
 use crate::request::{Request, Response};
 
 /// One client's live read.
@@ -195,7 +195,7 @@ impl World<'_, '_> {
         let (object, call) = (it.object, it.call);
         let Some(life) = received.place.life() else {
             return self.course.fail(
-                "events",
+                Oracle::Events,
                 "a stream to follow".to_owned(),
                 received.response.line(),
             );
@@ -216,7 +216,7 @@ impl World<'_, '_> {
             || received.response.header("Content-Type") != Some("text/event-stream")
         {
             return self.course.fail(
-                "events",
+                Oracle::Events,
                 format!("an event stream, in base64: {binary}"),
                 received.response.line(),
             );
@@ -275,7 +275,7 @@ impl World<'_, '_> {
         }
         let Some((frame, body)) = Frame::decode(&message.bytes) else {
             return self.course.fail(
-                "contract",
+                Oracle::Contract,
                 "a message that can be read".to_owned(),
                 crate::request::excerpt(&message.bytes),
             );
@@ -518,7 +518,7 @@ impl World<'_, '_> {
         let deliveries = match received {
             Ok(deliveries) => deliveries,
             Err(mismatch) => {
-                self.course.check("events", Err(mismatch));
+                self.course.check(Oracle::Events, Err(mismatch));
                 return false;
             }
         };
@@ -534,14 +534,14 @@ impl World<'_, '_> {
             });
             if state.life() != Some(life) {
                 self.course
-                    .fail("events", format!("life {life}"), format!("{state:?}"));
+                    .fail(Oracle::Events, format!("life {life}"), format!("{state:?}"));
                 return false;
             }
             let at_tail = next == state.position;
             if up_to_date != at_tail || closed != (at_tail && state.closed) {
                 let actual = format!("at {next}: up to date {up_to_date}, closed {closed}");
                 self.course
-                    .fail("events", format!("the state of {state:?}"), actual);
+                    .fail(Oracle::Events, format!("the state of {state:?}"), actual);
                 return false;
             }
             if closed {
@@ -549,9 +549,9 @@ impl World<'_, '_> {
             }
             let content = self.objects[object].model.content(life);
             let page = content.page(from, next).unwrap_or_default();
-            let units = oracle::units(content, &page).unwrap_or_default();
+            let units = oracles::units(content, &page).unwrap_or_default();
             let verdict = self.law.observe(object, life, from, &units);
-            self.course.check("offset law", verdict);
+            self.course.check(Oracle::OffsetLaw, verdict);
             let floor = self.calls[call].floor;
             self.note_told(object, floor, state, state.known_to(next, closed));
             self.learn_position(operation, life, next, cursor);
@@ -569,7 +569,7 @@ impl World<'_, '_> {
         }
         let reason = self.fault_in_long_poll(reader, &response);
         if let Some(reason) = reason {
-            self.course.fail("long-poll", reason, response.line());
+            self.course.fail(Oracle::LongPoll, reason, response.line());
             return;
         }
         debug_assert!(object < self.objects.len(), "readers read what there is");

@@ -9,6 +9,7 @@ use super::object::ALARM_MAX;
 use super::{Event, Phase, World};
 use crate::marks::{Mark, Watermark};
 use crate::model::{Content, Mismatch};
+use crate::oracles::Oracle;
 use crate::request::{Request, Response};
 use crate::segments::{spell, token};
 use crate::tier::{self, Parts};
@@ -22,13 +23,9 @@ pub(super) type Tagged = (usize, u64, u64, u64, u64, bool);
 /// An alarm that the platform has given up is made up for by a request, some of which come in vain.
 const PRODS_MAX: u64 = 40;
 
-type Broken = (&'static str, String, String);
+type Broken = (Oracle, String, String);
 
-fn broken<T>(
-    oracle: &'static str,
-    expected: impl Into<String>,
-    actual: impl Into<String>,
-) -> Result<T, Broken> {
+fn broken<T>(oracle: Oracle, expected: impl Into<String>, actual: impl Into<String>) -> Result<T, Broken> {
     Err((oracle, expected.into(), actual.into()))
 }
 
@@ -58,7 +55,7 @@ impl World<'_, '_> {
                     verdict = tier::holds(self.cold.objects(), head, life, segment);
                 }
             }
-            self.course.check("coverage", verdict);
+            self.course.check(Oracle::Coverage, verdict);
         }
     }
 
@@ -73,7 +70,7 @@ impl World<'_, '_> {
         if bytes >= limits.segment_bytes_max {
             let expected = format!("an open segment of less than {} bytes", limits.segment_bytes_max);
             self.course
-                .fail("segment size", expected, format!("{bytes} bytes"));
+                .fail(Oracle::SegmentSize, expected, format!("{bytes} bytes"));
         }
     }
 
@@ -188,7 +185,7 @@ impl World<'_, '_> {
         let before = *self.pages.entry(asked).or_insert(end);
         if before != end {
             self.course.fail(
-                "same pages",
+                Oracle::SamePages,
                 format!("a page from {start} to {before}, as before"),
                 end.to_string(),
             );
@@ -206,7 +203,7 @@ impl World<'_, '_> {
         let before = self.tag_of.entry(tagged).or_insert_with(|| tag.to_owned());
         if before != tag {
             let expected = format!("the tag {before} of {start} to {end}, as before");
-            self.course.fail("same tags", expected, tag.to_owned());
+            self.course.fail(Oracle::SameTags, expected, tag.to_owned());
         }
     }
 
@@ -293,7 +290,7 @@ impl World<'_, '_> {
         if alarm.stored.is_none_or(|stored| stored > latest) {
             let actual = format!("{alarm:?}");
             self.course
-                .fail("alarm armed", format!("an alarm by {latest}: {why}"), actual);
+                .fail(Oracle::AlarmArmed, format!("an alarm by {latest}: {why}"), actual);
         }
     }
 
@@ -334,7 +331,7 @@ impl World<'_, '_> {
         self.prods += 1;
         if !object.platform.alarm.abandoned || self.prods > PRODS_MAX {
             self.course.fail(
-                "liveness",
+                Oracle::Liveness,
                 format!("nothing left to be done by object {at}"),
                 reason,
             );
@@ -362,7 +359,7 @@ impl World<'_, '_> {
         if let Some(key) = there.symmetric_difference(&referenced).next() {
             let expected = format!("the objects {referenced:?}");
             return broken(
-                "orphans",
+                Oracle::Orphans,
                 expected,
                 format!("{key} there: {}", there.contains(key)),
             );
@@ -371,12 +368,18 @@ impl World<'_, '_> {
             let shelf = &object.platform.storage.shelf;
             match (&object.model.state.life, shelf.head()) {
                 (None, _) if !shelf.is_empty() => {
-                    return broken("orphans", "no rows of a stream that is no more", object.state());
+                    return broken(
+                        Oracle::Orphans,
+                        "no rows of a stream that is no more",
+                        object.state(),
+                    );
                 }
                 (Some(life), Some(head)) => {
                     for segment in shelf.segments() {
                         let held = tier::holds(self.cold.objects(), head, life, segment);
-                        held.or_else(|Mismatch { expected, actual }| broken("coverage", expected, actual))?;
+                        held.or_else(|Mismatch { expected, actual }| {
+                            broken(Oracle::Coverage, expected, actual)
+                        })?;
                     }
                 }
                 (None, _) | (Some(_), None) => {}
@@ -406,7 +409,7 @@ impl World<'_, '_> {
             let expected = tier::registered(name, &object.model.state);
             let actual = tier::told_of(name, told.iter());
             if actual != expected {
-                return broken("registry", format!("{expected:?}"), format!("{actual:?}"));
+                return broken(Oracle::Registry, format!("{expected:?}"), format!("{actual:?}"));
             }
         }
         Ok(())
@@ -453,7 +456,11 @@ impl World<'_, '_> {
         });
         let listed: Vec<_> = listed.collect();
         if listed != streams {
-            return broken("index", format!("the streams {streams:?}"), format!("{listed:?}"));
+            return broken(
+                Oracle::Index,
+                format!("the streams {streams:?}"),
+                format!("{listed:?}"),
+            );
         }
         let listed = self
             .index
@@ -469,7 +476,7 @@ impl World<'_, '_> {
         listed.sort();
         if listed != segments {
             return broken(
-                "index",
+                Oracle::Index,
                 format!("the segments {segments:?}"),
                 format!("{listed:?}"),
             );

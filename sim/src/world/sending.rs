@@ -9,6 +9,7 @@ use machine::{Flight, Input, Reply};
 use super::World;
 use super::client::Received;
 use crate::marks::{Fault, Mark};
+use crate::oracles::Oracle;
 use crate::request::Request;
 
 /// What can happen to a message.
@@ -169,7 +170,7 @@ impl World<'_, '_> {
             Err(reason) => {
                 return self
                     .course
-                    .fail("index", "statements that mean one thing".to_owned(), reason);
+                    .fail(Oracle::Index, "statements that mean one thing".to_owned(), reason);
             }
         }
         if self.sendings[sending].is_answered {

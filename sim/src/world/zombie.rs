@@ -12,7 +12,7 @@ use super::object::plain;
 use super::{Event, World};
 use crate::marks::Mark;
 use crate::model::{Facts, State};
-use crate::oracle::Place;
+use crate::oracles::{Oracle, Place};
 use crate::platform::Clock;
 
 /// What a dead instance goes on with.
@@ -136,7 +136,7 @@ impl World<'_, '_> {
         } else {
             model.answered_in(state, request, &response, &facts)
         };
-        self.course.check("model", verdict);
+        self.course.check(Oracle::Model, verdict);
         let delay = self.course.network_delay();
         self.course.schedule(
             delay,

@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use sim::oracles::Oracle;
 use sim::request::{Request, Response};
 use sim::tier::{self, Parts};
 use sim::workload::{self, Claim, Knowledge, Next, Scene};
@@ -108,7 +109,7 @@ impl Company {
         let verdict = self.judge.borrow_mut().answered(attempt, response, now());
         let mut shared = self.shared.lock();
         shared.note(who, || format!("a{attempt} ← {}", response.line()));
-        shared.check("answers", verdict);
+        shared.check(Oracle::Answers, verdict);
         note_answer(&mut shared, request, response);
     }
 
@@ -120,7 +121,7 @@ impl Company {
         let ended = judge.has_turned_over(attempt);
         let mut shared = self.shared.lock();
         shared.note(who, || format!("a{attempt} breaks off: {}", response.line()));
-        shared.check("answers", verdict);
+        shared.check(Oracle::Answers, verdict);
         if shared.settings.workload.whole_reads && !response.body.is_empty() {
             shared.hit(if ended {
                 Mark::WholeReadGone
@@ -503,7 +504,7 @@ impl Client {
                 let some = connection.fate.read.get() > 0 && !was_kept && !ended;
                 if some && !company.is_excused(&connection) && !self.company.shared.lock().ending {
                     company.shared.lock().fail(
-                        "wire",
+                        Oracle::Wire,
                         "a whole answer, where nothing has cut it".to_owned(),
                         format!("a{attempt}: {reason}"),
                     );
@@ -549,7 +550,7 @@ impl Client {
                 shared.hit(Mark::LongPollTimeout);
                 if waited + 10 < least && !excused && !shared.ending && !has_turned_over {
                     shared.fail(
-                        "long-poll",
+                        Oracle::LongPoll,
                         format!("a wait of {least} ms"),
                         format!("a{attempt}: {waited} ms"),
                     );
@@ -559,7 +560,7 @@ impl Client {
                 let late = outdated.is_some_and(|at| at + slack + redial < now());
                 if late && !excused {
                     shared.fail(
-                        "no lost wake",
+                        Oracle::NoLostWake,
                         format!("to be told what was durable since {outdated:?}"),
                         format!("a{attempt}: {}", response.line()),
                     );
@@ -619,7 +620,7 @@ impl Client {
                 Ok(response) if response.status < 500 => return,
                 Ok(_) | Err(_) if now() > since + LIVENESS_MS => {
                     company.shared.lock().fail(
-                        "liveness",
+                        Oracle::Liveness,
                         format!("to read {} after the heal", stream(name)),
                         format!("{answer:?}"),
                     );

@@ -17,6 +17,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
     ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use sim::oracles::Oracle;
 use sim::tier::{self, DeleteOutcome, Deletes, Objects, PutOutcome, Told};
 use tokio::time::sleep;
 
@@ -134,7 +135,7 @@ impl Inner {
         for key in keys {
             if referenced.contains(key) {
                 let expected = "no object to be deleted that a stream refers to".to_owned();
-                return self.fail("coverage", expected, key.clone());
+                return self.fail(Oracle::Coverage, expected, key.clone());
             }
             let was_there = self.tier.objects.remove(key).is_some();
             self.hit(if was_there {
@@ -247,7 +248,7 @@ impl Bucket {
         shared.note("cold", || format!("{key} is put, {} bytes", bytes.len()));
         if !shared.tier.begun.insert(key.clone()) || *mode != PutMode::Create {
             let expected = "a key that nobody has used, once".to_owned();
-            shared.fail("keys", expected, format!("{key}, {mode:?}"));
+            shared.fail(Oracle::Keys, expected, format!("{key}, {mode:?}"));
         }
         if shared.tier.objects.contains_key(&key) && *mode == PutMode::Create {
             return Err(Error::AlreadyExists {

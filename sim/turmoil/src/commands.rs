@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use sim::choices::Choices;
+use sim::oracles::Oracle;
 use sim::shrink::{self, Shrunk};
 
 use crate::marks::{Fault, Mark, Marks};
@@ -323,7 +324,7 @@ pub(crate) fn shrink(what: &Subject, output: &Path) -> Result<ExitCode> {
 }
 
 /// The smallest tape found for which this oracle fails.
-fn shrunk(tape: &[u8], oracle: &str) -> Shrunk {
+fn shrunk(tape: &[u8], oracle: Oracle) -> Shrunk {
     let start = clock();
     shrink::shrink(tape, TRIES_MAX, |tape| {
         if start.elapsed() > SHRINKING_MAX {
@@ -337,7 +338,7 @@ fn shrunk(tape: &[u8], oracle: &str) -> Shrunk {
 
 /// Run with a fault planted in the server: the known tape must fail, and so must some seed before the time is up. Writes the tape
 /// where there was none.
-pub(crate) fn hunt(oracle: &str, seconds: u64, known: &Path) -> Result<ExitCode> {
+pub(crate) fn hunt(oracle: Oracle, seconds: u64, known: &Path) -> Result<ExitCode> {
     let start = clock();
     let mut other = None;
     for seed in 0.. {

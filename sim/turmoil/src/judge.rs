@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use machine::rows::{Expiry, ProducerStamp};
 use sim::model::{Bounds, Content, Facts, Life, Mismatch, Model, State};
-use sim::oracle::{Delivery, Follower, OffsetLaw, Place, units};
+use sim::oracles::{Delivery, Follower, OffsetLaw, Oracle, Place, units};
 use sim::request::{Request, Response, excerpt};
 use sim::segments::{spell, token};
 use sim::tier::{self, Objects};
@@ -195,7 +195,7 @@ impl Judge {
         logged: Logged,
         after_crash: bool,
         objects: &Objects,
-    ) -> Result<(), (&'static str, Mismatch)> {
+    ) -> Result<(), (Oracle, Mismatch)> {
         match logged {
             Logged::Booted => {
                 for name in &mut self.names {
@@ -218,7 +218,7 @@ impl Judge {
                     for (head, segment) in &turn.stored {
                         let Some(life) = self.life(name) else { continue };
                         let held = tier::holds(objects, head, life, segment);
-                        held.map_err(|mismatch| ("coverage", mismatch))?;
+                        held.map_err(|mismatch| (Oracle::Coverage, mismatch))?;
                     }
                 }
             }
@@ -241,7 +241,7 @@ impl Judge {
         at: u64,
         turn: &Written,
         after_crash: bool,
-    ) -> Result<(), (&'static str, Mismatch)> {
+    ) -> Result<(), (Oracle, Mismatch)> {
         let used = self
             .attempts
             .iter()
@@ -261,7 +261,7 @@ impl Judge {
         let before = self.names[name].model.state.clone();
         if !appends && !turn.dropped {
             let verdict = self.names[name].model.turned(&facts);
-            verdict.map_err(|mismatch| ("model", mismatch))?;
+            verdict.map_err(|mismatch| (Oracle::Model, mismatch))?;
             if turn.sealed.is_some() {
                 self.push(name, at, turn, false);
             }
@@ -294,11 +294,11 @@ impl Judge {
                         model.after(before.clone(), request, &response, &facts).is_ok()
                     });
                     let Some(attempt) = found else {
-                        return Err(("causes", mismatch));
+                        return Err((Oracle::Causes, mismatch));
                     };
                     let request = Rc::clone(&self.attempts[attempt].request);
                     let verdict = self.names[name].model.answered(&request, &response, &facts);
-                    verdict.map_err(|mismatch| ("model", mismatch))?;
+                    verdict.map_err(|mismatch| (Oracle::Model, mismatch))?;
                     self.attempts[attempt].applied = true;
                     if self.readers[name] > 0 {
                         self.notable.push(Notable::DeletedUnderReader);
@@ -319,7 +319,7 @@ impl Judge {
             match model.after(before.clone(), &request, &response, &facts) {
                 Ok(after) if wrote(&before, &after, &request, turn) => {
                     let verdict = model.answered(&request, &response, &facts);
-                    verdict.map_err(|mismatch| ("model", mismatch))?;
+                    verdict.map_err(|mismatch| (Oracle::Model, mismatch))?;
                     if turn.created.is_some() && model.lives() > 1 {
                         self.notable.push(Notable::CreatedAgain);
                     }
@@ -333,7 +333,7 @@ impl Judge {
         }
         let records: Vec<_> = turn.records.iter().map(|record| excerpt(record)).collect();
         Err((
-            "causes",
+            Oracle::Causes,
             Mismatch {
                 expected: format!(
                     "a turn that one of the requests of {} asks for, once",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use sim::oracles::Oracle;
 use sim::request::{Request, Response};
 use tokio::time::{sleep, timeout};
 
@@ -165,7 +166,7 @@ impl Reader {
         match readings {
             Ok(readings) => self.readings.replace(readings),
             Err(mismatch) => {
-                company.shared.lock().check("events", Err(mismatch));
+                company.shared.lock().check(Oracle::Events, Err(mismatch));
                 return Ok(());
             }
         };
@@ -262,7 +263,7 @@ impl Reader {
                     }
                     note_progress(&mut shared, &bytes, progress, self.cut_within.take());
                 }
-                Err(mismatch) => shared.check("events", Err(mismatch)),
+                Err(mismatch) => shared.check(Oracle::Events, Err(mismatch)),
             }
         }
     }
@@ -296,7 +297,7 @@ impl Reader {
         if since + slack < now() && !excused {
             let expected = format!("to be told what was durable since {since}");
             let actual = format!("reader's a{attempt}: nothing in {} ms", now() - since);
-            shared.fail("no lost wake", expected, actual);
+            shared.fail(Oracle::NoLostWake, expected, actual);
         }
     }
 
@@ -328,7 +329,7 @@ impl Reader {
             End::Whole if aged => shared.hit(Mark::EventsAged),
             End::Whole if server_ended => shared.hit(Mark::EndedUnderReader),
             End::Whole => shared.fail(
-                "events",
+                Oracle::Events,
                 "an event stream that goes on".to_owned(),
                 format!("reader's a{attempt} ended after {} ms", now() - began),
             ),
@@ -342,7 +343,7 @@ impl Reader {
                 }
                 if !excused && !server_ended {
                     shared.fail(
-                        "wire",
+                        Oracle::Wire,
                         "a whole response, where nothing has cut it".to_owned(),
                         format!("reader's a{attempt}: {reason}"),
                     );
@@ -352,7 +353,7 @@ impl Reader {
                 shared.hit(Mark::EventsSilent);
                 if !excused && !server_ended {
                     shared.fail(
-                        "events",
+                        Oracle::Events,
                         format!("something every {silence} ms"),
                         format!("reader's a{attempt}: silence"),
                     );

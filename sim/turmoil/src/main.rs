@@ -21,6 +21,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
+use sim::oracles::Oracle;
 
 #[derive(Parser)]
 #[command(
@@ -69,7 +70,7 @@ enum Command {
     #[command(hide = true)]
     Hunt {
         #[arg(long)]
-        oracle: String,
+        oracle: Oracle,
         #[arg(long)]
         seconds: u64,
         #[arg(long)]
@@ -138,7 +139,7 @@ fn main() -> Result<ExitCode> {
             oracle,
             seconds,
             known,
-        } => commands::hunt(&oracle, seconds, &known),
+        } => commands::hunt(oracle, seconds, &known),
         Command::Work { seeds, step } => commands::work(seeds, step),
         Command::Log { seeds } => commands::log(seeds),
     }

@@ -19,6 +19,7 @@ use server::{Config, Server};
 use sim::choices::{Choices, Draw};
 use sim::course::Failure;
 use sim::model::Mismatch;
+use sim::oracles::Oracle;
 use sim::settings::BEGINNING;
 use sim::storage::Shelf;
 use sim::tier::{self, Objects};
@@ -126,7 +127,7 @@ pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         let text = text.unwrap_or("a panic").to_owned();
-        inner.fail("panic", "no panic".to_owned(), text);
+        inner.fail(Oracle::Panic, "no panic".to_owned(), text);
     }
     Outcome {
         hash: inner.digest.value(),
@@ -260,7 +261,7 @@ impl World {
                 Ok(finished) => finished,
                 Err(error) => {
                     let mut shared = self.shared.lock();
-                    return shared.fail("run", "hosts that run".to_owned(), error.to_string());
+                    return shared.fail(Oracle::Run, "hosts that run".to_owned(), error.to_string());
                 }
             };
             self.company.absorb();
@@ -488,7 +489,7 @@ impl World {
                 }
                 Some(reason) if now > self.healed_at + LIVENESS_MS => {
                     let mut shared = self.shared.lock();
-                    shared.fail("liveness", "nothing left to be done".to_owned(), reason);
+                    shared.fail(Oracle::Liveness, "nothing left to be done".to_owned(), reason);
                 }
                 Some(_) => {}
             },
@@ -508,7 +509,7 @@ impl World {
                     let grace = self.shared.settings().workload.limits.collect_grace_ms;
                     if now > self.waits_until + grace + LIVENESS_MS {
                         let expected = "nothing left to be done".to_owned();
-                        self.shared.lock().fail("liveness", expected, reason);
+                        self.shared.lock().fail(Oracle::Liveness, expected, reason);
                         return true;
                     }
                     return false;
@@ -614,7 +615,7 @@ impl World {
             {
                 let actual = format!("{} has ended at {end}, and it is {now}", stream(name));
                 shared.fail(
-                    "expiry",
+                    Oracle::Expiry,
                     "the storage of an expired stream to be free".to_owned(),
                     actual,
                 );
@@ -623,10 +624,10 @@ impl World {
             match (judge.life(name), disk) {
                 (None, Some(false)) => {
                     let expected = "nothing of a stream that is no more".to_owned();
-                    shared.fail("storage freed", expected, stream(name));
+                    shared.fail(Oracle::StorageFreed, expected, stream(name));
                 }
                 (Some(_), None | Some(true)) => {
-                    shared.fail("storage", "the rows of a stream".to_owned(), stream(name));
+                    shared.fail(Oracle::Storage, "the rows of a stream".to_owned(), stream(name));
                 }
                 _ => {}
             }
@@ -635,7 +636,7 @@ impl World {
                 u64::try_from(shared.settings.bounds.alarm_retry.as_millis()).unwrap_or(0) * 3 + 5_000;
             if let Some(alarm) = alarm.filter(|at| at + overdue < now) {
                 let actual = format!("the one of {} at {alarm}, and it is {now}", stream(name));
-                shared.fail("alarms", "no alarm that does not come".to_owned(), actual);
+                shared.fail(Oracle::Alarms, "no alarm that does not come".to_owned(), actual);
             }
         }
         let rest = judge_tiers(&judge, &shared.disks, &shared.tier.objects);
@@ -660,7 +661,7 @@ fn judge_tiers(
     judge: &Judge,
     disks: &BTreeMap<String, Shelf>,
     objects: &Objects,
-) -> Result<(), (&'static str, Mismatch)> {
+) -> Result<(), (Oracle, Mismatch)> {
     let referenced: BTreeSet<_> = disks.values().flat_map(tier::referenced).collect();
     let there: BTreeSet<_> = objects.keys().cloned().collect();
     if let Some(key) = there.symmetric_difference(&referenced).next() {
@@ -668,10 +669,12 @@ fn judge_tiers(
             expected: format!("the objects {referenced:?}"),
             actual: format!("{key} there: {}", there.contains(key)),
         };
-        return Err(("orphans", mismatch));
+        return Err((Oracle::Orphans, mismatch));
     }
     let registry = disks.get(REGISTRY).map(|disk| records(disk, objects));
-    let registry = registry.transpose().map_err(|mismatch| ("registry", mismatch))?;
+    let registry = registry
+        .transpose()
+        .map_err(|mismatch| (Oracle::Registry, mismatch))?;
     for name in 0..judge.names() {
         if let (Some(life), Some(disk)) = (judge.life(name), disks.get(&stream(name))) {
             let mut verdict = tier::tiles(disk, life);
@@ -682,7 +685,7 @@ fn judge_tiers(
                 };
                 verdict = verdict.and_then(|()| held());
             }
-            verdict.map_err(|mismatch| ("coverage", mismatch))?;
+            verdict.map_err(|mismatch| (Oracle::Coverage, mismatch))?;
         }
         let expected = tier::registered(&stream(name), judge.state(name));
         let actual = tier::told_of(&stream(name), registry.iter().flatten());
@@ -691,7 +694,7 @@ fn judge_tiers(
                 expected: format!("{expected:?}"),
                 actual: format!("{actual:?}"),
             };
-            return Err(("registry", mismatch));
+            return Err((Oracle::Registry, mismatch));
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use sim::choices::Choices;
 use sim::course::Failure;
 use sim::digest::Digest;
 use sim::model::Mismatch;
+use sim::oracles::Oracle;
 use sim::settings::BEGINNING;
 use sim::storage::Shelf;
 use tokio::sync::Notify;
@@ -190,7 +191,7 @@ impl Inner {
         self.failure.is_none() && self.events < self.until
     }
 
-    pub(crate) fn fail(&mut self, oracle: &'static str, expected: String, actual: String) {
+    pub(crate) fn fail(&mut self, oracle: Oracle, expected: String, actual: String) {
         if self.failure.is_none() {
             self.note("!!", || format!("{oracle}: expected {expected}, but {actual}"));
             self.failure = Some(Failure {
@@ -202,7 +203,7 @@ impl Inner {
         }
     }
 
-    pub(crate) fn check(&mut self, oracle: &'static str, verdict: Result<(), Mismatch>) {
+    pub(crate) fn check(&mut self, oracle: Oracle, verdict: Result<(), Mismatch>) {
         if let Err(Mismatch { expected, actual }) = verdict {
             self.fail(oracle, expected, actual);
         }
@@ -218,7 +219,7 @@ impl Inner {
         self.asked_now = (now, asked);
         if asked > NOW_ASKED_MAX {
             let actual = format!("the server asks for it {asked} times at {now}");
-            self.fail("time goes on", "a server that rests".to_owned(), actual);
+            self.fail(Oracle::TimeGoesOn, "a server that rests".to_owned(), actual);
             // There is no other way out of a host that never rests.
             panic!("the server does not rest");
         }

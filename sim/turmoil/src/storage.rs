@@ -11,6 +11,7 @@ use machine::rows::{
 };
 use machine::{Millis, Rows, Unreadable, Write};
 use server::{Database, Due, Storage};
+use sim::oracles::Oracle;
 use sim::platform::Storage as _;
 use sim::storage::{Kind, Store};
 
@@ -186,7 +187,7 @@ impl Storage for Disks {
             .insert(name.to_owned(), sim::storage::Shelf::default());
         if let Some(was) = was.filter(|was| !was.is_empty()) {
             shared.fail(
-                "storage",
+                Oracle::Storage,
                 "no database to be made anew".to_owned(),
                 format!("{was:?}"),
             );
@@ -201,7 +202,11 @@ impl Storage for Disks {
         shared.storage_fails(self.boot, "removing")?;
         let was = shared.disks.remove(name);
         if let Some(was) = was.filter(|was| !was.is_empty()) {
-            shared.fail("storage", "nothing to be removed".to_owned(), format!("{was:?}"));
+            shared.fail(
+                Oracle::Storage,
+                "nothing to be removed".to_owned(),
+                format!("{was:?}"),
+            );
         }
         Ok(())
     }
@@ -230,7 +235,7 @@ impl Storage for Disks {
         };
         if shared.asked_due.1 > DUE_ASKED_MAX {
             let actual = format!("{:?} at {}", shared.alarms, now.0);
-            shared.fail("time goes on", "alarms that are seen to".to_owned(), actual);
+            shared.fail(Oracle::TimeGoesOn, "alarms that are seen to".to_owned(), actual);
             // There is no other way out of a host that never rests.
             panic!("the server asks for alarms without end");
         }
@@ -265,7 +270,7 @@ impl Database for Disk {
         let was_closed = self.store.shelf.head().is_some_and(|head| head.closed.is_some());
         if let Err(reason) = self.store.apply(writes) {
             shared.fail(
-                "storage",
+                Oracle::Storage,
                 "writes that can be carried out".to_owned(),
                 reason.clone(),
             );
@@ -341,7 +346,7 @@ impl Database for Disk {
         if !self.turns.is_empty() {
             let mut shared = self.shared.lock();
             shared.fail(
-                "storage",
+                Oracle::Storage,
                 "no open transaction at a close".to_owned(),
                 self.name.clone(),
             );

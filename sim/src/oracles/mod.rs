@@ -1,0 +1,138 @@
+//! The oracles: everything that a run is judged by. Each has a name, under which a failure is
+//! reported and a planted fault says what must notice it.
+
+mod events;
+mod offset_law;
+mod place;
+
+use core::fmt;
+use core::str::FromStr;
+
+use serde::Deserialize;
+
+pub use events::{Delivery, Follower};
+pub use offset_law::{OffsetLaw, units};
+pub use place::Place;
+
+/// An enumeration of oracles with a stable name and a meaning for each.
+macro_rules! oracles {
+    ($($variant:ident: $name:literal, $meaning:literal;)*) => {
+        /// What notices a failure.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub enum Oracle { $(#[doc = $meaning] $variant,)* }
+
+        impl Oracle {
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name in reports and in the files of planted faults. It never changes.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What holds unless it notices something, in one line.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+oracles! {
+    AlarmArmed: "alarm armed", "Whenever something is due later, an alarm is set in time for it.";
+    AlarmLoop: "alarm loop", "Alarms that change nothing do not follow one another without end.";
+    AlarmTime: "alarm", "An alarm is set for a time that the platform can be given.";
+    Alarms: "alarms", "The server's index of alarms has none in the end that never comes.";
+    Answers: "answers", "A client's answer is allowed by some state between its request and now.";
+    Causes: "causes", "Each durable change was asked for by a request that was under way.";
+    ColdAnswers: "cold answers", "A body fetched from the cold tier is the content that its answer names.";
+    Contract: "contract", "A turn asks for what the executor's contract allows, and for nothing else.";
+    Coverage: "coverage", "Segments and hot rows tile the stream, and stored objects hold what was sealed.";
+    EntityTags: "entity tags", "One entity tag names one state of one stream.";
+    Events: "events", "An event stream shows the content in order, and its control events are true.";
+    ExactlyOnce: "exactly once", "What was acknowledged is there, and a producer's append is there once.";
+    Expiry: "expiry", "A stream that has expired is removed without being asked for.";
+    Index: "index", "The admin index lists exactly the living streams and their stored segments.";
+    Keys: "keys", "No key of the cold tier is used twice.";
+    Liveness: "liveness", "After the last fault everything that was begun comes to its end.";
+    LongPoll: "long-poll", "A long-poll's answer is the content after its offset, or says that none came.";
+    Memory: "memory", "An instance remembers at most one producer for each row of the open segment.";
+    Model: "model", "The answer to each request is one that the reference model allows.";
+    NoLostWake: "no lost wake", "Each reader at the tail is told of each change there.";
+    OffsetLaw: "offset law", "The content at an offset is the same for every client and for ever.";
+    Orphans: "orphans", "At rest, nothing is left in storage that no living stream needs.";
+    Panic: "panic", "Nothing panics.";
+    Producers: "producers", "Idle producers are forgotten when a segment is sealed, and no others.";
+    Recency: "recency", "An answer is never behind what anybody knew when it was asked for.";
+    Registry: "registry", "The registry has each stream's creation and end, once and in order.";
+    RowsTile: "rows tile", "Hot rows follow one another without gap or overlap, and end at the tail.";
+    Run: "run", "The hosts of the simulated network run.";
+    RunEnds: "an end", "A run comes to its end within a bounded number of events.";
+    SamePages: "same pages", "A page ends at the same place whether it is hot or cold.";
+    SameTags: "same tags", "The same content keeps its entity tag.";
+    SegmentSize: "segment size", "No segment grows beyond its limits.";
+    StepEnds: "a step ends", "A step reads its storage a bounded number of times.";
+    Storage: "storage", "Each write can be carried out, and each row can be read again.";
+    StorageFreed: "storage freed", "A stream that is no more leaves no rows and no tables.";
+    TimeGoesOn: "time goes on", "Only so much happens at one moment.";
+    Wire: "wire", "A response is whole where nothing has cut it.";
+}
+
+impl fmt::Display for Oracle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+/// There is no oracle of this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownOracle(String);
+
+impl fmt::Display for UnknownOracle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{:?} is no oracle; `cargo sim oracles` lists them",
+            self.0
+        )
+    }
+}
+
+impl core::error::Error for UnknownOracle {}
+
+impl FromStr for Oracle {
+    type Err = UnknownOracle;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.iter().copied().find(|oracle| oracle.name() == name);
+        found.ok_or_else(|| UnknownOracle(name.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Oracle {
+    type Error = UnknownOracle;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_oracle_has_a_name_of_its_own_and_one_line_of_meaning() {
+        let names: BTreeSet<_> = Oracle::ALL.iter().map(|oracle| oracle.name()).collect();
+        assert_eq!(names.len(), Oracle::ALL.len());
+        for oracle in Oracle::ALL {
+            assert_eq!(oracle.name().parse(), Ok(*oracle));
+            assert!(oracle.meaning().ends_with('.') && !oracle.meaning().contains('\n'));
+        }
+        assert!("no such oracle".parse::<Oracle>().is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! The content at an offset never changes.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use crate::model::{Content, Mismatch};
+
+/// The first observation of each unit of a life fixes it (protocol 4: immutable by position).
+#[derive(Debug, Default)]
+pub struct OffsetLaw {
+    units: BTreeMap<(usize, u64), Vec<Option<u64>>>,
+}
+
+impl OffsetLaw {
+    /// Takes content that a client was shown at a position.
+    ///
+    /// # Errors
+    /// When other content was shown there before.
+    pub fn observe(&mut self, object: usize, life: u64, from: u64, units: &[u64]) -> Result<(), Mismatch> {
+        let seen = self.units.entry((object, life)).or_default();
+        let from = usize::try_from(from).unwrap_or(0);
+        if seen.len() < from + units.len() {
+            seen.resize(from + units.len(), None);
+        }
+        for (index, unit) in units.iter().enumerate() {
+            match seen[from + index].replace(*unit) {
+                Some(before) if before != *unit => {
+                    return Err(Mismatch {
+                        expected: format!("{before:x} at {} of life {life}, as before", from + index),
+                        actual: format!("{unit:x}"),
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What each unit of a body is known by.
+#[must_use]
+pub fn units(content: &Content, body: &[u8]) -> Option<Vec<u64>> {
+    Some(match content {
+        Content::Run { .. } => body.iter().map(|byte| u64::from(*byte)).collect(),
+        Content::Messages(_) => {
+            let messages: Vec<&RawValue> = if body.trim_ascii_start().starts_with(b"[") {
+                serde_json::from_slice(body).ok()?
+            } else {
+                vec![serde_json::from_slice(body).ok()?]
+            };
+            let hash = |message: &&RawValue| {
+                let mut digest = crate::digest::Digest::default();
+                digest.bytes(message.get().as_bytes());
+                digest.value()
+            };
+            messages.iter().map(hash).collect()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_once_seen_stays() {
+        let mut law = OffsetLaw::default();
+        assert_eq!(law.observe(0, 1, 3, &[7, 8]), Ok(()));
+        assert_eq!(law.observe(0, 1, 0, &[1, 1, 1, 7]), Ok(()));
+        assert_eq!(law.observe(0, 2, 4, &[9]), Ok(()));
+        assert!(law.observe(0, 1, 4, &[9]).is_err());
+    }
+}

@@ -1,0 +1,55 @@
+//! What an answer tells of the state of a name.
+
+use crate::model::State;
+
+/// A state of a name, as far as an answer tells it. Later states are greater: lives follow one another with nothing in
+/// between, a stream grows, and is closed once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Odd while a life lasts, even before and after.
+    rank: u64,
+    pub position: u64,
+    pub closed: bool,
+}
+
+impl Place {
+    /// The whole state.
+    #[must_use]
+    pub fn of(state: &State) -> Self {
+        match &state.life {
+            None => Self {
+                rank: state.last_life * 2,
+                ..Self::default()
+            },
+            Some(life) => Self {
+                rank: life.id * 2 - 1,
+                position: life.content.len(),
+                closed: life.closed,
+            },
+        }
+    }
+
+    /// The same, as far as an answer goes that tells less.
+    #[must_use]
+    pub fn known_to(self, position: u64, closed: bool) -> Self {
+        if self.life().is_none() {
+            self
+        } else {
+            Self {
+                position,
+                closed,
+                ..self
+            }
+        }
+    }
+
+    /// The life that it is a state of.
+    #[must_use]
+    pub const fn life(self) -> Option<u64> {
+        if self.rank % 2 == 1 {
+            Some(self.rank / 2 + 1)
+        } else {
+            None
+        }
+    }
+}
