@@ -4,9 +4,10 @@
 //! Two rules hold it together. 0 is always the simplest choice (no fault, no delay, nothing more), so that a tape which
 //! ends early ends the run early. And nobody asks whether the tape has ended.
 //!
-//! A run draws from two tapes. A decision that is put into the middle of a tape changes the meaning
-//! of everything behind it. A decision that is new to the simulator therefore comes from the second
-//! tape, [`Choices::added`]: tapes and corpora that are older than it read 0 there and stay valid.
+//! A run draws from several tapes. A decision that is put into the middle of a tape changes the
+//! meaning of everything behind it. A decision that is new to the simulator therefore comes from a
+//! later tape, [`Choices::added`] or [`Choices::third`]: tapes and corpora that are older read 0
+//! there and stay valid.
 
 use arbitrary::Unstructured;
 use rand_chacha::ChaCha8Rng;
@@ -33,8 +34,8 @@ enum Source<'a> {
 pub struct Draw {
     pub max: u64,
     pub value: u64,
-    /// Whether it comes from the second tape.
-    pub added: bool,
+    /// The number of the tape that it comes from, of [`TAPES`].
+    pub tape: u8,
 }
 
 impl Draw {
@@ -47,11 +48,12 @@ impl Draw {
 
 /// The file that gives these decisions again.
 pub(crate) fn tape_of(draws: &[Draw]) -> Vec<u8> {
-    let (mut tape, mut added) = (Vec::new(), Vec::new());
+    let mut tapes = [const { Vec::new() }; TAPES as usize];
     for draw in draws {
-        draw.write(if draw.added { &mut added } else { &mut tape });
+        draw.write(&mut tapes[usize::from(draw.tape)]);
     }
-    joined(tape, &added)
+    let [tape, second, third] = tapes;
+    joined(tape, &joined(second, &third))
 }
 
 /// What a file ends with that holds a second tape: behind that tape come its length, as four
@@ -88,63 +90,89 @@ pub struct Choices<'a> {
     tape: Vec<u8>,
     count: u64,
     log: Option<Vec<Draw>>,
-    /// The second tape, which has none itself.
+    /// The number of its tape, from 0.
+    number: u8,
+    /// The next tape, unless this is the last.
     added: Option<Box<Self>>,
 }
 
-/// The generator's stream for the second tape; the first tape has stream 0.
-const ADDED_STREAM: u64 = 1;
+/// How many tapes there are.
+const TAPES: u8 = 3;
 
 impl<'a> Choices<'a> {
     #[must_use]
     pub fn from_seed(seed: u64) -> Self {
         let generator = ChaCha8Rng::seed_from_u64(seed);
-        let mut added = generator.clone();
-        added.set_stream(ADDED_STREAM);
-        Self::new(Source::Seed(Box::new(generator)), Source::Seed(Box::new(added)))
+        Self::chained(|number| {
+            // Each tape is a stream of the generator.
+            let mut generator = generator.clone();
+            generator.set_stream(u64::from(number));
+            Source::Seed(Box::new(generator))
+        })
     }
 
     #[must_use]
     pub fn from_tape(file: &'a [u8]) -> Self {
-        let (tape, added) = split(file);
-        let source = |tape| Source::Tape(Unstructured::new(tape));
-        Self::new(source(tape), source(added))
+        let mut rest = file;
+        Self::chained(|number| {
+            let (tape, added) = if number + 1 < TAPES {
+                split(rest)
+            } else {
+                (rest, &[][..])
+            };
+            rest = added;
+            Source::Tape(Unstructured::new(tape))
+        })
     }
 
     /// The same run as [`Self::from_tape`].
     #[must_use]
-    pub fn from_own_tape(mut file: Vec<u8>) -> Self {
-        let (tape, added) = split(&file);
-        let (length, added) = (tape.len(), added.to_vec());
-        file.truncate(length);
-        let source = |tape| Source::OwnTape { tape, at: 0 };
-        Self::new(source(file), source(added))
+    pub fn from_own_tape(file: Vec<u8>) -> Self {
+        let mut rest = file.as_slice();
+        Self::chained(|number| {
+            let (tape, added) = if number + 1 < TAPES {
+                split(rest)
+            } else {
+                (rest, &[][..])
+            };
+            rest = added;
+            Source::OwnTape {
+                tape: tape.to_vec(),
+                at: 0,
+            }
+        })
     }
 
-    /// Follows a path of an enumeration, in which all decisions of the second tape are the
+    /// Follows a path of an enumeration, in which all decisions of the other tapes are the
     /// simplest; see [`Enumeration`].
     fn from_path(path: Vec<Draw>) -> Self {
-        let nothing = Source::OwnTape {
-            tape: Vec::new(),
-            at: 0,
-        };
-        Self::new(Source::Enumeration { path, at: 0 }, nothing)
+        let mut path = Some(path);
+        Self::chained(|_| match path.take() {
+            Some(path) => Source::Enumeration { path, at: 0 },
+            None => Source::OwnTape {
+                tape: Vec::new(),
+                at: 0,
+            },
+        })
     }
 
-    fn new(source: Source<'a>, added: Source<'a>) -> Self {
-        Self {
-            added: Some(Box::new(Self::alone(added))),
-            ..Self::alone(source)
-        }
-    }
-
-    const fn alone(source: Source<'a>) -> Self {
-        Self {
-            source,
+    /// All tapes, the sources of which are given in their order.
+    fn chained(mut source: impl FnMut(u8) -> Source<'a>) -> Self {
+        let [first, second, third] = [0, 1, 2].map(|number| Self {
+            source: source(number),
             tape: Vec::new(),
             count: 0,
             log: None,
+            number,
             added: None,
+        });
+        let second = Self {
+            added: Some(Box::new(third)),
+            ..second
+        };
+        Self {
+            added: Some(Box::new(second)),
+            ..first
         }
     }
 
@@ -152,11 +180,19 @@ impl<'a> Choices<'a> {
     /// what happened before there was the decision.
     ///
     /// # Panics
-    /// When called on the second tape itself.
+    /// When called on the last tape.
     pub fn added(&mut self) -> &mut Self {
         self.added
             .as_deref_mut()
-            .expect("the second tape has no further tape beside it")
+            .expect("the last tape has no further tape beside it")
+    }
+
+    /// The third tape, for decisions that files with two tapes do not know.
+    ///
+    /// # Panics
+    /// When called on another tape than the first.
+    pub fn third(&mut self) -> &mut Self {
+        self.added().added()
     }
 
     /// The same enumerated run once more, from its beginning.
@@ -173,6 +209,7 @@ impl<'a> Choices<'a> {
     pub fn logged(mut self) -> Self {
         self.log = Some(Vec::new());
         self.added().log = Some(Vec::new());
+        self.third().log = Some(Vec::new());
         self
     }
 
@@ -203,7 +240,7 @@ impl<'a> Choices<'a> {
                     path.push(Draw {
                         max,
                         value: 0,
-                        added: false,
+                        tape: 0,
                     });
                 }
                 *at += 1;
@@ -213,7 +250,7 @@ impl<'a> Choices<'a> {
         let draw = Draw {
             max,
             value,
-            added: self.added.is_none(),
+            tape: self.number,
         };
         draw.write(&mut self.tape);
         self.count += 1;
@@ -271,22 +308,22 @@ impl<'a> Choices<'a> {
     /// Everything drawn so far, as a file that gives the same run again.
     #[must_use]
     pub fn tape(&self) -> Vec<u8> {
-        let added = self.added.as_ref().map_or(&[][..], |added| &added.tape);
-        joined(self.tape.clone(), added)
+        let added = self.added.as_ref().map(|added| added.tape());
+        joined(self.tape.clone(), &added.unwrap_or_default())
     }
 
     /// How many decisions were drawn.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.count + self.added.as_ref().map_or(0, |added| added.count)
+        self.count + self.added.as_ref().map_or(0, |added| added.count())
     }
 
-    /// The draws kept by [`Self::logged`]: those of the first tape, then those of the second.
+    /// The draws kept by [`Self::logged`], tape by tape.
     #[must_use]
     pub fn log(&self) -> Vec<Draw> {
         let own = self.log.iter().flatten().copied();
-        let added = self.added.iter().filter_map(|added| added.log.as_ref());
-        own.chain(added.flatten().copied()).collect()
+        let added = self.added.iter().flat_map(|added| added.log());
+        own.chain(added).collect()
     }
 }
 

@@ -9,6 +9,7 @@ pub mod choices;
 pub mod course;
 pub mod digest;
 pub mod fidelity;
+pub mod http_cache;
 pub mod marks;
 pub mod model;
 pub mod oracles;

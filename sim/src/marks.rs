@@ -139,6 +139,16 @@ named! {
         MessageLate: "message late",
         IndexLate: "index statement of a former stream, too late",
         IndexRepeated: "index statement repeated",
+        CacheStored: "answer stored by a cache",
+        CacheRefused: "answer that a cache may not store",
+        CacheHit: "answer of a cache",
+        CacheHitOther: "answer of a cache that another client had asked for",
+        CacheHitFormer: "answer of a cache about a former stream",
+        CacheHitLongPoll: "answer of a cache to a long-poll",
+        CacheStale: "stale answer of a cache that asks again",
+        CacheRevalidated: "answer of a cache found to be unchanged",
+        CacheReplaced: "answer of a cache found to be outdated",
+        CacheInvalidated: "answer of a cache forgotten for a write",
         Settled: "nothing left to do, and nothing left behind",
     }
 }

@@ -98,6 +98,28 @@ pub struct Settings {
     /// Whether a plain read is answered with all pages up to the tail, as in private cache mode, and
     /// not with one, as in shared mode.
     pub whole_reads: bool,
+    pub caches: Caches,
+}
+
+/// The caches that clients are behind.
+#[derive(Clone, Debug, Default)]
+pub struct Caches {
+    /// Of the clients.
+    pub percent: u64,
+    /// Of these, those that share one.
+    pub shared_percent: u64,
+    /// Whether caches give a stale answer while they ask for a new one, where they may.
+    pub serves_stale: bool,
+}
+
+impl Caches {
+    fn draw(choices: &mut Choices<'_>) -> Self {
+        Self {
+            percent: choices.one_of(&[0, 100, 0, 50]),
+            shared_percent: choices.one_of(&[0, 100, 50]),
+            serves_stale: choices.upto(1) == 1,
+        }
+    }
 }
 
 impl Settings {
@@ -176,6 +198,7 @@ impl Settings {
             ttl_percent: choices.one_of(&[30, 0, 80]),
             body_bytes,
             whole_reads,
+            caches: Caches::draw(choices.third()),
         }
     }
 
@@ -207,6 +230,7 @@ impl Settings {
             ttl_percent: 0,
             body_bytes: 0,
             whole_reads: false,
+            caches: Caches::default(),
         }
     }
 

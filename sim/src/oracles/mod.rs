@@ -1,6 +1,7 @@
 //! The oracles: everything that a run is judged by. Each has a name, under which a failure is
 //! reported and a planted fault says what must notice it.
 
+mod cached_reads;
 mod events;
 mod offset_law;
 mod place;
@@ -10,6 +11,7 @@ use core::str::FromStr;
 
 use serde::Deserialize;
 
+pub use cached_reads::CachedRead;
 pub use events::{Delivery, Follower};
 pub use offset_law::{OffsetLaw, units};
 pub use place::Place;
@@ -46,6 +48,7 @@ oracles! {
     AlarmTime: "alarm", "An alarm is set for a time that the platform can be given.";
     Alarms: "alarms", "The server's index of alarms has none in the end that never comes.";
     Answers: "answers", "A client's answer is allowed by some state between its request and now.";
+    CachedReads: "cached reads", "A read through a cache is no older than it may be, and hides nothing when up to date.";
     Causes: "causes", "Each durable change was asked for by a request that was under way.";
     ColdAnswers: "cold answers", "A body fetched from the cold tier is the content that its answer names.";
     Contract: "contract", "A turn asks for what the executor's contract allows, and for nothing else.";
@@ -64,6 +67,7 @@ oracles! {
     OffsetLaw: "offset law", "The content at an offset is the same for every client and for ever.";
     Orphans: "orphans", "At rest, nothing is left in storage that no living stream needs.";
     Panic: "panic", "Nothing panics.";
+    PrivateAnswers: "private answers", "No shared cache keeps an answer in private cache mode.";
     Producers: "producers", "Idle producers are forgotten when a segment is sealed, and no others.";
     Recency: "recency", "An answer is never behind what anybody knew when it was asked for.";
     Registry: "registry", "The registry has each stream's creation and end, once and in order.";

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use machine::wire::request::AwaitsBody;
 
+use super::caching::{CacheId, Way};
 use super::reader::Reader;
 use super::zombie::Zombie;
 use super::{Event, Phase, World};
@@ -32,6 +33,8 @@ pub(super) struct Client {
     pub(super) busy: bool,
     /// Whether that is to follow an event stream, which is no reason to wait for it.
     pub(super) following: bool,
+    /// What its requests go through.
+    pub(super) cache: Option<CacheId>,
     /// Of each name.
     knowledge: Vec<Knowledge>,
 }
@@ -41,6 +44,7 @@ impl Client {
         Self {
             busy: true,
             following: false,
+            cache: None,
             knowledge: vec![Knowledge::default(); names],
         }
     }
@@ -95,6 +99,7 @@ pub(super) struct Call {
     pub(super) turns_at_arrival: Option<u64>,
     /// The message that it carries, if an object has sent it.
     pub(super) sending: Option<usize>,
+    pub(super) way: Way,
 }
 
 impl World<'_, '_> {
@@ -174,6 +179,10 @@ impl World<'_, '_> {
         self.course.note("client", || {
             format!("{client} c{call} {} on name {object}", request.line())
         });
+        if self.ask_cache(call, client) {
+            return;
+        }
+        let request = Rc::clone(&self.calls[call].request);
         if request.method == "GET"
             && request
                 .parameter("live")
@@ -197,6 +206,7 @@ impl World<'_, '_> {
             self.course.hit(Mark::DuplicateInFlight);
             self.operations[operation].sent += 1;
             let copy = self.call(object, operation, None, &request);
+            self.calls[copy].way = self.calls[call].way.clone();
             self.course
                 .note("client", || format!("{client} c{copy} is a copy of c{call}"));
             if self.send(copy) {
@@ -223,6 +233,7 @@ impl World<'_, '_> {
             zombie: None,
             turns_at_arrival: None,
             sending: None,
+            way: Way::Direct,
         });
         self.calls.len() - 1
     }
@@ -249,8 +260,14 @@ impl World<'_, '_> {
         if let Some(sending) = self.calls[call].sending {
             return self.message_answered(sending, call, &received);
         }
+        let Some(received) = self.pass_cache(call, received) else {
+            return;
+        };
         self.course
             .note("client", || format!("c{call} ← {}", received.response.line()));
+        if !self.observe_cached(call, &received) {
+            self.note_known(self.calls[call].object, self.calls[call].floor, &received);
+        }
         self.observe(call, &received);
         let status = received.response.status;
         let operation = &mut self.operations[self.calls[call].operation];
@@ -282,6 +299,9 @@ impl World<'_, '_> {
         }
         if let Some(sending) = self.calls[call].sending {
             return self.message_lost(sending);
+        }
+        if self.is_in_background(call) {
+            return;
         }
         self.course.note("client", || format!("c{call} is not answered"));
         self.operations[self.calls[call].operation].unknown = true;
@@ -380,7 +400,7 @@ impl World<'_, '_> {
 
     /// Holds an answer against everything that was known when it was asked for.
     fn observe(&mut self, call: usize, received: &Received) {
-        let Call { object, floor, .. } = self.calls[call];
+        let object = self.calls[call].object;
         let request = Rc::clone(&self.calls[call].request);
         let Received {
             response,
@@ -390,7 +410,6 @@ impl World<'_, '_> {
         if matches!(response.status, 400 | 413 | 500..) {
             return;
         }
-        self.note_known(object, floor, *state, response);
         let Some(life) = state.life() else { return };
         let content = self.objects[object].model.content(life);
         let next = self.told_place(object, life, response);
@@ -420,7 +439,16 @@ impl World<'_, '_> {
     }
 
     /// Linearizability, in linear time: what an answer tells is never behind what was known when it was asked for.
-    pub(super) fn note_known(&mut self, object: usize, floor: Place, state: Place, response: &Response) {
+    pub(super) fn note_known(&mut self, object: usize, floor: Place, received: &Received) {
+        let Received {
+            response,
+            place: state,
+            ..
+        } = received;
+        if matches!(response.status, 400 | 413 | 500..) {
+            return;
+        }
+        let state = *state;
         let next = state
             .life()
             .and_then(|life| self.told_place(object, life, response));

@@ -1,5 +1,6 @@
 //! The world: clients, edges and objects on one course, and what the next event does to them.
 
+mod caching;
 mod client;
 mod cold;
 mod index;
@@ -23,6 +24,7 @@ use crate::oracles::{OffsetLaw, Oracle};
 use crate::platform;
 use crate::settings::Settings;
 use crate::storage;
+use caching::Caches;
 use client::{Call, Client, Operation, Received};
 use cold::Cold;
 use index::Index;
@@ -145,6 +147,7 @@ pub struct World<'w, 't> {
     cold: Cold,
     index: Index,
     sendings: Vec<Sending>,
+    caches: Caches,
     /// Where each page ended; see [`World::same_page`].
     pages: BTreeMap<rest::Asked, u64>,
     /// The tag of each content; see [`World::same_tag`].
@@ -185,7 +188,7 @@ impl<'w, 't> World<'w, 't> {
         let clients = (0..settings.clients)
             .map(|_| Client::new(objects.len()))
             .collect();
-        Self {
+        let mut world = Self {
             course: Course::new(choices, settings, traced),
             objects,
             clients,
@@ -197,6 +200,7 @@ impl<'w, 't> World<'w, 't> {
             cold: Cold::default(),
             index: Index::new(storage),
             sendings: Vec::new(),
+            caches: Caches::default(),
             pages: BTreeMap::new(),
             tag_of: BTreeMap::new(),
             prods: 0,
@@ -207,7 +211,9 @@ impl<'w, 't> World<'w, 't> {
             progress: 0,
             unread: 0,
             answers_read: 0,
-        }
+        };
+        world.place_caches();
+        world
     }
 
     /// Runs to the end, to the first failure, or to an event.

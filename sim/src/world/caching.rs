@@ -1,0 +1,267 @@
+//! Caches between clients and the edge.
+
+use std::rc::Rc;
+
+use super::client::Received;
+use super::{Event, World};
+use crate::http_cache::{Done, HttpCache, Lookup, Scope, Stored};
+use crate::marks::Mark;
+use crate::oracles::{CachedRead, Oracle, Place};
+use crate::request::{Request, Response};
+
+/// What the world remembers of a stored answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Witness {
+    place: Place,
+    client: usize,
+}
+
+/// Names a cache of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CacheId(usize);
+
+/// All caches of the world.
+#[derive(Debug, Default)]
+pub(super) struct Caches(Vec<HttpCache<Witness>>);
+
+/// How a call's answer gets to its client.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Way {
+    /// No cache is between them.
+    #[default]
+    Direct,
+    /// A cache has sent the request on.
+    Forwarded {
+        cache: CacheId,
+        asked_at: u64,
+        revalidates: Option<Box<Stored<Witness>>>,
+        /// Whether the client has its answer already.
+        in_background: bool,
+    },
+    /// A cache has answered.
+    Answered { asked_at: u64 },
+}
+
+impl World<'_, '_> {
+    /// Puts caches before clients, as the settings say.
+    pub(super) fn place_caches(&mut self) {
+        let settings = &self.course.settings.caches;
+        let (cached, shared, serves_stale) =
+            (settings.percent, settings.shared_percent, settings.serves_stale);
+        let mut common = None;
+        for client in 0..self.clients.len() {
+            let choices = self.course.choices.third();
+            if !choices.percent(cached) {
+                continue;
+            }
+            let is_shared = choices.percent(shared);
+            let cache = match common.filter(|_| is_shared) {
+                Some(cache) => cache,
+                None => {
+                    let scope = if is_shared { Scope::Shared } else { Scope::Private };
+                    self.caches.0.push(HttpCache::new(scope, serves_stale));
+                    CacheId(self.caches.0.len() - 1)
+                }
+            };
+            if is_shared {
+                common = Some(cache);
+            }
+            self.clients[client].cache = Some(cache);
+        }
+    }
+
+    fn cached_url(&self, call: usize) -> String {
+        let call = &self.calls[call];
+        call.request.url(&self.objects[call.object].url)
+    }
+
+    /// A client's cache takes its request. Says whether the cache has answered it.
+    pub(super) fn ask_cache(&mut self, call: usize, client: usize) -> bool {
+        let Some(cache) = self.clients[client].cache else {
+            return false;
+        };
+        let now = self.course.now;
+        let url = self.cached_url(call);
+        let request = Rc::clone(&self.calls[call].request);
+        let forwarded = |revalidates, in_background| Way::Forwarded {
+            cache,
+            asked_at: now,
+            revalidates,
+            in_background,
+        };
+        match self.caches.0[cache.0].look_up(now, &url, &request) {
+            Lookup::Forward => {
+                self.calls[call].way = forwarded(None, false);
+                false
+            }
+            Lookup::Revalidate { tag, stored } => {
+                self.course
+                    .note("cache", || format!("c{call} is sent on with {tag}"));
+                self.calls[call].request = conditional(&request, tag);
+                self.calls[call].way = forwarded(Some(stored), false);
+                false
+            }
+            Lookup::Answer {
+                response,
+                witness,
+                asked_at,
+                is_stale,
+            } => {
+                self.course.hit(Mark::CacheHit);
+                if request.parameter("live").is_some() {
+                    self.course.hit(Mark::CacheHitLongPoll);
+                }
+                if witness.client != client {
+                    self.course.hit(Mark::CacheHitOther);
+                }
+                if witness.place.life() != self.calls[call].floor.life() {
+                    self.course.hit(Mark::CacheHitFormer);
+                }
+                self.course
+                    .note("cache", || format!("answers c{call} by itself, stale {is_stale}"));
+                self.calls[call].way = Way::Answered { asked_at };
+                if is_stale {
+                    self.course.hit(Mark::CacheStale);
+                    self.ask_again(call, forwarded(None, true));
+                }
+                let delay = self.course.network_delay();
+                let received = Received {
+                    response,
+                    place: witness.place,
+                    line: None,
+                    fetching: None,
+                };
+                self.course.schedule(delay, Event::Reply { call, received });
+                true
+            }
+        }
+    }
+
+    /// A cache asks in the background for what it has given to its client.
+    fn ask_again(&mut self, answered: usize, way: Way) {
+        let call = &self.calls[answered];
+        // Only an edge dials, and for nobody that does not wait.
+        if call.request.parameter("live").is_some() {
+            return;
+        }
+        let (object, operation, request) = (call.object, call.operation, Rc::clone(&call.request));
+        let call = self.call(object, operation, None, &request);
+        self.calls[call].way = way;
+        self.course
+            .note("cache", || format!("c{call} asks again for c{answered}"));
+        self.send(call);
+    }
+
+    /// Whether nobody waits for this call but a cache.
+    pub(super) fn is_in_background(&self, call: usize) -> bool {
+        matches!(
+            self.calls[call].way,
+            Way::Forwarded {
+                in_background: true,
+                ..
+            }
+        )
+    }
+
+    /// An answer passes the cache of its client, who is given what comes back.
+    pub(super) fn pass_cache(&mut self, call: usize, received: Received) -> Option<Received> {
+        let Way::Forwarded {
+            cache,
+            asked_at,
+            revalidates,
+            in_background,
+        } = self.calls[call].way.clone()
+        else {
+            return Some(received);
+        };
+        let url = self.cached_url(call);
+        let request = Rc::clone(&self.calls[call].request);
+        let witness = Witness {
+            place: received.place,
+            client: self.operations[self.calls[call].operation].client,
+        };
+        let now = self.course.now;
+        let it = &mut self.caches.0[cache.0];
+        let scope = it.scope;
+        let revalidates = revalidates.map(|stored| *stored);
+        let is_revalidation = revalidates.is_some();
+        let (done, response) = it.receive(
+            (asked_at, now),
+            &url,
+            &request,
+            revalidates,
+            received.response,
+            witness,
+        );
+        self.course.note("cache", || format!("c{call}: {done:?}"));
+        match done {
+            Done::Stored | Done::Replaced => {
+                self.course.hit(Mark::CacheStored);
+                if done == Done::Replaced && (is_revalidation || in_background) {
+                    self.course.hit(Mark::CacheReplaced);
+                }
+                self.check_shared(scope, &request, &response);
+            }
+            Done::Freshened => {
+                self.course.hit(Mark::CacheRevalidated);
+                self.check_shared(scope, &request, &response);
+            }
+            Done::Refused => self.course.hit(Mark::CacheRefused),
+            Done::Invalidated => self.course.hit(Mark::CacheInvalidated),
+            Done::Passed => {}
+        }
+        let received = Received { response, ..received };
+        if done == Done::Freshened {
+            self.check_cached(call, &received, asked_at);
+        }
+        (!in_background).then_some(received)
+    }
+
+    /// What is kept for several clients is no private answer.
+    fn check_shared(&mut self, scope: Scope, request: &Request, response: &Response) {
+        if scope == Scope::Shared && self.course.settings.whole_reads && response.status < 300 {
+            let expected = format!("no shared cache to keep {}", request.line());
+            self.course
+                .fail(Oracle::PrivateAnswers, expected, response.line());
+        }
+    }
+
+    /// Holds an answer that a cache had kept against what the client may be shown. Says whether a
+    /// cache has answered by itself.
+    pub(super) fn observe_cached(&mut self, call: usize, received: &Received) -> bool {
+        let Way::Answered { asked_at } = self.calls[call].way else {
+            return false;
+        };
+        self.check_cached(call, received, asked_at);
+        true
+    }
+
+    fn check_cached(&mut self, call: usize, received: &Received, asked_at: u64) {
+        let call = &self.calls[call];
+        let Received { response, place, .. } = received;
+        let (Some(life), 200) = (place.life(), response.status) else {
+            return;
+        };
+        let Some(next) = self.told_place(call.object, life, response) else {
+            return;
+        };
+        let read = CachedRead {
+            response,
+            place: *place,
+            floor: call.floor,
+            age_ms: self.course.now.saturating_sub(asked_at),
+            is_live: call.request.parameter("live").is_some(),
+            content: self.objects[call.object].model.content(life),
+            next,
+        };
+        let verdict = read.check();
+        self.course.check(Oracle::CachedReads, verdict);
+    }
+}
+
+/// The same request, to be answered only if the tag is not the present one.
+fn conditional(request: &Request, tag: String) -> Rc<Request> {
+    let mut request = request.clone();
+    request.headers.push(("If-None-Match", tag));
+    Rc::new(request)
+}
