@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::request::{Request, Response};
-use crate::segments::{Segments, Token, spell, tag, token};
+use crate::segments::{Segments, Tag, Token, spell, tag, token};
 
 /// What the server adds to an append when it stores it.
 const FRAME_BYTES: usize = 4;
@@ -256,7 +256,8 @@ impl Life {
         let mut known = Some(false);
         for each in list.split(',').map(str::trim) {
             let strong = if weak { each.trim_start_matches("W/") } else { each };
-            let Some(tag) = tag(strong).filter(|tag| tag.closed == self.closed && self.is_at(tag.end)) else {
+            let names = |tag: &Tag<'_>| !tag.is_page && tag.closed == self.closed && self.is_at(tag.end);
+            let Some(tag) = tag(strong).filter(names) else {
                 continue;
             };
             match &self.named {
@@ -1023,12 +1024,6 @@ impl Model {
             && tagged;
         let status = if named { 304 } else { 200 };
         ensure(response.status == status, || status.to_string(), response)?;
-        let cache = response.header("Cache-Control").unwrap_or_default();
-        ensure(
-            !(cache.contains("max-age") && reached) || live.is_some(),
-            || "not to be kept: it grows".to_owned(),
-            response,
-        )?;
         if live.is_some() && !eof {
             let client = request
                 .parameter("cursor")

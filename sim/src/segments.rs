@@ -125,16 +125,17 @@ pub struct Tag<'a> {
     pub start: Token,
     pub end: Token,
     pub closed: bool,
+    /// Whether more followed what it names.
+    pub is_page: bool,
 }
 
 /// Takes a strong entity tag apart; `None` for one that this server does not write.
 #[must_use]
 pub fn tag(text: &str) -> Option<Tag<'_>> {
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;
-    let (inner, closed) = match inner.strip_suffix(":c") {
-        Some(inner) => (inner, true),
-        None => (inner, false),
-    };
+    let is_page = inner.ends_with(":p");
+    let closed = inner.ends_with(":c");
+    let inner = inner.trim_end_matches(":p").trim_end_matches(":c");
     let [life, start, end] = *inner.split(':').collect::<Vec<_>>() else {
         return None;
     };
@@ -143,6 +144,7 @@ pub fn tag(text: &str) -> Option<Tag<'_>> {
         start: token(start)?,
         end: token(end)?,
         closed,
+        is_page,
     })
 }
 

@@ -8,8 +8,9 @@ use crate::plan::{self, Damaged};
 use crate::refusal::Refusal;
 use crate::tail::{self, Frame};
 use crate::wire::answer::Body;
+use crate::wire::entity_tag::{self, Reach};
 use crate::wire::request::Read;
-use crate::wire::{Format, cache, cursor, entity_tag, header};
+use crate::wire::{Format, cache, cursor, header};
 use crate::{Answer, Class, End as Ended, Limits, Line, Live, Millis, Offset};
 
 impl Life {
@@ -165,7 +166,7 @@ fn long_poll_answer(live: &Live, frames: &[u8]) -> Result<Answer, Damaged> {
             .up_to_date(true)
             .closed(closed));
     }
-    let tag = entity_tag::entity_tag(live.incarnation, live.from, live.next, closed);
+    let tag = entity_tag::entity_tag(live.incarnation, live.from, live.next, Reach::tail(closed));
     let answer = Answer::uncached(200)
         .with(header::CONTENT_TYPE, live.content_type.clone())
         .with(header::ETAG, tag)

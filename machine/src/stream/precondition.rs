@@ -4,8 +4,9 @@
 use super::Life;
 use crate::Offset;
 use crate::refusal::{Present, Refusal};
+use crate::wire::entity_tag::{self, Reach};
+use crate::wire::header;
 use crate::wire::request::Preconditions;
-use crate::wire::{entity_tag, header};
 
 impl Life {
     /// `If-Match` compares strongly and `If-None-Match` weakly (RFC 9110, 13.1.1, 13.1.2).
@@ -47,7 +48,7 @@ impl Life {
             self.head.incarnation,
             Offset::START,
             self.tail(),
-            self.is_closed(),
+            Reach::tail(self.is_closed()),
         )
     }
 

@@ -14,9 +14,10 @@ use crate::plan::{HotPart, Part, Plan, Rest, Shape};
 use crate::rows::{HotTable, RowKey, Rows, Unreadable};
 use crate::segment::Index;
 use crate::wire::answer::Body;
+use crate::wire::entity_tag::{self, Reach};
 use crate::wire::request::{From, Read};
 use crate::wire::text::{self, Ending};
-use crate::wire::{CacheMode, Format, cache, entity_tag, header};
+use crate::wire::{CacheMode, Format, cache, header};
 use crate::{Answer, Class, Limits, Millis, Offset, Refusal};
 
 /// What a page holds.
@@ -156,11 +157,16 @@ impl Life {
     ) -> Answer {
         let up_to_date = end == self.tail();
         let closed = up_to_date && self.is_closed();
+        let reach = if up_to_date {
+            Reach::tail(closed)
+        } else {
+            Reach::Page
+        };
         Answer::new(200, cache_control)
             .with(header::CONTENT_TYPE, self.head.content_type.clone())
             .with(
                 header::ETAG,
-                entity_tag::entity_tag(self.head.incarnation, start, end, closed),
+                entity_tag::entity_tag(self.head.incarnation, start, end, reach),
             )
             .at(end)
             .up_to_date(up_to_date)

@@ -3,10 +3,35 @@
 use crate::Offset;
 use crate::rows::Incarnation;
 
-/// Names the content between two offsets of one incarnation, and whether the stream was closed at the second.
-pub(crate) fn entity_tag(incarnation: Incarnation, start: Offset, end: Offset, closed: bool) -> String {
-    let closed = if closed { ":c" } else { "" };
-    format!("\"{incarnation}:{start}:{end}{closed}\"")
+/// How far the content that a tag names reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// More follows.
+    Page,
+    /// It ends at the tail of an open stream.
+    Tail,
+    /// It ends at the end of a closed stream.
+    Closed,
+}
+
+impl Reach {
+    pub(crate) const fn tail(is_closed: bool) -> Self {
+        if is_closed { Self::Closed } else { Self::Tail }
+    }
+}
+
+/// Names the content between two offsets of one incarnation, and what follows it.
+///
+/// A page that has reached the tail and does so no longer gets another tag. A 304 would leave the
+/// `Stream-Up-To-Date` in place that a cache has stored with it (RFC 9111, 3.2), and its client
+/// would stop there.
+pub(crate) fn entity_tag(incarnation: Incarnation, start: Offset, end: Offset, reach: Reach) -> String {
+    let reach = match reach {
+        Reach::Page => ":p",
+        Reach::Tail => "",
+        Reach::Closed => ":c",
+    };
+    format!("\"{incarnation}:{start}:{end}{reach}\"")
 }
 
 /// The state of a stream that one of its entity tags was given for.
@@ -30,7 +55,7 @@ pub(crate) fn states(list: &str, weak: bool) -> impl Iterator<Item = State<'_>> 
     })
 }
 
-/// Reads [`entity_tag`].
+/// Reads [`entity_tag`]. One that does not reach the tail names no state.
 fn state(tag: &str) -> Option<State<'_>> {
     let mut parts = tag.strip_prefix('"')?.strip_suffix('"')?.split(':');
     let incarnation = parts.next()?;
@@ -64,7 +89,12 @@ mod tests {
     #[test]
     fn a_tag_is_read_as_it_was_written() {
         for closed in [false, true] {
-            let tag = entity_tag(Incarnation(7), Offset::START, Offset::new(1, 5), closed);
+            let tag = entity_tag(
+                Incarnation(7),
+                Offset::START,
+                Offset::new(1, 5),
+                Reach::tail(closed),
+            );
             let written = State {
                 incarnation: "0000000000000007",
                 end: Offset::new(1, 5),
@@ -83,7 +113,7 @@ mod tests {
 
     #[test]
     fn lists_weak_tags_and_the_star_match() {
-        let tag = entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), false);
+        let tag = entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), Reach::Tail);
         for list in [
             tag.clone(),
             format!("\"x\", W/{tag}"),
@@ -97,7 +127,14 @@ mod tests {
         }
         assert_ne!(
             tag,
-            entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), true)
+            entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), Reach::Closed)
         );
+    }
+    #[test]
+    fn a_page_that_more_follows_names_no_state() {
+        let page = entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), Reach::Page);
+        let tail = entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), Reach::Tail);
+        assert!(!is_named_by(&page, &tail));
+        assert_eq!(states(&page, true).count(), 0);
     }
 }

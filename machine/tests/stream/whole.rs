@@ -293,3 +293,21 @@ proptest! {
         prop_assert_eq!(String::from_utf8_lossy(&body), expected);
     }
 }
+
+#[test]
+fn a_page_that_no_longer_reaches_the_tail_has_changed() {
+    let mut shell = stream(JSON, &[], limits());
+    shell.post(JSON, b"1");
+    let shared = |shell: &mut Shell, tag: &str| {
+        let headers = [("X-Cache-Mode", "shared"), ("If-None-Match", tag)];
+        shell.request("GET", "?offset=-1", &headers, b"")
+    };
+    let at_tail = shared(&mut shell, "\"none\"");
+    assert_eq!(at_tail.header("Stream-Up-To-Date"), "true");
+    shell.post(JSON, b"2");
+    // A 304 would leave the Stream-Up-To-Date in place that the client has stored.
+    let page = shared(&mut shell, at_tail.header("ETag"));
+    assert_eq!((page.status(), page.text().as_str()), (200, "[1]"));
+    assert_eq!(page.header("Stream-Up-To-Date"), "");
+    assert_eq!(shared(&mut shell, page.header("ETag")).status(), 304);
+}

@@ -17,8 +17,9 @@ use crate::tier::{self, Parts};
 /// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so much.
 pub(super) type Asked = (usize, u64, u64, u64, u64);
 
-/// Which content was tagged: of an object's life, in which epoch of it, from where, to where, and whether it was closed there.
-pub(super) type Tagged = (usize, u64, u64, u64, u64, bool);
+/// Which content was tagged: of an object's life, in which epoch of it, from where, to where, and whether that was the tail,
+/// and closed.
+pub(super) type Tagged = (usize, u64, u64, u64, u64, (bool, bool));
 
 /// An alarm that the platform has given up is made up for by a request, some of which come in vain.
 const PRODS_MAX: u64 = 40;
@@ -199,7 +200,8 @@ impl World<'_, '_> {
             return;
         };
         let closed = response.is_true("Stream-Closed");
-        let tagged = (at, object.platform.epoch, life.id, start, end, closed);
+        let reaches = (end == life.content.len(), closed);
+        let tagged = (at, object.platform.epoch, life.id, start, end, reaches);
         let before = self.tag_of.entry(tagged).or_insert_with(|| tag.to_owned());
         if before != tag {
             let expected = format!("the tag {before} of {start} to {end}, as before");
