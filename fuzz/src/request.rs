@@ -401,10 +401,10 @@ impl Server {
                 let headers = request.headers.iter();
                 let headers = headers.map(|(name, value)| ((*name).to_owned(), value.clone()));
                 self.hand_over(
-                    edge::name::REGISTRY.to_owned(),
+                    request.stream.clone(),
                     &Request {
                         method: request.method.to_owned(),
-                        url: format!("https://host/v1/stream/{}", edge::name::REGISTRY),
+                        url: format!("https://host/v1/stream/{}", request.stream),
                         headers: headers.collect(),
                         body: request.body.clone().into(),
                     },

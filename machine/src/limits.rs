@@ -31,6 +31,9 @@ pub struct Limits {
     pub cold: bool,
     /// Whether streams announce themselves to the registry.
     pub registry: bool,
+    /// Over how many streams the registry's events are spread, by the names of the streams that
+    /// they tell of.
+    pub registry_shards: u64,
     /// Whether streams list themselves and their segments in the admin index.
     pub index: bool,
     /// Size, framed, at which a segment is sealed.
@@ -123,6 +126,7 @@ impl Limits {
         redial_ms_max: 1_000,
         cold: false,
         registry: false,
+        registry_shards: 1,
         index: false,
         segment_bytes_max: 8 << 20,
         segment_messages_max: 100_000,

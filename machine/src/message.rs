@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::edge::name;
 use crate::rows::Incarnation;
 use crate::wire::header;
 use crate::{Millis, Offset};
@@ -9,7 +10,7 @@ use crate::{Millis, Offset};
 /// One message to one receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// A request to the object of the registry stream ([`crate::edge::name::REGISTRY`]), as any client would send it.
+    /// A request to the object of a registry stream, as any client would send it.
     Registry(Request),
     /// Statements for the index, to be executed in order and in one transaction.
     Index(Vec<Statement>),
@@ -17,6 +18,8 @@ pub enum Message {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
+    /// The name of the stream that it is sent to.
+    pub stream: String,
     pub method: &'static str,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
@@ -48,15 +51,6 @@ impl From<String> for Value {
 
 const APPLICATION_JSON: &str = "application/json";
 
-/// Creates the registry stream.
-pub(crate) fn create_registry() -> Message {
-    Message::Registry(Request {
-        method: "PUT",
-        headers: vec![(header::CONTENT_TYPE, APPLICATION_JSON.to_owned())],
-        body: Vec::new(),
-    })
-}
-
 /// An event for the registry, as it is stored until it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Event {
@@ -64,7 +58,15 @@ pub(crate) struct Event {
     /// forgotten the other event of the same incarnation.
     producer: String,
     seq: u64,
+    /// The registry's shard that is told.
+    #[serde(default, skip_serializing_if = "is_first")]
+    shard: u64,
     event: StateEvent,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_first(shard: &u64) -> bool {
+    *shard == 0
 }
 
 /// A message of the registry stream.
@@ -92,6 +94,7 @@ struct EventHeaders {
 
 impl Event {
     pub(crate) fn created(
+        shard: u64,
         incarnation: Incarnation,
         path: &str,
         content_type: &str,
@@ -102,17 +105,18 @@ impl Event {
             content_type: content_type.to_owned(),
             created_at,
         };
-        Self::new(incarnation.to_string(), path, Some(value), "insert")
+        Self::new(shard, incarnation.to_string(), path, Some(value), "insert")
     }
 
-    pub(crate) fn ended(incarnation: Incarnation, path: &str) -> Self {
-        Self::new(format!("{incarnation}-end"), path, None, "delete")
+    pub(crate) fn ended(shard: u64, incarnation: Incarnation, path: &str) -> Self {
+        Self::new(shard, format!("{incarnation}-end"), path, None, "delete")
     }
 
-    fn new(producer: String, path: &str, value: Option<StreamValue>, operation: &str) -> Self {
+    fn new(shard: u64, producer: String, path: &str, value: Option<StreamValue>, operation: &str) -> Self {
         Self {
             producer,
             seq: 0,
+            shard,
             event: StateEvent {
                 r#type: "stream".to_owned(),
                 key: path.to_owned(),
@@ -124,8 +128,19 @@ impl Event {
         }
     }
 
+    /// Creates the registry stream that is to be told.
+    pub(crate) fn create_registry(&self) -> Message {
+        Message::Registry(Request {
+            stream: name::of_registry_shard(self.shard),
+            method: "PUT",
+            headers: vec![(header::CONTENT_TYPE, APPLICATION_JSON.to_owned())],
+            body: Vec::new(),
+        })
+    }
+
     pub(crate) fn message(&self) -> Message {
         Message::Registry(Request {
+            stream: name::of_registry_shard(self.shard),
             method: "POST",
             headers: vec![
                 (header::CONTENT_TYPE, APPLICATION_JSON.to_owned()),

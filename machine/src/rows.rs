@@ -91,8 +91,8 @@ pub struct Head {
     pub expiry: Expiry,
     /// Orders what the index is told of streams of this name.
     pub version: u64,
-    /// Whether the registry has been, or will be, told of the creation.
-    pub registered: bool,
+    /// The registry's shard that has been, or will be, told of the creation, and of the end; if any.
+    pub registered: Option<u64>,
     /// Who is still to be told of the creation. It says in the head row what would otherwise be rows of their own.
     pub untold: Untold,
     /// The open segment.

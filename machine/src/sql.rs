@@ -360,14 +360,16 @@ fn attempted(segment: &SealedSegment) -> [Value<'_>; 4] {
     ]
 }
 
-/// Bits of the column `registered`.
+/// Bits of the column `registered`; the others are the number of the registry's shard.
 const REGISTERED: u64 = 1;
 const UNTOLD_REGISTRY: u64 = 2;
 const UNTOLD_INDEX: u64 = 4;
+const SHARD_SHIFT: u32 = 3;
 
 fn changeable(head: &Head) -> [Value<'_>; 10] {
     let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
-    let registered = flag(head.registered, REGISTERED)
+    let registered = flag(head.registered.is_some(), REGISTERED)
+        | head.registered.unwrap_or(0) << SHARD_SHIFT
         | flag(head.untold.registry, UNTOLD_REGISTRY)
         | flag(head.untold.index, UNTOLD_INDEX);
     let (producer, epoch, seq) = stamp(head.closed.as_ref().and_then(|closed| closed.by.as_ref()));
@@ -420,7 +422,7 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
         expiry,
         name: required(row.text(6)?)?,
         version: required(row.integer(7)?)?,
-        registered: registered & REGISTERED != 0,
+        registered: (registered & REGISTERED != 0).then_some(registered >> SHARD_SHIFT),
         untold: Untold {
             registry: registered & UNTOLD_REGISTRY != 0,
             index: registered & UNTOLD_INDEX != 0,

@@ -302,6 +302,7 @@ pub fn put_times(choices: &mut Choices<'_>, limits: &mut Limits) {
 fn producers(choices: &mut Choices<'_>, limits: &mut Limits) {
     let added = choices.added();
     if limits.registry {
+        limits.registry_shards = added.one_of(&[1, 2, 3]);
         // An event that is repeated after longer would be told twice.
         return;
     }

@@ -276,8 +276,31 @@ pub fn registered(name: &str, state: &State) -> Vec<String> {
     events
 }
 
-/// What the registry was told of the streams of a name.
-pub fn told_of(name: &str, messages: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<String> {
+/// Whether one shard of the registry was told this of the streams of a name, and no other anything.
+///
+/// # Errors
+/// What was expected, and what each shard was told.
+pub fn one_was_told<'a, M: AsRef<[u8]> + 'a>(
+    name: &str,
+    shards: impl Iterator<Item = &'a [M]>,
+    expected: &[String],
+) -> Result<(), Mismatch> {
+    let told: Vec<_> = shards
+        .map(|messages| told_of(name, messages.iter()))
+        .filter(|events| !events.is_empty())
+        .collect();
+    match told.as_slice() {
+        [] if expected.is_empty() => Ok(()),
+        [events] if events == expected => Ok(()),
+        _ => Err(Mismatch {
+            expected: format!("one shard that was told {expected:?}"),
+            actual: format!("{told:?}"),
+        }),
+    }
+}
+
+/// What was told of the streams of a name.
+fn told_of(name: &str, messages: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<String> {
     let of_name = format!(r#""key":"{name}""#);
     messages
         .map(|message| String::from_utf8_lossy(message.as_ref()).into_owned())

@@ -25,6 +25,7 @@ describe("limits", () => {
     "SEGMENT_MAX_AGE_MS",
     "INDEX_STEP_BYTES",
     "PRODUCER_MAX_IDLE_MS",
+    "REGISTRY_SHARDS",
     "PUT_TIMEOUT_MS",
     "REPLY_TIMEOUT_MS",
     "RETRY_MIN_MS",

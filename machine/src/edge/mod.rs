@@ -97,7 +97,7 @@ fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
         return Err(Refusal::Reserved.into());
     }
     let writes = matches!(head.method, "PUT" | "POST" | "DELETE");
-    if name == name::REGISTRY && writes {
+    if writes && name::is_registry(&name) {
         return Err(Refusal::Forbidden("the registry is written by the server alone").into());
     }
     if !writes && !matches!(head.method, "GET" | "HEAD") {
@@ -127,9 +127,9 @@ pub(crate) fn stream_name(target: &str, limits: &Limits) -> Result<String, Refus
     name::canonical(stream_id(target)?, limits)
 }
 
-/// Whether it is the target by which streams tell the registry of themselves.
+/// Whether it is a target by which streams tell the registry of themselves.
 pub(crate) fn is_registry(target: &str) -> bool {
-    stream_id(target) == Ok(name::REGISTRY)
+    stream_id(target).is_ok_and(name::is_registry)
 }
 
 fn stream_id(target: &str) -> Result<&str, Refusal> {
@@ -208,6 +208,14 @@ mod tests {
             ("GET", "/v1/stream/__registry__", 0),
             ("POST", "/v1/stream/__registry__", 403),
             ("POST", "/v1/stream/%5F_registry__", 403),
+            ("GET", "/v1/stream/__registry__/1", 0),
+            ("PUT", "/v1/stream/__registry__/1", 403),
+            ("POST", "/v1/stream/__registry__/255", 403),
+            ("DELETE", "/v1/stream/%5F_registry__/2", 403),
+            ("DELETE", "/v1/stream/__registry__/", 403),
+            ("PUT", "/v1/stream/__registry__%2F1", 0),
+            ("PUT", "/v1/stream/__registry__1", 0),
+            ("PUT", "/v1/stream/a/__registry__/1", 0),
             ("GET", "/v1/stream/%zz", 400),
             ("GET", "/v1/stream/a#b", 400),
             ("GET", "/v1/stream/a?offset=-1#", 400),

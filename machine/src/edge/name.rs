@@ -4,8 +4,34 @@ use percent_encoding::percent_decode_str;
 
 use crate::{Limits, Refusal};
 
-/// The stream of creations and deletions, written by the server alone.
+/// The stream of creations and deletions, written by the server alone. Where the registry has
+/// several shards, this one is the first.
 pub const REGISTRY: &str = "__registry__";
+
+/// Whether only the server writes the stream of this name: every shard of the registry, however
+/// many there are now, and every other name below the registry's.
+#[must_use]
+pub fn is_registry(name: &str) -> bool {
+    let rest = name.strip_prefix(REGISTRY);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The number of the registry's shard that is told of the streams of this canonical name.
+/// It is stored with each stream, so another way to choose would move no stream that lives.
+#[must_use]
+pub(crate) fn registry_shard(name: &str, limits: &Limits) -> u64 {
+    u64::from(crc32fast::hash(name.as_bytes())) % limits.registry_shards.max(1)
+}
+
+/// The name of a shard of the registry.
+#[must_use]
+pub fn of_registry_shard(shard: u64) -> String {
+    if shard == 0 {
+        REGISTRY.to_owned()
+    } else {
+        format!("{REGISTRY}/{shard}")
+    }
+}
 
 /// The first segment of the protocol's own control paths (protocol 6).
 pub const CONTROL_PREFIX: &str = "__ds";
@@ -109,6 +135,48 @@ mod tests {
         }
         assert_eq!(name("...").as_deref(), Ok("..."));
         assert_eq!(name("a.b/.c").as_deref(), Ok("a.b/.c"));
+    }
+
+    /// A test in Rust runs natively; the simulator's `meta` compares whole runs with wasm32.
+    #[test]
+    fn events_are_spread_by_name_in_one_way_for_ever() {
+        let of = |name: &str, registry_shards: u64| {
+            let limits = Limits {
+                registry_shards,
+                ..Limits::DEFAULT
+            };
+            registry_shard(name, &limits)
+        };
+        assert_eq!((of("123456789", 1), of("123456789", 256)), (0, 0x26));
+        assert_eq!([of("a", 3), of("b", 3), of("%C3%BC", 3)], [0, 2, 1]);
+        let mut counts = [0_u64; 7];
+        for number in 0..7_000 {
+            counts[usize::try_from(of(&format!("chat/{number}"), 7)).unwrap_or(7)] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| (800..1_200).contains(count)),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn every_shard_and_what_is_below_the_registry_is_the_servers() {
+        for shard in [0, 1, 2, 255, 1_000] {
+            assert!(is_registry(&of_registry_shard(shard)), "{shard}");
+        }
+        assert_eq!(of_registry_shard(0), "__registry__");
+        assert_eq!(of_registry_shard(2), "__registry__/2");
+        for name in ["__registry__/", "__registry__/a", "__registry__/1/2"] {
+            assert!(is_registry(name), "{name}");
+        }
+        for name in [
+            "__registry__1",
+            "__registry__%2F1",
+            "a/__registry__",
+            "__registry_",
+        ] {
+            assert!(!is_registry(name), "{name}");
+        }
     }
 
     #[test]

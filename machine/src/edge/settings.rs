@@ -56,7 +56,7 @@ impl Default for Settings {
 type Field = fn(&mut Limits) -> &mut u64;
 
 /// The variables that set limits, with the least and the greatest value of each.
-const LIMITS: [(&str, Field, u64, u64); 15] = [
+const LIMITS: [(&str, Field, u64, u64); 16] = [
     (
         "MAX_APPEND_BYTES",
         |limits| &mut limits.append_bytes_max,
@@ -87,6 +87,7 @@ const LIMITS: [(&str, Field, u64, u64); 15] = [
         100,
         3_600_000,
     ),
+    ("REGISTRY_SHARDS", |limits| &mut limits.registry_shards, 1, 256),
     (
         "SEGMENT_MAX_BYTES",
         |limits| &mut limits.segment_bytes_max,

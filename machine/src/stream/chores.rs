@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::seal::backoff;
 use super::{Life, Stream};
-use crate::edge::name::REGISTRY;
-use crate::message::{self, Change, Event};
+use crate::edge::name;
+use crate::message::{Change, Event};
 use crate::rows::{Chore, ChoreKind, Garbage, Head, Lane, Rows, Unreadable, Untold, Write};
 use crate::{Flight, Gated, Limits, Millis, Reply, Turn, segment};
 
@@ -50,8 +50,14 @@ const AT_ONCE: Millis = Millis(0);
 const OF_REGISTRY: u64 = 1;
 const OF_INDEX: u64 = 2;
 
-fn created_event(head: &Head) -> Event {
-    Event::created(head.incarnation, &head.name, &head.content_type, head.created_at)
+fn created_event(shard: u64, head: &Head) -> Event {
+    Event::created(
+        shard,
+        head.incarnation,
+        &head.name,
+        &head.content_type,
+        head.created_at,
+    )
 }
 
 fn created_change(head: &Head) -> Change {
@@ -95,8 +101,8 @@ impl Chores {
             self.pending.insert(id, Chore { id, due_at, what });
         };
         // Nothing in them can fail to become JSON.
-        if head.untold.registry {
-            let event = serde_json::to_string(&created_event(head)).unwrap_or_default();
+        if let Some(shard) = head.registered.filter(|_| head.untold.registry) {
+            let event = serde_json::to_string(&created_event(shard, head)).unwrap_or_default();
             note(OF_REGISTRY, ChoreKind::Registry(event));
         }
         if head.untold.index {
@@ -157,9 +163,10 @@ impl Chores {
         told.map(|change| change.version() + 1).fold(now.0, u64::max)
     }
 
-    /// Whether the registry is to be told of a stream of this name.
-    pub(super) fn registers(name: &str, limits: &Limits) -> bool {
-        limits.registry && name != REGISTRY
+    /// The registry's shard that is to be told of a stream of this name, if any.
+    pub(super) fn registers(name: &str, limits: &Limits) -> Option<u64> {
+        let registers = limits.registry && !name::is_registry(name);
+        registers.then(|| name::registry_shard(name, limits))
     }
 
     /// A stream was created. What is to be told of that is in its head row, unless something of a former stream has to be told
@@ -167,13 +174,13 @@ impl Chores {
     pub(super) fn created(&mut self, head: &mut Head, limits: &Limits, turn: &mut Turn) {
         if self.pending.is_empty() {
             head.untold = Untold {
-                registry: head.registered,
+                registry: head.registered.is_some(),
                 index: limits.index,
             };
             return self.note_untold(head);
         }
-        if head.registered {
-            self.tell_registry(&created_event(head), turn);
+        if let Some(shard) = head.registered {
+            self.tell_registry(&created_event(shard, head), turn);
         }
         self.tell_index(AT_ONCE, &created_change(head), limits, turn);
     }
@@ -212,8 +219,10 @@ impl Chores {
         turn: &mut Turn,
     ) {
         self.keep_untold(head, turn);
-        if head.registered {
-            self.tell_registry(&Event::ended(head.incarnation, &head.name), turn);
+        // The same shard as of the creation, however many there are by now.
+        if let Some(shard) = head.registered {
+            let ended = Event::ended(shard, head.incarnation, &head.name);
+            self.tell_registry(&ended, turn);
         }
         let (path, version) = (head.name.clone(), head.version + 1);
         let ended = Change::Ended {
@@ -291,14 +300,14 @@ impl Chores {
             }
             Lane::Registry | Lane::Index => due.next().and_then(|chore| {
                 let message = match &chore.what {
-                    ChoreKind::Registry(_) if self.lanes[slot(lane)].registry_is_missing => {
-                        Some(message::create_registry())
-                    }
                     ChoreKind::Registry(event) => {
-                        then.push((chore.id, None));
-                        serde_json::from_str::<Event>(event)
-                            .ok()
-                            .map(|event| event.message())
+                        let event = serde_json::from_str::<Event>(event).ok();
+                        if self.lanes[slot(lane)].registry_is_missing {
+                            event.map(|event| event.create_registry())
+                        } else {
+                            then.push((chore.id, None));
+                            event.map(|event| event.message())
+                        }
                     }
                     ChoreKind::Index(change) => {
                         then.push((chore.id, None));

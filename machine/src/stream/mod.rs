@@ -82,7 +82,7 @@ struct About {
     incarnation: Incarnation,
     name: String,
     version: u64,
-    registered: bool,
+    registered: Option<u64>,
     content_type: String,
     expiry: Expiry,
 }

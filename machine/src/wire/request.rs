@@ -640,7 +640,9 @@ mod tests {
             }
         };
         assert_eq!(bytes_max("/v1/stream/a/__registry__"), 1);
-        assert!(bytes_max("/v1/stream/__registry__") > 2 * limits.name_bytes_max);
+        for target in ["/v1/stream/__registry__", "/v1/stream/__registry__/1"] {
+            assert!(bytes_max(target) > 2 * limits.name_bytes_max, "{target}");
+        }
     }
 
     #[test]

@@ -478,6 +478,44 @@ fn the_registry_is_told_in_order_and_created_when_it_is_not_there() {
     assert!(shell.rows.is_empty() && shell.messages.is_empty());
 }
 
+/// To whom the messages on their way go.
+fn receivers(shell: &Shell) -> Vec<String> {
+    let messages = shell.messages.iter().map(|(_, message)| match message {
+        Message::Registry(request) => format!("{} {}", request.method, request.stream),
+        Message::Index(_) => "index".to_owned(),
+    });
+    messages.collect()
+}
+
+/// A shard that is missing is created like the registry, and a stream's end is told where its
+/// creation was told, whatever has become of the number of shards in between.
+#[test]
+fn a_stream_tells_one_shard_whatever_number_comes_later() {
+    let shards = |registry_shards: u64| Limits {
+        registry: true,
+        registry_shards,
+        ..Limits::DEFAULT
+    };
+    let mut shell = stream(JSON, shards(1_000));
+    let first = receivers(&shell).remove(0);
+    assert!(first.starts_with("POST __registry__/"), "{first}");
+    requests(&mut shell, 404);
+    assert_eq!(receivers(&shell), [first.replace("POST", "PUT")]);
+    requests(&mut shell, 201);
+    assert_eq!(receivers(&shell), core::slice::from_ref(&first));
+    shell.limits = shards(1);
+    shell.sleep();
+    shell.messages.clear();
+    assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
+    for _ in ["insert", "delete"] {
+        assert_eq!(receivers(&shell), core::slice::from_ref(&first));
+        requests(&mut shell, 200);
+    }
+    assert!(shell.rows.is_empty() && shell.messages.is_empty());
+    assert_eq!(shell.put(JSON, &[]).status(), 201);
+    assert_eq!(receivers(&shell), ["POST __registry__"]);
+}
+
 /// Found by the simulator: what was added by an instance whose clock was behind was told first.
 #[test]
 fn the_registry_is_told_in_order_when_a_clock_is_behind() {

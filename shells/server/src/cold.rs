@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use machine::edge::{STREAM_PREFIX, name};
+use machine::edge::STREAM_PREFIX;
 use machine::message::Request;
 use machine::plan::{Damaged, Fetch, Rendering, Rest, Span};
 use machine::segment::{Encoder, Put, Receipt};
@@ -380,9 +380,9 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), NotStor
     outcome
 }
 
-/// Asks the registry's stream, as a client would that is allowed to. Hands back the status, if it answers.
+/// Asks a registry stream, as a client would that is allowed to. Hands back the status, if it answers.
 async fn tell_registry(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
-    let target = format!("{STREAM_PREFIX}{}", name::REGISTRY);
+    let target = format!("{STREAM_PREFIX}{}", request.stream);
     let header = |name: &str| {
         let found = request.headers.iter().find(|(each, _)| *each == name);
         found.map(|(_, value)| value.clone())
@@ -402,7 +402,7 @@ async fn tell_registry(streams: &Arc<Streams>, request: &Request) -> Option<u16>
         Ok(call) => call,
         Err(refusal) => return Some(Answer::refusal(&refusal).status),
     };
-    let reply = streams.ask(name::REGISTRY, What::Input(streams.call(call)), None);
+    let reply = streams.ask(&request.stream, What::Input(streams.call(call)), None);
     match reply.ok()?.await.ok()? {
         cell::Reply::Answered(answered) => Some(answered.answer.status),
         cell::Reply::Attached { .. } | cell::Reply::Done => None,

@@ -190,6 +190,9 @@ struct Public {
     /// Time without an append after which sealing a segment forgets a producer, in milliseconds (604800000)
     #[arg(long, env = "PRODUCER_MAX_IDLE_MS", value_name = "MS")]
     producer_max_idle_ms: Option<String>,
+    /// Number of streams that the registry is spread over, by the names of the streams it tells of (1)
+    #[arg(long, env = "REGISTRY_SHARDS", value_name = "COUNT")]
+    registry_shards: Option<String>,
     /// Time after which a put to cold storage counts as failed, in milliseconds (60000)
     #[arg(long, env = "PUT_TIMEOUT_MS", value_name = "MS")]
     put_timeout_ms: Option<String>,
@@ -234,6 +237,7 @@ impl Public {
                 "SEGMENT_MAX_AGE_MS" => &self.segment_max_age_ms,
                 "INDEX_STEP_BYTES" => &self.index_step_bytes,
                 "PRODUCER_MAX_IDLE_MS" => &self.producer_max_idle_ms,
+                "REGISTRY_SHARDS" => &self.registry_shards,
                 "PUT_TIMEOUT_MS" => &self.put_timeout_ms,
                 "REPLY_TIMEOUT_MS" => &self.reply_timeout_ms,
                 "RETRY_MIN_MS" => &self.retry_min_ms,

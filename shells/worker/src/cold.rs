@@ -106,7 +106,7 @@ pub(crate) fn send(flight: Flight, message: &Message) -> Result<JsValue, JsValue
                 "registry",
                 &[
                     ("flight", flight_number(flight)),
-                    ("name", machine::edge::name::REGISTRY.into()),
+                    ("name", request.stream.as_str().into()),
                     ("path", machine::edge::STREAM_PREFIX.into()),
                     ("method", request.method.into()),
                     ("headers", headers.into()),

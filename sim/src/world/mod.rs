@@ -14,7 +14,7 @@ mod zombie;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use machine::edge::name::REGISTRY;
+use machine::edge::name;
 use machine::offset::Offset;
 
 use crate::choices::Choices;
@@ -183,7 +183,10 @@ impl<'w, 't> World<'w, 't> {
             .map(|(name, number)| Object::new(&format!("name-{name}"), number, &settings, storage))
             .collect();
         if settings.limits.registry {
-            objects.push(Object::new(REGISTRY, objects.len(), &settings, storage));
+            for shard in 0..settings.limits.registry_shards {
+                let name = name::of_registry_shard(shard);
+                objects.push(Object::new(&name, objects.len(), &settings, storage));
+            }
         }
         let clients = (0..settings.clients)
             .map(|_| Client::new(objects.len()))

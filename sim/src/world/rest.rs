@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use machine::edge::name;
 use machine::segment::{key, key_prefix};
 use machine::{Turn, Write};
 
-use super::object::ALARM_MAX;
+use super::object::{ALARM_MAX, Object};
 use super::{Event, Phase, World};
 use crate::marks::{Mark, Watermark};
 use crate::model::{Content, Mismatch};
@@ -396,23 +397,23 @@ impl World<'_, '_> {
         Ok(())
     }
 
-    /// The registry was told of each stream's beginning and end, once, and in order.
+    /// One shard of the registry was told of each stream's beginning and end, once, and in order.
     fn check_registry(&self) -> Result<(), Broken> {
-        let Some((registry, streams)) = self.objects.split_last() else {
-            return Ok(());
+        let is_registry = |object: &&Object| name::is_registry(&object.name);
+        let (shards, streams): (Vec<_>, Vec<_>) = self.objects.iter().partition(is_registry);
+        let told = |shard: &&Object| {
+            let content = shard.model.state.life.as_ref().map(|life| &*life.content);
+            match content {
+                Some(Content::Messages(messages)) => messages.clone(),
+                _ => Vec::new(),
+            }
         };
-        let content = registry.model.state.life.as_ref().map(|life| &*life.content);
-        let told: &[_] = match content {
-            Some(Content::Messages(messages)) => messages,
-            _ => &[],
-        };
+        let told: Vec<_> = shards.iter().map(told).collect();
         for object in streams {
             let name = &object.name;
             let expected = tier::registered(name, &object.model.state);
-            let actual = tier::told_of(name, told.iter());
-            if actual != expected {
-                return broken(Oracle::Registry, format!("{expected:?}"), format!("{actual:?}"));
-            }
+            tier::one_was_told(name, told.iter().map(Vec::as_slice), &expected)
+                .or_else(|Mismatch { expected, actual }| broken(Oracle::Registry, expected, actual))?;
         }
         Ok(())
     }

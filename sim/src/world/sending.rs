@@ -49,7 +49,8 @@ struct Fate {
 fn line(message: &Message) -> String {
     match message {
         Message::Registry(request) => {
-            format!("{} {}", request.method, String::from_utf8_lossy(&request.body))
+            let body = String::from_utf8_lossy(&request.body);
+            format!("{} {} {body}", request.method, request.stream)
         }
         Message::Index(statements) => {
             let one = |statement: &Statement| {
@@ -113,12 +114,15 @@ impl World<'_, '_> {
             told: false,
         });
         let request = request.map(|request| {
-            Rc::new(Request {
+            let to = self.objects.iter().position(|each| each.name == request.stream);
+            let to = to.expect("messages go to shards that there are");
+            let request = Request {
                 method: request.method,
                 query: Vec::new(),
                 headers: request.headers,
                 body: request.body.into(),
-            })
+            };
+            (to, Rc::new(request))
         });
         for copy in 0..fate.copies {
             let mut delay = self.course.network_delay();
@@ -128,9 +132,8 @@ impl World<'_, '_> {
             }
             match &request {
                 None => self.course.schedule(delay, Event::Execute { sending }.into()),
-                Some(request) => {
-                    let registry = self.objects.len() - 1;
-                    let call = self.call(registry, 0, None, request);
+                Some((to, request)) => {
+                    let call = self.call(*to, 0, None, request);
                     self.calls[call].sending = Some(sending);
                     self.course.schedule(delay, super::Event::Arrive { call });
                 }

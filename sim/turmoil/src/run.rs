@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use machine::edge;
-use machine::edge::name::REGISTRY;
+use machine::edge::name;
 use machine::rows::HotTable;
 use machine::segment;
 use machine::wire::CacheMode;
@@ -643,7 +643,8 @@ impl World {
         if let Err((oracle, Mismatch { expected, actual })) = rest {
             shared.fail(oracle, expected, actual);
         }
-        let told = shared.disks.get(REGISTRY).map(|disk| disk.segments().count());
+        let shards = shared.disks.iter().filter(|(name, _)| name::is_registry(name));
+        let told = shards.map(|(_, disk)| disk.segments().count()).max();
         let cold = !shared.tier.objects.is_empty();
         let marks = [
             (told.is_some(), Mark::RegistryTold),
@@ -671,9 +672,10 @@ fn judge_tiers(
         };
         return Err((Oracle::Orphans, mismatch));
     }
-    let registry = disks.get(REGISTRY).map(|disk| records(disk, objects));
-    let registry = registry
-        .transpose()
+    let shards = disks.iter().filter(|(name, _)| name::is_registry(name));
+    let told: Vec<_> = shards
+        .map(|(_, disk)| records(disk, objects))
+        .collect::<Result<_, _>>()
         .map_err(|mismatch| (Oracle::Registry, mismatch))?;
     for name in 0..judge.names() {
         if let (Some(life), Some(disk)) = (judge.life(name), disks.get(&stream(name))) {
@@ -688,14 +690,8 @@ fn judge_tiers(
             verdict.map_err(|mismatch| (Oracle::Coverage, mismatch))?;
         }
         let expected = tier::registered(&stream(name), judge.state(name));
-        let actual = tier::told_of(&stream(name), registry.iter().flatten());
-        if actual != expected {
-            let mismatch = Mismatch {
-                expected: format!("{expected:?}"),
-                actual: format!("{actual:?}"),
-            };
-            return Err((Oracle::Registry, mismatch));
-        }
+        tier::one_was_told(&stream(name), told.iter().map(Vec::as_slice), &expected)
+            .map_err(|mismatch| (Oracle::Registry, mismatch))?;
     }
     Ok(())
 }

@@ -180,6 +180,7 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         clock_skew_ms_max: 0,
         // The server has a registry, whatever it is told.
         registry: true,
+        registry_shards: choices.added().one_of(&[1, 2]),
         reply_timeout_ms: 200 + choices.magnitude(2_000),
         retry_ms_min: 50 + choices.magnitude(500),
         retry_ms_max: 1_000,
