@@ -1,4 +1,5 @@
-//! A parser of event streams, from the standard alone (WHATWG HTML, 9.2.5 and 9.2.6). It shares nothing with the machine.
+//! A parser of event streams, from the standard alone (WHATWG HTML, 9.2.5 and 9.2.6). It shares
+//! nothing with the machine.
 
 use sim::model::Content;
 
@@ -57,7 +58,8 @@ fn finished_lines(mut text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The text that an event shows of what lies between two places of a text that ends there, by the reference.
+/// The text that an event shows of what lies between two places of a text that ends there, by the
+/// reference.
 pub(crate) fn text(of: Vec<u8>, from: usize, to: usize) -> String {
     let content = Content::Run {
         text: true,
@@ -68,7 +70,8 @@ pub(crate) fn text(of: Vec<u8>, from: usize, to: usize) -> String {
     text.expect("the range is within the text")
 }
 
-/// What a client sees of text that has been through an event: decoded as the standard decodes, each line ending an LF.
+/// What a client sees of text that has been through an event: decoded as the standard decodes, each
+/// line ending an LF.
 pub(crate) fn as_seen(text: &[u8]) -> String {
     String::from_utf8_lossy(text)
         .replace("\r\n", "\n")
@@ -90,9 +93,11 @@ mod tests {
     #[test]
     fn the_examples_of_the_standard() {
         let stream = "data: YHOO\ndata: +2\ndata: 10\n\n";
-        assert_eq!(events(stream.as_bytes()), [event("message", "YHOO\n+2\n10")]);
-        let stream =
-            ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n";
+        assert_eq!(
+            events(stream.as_bytes()),
+            [event("message", "YHOO\n+2\n10")]
+        );
+        let stream = ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n";
         let first = Event {
             last_event_id: "1".to_owned(),
             ..event("message", "first event")

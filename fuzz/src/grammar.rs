@@ -1,7 +1,8 @@
-//! A recognizer of JSON, from RFC 8259 alone. It shares nothing with the machine, and needs no stack.
+//! A recognizer of JSON, from RFC 8259 alone. It shares nothing with the machine, and needs no
+//! stack.
 
-/// The spans of the messages in a body (protocol 9.1.2): the elements of the outermost array, or the one value. `None` when
-/// the body is not JSON.
+/// The spans of the messages in a body (protocol 9.1.2): the elements of the outermost array, or
+/// the one value. `None` when the body is not JSON.
 pub(crate) fn messages(body: &[u8]) -> Option<Vec<&[u8]>> {
     std::str::from_utf8(body).ok()?;
     let mut scanner = Scanner { body, at: 0 };
@@ -173,7 +174,13 @@ mod tests {
     #[test]
     fn bodies_are_cut_at_the_outermost_commas() {
         let body = br#" [ {"a":[1,2],"b":{}} ,"x,]", -0.5e+3,[],[[ ]] ] "#;
-        let expected: Vec<&[u8]> = vec![br#"{"a":[1,2],"b":{}}"#, b"\"x,]\"", b"-0.5e+3", b"[]", b"[[ ]]"];
+        let expected: Vec<&[u8]> = vec![
+            br#"{"a":[1,2],"b":{}}"#,
+            b"\"x,]\"",
+            b"-0.5e+3",
+            b"[]",
+            b"[[ ]]",
+        ];
         assert_eq!(messages(body), Some(expected));
         assert_eq!(messages(b"\tnull\r\n"), Some(vec![&b"null"[..]]));
         assert_eq!(messages(b"[ ]"), Some(vec![]));

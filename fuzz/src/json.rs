@@ -1,10 +1,11 @@
-//! JSON mode (protocol 9.1): how a body is cut into messages, stored in rows of any size, and given back.
+//! JSON mode (protocol 9.1): how a body is cut into messages, stored in rows of any size, and given
+//! back.
 
 use bytes::Bytes;
 use machine::rows::Expiry;
 use machine::wire::CacheMode;
-use machine::wire::request::{Append, Create, From, Preconditions, Read};
-use machine::{Answer, Call, CallId, Class, Gated, Input, Limits, Millis, Offset};
+use machine::wire::request::{Append, Create, Preconditions, Read, StartOffset};
+use machine::{Answer, Call, CallId, Class, Effect, Input, Limits, Millis, Offset};
 use serde_json::Value;
 use sim::choices::Choices;
 
@@ -13,15 +14,18 @@ use crate::grammar;
 use crate::object::Object;
 
 const NOW: Millis = Millis(1_800_000_000_000);
-/// A message spread over rows of the smallest size drawn here stays within the parts that a key can tell apart.
+/// A message spread over rows of the smallest size drawn here stays within the parts that a key can
+/// tell apart.
 const BODY_BYTES_MAX: usize = 8_192;
 /// How the bytes of the input are divided: so many decide, the rest is the body.
 const DECISIONS: usize = 3;
 
-/// Appends a body to a JSON stream and reads it back: as a whole, message by message, and as events.
+/// Appends a body to a JSON stream and reads it back: as a whole, message by message, and as
+/// events.
 ///
 /// # Panics
-/// When it is refused though it is JSON, or accepted though it is not, or comes back with other bytes.
+/// When it is refused though it is JSON, or accepted though it is not, or comes back with other
+/// bytes.
 pub fn json(input: &[u8]) {
     let (decisions, body) = input.split_at(input.len().min(DECISIONS));
     let body = &body[..body.len().min(BODY_BYTES_MAX)];
@@ -86,13 +90,18 @@ pub fn json(input: &[u8]) {
         };
         let read: Vec<Value> = pages
             .iter()
-            .flat_map(|page| serde_json::from_slice::<Vec<Value>>(page).expect("a page is an array"))
+            .flat_map(|page| {
+                serde_json::from_slice::<Vec<Value>>(page).expect("a page is an array")
+            })
             .collect();
         assert_eq!(read, elements, "each message keeps its value");
     }
     reader.sleep();
     let seen: Vec<Event> = reader.events();
-    let shown: Vec<String> = pages.iter().map(|page| event_stream::as_seen(page)).collect();
+    let shown: Vec<String> = pages
+        .iter()
+        .map(|page| event_stream::as_seen(page))
+        .collect();
     let data: Vec<_> = seen
         .into_iter()
         .inspect(|event| assert_eq!(event.name, "data"))
@@ -112,12 +121,20 @@ impl Reader {
     }
 
     fn call(&mut self, call: Call) -> Option<Answer> {
-        let input = Input::Call { id: CallId(0), call };
+        let input = Input::Call {
+            id: CallId(0),
+            call,
+        };
         let turn = self.object.step(NOW, input).expect("a map can be read");
-        turn.gated.into_iter().find_map(|gated| match gated {
-            Gated::Answer { answer, .. } => Some(answer),
-            Gated::Attach { .. } | Gated::Put(_) | Gated::Collect { .. } | Gated::Send { .. } => None,
-        })
+        turn.after_commit
+            .into_iter()
+            .find_map(|effect| match effect {
+                Effect::Answer { answer, .. } => Some(answer),
+                Effect::Attach { .. }
+                | Effect::Put(_)
+                | Effect::Collect { .. }
+                | Effect::Send { .. } => None,
+            })
     }
 
     fn create(&mut self, body: &[u8]) -> Answer {
@@ -150,7 +167,7 @@ impl Reader {
 
     /// The bodies of all pages from the beginning to the tail.
     fn read(&mut self, live: Option<Class>) -> Vec<Vec<u8>> {
-        let mut from = From::Start;
+        let mut from = StartOffset::Start;
         let mut pages = Vec::new();
         let mut last = Offset::START;
         loop {
@@ -169,13 +186,17 @@ impl Reader {
             assert_eq!(answer.status, 200);
             let next = match live {
                 Some(_) => {
-                    let line = answer.header("Stream-Line").expect("an event stream has a line");
-                    machine::tail::Head::from_header(line)
+                    let line = answer
+                        .header("Stream-Line")
+                        .expect("an event stream has a line");
+                    machine::live_reader::LiveHead::from_header(line)
                         .expect("the line is readable")
                         .next
                 }
                 None => {
-                    let next = answer.header("Stream-Next-Offset").expect("a page tells its end");
+                    let next = answer
+                        .header("Stream-Next-Offset")
+                        .expect("a page tells its end");
                     next.parse().expect("what the server gives is an offset")
                 }
             };
@@ -185,7 +206,7 @@ impl Reader {
             assert!(next > last, "a page leads on");
             last = next;
             pages.push(self.body(&answer));
-            from = From::Offset(next);
+            from = StartOffset::Offset(next);
         }
     }
 

@@ -1,8 +1,9 @@
-//! Fuzz targets. Each is a plain function of bytes that panics when an oracle is hurt, so that libFuzzer (`src/bin`) can
-//! drive it, and an ordinary test replays what libFuzzer found worth keeping (`corpus`).
+//! Fuzz targets. Each is a plain function of bytes that panics when an oracle is hurt, so that
+//! libFuzzer (`src/bin`) can drive it, and an ordinary test replays what libFuzzer found worth
+//! keeping (`corpus`).
 #![forbid(unsafe_code)]
 
-mod errand;
+mod effects;
 mod event_stream;
 mod grammar;
 mod json;
@@ -32,7 +33,9 @@ mod tests {
     type Target = fn(&[u8]);
 
     fn replay(name: &str, target: Target) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("corpus")
+            .join(name);
         let mut count = 0;
         for entry in fs::read_dir(&corpus).unwrap() {
             target(&fs::read(entry.unwrap().path()).unwrap());

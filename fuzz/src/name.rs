@@ -1,11 +1,12 @@
-//! Stream names and routes: every spelling of a name is one name, different names stay different, and `Host` selects none.
+//! Stream names and routes: every spelling of a name is one name, different names stay different,
+//! and `Host` selects none.
 
 use machine::Limits;
-use machine::edge::name::{canonical, is_registry};
-use machine::edge::target::{self, Named};
-use machine::edge::{self, EdgeCache, Route, Settings};
+use machine::router::name::{canonical, is_registry};
+use machine::router::target::{self, Named};
+use machine::router::{self, EdgeCache, Route, Settings};
 use machine::wire::CacheMode;
-use machine::wire::request::Head;
+use machine::wire::request::RequestHead;
 
 /// Reads the input as what follows the prefix of a stream URL.
 ///
@@ -99,7 +100,9 @@ fn settings(text: &str) {
 
 fn token_rule() -> String {
     let empty = |name: &str| (name == "AUTH_TOKEN").then(String::new);
-    Settings::read(&empty).expect_err("an empty token").to_string()
+    Settings::read(&empty)
+        .expect_err("an empty token")
+        .to_string()
 }
 
 /// A page of an origin that is not listed does not write.
@@ -109,14 +112,14 @@ fn page(origin: &str) {
     let settings = settings.expect("a list of origins");
     for method in ["OPTIONS", "PUT", "GET"] {
         let header = |name: &str| (name == "Origin").then(|| origin.to_owned());
-        let head = Head {
+        let head = RequestHead {
             method,
             origin: "http://host",
             target: "/v1/stream/a",
             header: &header,
         };
         let is_listed = list.split(',').any(|each| each == origin);
-        match edge::route(head, &settings) {
+        match router::route(head, &settings) {
             Route::Stream(_) => assert!(is_listed || method == "GET"),
             Route::Answered(answer) => {
                 let expected = if method == "OPTIONS" { 204 } else { 403 };
@@ -142,13 +145,13 @@ fn edge_cache(text: &str) {
     for (target, forbids) in [("/v1/stream/a", forbids), (target.as_str(), false)] {
         for method in ["GET", "HEAD", "DELETE"] {
             let header = |name: &str| (name == "Cache-Control").then(|| text.to_owned());
-            let head = Head {
+            let head = RequestHead {
                 method,
                 origin: "http://host",
                 target,
                 header: &header,
             };
-            if let Route::Stream(to) = edge::route(head, &settings)
+            if let Route::Stream(to) = router::route(head, &settings)
                 && let EdgeCache::Asked(key) = to.edge_cache
             {
                 assert!(method == "GET" && !forbids);
@@ -157,10 +160,10 @@ fn edge_cache(text: &str) {
             }
         }
     }
-    if edge::may_keep(200, text) {
+    if router::may_keep(200, text) {
         assert!(text.contains("max-age=") && !forbids, "{text:?}");
     }
-    assert!(!edge::may_keep(304, text));
+    assert!(!router::may_keep(304, text));
 }
 
 /// Whatever a client says of the server's name, its target selects the stream.
@@ -201,14 +204,14 @@ fn route(id: &str, limits: Limits) {
         cache_mode: CacheMode::Shared,
         ..Settings::default()
     };
-    let target = format!("{}{id}?offset=-1&live=sse", edge::STREAM_PREFIX);
+    let target = format!("{}{id}?offset=-1&live=sse", router::STREAM_PREFIX);
     let end_of_path = id.find('?').unwrap_or(id.len());
     let name = canonical(&id[..end_of_path], &settings.limits);
     for method in ["GET", "POST"] {
         let with = |authorization: &str| {
             let header = |name: &str| (name == "Authorization").then(|| authorization.to_owned());
-            edge::route(
-                Head {
+            router::route(
+                RequestHead {
                     method,
                     origin: "https://host:8787",
                     target: &target,
@@ -229,7 +232,9 @@ fn route(id: &str, limits: Limits) {
             Route::Answered(answer) => {
                 assert!((400..500).contains(&answer.status));
                 let reserved = name.as_ref().is_ok_and(|name| {
-                    name == "__ds" || name.starts_with("__ds/") || is_registry(name) && method == "POST"
+                    name == "__ds"
+                        || name.starts_with("__ds/")
+                        || is_registry(name) && method == "POST"
                 });
                 let fragment = id.contains('#');
                 assert!(
@@ -244,9 +249,11 @@ fn route(id: &str, limits: Limits) {
             _ => 401,
         };
         for authorization in ["", "Bearer", "Bearer ", "Bearer secre", "Basic secret", id] {
-            let is_token = authorization.split_once(' ').is_some_and(|(scheme, token)| {
-                scheme.eq_ignore_ascii_case("bearer") && token.trim() == "secret"
-            });
+            let is_token = authorization
+                .split_once(' ')
+                .is_some_and(|(scheme, token)| {
+                    scheme.eq_ignore_ascii_case("bearer") && token.trim() == "secret"
+                });
             match with(authorization) {
                 Route::Answered(answer) => assert!(is_token || answer.status == expected),
                 Route::Stream(_) => assert!(is_token, "{authorization:?} lets in"),
@@ -255,7 +262,8 @@ fn route(id: &str, limits: Limits) {
     }
 }
 
-/// The bytes of each segment of a path; `None` when something follows a percent sign that is not two hexadecimal digits.
+/// The bytes of each segment of a path; `None` when something follows a percent sign that is not
+/// two hexadecimal digits.
 fn decoded(id: &str) -> Option<Vec<Vec<u8>>> {
     let mut segments = vec![Vec::new()];
     let mut rest = id.as_bytes();

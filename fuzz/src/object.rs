@@ -1,18 +1,20 @@
-//! One object as small as it can be: a stream over the simulator's storage, each of its turns durable at once.
+//! One object as small as it can be: a stream over the simulator's storage, each of its turns
+//! durable at once.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use machine::plan::Plan;
 use machine::rows::{
-    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    WriterColumns,
 };
 use machine::segment::{self, Put, Receipt};
 use machine::wire::answer::Body;
-use machine::{Answer, CallId, Gated, Input, Limits, Millis, Rows, Stream, Turn, Unreadable};
+use machine::{Answer, CallId, Effect, Input, Limits, Millis, Rows, StorageError, Stream, Turn};
 use sim::storage::{Kind, Store};
 
-use crate::errand::Errand;
+use crate::effects::Errand;
 
 /// Pieces of this length come from the cold tier.
 const PIECE_BYTES: usize = 5;
@@ -49,15 +51,19 @@ impl Object {
     pub(crate) fn sleep(&mut self) {
         self.stream = None;
         let errands = core::mem::take(&mut self.errands);
-        let left = errands.into_iter().filter_map(|errand| errand.left_behind(self));
+        let left = errands
+            .into_iter()
+            .filter_map(|errand| errand.left_behind(self));
         self.errands = left.collect();
     }
 
-    /// One turn, carried out. What it asks to be done in the background is in `errands` then, and not in the turn.
+    /// One turn, carried out. What it asks to be done in the background is in `errands` then, and
+    /// not in the turn.
     ///
     /// # Errors
-    /// When the storage cannot be read, as `reads_left` says. The instance is dropped, and its turn with it.
-    pub(crate) fn step(&mut self, now: Millis, input: Input) -> Result<Turn, Unreadable> {
+    /// When the storage cannot be read, as `reads_left` says. The instance is dropped, and its turn
+    /// with it.
+    pub(crate) fn step(&mut self, now: Millis, input: Input) -> Result<Turn, StorageError> {
         let turn = self.try_step(now, input);
         if turn.is_err() {
             self.sleep();
@@ -65,7 +71,7 @@ impl Object {
         turn
     }
 
-    fn try_step(&mut self, now: Millis, input: Input) -> Result<Turn, Unreadable> {
+    fn try_step(&mut self, now: Millis, input: Input) -> Result<Turn, StorageError> {
         let rows = Failing {
             store: &self.store,
             reads_left: Cell::new(self.reads_left),
@@ -86,10 +92,11 @@ impl Object {
         self.apply(&turn);
         self.stream = Some(stream);
         let mut answers = Vec::new();
-        for gated in turn.gated {
-            self.errands.extend(Errand::asked(now, gated, &mut answers));
+        for effect in turn.after_commit {
+            self.errands
+                .extend(Errand::asked(now, effect, &mut answers));
         }
-        turn.gated = answers;
+        turn.after_commit = answers;
         Ok(turn)
     }
 
@@ -102,7 +109,8 @@ impl Object {
         }
     }
 
-    /// The object of a put, and its receipt; `None` when the rows are gone, so that there is nothing to be put.
+    /// The object of a put, and its receipt; `None` when the rows are gone, so that there is
+    /// nothing to be put.
     pub(crate) fn encode(&self, put: &Put) -> Option<(Vec<u8>, Receipt)> {
         let mut encoder = put.begin(&self.store).ok()?;
         let length = encoder.length();
@@ -113,7 +121,11 @@ impl Object {
         }
         let (end, receipt) = encoder.finish().expect("all was pushed");
         object.extend(end);
-        assert_eq!(object.len() as u64, length, "the length is known beforehand");
+        assert_eq!(
+            object.len() as u64,
+            length,
+            "the length is known beforehand"
+        );
         let decoded = segment::decode(&object).expect("what is encoded can be decoded");
         assert_eq!(
             (decoded.incarnation, decoded.segment),
@@ -122,8 +134,8 @@ impl Object {
         Some((object, receipt))
     }
 
-    /// The body of an answer, as a client gets it; `None` when the storage cannot be read for a later page. Asked for in the
-    /// turn of the answer, which alone has the rows of the first.
+    /// The body of an answer, as a client gets it; `None` when the storage cannot be read for a
+    /// later page. Asked for in the turn of the answer, which alone has the rows of the first.
     pub(crate) fn body(&mut self, now: Millis, answer: &Answer) -> Option<Vec<u8>> {
         let plan = match &answer.body {
             Body::Empty => return Some(Vec::new()),
@@ -135,8 +147,8 @@ impl Object {
         while let Some(next) = rest {
             let id = CallId(0);
             let turn = self.step(now, Input::Continue { id, rest: next }).ok()?;
-            let [Gated::Answer { answer, .. }] = turn.gated.as_slice() else {
-                panic!("a page is given: {:?}", turn.gated)
+            let [Effect::Answer { answer, .. }] = turn.after_commit.as_slice() else {
+                panic!("a page is given: {:?}", turn.after_commit)
             };
             let Body::Plan(plan) = &answer.body else {
                 panic!("the stream is there: {answer:?}")
@@ -155,10 +167,15 @@ impl Object {
         let mut body = Vec::new();
         while let Some(fetch) = rendering.advance(&mut body).expect("the rows are whole") {
             let range = fetch.offset as usize..(fetch.offset + fetch.length) as usize;
-            let object = self.cold.get(&fetch.key).and_then(|object| object.get(range));
+            let object = self
+                .cold
+                .get(&fetch.key)
+                .and_then(|object| object.get(range));
             let object = object.unwrap_or_else(|| panic!("{}", rendering.missing()));
             for piece in object.chunks(PIECE_BYTES) {
-                rendering.push(piece, &mut body).expect("the object is whole");
+                rendering
+                    .push(piece, &mut body)
+                    .expect("the object is whole");
             }
             rendering.fetched().expect("the object has everything");
         }
@@ -173,7 +190,9 @@ impl Object {
     /// Whether nothing of a stream is stored in rows; there may be something to be done for others.
     pub(crate) fn has_no_stream(&self) -> bool {
         let shelf = &self.store.shelf;
-        shelf.head().is_none() && shelf.hot_tables().next().is_none() && shelf.segments().next().is_none()
+        shelf.head().is_none()
+            && shelf.hot_tables().next().is_none()
+            && shelf.segments().next().is_none()
     }
 
     /// Whether exactly what rows refer to is in the cold tier.
@@ -190,9 +209,9 @@ struct Failing<'a> {
 }
 
 impl Failing<'_> {
-    fn read(&self) -> Result<&Store, Unreadable> {
+    fn read(&self) -> Result<&Store, StorageError> {
         match self.reads_left.get() {
-            Some(0) => Err(Unreadable("as it was asked for".to_owned())),
+            Some(0) => Err(StorageError("as it was asked for".to_owned())),
             left => {
                 self.reads_left.set(left.map(|left| left - 1));
                 Ok(self.store)
@@ -202,44 +221,49 @@ impl Failing<'_> {
 }
 
 impl Rows for Failing<'_> {
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         self.read()?.head()
     }
 
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         self.read()?.at_or_before(table, key)
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
-        self.read()?.first_with(table, after, bytes_before)
+    ) -> Result<Option<RowMeta>, StorageError> {
+        self.read()?
+            .first_at_or_after_bytes(table, after, bytes_before)
     }
 
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.read()?.writers(table, each)
     }
 
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.read()?.producer(id)
     }
 
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
         self.read()?.segment(number)
     }
 
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.read()?.retried_segments(each)
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
-        self.read()?.chores()
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        self.read()?.outbox()
     }
 
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
         self.read()?.attached(incarnation)
     }
 }

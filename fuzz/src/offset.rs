@@ -6,7 +6,8 @@ use machine::rows::Incarnation;
 /// Reads the input as two texts, and as two numbers.
 ///
 /// # Panics
-/// When a text that is no offset is read as one, or an offset does not print as it was read, or is ordered otherwise.
+/// When a text that is no offset is read as one, or an offset does not print as it was read, or is
+/// ordered otherwise.
 pub fn offset(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let (one, other) = text.split_once('\n').unwrap_or((&text, ""));
@@ -41,7 +42,10 @@ pub fn offset(input: &[u8]) {
         Offset::new(number(16), number(24)),
     );
     assert_eq!(first.to_string().parse(), Ok(first));
-    assert_eq!(first.cmp(&second), first.to_string().cmp(&second.to_string()));
+    assert_eq!(
+        first.cmp(&second),
+        first.to_string().cmp(&second.to_string())
+    );
 }
 
 /// Two decimals of 16 digits with an underscore between them.

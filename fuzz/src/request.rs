@@ -1,28 +1,34 @@
-//! Requests as they come over the wire: hostile heads and bodies, through the router and the parser to streams.
+//! Requests as they come over the wire: hostile heads and bodies, through the router and the parser
+//! to streams.
 //!
-//! The input is text with a record separator (0x1E) between its records. The first has the operator's variables, a
-//! `NAME=value` in each line, and what only a deployment or nobody sets ([`SWITCHES`], [`NUMBERS`]). Each of the others is a
-//! request without its version: `METHOD /path`, header lines, an empty line, and the body. Some are none: by `SLEEP 5000` all
-//! objects forget what is not stored, and so many milliseconds pass; by `WAIT 5000` they only pass; by `FAIL 3` the storage
-//! can be read only so often in the next turn; and `DONE 1`, or another [`Outcome`], is what becomes of the second of all
-//! errands on their way, or with `ANSWERED 404` of the first message.
+//! The input is text with a record separator (0x1E) between its records. The first has the
+//! operator's variables, a `NAME=value` in each line, and what only a deployment or nobody sets
+//! ([`SWITCHES`], [`NUMBERS`]). Each of the others is a request without its version: `METHOD
+//! /path`, header lines, an empty line, and the body. Some are none: by `SLEEP 5000` all objects
+//! forget what is not stored, and so many milliseconds pass; by `WAIT 5000` they only pass; by
+//! `FAIL 3` the storage can be read only so often in the next turn; and `DONE 1`, or another
+//! [`Outcome`], is what becomes of the second of all errands on their way, or with `ANSWERED 404`
+//! of the first message.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use machine::edge::{self, Route, Settings, target};
+use machine::live_reader::{Frame, LiveHead as LineHead};
 use machine::message::{self, Message};
-use machine::rows::{Expiry, Head as StoredHead, ProducerStamp, Write};
-use machine::tail::{Frame, Head as LineHead};
+use machine::router::{self, Route, Settings, target};
+use machine::rows::{Expiry, ProducerStamp, StreamRow as StoredHead, Write};
 use machine::wire::answer::Body;
 use machine::wire::content_type;
-use machine::wire::request::{self, Append, Create, From, Head, Parsed, Preconditions, Read};
+use machine::wire::request::{
+    self, Append, Create, Parsed, Preconditions, Read, RequestHead, StartOffset,
+};
 use machine::wire::{CacheMode, Format};
 use machine::{
-    Answer, Call, CallId, Class, Gated, Input, Limits, Live, Millis, Offset, Refusal, Reply, Turn,
+    Answer, Broadcast, Call, CallId, Class, Effect, Input, Limits, Millis, Offset, Refusal,
+    SendOutcome, Turn,
 };
 
-use crate::errand::{Errand, Outcome};
+use crate::effects::{Errand, Outcome};
 use crate::grammar;
 use crate::object::Object;
 
@@ -57,8 +63,8 @@ const NUMBERS: [(&str, Number, u64); 5] = [
 /// Sends the requests to as many streams as they name.
 ///
 /// # Panics
-/// When an answer breaks a rule that every answer keeps, a call does not survive being printed and parsed again, a refusal
-/// stores something, or a stream does not give back what it took.
+/// When an answer breaks a rule that every answer keeps, a call does not survive being printed and
+/// parsed again, a refusal stores something, or a stream does not give back what it took.
 pub fn request(input: &[u8]) {
     let mut records = input.split(|byte| *byte == RECORD_SEPARATOR);
     let variables = latin(records.next().unwrap_or_default());
@@ -114,7 +120,8 @@ struct Request {
 }
 
 impl Request {
-    /// `None` for what no HTTP server would hand on: control characters, a URL that is not one, a header without a name.
+    /// `None` for what no HTTP server would hand on: control characters, a URL that is not one, a
+    /// header without a name.
     fn read(record: &[u8]) -> Option<Self> {
         let mut lines = record.split(|byte| *byte == b'\n');
         let first = latin(lines.next()?);
@@ -137,7 +144,9 @@ impl Request {
             let line = latin(line);
             let (name, value) = line.split_once(':')?;
             let value = value.trim_matches([' ', '\t']);
-            let is_value = value.chars().all(|each| each == '\t' || !each.is_ascii_control());
+            let is_value = value
+                .chars()
+                .all(|each| each == '\t' || !each.is_ascii_control());
             if !is_token(name) || !is_value {
                 return None;
             }
@@ -165,7 +174,7 @@ impl Request {
     fn parse(&self, limits: &Limits) -> Result<Call, Refusal> {
         let header = |name: &str| self.header(name);
         let (origin, target) = target::split(&self.url);
-        let head = Head {
+        let head = RequestHead {
             method: &self.method,
             origin,
             target,
@@ -193,7 +202,11 @@ impl Request {
             }
             Call::Read(read) => {
                 url.push_str(&print_query(read));
-                headers.extend(read.if_none_match.clone().map(|tags| ("If-None-Match", tags)));
+                headers.extend(
+                    read.if_none_match
+                        .clone()
+                        .map(|tags| ("If-None-Match", tags)),
+                );
                 let id = read.last_event_id.map(|id| id.to_string());
                 headers.extend(id.map(|id| ("Last-Event-ID", id)));
                 headers.push(("X-Cache-Mode", read.cache_mode.name().to_owned()));
@@ -234,7 +247,12 @@ fn print_create(create: &Create) -> Vec<Printed> {
 
 fn print_append(append: &Append) -> Vec<Printed> {
     let mut headers = Vec::new();
-    headers.extend(append.content_type.clone().map(|text| ("Content-Type", text)));
+    headers.extend(
+        append
+            .content_type
+            .clone()
+            .map(|text| ("Content-Type", text)),
+    );
     headers.extend(append.stream_seq.clone().map(|text| ("Stream-Seq", text)));
     let expected = append.expected_offset;
     headers.extend(expected.map(|offset| ("Stream-Expected-Offset", offset.to_string())));
@@ -266,9 +284,9 @@ fn print_preconditions(preconditions: &Preconditions) -> impl Iterator<Item = Pr
 
 fn print_query(read: &Read) -> String {
     let from = match read.from {
-        From::Start => "-1".to_owned(),
-        From::Now => "now".to_owned(),
-        From::Offset(offset) => offset.to_string(),
+        StartOffset::Start => "-1".to_owned(),
+        StartOffset::Now => "now".to_owned(),
+        StartOffset::Offset(offset) => offset.to_string(),
     };
     let live = match read.live {
         None => "",
@@ -285,7 +303,8 @@ fn print_query(read: &Read) -> String {
 struct Named {
     object: Object,
     life: Option<Life>,
-    /// Pages that it has given once, with their entity tags, by where they begin: what is not at the tail stays.
+    /// Pages that it has given once, with their entity tags, by where they begin: what is not at
+    /// the tail stays.
     pages: BTreeMap<Offset, (Option<String>, Vec<u8>)>,
 }
 
@@ -329,7 +348,9 @@ impl Server {
     }
 
     fn sleep(&mut self) {
-        self.objects.values_mut().for_each(|named| named.object.sleep());
+        self.objects
+            .values_mut()
+            .for_each(|named| named.object.sleep());
     }
 
     fn wait(&mut self, milliseconds: u64) {
@@ -342,7 +363,10 @@ impl Server {
                 named.object.reads_left = self.reads_left.take();
                 match named.object.step(self.now, Input::Alarm) {
                     Ok(turn) => {
-                        assert!(turn.gated.is_empty(), "nobody is answered by an alarm");
+                        assert!(
+                            turn.after_commit.is_empty(),
+                            "nobody is answered by an alarm"
+                        );
                         named.note_removal(&turn);
                     }
                     // The platform tries again.
@@ -372,7 +396,9 @@ impl Server {
         };
         let errand = named.object.errands.remove(at as usize);
         let now = self.now;
-        let told = errand.carry_out(outcome, now, &mut named.object, |message| self.deliver(message));
+        let told = errand.carry_out(outcome, now, &mut named.object, |message| {
+            self.deliver(message)
+        });
         if let Some(input) = told {
             named.object.reads_left = self.reads_left.take();
             named.tell(now, input);
@@ -386,10 +412,10 @@ impl Server {
             let errands = &mut named.object.errands;
             let is_message = |errand: &Errand| matches!(errand, Errand::Send { .. });
             if let Some(at) = errands.iter().position(is_message)
-                && let Errand::Send { flight, .. } = errands.remove(at)
+                && let Errand::Send { effect, .. } = errands.remove(at)
             {
-                let reply = Reply::Status(status);
-                return named.tell(self.now, Input::Replied { flight, reply });
+                let reply = SendOutcome::Status(status);
+                return named.tell(self.now, Input::SendFinished { effect, reply });
             }
         }
     }
@@ -450,8 +476,14 @@ impl Server {
     fn check_leftovers(&self) {
         for (name, named) in &self.objects {
             let object = &named.object;
-            assert!(object.cold_is_tidy(), "{name} leaves objects in the cold tier");
-            assert!(!object.has_no_stream() || object.is_empty(), "{name} leaves rows");
+            assert!(
+                object.cold_is_tidy(),
+                "{name} leaves objects in the cold tier"
+            );
+            assert!(
+                !object.has_no_stream() || object.is_empty(),
+                "{name} leaves rows"
+            );
         }
     }
 
@@ -459,13 +491,13 @@ impl Server {
     fn take(&mut self, request: &Request) {
         let header = |name: &str| request.header(name);
         let (origin, target) = target::split(&request.url);
-        let head = Head {
+        let head = RequestHead {
             method: &request.method,
             origin,
             target,
             header: &header,
         };
-        let to = match edge::route(head, &self.settings) {
+        let to = match router::route(head, &self.settings) {
             Route::Answered(answer) => {
                 // The parser must stand what the router keeps from it.
                 let _ = request.parse(&self.settings.limits);
@@ -541,42 +573,52 @@ impl Named {
             }
         };
         self.note_removal(&turn);
-        let [gated] = turn.gated.as_slice() else {
-            panic!("a call is answered once, in its turn: {:?}", turn.gated)
+        let [effect] = turn.after_commit.as_slice() else {
+            panic!(
+                "a call is answered once, in its turn: {:?}",
+                turn.after_commit
+            )
         };
-        let answer = match gated {
-            Gated::Answer {
+        let answer = match effect {
+            Effect::Answer {
                 call: CallId(0),
                 answer,
             } => answer,
-            Gated::Attach {
+            Effect::Attach {
                 call: CallId(0),
                 line,
             } => {
-                let told = line.answer.header("Stream-Line").and_then(LineHead::from_header);
+                let told = line
+                    .answer
+                    .header("Stream-Line")
+                    .and_then(LineHead::from_header);
                 assert_eq!(told.as_ref(), Some(&line.head));
                 assert!(line.head.attached && line.head.up_to_date && !line.head.closed);
                 &line.answer
             }
-            Gated::Answer { .. }
-            | Gated::Attach { .. }
-            | Gated::Put(_)
-            | Gated::Collect { .. }
-            | Gated::Send { .. } => panic!("another call is answered: {gated:?}"),
+            Effect::Answer { .. }
+            | Effect::Attach { .. }
+            | Effect::Put(_)
+            | Effect::Collect { .. }
+            | Effect::Send { .. } => panic!("another call is answered: {effect:?}"),
         };
         if let Some(body) = self.object.body(now, answer) {
             check(request, answer, &body);
         }
         if answer.status >= 400 {
-            // But that a stream with a TTL was used, that it is gone, and that what was left to do is being done.
+            // But that a stream with a TTL was used, that it is gone, and that what was left to do
+            // is being done.
             let slides = |head: &StoredHead| matches!(head.expiry, Expiry::Sliding { .. });
             let ends = turn.writes.contains(&Write::DropTables);
             let allowed = |write: &Write| match write {
                 Write::DropTables | Write::UpdateSegment(_) => true,
-                Write::UpdateHead(head) => slides(head) || turn.alarm.is_some(),
-                Write::CreateChores | Write::InsertChore(_) | Write::DropChores | Write::DropHot(_) => ends,
+                Write::UpdateStream(head) => slides(head) || turn.alarm.is_some(),
+                Write::CreateOutbox
+                | Write::InsertTask(_)
+                | Write::DropOutbox
+                | Write::DropHot(_) => ends,
                 Write::CreateTables
-                | Write::InsertHead(_)
+                | Write::InsertStream(_)
                 | Write::InsertHot { .. }
                 | Write::CreateSealedTables
                 | Write::CreateHot(_)
@@ -584,8 +626,8 @@ impl Named {
                 | Write::PutProducer { .. }
                 | Write::ForgetProducers { .. }
                 | Write::Upgrade { .. }
-                | Write::UpdateChore(_)
-                | Write::RemoveChore { .. } => false,
+                | Write::UpdateTask(_)
+                | Write::RemoveTask { .. } => false,
             };
             assert!(
                 turn.writes.iter().all(allowed),
@@ -595,11 +637,20 @@ impl Named {
         }
         match call {
             Call::Create(create) if answer.status == 201 => self.created(&create, answer),
-            Call::Append(append) if answer.status < 300 => self.appended(&append, answer, turn.live.as_ref()),
-            Call::Delete(_) if answer.status < 300 => {
-                assert!(self.object.has_no_stream(), "a deleted stream leaves nothing");
+            Call::Append(append) if answer.status < 300 => {
+                self.appended(&append, answer, turn.broadcast.as_ref())
             }
-            Call::Create(_) | Call::Append(_) | Call::Delete(_) | Call::Read(_) | Call::Metadata => {}
+            Call::Delete(_) if answer.status < 300 => {
+                assert!(
+                    self.object.has_no_stream(),
+                    "a deleted stream leaves nothing"
+                );
+            }
+            Call::Create(_)
+            | Call::Append(_)
+            | Call::Delete(_)
+            | Call::Read(_)
+            | Call::Metadata => {}
         }
         answer.status
     }
@@ -607,7 +658,10 @@ impl Named {
     /// Tells the stream what has become of an errand.
     fn tell(&mut self, now: Millis, input: Input) {
         if let Ok(turn) = self.object.step(now, input) {
-            assert!(turn.gated.is_empty() && turn.live.is_none(), "nobody has asked");
+            assert!(
+                turn.after_commit.is_empty() && turn.broadcast.is_none(),
+                "nobody has asked"
+            );
         }
     }
 
@@ -629,8 +683,11 @@ impl Named {
         });
     }
 
-    fn appended(&mut self, append: &Append, answer: &Answer, live: Option<&Live>) {
-        let life = self.life.as_mut().expect("only a stream can be appended to");
+    fn appended(&mut self, append: &Append, answer: &Answer, live: Option<&Broadcast>) {
+        let life = self
+            .life
+            .as_mut()
+            .expect("only a stream can be appended to");
         let next = next_offset(answer);
         let Some(live) = live else {
             assert_eq!(next, life.tail, "what is not told is not new");
@@ -642,7 +699,9 @@ impl Named {
             "the tail moves from where it was, and sealing does not rename it"
         );
         for class in [Class::Sse, Class::LongPoll] {
-            let message = live.message(class).expect("the machine's own frames are whole");
+            let message = live
+                .message(class)
+                .expect("the machine's own frames are whole");
             let (frame, _) = Frame::decode(&message).expect("a message can be read");
             assert_eq!(
                 (frame.from, frame.next, frame.end),
@@ -656,7 +715,7 @@ impl Named {
     /// One answer has what all pages have together.
     fn read_at_once(&mut self, now: Millis, content: &[Vec<u8>]) {
         let read = Read {
-            from: From::Start,
+            from: StartOffset::Start,
             live: None,
             last_event_id: None,
             cursor: None,
@@ -668,7 +727,7 @@ impl Named {
             call: Call::Read(read),
         };
         let turn = self.object.step(now, input).expect("a map can be read");
-        let Some(Gated::Answer { answer, .. }) = turn.gated.first() else {
+        let Some(Effect::Answer { answer, .. }) = turn.after_commit.first() else {
             panic!("a catch-up read is answered")
         };
         assert_eq!(answer.header("Stream-Up-To-Date"), Some("true"));
@@ -683,7 +742,7 @@ impl Named {
     fn read_all(&mut self, now: Millis) {
         self.object.sleep();
         self.object.reads_left = None;
-        let mut from = From::Start;
+        let mut from = StartOffset::Start;
         let mut content: Vec<Vec<u8>> = Vec::new();
         let mut is_known = false;
         for _ in 0..PAGES_MAX {
@@ -700,7 +759,7 @@ impl Named {
                 call: Call::Read(read),
             };
             let turn = self.object.step(now, input).expect("a map can be read");
-            let Some(Gated::Answer { answer, .. }) = turn.gated.first() else {
+            let Some(Effect::Answer { answer, .. }) = turn.after_commit.first() else {
                 panic!("a catch-up read is answered")
             };
             if answer.status == 404 {
@@ -723,15 +782,16 @@ impl Named {
                 if is_known {
                     return self.read_at_once(now, &content);
                 }
-                // The tail as the last writer knows it, though that may be the end of a sealed segment by now.
+                // The tail as the last writer knows it, though that may be the end of a sealed
+                // segment by now.
                 is_known = true;
-                from = From::Offset(life.tail);
+                from = StartOffset::Offset(life.tail);
                 continue;
             }
             assert!(!is_known, "nothing is behind the tail");
             let start = match from {
-                From::Offset(offset) => offset,
-                From::Start | From::Now => Offset::START,
+                StartOffset::Offset(offset) => offset,
+                StartOffset::Start | StartOffset::Now => Offset::START,
             };
             let page = (answer.header("ETag").map(str::to_owned), page);
             if let Some(former) = self.pages.insert(start, page.clone()) {
@@ -740,7 +800,7 @@ impl Named {
                     "a page stays as it is, wherever its content is moved"
                 );
             }
-            from = From::Offset(next);
+            from = StartOffset::Offset(next);
         }
     }
 }
@@ -793,7 +853,8 @@ fn check(request: &Request, answer: &Answer, body: &[u8]) {
             assert!(error["error"]["code"].is_string() && error["error"]["message"].is_string());
         }
         _ => {
-            let is_json = answer.header("Content-Type").map(content_type::format) == Some(Format::Json);
+            let is_json =
+                answer.header("Content-Type").map(content_type::format) == Some(Format::Json);
             if is_json && has_body {
                 assert!(grammar::messages(body).is_some(), "a body in JSON is JSON");
             }
@@ -811,10 +872,12 @@ fn check(request: &Request, answer: &Answer, body: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    /// Where a page ends exactly at an entry of the index is a matter of one byte, which chance seldom meets.
+    /// Where a page ends exactly at an entry of the index is a matter of one byte, which chance
+    /// seldom meets.
     #[test]
     fn pages_of_any_size_stay_as_they_are_when_their_content_is_moved() {
-        let appends = "\x1ePOST /v1/stream/a\nContent-Type: application/json\n\n[\"abcd\",\"ef\"]".repeat(6);
+        let appends =
+            "\x1ePOST /v1/stream/a\nContent-Type: application/json\n\n[\"abcd\",\"ef\"]".repeat(6);
         for chunk in 1..=70 {
             for step in [1, 10, 18, 25] {
                 let records = format!(

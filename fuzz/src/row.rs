@@ -1,8 +1,9 @@
-//! Stored rows: whatever is in their columns is read as a row or told to be none, and what is read is bound again alike.
+//! Stored rows: whatever is in their columns is read as a row or told to be none, and what is read
+//! is bound again alike.
 
 use machine::rows::HotTable;
 use machine::sql::{self, Columns, Value};
-use machine::{Millis, Unreadable, Write};
+use machine::{Millis, StorageError, Write};
 use sim::choices::Choices;
 
 /// How many columns the widest row has.
@@ -13,7 +14,8 @@ const CHORE_COLUMNS: [usize; 8] = [5, 6, 0, 7, 1, 2, 3, 4];
 /// Reads drawn columns as each kind of row.
 ///
 /// # Panics
-/// When a row does not survive being bound and read again, or a statement that fails is followed by another.
+/// When a row does not survive being bound and read again, or a statement that fails is followed by
+/// another.
 pub fn row(input: &[u8]) {
     let mut choices = Choices::from_tape(input);
     let drawn = Row((0..WIDTH).map(|_| Cell::draw(&mut choices)).collect());
@@ -25,8 +27,8 @@ pub fn row(input: &[u8]) {
         Write::CreateSealedTables,
         Write::CreateHot(table),
         Write::DropHot(table),
-        Write::CreateChores,
-        Write::DropChores,
+        Write::CreateOutbox,
+        Write::DropOutbox,
         Write::DropTables,
         Write::ForgetProducers {
             used_at: Millis(1),
@@ -47,23 +49,23 @@ pub fn row(input: &[u8]) {
         });
     }
     if let Ok(head) = sql::head(&drawn) {
-        let write = Write::InsertHead(head.clone());
+        let write = Write::InsertStream(head.clone());
         assert_eq!(sql::head(&bound(&write)).ok(), Some(head.clone()));
-        writes.extend([write, Write::UpdateHead(head)]);
+        writes.extend([write, Write::UpdateStream(head)]);
     }
     if let Ok(segment) = sql::segment(&drawn) {
         let write = Write::InsertSegment(segment.clone());
         assert_eq!(sql::segment(&bound(&write)).ok(), Some(segment.clone()));
         writes.extend([write, Write::UpdateSegment(segment)]);
     }
-    if let Ok(chore) = sql::chore(&drawn) {
-        let write = Write::InsertChore(chore.clone());
+    if let Ok(task) = sql::task(&drawn) {
+        let write = Write::InsertTask(task.clone());
         let bound = bound(&write).in_order(&CHORE_COLUMNS);
-        assert_eq!(sql::chore(&bound).ok(), Some(chore.clone()));
+        assert_eq!(sql::task(&bound).ok(), Some(task.clone()));
         writes.extend([
             write,
-            Write::RemoveChore { id: chore.id },
-            Write::UpdateChore(chore),
+            Write::RemoveTask { id: task.id },
+            Write::UpdateTask(task),
         ]);
     }
     for write in &writes {
@@ -76,7 +78,7 @@ fn bound(write: &Write) -> Row {
     let mut bound = Row(Vec::new());
     let executed = sql::statements(write, |_, values| {
         bound.0 = values.iter().map(Cell::from).collect();
-        Ok::<_, Unreadable>(())
+        Ok::<_, StorageError>(())
     });
     assert!(executed.is_ok());
     bound
@@ -93,7 +95,11 @@ fn stops_where_it_fails(write: &Write) {
         let mut executed = 0;
         let cut = sql::statements(write, |_, _| {
             executed += 1;
-            if executed == fails_at { Err(()) } else { Ok(()) }
+            if executed == fails_at {
+                Err(())
+            } else {
+                Ok(())
+            }
         });
         assert_eq!(
             (cut, executed),
@@ -127,8 +133,8 @@ impl Cell {
         bytes.collect()
     }
 
-    fn unreadable(&self) -> Unreadable {
-        Unreadable(format!("another kind of value: {self:?}"))
+    fn unreadable(&self) -> StorageError {
+        StorageError(format!("another kind of value: {self:?}"))
     }
 }
 
@@ -147,12 +153,17 @@ struct Row(Vec<Cell>);
 
 impl Row {
     fn in_order(&self, columns: &[usize]) -> Self {
-        Self(columns.iter().map(|column| self.0[*column].clone()).collect())
+        Self(
+            columns
+                .iter()
+                .map(|column| self.0[*column].clone())
+                .collect(),
+        )
     }
 }
 
 impl Columns for Row {
-    fn integer(&self, column: usize) -> Result<Option<u64>, Unreadable> {
+    fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {
         match &self.0[column] {
             Cell::Null => Ok(None),
             Cell::Integer(integer) => Ok(Some(*integer)),
@@ -160,7 +171,7 @@ impl Columns for Row {
         }
     }
 
-    fn text(&self, column: usize) -> Result<Option<String>, Unreadable> {
+    fn text(&self, column: usize) -> Result<Option<String>, StorageError> {
         match &self.0[column] {
             Cell::Null => Ok(None),
             Cell::Text(text) => Ok(Some(text.clone())),
@@ -168,7 +179,7 @@ impl Columns for Row {
         }
     }
 
-    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, Unreadable> {
+    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, StorageError> {
         match &self.0[column] {
             Cell::Null => Ok(None),
             Cell::Blob(bytes) => Ok(Some(bytes.clone())),

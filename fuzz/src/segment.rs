@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use machine::plan::{ColdPart, Damaged, Part, Plan, Rendering, Shape, Span};
+use machine::plan::{BodyWriter, ColdPart, CorruptionError, Part, Plan, Shape, Span};
 use machine::rows::{Expiry, HotTable, RowKey};
 use machine::segment::{self, Decoded, Entry, Index, Put};
 use machine::wire::request::{Append, Create, Preconditions};
@@ -11,7 +11,7 @@ use machine::wire::{Format, content_type};
 use machine::{Call, CallId, Input, Limits, Millis};
 use sim::choices::Choices;
 
-use crate::errand::{Errand, Outcome};
+use crate::effects::{Errand, Outcome};
 use crate::event_stream;
 use crate::grammar;
 use crate::object::Object;
@@ -31,8 +31,8 @@ const TRAILER_BYTES: usize = 12;
 /// Appends what is drawn to a stream whose segments are small, and reads every object that is put.
 ///
 /// # Panics
-/// When an object holds anything but what was appended, its index anything but what the rows say, a part anything but the units
-/// that were asked for, or damage goes unnoticed.
+/// When an object holds anything but what was appended, its index anything but what the rows say, a
+/// part anything but the units that were asked for, or damage goes unnoticed.
 pub fn segment(input: &[u8]) {
     let _ = (segment::decode(input), Index::decode(input));
     let mut choices = Choices::from_tape(input);
@@ -47,7 +47,8 @@ pub fn segment(input: &[u8]) {
         row_bytes_max: choices.one_of(&[Limits::DEFAULT.row_bytes_max, 16, 30, 100]),
         ..Limits::DEFAULT
     };
-    let content_type = choices.one_of(&["application/json", "text/plain", "application/octet-stream"]);
+    let content_type =
+        choices.one_of(&["application/json", "text/plain", "application/octet-stream"]);
     let format = content_type::format(content_type);
     let mut object = Object::new(limits);
     call(
@@ -84,7 +85,12 @@ pub fn segment(input: &[u8]) {
                 body: body.into(),
             }),
         );
-        if object.store.shelf.head().is_none_or(|head| head.closed.is_some()) {
+        if object
+            .store
+            .shelf
+            .head()
+            .is_none_or(|head| head.closed.is_some())
+        {
             break;
         }
         if choices.upto(1) == 1 {
@@ -94,23 +100,27 @@ pub fn segment(input: &[u8]) {
     // What is open has its age by now.
     for _ in 0..2 {
         let aged = object.step(LATER, Input::Alarm).expect("a map can be read");
-        assert!(aged.gated.is_empty());
+        assert!(aged.after_commit.is_empty());
         while store(&mut choices, &mut object, format, &mut appended) {}
     }
     assert!(appended.is_empty(), "everything is in the cold tier");
 }
 
 fn call(object: &mut Object, call: Call) {
-    let input = Input::Call { id: CallId(0), call };
+    let input = Input::Call {
+        id: CallId(0),
+        call,
+    };
     let turn = object.step(NOW, input).expect("a map can be read");
-    assert_eq!(turn.gated.len(), 1);
+    assert_eq!(turn.after_commit.len(), 1);
 }
 
 fn body(choices: &mut Choices<'_>, format: Format) -> Vec<u8> {
     let run = |choices: &mut Choices<'_>| {
         let length = choices.magnitude(MESSAGE_BYTES_MAX);
         let byte = u8::try_from(choices.upto(255)).unwrap_or(0);
-        let counts = (0..length).map(move |index| byte.wrapping_add(u8::try_from(index).unwrap_or(0)));
+        let counts =
+            (0..length).map(move |index| byte.wrapping_add(u8::try_from(index).unwrap_or(0)));
         counts.collect::<Vec<_>>()
     };
     match format {
@@ -145,7 +155,10 @@ fn store(
     let decoded = segment::decode(&bytes).expect("what is encoded can be decoded");
     let expected = expected(&decoded, format, appended);
     assert_eq!(
-        (decoded.path.as_str(), content_type::format(&decoded.content_type)),
+        (
+            decoded.path.as_str(),
+            content_type::format(&decoded.content_type)
+        ),
         ("a", format)
     );
     index_is_of_rows(object, put, &decoded.index);
@@ -157,7 +170,7 @@ fn store(
     let told = errand.carry_out(Outcome::Done, LATER, object, |_| 200);
     let told = told.expect("the stream waits for it");
     let turn = object.step(LATER, told).expect("a map can be read");
-    assert!(turn.gated.is_empty());
+    assert!(turn.after_commit.is_empty());
     true
 }
 
@@ -170,7 +183,9 @@ fn expected(decoded: &Decoded, format: Format, appended: &mut VecDeque<Vec<u8>>)
     let expected: Vec<_> = appended.drain(..units).collect();
     match format {
         Format::Json => assert_eq!(decoded.records, expected, "messages"),
-        Format::Text | Format::Binary => assert_eq!(decoded.records.concat(), expected.concat(), "bytes"),
+        Format::Text | Format::Binary => {
+            assert_eq!(decoded.records.concat(), expected.concat(), "bytes")
+        }
     }
     expected
 }
@@ -196,8 +211,12 @@ fn index_is_of_rows(object: &Object, put: &Put, index: &Index) {
         }
     }
     for message in &messages {
-        let behind = entries.iter().find(|entry| entry.position > message.position);
-        let floor = entries.iter().rfind(|entry| entry.position <= message.position);
+        let behind = entries
+            .iter()
+            .find(|entry| entry.position > message.position);
+        let floor = entries
+            .iter()
+            .rfind(|entry| entry.position <= message.position);
         assert_eq!(Some(index.floor(message.position)), floor.copied());
         assert_eq!(index.behind(message.position), behind.copied());
         assert_eq!(Some(index.within(message.bytes_before)), floor.copied());
@@ -205,7 +224,13 @@ fn index_is_of_rows(object: &Object, put: &Put, index: &Index) {
 }
 
 /// Any part is exactly the units that it is asked for, with what comes before them in their append.
-fn part(choices: &mut Choices<'_>, decoded: &Decoded, format: Format, object: &[u8], units: &[Vec<u8>]) {
+fn part(
+    choices: &mut Choices<'_>,
+    decoded: &Decoded,
+    format: Format,
+    object: &[u8],
+    units: &[Vec<u8>],
+) {
     let start = choices.upto(units.len() as u64 - 1);
     let end = choices.between(start + 1, units.len() as u64);
     let shape = choices.one_of(&[Shape::Body, Shape::Event]);
@@ -221,7 +246,8 @@ fn part(choices: &mut Choices<'_>, decoded: &Decoded, format: Format, object: &[
     } else {
         taken.concat()
     };
-    let rendered = rendered(part.clone(), format, shape, object, piece).expect("the object is whole");
+    let rendered =
+        rendered(part.clone(), format, shape, object, piece).expect("the object is whole");
     if shape == Shape::Body {
         assert_eq!(rendered, payload, "from {start} to {end}");
     } else if format == Format::Text {
@@ -230,7 +256,10 @@ fn part(choices: &mut Choices<'_>, decoded: &Decoded, format: Format, object: &[
         let text = event_stream::text(known, begin - floor, end as usize - floor);
         let events = event_stream::events(&rendered);
         let seen: Vec<_> = events.into_iter().map(|event| event.data).collect();
-        assert_eq!(seen, Vec::from_iter(Some(text).filter(|text| !text.is_empty())));
+        assert_eq!(
+            seen,
+            Vec::from_iter(Some(text).filter(|text| !text.is_empty()))
+        );
     } else if format == Format::Json {
         let events = event_stream::events(&rendered);
         assert_eq!(events.len(), 1);
@@ -269,7 +298,12 @@ pub(crate) fn begin_of_append(appends: &[Vec<u8>], byte: usize) -> usize {
 }
 
 /// What becomes of a part when these bytes come for it.
-fn arrived(part: ColdPart, format: Format, shape: Shape, bytes: &[u8]) -> Result<(), Damaged> {
+fn arrived(
+    part: ColdPart,
+    format: Format,
+    shape: Shape,
+    bytes: &[u8],
+) -> Result<(), CorruptionError> {
     let mut out = Vec::new();
     let mut rendering = cold(part, format, shape)?;
     rendering.advance(&mut out)?;
@@ -277,7 +311,7 @@ fn arrived(part: ColdPart, format: Format, shape: Shape, bytes: &[u8]) -> Result
     rendering.fetched()
 }
 
-fn cold(part: ColdPart, format: Format, shape: Shape) -> Result<Rendering, Damaged> {
+fn cold(part: ColdPart, format: Format, shape: Shape) -> Result<BodyWriter, CorruptionError> {
     let plan = Plan {
         parts: vec![Part::Cold(part)],
         format,
@@ -297,7 +331,7 @@ fn rendered(
     shape: Shape,
     object: &[u8],
     piece: usize,
-) -> Result<Vec<u8>, Damaged> {
+) -> Result<Vec<u8>, CorruptionError> {
     let mut out = Vec::new();
     let mut rendering = cold(part, format, shape)?;
     while let Some(fetch) = rendering.advance(&mut out)? {

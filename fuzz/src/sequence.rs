@@ -17,7 +17,10 @@ pub fn sequence(tape: &[u8]) {
 /// # Panics
 /// When an oracle of the simulator is hurt, or the run is another than on ordered maps.
 pub fn sequence_on_sqlite(tape: &[u8]) {
-    let (sqlite, map) = (run(tape, storage::Kind::Sqlite), run(tape, storage::Kind::Map));
+    let (sqlite, map) = (
+        run(tape, storage::Kind::Sqlite),
+        run(tape, storage::Kind::Map),
+    );
     assert!(
         sqlite == map,
         "oracle storages: expected hash {map:016x}, actual {sqlite:016x}"
@@ -40,10 +43,12 @@ fn run(tape: &[u8], storage: storage::Kind) -> u64 {
     outcome.hash
 }
 
-/// Changes a tape, of which `size` bytes are in use, into one of at most `size_max`; returns its new length.
+/// Changes a tape, of which `size` bytes are in use, into one of at most `size_max`; returns its
+/// new length.
 ///
-/// libFuzzer lengthens its inputs a few bytes at a time, and a tape that ends early ends its run early, in the simplest way.
-/// So one in four goes on as the run of a seed would, from a random place; the rest are libFuzzer's own affair.
+/// libFuzzer lengthens its inputs a few bytes at a time, and a tape that ends early ends its run
+/// early, in the simplest way. So one in four goes on as the run of a seed would, from a random
+/// place; the rest are libFuzzer's own affair.
 pub fn change_tape(
     tape: &mut [u8],
     size: usize,

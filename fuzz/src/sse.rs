@@ -1,9 +1,9 @@
 //! Event streams (protocol 5.8): what a parser of the standard makes of the machine's framing.
 
 use base64::Engine as _;
-use machine::plan::{Damaged, HotPart, Part, Plan, Shape, Span};
+use machine::live_reader::{Frame, LiveHead, LiveReader};
+use machine::plan::{CorruptionError, HotPart, Part, Plan, Shape, Span};
 use machine::rows::{HotTable, RowKey};
-use machine::tail::{Frame, Head, Tail};
 use machine::wire::{Format, sse};
 use machine::{Millis, Offset};
 use serde_json::json;
@@ -50,7 +50,10 @@ pub fn sse(input: &[u8]) {
     for (seen, expected) in seen.iter().zip(&expected) {
         match expected {
             Expected::Data(data) => {
-                assert_eq!((seen.name.as_str(), seen.data.as_str()), ("data", data.as_str()));
+                assert_eq!(
+                    (seen.name.as_str(), seen.data.as_str()),
+                    ("data", data.as_str())
+                );
             }
             Expected::Control(control) => {
                 assert_eq!(seen.name, "control");
@@ -76,8 +79,8 @@ fn record(choices: &mut Choices<'_>) -> Vec<u8> {
         .collect()
 }
 
-/// An event of some of the records: their bytes from one place to another, with what comes before them in their record, or in a
-/// JSON stream some of the messages.
+/// An event of some of the records: their bytes from one place to another, with what comes before
+/// them in their record, or in a JSON stream some of the messages.
 fn page(
     choices: &mut Choices<'_>,
     format: Format,
@@ -116,7 +119,13 @@ fn page(
 }
 
 /// What becomes of a row with these frames.
-fn rendered(format: Format, shape: Shape, skip: u64, take: u64, frames: &[u8]) -> Result<Vec<u8>, Damaged> {
+fn rendered(
+    format: Format,
+    shape: Shape,
+    skip: u64,
+    take: u64,
+    frames: &[u8],
+) -> Result<Vec<u8>, CorruptionError> {
     let span = Span {
         table: HotTable::of(0),
         from: RowKey::at(0),
@@ -136,8 +145,12 @@ fn rendered(format: Format, shape: Shape, skip: u64, take: u64, frames: &[u8]) -
         is_last: true,
     };
     let mut out = Vec::new();
-    let mut rendering = plan.begin(|_| Ok::<_, Damaged>(frames.to_vec()))?;
-    assert_eq!(rendering.advance(&mut out)?, None, "nothing is in the cold tier");
+    let mut rendering = plan.begin(|_| Ok::<_, CorruptionError>(frames.to_vec()))?;
+    assert_eq!(
+        rendering.advance(&mut out)?,
+        None,
+        "nothing is in the cold tier"
+    );
     Ok(out)
 }
 
@@ -165,14 +178,18 @@ fn hostile_message(bytes: &[u8]) {
         .first_chunk()
         .map(|length| u32::from_le_bytes(*length) as usize);
     if let Some((_, body)) = Frame::decode(bytes) {
-        assert_eq!(length.map(|length| length + body.len() + 4), Some(bytes.len()));
+        assert_eq!(
+            length.map(|length| length + body.len() + 4),
+            Some(bytes.len())
+        );
     }
-    if let Some(head) = Head::from_header(&String::from_utf8_lossy(bytes)) {
-        let _ = Tail::new(Millis(0), &head);
+    if let Some(head) = LiveHead::from_header(&String::from_utf8_lossy(bytes)) {
+        let _ = LiveReader::new(Millis(0), &head);
     }
 }
 
-/// Bytes from anywhere are read as frames just when there are enough of them. What follows is not looked at.
+/// Bytes from anywhere are read as frames just when there are enough of them. What follows is not
+/// looked at.
 fn hostile_frames(bytes: &[u8]) {
     let (mut messages, mut payload_bytes) = (0, 0);
     let mut rest = bytes;
@@ -195,7 +212,11 @@ fn hostile_frames(bytes: &[u8]) {
         for shape in [Shape::Body, Shape::Event] {
             for take in [0, 1, units, units + 1, u64::MAX] {
                 let rendered = rendered(format, shape, 0, take, bytes);
-                assert_eq!(rendered.is_ok(), take <= units, "{format:?} {shape:?} {take}");
+                assert_eq!(
+                    rendered.is_ok(),
+                    take <= units,
+                    "{format:?} {shape:?} {take}"
+                );
             }
         }
     }

@@ -40,7 +40,8 @@ impl Frames {
         Self(Content::RestOfRecord(bytes))
     }
 
-    /// Messages that take `framed` bytes as frames, from the beginning of the first to the end of the last.
+    /// Messages that take `framed` bytes as frames, from the beginning of the first to the end of
+    /// the last.
     pub(crate) const fn messages(text: Bytes, framed: u64) -> Self {
         Self(Content::Messages { text, framed })
     }
@@ -61,7 +62,8 @@ impl Frames {
         if let Content::Made(bytes) | Content::RestOfRecord(bytes) = &self.0 {
             return bytes.clone();
         }
-        let mut frames = Vec::with_capacity(usize::try_from(self.bytes()).expect("a row fits into memory"));
+        let mut frames =
+            Vec::with_capacity(usize::try_from(self.bytes()).expect("a row fits into memory"));
         match &self.0 {
             Content::Made(_) | Content::RestOfRecord(_) => {}
             Content::Record { record, taken } => {

@@ -1,39 +1,43 @@
 //! The Durable Streams state machine.
 //!
-//! [`Stream`] holds one stream's logic and nothing else: no async, no clock, no entropy, no I/O. A shell hands it one
-//! [`Input`] at a time, together with the time and a synchronous view of the stored [`Rows`], and carries out the
-//! [`Turn`] that comes back. The reader's side of a live read is a second, smaller machine, [`tail::Tail`].
+//! [`Stream`] holds one stream's logic and nothing else: no async, no clock, no entropy, no I/O. A
+//! shell hands it one [`Input`] at a time, together with the time and a synchronous view of the
+//! stored [`Rows`], and carries out the [`Turn`] that comes back. The reader's side of a live read
+//! is a second, smaller machine, [`live_reader::LiveReader`].
 //!
 //! # The executor's contract
 //!
 //! 1. One input at a time; a step runs to completion.
-//! 2. `writes` and `alarm` of a turn are applied in one transaction before anything of that turn leaves.
-//! 3. `gated` effects leave in order, each only after its turn is durable, or never.
+//! 2. `writes` and `alarm` of a turn are applied in one transaction before anything of that turn
+//!    leaves.
+//! 3. `after_commit` effects leave in order, each only after its turn is durable, or never.
 //! 4. The `live` broadcast leaves only when its turn is durable.
-//! 5. [`Input::Gone`], [`Input::Stored`], [`Input::Collected`] and [`Input::Replied`] may come late, or never after a restart.
-//! 6. After a wake nothing from the former life arrives, though what it has begun may still take effect in the cold tier, at
-//!    the registry or in the index.
+//! 5. [`Input::SubscriberLeft`], [`Input::PutFinished`], [`Input::CollectFinished`] and
+//!    [`Input::SendFinished`] may come late, or never after a restart.
+//! 6. After a wake nothing from the former life arrives, though what it has begun may still take
+//!    effect in the cold tier, at the registry or in the index.
 //! 7. The alarm may come twice, late, early, or not at all.
-//! 8. The rows that the plan of an answer names are fetched in its turn ([`plan::Plan::begin`]). When the plan has a rest, the
-//!    shell asks for the next page with [`Input::Continue`] once the client has taken this one. The body ends well
-//!    after the last page only.
-//! 9. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from the rows.
+//! 8. The rows that the plan of an answer names are fetched in its turn ([`plan::Plan::begin`]).
+//!    When the plan has a rest, the shell asks for the next page with [`Input::Continue`] once the
+//!    client has taken this one. The body ends well after the last page only.
+//! 9. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from
+//!    the rows.
 //! 10. The shell decides nothing: no protocol rule, no retry, no default lives in a shell.
 #![forbid(unsafe_code)]
 
-pub mod edge;
 pub mod frames;
-mod hot;
+mod hot_table;
 pub mod limits;
+pub mod live_reader;
 pub mod message;
 pub mod offset;
 pub mod plan;
 pub mod refusal;
+pub mod router;
 pub mod rows;
 pub mod segment;
 pub mod sql;
 mod stream;
-pub mod tail;
 pub mod wire;
 
 use bytes::Bytes;
@@ -43,13 +47,15 @@ pub use limits::Limits;
 pub use message::Message;
 pub use offset::Offset;
 pub use refusal::Refusal;
-pub use rows::{Rows, Unreadable, Write};
+pub use rows::{Rows, StorageError, Write};
 pub use stream::Stream;
 pub use wire::answer::Answer;
 pub use wire::request::Call;
 
 /// Wall time in milliseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Millis(pub u64);
 
@@ -67,12 +73,13 @@ pub struct CallId(pub u64);
 
 /// Names one collection or message on its way, within an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Flight(pub u64);
+pub struct EffectId(pub u64);
 
 /// How a message was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// The registry has answered with this status; the index, having executed everything, counts as 200.
+pub enum SendOutcome {
+    /// The registry has answered with this status; the index, having executed everything, counts as
+    /// 200.
     Status(u16),
     /// It failed, or it is not known whether it did.
     Failed,
@@ -83,23 +90,26 @@ pub enum Reply {
 pub enum Input {
     /// A client's request, parsed by [`wire::request`].
     Call { id: CallId, call: Call },
-    /// The next page of an answer is wanted. Answered with a plan, or with a refusal when the stream
-    /// that the answer is about is no more; then the shell breaks the response off.
+    /// The next page of an answer is wanted. Answered with a plan, or with a refusal when the
+    /// stream that the answer is about is no more; then the shell breaks the response off.
     Continue { id: CallId, rest: plan::Rest },
     /// A reader that was attached at the tail of this incarnation has left.
-    Gone { incarnation: rows::Incarnation },
+    SubscriberLeft { incarnation: rows::Incarnation },
     /// The alarm of an earlier [`Turn`] has come due.
     Alarm,
-    /// A [`Gated::Put`] has ended. With the encoder's receipt when the object is known to be stored; without one when it is not,
-    /// or when it is not known.
-    Stored {
+    /// A [`Effect::Put`] has ended. With the encoder's receipt when the object is known to be
+    /// stored; without one when it is not, or when it is not known.
+    PutFinished {
         id: segment::PutId,
         receipt: Option<segment::Receipt>,
     },
-    /// A [`Gated::Collect`] has ended: whether all of its objects are known to be gone.
-    Collected { flight: Flight, done: bool },
-    /// A [`Gated::Send`] has ended.
-    Replied { flight: Flight, reply: Reply },
+    /// A [`Effect::Collect`] has ended: whether all of its objects are known to be gone.
+    CollectFinished { effect: EffectId, done: bool },
+    /// A [`Effect::Send`] has ended.
+    SendFinished {
+        effect: EffectId,
+        reply: SendOutcome,
+    },
 }
 
 /// What one step asks of the shell, grouped by what must happen before what.
@@ -108,21 +118,23 @@ pub enum Input {
 pub struct Turn {
     /// Rows to write, at once and in one transaction.
     pub writes: Vec<Write>,
-    /// In that same transaction: `Some(Some(at))` sets the alarm, `Some(None)` removes it, `None` leaves it.
+    /// In that same transaction: `Some(Some(at))` sets the alarm, `Some(None)` removes it, `None`
+    /// leaves it.
     pub alarm: Option<Option<Millis>>,
     /// What leaves once the transaction is durable.
-    pub gated: Vec<Gated>,
+    pub after_commit: Vec<Effect>,
     /// One broadcast to the readers at the tail.
-    pub live: Option<Live>,
+    pub broadcast: Option<Broadcast>,
 }
 
 impl Turn {
-    /// Whether its writes and its alarm need to be held together by a transaction: a single statement is one by itself.
+    /// Whether its writes and its alarm need to be held together by a transaction: a single
+    /// statement is one by itself.
     #[must_use]
     pub fn needs_transaction(&self) -> bool {
         let single = matches!(
             self.writes.as_slice(),
-            [] | [Write::InsertHead(_) | Write::UpdateHead(_) | Write::InsertHot { .. }]
+            [] | [Write::InsertStream(_) | Write::UpdateStream(_) | Write::InsertHot { .. }]
         );
         !single || self.alarm.is_some()
     }
@@ -130,17 +142,19 @@ impl Turn {
 
 /// An effect that leaves only after its turn is durable.
 #[derive(Debug)]
-pub enum Gated {
+pub enum Effect {
     /// Answer a call.
     Answer { call: CallId, answer: Answer },
-    /// Keep the caller as a reader at the tail: everything that [`Turn::live`] says from now on reaches it, until it leaves.
-    Attach { call: CallId, line: Line },
-    /// Store a segment in the cold tier, in the background, and report with [`Input::Stored`].
+    /// Keep the caller as a reader at the tail: everything that [`Turn::broadcast`] says from now on
+    /// reaches it, until it leaves.
+    Attach { call: CallId, line: Subscriber },
+    /// Store a segment in the cold tier, in the background, and report with [`Input::PutFinished`].
     Put(segment::Put),
-    /// Delete these objects of the cold tier, those that are not there too, and report with [`Input::Collected`].
-    Collect { flight: Flight, keys: Vec<String> },
-    /// Send a message, and report with [`Input::Replied`].
-    Send { flight: Flight, message: Message },
+    /// Delete these objects of the cold tier, those that are not there too, and report with
+    /// [`Input::CollectFinished`].
+    Collect { effect: EffectId, keys: Vec<String> },
+    /// Send a message, and report with [`Input::SendFinished`].
+    Send { effect: EffectId, message: Message },
 }
 
 /// What kind of live read a reader at the tail waits in (protocol 5.7, 5.8).
@@ -153,27 +167,28 @@ pub enum Class {
 
 /// A reader at the tail. Class and incarnation are all that the shell must remember of it.
 #[derive(Debug)]
-pub struct Line {
+pub struct Subscriber {
     pub class: Class,
     pub incarnation: rows::Incarnation,
     /// What the reader's side begins with.
-    pub head: tail::Head,
-    /// What the reader's side answers its client with: the head of the event stream, or the long-poll's answer when
-    /// nothing comes in time. Says `head` too, as the `Stream-Line` header.
+    pub head: live_reader::LiveHead,
+    /// What the reader's side answers its client with: the head of the event stream, or the
+    /// long-poll's answer when nothing comes in time. Says `head` too, as the `Stream-Line` header.
     pub answer: Answer,
 }
 
 /// What a turn tells every reader at the tail of this incarnation.
 #[derive(Clone, Debug)]
-pub struct Live {
+pub struct Broadcast {
     pub incarnation: rows::Incarnation,
     /// The tail before this turn.
     pub from: Offset,
     /// The tail after it.
     pub next: Offset,
     /// Set when nothing will follow.
-    pub end: Option<End>,
-    /// What was appended, framed (see [`plan`]); `None` when it is too much to push, and to be read as a page.
+    pub end: Option<StreamEnd>,
+    /// What was appended, framed (see [`plan`]); `None` when it is too much to push, and to be read
+    /// as a page.
     pub(crate) frames: Option<Bytes>,
     /// Whether they are shown by themselves where text is shown event by event.
     pub(crate) stands_alone: bool,
@@ -182,12 +197,12 @@ pub struct Live {
     pub(crate) cursor: u64,
 }
 
-impl Live {
-    /// The one message that tells it to every reader of a class; see [`tail::Frame`].
+impl Broadcast {
+    /// The one message that tells it to every reader of a class; see [`live_reader::Frame`].
     ///
     /// # Errors
     /// Never, for frames that the machine has made itself.
-    pub fn message(&self, class: Class) -> Result<Vec<u8>, plan::Damaged> {
+    pub fn message(&self, class: Class) -> Result<Vec<u8>, plan::CorruptionError> {
         stream::live::message(self, class)
     }
 }
@@ -195,9 +210,9 @@ impl Live {
 /// Why nothing will follow for the readers at the tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum End {
+pub enum StreamEnd {
     /// The stream was closed: `next` is its final offset (protocol 4.1).
     Closed,
     /// The stream was deleted or has expired (protocol 5.4).
-    Gone,
+    Deleted,
 }

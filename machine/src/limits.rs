@@ -1,29 +1,34 @@
-//! Every number that could be tuned, in one place. The simulator draws them; the shells read the public ones from their
-//! configuration (see [`crate::edge::settings`]).
+//! Every number that could be tuned, in one place. The simulator draws them; the shells read the
+//! public ones from their configuration (see [`crate::router::settings`]).
 
 /// Sizes in bytes, times in milliseconds, unless the name says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest body of one append or of a PUT's initial content.
     pub append_bytes_max: u64,
-    /// Bytes of request bodies that an isolate of the Worker holds at once. What would go beyond is asked
-    /// to come back; one body alone is always taken.
+    /// Bytes of request bodies that an isolate of the Worker holds at once. What would go beyond is
+    /// asked to come back; one body alone is always taken.
     pub bodies_bytes_max: u64,
-    /// Bytes of a refused body that are read and thrown away, so that the client gets to read the answer.
+    /// Bytes of a refused body that are read and thrown away, so that the client gets to read the
+    /// answer.
     pub drain_bytes_max: u64,
     /// Silence after which such a body is taken for one that never comes.
     pub drain_silence_ms: u64,
-    /// Largest page of a read, framed. A page holds whole messages or appends, and may be larger by one of them.
+    /// Largest page of a read, framed. A page holds whole messages or appends, and may be larger by
+    /// one of them.
     pub chunk_bytes_max: u64,
     /// Longest wait of a long-poll.
     pub long_poll_timeout_ms: u64,
     /// Age at which an SSE response is ended, so that clients collapse anew (protocol 5.8).
     pub sse_max_age_ms: u64,
-    /// Silence after which an SSE response carries a comment, so that nobody cuts it for being idle.
+    /// Silence after which an SSE response carries a comment, so that nobody cuts it for being
+    /// idle.
     pub sse_heartbeat_ms: u64,
-    /// Bytes that the reader's side holds for a client that does not read, before it lets go of its line.
+    /// Bytes that the reader's side holds for a client that does not read, before it lets go of its
+    /// line.
     pub reader_held_bytes_max: u64,
-    /// Largest payload pushed over a line; a larger append is announced without its bytes and read as a page.
+    /// Largest payload pushed over a line; a larger append is announced without its bytes and read
+    /// as a page.
     pub frame_bytes_max: u64,
     /// Longest pause before a reader's side dials again after its line was cut.
     pub redial_ms_max: u64,
@@ -40,18 +45,21 @@ pub struct Limits {
     pub segment_bytes_max: u64,
     /// Number of messages (appends, where the content is bytes) at which a segment is sealed.
     pub segment_messages_max: u64,
-    /// Age of its first message at which a segment is sealed, so that a stream that has fallen quiet is moved, too.
+    /// Age of its first message at which a segment is sealed, so that a stream that has fallen
+    /// quiet is moved, too.
     pub segment_age_ms_max: u64,
-    /// Distance of the entries of a segment's sparse index, and length of the blocks that have a checksum each. Pages end at
-    /// these entries, so that they are the same whether a segment is hot or cold. Never more than `chunk_bytes_max` counts.
+    /// Distance of the entries of a segment's sparse index, and length of the blocks that have a
+    /// checksum each. Pages end at these entries, so that they are the same whether a segment is
+    /// hot or cold. Never more than `chunk_bytes_max` counts.
     pub index_step_bytes: u64,
-    /// Most entries of a sparse index, and most checksums: a segment too large for that many steps gets an index of longer ones.
-    /// So the index stays below the 2 MB that the platform stores in one value.
+    /// Most entries of a sparse index, and most checksums: a segment too large for that many steps
+    /// gets an index of longer ones. So the index stays below the 2 MB that the platform stores in
+    /// one value.
     pub index_entries_max: u64,
     /// Most segments that one page takes from.
     pub page_parts_max: u64,
-    /// A put that has not been answered after this may have succeeded or not, and another is tried. Large segments and further
-    /// attempts get more; see [`Self::put_time_ms`].
+    /// A put that has not been answered after this may have succeeded or not, and another is tried.
+    /// Large segments and further attempts get more; see [`Self::put_time_ms`].
     pub put_timeout_ms: u64,
     /// Slowest transfer to the cold tier, in bytes per second, that a put is given the time for.
     pub put_bytes_per_s_min: u64,
@@ -59,12 +67,13 @@ pub struct Limits {
     pub put_doublings_max: u64,
     /// The same for deletions in the cold tier, and for messages to the registry and the index.
     pub reply_timeout_ms: u64,
-    /// Pause before what failed once is tried again; doubled with each further failure, and spread by chance.
-    pub retry_ms_min: u64,
+    /// Pause before what failed once is tried again; doubled with each further failure, and spread
+    /// by chance.
+    pub retry_base_ms: u64,
     /// Longest such pause.
     pub retry_ms_max: u64,
-    /// How long objects that nothing refers to any more are kept: longer than any put may still be on its way, and than any
-    /// answer is still being sent.
+    /// How long objects that nothing refers to any more are kept: longer than any put may still be
+    /// on its way, and than any answer is still being sent.
     pub collect_grace_ms: u64,
     /// Most objects that are deleted at once.
     pub collect_keys_max: u64,
@@ -74,29 +83,35 @@ pub struct Limits {
     pub name_bytes_max: u64,
     /// Longest `Producer-Id`.
     pub producer_id_bytes_max: u64,
-    /// A producer that has not appended for this long is forgotten when a segment is sealed (protocol 5.2.1).
+    /// A producer that has not appended for this long is forgotten when a segment is sealed
+    /// (protocol 5.2.1).
     pub producer_max_idle_ms: u64,
-    /// Most producers that are forgotten when a segment is sealed; twice as many as the segment had, if that is more.
+    /// Most producers that are forgotten when a segment is sealed; twice as many as the segment
+    /// had, if that is more.
     pub producers_forgotten_max: u64,
     /// Longest `Stream-Seq`.
     pub stream_seq_bytes_max: u64,
     /// Longest `Content-Type`.
     pub content_type_bytes_max: u64,
-    /// A read within TTL / this of the last stored use writes nothing. Larger means more writes and less delay of an expiry.
+    /// A read within TTL / this of the last stored use writes nothing. Larger means more writes and
+    /// less delay of an expiry.
     pub touch_slack_divisor: u64,
     /// An alarm this long overdue is taken as lost and set again.
     pub alarm_grace_ms: u64,
     /// How far the clock that alarms go by may be ahead of the object's.
     pub clock_skew_ms_max: u64,
-    /// The alarm is never set beyond this, in milliseconds since the Unix epoch: the last date that JavaScript has.
+    /// The alarm is never set beyond this, in milliseconds since the Unix epoch: the last date that
+    /// JavaScript has.
     pub alarm_at_max_ms: u64,
     /// The alarm is never set nearer than this.
     pub alarm_delay_ms_min: u64,
     /// Length of a cursor interval (protocol 10.1).
     pub cursor_interval_ms: u64,
-    /// Where the counting of cursor intervals begins, in milliseconds since the Unix epoch (protocol 10.1).
+    /// Where the counting of cursor intervals begins, in milliseconds since the Unix epoch
+    /// (protocol 10.1).
     pub cursor_epoch_ms: u64,
-    /// Most intervals that a cursor is moved ahead of a client that is already at or beyond the present one.
+    /// Most intervals that a cursor is moved ahead of a client that is already at or beyond the
+    /// present one.
     pub cursor_jitter_intervals: u64,
     /// `max-age` of a page that can never change, in seconds.
     pub page_max_age_s: u64,
@@ -138,7 +153,7 @@ impl Limits {
         put_bytes_per_s_min: 256 << 10,
         put_doublings_max: 6,
         reply_timeout_ms: 30_000,
-        retry_ms_min: 2_000,
+        retry_base_ms: 2_000,
         retry_ms_max: 600_000,
         collect_grace_ms: 3_600_000,
         collect_keys_max: 1_000,
@@ -173,21 +188,27 @@ impl Limits {
         held == 0 || held.saturating_add(bytes) <= self.bodies_bytes_max
     }
 
-    /// Largest body that the registry takes: any event that a stream tells it of itself, however small an append is kept.
+    /// Largest body that the registry takes: any event that a stream tells it of itself, however
+    /// small an append is kept.
     #[must_use]
     pub fn registry_bytes_max(&self) -> u64 {
-        // The name twice and the content type, where any byte may take two, and the rest of the event.
+        // The name twice and the content type, where any byte may take two, and the rest of the
+        // event.
         let event = 2 * (2 * self.name_bytes_max + self.content_type_bytes_max) + 256;
         self.append_bytes_max.max(event)
     }
 
-    /// How long an attempt to put a segment of so many bytes may take, counted from 1: longer for a large one, and doubled with
-    /// each further attempt, so that a slow cold tier is not asked for ever for what it is about to finish. Half of
-    /// `collect_grace_ms` at most, because after the grace an object that a late put leaves behind is not collected any more.
+    /// How long an attempt to put a segment of so many bytes may take, counted from 1: longer for a
+    /// large one, and doubled with each further attempt, so that a slow cold tier is not asked for
+    /// ever for what it is about to finish. Half of `collect_grace_ms` at most, because after the
+    /// grace an object that a late put leaves behind is not collected any more.
     #[must_use]
     pub fn put_time_ms(&self, bytes: u64, attempt: u64) -> u64 {
         let transfer = bytes.saturating_mul(1_000) / self.put_bytes_per_s_min.max(1);
-        let doublings = attempt.saturating_sub(1).min(self.put_doublings_max).min(32);
+        let doublings = attempt
+            .saturating_sub(1)
+            .min(self.put_doublings_max)
+            .min(32);
         let time = self
             .put_timeout_ms
             .saturating_add(transfer)
@@ -206,7 +227,8 @@ impl Limits {
         if step == 0 { 1 } else { step }
     }
 
-    /// The distance of the entries in the index of a segment with so many framed bytes: as many steps as it takes.
+    /// The distance of the entries in the index of a segment with so many framed bytes: as many
+    /// steps as it takes.
     #[must_use]
     pub(crate) fn index_block(&self, bytes: u64) -> u64 {
         let step = self.index_step();
@@ -223,7 +245,8 @@ impl Default for Limits {
     }
 }
 
-/// The largest integer that survives a trip through JavaScript; the protocol's bound for producer numbers (5.2.1).
+/// The largest integer that survives a trip through JavaScript; the protocol's bound for producer
+/// numbers (5.2.1).
 pub const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::edge::name;
+use crate::router::name;
 use crate::rows::Incarnation;
 use crate::wire::header;
 use crate::{Millis, Offset};
@@ -54,8 +54,8 @@ const APPLICATION_JSON: &str = "application/json";
 /// An event for the registry, as it is stored until it is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Event {
-    /// The producer: one for each event, so that it is told exactly once (protocol 5.2.1), however long the registry has
-    /// forgotten the other event of the same incarnation.
+    /// The producer: one for each event, so that it is told exactly once (protocol 5.2.1), however
+    /// long the registry has forgotten the other event of the same incarnation.
     producer: String,
     seq: u64,
     /// The registry's shard that is told.
@@ -64,7 +64,10 @@ pub(crate) struct Event {
     event: StateEvent,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
 const fn is_first(shard: &u64) -> bool {
     *shard == 0
 }
@@ -112,7 +115,13 @@ impl Event {
         Self::new(shard, format!("{incarnation}-end"), path, None, "delete")
     }
 
-    fn new(shard: u64, producer: String, path: &str, value: Option<StreamValue>, operation: &str) -> Self {
+    fn new(
+        shard: u64,
+        producer: String,
+        path: &str,
+        value: Option<StreamValue>,
+        operation: &str,
+    ) -> Self {
         Self {
             producer,
             seq: 0,
@@ -154,8 +163,9 @@ impl Event {
     }
 }
 
-/// A change of the admin index (`migrations/0001_segments_admin.sql`), as it is stored until it is told. Told late or twice,
-/// it changes nothing: a stream's rows go by its version, and a segment's need the row of its incarnation.
+/// A change of the admin index (`migrations/0001_segments_admin.sql`), as it is stored until it is
+/// told. Told late or twice, it changes nothing: a stream's rows go by its version, and a segment's
+/// need the row of its incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "change")]
 pub(crate) enum Change {
@@ -205,7 +215,8 @@ const END_STREAM: &str = "INSERT INTO streams (path, incarnation, content_type, 
 
 const END_SEGMENTS: &str = "DELETE FROM segments WHERE path = ? AND version < ?";
 
-const PURGE_STREAM: &str = "DELETE FROM streams WHERE path = ? AND deleted_at IS NOT NULL AND version <= ?";
+const PURGE_STREAM: &str =
+    "DELETE FROM streams WHERE path = ? AND deleted_at IS NOT NULL AND version <= ?";
 
 impl Change {
     pub(crate) const fn version(&self) -> u64 {

@@ -1,13 +1,16 @@
-//! Offsets (protocol 8): `<segment>_<position>`, two decimals of 16 digits, so that the order of the tokens is the order
-//! of the positions.
+//! Offsets (protocol 8): `<segment>_<position>`, two decimals of 16 digits, so that the order of
+//! the tokens is the order of the positions.
 
 use core::fmt;
 use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A place in a stream. The position counts messages in JSON streams and bytes otherwise, and starts anew in each segment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A place in a stream. The position counts messages in JSON streams and bytes otherwise, and
+/// starts anew in each segment.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(into = "String", try_from = "String")]
 pub struct Offset {
     pub segment: u64,
@@ -38,13 +41,13 @@ impl fmt::Display for Offset {
 /// The text is not an offset that this server could have given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an offset is two decimals of 16 digits with an underscore between them")]
-pub struct MalformedOffset;
+pub struct OffsetError;
 
 impl FromStr for Offset {
-    type Err = MalformedOffset;
+    type Err = OffsetError;
 
-    fn from_str(text: &str) -> Result<Self, MalformedOffset> {
-        let (segment, position) = text.split_once('_').ok_or(MalformedOffset)?;
+    fn from_str(text: &str) -> Result<Self, OffsetError> {
+        let (segment, position) = text.split_once('_').ok_or(OffsetError)?;
         Ok(Self {
             segment: decimal(segment)?,
             position: decimal(position)?,
@@ -52,11 +55,11 @@ impl FromStr for Offset {
     }
 }
 
-fn decimal(digits: &str) -> Result<u64, MalformedOffset> {
+fn decimal(digits: &str) -> Result<u64, OffsetError> {
     if digits.len() != DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(MalformedOffset);
+        return Err(OffsetError);
     }
-    digits.parse().map_err(|_| MalformedOffset)
+    digits.parse().map_err(|_| OffsetError)
 }
 
 impl From<Offset> for String {
@@ -66,9 +69,9 @@ impl From<Offset> for String {
 }
 
 impl TryFrom<String> for Offset {
-    type Error = MalformedOffset;
+    type Error = OffsetError;
 
-    fn try_from(text: String) -> Result<Self, MalformedOffset> {
+    fn try_from(text: String) -> Result<Self, OffsetError> {
         text.parse()
     }
 }
@@ -100,11 +103,13 @@ mod tests {
             "0000000000000000_000000000000000x",
             "+000000000000000_0000000000000000",
         ] {
-            assert_eq!(text.parse::<Offset>(), Err(MalformedOffset), "{text:?}");
+            assert_eq!(text.parse::<Offset>(), Err(OffsetError), "{text:?}");
         }
         let end = "9999999999999999_9999999999999999";
         assert_eq!(
-            end.parse::<Offset>().map(|offset| offset.to_string()).as_deref(),
+            end.parse::<Offset>()
+                .map(|offset| offset.to_string())
+                .as_deref(),
             Ok(end)
         );
     }

@@ -1,10 +1,11 @@
 //! Framing of stored records, and the plan of a read.
 //!
-//! A row holds frames: a length (32 bits, little-endian) and that many bytes. In a JSON stream a frame is one message;
-//! otherwise it is one append. A frame that is larger than a row goes on in the rows that follow.
-//! (Rows of a former version hold several frames for a large append.) The machine never touches the payload of old records: a read is
-//! answered with a [`Plan`], the shell fetches the rows and the parts of cold segments that it names, and a [`Rendering`] makes
-//! the body of them.
+//! A row holds frames: a length (32 bits, little-endian) and that many bytes. In a JSON stream a
+//! frame is one message; otherwise it is one append. A frame that is larger than a row goes on in
+//! the rows that follow. (Rows of a former version hold several frames for a large append.) The
+//! machine never touches the payload of old records: a read is answered with a [`Plan`], the shell
+//! fetches the rows and the parts of cold segments that it names, and a [`BodyWriter`] makes the
+//! body of them.
 
 use core::fmt;
 use std::collections::VecDeque;
@@ -33,15 +34,18 @@ pub(crate) fn push_length(frames: &mut Vec<u8>, length: usize) {
 
 /// Stored bytes that are not what was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damaged {
+pub struct CorruptionError {
     what: &'static str,
     /// The cold segment that they are of.
     segment: Option<u64>,
 }
 
-impl Damaged {
+impl CorruptionError {
     pub(crate) const fn new(what: &'static str) -> Self {
-        Self { what, segment: None }
+        Self {
+            what,
+            segment: None,
+        }
     }
 
     const fn in_segment(self, segment: u64) -> Self {
@@ -52,7 +56,7 @@ impl Damaged {
     }
 }
 
-impl fmt::Display for Damaged {
+impl fmt::Display for CorruptionError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.segment {
             Some(segment) => write!(formatter, "segment {segment} is damaged: {}", self.what),
@@ -61,10 +65,10 @@ impl fmt::Display for Damaged {
     }
 }
 
-impl core::error::Error for Damaged {}
+impl core::error::Error for CorruptionError {}
 
 /// The bounds of the first frame at or after `at`: where its payload begins and ends.
-fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, Damaged> {
+fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, CorruptionError> {
     if at == frames.len() {
         return Ok(None);
     }
@@ -72,18 +76,18 @@ fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, Damaged>
     let length = frames
         .get(at..begin)
         .and_then(|bytes| <[u8; LENGTH_BYTES]>::try_from(bytes).ok());
-    let length = u32::from_le_bytes(length.ok_or(Damaged::new("a frame's length is cut"))?);
+    let length = u32::from_le_bytes(length.ok_or(CorruptionError::new("a frame's length is cut"))?);
     let end = usize::try_from(length)
         .ok()
         .and_then(|length| begin.checked_add(length));
     match end {
         Some(end) if end <= frames.len() => Ok(Some((begin, end))),
-        _ => Err(Damaged::new("a frame is cut")),
+        _ => Err(CorruptionError::new("a frame is cut")),
     }
 }
 
 /// The payloads of `frames`.
-pub(crate) fn payloads(frames: &[u8]) -> impl Iterator<Item = Result<&[u8], Damaged>> {
+pub(crate) fn payloads(frames: &[u8]) -> impl Iterator<Item = Result<&[u8], CorruptionError>> {
     let mut at = 0;
     core::iter::from_fn(move || match frame_at(frames, at) {
         Ok(None) => None,
@@ -120,12 +124,13 @@ pub struct Span {
 pub struct HotPart {
     /// In order; their frames are to be joined.
     pub spans: Vec<Span>,
-    /// Units (messages or bytes) of the first row that come before the place that was asked for. The answer begins with the
-    /// frame that this place is in.
+    /// Units (messages or bytes) of the first row that come before the place that was asked for.
+    /// The answer begins with the frame that this place is in.
     pub skip: u64,
     /// Units that belong to the answer from that place on.
     pub take: u64,
-    /// Rows before the first one, in order, and how many of their last bytes may belong to a character of the answer.
+    /// Rows before the first one, in order, and how many of their last bytes may belong to a
+    /// character of the answer.
     pub lead: Vec<(Span, u64)>,
 }
 
@@ -141,7 +146,8 @@ pub struct ColdPart {
     pub checks: Vec<u32>,
     /// Bytes of the first block that come before the first frame.
     pub lead: u64,
-    /// Whether the bytes are frames. Objects of a former version hold the bytes themselves, which are cut where they are asked for.
+    /// Whether the bytes are frames. Objects of a former version hold the bytes themselves, which
+    /// are cut where they are asked for.
     pub framed: bool,
     pub skip: u64,
     pub take: u64,
@@ -193,12 +199,16 @@ impl Plan {
         self.parts.iter().any(|part| matches!(part, Part::Cold(_)))
     }
 
-    /// Fetches the rows that the plan names, which must be done in the turn that made it, for the next may drop them. What
-    /// is in the cold tier stays there for [`crate::Limits::collect_grace_ms`] at least.
+    /// Fetches the rows that the plan names, which must be done in the turn that made it, for the
+    /// next may drop them. What is in the cold tier stays there for
+    /// [`crate::Limits::collect_grace_ms`] at least.
     ///
     /// # Errors
     /// What `frames` fails with, which hands over the frames of a span's rows, joined.
-    pub fn begin<E>(&self, mut frames: impl FnMut(Span) -> Result<Vec<u8>, E>) -> Result<Rendering, E> {
+    pub fn begin<E>(
+        &self,
+        mut frames: impl FnMut(Span) -> Result<Vec<u8>, E>,
+    ) -> Result<BodyWriter, E> {
         let mut parts = VecDeque::with_capacity(self.parts.len());
         for part in &self.parts {
             parts.push_back(match part {
@@ -230,7 +240,7 @@ impl Plan {
                 }
             });
         }
-        Ok(Rendering {
+        Ok(BodyWriter {
             parts,
             fetching: None,
             format: self.format,
@@ -255,11 +265,12 @@ enum Pending {
     Cold(ColdPart),
 }
 
-/// Makes a page of an answer's body, piece by piece: nothing of the cold tier is held longer than it takes to check a block.
+/// Makes a page of an answer's body, piece by piece: nothing of the cold tier is held longer than
+/// it takes to check a block.
 #[derive(Debug)]
-pub struct Rendering {
+pub struct BodyWriter {
     parts: VecDeque<Pending>,
-    fetching: Option<Fetching>,
+    fetching: Option<BlockReader>,
     format: Format,
     shape: Shape,
     rest: Option<Rest>,
@@ -272,12 +283,12 @@ pub struct Rendering {
     payload: Vec<u8>,
 }
 
-impl Rendering {
+impl BodyWriter {
     /// Writes what can be written. What comes next is in the cold tier, or the page has ended.
     ///
     /// # Errors
     /// When rows are damaged.
-    pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Option<Fetch>, Damaged> {
+    pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Option<Fetch>, CorruptionError> {
         while let Some(part) = self.parts.pop_front() {
             match part {
                 Pending::Hot {
@@ -287,7 +298,7 @@ impl Rendering {
                     take,
                 } => {
                     text::keep_last(&mut self.lead, &lead);
-                    let mut cutter = Cutter::new(true, skip, take);
+                    let mut cutter = FrameDecoder::new(true, skip, take);
                     out.reserve(frames.len());
                     self.cut(&mut cutter, &frames, out);
                     cutter.finish()?;
@@ -298,14 +309,16 @@ impl Rendering {
                         offset: part.offset,
                         length: part.length,
                     };
-                    self.fetching = Some(Fetching::new(part));
+                    self.fetching = Some(BlockReader::new(part));
                     return Ok(Some(fetch));
                 }
             }
         }
         match (self.shape, self.format) {
             (Shape::Body, _) if self.rest.is_some() => {}
-            (Shape::Body, Format::Json) => out.extend_from_slice(if self.started { b"]" } else { b"[]" }),
+            (Shape::Body, Format::Json) => {
+                out.extend_from_slice(if self.started { b"]" } else { b"[]" })
+            }
             (Shape::Body, Format::Text | Format::Binary) => {}
             (Shape::Event, format) => {
                 let mut payload = core::mem::take(&mut self.payload);
@@ -329,13 +342,14 @@ impl Rendering {
         self.rest
     }
 
-    /// Takes a piece of what [`Self::advance`] asked for last, of any length, and writes what can be written.
+    /// Takes a piece of what [`Self::advance`] asked for last, of any length, and writes what can
+    /// be written.
     ///
     /// # Errors
     /// When the object is damaged.
-    pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Damaged> {
+    pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CorruptionError> {
         let Some(mut fetching) = self.fetching.take() else {
-            return Err(Damaged::new("more came than was asked for"));
+            return Err(CorruptionError::new("more came than was asked for"));
         };
         while let Some(block) = fetching.block(&mut bytes)? {
             let lead = usize::try_from(fetching.lead)
@@ -352,7 +366,7 @@ impl Rendering {
     ///
     /// # Errors
     /// When the object has less.
-    pub fn fetched(&mut self) -> Result<(), Damaged> {
+    pub fn fetched(&mut self) -> Result<(), CorruptionError> {
         let Some(fetching) = self.fetching.take() else {
             return Ok(());
         };
@@ -368,15 +382,15 @@ impl Rendering {
 
     /// There is no such object as [`Self::advance`] asked for last.
     #[must_use]
-    pub fn missing(&self) -> Damaged {
-        let damaged = Damaged::new("the object is missing");
+    pub fn missing(&self) -> CorruptionError {
+        let damaged = CorruptionError::new("the object is missing");
         match &self.fetching {
             Some(fetching) => damaged.in_segment(fetching.segment),
             None => damaged,
         }
     }
 
-    fn cut(&mut self, cutter: &mut Cutter, bytes: &[u8], out: &mut Vec<u8>) {
+    fn cut(&mut self, cutter: &mut FrameDecoder, bytes: &[u8], out: &mut Vec<u8>) {
         let json = self.format == Format::Json;
         let target = match self.shape {
             Shape::Body => out,
@@ -384,20 +398,20 @@ impl Rendering {
         };
         let (started, lead) = (&mut self.started, &mut self.lead);
         cutter.push(bytes, json, |piece| match piece {
-            Piece::Begin if json => {
+            Chunk::Begin if json => {
                 target.push(if *started { b',' } else { b'[' });
                 *started = true;
             }
-            Piece::Begin => {}
-            Piece::Before(bytes) => text::keep_last(lead, bytes),
-            Piece::Bytes(bytes) => target.extend_from_slice(bytes),
+            Chunk::Begin => {}
+            Chunk::Before(bytes) => text::keep_last(lead, bytes),
+            Chunk::Bytes(bytes) => target.extend_from_slice(bytes),
         });
     }
 }
 
 /// One range of an object on its way.
 #[derive(Debug)]
-struct Fetching {
+struct BlockReader {
     segment: u64,
     block: u64,
     checks: VecDeque<u32>,
@@ -406,10 +420,10 @@ struct Fetching {
     /// The block that is coming.
     held: Vec<u8>,
     lead: u64,
-    cutter: Cutter,
+    cutter: FrameDecoder,
 }
 
-impl Fetching {
+impl BlockReader {
     fn new(part: ColdPart) -> Self {
         Self {
             segment: part.segment,
@@ -418,12 +432,12 @@ impl Fetching {
             left: part.length,
             held: Vec::new(),
             lead: part.lead,
-            cutter: Cutter::new(part.framed, part.skip, part.take),
+            cutter: FrameDecoder::new(part.framed, part.skip, part.take),
         }
     }
 
     /// The next whole block, checked; `None` when more must come first.
-    fn block(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
+    fn block(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, CorruptionError> {
         let whole = self.block.min(self.held.len() as u64 + self.left);
         let room = usize::try_from(whole).unwrap_or(usize::MAX) - self.held.len();
         let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -442,12 +456,12 @@ impl Fetching {
         Ok(Some(core::mem::take(&mut self.held)))
     }
 
-    const fn damaged(&self, what: &'static str) -> Damaged {
-        Damaged::new(what).in_segment(self.segment)
+    const fn damaged(&self, what: &'static str) -> CorruptionError {
+        CorruptionError::new(what).in_segment(self.segment)
     }
 }
 
-enum Piece<'a> {
+enum Chunk<'a> {
     /// A message begins.
     Begin,
     /// Comes before the answer.
@@ -457,7 +471,7 @@ enum Piece<'a> {
 
 /// Cuts the units that belong to an answer out of what goes by.
 #[derive(Debug)]
-struct Cutter {
+struct FrameDecoder {
     framed: bool,
     skip: u64,
     take: u64,
@@ -468,7 +482,7 @@ struct Cutter {
     left: u64,
 }
 
-impl Cutter {
+impl FrameDecoder {
     const fn new(framed: bool, skip: u64, take: u64) -> Self {
         Self {
             framed,
@@ -481,7 +495,7 @@ impl Cutter {
     }
 
     /// What comes after the units that belong to the answer is ignored.
-    fn push(&mut self, mut bytes: &[u8], json: bool, mut emit: impl FnMut(Piece<'_>)) {
+    fn push(&mut self, mut bytes: &[u8], json: bool, mut emit: impl FnMut(Chunk<'_>)) {
         while self.take > 0 || self.skip > 0 {
             if self.framed && self.length_has < LENGTH_BYTES {
                 let Some((byte, rest)) = bytes.split_first() else {
@@ -495,7 +509,7 @@ impl Cutter {
                 }
                 self.left = u64::from(u32::from_le_bytes(self.length));
                 if json && self.skip == 0 {
-                    emit(Piece::Begin);
+                    emit(Chunk::Begin);
                 }
                 if !json && self.skip < self.left && self.take > 0 {
                     // An append is read whole.
@@ -503,7 +517,9 @@ impl Cutter {
                     self.skip = 0;
                 }
             }
-            let now = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+            let now = usize::try_from(self.left)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
             let (mut now, later) = bytes.split_at(now);
             bytes = later;
             if self.framed {
@@ -511,16 +527,20 @@ impl Cutter {
             }
             if json {
                 if self.skip == 0 {
-                    emit(Piece::Bytes(now));
+                    emit(Chunk::Bytes(now));
                 }
             } else {
-                let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(now.len());
+                let skipped = usize::try_from(self.skip)
+                    .unwrap_or(usize::MAX)
+                    .min(now.len());
                 self.skip -= skipped as u64;
-                emit(Piece::Before(&now[..skipped]));
+                emit(Chunk::Before(&now[..skipped]));
                 now = &now[skipped..];
-                let taken = usize::try_from(self.take).unwrap_or(usize::MAX).min(now.len());
+                let taken = usize::try_from(self.take)
+                    .unwrap_or(usize::MAX)
+                    .min(now.len());
                 self.take -= taken as u64;
-                emit(Piece::Bytes(&now[..taken]));
+                emit(Chunk::Bytes(&now[..taken]));
             }
             if self.left > 0 {
                 // Nothing is left of the bytes.
@@ -537,18 +557,18 @@ impl Cutter {
         }
     }
 
-    const fn finish(&self) -> Result<(), Damaged> {
+    const fn finish(&self) -> Result<(), CorruptionError> {
         if self.take == 0 {
             Ok(())
         } else {
-            Err(Damaged::new("fewer units than planned"))
+            Err(CorruptionError::new("fewer units than planned"))
         }
     }
 }
 
-/// The body of a catch-up or long-poll answer. Works in place: what is written never overtakes what is read, for a comma
-/// and two brackets take less room than the lengths that they replace.
-pub(crate) fn body(format: Format, mut frames: Vec<u8>) -> Result<Vec<u8>, Damaged> {
+/// The body of a catch-up or long-poll answer. Works in place: what is written never overtakes what
+/// is read, for a comma and two brackets take less room than the lengths that they replace.
+pub(crate) fn body(format: Format, mut frames: Vec<u8>) -> Result<Vec<u8>, CorruptionError> {
     let json = format == Format::Json;
     if json && frames.is_empty() {
         return Ok(b"[]".to_vec());
@@ -572,7 +592,7 @@ pub(crate) fn body(format: Format, mut frames: Vec<u8>) -> Result<Vec<u8>, Damag
 }
 
 /// One SSE `data` event; nothing at all for no records.
-pub(crate) fn event(format: Format, frames: &[u8]) -> Result<Vec<u8>, Damaged> {
+pub(crate) fn event(format: Format, frames: &[u8]) -> Result<Vec<u8>, CorruptionError> {
     if frames.is_empty() {
         return Ok(Vec::new());
     }
@@ -615,7 +635,7 @@ mod tests {
         skip: u64,
         take: u64,
         frames: &[u8],
-    ) -> Result<Vec<u8>, Damaged> {
+    ) -> Result<Vec<u8>, CorruptionError> {
         let span = Span {
             table: HotTable::of(0),
             from: RowKey::at(0),
@@ -636,7 +656,7 @@ mod tests {
         };
         let mut body = Vec::new();
         let fetch = plan
-            .begin(|_| Ok::<_, Damaged>(frames.to_vec()))?
+            .begin(|_| Ok::<_, CorruptionError>(frames.to_vec()))?
             .advance(&mut body)?;
         assert_eq!(fetch, None);
         Ok(body)
@@ -697,7 +717,13 @@ mod tests {
             text.as_deref(),
             Ok(&b"event: data\ndata:a\ndata:  b\ndata:c\ndata:d\n\n"[..])
         );
-        let bytes = rendered(Format::Binary, Shape::Event, 0, 3, &framed(&[&[1, 2], &[3]]));
+        let bytes = rendered(
+            Format::Binary,
+            Shape::Event,
+            0,
+            3,
+            &framed(&[&[1, 2], &[3]]),
+        );
         assert_eq!(bytes.as_deref(), Ok(&b"event: data\ndata:AQID\n\n"[..]));
     }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::Millis;
 use crate::frames::Frames;
 
-/// A stream's life from its PUT to its deletion. Part of every entity tag and cold segment key, so that a stream created
-/// anew under an old name shares nothing with the old one.
+/// A stream's life from its PUT to its deletion. Part of every entity tag and cold segment key, so
+/// that a stream created anew under an old name shares nothing with the old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u64);
 
@@ -50,8 +50,8 @@ pub struct ProducerStamp {
     pub seq: u64,
 }
 
-/// The hot table of a segment. Each segment has its own, so that any number can wait for the cold tier, and each can be dropped
-/// alone: dropping a table costs no rows.
+/// The hot table of a segment. Each segment has its own, so that any number can wait for the cold
+/// tier, and each can be dropped alone: dropping a table costs no rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HotTable(u64);
 
@@ -81,7 +81,7 @@ pub struct Former {
 
 /// What a stream is, apart from its content: one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct StreamRow {
     pub incarnation: Incarnation,
     /// In its canonical spelling.
     pub name: String,
@@ -91,13 +91,16 @@ pub struct Head {
     pub expiry: Expiry,
     /// Orders what the index is told of streams of this name.
     pub version: u64,
-    /// The registry's shard that has been, or will be, told of the creation, and of the end; if any.
+    /// The registry's shard that has been, or will be, told of the creation, and of the end; if
+    /// any.
     pub registered: Option<u64>,
-    /// Who is still to be told of the creation. It says in the head row what would otherwise be rows of their own.
-    pub untold: Untold,
+    /// Who is still to be told of the creation. It says in the head row what would otherwise be
+    /// rows of their own.
+    pub unannounced: Unannounced,
     /// The open segment.
     pub segment: u64,
-    /// Whether the open segment has a table. Only a closed stream whose last segment has been sealed has none.
+    /// Whether the open segment has a table. Only a closed stream whose last segment has been
+    /// sealed has none.
     pub writable: bool,
     /// The `Stream-Seq` of the sealed segments.
     pub stream_seq: Option<String>,
@@ -110,19 +113,20 @@ pub struct Head {
 
 /// Who is still to be told of a stream's creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Untold {
+pub struct Unannounced {
     pub registry: bool,
     pub index: bool,
 }
 
-/// That a stream is closed, and by which producer's request, so that its retry is known (protocol 5.2.1).
+/// That a stream is closed, and by which producer's request, so that its retry is known (protocol
+/// 5.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
     pub by: Option<ProducerStamp>,
 }
 
-/// Where a row begins in its segment: the position of its first unit, and for a message too large for one row, which part
-/// of it this row holds.
+/// Where a row begins in its segment: the position of its first unit, and for a message too large
+/// for one row, which part of it this row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowKey(u64);
 
@@ -173,7 +177,8 @@ impl RowKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotRow {
     pub key: RowKey,
-    /// Units (messages or bytes) that end in this row: 0 in all parts but the last of a message spread over rows.
+    /// Units (messages or bytes) that end in this row: 0 in all parts but the last of a message
+    /// spread over rows.
     pub units: u64,
     /// Framed bytes of the segment before this row.
     pub bytes_before: u64,
@@ -186,7 +191,7 @@ pub struct HotRow {
 
 /// A row without its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowMark {
+pub struct RowMeta {
     pub key: RowKey,
     pub units: u64,
     pub bytes_before: u64,
@@ -195,7 +200,7 @@ pub struct RowMark {
     pub at: Millis,
 }
 
-impl RowMark {
+impl RowMeta {
     /// The position after the row's last unit.
     #[must_use]
     pub const fn end(&self) -> u64 {
@@ -221,7 +226,7 @@ impl RowMark {
 
 /// A hot row's writer, where it names one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WriterMark {
+pub struct WriterColumns {
     pub at: Millis,
     pub producer: Option<ProducerStamp>,
     pub stream_seq: Option<String>,
@@ -278,16 +283,16 @@ impl Lane {
 
 /// One thing that remains to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chore {
+pub struct Task {
     /// Rises from each chore of an object to the next.
     pub id: u64,
     /// Not to be done before.
     pub due_at: Millis,
-    pub what: ChoreKind,
+    pub what: TaskKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChoreKind {
+pub enum TaskKind {
     /// A message, as JSON.
     Registry(String),
     /// A message, as JSON.
@@ -295,7 +300,7 @@ pub enum ChoreKind {
     Garbage(Garbage),
 }
 
-impl ChoreKind {
+impl TaskKind {
     #[must_use]
     pub const fn lane(&self) -> Lane {
         match self {
@@ -306,7 +311,8 @@ impl ChoreKind {
     }
 }
 
-/// Objects that puts may have left behind: of each of these segments, those of each of these attempts.
+/// Objects that puts may have left behind: of each of these segments, those of each of these
+/// attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Garbage {
     /// Where their keys begin; see [`crate::segment::key_prefix`].
@@ -321,9 +327,9 @@ pub enum Write {
     /// Make the tables of a new stream, whose segment 0 is open.
     CreateTables,
     /// The head row of a new stream.
-    InsertHead(Head),
+    InsertStream(StreamRow),
     /// Everything in the head row that can change.
-    UpdateHead(Head),
+    UpdateStream(StreamRow),
     InsertHot {
         table: HotTable,
         row: HotRow,
@@ -339,7 +345,8 @@ pub enum Write {
         stamp: ProducerStamp,
         used_at: Millis,
     },
-    /// Remove producers whose last append was at that time or before, those first that have been idle for longest.
+    /// Remove producers whose last append was at that time or before, those first that have been
+    /// idle for longest.
     ForgetProducers {
         used_at: Millis,
         most: u64,
@@ -347,15 +354,15 @@ pub enum Write {
     /// Remove a hot table, and with it its rows.
     DropHot(HotTable),
     /// Make the table of chores.
-    CreateChores,
-    InsertChore(Chore),
+    CreateOutbox,
+    InsertTask(Task),
     /// Garbage that has been collected in part: what remains of it.
-    UpdateChore(Chore),
-    RemoveChore {
+    UpdateTask(Task),
+    RemoveTask {
         id: u64,
     },
     /// Remove the table of chores, when none is left and there is no stream.
-    DropChores,
+    DropOutbox,
     /// Remove every table of the stream but the hot ones, and with them every row.
     DropTables,
     /// Bring the tables of version 0.1 to the present form.
@@ -369,15 +376,16 @@ pub enum Write {
 /// The storage could not be asked; the step is void and the instance must be dropped.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the storage could not be read: {0}")]
-pub struct Unreadable(pub String);
+pub struct StorageError(pub String);
 
 /// What the machine may ask of the storage: synchronous, and true as of the step's beginning.
 pub trait Rows {
-    /// What there is of version 0.1, whose tables have to be upgraded before anything else is asked.
+    /// What there is of version 0.1, whose tables have to be upgraded before anything else is
+    /// asked.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn former(&self) -> Result<Option<Former>, Unreadable> {
+    fn former(&self) -> Result<Option<Former>, StorageError> {
         Ok(None)
     }
 
@@ -385,59 +393,65 @@ pub trait Rows {
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn head(&self) -> Result<Option<Head>, Unreadable>;
+    fn head(&self) -> Result<Option<StreamRow>, StorageError>;
 
     /// The last row at or before `key`.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable>;
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError>;
 
-    /// The first row behind `after` that begins a message and has at least `bytes_before` framed bytes of its segment before it.
+    /// The first row behind `after` that begins a message and has at least `bytes_before` framed
+    /// bytes of its segment before it.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable>;
+    ) -> Result<Option<RowMeta>, StorageError>;
 
     /// Hands over every row that names a producer or a `Stream-Seq`, in order of keys.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable>;
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError>;
 
     /// A producer's last word in the sealed segments. Asked only where a segment has been sealed.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable>;
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError>;
 
     /// A sealed segment. Asked only where a segment has been sealed.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable>;
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError>;
 
-    /// Hands over number and attempts of every sealed segment that took more than one. Asked only where a segment has been
-    /// sealed.
+    /// Hands over number and attempts of every sealed segment that took more than one. Asked only
+    /// where a segment has been sealed.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable>;
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError>;
 
     /// All chores, in order of their ids; `None` where there is no table of them.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable>;
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError>;
 
-    /// How many readers are attached at the tail of this incarnation. Asked only when a TTL has run out.
+    /// How many readers are attached at the tail of this incarnation. Asked only when a TTL has run
+    /// out.
     ///
     /// # Errors
     /// When they cannot be counted.
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable>;
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError>;
 }

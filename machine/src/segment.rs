@@ -2,8 +2,8 @@
 //!
 //! # Format, version 1
 //!
-//! All integers are little-endian; a *varint* has seven bits to a byte, the lowest first, and the high bit set on all
-//! bytes but its last. Checksums are CRC-32 (ISO-HDLC).
+//! All integers are little-endian; a *varint* has seven bits to a byte, the lowest first, and the
+//! high bit set on all bytes but its last. Checksums are CRC-32 (ISO-HDLC).
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -22,11 +22,13 @@
 //! | 4 | checksum of the index and of its length |
 //! | 4 | `DSsx` |
 //!
-//! The index begins with varints: version (1), kind of body as above, length of all that is before the body, length of the body,
-//! units (messages or bytes), length of a block, number of entries. Then come the entries, two varints each: by how much
-//! position and framed bytes before it rise over the entry before. Each entry is the beginning of a row, the first at or
-//! after a multiple of the block's length in framed bytes. Last, 4 bytes each, come the checksums of the body's blocks, all of
-//! one length but the last. The same index is in the segment's row, so that any part is one ranged read and can be checked.
+//! The index begins with varints: version (1), kind of body as above, length of all that is before
+//! the body, length of the body, units (messages or bytes), length of a block, number of entries.
+//! Then come the entries, two varints each: by how much position and framed bytes before it rise
+//! over the entry before. Each entry is the beginning of a row, the first at or after a multiple of
+//! the block's length in framed bytes. Last, 4 bytes each, come the checksums of the body's blocks,
+//! all of one length but the last. The same index is in the segment's row, so that any part is one
+//! ranged read and can be checked.
 
 use std::collections::VecDeque;
 
@@ -35,9 +37,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::hot::Hot;
-use crate::plan::{self, ColdPart, Damaged, Span};
-use crate::rows::{Garbage, HotTable, Incarnation, RowKey, Rows, Unreadable};
+use crate::hot_table::HotTableReader;
+use crate::plan::{self, ColdPart, CorruptionError, Span};
+use crate::rows::{Garbage, HotTable, Incarnation, RowKey, Rows, StorageError};
 use crate::wire::{Format, content_type};
 
 const MAGIC: [u8; 4] = *b"DSsg";
@@ -48,8 +50,8 @@ const CHECK_BYTES: usize = 4;
 const FIXED_HEAD_BYTES: usize = 28;
 const TRAILER_BYTES: usize = 12;
 
-/// Each part of a key is to be the name of a file or directory, too, which may have 255 bytes; the stream's name may be longer, and the
-/// incarnation tells streams apart anyway.
+/// Each part of a key is to be the name of a file or directory, too, which may have 255 bytes; the
+/// stream's name may be longer, and the incarnation tells streams apart anyway.
 const NAME_BYTES_IN_KEY: usize = 180;
 
 /// Where the keys of an incarnation's objects begin: `<name in base64url>/<incarnation>/`.
@@ -98,7 +100,8 @@ pub struct PutId {
     pub attempt: u64,
 }
 
-/// A segment to be stored under a key that nobody has used before: if there is an object, nothing is to be put.
+/// A segment to be stored under a key that nobody has used before: if there is an object, nothing
+/// is to be put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Put {
     pub id: PutId,
@@ -143,17 +146,19 @@ impl Put {
     ///
     /// # Errors
     /// When they cannot be read, or are not those of the segment: nothing is to be put then.
-    pub fn begin(&self, rows: &impl Rows) -> Result<Encoder, Unreadable> {
-        let hot = Hot::new(self.table, rows);
+    pub fn begin(&self, rows: &impl Rows) -> Result<Encoder, StorageError> {
+        let hot = HotTableReader::new(self.table, rows);
         let last = hot.row(RowKey::LAST)?;
         if last.end() != self.units || last.bytes_through() != self.bytes {
-            return Err(Unreadable("the rows of the sealed segment are gone".to_owned()));
+            return Err(StorageError(
+                "the rows of the sealed segment are gone".to_owned(),
+            ));
         }
         let first = hot.row(RowKey::at(0))?;
         let mut entries = vec![Entry::default()];
         let mut after = first.key;
         let mut step = 1;
-        while let Some(row) = rows.first_with(self.table, after, step * self.block)? {
+        while let Some(row) = rows.first_at_or_after_bytes(self.table, after, step * self.block)? {
             entries.push(Entry {
                 position: row.key.position(),
                 bytes_before: row.bytes_before,
@@ -163,7 +168,7 @@ impl Put {
         }
         let head = head(self.id, &self.context);
         let blocks = usize::try_from(self.bytes.div_ceil(self.block))
-            .map_err(|_| Unreadable("the segment is too large".to_owned()))?;
+            .map_err(|_| StorageError("the segment is too large".to_owned()))?;
         Ok(Encoder {
             spans: hot.spans(first, last, self.row_bytes_max)?.into(),
             index: Index {
@@ -205,10 +210,12 @@ impl Encoder {
     ///
     /// # Errors
     /// When there are more than the segment has.
-    pub fn push(&mut self, frames: Vec<u8>) -> Result<Vec<u8>, Damaged> {
+    pub fn push(&mut self, frames: Vec<u8>) -> Result<Vec<u8>, CorruptionError> {
         self.body += frames.len() as u64;
         if self.body > self.index.body_bytes {
-            return Err(Damaged::new("the segment has more rows than it had"));
+            return Err(CorruptionError::new(
+                "the segment has more rows than it had",
+            ));
         }
         self.blocks.push(&frames);
         Ok(frames)
@@ -218,15 +225,16 @@ impl Encoder {
     ///
     /// # Errors
     /// When not all of the segment was pushed.
-    pub fn finish(mut self) -> Result<(Vec<u8>, Receipt), Damaged> {
+    pub fn finish(mut self) -> Result<(Vec<u8>, Receipt), CorruptionError> {
         let checks = self.blocks.finish();
         if self.body != self.index.body_bytes || checks.len() != self.index.checks.len() {
-            return Err(Damaged::new("the segment's rows are not all there"));
+            return Err(CorruptionError::new("the segment's rows are not all there"));
         }
         self.index.checks = checks;
         let index = self.index.encode();
         let mut end = index.clone();
-        // The index of a segment is far below 4 GiB, which its blocks would have to exceed a million times.
+        // The index of a segment is far below 4 GiB, which its blocks would have to exceed a
+        // million times.
         end.extend_from_slice(&u32::try_from(index.len()).unwrap_or(u32::MAX).to_le_bytes());
         let check = crc32fast::hash(&end);
         end.extend_from_slice(&check.to_le_bytes());
@@ -245,7 +253,11 @@ fn head(id: PutId, context: &Context) -> Vec<u8> {
     head.extend_from_slice(&[VERSION, 1, 0, 0]);
     head.extend_from_slice(&id.incarnation.0.to_le_bytes());
     head.extend_from_slice(&id.segment.to_le_bytes());
-    head.extend_from_slice(&u32::try_from(context.len()).unwrap_or(u32::MAX).to_le_bytes());
+    head.extend_from_slice(
+        &u32::try_from(context.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     head.extend_from_slice(&context);
     let check = crc32fast::hash(&head);
     head.extend_from_slice(&check.to_le_bytes());
@@ -347,8 +359,8 @@ impl Index {
     ///
     /// # Errors
     /// When the bytes are no index.
-    pub fn decode(mut bytes: &[u8]) -> Result<Self, Damaged> {
-        const NO_INDEX: Damaged = Damaged::new("the index is not one");
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, CorruptionError> {
+        const NO_INDEX: CorruptionError = CorruptionError::new("the index is not one");
         let (version, framed) = match bytes {
             [version, framed, rest @ ..] => {
                 let head = (*version, *framed);
@@ -363,8 +375,10 @@ impl Index {
         let mut number = || take_varint(&mut bytes).ok_or(NO_INDEX);
         let (head_bytes, body_bytes, units, block, count) =
             (number()?, number()?, number()?, number()?, number()?);
-        let whole =
-            block > 0 && (framed == 1 || body_bytes == units) && head_bytes < 1 << 53 && body_bytes < 1 << 53;
+        let whole = block > 0
+            && (framed == 1 || body_bytes == units)
+            && head_bytes < 1 << 53
+            && body_bytes < 1 << 53;
         // An entry has two bytes at least.
         if !whole || count == 0 || count > bytes.len() as u64 / 2 {
             return Err(NO_INDEX);
@@ -382,13 +396,20 @@ impl Index {
             } else {
                 entry.position > last.position && entry.bytes_before > last.bytes_before
             };
-            if !rises || entry.position >= units || (framed == 1 && entry.bytes_before >= body_bytes) {
+            if !rises
+                || entry.position >= units
+                || (framed == 1 && entry.bytes_before >= body_bytes)
+            {
                 return Err(NO_INDEX);
             }
             entries.push(entry);
             last = entry;
         }
-        if bytes.len() as u64 != body_bytes.div_ceil(block).saturating_mul(CHECK_BYTES as u64) {
+        if bytes.len() as u64
+            != body_bytes
+                .div_ceil(block)
+                .saturating_mul(CHECK_BYTES as u64)
+        {
             return Err(NO_INDEX);
         }
         let checks = bytes
@@ -411,7 +432,9 @@ impl Index {
     /// The last entry at or before a position.
     #[must_use]
     pub fn floor(&self, position: u64) -> Entry {
-        let at = self.entries.partition_point(|entry| entry.position <= position);
+        let at = self
+            .entries
+            .partition_point(|entry| entry.position <= position);
         self.entries
             .get(at.saturating_sub(1))
             .copied()
@@ -421,7 +444,9 @@ impl Index {
     /// The first entry behind a position.
     #[must_use]
     pub fn behind(&self, position: u64) -> Option<Entry> {
-        let at = self.entries.partition_point(|entry| entry.position <= position);
+        let at = self
+            .entries
+            .partition_point(|entry| entry.position <= position);
         self.entries.get(at).copied()
     }
 
@@ -437,14 +462,23 @@ impl Index {
             .unwrap_or_default()
     }
 
-    /// The part of the object under `key` that has the units from `start` to `end`: at least one, and none beyond the segment's.
+    /// The part of the object under `key` that has the units from `start` to `end`: at least one,
+    /// and none beyond the segment's.
     #[must_use]
     pub fn part(&self, segment: u64, key: String, start: u64, end: u64) -> ColdPart {
         self.part_behind(0, segment, key, start, end)
     }
 
-    /// The same, with so many units before the append that it begins with, as far as the segment has them. It may be empty.
-    pub(crate) fn part_behind(&self, lead: u64, segment: u64, key: String, start: u64, end: u64) -> ColdPart {
+    /// The same, with so many units before the append that it begins with, as far as the segment
+    /// has them. It may be empty.
+    pub(crate) fn part_behind(
+        &self,
+        lead: u64,
+        segment: u64,
+        key: String,
+        start: u64,
+        end: u64,
+    ) -> ColdPart {
         let (from, to, skip) = if self.framed {
             let floor = self.floor(self.floor(start).position.saturating_sub(lead));
             // To the next entry, for nothing says where within it the last message ends.
@@ -523,9 +557,9 @@ pub struct Decoded {
 ///
 /// # Errors
 /// When anything in it is not as the format says.
-pub fn decode(object: &[u8]) -> Result<Decoded, Damaged> {
-    const SHORT: Damaged = Damaged::new("the object is too short");
-    const NO_SEGMENT: Damaged = Damaged::new("the object is no segment");
+pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
+    const SHORT: CorruptionError = CorruptionError::new("the object is too short");
+    const NO_SEGMENT: CorruptionError = CorruptionError::new("the object is no segment");
     let number = |at: usize| {
         let bytes = object
             .get(at..at + 4)
@@ -534,34 +568,43 @@ pub fn decode(object: &[u8]) -> Result<Decoded, Damaged> {
     };
     let long = |at: usize| Ok(u64::from(number(at)?) | u64::from(number(at + 4)?) << 32);
     let length = |value: u32| usize::try_from(value).map_err(|_| SHORT);
-    if object.get(..8).ok_or(SHORT)? != [&MAGIC[..], &[VERSION, object[5], 0, 0]].concat() || object[5] > 1 {
+    if object.get(..8).ok_or(SHORT)? != [&MAGIC[..], &[VERSION, object[5], 0, 0]].concat()
+        || object[5] > 1
+    {
         return Err(NO_SEGMENT);
     }
-    let context_end = FIXED_HEAD_BYTES.checked_add(length(number(24)?)?).ok_or(SHORT)?;
+    let context_end = FIXED_HEAD_BYTES
+        .checked_add(length(number(24)?)?)
+        .ok_or(SHORT)?;
     let head = object.get(..context_end).ok_or(SHORT)?;
     if number(context_end)? != crc32fast::hash(head) {
-        return Err(Damaged::new("the head's checksum is wrong"));
+        return Err(CorruptionError::new("the head's checksum is wrong"));
     }
-    let context: Context = serde_json::from_slice(&head[FIXED_HEAD_BYTES..]).map_err(|_| NO_SEGMENT)?;
+    let context: Context =
+        serde_json::from_slice(&head[FIXED_HEAD_BYTES..]).map_err(|_| NO_SEGMENT)?;
     let trailer = object.len().checked_sub(TRAILER_BYTES).ok_or(SHORT)?;
-    let index_begin = trailer.checked_sub(length(number(trailer)?)?).ok_or(SHORT)?;
+    let index_begin = trailer
+        .checked_sub(length(number(trailer)?)?)
+        .ok_or(SHORT)?;
     if object[trailer + 8..] != MAGIC_END
         || number(trailer + 4)? != crc32fast::hash(&object[index_begin..trailer + 4])
     {
-        return Err(Damaged::new("the index's checksum is wrong"));
+        return Err(CorruptionError::new("the index's checksum is wrong"));
     }
     let index = Index::decode(&object[index_begin..trailer])?;
-    let body = object.get(context_end + CHECK_BYTES..index_begin).ok_or(SHORT)?;
+    let body = object
+        .get(context_end + CHECK_BYTES..index_begin)
+        .ok_or(SHORT)?;
     if index.head_bytes != (context_end + CHECK_BYTES) as u64
         || index.body_bytes != body.len() as u64
         || index.framed != (object[5] == 1)
     {
-        return Err(Damaged::new("the index is another object's"));
+        return Err(CorruptionError::new("the index is another object's"));
     }
     let mut blocks = Blocks::new(index.block);
     blocks.push(body);
     if blocks.finish() != index.checks {
-        return Err(Damaged::new("a block's checksum is wrong"));
+        return Err(CorruptionError::new("a block's checksum is wrong"));
     }
     let records = if index.framed {
         plan::payloads(body)
@@ -575,7 +618,7 @@ pub fn decode(object: &[u8]) -> Result<Decoded, Damaged> {
         Format::Text | Format::Binary => records.iter().map(|record| record.len() as u64).sum(),
     };
     if units != index.units {
-        return Err(Damaged::new("the number of units is wrong"));
+        return Err(CorruptionError::new("the number of units is wrong"));
     }
     Ok(Decoded {
         incarnation: Incarnation(long(8)?),
@@ -601,7 +644,9 @@ mod tests {
             rest: None,
             is_last: true,
         };
-        let mut rendering = plan.begin(|_| Err("nothing is hot")).expect("nothing is fetched");
+        let mut rendering = plan
+            .begin(|_| Err("nothing is hot"))
+            .expect("nothing is fetched");
         let mut body = Vec::new();
         let fetch = rendering
             .advance(&mut body)
@@ -616,7 +661,8 @@ mod tests {
         String::from_utf8(body).expect("it is text")
     }
 
-    /// An object that holds these bytes in one block, with an index entry for each beginning of an append.
+    /// An object that holds these bytes in one block, with an index entry for each beginning of an
+    /// append.
     fn object(framed: bool, body: &[u8], units: u64, entries: Vec<Entry>) -> (Index, Vec<u8>) {
         let index = Index {
             framed,

@@ -1,14 +1,16 @@
 //! The SQL text of every row written and every question asked, used by every shell.
 //!
-//! Integers stay below 2^53, for they travel through JavaScript's numbers on one of the shells; an incarnation, which has 64
-//! bits, is stored as text. Columns that belong together and are all NULL mean "none".
+//! Integers stay below 2^53, for they travel through JavaScript's numbers on one of the shells; an
+//! incarnation, which has 64 bits, is stored as text. Columns that belong together and are all NULL
+//! mean "none".
 
 use bytes::Bytes;
 
 use crate::Millis;
 use crate::rows::{
-    Chore, ChoreKind, Closed, Expiry, Former, Garbage, Head, HotTable, Incarnation, ProducerStamp,
-    ProducerState, RowKey, RowMark, SealedSegment, StoredSegment, Unreadable, Untold, Write, WriterMark,
+    Closed, Expiry, Former, Garbage, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey,
+    RowMeta, SealedSegment, StorageError, StoredSegment, StreamRow, Task, TaskKind, Unannounced,
+    Write, WriterColumns,
 };
 
 /// A value bound to a statement.
@@ -26,26 +28,29 @@ pub trait Columns {
     ///
     /// # Errors
     /// When the column is no integer, or there is none.
-    fn integer(&self, column: usize) -> Result<Option<u64>, Unreadable>;
+    fn integer(&self, column: usize) -> Result<Option<u64>, StorageError>;
 
     /// `None` for NULL.
     ///
     /// # Errors
     /// When the column is no text, or there is none.
-    fn text(&self, column: usize) -> Result<Option<String>, Unreadable>;
+    fn text(&self, column: usize) -> Result<Option<String>, StorageError>;
 
     /// `None` for NULL.
     ///
     /// # Errors
     /// When the column is no blob, or there is none.
-    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, Unreadable>;
+    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, StorageError>;
 }
 
-/// Whether there is a stream at all: one row if so. Asked before anything else, for without a stream there are no tables.
-pub const STREAM_EXISTS: &str = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'stream'";
+/// Whether there is a stream at all: one row if so. Asked before anything else, for without a
+/// stream there are no tables.
+pub const STREAM_EXISTS: &str =
+    "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'stream'";
 
 /// Whether there is a table of chores: one row if so. Asked before anything else of chores.
-pub const CHORES_EXIST: &str = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'chores'";
+pub const CHORES_EXIST: &str =
+    "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'chores'";
 
 /// The head row; see [`head`].
 pub const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, version, registered, \
@@ -73,8 +78,7 @@ const CREATE_SEGMENTS: &str = "CREATE TABLE segments (number INTEGER PRIMARY KEY
 
 const INSERT_SEGMENT: &str = "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
 
-const UPDATE_SEGMENT: &str =
-    "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ? WHERE number = ?";
+const UPDATE_SEGMENT: &str = "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ? WHERE number = ?";
 
 const DROP_SEGMENTS: &str = "DROP TABLE IF EXISTS segments";
 
@@ -95,9 +99,10 @@ const FORGET_PRODUCERS: &str = "DELETE FROM producers WHERE id IN \
 const DROP_PRODUCERS: &str = "DROP TABLE IF EXISTS producers";
 
 /// Number and attempts of the sealed segments that took more than one; see [`retried_segment`].
-pub const RETRIED_SEGMENTS: &str = "SELECT number, attempts FROM segments WHERE attempts > 1 ORDER BY number";
+pub const RETRIED_SEGMENTS: &str =
+    "SELECT number, attempts FROM segments WHERE attempts > 1 ORDER BY number";
 
-/// All chores; see [`chore`].
+/// All chores; see [`task`].
 pub const CHORES: &str = "SELECT id, lane, due_at, body, first_segment, last_segment, first_attempt, last_attempt FROM chores ORDER BY id";
 
 const CREATE_CHORES: &str = "CREATE TABLE chores (id INTEGER PRIMARY KEY, lane INTEGER NOT NULL, due_at INTEGER NOT NULL, \
@@ -115,7 +120,8 @@ const DROP_CHORES: &str = "DROP TABLE chores";
 
 const DROP_STREAM: &str = "DROP TABLE stream";
 
-/// Whether there are tables of version 0.1: one row if so; see [`former`]. Asked where there is a stream.
+/// Whether there are tables of version 0.1: one row if so; see [`former`]. Asked where there is a
+/// stream.
 pub const FORMER: &str = "SELECT segment, writable, \
      (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_a'), \
      (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_b'), \
@@ -159,9 +165,10 @@ pub fn at_or_before(table: HotTable) -> String {
     )
 }
 
-/// The first row behind a key that begins a message and has so many bytes before it. Binds the key and the bytes; see [`row_mark`].
+/// The first row behind a key that begins a message and has so many bytes before it. Binds the key
+/// and the bytes; see [`row_mark`].
 #[must_use]
-pub fn first_with(table: HotTable) -> String {
+pub fn first_at_or_after_bytes(table: HotTable) -> String {
     // Twelve bits of the key tell the parts of one message apart.
     format!(
         "SELECT key, units, bytes_before, length(frames), at FROM hot_{} \
@@ -204,7 +211,7 @@ pub fn statements<E>(
             execute(CREATE_STREAM, &[])?;
             execute(&create_hot(HotTable::of(0)), &[])
         }
-        Write::InsertHead(head) => {
+        Write::InsertStream(head) => {
             let incarnation = head.incarnation.to_string();
             let (ttl, at, at_text) = match &head.expiry {
                 Expiry::Never => (Value::Null, Value::Null, Value::Null),
@@ -226,14 +233,17 @@ pub fn statements<E>(
             values[8..].copy_from_slice(&changeable(head));
             execute(INSERT_STREAM, &values)
         }
-        Write::UpdateHead(head) => execute(UPDATE_STREAM, &changeable(head)),
+        Write::UpdateStream(head) => execute(UPDATE_STREAM, &changeable(head)),
         Write::InsertHot { table, row } => {
             let numbers = [row.key.stored(), row.units, row.bytes_before, row.at.0];
             let [key, units, bytes_before, at] = numbers.map(Value::Integer);
             let frames = row.frames.make();
             let frames = Value::Blob(&frames);
             if row.producer.is_none() && row.stream_seq.is_none() {
-                return execute(&insert_hot_plain(*table), &[key, units, bytes_before, at, frames]);
+                return execute(
+                    &insert_hot_plain(*table),
+                    &[key, units, bytes_before, at, frames],
+                );
             }
             let (producer, epoch, seq) = stamp(row.producer.as_ref());
             let stream_seq = row.stream_seq.as_deref().map_or(Value::Null, Value::Text);
@@ -258,7 +268,13 @@ pub fn statements<E>(
         Write::CreateHot(table) => execute(&create_hot(*table), &[]),
         Write::DropHot(table) => execute(&drop_hot(*table), &[]),
         Write::InsertSegment(segment) => {
-            let fixed = [segment.number, segment.units, segment.bytes, segment.messages].map(Value::Integer);
+            let fixed = [
+                segment.number,
+                segment.units,
+                segment.bytes,
+                segment.messages,
+            ]
+            .map(Value::Integer);
             let mut values = [Value::Null; 8];
             values[..4].copy_from_slice(&fixed);
             values[4..].copy_from_slice(&attempted(segment));
@@ -282,21 +298,21 @@ pub fn statements<E>(
             FORGET_PRODUCERS,
             &[Value::Integer(used_at.0), Value::Integer(*most)],
         ),
-        Write::CreateChores => execute(CREATE_CHORES, &[]),
-        Write::InsertChore(chore) => {
-            let (lane, body) = match &chore.what {
-                ChoreKind::Registry(body) => (REGISTRY_LANE, body),
-                ChoreKind::Index(body) => (INDEX_LANE, body),
-                ChoreKind::Garbage(garbage) => (GARBAGE_LANE, &garbage.prefix),
+        Write::CreateOutbox => execute(CREATE_CHORES, &[]),
+        Write::InsertTask(task) => {
+            let (lane, body) = match &task.what {
+                TaskKind::Registry(body) => (REGISTRY_LANE, body),
+                TaskKind::Index(body) => (INDEX_LANE, body),
+                TaskKind::Garbage(garbage) => (GARBAGE_LANE, &garbage.prefix),
             };
             let mut values = [Value::Null; 8];
-            values[..6].copy_from_slice(&chore_values(chore));
+            values[..6].copy_from_slice(&chore_values(task));
             values[6..].copy_from_slice(&[Value::Integer(lane), Value::Text(body)]);
             execute(INSERT_CHORE, &values)
         }
-        Write::UpdateChore(chore) => execute(UPDATE_CHORE, &chore_values(chore)),
-        Write::RemoveChore { id } => execute(REMOVE_CHORE, &[Value::Integer(*id)]),
-        Write::DropChores => execute(DROP_CHORES, &[]),
+        Write::UpdateTask(task) => execute(UPDATE_CHORE, &chore_values(task)),
+        Write::RemoveTask { id } => execute(REMOVE_CHORE, &[Value::Integer(*id)]),
+        Write::DropOutbox => execute(DROP_CHORES, &[]),
         Write::DropTables => {
             execute(DROP_SEGMENTS, &[])?;
             execute(DROP_PRODUCERS, &[])?;
@@ -328,22 +344,27 @@ const REGISTRY_LANE: u64 = 0;
 const INDEX_LANE: u64 = 1;
 const GARBAGE_LANE: u64 = 2;
 
-fn chore_values(chore: &Chore) -> [Value<'static>; 6] {
-    let ranges = match &chore.what {
-        ChoreKind::Registry(_) | ChoreKind::Index(_) => [Value::Null; 4],
-        ChoreKind::Garbage(Garbage {
+fn chore_values(task: &Task) -> [Value<'static>; 6] {
+    let ranges = match &task.what {
+        TaskKind::Registry(_) | TaskKind::Index(_) => [Value::Null; 4],
+        TaskKind::Garbage(Garbage {
             segments, attempts, ..
-        }) => [segments.start(), segments.end(), attempts.start(), attempts.end()]
-            .map(|value| Value::Integer(*value)),
+        }) => [
+            segments.start(),
+            segments.end(),
+            attempts.start(),
+            attempts.end(),
+        ]
+        .map(|value| Value::Integer(*value)),
     };
     let [first_segment, last_segment, first_attempt, last_attempt] = ranges;
     [
-        Value::Integer(chore.due_at.0),
+        Value::Integer(task.due_at.0),
         first_segment,
         last_segment,
         first_attempt,
         last_attempt,
-        Value::Integer(chore.id),
+        Value::Integer(task.id),
     ]
 }
 
@@ -366,12 +387,12 @@ const UNTOLD_REGISTRY: u64 = 2;
 const UNTOLD_INDEX: u64 = 4;
 const SHARD_SHIFT: u32 = 3;
 
-fn changeable(head: &Head) -> [Value<'_>; 10] {
+fn changeable(head: &StreamRow) -> [Value<'_>; 10] {
     let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
     let registered = flag(head.registered.is_some(), REGISTERED)
         | head.registered.unwrap_or(0) << SHARD_SHIFT
-        | flag(head.untold.registry, UNTOLD_REGISTRY)
-        | flag(head.untold.index, UNTOLD_INDEX);
+        | flag(head.unannounced.registry, UNTOLD_REGISTRY)
+        | flag(head.unannounced.index, UNTOLD_INDEX);
     let (producer, epoch, seq) = stamp(head.closed.as_ref().and_then(|closed| closed.by.as_ref()));
     [
         Value::Integer(registered),
@@ -402,9 +423,10 @@ fn stamp(stamp: Option<&ProducerStamp>) -> (Value<'_>, Value<'_>, Value<'_>) {
 ///
 /// # Errors
 /// When the row is not as the machine writes it.
-pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
+pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
     let incarnation = Incarnation::from_text(&required(row.text(0)?)?);
-    let incarnation = incarnation.ok_or_else(|| Unreadable("the incarnation is not one".to_owned()))?;
+    let incarnation =
+        incarnation.ok_or_else(|| StorageError("the incarnation is not one".to_owned()))?;
     let expiry = match (row.integer(3)?, row.integer(4)?) {
         (None, None) => Expiry::Never,
         (Some(seconds), _) => Expiry::Sliding { seconds },
@@ -415,7 +437,7 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
     };
     let closed = required(row.integer(14)?)? != 0;
     let registered = required(row.integer(8)?)?;
-    Ok(Head {
+    Ok(StreamRow {
         incarnation,
         content_type: required(row.text(1)?)?,
         created_at: Millis(required(row.integer(2)?)?),
@@ -423,7 +445,7 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
         name: required(row.text(6)?)?,
         version: required(row.integer(7)?)?,
         registered: (registered & REGISTERED != 0).then_some(registered >> SHARD_SHIFT),
-        untold: Untold {
+        unannounced: Unannounced {
             registry: registered & UNTOLD_REGISTRY != 0,
             index: registered & UNTOLD_INDEX != 0,
         },
@@ -446,7 +468,7 @@ pub fn head(row: &impl Columns) -> Result<Head, Unreadable> {
 ///
 /// # Errors
 /// When the row is not as version 0.1 wrote it.
-pub fn former(row: &impl Columns) -> Result<Former, Unreadable> {
+pub fn former(row: &impl Columns) -> Result<Former, StorageError> {
     let open = required(row.integer(0)?)?;
     // The last two segments that have been opened, the even one in `hot_a`.
     let last = if required(row.integer(1)?)? == 0 {
@@ -472,7 +494,7 @@ pub fn former(row: &impl Columns) -> Result<Former, Unreadable> {
 ///
 /// # Errors
 /// When the row is not as the machine writes it.
-pub fn segment(row: &impl Columns) -> Result<SealedSegment, Unreadable> {
+pub fn segment(row: &impl Columns) -> Result<SealedSegment, StorageError> {
     let stored = match row.integer(6)? {
         None => None,
         Some(attempt) => Some(StoredSegment {
@@ -495,7 +517,7 @@ pub fn segment(row: &impl Columns) -> Result<SealedSegment, Unreadable> {
 ///
 /// # Errors
 /// When the row is not as the machine writes it.
-pub fn producer(row: &impl Columns) -> Result<ProducerState, Unreadable> {
+pub fn producer(row: &impl Columns) -> Result<ProducerState, StorageError> {
     Ok(ProducerState {
         epoch: required(row.integer(0)?)?,
         seq: required(row.integer(1)?)?,
@@ -506,18 +528,18 @@ pub fn producer(row: &impl Columns) -> Result<ProducerState, Unreadable> {
 ///
 /// # Errors
 /// When the row is not as the machine writes it.
-pub fn chore(row: &impl Columns) -> Result<Chore, Unreadable> {
+pub fn task(row: &impl Columns) -> Result<Task, StorageError> {
     let body = required(row.text(3)?)?;
     let what = match required(row.integer(1)?)? {
-        REGISTRY_LANE => ChoreKind::Registry(body),
-        INDEX_LANE => ChoreKind::Index(body),
-        _ => ChoreKind::Garbage(Garbage {
+        REGISTRY_LANE => TaskKind::Registry(body),
+        INDEX_LANE => TaskKind::Index(body),
+        _ => TaskKind::Garbage(Garbage {
             prefix: body,
             segments: required(row.integer(4)?)?..=required(row.integer(5)?)?,
             attempts: required(row.integer(6)?)?..=required(row.integer(7)?)?,
         }),
     };
-    Ok(Chore {
+    Ok(Task {
         id: required(row.integer(0)?)?,
         due_at: Millis(required(row.integer(2)?)?),
         what,
@@ -528,7 +550,7 @@ pub fn chore(row: &impl Columns) -> Result<Chore, Unreadable> {
 ///
 /// # Errors
 /// When the row is not as the machine writes it.
-pub fn retried_segment(row: &impl Columns) -> Result<(u64, u64), Unreadable> {
+pub fn retried_segment(row: &impl Columns) -> Result<(u64, u64), StorageError> {
     Ok((required(row.integer(0)?)?, required(row.integer(1)?)?))
 }
 
@@ -536,8 +558,8 @@ pub fn retried_segment(row: &impl Columns) -> Result<(u64, u64), Unreadable> {
 ///
 /// # Errors
 /// When the row is not as the machine writes it.
-pub fn row_mark(row: &impl Columns) -> Result<RowMark, Unreadable> {
-    Ok(RowMark {
+pub fn row_mark(row: &impl Columns) -> Result<RowMeta, StorageError> {
+    Ok(RowMeta {
         key: RowKey::from_stored(required(row.integer(0)?)?),
         units: required(row.integer(1)?)?,
         bytes_before: required(row.integer(2)?)?,
@@ -550,15 +572,15 @@ pub fn row_mark(row: &impl Columns) -> Result<RowMark, Unreadable> {
 ///
 /// # Errors
 /// When the row is not as the machine writes it.
-pub fn writer_mark(row: &impl Columns) -> Result<WriterMark, Unreadable> {
-    Ok(WriterMark {
+pub fn writer_mark(row: &impl Columns) -> Result<WriterColumns, StorageError> {
+    Ok(WriterColumns {
         at: Millis(required(row.integer(4)?)?),
         producer: stamp_at(row, 0)?,
         stream_seq: row.text(3)?,
     })
 }
 
-fn stamp_at(row: &impl Columns, column: usize) -> Result<Option<ProducerStamp>, Unreadable> {
+fn stamp_at(row: &impl Columns, column: usize) -> Result<Option<ProducerStamp>, StorageError> {
     let Some(id) = row.text(column)? else {
         return Ok(None);
     };
@@ -569,6 +591,6 @@ fn stamp_at(row: &impl Columns, column: usize) -> Result<Option<ProducerStamp>, 
     }))
 }
 
-fn required<T>(value: Option<T>) -> Result<T, Unreadable> {
-    value.ok_or_else(|| Unreadable("a column is NULL that never is".to_owned()))
+fn required<T>(value: Option<T>) -> Result<T, StorageError> {
+    value.ok_or_else(|| StorageError("a column is NULL that never is".to_owned()))
 }

@@ -1,6 +1,6 @@
 // The reader's side of live reads: one client's SSE response or long-poll, kept going over lines to its stream.
 //
-// `Tail` is the twin of `machine/src/tail.rs`, where its words are explained; `tests/tail-cases.json` holds both to the same
+// `Tail` is the twin of `machine/src/live_reader.rs`, where its words are explained; `tests/tail-cases.json` holds both to the same
 // behaviour. It is in JavaScript because a panic of the Rust code would otherwise cut off every reader in the isolate.
 
 const encoder = new TextEncoder();
@@ -109,7 +109,7 @@ export class Tail {
 
   #message(now, frame, body) {
     if (this.phase !== "attached") return [];
-    if (frame.end === "gone" && this.class === "sse") return this.#end();
+    if (frame.end === "deleted" && this.class === "sse") return this.#end();
     if (frame.from !== this.position || !frame.whole) return [{ type: "hang-up" }, this.#dial(0)];
     this.position = frame.next;
     this.cursor = max(this.cursor, frame.cursor);

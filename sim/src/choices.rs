@@ -1,8 +1,8 @@
-//! Every decision of a run: what clients do, what breaks, and when. One type draws them all, so that a seed, a file and a
-//! saved bug are the same thing, a *tape* of bytes.
+//! Every decision of a run: what clients do, what breaks, and when. One type draws them all, so
+//! that a seed, a file and a saved bug are the same thing, a *tape* of bytes.
 //!
-//! Two rules hold it together. 0 is always the simplest choice (no fault, no delay, nothing more), so that a tape which
-//! ends early ends the run early. And nobody asks whether the tape has ended.
+//! Two rules hold it together. 0 is always the simplest choice (no fault, no delay, nothing more),
+//! so that a tape which ends early ends the run early. And nobody asks whether the tape has ended.
 //!
 //! A run draws from several tapes. A decision that is put into the middle of a tape changes the
 //! meaning of everything behind it. A decision that is new to the simulator therefore comes from a
@@ -34,7 +34,7 @@ enum Source<'a> {
 pub struct Draw {
     pub max: u64,
     pub value: u64,
-    /// The number of the tape that it comes from, of [`TAPES`].
+    /// The number of the tape that it comes from, of `TAPES`.
     pub tape: u8,
 }
 
@@ -200,7 +200,9 @@ impl<'a> Choices<'a> {
     pub fn again(&self) -> Self {
         match &self.source {
             Source::Enumeration { path, .. } => Self::from_path(path.clone()),
-            Source::Seed(_) | Source::Tape(_) | Source::OwnTape { .. } => Self::from_path(Vec::new()),
+            Source::Seed(_) | Source::Tape(_) | Source::OwnTape { .. } => {
+                Self::from_path(Vec::new())
+            }
         }
     }
 
@@ -302,7 +304,13 @@ impl<'a> Choices<'a> {
 
     /// At a limit or just beside it.
     pub fn boundary(&mut self, limit: u64) -> u64 {
-        self.one_of(&[limit, limit.saturating_sub(1), limit.saturating_add(1), 0, 1])
+        self.one_of(&[
+            limit,
+            limit.saturating_sub(1),
+            limit.saturating_add(1),
+            0,
+            1,
+        ])
     }
 
     /// Everything drawn so far, as a file that gives the same run again.
@@ -327,7 +335,8 @@ impl<'a> Choices<'a> {
     }
 }
 
-/// All runs there are, one after the other: each path is the last one with its last decision that can be raised, raised.
+/// All runs there are, one after the other: each path is the last one with its last decision that
+/// can be raised, raised.
 #[derive(Debug, Default)]
 pub struct Enumeration {
     path: Option<Vec<Draw>>,

@@ -1,5 +1,5 @@
-//! The course of a run: its time, the queue of what is to happen, its decisions, and what is kept of it. No ticks and no
-//! threads: the next event is taken, and the time is set to its own.
+//! The course of a run: its time, the queue of what is to happen, its decisions, and what is kept
+//! of it. No ticks and no threads: the next event is taken, and the time is set to its own.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -11,7 +11,8 @@ use crate::model::Mismatch;
 use crate::oracles::Oracle;
 use crate::settings::{BEGINNING, Settings};
 
-/// No run goes on for longer. An instance whose clock is behind may take an alarm every few milliseconds for a while.
+/// No run goes on for longer. An instance whose clock is behind may take an alarm every few
+/// milliseconds for a while.
 const EVENTS_MAX: u64 = 1_000_000;
 /// Where there are very many operations, for so many times that number.
 const EVENTS_PER_OPERATION_MAX: u64 = 1_000;
@@ -114,7 +115,10 @@ impl<'w, 't, E> Course<'w, 't, E> {
     /// The next event, when it happens; `None` when nothing is left to happen.
     pub fn take_next(&mut self) -> Option<E> {
         let Scheduled {
-            at, sequence, event, ..
+            at,
+            sequence,
+            event,
+            ..
         } = self.queue.pop()?;
         if at > self.now {
             self.at_once = 0;
@@ -133,7 +137,8 @@ impl<'w, 't, E> Course<'w, 't, E> {
                 format!("{AT_ONCE_MAX} events at one time at most"),
                 "another one".to_owned(),
             );
-        } else if self.events > EVENTS_MAX.max(self.settings.operations * EVENTS_PER_OPERATION_MAX) {
+        } else if self.events > EVENTS_MAX.max(self.settings.operations * EVENTS_PER_OPERATION_MAX)
+        {
             self.fail(
                 Oracle::RunEnds,
                 "fewer events".to_owned(),
@@ -204,7 +209,9 @@ impl<'w, 't, E> Course<'w, 't, E> {
     pub fn fail(&mut self, oracle: Oracle, expected: String, actual: String) {
         let heard = self.settings.only.is_none_or(|only| only == oracle);
         if heard && self.failure.is_none() {
-            self.note("!!", || format!("{oracle}: expected {expected}, but {actual}"));
+            self.note("!!", || {
+                format!("{oracle}: expected {expected}, but {actual}")
+            });
             self.failure = Some(Failure {
                 oracle,
                 expected,

@@ -1,5 +1,6 @@
-//! Tiny programs on the simulated platform, the twins of those that `tests/fidelity` runs on the real one. Everything that a
-//! program can show here is found by enumeration; what it shows there must be among it.
+//! Tiny programs on the simulated platform, the twins of those that `tests/fidelity` runs on the
+//! real one. Everything that a program can show here is found by enumeration; what it shows there
+//! must be among it.
 //!
 //! A step means the same as in `tests/fidelity/object.mjs`.
 
@@ -192,7 +193,9 @@ struct Call {
 impl Call {
     fn seen(&self) -> String {
         let outcome = self.outcome.unwrap_or("unanswered");
-        format!("{outcome} {}", self.told.concat()).trim().to_owned()
+        format!("{outcome} {}", self.told.concat())
+            .trim()
+            .to_owned()
     }
 }
 
@@ -285,7 +288,9 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
             Act::Start(handler) => {
                 self.call(handler)?;
             }
-            Act::Finish => self.until(|play| play.calls.iter().all(|call| call.outcome.is_some()))?,
+            Act::Finish => {
+                self.until(|play| play.calls.iter().all(|call| call.outcome.is_some()))?
+            }
             Act::Wait(ms) => {
                 self.course.schedule(*ms, Event::Script);
                 while !matches!(self.happen()?, Event::Script) {}
@@ -438,7 +443,13 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         match (end, cause) {
             (End::Thrown, Cause::Alarm) => self.object.alarm_failed(&mut self.course),
             (End::Done, Cause::Call(call)) if !streams => {
-                self.object.hold(Outgoing::Answer { call, answer: "done" }, true);
+                self.object.hold(
+                    Outgoing::Answer {
+                        call,
+                        answer: "done",
+                    },
+                    true,
+                );
             }
             (End::Thrown, Cause::Call(call)) => {
                 self.object.hold(
@@ -515,7 +526,9 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
             }
             Step::Transaction(steps) => {
                 let (tables, writes) = (self.object.storage.clone(), turn.writes.len());
-                let taken = steps.iter().try_for_each(|step| self.take(handling, step, turn));
+                let taken = steps
+                    .iter()
+                    .try_for_each(|step| self.take(handling, step, turn));
                 if taken.is_err() {
                     self.object.storage = tables;
                     turn.writes.truncate(writes);
@@ -547,15 +560,15 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 }
             }
             Step::Attach(text) => {
-                let mine =
-                    |line: &usize| matches!(cause, Cause::Dial(mine) | Cause::Line(mine) if mine == *line);
+                let mine = |line: &usize| matches!(cause, Cause::Dial(mine) | Cause::Line(mine) if mine == *line);
                 for (_, kept) in self.object.lines.iter_mut().filter(|(line, _)| mine(line)) {
                     kept.clone_from(text);
                 }
             }
             Step::Send(text) => {
                 let lines = self.object.lines.iter();
-                turn.messages.extend(lines.map(|(line, _)| (*line, text.clone())));
+                turn.messages
+                    .extend(lines.map(|(line, _)| (*line, text.clone())));
             }
             Step::Lines => {
                 let kept = joined(self.object.lines.iter().map(|(_, kept)| kept));
@@ -626,7 +639,9 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
 struct Thrown;
 
 fn joined<T: ToString>(each: impl Iterator<Item = T>) -> String {
-    each.map(|each| each.to_string()).collect::<Vec<_>>().join(" ")
+    each.map(|each| each.to_string())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]

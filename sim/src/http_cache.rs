@@ -1,5 +1,5 @@
-//! An HTTP cache, written from RFC 9111 and RFC 5861. It knows nothing of streams: what it may keep,
-//! and for how long, is what the headers of an answer say.
+//! An HTTP cache, written from RFC 9111 and RFC 5861. It knows nothing of streams: what it may
+//! keep, and for how long, is what the headers of an answer say.
 //!
 //! Times are milliseconds. `W` is what the simulator remembers of an answer beside what it says.
 
@@ -78,7 +78,10 @@ impl<W> Stored<W> {
             .header("Age")
             .and_then(|age| age.parse::<u64>().ok());
         let delay = self.received_at.saturating_sub(self.asked_at);
-        let initial = told.unwrap_or(0).saturating_mul(1_000).saturating_add(delay);
+        let initial = told
+            .unwrap_or(0)
+            .saturating_mul(1_000)
+            .saturating_add(delay);
         initial.saturating_add(now.saturating_sub(self.received_at))
     }
 
@@ -105,7 +108,8 @@ impl<W> Stored<W> {
 pub enum Lookup<W> {
     /// It sends the request on.
     Forward,
-    /// It answers by itself. When the answer is stale, the cache asks for it again in the background.
+    /// It answers by itself. When the answer is stale, the cache asks for it again in the
+    /// background.
     Answer {
         response: Response,
         witness: W,
@@ -163,12 +167,19 @@ impl<W: Clone> HttpCache<W> {
         if request.method != "GET" || is_conditional || wants.no_store {
             return Lookup::Forward;
         }
-        let Some(stored) = self.stored.get(url).filter(|stored| stored.matches(request)) else {
+        let Some(stored) = self
+            .stored
+            .get(url)
+            .filter(|stored| stored.matches(request))
+        else {
             return Lookup::Forward;
         };
         let says = Directives::read(stored.response.header("Cache-Control"));
         let (age, lifetime) = (stored.age_ms(now), says.lifetime_ms(self.scope));
-        let stale_ms = says.stale_while_revalidate.unwrap_or(0).saturating_mul(1_000);
+        let stale_ms = says
+            .stale_while_revalidate
+            .unwrap_or(0)
+            .saturating_mul(1_000);
         let is_fresh = age < lifetime;
         let may_be_stale = self.serves_stale
             && !says.must_revalidate
@@ -266,7 +277,10 @@ impl<W: Clone> HttpCache<W> {
             || is_shared && says.private
             || needs_public && !says.public
             || response.header("Vary") == Some("*");
-        let may_be_guessed = matches!(response.status, 200 | 203 | 204 | 404 | 405 | 410 | 414 | 501);
+        let may_be_guessed = matches!(
+            response.status,
+            200 | 203 | 204 | 404 | 405 | 410 | 414 | 501
+        );
         let is_final = response.status != 206 && response.status >= 200;
         let says_so = says.public
             || says.max_age.is_some()
@@ -294,14 +308,23 @@ mod tests {
     fn filled(scope: Scope, serves_stale: bool, cache_control: &str) -> HttpCache<()> {
         let mut cache = HttpCache::new(scope, serves_stale);
         let request = Request::new("GET");
-        let _ = cache.receive((1_000, 3_000), "u", &request, None, answer(cache_control), ());
+        let _ = cache.receive(
+            (1_000, 3_000),
+            "u",
+            &request,
+            None,
+            answer(cache_control),
+            (),
+        );
         cache
     }
 
     fn kind(cache: &HttpCache<()>, now: u64) -> &'static str {
         match cache.look_up(now, "u", &Request::new("GET")) {
             Lookup::Forward => "forward",
-            Lookup::Answer { is_stale: false, .. } => "fresh",
+            Lookup::Answer {
+                is_stale: false, ..
+            } => "fresh",
             Lookup::Answer { is_stale: true, .. } => "stale",
             Lookup::Revalidate { .. } => "revalidate",
         }
@@ -311,10 +334,28 @@ mod tests {
     fn an_answer_is_kept_as_long_as_it_says() {
         for (scope, serves_stale, says, at, expected) in [
             (Scope::Shared, false, "public, max-age=60", 60_999, "fresh"),
-            (Scope::Shared, false, "public, max-age=60", 61_000, "revalidate"),
-            (Scope::Shared, false, "private, max-age=60", 4_000, "forward"),
+            (
+                Scope::Shared,
+                false,
+                "public, max-age=60",
+                61_000,
+                "revalidate",
+            ),
+            (
+                Scope::Shared,
+                false,
+                "private, max-age=60",
+                4_000,
+                "forward",
+            ),
             (Scope::Private, false, "private, max-age=60", 4_000, "fresh"),
-            (Scope::Private, false, "private, no-cache", 4_000, "revalidate"),
+            (
+                Scope::Private,
+                false,
+                "private, no-cache",
+                4_000,
+                "revalidate",
+            ),
             (Scope::Private, false, "no-store", 4_000, "forward"),
             (
                 Scope::Private,
@@ -323,7 +364,13 @@ mod tests {
                 4_000,
                 "forward",
             ),
-            (Scope::Shared, false, "max-age=9, s-maxage=60", 60_999, "fresh"),
+            (
+                Scope::Shared,
+                false,
+                "max-age=9, s-maxage=60",
+                60_999,
+                "fresh",
+            ),
             (
                 Scope::Private,
                 false,
@@ -377,7 +424,8 @@ mod tests {
             headers: vec![("cache-control".into(), "max-age=5".to_owned())],
             ..Response::default()
         };
-        let (done, given) = cache.receive((9_000, 9_500), "u", &request, Some(*stored), unchanged, ());
+        let (done, given) =
+            cache.receive((9_000, 9_500), "u", &request, Some(*stored), unchanged, ());
         assert_eq!(
             (done, given.status, &given.body[..]),
             (Done::Freshened, 200, &b"body"[..])
@@ -393,7 +441,14 @@ mod tests {
     fn a_write_forgets_what_has_its_url() {
         let mut cache = filled(Scope::Private, false, "max-age=60");
         let post = Request::new("POST");
-        let _ = cache.receive((4_000, 4_000), "other", &post, None, Response::default(), ());
+        let _ = cache.receive(
+            (4_000, 4_000),
+            "other",
+            &post,
+            None,
+            Response::default(),
+            (),
+        );
         assert_eq!(kind(&cache, 4_000), "fresh");
         let done = Response {
             status: 204,

@@ -1,8 +1,9 @@
-//! The simulator: the state machine in a simulated Cloudflare, and oracles that notice when it is wrong.
+//! The simulator: the state machine in a simulated Cloudflare, and oracles that notice when it is
+//! wrong.
 //!
-//! One run is one seed, or one tape of choices ([`choices`]). It draws its [`settings`], builds a [`world`] of clients,
-//! edges and objects, and lets it run while the [`model`] and the [`oracles`] watch. `FIDELITY.md` says what the world is
-//! like and what it leaves out.
+//! One run is one seed, or one tape of choices ([`choices`]). It draws its [`settings`], builds a
+//! [`world`] of clients, edges and objects, and lets it run while the [`model`] and the [`oracles`]
+//! watch. `FIDELITY.md` says what the world is like and what it leaves out.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 pub mod choices;

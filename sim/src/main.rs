@@ -27,7 +27,8 @@ struct Arguments {
 enum Command {
     /// Run seeds until one fails or time is up
     Run {
-        /// A range like 0..1000; without it, as many as fit, from the number that the git commit gives
+        /// A range like 0..1000; without it, as many as fit, from the number that the git commit
+        /// gives
         #[arg(long)]
         seeds: Option<Seeds>,
         #[arg(long)]
@@ -76,7 +77,8 @@ enum Command {
         #[arg(long)]
         meta: bool,
     },
-    /// Show that a seed is one run: twice in this process, in two processes, on both storages, native and in wasm
+    /// Show that a seed is one run: twice in this process, in two processes, on both storages,
+    /// native and in wasm
     Meta {
         #[arg(long, default_value = "0..2000")]
         seeds: Seeds,
@@ -88,7 +90,8 @@ enum Command {
         /// Only so many, as the git commit picks them
         #[arg(long)]
         pick: Option<usize>,
-        /// Build nothing: check that each patch applies and that each tape passes on the clean machine
+        /// Build nothing: check that each patch applies and that each tape passes on the clean
+        /// machine
         #[arg(long)]
         check: bool,
         /// Give up on one after so many seconds: 60, or 300 when fuzzing
@@ -106,7 +109,8 @@ enum Command {
         #[arg(long)]
         ops: u64,
     },
-    /// Run writers that only append to one stream of tiny segments, while everything breaks, and read from each offset they were told
+    /// Run writers that only append to one stream of tiny segments, while everything breaks, and
+    /// read from each offset they were told
     Writers {
         #[arg(long, default_value_t = 16)]
         writers: u64,
@@ -215,7 +219,9 @@ impl FromStr for Subject {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Self::Tape(text.into()), Self::Seed))
+        Ok(text
+            .parse()
+            .map_or_else(|_| Self::Tape(text.into()), Self::Seed))
     }
 }
 

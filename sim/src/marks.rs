@@ -1,5 +1,5 @@
-//! Marks: things that must happen in some of many runs, or the simulator proves nothing. Watermarks: how far it went. Faults:
-//! what breaks, and whether that made a difference.
+//! Marks: things that must happen in some of many runs, or the simulator proves nothing.
+//! Watermarks: how far it went. Faults: what breaks, and whether that made a difference.
 
 /// An enumeration with a text for each, and how many there are.
 #[macro_export]
@@ -170,7 +170,7 @@ named! {
         Segments: "most sealed segments of one stream",
         Unstored: "most segments that wait for the cold tier",
         PutAttempts: "most puts of one segment",
-        Chores: "most chores of one object",
+        Outbox: "most chores of one object",
         IdleAlarms: "most alarms in a row that changed nothing",
         StaleAlarms: "most alarms in a row set for a time that has passed",
         EventsAtOnce: "most events of one moment",
@@ -220,7 +220,8 @@ named! {
         Get: "get",
         /// Objects are not deleted, or late, or nobody is told so.
         Collect: "collect",
-        /// A message from object to object, or to the index, or its answer is lost, late, or comes twice.
+        /// A message from object to object, or to the index, or its answer is lost, late, or comes
+        /// twice.
         Message: "message",
         /// The cold tier takes what it is given, and gives what it is asked for, piece by piece.
         Trickle: "trickle",
@@ -345,7 +346,10 @@ impl Marks {
 
     /// The marks that nothing has hit.
     pub fn missed(&self) -> impl Iterator<Item = Mark> {
-        Mark::ALL.iter().copied().filter(|mark| self.count(*mark) == 0)
+        Mark::ALL
+            .iter()
+            .copied()
+            .filter(|mark| self.count(*mark) == 0)
     }
 
     /// The faults that have changed nothing.

@@ -1,5 +1,6 @@
-//! What the protocol says a stream is: a reference that shares no code with the machine, and is as plain as can be. It
-//! takes the requests in the order in which the object took them, and says whether an answer is one that is allowed.
+//! What the protocol says a stream is: a reference that shares no code with the machine, and is as
+//! plain as can be. It takes the requests in the order in which the object took them, and says
+//! whether an answer is one that is allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -60,9 +61,9 @@ impl Content {
         position == 0 || position <= self.len() && self.begin(position) == position
     }
 
-    /// The text that an event stream shows of what lies between two places, with each line ending a line feed: a character is
-    /// shown with its last byte, and what can never become one as soon as that is known. `None` when this is no text, or the
-    /// range not within it.
+    /// The text that an event stream shows of what lies between two places, with each line ending a
+    /// line feed: a character is shown with its last byte, and what can never become one as soon as
+    /// that is known. `None` when this is no text, or the range not within it.
     #[must_use]
     pub fn text(&self, from: u64, to: u64, closed: bool) -> Option<String> {
         let Self::Run {
@@ -144,7 +145,8 @@ pub struct Facts {
 pub struct Bounds {
     pub body_bytes: u64,
     pub page_bytes: u64,
-    /// Distance of the places where a page may end, in framed bytes, and how many such places a segment has at most.
+    /// Distance of the places where a page may end, in framed bytes, and how many such places a
+    /// segment has at most.
     pub page_step: u64,
     pub page_ends_max: u64,
     /// Whether a plain read is answered with all pages up to the tail.
@@ -158,8 +160,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Bytes of a page but its last append: what a page may have, or the distance of the places where it may end, which is
-    /// longer in a long segment.
+    /// Bytes of a page but its last append: what a page may have, or the distance of the places
+    /// where it may end, which is longer in a long segment.
     fn page_limit(&self, framed: u64) -> u64 {
         let steps = framed
             .div_ceil(self.page_step)
@@ -213,7 +215,10 @@ impl Life {
             (0, 0)
         };
         let least = self.used.0.saturating_add(ttl_ms).saturating_sub(early);
-        Some((least, self.used.1.saturating_add(ttl_ms).saturating_add(late)))
+        Some((
+            least,
+            self.used.1.saturating_add(ttl_ms).saturating_add(late),
+        ))
     }
 
     /// Length of the sliding window, for those who wonder how late an alarm may be.
@@ -232,8 +237,8 @@ impl Life {
         self.stream_seq.as_deref()
     }
 
-    /// Whether its present state is not what the request demands (RFC 9110, 13.1); `None` when that cannot be known,
-    /// because no entity tag of this life was seen.
+    /// Whether its present state is not what the request demands (RFC 9110, 13.1); `None` when that
+    /// cannot be known, because no entity tag of this life was seen.
     fn fails(&self, request: &Request) -> Option<bool> {
         let matched = request
             .header("If-Match")
@@ -255,8 +260,13 @@ impl Life {
         }
         let mut known = Some(false);
         for each in list.split(',').map(str::trim) {
-            let strong = if weak { each.trim_start_matches("W/") } else { each };
-            let names = |tag: &Tag<'_>| !tag.is_page && tag.closed == self.closed && self.is_at(tag.end);
+            let strong = if weak {
+                each.trim_start_matches("W/")
+            } else {
+                each
+            };
+            let names =
+                |tag: &Tag<'_>| !tag.is_page && tag.closed == self.closed && self.is_at(tag.end);
             let Some(tag) = tag(strong).filter(names) else {
                 continue;
             };
@@ -429,7 +439,8 @@ impl Model {
         self.turned(facts)
     }
 
-    /// A turn that nobody outside has caused. It may seal the open segment, and changes nothing else.
+    /// A turn that nobody outside has caused. It may seal the open segment, and changes nothing
+    /// else.
     ///
     /// # Errors
     /// When it seals elsewhere than at the tail.
@@ -449,7 +460,8 @@ impl Model {
             let start = life.segments.start(number).unwrap_or(0);
             (Some(life.segments.sealed()), life.content.len() - start)
         });
-        let Some(life) = life.filter(|_| next == Some(number) && units == length && units > 0) else {
+        let Some(life) = life.filter(|_| next == Some(number) && units == length && units > 0)
+        else {
             return Err(Mismatch {
                 expected: format!("the segment {next:?} to be sealed at {length}"),
                 actual: format!("{number} at {units}"),
@@ -460,8 +472,8 @@ impl Model {
         Ok(())
     }
 
-    /// A segment was sealed, by which producers may be forgotten that have not appended for so long (protocol 5.2.1). Tells
-    /// how many were, and how many others are as idle.
+    /// A segment was sealed, by which producers may be forgotten that have not appended for so long
+    /// (protocol 5.2.1). Tells how many were, and how many others are as idle.
     pub fn forget(
         &mut self,
         now: u64,
@@ -481,7 +493,9 @@ impl Model {
             }
             if !is_idle {
                 let mismatch = Mismatch {
-                    expected: format!("{producer}, which appended at {used_at}, to be known at {now}"),
+                    expected: format!(
+                        "{producer}, which appended at {used_at}, to be known at {now}"
+                    ),
                     actual: "it was forgotten".to_owned(),
                 };
                 return (forgotten, Err(mismatch));
@@ -597,11 +611,18 @@ impl Model {
         };
         let life = self.state.life.as_mut();
         let (Some(life), Some(tag)) = (life, tag(text)) else {
-            return ensure(false, || "no entity tag, or one of ours".to_owned(), response);
+            return ensure(
+                false,
+                || "no entity tag, or one of ours".to_owned(),
+                response,
+            );
         };
         let (start, end) = (life.segments.told(tag.start), life.segments.told(tag.end));
         let fits = start <= end && end.is_some_and(|end| end <= life.content.len());
-        let named = life.named.get_or_insert_with(|| tag.life.to_owned()).clone();
+        let named = life
+            .named
+            .get_or_insert_with(|| tag.life.to_owned())
+            .clone();
         ensure(
             fits && start.is_some() && named == tag.life,
             || format!("a tag of {named}, within its content"),
@@ -611,13 +632,21 @@ impl Model {
 
     /// A request that was not refused with 412 may not have had to be.
     fn meets(&self, request: &Request, response: &Response) -> Verdict {
-        let fails = self.state.life.as_ref().and_then(|life| life.fails(request));
+        let fails = self
+            .state
+            .life
+            .as_ref()
+            .and_then(|life| life.fails(request));
         ensure(fails != Some(true), || "412".to_owned(), response)
     }
 
     /// A request that was refused with 412 has demanded another state.
     fn failed(&self, request: &Request, response: &Response) -> Verdict {
-        let fails = self.state.life.as_ref().and_then(|life| life.fails(request));
+        let fails = self
+            .state
+            .life
+            .as_ref()
+            .and_then(|life| life.fails(request));
         ensure(fails != Some(false), || "not 412".to_owned(), response)?;
         ensure(
             response.header("ETag").is_some(),
@@ -635,7 +664,10 @@ impl Model {
         let (least, most) = ends.unwrap_or((u64::MAX, u64::MAX));
         let mismatch = |expected: &str| Mismatch {
             expected: expected.to_owned(),
-            actual: format!("now {}, ends {ends:?}, {} attached", facts.now, facts.attached),
+            actual: format!(
+                "now {}, ends {ends:?}, {} attached",
+                facts.now, facts.attached
+            ),
         };
         let watched = facts.attached > 0 && life.ttl.is_some_and(|ttl| ttl > 0);
         if facts.dropped && !deletes {
@@ -660,7 +692,9 @@ impl Model {
         let content_type = request
             .header("Content-Type")
             .filter(|text| !text.trim().is_empty());
-        let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
+        let content_type = content_type
+            .unwrap_or("application/octet-stream")
+            .to_owned();
         let mut content = empty(&content_type);
         let claim = claim(request);
         let mut refusals = Vec::new();
@@ -694,10 +728,15 @@ impl Model {
         let producers = producers
             .map(|claim| (claim.id.clone(), (claim.epoch, claim.seq)))
             .collect();
-        let produced_at = claim.iter().map(|claim| (claim.id.clone(), facts.now)).collect();
+        let produced_at = claim
+            .iter()
+            .map(|claim| (claim.id.clone(), facts.now))
+            .collect();
         let life = Life {
             id: self.lives,
-            ttl: request.header("Stream-TTL").and_then(|text| text.parse().ok()),
+            ttl: request
+                .header("Stream-TTL")
+                .and_then(|text| text.parse().ok()),
             expires: request
                 .header("Stream-Expires-At")
                 .and_then(|text| Some((time(text)?, text.to_owned()))),
@@ -728,9 +767,12 @@ impl Model {
         let asked = request
             .header("Content-Type")
             .filter(|text| !text.trim().is_empty());
-        let ttl = request.header("Stream-TTL").and_then(|text| text.parse().ok());
+        let ttl = request
+            .header("Stream-TTL")
+            .and_then(|text| text.parse().ok());
         let expires = request.header("Stream-Expires-At").and_then(time);
-        let same = essence(asked.unwrap_or("application/octet-stream")) == essence(&life.content_type)
+        let same = essence(asked.unwrap_or("application/octet-stream"))
+            == essence(&life.content_type)
             && ttl == life.ttl
             && expires == life.expires.as_ref().map(|(at, _)| *at)
             && is_closed(request) == life.closed;
@@ -746,7 +788,11 @@ impl Model {
                 response,
             );
         }
-        ensure(response.status == 200, || "200: it exists".to_owned(), response)?;
+        ensure(
+            response.status == 200,
+            || "200: it exists".to_owned(),
+            response,
+        )?;
         self.at_tail(response)?;
         self.names_type(response)
     }
@@ -807,7 +853,10 @@ impl Model {
                 Some(_) => {}
             }
             if response.status == 403 {
-                let current = life.producers.get(&claim.id).map(|(epoch, _)| epoch.to_string());
+                let current = life
+                    .producers
+                    .get(&claim.id)
+                    .map(|(epoch, _)| epoch.to_string());
                 let told = response.header("Producer-Epoch");
                 ensure(
                     told == current.as_deref(),
@@ -864,7 +913,8 @@ impl Model {
         life.content = content;
         if !request.body.is_empty() {
             if let Some(claim) = &claim {
-                Rc::make_mut(&mut life.producers).insert(claim.id.clone(), (claim.epoch, claim.seq));
+                Rc::make_mut(&mut life.producers)
+                    .insert(claim.id.clone(), (claim.epoch, claim.seq));
                 Rc::make_mut(&mut life.produced_at).insert(claim.id.clone(), facts.now);
             }
             if let Some(seq) = request.header("Stream-Seq") {
@@ -906,8 +956,8 @@ impl Model {
             response,
         )?;
         let all = response.header("ETag").and_then(tag);
-        let names_all =
-            all.filter(|tag| tag.start == (0, 0) && tag.closed == life.closed && life.is_at(tag.end));
+        let names_all = all
+            .filter(|tag| tag.start == (0, 0) && tag.closed == life.closed && life.is_at(tag.end));
         ensure(
             names_all.is_some(),
             || "the entity tag of the whole stream".to_owned(),
@@ -1031,10 +1081,11 @@ impl Model {
             let cursor = response
                 .header("Stream-Cursor")
                 .and_then(|text| text.parse::<u64>().ok());
-            let present =
-                facts.now.saturating_sub(self.bounds.cursor_epoch_ms) / self.bounds.cursor_interval_ms;
-            let ahead =
-                cursor.is_some_and(|cursor| cursor >= present && client.is_none_or(|client| cursor > client));
+            let present = facts.now.saturating_sub(self.bounds.cursor_epoch_ms)
+                / self.bounds.cursor_interval_ms;
+            let ahead = cursor.is_some_and(|cursor| {
+                cursor >= present && client.is_none_or(|client| cursor > client)
+            });
             ensure(
                 ahead,
                 || format!("a cursor of {present} or more, and beyond {client:?}"),
@@ -1138,7 +1189,10 @@ fn ensure(holds: bool, expected: impl FnOnce() -> String, response: &Response) -
 
 fn echoes(claim: Option<&Claim>, response: &Response) -> Verdict {
     let Some(claim) = claim else { return Ok(()) };
-    let told = (response.header("Producer-Epoch"), response.header("Producer-Seq"));
+    let told = (
+        response.header("Producer-Epoch"),
+        response.header("Producer-Seq"),
+    );
     let (epoch, seq) = (claim.epoch.to_string(), claim.seq.to_string());
     ensure(
         told == (Some(&epoch), Some(&seq)),
@@ -1153,7 +1207,10 @@ fn faults(request: &Request, bounds: &Bounds) -> Vec<u16> {
     let writes = matches!(request.method, "PUT" | "POST");
     if writes {
         let names = ["Producer-Id", "Producer-Epoch", "Producer-Seq"];
-        let given = names.iter().filter(|name| request.header(name).is_some()).count();
+        let given = names
+            .iter()
+            .filter(|name| request.header(name).is_some())
+            .count();
         if given != 0 && (given != 3 || claim(request).is_none()) {
             faults.push(400);
         }
@@ -1176,9 +1233,13 @@ fn faults(request: &Request, bounds: &Bounds) -> Vec<u16> {
     }
     match request.method {
         "PUT" => {
-            let (ttl, expires) = (request.header("Stream-TTL"), request.header("Stream-Expires-At"));
-            let bad_ttl =
-                ttl.is_some_and(|text| integer(text).is_none() || (text.len() > 1 && text.starts_with('0')));
+            let (ttl, expires) = (
+                request.header("Stream-TTL"),
+                request.header("Stream-Expires-At"),
+            );
+            let bad_ttl = ttl.is_some_and(|text| {
+                integer(text).is_none() || (text.len() > 1 && text.starts_with('0'))
+            });
             let bad_expiry = expires.is_some_and(|text| time(text).is_none());
             if bad_ttl || bad_expiry || (ttl.is_some() && expires.is_some()) {
                 faults.push(400);
@@ -1197,7 +1258,8 @@ fn faults(request: &Request, bounds: &Bounds) -> Vec<u16> {
             let live = request.parameter("live");
             let bad_offset =
                 offset.is_some_and(|text| text != "-1" && text != "now" && token(text).is_none());
-            let bad_live = live.is_some_and(|text| !matches!(text, "sse" | "long-poll") || offset.is_none());
+            let bad_live =
+                live.is_some_and(|text| !matches!(text, "sse" | "long-poll") || offset.is_none());
             let repeated = request.parameters("offset").count() > 1;
             if bad_offset || bad_live || repeated {
                 faults.push(400);

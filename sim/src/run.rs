@@ -40,7 +40,8 @@ pub struct Outcome {
     pub tape: Vec<u8>,
     pub events: u64,
     pub operations: u64,
-    /// Offsets that appends were answered and that were read from in the end: where clients only write.
+    /// Offsets that appends were answered and that were read from in the end: where clients only
+    /// write.
     pub answers_read: u64,
     pub simulated_ms: u64,
     pub marks: Marks,
@@ -99,9 +100,13 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
     };
     let (operations, answers_read) = (world.operation_count(), world.answers_read());
     let course = &mut world.course;
-    let (hash, events, simulated_ms) = (course.digest.value(), course.events, course.simulated_ms());
+    let (hash, events, simulated_ms) =
+        (course.digest.value(), course.events, course.simulated_ms());
     let marks = core::mem::take(&mut course.marks);
-    let (failure, trace) = (course.failure.take(), course.trace.take().unwrap_or_default());
+    let (failure, trace) = (
+        course.failure.take(),
+        course.trace.take().unwrap_or_default(),
+    );
     drop(world);
     Outcome {
         hash,

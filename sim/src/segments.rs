@@ -1,5 +1,5 @@
-//! Offsets as this server spells them, and the place of each in the whole stream: segments follow one another, and the end
-//! of one is the beginning of the next.
+//! Offsets as this server spells them, and the place of each in the whole stream: segments follow
+//! one another, and the end of one is the beginning of the next.
 
 use crate::request::Request;
 
@@ -38,21 +38,26 @@ impl Segments {
         self.0.push(end);
     }
 
-    /// The place of an offset that the server told; `None` for one that it should not have. Each place has one name that
-    /// may be told, the one by the content before it, so that no seal can change it.
+    /// The place of an offset that the server told; `None` for one that it should not have. Each
+    /// place has one name that may be told, the one by the content before it, so that no seal can
+    /// change it.
     #[must_use]
     pub fn told(&self, (segment, position): Token) -> Option<u64> {
         if segment > 0 && position == 0 {
             return None;
         }
         let place = self.start(segment)?.checked_add(position)?;
-        self.end(segment).is_none_or(|end| place <= end).then_some(place)
+        self.end(segment)
+            .is_none_or(|end| place <= end)
+            .then_some(place)
     }
 
     /// The place that a client asks for with an offset, whether it was told it or not.
     #[must_use]
     pub fn asked(&self, (segment, position): Token) -> u64 {
-        let place = self.start(segment).map(|start| start.saturating_add(position));
+        let place = self
+            .start(segment)
+            .map(|start| start.saturating_add(position));
         place
             .unwrap_or(u64::MAX)
             .min(self.end(segment).unwrap_or(u64::MAX))
@@ -71,8 +76,8 @@ impl Segments {
         }
     }
 
-    /// The place of the last event that the client of an event stream has seen, if a stream of this length can have told
-    /// it (WHATWG HTML, 9.2.3).
+    /// The place of the last event that the client of an event stream has seen, if a stream of this
+    /// length can have told it (WHATWG HTML, 9.2.3).
     #[must_use]
     pub fn resumed(&self, request: &Request, length: u64) -> Option<u64> {
         if request.parameter("live") != Some("sse") {
@@ -84,8 +89,8 @@ impl Segments {
         (place <= end.min(length)).then_some(place)
     }
 
-    /// The offset of a place: of the two that there are at a seam the earlier one, which the server tells, or the later one,
-    /// which it takes.
+    /// The offset of a place: of the two that there are at a seam the earlier one, which the server
+    /// tells, or the later one, which it takes.
     #[must_use]
     pub fn spell(&self, place: u64, earlier: bool) -> String {
         let segment = self
@@ -108,7 +113,9 @@ pub fn token(text: &str) -> Option<Token> {
     let bytes = text.as_bytes();
     let digits = |bytes: &[u8]| {
         bytes.iter().try_fold(0_u64, |sum, digit| {
-            digit.is_ascii_digit().then(|| sum * 10 + u64::from(digit - b'0'))
+            digit
+                .is_ascii_digit()
+                .then(|| sum * 10 + u64::from(digit - b'0'))
         })
     };
     if bytes.len() != 33 || bytes[16] != b'_' {

@@ -1,6 +1,6 @@
-//! What holds for a whole run, drawn at its start: the limits, often tiny; which faults there are and how often; how slow
-//! everything is; and what clients like to do. Each fault and each operation is off in about half of all runs, for some bugs
-//! show only where nothing else happens.
+//! What holds for a whole run, drawn at its start: the limits, often tiny; which faults there are
+//! and how often; how slow everything is; and what clients like to do. Each fault and each
+//! operation is off in about half of all runs, for some bugs show only where nothing else happens.
 
 use std::fmt::{self, Debug, Formatter};
 
@@ -37,7 +37,9 @@ impl Faults {
 
 impl Debug for Faults {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        let on = Fault::ALL.iter().map(|fault| (fault.text(), self.chance(*fault)));
+        let on = Fault::ALL
+            .iter()
+            .map(|fault| (fault.text(), self.chance(*fault)));
         formatter
             .debug_map()
             .entries(on.filter(|(_, chance)| *chance > 0))
@@ -73,10 +75,11 @@ pub struct Settings {
     pub delays: Delays,
     /// Whether all decisions are to be enumerated, so that each has to be between few.
     pub enumerated: bool,
-    /// Whether clients do nothing but append to one stream, which nobody ends, and read in the end from each offset that an
-    /// append was answered.
+    /// Whether clients do nothing but append to one stream, which nobody ends, and read in the end
+    /// from each offset that an append was answered.
     pub writers: bool,
-    /// Whether the output gate holds anything back. It always does, but where it is to be shown that it would be missed.
+    /// Whether the output gate holds anything back. It always does, but where it is to be shown
+    /// that it would be missed.
     pub gated: bool,
     /// The only oracle that is listened to, where it is to be shown that it speaks.
     pub only: Option<Oracle>,
@@ -87,7 +90,8 @@ pub struct Settings {
     pub producers: u64,
     /// The weight of each kind of operation.
     pub weights: [u64; KINDS],
-    /// While a storm lasts, faults happen; between storms they do not. 0 for one storm that lasts for ever.
+    /// While a storm lasts, faults happen; between storms they do not. 0 for one storm that lasts
+    /// for ever.
     pub storm_ms: u64,
     pub calm_ms: u64,
     /// For so long from the beginning, the cold tier takes nothing.
@@ -95,8 +99,8 @@ pub struct Settings {
     /// Of created streams.
     pub ttl_percent: u64,
     pub body_bytes: u64,
-    /// Whether a plain read is answered with all pages up to the tail, as in private cache mode, and
-    /// not with one, as in shared mode.
+    /// Whether a plain read is answered with all pages up to the tail, as in private cache mode,
+    /// and not with one, as in shared mode.
     pub whole_reads: bool,
     pub caches: Caches,
 }
@@ -188,8 +192,16 @@ impl Settings {
             retries: choices.upto(4),
             producers: 1 + choices.upto(2),
             weights,
-            storm_ms: if storms { 1 + choices.magnitude(20_000) } else { 0 },
-            calm_ms: if storms { 1 + choices.magnitude(20_000) } else { 0 },
+            storm_ms: if storms {
+                1 + choices.magnitude(20_000)
+            } else {
+                0
+            },
+            calm_ms: if storms {
+                1 + choices.magnitude(20_000)
+            } else {
+                0
+            },
             outage_ms: if choices.added().upto(3) == 3 {
                 choices.added().magnitude(600_000)
             } else {
@@ -202,8 +214,8 @@ impl Settings {
         }
     }
 
-    /// The smallest world there is, whose runs can be enumerated: one client that does one of a few things at a time, tiny
-    /// rows, and an instance that may die after every turn.
+    /// The smallest world there is, whose runs can be enumerated: one client that does one of a few
+    /// things at a time, tiny rows, and an instance that may die after every turn.
     #[must_use]
     pub fn small(operations: u64) -> Self {
         Self {
@@ -234,8 +246,8 @@ impl Settings {
         }
     }
 
-    /// A world as any other, but for what its clients do: so many writers append so often each, a segment is sealed every few
-    /// messages, and no append is given up.
+    /// A world as any other, but for what its clients do: so many writers append so often each, a
+    /// segment is sealed every few messages, and no append is given up.
     #[must_use]
     pub fn writers(choices: &mut Choices<'_>, writers: u64, appends: u64) -> Self {
         let drawn = Self::draw(choices);
@@ -269,8 +281,9 @@ impl Settings {
     }
 }
 
-/// The cold tier, the registry and the index. What waits for an answer waits long enough for one to come on a good day, and
-/// nothing is collected before whatever could still need or make it is over: the machine is promised that.
+/// The cold tier, the registry and the index. What waits for an answer waits long enough for one to
+/// come on a good day, and nothing is collected before whatever could still need or make it is
+/// over: the machine is promised that.
 fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     limits.cold = choices.upto(4) > 1;
     limits.registry = choices.upto(4) > 2;
@@ -285,8 +298,8 @@ fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     put_times(choices, limits);
     producers(choices, limits);
     limits.reply_timeout_ms = 200 + there_and_back + choices.magnitude(30_000);
-    limits.retry_ms_min = 1 + choices.magnitude(5_000);
-    limits.retry_ms_max = limits.retry_ms_min.max(1_000 + choices.magnitude(60_000));
+    limits.retry_base_ms = 1 + choices.magnitude(5_000);
+    limits.retry_ms_max = limits.retry_base_ms.max(1_000 + choices.magnitude(60_000));
     let longest = delays.stall + delays.commit + delays.tier + delays.late + there_and_back;
     limits.collect_grace_ms = longest + 1_000 + choices.magnitude(60_000);
 }
@@ -315,7 +328,8 @@ pub fn segments(choices: &mut Choices<'_>, limits: &mut Limits) {
     let usual = Limits::DEFAULT;
     limits.segment_bytes_max = choices.one_of(&[usual.segment_bytes_max, 1, 20, 60, 200, 1_000]);
     limits.segment_messages_max = choices.one_of(&[usual.segment_messages_max, 1, 2, 3, 5, 20]);
-    limits.segment_age_ms_max = choices.one_of(&[usual.segment_age_ms_max, 1, 1_000, 10_000, 60_000]);
+    limits.segment_age_ms_max =
+        choices.one_of(&[usual.segment_age_ms_max, 1, 1_000, 10_000, 60_000]);
     // Together, for few entries matter only where there would be many.
     (limits.index_step_bytes, limits.index_entries_max) = choices.one_of(&[
         (usual.index_step_bytes, usual.index_entries_max),

@@ -1,6 +1,7 @@
-//! Makes a failing tape small: takes out what the failure does not need, and lowers what is left. It works on decisions, and goes
-//! on from what each run has really drawn, so that a tape never holds what nobody asks for. Where no decision can be spared, a
-//! byte taken out gives those behind it other meanings, which is now and then a shorter way.
+//! Makes a failing tape small: takes out what the failure does not need, and lowers what is left.
+//! It works on decisions, and goes on from what each run has really drawn, so that a tape never
+//! holds what nobody asks for. Where no decision can be spared, a byte taken out gives those behind
+//! it other meanings, which is now and then a shorter way.
 
 use crate::choices::{Draw, tape_of};
 
@@ -12,9 +13,13 @@ pub struct Shrunk {
     pub tries: u64,
 }
 
-/// The smallest tape found that still fails, within so many tries. `fails` gives the decisions that a failing run has drawn
-/// up to its failure.
-pub fn shrink(tape: &[u8], tries_max: u64, fails: impl FnMut(&[u8]) -> Option<Vec<Draw>>) -> Shrunk {
+/// The smallest tape found that still fails, within so many tries. `fails` gives the decisions that
+/// a failing run has drawn up to its failure.
+pub fn shrink(
+    tape: &[u8],
+    tries_max: u64,
+    fails: impl FnMut(&[u8]) -> Option<Vec<Draw>>,
+) -> Shrunk {
     let mut search = Search {
         best: Vec::new(),
         tape: tape.to_vec(),
@@ -147,7 +152,9 @@ impl<F: FnMut(&[u8]) -> Option<Vec<Draw>>> Search<F> {
             while start < self.best.len() {
                 let end = (start + size).min(self.best.len());
                 let mut zeroed = self.best.clone();
-                zeroed[start..end].iter_mut().for_each(|draw| draw.value = 0);
+                zeroed[start..end]
+                    .iter_mut()
+                    .for_each(|draw| draw.value = 0);
                 self.attempt(zeroed);
                 start = end;
             }
@@ -160,11 +167,13 @@ impl<F: FnMut(&[u8]) -> Option<Vec<Draw>>> Search<F> {
         let mut at = 0;
         while at < self.best.len() {
             let value = self.best[at].value;
-            let lowered = [0, value / 2, value.saturating_sub(1)].into_iter().any(|lower| {
-                let mut candidate = self.best.clone();
-                candidate[at].value = lower;
-                lower < value && self.attempt(candidate)
-            });
+            let lowered = [0, value / 2, value.saturating_sub(1)]
+                .into_iter()
+                .any(|lower| {
+                    let mut candidate = self.best.clone();
+                    candidate[at].value = lower;
+                    lower < value && self.attempt(candidate)
+                });
             // What can be lowered once can often be lowered again.
             if !lowered {
                 at += 1;

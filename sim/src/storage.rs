@@ -1,5 +1,6 @@
-//! What an object has stored: ordered maps, and beside them, when asked for, real SQLite that executes the machine's own
-//! SQL text. Where both are there, the machine reads from SQLite and both must say the same.
+//! What an object has stored: ordered maps, and beside them, when asked for, real SQLite that
+//! executes the machine's own SQL text. Where both are there, the machine reads from SQLite and
+//! both must say the same.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -8,10 +9,11 @@ use machine::plan::Span;
 #[cfg(not(target_arch = "wasm32"))]
 use machine::rows::ProducerStamp;
 use machine::rows::{
-    Chore, Head, HotRow, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    HotRow, HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    WriterColumns,
 };
 use machine::sql::{self, Value};
-use machine::{Millis, Rows, Unreadable, Write};
+use machine::{Millis, Rows, StorageError, Write};
 
 use crate::platform;
 
@@ -32,11 +34,11 @@ pub enum Kind {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shelf {
     has_tables: bool,
-    head: Option<Head>,
+    head: Option<StreamRow>,
     hot: BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>,
     /// Segments and producers, once there are tables for them.
     sealed: Option<Sealed>,
-    chores: Option<BTreeMap<u64, Chore>>,
+    outbox: Option<BTreeMap<u64, Task>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +50,7 @@ struct Sealed {
 impl Shelf {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.is_freed() && self.chores.is_none()
+        self.is_freed() && self.outbox.is_none()
     }
 
     /// Whether there is nothing of a stream, but for what remains to be done.
@@ -59,20 +61,27 @@ impl Shelf {
 
     /// The sealed segments, in order.
     pub fn segments(&self) -> impl Iterator<Item = &SealedSegment> {
-        self.sealed.iter().flat_map(|sealed| sealed.segments.values())
+        self.sealed
+            .iter()
+            .flat_map(|sealed| sealed.segments.values())
     }
 
     /// Whether a producer is known, from the sealed segments or from the open one.
     #[must_use]
     pub fn knows(&self, producer: &str) -> bool {
         let sealed = self.sealed.as_ref();
-        let is_named = |row: &HotRow| row.producer.as_ref().is_some_and(|stamp| stamp.id == producer);
-        sealed.is_some_and(|sealed| sealed.producers.contains_key(producer)) || self.rows().any(is_named)
+        let is_named = |row: &HotRow| {
+            row.producer
+                .as_ref()
+                .is_some_and(|stamp| stamp.id == producer)
+        };
+        sealed.is_some_and(|sealed| sealed.producers.contains_key(producer))
+            || self.rows().any(is_named)
     }
 
     /// What remains to be done, in order.
-    pub fn chores(&self) -> impl Iterator<Item = &Chore> {
-        self.chores.iter().flat_map(BTreeMap::values)
+    pub fn outbox(&self) -> impl Iterator<Item = &Task> {
+        self.outbox.iter().flat_map(BTreeMap::values)
     }
 
     /// The hot tables that there are, in order.
@@ -86,7 +95,7 @@ impl Shelf {
     }
 
     #[must_use]
-    pub const fn head(&self) -> Option<&Head> {
+    pub const fn head(&self) -> Option<&StreamRow> {
         self.head.as_ref()
     }
 
@@ -127,18 +136,18 @@ impl Shelf {
                 self.has_tables = true;
                 self.hot.insert(HotTable::of(0), BTreeMap::new());
             }
-            Write::InsertHead(head) => {
+            Write::InsertStream(head) => {
                 if !self.has_tables || self.head.is_some() {
                     return Err("there is no place for a head row".to_owned());
                 }
                 self.head = Some(head.clone());
             }
-            Write::UpdateHead(new) => {
+            Write::UpdateStream(new) => {
                 if !self.has_tables {
                     return Err("there is no table of the head row".to_owned());
                 }
                 if let Some(head) = &mut self.head {
-                    head.untold = new.untold;
+                    head.unannounced = new.unannounced;
                     head.segment = new.segment;
                     head.writable = new.writable;
                     head.stream_seq.clone_from(&new.stream_seq);
@@ -148,7 +157,10 @@ impl Shelf {
                 }
             }
             Write::InsertHot { table, row } => {
-                let rows = self.hot.get_mut(table).ok_or("there is no such hot table")?;
+                let rows = self
+                    .hot
+                    .get_mut(table)
+                    .ok_or("there is no such hot table")?;
                 if rows.insert(row.key, row.clone()).is_some() {
                     return Err(format!("the key {} is taken", row.key.stored()));
                 }
@@ -196,29 +208,29 @@ impl Shelf {
                     producers.remove(id);
                 }
             }
-            Write::CreateChores => {
-                if self.chores.replace(BTreeMap::new()).is_some() {
+            Write::CreateOutbox => {
+                if self.outbox.replace(BTreeMap::new()).is_some() {
                     return Err("the table of chores exists already".to_owned());
                 }
             }
-            Write::InsertChore(chore) => {
-                let chores = self.chores.as_mut().ok_or("there is no table of chores")?;
-                if chores.insert(chore.id, chore.clone()).is_some() {
-                    return Err(format!("the chore {} exists already", chore.id));
+            Write::InsertTask(task) => {
+                let outbox = self.outbox.as_mut().ok_or("there is no table of chores")?;
+                if outbox.insert(task.id, task.clone()).is_some() {
+                    return Err(format!("the chore {} exists already", task.id));
                 }
             }
-            Write::UpdateChore(new) => {
-                let chores = self.chores.as_mut().ok_or("there is no table of chores")?;
-                if let Some(chore) = chores.get_mut(&new.id) {
-                    chore.clone_from(new);
+            Write::UpdateTask(new) => {
+                let outbox = self.outbox.as_mut().ok_or("there is no table of chores")?;
+                if let Some(task) = outbox.get_mut(&new.id) {
+                    task.clone_from(new);
                 }
             }
-            Write::RemoveChore { id } => {
-                let chores = self.chores.as_mut().ok_or("there is no table of chores")?;
-                chores.remove(id);
+            Write::RemoveTask { id } => {
+                let outbox = self.outbox.as_mut().ok_or("there is no table of chores")?;
+                outbox.remove(id);
             }
-            Write::DropChores => {
-                if self.chores.take().is_none() {
+            Write::DropOutbox => {
+                if self.outbox.take().is_none() {
                     return Err("there is no table of chores to drop".to_owned());
                 }
             }
@@ -228,7 +240,7 @@ impl Shelf {
                     return Err("there are no tables to drop, or hot ones are left".to_owned());
                 }
                 *self = Self {
-                    chores: self.chores.take(),
+                    outbox: self.outbox.take(),
                     ..Self::default()
                 };
             }
@@ -240,12 +252,14 @@ impl Shelf {
     #[cfg(not(target_arch = "wasm32"))]
     fn as_writes(&self) -> Vec<Write> {
         let mut writes = Vec::new();
-        if let Some(chores) = &self.chores {
-            writes.push(Write::CreateChores);
-            writes.extend(chores.values().cloned().map(Write::InsertChore));
+        if let Some(outbox) = &self.outbox {
+            writes.push(Write::CreateOutbox);
+            writes.extend(outbox.values().cloned().map(Write::InsertTask));
         }
-        let Some(head) = &self.head else { return writes };
-        writes.extend([Write::CreateTables, Write::InsertHead(head.clone())]);
+        let Some(head) = &self.head else {
+            return writes;
+        };
+        writes.extend([Write::CreateTables, Write::InsertStream(head.clone())]);
         if !self.hot.contains_key(&HotTable::of(0)) {
             writes.push(Write::DropHot(HotTable::of(0)));
         }
@@ -330,28 +344,31 @@ impl Store {
     ///
     /// # Errors
     /// When the storage cannot be read.
-    pub fn frames(&self, span: Span) -> Result<Vec<u8>, Unreadable> {
+    pub fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
             return sqlite.frames(span);
         }
-        let mut rows = self.table(span.table)?.range(span.from..=span.to).peekable();
+        let mut rows = self
+            .table(span.table)?
+            .range(span.from..=span.to)
+            .peekable();
         if rows.peek().is_none() {
-            return Err(Unreadable("no rows to be joined".to_owned()));
+            return Err(StorageError("no rows to be joined".to_owned()));
         }
         let mut frames = Vec::new();
         rows.for_each(|(_, row)| frames.extend_from_slice(&row.frames.make()));
         Ok(frames)
     }
 
-    fn table(&self, table: HotTable) -> Result<&BTreeMap<RowKey, HotRow>, Unreadable> {
+    fn table(&self, table: HotTable) -> Result<&BTreeMap<RowKey, HotRow>, StorageError> {
         let rows = self.shelf.hot.get(&table);
-        rows.ok_or_else(|| Unreadable("no such table".to_owned()))
+        rows.ok_or_else(|| StorageError("no such table".to_owned()))
     }
 
-    fn sealed(&self) -> Result<&Sealed, Unreadable> {
+    fn sealed(&self) -> Result<&Sealed, StorageError> {
         let sealed = self.shelf.sealed.as_ref();
-        sealed.ok_or_else(|| Unreadable("no such table".to_owned()))
+        sealed.ok_or_else(|| StorageError("no such table".to_owned()))
     }
 
     /// How many tables there are, where that can be told.
@@ -363,7 +380,7 @@ impl Store {
             return tables.len() as u64;
         }
         let sealed = if self.shelf.sealed.is_some() { 2 } else { 0 };
-        let others = u64::from(self.shelf.has_tables) + u64::from(self.shelf.chores.is_some());
+        let others = u64::from(self.shelf.has_tables) + u64::from(self.shelf.outbox.is_some());
         others + self.shelf.hot.len() as u64 + sealed
     }
 }
@@ -387,8 +404,8 @@ impl platform::Storage for Store {
     }
 }
 
-fn mark(row: &HotRow) -> RowMark {
-    RowMark {
+fn mark(row: &HotRow) -> RowMeta {
+    RowMeta {
         key: row.key,
         units: row.units,
         bytes_before: row.bytes_before,
@@ -419,7 +436,7 @@ fn check(statement: &str, values: &[Value<'_>]) -> Result<(), String> {
 }
 
 impl Rows for Store {
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
             return sqlite.head();
@@ -427,7 +444,7 @@ impl Rows for Store {
         Ok(self.shelf.head.clone())
     }
 
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
             return sqlite.at_or_before(table, key);
@@ -439,15 +456,15 @@ impl Rows for Store {
             .map(|(_, row)| mark(row)))
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
+    ) -> Result<Option<RowMeta>, StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
-            return sqlite.first_with(table, after, bytes_before);
+            return sqlite.first_at_or_after_bytes(table, after, bytes_before);
         }
         let behind = self
             .table(table)?
@@ -458,7 +475,7 @@ impl Rows for Store {
             .map(|(_, row)| mark(row)))
     }
 
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
             return sqlite.producer(id);
@@ -466,7 +483,7 @@ impl Rows for Store {
         Ok(self.sealed()?.producers.get(id).map(|(state, _)| *state))
     }
 
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
             return sqlite.segment(number);
@@ -474,7 +491,7 @@ impl Rows for Store {
         Ok(self.sealed()?.segments.get(&number).cloned())
     }
 
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
             return sqlite.retried_segments(each);
@@ -485,16 +502,20 @@ impl Rows for Store {
         Ok(())
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
-            return sqlite.chores();
+            return sqlite.outbox();
         }
-        let chores = self.shelf.chores.as_ref();
-        Ok(chores.map(|chores| chores.values().cloned().collect()))
+        let outbox = self.shelf.outbox.as_ref();
+        Ok(outbox.map(|outbox| outbox.values().cloned().collect()))
     }
 
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
             return sqlite.writers(table, each);
@@ -504,7 +525,7 @@ impl Rows for Store {
             .values()
             .filter(|row| row.producer.is_some() || row.stream_seq.is_some())
         {
-            each(WriterMark {
+            each(WriterColumns {
                 at: row.at,
                 producer: row.producer.clone(),
                 stream_seq: row.stream_seq.clone(),
@@ -514,7 +535,7 @@ impl Rows for Store {
     }
 
     /// Lines are not stored: the object answers this.
-    fn attached(&self, _incarnation: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, _incarnation: Incarnation) -> Result<u64, StorageError> {
         Ok(0)
     }
 }

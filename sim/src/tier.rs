@@ -1,9 +1,10 @@
-//! The cold tier as both layers of the simulator have it: what can come of a put and of a deletion, and what must be there.
+//! The cold tier as both layers of the simulator have it: what can come of a put and of a deletion,
+//! and what must be there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use machine::rows::{Head, HotTable, RowKey, SealedSegment};
+use machine::rows::{HotTable, RowKey, SealedSegment, StreamRow};
 use machine::segment::{self, key, key_prefix};
 
 use crate::model::{Content, Life, Mismatch, State};
@@ -41,7 +42,11 @@ impl PutOutcome {
     /// Those that are not good.
     pub const BAD: [Self; 7] = {
         const fn bad(lands: bool, is_late: bool, told: Told) -> PutOutcome {
-            PutOutcome { lands, is_late, told }
+            PutOutcome {
+                lands,
+                is_late,
+                told,
+            }
         }
         [
             bad(false, false, Told::Failure),
@@ -179,7 +184,12 @@ pub fn tiles(shelf: &Shelf, life: &Life) -> Result<(), Mismatch> {
 ///
 /// # Errors
 /// When it is not, or does not.
-pub fn holds(objects: &Objects, head: &Head, life: &Life, sealed: &SealedSegment) -> Result<(), Mismatch> {
+pub fn holds(
+    objects: &Objects,
+    head: &StreamRow,
+    life: &Life,
+    sealed: &SealedSegment,
+) -> Result<(), Mismatch> {
     let Some(stored) = &sealed.stored else {
         return Ok(());
     };
@@ -193,7 +203,10 @@ pub fn holds(objects: &Objects, head: &Head, life: &Life, sealed: &SealedSegment
         Err(damaged) => return broken(format!("an object at {key}"), damaged.to_string()),
     };
     let bounds = life.segments.start(sealed.number);
-    let (from, to) = (bounds.unwrap_or(0), life.segments.end(sealed.number).unwrap_or(0));
+    let (from, to) = (
+        bounds.unwrap_or(0),
+        life.segments.end(sealed.number).unwrap_or(0),
+    );
     let (from, to) = (
         usize::try_from(from).unwrap_or(0),
         usize::try_from(to).unwrap_or(0),
@@ -243,7 +256,8 @@ pub fn parts(shelf: &Shelf, life: &Life, start: u64, end: u64) -> Parts {
             .segments
             .start(segment.number)
             .zip(life.segments.end(segment.number));
-        let Some((first, last)) = bounds.filter(|(first, last)| *first < end && start < *last) else {
+        let Some((first, last)) = bounds.filter(|(first, last)| *first < end && start < *last)
+        else {
             continue;
         };
         if segment.stored.is_some() {
@@ -258,7 +272,8 @@ pub fn parts(shelf: &Shelf, life: &Life, start: u64, end: u64) -> Parts {
     parts
 }
 
-/// What the registry must have been told of the streams of a name: each one's beginning and end, once, and in order.
+/// What the registry must have been told of the streams of a name: each one's beginning and end,
+/// once, and in order.
 #[must_use]
 pub fn registered(name: &str, state: &State) -> Vec<String> {
     let mut events = Vec::new();

@@ -1,5 +1,6 @@
-//! What clients do. What is drawn depends on what there is: legal requests are the rule, those that collide or are out of
-//! order are frequent, and malformed ones come now and then. Names, producers and offsets come from small pools.
+//! What clients do. What is drawn depends on what there is: legal requests are the rule, those that
+//! collide or are out of order are frequent, and malformed ones come now and then. Names, producers
+//! and offsets come from small pools.
 
 use bytes::Bytes;
 
@@ -272,7 +273,8 @@ fn write(scene: &Scene<'_>) -> Next {
     }
 }
 
-/// Makes a write depend on the state of the stream, and an event stream go on from an event, now and then.
+/// Makes a write depend on the state of the stream, and an event stream go on from an event, now
+/// and then.
 fn add_conditions(choices: &mut Choices<'_>, scene: &Scene<'_>, request: &mut Request) {
     if request.parameter("live") == Some("sse") && choices.percent(30) {
         let known = &scene.knowledge.offsets;
@@ -310,7 +312,11 @@ fn add_conditions(choices: &mut Choices<'_>, scene: &Scene<'_>, request: &mut Re
         request.headers.push(("Stream-Expected-Offset", offset));
     }
     let list = |choices: &mut Choices<'_>| {
-        let tag = scene.knowledge.state.clone().unwrap_or_else(|| "*".to_owned());
+        let tag = scene
+            .knowledge
+            .state
+            .clone()
+            .unwrap_or_else(|| "*".to_owned());
         match choices.weighted(&[6, 2, 2, 1, 1]) {
             0 => tag,
             1 => format!("\"x\", {tag}"),
@@ -350,7 +356,8 @@ fn create(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
             let ttl = choices.one_of(&[1, 2, 5, 30, 3_600, 0, 9_007_199_254_740_991_u64]);
             request.headers.push(("Stream-TTL", ttl.to_string()));
         } else {
-            let at = (scene.now + choices.magnitude(60_000)).saturating_sub(choices.magnitude(2_000));
+            let at =
+                (scene.now + choices.magnitude(60_000)).saturating_sub(choices.magnitude(2_000));
             let text = if choices.upto(9) == 9 {
                 "9999-12-31T23:59:59.999Z".to_owned()
             } else {
@@ -390,7 +397,11 @@ fn create(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
         stamp(&mut request, &drawn);
         claim = Some(drawn);
     }
-    Next::Send { request, mark, claim }
+    Next::Send {
+        request,
+        mark,
+        claim,
+    }
 }
 
 fn append(choices: &mut Choices<'_>, scene: &Scene<'_>, by_producer: bool) -> Next {
@@ -403,13 +414,17 @@ fn append(choices: &mut Choices<'_>, scene: &Scene<'_>, by_producer: bool) -> Ne
     let content = scene.life.map_or(&nothing, |life| &*life.content);
     let (body, mark) = body(choices, scene, content);
     request.body = body;
-    let content_type = scene.life.map_or("text/plain", |life| life.content_type.as_str());
+    let content_type = scene
+        .life
+        .map_or("text/plain", |life| life.content_type.as_str());
     let content_type = if choices.percent(3) {
         "application/x-other"
     } else {
         content_type
     };
-    request.headers.push(("Content-Type", content_type.to_owned()));
+    request
+        .headers
+        .push(("Content-Type", content_type.to_owned()));
     let mut claim = None;
     if by_producer {
         let drawn = drawn_claim(choices, scene);
@@ -420,14 +435,19 @@ fn append(choices: &mut Choices<'_>, scene: &Scene<'_>, by_producer: bool) -> Ne
         let last = scene.life.and_then(Life::stream_seq).unwrap_or_default();
         let higher = format!("{last}{}", choices.one_of(&["1", "0", "a"]));
         let other = choices.one_of(&["10", "2", "b"]).to_owned();
-        request
-            .headers
-            .push(("Stream-Seq", if choices.upto(3) < 3 { higher } else { other }));
+        request.headers.push((
+            "Stream-Seq",
+            if choices.upto(3) < 3 { higher } else { other },
+        ));
     }
     if choices.percent(2) {
         request.headers.push(("Stream-Closed", "true".to_owned()));
     }
-    Next::Send { request, mark, claim }
+    Next::Send {
+        request,
+        mark,
+        claim,
+    }
 }
 
 fn close(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
@@ -442,7 +462,11 @@ fn close(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
         };
         request.headers.retain(|(name, _)| *name != "Stream-Closed");
         request.headers.push(("Stream-Closed", "true".to_owned()));
-        return Next::Send { request, mark, claim };
+        return Next::Send {
+            request,
+            mark,
+            claim,
+        };
     }
     let mut request = Request::new("POST");
     request.headers.push(("Stream-Closed", "true".to_owned()));
@@ -483,8 +507,12 @@ fn drawn_claim(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Claim {
 
 fn stamp(request: &mut Request, claim: &Claim) {
     request.headers.push(("Producer-Id", claim.id.clone()));
-    request.headers.push(("Producer-Epoch", claim.epoch.to_string()));
-    request.headers.push(("Producer-Seq", claim.seq.to_string()));
+    request
+        .headers
+        .push(("Producer-Epoch", claim.epoch.to_string()));
+    request
+        .headers
+        .push(("Producer-Seq", claim.seq.to_string()));
 }
 
 fn read(choices: &mut Choices<'_>, scene: &Scene<'_>, live: Option<&str>) -> Request {
@@ -625,7 +653,11 @@ fn malformed(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Request {
 }
 
 /// A body for this kind of stream, often with a mark in it by which it can be found again.
-fn body(choices: &mut Choices<'_>, scene: &Scene<'_>, content: &Content) -> (Bytes, Option<String>) {
+fn body(
+    choices: &mut Choices<'_>,
+    scene: &Scene<'_>,
+    content: &Content,
+) -> (Bytes, Option<String>) {
     let size = if choices.percent(4) {
         choices.boundary(
             scene
@@ -643,7 +675,9 @@ fn body(choices: &mut Choices<'_>, scene: &Scene<'_>, content: &Content) -> (Byt
     match content {
         Content::Messages(_) => {
             let count = choices.magnitude(6);
-            let mut messages: Vec<String> = (0..count).map(|_| filler.json(size / (count + 1))).collect();
+            let mut messages: Vec<String> = (0..count)
+                .map(|_| filler.json(size / (count + 1)))
+                .collect();
             if marked {
                 messages.push(format!("{{\"m\":\"{mark}\"}}"));
             }
@@ -663,7 +697,8 @@ fn body(choices: &mut Choices<'_>, scene: &Scene<'_>, content: &Content) -> (Byt
             } else {
                 filler.bytes(size)
             };
-            // Pieces of a character, and of a line ending, that meet others at the seams of appends.
+            // Pieces of a character, and of a line ending, that meet others at the seams of
+            // appends.
             if *text && choices.added().percent(30) {
                 let ends: [&[u8]; 8] = [
                     b"",
@@ -685,7 +720,10 @@ fn body(choices: &mut Choices<'_>, scene: &Scene<'_>, content: &Content) -> (Byt
                     b"\n",
                     b"\x9f",
                 ];
-                let (begin, end) = (choices.added().one_of(&begins), choices.added().one_of(&ends));
+                let (begin, end) = (
+                    choices.added().one_of(&begins),
+                    choices.added().one_of(&ends),
+                );
                 if choices.added().percent(30) && !(begin.is_empty() && end.is_empty()) {
                     body.clear();
                 }
@@ -764,7 +802,8 @@ pub fn timestamp(at: u64) -> String {
     // The civil calendar, in eras of 400 years that begin on a first of March.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;

@@ -32,7 +32,8 @@ impl Feature {
 /// One way to build the Worker.
 struct Variant {
     feature: Option<Feature>,
-    /// What worker-build fills. A deployment's is the one that wrangler.toml reaches, so that no variant can ever be deployed.
+    /// What worker-build fills. A deployment's is the one that wrangler.toml reaches, so that no
+    /// variant can ever be deployed.
     generated: PathBuf,
     bundle: PathBuf,
 }
@@ -102,7 +103,8 @@ fn compile(project: &Project, variant: &Variant) -> Result<()> {
 
 fn assemble(project: &Project, variant: &Variant) -> Result<()> {
     setup::node_packages(project)?;
-    // Made beside its place and moved there whole: a server that starts meanwhile finds the old bundle or the new one.
+    // Made beside its place and moved there whole: a server that starts meanwhile finds the old
+    // bundle or the new one.
     let fresh = variant.bundle.with_extension("new");
     remove_directory(&fresh)?;
     fs::create_dir_all(&fresh)?;
@@ -129,7 +131,11 @@ fn report(variant: &Variant) -> Result<()> {
     let wasm = fs::metadata(variant.bundle.join(WASM))?.len();
     println!(
         "{}: wasm {} KB, compressed with {MODULE} {} KB",
-        variant.bundle.file_name().unwrap_or_default().to_string_lossy(),
+        variant
+            .bundle
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy(),
         wasm.div_ceil(1000),
         gzip_bytes(&variant.bundle)?.div_ceil(1000),
     );
@@ -170,7 +176,8 @@ impl Sources {
                 .filter_entry(|entry| !(entry.depth() == 1 && entry.file_name() == "build"));
             for entry in entries {
                 let entry = entry?;
-                // A directory changes when a file in it goes; the topmost also when a build writes into it.
+                // A directory changes when a file in it goes; the topmost also when a build writes
+                // into it.
                 if entry.depth() == 0 && entry.file_type().is_dir() {
                     continue;
                 }
@@ -198,7 +205,8 @@ fn has_outputs_since(directory: &Path, time: SystemTime) -> bool {
     })
 }
 
-/// Gives the outputs the time of the sources that they were made from: one that is changed while a build runs is newer.
+/// Gives the outputs the time of the sources that they were made from: one that is changed while a
+/// build runs is newer.
 fn mark_outputs(directory: &Path, time: SystemTime) -> io::Result<()> {
     for file in [MODULE, WASM] {
         File::options()

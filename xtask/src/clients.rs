@@ -15,7 +15,11 @@ const UPSTREAM: &str = "tests/clients/upstream";
 const UPSTREAM_TESTS: [&str; 1] = ["packages/y-durable-streams/test/yjs-conformance.test.ts"];
 
 /// `upstream` is a checkout of the clients' repository, whose own tests run as well.
-pub(crate) fn clients(project: &Project, shell: Shell, upstream: Option<&Path>) -> Result<ExitCode> {
+pub(crate) fn clients(
+    project: &Project,
+    shell: Shell,
+    upstream: Option<&Path>,
+) -> Result<ExitCode> {
     let mut suite = Suite::new(project, "clients", shell)?;
     setup::node_packages_in(project, TESTS)?;
     python_packages(project)?;
@@ -31,7 +35,11 @@ pub(crate) fn clients(project: &Project, shell: Shell, upstream: Option<&Path>) 
 fn python_packages(project: &Project) -> Result<()> {
     let requirements = project.path("tests/clients/python/requirements.txt");
     let client = project.path("tests/clients/python/durable-streams.txt");
-    let wanted = [fs::read_to_string(&requirements)?, fs::read_to_string(&client)?].concat();
+    let wanted = [
+        fs::read_to_string(&requirements)?,
+        fs::read_to_string(&client)?,
+    ]
+    .concat();
     let root = project.path(PYTHON);
     // Written last, so that an installation that was cut short does not count.
     let installed = root.join("installed");
@@ -39,7 +47,9 @@ fn python_packages(project: &Project) -> Result<()> {
         return Ok(());
     }
     if output(project.command("python3").arg("--version")).is_none() {
-        bail!("Python is missing: install version 3.10 or later with its module venv (https://python.org)");
+        bail!(
+            "Python is missing: install version 3.10 or later with its module venv (https://python.org)"
+        );
     }
     println!("installing Python packages into .tools");
     if root.exists() {
@@ -48,7 +58,10 @@ fn python_packages(project: &Project) -> Result<()> {
     let source = root.join("source/packages/client-py");
     fs::create_dir_all(&source)?;
     let environment = root.join("venv");
-    run(project.command("python3").args(["-m", "venv"]).arg(&environment))?;
+    run(project
+        .command("python3")
+        .args(["-m", "venv"])
+        .arg(&environment))?;
     let pip = || {
         let mut command = project.command(environment.join("bin/python"));
         command.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]);

@@ -33,7 +33,9 @@ impl Total {
     }
 
     fn thousandths(&self) -> u64 {
-        (self.covered * 1_000).checked_div(self.all).unwrap_or(1_000)
+        (self.covered * 1_000)
+            .checked_div(self.all)
+            .unwrap_or(1_000)
     }
 
     fn percent(&self) -> String {
@@ -89,7 +91,8 @@ fn measure(project: &Project) -> Result<BTreeMap<String, Regions>> {
     let programs = [test];
     let mapping = CoverageMapping::new(&programs, &profile, false)?;
     let sources = project.path("machine/src");
-    let report = mapping.generate_subreport(|paths| paths.iter().any(|path| path.starts_with(&sources)))?;
+    let report =
+        mapping.generate_subreport(|paths| paths.iter().any(|path| path.starts_with(&sources)))?;
     let mut files = BTreeMap::new();
     for (path, result) in report.files {
         if let Ok(name) = path.strip_prefix(&sources) {
@@ -105,7 +108,13 @@ fn build(project: &Project) -> Result<PathBuf> {
     cargo
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    cargo.args(["--config", "fuzz/coverage.toml", "test", "--quiet", "--no-run"]);
+    cargo.args([
+        "--config",
+        "fuzz/coverage.toml",
+        "test",
+        "--quiet",
+        "--no-run",
+    ]);
     cargo.args(["--package", "fuzz", "--lib", "--message-format", "json"]);
     let output = cargo
         .stderr(Stdio::inherit())
@@ -141,7 +150,9 @@ fn report(project: &Project, files: &BTreeMap<String, Regions>) -> Result<String
             total.percent()
         )?;
     }
-    text.push_str("\n## Where it does not reach\n\nEach line holds a region that is never entered.\n");
+    text.push_str(
+        "\n## Where it does not reach\n\nEach line holds a region that is never entered.\n",
+    );
     for (name, regions) in files {
         let source = fs::read_to_string(project.path("machine/src").join(name))?;
         let lines: Vec<_> = source.lines().collect();

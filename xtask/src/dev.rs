@@ -44,7 +44,8 @@ pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
     let handler = Arc::clone(&interrupted);
     ctrlc::set_handler(move || handler.store(true, Ordering::SeqCst))?;
 
-    // A process group of its own: an interrupt typed in the terminal comes here only, and is passed on once.
+    // A process group of its own: an interrupt typed in the terminal comes here only, and is passed
+    // on once.
     let mut server = project
         .wrangler()
         .args([

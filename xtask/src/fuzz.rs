@@ -150,7 +150,8 @@ pub(crate) fn replay(project: &Project, target: Target, input: &Path) -> Result<
     })
 }
 
-/// Makes the committed corpus the smallest that reaches everything that it and the fuzzers' finds reach.
+/// Makes the committed corpus the smallest that reaches everything that it and the fuzzers' finds
+/// reach.
 pub(crate) fn merge(project: &Project, target: Target) -> Result<ExitCode> {
     let program = build(project, target)?;
     let corpus = target.corpus(project);

@@ -57,7 +57,10 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
             }
             Outcome::Failed { log } => {
                 failed += 1;
-                println!("failed, and this is what it printed:\n\n{}\n", log.trim_end());
+                println!(
+                    "failed, and this is what it printed:\n\n{}\n",
+                    log.trim_end()
+                );
                 print!("{:<23}  ", step.name);
                 format!("failed {time}")
             }
@@ -121,7 +124,12 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         // Every later step builds what the committed lock file names.
         step(
             "lock file",
-            Work::Programs(vec![cargo(&["metadata", "--locked", "--format-version", "1"])]),
+            Work::Programs(vec![cargo(&[
+                "metadata",
+                "--locked",
+                "--format-version",
+                "1",
+            ])]),
         ),
         step(
             "format",
@@ -146,7 +154,10 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         step("documentation", Work::Programs(vec![documentation])),
         step("unit tests", Work::Programs(unit_tests(project))),
         step("corpora", Work::Telling(own(&["coverage"]))),
-        step("simulate", Work::Telling(simulator(&["run", "--minutes", "1"]))),
+        step(
+            "simulate",
+            Work::Telling(simulator(&["run", "--minutes", "1"])),
+        ),
         step("simulator is sound", Work::Telling(simulator(&["meta"]))),
         step(
             "planted faults stand",
@@ -177,7 +188,10 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         step("deploy dry run", Work::Programs(vec![dry_run])),
         step("size", Work::SizeLimit),
         step("conformance", Work::Telling(own(&["conformance"]))),
-        step("conformance cold", Work::Telling(own(&["conformance", "--cold"]))),
+        step(
+            "conformance cold",
+            Work::Telling(own(&["conformance", "--cold"])),
+        ),
         step("implementation", Work::Telling(own(&["implementation"]))),
         step(
             "conformance server",

@@ -95,7 +95,8 @@ enum Command {
         /// Measure this server instead of starting one
         #[arg(long, env = "PERF_BASE_URL")]
         url: Option<String>,
-        /// Measure the server for one machine beside others of the same protocol, which are installed for it
+        /// Measure the server for one machine beside others of the same protocol, which are
+        /// installed for it
         #[arg(long, conflicts_with = "url")]
         peers: bool,
         /// How often each of them has its turn
@@ -110,11 +111,13 @@ enum Command {
         /// Run this input alone
         #[arg(long, conflicts_with = "minutes")]
         input: Option<PathBuf>,
-        /// Instead of looking for more, add what was learned to the committed corpus, and make that small
+        /// Instead of looking for more, add what was learned to the committed corpus, and make that
+        /// small
         #[arg(long, conflicts_with_all = ["minutes", "input"])]
         merge: bool,
     },
-    /// Tell which regions of the machine the replay of the corpora reaches, and fail when it is too few
+    /// Tell which regions of the machine the replay of the corpora reaches, and fail when it is too
+    /// few
     Coverage {
         /// Write the report that is committed
         #[arg(long)]
@@ -148,10 +151,14 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         Command::Implementation { shell, url, files } => {
             suite::implementation(project, shell, foreign(url), &files)
         }
-        Command::Clients { shell, upstream } => clients::clients(project, shell, upstream.as_deref()),
+        Command::Clients { shell, upstream } => {
+            clients::clients(project, shell, upstream.as_deref())
+        }
         Command::Fidelity => suite::fidelity(project),
         Command::Perf {
-            peers: true, rounds, ..
+            peers: true,
+            rounds,
+            ..
         } => peers::compare(project, rounds),
         Command::Perf { url, .. } => suite::perf(project, foreign(url)),
         Command::Fuzz {

@@ -1,4 +1,5 @@
-//! `perf --peers`: the server for one machine beside others of the same protocol, which are installed as their registries have them.
+//! `perf --peers`: the server for one machine beside others of the same protocol, which are
+//! installed as their registries have them.
 
 use crate::project::{Project, output, run};
 use crate::{server, setup};
@@ -80,7 +81,10 @@ fn install(project: &Project) -> Result<()> {
             .arg(root))?;
     }
     for (name, version) in &peers.packages {
-        let root = project.path(format!(".tools/{}-{version}", name.replace(['@', '/'], "_")));
+        let root = project.path(format!(
+            ".tools/{}-{version}",
+            name.replace(['@', '/'], "_")
+        ));
         // npm writes this file last.
         if root.join("node_modules/.package-lock.json").exists() {
             continue;

@@ -11,9 +11,10 @@ pub(crate) struct Project {
 
 impl Project {
     pub(crate) fn locate() -> Result<Self> {
-        // Cargo tells a program that it runs where its crate lies; two checkouts can share one target directory.
-        let manifest =
-            std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        // Cargo tells a program that it runs where its crate lies; two checkouts can share one
+        // target directory.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+            .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let root = Path::new(&manifest)
             .parent()
             .context("the commands' crate lies in no directory")?;
@@ -74,7 +75,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// What a command prints on its standard output, or nothing when it cannot be run.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     output
         .status
         .success()
@@ -85,5 +90,8 @@ fn name(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let words = std::iter::once(program.file_name().unwrap_or_else(|| command.get_program()))
         .chain(command.get_args().take(3));
-    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    words
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -1,4 +1,5 @@
-//! The build of the server for one machine, into directories of its own: a variant does not take the place of the other.
+//! The build of the server for one machine, into directories of its own: a variant does not take
+//! the place of the other.
 
 use crate::bundle::Feature;
 use crate::project::{Project, run};

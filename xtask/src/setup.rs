@@ -29,7 +29,8 @@ pub(crate) fn all(project: &Project) -> Result<()> {
 
 pub(crate) fn build_tools(project: &Project) -> Result<BuildTools> {
     wasm_target(project)?;
-    // Each tool has to be of the same version as the crate it works for, and Cargo.lock says which that is.
+    // Each tool has to be of the same version as the crate it works for, and Cargo.lock says which
+    // that is.
     let lock: toml::Table = fs::read_to_string(project.path("Cargo.lock"))?
         .parse()
         .context("Cargo.lock")?;
@@ -64,7 +65,8 @@ pub(crate) fn node_packages_in(project: &Project, directory: &str) -> Result<()>
         return Ok(());
     }
     println!("installing npm packages");
-    // The packages' own install scripts only look for other ways to get what npm has just put there.
+    // The packages' own install scripts only look for other ways to get what npm has just put
+    // there.
     run(project.command("npm").current_dir(&directory).args([
         "ci",
         "--ignore-scripts",
@@ -73,7 +75,8 @@ pub(crate) fn node_packages_in(project: &Project, directory: &str) -> Result<()>
     ]))
 }
 
-/// Chromium, in which tests look at the server as a web page does. `CHROMIUM` names another one than Debian's.
+/// Chromium, in which tests look at the server as a web page does. `CHROMIUM` names another one
+/// than Debian's.
 pub(crate) fn chromium(project: &Project) -> Result<()> {
     if std::env::var_os("CHROMIUM").is_some() || Path::new(CHROMIUM).exists() {
         return Ok(());
@@ -106,7 +109,9 @@ fn node(project: &Project) -> Result<()> {
     match node_major(&version) {
         Some(major) if major >= NODE_MAJOR_MIN => Ok(()),
         Some(_) | None => {
-            bail!("Node {version} is too old: install version {NODE_MAJOR_MIN} or later (https://nodejs.org)")
+            bail!(
+                "Node {version} is too old: install version {NODE_MAJOR_MIN} or later (https://nodejs.org)"
+            )
         }
     }
 }
@@ -116,17 +121,19 @@ fn node_major(version: &str) -> Option<u32> {
 }
 
 fn wasm_target(project: &Project) -> Result<()> {
-    let libraries =
-        output(
-            project
-                .command("rustc")
-                .args(["--print", "target-libdir", "--target", WASM_TARGET]),
-        );
+    let libraries = output(project.command("rustc").args([
+        "--print",
+        "target-libdir",
+        "--target",
+        WASM_TARGET,
+    ]));
     if libraries.is_some_and(|directory| Path::new(&directory).is_dir()) {
         return Ok(());
     }
     println!("adding the target {WASM_TARGET}");
-    run(project.command("rustup").args(["target", "add", WASM_TARGET]))
+    run(project
+        .command("rustup")
+        .args(["target", "add", WASM_TARGET]))
 }
 
 /// The program in the wanted version: the one on the search path, or the one in the user's cache,
@@ -180,7 +187,9 @@ fn locked_version<'a>(lock: &'a toml::Table, name: &str) -> Result<&'a str> {
 }
 
 fn modified(path: &Path) -> Option<std::time::SystemTime> {
-    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+    fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .ok()
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-/// The groups of the conformance suite on what the server does not have yet. The one on subscriptions is behind an option of the
-/// suite's own, which tests/conformance reads from the environment.
+/// The groups of the conformance suite on what the server does not have yet. The one on
+/// subscriptions is behind an option of the suite's own, which tests/conformance reads from the
+/// environment.
 const NOT_YET: &str = "^(?!Fork)";
 
 /// What is tested.
@@ -131,7 +132,11 @@ impl Suite {
         let report = project.path(format!("target/reports/{name}-{}.json", shell.name()));
         let mut command = project.command(project.npm_program("vitest"));
         command
-            .args(["run", "--config", &format!("tests/{name}/vitest.config.mjs")])
+            .args([
+                "run",
+                "--config",
+                &format!("tests/{name}/vitest.config.mjs"),
+            ])
             .args(["--reporter=default", "--reporter=json"])
             .arg(format!("--outputFile.json={}", report.display()))
             .env("TEST_SHELL", shell.name());
@@ -158,9 +163,10 @@ impl Suite {
             fs::remove_file(&report)?;
         }
         let status = self.command.status().context("cannot start vitest")?;
-        let text =
-            fs::read_to_string(&report).with_context(|| format!("{} did not run to its end", self.name))?;
-        let counts = Counts::read(&serde_json::from_str(&text)?).context("vitest's report has no counts")?;
+        let text = fs::read_to_string(&report)
+            .with_context(|| format!("{} did not run to its end", self.name))?;
+        let counts =
+            Counts::read(&serde_json::from_str(&text)?).context("vitest's report has no counts")?;
         let passed = status.success() && counts.failed == 0 && counts.passed > 0;
         if !passed && counts.failed == 0 {
             println!(

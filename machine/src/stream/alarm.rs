@@ -1,16 +1,21 @@
 //! The alarm: one for all reasons, derived from the state after every step.
 
 use super::{Stream, Unsaved};
-use crate::rows::{Rows, Unreadable};
+use crate::rows::{Rows, StorageError};
 use crate::{Millis, Turn};
 
 impl Stream {
     /// The alarm has come; another is set where one is still needed.
-    pub(super) fn alarm(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
-        self.alarm_came = self.alarm_at.take();
+    pub(super) fn alarm(
+        &mut self,
+        now: Millis,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<(), StorageError> {
+        self.fired_at = self.alarm_at.take();
         self.expire_if_due(now, rows, turn)?;
-        match &mut self.life {
-            Some(life) => life.seal_if_full(now, &self.limits, rows, turn),
+        match &mut self.state {
+            Some(state) => state.seal_if_full(now, &self.limits, rows, turn),
             None => Ok(()),
         }
     }
@@ -18,44 +23,51 @@ impl Stream {
     /// When something is to be done without being asked to.
     fn wanted_at(&mut self, now: Millis) -> Option<Millis> {
         let limits = &self.limits;
-        let life = self.life.as_mut().and_then(|life| {
-            // A table that is new will want it as soon as there is something in it; now it costs nothing.
-            let opens = core::mem::take(&mut life.opens) && life.head.writable && limits.cold;
+        let state = self.state.as_mut().and_then(|state| {
+            // A table that is new will want it as soon as there is something in it; now it costs
+            // nothing.
+            let opens = core::mem::take(&mut state.opens) && state.row.writable && limits.cold;
             let age = opens.then(|| now.plus(limits.segment_age_ms_max));
-            let times = [life.expiry_at(limits), life.seal_or_store_at(limits), age];
+            let times = [state.expiry_at(limits), state.seal_or_store_at(limits), age];
             times.into_iter().flatten().min()
         });
-        [life, self.chores.wanted_at(limits)].into_iter().flatten().min()
+        [state, self.outbox.wanted_at(limits)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Sets the alarm when none is set, when it must come earlier, or when it seems to be lost. Never moves it later: an
-    /// alarm that comes early finds nothing due and is set anew.
-    pub(super) fn arm(&mut self, now: Millis, turn: &mut Turn) {
+    /// Sets the alarm when none is set, when it must come earlier, or when it seems to be lost.
+    /// Never moves it later: an alarm that comes early finds nothing due and is set anew.
+    pub(super) fn schedule_alarm(&mut self, now: Millis, turn: &mut Turn) {
         let wanted = self.wanted_at(now);
-        let came = self.alarm_came.take();
+        let came = self.fired_at.take();
         let is_told = core::mem::take(&mut self.is_told);
         match wanted {
             // It was set in case that a message is lost, and would find nothing to do.
-            None if self.alarm_at.is_some() && (self.life.is_none() || is_told) => {
+            None if self.alarm_at.is_some() && (self.state.is_none() || is_told) => {
                 self.alarm_at = None;
                 turn.alarm = Some(None);
             }
             None => {}
             Some(wanted) => self.arm_for(wanted, came, now, turn),
         }
-        if let Some(life) = &mut self.life
-            && (life.head.alarm_at != self.alarm_at || life.unsaved == Unsaved::New)
+        if let Some(state) = &mut self.state
+            && (state.row.alarm_at != self.alarm_at || state.unsaved == Unsaved::New)
         {
-            life.head.alarm_at = self.alarm_at;
-            life.save();
+            state.row.alarm_at = self.alarm_at;
+            state.save();
         }
     }
 
     fn arm_for(&mut self, wanted: Millis, came: Option<Millis>, now: Millis, turn: &mut Turn) {
         let limits = &self.limits;
-        let set = self.alarm_at.filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        // An alarm that came was due by the platform's clock, which may be ahead of ours by so much. What we would set no later
-        // has passed there, and would come at once, over and over. One that came long before its time tells nothing.
+        let set = self
+            .alarm_at
+            .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
+        // An alarm that came was due by the platform's clock, which may be ahead of ours by so
+        // much. What we would set no later has passed there, and would come at once, over and over.
+        // One that came long before its time tells nothing.
         let ahead = now.plus(limits.clock_skew_ms_max);
         let came = came.filter(|came| wanted <= *came && *came <= ahead);
         let passed = came.map_or(now, |came| came.max(now));

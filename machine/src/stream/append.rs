@@ -5,14 +5,14 @@ use core::ops::Range;
 use bytes::Bytes;
 
 use super::producer::{self, Admission};
-use super::{Life, Stop, Stream};
+use super::{StepError, Stream, StreamState};
 use crate::frames::Frames;
 use crate::plan::FRAME_OVERHEAD;
-use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Rows, Write, WriterMark};
+use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Rows, Write, WriterColumns};
 use crate::wire::request::Append;
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type, json};
-use crate::{Answer, Limits, Live, Millis, Refusal, Turn};
+use crate::{Answer, Broadcast, Limits, Millis, Refusal, Turn};
 
 /// A row's payload before it has a place.
 struct Draft {
@@ -36,42 +36,50 @@ impl Stream {
         append: Append,
         rows: &impl Rows,
         turn: &mut Turn,
-    ) -> Result<Answer, Stop> {
-        let (life, limits) = self.life_in_use(now)?;
-        if life.is_closed() {
-            return life.append_to_closed(&append);
+    ) -> Result<Answer, StepError> {
+        let (state, limits) = self.life_in_use(now)?;
+        if state.is_closed() {
+            return state.append_to_closed(&append);
         }
         // The order of conflicts is the protocol's (5.2): closed, content type, sequence.
-        if let Some(content_type) = append.content_type.as_deref().filter(|_| !append.body.is_empty())
-            && !content_type::matches(content_type, &life.head.content_type)
+        if let Some(content_type) = append
+            .content_type
+            .as_deref()
+            .filter(|_| !append.body.is_empty())
+            && !content_type::matches(content_type, &state.row.content_type)
         {
             return Err(Refusal::ContentTypeMismatch {
-                expected: life.head.content_type.clone(),
+                expected: state.row.content_type.clone(),
             }
             .into());
         }
-        let tail = life.tail();
+        let tail = state.tail();
         if let Some(stamp) = &append.producer
-            && let Admission::Duplicate(last) = producer::admit(stamp, life.last_word(&stamp.id, rows)?)?
+            && let Admission::Duplicate(last) =
+                producer::admit(stamp, state.last_word(&stamp.id, rows)?)?
         {
-            return Ok(Answer::uncached(204).at(tail).producer(last.epoch, last.seq));
+            return Ok(Answer::uncached(204)
+                .at(tail)
+                .producer(last.epoch, last.seq));
         }
-        // Not before it is known that this is no retry: what a retry demands held when it was first sent.
-        life.meets(&append.preconditions)?;
-        life.ends_at(append.expected_offset)?;
+        // Not before it is known that this is no retry: what a retry demands held when it was first
+        // sent.
+        state.meets(&append.preconditions)?;
+        state.ends_at(append.expected_offset)?;
         if append.stream_seq.is_some() {
-            life.writers(rows)?
+            state
+                .producers(rows)?
                 .admit_stream_seq(append.stream_seq.as_deref(), tail)?;
         }
         let from = tail;
         let mut pushed = None;
-        let stands_alone = life.format != Format::Text || life.ending.divides(&append.body);
+        let stands_alone = state.format != Format::Text || state.ending.divides(&append.body);
         if !append.body.is_empty() {
-            let records = life
+            let records = state
                 .records(&append.body, limits)?
                 .filter(|records| !records.is_empty());
             let records = records.ok_or(Refusal::Malformed("an empty array appends nothing"))?;
-            pushed = life.push(
+            pushed = state.push(
                 now,
                 records,
                 append.producer.clone(),
@@ -79,31 +87,39 @@ impl Stream {
                 limits,
                 turn,
             );
-            life.ending = Ending::after(life.ending, &append.body);
+            state.ending = Ending::after(state.ending, &append.body);
         }
         if append.close {
-            life.close(append.producer.clone());
+            state.close(append.producer.clone());
         }
-        life.seal_if_full(now, limits, rows, turn)?;
-        let live = life.live(from, pushed);
-        let live = Live { stands_alone, ..live };
-        turn.live = Some(live.told_at(now, life.is_closed(), limits));
-        // An append by a producer answers 200 so that it can be told from a duplicate (protocol 5.2.1).
+        state.seal_if_full(now, limits, rows, turn)?;
+        let live = state.live(from, pushed);
+        let live = Broadcast {
+            stands_alone,
+            ..live
+        };
+        turn.broadcast = Some(live.told_at(now, state.is_closed(), limits));
+        // An append by a producer answers 200 so that it can be told from a duplicate (protocol
+        // 5.2.1).
         let status = if append.producer.is_some() && !append.body.is_empty() {
             200
         } else {
             204
         };
         Ok(Answer::uncached(status)
-            .at(life.tail())
-            .closed(life.is_closed())
+            .at(state.tail())
+            .closed(state.is_closed())
             .stamped(append.producer.as_ref()))
     }
 }
 
-impl Life {
+impl StreamState {
     /// Cuts a body into records; `None` for no body.
-    pub(super) fn records(&self, body: &Bytes, limits: &Limits) -> Result<Option<Records>, Refusal> {
+    pub(super) fn records(
+        &self,
+        body: &Bytes,
+        limits: &Limits,
+    ) -> Result<Option<Records>, Refusal> {
         if body.is_empty() {
             return Ok(None);
         }
@@ -114,7 +130,8 @@ impl Life {
         Ok(Some(Records(drafts)))
     }
 
-    /// Writes the records at the tail. Returns their frames when readers at the tail are to be handed them.
+    /// Writes the records at the tail. Returns their frames when readers at the tail are to be
+    /// handed them.
     pub(super) fn push(
         &mut self,
         now: Millis,
@@ -141,7 +158,7 @@ impl Life {
                 draft.frames
             };
             turn.writes.push(Write::InsertHot {
-                table: HotTable::of(self.head.segment),
+                table: HotTable::of(self.row.segment),
                 row: HotRow {
                     key,
                     units: draft.units,
@@ -163,8 +180,8 @@ impl Life {
         }
         self.tail.opened_at.get_or_insert(now);
         self.touch_by_row(now);
-        if let Some(writers) = &mut self.writers {
-            writers.record(WriterMark {
+        if let Some(producers) = &mut self.producers {
+            producers.record(WriterColumns {
                 at: now,
                 producer,
                 stream_seq,
@@ -189,7 +206,9 @@ fn draft_messages(body: &Bytes, limits: &Limits) -> Result<Vec<Draft>, Refusal> 
         open: None,
         drafts: Vec::new(),
     };
-    json::messages(body, |message| rows.push(body.slice_ref(message.as_bytes())))?;
+    json::messages(body, |message| {
+        rows.push(body.slice_ref(message.as_bytes()))
+    })?;
     rows.finish();
     Ok(rows.drafts)
 }
@@ -243,7 +262,8 @@ impl MessageRows<'_> {
     }
 }
 
-/// One frame, whose rows are parts of it where it is larger than one, so that rows tell where an append begins and ends.
+/// One frame, whose rows are parts of it where it is larger than one, so that rows tell where an
+/// append begins and ends.
 fn draft_bytes(bytes: &Bytes, limits: &Limits) -> Vec<Draft> {
     let mut drafts = Vec::new();
     spread(bytes, bytes.len() as u64, limits.row_bytes_max, &mut drafts);
@@ -283,10 +303,20 @@ mod tests {
                 row_bytes_max,
                 ..Limits::DEFAULT
             };
-            let messages = ["1", "22", "4444444444444444444444444444444444", "0", "88888888"];
+            let messages = [
+                "1",
+                "22",
+                "4444444444444444444444444444444444",
+                "0",
+                "88888888",
+            ];
             let body = Bytes::from(format!(" [{}\n]", messages.join(" ,\t")));
             let drafts = draft_messages(&body, &limits).expect("the body is JSON");
-            assert!(drafts.iter().all(|draft| draft.frames.bytes() <= row_bytes_max));
+            assert!(
+                drafts
+                    .iter()
+                    .all(|draft| draft.frames.bytes() <= row_bytes_max)
+            );
             assert!(
                 drafts
                     .iter()
@@ -325,7 +355,10 @@ mod tests {
                 assert!(longest <= Some(row_bytes_max.max(FRAME_OVERHEAD + 1)));
                 let mut expected = Vec::new();
                 push_frame(&mut expected, &bytes);
-                let frames: Vec<_> = drafts.iter().flat_map(|draft| draft.frames.make()).collect();
+                let frames: Vec<_> = drafts
+                    .iter()
+                    .flat_map(|draft| draft.frames.make())
+                    .collect();
                 assert_eq!(frames, expected);
             }
         }

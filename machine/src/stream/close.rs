@@ -1,22 +1,31 @@
 //! Closing (protocol 4.1, 5.3): durable, monotonic, idempotent.
 
-use super::{Life, Stop};
+use super::{StepError, StreamState};
 use crate::rows::{Closed, ProducerStamp};
 use crate::wire::request::Append;
 use crate::{Answer, Refusal};
 
-impl Life {
+impl StreamState {
     pub(super) fn close(&mut self, by: Option<ProducerStamp>) {
-        self.head.closed = Some(Closed { by });
+        self.row.closed = Some(Closed { by });
         self.save();
     }
 
-    /// A retry of the request that closed the stream succeeds, and so does closing it again without more; nothing else.
-    pub(super) fn append_to_closed(&self, append: &Append) -> Result<Answer, Stop> {
-        let by = self.head.closed.as_ref().and_then(|closed| closed.by.as_ref());
+    /// A retry of the request that closed the stream succeeds, and so does closing it again without
+    /// more; nothing else.
+    pub(super) fn append_to_closed(&self, append: &Append) -> Result<Answer, StepError> {
+        let by = self
+            .row
+            .closed
+            .as_ref()
+            .and_then(|closed| closed.by.as_ref());
         let is_retry = append.producer.is_some() && append.producer.as_ref() == by;
         let is_close_only = append.close && append.body.is_empty() && append.producer.is_none();
-        if is_close_only && append.expected_offset.is_none_or(|offset| self.is_tail(offset)) {
+        if is_close_only
+            && append
+                .expected_offset
+                .is_none_or(|offset| self.is_tail(offset))
+        {
             self.meets(&append.preconditions)?;
         } else if !is_retry {
             return Err(Refusal::Closed { tail: self.tail() }.into());

@@ -1,7 +1,7 @@
 //! Creation (protocol 5.1): idempotent, with optional content and closure, all in one turn.
 
-use super::chores::Chores;
-use super::{About, Life, Stop, Stream, incarnation, precondition, producer};
+use super::outbox::Outbox;
+use super::{Creation, StepError, Stream, StreamState, incarnation, precondition, producer};
 use crate::rows::{Closed, Expiry, Rows, Write};
 use crate::wire::request::Create;
 use crate::wire::text::Ending;
@@ -15,58 +15,60 @@ impl Stream {
         create: Create,
         rows: &impl Rows,
         turn: &mut Turn,
-    ) -> Result<Answer, Stop> {
-        if let Some(life) = &self.life {
-            life.meets(&create.preconditions)?;
-            return match life.difference(&create) {
-                None => Ok(life.created_answer(200)),
+    ) -> Result<Answer, StepError> {
+        if let Some(state) = &self.state {
+            state.meets(&create.preconditions)?;
+            return match state.difference(&create) {
+                None => Ok(state.created_answer(200)),
                 Some(what) => Err(Refusal::Exists { what }.into()),
             };
         }
         precondition::met_by_none(&create.preconditions)?;
-        let incarnation = incarnation(self.nonce, self.created);
-        let about = About {
+        let incarnation = incarnation(self.instance_seed, self.created);
+        let about = Creation {
             incarnation,
-            version: self.chores.next_version(now),
-            registered: Chores::registers(&create.name, &self.limits),
+            version: self.outbox.next_version(now),
+            registered: Outbox::registers(&create.name, &self.limits),
             name: create.name,
             content_type: create.content_type,
             expiry: create.expiry,
         };
-        let mut life = Life::new(now, about);
+        let mut state = StreamState::new(now, about);
         let producer = create.producer;
         if let Some(stamp) = &producer {
             producer::admit(stamp, None)?;
         }
         // An empty array is a fine beginning, and no message (protocol 9.1.3).
-        let records = life
+        let records = state
             .records(&create.body, &self.limits)?
             .filter(|records| !records.is_empty());
         // Nothing is refused from here on.
         turn.writes.push(Write::CreateTables);
-        self.chores.created(&mut life.head, &self.limits, turn);
+        self.outbox.created(&mut state.row, &self.limits, turn);
         let by = producer.clone();
         if let Some(records) = records {
-            life.push(now, records, producer, None, &self.limits, turn);
-            life.ending = Ending::after(life.ending, &create.body);
+            state.push(now, records, producer, None, &self.limits, turn);
+            state.ending = Ending::after(state.ending, &create.body);
         }
         if create.closed {
-            life.head.closed = Some(Closed { by });
+            state.row.closed = Some(Closed { by });
         }
-        life.seal_if_full(now, &self.limits, rows, turn)?;
-        let answer = life.created_answer(201).with(header::LOCATION, create.location);
+        state.seal_if_full(now, &self.limits, rows, turn)?;
+        let answer = state
+            .created_answer(201)
+            .with(header::LOCATION, create.location);
         self.created += 1;
-        self.life = Some(life);
+        self.state = Some(state);
         Ok(answer)
     }
 }
 
-impl Life {
+impl StreamState {
     /// In what an existing stream differs from the one asked for.
     fn difference(&self, create: &Create) -> Option<&'static str> {
-        if !content_type::matches(&self.head.content_type, &create.content_type) {
+        if !content_type::matches(&self.row.content_type, &create.content_type) {
             Some("content type")
-        } else if !same_expiry(&self.head.expiry, &create.expiry) {
+        } else if !same_expiry(&self.row.expiry, &create.expiry) {
             Some("TTL or expiry")
         } else if self.is_closed() != create.closed {
             Some("closure status")
@@ -77,7 +79,7 @@ impl Life {
 
     fn created_answer(&self, status: u16) -> Answer {
         Answer::uncached(status)
-            .with(header::CONTENT_TYPE, self.head.content_type.clone())
+            .with(header::CONTENT_TYPE, self.row.content_type.clone())
             .at(self.tail())
             .closed(self.is_closed())
     }

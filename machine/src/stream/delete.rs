@@ -1,6 +1,6 @@
 //! Deletion (protocol 5.4): at once and whole.
 
-use super::{Stop, Stream};
+use super::{StepError, Stream};
 use crate::wire::request::Preconditions;
 use crate::{Answer, Millis, Rows, Turn};
 
@@ -11,9 +11,9 @@ impl Stream {
         preconditions: &Preconditions,
         rows: &impl Rows,
         turn: &mut Turn,
-    ) -> Result<Answer, Stop> {
-        let (life, _) = self.life()?;
-        life.meets(preconditions)?;
+    ) -> Result<Answer, StepError> {
+        let (state, _) = self.state()?;
+        state.meets(preconditions)?;
         self.end(now, rows, turn)?;
         Ok(Answer::uncached(204))
     }

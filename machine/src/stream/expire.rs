@@ -1,23 +1,24 @@
 //! Expiry (protocol 5.1): `Stream-TTL` slides with use, `Stream-Expires-At` stands.
 //!
-//! A use is not worth a row. What is stored is a recent use, and a new one is stored only when it lies further ahead of
-//! that than a fraction of the TTL, the *slack*. An instance that wakes assumes that the stream was used until the slack
-//! had run out, so that it never expires early, and late by the slack at most.
+//! A use is not worth a row. What is stored is a recent use, and a new one is stored only when it
+//! lies further ahead of that than a fraction of the TTL, the *slack*. An instance that wakes
+//! assumes that the stream was used until the slack had run out, so that it never expires early,
+//! and late by the slack at most.
 
-use super::{Life, Stop, Stream};
-use crate::rows::{Expiry, Head, HotTable, Incarnation, Rows, Unreadable, Write};
-use crate::{End, Limits, Live, Millis, Turn};
+use super::{StepError, Stream, StreamState};
+use crate::rows::{Expiry, HotTable, Incarnation, Rows, StorageError, StreamRow, Write};
+use crate::{Broadcast, Limits, Millis, StreamEnd, Turn};
 
 /// When the stream was last read or written.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Used {
+pub(super) struct LastUse {
     /// As far as this instance knows; never before the true time.
     last: Millis,
     /// As a new instance would find it.
     stored: Millis,
 }
 
-impl Used {
+impl LastUse {
     pub(super) const fn at(now: Millis) -> Self {
         Self {
             last: now,
@@ -30,9 +31,16 @@ impl Used {
         self.stored
     }
 
-    pub(super) fn recall(now: Millis, head: &Head, last_append: Option<Millis>, limits: &Limits) -> Self {
+    pub(super) fn recall(
+        now: Millis,
+        head: &StreamRow,
+        last_append: Option<Millis>,
+        limits: &Limits,
+    ) -> Self {
         let stored = head.touched_at.max(last_append.unwrap_or_default());
-        let last = stored.plus(slack(&head.expiry, limits)).min(now.max(stored));
+        let last = stored
+            .plus(slack(&head.expiry, limits))
+            .min(now.max(stored));
         Self { last, stored }
     }
 }
@@ -45,10 +53,10 @@ fn slack(expiry: &Expiry, limits: &Limits) -> u64 {
     }
 }
 
-impl Life {
+impl StreamState {
     /// When the stream ends, if nobody uses it again.
     fn deadline(&self) -> Option<Millis> {
-        match &self.head.expiry {
+        match &self.row.expiry {
             Expiry::Never => None,
             Expiry::Sliding { seconds } => Some(self.used.last.plus(seconds.saturating_mul(1_000))),
             Expiry::At { at, .. } => Some(*at),
@@ -62,10 +70,10 @@ impl Life {
     /// Notes a read, or a write that stores nothing.
     pub(super) fn touch(&mut self, now: Millis, limits: &Limits) {
         self.used.last = self.used.last.max(now);
-        if self.used.last > self.used.stored.plus(slack(&self.head.expiry, limits))
-            && let Expiry::Sliding { .. } = self.head.expiry
+        if self.used.last > self.used.stored.plus(slack(&self.row.expiry, limits))
+            && let Expiry::Sliding { .. } = self.row.expiry
         {
-            self.head.touched_at = self.used.last;
+            self.row.touched_at = self.used.last;
             self.used.stored = self.used.last;
             self.save();
         }
@@ -77,31 +85,34 @@ impl Life {
         self.used.stored = self.used.stored.max(now);
     }
 
-    /// When an alarm is to come for it: with the slack, so that whoever wakes finds the stream expired.
+    /// When an alarm is to come for it: with the slack, so that whoever wakes finds the stream
+    /// expired.
     pub(super) fn expiry_at(&self, limits: &Limits) -> Option<Millis> {
-        let wanted = self.deadline()?.plus(slack(&self.head.expiry, limits));
+        let wanted = self.deadline()?.plus(slack(&self.row.expiry, limits));
         (wanted.0 <= limits.alarm_at_max_ms).then_some(wanted)
     }
 }
 
 impl Stream {
-    /// Ends a stream whose time has come, so that whatever follows in this step finds none. A stream with readers at its
-    /// tail is in use (protocol 5.1), unless its end is fixed.
+    /// Ends a stream whose time has come, so that whatever follows in this step finds none. A
+    /// stream with readers at its tail is in use (protocol 5.1), unless its end is fixed.
     pub(super) fn expire_if_due(
         &mut self,
         now: Millis,
         rows: &impl Rows,
         turn: &mut Turn,
-    ) -> Result<(), Unreadable> {
-        let Some(life) = &mut self.life else { return Ok(()) };
-        if !life.is_due(now) {
+    ) -> Result<(), StorageError> {
+        let Some(state) = &mut self.state else {
+            return Ok(());
+        };
+        if !state.is_due(now) {
             return Ok(());
         }
-        let slides = matches!(life.head.expiry, Expiry::Sliding { .. });
-        if slides && rows.attached(life.head.incarnation)? > 0 {
-            life.touch(now, &self.limits);
+        let slides = matches!(state.row.expiry, Expiry::Sliding { .. });
+        if slides && rows.attached(state.row.incarnation)? > 0 {
+            state.touch(now, &self.limits);
             // A TTL of 0 is due even now; its readers keep nothing alive.
-            if !life.is_due(now) {
+            if !state.is_due(now) {
                 return Ok(());
             }
         }
@@ -110,40 +121,52 @@ impl Stream {
 
     /// A reader was there until now. One of a former incarnation has nothing to do with this one.
     pub(super) fn reader_gone(&mut self, now: Millis, incarnation: Incarnation) {
-        if let Some(life) = &mut self.life
-            && life.head.incarnation == incarnation
+        if let Some(state) = &mut self.state
+            && state.row.incarnation == incarnation
         {
-            life.touch(now, &self.limits);
+            state.touch(now, &self.limits);
         }
     }
 
     /// Removes the stream and everything stored of it, and tells its readers.
-    pub(super) fn end(&mut self, now: Millis, rows: &impl Rows, turn: &mut Turn) -> Result<(), Unreadable> {
-        let Some(life) = self.life.take() else {
+    pub(super) fn end(
+        &mut self,
+        now: Millis,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<(), StorageError> {
+        let Some(state) = self.state.take() else {
             return Ok(());
         };
         let mut retried = Vec::new();
-        if life.head.segment > 0 {
+        if state.row.segment > 0 {
             rows.retried_segments(&mut |segment, attempts| retried.push((segment, attempts)))?;
         }
-        self.chores.ended(now, &life.head, &retried, &self.limits, turn);
-        let first = life.unstored.as_ref().map(|unstored| unstored.segment.number);
-        let first = first.unwrap_or(life.head.segment);
-        let tables = first..life.head.segment + u64::from(life.head.writable);
+        self.outbox
+            .ended(now, &state.row, &retried, &self.limits, turn);
+        let first = state
+            .unstored
+            .as_ref()
+            .map(|unstored| unstored.segment.number);
+        let first = first.unwrap_or(state.row.segment);
+        let tables = first..state.row.segment + u64::from(state.row.writable);
         turn.writes
             .extend(tables.map(|segment| Write::DropHot(HotTable::of(segment))));
         turn.writes.push(Write::DropTables);
-        turn.live = Some(Live {
-            end: Some(End::Gone),
-            ..life.live(life.tail(), None)
+        turn.broadcast = Some(Broadcast {
+            end: Some(StreamEnd::Deleted),
+            ..state.live(state.tail(), None)
         });
         Ok(())
     }
 
     /// The stream, noted as used.
-    pub(super) fn life_in_use(&mut self, now: Millis) -> Result<(&mut Life, &Limits), Stop> {
-        let (life, limits) = self.life()?;
-        life.touch(now, limits);
-        Ok((life, limits))
+    pub(super) fn life_in_use(
+        &mut self,
+        now: Millis,
+    ) -> Result<(&mut StreamState, &Limits), StepError> {
+        let (state, limits) = self.state()?;
+        state.touch(now, limits);
+        Ok((state, limits))
     }
 }

@@ -1,41 +1,47 @@
-//! Live reads (protocol 5.7, 5.8): who is behind gets a page, who is at the tail is attached, and each turn tells all who
-//! are attached at once.
+//! Broadcast reads (protocol 5.7, 5.8): who is behind gets a page, who is at the tail is attached,
+//! and each turn tells all who are attached at once.
 
 use bytes::Bytes;
 
-use super::Life;
-use crate::plan::{self, Damaged};
+use super::StreamState;
+use crate::live_reader::{self, Frame};
+use crate::plan::{self, CorruptionError};
 use crate::refusal::Refusal;
-use crate::tail::{self, Frame};
 use crate::wire::answer::Body;
 use crate::wire::entity_tag::{self, Reach};
 use crate::wire::request::Read;
 use crate::wire::{Format, cache, cursor, header};
-use crate::{Answer, Class, End as Ended, Limits, Line, Live, Millis, Offset};
+use crate::{Answer, Broadcast, Class, Limits, Millis, Offset, StreamEnd, Subscriber};
 
-impl Life {
-    /// What a turn tells the readers at the tail; see [`Live::told_at`] for the rest.
-    pub(super) fn live(&self, from: Offset, frames: Option<Bytes>) -> Live {
+impl StreamState {
+    /// What a turn tells the readers at the tail; see [`Broadcast::told_at`] for the rest.
+    pub(super) fn live(&self, from: Offset, frames: Option<Bytes>) -> Broadcast {
         let appended = from != self.tail();
-        Live {
-            incarnation: self.head.incarnation,
+        Broadcast {
+            incarnation: self.row.incarnation,
             from,
             next: self.tail(),
             end: None,
             frames: if appended { frames } else { Some(Bytes::new()) },
             stands_alone: true,
             format: self.format,
-            content_type: self.head.content_type.clone(),
+            content_type: self.row.content_type.clone(),
             cursor: 0,
         }
     }
 
     /// The answer to a reader at the tail of an open stream.
-    pub(super) fn attach(&self, class: Class, now: Millis, read: &Read, limits: &Limits) -> Line {
+    pub(super) fn attach(
+        &self,
+        class: Class,
+        now: Millis,
+        read: &Read,
+        limits: &Limits,
+    ) -> Subscriber {
         let cursor = self.cursor(now, read, limits);
         let head = self.line_head(class, self.tail(), cursor, limits);
         let cache_control = cache::long_poll(read.cache_mode, limits).into_owned();
-        let head = tail::Head {
+        let head = live_reader::LiveHead {
             attached: true,
             up_to_date: true,
             cache_control,
@@ -48,19 +54,25 @@ impl Life {
                 .up_to_date(true)
                 .cursor(cursor),
         };
-        Line {
+        Subscriber {
             class,
-            incarnation: self.head.incarnation,
+            incarnation: self.row.incarnation,
             answer: answer.with(header::LINE, head.to_header()),
             head,
         }
     }
 
     /// The head of an event stream, and what its reader's side needs to know to go on from `next`.
-    pub(super) fn event_page(&self, next: Offset, now: Millis, read: &Read, limits: &Limits) -> Answer {
+    pub(super) fn event_page(
+        &self,
+        next: Offset,
+        now: Millis,
+        read: &Read,
+        limits: &Limits,
+    ) -> Answer {
         let up_to_date = next == self.tail();
         let head = self.line_head(Class::Sse, next, self.cursor(now, read, limits), limits);
-        let head = tail::Head {
+        let head = live_reader::LiveHead {
             up_to_date,
             closed: up_to_date && self.is_closed(),
             ..head
@@ -69,7 +81,7 @@ impl Life {
     }
 
     pub(super) fn cursor(&self, now: Millis, read: &Read, limits: &Limits) -> u64 {
-        cursor::next(now, read.cursor, self.head.incarnation.0, limits)
+        cursor::next(now, read.cursor, self.row.incarnation.0, limits)
     }
 
     fn event_stream(&self) -> Answer {
@@ -83,10 +95,16 @@ impl Life {
         }
     }
 
-    fn line_head(&self, class: Class, next: Offset, cursor: u64, limits: &Limits) -> tail::Head {
-        tail::Head {
+    fn line_head(
+        &self,
+        class: Class,
+        next: Offset,
+        cursor: u64,
+        limits: &Limits,
+    ) -> live_reader::LiveHead {
+        live_reader::LiveHead {
             class,
-            incarnation: self.head.incarnation.to_string(),
+            incarnation: self.row.incarnation.to_string(),
             attached: false,
             next,
             cursor,
@@ -104,18 +122,18 @@ impl Life {
     }
 }
 
-impl Live {
+impl Broadcast {
     pub(super) fn told_at(self, now: Millis, closed: bool, limits: &Limits) -> Self {
         Self {
-            end: closed.then_some(Ended::Closed),
+            end: closed.then_some(StreamEnd::Closed),
             cursor: cursor::interval(now, limits),
             ..self
         }
     }
 }
 
-/// See [`Live::message`].
-pub(crate) fn message(live: &Live, class: Class) -> Result<Vec<u8>, Damaged> {
+/// See [`Broadcast::message`].
+pub(crate) fn message(live: &Broadcast, class: Class) -> Result<Vec<u8>, CorruptionError> {
     let frame = Frame {
         from: live.from,
         next: live.next,
@@ -155,9 +173,9 @@ pub(crate) fn message(live: &Live, class: Class) -> Result<Vec<u8>, Damaged> {
 }
 
 /// The answer that a waiting long-poll gets.
-fn long_poll_answer(live: &Live, frames: &[u8]) -> Result<Answer, Damaged> {
-    let closed = live.end == Some(Ended::Closed);
-    if live.end == Some(Ended::Gone) {
+fn long_poll_answer(live: &Broadcast, frames: &[u8]) -> Result<Answer, CorruptionError> {
+    let closed = live.end == Some(StreamEnd::Closed);
+    if live.end == Some(StreamEnd::Deleted) {
         return Ok(Answer::refusal(&Refusal::StreamNotFound));
     }
     if frames.is_empty() {

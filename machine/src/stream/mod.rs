@@ -2,60 +2,64 @@
 
 mod alarm;
 mod append;
-mod chores;
 mod close;
 mod create;
 mod delete;
 mod expire;
 pub(crate) mod live;
 mod metadata;
+mod outbox;
 mod precondition;
 mod producer;
 mod read;
 mod seal;
 
-use crate::rows::{Expiry, Head, HotTable, Incarnation, RowKey, Rows, Unreadable, Untold, Write};
-use crate::wire::cursor::mix;
+use crate::rows::{
+    Expiry, HotTable, Incarnation, RowKey, Rows, StorageError, StreamRow, Unannounced, Write,
+};
+use crate::wire::cursor::splitmix64;
 use crate::wire::request::Call;
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type};
-use crate::{Answer, CallId, Gated, Input, Limits, Line, Millis, Offset, Refusal, Turn};
+use crate::{Answer, CallId, Effect, Input, Limits, Millis, Offset, Refusal, Subscriber, Turn};
 
-/// An instance of a stream: what it remembers beyond its rows, all of which a new instance can find again.
+/// An instance of a stream: what it remembers beyond its rows, all of which a new instance can find
+/// again.
 #[derive(Clone, Debug)]
 pub struct Stream {
     limits: Limits,
     /// This instance's share of entropy, from the shell.
-    nonce: u64,
+    instance_seed: u64,
     /// How many streams this instance has created, so that each gets an incarnation of its own.
     created: u64,
     /// What the alarm was last set to, as far as this instance knows.
     alarm_at: Option<Millis>,
     /// For when the alarm was set that this step is about.
-    alarm_came: Option<Millis>,
-    chores: chores::Chores,
+    fired_at: Option<Millis>,
+    outbox: outbox::Outbox,
     /// Whether something that remained to be done was done in this step.
     is_told: bool,
-    life: Option<Life>,
+    state: Option<StreamState>,
 }
 
 /// A stream that exists.
 #[derive(Clone, Debug)]
-struct Life {
-    head: Head,
+struct StreamState {
+    row: StreamRow,
     format: Format,
-    tail: Tail,
-    used: expire::Used,
+    tail: OpenSegment,
+    used: expire::LastUse,
     /// How its text ends, where it is text.
     ending: Ending,
     /// Units of the last sealed segment.
     sealed_units: u64,
-    /// The oldest of the sealed segments that are not in the cold tier yet. They are stored one after the other.
+    /// The oldest of the sealed segments that are not in the cold tier yet. They are stored one
+    /// after the other.
     unstored: Option<seal::Unstored>,
     /// Whether a segment was opened in this turn.
     opens: bool,
     /// Read from the rows by the first append that needs it.
-    writers: Option<producer::Writers>,
+    producers: Option<producer::Producers>,
     /// What this turn must do to the head row.
     unsaved: Unsaved,
 }
@@ -69,7 +73,7 @@ enum Unsaved {
 
 /// The end of the open segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tail {
+struct OpenSegment {
     position: u64,
     /// Framed bytes in the segment.
     bytes: u64,
@@ -78,7 +82,7 @@ struct Tail {
 }
 
 /// What a stream is from its creation on.
-struct About {
+struct Creation {
     incarnation: Incarnation,
     name: String,
     version: u64,
@@ -88,155 +92,183 @@ struct About {
 }
 
 /// How a call ends when it is not refused.
-enum Reply {
+enum Response {
     Answer(Answer),
-    Attach(Line),
+    Attach(Subscriber),
 }
 
 /// Why a call ends early.
-enum Stop {
+enum StepError {
     Refused(Refusal),
-    Unreadable(Unreadable),
+    StorageError(StorageError),
 }
 
-impl From<Refusal> for Stop {
+impl From<Refusal> for StepError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-impl From<Unreadable> for Stop {
-    fn from(unreadable: Unreadable) -> Self {
-        Self::Unreadable(unreadable)
+impl From<StorageError> for StepError {
+    fn from(unreadable: StorageError) -> Self {
+        Self::StorageError(unreadable)
     }
 }
 
 /// What a call is told.
-fn gated(call: CallId, reply: Result<Reply, Stop>, bodiless: bool) -> Result<Gated, Unreadable> {
+fn effect_of(
+    call: CallId,
+    reply: Result<Response, StepError>,
+    bodiless: bool,
+) -> Result<Effect, StorageError> {
     Ok(match reply {
-        Ok(Reply::Answer(answer)) => Gated::Answer { call, answer },
-        Ok(Reply::Attach(line)) => Gated::Attach { call, line },
-        Err(Stop::Refused(refusal)) => {
+        Ok(Response::Answer(answer)) => Effect::Answer { call, answer },
+        Ok(Response::Attach(line)) => Effect::Attach { call, line },
+        Err(StepError::Refused(refusal)) => {
             let answer = Answer::refusal(&refusal);
-            let answer = if bodiless { answer.without_body() } else { answer };
-            Gated::Answer { call, answer }
+            let answer = if bodiless {
+                answer.without_body()
+            } else {
+                answer
+            };
+            Effect::Answer { call, answer }
         }
-        Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
+        Err(StepError::StorageError(unreadable)) => return Err(unreadable),
     })
 }
 
 impl Stream {
-    /// What has to be written before an instance is woken over rows of an earlier version: nothing, but once.
+    /// What has to be written before an instance is woken over rows of an earlier version: nothing,
+    /// but once.
     ///
     /// # Errors
     /// When the rows cannot be read.
-    pub fn upgrade(now: Millis, rows: &impl Rows) -> Result<Option<Write>, Unreadable> {
+    pub fn upgrade(now: Millis, rows: &impl Rows) -> Result<Option<Write>, StorageError> {
         Ok(rows.former()?.map(|former| Write::Upgrade { former, now }))
     }
 
-    /// A new instance over stored rows. `nonce` must differ from instance to instance.
+    /// A new instance over stored rows. `instance_seed` must differ from instance to instance.
     ///
     /// # Errors
     /// When the rows cannot be read.
-    pub fn wake(now: Millis, rows: &impl Rows, limits: &Limits, nonce: u64) -> Result<Self, Unreadable> {
-        let life = match rows.head()? {
+    pub fn wake(
+        now: Millis,
+        rows: &impl Rows,
+        limits: &Limits,
+        instance_seed: u64,
+    ) -> Result<Self, StorageError> {
+        let state = match rows.head()? {
             None => None,
-            Some(head) => Some(Life::recall(now, head, rows, limits, nonce)?),
+            Some(head) => Some(StreamState::recall(now, head, rows, limits, instance_seed)?),
         };
         Ok(Self {
-            alarm_at: life.as_ref().and_then(|life| life.head.alarm_at),
-            alarm_came: None,
-            chores: chores::Chores::recall(life.as_ref().map(|life| &life.head), rows)?,
+            alarm_at: state.as_ref().and_then(|state| state.row.alarm_at),
+            fired_at: None,
+            outbox: outbox::Outbox::recall(state.as_ref().map(|state| &state.row), rows)?,
             is_told: false,
             limits: limits.clone(),
-            nonce,
+            instance_seed,
             created: 0,
-            life,
+            state,
         })
     }
 
     /// Takes one input and says in `turn` what is to be done.
     ///
     /// # Errors
-    /// When the rows cannot be read. The step is void then: the instance must be dropped and its turn with it.
+    /// When the rows cannot be read. The step is void then: the instance must be dropped and its
+    /// turn with it.
     pub fn step(
         &mut self,
         now: Millis,
         input: Input,
         rows: &impl Rows,
         turn: &mut Turn,
-    ) -> Result<(), Unreadable> {
+    ) -> Result<(), StorageError> {
         match input {
             Input::Call { id, call } => {
                 self.expire_if_due(now, rows, turn)?;
                 let bodiless = call == Call::Metadata;
                 let reply = self.call(now, call, rows, turn);
-                turn.gated.push(gated(id, reply, bodiless)?);
+                turn.after_commit.push(effect_of(id, reply, bodiless)?);
             }
             Input::Continue { id, rest } => {
                 self.expire_if_due(now, rows, turn)?;
                 let reply = self.read_on(now, rest, rows);
-                turn.gated.push(gated(id, reply, false)?);
+                turn.after_commit.push(effect_of(id, reply, false)?);
             }
-            Input::Gone { incarnation } => self.reader_gone(now, incarnation),
+            Input::SubscriberLeft { incarnation } => self.reader_gone(now, incarnation),
             Input::Alarm => self.alarm(now, rows, turn)?,
-            Input::Stored { id, receipt } => self.stored(now, id, receipt, rows, turn)?,
-            Input::Collected { flight, done } => self.collected(now, flight, done, turn),
-            Input::Replied { flight, reply } => self.replied(now, flight, reply, turn),
+            Input::PutFinished { id, receipt } => self.stored(now, id, receipt, rows, turn)?,
+            Input::CollectFinished { effect, done } => self.collected(now, effect, done, turn),
+            Input::SendFinished { effect, reply } => self.replied(now, effect, reply, turn),
         }
         self.settle(now, turn);
         Ok(())
     }
 
-    /// How many producers this instance holds in memory: no more than there are rows in the open segment.
+    /// How many producers this instance holds in memory: no more than there are rows in the open
+    /// segment.
     #[must_use]
     pub fn producers_in_memory(&self) -> u64 {
-        let writers = self.life.as_ref().and_then(|life| life.writers.as_ref());
-        writers.map_or(0, producer::Writers::producers)
+        let producers = self
+            .state
+            .as_ref()
+            .and_then(|state| state.producers.as_ref());
+        producers.map_or(0, producer::Producers::producers)
     }
 
-    fn call(&mut self, now: Millis, call: Call, rows: &impl Rows, turn: &mut Turn) -> Result<Reply, Stop> {
+    fn call(
+        &mut self,
+        now: Millis,
+        call: Call,
+        rows: &impl Rows,
+        turn: &mut Turn,
+    ) -> Result<Response, StepError> {
         match call {
-            Call::Create(create) => self.create(now, create, rows, turn).map(Reply::Answer),
-            Call::Append(append) => self.append(now, append, rows, turn).map(Reply::Answer),
-            Call::Metadata => self.metadata().map(Reply::Answer),
+            Call::Create(create) => self.create(now, create, rows, turn).map(Response::Answer),
+            Call::Append(append) => self.append(now, append, rows, turn).map(Response::Answer),
+            Call::Metadata => self.metadata().map(Response::Answer),
             Call::Read(read) => self.read(now, read, rows),
-            Call::Delete(preconditions) => self.delete(now, &preconditions, rows, turn).map(Reply::Answer),
+            Call::Delete(preconditions) => self
+                .delete(now, &preconditions, rows, turn)
+                .map(Response::Answer),
         }
     }
 
-    /// The last act of every step: what is due is begun, the alarm follows from the state, and the head row is written at most
-    /// once.
+    /// The last act of every step: what is due is begun, the alarm follows from the state, and the
+    /// head row is written at most once.
     fn settle(&mut self, now: Millis, turn: &mut Turn) {
-        if let Some(life) = &mut self.life {
-            life.store(now, &self.limits, turn);
+        if let Some(state) = &mut self.state {
+            state.store(now, &self.limits, turn);
         }
-        self.chores.work(now, self.nonce, &self.limits, turn);
-        self.arm(now, turn);
-        let Some(life) = &mut self.life else {
-            self.chores.tidy(turn);
+        self.outbox
+            .work(now, self.instance_seed, &self.limits, turn);
+        self.schedule_alarm(now, turn);
+        let Some(state) = &mut self.state else {
+            self.outbox.tidy(turn);
             return;
         };
-        match life.unsaved {
+        match state.unsaved {
             Unsaved::Nothing => {}
-            Unsaved::Changed => turn.writes.push(Write::UpdateHead(life.head.clone())),
-            Unsaved::New => turn.writes.push(Write::InsertHead(life.head.clone())),
+            Unsaved::Changed => turn.writes.push(Write::UpdateStream(state.row.clone())),
+            Unsaved::New => turn.writes.push(Write::InsertStream(state.row.clone())),
         }
-        life.unsaved = Unsaved::Nothing;
+        state.unsaved = Unsaved::Nothing;
     }
 
     /// The stream, if there is one.
-    fn life(&mut self) -> Result<(&mut Life, &Limits), Stop> {
-        match &mut self.life {
-            Some(life) => Ok((life, &self.limits)),
+    fn state(&mut self) -> Result<(&mut StreamState, &Limits), StepError> {
+        match &mut self.state {
+            Some(state) => Ok((state, &self.limits)),
             None => Err(Refusal::StreamNotFound.into()),
         }
     }
 }
 
-impl Life {
-    fn new(now: Millis, about: About) -> Self {
-        let head = Head {
+impl StreamState {
+    fn new(now: Millis, about: Creation) -> Self {
+        let head = StreamRow {
             incarnation: about.incarnation,
             name: about.name,
             content_type: about.content_type,
@@ -244,7 +276,7 @@ impl Life {
             expiry: about.expiry,
             version: about.version,
             registered: about.registered,
-            untold: Untold::default(),
+            unannounced: Unannounced::default(),
             segment: 0,
             writable: true,
             stream_seq: None,
@@ -254,14 +286,14 @@ impl Life {
         };
         Self {
             format: content_type::format(&head.content_type),
-            head,
-            tail: Tail::default(),
+            row: head,
+            tail: OpenSegment::default(),
             ending: Ending::Whole,
-            used: expire::Used::at(now),
+            used: expire::LastUse::at(now),
             sealed_units: 0,
             unstored: None,
             opens: true,
-            writers: Some(producer::Writers::default()),
+            producers: Some(producer::Producers::default()),
             unsaved: Unsaved::New,
         }
     }
@@ -269,11 +301,11 @@ impl Life {
     /// What a former instance has left behind.
     fn recall(
         now: Millis,
-        head: Head,
+        head: StreamRow,
         rows: &impl Rows,
         limits: &Limits,
-        nonce: u64,
-    ) -> Result<Self, Unreadable> {
+        instance_seed: u64,
+    ) -> Result<Self, StorageError> {
         let table = HotTable::of(head.segment);
         let last = if head.writable {
             rows.at_or_before(table, RowKey::LAST)?
@@ -281,8 +313,8 @@ impl Life {
             None
         };
         let tail = match last {
-            None => Tail::default(),
-            Some(row) => Tail {
+            None => OpenSegment::default(),
+            Some(row) => OpenSegment {
                 position: row.end(),
                 bytes: row.bytes_through(),
                 opened_at: rows.at_or_before(table, RowKey::at(0))?.map(|row| row.at),
@@ -290,42 +322,47 @@ impl Life {
         };
         let sealed_units = match head.segment.checked_sub(1) {
             None => 0,
-            Some(sealed) => rows.segment(sealed)?.ok_or_else(|| seal::missing(sealed))?.units,
+            Some(sealed) => {
+                rows.segment(sealed)?
+                    .ok_or_else(|| seal::missing(sealed))?
+                    .units
+            }
         };
         Ok(Self {
             format: content_type::format(&head.content_type),
-            used: expire::Used::recall(now, &head, last.map(|row| row.at), limits),
+            used: expire::LastUse::recall(now, &head, last.map(|row| row.at), limits),
             sealed_units,
-            unstored: seal::unstored(&head, nonce, rows, limits)?,
+            unstored: seal::unstored(&head, instance_seed, rows, limits)?,
             opens: false,
             ending: if last.is_none() && head.segment == 0 {
                 Ending::Whole
             } else {
                 Ending::Unknown
             },
-            head,
+            row: head,
             tail,
-            writers: None,
+            producers: None,
             unsaved: Unsaved::Nothing,
         })
     }
 
-    /// The tail offset (protocol 2). An offset is named by the content before it: until something is appended to the open segment,
-    /// the tail is the end of the segment before, so that sealing changes no name.
+    /// The tail offset (protocol 2). An offset is named by the content before it: until something
+    /// is appended to the open segment, the tail is the end of the segment before, so that sealing
+    /// changes no name.
     const fn tail(&self) -> Offset {
-        match (self.tail.position, self.head.segment.checked_sub(1)) {
+        match (self.tail.position, self.row.segment.checked_sub(1)) {
             (0, Some(sealed)) => Offset::new(sealed, self.sealed_units),
-            (position, _) => Offset::new(self.head.segment, position),
+            (position, _) => Offset::new(self.row.segment, position),
         }
     }
 
     /// Whether an offset names the tail, by either of its names.
     fn is_tail(&self, offset: Offset) -> bool {
-        offset == self.tail() || offset == Offset::new(self.head.segment, self.tail.position)
+        offset == self.tail() || offset == Offset::new(self.row.segment, self.tail.position)
     }
 
     const fn is_closed(&self) -> bool {
-        self.head.closed.is_some()
+        self.row.closed.is_some()
     }
 
     fn save(&mut self) {
@@ -336,6 +373,6 @@ impl Life {
 }
 
 /// Different for each creation by each instance.
-const fn incarnation(nonce: u64, created: u64) -> Incarnation {
-    Incarnation(mix(nonce ^ mix(created)))
+const fn incarnation(instance_seed: u64, created: u64) -> Incarnation {
+    Incarnation(splitmix64(instance_seed ^ splitmix64(created)))
 }

@@ -1,14 +1,15 @@
-//! Conditional writes (RFC 9110, 13): what a request demands of the stream's present state. Whoever finds out
-//! first that a request would be refused anyway, or is the retry of one that was not, does not ask for it.
+//! Conditional writes (RFC 9110, 13): what a request demands of the stream's present state. Whoever
+//! finds out first that a request would be refused anyway, or is the retry of one that was not,
+//! does not ask for it.
 
-use super::Life;
+use super::StreamState;
 use crate::Offset;
 use crate::refusal::{Present, Refusal};
 use crate::wire::entity_tag::{self, Reach};
 use crate::wire::header;
 use crate::wire::request::Preconditions;
 
-impl Life {
+impl StreamState {
     /// `If-Match` compares strongly and `If-None-Match` weakly (RFC 9110, 13.1.1, 13.1.2).
     pub(super) fn meets(&self, preconditions: &Preconditions) -> Result<(), Refusal> {
         let named = |list: &str, weak| {
@@ -16,7 +17,8 @@ impl Life {
         };
         let failed = match preconditions {
             Preconditions {
-                if_match: Some(list), ..
+                if_match: Some(list),
+                ..
             } if !named(list, false) => header::IF_MATCH,
             Preconditions {
                 if_none_match: Some(list),
@@ -37,7 +39,9 @@ impl Life {
     /// `Stream-Expected-Offset`.
     pub(super) fn ends_at(&self, expected: Option<Offset>) -> Result<(), Refusal> {
         match expected {
-            Some(offset) if !self.is_tail(offset) => Err(Refusal::TailElsewhere { tail: self.tail() }),
+            Some(offset) if !self.is_tail(offset) => {
+                Err(Refusal::TailElsewhere { tail: self.tail() })
+            }
             _ => Ok(()),
         }
     }
@@ -45,7 +49,7 @@ impl Life {
     /// The tag of everything in the stream.
     pub(super) fn entity_tag(&self) -> String {
         entity_tag::entity_tag(
-            self.head.incarnation,
+            self.row.incarnation,
             Offset::START,
             self.tail(),
             Reach::tail(self.is_closed()),
@@ -53,7 +57,7 @@ impl Life {
     }
 
     fn is_in(&self, state: entity_tag::State<'_>) -> bool {
-        state.incarnation == self.head.incarnation.to_string()
+        state.incarnation == self.row.incarnation.to_string()
             && state.closed == self.is_closed()
             && self.is_tail(state.end)
     }

@@ -1,21 +1,22 @@
-//! Who writes: idempotent producers (protocol 5.2.1) and `Stream-Seq` (protocol 5.2), which is scoped to the stream.
+//! Who writes: idempotent producers (protocol 5.2.1) and `Stream-Seq` (protocol 5.2), which is
+//! scoped to the stream.
 
 use std::collections::BTreeMap;
 
-use super::Life;
-use crate::rows::{HotTable, ProducerStamp, ProducerState, Rows, Unreadable, WriterMark};
+use super::StreamState;
+use crate::rows::{HotTable, ProducerStamp, ProducerState, Rows, StorageError, WriterColumns};
 use crate::{Millis, Offset, Refusal};
 
-/// The last word of the writers in the open segment. Only an append that is stored adds to it, so that it is bounded by the
-/// rows of that segment, whatever clients send.
+/// The last word of the writers in the open segment. Only an append that is stored adds to it, so
+/// that it is bounded by the rows of that segment, whatever clients send.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Writers {
-    producers: BTreeMap<String, Known>,
+pub(super) struct Producers {
+    producers: BTreeMap<String, ProducerEntry>,
     stream_seq: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct ProducerEntry {
     last: ProducerState,
     used_at: Millis,
 }
@@ -29,7 +30,10 @@ pub(super) enum Admission {
 }
 
 /// The protocol's validation (5.2.1), against the producer's last accepted request.
-pub(super) fn admit(stamp: &ProducerStamp, last: Option<ProducerState>) -> Result<Admission, Refusal> {
+pub(super) fn admit(
+    stamp: &ProducerStamp,
+    last: Option<ProducerState>,
+) -> Result<Admission, Refusal> {
     let Some(last) = last else {
         return if stamp.seq == 0 {
             Ok(Admission::Accepted)
@@ -41,7 +45,9 @@ pub(super) fn admit(stamp: &ProducerStamp, last: Option<ProducerState>) -> Resul
         };
     };
     if stamp.epoch < last.epoch {
-        return Err(Refusal::StaleEpoch { current: last.epoch });
+        return Err(Refusal::StaleEpoch {
+            current: last.epoch,
+        });
     }
     if stamp.epoch > last.epoch {
         return if stamp.seq == 0 {
@@ -64,13 +70,17 @@ pub(super) fn admit(stamp: &ProducerStamp, last: Option<ProducerState>) -> Resul
     }
 }
 
-impl Writers {
+impl Producers {
     pub(super) fn producers(&self) -> u64 {
         self.producers.len() as u64
     }
 
     /// `Stream-Seq` must rise, byte by byte compared.
-    pub(super) fn admit_stream_seq(&self, stream_seq: Option<&str>, tail: Offset) -> Result<(), Refusal> {
+    pub(super) fn admit_stream_seq(
+        &self,
+        stream_seq: Option<&str>,
+        tail: Offset,
+    ) -> Result<(), Refusal> {
         match (stream_seq, &self.stream_seq) {
             (Some(next), Some(last)) if next.as_bytes() <= last.as_bytes() => {
                 Err(Refusal::SequenceRegression { tail })
@@ -79,9 +89,9 @@ impl Writers {
         }
     }
 
-    pub(super) fn record(&mut self, mark: WriterMark) {
+    pub(super) fn record(&mut self, mark: WriterColumns) {
         if let Some(ProducerStamp { id, epoch, seq }) = mark.producer {
-            let known = Known {
+            let known = ProducerEntry {
                 last: ProducerState { epoch, seq },
                 used_at: mark.at,
             };
@@ -92,10 +102,11 @@ impl Writers {
         }
     }
 
-    /// The open segment is sealed: what is to be kept of it. Forgets the producers, which can be asked for from now on.
+    /// The open segment is sealed: what is to be kept of it. Forgets the producers, which can be
+    /// asked for from now on.
     pub(super) fn seal(&mut self) -> (Vec<(ProducerStamp, Millis)>, Option<String>) {
         let producers = core::mem::take(&mut self.producers).into_iter();
-        let stamps = producers.map(|(id, Known { last, used_at })| {
+        let stamps = producers.map(|(id, ProducerEntry { last, used_at })| {
             let ProducerState { epoch, seq } = last;
             (ProducerStamp { id, epoch, seq }, used_at)
         });
@@ -103,32 +114,35 @@ impl Writers {
     }
 }
 
-impl Life {
-    /// Every writer's last word in the open segment, read from the rows when this instance has not yet done so.
-    pub(super) fn writers(&mut self, rows: &impl Rows) -> Result<&mut Writers, Unreadable> {
-        let known = match self.writers.take() {
-            Some(writers) => writers,
+impl StreamState {
+    /// Every writer's last word in the open segment, read from the rows when this instance has not
+    /// yet done so.
+    pub(super) fn producers(&mut self, rows: &impl Rows) -> Result<&mut Producers, StorageError> {
+        let known = match self.producers.take() {
+            Some(producers) => producers,
             None => {
-                let mut writers = Writers {
+                let mut producers = Producers {
                     producers: BTreeMap::new(),
-                    stream_seq: self.head.stream_seq.clone(),
+                    stream_seq: self.row.stream_seq.clone(),
                 };
-                rows.writers(HotTable::of(self.head.segment), &mut |mark| writers.record(mark))?;
-                writers
+                rows.writers(HotTable::of(self.row.segment), &mut |mark| {
+                    producers.record(mark)
+                })?;
+                producers
             }
         };
-        Ok(self.writers.insert(known))
+        Ok(self.producers.insert(known))
     }
 
-    /// A producer's last word, wherever it is. What is asked for is not remembered, because a client can ask for any number
-    /// of producers without storing anything.
+    /// A producer's last word, wherever it is. What is asked for is not remembered, because a
+    /// client can ask for any number of producers without storing anything.
     pub(super) fn last_word(
         &mut self,
         producer: &str,
         rows: &impl Rows,
-    ) -> Result<Option<ProducerState>, Unreadable> {
-        let has_sealed = self.head.segment > 0;
-        match self.writers(rows)?.producers.get(producer) {
+    ) -> Result<Option<ProducerState>, StorageError> {
+        let has_sealed = self.row.segment > 0;
+        match self.producers(rows)?.producers.get(producer) {
             Some(known) => Ok(Some(known.last)),
             None if has_sealed => rows.producer(producer),
             None => Ok(None),
@@ -160,7 +174,10 @@ mod tests {
         assert_eq!(admit(&stamp(7, 0), None), Ok(Admission::Accepted));
         let state = ProducerState { epoch: 7, seq: 3 };
         let last = Some(state);
-        assert_eq!(admit(&stamp(6, 9), last), Err(Refusal::StaleEpoch { current: 7 }));
+        assert_eq!(
+            admit(&stamp(6, 9), last),
+            Err(Refusal::StaleEpoch { current: 7 })
+        );
         assert_eq!(admit(&stamp(8, 1), last), Err(Refusal::EpochStartsAtZero));
         assert_eq!(admit(&stamp(8, 0), last), Ok(Admission::Accepted));
         assert_eq!(admit(&stamp(7, 2), last), Ok(Admission::Duplicate(state)));
@@ -176,8 +193,8 @@ mod tests {
 
     #[test]
     fn stream_seq_is_compared_byte_by_byte() {
-        let mut writers = Writers::default();
-        writers.record(WriterMark {
+        let mut producers = Producers::default();
+        producers.record(WriterColumns {
             at: Millis(0),
             producer: None,
             stream_seq: Some("2".to_owned()),
@@ -185,11 +202,11 @@ mod tests {
         let tail = Offset::new(0, 7);
         for lower in ["10", "2"] {
             assert_eq!(
-                writers.admit_stream_seq(Some(lower), tail),
+                producers.admit_stream_seq(Some(lower), tail),
                 Err(Refusal::SequenceRegression { tail })
             );
         }
-        assert_eq!(writers.admit_stream_seq(Some("20"), tail), Ok(()));
-        assert_eq!(writers.admit_stream_seq(None, tail), Ok(()));
+        assert_eq!(producers.admit_stream_seq(Some("20"), tail), Ok(()));
+        assert_eq!(producers.admit_stream_seq(None, tail), Ok(()));
     }
 }

@@ -1,21 +1,23 @@
 //! Reading (protocol 5.6, 8): a plan of the rows and cold segments that make up a page.
 //!
-//! A page ends at an entry of a segment's sparse index: the beginning of the first message or append at or after a multiple of
-//! the index's step. An offset inside an append is read from the beginning of that append. That is known of hot rows and of cold segments alike, so that a page is the same,
-//! and has the same entity tag, before and after its segment has been moved.
+//! A page ends at an entry of a segment's sparse index: the beginning of the first message or
+//! append at or after a multiple of the index's step. An offset inside an append is read from the
+//! beginning of that append. That is known of hot rows and of cold segments alike, so that a page
+//! is the same, and has the same entity tag, before and after its segment has been moved.
 //!
-//! In private cache mode a plain read is answered with everything up to the tail of its turn, page by page. Clients take the
-//! end of such an answer for the end of the stream. In shared mode it is answered with one page, which caches can keep.
+//! In private cache mode a plain read is answered with everything up to the tail of its turn, page
+//! by page. Clients take the end of such an answer for the end of the stream. In shared mode it is
+//! answered with one page, which caches can keep.
 
 use super::seal::{self, missing};
-use super::{Life, Reply, Stop, Stream};
-use crate::hot::Hot;
+use super::{Response, StepError, Stream, StreamState};
+use crate::hot_table::HotTableReader;
 use crate::plan::{HotPart, Part, Plan, Rest, Shape};
-use crate::rows::{HotTable, RowKey, Rows, Unreadable};
+use crate::rows::{HotTable, RowKey, Rows, StorageError};
 use crate::segment::Index;
 use crate::wire::answer::Body;
 use crate::wire::entity_tag::{self, Reach};
-use crate::wire::request::{From, Read};
+use crate::wire::request::{Read, StartOffset};
 use crate::wire::text::{self, Ending};
 use crate::wire::{CacheMode, Format, cache, header};
 use crate::{Answer, Class, Limits, Millis, Offset, Refusal};
@@ -28,7 +30,7 @@ struct Page {
 
 /// Where a segment's content is.
 enum Source {
-    Hot(HotTable),
+    HotTableReader(HotTable),
     Cold { key: String, index: Index },
 }
 
@@ -43,47 +45,57 @@ struct Segment {
 }
 
 impl Stream {
-    pub(super) fn read(&mut self, now: Millis, read: Read, rows: &impl Rows) -> Result<Reply, Stop> {
-        let (life, limits) = self.life_in_use(now)?;
-        let tail = life.tail();
+    pub(super) fn read(
+        &mut self,
+        now: Millis,
+        read: Read,
+        rows: &impl Rows,
+    ) -> Result<Response, StepError> {
+        let (state, limits) = self.life_in_use(now)?;
+        let tail = state.tail();
         let resumed = match read.last_event_id {
             None => None,
-            Some(id) => life.told(id, rows)?,
+            Some(id) => state.told(id, rows)?,
         };
-        if resumed == Some(tail) && life.is_closed() {
-            // A browser connects again when events end, and does not after a 204 (WHATWG HTML, 9.2.3).
+        if resumed == Some(tail) && state.is_closed() {
+            // A browser connects again when events end, and does not after a 204 (WHATWG HTML,
+            // 9.2.3).
             let answer = Answer::uncached(204).at(tail);
-            return Ok(Reply::Answer(answer.up_to_date(true).closed(true)));
+            return Ok(Response::Answer(answer.up_to_date(true).closed(true)));
         }
         let start = match (resumed, read.from) {
             (Some(place), _) => place,
-            (None, From::Start) => life.place(Offset::START, rows)?,
-            (None, From::Now) => tail,
-            (None, From::Offset(offset)) => life.place(offset, rows)?,
+            (None, StartOffset::Start) => state.place(Offset::START, rows)?,
+            (None, StartOffset::Now) => tail,
+            (None, StartOffset::Offset(offset)) => state.place(offset, rows)?,
         };
         if start == tail {
-            let is_cut = life.is_closed() && life.format == Format::Text && life.ending != Ending::Whole;
-            if is_cut && read.live == Some(Class::Sse) && read.from != From::Now {
-                let answer = life.event_page(tail, now, &read, limits);
+            let is_cut =
+                state.is_closed() && state.format == Format::Text && state.ending != Ending::Whole;
+            if is_cut && read.live == Some(Class::Sse) && read.from != StartOffset::Now {
+                let answer = state.event_page(tail, now, &read, limits);
                 let answer = answer.at(tail).up_to_date(true).closed(true);
-                return Ok(Reply::Answer(answer.body(Body::Plan(life.unfinished_end(rows)?))));
+                return Ok(Response::Answer(
+                    answer.body(Body::Plan(state.unfinished_end(rows)?)),
+                ));
             }
-            return Ok(life.read_at_tail(now, &read, limits));
+            return Ok(state.read_at_tail(now, &read, limits));
         }
         let shape = if read.live == Some(Class::Sse) {
             Shape::Event
         } else {
             Shape::Body
         };
-        let mut page = life.page(start, tail, shape, rows, limits)?;
+        let mut page = state.page(start, tail, shape, rows, limits)?;
         let answer = match read.live {
-            Some(Class::Sse) => life.event_page(page.end, now, &read, limits),
+            Some(Class::Sse) => state.event_page(page.end, now, &read, limits),
             Some(Class::LongPoll) => {
-                let answer = life.page_answer(start, page.end, cache::long_poll(read.cache_mode, limits));
-                if life.is_closed() && page.end == tail {
+                let answer =
+                    state.page_answer(start, page.end, cache::long_poll(read.cache_mode, limits));
+                if state.is_closed() && page.end == tail {
                     answer
                 } else {
-                    answer.cursor(life.cursor(now, &read, limits))
+                    answer.cursor(state.cursor(now, &read, limits))
                 }
             }
             None => {
@@ -92,36 +104,45 @@ impl Stream {
                     CacheMode::Shared => page.end,
                 };
                 let cache = cache::catch_up(read.cache_mode, end == tail, limits);
-                let answer = life.page_answer(start, end, cache);
-                if life.is_known(&answer, &read) {
-                    return Ok(Reply::Answer(not_modified(answer)));
+                let answer = state.page_answer(start, end, cache);
+                if state.is_known(&answer, &read) {
+                    return Ok(Response::Answer(not_modified(answer)));
                 }
-                page.plan.rest = life.rest(page.end, end);
+                page.plan.rest = state.rest(page.end, end);
                 answer
             }
         };
-        Ok(Reply::Answer(answer.body(Body::Plan(page.plan))))
+        Ok(Response::Answer(answer.body(Body::Plan(page.plan))))
     }
 
     /// The next page of an answer whose head has left.
-    pub(super) fn read_on(&mut self, now: Millis, rest: Rest, rows: &impl Rows) -> Result<Reply, Stop> {
-        let (life, limits) = self.life()?;
-        if life.head.incarnation != rest.incarnation {
+    pub(super) fn read_on(
+        &mut self,
+        now: Millis,
+        rest: Rest,
+        rows: &impl Rows,
+    ) -> Result<Response, StepError> {
+        let (state, limits) = self.state()?;
+        if state.row.incarnation != rest.incarnation {
             return Err(Refusal::StreamNotFound.into());
         }
-        life.touch(now, limits);
-        let mut page = life.page(rest.from, rest.to, Shape::Body, rows, limits)?;
+        state.touch(now, limits);
+        let mut page = state.page(rest.from, rest.to, Shape::Body, rows, limits)?;
         page.plan.continues = true;
-        page.plan.rest = life.rest(page.end, rest.to);
-        Ok(Reply::Answer(Answer::uncached(200).body(Body::Plan(page.plan))))
+        page.plan.rest = state.rest(page.end, rest.to);
+        Ok(Response::Answer(
+            Answer::uncached(200).body(Body::Plan(page.plan)),
+        ))
     }
 }
 
-impl Life {
-    fn read_at_tail(&self, now: Millis, read: &Read, limits: &Limits) -> Reply {
+impl StreamState {
+    fn read_at_tail(&self, now: Millis, read: &Read, limits: &Limits) -> Response {
         let tail = self.tail();
-        Reply::Answer(match read.live {
-            Some(class) if !self.is_closed() => return Reply::Attach(self.attach(class, now, read, limits)),
+        Response::Answer(match read.live {
+            Some(class) if !self.is_closed() => {
+                return Response::Attach(self.attach(class, now, read, limits));
+            }
             Some(Class::LongPoll) => Answer::uncached(204).at(tail).up_to_date(true).closed(true),
             Some(Class::Sse) => {
                 let answer = self.event_page(tail, now, read, limits);
@@ -129,16 +150,20 @@ impl Life {
                 answer.at(tail).up_to_date(true).closed(true)
             }
             None => {
-                let answer = if read.from == From::Now {
+                let answer = if read.from == StartOffset::Now {
                     // Names no content, so that there is nothing to be tagged (protocol 8).
-                    let answer =
-                        Answer::uncached(200).with(header::CONTENT_TYPE, self.head.content_type.clone());
+                    let answer = Answer::uncached(200)
+                        .with(header::CONTENT_TYPE, self.row.content_type.clone());
                     answer.at(tail).up_to_date(true).closed(self.is_closed())
                 } else {
-                    self.page_answer(tail, tail, cache::catch_up(CacheMode::Private, true, limits))
+                    self.page_answer(
+                        tail,
+                        tail,
+                        cache::catch_up(CacheMode::Private, true, limits),
+                    )
                 };
                 if self.is_known(&answer, read) {
-                    return Reply::Answer(not_modified(answer));
+                    return Response::Answer(not_modified(answer));
                 }
                 match self.format {
                     Format::Json => answer.body(Body::Bytes(b"[]".to_vec())),
@@ -163,10 +188,10 @@ impl Life {
             Reach::Page
         };
         Answer::new(200, cache_control)
-            .with(header::CONTENT_TYPE, self.head.content_type.clone())
+            .with(header::CONTENT_TYPE, self.row.content_type.clone())
             .with(
                 header::ETAG,
-                entity_tag::entity_tag(self.head.incarnation, start, end, reach),
+                entity_tag::entity_tag(self.row.incarnation, start, end, reach),
             )
             .at(end)
             .up_to_date(up_to_date)
@@ -175,14 +200,17 @@ impl Life {
 
     /// Whether the client has the content of this answer already.
     fn is_known(&self, answer: &Answer, read: &Read) -> bool {
-        let tags = answer.header(header::ETAG).zip(read.if_none_match.as_deref());
+        let tags = answer
+            .header(header::ETAG)
+            .zip(read.if_none_match.as_deref());
         tags.is_some_and(|(tag, if_none_match)| entity_tag::is_named_by(tag, if_none_match))
     }
 
-    /// The place that an offset names, under the one name that is ever told: the end of a segment, and not the beginning of the next.
-    /// What lies beyond the tail was never told by this stream; its reader waits for what comes.
-    fn place(&self, offset: Offset, rows: &impl Rows) -> Result<Offset, Unreadable> {
-        let open = self.head.segment;
+    /// The place that an offset names, under the one name that is ever told: the end of a segment,
+    /// and not the beginning of the next. What lies beyond the tail was never told by this stream;
+    /// its reader waits for what comes.
+    fn place(&self, offset: Offset, rows: &impl Rows) -> Result<Offset, StorageError> {
+        let open = self.row.segment;
         if offset.segment > open {
             return Ok(self.tail());
         }
@@ -200,37 +228,38 @@ impl Life {
     }
 
     /// The place that an offset names if this stream can have told it, by either of its names.
-    fn told(&self, offset: Offset, rows: &impl Rows) -> Result<Option<Offset>, Unreadable> {
+    fn told(&self, offset: Offset, rows: &impl Rows) -> Result<Option<Offset>, StorageError> {
         let place = self.place(offset, rows)?;
-        let is_start = offset.position == 0 && offset.segment <= self.head.segment;
+        let is_start = offset.position == 0 && offset.segment <= self.row.segment;
         Ok((place == offset || is_start).then_some(place))
     }
 
     /// Messages or bytes of a sealed segment.
-    fn units(&self, sealed: u64, rows: &impl Rows) -> Result<u64, Unreadable> {
-        if sealed + 1 == self.head.segment {
+    fn units(&self, sealed: u64, rows: &impl Rows) -> Result<u64, StorageError> {
+        if sealed + 1 == self.row.segment {
             return Ok(self.sealed_units);
         }
         let segment = rows.segment(sealed)?.ok_or_else(|| missing(sealed))?;
         Ok(segment.units)
     }
 
-    fn segment(&self, number: u64, rows: &impl Rows) -> Result<Segment, Unreadable> {
-        if number == self.head.segment {
+    fn segment(&self, number: u64, rows: &impl Rows) -> Result<Segment, StorageError> {
+        if number == self.row.segment {
             return Ok(Segment {
                 number,
                 units: self.tail.position,
                 bytes: self.tail.bytes,
-                source: Source::Hot(HotTable::of(number)),
+                source: Source::HotTableReader(HotTable::of(number)),
             });
         }
         let sealed = rows.segment(number)?.ok_or_else(|| missing(number))?;
         let source = match sealed.stored {
-            None => Source::Hot(HotTable::of(number)),
+            None => Source::HotTableReader(HotTable::of(number)),
             Some(stored) => {
-                let index = Index::decode(&stored.index)
-                    .map_err(|damaged| Unreadable(format!("the index of segment {number}: {damaged}")))?;
-                let key = seal::key(&self.head.name, self.head.incarnation, number, stored.attempt);
+                let index = Index::decode(&stored.index).map_err(|damaged| {
+                    StorageError(format!("the index of segment {number}: {damaged}"))
+                })?;
+                let key = seal::key(&self.row.name, self.row.incarnation, number, stored.attempt);
                 Source::Cold { key, index }
             }
         };
@@ -245,13 +274,14 @@ impl Life {
     /// What an answer up to `to` has after a page that ends at `from`.
     fn rest(&self, from: Offset, to: Offset) -> Option<Rest> {
         (from < to).then_some(Rest {
-            incarnation: self.head.incarnation,
+            incarnation: self.row.incarnation,
             from,
             to,
         })
     }
 
-    /// The page that begins at `start`, which is before `to`: a tail of this turn or an earlier one.
+    /// The page that begins at `start`, which is before `to`: a tail of this turn or an earlier
+    /// one.
     fn page(
         &self,
         start: Offset,
@@ -259,7 +289,7 @@ impl Life {
         shape: Shape,
         rows: &impl Rows,
         limits: &Limits,
-    ) -> Result<Page, Unreadable> {
+    ) -> Result<Page, StorageError> {
         let mut budget = limits.chunk_bytes_max.max(1);
         let mut parts = Vec::new();
         let mut page_end = start;
@@ -304,16 +334,16 @@ impl Life {
     }
 
     /// What a closed stream shows behind its end: what would have become a character.
-    fn unfinished_end(&self, rows: &impl Rows) -> Result<Plan, Unreadable> {
+    fn unfinished_end(&self, rows: &impl Rows) -> Result<Plan, StorageError> {
         let beyond = Segment {
-            number: self.head.segment,
+            number: self.row.segment,
             units: 0,
             bytes: 0,
-            source: Source::Hot(HotTable::of(self.head.segment)),
+            source: Source::HotTableReader(HotTable::of(self.row.segment)),
         };
         let mut parts = self.lead(&beyond, 0, rows)?;
         if self.tail.position > 0 {
-            let lead = Hot::new(HotTable::of(self.head.segment), rows)
+            let lead = HotTableReader::new(HotTable::of(self.row.segment), rows)
                 .lead(RowKey::at(self.tail.position), text::LEAD_BYTES)?;
             parts.push(Part::Hot(HotPart {
                 spans: Vec::new(),
@@ -332,11 +362,20 @@ impl Life {
         })
     }
 
-    /// The last bytes of the segments before a place, as far as the place's own segment may have too few before it.
-    fn lead(&self, segment: &Segment, start: u64, rows: &impl Rows) -> Result<Vec<Part>, Unreadable> {
+    /// The last bytes of the segments before a place, as far as the place's own segment may have
+    /// too few before it.
+    fn lead(
+        &self,
+        segment: &Segment,
+        start: u64,
+        rows: &impl Rows,
+    ) -> Result<Vec<Part>, StorageError> {
         let begin = match &segment.source {
-            Source::Hot(_) if start == 0 => 0,
-            Source::Hot(table) => Hot::new(*table, rows).containing(start)?.key.position(),
+            Source::HotTableReader(_) if start == 0 => 0,
+            Source::HotTableReader(table) => HotTableReader::new(*table, rows)
+                .containing(start)?
+                .key
+                .position(),
             Source::Cold { index, .. } => index.floor(start).position,
         };
         let mut left = text::LEAD_BYTES.saturating_sub(begin);
@@ -346,15 +385,19 @@ impl Life {
             number -= 1;
             let before = self.segment(number, rows)?;
             parts.push(match &before.source {
-                Source::Hot(table) => Part::Hot(HotPart {
+                Source::HotTableReader(table) => Part::Hot(HotPart {
                     spans: Vec::new(),
                     skip: 0,
                     take: 0,
-                    lead: Hot::new(*table, rows).lead(RowKey::at(before.units), left)?,
+                    lead: HotTableReader::new(*table, rows).lead(RowKey::at(before.units), left)?,
                 }),
-                Source::Cold { index, key } => {
-                    Part::Cold(index.part_behind(left, number, key.clone(), before.units, before.units))
-                }
+                Source::Cold { index, key } => Part::Cold(index.part_behind(
+                    left,
+                    number,
+                    key.clone(),
+                    before.units,
+                    before.units,
+                )),
             });
             left = left.saturating_sub(before.units);
         }
@@ -364,8 +407,8 @@ impl Life {
 }
 
 impl Segment {
-    /// Where a page that has this much room ends in the segment, and how much it uses; `None` when nothing fits, which the first
-    /// part of a page does not accept.
+    /// Where a page that has this much room ends in the segment, and how much it uses; `None` when
+    /// nothing fits, which the first part of a page does not accept.
     fn cut(
         &self,
         start: u64,
@@ -373,11 +416,15 @@ impl Segment {
         is_first: bool,
         rows: &impl Rows,
         limits: &Limits,
-    ) -> Result<Option<(u64, u64)>, Unreadable> {
+    ) -> Result<Option<(u64, u64)>, StorageError> {
         let step = limits.index_block(self.bytes);
         // As far as the index tells where `start` is.
         let floor = match &self.source {
-            Source::Hot(table) => Hot::new(*table, rows).containing(start)?.bytes_before,
+            Source::HotTableReader(table) => {
+                HotTableReader::new(*table, rows)
+                    .containing(start)?
+                    .bytes_before
+            }
             Source::Cold { index, .. } => index.floor(start).bytes_before,
         } / step
             * step;
@@ -386,7 +433,9 @@ impl Segment {
             return Ok(Some((self.units, self.bytes - floor)));
         }
         let within = match &self.source {
-            Source::Hot(table) => entry_within(&Hot::new(*table, rows), start, floor, room, step)?,
+            Source::HotTableReader(table) => {
+                entry_within(&HotTableReader::new(*table, rows), start, floor, room, step)?
+            }
             Source::Cold { index, .. } => {
                 let entry = index.within(room);
                 (entry.position > start).then_some((entry.position, entry.bytes_before))
@@ -400,8 +449,9 @@ impl Segment {
         }
         // A page has something, however large.
         let behind = match &self.source {
-            Source::Hot(table) => {
-                let row = Hot::new(*table, rows).first_with(RowKey::last_at(start), floor + step)?;
+            Source::HotTableReader(table) => {
+                let row = HotTableReader::new(*table, rows)
+                    .first_at_or_after_bytes(RowKey::last_at(start), floor + step)?;
                 row.map(|row| row.key.position())
             }
             Source::Cold { index, .. } => index.behind(start).map(|entry| entry.position),
@@ -417,7 +467,7 @@ impl Segment {
         end: u64,
         rows: &impl Rows,
         limits: &Limits,
-    ) -> Result<Part, Unreadable> {
+    ) -> Result<Part, StorageError> {
         match &self.source {
             Source::Cold { key, index } => Ok(Part::Cold(index.part_behind(
                 lead,
@@ -426,8 +476,8 @@ impl Segment {
                 start,
                 end,
             ))),
-            Source::Hot(table) => {
-                let hot = Hot::new(*table, rows);
+            Source::HotTableReader(table) => {
+                let hot = HotTableReader::new(*table, rows);
                 let first = hot.containing(start)?;
                 let last = hot.row(RowKey::last_at(end - 1))?;
                 Ok(Part::Hot(HotPart {
@@ -441,15 +491,16 @@ impl Segment {
     }
 }
 
-/// The last index entry behind `start` with at most `room` framed bytes before it: its position and those bytes. `floor` is the
-/// multiple of the step that `start` belongs to, and there is a row that ends beyond the room.
+/// The last index entry behind `start` with at most `room` framed bytes before it: its position and
+/// those bytes. `floor` is the multiple of the step that `start` belongs to, and there is a row
+/// that ends beyond the room.
 fn entry_within(
-    hot: &Hot<'_, impl Rows>,
+    hot: &HotTableReader<'_, impl Rows>,
     start: u64,
     floor: u64,
     room: u64,
     step: u64,
-) -> Result<Option<(u64, u64)>, Unreadable> {
+) -> Result<Option<(u64, u64)>, StorageError> {
     if room / step * step <= floor {
         return Ok(None);
     }
@@ -457,7 +508,7 @@ fn entry_within(
     let entry_at = |bytes_before: u64| {
         let multiple = bytes_before / step * step;
         if multiple > floor {
-            hot.first_with(after, multiple)
+            hot.first_at_or_after_bytes(after, multiple)
         } else {
             Ok(None)
         }
@@ -466,7 +517,9 @@ fn entry_within(
         Some(entry) if entry.bytes_before <= room => Some(entry),
         beyond => {
             // It is the entry that the row before the room's end belongs to.
-            let key = beyond.map_or(RowKey::LAST, |row| RowKey::from_stored(row.key.stored() - 1));
+            let key = beyond.map_or(RowKey::LAST, |row| {
+                RowKey::from_stored(row.key.stored() - 1)
+            });
             let message = hot.row(key)?.key.position();
             entry_at(hot.row(RowKey::at(message))?.bytes_before)?
         }

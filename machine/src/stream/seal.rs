@@ -1,17 +1,20 @@
 //! Sealing and storing: the way of a segment into the cold tier.
 //!
-//! Sealing is a turn: it fixes the boundary, moves the offset on and opens the next hot table, however many sealed segments wait.
-//! Storing is what follows in the background, as often as it takes, one segment after the other. The row of the sealed segment
-//! says that a put may be under way, and under which keys, before it leaves; its rows stay until a put is known to have succeeded.
+//! Sealing is a turn: it fixes the boundary, moves the offset on and opens the next hot table,
+//! however many sealed segments wait. Storing is what follows in the background, as often as it
+//! takes, one segment after the other. The row of the sealed segment says that a put may be under
+//! way, and under which keys, before it leaves; its rows stay until a put is known to have
+//! succeeded.
 
-use super::{Life, Stream, Tail};
+use super::{OpenSegment, Stream, StreamState};
 use crate::rows::{
-    Head, HotTable, Incarnation, ProducerStamp, Rows, SealedSegment, StoredSegment, Unreadable, Write,
+    HotTable, Incarnation, ProducerStamp, Rows, SealedSegment, StorageError, StoredSegment,
+    StreamRow, Write,
 };
 use crate::segment::{self, Context, Put, PutId, Receipt};
 use crate::wire::Format;
-use crate::wire::cursor::mix;
-use crate::{Gated, Limits, Millis, Turn};
+use crate::wire::cursor::splitmix64;
+use crate::{Effect, Limits, Millis, Turn};
 
 /// A segment that is sealed and not stored.
 #[derive(Clone, Debug)]
@@ -27,15 +30,16 @@ pub(super) fn backoff(failures: u64, chance: u64, limits: &Limits) -> u64 {
         .unwrap_or(u32::MAX)
         .min(32);
     let longest = limits
-        .retry_ms_min
+        .retry_base_ms
         .saturating_mul(1 << doublings)
         .min(limits.retry_ms_max)
         .max(1);
-    longest / 2 + mix(chance ^ mix(failures)) % longest.div_ceil(2)
+    longest / 2 + splitmix64(chance ^ splitmix64(failures)) % longest.div_ceil(2)
 }
 
 impl Stream {
-    /// A put has ended. Whatever is not known to have succeeded has perhaps not failed, and is tried again under another key.
+    /// A put has ended. Whatever is not known to have succeeded has perhaps not failed, and is
+    /// tried again under another key.
     pub(super) fn stored(
         &mut self,
         now: Millis,
@@ -43,28 +47,30 @@ impl Stream {
         receipt: Option<Receipt>,
         rows: &impl Rows,
         turn: &mut Turn,
-    ) -> Result<(), Unreadable> {
-        let Some(life) = self
-            .life
+    ) -> Result<(), StorageError> {
+        let Some(state) = self
+            .state
             .as_mut()
-            .filter(|life| life.head.incarnation == id.incarnation)
+            .filter(|state| state.row.incarnation == id.incarnation)
         else {
             return Ok(());
         };
         let waits = |unstored: &mut Unstored| unstored.segment.number == id.segment;
         let Some(receipt) = receipt else {
-            let unstored = life.unstored.as_mut();
-            if let Some(unstored) = unstored.filter(|unstored| unstored.segment.number == id.segment)
+            let unstored = state.unstored.as_mut();
+            if let Some(unstored) =
+                unstored.filter(|unstored| unstored.segment.number == id.segment)
                 && id.attempt == unstored.segment.attempts
             {
-                let pause = backoff(unstored.segment.attempts, self.nonce, &self.limits);
+                let pause = backoff(unstored.segment.attempts, self.instance_seed, &self.limits);
                 unstored.retry_at = now.plus(pause);
             }
             return Ok(());
         };
         let Some(Unstored {
-            segment: mut sealed, ..
-        }) = life.unstored.take_if(waits)
+            segment: mut sealed,
+            ..
+        }) = state.unstored.take_if(waits)
         else {
             return Ok(());
         };
@@ -78,36 +84,36 @@ impl Stream {
         for others in [1..=id.attempt - 1, id.attempt + 1..=sealed.attempts] {
             if !others.is_empty() {
                 let segments = id.segment..=id.segment;
-                self.chores
-                    .discard(now, &life.head, segments, others, &self.limits, turn);
+                self.outbox
+                    .discard(now, &state.row, segments, others, &self.limits, turn);
             }
         }
-        let key = key(&life.head.name, id.incarnation, id.segment, id.attempt);
+        let key = key(&state.row.name, id.incarnation, id.segment, id.attempt);
         let object = (key, receipt.bytes);
-        self.chores
-            .stored(now, &life.head, &sealed, object, &self.limits, turn);
+        self.outbox
+            .stored(now, &state.row, &sealed, object, &self.limits, turn);
         let next = id.segment + 1;
-        if next < life.head.segment {
+        if next < state.row.segment {
             let segment = rows.segment(next)?.ok_or_else(|| missing(next))?;
-            life.unstored = Some(Unstored {
+            state.unstored = Some(Unstored {
                 segment,
                 retry_at: now,
             });
         }
-        life.seal_if_full(now, &self.limits, rows, turn)
+        state.seal_if_full(now, &self.limits, rows, turn)
     }
 }
 
-impl Life {
-    /// Seals the open segment when it has reached one of its limits, or when nothing can be added to it any more, however many
-    /// wait for the cold tier.
+impl StreamState {
+    /// Seals the open segment when it has reached one of its limits, or when nothing can be added
+    /// to it any more, however many wait for the cold tier.
     pub(super) fn seal_if_full(
         &mut self,
         now: Millis,
         limits: &Limits,
         rows: &impl Rows,
         turn: &mut Turn,
-    ) -> Result<(), Unreadable> {
+    ) -> Result<(), StorageError> {
         let Some(opened_at) = self.tail.opened_at.filter(|_| limits.cold) else {
             return Ok(());
         };
@@ -121,7 +127,8 @@ impl Life {
         Ok(())
     }
 
-    /// Messages in the open segment; appends, where the content is bytes, each of whose rows is one frame.
+    /// Messages in the open segment; appends, where the content is bytes, each of whose rows is one
+    /// frame.
     const fn messages(&self) -> u64 {
         match self.format {
             Format::Json => self.tail.position,
@@ -137,17 +144,17 @@ impl Life {
         limits: &Limits,
         rows: &impl Rows,
         turn: &mut Turn,
-    ) -> Result<(), Unreadable> {
-        if self.head.segment == 0 {
+    ) -> Result<(), StorageError> {
+        if self.row.segment == 0 {
             turn.writes.push(Write::CreateSealedTables);
         }
         // Who wrote is in the rows, which will be dropped.
-        let writers = self.writers(rows)?;
-        let (producers, stream_seq) = writers.seal();
+        let producers = self.producers(rows)?;
+        let (producers, stream_seq) = producers.seal();
         self.keep_producers(now, producers, limits, turn);
-        self.head.stream_seq = stream_seq;
+        self.row.stream_seq = stream_seq;
         let segment = SealedSegment {
-            number: self.head.segment,
+            number: self.row.segment,
             units: self.tail.position,
             bytes: self.tail.bytes,
             messages: self.messages(),
@@ -161,22 +168,23 @@ impl Life {
             segment,
             retry_at: now,
         });
-        self.head.segment += 1;
-        self.head.writable = !self.is_closed();
-        if self.head.writable {
+        self.row.segment += 1;
+        self.row.writable = !self.is_closed();
+        if self.row.writable {
             turn.writes
-                .push(Write::CreateHot(HotTable::of(self.head.segment)));
+                .push(Write::CreateHot(HotTable::of(self.row.segment)));
         }
-        self.tail = Tail::default();
+        self.tail = OpenSegment::default();
         // The row of the last append is not the newest row any more.
-        self.head.touched_at = self.head.touched_at.max(self.used.stored());
+        self.row.touched_at = self.row.touched_at.max(self.used.stored());
         self.opens = true;
         self.save();
         Ok(())
     }
 
-    /// Keeps the producers of the segment that is sealed, and forgets those that have been idle for too long (protocol 5.2.1).
-    /// Of the earlier segments' it removes no more than it takes to keep up with those that come, so that sealing is bounded.
+    /// Keeps the producers of the segment that is sealed, and forgets those that have been idle for
+    /// too long (protocol 5.2.1). Of the earlier segments' it removes no more than it takes to keep
+    /// up with those that come, so that sealing is bounded.
     fn keep_producers(
         &self,
         now: Millis,
@@ -188,9 +196,11 @@ impl Life {
             // Nobody can append any more.
             return;
         }
-        let most = limits.producers_forgotten_max.max(2 * producers.len() as u64);
-        // Idle ones are written, too: an earlier segment's row of the same producer may look younger,
-        // because clocks of instances differ, and would bring back its older state.
+        let most = limits
+            .producers_forgotten_max
+            .max(2 * producers.len() as u64);
+        // Idle ones are written, too: an earlier segment's row of the same producer may look
+        // younger, because clocks of instances differ, and would bring back its older state.
         let puts = producers.into_iter();
         turn.writes
             .extend(puts.map(|(stamp, used_at)| Write::PutProducer { stamp, used_at }));
@@ -202,7 +212,11 @@ impl Life {
 
     /// Begins the next attempt to store what is due, oldest first, one at a time.
     pub(super) fn store(&mut self, now: Millis, limits: &Limits, turn: &mut Turn) {
-        let Some(unstored) = self.unstored.as_mut().filter(|unstored| unstored.retry_at <= now) else {
+        let Some(unstored) = self
+            .unstored
+            .as_mut()
+            .filter(|unstored| unstored.retry_at <= now)
+        else {
             return;
         };
         let segment = &mut unstored.segment;
@@ -211,15 +225,15 @@ impl Life {
         turn.writes.push(Write::UpdateSegment(segment.clone()));
         let time_ms = limits.put_time_ms(segment.bytes, segment.attempts);
         unstored.retry_at = now.plus(time_ms);
-        turn.gated.push(Gated::Put(Put {
+        turn.after_commit.push(Effect::Put(Put {
             id: PutId {
-                incarnation: self.head.incarnation,
+                incarnation: self.row.incarnation,
                 segment: segment.number,
                 attempt: segment.attempts,
             },
             key: key(
-                &self.head.name,
-                self.head.incarnation,
+                &self.row.name,
+                self.row.incarnation,
                 segment.number,
                 segment.attempts,
             ),
@@ -230,8 +244,8 @@ impl Life {
             row_bytes_max: limits.row_bytes_max,
             time_ms,
             context: Context {
-                path: self.head.name.clone(),
-                content_type: self.head.content_type.clone(),
+                path: self.row.name.clone(),
+                content_type: self.row.content_type.clone(),
             },
         }));
     }
@@ -250,8 +264,8 @@ impl Life {
 
 impl Unstored {
     /// As a new instance finds it: a put of the former one may be under way.
-    pub(super) fn recall(segment: SealedSegment, nonce: u64, limits: &Limits) -> Self {
-        let pause = backoff(segment.attempts, nonce, limits);
+    pub(super) fn recall(segment: SealedSegment, instance_seed: u64, limits: &Limits) -> Self {
+        let pause = backoff(segment.attempts, instance_seed, limits);
         Self {
             retry_at: segment.attempted_at.plus(pause),
             segment,
@@ -259,15 +273,15 @@ impl Unstored {
     }
 }
 
-/// The oldest segment of an incarnation that is sealed and not stored. Segments are stored in their order, so that it is
-/// found by halving, however many wait.
+/// The oldest segment of an incarnation that is sealed and not stored. Segments are stored in their
+/// order, so that it is found by halving, however many wait.
 pub(super) fn unstored(
-    head: &Head,
-    nonce: u64,
+    head: &StreamRow,
+    instance_seed: u64,
     rows: &impl Rows,
     limits: &Limits,
-) -> Result<Option<Unstored>, Unreadable> {
-    let waits = |number: u64| -> Result<Option<SealedSegment>, Unreadable> {
+) -> Result<Option<Unstored>, StorageError> {
+    let waits = |number: u64| -> Result<Option<SealedSegment>, StorageError> {
         let sealed = rows.segment(number)?.ok_or_else(|| missing(number))?;
         Ok(Some(sealed).filter(|sealed| sealed.stored.is_none()))
     };
@@ -286,11 +300,11 @@ pub(super) fn unstored(
             None => stored = middle + 1,
         }
     }
-    Ok(Some(Unstored::recall(oldest, nonce, limits)))
+    Ok(Some(Unstored::recall(oldest, instance_seed, limits)))
 }
 
-pub(super) fn missing(number: u64) -> Unreadable {
-    Unreadable(format!("there is no row of segment {number}"))
+pub(super) fn missing(number: u64) -> StorageError {
+    StorageError(format!("there is no row of segment {number}"))
 }
 
 /// Where the objects of an incarnation are.

@@ -6,14 +6,15 @@ use serde::Serialize;
 
 use super::request::METHODS;
 use super::{cache, header};
-use crate::edge::cors;
 use crate::plan::Plan;
+use crate::router::cors;
 use crate::rows::ProducerStamp;
 use crate::{Limits, Offset, Refusal};
 
-/// On every answer: the browser security headers (protocol 12.7). What clients store must never run as a page of the server's own
-/// origin, whatever its type: not as a script, not as a form, and not as a frame that reaches others. What lets browsers of other
-/// origins read an answer is added by the shell ([`crate::edge::cors`]).
+/// On every answer: the browser security headers (protocol 12.7). What clients store must never run
+/// as a page of the server's own origin, whatever its type: not as a script, not as a form, and not
+/// as a frame that reaches others. What lets browsers of other origins read an answer is added by
+/// the shell ([`crate::router::cors`]).
 pub const COMMON_HEADERS: [(&str, &str); 2] = [
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "sandbox; default-src 'none'"),
@@ -62,7 +63,9 @@ impl Answer {
             Refusal::MethodNotAllowed { allow } => answer.with(header::ALLOW, *allow),
             Refusal::ContentCoding => answer.with(header::ACCEPT_ENCODING, "identity"),
             Refusal::Closed { tail } => answer.at(*tail).closed(true),
-            Refusal::SequenceRegression { tail } | Refusal::TailElsewhere { tail } => answer.at(*tail),
+            Refusal::SequenceRegression { tail } | Refusal::TailElsewhere { tail } => {
+                answer.at(*tail)
+            }
             Refusal::PreconditionFailed {
                 present: Some(present),
                 ..
@@ -70,7 +73,9 @@ impl Answer {
                 .with(header::ETAG, present.entity_tag.clone())
                 .at(present.tail)
                 .closed(present.closed),
-            Refusal::StaleEpoch { current } => answer.with(header::PRODUCER_EPOCH, current.to_string()),
+            Refusal::StaleEpoch { current } => {
+                answer.with(header::PRODUCER_EPOCH, current.to_string())
+            }
             Refusal::SequenceGap { expected, received } => answer
                 .with(header::PRODUCER_EXPECTED_SEQ, expected.to_string())
                 .with(header::PRODUCER_RECEIVED_SEQ, received.to_string()),
@@ -105,8 +110,9 @@ impl Answer {
             .with(header::RETRY_AFTER, limits.retry_after_s.to_string())
     }
 
-    /// What can be asked: what OPTIONS answers, to a browser too that asks it before it sends anything unusual to another
-    /// origin. A page whose origin is not admitted is not told what it could send.
+    /// What can be asked: what OPTIONS answers, to a browser too that asks it before it sends
+    /// anything unusual to another origin. A page whose origin is not admitted is not told what it
+    /// could send.
     #[must_use]
     pub(crate) fn preflight(is_admitted: bool, limits: &Limits) -> Self {
         let answer = Self::uncached(204).with(header::ALLOW, METHODS);
@@ -116,7 +122,10 @@ impl Answer {
         answer
             .with("Access-Control-Allow-Methods", METHODS)
             .with("Access-Control-Allow-Headers", cors::ALLOWED)
-            .with("Access-Control-Max-Age", limits.preflight_max_age_s.to_string())
+            .with(
+                "Access-Control-Max-Age",
+                limits.preflight_max_age_s.to_string(),
+            )
     }
 
     fn error(status: u16, code: &'static str, message: &str) -> Self {
@@ -208,7 +217,9 @@ impl Answer {
 
     /// The headers that not every answer has.
     pub fn own_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.headers.iter().map(|(name, value)| (*name, value.as_ref()))
+        self.headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_ref()))
     }
 
     /// The value of a header, under the very name it was given.

@@ -1,4 +1,5 @@
-//! `Cache-Control` (protocol 10.1): every answer says it, and only what can never become wrong may be kept.
+//! `Cache-Control` (protocol 10.1): every answer says it, and only what can never become wrong may
+//! be kept.
 
 use std::borrow::Cow;
 
@@ -6,21 +7,24 @@ use super::CacheMode;
 use crate::Limits;
 
 pub(crate) const NO_STORE: Cow<'static, str> = Cow::Borrowed("no-store");
-pub(crate) const EVENT_STREAM: Cow<'static, str> = Cow::Borrowed("no-cache, no-store, no-transform");
+pub(crate) const EVENT_STREAM: Cow<'static, str> =
+    Cow::Borrowed("no-cache, no-store, no-transform");
 
-/// A catch-up answer with content. One that ends before the tail can never change; one that reaches the tail grows with
-/// the next append, so that it must be asked for again each time.
+/// A catch-up answer with content. One that ends before the tail can never change; one that reaches
+/// the tail grows with the next append, so that it must be asked for again each time.
 pub(crate) fn catch_up(mode: CacheMode, reaches_tail: bool, limits: &Limits) -> Cow<'static, str> {
     let scope = scope(mode);
     if reaches_tail {
         return Cow::Borrowed("private, no-cache");
     }
     let (age, stale) = (limits.page_max_age_s, limits.page_stale_s);
-    Cow::Owned(format!("{scope}, max-age={age}, stale-while-revalidate={stale}"))
+    Cow::Owned(format!(
+        "{scope}, max-age={age}, stale-while-revalidate={stale}"
+    ))
 }
 
-/// A long-poll answer with content: its offset and cursor are in the URL, so a shared cache may hand it to the others who
-/// wait for the same.
+/// A long-poll answer with content: its offset and cursor are in the URL, so a shared cache may
+/// hand it to the others who wait for the same.
 pub(crate) fn long_poll(mode: CacheMode, limits: &Limits) -> Cow<'static, str> {
     match mode {
         CacheMode::Private => NO_STORE,

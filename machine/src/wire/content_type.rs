@@ -92,6 +92,8 @@ mod tests {
         ] {
             assert!(!is_well_formed(text), "{text:?}");
         }
-        assert!(is_well_formed("application/vnd.api+json; charset=\"utf-8\""));
+        assert!(is_well_formed(
+            "application/vnd.api+json; charset=\"utf-8\""
+        ));
     }
 }

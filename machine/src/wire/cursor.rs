@@ -1,4 +1,5 @@
-//! Cursors (protocol 10.1): the number of the present interval, moved ahead of any client that is already there.
+//! Cursors (protocol 10.1): the number of the present interval, moved ahead of any client that is
+//! already there.
 
 use crate::limits::SAFE_INTEGER_MAX;
 use crate::{Limits, Millis};
@@ -9,12 +10,15 @@ pub const fn interval(now: Millis, limits: &Limits) -> u64 {
     now.0.saturating_sub(limits.cursor_epoch_ms) / limits.cursor_interval_ms
 }
 
-/// The cursor that answers a live read: the present interval, or beyond the client's cursor when that is not behind it.
+/// The cursor that answers a live read: the present interval, or beyond the client's cursor when
+/// that is not behind it.
 ///
-/// The protocol asks for a random step there. Ours depends on nothing but the stream and the client's cursor, so that equal
-/// requests are answered with equal cursors and a cache can collapse them, while different streams still spread.
+/// The protocol asks for a random step there. Ours depends on nothing but the stream and the
+/// client's cursor, so that equal requests are answered with equal cursors and a cache can collapse
+/// them, while different streams still spread.
 ///
-/// A cursor so large that none could follow it is one that this server has not given, and counts as none.
+/// A cursor so large that none could follow it is one that this server has not given, and counts as
+/// none.
 #[must_use]
 pub const fn next(now: Millis, client: Option<u64>, salt: u64, limits: &Limits) -> u64 {
     let client = match client {
@@ -23,13 +27,15 @@ pub const fn next(now: Millis, client: Option<u64>, salt: u64, limits: &Limits) 
     };
     let present = interval(now, limits);
     match client {
-        Some(client) if client >= present => client + 1 + mix(salt ^ client) % limits.cursor_jitter_intervals,
+        Some(client) if client >= present => {
+            client + 1 + splitmix64(salt ^ client) % limits.cursor_jitter_intervals
+        }
         _ => present,
     }
 }
 
 /// A fixed scrambling of 64 bits (the finalizer of SplitMix64).
-pub(crate) const fn mix(value: u64) -> u64 {
+pub(crate) const fn splitmix64(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

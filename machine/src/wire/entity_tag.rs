@@ -25,7 +25,12 @@ impl Reach {
 /// A page that has reached the tail and does so no longer gets another tag. A 304 would leave the
 /// `Stream-Up-To-Date` in place that a cache has stored with it (RFC 9111, 3.2), and its client
 /// would stop there.
-pub(crate) fn entity_tag(incarnation: Incarnation, start: Offset, end: Offset, reach: Reach) -> String {
+pub(crate) fn entity_tag(
+    incarnation: Incarnation,
+    start: Offset,
+    end: Offset,
+    reach: Reach,
+) -> String {
     let reach = match reach {
         Reach::Page => ":p",
         Reach::Tail => "",
@@ -43,8 +48,8 @@ pub(crate) struct State<'a> {
     pub(crate) closed: bool,
 }
 
-/// What the tags of a list were given for. Weak tags count only where the comparison is weak (RFC 9110,
-/// 8.8.3.2), and foreign ones never.
+/// What the tags of a list were given for. Weak tags count only where the comparison is weak (RFC
+/// 9110, 8.8.3.2), and foreign ones never.
 pub(crate) fn states(list: &str, weak: bool) -> impl Iterator<Item = State<'_>> {
     list.split(',').map(str::trim).filter_map(move |tag| {
         state(if weak {
@@ -73,7 +78,8 @@ fn state(tag: &str) -> Option<State<'_>> {
     })
 }
 
-/// Whether an `If-None-Match` list names this tag. Weak tags match (RFC 9110, 13.1.2), and `*` matches anything.
+/// Whether an `If-None-Match` list names this tag. Weak tags match (RFC 9110, 13.1.2), and `*`
+/// matches anything.
 pub(crate) fn is_named_by(tag: &str, if_none_match: &str) -> bool {
     // Our tags contain no comma, so that a list can be split at each.
     if_none_match
@@ -105,7 +111,14 @@ mod tests {
             let weak = format!("W/{tag}");
             assert_eq!(states(&weak, true).collect::<Vec<_>>(), [written]);
             let trimmed = tag.trim_matches('"');
-            for foreign in [&weak, trimmed, &format!("\"{trimmed}:c:c\""), "\"", "\"\"", ""] {
+            for foreign in [
+                &weak,
+                trimmed,
+                &format!("\"{trimmed}:c:c\""),
+                "\"",
+                "\"\"",
+                "",
+            ] {
                 assert_eq!(states(foreign, false).count(), 0, "{foreign}");
             }
         }
@@ -113,7 +126,12 @@ mod tests {
 
     #[test]
     fn lists_weak_tags_and_the_star_match() {
-        let tag = entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), Reach::Tail);
+        let tag = entity_tag(
+            Incarnation(1),
+            Offset::START,
+            Offset::new(0, 5),
+            Reach::Tail,
+        );
         for list in [
             tag.clone(),
             format!("\"x\", W/{tag}"),
@@ -127,13 +145,28 @@ mod tests {
         }
         assert_ne!(
             tag,
-            entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), Reach::Closed)
+            entity_tag(
+                Incarnation(1),
+                Offset::START,
+                Offset::new(0, 5),
+                Reach::Closed
+            )
         );
     }
     #[test]
     fn a_page_that_more_follows_names_no_state() {
-        let page = entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), Reach::Page);
-        let tail = entity_tag(Incarnation(1), Offset::START, Offset::new(0, 5), Reach::Tail);
+        let page = entity_tag(
+            Incarnation(1),
+            Offset::START,
+            Offset::new(0, 5),
+            Reach::Page,
+        );
+        let tail = entity_tag(
+            Incarnation(1),
+            Offset::START,
+            Offset::new(0, 5),
+            Reach::Tail,
+        );
         assert!(!is_named_by(&page, &tail));
         assert_eq!(states(&page, true).count(), 0);
     }

@@ -10,7 +10,8 @@ use crate::Refusal;
 const INVALID: Refusal = Refusal::Malformed("the body is not valid JSON");
 
 /// Hands over the messages of a body, one after the other: the elements of its outermost array, or
-/// the one value that it is (protocol 9.1.2). They are void when the body turns out not to be valid.
+/// the one value that it is (protocol 9.1.2). They are void when the body turns out not to be
+/// valid.
 ///
 /// # Errors
 /// When the body is not valid JSON (protocol 9.1.4).
@@ -82,7 +83,12 @@ mod tests {
 
     #[test]
     fn one_level_is_flattened() {
-        let strings = |list: &[&str]| Ok(list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let strings = |list: &[&str]| {
+            Ok(list
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>())
+        };
         assert_eq!(messages(b" [[1,2], [3,4]]"), strings(&["[1,2]", "[3,4]"]));
         assert_eq!(messages(b"[[[1,2,3]]]"), strings(&["[[1,2,3]]"]));
         assert_eq!(messages(b"[]"), strings(&[]));
@@ -133,8 +139,14 @@ mod tests {
     #[test]
     fn depth_costs_no_stack() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        assert_eq!(messages(deep.as_bytes()).map(|messages| messages.len()), Ok(1));
+        assert_eq!(
+            messages(deep.as_bytes()).map(|messages| messages.len()),
+            Ok(1)
+        );
         let object = "{\"a\":".repeat(100_000) + "1" + &"}".repeat(100_000);
-        assert_eq!(messages(object.as_bytes()).map(|messages| messages.len()), Ok(1));
+        assert_eq!(
+            messages(object.as_bytes()).map(|messages| messages.len()),
+            Ok(1)
+        );
     }
 }

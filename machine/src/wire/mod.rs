@@ -50,7 +50,8 @@ impl CacheMode {
 
 /// Header names, spelled as the protocol spells them (13.2).
 pub mod header {
-    /// Those that ordinary requests and answers go by, for shells that can make use of knowing them in advance.
+    /// Those that ordinary requests and answers go by, for shells that can make use of knowing them
+    /// in advance.
     pub const FREQUENT: [&str; 18] = [
         CACHE_CONTROL,
         CACHE_MODE,

@@ -8,13 +8,14 @@ use super::{CacheMode, content_type, header};
 use crate::limits::SAFE_INTEGER_MAX;
 use crate::offset::Offset;
 use crate::rows::{Expiry, ProducerStamp};
-use crate::{Class, Limits, Millis, Refusal, edge};
+use crate::{Class, Limits, Millis, Refusal, router};
 
 /// What a shell knows of a request before its body.
 #[derive(Clone, Copy)]
-pub struct Head<'a> {
+pub struct RequestHead<'a> {
     pub method: &'a str,
-    /// Where `Location` begins: scheme and authority, or the operator's `PUBLIC_URL`. Nothing else is taken from it.
+    /// Where `Location` begins: scheme and authority, or the operator's `PUBLIC_URL`. Nothing else
+    /// is taken from it.
     pub origin: &'a str,
     /// Path and query, as sent.
     pub target: &'a str,
@@ -72,10 +73,10 @@ pub struct Preconditions {
 /// GET (protocol 5.6, 5.7, 5.8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    pub from: From,
+    pub from: StartOffset,
     pub live: Option<Class>,
-    /// The `id` of the last event that a client of an event stream has seen, which says better than `from` where to
-    /// go on, unless this stream never told it.
+    /// The `id` of the last event that a client of an event stream has seen, which says better than
+    /// `from` where to go on, unless this stream never told it.
     pub last_event_id: Option<Offset>,
     /// The client's echo of the last cursor.
     pub cursor: Option<u64>,
@@ -88,7 +89,7 @@ impl Read {
     #[must_use]
     pub fn again_from(&self, position: Offset) -> Self {
         Self {
-            from: From::Offset(position),
+            from: StartOffset::Offset(position),
             last_event_id: None,
             ..self.clone()
         }
@@ -97,7 +98,7 @@ impl Read {
 
 /// Where a read begins (protocol 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum StartOffset {
     Start,
     Now,
     Offset(Offset),
@@ -121,7 +122,7 @@ pub struct AwaitsBody {
 ///
 /// # Errors
 /// When the request is malformed, or its announced body too large.
-pub fn parse(head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
+pub fn parse(head: RequestHead<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
     match head.method {
         "PUT" => awaits_body(Call::Create(create(head, limits)?), head, limits),
         "POST" => awaits_body(Call::Append(append(head, limits)?), head, limits),
@@ -137,12 +138,12 @@ pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
 /// The length that a body is announced to have.
 #[must_use]
-pub fn announced_bytes(head: Head<'_>) -> Option<u64> {
+pub fn announced_bytes(head: RequestHead<'_>) -> Option<u64> {
     (head.header)(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok())
 }
 
 /// Refuses a body by its length alone.
-pub(crate) fn refuse_announced(head: Head<'_>, limits: &Limits) -> Result<(), Refusal> {
+pub(crate) fn refuse_announced(head: RequestHead<'_>, limits: &Limits) -> Result<(), Refusal> {
     let max = body_bytes_max(head, limits);
     let needs_body = matches!(head.method, "PUT" | "POST");
     match announced_bytes(head) {
@@ -151,15 +152,15 @@ pub(crate) fn refuse_announced(head: Head<'_>, limits: &Limits) -> Result<(), Re
     }
 }
 
-fn body_bytes_max(head: Head<'_>, limits: &Limits) -> u64 {
-    if edge::is_registry(head.target) {
+fn body_bytes_max(head: RequestHead<'_>, limits: &Limits) -> u64 {
+    if router::is_registry(head.target) {
         limits.registry_bytes_max()
     } else {
         limits.append_bytes_max
     }
 }
 
-fn awaits_body(call: Call, head: Head<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
+fn awaits_body(call: Call, head: RequestHead<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
     refuse_announced(head, limits)?;
     Ok(Parsed::AwaitsBody(AwaitsBody {
         bytes_max: body_bytes_max(head, limits),
@@ -202,7 +203,9 @@ impl AwaitsBody {
     /// The refusal of a body of which more than `bytes_max` bytes have been read.
     #[must_use]
     pub const fn too_large(&self) -> Refusal {
-        Refusal::BodyTooLarge { max: self.bytes_max }
+        Refusal::BodyTooLarge {
+            max: self.bytes_max,
+        }
     }
 
     /// The most bytes that the body may have.
@@ -229,7 +232,7 @@ const MALFORMED_CONTENT_TYPE: Refusal = Refusal::MalformedHeader {
     rule: "is not of the form type/subtype",
 };
 
-fn create(head: Head<'_>, limits: &Limits) -> Result<Create, Refusal> {
+fn create(head: RequestHead<'_>, limits: &Limits) -> Result<Create, Refusal> {
     if (head.header)("Stream-Forked-From").is_some() {
         return Err(Refusal::NotSupported("forks"));
     }
@@ -251,13 +254,13 @@ fn create(head: Head<'_>, limits: &Limits) -> Result<Create, Refusal> {
         closed: is_closed(head),
         producer: producer(head, limits)?,
         body: Bytes::new(),
-        location: format!("{}{}", head.origin, edge::path(head.target)),
-        name: edge::stream_name(head.target, limits)?,
+        location: format!("{}{}", head.origin, router::path(head.target)),
+        name: router::stream_name(head.target, limits)?,
         preconditions: preconditions(head),
     })
 }
 
-fn append(head: Head<'_>, limits: &Limits) -> Result<Append, Refusal> {
+fn append(head: RequestHead<'_>, limits: &Limits) -> Result<Append, Refusal> {
     Ok(Append {
         content_type: (head.header)(header::CONTENT_TYPE).filter(|text| !text.trim().is_empty()),
         producer: producer(head, limits)?,
@@ -269,7 +272,7 @@ fn append(head: Head<'_>, limits: &Limits) -> Result<Append, Refusal> {
     })
 }
 
-pub(crate) fn read(head: Head<'_>) -> Result<Read, Refusal> {
+pub(crate) fn read(head: RequestHead<'_>) -> Result<Read, Refusal> {
     let query = query(head.target);
     let live = match parameter(query, "live", "the live parameter is given twice")?.as_deref() {
         None => None,
@@ -279,9 +282,9 @@ pub(crate) fn read(head: Head<'_>) -> Result<Read, Refusal> {
     };
     let from = match parameter(query, "offset", "the offset parameter is given twice")?.as_deref() {
         None if live.is_some() => return Err(Refusal::Malformed("a live read needs an offset")),
-        None | Some("-1") => From::Start,
-        Some("now") => From::Now,
-        Some(text) => From::Offset(
+        None | Some("-1") => StartOffset::Start,
+        Some("now") => StartOffset::Now,
+        Some(text) => StartOffset::Offset(
             text.parse()
                 .map_err(|_| Refusal::Malformed("the offset is malformed"))?,
         ),
@@ -299,8 +302,9 @@ pub(crate) fn read(head: Head<'_>) -> Result<Read, Refusal> {
     })
 }
 
-/// The client's echo of the last cursor. One that this server cannot have given is as good as none (protocol 10.1): it is
-/// something that others have put there, and says nothing about what the client has seen.
+/// The client's echo of the last cursor. One that this server cannot have given is as good as none
+/// (protocol 10.1): it is something that others have put there, and says nothing about what the
+/// client has seen.
 fn cursor(query: &str) -> Option<u64> {
     let text = parameter(query, "cursor", "").ok().flatten()?;
     let cursor = safe_integer(&text)?;
@@ -310,7 +314,8 @@ fn cursor(query: &str) -> Option<u64> {
 /// Whether the request asks for a live read, as far as its target tells.
 #[must_use]
 pub fn is_live(method: &str, target: &str) -> bool {
-    method == "GET" && form_urlencoded::parse(query(target).as_bytes()).any(|(name, _)| name == "live")
+    method == "GET"
+        && form_urlencoded::parse(query(target).as_bytes()).any(|(name, _)| name == "live")
 }
 
 /// What lies between the path of a target and its fragment.
@@ -319,8 +324,9 @@ fn query(target: &str) -> &str {
     target.split_once('?').map_or("", |(_, query)| query)
 }
 
-/// Refuses a body in a coding, because it is stored as it is, and nobody who reads it is told of a coding.
-pub(crate) fn check_codings(head: Head<'_>) -> Result<(), Refusal> {
+/// Refuses a body in a coding, because it is stored as it is, and nobody who reads it is told of a
+/// coding.
+pub(crate) fn check_codings(head: RequestHead<'_>) -> Result<(), Refusal> {
     let codings = |name| {
         let list = (head.header)(name).unwrap_or_default();
         let codings = list.split(',').map(|each| each.trim().to_ascii_lowercase());
@@ -342,7 +348,7 @@ pub(crate) fn check_codings(head: Head<'_>) -> Result<(), Refusal> {
 
 /// Whether the request asks for a `Server-Timing` header.
 #[must_use]
-pub fn asks_for_timing(head: Head<'_>) -> bool {
+pub fn asks_for_timing(head: RequestHead<'_>) -> bool {
     (head.header)(header::DEBUG_TIMING).is_some_and(|value| value.trim() == "1")
 }
 
@@ -357,11 +363,12 @@ fn parameter(query: &str, name: &str, repeated: &'static str) -> Result<Option<S
 }
 
 /// `Stream-Closed` counts only as `true`, in any case (protocol 4.1).
-fn is_closed(head: Head<'_>) -> bool {
-    (head.header)(header::STREAM_CLOSED).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
+fn is_closed(head: RequestHead<'_>) -> bool {
+    (head.header)(header::STREAM_CLOSED)
+        .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
 }
 
-fn expiry(head: Head<'_>) -> Result<Expiry, Refusal> {
+fn expiry(head: RequestHead<'_>) -> Result<Expiry, Refusal> {
     let ttl = (head.header)(header::STREAM_TTL);
     let expires_at = (head.header)(header::STREAM_EXPIRES_AT);
     match (ttl, expires_at) {
@@ -397,8 +404,12 @@ fn expiry(head: Head<'_>) -> Result<Expiry, Refusal> {
 }
 
 /// The three producer headers: all or none (protocol 5.2.1).
-fn producer(head: Head<'_>, limits: &Limits) -> Result<Option<ProducerStamp>, Refusal> {
-    let names = [header::PRODUCER_ID, header::PRODUCER_EPOCH, header::PRODUCER_SEQ];
+fn producer(head: RequestHead<'_>, limits: &Limits) -> Result<Option<ProducerStamp>, Refusal> {
+    let names = [
+        header::PRODUCER_ID,
+        header::PRODUCER_EPOCH,
+        header::PRODUCER_SEQ,
+    ];
     let (id, epoch, seq) = match names.map(|name| (head.header)(name)) {
         [None, None, None] => return Ok(None),
         [Some(id), Some(epoch), Some(seq)] => (id, epoch, seq),
@@ -433,34 +444,39 @@ fn producer(head: Head<'_>, limits: &Limits) -> Result<Option<ProducerStamp>, Re
     }))
 }
 
-fn stream_seq(head: Head<'_>, limits: &Limits) -> Result<Option<String>, Refusal> {
+fn stream_seq(head: RequestHead<'_>, limits: &Limits) -> Result<Option<String>, Refusal> {
     match (head.header)(header::STREAM_SEQ) {
         Some(text) if text.is_empty() => Err(Refusal::MalformedHeader {
             header: header::STREAM_SEQ,
             rule: "must not be empty",
         }),
-        Some(text) if text.len() as u64 > limits.stream_seq_bytes_max => Err(Refusal::MalformedHeader {
-            header: header::STREAM_SEQ,
-            rule: "is too long",
-        }),
+        Some(text) if text.len() as u64 > limits.stream_seq_bytes_max => {
+            Err(Refusal::MalformedHeader {
+                header: header::STREAM_SEQ,
+                rule: "is too long",
+            })
+        }
         text => Ok(text),
     }
 }
 
-fn expected_offset(head: Head<'_>) -> Result<Option<Offset>, Refusal> {
+fn expected_offset(head: RequestHead<'_>) -> Result<Option<Offset>, Refusal> {
     let Some(text) = (head.header)(header::STREAM_EXPECTED_OFFSET) else {
         return Ok(None);
     };
     match text.trim() {
         "-1" => Ok(Some(Offset::START)),
-        text => text.parse().map(Some).map_err(|_| Refusal::MalformedHeader {
-            header: header::STREAM_EXPECTED_OFFSET,
-            rule: "is not an offset that this server gave",
-        }),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| Refusal::MalformedHeader {
+                header: header::STREAM_EXPECTED_OFFSET,
+                rule: "is not an offset that this server gave",
+            }),
     }
 }
 
-fn preconditions(head: Head<'_>) -> Preconditions {
+fn preconditions(head: RequestHead<'_>) -> Preconditions {
     Preconditions {
         if_match: (head.header)(header::IF_MATCH),
         if_none_match: (head.header)(header::IF_NONE_MATCH),
@@ -473,7 +489,9 @@ fn safe_integer(text: &str) -> Option<u64> {
     if !digits {
         return None;
     }
-    text.parse().ok().filter(|number| *number <= SAFE_INTEGER_MAX)
+    text.parse()
+        .ok()
+        .filter(|number| *number <= SAFE_INTEGER_MAX)
 }
 
 #[cfg(test)]
@@ -488,7 +506,7 @@ mod tests {
                 .map(|(_, value)| (*value).to_owned())
         };
         parse(
-            Head {
+            RequestHead {
                 method,
                 origin: "http://h",
                 target,
@@ -512,16 +530,16 @@ mod tests {
             Ok(other) => panic!("{other:?}"),
             Err(refusal) => Err(refusal),
         };
-        assert_eq!(read(""), Ok((From::Start, None, None)));
-        assert_eq!(read("offset=-1"), Ok((From::Start, None, None)));
+        assert_eq!(read(""), Ok((StartOffset::Start, None, None)));
+        assert_eq!(read("offset=-1"), Ok((StartOffset::Start, None, None)));
         assert_eq!(
             read("offset=now&live=sse&cursor=7"),
-            Ok((From::Now, Some(Class::Sse), Some(7)))
+            Ok((StartOffset::Now, Some(Class::Sse), Some(7)))
         );
         let offset = Offset::new(1, 2);
         assert_eq!(
             read(&format!("offset={offset}")),
-            Ok((From::Offset(offset), None, None))
+            Ok((StartOffset::Offset(offset), None, None))
         );
         for query in [
             "offset=",
@@ -538,13 +556,19 @@ mod tests {
 
     #[test]
     fn an_event_stream_goes_on_from_the_last_event() {
-        let read =
-            |query: &str, id: &str| match parsed("GET", &format!("/s{query}"), &[("last-event-id", id)]) {
-                Ok(Parsed::Whole(Call::Read(read))) => read.last_event_id,
-                other => panic!("{other:?}"),
-            };
+        let read = |query: &str, id: &str| match parsed(
+            "GET",
+            &format!("/s{query}"),
+            &[("last-event-id", id)],
+        ) {
+            Ok(Parsed::Whole(Call::Read(read))) => read.last_event_id,
+            other => panic!("{other:?}"),
+        };
         let offset = Offset::new(1, 2);
-        assert_eq!(read("?offset=-1&live=sse", &offset.to_string()), Some(offset));
+        assert_eq!(
+            read("?offset=-1&live=sse", &offset.to_string()),
+            Some(offset)
+        );
         for id in ["", "now", "-1", "7", "0_0"] {
             assert_eq!(read("?offset=-1&live=sse", id), None, "{id}");
         }
@@ -555,10 +579,11 @@ mod tests {
 
     #[test]
     fn a_cursor_that_was_never_given_counts_as_none() {
-        let cursor = |query: &str| match parsed("GET", &format!("/v1/stream/s?offset=-1&{query}"), &[]) {
-            Ok(Parsed::Whole(Call::Read(read))) => read.cursor,
-            other => panic!("{query}: {other:?}"),
-        };
+        let cursor =
+            |query: &str| match parsed("GET", &format!("/v1/stream/s?offset=-1&{query}"), &[]) {
+                Ok(Parsed::Whole(Call::Read(read))) => read.cursor,
+                other => panic!("{query}: {other:?}"),
+            };
         assert_eq!(cursor("cursor=0"), Some(0));
         assert_eq!(cursor("cursor=9007199254740991"), Some(SAFE_INTEGER_MAX));
         for query in [
@@ -586,7 +611,11 @@ mod tests {
             let Ok(Parsed::Whole(Call::Read(read))) = parsed("GET", target, &[]) else {
                 panic!("{target} is a read")
             };
-            assert_eq!((read.from, read.live), (From::Start, None), "{target}");
+            assert_eq!(
+                (read.from, read.live),
+                (StartOffset::Start, None),
+                "{target}"
+            );
         }
         assert!(is_live("GET", "/s?offset=-1&live=sse#end"));
     }
@@ -618,7 +647,13 @@ mod tests {
         ] {
             assert!(post(id, epoch, seq).is_err(), "{id} {epoch} {seq}");
         }
-        assert!(posted(&[("content-type", "text/plain"), ("producer-id", "p")], b"x").is_err());
+        assert!(
+            posted(
+                &[("content-type", "text/plain"), ("producer-id", "p")],
+                b"x"
+            )
+            .is_err()
+        );
     }
 
     #[test]
@@ -628,7 +663,7 @@ mod tests {
             ..Limits::DEFAULT
         };
         let bytes_max = |target: &str| {
-            let head = Head {
+            let head = RequestHead {
                 method: "POST",
                 origin: "http://h",
                 target,
@@ -692,14 +727,27 @@ mod tests {
     fn a_body_may_be_missing_only_when_closing() {
         assert!(posted(&[], b"").is_err());
         assert!(posted(&[("stream-closed", "yes")], b"").is_err());
-        assert!(posted(&[("stream-closed", "TRUE"), ("content-type", "no type")], b"").is_ok());
+        assert!(
+            posted(
+                &[("stream-closed", "TRUE"), ("content-type", "no type")],
+                b""
+            )
+            .is_ok()
+        );
         assert!(posted(&[], b"x").is_err());
     }
 
     #[test]
     fn a_large_body_is_refused_by_its_announcement_and_by_its_size() {
         let max = Limits::DEFAULT.append_bytes_max;
-        assert!(parsed("POST", "/v1/stream/s", &[("content-length", &max.to_string())]).is_ok());
+        assert!(
+            parsed(
+                "POST",
+                "/v1/stream/s",
+                &[("content-length", &max.to_string())]
+            )
+            .is_ok()
+        );
         let refused = parsed(
             "POST",
             "/v1/stream/s",

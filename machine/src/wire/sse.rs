@@ -9,8 +9,8 @@ use crate::Offset;
 /// A comment that keeps an idle connection from being cut.
 pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
-/// An event whose payload is text. Any line ending starts a new `data:` line. Parsers drop one space after the colon, so a
-/// line that begins with a space gets one more.
+/// An event whose payload is text. Any line ending starts a new `data:` line. Parsers drop one
+/// space after the colon, so a line that begins with a space gets one more.
 #[must_use]
 pub fn text_event(name: &str, payload: &[u8]) -> Vec<u8> {
     let mut event = begin(name, payload.len());
@@ -71,8 +71,8 @@ struct Control {
     stream_closed: bool,
 }
 
-/// The `id` by which a browser asks for what follows when it connects again (WHATWG HTML, 9.2.6). It belongs to the
-/// event whose other fields come next.
+/// The `id` by which a browser asks for what follows when it connects again (WHATWG HTML, 9.2.6).
+/// It belongs to the event whose other fields come next.
 #[must_use]
 pub fn id_line(next: Offset) -> Vec<u8> {
     format!("id: {next}\n").into_bytes()

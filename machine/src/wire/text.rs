@@ -1,9 +1,11 @@
-//! Text in events (protocol 5.8). An event is text of its own, but an append may end inside a character, or between CR and LF.
+//! Text in events (protocol 5.8). An event is text of its own, but an append may end inside a
+//! character, or between CR and LF.
 //!
-//! The rule: a character is shown with the append that holds its last byte. So each place of a stream divides its text in one
-//! way, and every reader sees the same text, wherever it goes on from. What can no longer become a character is shown, as it is,
-//! with the append that shows that: the next one, or the closing of the stream. CR is shown as a line ending at once, and an LF
-//! that follows it is not shown again.
+//! The rule: a character is shown with the append that holds its last byte. So each place of a
+//! stream divides its text in one way, and every reader sees the same text, wherever it goes on
+//! from. What can no longer become a character is shown, as it is, with the append that shows that:
+//! the next one, or the closing of the stream. CR is shown as a line ending at once, and an LF that
+//! follows it is not shown again.
 
 /// The most bytes before a place that its division depends on: one less than a character has.
 pub(crate) const LEAD_BYTES: u64 = 3;
@@ -11,7 +13,9 @@ pub(crate) const LEAD_BYTES: u64 = 3;
 /// Bytes at the end that may be the beginning of a character.
 fn unfinished(bytes: &[u8]) -> usize {
     let last = &bytes[bytes.len().saturating_sub(3)..];
-    let begin = last.iter().rposition(|byte| byte & 0b1100_0000 != 0b1000_0000);
+    let begin = last
+        .iter()
+        .rposition(|byte| byte & 0b1100_0000 != 0b1000_0000);
     let tail = begin.map_or(&[][..], |begin| &last[begin..]);
     match core::str::from_utf8(tail) {
         Err(error) if error.valid_up_to() == 0 && error.error_len().is_none() => tail.len(),
@@ -26,7 +30,8 @@ pub(crate) fn keep_last(lead: &mut Vec<u8>, bytes: &[u8]) {
     lead.drain(..lead.len().saturating_sub(kept));
 }
 
-/// The text that an event shows of some bytes behind `lead`. `is_last` when nothing will follow them.
+/// The text that an event shows of some bytes behind `lead`. `is_last` when nothing will follow
+/// them.
 pub(crate) fn shown(lead: &[u8], mut bytes: Vec<u8>, is_last: bool) -> Vec<u8> {
     if lead.last() == Some(&b'\r') && bytes.first() == Some(&b'\n') {
         bytes.remove(0);
@@ -52,7 +57,8 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// After these bytes, of which there is one at least, when the text before them ended in that way.
+    /// After these bytes, of which there is one at least, when the text before them ended in that
+    /// way.
     pub(crate) fn after(before: Self, bytes: &[u8]) -> Self {
         let continues = bytes.iter().all(|byte| byte & 0b1100_0000 == 0b1000_0000);
         if continues && before != Self::Whole && before != Self::Return {
@@ -67,7 +73,8 @@ impl Ending {
         }
     }
 
-    /// Whether an append can be shown without the text before it and after it, when that ended in this way.
+    /// Whether an append can be shown without the text before it and after it, when that ended in
+    /// this way.
     pub(crate) fn divides(self, bytes: &[u8]) -> bool {
         let follows = match (self, bytes.first()) {
             (_, None) => matches!(self, Self::Whole | Self::Return),
@@ -123,7 +130,10 @@ mod tests {
     #[test]
     fn a_character_is_shown_with_its_last_byte() {
         assert_eq!(shown(b"", b"a\xf0\x9f".to_vec(), false), b"a");
-        assert_eq!(shown(b"a\xf0\x9f", b"\x98\x80".to_vec(), false), "😀".as_bytes());
+        assert_eq!(
+            shown(b"a\xf0\x9f", b"\x98\x80".to_vec(), false),
+            "😀".as_bytes()
+        );
         assert_eq!(shown(b"a\xf0\x9f", b"b".to_vec(), false), b"\xf0\x9fb");
         assert_eq!(shown(b"a\xf0\x9f", Vec::new(), true), b"\xf0\x9f");
         assert_eq!(shown(b"a\r", b"\nb".to_vec(), false), b"b");

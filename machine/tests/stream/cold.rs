@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use machine::segment::{self, Index};
-use machine::{Input, Limits, Message, Millis, Offset, Reply};
+use machine::{Input, Limits, Message, Millis, Offset, SendOutcome};
 use proptest::prelude::*;
 
 use crate::shell::{Answered, Shell};
@@ -26,7 +26,10 @@ fn stream(content_type: &str, limits: Limits) -> Shell {
 }
 
 fn next(answered: &Answered) -> Offset {
-    answered.header("Stream-Next-Offset").parse().expect("an offset")
+    answered
+        .header("Stream-Next-Offset")
+        .parse()
+        .expect("an offset")
 }
 
 #[test]
@@ -63,8 +66,8 @@ fn the_append_that_fills_a_segment_seals_it_and_none_waits() {
     }
 }
 
-/// While the cold tier takes nothing, segments keep their size and wait; they are stored in order, and found again after a
-/// sleep without asking for each.
+/// While the cold tier takes nothing, segments keep their size and wait; they are stored in order,
+/// and found again after a sleep without asking for each.
 #[test]
 fn segments_keep_their_size_however_many_wait() {
     const COUNT: u64 = 40;
@@ -72,7 +75,7 @@ fn segments_keep_their_size_however_many_wait() {
     let fail = |shell: &mut Shell| {
         for put in core::mem::take(&mut shell.puts) {
             let (id, receipt) = (put.id, None);
-            shell.input(Input::Stored { id, receipt });
+            shell.input(Input::PutFinished { id, receipt });
         }
     };
     for count in 0..COUNT {
@@ -134,7 +137,10 @@ fn a_seal_changes_no_answer() {
     assert_eq!(ask(&mut shell), before, "and not stored");
     shell.store();
     assert_eq!(ask(&mut shell), before, "and stored");
-    let tag = shell.request("HEAD", "", &[], &[]).header("ETag").to_owned();
+    let tag = shell
+        .request("HEAD", "", &[], &[])
+        .header("ETag")
+        .to_owned();
     let known = shell.request("GET", "?offset=-1", &[("If-None-Match", &tag)], &[]);
     assert_eq!(known.status(), 304);
     // The other name of the same place, which a former version told.
@@ -189,7 +195,9 @@ fn a_stream_closed_while_a_put_is_under_way_has_both_segments_stored() {
 #[test]
 fn a_quiet_stream_is_moved_by_the_alarm() {
     let mut shell = stream(JSON, limits());
-    let armed = shell.alarm.expect("set with the stream, when it costs nothing");
+    let armed = shell
+        .alarm
+        .expect("set with the stream, when it costs nothing");
     shell.post(JSON, b"1");
     assert_eq!((shell.alarm, shell.written), (Some(armed), 1));
     shell.sleep();
@@ -200,7 +208,10 @@ fn a_quiet_stream_is_moved_by_the_alarm() {
     // Readers that have been told of the end of the sealed segment follow on.
     shell.post(JSON, b"2");
     let live = shell.live.take().expect("an append is told");
-    assert_eq!((live.from, live.next), (Offset::new(0, 1), Offset::new(1, 1)));
+    assert_eq!(
+        (live.from, live.next),
+        (Offset::new(0, 1), Offset::new(1, 1))
+    );
 }
 
 #[test]
@@ -211,7 +222,7 @@ fn a_put_of_unknown_outcome_is_tried_under_another_key_and_collected() {
     let (object, receipt) = shell.encode(&first);
     // It takes effect, and reports that it has failed.
     shell.objects.insert(first.key.clone(), object);
-    shell.input(Input::Stored {
+    shell.input(Input::PutFinished {
         id: first.id,
         receipt: None,
     });
@@ -221,7 +232,7 @@ fn a_put_of_unknown_outcome_is_tried_under_another_key_and_collected() {
     shell.store();
     assert_eq!(shell.objects.len(), 2);
     // The first may report late; nobody cares any more.
-    shell.input(Input::Stored {
+    shell.input(Input::PutFinished {
         id: first.id,
         receipt: Some(receipt),
     });
@@ -351,7 +362,10 @@ fn appends_that_store_nothing_leave_nothing_in_memory() {
         assert_eq!(shell.request("POST", "", &stamp, b"1").status(), 200);
         shell.settle();
     }
-    assert_eq!(shell.request("POST", "", &headers, b"[1,2,3]").status(), 204);
+    assert_eq!(
+        shell.request("POST", "", &headers, b"[1,2,3]").status(),
+        204
+    );
     shell.settle();
     let before = shell.remembered_bytes();
     for producer in 0..100 {
@@ -381,7 +395,7 @@ fn a_deleted_stream_leaves_nothing() {
     let (object, receipt) = shell.encode(&put);
     assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
     shell.objects.insert(put.key, object);
-    shell.input(Input::Stored {
+    shell.input(Input::PutFinished {
         id: put.id,
         receipt: Some(receipt),
     });
@@ -421,14 +435,17 @@ fn many_objects_are_collected_in_batches() {
     shell.fire_until(|shell| !shell.collections.is_empty());
     for left in [3, 1, 0] {
         // A batch that fails is tried again after a pause.
-        let (flight, _) = shell.collections.remove(0);
-        shell.input(Input::Collected { flight, done: false });
+        let (effect, _) = shell.collections.remove(0);
+        shell.input(Input::CollectFinished {
+            effect,
+            done: false,
+        });
         assert!(shell.collections.is_empty());
         shell.fire_until(|shell| !shell.collections.is_empty());
-        let (flight, keys) = shell.collections.remove(0);
+        let (effect, keys) = shell.collections.remove(0);
         assert!(keys.len() <= 2);
         keys.iter().for_each(|key| drop(shell.objects.remove(key)));
-        shell.input(Input::Collected { flight, done: true });
+        shell.input(Input::CollectFinished { effect, done: true });
         assert_eq!(shell.objects.len(), left);
     }
     assert!(shell.rows.is_empty());
@@ -449,9 +466,9 @@ fn requests(shell: &mut Shell, status: u16) -> Vec<String> {
         Message::Index(statements) => format!("{statements:?}"),
     });
     let told = told.collect();
-    for (flight, _) in messages {
-        let reply = Reply::Status(status);
-        shell.input(Input::Replied { flight, reply });
+    for (effect, _) in messages {
+        let reply = SendOutcome::Status(status);
+        shell.input(Input::SendFinished { effect, reply });
     }
     told
 }
@@ -604,7 +621,11 @@ fn a_read_from_the_middle_takes_little_more_than_it_answers() {
             shell.post(content_type, batch.as_bytes());
         }
         shell.store();
-        let units = if content_type == JSON { 8_123 } else { 8_123_456 };
+        let units = if content_type == JSON {
+            8_123
+        } else {
+            8_123_456
+        };
         shell.fetched = 0;
         let page = shell.get(&format!("?offset={}", Offset::new(0, units)));
         let ratio = shell.fetched as f64 / page.body.len() as f64;
@@ -640,13 +661,16 @@ fn an_index_is_bounded_whatever_its_step() {
     );
     for from in [0, 1, 499, 990, 999] {
         let page = shell.get(&format!("?offset={}", Offset::new(0, from)));
-        assert_eq!(page.text(), format!("[{}]", messages[from as usize..].join(",")));
+        assert_eq!(
+            page.text(),
+            format!("[{}]", messages[from as usize..].join(","))
+        );
     }
 }
 
 proptest! {
-    /// Whatever the sizes and whatever is stored when: every page is the same, and has the same name, hot or cold, and from
-    /// every offset the stream reads on to its end.
+    /// Whatever the sizes and whatever is stored when: every page is the same, and has the same
+    /// name, hot or cold, and from every offset the stream reads on to its end.
     #[test]
     fn where_content_is_makes_no_difference(
         json in any::<bool>(),
@@ -766,8 +790,8 @@ proptest! {
     }
 }
 
-/// With the registry, the index and the cold tier: two tables, the head row, and the head row again when both are told. One
-/// alarm is set, in case that a message is lost, and taken back.
+/// With the registry, the index and the cold tier: two tables, the head row, and the head row again
+/// when both are told. One alarm is set, in case that a message is lost, and taken back.
 #[test]
 fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
     let limits = Limits {
@@ -780,9 +804,9 @@ fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
     assert_eq!((shell.written, shell.messages.len()), (2, 2));
     assert!(shell.alarm.is_some());
     let mut written = 0;
-    for (flight, _) in core::mem::take(&mut shell.messages) {
-        let reply = Reply::Status(200);
-        shell.input(Input::Replied { flight, reply });
+    for (effect, _) in core::mem::take(&mut shell.messages) {
+        let reply = SendOutcome::Status(200);
+        shell.input(Input::SendFinished { effect, reply });
         written += shell.written;
     }
     assert_eq!((written, shell.alarm), (2, None));
@@ -795,7 +819,8 @@ fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
     shell.fire_until(|shell| shell.rows.is_empty() || !shell.messages.is_empty());
 }
 
-/// What the head row says is to be told outlives the stream, and goes before what is told of its end.
+/// What the head row says is to be told outlives the stream, and goes before what is told of its
+/// end.
 #[test]
 fn a_creation_is_told_after_a_sleep_and_after_the_end() {
     let limits = Limits {

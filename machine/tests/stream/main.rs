@@ -5,7 +5,7 @@ mod precondition;
 mod shell;
 mod whole;
 
-use machine::{Class, End, Input, Limits, Millis};
+use machine::{Class, Input, Limits, Millis, StreamEnd};
 use proptest::prelude::*;
 use shell::Shell;
 
@@ -132,7 +132,10 @@ fn the_alarm_ends_a_stream_that_nobody_asks_for() {
         shell.now
     );
     assert!(shell.now > created && fired <= 4, "{fired}");
-    assert_eq!(shell.live.as_ref().and_then(|live| live.end), Some(End::Gone));
+    assert_eq!(
+        shell.live.as_ref().and_then(|live| live.end),
+        Some(StreamEnd::Deleted)
+    );
 }
 
 #[test]
@@ -228,11 +231,16 @@ fn a_ttl_beyond_all_dates_needs_no_alarm() {
         let mut shell = stream(BINARY, &[("Stream-TTL", ttl)]);
         assert_eq!(shell.alarm.is_some(), has_alarm, "{ttl}");
         assert!(
-            shell.alarm.is_none_or(|at| at.0 <= shell.limits.alarm_at_max_ms),
+            shell
+                .alarm
+                .is_none_or(|at| at.0 <= shell.limits.alarm_at_max_ms),
             "{ttl}"
         );
         shell.now = shell.now.plus(1_000_000_000_000);
-        assert_eq!(shell.request("HEAD", "", &[], b"").header("Stream-TTL"), ttl);
+        assert_eq!(
+            shell.request("HEAD", "", &[], b"").header("Stream-TTL"),
+            ttl
+        );
         assert_eq!(shell.get("").status(), 200);
     }
 }
@@ -246,13 +254,21 @@ fn a_ttl_of_zero_expires_at_once() {
 
 #[test]
 fn an_expired_stream_is_gone_even_when_the_request_that_finds_it_is_refused() {
-    for (method, content_type, body) in [("PUT", JSON, "{"), ("POST", JSON, "{"), ("PUT", BINARY, "")] {
+    for (method, content_type, body) in
+        [("PUT", JSON, "{"), ("POST", JSON, "{"), ("PUT", BINARY, "")]
+    {
         let mut shell = stream(JSON, &[("Stream-TTL", "8")]);
         shell.post(JSON, b"1");
         shell.now = shell.now.plus(8_000);
         let headers = [("Content-Type", content_type)];
-        let status = shell.request(method, "", &headers, body.as_bytes()).status();
-        assert_eq!(shell.rows.is_empty(), status != 201, "{method} {body:?} {status}");
+        let status = shell
+            .request(method, "", &headers, body.as_bytes())
+            .status();
+        assert_eq!(
+            shell.rows.is_empty(),
+            status != 201,
+            "{method} {body:?} {status}"
+        );
         shell.sleep();
         assert_eq!(
             shell.get("").status(),
@@ -268,7 +284,10 @@ fn a_stream_created_anew_shares_nothing_with_the_old_one() {
     let mut tags = std::collections::BTreeSet::new();
     for round in 0..6 {
         shell.post(BINARY, b"same");
-        assert!(tags.insert(shell.get("").header("ETag").to_owned()), "{tags:?}");
+        assert!(
+            tags.insert(shell.get("").header("ETag").to_owned()),
+            "{tags:?}"
+        );
         if round % 2 == 0 {
             shell.sleep();
         }
@@ -335,15 +354,20 @@ fn each_turn_tells_the_readers_what_it_did() {
     let mut shell = stream(JSON, &[]);
     shell.post(JSON, b"[1,[2]]");
     let live = shell.live.take().expect("an append is told");
-    assert_eq!((live.from.position, live.next.position, live.end), (0, 2, None));
+    assert_eq!(
+        (live.from.position, live.next.position, live.end),
+        (0, 2, None)
+    );
     let (frame, body) =
-        machine::tail::Frame::decode(&live.message(Class::Sse).expect("whole frames")).expect("a message");
+        machine::live_reader::Frame::decode(&live.message(Class::Sse).expect("whole frames"))
+            .expect("a message");
     assert_eq!(
         (frame.whole, String::from_utf8_lossy(&body).as_ref()),
         (true, "event: data\ndata:[1,[2]]\n\n")
     );
-    let (frame, body) = machine::tail::Frame::decode(&live.message(Class::LongPoll).expect("whole frames"))
-        .expect("a message");
+    let (frame, body) =
+        machine::live_reader::Frame::decode(&live.message(Class::LongPoll).expect("whole frames"))
+            .expect("a message");
     assert_eq!(
         (frame.status, String::from_utf8_lossy(&body).as_ref()),
         (Some(200), "[1,[2]]")
@@ -354,14 +378,18 @@ fn each_turn_tells_the_readers_what_it_did() {
     shell.post(JSON, b"\"0123456789\"");
     let live = shell.live.take().expect("an append is told");
     let (frame, body) =
-        machine::tail::Frame::decode(&live.message(Class::Sse).expect("whole frames")).expect("a message");
+        machine::live_reader::Frame::decode(&live.message(Class::Sse).expect("whole frames"))
+            .expect("a message");
     assert!(!frame.whole && body.is_empty() && frame.next.position == 3);
 
     shell.request("POST", "", &[("Stream-Closed", "true")], b"");
     let live = shell.live.take().expect("a close is told");
-    assert_eq!((live.from, live.end), (live.next, Some(End::Closed)));
+    assert_eq!((live.from, live.end), (live.next, Some(StreamEnd::Closed)));
     shell.request("DELETE", "", &[], b"");
-    assert_eq!(shell.live.take().and_then(|live| live.end), Some(End::Gone));
+    assert_eq!(
+        shell.live.take().and_then(|live| live.end),
+        Some(StreamEnd::Deleted)
+    );
 }
 
 /// The records of a page's body.
@@ -378,7 +406,8 @@ fn records(content_type: &str, body: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    /// Whatever the sizes of appends, rows and pages, pages tile the stream, and any offset reads on to the tail.
+    /// Whatever the sizes of appends, rows and pages, pages tile the stream, and any offset reads
+    /// on to the tail.
     #[test]
     fn pages_tile_the_stream(
         json in any::<bool>(),
@@ -443,7 +472,7 @@ proptest! {
                 if page.attached {
                     break;
                 }
-                let head = machine::tail::Head::from_header(page.header("Stream-Line")).expect("a head");
+                let head = machine::live_reader::LiveHead::from_header(page.header("Stream-Line")).expect("a head");
                 let text = page.text();
                 let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("data:")).collect();
                 read.push_str(&String::from_utf8_lossy(&records(content_type, lines.join("\n").as_bytes())));
@@ -465,7 +494,10 @@ fn an_event_stream_goes_on_from_the_last_event_that_this_stream_has_told() {
         shell.request("GET", &query, &[("Last-Event-ID", id)], b"")
     };
     for query in ["-1", "now", "0000000000000000_0000000000000006"] {
-        assert_eq!(read(&mut shell, query, told).text(), "event: data\ndata:def\n\n");
+        assert_eq!(
+            read(&mut shell, query, told).text(),
+            "event: data\ndata:def\n\n"
+        );
     }
     for id in [
         "",

@@ -1,4 +1,5 @@
-//! Writes that depend on the state of the stream: entity tags (RFC 9110, 13) and `Stream-Expected-Offset`.
+//! Writes that depend on the state of the stream: entity tags (RFC 9110, 13) and
+//! `Stream-Expected-Offset`.
 
 use machine::Limits;
 
@@ -24,7 +25,10 @@ fn append(shell: &mut Shell, headers: &[(&str, &str)]) -> Answered {
 }
 
 fn tag(shell: &mut Shell) -> String {
-    shell.request("HEAD", "", &[], b"").header("ETag").to_owned()
+    shell
+        .request("HEAD", "", &[], b"")
+        .header("ETag")
+        .to_owned()
 }
 
 fn tail(shell: &mut Shell) -> String {
@@ -46,7 +50,12 @@ fn write(shell: &mut Shell, method: &str, headers: &[(&str, &str)]) -> Answered 
 #[test]
 fn a_tag_of_the_present_state_lets_every_write_through() {
     for (method, status) in WRITES {
-        for form in ["whole", "in a list", "any", "of a page that reaches the tail"] {
+        for form in [
+            "whole",
+            "in a list",
+            "any",
+            "of a page that reaches the tail",
+        ] {
             let mut shell = stream(BINARY, &[]);
             append(&mut shell, &[]);
             let tag = tag(&mut shell);
@@ -77,13 +86,21 @@ fn a_tag_of_another_state_stops_every_write() {
         let weak = format!("W/{present}");
         for list in [&empty, &former, &closed, &weak, "\"x\"", "x", ""] {
             let refused = write(&mut shell, method, &[("If-Match", list)]);
-            assert_eq!((refused.status(), shell.written), (412, 0), "{method} {list}");
+            assert_eq!(
+                (refused.status(), shell.written),
+                (412, 0),
+                "{method} {list}"
+            );
             assert_eq!(refused.header("ETag"), present);
             assert_eq!(refused.header("Stream-Next-Offset"), tail(&mut shell));
         }
         for list in ["*", &present, &weak, &format!("\"x\", {weak}")] {
             let refused = write(&mut shell, method, &[("If-None-Match", list)]);
-            assert_eq!((refused.status(), shell.written), (412, 0), "{method} {list}");
+            assert_eq!(
+                (refused.status(), shell.written),
+                (412, 0),
+                "{method} {list}"
+            );
         }
         assert_eq!(tag(&mut shell), present);
     }
@@ -97,12 +114,18 @@ fn a_stream_that_is_not_there_matches_nothing() {
     assert_eq!(refused.header("ETag"), "");
     for method in ["POST", "DELETE"] {
         // It would be refused without a precondition, too (RFC 9110, 13.2.1).
-        assert_eq!(write(&mut shell, method, &[("If-Match", "*")]).status(), 404);
+        assert_eq!(
+            write(&mut shell, method, &[("If-Match", "*")]).status(),
+            404
+        );
     }
     assert!(shell.rows.is_empty());
     assert_eq!(shell.put(BINARY, &[("If-None-Match", "*")]).status(), 201);
     for content_type in [BINARY, "text/plain"] {
-        assert_eq!(shell.put(content_type, &[("If-None-Match", "*")]).status(), 412);
+        assert_eq!(
+            shell.put(content_type, &[("If-None-Match", "*")]).status(),
+            412
+        );
     }
 }
 
@@ -130,7 +153,10 @@ fn closing_changes_the_state_that_a_tag_names() {
         (409, "true"),
         "that a stream is closed comes first"
     );
-    assert_eq!(write(&mut shell, "DELETE", &[("If-Match", &open)]).status(), 412);
+    assert_eq!(
+        write(&mut shell, "DELETE", &[("If-Match", &open)]).status(),
+        412
+    );
     assert_eq!(
         write(&mut shell, "DELETE", &[("If-Match", &closed)]).status(),
         204
@@ -140,7 +166,8 @@ fn closing_changes_the_state_that_a_tag_names() {
 #[test]
 fn an_append_is_made_at_the_offset_that_it_expects_and_nowhere_else() {
     let mut shell = stream(BINARY, &[]);
-    let expecting = |shell: &mut Shell, offset: &str| append(shell, &[("Stream-Expected-Offset", offset)]);
+    let expecting =
+        |shell: &mut Shell, offset: &str| append(shell, &[("Stream-Expected-Offset", offset)]);
     let start = tail(&mut shell);
     let first = expecting(&mut shell, &start);
     assert_eq!(first.status(), 204);
@@ -154,7 +181,12 @@ fn an_append_is_made_at_the_offset_that_it_expects_and_nowhere_else() {
         assert_eq!(refused.header("Stream-Closed"), "");
     }
     let close = |shell: &mut Shell, offset: &str| {
-        shell.request("POST", "", &[CLOSE, ("Stream-Expected-Offset", offset)], b"")
+        shell.request(
+            "POST",
+            "",
+            &[CLOSE, ("Stream-Expected-Offset", offset)],
+            b"",
+        )
     };
     assert_eq!(close(&mut shell, &start).status(), 409);
     let tail = tail(&mut shell);

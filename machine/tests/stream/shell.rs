@@ -4,33 +4,33 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use machine::plan::{Damaged, Plan, Rest, Span};
+use machine::plan::{CorruptionError, Plan, Rest, Span};
 use machine::rows::{
-    Chore, Head, HotRow, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMark, SealedSegment,
-    Write, WriterMark,
+    HotRow, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment,
+    StreamRow, Task, Write, WriterColumns,
 };
 use machine::segment::{Put, Receipt};
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed};
 use machine::{
-    Answer, CallId, Flight, Gated, Input, Limits, Live, Message, Millis, Refusal, Reply, Rows, Stream, Turn,
-    Unreadable,
+    Answer, Broadcast, CallId, Effect, EffectId, Input, Limits, Message, Millis, Refusal, Rows,
+    SendOutcome, StorageError, Stream, Turn,
 };
 
 #[derive(Default)]
 pub(crate) struct Memory {
-    head: RefCell<Option<Head>>,
+    head: RefCell<Option<StreamRow>>,
     hot: RefCell<BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>>,
     segments: RefCell<Option<BTreeMap<u64, SealedSegment>>>,
     pub(crate) producers: RefCell<BTreeMap<String, (ProducerState, Millis)>>,
-    pub(crate) chores: RefCell<Option<BTreeMap<u64, Chore>>>,
+    pub(crate) outbox: RefCell<Option<BTreeMap<u64, Task>>>,
     pub(crate) attached: Cell<u64>,
     /// How many segments have been asked for.
     pub(crate) asked: Cell<u64>,
 }
 
-fn mark(row: &HotRow) -> RowMark {
-    RowMark {
+fn mark(row: &HotRow) -> RowMeta {
+    RowMeta {
         key: row.key,
         units: row.units,
         bytes_before: row.bytes_before,
@@ -44,31 +44,31 @@ impl Memory {
         &self,
         table: HotTable,
         ask: impl FnOnce(&BTreeMap<RowKey, HotRow>) -> T,
-    ) -> Result<T, Unreadable> {
+    ) -> Result<T, StorageError> {
         let hot = self.hot.borrow();
         hot.get(&table)
             .map(ask)
-            .ok_or_else(|| Unreadable(format!("no such table: {table:?}")))
+            .ok_or_else(|| StorageError(format!("no such table: {table:?}")))
     }
 }
 
 impl Rows for Memory {
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         Ok(self.head.borrow().clone())
     }
 
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         self.table(table, |rows| {
             rows.range(..=key).next_back().map(|(_, row)| mark(row))
         })
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
+    ) -> Result<Option<RowMeta>, StorageError> {
         self.table(table, |rows| {
             rows.values()
                 .filter(|row| row.key > after && row.key == RowKey::at(row.key.position()))
@@ -77,10 +77,14 @@ impl Rows for Memory {
         })
     }
 
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.table(table, |rows| {
             for row in rows.values() {
-                each(WriterMark {
+                each(WriterColumns {
                     at: row.at,
                     producer: row.producer.clone(),
                     stream_seq: row.stream_seq.clone(),
@@ -89,35 +93,37 @@ impl Rows for Memory {
         })
     }
 
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         Ok(self.producers.borrow().get(id).map(|(state, _)| *state))
     }
 
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
         self.asked.set(self.asked.get() + 1);
         let segments = self.segments.borrow();
         let segments = segments
             .as_ref()
-            .ok_or_else(|| Unreadable("no segments".to_owned()))?;
+            .ok_or_else(|| StorageError("no segments".to_owned()))?;
         Ok(segments.get(&number).cloned())
     }
 
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         let segments = self.segments.borrow();
         let segments = segments
             .as_ref()
-            .ok_or_else(|| Unreadable("no segments".to_owned()))?;
+            .ok_or_else(|| StorageError("no segments".to_owned()))?;
         let retried = segments.values().filter(|segment| segment.attempts > 1);
         retried.for_each(|segment| each(segment.number, segment.attempts));
         Ok(())
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
-        let chores = self.chores.borrow();
-        Ok(chores.as_ref().map(|chores| chores.values().cloned().collect()))
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        let outbox = self.outbox.borrow();
+        Ok(outbox
+            .as_ref()
+            .map(|outbox| outbox.values().cloned().collect()))
     }
 
-    fn attached(&self, _: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, _: Incarnation) -> Result<u64, StorageError> {
         Ok(self.attached.get())
     }
 }
@@ -126,16 +132,22 @@ impl Memory {
     fn apply(&self, write: Write) {
         let mut hot = self.hot.borrow_mut();
         let mut segments = self.segments.borrow_mut();
-        let mut chores = self.chores.borrow_mut();
+        let mut outbox = self.outbox.borrow_mut();
         match write {
             Write::CreateTables => {
-                assert!(hot.is_empty() && segments.is_none(), "a stream is created once");
+                assert!(
+                    hot.is_empty() && segments.is_none(),
+                    "a stream is created once"
+                );
                 hot.insert(HotTable::of(0), BTreeMap::new());
             }
-            Write::InsertHead(head) => {
-                assert!(self.head.replace(Some(head)).is_none(), "there is one head row")
+            Write::InsertStream(head) => {
+                assert!(
+                    self.head.replace(Some(head)).is_none(),
+                    "there is one head row"
+                )
             }
-            Write::UpdateHead(head) => assert!(
+            Write::UpdateStream(head) => assert!(
                 self.head.replace(Some(head)).is_some(),
                 "there is a head row to update"
             ),
@@ -143,9 +155,14 @@ impl Memory {
                 let rows = hot.get_mut(&table).expect("there is a table");
                 assert!(rows.insert(row.key, row).is_none(), "a key is used once");
             }
-            Write::CreateSealedTables => assert!(segments.replace(BTreeMap::new()).is_none(), "made once"),
+            Write::CreateSealedTables => {
+                assert!(segments.replace(BTreeMap::new()).is_none(), "made once")
+            }
             Write::CreateHot(table) => {
-                assert!(hot.insert(table, BTreeMap::new()).is_none(), "the table is free")
+                assert!(
+                    hot.insert(table, BTreeMap::new()).is_none(),
+                    "the table is free"
+                )
             }
             Write::DropHot(table) => assert!(hot.remove(&table).is_some(), "there is a table"),
             Write::InsertSegment(segment) => {
@@ -177,21 +194,24 @@ impl Memory {
                     producers.remove(id);
                 }
             }
-            Write::CreateChores => assert!(chores.replace(BTreeMap::new()).is_none(), "made once"),
-            Write::InsertChore(chore) => {
-                let chores = chores.as_mut().expect("there is a table");
-                assert!(chores.insert(chore.id, chore).is_none(), "an id is used once");
+            Write::CreateOutbox => assert!(outbox.replace(BTreeMap::new()).is_none(), "made once"),
+            Write::InsertTask(task) => {
+                let outbox = outbox.as_mut().expect("there is a table");
+                assert!(outbox.insert(task.id, task).is_none(), "an id is used once");
             }
-            Write::UpdateChore(chore) => {
-                let chores = chores.as_mut().expect("there is a table");
-                assert!(chores.insert(chore.id, chore).is_some(), "there is such a chore");
+            Write::UpdateTask(task) => {
+                let outbox = outbox.as_mut().expect("there is a table");
+                assert!(
+                    outbox.insert(task.id, task).is_some(),
+                    "there is such a chore"
+                );
             }
-            Write::RemoveChore { id } => {
-                let chores = chores.as_mut().expect("there is a table");
-                assert!(chores.remove(&id).is_some(), "there is such a chore");
+            Write::RemoveTask { id } => {
+                let outbox = outbox.as_mut().expect("there is a table");
+                assert!(outbox.remove(&id).is_some(), "there is such a chore");
             }
-            Write::DropChores => assert!(
-                chores.take().is_some_and(|chores| chores.is_empty()),
+            Write::DropOutbox => assert!(
+                outbox.take().is_some_and(|outbox| outbox.is_empty()),
                 "none is left"
             ),
             Write::Upgrade { .. } => panic!("there is nothing of version 0.1"),
@@ -204,9 +224,12 @@ impl Memory {
         }
     }
 
-    fn frames(&self, span: Span, limits: &Limits) -> Result<Vec<u8>, Unreadable> {
+    fn frames(&self, span: Span, limits: &Limits) -> Result<Vec<u8>, StorageError> {
         self.table(span.table, |rows| {
-            let rows: Vec<_> = rows.range(span.from..=span.to).map(|(_, row)| row).collect();
+            let rows: Vec<_> = rows
+                .range(span.from..=span.to)
+                .map(|(_, row)| row)
+                .collect();
             let bytes: u64 = rows.iter().map(|row| row.frames.bytes()).sum();
             assert!(
                 bytes <= limits.row_bytes_max || rows.len() == 1,
@@ -220,7 +243,7 @@ impl Memory {
         self.head.borrow().is_none()
             && self.hot.borrow().is_empty()
             && self.segments.borrow().is_none()
-            && self.chores.borrow().is_none()
+            && self.outbox.borrow().is_none()
     }
 
     pub(crate) fn hot_tables(&self) -> usize {
@@ -252,7 +275,9 @@ impl Answered {
     /// All that a client is told.
     pub(crate) fn told(&self) -> (u16, String, String) {
         let headers = self.answer.headers();
-        let headers: Vec<_> = headers.map(|(name, value)| format!("{name}: {value}")).collect();
+        let headers: Vec<_> = headers
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
         (self.status(), headers.join("\n"), self.text())
     }
 
@@ -266,7 +291,7 @@ pub(crate) struct Shell {
     pub(crate) limits: Limits,
     pub(crate) now: Millis,
     pub(crate) alarm: Option<Millis>,
-    pub(crate) live: Option<Live>,
+    pub(crate) live: Option<Broadcast>,
     /// Writes of the last turn.
     pub(crate) written: usize,
     /// The cold tier.
@@ -275,8 +300,8 @@ pub(crate) struct Shell {
     pub(crate) fetched: u64,
     /// Asked for and not yet done.
     pub(crate) puts: Vec<Put>,
-    pub(crate) collections: Vec<(Flight, Vec<String>)>,
-    pub(crate) messages: Vec<(Flight, Message)>,
+    pub(crate) collections: Vec<(EffectId, Vec<String>)>,
+    pub(crate) messages: Vec<(EffectId, Message)>,
     stream: Option<Stream>,
     wakes: u64,
     /// Of the reader that was attached last.
@@ -312,10 +337,11 @@ impl Shell {
         format!("{:?}", self.stream).len()
     }
 
-    pub(crate) fn input(&mut self, input: Input) -> Vec<Gated> {
+    pub(crate) fn input(&mut self, input: Input) -> Vec<Effect> {
         let mut stream = self.stream.take().unwrap_or_else(|| {
             self.wakes += 1;
-            Stream::wake(self.now, &self.rows, &self.limits, self.wakes).expect("memory can be read")
+            Stream::wake(self.now, &self.rows, &self.limits, self.wakes)
+                .expect("memory can be read")
         });
         let mut turn = Turn::default();
         stream
@@ -323,18 +349,20 @@ impl Shell {
             .expect("memory can be read");
         self.stream = Some(stream);
         self.written = turn.writes.len();
-        turn.writes.into_iter().for_each(|write| self.rows.apply(write));
+        turn.writes
+            .into_iter()
+            .for_each(|write| self.rows.apply(write));
         if let Some(alarm) = turn.alarm {
             self.alarm = alarm;
         }
-        self.live = turn.live;
+        self.live = turn.broadcast;
         let mut answers = Vec::new();
-        for gated in turn.gated {
-            match gated {
-                Gated::Put(put) => self.puts.push(put),
-                Gated::Collect { flight, keys } => self.collections.push((flight, keys)),
-                Gated::Send { flight, message } => self.messages.push((flight, message)),
-                Gated::Answer { .. } | Gated::Attach { .. } => answers.push(gated),
+        for effect in turn.after_commit {
+            match effect {
+                Effect::Put(put) => self.puts.push(put),
+                Effect::Collect { effect, keys } => self.collections.push((effect, keys)),
+                Effect::Send { effect, message } => self.messages.push((effect, message)),
+                Effect::Answer { .. } | Effect::Attach { .. } => answers.push(effect),
             }
         }
         answers
@@ -346,7 +374,10 @@ impl Shell {
         let length = encoder.length();
         let mut object = encoder.head().to_vec();
         while let Some(span) = encoder.next_span() {
-            let frames = self.rows.frames(span, &self.limits).expect("the rows are there");
+            let frames = self
+                .rows
+                .frames(span, &self.limits)
+                .expect("the rows are there");
             object.extend(encoder.push(frames).expect("the frames are whole"));
         }
         let (end, receipt) = encoder.finish().expect("all was pushed");
@@ -363,7 +394,7 @@ impl Shell {
             self.objects.insert(put.key, object).is_none(),
             "a key is used once"
         );
-        self.input(Input::Stored {
+        self.input(Input::PutFinished {
             id: put.id,
             receipt: Some(receipt),
         });
@@ -375,19 +406,19 @@ impl Shell {
             if !self.puts.is_empty() {
                 self.store();
             }
-            for (flight, keys) in core::mem::take(&mut self.collections) {
+            for (effect, keys) in core::mem::take(&mut self.collections) {
                 keys.iter().for_each(|key| drop(self.objects.remove(key)));
-                self.input(Input::Collected { flight, done: true });
+                self.input(Input::CollectFinished { effect, done: true });
             }
-            for (flight, _) in core::mem::take(&mut self.messages) {
-                let reply = Reply::Status(200);
-                self.input(Input::Replied { flight, reply });
+            for (effect, _) in core::mem::take(&mut self.messages) {
+                let reply = SendOutcome::Status(200);
+                self.input(Input::SendFinished { effect, reply });
             }
         }
     }
 
     /// The body of an answer, page by page.
-    fn render(&mut self, plan: &Plan) -> Result<Vec<u8>, Damaged> {
+    fn render(&mut self, plan: &Plan) -> Result<Vec<u8>, CorruptionError> {
         let (mut body, mut rest) = self.render_page(plan)?;
         while let Some(next) = rest {
             let (page, after) = self.read_on(next).expect("the stream is there");
@@ -400,8 +431,8 @@ impl Shell {
     /// The next page of an answer, and what comes after it; `None` when the stream is no more.
     pub(crate) fn read_on(&mut self, rest: Rest) -> Option<(Vec<u8>, Option<Rest>)> {
         let id = CallId(0);
-        let gated = self.input(Input::Continue { id, rest }).pop();
-        let Some(Gated::Answer { answer, .. }) = gated else {
+        let effect = self.input(Input::Continue { id, rest }).pop();
+        let Some(Effect::Answer { answer, .. }) = effect else {
             panic!("a call is answered in its turn")
         };
         match &answer.body {
@@ -415,8 +446,10 @@ impl Shell {
 
     /// The head and the first page of the answer to a read, and what comes after that.
     pub(crate) fn begin_read(&mut self, query: &str) -> (Answer, Vec<u8>, Option<Rest>) {
-        let gated = self.ask("GET", query, &[], b"").expect("a read is well-formed");
-        let Gated::Answer { answer, .. } = gated else {
+        let effect = self
+            .ask("GET", query, &[], b"")
+            .expect("a read is well-formed");
+        let Effect::Answer { answer, .. } = effect else {
             panic!("it is answered")
         };
         let Body::Plan(plan) = &answer.body else {
@@ -426,7 +459,7 @@ impl Shell {
         (answer, page, rest)
     }
 
-    fn render_page(&mut self, plan: &Plan) -> Result<(Vec<u8>, Option<Rest>), Damaged> {
+    fn render_page(&mut self, plan: &Plan) -> Result<(Vec<u8>, Option<Rest>), CorruptionError> {
         let Ok(mut rendering) = plan.begin(|span| self.rows.frames(span, &self.limits)) else {
             panic!("the rows are there")
         };
@@ -452,7 +485,7 @@ impl Shell {
         query: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Result<Gated, Refusal> {
+    ) -> Result<Effect, Refusal> {
         let target = format!("/v1/stream/s{query}");
         let header = |name: &str| {
             headers
@@ -460,7 +493,7 @@ impl Shell {
                 .find(|(each, _)| each.eq_ignore_ascii_case(name))
                 .map(|(_, value)| (*value).to_owned())
         };
-        let head = request::Head {
+        let head = request::RequestHead {
             method,
             origin: "http://host",
             target: &target,
@@ -470,8 +503,13 @@ impl Shell {
             Parsed::Whole(call) => call,
             Parsed::AwaitsBody(awaits) => awaits.with_body(Bytes::copy_from_slice(body))?,
         };
-        let gated = self.input(Input::Call { id: CallId(0), call }).pop();
-        Ok(gated.expect("a call is answered in its turn"))
+        let effect = self
+            .input(Input::Call {
+                id: CallId(0),
+                call,
+            })
+            .pop();
+        Ok(effect.expect("a call is answered in its turn"))
     }
 
     pub(crate) fn request(
@@ -481,8 +519,8 @@ impl Shell {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answered {
-        let gated = match self.ask(method, query, headers, body) {
-            Ok(gated) => gated,
+        let effect = match self.ask(method, query, headers, body) {
+            Ok(effect) => effect,
             Err(refusal) => {
                 return Answered {
                     answer: Answer::refusal(&refusal),
@@ -491,9 +529,11 @@ impl Shell {
                 };
             }
         };
-        match gated {
-            Gated::Put(_) | Gated::Collect { .. } | Gated::Send { .. } => unreachable!("they are kept apart"),
-            Gated::Attach { line, .. } => {
+        match effect {
+            Effect::Put(_) | Effect::Collect { .. } | Effect::Send { .. } => {
+                unreachable!("they are kept apart")
+            }
+            Effect::Attach { line, .. } => {
                 self.incarnation = Some(line.incarnation);
                 Answered {
                     answer: line.answer,
@@ -501,7 +541,7 @@ impl Shell {
                     attached: true,
                 }
             }
-            Gated::Answer { answer, .. } => {
+            Effect::Answer { answer, .. } => {
                 let body = match &answer.body {
                     Body::Empty => Vec::new(),
                     Body::Bytes(bytes) => bytes.clone(),
@@ -546,7 +586,7 @@ impl Shell {
     /// The reader that was attached last leaves.
     pub(crate) fn leave(&mut self) {
         let incarnation = self.incarnation.take().expect("a reader was attached");
-        assert!(self.input(Input::Gone { incarnation }).is_empty());
+        assert!(self.input(Input::SubscriberLeft { incarnation }).is_empty());
     }
 
     /// Fires alarms until it is so.
@@ -564,7 +604,7 @@ impl Shell {
     pub(crate) fn fire(&mut self) {
         let at = self.alarm.take().expect("an alarm is set");
         self.now = self.now.max(at);
-        let gated = self.input(Input::Alarm);
-        assert!(gated.is_empty());
+        let effect = self.input(Input::Alarm);
+        assert!(effect.is_empty());
     }
 }

@@ -80,7 +80,12 @@ fn the_head_of_a_whole_read_is_that_of_head() {
         let head = shell.request("HEAD", "", &[], b"");
         let (answer, _, rest) = shell.begin_read("");
         assert!(rest.is_some());
-        for name in ["Content-Type", "ETag", "Stream-Next-Offset", "Stream-Closed"] {
+        for name in [
+            "Content-Type",
+            "ETag",
+            "Stream-Next-Offset",
+            "Stream-Closed",
+        ] {
             assert_eq!(head.answer.header(name), answer.header(name), "{name}");
         }
         assert_eq!(answer.header("Stream-Closed").is_some(), closed);
@@ -91,7 +96,11 @@ fn the_head_of_a_whole_read_is_that_of_head() {
 fn the_end_of_an_answer_is_fixed_when_it_begins() {
     for (content_type, appends, expected) in [
         (JSON, ["1", "2", "3", "4", "5", "6"], "[1,2,3,4]"),
-        (TEXT, ["abc", "defgh", "ijkl", "m", "no", "p"], "abcdefghijklm"),
+        (
+            TEXT,
+            ["abc", "defgh", "ijkl", "m", "no", "p"],
+            "abcdefghijklm",
+        ),
     ] {
         for closes in [false, true] {
             for stores in [false, true] {
@@ -189,14 +198,18 @@ fn a_tag_names_the_whole_range() {
         shell.post(JSON, message.as_bytes());
     }
     let tag = shell.get("").header("ETag").to_owned();
-    let again =
-        |shell: &mut Shell| -> Answered { shell.request("GET", "", &[("If-None-Match", tag.as_str())], b"") };
+    let again = |shell: &mut Shell| -> Answered {
+        shell.request("GET", "", &[("If-None-Match", tag.as_str())], b"")
+    };
     let known = again(&mut shell);
     assert_eq!((known.status(), known.body.len()), (304, 0));
     assert_eq!(known.header("Stream-Up-To-Date"), "true");
     shell.post(JSON, b"6");
     let grown = again(&mut shell);
-    assert_eq!((grown.status(), grown.text().as_str()), (200, "[1,2,3,4,5,6]"));
+    assert_eq!(
+        (grown.status(), grown.text().as_str()),
+        (200, "[1,2,3,4,5,6]")
+    );
 }
 
 #[test]
@@ -207,12 +220,19 @@ fn what_caches_may_keep_and_live_reads_stay_pages() {
     }
     let shared = shell.request("GET", "", &[("X-Cache-Mode", "shared")], b"");
     assert_eq!(shared.text(), "[1]");
-    assert!(shared.header("Cache-Control").starts_with("public, max-age"));
+    assert!(
+        shared
+            .header("Cache-Control")
+            .starts_with("public, max-age")
+    );
     let polled = shell.get("?offset=-1&live=long-poll");
     assert_eq!(polled.text(), "[1]");
     for page in [shared, polled] {
         assert_eq!(page.header("Stream-Up-To-Date"), "");
-        assert_eq!(page.header("Stream-Next-Offset"), Offset::new(0, 1).to_string());
+        assert_eq!(
+            page.header("Stream-Next-Offset"),
+            Offset::new(0, 1).to_string()
+        );
     }
 }
 

@@ -1,7 +1,9 @@
-//! Which streams have an alarm, and when: an index beside the streams' own rows, so that none has to be opened to be found.
+//! Which streams have an alarm, and when: an index beside the streams' own rows, so that none has
+//! to be opened to be found.
 //!
-//! An alarm is entered durably before the commit that sets it, and taken out after the commit that removes it. A crash in between
-//! leaves an alarm too many, which finds nothing due; never one too few.
+//! An alarm is entered durably before the commit that sets it, and taken out after the commit that
+//! removes it. A crash in between leaves an alarm too many, which finds nothing due; never one too
+//! few.
 
 use std::io;
 use std::path::Path;

@@ -152,7 +152,10 @@ impl Clients {
 
     /// Whether there is room for one more connection of the address.
     fn make_room(&self, places: &mut Places, address: Address) -> bool {
-        let own = places.addresses.get(&address).map_or(0, |held| held.connections);
+        let own = places
+            .addresses
+            .get(&address)
+            .map_or(0, |held| held.connections);
         if own >= self.connections_share {
             places.end_longest_waiting(address)
         } else if places.served >= self.connections_max {

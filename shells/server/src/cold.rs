@@ -1,8 +1,8 @@
-//! What takes its time: puts and deletions in the cold tier, messages to the registry, and bodies that are partly cold or have
-//! several pages.
+//! What takes its time: puts and deletions in the cold tier, messages to the registry, and bodies
+//! that are partly cold or have several pages.
 //!
-//! What to do, and what to do when it fails, is decided by the machine. Nothing is tried twice in here, and whatever is not known to
-//! have succeeded is told as that.
+//! What to do, and what to do when it fails, is decided by the machine. Nothing is tried twice in
+//! here, and whatever is not known to have succeeded is told as that.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use machine::edge::STREAM_PREFIX;
 use machine::message::Request;
-use machine::plan::{Damaged, Fetch, Rendering, Rest, Span};
+use machine::plan::{BodyWriter, CorruptionError, Fetch, Rest, Span};
+use machine::router::STREAM_PREFIX;
 use machine::segment::{Encoder, Put, Receipt};
-use machine::wire::request::{self, Head, Parsed};
-use machine::{Answer, Gated, Input, Message, Reply, Rows, Unreadable};
+use machine::wire::request::{self, Parsed, RequestHead};
+use machine::{Answer, Effect, Input, Message, Rows, SendOutcome, StorageError};
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
@@ -43,7 +43,7 @@ pub(crate) struct Cold {
 pub(crate) struct Errand {
     pub(crate) name: Arc<str>,
     pub(crate) instance: u64,
-    pub(crate) gated: Gated,
+    pub(crate) effect: Effect,
 }
 
 /// Why a put has no receipt.
@@ -65,7 +65,7 @@ enum NotStored {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failed {
     #[error(transparent)]
-    Damaged(#[from] Damaged),
+    CorruptionError(#[from] CorruptionError),
     #[error(transparent)]
     Store(#[from] Error),
     #[error(transparent)]
@@ -82,7 +82,7 @@ impl Failed {
     /// What a client is told that has been told nothing yet.
     pub(crate) fn answer(&self, streams: &Streams) -> Answer {
         match self {
-            Self::Damaged(damaged) => Answer::internal(&damaged.to_string()),
+            Self::CorruptionError(damaged) => Answer::internal(&damaged.to_string()),
             Self::Store(_) | Self::Path(_) | Self::NoTier | Self::Late | Self::Gone => {
                 Answer::unavailable(&streams.settings.limits)
             }
@@ -101,7 +101,9 @@ impl Cold {
         let cold = Self {
             store,
             errands,
-            room: Arc::new(Semaphore::new(usize::try_from(room_bytes).unwrap_or(usize::MAX))),
+            room: Arc::new(Semaphore::new(
+                usize::try_from(room_bytes).unwrap_or(usize::MAX),
+            )),
             room_bytes,
         };
         (cold, asked)
@@ -111,19 +113,23 @@ impl Cold {
         self.store.is_some()
     }
 
-    /// Has something carried out that is durable; [`Streams::tell`] says what became of it, unless the server ends before.
+    /// Has something carried out that is durable; [`Streams::tell`] says what became of it, unless
+    /// the server ends before.
     pub(crate) fn begin(&self, errand: Errand) {
         drop(self.errands.send(errand));
     }
 
     /// Waits for room to hold so many bytes; one put may need more than all of it.
     async fn room_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.room_bytes);
+        let bytes = u32::try_from(bytes)
+            .unwrap_or(u32::MAX)
+            .min(self.room_bytes);
         Arc::clone(&self.room).acquire_many_owned(bytes).await.ok()
     }
 }
 
-/// Carries out errands until the server ends. What is under way then is dropped, which the machine takes as unknown.
+/// Carries out errands until the server ends. What is under way then is dropped, which the machine
+/// takes as unknown.
 pub(crate) async fn run(
     streams: Arc<Streams>,
     mut errands: mpsc::UnboundedReceiver<Errand>,
@@ -151,33 +157,34 @@ async fn carry_out(streams: Arc<Streams>, errand: Errand) {
     let Errand {
         name,
         instance,
-        gated,
+        effect,
     } = errand;
-    let outcome = match gated {
-        Gated::Put(put) => {
+    let outcome = match effect {
+        Effect::Put(put) => {
             let id = put.id;
             let receipt = put_segment(&streams, &name, put).await;
-            Input::Stored { id, receipt }
+            Input::PutFinished { id, receipt }
         }
-        Gated::Collect { flight, keys } => {
+        Effect::Collect { effect, keys } => {
             let done = collect(&streams, &name, keys).await;
-            Input::Collected { flight, done }
+            Input::CollectFinished { effect, done }
         }
-        Gated::Send { flight, message } => {
+        Effect::Send { effect, message } => {
             let reply = match &message {
                 Message::Registry(request) => tell_registry(&streams, request).await,
                 // There is none, and the limits say so.
                 Message::Index(_) => None,
             };
-            let reply = reply.map_or(Reply::Failed, Reply::Status);
-            Input::Replied { flight, reply }
+            let reply = reply.map_or(SendOutcome::Failed, SendOutcome::Status);
+            Input::SendFinished { effect, reply }
         }
-        Gated::Answer { .. } | Gated::Attach { .. } => return,
+        Effect::Answer { .. } | Effect::Attach { .. } => return,
     };
     streams.tell(&name, instance, outcome);
 }
 
-/// Stores a segment, for as long as the machine counts on its being stored. Without a receipt it is not known to be.
+/// Stores a segment, for as long as the machine counts on its being stored. Without a receipt it is
+/// not known to be.
 async fn put_segment(streams: &Arc<Streams>, name: &str, put: Put) -> Option<Receipt> {
     let (key, metrics) = (put.key.clone(), &streams.metrics);
     let time = Duration::from_millis(put.time_ms);
@@ -196,7 +203,11 @@ async fn put_segment(streams: &Arc<Streams>, name: &str, put: Put) -> Option<Rec
     }
 }
 
-async fn try_put(streams: &Arc<Streams>, name: &str, put: Put) -> Result<(Receipt, u64), NotStored> {
+async fn try_put(
+    streams: &Arc<Streams>,
+    name: &str,
+    put: Put,
+) -> Result<(Receipt, u64), NotStored> {
     let store = streams.cold.store.as_ref().ok_or(NotStored::NoTier)?;
     let path = Path::parse(&put.key)?;
     let mut encoded = encode(streams, name, Work::Begin(put)).await?;
@@ -226,7 +237,8 @@ async fn try_put(streams: &Arc<Streams>, name: &str, put: Put) -> Result<(Receip
     Ok((receipt, length))
 }
 
-/// An object that is larger is put in parts, because a segment can be far larger than what one put should hold.
+/// An object that is larger is put in parts, because a segment can be far larger than what one put
+/// should hold.
 const HELD_BYTES_MAX: u64 = 16 << 20;
 /// All parts but the last have this size. While one is on its way, the next is filled.
 const PART_BYTES: usize = 8 << 20;
@@ -271,8 +283,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Lets the store forget the parts. When that fails, too, or the server ends before, it is the store's own rule for
-    /// incomplete uploads that removes them.
+    /// Lets the store forget the parts. When that fails, too, or the server ends before, it is the
+    /// store's own rule for incomplete uploads that removes them.
     async fn abort(self) {
         if let Self::Parts(parts) = self {
             drop(parts.abort().await);
@@ -316,9 +328,9 @@ enum Next {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotEncoded {
     #[error(transparent)]
-    Unreadable(#[from] Unreadable),
+    StorageError(#[from] StorageError),
     #[error(transparent)]
-    Damaged(#[from] Damaged),
+    CorruptionError(#[from] CorruptionError),
 }
 
 impl Encoding {
@@ -329,7 +341,7 @@ impl Encoding {
     pub(crate) fn perform(
         self,
         rows: &impl Rows,
-        frames: impl FnOnce(Span) -> Result<Vec<u8>, Unreadable>,
+        frames: impl FnOnce(Span) -> Result<Vec<u8>, StorageError>,
     ) -> Result<(), NotEncoded> {
         let (piece, next) = match self.work {
             Work::Begin(put) => {
@@ -365,7 +377,10 @@ async fn collect(streams: &Streams, name: &str, keys: Vec<String>) -> bool {
 
 async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), NotStored> {
     let store = streams.cold.store.as_ref().ok_or(NotStored::NoTier)?;
-    let paths = keys.iter().map(Path::parse).collect::<Result<Vec<_>, _>>()?;
+    let paths = keys
+        .iter()
+        .map(Path::parse)
+        .collect::<Result<Vec<_>, _>>()?;
     let mut deleted = store.delete_stream(stream::iter(paths.into_iter().map(Ok)).boxed());
     let mut outcome = Ok(());
     while let Some(each) = deleted.next().await {
@@ -380,14 +395,15 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), NotStor
     outcome
 }
 
-/// Asks a registry stream, as a client would that is allowed to. Hands back the status, if it answers.
+/// Asks a registry stream, as a client would that is allowed to. Hands back the status, if it
+/// answers.
 async fn tell_registry(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
     let target = format!("{STREAM_PREFIX}{}", request.stream);
     let header = |name: &str| {
         let found = request.headers.iter().find(|(each, _)| *each == name);
         found.map(|(_, value)| value.clone())
     };
-    let head = Head {
+    let head = RequestHead {
         method: request.method,
         origin: "http://registry",
         target: &target,
@@ -415,7 +431,7 @@ pub(crate) struct Pages {
     streams: Arc<Streams>,
     name: Arc<str>,
     /// Of the present page.
-    rendering: Rendering,
+    rendering: BodyWriter,
     source: Source,
 }
 
@@ -436,7 +452,7 @@ enum Source {
 }
 
 impl Pages {
-    pub(crate) fn new(streams: &Arc<Streams>, name: &str, rendering: Rendering) -> Self {
+    pub(crate) fn new(streams: &Arc<Streams>, name: &str, rendering: BodyWriter) -> Self {
         Self {
             streams: Arc::clone(streams),
             name: name.into(),
@@ -477,16 +493,21 @@ impl Pages {
                     let pieces = self.streams.fetch(fetch).await?;
                     self.source = Source::Coming(pieces.ok_or_else(|| self.rendering.missing())?);
                 }
-                Source::Coming(pieces) => match self.streams.in_time(pieces.next()).await?.transpose()? {
-                    Some(piece) => {
-                        self.streams.metrics.cold_fetched_bytes.inc_by(piece.len() as u64);
-                        self.rendering.push(&piece, &mut written)?;
+                Source::Coming(pieces) => {
+                    match self.streams.in_time(pieces.next()).await?.transpose()? {
+                        Some(piece) => {
+                            self.streams
+                                .metrics
+                                .cold_fetched_bytes
+                                .inc_by(piece.len() as u64);
+                            self.rendering.push(&piece, &mut written)?;
+                        }
+                        None => {
+                            self.rendering.fetched()?;
+                            self.source = Source::Here;
+                        }
                     }
-                    None => {
-                        self.rendering.fetched()?;
-                        self.source = Source::Here;
-                    }
-                },
+                }
                 Source::End => return Ok(None),
             }
         }
@@ -517,7 +538,8 @@ impl Streams {
         match self.in_time(store.get_opts(&path, options)).await? {
             Ok(found) => Ok(Some(found.into_stream())),
             Err(Error::NotFound { .. }) => Ok(None),
-            // A range that an object does not have is refused with any error: then nothing comes of it.
+            // A range that an object does not have is refused with any error: then nothing comes of
+            // it.
             Err(error) => match self.in_time(store.head(&path)).await? {
                 Ok(object) if object.size < end => Ok(Some(stream::empty().boxed())),
                 _ => Err(error.into()),
@@ -528,7 +550,9 @@ impl Streams {
     /// What the cold tier answers, unless it takes too long over it.
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failed> {
         let time = self.bounds.fetch_timeout;
-        tokio::time::timeout(time, answer).await.map_err(|_| Failed::Late)
+        tokio::time::timeout(time, answer)
+            .await
+            .map_err(|_| Failed::Late)
     }
 }
 
@@ -559,8 +583,11 @@ mod tests {
                 .collect();
             assert!(put(&InMemory::new(), pieces, 1_000_000).await == expected);
             let place = tempfile::tempdir().unwrap();
-            let directory =
-                crate::stores::Directory::take(place.path(), tokio::runtime::Handle::current()).unwrap();
+            let directory = crate::object_stores::Directory::take(
+                place.path(),
+                tokio::runtime::Handle::current(),
+            )
+            .unwrap();
             assert!(put(&directory, pieces, 1_000_000).await == expected);
         }
     }
@@ -569,7 +596,8 @@ mod tests {
     async fn an_upload_that_is_given_up_leaves_nothing() {
         let place = tempfile::tempdir().unwrap();
         let directory =
-            crate::stores::Directory::take(place.path(), tokio::runtime::Handle::current()).unwrap();
+            crate::object_stores::Directory::take(place.path(), tokio::runtime::Handle::current())
+                .unwrap();
         let path = Path::from("name/incarnation/0-1");
         let mut upload = Upload::begin(&directory, &path, HELD_BYTES_MAX + 1)
             .await

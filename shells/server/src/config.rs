@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use machine::edge::Settings;
+use machine::router::Settings;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -11,22 +11,26 @@ pub struct Config {
     pub data: PathBuf,
     pub settings: Settings,
     pub bounds: Bounds,
-    /// Whether answers tell the time, as a server with a clock should (RFC 9110, 6.6.1). A simulation has none.
+    /// Whether answers tell the time, as a server with a clock should (RFC 9110, 6.6.1). A
+    /// simulation has none.
     pub date: bool,
 }
 
-/// What one process may use. Nothing of it changes an answer, but for the 503 of a request that exceeds it.
+/// What one process may use. Nothing of it changes an answer, but for the 503 of a request that
+/// exceeds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Connections that are served at the same time.
     pub connections_max: usize,
-    /// Connections beyond that are told so, this many at a time; `/health` and `/metrics` answer them.
+    /// Connections beyond that are told so, this many at a time; `/health` and `/metrics` answer
+    /// them.
     pub connections_refused_max: usize,
     /// How much of the connections and of the live readers one client address may have, in percent.
     pub address_share_percent: usize,
-    /// Live readers (SSE responses and long-polls) at the same time.
+    /// Broadcast readers (SSE responses and long-polls) at the same time.
     pub readers_max: usize,
-    /// Streams whose files are open at the same time, least recently used first to be closed. Each takes two descriptors.
+    /// Streams whose files are open at the same time, least recently used first to be closed. Each
+    /// takes two descriptors.
     pub open_streams_max: usize,
     /// Threads that use the storage: as many streams can commit at once.
     pub storage_threads: usize,
@@ -36,13 +40,15 @@ pub struct Bounds {
     pub bodies_bytes_max: usize,
     /// When there is no room for bodies, those of at least so many bytes are refused first.
     pub large_body_bytes: usize,
-    /// What is left of a refused body is read up to so many bytes; beyond, the connection is closed.
+    /// What is left of a refused body is read up to so many bytes; beyond, the connection is
+    /// closed.
     pub drain_bytes_max: u64,
     /// Answers that are held in memory until clients take them, in bytes.
     pub pages_bytes_max: usize,
     /// When there is no room for answers, one that has been held for so long is cut off.
     pub page_grace: Duration,
-    /// Segments that are held in memory for being stored, in bytes, over all streams; the others wait. One may be larger by itself.
+    /// Segments that are held in memory for being stored, in bytes, over all streams; the others
+    /// wait. One may be larger by itself.
     pub puts_bytes_max: usize,
     /// The head of a request, in bytes.
     pub head_bytes_max: usize,

@@ -1,4 +1,5 @@
-//! The data directory: one SQLite file for each stream that exists, under a name that every file system takes.
+//! The data directory: one SQLite file for each stream that exists, under a name that every file
+//! system takes.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -6,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use machine::plan::Span;
 use machine::rows::{
-    Chore, Former, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    Former, HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    WriterColumns,
 };
-use machine::{Millis, Rows, Unreadable, Write};
+use machine::{Millis, Rows, StorageError, Write};
 use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest, Sha256};
 
@@ -42,9 +44,10 @@ impl Files {
         fs::create_dir_all(&streams)?;
         let lock = File::create(data.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                io::Error::new(io::ErrorKind::ResourceBusy, "another server uses this directory")
-            }
+            TryLockError::WouldBlock => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another server uses this directory",
+            ),
             TryLockError::Error(error) => error,
         })?;
         sync_directory(data)?;
@@ -56,8 +59,8 @@ impl Files {
         })
     }
 
-    /// The digest makes the file's name unique and safe, however long the stream's is and whatever it has in it; no two differ
-    /// in case alone.
+    /// The digest makes the file's name unique and safe, however long the stream's is and whatever
+    /// it has in it; no two differ in case alone.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         let digest = Sha256::digest(name.as_bytes());
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -96,7 +99,8 @@ impl Storage for Files {
         connect(&path, flags, self.cache_kib)
     }
 
-    /// The tables are gone already, durably: a file that a crash leaves behind is an empty one, and goes when it is next opened.
+    /// The tables are gone already, durably: a file that a crash leaves behind is an empty one, and
+    /// goes when it is next opened.
     fn remove(&self, name: &str, database: Box<dyn Database>) -> io::Result<()> {
         // Closing brings everything into the one file, and removes those beside it.
         database.close()?;
@@ -138,7 +142,7 @@ impl Database for Stored {
         self.0.commit().map_err(io::Error::other)
     }
 
-    fn frames(&self, span: Span) -> Result<Vec<u8>, Unreadable> {
+    fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
         self.0.frames(span)
     }
 
@@ -152,58 +156,64 @@ impl Database for Stored {
 }
 
 impl Rows for Stored {
-    fn former(&self) -> Result<Option<Former>, Unreadable> {
+    fn former(&self) -> Result<Option<Former>, StorageError> {
         self.0.former()
     }
 
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         self.0.head()
     }
 
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         self.0.at_or_before(table, key)
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
-        self.0.first_with(table, after, bytes_before)
+    ) -> Result<Option<RowMeta>, StorageError> {
+        self.0.first_at_or_after_bytes(table, after, bytes_before)
     }
 
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.0.writers(table, each)
     }
 
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.0.producer(id)
     }
 
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
         self.0.segment(number)
     }
 
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.0.retried_segments(each)
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
-        self.0.chores()
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        self.0.outbox()
     }
 
-    fn attached(&self, _incarnation: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, _incarnation: Incarnation) -> Result<u64, StorageError> {
         Ok(0)
     }
 }
 
 /// What every connection of this server is set to.
 pub(crate) fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
-    // One process, one connection: no shared memory file, and no lock taken for each transaction. To be set before the first access.
+    // One process, one connection: no shared memory file, and no lock taken for each transaction.
+    // To be set before the first access.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // A commit returns when it is on disk; where a plain sync does not see to that (macOS), the full one does.
+    // A commit returns when it is on disk; where a plain sync does not see to that (macOS), the
+    // full one does.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
@@ -274,7 +284,9 @@ mod tests {
         files.remove("a/b", database).unwrap();
         assert!(files.open("a/b").unwrap().is_none());
         assert_eq!(
-            fs::read_dir(files.path("a/b").parent().unwrap()).unwrap().count(),
+            fs::read_dir(files.path("a/b").parent().unwrap())
+                .unwrap()
+                .count(),
             0
         );
     }

@@ -2,9 +2,9 @@
 //!
 //! The HTTP library takes a line feed without a carriage return for the end of a line. Others do
 //! not, and where two servers disagree on that, requests can be smuggled (RFC 9112, 2.2). So each
-//! such line feed in a head becomes a zero byte, which no head may have, and the library refuses it.
-//! So does a `#` in a request line: a fragment is never sent (RFC 9112, 3.2), and the library would
-//! drop it silently.
+//! such line feed in a head becomes a zero byte, which no head may have, and the library refuses
+//! it. So does a `#` in a request line: a fragment is never sent (RFC 9112, 3.2), and the library
+//! would drop it silently.
 
 /// How long the body is that follows a head: the HTTP library says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +263,10 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHost: x\n\r\n", &[]),
             (b"GET / HTTP/1.1\r\nHost: x\r\n\n", &[]),
             (b"\nGET / HTTP/1.1\r\n\r\n", &[]),
-            (b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\n\n", &[Length::Known(0)]),
+            (
+                b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\n\n",
+                &[Length::Known(0)],
+            ),
             (
                 b"POST / HTTP/1.1\r\n\r\nabcGET / HTTP/1.1\n\n",
                 &[Length::Known(3)],
@@ -274,7 +277,8 @@ mod tests {
             ),
         ];
         for (bytes, bodies) in heads {
-            let bare = (0..bytes.len()).find(|&at| bytes[at] == b'\n' && (at == 0 || bytes[at - 1] != b'\r'));
+            let bare = (0..bytes.len())
+                .find(|&at| bytes[at] == b'\n' && (at == 0 || bytes[at - 1] != b'\r'));
             for size in [1, 2, 3, 7, 1_000] {
                 let seen = seen(bytes, bodies, size);
                 assert_eq!(bare.map(|at| seen[at]), Some(0), "{size}");

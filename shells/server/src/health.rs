@@ -63,7 +63,10 @@ impl Health {
         let disk = nix::sys::statvfs::statvfs(&self.data);
         // One that cannot be asked is not known to be full.
         disk.is_ok_and(|disk| {
-            #[allow(clippy::useless_conversion, reason = "the widths differ between systems")]
+            #[allow(
+                clippy::useless_conversion,
+                reason = "the widths differ between systems"
+            )]
             let free = u64::from(disk.blocks_available()) * u64::from(disk.fragment_size());
             free < self.disk_free_min
         })

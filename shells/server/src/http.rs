@@ -15,11 +15,11 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
-use machine::edge::target::{self, Named};
-use machine::edge::{self, Route, ToStream};
+use machine::router::target::{self, Named};
+use machine::router::{self, Route, ToStream};
 use machine::wire::answer::Body as AnswerBody;
 use machine::wire::header;
-use machine::wire::request::{self, AwaitsBody, Head, Parsed};
+use machine::wire::request::{self, AwaitsBody, Parsed, RequestHead};
 use machine::{Answer, Call, Refusal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -70,12 +70,15 @@ impl Outgoing {
     }
 
     /// An answer whose body is an event stream.
-    pub(crate) fn events(answer: &Answer, events: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+    pub(crate) fn events(
+        answer: &Answer,
+        events: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Self {
         Self::streamed(answer, events.map(Ok))
     }
 
-    /// An answer whose body comes in pieces, of which the first is there. When the next cannot be had, the
-    /// client is cut off, and reads on from where it was.
+    /// An answer whose body comes in pieces, of which the first is there. When the next cannot be
+    /// had, the client is cut off, and reads on from where it was.
     fn pages(answer: &Answer, first: Bytes, pages: Pages) -> Self {
         let rest = stream::try_unfold(pages, |mut pages| async {
             let bytes = pages.next().await;
@@ -87,7 +90,10 @@ impl Outgoing {
         Self::streamed(answer, stream::iter([Ok(first)]).chain(rest))
     }
 
-    fn streamed(answer: &Answer, bytes: impl Stream<Item = Result<Bytes, Failed>> + Send + 'static) -> Self {
+    fn streamed(
+        answer: &Answer,
+        bytes: impl Stream<Item = Result<Bytes, Failed>> + Send + 'static,
+    ) -> Self {
         let frames: Frames = Box::pin(bytes.map(|bytes| bytes.map(Frame::data)));
         Self::new(
             answer.status,
@@ -96,9 +102,14 @@ impl Outgoing {
         )
     }
 
-    fn new<'a, 'b>(status: u16, headers: impl Iterator<Item = (&'a str, &'b str)>, body: Content) -> Self {
+    fn new<'a, 'b>(
+        status: u16,
+        headers: impl Iterator<Item = (&'a str, &'b str)>,
+        body: Content,
+    ) -> Self {
         let mut response = Response::new(body);
-        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         for (name, value) in headers {
             // Between the two sides of a live read only.
             if name != header::LINE {
@@ -134,7 +145,8 @@ pub(crate) fn response(answer: &Answer, body: impl Into<Bytes>) -> Outgoing {
     Outgoing::whole(answer.status, answer.headers(), body)
 }
 
-/// What a stream has replied, where that is an answer by itself. The first bytes of a page are known to be whole before it begins.
+/// What a stream has replied, where that is an answer by itself. The first bytes of a page are
+/// known to be whole before it begins.
 pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Outgoing {
     let Some(Reply::Answered(Answered { answer, rendering })) = reply else {
         return unavailable(streams);
@@ -142,7 +154,8 @@ pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Repl
     let Some(rendering) = rendering else {
         return direct(&answer);
     };
-    let in_pieces = matches!(&answer.body, AnswerBody::Plan(plan) if plan.is_cold() || plan.rest.is_some());
+    let in_pieces =
+        matches!(&answer.body, AnswerBody::Plan(plan) if plan.is_cold() || plan.rest.is_some());
     let mut pages = Pages::new(streams, name, rendering);
     match pages.next().await {
         Ok(Some(first)) if in_pieces => Outgoing::pages(&answer, first, pages),
@@ -226,7 +239,7 @@ impl Service {
         }
         let begun = match origin {
             Ok(origin) => self.begin(parts, &origin),
-            Err(refusal) => Begun::Answered(direct(&edge::refused(method, &refusal))),
+            Err(refusal) => Begun::Answered(direct(&router::refused(method, &refusal))),
         };
         let (outgoing, is_live) = match begun {
             Begun::Answered(outgoing) => (outgoing, false),
@@ -235,7 +248,8 @@ impl Service {
                 let (is_timed, is_live) = (asks.to_stream.timing, asks.to_stream.live);
                 let mut outgoing = self.ask(asks, body, client).await;
                 if is_timed {
-                    let [object, edge] = [asked, began].map(|from| from.elapsed().as_secs_f64() * 1e3);
+                    let [object, edge] =
+                        [asked, began].map(|from| from.elapsed().as_secs_f64() * 1e3);
                     let timing = format!("object;dur={object:.3}, edge;dur={edge:.3}");
                     append(outgoing.0.headers_mut(), "Server-Timing", &timing);
                 }
@@ -243,7 +257,9 @@ impl Service {
             }
         };
         let took = (!is_live).then(|| began.elapsed());
-        self.streams.metrics.answered(method, outgoing.status(), took);
+        self.streams
+            .metrics
+            .answered(method, outgoing.status(), took);
         self.shared(outgoing, &parts.headers)
     }
 
@@ -286,9 +302,13 @@ impl Service {
         let is_large = outgoing.0.body().size_hint().exact() > Some(COUNTED_BYTES_MIN);
         let (outgoing, content) = match outgoing.0.into_parts() {
             (head, Either::Left(whole)) if is_large => match self.pieces(whole, client) {
-                Ok(pieces) => (Response::from_parts(head, ()), LeavingContent::Pieces(pieces)),
+                Ok(pieces) => (
+                    Response::from_parts(head, ()),
+                    LeavingContent::Pieces(pieces),
+                ),
                 Err(NoRoom) => {
-                    let (head, content) = self.shared(self.refuse(Bound::Pages), asked).0.into_parts();
+                    let (head, content) =
+                        self.shared(self.refuse(Bound::Pages), asked).0.into_parts();
                     (Response::from_parts(head, ()), LeavingContent::Any(content))
                 }
             },
@@ -306,7 +326,8 @@ impl Service {
     fn pieces(&self, whole: Full<Bytes>, client: &Client) -> Result<VecDeque<Bytes>, NoRoom> {
         let mut whole = whole;
         let mut pieces = VecDeque::new();
-        let frame = Pin::new(&mut whole).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+        let frame =
+            Pin::new(&mut whole).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
         if let Poll::Ready(Some(Ok(frame))) = frame
             && let Ok(bytes) = frame.into_data()
         {
@@ -327,21 +348,33 @@ impl Service {
                 let (status, body) = match self.reason_not_to_ask() {
                     None => (200, r#"{"status":"ok"}"#.to_owned()),
                     Some(ENDING) => (503, r#"{"status":"ending"}"#.to_owned()),
-                    Some(reason) => (503, format!(r#"{{"status":"failing","reason":"{reason}"}}"#)),
+                    Some(reason) => (
+                        503,
+                        format!(r#"{{"status":"failing","reason":"{reason}"}}"#),
+                    ),
                 };
                 (status, "application/json", body)
             }
             "/metrics" => {
                 let metrics = &self.streams.metrics;
-                metrics.healthy.set(i64::from(self.reason_not_to_ask().is_none()));
+                metrics
+                    .healthy
+                    .set(i64::from(self.reason_not_to_ask().is_none()));
                 let accept = given(&parts.headers, "Accept").unwrap_or_default();
                 let format = metrics::Format::asked_for(&accept);
                 (200, format.content_type(), metrics.text(format).ok()?)
             }
             _ => return None,
         };
-        let headers = [("Content-Type", content_type), ("Cache-Control", "no-store")];
-        Some(Outgoing::whole(status, headers.into_iter(), body.into_bytes()))
+        let headers = [
+            ("Content-Type", content_type),
+            ("Cache-Control", "no-store"),
+        ];
+        Some(Outgoing::whole(
+            status,
+            headers.into_iter(),
+            body.into_bytes(),
+        ))
     }
 
     /// Why no more should be asked of this server, if so.
@@ -356,13 +389,13 @@ impl Service {
     fn begin(&self, parts: &Parts, origin: &str) -> Begun {
         let given = |name: &str| given(&parts.headers, name);
         let target = parts.uri.path_and_query();
-        let head = Head {
+        let head = RequestHead {
             method: parts.method.as_str(),
             origin: self.streams.settings.location_base(origin),
             target: target.map_or("", |target| target.as_str()),
             header: &given,
         };
-        let to_stream = match edge::route(head, &self.streams.settings) {
+        let to_stream = match router::route(head, &self.streams.settings) {
             Route::Answered(answer) => return Begun::Answered(direct(&answer)),
             Route::Stream(to_stream) => to_stream,
         };
@@ -371,7 +404,7 @@ impl Service {
             header::CACHE_MODE => Some(to_stream.cache_mode.name().to_owned()),
             _ => given(name),
         };
-        let head = Head {
+        let head = RequestHead {
             header: &header,
             ..head
         };
@@ -390,7 +423,9 @@ impl Service {
     async fn ask(&self, asks: Asks, body: &mut Option<Incoming>, client: &Arc<Client>) -> Outgoing {
         let (streams, name) = (&self.streams, asks.to_stream.name.as_str());
         #[cfg(feature = "test-routes")]
-        if let Some(outgoing) = crate::test_routes::answer(streams, name, asks.test.as_deref()).await {
+        if let Some(outgoing) =
+            crate::test_routes::answer(streams, name, asks.test.as_deref()).await
+        {
             return outgoing;
         }
         let (call, held) = match asks.parsed {
@@ -412,7 +447,11 @@ impl Service {
                 };
                 Some((read.clone(), seat))
             }
-            Call::Create(_) | Call::Append(_) | Call::Metadata | Call::Read(_) | Call::Delete(_) => None,
+            Call::Create(_)
+            | Call::Append(_)
+            | Call::Metadata
+            | Call::Read(_)
+            | Call::Delete(_) => None,
         };
         let call = streams.call(call);
         #[cfg(not(feature = "test-routes"))]
@@ -429,7 +468,9 @@ impl Service {
             return unavailable(streams);
         };
         match live {
-            Some((read, seat)) => reader::hold(streams, name, read, reply, self.ending.clone(), seat).await,
+            Some((read, seat)) => {
+                reader::hold(streams, name, read, reply, self.ending.clone(), seat).await
+            }
             None => plain(streams, name, Some(reply)).await,
         }
     }
@@ -441,7 +482,12 @@ impl Service {
     }
 
     /// Takes a body whole. One that has come to its end is gone then.
-    async fn take_body(&self, awaits: &AwaitsBody, coming: &mut Option<Incoming>, client: &Client) -> Taken {
+    async fn take_body(
+        &self,
+        awaits: &AwaitsBody,
+        coming: &mut Option<Incoming>,
+        client: &Client,
+    ) -> Taken {
         let Some(body) = coming else {
             return Taken::Not(awaits.broken_off());
         };
@@ -486,7 +532,11 @@ impl Service {
         }
         *coming = None;
         held.settle();
-        let whole = if rest.is_empty() { first } else { rest.freeze() };
+        let whole = if rest.is_empty() {
+            first
+        } else {
+            rest.freeze()
+        };
         Taken::Whole(whole, held)
     }
 
@@ -548,7 +598,9 @@ impl Body for Leaving {
                 match this.pages.count(&this.client, bytes) {
                     Ok(bytes) => Ok(Frame::data(bytes)),
                     Err(NoRoom) => {
-                        tracing::warn!("a response is cut off, because there is no room for its bytes");
+                        tracing::warn!(
+                            "a response is cut off, because there is no room for its bytes"
+                        );
                         Err("there is no room for the bytes of the response".into())
                     }
                 }
@@ -623,7 +675,8 @@ fn given(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(values.fold(first, |joined, value| joined + ", " + &value))
 }
 
-/// Header values are bytes: read as UTF-8 where they are that, and otherwise as what older software means by them.
+/// Header values are bytes: read as UTF-8 where they are that, and otherwise as what older software
+/// means by them.
 fn text(value: &HeaderValue) -> String {
     let bytes = value.as_bytes();
     match std::str::from_utf8(bytes) {

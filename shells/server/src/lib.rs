@@ -1,9 +1,11 @@
-//! The one-machine shell: HTTP in front of one SQLite file per stream. It carries out what the machine decides, and decides
-//! nothing itself (the executor's contract is in [`machine`]).
+//! The one-machine shell: HTTP in front of one SQLite file per stream. It carries out what the
+//! machine decides, and decides nothing itself (the executor's contract is in [`machine`]).
 //!
-//! A request is routed ([`machine::edge`]) and becomes a job in its stream's queue. A thread of the pool takes the queue's jobs one
-//! by one, each in a step of the machine, and makes all their writes durable in one commit; only then does anything of them
-//! leave. What arrives meanwhile shares the next commit. Live readers are `machine::tail` machines, driven by their own responses.
+//! A request is routed ([`machine::router`]) and becomes a job in its stream's queue. A thread of the
+//! pool takes the queue's jobs one by one, each in a step of the machine, and makes all their
+//! writes durable in one commit; only then does anything of them leave. What arrives meanwhile
+//! shares the next commit. Broadcast readers are `machine::tail` machines, driven by their own
+//! responses.
 #![forbid(unsafe_code)]
 
 mod alarms;
@@ -15,13 +17,13 @@ mod framing;
 mod health;
 mod http;
 mod metrics;
+pub mod object_stores;
 mod platform;
 mod reader;
 mod room;
 mod serve;
 mod socket;
 mod storage;
-pub mod stores;
 mod stream;
 mod streams;
 #[cfg(feature = "test-routes")]

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use machine::edge::Settings;
+use machine::router::Settings;
 use object_store::ObjectStore;
-use server::stores::{self, Directory, S3};
+use server::object_stores::{self, Directory, S3};
 use server::{Bounds, Config, Native, Server, Tcp};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -33,13 +33,18 @@ const COLD_THREADS: usize = 16;
 /// Open files beside those of streams and connections.
 const DESCRIPTORS_SPARE: u64 = 64;
 
-/// A server for the Durable Streams protocol on one machine: append-only streams over plain HTTP, each in a SQLite file of its own.
+/// A server for the Durable Streams protocol on one machine: append-only streams over plain HTTP,
+/// each in a SQLite file of its own.
 ///
-/// Without arguments it serves http://127.0.0.1:4437/v1/stream/<stream-id> from ./data. An append is answered once it is on disk.
-/// /health tells whether the server is well, /metrics what it does, in the format of Prometheus: whoever reaches the port can read
-/// both, without a token.
+/// Without arguments it serves http://127.0.0.1:4437/v1/stream/<stream-id> from ./data. An append
+/// is answered once it is on disk. /health tells whether the server is well, /metrics what it does,
+/// in the format of Prometheus: whoever reaches the port can read both, without a token.
 #[derive(Parser)]
-#[command(name = "durable-streams", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "durable-streams",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -66,7 +71,8 @@ struct Serve {
     /// The directory that holds everything; made when it is not there. One server at a time
     #[arg(long, env = "DATA", default_value = "data", value_name = "DIRECTORY")]
     data: PathBuf,
-    /// What to log: error, warn, info, debug or trace, also for single modules (server=debug,hyper=warn)
+    /// What to log: error, warn, info, debug or trace, also for single modules
+    /// (server=debug,hyper=warn)
     #[arg(long, env = "LOG", default_value = "info", value_name = "FILTER")]
     log: String,
     /// How to log
@@ -92,15 +98,18 @@ enum LogFormat {
 /// Where history goes.
 #[derive(Args)]
 struct Cold {
-    /// Where the sealed segments of streams are moved to: a directory, a bucket of anything that speaks S3, or none, by which all stays in
-    /// the streams' own files [default: the directory `cold` in --data]
+    /// Where the sealed segments of streams are moved to: a directory, a bucket of anything that
+    /// speaks S3, or none, by which all stays in the streams' own files [default: the directory
+    /// `cold` in --data]
     ///
-    /// Keys are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the like. While it does not answer, appends
-    /// and reads of what is not there yet go on; what is there is answered 503 until it does again. Never point two servers at one
-    /// directory of streams; two may share a bucket
+    /// Keys are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the like.
+    /// While it does not answer, appends and reads of what is not there yet go on; what is there is
+    /// answered 503 until it does again. Never point two servers at one directory of streams; two
+    /// may share a bucket
     #[arg(long, env = "COLD", value_name = "DIRECTORY|s3://BUCKET/PREFIX|none")]
     cold: Option<String>,
-    /// The URL of the S3 service, for all but Amazon's: https://ACCOUNT.r2.cloudflarestorage.com, http://127.0.0.1:9000
+    /// The URL of the S3 service, for all but Amazon's: https://ACCOUNT.r2.cloudflarestorage.com,
+    /// http://127.0.0.1:9000
     #[arg(long, env = "AWS_ENDPOINT", value_name = "URL")]
     s3_endpoint: Option<String>,
     /// The region of the bucket; `auto` for R2
@@ -119,7 +128,10 @@ impl Cold {
         };
         let directory = |path: &Path| -> Result<Option<Arc<dyn ObjectStore>>> {
             let directory = Directory::take(path, threads.clone()).with_context(|| {
-                format!("the directory {} cannot be used for cold storage", path.display())
+                format!(
+                    "the directory {} cannot be used for cold storage",
+                    path.display()
+                )
             })?;
             Ok(Some(Arc::new(directory)))
         };
@@ -149,7 +161,8 @@ impl Cold {
             endpoint: endpoint.as_deref(),
             region: region.as_deref(),
         };
-        let bucket = stores::s3(place).with_context(|| format!("{cold} cannot be used for cold storage"))?;
+        let bucket = object_stores::s3(place)
+            .with_context(|| format!("{cold} cannot be used for cold storage"))?;
         Ok(Some(bucket))
     }
 }
@@ -157,7 +170,8 @@ impl Cold {
 /// The public settings, as text: the machine reads them, and says what is wrong with one.
 #[derive(Args)]
 struct Public {
-    /// Ask for `Authorization: Bearer <token>` on every stream request; better given by the environment, which other users do not see
+    /// Ask for `Authorization: Bearer <token>` on every stream request; better given by the
+    /// environment, which other users do not see
     #[arg(long, env = "AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     auth_token: Option<String>,
     /// Largest body of a PUT or POST, in bytes (16777216)
@@ -184,13 +198,16 @@ struct Public {
     /// Age at which a segment is sealed, in milliseconds (86400000)
     #[arg(long, env = "SEGMENT_MAX_AGE_MS", value_name = "MS")]
     segment_max_age_ms: Option<String>,
-    /// Distance of the places at which a page may end, which have an entry in a segment's index, in bytes (65536)
+    /// Distance of the places at which a page may end, which have an entry in a segment's index, in
+    /// bytes (65536)
     #[arg(long, env = "INDEX_STEP_BYTES", value_name = "BYTES")]
     index_step_bytes: Option<String>,
-    /// Time without an append after which sealing a segment forgets a producer, in milliseconds (604800000)
+    /// Time without an append after which sealing a segment forgets a producer, in milliseconds
+    /// (604800000)
     #[arg(long, env = "PRODUCER_MAX_IDLE_MS", value_name = "MS")]
     producer_max_idle_ms: Option<String>,
-    /// Number of streams that the registry is spread over, by the names of the streams it tells of (1)
+    /// Number of streams that the registry is spread over, by the names of the streams it tells of
+    /// (1)
     #[arg(long, env = "REGISTRY_SHARDS", value_name = "COUNT")]
     registry_shards: Option<String>,
     /// Time after which a put to cold storage counts as failed, in milliseconds (60000)
@@ -199,7 +216,8 @@ struct Public {
     /// The same for deletions in cold storage and messages to the registry, in milliseconds (30000)
     #[arg(long, env = "REPLY_TIMEOUT_MS", value_name = "MS")]
     reply_timeout_ms: Option<String>,
-    /// Pause before what has failed is tried again, in milliseconds; it doubles with each failure (2000)
+    /// Pause before what has failed is tried again, in milliseconds; it doubles with each failure
+    /// (2000)
     #[arg(long, env = "RETRY_MIN_MS", value_name = "MS")]
     retry_min_ms: Option<String>,
     /// Longest such pause, in milliseconds (600000)
@@ -214,7 +232,8 @@ struct Public {
     /// 1 for Server-Timing on every answer (0)
     #[arg(long, env = "DEBUG_TIMING", value_name = "0|1")]
     debug_timing: Option<String>,
-    /// Where clients reach the server when it is behind a proxy: where the Location of a new stream begins (what the request says)
+    /// Where clients reach the server when it is behind a proxy: where the Location of a new stream
+    /// begins (what the request says)
     #[arg(long, env = "PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
     /// Origins whose web pages may use the server, with commas between them, or * for all (*)
@@ -264,7 +283,7 @@ struct BoundsGiven {
     /// IPv6 addresses count as one for each network of 64 bits. 100 behind a proxy
     #[arg(long, env = "ADDRESS_SHARE_PERCENT", default_value_t = Bounds::default().address_share_percent, value_name = "PERCENT")]
     address_share_percent: usize,
-    /// Live readers at the same time
+    /// Broadcast readers at the same time
     #[arg(long, env = "READERS_MAX", default_value_t = Bounds::default().readers_max, value_name = "COUNT")]
     readers_max: usize,
     /// Bodies held in memory, in bytes, over all requests
@@ -273,8 +292,8 @@ struct BoundsGiven {
     /// Answers held in memory until clients take them, in bytes
     #[arg(long, env = "PAGES_BYTES_MAX", default_value_t = Bounds::default().pages_bytes_max, value_name = "BYTES")]
     pages_bytes_max: usize,
-    /// How long a connection may be idle between two requests, in milliseconds; keep it above what a
-    /// proxy in front keeps
+    /// How long a connection may be idle between two requests, in milliseconds; keep it above what
+    /// a proxy in front keeps
     #[arg(long, env = "IDLE_TIMEOUT_MS", default_value_t = Bounds::default().idle_timeout.as_millis() as u64, value_name = "MS")]
     idle_timeout_ms: u64,
     /// Requests waiting for one stream
@@ -392,8 +411,8 @@ fn asked_to_end() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// What the streams hold is for the user alone who runs the server: directories are made with 0700 and files with 0600, by whatever
-/// makes them.
+/// What the streams hold is for the user alone who runs the server: directories are made with 0700
+/// and files with 0600, by whatever makes them.
 fn keep_private(data: &Path) {
     #[cfg(unix)]
     {
@@ -413,7 +432,8 @@ fn keep_private(data: &Path) {
     }
 }
 
-/// Connections and files need descriptors, of which most systems allow a process too few by default.
+/// Connections and files need descriptors, of which most systems allow a process too few by
+/// default.
 fn raise_descriptor_limit(bounds: &Bounds) {
     #[cfg(unix)]
     {

@@ -111,7 +111,11 @@ impl Metrics {
             "1 while /health answers 200, and otherwise 0",
             metrics.healthy.clone(),
         );
-        registry.register("readers", "Live reads that are held", metrics.readers.clone());
+        registry.register(
+            "readers",
+            "Broadcast reads that are held",
+            metrics.readers.clone(),
+        );
         registry.register(
             "open_streams",
             "Streams whose file is open",
@@ -151,7 +155,10 @@ impl Metrics {
         ] {
             registry.register(name, help, counter.clone());
         }
-        Self { registry, ..metrics }
+        Self {
+            registry,
+            ..metrics
+        }
     }
 
     pub(crate) fn answered(&self, method: &str, status: u16, took: Option<Duration>) {
@@ -159,7 +166,9 @@ impl Metrics {
         // A client may send any word as a method.
         let known = METHODS.into_iter().find(|each| *each == method);
         let method = known.unwrap_or("other");
-        self.requests.get_or_create(&Request { method, status }).inc();
+        self.requests
+            .get_or_create(&Request { method, status })
+            .inc();
         if let Some(took) = took {
             self.request_seconds.observe(took.as_secs_f64());
         }
@@ -201,7 +210,9 @@ impl Format {
         let quality = |name: &str| {
             let ranges = accept.split(',').map(|range| {
                 let mut parts = range.split(';').map(str::trim);
-                let is_it = parts.next().is_some_and(|range| range.eq_ignore_ascii_case(name));
+                let is_it = parts
+                    .next()
+                    .is_some_and(|range| range.eq_ignore_ascii_case(name));
                 let quality = parts.find_map(|part| part.strip_prefix("q="));
                 let quality = quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0));
                 if is_it { quality } else { 0.0 }

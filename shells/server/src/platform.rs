@@ -1,5 +1,5 @@
-//! What the server gets from the machine that it runs on, beside its files and its network: time, entropy, and threads. A simulation
-//! brings its own, by which a run can be repeated.
+//! What the server gets from the machine that it runs on, beside its files and its network: time,
+//! entropy, and threads. A simulation brings its own, by which a run can be repeated.
 
 use std::fmt::Debug;
 use std::io;
@@ -21,7 +21,8 @@ pub trait Platform: Debug + Send + Sync + 'static {
     /// When there are none to be had.
     fn random(&self) -> io::Result<u64>;
 
-    /// Does a piece of work where it may block, soon. Pieces are begun in the order in which they are given.
+    /// Does a piece of work where it may block, soon. Pieces are begun in the order in which they
+    /// are given.
     fn work(&self, work: Work);
 }
 
@@ -50,7 +51,9 @@ impl Platform for Native {
         reason = "this is where the machine's time comes from"
     )]
     fn now(&self) -> Millis {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 

@@ -1,7 +1,8 @@
-//! Live readers: a `machine::tail` machine for each, and the carrying out of what it decides.
+//! Broadcast readers: a `machine::tail` machine for each, and the carrying out of what it decides.
 //!
-//! There is no task for a reader: it is driven by its own response, which hyper asks for more when the client has taken what came
-//! before. What a stream tells a reader that is not asked is held in its link, up to a bound.
+//! There is no task for a reader: it is driven by its own response, which hyper asks for more when
+//! the client has taken what came before. What a stream tells a reader that is not asked is held in
+//! its link, up to a bound.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use machine::tail::{Effect, Head, Input, Tail};
+use machine::live_reader::{Effect, Input, LiveHead, LiveReader};
 use machine::wire::answer::Body;
 use machine::wire::header;
 use machine::wire::request::Read;
@@ -30,9 +31,9 @@ type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
 /// What a dial was answered with.
 enum Dialled {
     /// A place at the tail.
-    Attached(Head, Link),
+    Attached(LiveHead, Link),
     /// A page, as the reader's side wants it.
-    Page(Head, Vec<u8>),
+    Page(LiveHead, Vec<u8>),
     /// An answer for the client.
     Passed(Outgoing),
 }
@@ -43,7 +44,7 @@ pub(crate) struct Reader {
     is_sse: bool,
     /// What is asked with each dial, from another place.
     read: Read,
-    tail: Tail,
+    tail: LiveReader,
     dial: Option<Dial>,
     link: Option<Link>,
     /// What is to be written to the client.
@@ -68,8 +69,8 @@ pub(crate) async fn ask(streams: &Arc<Streams>, name: &str, call: Call) -> Optio
 }
 
 /// Whether an answer is the beginning of a live read that goes on.
-fn head(answer: &Answer) -> Option<Head> {
-    answer.header(header::LINE).and_then(Head::from_header)
+fn head(answer: &Answer) -> Option<LiveHead> {
+    answer.header(header::LINE).and_then(LiveHead::from_header)
 }
 
 /// The body of an answer that needs no rows.
@@ -85,10 +86,12 @@ async fn dialled(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Di
     match reply {
         Some(Reply::Attached { line, link }) => Dialled::Attached(line.head, link),
         Some(Reply::Answered(Answered { answer, rendering })) => match (head(&answer), rendering) {
-            (Some(head), Some(rendering)) => match Pages::new(streams, name, rendering).whole().await {
-                Ok(body) => Dialled::Page(head, body),
-                Err(failed) => Dialled::Passed(failure(streams, &failed)),
-            },
+            (Some(head), Some(rendering)) => {
+                match Pages::new(streams, name, rendering).whole().await {
+                    Ok(body) => Dialled::Page(head, body),
+                    Err(failed) => Dialled::Passed(failure(streams, &failed)),
+                }
+            }
             (Some(head), None) => Dialled::Page(head, body(answer)),
             (None, rendering) => {
                 let reply = Reply::Answered(Answered { answer, rendering });
@@ -125,7 +128,7 @@ pub(crate) async fn hold(
         name: name.into(),
         is_sse: class == machine::Class::Sse,
         read,
-        tail: Tail::new(streams.platform.now(), head),
+        tail: LiveReader::new(streams.platform.now(), head),
         dial: None,
         link: None,
         emitted: VecDeque::new(),

@@ -119,7 +119,10 @@ impl Room {
         let taken = self.enter(client.address, Arc::default(), Way::Ended(end));
         // One that is larger than all of the room may be held by itself.
         taken.more(bytes.len().min(self.bytes_max))?;
-        Ok(Bytes::from_owner(Counted { bytes, _taken: taken }))
+        Ok(Bytes::from_owner(Counted {
+            bytes,
+            _taken: taken,
+        }))
     }
 }
 
@@ -160,7 +163,10 @@ impl Taken {
 
     pub(crate) fn bytes(&self) -> usize {
         let holders = self.room.holders.lock();
-        holders.each.get(&self.number).map_or(0, |holder| holder.bytes)
+        holders
+            .each
+            .get(&self.number)
+            .map_or(0, |holder| holder.bytes)
     }
 }
 

@@ -183,7 +183,8 @@ impl Server {
         }
     }
 
-    /// Serves until `end` comes, and then until everything under way is answered or the time for that is over.
+    /// Serves until `end` comes, and then until everything under way is answered or the time for
+    /// that is over.
     pub async fn serve(self, mut listener: impl Listener, end: impl Future<Output = ()>) {
         let Self {
             config,
@@ -273,7 +274,9 @@ impl Server {
 
 /// How long the body of a request is.
 fn length(body: &hyper::body::Incoming) -> Length {
-    body.size_hint().exact().map_or(Length::Chunked, Length::Known)
+    body.size_hint()
+        .exact()
+        .map_or(Length::Chunked, Length::Known)
 }
 
 /// One connection, bounded in what it may take and how long.

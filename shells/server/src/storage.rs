@@ -1,17 +1,18 @@
-//! Where the server keeps what is durable: a database for each stream, and the index of alarms. On a machine these are files
-//! ([`crate::files`], [`crate::alarms`]); a simulation brings its own.
+//! Where the server keeps what is durable: a database for each stream, and the index of alarms. On
+//! a machine these are files ([`crate::files`], [`crate::alarms`]); a simulation brings its own.
 
 use std::fmt::Debug;
 use std::io;
 
 use machine::plan::Span;
-use machine::{Millis, Rows, Unreadable, Write};
+use machine::{Millis, Rows, StorageError, Write};
 
 /// One stream's rows. [`Rows::attached`] is not asked of it: readers are not stored.
 ///
 /// What has been written and not committed is gone when it is dropped.
 pub trait Database: Rows + Debug + Send {
-    /// Opens a transaction, whose writes [`Self::commit`] makes durable all at once. It sees what it has written.
+    /// Opens a transaction, whose writes [`Self::commit`] makes durable all at once. It sees what
+    /// it has written.
     ///
     /// # Errors
     /// When the storage cannot be locked or read.
@@ -26,14 +27,15 @@ pub trait Database: Rows + Debug + Send {
     /// Durable when it returns.
     ///
     /// # Errors
-    /// When the transaction could not be made durable. Whether it was is unknown then. The database is dropped.
+    /// When the transaction could not be made durable. Whether it was is unknown then. The database
+    /// is dropped.
     fn commit(&mut self) -> io::Result<()>;
 
     /// The joined frames of the rows of a span.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn frames(&self, span: Span) -> Result<Vec<u8>, Unreadable>;
+    fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError>;
 
     /// The names of the tables.
     ///

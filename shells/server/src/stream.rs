@@ -1,7 +1,8 @@
 //! One stream: its queue, its instance of the machine, its file and its readers.
 //!
-//! Whoever runs a [`Cell`] takes jobs from its queue until there is none, or enough, and then commits what they have written, once.
-//! A turn leaves at once when nothing has been written before it, and otherwise after that commit.
+//! Whoever runs a [`Cell`] takes jobs from its queue until there is none, or enough, and then
+//! commits what they have written, once. A turn leaves at once when nothing has been written before
+//! it, and otherwise after that commit.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -9,14 +10,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use machine::plan::Rendering;
+use machine::live_reader::{self, Frame};
+use machine::plan::BodyWriter;
 use machine::rows::{
-    Chore, Former, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    Former, HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    WriterColumns,
 };
-use machine::tail::{self, Frame};
 use machine::wire::answer::Body;
 use machine::{
-    Answer, CallId, Class, Gated, Input, Line, Live, Millis, Rows, Stream, Turn, Unreadable, Write,
+    Answer, Broadcast, CallId, Class, Effect, Input, Millis, Rows, StorageError, Stream,
+    Subscriber, Turn, Write,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -32,7 +35,7 @@ use crate::streams::Streams;
 #[derive(Debug)]
 pub(crate) enum Reply {
     Answered(Answered),
-    Attached { line: Line, link: Link },
+    Attached { line: Subscriber, link: Link },
     Done,
 }
 
@@ -40,7 +43,7 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) answer: Answer,
-    pub(crate) rendering: Option<Rendering>,
+    pub(crate) rendering: Option<BodyWriter>,
 }
 
 /// What a stream is to do.
@@ -80,7 +83,7 @@ impl What {
     fn input(&self) -> Option<Input> {
         match self {
             Self::Input(input) => Some(input.clone()),
-            Self::Leave { incarnation, .. } => Some(Input::Gone {
+            Self::Leave { incarnation, .. } => Some(Input::SubscriberLeft {
                 incarnation: *incarnation,
             }),
             Self::Outcome { outcome, .. } => Some(outcome.clone()),
@@ -127,7 +130,7 @@ pub(crate) struct State {
     /// Woken by the first job that needs it, and dropped when a turn fails.
     stream: Option<Stream>,
     /// Of that instance, or of the next.
-    nonce: Option<u64>,
+    instance_seed: Option<u64>,
     /// Names that instance, and no other.
     instance: u64,
     /// What it has asked for and not heard of.
@@ -176,30 +179,32 @@ const OVERFLOWED: usize = 1 << (usize::BITS - 1);
 
 impl Link {
     /// The next thing that the reader's side is to hear.
-    pub(crate) async fn next(&mut self) -> tail::Input {
+    pub(crate) async fn next(&mut self) -> live_reader::Input {
         let message = self.messages.recv().await;
         if self.held.load(Ordering::Acquire) & OVERFLOWED != 0 {
-            return tail::Input::Full;
+            return live_reader::Input::Full;
         }
         let Some(message) = message else {
-            return tail::Input::LineClosed;
+            return live_reader::Input::LineClosed;
         };
         self.held.fetch_sub(message.body.len(), Ordering::AcqRel);
         let Message { frame, body } = Arc::unwrap_or_clone(message);
-        tail::Input::Message { frame, body }
+        live_reader::Input::Message { frame, body }
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.streams.leave(&self.name, self.reader, self.incarnation);
+        self.streams
+            .leave(&self.name, self.reader, self.incarnation);
     }
 }
 
 impl Reader {
     /// Whether the reader is still to be told things.
     fn tell(&self, message: &Arc<Message>) -> bool {
-        // A message may go beyond the bound, but not find it reached: any message can be told to a reader that reads.
+        // A message may go beyond the bound, but not find it reached: any message can be told to a
+        // reader that reads.
         if self.held.load(Ordering::Acquire) >= self.held_bytes_max {
             self.held.fetch_or(OVERFLOWED, Ordering::AcqRel);
             return false;
@@ -212,7 +217,7 @@ impl Reader {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Unreadable(#[from] Unreadable),
+    StorageError(#[from] StorageError),
     /// Of the storage, or for want of entropy.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -235,8 +240,8 @@ struct Batch {
 
 /// A turn's effects, ready to leave.
 struct Effects {
-    gated: Vec<(Gated, Option<Rendering>)>,
-    live: Option<Live>,
+    after_commit: Vec<(Effect, Option<BodyWriter>)>,
+    live: Option<Broadcast>,
 }
 
 /// What the machine sees during a step.
@@ -247,55 +252,60 @@ struct View<'a> {
 }
 
 impl Rows for View<'_> {
-    fn former(&self) -> Result<Option<Former>, Unreadable> {
+    fn former(&self) -> Result<Option<Former>, StorageError> {
         self.database.map_or(Ok(None), |database| database.former())
     }
 
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         self.database.map_or(Ok(None), |database| database.head())
     }
 
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         self.database
             .map_or(Ok(None), |database| database.at_or_before(table, key))
     }
 
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.database
             .map_or(Ok(()), |database| database.writers(table, each))
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
+    ) -> Result<Option<RowMeta>, StorageError> {
         self.database.map_or(Ok(None), |database| {
-            database.first_with(table, after, bytes_before)
+            database.first_at_or_after_bytes(table, after, bytes_before)
         })
     }
 
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
-        self.database.map_or(Ok(None), |database| database.producer(id))
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
+        self.database
+            .map_or(Ok(None), |database| database.producer(id))
     }
 
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
         self.database
             .map_or(Ok(None), |database| database.segment(number))
     }
 
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.database
             .map_or(Ok(()), |database| database.retried_segments(each))
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
-        self.database.map_or(Ok(None), |database| database.chores())
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        self.database.map_or(Ok(None), |database| database.outbox())
     }
 
     /// With those that become readers by the commit.
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
         let attached = self
             .readers
             .values()
@@ -303,9 +313,9 @@ impl Rows for View<'_> {
         let attaching = self
             .waiting
             .iter()
-            .flat_map(|(_, effects)| &effects.gated)
+            .flat_map(|(_, effects)| &effects.after_commit)
             .filter(
-                |(gated, _)| matches!(gated, Gated::Attach { line, .. } if line.incarnation == incarnation),
+                |(effect, _)| matches!(effect, Effect::Attach { line, .. } if line.incarnation == incarnation),
             );
         Ok(attached.count() as u64 + attaching.count() as u64)
     }
@@ -327,8 +337,9 @@ impl State {
         self.database.is_none() && self.readers.is_empty() && self.errands == 0
     }
 
-    /// Closes the file, and forgets what can be found again in it. Readers stay, and so does an instance that is to hear
-    /// something: however few files may be open, what it has asked for has not been in vain.
+    /// Closes the file, and forgets what can be found again in it. Readers stay, and so does an
+    /// instance that is to hear something: however few files may be open, what it has asked for has
+    /// not been in vain.
     pub(crate) fn sleep(&mut self, name: &str) {
         debug_assert!(
             !self.in_transaction,
@@ -336,7 +347,7 @@ impl State {
         );
         if self.errands == 0 {
             self.stream = None;
-            self.nonce = None;
+            self.instance_seed = None;
         }
         self.is_open = false;
         if let Some(database) = self.database.take()
@@ -382,14 +393,19 @@ impl State {
         }
         #[cfg(feature = "test-routes")]
         if let What::Test(test) = &mut job.what {
-            // Who is asked about a file should have it open; when that fails, there is nothing to tell.
+            // Who is asked about a file should have it open; when that fails, there is nothing to
+            // tell.
             drop(self.open(streams, cell));
-            test.begin(self, &*streams.platform, |state| state.void(streams, cell, batch));
+            test.begin(self, &*streams.platform, |state| {
+                state.void(streams, cell, batch)
+            });
         }
         let done = catch_unwind(AssertUnwindSafe(|| self.step(streams, cell, &job, batch)));
         match done.unwrap_or(Err(Failure::Panicked)) {
             // What a removed alarm is about waits for the removal.
-            Ok(effects) if self.in_transaction || batch.alarm.is_some() => batch.waiting.push((job, effects)),
+            Ok(effects) if self.in_transaction || batch.alarm.is_some() => {
+                batch.waiting.push((job, effects))
+            }
             Ok(effects) => self.release(streams, cell, job, effects),
             Err(error) => {
                 tracing::error!(name = %cell.name, %error, "a turn failed");
@@ -405,7 +421,8 @@ impl State {
         }
     }
 
-    /// Whether the instance is still there that something is to be told to; it has one errand less then.
+    /// Whether the instance is still there that something is to be told to; it has one errand less
+    /// then.
     fn hears(&mut self, instance: u64) -> bool {
         let hears = self.stream.is_some() && self.instance == instance;
         if hears {
@@ -415,7 +432,13 @@ impl State {
     }
 
     /// Encodes a piece of a segment. Who has asked for it hears nothing when that fails.
-    fn encode(&mut self, streams: &Arc<Streams>, cell: &Cell, encoding: Encoding, batch: &mut Batch) {
+    fn encode(
+        &mut self,
+        streams: &Arc<Streams>,
+        cell: &Cell,
+        encoding: Encoding,
+        batch: &mut Batch,
+    ) {
         let done = catch_unwind(AssertUnwindSafe(|| {
             self.open(streams, cell)?;
             let view = View {
@@ -459,9 +482,14 @@ impl State {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
                 none => {
-                    let nonce = drawn(&mut self.nonce, &*streams.platform)?;
+                    let instance_seed = drawn(&mut self.instance_seed, &*streams.platform)?;
                     (self.instance, self.errands) = (streams.instance(), 0);
-                    none.insert(Stream::wake(now, &view, &streams.settings.limits, nonce)?)
+                    none.insert(Stream::wake(
+                        now,
+                        &view,
+                        &streams.settings.limits,
+                        instance_seed,
+                    )?)
                 }
             };
             stream.step(now, input, &view, &mut turn)?;
@@ -476,10 +504,10 @@ impl State {
             alarm => batch.alarm = alarm,
         }
         // As the rows are at the end of this turn: the next may remove them.
-        let mut gated = Vec::with_capacity(turn.gated.len());
-        for effect in turn.gated {
+        let mut after_commit = Vec::with_capacity(turn.after_commit.len());
+        for effect in turn.after_commit {
             let rendering = match (&effect, &self.database) {
-                (Gated::Answer { answer, .. }, Some(database)) => match &answer.body {
+                (Effect::Answer { answer, .. }, Some(database)) => match &answer.body {
                     Body::Plan(plan) => Some(plan.begin(|span| {
                         let frames = database.frames(span);
                         batch.bytes += frames.as_ref().map_or(0, Vec::len);
@@ -489,11 +517,11 @@ impl State {
                 },
                 _ => None,
             };
-            gated.push((effect, rendering));
+            after_commit.push((effect, rendering));
         }
         Ok(Effects {
-            gated,
-            live: turn.live,
+            after_commit,
+            live: turn.broadcast,
         })
     }
 
@@ -503,7 +531,7 @@ impl State {
             self.has_tables = false;
             self.database = streams.storage.open(&cell.name)?;
             if let Some(database) = &self.database {
-                self.has_tables = database.head()?.is_some() || database.chores()?.is_some();
+                self.has_tables = database.head()?.is_some() || database.outbox()?.is_some();
                 streams.opened(cell);
             }
             self.is_open = true;
@@ -522,8 +550,14 @@ impl State {
         self.write(streams, cell, write.as_slice())
     }
 
-    /// Writes into the open transaction, which is opened by the first write, as the file is made by that.
-    fn write(&mut self, streams: &Arc<Streams>, cell: &Cell, writes: &[Write]) -> Result<(), Failure> {
+    /// Writes into the open transaction, which is opened by the first write, as the file is made by
+    /// that.
+    fn write(
+        &mut self,
+        streams: &Arc<Streams>,
+        cell: &Cell,
+        writes: &[Write],
+    ) -> Result<(), Failure> {
         if writes.is_empty() {
             return Ok(());
         }
@@ -542,7 +576,7 @@ impl State {
         let changes_tables = |write: &Write| {
             matches!(
                 write,
-                Write::CreateTables | Write::DropTables | Write::CreateChores | Write::DropChores
+                Write::CreateTables | Write::DropTables | Write::CreateOutbox | Write::DropOutbox
             )
         };
         if writes.iter().any(changes_tables) {
@@ -551,8 +585,8 @@ impl State {
         Ok(())
     }
 
-    /// Takes back everything since the last commit. The jobs before the one that failed have told nobody anything: they are
-    /// done over, in their order.
+    /// Takes back everything since the last commit. The jobs before the one that failed have told
+    /// nobody anything: they are done over, in their order.
     fn void(&mut self, streams: &Streams, cell: &Cell, batch: &mut Batch) {
         self.forget(streams, cell);
         batch.alarm = None;
@@ -565,7 +599,7 @@ impl State {
     /// Drops the instance and the connection, and with it what is not committed.
     fn forget(&mut self, streams: &Streams, cell: &Cell) {
         self.stream = None;
-        self.nonce = None;
+        self.instance_seed = None;
         self.errands = 0;
         self.is_open = false;
         self.in_transaction = false;
@@ -583,15 +617,21 @@ impl State {
                 // Whether it is stored is unknown: nothing is done over, and nobody is told.
                 tracing::error!(name = %cell.name, %error, "a commit failed");
                 streams.health.failed(&cell.name);
-                streams.metrics.failed_turns.inc_by(batch.waiting.len() as u64);
+                streams
+                    .metrics
+                    .failed_turns
+                    .inc_by(batch.waiting.len() as u64);
                 self.forget(streams, cell);
                 self.calls.clear();
-                // Nor readers, who may have missed something: their links are cut, by which they dial again.
+                // Nor readers, who may have missed something: their links are cut, by which they
+                // dial again.
                 self.readers.clear();
                 return;
             }
             streams.health.committed(&cell.name);
-            streams.metrics.committed(begun.elapsed(), batch.waiting.len());
+            streams
+                .metrics
+                .committed(begun.elapsed(), batch.waiting.len());
         }
         let mut is_alarm_kept = false;
         if batch.alarm == Some(None)
@@ -609,7 +649,12 @@ impl State {
         }
     }
 
-    fn make_durable(&mut self, streams: &Streams, cell: &Cell, batch: &Batch) -> Result<(), Failure> {
+    fn make_durable(
+        &mut self,
+        streams: &Streams,
+        cell: &Cell,
+        batch: &Batch,
+    ) -> Result<(), Failure> {
         if let Some(Some(at)) = batch.alarm {
             alarms::set(streams, &cell.name, at)?;
         }
@@ -628,20 +673,20 @@ impl State {
         if let Some(live) = &effects.live {
             self.broadcast(cell, live);
         }
-        for (gated, rendering) in effects.gated {
-            match gated {
-                Gated::Answer { call, answer } => {
+        for (effect, rendering) in effects.after_commit {
+            match effect {
+                Effect::Answer { call, answer } => {
                     self.tell(call, Reply::Answered(Answered { answer, rendering }));
                 }
-                Gated::Put(_) | Gated::Collect { .. } | Gated::Send { .. } => {
+                Effect::Put(_) | Effect::Collect { .. } | Effect::Send { .. } => {
                     self.errands += 1;
                     streams.cold.begin(Errand {
                         name: Arc::clone(&cell.name),
                         instance: self.instance,
-                        gated,
+                        effect,
                     });
                 }
-                Gated::Attach { call, line } => {
+                Effect::Attach { call, line } => {
                     let link = self.attach(streams, cell, &line);
                     self.tell(call, Reply::Attached { line, link });
                 }
@@ -659,7 +704,7 @@ impl State {
         }
     }
 
-    fn attach(&mut self, streams: &Arc<Streams>, cell: &Cell, line: &Line) -> Link {
+    fn attach(&mut self, streams: &Arc<Streams>, cell: &Cell, line: &Subscriber) -> Link {
         let reader = streams.reader();
         let (sender, receiver) = mpsc::unbounded_channel();
         let held = Arc::new(AtomicUsize::new(0));
@@ -683,9 +728,10 @@ impl State {
         }
     }
 
-    fn broadcast(&mut self, cell: &Cell, live: &Live) {
+    fn broadcast(&mut self, cell: &Cell, live: &Broadcast) {
         for class in [Class::Sse, Class::LongPoll] {
-            let is_told = |reader: &Reader| reader.class == class && reader.incarnation == live.incarnation;
+            let is_told =
+                |reader: &Reader| reader.class == class && reader.incarnation == live.incarnation;
             if !self.readers.values().any(is_told) {
                 continue;
             }
@@ -721,13 +767,13 @@ impl State {
     /// The instance, by its nonce.
     #[cfg(feature = "test-routes")]
     pub(crate) fn instance(&mut self, platform: &dyn Platform) -> io::Result<u64> {
-        drawn(&mut self.nonce, platform)
+        drawn(&mut self.instance_seed, platform)
     }
 }
 
-fn drawn(nonce: &mut Option<u64>, platform: &dyn Platform) -> io::Result<u64> {
-    match *nonce {
-        Some(nonce) => Ok(nonce),
-        None => Ok(*nonce.insert(platform.random()?)),
+fn drawn(instance_seed: &mut Option<u64>, platform: &dyn Platform) -> io::Result<u64> {
+    match *instance_seed {
+        Some(instance_seed) => Ok(instance_seed),
+        None => Ok(*instance_seed.insert(platform.random()?)),
     }
 }

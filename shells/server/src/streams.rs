@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
-use machine::edge::Settings;
 use machine::plan::Rest;
+use machine::router::Settings;
 use machine::rows::Incarnation;
 use machine::{Call, CallId, Input};
 use object_store::ObjectStore;
@@ -127,7 +127,13 @@ impl Streams {
 
     /// A reader has let go of its link.
     pub(crate) fn leave(self: &Arc<Self>, name: &str, reader: u64, incarnation: Incarnation) {
-        self.send_always(name, What::Leave { reader, incarnation });
+        self.send_always(
+            name,
+            What::Leave {
+                reader,
+                incarnation,
+            },
+        );
     }
 
     /// For what is bounded by itself, as readers and errands are, there is always room.
@@ -206,8 +212,8 @@ impl Streams {
         }
     }
 
-    /// Notes that a stream's file is open, and closes those of others when there are too many. At most one for each thread of the
-    /// pool is beyond the bound.
+    /// Notes that a stream's file is open, and closes those of others when there are too many. At
+    /// most one for each thread of the pool is beyond the bound.
     pub(crate) fn opened(&self, cell: &Cell) {
         let this = self.cells.lock().get(&cell.name).map(Arc::clone);
         let Some(this) = this else { return };

@@ -1,9 +1,10 @@
-//! What the tests need to see and to break: the request header `X-Test-Op`. Behind the feature `test-routes`, never released.
+//! What the tests need to see and to break: the request header `X-Test-Op`. Behind the feature
+//! `test-routes`, never released.
 
 use std::sync::Arc;
 
 use machine::rows::StoredSegment;
-use machine::{Answer, Unreadable, segment};
+use machine::{Answer, StorageError, segment};
 use tokio::sync::oneshot;
 
 use crate::http::{Outgoing, response, unavailable};
@@ -54,7 +55,7 @@ impl Test {
 }
 
 /// The segments that are known to be stored, each as JSON.
-fn stored_segments(database: &dyn Database) -> Result<Vec<String>, Unreadable> {
+fn stored_segments(database: &dyn Database) -> Result<Vec<String>, StorageError> {
     let mut stored = Vec::new();
     let Some(head) = database.head()? else {
         return Ok(stored);
@@ -75,7 +76,11 @@ fn stored_segments(database: &dyn Database) -> Result<Vec<String>, Unreadable> {
     Ok(stored)
 }
 
-pub(crate) async fn answer(streams: &Arc<Streams>, name: &str, asked: Option<&str>) -> Option<Outgoing> {
+pub(crate) async fn answer(
+    streams: &Arc<Streams>,
+    name: &str,
+    asked: Option<&str>,
+) -> Option<Outgoing> {
     match asked? {
         "reset" => {
             let done = streams.ask(name, What::Test(Test::Reset), None).ok()?.await;

@@ -1,20 +1,23 @@
-//! A stream's rows in SQLite: the machine's read port and the carrying out of its writes, over a `rusqlite` connection.
-//! The server keeps one file per stream with it, the simulator databases in memory.
+//! A stream's rows in SQLite: the machine's read port and the carrying out of its writes, over a
+//! `rusqlite` connection. The server keeps one file per stream with it, the simulator databases in
+//! memory.
 #![forbid(unsafe_code)]
 
 use machine::plan::Span;
 use machine::rows::{
-    Chore, Former, Head, HotTable, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    Former, HotTable, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{Unreadable, Write};
+use machine::{StorageError, Write};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, Row, ToSql, params_from_iter};
 
-/// More than there are statements in [`machine::sql`] for two segments. Those of dropped tables give way.
+/// More than there are statements in [`machine::sql`] for two segments. Those of dropped tables
+/// give way.
 const STATEMENTS_KEPT: usize = 64;
 
-/// One stream's database. What it is asked are the questions of [`machine::Rows`], but for the readers, whom no database knows.
+/// One stream's database. What it is asked are the questions of [`machine::Rows`], but for the
+/// readers, whom no database knows.
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
@@ -44,7 +47,8 @@ impl Database {
         self.connection.close().map_err(|(_, error)| error)
     }
 
-    /// Opens a transaction, whose writes [`Self::commit`] makes durable all at once. It sees what it has written.
+    /// Opens a transaction, whose writes [`Self::commit`] makes durable all at once. It sees what
+    /// it has written.
     ///
     /// # Errors
     /// When the database cannot be locked or read.
@@ -61,7 +65,8 @@ impl Database {
     /// Carries out writes, in a transaction if one is open.
     ///
     /// # Errors
-    /// When the database refuses one of them. Those before it stay, until the transaction is rolled back.
+    /// When the database refuses one of them. Those before it stay, until the transaction is rolled
+    /// back.
     pub fn apply(&self, writes: &[Write]) -> Result<()> {
         for write in writes {
             sql::statements(write, |statement, values| self.execute(statement, values))?;
@@ -73,13 +78,16 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn frames(&self, span: Span) -> Result<Vec<u8>, Unreadable> {
+    pub fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
         let keys = [
             Value::Integer(span.from.stored()),
             Value::Integer(span.to.stored()),
         ];
         let frames = self.one(&sql::frames(span.table), &keys, |row| {
-            let bytes = row.0.get_ref(0).and_then(|bytes| Ok(bytes.as_blob()?.to_vec()));
+            let bytes = row
+                .0
+                .get_ref(0)
+                .and_then(|bytes| Ok(bytes.as_blob()?.to_vec()));
             bytes.map_err(unreadable)
         })?;
         Ok(frames.unwrap_or_default())
@@ -89,7 +97,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn former(&self) -> Result<Option<Former>, Unreadable> {
+    pub fn former(&self) -> Result<Option<Former>, StorageError> {
         match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
             Some(()) => self.one(sql::FORMER, &[], |row| sql::former(row)),
             None => Ok(None),
@@ -100,7 +108,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn head(&self) -> Result<Option<Head>, Unreadable> {
+    pub fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
             Some(()) => self.one(sql::HEAD, &[], |row| sql::head(row)),
             None => Ok(None),
@@ -111,30 +119,40 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    pub fn at_or_before(
+        &self,
+        table: HotTable,
+        key: RowKey,
+    ) -> Result<Option<RowMeta>, StorageError> {
         let key = Value::Integer(key.stored());
         self.one(&sql::at_or_before(table), &[key], |row| sql::row_mark(row))
     }
 
-    /// See [`machine::Rows::first_with`].
+    /// See [`machine::Rows::first_at_or_after_bytes`].
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn first_with(
+    pub fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
+    ) -> Result<Option<RowMeta>, StorageError> {
         let values = [after.stored(), bytes_before].map(Value::Integer);
-        self.one(&sql::first_with(table), &values, |row| sql::row_mark(row))
+        self.one(&sql::first_at_or_after_bytes(table), &values, |row| {
+            sql::row_mark(row)
+        })
     }
 
     /// See [`machine::Rows::writers`].
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    pub fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.ask(&sql::writers(table), &[], |row| {
             each(sql::writer_mark(&Cells(row))?);
             Ok(())
@@ -145,7 +163,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    pub fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.one(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
     }
 
@@ -153,15 +171,17 @@ impl Database {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
-        self.one(sql::SEGMENT, &[Value::Integer(number)], |row| sql::segment(row))
+    pub fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
+        self.one(sql::SEGMENT, &[Value::Integer(number)], |row| {
+            sql::segment(row)
+        })
     }
 
     /// See [`machine::Rows::retried_segments`].
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    pub fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.ask(sql::RETRIED_SEGMENTS, &[], |row| {
             let (number, attempts) = sql::retried_segment(&Cells(row))?;
             each(number, attempts);
@@ -169,20 +189,20 @@ impl Database {
         })
     }
 
-    /// See [`machine::Rows::chores`].
+    /// See [`machine::Rows::outbox`].
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+    pub fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
         if self.one(sql::CHORES_EXIST, &[], |_| Ok(()))?.is_none() {
             return Ok(None);
         }
-        let mut chores = Vec::new();
+        let mut outbox = Vec::new();
         self.ask(sql::CHORES, &[], |row| {
-            chores.push(sql::chore(&Cells(row))?);
+            outbox.push(sql::task(&Cells(row))?);
             Ok(())
         })?;
-        Ok(Some(chores))
+        Ok(Some(outbox))
     }
 
     /// The last row of an answer, decoded.
@@ -190,8 +210,8 @@ impl Database {
         &self,
         statement: &str,
         values: &[Value<'_>],
-        decode: impl Fn(&Cells<'_>) -> Result<T, Unreadable>,
-    ) -> Result<Option<T>, Unreadable> {
+        decode: impl Fn(&Cells<'_>) -> Result<T, StorageError>,
+    ) -> Result<Option<T>, StorageError> {
         let mut answer = None;
         self.ask(statement, values, |row| {
             answer = Some(decode(&Cells(row))?);
@@ -220,11 +240,16 @@ impl Database {
         &self,
         statement: &str,
         values: &[Value<'_>],
-        mut each: impl FnMut(&Row<'_>) -> Result<(), Unreadable>,
-    ) -> Result<(), Unreadable> {
-        let mut statement = self.connection.prepare_cached(statement).map_err(unreadable)?;
+        mut each: impl FnMut(&Row<'_>) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut statement = self
+            .connection
+            .prepare_cached(statement)
+            .map_err(unreadable)?;
         let values = values.iter().map(|value| Bound(*value));
-        let mut rows = statement.query(params_from_iter(values)).map_err(unreadable)?;
+        let mut rows = statement
+            .query(params_from_iter(values))
+            .map_err(unreadable)?;
         while let Some(row) = rows.next().map_err(unreadable)? {
             each(row)?;
         }
@@ -232,9 +257,12 @@ impl Database {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
-fn unreadable(error: rusqlite::Error) -> Unreadable {
-    Unreadable(error.to_string())
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is what `map_err` hands over"
+)]
+fn unreadable(error: rusqlite::Error) -> StorageError {
+    StorageError(error.to_string())
 }
 
 struct Bound<'a>(Value<'a>);
@@ -243,7 +271,9 @@ impl ToSql for Bound<'_> {
     fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
         Ok(match self.0 {
             Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
-            Value::Integer(integer) => ToSqlOutput::Borrowed(ValueRef::Integer(integer.cast_signed())),
+            Value::Integer(integer) => {
+                ToSqlOutput::Borrowed(ValueRef::Integer(integer.cast_signed()))
+            }
             Value::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
             Value::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
         })
@@ -253,16 +283,16 @@ impl ToSql for Bound<'_> {
 struct Cells<'a>(&'a Row<'a>);
 
 impl Columns for Cells<'_> {
-    fn integer(&self, column: usize) -> Result<Option<u64>, Unreadable> {
+    fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {
         let value: Option<i64> = self.0.get(column).map_err(unreadable)?;
         Ok(value.map(i64::cast_unsigned))
     }
 
-    fn text(&self, column: usize) -> Result<Option<String>, Unreadable> {
+    fn text(&self, column: usize) -> Result<Option<String>, StorageError> {
         self.0.get(column).map_err(unreadable)
     }
 
-    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, Unreadable> {
+    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, StorageError> {
         self.0.get(column).map_err(unreadable)
     }
 }

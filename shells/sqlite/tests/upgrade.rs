@@ -63,11 +63,26 @@ fn the_rows_of_each_segment_are_found_again() {
     for (open, writable, tables, expected) in [
         (0, true, &[("hot_a", 10)][..], &[(0, 10)][..]),
         (4, true, &[("hot_a", 14)], &[(4, 14)]),
-        (4, true, &[("hot_a", 14), ("hot_b", 13)], &[(3, 13), (4, 14)]),
-        (5, true, &[("hot_a", 14), ("hot_b", 15)], &[(4, 14), (5, 15)]),
+        (
+            4,
+            true,
+            &[("hot_a", 14), ("hot_b", 13)],
+            &[(3, 13), (4, 14)],
+        ),
+        (
+            5,
+            true,
+            &[("hot_a", 14), ("hot_b", 15)],
+            &[(4, 14), (5, 15)],
+        ),
         // Closed: the last segment is sealed, and perhaps its predecessor waits, too.
         (5, false, &[("hot_a", 14)], &[(4, 14)]),
-        (5, false, &[("hot_a", 14), ("hot_b", 13)], &[(3, 13), (4, 14)]),
+        (
+            5,
+            false,
+            &[("hot_a", 14), ("hot_b", 13)],
+            &[(3, 13), (4, 14)],
+        ),
         (1, false, &[("hot_a", 10)], &[(0, 10)]),
     ] {
         assert_eq!(

@@ -1,13 +1,14 @@
-//! What has to be waited for: puts and deletions in the cold tier, messages to the registry and the index, and bodies that are
-//! partly cold or have several pages. The waiting is done by `entry.mjs` and `cold.mjs`; the code in here is called in between.
+//! What has to be waited for: puts and deletions in the cold tier, messages to the registry and the
+//! index, and bodies that are partly cold or have several pages. The waiting is done by `entry.mjs`
+//! and `cold.mjs`; the code in here is called in between.
 
 use std::cell::RefCell;
 
 use js_sys::{Array, Object, Reflect, Uint8Array};
 use machine::message::Value;
-use machine::plan::{Damaged, Rendering, Rest};
+use machine::plan::{BodyWriter, CorruptionError, Rest};
 use machine::segment::{Encoder, Put, Receipt};
-use machine::{Answer, Flight, Limits, Message};
+use machine::{Answer, EffectId, Limits, Message};
 use wasm_bindgen::prelude::*;
 use web_sys::{ReadableStream, Response};
 
@@ -42,7 +43,11 @@ impl PutJob {
     }
 
     /// The object's next piece: its head, its rows, its end.
-    pub(crate) fn piece(&self, storage: &Storage, is_first: bool) -> Result<Option<Uint8Array>, JsValue> {
+    pub(crate) fn piece(
+        &self,
+        storage: &Storage,
+        is_first: bool,
+    ) -> Result<Option<Uint8Array>, JsValue> {
         let Some(mut encoder) = self.encoder.take() else {
             return Ok(None);
         };
@@ -74,7 +79,7 @@ impl PutJob {
     }
 }
 
-fn described(damaged: Damaged) -> JsValue {
+fn described(damaged: CorruptionError) -> JsValue {
     damaged.to_string().into()
 }
 
@@ -83,15 +88,15 @@ pub(crate) fn put(put: Put) -> Result<JsValue, JsValue> {
     job("put", &[("put", PutJob::new(put).into())])
 }
 
-pub(crate) fn collect(flight: Flight, keys: &[String]) -> Result<JsValue, JsValue> {
+pub(crate) fn collect(effect: EffectId, keys: &[String]) -> Result<JsValue, JsValue> {
     let keys: Array = keys.iter().map(JsValue::from).collect();
     job(
         "collect",
-        &[("flight", flight_number(flight)), ("keys", keys.into())],
+        &[("flight", flight_number(effect)), ("keys", keys.into())],
     )
 }
 
-pub(crate) fn send(flight: Flight, message: &Message) -> Result<JsValue, JsValue> {
+pub(crate) fn send(effect: EffectId, message: &Message) -> Result<JsValue, JsValue> {
     match message {
         Message::Registry(request) => {
             let pair = |(name, value): &(&str, String)| Array::of2(&(*name).into(), &value.into());
@@ -105,9 +110,9 @@ pub(crate) fn send(flight: Flight, message: &Message) -> Result<JsValue, JsValue
             job(
                 "registry",
                 &[
-                    ("flight", flight_number(flight)),
+                    ("flight", flight_number(effect)),
                     ("name", request.stream.as_str().into()),
-                    ("path", machine::edge::STREAM_PREFIX.into()),
+                    ("path", machine::router::STREAM_PREFIX.into()),
                     ("method", request.method.into()),
                     ("headers", headers.into()),
                     ("body", body),
@@ -133,7 +138,7 @@ pub(crate) fn send(flight: Flight, message: &Message) -> Result<JsValue, JsValue
             job(
                 "index",
                 &[
-                    ("flight", flight_number(flight)),
+                    ("flight", flight_number(effect)),
                     ("statements", statements.into()),
                 ],
             )
@@ -141,8 +146,8 @@ pub(crate) fn send(flight: Flight, message: &Message) -> Result<JsValue, JsValue
     }
 }
 
-fn flight_number(flight: Flight) -> JsValue {
-    JsValue::from_f64(flight.0 as f64)
+fn flight_number(effect: EffectId) -> JsValue {
+    JsValue::from_f64(effect.0 as f64)
 }
 
 fn job(kind: &str, fields: &[(&str, JsValue)]) -> Result<JsValue, JsValue> {
@@ -159,14 +164,14 @@ fn job(kind: &str, fields: &[(&str, JsValue)]) -> Result<JsValue, JsValue> {
 pub struct Pages {
     answer: Answer,
     /// Of the present page.
-    rendering: Rendering,
+    rendering: BodyWriter,
     written: Vec<u8>,
-    damaged: Option<Damaged>,
+    damaged: Option<CorruptionError>,
     unavailable: Answer,
 }
 
 impl Pages {
-    pub(crate) fn new(answer: Answer, rendering: Rendering, limits: &Limits) -> Self {
+    pub(crate) fn new(answer: Answer, rendering: BodyWriter, limits: &Limits) -> Self {
         Self {
             answer,
             rendering,
@@ -181,11 +186,11 @@ impl Pages {
     }
 
     /// The next page has come.
-    pub(crate) fn turn_to(&mut self, rendering: Rendering) {
+    pub(crate) fn turn_to(&mut self, rendering: BodyWriter) {
         self.rendering = rendering;
     }
 
-    fn noted<T: Default>(&mut self, outcome: Result<T, Damaged>) -> T {
+    fn noted<T: Default>(&mut self, outcome: Result<T, CorruptionError>) -> T {
         outcome.unwrap_or_else(|damaged| {
             self.damaged.get_or_insert(damaged);
             T::default()
@@ -265,7 +270,8 @@ impl Pages {
         response::streamed(&self.answer, body)
     }
 
-    /// The response when nothing can be sent on: the page is damaged, or the cold tier does not answer.
+    /// The response when nothing can be sent on: the page is damaged, or the cold tier does not
+    /// answer.
     ///
     /// # Errors
     /// When the platform fails in making a response.

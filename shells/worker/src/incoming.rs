@@ -13,8 +13,8 @@ thread_local! {
     static HELD: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The body of a request as far as it has come. It grows in the memory of this code, piece by piece:
-/// a whole one handed over by the platform would be held twice.
+/// The body of a request as far as it has come. It grows in the memory of this code, piece by
+/// piece: a whole one handed over by the platform would be held twice.
 #[wasm_bindgen]
 pub struct Incoming {
     awaits: Option<AwaitsBody>,
@@ -102,7 +102,11 @@ impl Incoming {
         if !self.is_wanted() {
             return;
         }
-        if self.awaits.as_ref().is_none_or(|awaits| end > awaits.bytes_max) {
+        if self
+            .awaits
+            .as_ref()
+            .is_none_or(|awaits| end > awaits.bytes_max)
+        {
             return self.refuse(State::TooLarge);
         }
         if end > self.reserved {

@@ -1,9 +1,10 @@
-//! The Cloudflare shell: a router, and one Durable Object per stream. It carries out what the machine decides, and decides
-//! nothing itself.
+//! The Cloudflare shell: a router, and one Durable Object per stream. It carries out what the
+//! machine decides, and decides nothing itself.
 //!
-//! Nothing in here waits: whatever has to be waited for (a body, an object, a line) is waited for by `entry.mjs` and
-//! `live.mjs`. A panic aborts the wasm instance that everything in the isolate shares, and would leave every Rust future hanging;
-//! so there are none, and all that a panic ever breaks is the call that it happens in.
+//! Nothing in here waits: whatever has to be waited for (a body, an object, a line) is waited for
+//! by `entry.mjs` and `live.mjs`. A panic aborts the wasm instance that everything in the isolate
+//! shares, and would leave every Rust future hanging; so there are none, and all that a panic ever
+//! breaks is the call that it happens in.
 
 mod cold;
 mod incoming;
@@ -18,7 +19,7 @@ mod test_routes;
 use std::cell::OnceCell;
 
 use js_sys::Reflect;
-use machine::edge::Settings;
+use machine::router::Settings;
 use machine::wire::header;
 use wasm_bindgen::{JsValue, intern};
 use worker::event;
@@ -34,7 +35,8 @@ fn start() {
     }
 }
 
-/// The operator's settings, or what is wrong with them: read once in each isolate, for they cannot change while it runs.
+/// The operator's settings, or what is wrong with them: read once in each isolate, for they cannot
+/// change while it runs.
 fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T) -> T {
     thread_local! {
         static SETTINGS: OnceCell<Result<Settings, String>> = const { OnceCell::new() };
@@ -44,7 +46,8 @@ fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T)
             .ok()
             .and_then(|value| value.as_string())
     };
-    let is_bound = |name: &str| Reflect::get(env, &name.into()).is_ok_and(|value| !value.is_undefined());
+    let is_bound =
+        |name: &str| Reflect::get(env, &name.into()).is_ok_and(|value| !value.is_undefined());
     let read = || {
         let mut settings = Settings::read(&variable).map_err(|bad| bad.to_string())?;
         // What is not bound is not there, and the machine does without.

@@ -1,22 +1,24 @@
-//! One stream's Durable Object: a request becomes one input, one turn is one transaction, and then come the answers.
+//! One stream's Durable Object: a request becomes one input, one turn is one transaction, and then
+//! come the answers.
 
 use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use js_sys::{Date, Uint8Array};
-use machine::edge::target;
-use machine::plan::Rendering;
+use machine::plan::BodyWriter;
+use machine::router::target;
 use machine::wire::answer::Body;
-use machine::wire::request::{self, Head, Parsed};
+use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
-    Answer, Call, CallId, Class, End, Flight, Gated, Input, Limits, Line, Live, Millis, Reply, Stream, Turn,
+    Answer, Broadcast, Call, CallId, Class, Effect, EffectId, Input, Limits, Millis, SendOutcome,
+    Stream, StreamEnd, Subscriber, Turn,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
 use crate::cold::{self, Pages, PutJob};
 use crate::incoming::Incoming;
-use crate::platform::{ObjectContext, Socket, WebSocketPair, log_error, nonce};
+use crate::platform::{ObjectContext, Socket, WebSocketPair, instance_seed, log_error};
 use crate::storage::Storage;
 use crate::{response, settings};
 
@@ -66,7 +68,7 @@ impl StreamObject {
         let (method, url, headers) = (request.method(), request.url(), request.headers());
         let header = |name: &str| headers.get(name).ok().flatten();
         let (origin, target) = target::split(&url);
-        let head = Head {
+        let head = RequestHead {
             method: &method,
             origin: settings.location_base(origin),
             target,
@@ -82,7 +84,8 @@ impl StreamObject {
         })
     }
 
-    /// A request on the stream's URL, as the router passed it on, with the body that was received of it.
+    /// A request on the stream's URL, as the router passed it on, with the body that was received
+    /// of it.
     ///
     /// # Errors
     /// When the platform fails in making a response.
@@ -100,7 +103,7 @@ impl StreamObject {
         let header = |name: &str| headers.get(name).ok().flatten();
         // The router has checked the URL.
         let (origin, target) = target::split(&url);
-        let head = Head {
+        let head = RequestHead {
             method: &method,
             origin: settings.location_base(origin),
             target,
@@ -122,9 +125,10 @@ impl StreamObject {
             Err(answer) => response::plain(&answer)?,
         };
         if let Some(began) = began {
-            response
-                .headers()
-                .append("Server-Timing", &format!("object;dur={}", Date::now() - began))?;
+            response.headers().append(
+                "Server-Timing",
+                &format!("object;dur={}", Date::now() - began),
+            )?;
         }
         Ok(response.into())
     }
@@ -148,7 +152,8 @@ impl StreamObject {
         Ok(true)
     }
 
-    /// What has come up that has to be waited for; to be begun once what has been written is durable.
+    /// What has come up that has to be waited for; to be begun once what has been written is
+    /// durable.
     #[must_use]
     pub fn jobs(&self) -> Vec<JsValue> {
         self.jobs.take()
@@ -178,7 +183,7 @@ impl StreamObject {
     /// When the turn failed.
     pub fn stored(&self, put: &PutJob, known: bool) -> Result<(), JsValue> {
         let receipt = put.receipt().filter(|_| known);
-        self.event(Input::Stored {
+        self.event(Input::PutFinished {
             id: put.put.id,
             receipt,
         })
@@ -188,19 +193,19 @@ impl StreamObject {
     ///
     /// # Errors
     /// When the turn failed.
-    pub fn collected(&self, flight: f64, done: bool) -> Result<(), JsValue> {
-        let flight = Flight(flight as u64);
-        self.event(Input::Collected { flight, done })
+    pub fn collected(&self, effect: f64, done: bool) -> Result<(), JsValue> {
+        let effect = EffectId(effect as u64);
+        self.event(Input::CollectFinished { effect, done })
     }
 
     /// A message was answered with this status, or not at all.
     ///
     /// # Errors
     /// When the turn failed.
-    pub fn replied(&self, flight: f64, status: Option<u16>) -> Result<(), JsValue> {
-        let flight = Flight(flight as u64);
-        let reply = status.map_or(Reply::Failed, Reply::Status);
-        self.event(Input::Replied { flight, reply })
+    pub fn replied(&self, effect: f64, status: Option<u16>) -> Result<(), JsValue> {
+        let effect = EffectId(effect as u64);
+        let reply = status.map_or(SendOutcome::Failed, SendOutcome::Status);
+        self.event(Input::SendFinished { effect, reply })
     }
 
     /// What the entry answers with when the code in here cannot: body and headers, as JSON.
@@ -244,14 +249,14 @@ impl StreamObject {
     #[wasm_bindgen(js_name = webSocketClose)]
     pub fn web_socket_close(&self, line: &JsValue) -> Result<(), JsValue> {
         match self.storage.incarnation(line)? {
-            Some(incarnation) => self.event(Input::Gone { incarnation }),
+            Some(incarnation) => self.event(Input::SubscriberLeft { incarnation }),
             None => Ok(()),
         }
     }
 }
 
 /// The call that a request without a body makes.
-fn call_without_body(head: Head<'_>, limits: &Limits) -> Result<Call, Answer> {
+fn call_without_body(head: RequestHead<'_>, limits: &Limits) -> Result<Call, Answer> {
     let parsed = request::parse(head, limits);
     let call = parsed.and_then(|parsed| match parsed {
         Parsed::Whole(call) => Ok(call),
@@ -266,8 +271,9 @@ impl StreamObject {
         self.turn(input, &settings.limits).map(|_| ())
     }
 
-    /// One turn, from the input to the response if it has one, without letting anything in between. When it fails nothing of
-    /// it is stored, nobody is told anything, and the stream is woken anew.
+    /// One turn, from the input to the response if it has one, without letting anything in between.
+    /// When it fails nothing of it is stored, nobody is told anything, and the stream is woken
+    /// anew.
     fn turn(&self, input: Input, limits: &Limits) -> Result<Option<Responded>, JsValue> {
         let done = self.try_turn(input, limits);
         if let Err(error) = &done {
@@ -288,23 +294,31 @@ impl StreamObject {
                 if let Some(write) = Stream::upgrade(now, storage).map_err(described)? {
                     storage.write_one(&write)?;
                 }
-                Stream::wake(now, storage, limits, nonce()?).map_err(described)?
+                Stream::wake(now, storage, limits, instance_seed()?).map_err(described)?
             }
         };
         let mut turn = Turn::default();
-        stream.step(now, input, storage, &mut turn).map_err(described)?;
+        stream
+            .step(now, input, storage, &mut turn)
+            .map_err(described)?;
         storage.apply(&turn, || self.before_commit())?;
-        if let Some(live) = &turn.live {
+        if let Some(live) = &turn.broadcast {
             self.broadcast(live)?;
         }
         let mut response = None;
-        for gated in turn.gated {
-            match gated {
-                Gated::Answer { answer, .. } => response = Some(self.respond(answer)?),
-                Gated::Attach { line, .. } => response = Some(Responded::Whole(self.attach(&line)?)),
-                Gated::Put(put) => self.jobs.borrow_mut().push(cold::put(put)?),
-                Gated::Collect { flight, keys } => self.jobs.borrow_mut().push(cold::collect(flight, &keys)?),
-                Gated::Send { flight, message } => self.jobs.borrow_mut().push(cold::send(flight, &message)?),
+        for effect in turn.after_commit {
+            match effect {
+                Effect::Answer { answer, .. } => response = Some(self.respond(answer)?),
+                Effect::Attach { line, .. } => {
+                    response = Some(Responded::Whole(self.attach(&line)?))
+                }
+                Effect::Put(put) => self.jobs.borrow_mut().push(cold::put(put)?),
+                Effect::Collect { effect, keys } => {
+                    self.jobs.borrow_mut().push(cold::collect(effect, &keys)?)
+                }
+                Effect::Send { effect, message } => {
+                    self.jobs.borrow_mut().push(cold::send(effect, &message)?)
+                }
             }
         }
         self.stream.replace(Some(stream));
@@ -326,7 +340,7 @@ impl StreamObject {
         response::response(&answer, Some(&body)).map(Responded::Whole)
     }
 
-    fn attach(&self, line: &Line) -> Result<Response, JsValue> {
+    fn attach(&self, line: &Subscriber) -> Result<Response, JsValue> {
         let pair = WebSocketPair::new()?;
         self.has_lines.set(true);
         self.storage
@@ -335,7 +349,7 @@ impl StreamObject {
     }
 
     /// Sent after the turn's writes, and so held by the output gate until they are durable.
-    fn broadcast(&self, live: &Live) -> Result<(), JsValue> {
+    fn broadcast(&self, live: &Broadcast) -> Result<(), JsValue> {
         // To ask for the lines wakes those that sleep.
         if !self.has_lines.get() {
             return Ok(());
@@ -353,7 +367,8 @@ impl StreamObject {
                 let line: Socket = line.unchecked_into();
                 // A line that was closed meanwhile cannot be sent to, and need not.
                 let sent = line.send(&message);
-                if sent.is_ok() && matches!(live.end, Some(End::Closed | End::Gone)) {
+                if sent.is_ok() && matches!(live.end, Some(StreamEnd::Closed | StreamEnd::Deleted))
+                {
                     drop(line.close(FINISHED, "finished"));
                 }
             }
@@ -374,7 +389,7 @@ impl StreamObject {
 enum Responded {
     Whole(Response),
     /// What has to be waited for, to be cold parts or further pages.
-    InPieces(Answer, Box<Rendering>),
+    InPieces(Answer, Box<BodyWriter>),
 }
 
 fn described(error: impl core::fmt::Display) -> JsValue {

@@ -1,5 +1,6 @@
-//! The parts of the platform that the `worker` crate does not bind, or binds without `catch`: there, a JavaScript exception
-//! would tear through the Rust frames and leave the request unanswered.
+//! The parts of the platform that the `worker` crate does not bind, or binds without `catch`:
+//! there, a JavaScript exception would tear through the Rust frames and leave the request
+//! unanswered.
 
 use js_sys::{Array, Promise};
 use wasm_bindgen::prelude::*;
@@ -106,7 +107,7 @@ extern "C" {
 }
 
 /// 64 random bits.
-pub(crate) fn nonce() -> Result<u64, JsValue> {
+pub(crate) fn instance_seed() -> Result<u64, JsValue> {
     let array = js_sys::Uint8Array::new_with_length(8);
     fill_with_random_values(&array)?;
     let mut bytes = [0; 8];

@@ -33,7 +33,8 @@ pub(crate) fn streamed(answer: &Answer, body: &ReadableStream) -> Result<Respons
     Response::new_with_opt_readable_stream_and_init(Some(body), &init)
 }
 
-/// The response that hands a line to its reader, with the headers of the answer that the reader holds.
+/// The response that hands a line to its reader, with the headers of the answer that the reader
+/// holds.
 pub(crate) fn upgrade(answer: &Answer, line: &Socket) -> Result<Response, JsValue> {
     let init = ResponseInit::new();
     init.set_status(101);

@@ -2,9 +2,9 @@
 
 use js_sys::{Object, Reflect};
 use machine::Answer;
-use machine::edge::cors::Origins;
-use machine::edge::{self, EdgeCache, Route, ToStream, target};
-use machine::wire::request::Head;
+use machine::router::cors::Origins;
+use machine::router::{self, EdgeCache, Route, ToStream, target};
+use machine::wire::request::RequestHead;
 use machine::wire::{CacheMode, header};
 use wasm_bindgen::prelude::*;
 use web_sys::{Headers, Request, RequestInit};
@@ -28,9 +28,10 @@ impl Router {
         Ok(Self { env, streams })
     }
 
-    /// Where a request goes, as an object of its own: `answer` when it goes no further; otherwise `stub`, the stream's object, and
-    /// `request`, what that is asked. `isTimed` says whether the response tells of times. `cache` says what the cache at the edge
-    /// has to do with it: a string is the URL to ask it by, `null` that it is passed by, `undefined` that there is none.
+    /// Where a request goes, as an object of its own: `answer` when it goes no further; otherwise
+    /// `stub`, the stream's object, and `request`, what that is asked. `isTimed` says whether the
+    /// response tells of times. `cache` says what the cache at the edge has to do with it: a string
+    /// is the URL to ask it by, `null` that it is passed by, `undefined` that there is none.
     ///
     /// # Errors
     /// When the platform fails in making a response or a request.
@@ -41,15 +42,15 @@ impl Router {
         let route = settings(&self.env, |settings| match settings {
             Ok(settings) => match target::checked(&url, host.as_deref()) {
                 Ok((origin, target)) => {
-                    let head = Head {
+                    let head = RequestHead {
                         method: &method,
                         origin: settings.location_base(origin),
                         target,
                         header: &header,
                     };
-                    edge::route(head, settings)
+                    router::route(head, settings)
                 }
-                Err(refusal) => Route::Answered(edge::refused(&method, &refusal)),
+                Err(refusal) => Route::Answered(router::refused(&method, &refusal)),
             },
             Err(bad) => Route::Answered(Answer::internal(bad)),
         });
@@ -83,16 +84,19 @@ impl Router {
     #[wasm_bindgen(js_name = mayKeep)]
     #[must_use]
     pub fn may_keep(&self, status: u16, cache_control: &str) -> bool {
-        edge::may_keep(status, cache_control)
+        router::may_keep(status, cache_control)
     }
 
-    /// What every response tells a browser of the pages that may read it, as names and values in turn.
+    /// What every response tells a browser of the pages that may read it, as names and values in
+    /// turn.
     #[wasm_bindgen(js_name = crossOrigin)]
     #[must_use]
     pub fn cross_origin(&self, origin: Option<String>) -> Vec<String> {
         settings(&self.env, |settings| {
             let open = Origins::default();
-            let origins = settings.as_ref().map_or(&open, |settings| &settings.cors_origins);
+            let origins = settings
+                .as_ref()
+                .map_or(&open, |settings| &settings.cors_origins);
             let headers = origins.headers(origin.as_deref());
             headers
                 .flat_map(|(name, value)| [name.to_owned(), value.into_owned()])
@@ -101,8 +105,8 @@ impl Router {
     }
 }
 
-/// The request as the object is to see it, when that is not as it came: with the offer of a line, and with the cache mode
-/// that holds, whatever the client says of it.
+/// The request as the object is to see it, when that is not as it came: with the offer of a line,
+/// and with the cache mode that holds, whatever the client says of it.
 fn changed_request(
     request: &Request,
     headers: &Headers,

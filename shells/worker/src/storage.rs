@@ -5,10 +5,11 @@ use std::cell::RefCell;
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::plan::Span;
 use machine::rows::{
-    Chore, Former, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    Former, HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{Class, Rows, Turn, Unreadable, Write};
+use machine::{Class, Rows, StorageError, Turn, Write};
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::platform::{Cursor, ObjectContext, ObjectStorage, Socket, Sql};
@@ -17,7 +18,8 @@ pub(crate) struct Storage {
     context: ObjectContext,
     storage: ObjectStorage,
     sql: Sql,
-    /// Through which a row's payload is handed to JavaScript: a copy for each would wait for its collector.
+    /// Through which a row's payload is handed to JavaScript: a copy for each would wait for its
+    /// collector.
     payload: RefCell<Option<Uint8Array>>,
     #[cfg(feature = "test-routes")]
     pub(crate) counts: std::cell::Cell<Counts>,
@@ -52,8 +54,10 @@ impl Storage {
     /// Writes and alarm of a turn, in one transaction. `before_commit` runs last in it.
     pub(crate) fn apply(&self, turn: &Turn, before_commit: impl Fn()) -> Result<(), JsValue> {
         if turn.needs_transaction() {
-            self.storage
-                .transaction_sync(&mut || self.write(turn, &before_commit).map(|()| JsValue::UNDEFINED))?;
+            self.storage.transaction_sync(&mut || {
+                self.write(turn, &before_commit)
+                    .map(|()| JsValue::UNDEFINED)
+            })?;
             Ok(())
         } else {
             self.write(turn, &before_commit)
@@ -105,7 +109,12 @@ impl Storage {
 
     /// Whose reader has a line.
     pub(crate) fn incarnation(&self, line: &JsValue) -> Result<Option<Incarnation>, JsValue> {
-        let tag = self.context.tags(line)?.get(0).as_string().unwrap_or_default();
+        let tag = self
+            .context
+            .tags(line)?
+            .get(0)
+            .as_string()
+            .unwrap_or_default();
         Ok(tag
             .split_once(':')
             .and_then(|(_, incarnation)| Incarnation::from_text(incarnation)))
@@ -153,8 +162,8 @@ impl Storage {
         self.sql.exec(&JsValue::from_str(statement), &bound)
     }
 
-    /// A view of these bytes for JavaScript. Large ones take turns in one buffer: the platform has read a
-    /// value when its statement has been executed.
+    /// A view of these bytes for JavaScript. Large ones take turns in one buffer: the platform has
+    /// read a value when its statement has been executed.
     fn payload(&self, bytes: &[u8]) -> Uint8Array {
         if bytes.len() < PAYLOAD_BYTES_SHARED {
             return Uint8Array::from(bytes);
@@ -203,8 +212,8 @@ impl Storage {
         &self,
         statement: &str,
         values: &[Value<'_>],
-        decode: impl Fn(&Row<'_>) -> Result<T, Unreadable>,
-    ) -> Result<Option<T>, Unreadable> {
+        decode: impl Fn(&Row<'_>) -> Result<T, StorageError>,
+    ) -> Result<Option<T>, StorageError> {
         let mut answer = None;
         self.query(statement, values, |row| {
             answer = Some(decode(&Row(row)));
@@ -219,9 +228,9 @@ impl Storage {
     fn ask_all<T>(
         &self,
         statement: &str,
-        decode: impl Fn(&Row<'_>) -> Result<T, Unreadable>,
+        decode: impl Fn(&Row<'_>) -> Result<T, StorageError>,
         each: &mut dyn FnMut(T),
-    ) -> Result<(), Unreadable> {
+    ) -> Result<(), StorageError> {
         let mut failed = None;
         let asked = self.query(statement, &[], |row| {
             match decode(&Row(row)) {
@@ -268,21 +277,21 @@ impl Storage {
 }
 
 impl Rows for Storage {
-    fn former(&self) -> Result<Option<Former>, Unreadable> {
+    fn former(&self) -> Result<Option<Former>, StorageError> {
         match self.ask(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
             Some(()) => self.ask(sql::FORMER, &[], |row| sql::former(row)),
             None => Ok(None),
         }
     }
 
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         match self.ask(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
             Some(()) => self.ask(sql::HEAD, &[], |row| sql::head(row)),
             None => Ok(None),
         }
     }
 
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         self.ask(
             &sql::at_or_before(table),
             &[Value::Integer(key.stored())],
@@ -290,29 +299,37 @@ impl Rows for Storage {
         )
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
+    ) -> Result<Option<RowMeta>, StorageError> {
         let values = [after.stored(), bytes_before].map(Value::Integer);
-        self.ask(&sql::first_with(table), &values, |row| sql::row_mark(row))
+        self.ask(&sql::first_at_or_after_bytes(table), &values, |row| {
+            sql::row_mark(row)
+        })
     }
 
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.ask_all(&sql::writers(table), |row| sql::writer_mark(row), each)
     }
 
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.ask(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
     }
 
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
-        self.ask(sql::SEGMENT, &[Value::Integer(number)], |row| sql::segment(row))
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
+        self.ask(sql::SEGMENT, &[Value::Integer(number)], |row| {
+            sql::segment(row)
+        })
     }
 
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.ask_all(
             sql::RETRIED_SEGMENTS,
             |row| sql::retried_segment(row),
@@ -320,18 +337,18 @@ impl Rows for Storage {
         )
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
         if self.ask(sql::CHORES_EXIST, &[], |_| Ok(()))?.is_none() {
             return Ok(None);
         }
-        let mut chores = Vec::new();
-        self.ask_all(sql::CHORES, |row| sql::chore(row), &mut |chore| {
-            chores.push(chore)
+        let mut outbox = Vec::new();
+        self.ask_all(sql::CHORES, |row| sql::task(row), &mut |task| {
+            outbox.push(task)
         })?;
-        Ok(Some(chores))
+        Ok(Some(outbox))
     }
 
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
         let mut attached = 0;
         for class in [Class::Sse, Class::LongPoll] {
             attached += u64::from(self.lines(class, incarnation).map_err(unreadable)?.length());
@@ -349,15 +366,15 @@ fn tag(class: Class, incarnation: Incarnation) -> String {
     format!("{class}:{incarnation}")
 }
 
-fn unreadable(error: JsValue) -> Unreadable {
-    Unreadable(format!("{error:?}"))
+fn unreadable(error: JsValue) -> StorageError {
+    StorageError(format!("{error:?}"))
 }
 
 /// A row as the platform hands it over.
 struct Row<'a>(&'a Array);
 
 impl Columns for Row<'_> {
-    fn integer(&self, column: usize) -> Result<Option<u64>, Unreadable> {
+    fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {
         let value = self.0.get(column as u32);
         if value.is_null() {
             return Ok(None);
@@ -370,15 +387,18 @@ impl Columns for Row<'_> {
             .ok_or_else(|| wrong_type(column))
     }
 
-    fn text(&self, column: usize) -> Result<Option<String>, Unreadable> {
+    fn text(&self, column: usize) -> Result<Option<String>, StorageError> {
         let value = self.0.get(column as u32);
         if value.is_null() {
             return Ok(None);
         }
-        value.as_string().map(Some).ok_or_else(|| wrong_type(column))
+        value
+            .as_string()
+            .map(Some)
+            .ok_or_else(|| wrong_type(column))
     }
 
-    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, Unreadable> {
+    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, StorageError> {
         let value = self.0.get(column as u32);
         if value.is_null() {
             return Ok(None);
@@ -391,6 +411,6 @@ impl Columns for Row<'_> {
     }
 }
 
-fn wrong_type(column: usize) -> Unreadable {
-    Unreadable(format!("column {column} is of another type"))
+fn wrong_type(column: usize) -> StorageError {
+    StorageError(format!("column {column} is of another type"))
 }

@@ -1,4 +1,5 @@
-//! What the tests need to see and to break: the request header `X-Test-Op`. Behind the feature `test-routes`, never deployed.
+//! What the tests need to see and to break: the request header `X-Test-Op`. Behind the feature
+//! `test-routes`, never deployed.
 
 use std::cell::Cell;
 
@@ -7,7 +8,7 @@ use wasm_bindgen::JsValue;
 use web_sys::{Request, Response};
 
 use crate::object::StreamObject;
-use crate::platform::nonce;
+use crate::platform::instance_seed;
 use crate::response;
 use crate::storage::Counts;
 
@@ -50,7 +51,7 @@ impl StreamObject {
 
     fn stats(&self) -> Result<Response, JsValue> {
         if self.test.instance.get() == 0 {
-            self.test.instance.set(nonce()?);
+            self.test.instance.set(instance_seed()?);
         }
         let counts = self.storage.counts.get();
         let last = self.test.last_turn.get();

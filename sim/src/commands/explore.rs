@@ -15,7 +15,11 @@ pub(crate) fn explore(operations: u64) -> Result<ExitCode> {
     let mut runs = 0_u64;
     let mut events = 0;
     while let Some(mut choices) = enumeration.begin() {
-        let outcome = run::within(&mut choices, Settings::small(operations), Options::default());
+        let outcome = run::within(
+            &mut choices,
+            Settings::small(operations),
+            Options::default(),
+        );
         runs += 1;
         events += outcome.events;
         if outcome.failure.is_some() {
@@ -24,7 +28,11 @@ pub(crate) fn explore(operations: u64) -> Result<ExitCode> {
                 traced: true,
                 ..Options::default()
             };
-            replay::tell_failure(&run::within(&mut again, Settings::small(operations), traced));
+            replay::tell_failure(&run::within(
+                &mut again,
+                Settings::small(operations),
+                traced,
+            ));
             println!("\nfailed in run {runs} of {operations} operations");
             return Ok(ExitCode::FAILURE);
         }

@@ -65,7 +65,11 @@ fn processes(seeds: Seeds) -> Result<()> {
         Ok(String::from_utf8(output.stdout)?)
     };
     let (one, other) = (hashes()?, hashes()?);
-    if let Some((one, other)) = one.lines().zip(other.lines()).find(|(one, other)| one != other) {
+    if let Some((one, other)) = one
+        .lines()
+        .zip(other.lines())
+        .find(|(one, other)| one != other)
+    {
         bail!("{one} and then {other}");
     }
     ensure!(
@@ -91,7 +95,11 @@ fn storages(seeds: Seeds) -> Result<()> {
             map.hash,
             sqlite.hash
         );
-        ensure!(sqlite.failure.is_none(), "seed {seed}: {:?}", sqlite.failure);
+        ensure!(
+            sqlite.failure.is_none(),
+            "seed {seed}: {:?}",
+            sqlite.failure
+        );
     }
     Ok(())
 }
@@ -129,9 +137,13 @@ fn wasm(seeds: Seeds) -> Result<()> {
         .status()
         .context("cannot run cargo")?;
     ensure!(built.success(), "the wasm build failed");
-    let directory = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let directory =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let module = directory.join(target).join("sim").join("sim.wasm");
-    let (first, count) = (seeds.first.to_string(), (seeds.end - seeds.first).to_string());
+    let (first, count) = (
+        seeds.first.to_string(),
+        (seeds.end - seeds.first).to_string(),
+    );
     let output = Command::new("node")
         .args(["-e", SCRIPT])
         .arg(module)

@@ -25,7 +25,8 @@ pub(crate) fn root() -> &'static Path {
 /// Where what is found is put.
 pub(crate) fn findings() -> Result<PathBuf> {
     let directory = root().join("target/sim-findings");
-    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
     Ok(directory)
 }
 
@@ -44,7 +45,10 @@ pub(crate) fn commit_number() -> u64 {
         .map_or(0, |number| number >> 1)
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long it takes is no part of a run")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long it takes is no part of a run"
+)]
 pub(crate) fn clock() -> Instant {
     Instant::now()
 }

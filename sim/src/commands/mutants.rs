@@ -1,4 +1,5 @@
-//! `mutants`: planted faults, each a patch of the machine, each to be noticed by the oracle that it names.
+//! `mutants`: planted faults, each a patch of the machine, each to be noticed by the oracle that it
+//! names.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -39,7 +40,13 @@ impl Layer {
     const fn members(self) -> &'static [&'static str] {
         match self {
             Self::Inner => &["fuzz", "machine", "shells/sqlite", "sim"],
-            Self::Outer => &["machine", "shells/server", "shells/sqlite", "sim", "sim/turmoil"],
+            Self::Outer => &[
+                "machine",
+                "shells/server",
+                "shells/sqlite",
+                "sim",
+                "sim/turmoil",
+            ],
         }
     }
 
@@ -90,7 +97,10 @@ impl Description {
         let text = fs::read_to_string(directory.join("bug.toml"))?;
         let description: Self = toml::from_str(&text)?;
         ensure!(!description.title.is_empty(), "it has no title");
-        ensure!(!description.about.is_empty(), "it does not say what it is about");
+        ensure!(
+            !description.about.is_empty(),
+            "it does not say what it is about"
+        );
         Ok(description)
     }
 }
@@ -271,7 +281,8 @@ fn verdict(bugs: usize, survivors: usize) -> ExitCode {
     }
 }
 
-/// Lets libFuzzer look for them, each on one core and from an empty corpus. Whichever oracle notices counts.
+/// Lets libFuzzer look for them, each on one core and from an empty corpus. Whichever oracle
+/// notices counts.
 pub(crate) fn fuzz(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     let house = tempfile::tempdir()?;
     let findings = root().join("target/fuzz-findings");
@@ -305,7 +316,10 @@ pub(crate) fn fuzz(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
         let runs = after(&told, "stat::number_of_executed_units:").unwrap_or("?");
         if output.status.success() {
             survivors += 1;
-            println!("{:<34} {:<20} {seconds:>8.1} {runs:>10}", bug.name, "survived");
+            println!(
+                "{:<34} {:<20} {seconds:>8.1} {runs:>10}",
+                bug.name, "survived"
+            );
         } else {
             let oracle = after(&told, "oracle ").and_then(|told| told.split(':').next());
             println!(
@@ -326,8 +340,8 @@ fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
-/// A workspace of machine, simulator and fuzzers with the fault in it. Files that are the same are left alone, so that they are not
-/// built again.
+/// A workspace of machine, simulator and fuzzers with the fault in it. Files that are the same are
+/// left alone, so that they are not built again.
 fn plant(bug: &Bug, house: &Path) -> Result<()> {
     let patched = tempfile::tempdir()?;
     let members = bug.layer.members();
@@ -436,7 +450,14 @@ fn build_fuzzer(bug: &Bug, house: &Path) -> Result<PathBuf> {
             "--profile",
             "sim",
         ])
-        .args(["--package", "fuzz", "--features", "libfuzzer", "--bin", name])
+        .args([
+            "--package",
+            "fuzz",
+            "--features",
+            "libfuzzer",
+            "--bin",
+            name,
+        ])
         .arg("--target-dir")
         .arg(&target)
         .current_dir(house)
@@ -473,9 +494,14 @@ fn passes_when_clean(bug: &Bug) -> Result<()> {
     Ok(())
 }
 
-/// Run by a patched simulator: the known tape must fail, and so must some seed before the time is up. Writes the tape where
-/// there was none.
-pub(crate) fn hunt(oracle: Oracle, seconds: u64, known: &Path, storage: storage::Kind) -> Result<ExitCode> {
+/// Run by a patched simulator: the known tape must fail, and so must some seed before the time is
+/// up. Writes the tape where there was none.
+pub(crate) fn hunt(
+    oracle: Oracle,
+    seconds: u64,
+    known: &Path,
+    storage: storage::Kind,
+) -> Result<ExitCode> {
     let options = Options {
         storage,
         ..Options::default()
@@ -488,7 +514,9 @@ pub(crate) fn hunt(oracle: Oracle, seconds: u64, known: &Path, storage: storage:
             return Ok(ExitCode::FAILURE);
         }
         let outcome = run::seed(seed, options);
-        let Some(failure) = outcome.failure else { continue };
+        let Some(failure) = outcome.failure else {
+            continue;
+        };
         if failure.oracle != oracle {
             other.get_or_insert((seed, failure.oracle));
             continue;

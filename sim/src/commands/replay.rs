@@ -23,7 +23,8 @@ pub(crate) fn outcome(what: &Subject, options: Options) -> Result<Outcome> {
     Ok(match what {
         Subject::Seed(seed) => run::seed(*seed, options),
         Subject::Tape(path) => {
-            let tape = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let tape =
+                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             run::tape(&tape, options)
         }
     })
@@ -75,7 +76,9 @@ pub(crate) fn replay(
 
 /// What went wrong, and what came before it.
 pub(crate) fn tell_failure(outcome: &Outcome) {
-    let Some(failure) = &outcome.failure else { return };
+    let Some(failure) = &outcome.failure else {
+        return;
+    };
     let skipped = outcome.trace.len().saturating_sub(EVENTS_TOLD);
     outcome
         .trace
@@ -99,7 +102,8 @@ pub(crate) fn shrink(what: &Subject, output: &Path, storage: storage::Kind) -> R
     };
     let start = clock();
     let shrunk = shrunk(&first.tape, failure.oracle, options);
-    std::fs::write(output, &shrunk.tape).with_context(|| format!("cannot write {}", output.display()))?;
+    std::fs::write(output, &shrunk.tape)
+        .with_context(|| format!("cannot write {}", output.display()))?;
     let last = run::tape(
         &shrunk.tape,
         Options {

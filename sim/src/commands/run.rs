@@ -70,11 +70,14 @@ pub(crate) fn run(
     let watch = Watch::over(jobs);
     std::thread::scope(|scope| {
         for job in 0..jobs {
-            let (next, stopped, totals, failed, watch) = (&next, &stopped, &totals, &failed, &watch);
+            let (next, stopped, totals, failed, watch) =
+                (&next, &stopped, &totals, &failed, &watch);
             scope.spawn(move || {
                 let mut mine = Totals::default();
                 let mut told = clock();
-                while !stopped.load(Ordering::Relaxed) && limit.is_none_or(|limit| start.elapsed() < limit) {
+                while !stopped.load(Ordering::Relaxed)
+                    && limit.is_none_or(|limit| start.elapsed() < limit)
+                {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {
                         break;
@@ -141,7 +144,11 @@ pub(crate) fn run(
     }
     println!("watermarks");
     for watermark in Watermark::ALL {
-        println!("{:>12}  {}", totals.marks.height(*watermark), watermark.text());
+        println!(
+            "{:>12}  {}",
+            totals.marks.height(*watermark),
+            watermark.text()
+        );
     }
     let missed: Vec<_> = totals.marks.missed().map(Mark::text).collect();
     if totals.runs >= RUNS_FOR_ALL_MARKS && !missed.is_empty() {
@@ -158,7 +165,9 @@ pub(crate) fn run(
 }
 
 fn merge(totals: &Mutex<Totals>, mine: &mut Totals, elapsed: Option<Duration>) {
-    let Ok(mut totals) = totals.lock() else { return };
+    let Ok(mut totals) = totals.lock() else {
+        return;
+    };
     totals.runs += mine.runs;
     totals.events += mine.events;
     totals.operations += mine.operations;

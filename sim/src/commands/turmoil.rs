@@ -1,5 +1,5 @@
-//! The outer layer, which is a program of its own (`sim/turmoil`): it needs the server and its libraries, and a tokio that can be
-//! told in which order to do things.
+//! The outer layer, which is a program of its own (`sim/turmoil`): it needs the server and its
+//! libraries, and a tokio that can be told in which order to do things.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

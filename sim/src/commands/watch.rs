@@ -1,4 +1,5 @@
-//! A watch over runs: one that never ends is told with the command that repeats it, for nothing within it can.
+//! A watch over runs: one that never ends is told with the command that repeats it, for nothing
+//! within it can.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,7 +23,10 @@ impl Watch {
     }
 
     /// Looks on for as long as the process lives, and ends it when a run never will.
-    #[expect(clippy::disallowed_methods, reason = "who watches a run is no part of it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "who watches a run is no part of it"
+    )]
     pub(crate) fn over(jobs: usize) -> Arc<Self> {
         let watch = Arc::new(Self::new(jobs));
         let watcher = Arc::clone(&watch);
@@ -36,7 +40,9 @@ impl Watch {
                         "actual    {subject} has run for more than {} s",
                         RUN_MAX.as_secs()
                     );
-                    println!("\nto see how it begins: cargo sim replay {subject} --trace --until 1000");
+                    println!(
+                        "\nto see how it begins: cargo sim replay {subject} --trace --until 1000"
+                    );
                     std::process::exit(1);
                 }
             }

@@ -35,7 +35,8 @@ impl CachedRead<'_> {
             self.content.page(from, self.next)
         });
         // An answer that leads nowhere new may have no body.
-        let is_content = self.response.body.is_empty() || page.is_some_and(|page| page == self.response.body);
+        let is_content =
+            self.response.body.is_empty() || page.is_some_and(|page| page == self.response.body);
         if !is_content {
             return mismatch(
                 format!("the content up to {}", self.next),

@@ -51,7 +51,8 @@ impl Follower {
     /// Takes bytes of the response.
     ///
     /// # Errors
-    /// When they are not what the protocol says of an event stream (5.8), or not the stream's content.
+    /// When they are not what the protocol says of an event stream (5.8), or not the stream's
+    /// content.
     pub fn receive(
         &mut self,
         bytes: &[u8],
@@ -173,8 +174,9 @@ impl Follower {
             None => None,
         };
         if shown != expected {
-            let excerpt =
-                |bytes: Option<Vec<u8>>| bytes.map_or_else(|| "nothing".to_owned(), |bytes| excerpt(&bytes));
+            let excerpt = |bytes: Option<Vec<u8>>| {
+                bytes.map_or_else(|| "nothing".to_owned(), |bytes| excerpt(&bytes))
+            };
             return Err(Mismatch {
                 expected: format!("{} from {from} to {next}", excerpt(expected)),
                 actual: excerpt(shown),

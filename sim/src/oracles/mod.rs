@@ -110,7 +110,10 @@ impl FromStr for Oracle {
     type Err = UnknownOracle;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.iter().copied().find(|oracle| oracle.name() == name);
+        let found = Self::ALL
+            .iter()
+            .copied()
+            .find(|oracle| oracle.name() == name);
         found.ok_or_else(|| UnknownOracle(name.to_owned()))
     }
 }

@@ -17,7 +17,13 @@ impl OffsetLaw {
     ///
     /// # Errors
     /// When other content was shown there before.
-    pub fn observe(&mut self, object: usize, life: u64, from: u64, units: &[u64]) -> Result<(), Mismatch> {
+    pub fn observe(
+        &mut self,
+        object: usize,
+        life: u64,
+        from: u64,
+        units: &[u64],
+    ) -> Result<(), Mismatch> {
         let seen = self.units.entry((object, life)).or_default();
         let from = usize::try_from(from).unwrap_or(0);
         if seen.len() < from + units.len() {
@@ -27,7 +33,10 @@ impl OffsetLaw {
             match seen[from + index].replace(*unit) {
                 Some(before) if before != *unit => {
                     return Err(Mismatch {
-                        expected: format!("{before:x} at {} of life {life}, as before", from + index),
+                        expected: format!(
+                            "{before:x} at {} of life {life}, as before",
+                            from + index
+                        ),
                         actual: format!("{unit:x}"),
                     });
                 }

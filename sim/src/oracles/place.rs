@@ -2,8 +2,8 @@
 
 use crate::model::State;
 
-/// A state of a name, as far as an answer tells it. Later states are greater: lives follow one another with nothing in
-/// between, a stream grows, and is closed once.
+/// A state of a name, as far as an answer tells it. Later states are greater: lives follow one
+/// another with nothing in between, a stream grows, and is closed once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Odd while a life lasts, even before and after.

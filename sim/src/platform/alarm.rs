@@ -1,5 +1,5 @@
-//! The alarm of an object: stored with its transactions, and kept by a scheduler of the platform's own, which hears of a
-//! change before the commit or after it.
+//! The alarm of an object: stored with its transactions, and kept by a scheduler of the platform's
+//! own, which hears of a change before the commit or after it.
 
 use super::{Event, Object, Program};
 use crate::course::Course;
@@ -26,7 +26,8 @@ pub struct Alarm {
     tries: u64,
     /// Whether its handler is at work.
     handling: bool,
-    /// Whether the stored alarm is gone when the handler has got through; until then it is none to whoever asks.
+    /// Whether the stored alarm is gone when the handler has got through; until then it is none to
+    /// whoever asks.
     deferred: bool,
     /// Whether the platform has given up an alarm, and none has been stored since.
     pub abandoned: bool,
@@ -66,7 +67,8 @@ pub enum Due {
 }
 
 impl<P: Program> Object<P> {
-    /// A turn's word on the alarm: the scheduler hears of an earlier one at once, of a later one when it is durable.
+    /// A turn's word on the alarm: the scheduler hears of an earlier one at once, of a later one
+    /// when it is durable.
     pub fn set_alarm<E: From<Event>>(
         &mut self,
         course: &mut Course<'_, '_, E>,
@@ -107,7 +109,8 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// An alarm that was moved earlier by what a crash has lost now comes early; one that was moved later stands.
+    /// An alarm that was moved earlier by what a crash has lost now comes early; one that was moved
+    /// later stands.
     pub(super) fn alarm_restored<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) {
         let (durable, scheduled) = (self.alarm.durable, self.alarm.scheduled);
         if durable.is_some() && (scheduled.is_none() || durable < scheduled) {
@@ -115,7 +118,11 @@ impl<P: Program> Object<P> {
         }
     }
 
-    fn schedule_alarm<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>, alarm: Option<u64>) {
+    fn schedule_alarm<E: From<Event>>(
+        &mut self,
+        course: &mut Course<'_, '_, E>,
+        alarm: Option<u64>,
+    ) {
         self.alarm.token += 1;
         self.alarm.scheduled = alarm;
         let Some(mut when) = alarm else { return };
@@ -194,8 +201,8 @@ impl<P: Program> Object<P> {
         Some(Due::Runs)
     }
 
-    /// The handler has got through, as far as it goes itself. Gives its word on the alarm, where it has set none: what was
-    /// handled is gone.
+    /// The handler has got through, as far as it goes itself. Gives its word on the alarm, where it
+    /// has set none: what was handled is gone.
     pub const fn alarm_ends(&mut self) -> Option<Option<u64>> {
         self.alarm.handling = false;
         if self.alarm.deferred {
@@ -206,8 +213,8 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// The handler did not get through: the platform tries again, and gives up at last. An alarm that has been set meanwhile
-    /// takes the place of another try.
+    /// The handler did not get through: the platform tries again, and gives up at last. An alarm
+    /// that has been set meanwhile takes the place of another try.
     pub fn alarm_failed<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) {
         self.alarm.handling = false;
         self.alarm.deferred = false;
@@ -216,7 +223,8 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// The handler of an alarm that was moved later, of which the scheduler had not heard, did not get through: now it hears.
+    /// The handler of an alarm that was moved later, of which the scheduler had not heard, did not
+    /// get through: now it hears.
     pub fn alarm_stands<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) {
         if self.alarm.scheduled.is_none() && self.alarm.stored.is_some() {
             self.schedule_alarm(course, self.alarm.stored);

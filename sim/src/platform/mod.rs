@@ -1,7 +1,9 @@
-//! An object as the platform runs it, whatever program runs on it: one event at a time, the writes of a turn at once and
-//! durable later, an output gate, an alarm, lines that survive sleep, and an end at any time.
+//! An object as the platform runs it, whatever program runs on it: one event at a time, the writes
+//! of a turn at once and durable later, an output gate, an alarm, lines that survive sleep, and an
+//! end at any time.
 //!
-//! What a program is told, and what it answers, is its own affair ([`Program`]): [`crate::world`] runs the stream machine on it.
+//! What a program is told, and what it answers, is its own affair ([`Program`]): [`crate::world`]
+//! runs the stream machine on it.
 
 mod alarm;
 
@@ -219,7 +221,8 @@ impl<P: Program> Object<P> {
         self.commits.len()
     }
 
-    /// A new instance is about to be: its clock begins. Gives what that shows, and the number of the instance.
+    /// A new instance is about to be: its clock begins. Gives what that shows, and the number of
+    /// the instance.
     pub fn begin_instance<E>(&mut self, course: &mut Course<'_, '_, E>) -> (u64, u64) {
         let skew = course.settings.delays.skew;
         let (ahead, behind) = if skew > 0 {
@@ -241,7 +244,8 @@ impl<P: Program> Object<P> {
         (now, self.instances)
     }
 
-    /// The writes of a turn, which the storage has carried out, and its word on the alarm are on their way.
+    /// The writes of a turn, which the storage has carried out, and its word on the alarm are on
+    /// their way.
     pub fn commit<E: From<Event>>(
         &mut self,
         course: &mut Course<'_, '_, E>,
@@ -288,7 +292,8 @@ impl<P: Program> Object<P> {
         course.schedule_at(self.last_durable_at, durable.into());
     }
 
-    /// What has been answered without a write is part of what is durable, or will be with the last commit.
+    /// What has been answered without a write is part of what is durable, or will be with the last
+    /// commit.
     pub fn remember(&mut self, witness: P::Witness) {
         match self.commits.back_mut() {
             Some(commit) => commit.witness = witness,
@@ -309,7 +314,11 @@ impl<P: Program> Object<P> {
         if self.epoch != epoch {
             return Ok(false);
         }
-        while self.commits.front().is_some_and(|commit| commit.number <= number) {
+        while self
+            .commits
+            .front()
+            .is_some_and(|commit| commit.number <= number)
+        {
             self.persist(course)?;
         }
         course.note("storage", || format!("durable {number}"));
@@ -341,7 +350,10 @@ impl<P: Program> Object<P> {
 
     /// The next thing that the gate holds no longer.
     pub fn released(&mut self) -> Option<Outgoing<P>> {
-        let free = self.held.front().is_some_and(|held| held.gate <= self.committed);
+        let free = self
+            .held
+            .front()
+            .is_some_and(|held| held.gate <= self.committed);
         if !free {
             return None;
         }
@@ -352,12 +364,16 @@ impl<P: Program> Object<P> {
         Some(what)
     }
 
-    /// The instance dies: of its commits on their way some first ones arrive, and everything else of it is gone. The alarm
-    /// is looked after by [`Self::settle_alarm`], and its lines are left to be cut.
+    /// The instance dies: of its commits on their way some first ones arrive, and everything else
+    /// of it is gone. The alarm is looked after by [`Self::settle_alarm`], and its lines are left
+    /// to be cut.
     ///
     /// # Errors
     /// When the storage cannot be restored.
-    pub fn crash<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) -> Result<Remains<P>, String> {
+    pub fn crash<E: From<Event>>(
+        &mut self,
+        course: &mut Course<'_, '_, E>,
+    ) -> Result<Remains<P>, String> {
         let pending = self.commits.len();
         let kept = usize::try_from(course.choices.upto(pending as u64)).unwrap_or(0);
         course.note("object", || {
@@ -368,10 +384,9 @@ impl<P: Program> Object<P> {
             self.persist(course)?;
         }
         let goes_on = pending == 0 && course.fault(Fault::Zombie);
-        let unanswered = self
-            .held
-            .iter()
-            .any(|held| matches!(held.what, Outgoing::Answer { .. }) && held.gate <= self.committed);
+        let unanswered = self.held.iter().any(|held| {
+            matches!(held.what, Outgoing::Answer { .. }) && held.gate <= self.committed
+        });
         if kept > 0 && unanswered {
             course.hit(Mark::CrashKeptUnanswered);
         }
@@ -399,7 +414,11 @@ impl<P: Program> Object<P> {
     }
 
     /// What a crash leaves to be done about the alarm.
-    pub fn settle_alarm<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>, remains: &Remains<P>) {
+    pub fn settle_alarm<E: From<Event>>(
+        &mut self,
+        course: &mut Course<'_, '_, E>,
+        remains: &Remains<P>,
+    ) {
         if remains.alarm_unhandled {
             self.try_again(course);
         } else {
@@ -416,6 +435,9 @@ impl<P: Program> Object<P> {
     /// Whether an instance is there that has nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.commits.is_empty() && self.held.is_empty() && self.begun.is_empty() && self.instance.is_some()
+        self.commits.is_empty()
+            && self.held.is_empty()
+            && self.begun.is_empty()
+            && self.instance.is_some()
     }
 }

@@ -46,8 +46,11 @@ impl World<'_, '_> {
     /// Puts caches before clients, as the settings say.
     pub(super) fn place_caches(&mut self) {
         let settings = &self.course.settings.caches;
-        let (cached, shared, serves_stale) =
-            (settings.percent, settings.shared_percent, settings.serves_stale);
+        let (cached, shared, serves_stale) = (
+            settings.percent,
+            settings.shared_percent,
+            settings.serves_stale,
+        );
         let mut common = None;
         for client in 0..self.clients.len() {
             let choices = self.course.choices.third();
@@ -58,7 +61,11 @@ impl World<'_, '_> {
             let cache = match common.filter(|_| is_shared) {
                 Some(cache) => cache,
                 None => {
-                    let scope = if is_shared { Scope::Shared } else { Scope::Private };
+                    let scope = if is_shared {
+                        Scope::Shared
+                    } else {
+                        Scope::Private
+                    };
                     self.caches.0.push(HttpCache::new(scope, serves_stale));
                     CacheId(self.caches.0.len() - 1)
                 }
@@ -117,8 +124,9 @@ impl World<'_, '_> {
                 if witness.place.life() != self.calls[call].floor.life() {
                     self.course.hit(Mark::CacheHitFormer);
                 }
-                self.course
-                    .note("cache", || format!("answers c{call} by itself, stale {is_stale}"));
+                self.course.note("cache", || {
+                    format!("answers c{call} by itself, stale {is_stale}")
+                });
                 self.calls[call].way = Way::Answered { asked_at };
                 if is_stale {
                     self.course.hit(Mark::CacheStale);
@@ -210,7 +218,10 @@ impl World<'_, '_> {
             Done::Invalidated => self.course.hit(Mark::CacheInvalidated),
             Done::Passed => {}
         }
-        let received = Received { response, ..received };
+        let received = Received {
+            response,
+            ..received
+        };
         if done == Done::Freshened {
             self.check_cached(call, &received, asked_at);
         }
@@ -238,7 +249,9 @@ impl World<'_, '_> {
 
     fn check_cached(&mut self, call: usize, received: &Received, asked_at: u64) {
         let call = &self.calls[call];
-        let Received { response, place, .. } = received;
+        let Received {
+            response, place, ..
+        } = received;
         let (Some(life), 200) = (place.life(), response.status) else {
             return;
         };

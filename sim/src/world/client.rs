@@ -78,7 +78,8 @@ pub(super) struct Operation {
 enum Last {
     /// Page by page to the end.
     All,
-    /// One page from what the operation of this number was answered, and then from the answers of those after it.
+    /// One page from what the operation of this number was answered, and then from the answers of
+    /// those after it.
     Answered(usize),
 }
 
@@ -112,7 +113,8 @@ impl World<'_, '_> {
             self.advance();
             return;
         }
-        let object = usize::try_from(self.course.choices.upto(self.course.settings.names - 1)).unwrap_or(0);
+        let object =
+            usize::try_from(self.course.choices.upto(self.course.settings.names - 1)).unwrap_or(0);
         let Model { state, bounds, .. } = &self.objects[object].model;
         let ends = state.life.as_ref().and_then(|life| life.ends(bounds));
         let scene = Scene {
@@ -125,7 +127,11 @@ impl World<'_, '_> {
         };
         let next = workload::next(self.course.choices, scene);
         let (request, mark, claim, pause) = match next {
-            Next::Send { request, mark, claim } => (request, mark, claim, None),
+            Next::Send {
+                request,
+                mark,
+                claim,
+            } => (request, mark, claim, None),
             Next::Wait(pause) => (Request::default(), None, None, Some(pause)),
         };
         let operation = self.begin(client, object, request, mark, claim);
@@ -198,7 +204,8 @@ impl World<'_, '_> {
                 self.course.schedule(after, Event::Leave { reader });
             }
             let delay = self.course.network_delay();
-            self.course.schedule(delay, Event::Dial { reader, from: None });
+            self.course
+                .schedule(delay, Event::Dial { reader, from: None });
             return;
         }
         self.send(call);
@@ -207,8 +214,9 @@ impl World<'_, '_> {
             self.operations[operation].sent += 1;
             let copy = self.call(object, operation, None, &request);
             self.calls[copy].way = self.calls[call].way.clone();
-            self.course
-                .note("client", || format!("{client} c{copy} is a copy of c{call}"));
+            self.course.note("client", || {
+                format!("{client} c{copy} is a copy of c{call}")
+            });
             if self.send(copy) {
                 self.course.changed(Fault::Duplicate);
             }
@@ -263,8 +271,9 @@ impl World<'_, '_> {
         let Some(received) = self.pass_cache(call, received) else {
             return;
         };
-        self.course
-            .note("client", || format!("c{call} ← {}", received.response.line()));
+        self.course.note("client", || {
+            format!("c{call} ← {}", received.response.line())
+        });
         if !self.observe_cached(call, &received) {
             self.note_known(self.calls[call].object, self.calls[call].floor, &received);
         }
@@ -275,7 +284,9 @@ impl World<'_, '_> {
         if let (true, Some(life)) = (success, received.place.life()) {
             operation.acknowledged.push((life, status));
             let offset = received.response.header("Stream-Next-Offset");
-            operation.offset = offset.filter(|_| operation.mark.is_some()).map(str::to_owned);
+            operation.offset = offset
+                .filter(|_| operation.mark.is_some())
+                .map(str::to_owned);
         }
         if status >= 500 {
             operation.unknown = true;
@@ -303,7 +314,8 @@ impl World<'_, '_> {
         if self.is_in_background(call) {
             return;
         }
-        self.course.note("client", || format!("c{call} is not answered"));
+        self.course
+            .note("client", || format!("c{call} is not answered"));
         self.operations[self.calls[call].operation].unknown = true;
         self.in_vain(call);
     }
@@ -316,8 +328,12 @@ impl World<'_, '_> {
             return;
         }
         if operation.attempts <= self.course.settings.retries || operation.last.is_some() {
-            let pause = self.course.choices.upto(self.course.settings.delays.think / 4);
-            self.course.schedule(pause, Event::Retry { operation: number });
+            let pause = self
+                .course
+                .choices
+                .upto(self.course.settings.delays.think / 4);
+            self.course
+                .schedule(pause, Event::Retry { operation: number });
         } else {
             self.finish(number);
         }
@@ -337,7 +353,10 @@ impl World<'_, '_> {
         let object = self.operations[number].object;
         self.operations[number].done = true;
         let offset = response.header("Stream-Next-Offset");
-        match (last, offset.filter(|_| !response.is_true("Stream-Up-To-Date"))) {
+        match (
+            last,
+            offset.filter(|_| !response.is_true("Stream-Up-To-Date")),
+        ) {
             (Last::All, Some(offset)) => self.read_once_more(client, object, offset, Last::All),
             (Last::All, None) => self.has_read(),
             (Last::Answered(operation), _) => self.read_from_answers(operation + 1),
@@ -352,8 +371,9 @@ impl World<'_, '_> {
     /// Reads from each offset that this operation's append, or a later one's, was answered.
     fn read_from_answers(&mut self, first: usize) {
         let mut later = self.operations.iter().enumerate().skip(first);
-        let answered =
-            later.find_map(|(number, operation)| Some((number, operation.object, operation.offset.clone()?)));
+        let answered = later.find_map(|(number, operation)| {
+            Some((number, operation.object, operation.offset.clone()?))
+        });
         match answered {
             Some((number, object, offset)) => {
                 self.answers_read += 1;
@@ -381,10 +401,19 @@ impl World<'_, '_> {
         self.clients[client].knowledge[object].learn(&request, response);
     }
 
-    pub(super) fn learn_position(&mut self, operation: usize, life: u64, position: u64, cursor: Option<u64>) {
+    pub(super) fn learn_position(
+        &mut self,
+        operation: usize,
+        life: u64,
+        position: u64,
+        cursor: Option<u64>,
+    ) {
         let Operation { client, object, .. } = self.operations[operation];
         let earlier = self.course.choices.upto(1) == 1;
-        let spelled = self.objects[object].model.segments(life).spell(position, earlier);
+        let spelled = self.objects[object]
+            .model
+            .segments(life)
+            .spell(position, earlier);
         let knowledge = &mut self.clients[client].knowledge[object];
         knowledge.learn_offset(&spelled);
         knowledge.cursor = cursor
@@ -416,7 +445,9 @@ impl World<'_, '_> {
         let shown = match request.method {
             "GET" if response.status == 200 => Some(&response.body),
             // A producer's 204 is a duplicate, and does not say where the data is.
-            "POST" | "PUT" if matches!(response.status, 201 | 200 | 204) && request.method == "POST" => {
+            "POST" | "PUT"
+                if matches!(response.status, 201 | 200 | 204) && request.method == "POST" =>
+            {
                 let appended = response.status == 200 || request.header("Producer-Id").is_none();
                 let acknowledged = appended && !request.body.is_empty();
                 Some(&request.body).filter(|_| acknowledged)
@@ -438,7 +469,8 @@ impl World<'_, '_> {
         self.course.check(Oracle::OffsetLaw, verdict);
     }
 
-    /// Linearizability, in linear time: what an answer tells is never behind what was known when it was asked for.
+    /// Linearizability, in linear time: what an answer tells is never behind what was known when it
+    /// was asked for.
     pub(super) fn note_known(&mut self, object: usize, floor: Place, received: &Received) {
         let Received {
             response,
@@ -491,7 +523,9 @@ impl World<'_, '_> {
         let has = |name: &str| response.header(name).is_some();
         self.note_conditions(object, &request, response);
         match (request.method, response.status) {
-            ("GET", 204) if request.parameter("live") == Some("sse") => self.course.hit(Mark::EventsNotAgain),
+            ("GET", 204) if request.parameter("live") == Some("sse") => {
+                self.course.hit(Mark::EventsNotAgain)
+            }
             (_, 412) => self.course.hit(Mark::PreconditionFailed),
             (_, 304) => self.course.hit(Mark::NotModified),
             (_, 400) => self.course.hit(Mark::BadRequest),
@@ -500,12 +534,18 @@ impl World<'_, '_> {
             ("POST", 409) if has("Producer-Expected-Seq") => self.course.hit(Mark::SequenceGap),
             ("POST", 409) if has("Stream-Closed") => self.course.hit(Mark::AppendToClosed),
             ("POST", 409) if body("tail_elsewhere") => self.course.hit(Mark::TailElsewhere),
-            ("POST", 409) if body("sequence_regression") => self.course.hit(Mark::SequenceRegression),
+            ("POST", 409) if body("sequence_regression") => {
+                self.course.hit(Mark::SequenceRegression)
+            }
             // An append that closes is answered 200 the first time.
-            ("POST", 204) if has("Producer-Seq") && has("Stream-Closed") && !request.body.is_empty() => {
+            ("POST", 204)
+                if has("Producer-Seq") && has("Stream-Closed") && !request.body.is_empty() =>
+            {
                 self.course.hit(Mark::ClosingRepeated);
             }
-            ("POST", 204) if has("Producer-Seq") && !has("Stream-Closed") => self.course.hit(Mark::Duplicate),
+            ("POST", 204) if has("Producer-Seq") && !has("Stream-Closed") => {
+                self.course.hit(Mark::Duplicate)
+            }
             ("POST", 200)
                 if request.header("Producer-Seq") == Some("0")
                     && request.header("Producer-Epoch") != Some("0") =>
@@ -529,8 +569,9 @@ impl World<'_, '_> {
         if !matches!(request.method, "PUT" | "POST" | "DELETE") || response.status >= 300 {
             return;
         }
-        let is_duplicate =
-            request.method == "POST" && response.status == 204 && response.header("Producer-Seq").is_some();
+        let is_duplicate = request.method == "POST"
+            && response.status == 204
+            && response.header("Producer-Seq").is_some();
         if let Some(expected) = request.header("Stream-Expected-Offset") {
             let is_open = !response.is_true("Stream-Closed");
             if is_duplicate && is_open && response.header("Stream-Next-Offset") != Some(expected) {
@@ -558,10 +599,14 @@ impl World<'_, '_> {
 
     /// What an entity tag that leaves is given for.
     pub(super) fn note_tag(&mut self, call: usize, received: &Received) {
-        let Call { object, request, .. } = &self.calls[call];
+        let Call {
+            object, request, ..
+        } = &self.calls[call];
         let (object, request) = (*object, Rc::clone(request));
         let response = &received.response;
-        let Some(life) = received.place.life() else { return };
+        let Some(life) = received.place.life() else {
+            return;
+        };
         let next = self.told_place(object, life, response);
         if let (Some(tag), Some(next)) = (response.header("ETag"), next) {
             let closed = response.is_true("Stream-Closed");
@@ -619,7 +664,9 @@ impl World<'_, '_> {
         let mut accepted: BTreeMap<(usize, u64, &Claim), usize> = BTreeMap::new();
         let mut failed = None;
         for (number, operation) in self.operations.iter().enumerate() {
-            let Some(mark) = &operation.mark else { continue };
+            let Some(mark) = &operation.mark else {
+                continue;
+            };
             for life in 1..=self.objects[operation.object].model.lives() {
                 let count = counts
                     .get(&(operation.object, life))
@@ -644,7 +691,9 @@ impl World<'_, '_> {
                     }
                     Some(claim) if operation.request.method == "POST" => {
                         if acknowledged(&[200]) > 0
-                            && accepted.insert((operation.object, life, claim), number).is_some()
+                            && accepted
+                                .insert((operation.object, life, claim), number)
+                                .is_some()
                         {
                             failed = Some((
                                 format!("{claim:?} to be accepted once"),
@@ -657,7 +706,9 @@ impl World<'_, '_> {
                 };
                 if count < least || count > most {
                     failed = Some((
-                        format!("{mark} of operation {number} {least} to {most} times in life {life}"),
+                        format!(
+                            "{mark} of operation {number} {least} to {most} times in life {life}"
+                        ),
                         format!("{count} times; acknowledged {:?}", operation.acknowledged),
                     ));
                 }

@@ -1,17 +1,18 @@
-//! The cold tier, R2: objects under keys, puts that read their rows as they go, answers that take what they need while other
-//! things happen, and deletions in batches; each of them done, not done, done late, and told or not.
+//! The cold tier, R2: objects under keys, puts that read their rows as they go, answers that take
+//! what they need while other things happen, and deletions in batches; each of them done, not done,
+//! done late, and told or not.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use machine::plan::{Damaged, Fetch, Rendering};
+use machine::plan::{BodyWriter, CorruptionError, Fetch};
 use machine::segment::{Encoder, Put, PutId, Receipt};
 use machine::wire::answer::Body;
-use machine::{Answer, CallId, Flight, Input};
+use machine::{Answer, CallId, EffectId, Input};
 
 use super::World;
 use super::client::Received;
-use super::object::{Effect, View};
+use super::object::{ObjectEffect, View};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::oracles::{Oracle, Place};
 use crate::tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Told};
@@ -71,7 +72,7 @@ struct Upload {
 struct Collection {
     at: usize,
     instance: u64,
-    flight: Flight,
+    effect: EffectId,
     keys: Vec<String>,
 }
 
@@ -80,14 +81,15 @@ struct Collection {
 struct Fetching {
     at: usize,
     epoch: u64,
-    /// What its object was when its present page was planned: the incarnation, and how many of its segments were stored.
+    /// What its object was when its present page was planned: the incarnation, and how many of its
+    /// segments were stored.
     then: (u64, u64),
     /// What it was when the answer began.
     place: Place,
     /// Whether the present page is in the tier in part.
     is_cold: bool,
     pages: u64,
-    rendering: Rendering,
+    rendering: BodyWriter,
     body: Vec<u8>,
     asked: Option<(Fetch, u64)>,
     call: usize,
@@ -126,17 +128,23 @@ impl Cold {
 
     /// Whether an object's put is under way.
     pub(super) fn is_putting(&self, at: usize) -> bool {
-        self.uploads.iter().any(|upload| upload.at == at && !upload.over)
+        self.uploads
+            .iter()
+            .any(|upload| upload.at == at && !upload.over)
     }
 }
 
 impl World<'_, '_> {
     /// An effect has left its object.
-    pub(super) fn begin_effect(&mut self, at: usize, instance: u64, effect: Effect) {
+    pub(super) fn begin_effect(&mut self, at: usize, instance: u64, effect: ObjectEffect) {
         match effect {
-            Effect::Put(put) => self.begin_put(at, instance, &put),
-            Effect::Collect { flight, keys } => self.begin_collection(at, instance, flight, keys),
-            Effect::Send { flight, message } => self.begin_sending(at, instance, flight, message),
+            ObjectEffect::Put(put) => self.begin_put(at, instance, &put),
+            ObjectEffect::Collect { effect, keys } => {
+                self.begin_collection(at, instance, effect, keys)
+            }
+            ObjectEffect::Send { effect, message } => {
+                self.begin_sending(at, instance, effect, message)
+            }
         }
     }
 
@@ -153,8 +161,9 @@ impl World<'_, '_> {
     }
 
     fn begin_put(&mut self, at: usize, instance: u64, put: &Put) {
-        self.course
-            .note("cold", || format!("object {at} puts {} ({:?})", put.key, put.id));
+        self.course.note("cold", || {
+            format!("object {at} puts {} ({:?})", put.key, put.id)
+        });
         if !self.cold.begun.insert(put.key.clone()) {
             return self.course.fail(
                 Oracle::Keys,
@@ -162,7 +171,9 @@ impl World<'_, '_> {
                 put.key.clone(),
             );
         }
-        self.course.marks.reach(Watermark::PutAttempts, put.id.attempt);
+        self.course
+            .marks
+            .reach(Watermark::PutAttempts, put.id.attempt);
         let others = put.key.rsplit_once('-').map_or("", |(others, _)| others);
         if put.id.attempt > 1 && self.cold.has_with_prefix(others) {
             self.course.hit(Mark::PutStoredUntold);
@@ -278,7 +289,11 @@ impl World<'_, '_> {
                 Told::Never => Mark::PutUnanswered,
             });
             course.note("cold", || {
-                let PutOutcome { lands, is_late, told } = it.outcome;
+                let PutOutcome {
+                    lands,
+                    is_late,
+                    told,
+                } = it.outcome;
                 format!("{} lands {lands}, late {is_late}, told {told:?}", it.key)
             });
         }
@@ -317,7 +332,10 @@ impl World<'_, '_> {
         self.cold.objects.insert(it.key.clone(), bytes);
         if it.outcome.told == Told::Truth {
             let delay = self.course.network_delay();
-            let told = Event::PutTold { upload, stored: true };
+            let told = Event::PutTold {
+                upload,
+                stored: true,
+            };
             self.course.schedule(delay, told.into());
         }
     }
@@ -328,7 +346,7 @@ impl World<'_, '_> {
         let receipt = it.receipt.clone().filter(|_| stored);
         let platform = &self.objects[at].platform;
         if platform.present() == Some(it.instance) {
-            return self.turn(at, Input::Stored { id, receipt }, None);
+            return self.turn(at, Input::PutFinished { id, receipt }, None);
         }
         let shelf = &platform.storage.shelf;
         let lives = shelf
@@ -340,7 +358,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn begin_collection(&mut self, at: usize, instance: u64, flight: Flight, keys: Vec<String>) {
+    fn begin_collection(&mut self, at: usize, instance: u64, effect: EffectId, keys: Vec<String>) {
         self.course
             .note("cold", || format!("object {at} collects {keys:?}"));
         if keys.len() as u64 > self.course.settings.limits.collect_keys_max.max(1) {
@@ -354,7 +372,7 @@ impl World<'_, '_> {
         self.cold.collections.push(Collection {
             at,
             instance,
-            flight,
+            effect,
             keys,
         });
         let mut delay = self.course.network_delay();
@@ -362,7 +380,10 @@ impl World<'_, '_> {
         if self.course.fault(Fault::Collect) {
             self.course.changed(Fault::Collect);
             self.course.hit(Mark::CollectionFailed);
-            let choice = self.course.choices.upto(DeleteOutcome::BAD.len() as u64 - 1);
+            let choice = self
+                .course
+                .choices
+                .upto(DeleteOutcome::BAD.len() as u64 - 1);
             outcome = DeleteOutcome::BAD[usize::try_from(choice).unwrap_or(0)];
             if outcome.told == Told::Failure {
                 let done = false;
@@ -378,7 +399,8 @@ impl World<'_, '_> {
                 delay += self.course.choices.upto(self.course.settings.delays.late);
             }
         }
-        self.course.schedule(delay, Event::Delete { collection }.into());
+        self.course
+            .schedule(delay, Event::Delete { collection }.into());
         if outcome.told == Told::Truth {
             let done = true;
             self.course
@@ -406,13 +428,14 @@ impl World<'_, '_> {
 
     fn objects_collected(&mut self, collection: usize, done: bool) {
         let it = &self.cold.collections[collection];
-        let (at, flight) = (it.at, it.flight);
+        let (at, effect) = (it.at, it.effect);
         if self.objects[at].platform.present() == Some(it.instance) {
-            self.turn(at, Input::Collected { flight, done }, None);
+            self.turn(at, Input::CollectFinished { effect, done }, None);
         }
     }
 
-    /// The rows of an answer are fetched in its turn; what is in the cold tier follows when the answer has left.
+    /// The rows of an answer are fetched in its turn; what is in the cold tier follows when the
+    /// answer has left.
     pub(super) fn plan_fetching(
         &mut self,
         at: usize,
@@ -470,7 +493,8 @@ impl World<'_, '_> {
         it.trickles = trickles;
         it.ends_at = self.course.now + duration;
         let delay = self.course.choices.upto(duration);
-        self.course.schedule(delay, Event::Fetch { fetching }.into());
+        self.course
+            .schedule(delay, Event::Fetch { fetching }.into());
     }
 
     fn fetch_more(&mut self, fetching: usize) {
@@ -503,13 +527,15 @@ impl World<'_, '_> {
                 self.course.changed(Fault::Trickle);
                 let left = it.ends_at.saturating_sub(self.course.now);
                 let delay = self.course.choices.upto(left);
-                return self.course.schedule(delay, Event::Fetch { fetching }.into());
+                return self
+                    .course
+                    .schedule(delay, Event::Fetch { fetching }.into());
             }
         }
     }
 
     /// Fetches one piece; true when there is no more.
-    fn fetch_piece(&mut self, fetching: usize) -> Result<bool, Damaged> {
+    fn fetch_piece(&mut self, fetching: usize) -> Result<bool, CorruptionError> {
         let Cold {
             objects, fetchings, ..
         } = &mut self.cold;
@@ -518,7 +544,9 @@ impl World<'_, '_> {
             it.asked = it.rendering.advance(&mut it.body)?.map(|fetch| (fetch, 0));
             return Ok(it.asked.is_none());
         };
-        let object = objects.get(&fetch.key).ok_or_else(|| it.rendering.missing())?;
+        let object = objects
+            .get(&fetch.key)
+            .ok_or_else(|| it.rendering.missing())?;
         let left = fetch.length - taken;
         let piece = left.div_ceil(if it.trickles {
             1 + self.course.choices.upto(2)
@@ -547,7 +575,8 @@ impl World<'_, '_> {
             .note("cold", || format!("a page is sent, {rest:?} is not"));
         let slowest = self.course.settings.delays.page;
         let delay = self.course.choices.added().upto(slowest);
-        self.course.schedule(delay, Event::Taken { fetching }.into());
+        self.course
+            .schedule(delay, Event::Taken { fetching }.into());
     }
 
     /// The client has taken a page: the next is asked for, of whatever instance there is.
@@ -579,12 +608,18 @@ impl World<'_, '_> {
         };
         let at = self.cold.fetchings[fetching].at;
         let then = self.tiers_of(at);
-        let duration = self.course.choices.added().upto(self.course.settings.delays.tier);
+        let duration = self
+            .course
+            .choices
+            .added()
+            .upto(self.course.settings.delays.tier);
         let platform = &self.objects[at].platform;
         let it = &mut self.cold.fetchings[fetching];
         let Ok(rendering) = plan.begin(|span| platform.storage.frames(span)) else {
             let expected = "rows that can be read".to_owned();
-            return self.course.fail(Oracle::Storage, expected, format!("{plan:?}"));
+            return self
+                .course
+                .fail(Oracle::Storage, expected, format!("{plan:?}"));
         };
         if it.then != then {
             self.course.hit(Mark::ReadDuringDrop);
@@ -596,7 +631,8 @@ impl World<'_, '_> {
         it.rendering = rendering;
         it.ends_at = self.course.now + duration;
         let delay = self.course.choices.added().upto(duration);
-        self.course.schedule(delay, Event::Fetch { fetching }.into());
+        self.course
+            .schedule(delay, Event::Fetch { fetching }.into());
     }
 
     /// The client sees its connection break off, after the beginning of what it was promised.

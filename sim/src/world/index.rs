@@ -1,5 +1,6 @@
-//! The admin index, D1: what its statements mean, in ordered maps; and beside them, when asked for, SQLite with the project's
-//! own migrations that executes their text. Where both are there, both must say the same.
+//! The admin index, D1: what its statements mean, in ordered maps; and beside them, when asked for,
+//! SQLite with the project's own migrations that executes their text. Where both are there, both
+//! must say the same.
 
 use std::collections::BTreeMap;
 
@@ -161,8 +162,9 @@ impl Index {
         } else if sql.starts_with("DELETE FROM streams") {
             let (path, version) = (values.text()?, values.integer()?);
             let before = self.streams.len();
-            self.streams
-                .retain(|each, row| *each != path || row.deleted_at.is_none() || row.version > version);
+            self.streams.retain(|each, row| {
+                *each != path || row.deleted_at.is_none() || row.version > version
+            });
             Ok((before - self.streams.len()) as u64)
         } else {
             Err(format!("{sql} is not known"))
@@ -183,12 +185,21 @@ impl Index {
                 row.version
             )
         });
-        let segments = self.segments.iter().map(|((path, incarnation, number), row)| {
-            format!(
-                "{path} {incarnation} {number} {} {} {} {} {} {} {}",
-                row.start, row.end, row.key, row.bytes, row.messages, row.created_at, row.version
-            )
-        });
+        let segments = self
+            .segments
+            .iter()
+            .map(|((path, incarnation, number), row)| {
+                format!(
+                    "{path} {incarnation} {number} {} {} {} {} {} {} {}",
+                    row.start,
+                    row.end,
+                    row.key,
+                    row.bytes,
+                    row.messages,
+                    row.created_at,
+                    row.version
+                )
+            });
         streams.chain(segments).collect()
     }
 }

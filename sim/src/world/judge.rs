@@ -2,7 +2,7 @@
 
 use machine::rows::RowKey;
 use machine::wire::answer::Body;
-use machine::{Gated, Turn, Write, tail};
+use machine::{Effect, Turn, Write, live_reader};
 
 use super::World;
 use super::object::{has_rest, plain, rendered};
@@ -10,13 +10,13 @@ use crate::marks::{Mark, Watermark};
 use crate::model::Facts;
 use crate::oracles::{Oracle, Place};
 
-const fn is_answer(gated: &Gated) -> bool {
-    matches!(gated, Gated::Answer { .. } | Gated::Attach { .. })
+const fn is_answer(effect: &Effect) -> bool {
+    matches!(effect, Effect::Answer { .. } | Effect::Attach { .. })
 }
 
 /// Whether it is a page of an answer.
-fn gives_page(gated: &Gated) -> bool {
-    matches!(gated, Gated::Answer { answer, .. } if matches!(answer.body, Body::Plan(_)))
+fn gives_page(effect: &Effect) -> bool {
+    matches!(effect, Effect::Answer { answer, .. } if matches!(answer.body, Body::Plan(_)))
 }
 
 impl World<'_, '_> {
@@ -35,7 +35,7 @@ impl World<'_, '_> {
         let verdict = match call {
             None if is_alarm => object.model.alarm(&facts),
             None if let Some(fetching) = page_of => {
-                let given = turn.gated.iter().any(gives_page);
+                let given = turn.after_commit.iter().any(gives_page);
                 let life = self.cold.life_of(fetching);
                 object.model.continued(life, given, &facts)
             }
@@ -47,12 +47,18 @@ impl World<'_, '_> {
             }
             Some(call) => {
                 let request = &self.calls[call].request;
-                let answers: Vec<_> = turn.gated.iter().filter(|gated| is_answer(gated)).collect();
+                let answers: Vec<_> = turn
+                    .after_commit
+                    .iter()
+                    .filter(|effect| is_answer(effect))
+                    .collect();
                 let (response, kept, page_end, has_rest) = match answers.as_slice() {
-                    [Gated::Answer { answer, .. }] => {
+                    [Effect::Answer { answer, .. }] => {
                         match rendered(&object.platform.storage, &self.cold, answer) {
                             Ok(response) => {
-                                let head = response.header("Stream-Line").and_then(tail::Head::from_header);
+                                let head = response
+                                    .header("Stream-Line")
+                                    .and_then(live_reader::LiveHead::from_header);
                                 (
                                     response,
                                     false,
@@ -69,12 +75,12 @@ impl World<'_, '_> {
                             }
                         }
                     }
-                    [Gated::Attach { line, .. }] => (plain(&line.answer), true, None, false),
+                    [Effect::Attach { line, .. }] => (plain(&line.answer), true, None, false),
                     _ => {
                         return self.course.fail(
                             Oracle::Contract,
                             "one answer to one call".to_owned(),
-                            format!("{:?}", turn.gated),
+                            format!("{:?}", turn.after_commit),
                         );
                     }
                 };
@@ -124,10 +130,11 @@ impl World<'_, '_> {
         // Every reader at the tail is told of everything that happens there.
         let model = &self.objects[at].model;
         if before != after && before.life().is_some() {
-            let told = turn.live.as_ref().is_some_and(|live| {
+            let told = turn.broadcast.as_ref().is_some_and(|live| {
                 let ended = after.life() != before.life();
                 let segments = model.segments(before.life().unwrap_or(0));
-                let place = |offset: machine::Offset| segments.told((offset.segment, offset.position));
+                let place =
+                    |offset: machine::Offset| segments.told((offset.segment, offset.position));
                 place(live.from) == Some(before.position)
                     && (ended || place(live.next) == Some(after.position))
             });
@@ -135,7 +142,7 @@ impl World<'_, '_> {
                 self.course.fail(
                     Oracle::NoLostWake,
                     format!("a broadcast from {before:?} to {after:?}"),
-                    format!("{:?}", turn.live),
+                    format!("{:?}", turn.broadcast),
                 );
             }
         }
@@ -145,13 +152,14 @@ impl World<'_, '_> {
             .reach(Watermark::Lives, self.objects[at].model.state.last_life);
     }
 
-    /// Rows follow one another without gap or overlap, and end at the tail; where there is no stream there is nothing.
+    /// Rows follow one another without gap or overlap, and end at the tail; where there is no
+    /// stream there is nothing.
     fn check_rows(&mut self, at: usize, turn: &Turn) {
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
         let Some(life) = &object.model.state.life else {
-            let chores = u64::from(shelf.chores().next().is_some());
-            if !shelf.is_freed() || object.platform.storage.table_count() != chores {
+            let outbox = u64::from(shelf.outbox().next().is_some());
+            if !shelf.is_freed() || object.platform.storage.table_count() != outbox {
                 let left = format!(
                     "{} rows, {} tables",
                     shelf.row_count(),
@@ -227,8 +235,9 @@ impl World<'_, '_> {
         let slack = life.ttl_ms().unwrap_or(0) / self.course.settings.limits.touch_slack_divisor;
         let alarm = object.platform.alarm.stored?;
         let end = most.saturating_add(slack).max(alarm).max(self.course.now);
-        let delays =
-            self.course.settings.limits.alarm_delay_ms_min * 2 + self.course.settings.delays.skew * 4 + 1_000;
+        let delays = self.course.settings.limits.alarm_delay_ms_min * 2
+            + self.course.settings.delays.skew * 4
+            + 1_000;
         let near = end < self.course.now + 10_000_000;
         (near && !object.platform.alarm.abandoned)
             .then(|| end + delays + self.course.settings.delays.commit * 2)
@@ -244,7 +253,9 @@ impl World<'_, '_> {
             let ended = life
                 .ends(&object.model.bounds)
                 .is_some_and(|(_, most)| most.saturating_add(1_000) < now);
-            if ended && !object.platform.alarm.abandoned && self.latest_end(at).is_some_and(|end| end <= now)
+            if ended
+                && !object.platform.alarm.abandoned
+                && self.latest_end(at).is_some_and(|end| end <= now)
             {
                 let state = self.objects[at].state();
                 self.course.fail(

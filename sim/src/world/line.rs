@@ -1,4 +1,5 @@
-//! The network between edges and objects: what becomes of what leaves an object, and of the lines between them.
+//! The network between edges and objects: what becomes of what leaves an object, and of the lines
+//! between them.
 
 use machine::Input;
 
@@ -30,7 +31,9 @@ impl World<'_, '_> {
                     call,
                     answer: received,
                 } => {
-                    self.course.digest.number(u64::from(received.response.status));
+                    self.course
+                        .digest
+                        .number(u64::from(received.response.status));
                     self.course.digest.bytes(&received.response.body);
                     self.note_tag(call, &received);
                     let delay = self.course.network_delay();
@@ -63,7 +66,8 @@ impl World<'_, '_> {
                         self.close_line(line);
                     } else {
                         let when = self.arrival(line);
-                        self.course.schedule_at(when, Event::Message { line, message });
+                        self.course
+                            .schedule_at(when, Event::Message { line, message });
                     }
                 }
                 Outgoing::Effect { instance, effect } => self.begin_effect(at, instance, effect),
@@ -110,14 +114,20 @@ impl World<'_, '_> {
         } = self.lines[line];
         let platform = &self.objects[at].platform;
         let attached = platform.lines.iter().find(|(each, _)| *each == line);
-        let Some((_, Attachment { incarnation, .. })) = attached.filter(|_| platform.epoch == epoch) else {
+        let Some((_, Attachment { incarnation, .. })) =
+            attached.filter(|_| platform.epoch == epoch)
+        else {
             return;
         };
         let incarnation = *incarnation;
-        self.course.note("object", || format!("line {line} is gone"));
-        self.turn(at, Input::Gone { incarnation }, None);
+        self.course
+            .note("object", || format!("line {line} is gone"));
+        self.turn(at, Input::SubscriberLeft { incarnation }, None);
         // The platform counts it until then.
-        self.objects[at].platform.lines.retain(|(each, _)| *each != line);
+        self.objects[at]
+            .platform
+            .lines
+            .retain(|(each, _)| *each != line);
     }
 
     pub(super) fn cut_lines(&mut self, at: usize) {

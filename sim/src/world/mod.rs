@@ -14,8 +14,8 @@ mod zombie;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use machine::edge::name;
 use machine::offset::Offset;
+use machine::router::name;
 
 use crate::choices::Choices;
 use crate::course::Course;
@@ -222,7 +222,10 @@ impl<'w, 't> World<'w, 't> {
     /// Runs to the end, to the first failure, or to an event.
     pub fn run(&mut self, until: u64) {
         for client in 0..self.clients.len() {
-            let delay = self.course.choices.upto(self.course.settings.delays.network);
+            let delay = self
+                .course
+                .choices
+                .upto(self.course.settings.delays.network);
             self.course.schedule(delay, Event::Think { client });
         }
         while self.course.failure.is_none() && self.course.events < until {
@@ -234,13 +237,17 @@ impl<'w, 't> World<'w, 't> {
             };
             self.happen(event);
         }
-        self.course.marks.reach(Watermark::Events, self.course.events);
         self.course
             .marks
-            .reach(Watermark::SimulatedSeconds, self.course.simulated_ms() / 1_000);
-        self.course
-            .marks
-            .reach(Watermark::TapeBytes, self.course.choices.tape().len() as u64);
+            .reach(Watermark::Events, self.course.events);
+        self.course.marks.reach(
+            Watermark::SimulatedSeconds,
+            self.course.simulated_ms() / 1_000,
+        );
+        self.course.marks.reach(
+            Watermark::TapeBytes,
+            self.course.choices.tape().len() as u64,
+        );
     }
 
     #[must_use]
@@ -289,7 +296,10 @@ impl<'w, 't> World<'w, 't> {
     /// Goes on to the next phase when nothing of this one is left to be done.
     fn advance(&mut self) {
         let begun = self.operation_count() >= self.course.settings.operations;
-        let idle = self.clients.iter().all(|client| !client.busy || client.following);
+        let idle = self
+            .clients
+            .iter()
+            .all(|client| !client.busy || client.following);
         match self.phase {
             Phase::Busy if begun && idle => {
                 let stall = self.course.settings.delays.stall
@@ -331,8 +341,11 @@ impl<'w, 't> World<'w, 't> {
                 let pause = 5_000 + self.course.settings.delays.tier * 2;
                 return self.course.schedule(pause, Event::Judge);
             }
-            self.course
-                .fail(Oracle::Liveness, "nothing left to be done".to_owned(), reason);
+            self.course.fail(
+                Oracle::Liveness,
+                "nothing left to be done".to_owned(),
+                reason,
+            );
             return;
         }
         for reader in 0..self.readers.len() {
@@ -362,9 +375,12 @@ impl<'w, 't> World<'w, 't> {
                 return Some(format!("object {number} {reason}"));
             }
         }
-        self.readers.iter().enumerate().find_map(|(number, reader)| {
-            let reason = reader.pending(&self.objects[reader.object].model)?;
-            Some(format!("reader {number} {reason}"))
-        })
+        self.readers
+            .iter()
+            .enumerate()
+            .find_map(|(number, reader)| {
+                let reason = reader.pending(&self.objects[reader.object].model)?;
+                Some(format!("reader {number} {reason}"))
+            })
     }
 }

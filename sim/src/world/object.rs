@@ -3,17 +3,19 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use machine::edge::target;
-use machine::plan::{Damaged, Plan};
+use machine::plan::{CorruptionError, Plan};
+use machine::router::target;
 use machine::rows::{
-    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    WriterColumns,
 };
 use machine::segment::Put;
 use machine::wire::answer::Body;
-use machine::wire::request::{self, Head as RequestHead, Parsed};
+use machine::wire::request::{self, Parsed, RequestHead};
 use machine::wire::{CacheMode, header};
 use machine::{
-    Answer, CallId, Class, Flight, Gated, Input, Live, Millis, Rows, Stream, Turn, Unreadable, Write,
+    Answer, Broadcast, CallId, Class, Effect, EffectId, Input, Millis, Rows, StorageError, Stream,
+    Turn, Write,
 };
 
 use super::Event;
@@ -36,7 +38,7 @@ impl Program for Stream {
     type Attachment = Attachment;
     type Answer = Received;
     type Message = Message;
-    type Effect = Effect;
+    type Effect = ObjectEffect;
 }
 
 /// What an object keeps with a line.
@@ -48,14 +50,14 @@ pub struct Attachment {
 
 /// What an object asks of others, in the background.
 #[derive(Debug)]
-pub enum Effect {
+pub enum ObjectEffect {
     Put(Put),
     Collect {
-        flight: Flight,
+        effect: EffectId,
         keys: Vec<String>,
     },
     Send {
-        flight: Flight,
+        effect: EffectId,
         message: machine::Message,
     },
 }
@@ -72,13 +74,15 @@ pub struct Message {
 pub(super) struct Object {
     pub(super) url: String,
     pub(super) name: String,
-    /// For when the present instance takes the alarm to be set: what its head row says, or what it has set since.
+    /// For when the present instance takes the alarm to be set: what its head row says, or what it
+    /// has set since.
     pub(super) alarm_set_at: u64,
     pub(super) platform: platform::Object<Stream>,
     turns: u64,
     /// Alarms in a row that have neither noted a use nor ended the stream, nor asked for anything.
     idle_alarms: u64,
-    /// Of those, alarms in a row that were set once more for a time that the platform has passed, and no later than the one before.
+    /// Of those, alarms in a row that were set once more for a time that the platform has passed,
+    /// and no later than the one before.
     stale_alarms: u64,
     /// The latest state that any client knows of.
     pub(super) known: Place,
@@ -160,11 +164,12 @@ pub(super) const ALARM_MAX: u64 = 8_640_000_000_000_000;
 /// A step reads each row a few times at most.
 const STEP_READS_MAX: u64 = 1_000_000;
 
-/// An alarm that finds nothing to do and sets itself again is early at most, or by a clock that is ahead.
+/// An alarm that finds nothing to do and sets itself again is early at most, or by a clock that is
+/// ahead.
 const IDLE_ALARMS_MAX: u64 = 1_000;
 
-/// An alarm that has come and is set again for the same time, or an earlier one, comes again at once. A few in a
-/// row are an instance's that cannot know: it has just begun.
+/// An alarm that has come and is set again for the same time, or an earlier one, comes again at
+/// once. A few in a row are an instance's that cannot know: it has just begun.
 const STALE_ALARMS_MAX: u64 = 8;
 
 /// What the machine is shown of an object.
@@ -184,64 +189,71 @@ impl<'a> View<'a> {
     }
 
     /// A step that reads without end is stopped.
-    fn read(&self) -> Result<(), Unreadable> {
+    fn read(&self) -> Result<(), StorageError> {
         self.reads.update(|reads| reads + 1);
         if self.reads.get() > STEP_READS_MAX {
-            return Err(Unreadable("a step reads and reads".to_owned()));
+            return Err(StorageError("a step reads and reads".to_owned()));
         }
         Ok(())
     }
 }
 
 impl Rows for View<'_> {
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         self.read()?;
         self.store.head()
     }
 
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         self.read()?;
         self.store.at_or_before(table, key)
     }
 
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.read()?;
         self.store.writers(table, each)
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
+    ) -> Result<Option<RowMeta>, StorageError> {
         self.read()?;
-        self.store.first_with(table, after, bytes_before)
+        self.store
+            .first_at_or_after_bytes(table, after, bytes_before)
     }
 
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.read()?;
         self.store.producer(id)
     }
 
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
         self.read()?;
         self.store.segment(number)
     }
 
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.read()?;
         self.store.retried_segments(each)
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
         self.read()?;
-        self.store.chores()
+        self.store.outbox()
     }
 
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
         let lines = self.lines.iter();
-        Ok(lines.filter(|(_, line)| line.incarnation == incarnation).count() as u64)
+        Ok(lines
+            .filter(|(_, line)| line.incarnation == incarnation)
+            .count() as u64)
     }
 }
 
@@ -401,13 +413,23 @@ impl World<'_, '_> {
     }
 
     /// The same, where the input may be for the next page of an answer.
-    pub(super) fn turn_for(&mut self, at: usize, input: Input, call: Option<usize>, page_of: Option<usize>) {
+    pub(super) fn turn_for(
+        &mut self,
+        at: usize,
+        input: Input,
+        call: Option<usize>,
+        page_of: Option<usize>,
+    ) {
         let is_alarm = matches!(input, Input::Alarm);
         // The machine handles an alarm in one turn.
-        let ended = is_alarm.then(|| self.objects[at].platform.alarm_ends()).flatten();
+        let ended = is_alarm
+            .then(|| self.objects[at].platform.alarm_ends())
+            .flatten();
         let consumes = ended.is_some();
-        let is_gone = matches!(input, Input::Gone { .. });
-        if self.objects[at].platform.instances < INSTANCES_MAX && self.course.fault(Fault::TurnFails) {
+        let is_gone = matches!(input, Input::SubscriberLeft { .. });
+        if self.objects[at].platform.instances < INSTANCES_MAX
+            && self.course.fault(Fault::TurnFails)
+        {
             if is_alarm && !consumes {
                 self.objects[at].platform.alarm_stands(&mut self.course);
             }
@@ -428,14 +450,14 @@ impl World<'_, '_> {
         let attached = incarnation.map_or(0, |incarnation| view.attached(incarnation).unwrap_or(0));
         // Who was a reader of a former stream under this name is nothing to the present one.
         let attached = match &input {
-            Input::Gone { incarnation: gone } if incarnation != Some(*gone) => 0,
-            Input::Gone { .. }
+            Input::SubscriberLeft { incarnation: gone } if incarnation != Some(*gone) => 0,
+            Input::SubscriberLeft { .. }
             | Input::Call { .. }
             | Input::Continue { .. }
             | Input::Alarm
-            | Input::Stored { .. }
-            | Input::Collected { .. }
-            | Input::Replied { .. } => attached,
+            | Input::PutFinished { .. }
+            | Input::CollectFinished { .. }
+            | Input::SendFinished { .. } => attached,
         };
         let before = Place::of(&object.model.state);
         let alarm_came = object.alarm_set_at;
@@ -456,7 +478,7 @@ impl World<'_, '_> {
             );
         }
         let Object { platform, .. } = &mut self.objects[at];
-        let used = |head: Option<&Head>| head.map(|head| (head.incarnation, head.touched_at));
+        let used = |head: Option<&StreamRow>| head.map(|head| (head.incarnation, head.touched_at));
         let used_before = used(platform.storage.shelf.head());
         if let Err(reason) = platform.storage.apply(&turn.writes) {
             return self.course.fail(
@@ -465,12 +487,18 @@ impl World<'_, '_> {
                 reason,
             );
         }
-        let remembered = platform.instance.as_ref().map_or(0, Stream::producers_in_memory);
+        let remembered = platform
+            .instance
+            .as_ref()
+            .map_or(0, Stream::producers_in_memory);
         let stored = platform.storage.shelf.open_row_count();
         if remembered > stored {
-            let expected =
-                format!("{stored} producers in memory at most, one for each row of the open segment");
-            return self.course.fail(Oracle::Memory, expected, remembered.to_string());
+            let expected = format!(
+                "{stored} producers in memory at most, one for each row of the open segment"
+            );
+            return self
+                .course
+                .fail(Oracle::Memory, expected, remembered.to_string());
         }
         if let Some(Some(at)) = turn.alarm
             && at.0 > ALARM_MAX
@@ -482,10 +510,15 @@ impl World<'_, '_> {
             );
         }
         // One that tries a put again, say, is not idle, however often that is in vain.
-        let idle_alarm =
-            is_alarm && turn.gated.is_empty() && used_before == used(platform.storage.shelf.head());
+        let idle_alarm = is_alarm
+            && turn.after_commit.is_empty()
+            && used_before == used(platform.storage.shelf.head());
         let object = &mut self.objects[at];
-        object.idle_alarms = if idle_alarm { object.idle_alarms + 1 } else { 0 };
+        object.idle_alarms = if idle_alarm {
+            object.idle_alarms + 1
+        } else {
+            0
+        };
         let idle_alarms = object.idle_alarms;
         self.course.marks.reach(Watermark::IdleAlarms, idle_alarms);
         if idle_alarms > IDLE_ALARMS_MAX {
@@ -497,11 +530,18 @@ impl World<'_, '_> {
         let time = self.course.now;
         let is_stale = |at: Millis| at.0 <= time && at.0 <= alarm_came;
         let stale_alarm = idle_alarm && turn.alarm.flatten().is_some_and(is_stale);
-        object.stale_alarms = if stale_alarm { object.stale_alarms + 1 } else { 0 };
+        object.stale_alarms = if stale_alarm {
+            object.stale_alarms + 1
+        } else {
+            0
+        };
         let stale_alarms = object.stale_alarms;
-        self.course.marks.reach(Watermark::StaleAlarms, stale_alarms);
+        self.course
+            .marks
+            .reach(Watermark::StaleAlarms, stale_alarms);
         if stale_alarms > STALE_ALARMS_MAX {
-            let expected = format!("an alarm set later than {alarm_came}, which has come, by {time}");
+            let expected =
+                format!("an alarm set later than {alarm_came}, which has come, by {time}");
             return self
                 .course
                 .fail(Oracle::AlarmLoop, expected, format!("{:?}", turn.alarm));
@@ -519,14 +559,23 @@ impl World<'_, '_> {
             has_rest: false,
             sealed: sealed(&turn),
         };
-        self.judge_turn(at, (call, page_of), &turn, facts, (is_alarm, is_gone), before);
+        self.judge_turn(
+            at,
+            (call, page_of),
+            &turn,
+            facts,
+            (is_alarm, is_gone),
+            before,
+        );
         if facts.sealed.is_some() {
             self.note_forgotten(at, now);
         }
         if self.course.failure.is_some() {
             return;
         }
-        let Object { platform, model, .. } = &mut self.objects[at];
+        let Object {
+            platform, model, ..
+        } = &mut self.objects[at];
         let witness = model.state.clone();
         if wrote {
             platform.commit(&mut self.course, turn.writes, alarm, consumes, witness);
@@ -537,12 +586,14 @@ impl World<'_, '_> {
         if let Some(Some(alarm)) = alarm {
             self.objects[at].alarm_set_at = alarm;
         }
-        if let Some(live) = &turn.live {
+        if let Some(live) = &turn.broadcast {
             self.broadcast(at, live, before);
         }
-        for gated in turn.gated {
+        for gated in turn.after_commit {
             match (page_of, gated) {
-                (Some(fetching), Gated::Answer { answer, .. }) => self.next_page(fetching, &answer),
+                (Some(fetching), Effect::Answer { answer, .. }) => {
+                    self.next_page(fetching, &answer)
+                }
                 (_, gated) => self.carry_out(at, gated),
             }
         }
@@ -551,11 +602,14 @@ impl World<'_, '_> {
         self.misfortune(at);
     }
 
-    /// A segment was sealed: the producers that the object does not know any more are those that were idle.
+    /// A segment was sealed: the producers that the object does not know any more are those that
+    /// were idle.
     fn note_forgotten(&mut self, at: usize, now: u64) {
         let limits = &self.course.settings.limits;
         let idle_ms = limits.producer_max_idle_ms;
-        let Object { platform, model, .. } = &mut self.objects[at];
+        let Object {
+            platform, model, ..
+        } = &mut self.objects[at];
         let shelf = &platform.storage.shelf;
         let (forgotten, left) = model.forget(now, idle_ms, |producer| shelf.knows(producer));
         if forgotten > 0 {
@@ -604,8 +658,8 @@ impl World<'_, '_> {
         for write in &turn.writes {
             self.course.digest.number(match write {
                 Write::CreateTables => 1,
-                Write::InsertHead(head) => 2 ^ head.created_at.0,
-                Write::UpdateHead(head) => 3 ^ head.touched_at.0,
+                Write::InsertStream(head) => 2 ^ head.created_at.0,
+                Write::UpdateStream(head) => 3 ^ head.touched_at.0,
                 Write::InsertHot { row, .. } => 4 ^ row.key.stored(),
                 Write::DropTables => 5,
                 Write::CreateSealedTables => 6,
@@ -615,11 +669,11 @@ impl World<'_, '_> {
                 Write::UpdateSegment(segment) => 10 ^ segment.attempts << 8,
                 Write::PutProducer { stamp, .. } => 11 ^ stamp.seq << 8,
                 Write::ForgetProducers { used_at, .. } => 18 ^ used_at.0 << 8,
-                Write::CreateChores => 12,
-                Write::InsertChore(chore) => 13 ^ chore.id << 8,
-                Write::UpdateChore(chore) => 14 ^ chore.id << 8,
-                Write::RemoveChore { id } => 15 ^ id << 8,
-                Write::DropChores => 16,
+                Write::CreateOutbox => 12,
+                Write::InsertTask(task) => 13 ^ task.id << 8,
+                Write::UpdateTask(task) => 14 ^ task.id << 8,
+                Write::RemoveTask { id } => 15 ^ id << 8,
+                Write::DropOutbox => 16,
                 Write::Upgrade { .. } => 17,
             });
         }
@@ -628,13 +682,17 @@ impl World<'_, '_> {
         }
     }
 
-    fn carry_out(&mut self, at: usize, gated: Gated) {
+    fn carry_out(&mut self, at: usize, gated: Effect) {
         let place = Place::of(&self.objects[at].model.state);
         match gated {
-            Gated::Put(put) => self.hold_effect(at, Effect::Put(put)),
-            Gated::Collect { flight, keys } => self.hold_effect(at, Effect::Collect { flight, keys }),
-            Gated::Send { flight, message } => self.hold_effect(at, Effect::Send { flight, message }),
-            Gated::Answer { call, answer } => {
+            Effect::Put(put) => self.hold_effect(at, ObjectEffect::Put(put)),
+            Effect::Collect { effect, keys } => {
+                self.hold_effect(at, ObjectEffect::Collect { effect, keys })
+            }
+            Effect::Send { effect, message } => {
+                self.hold_effect(at, ObjectEffect::Send { effect, message })
+            }
+            Effect::Answer { call, answer } => {
                 let call = usize::try_from(call.0).unwrap_or(0);
                 match rendered(&self.objects[at].platform.storage, &self.cold, &answer) {
                     Ok(mut response) => {
@@ -653,12 +711,15 @@ impl World<'_, '_> {
                         self.hold_answer(at, call, received);
                     }
                     Err(damaged) => {
-                        self.course
-                            .fail(Oracle::Storage, "what can be rendered".to_owned(), damaged);
+                        self.course.fail(
+                            Oracle::Storage,
+                            "what can be rendered".to_owned(),
+                            damaged,
+                        );
                     }
                 }
             }
-            Gated::Attach { call, line } => {
+            Effect::Attach { call, line } => {
                 let call = usize::try_from(call.0).unwrap_or(0);
                 let number = self.lines.len();
                 let platform = &mut self.objects[at].platform;
@@ -691,7 +752,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn hold_effect(&mut self, at: usize, effect: Effect) {
+    fn hold_effect(&mut self, at: usize, effect: ObjectEffect) {
         let platform = &mut self.objects[at].platform;
         let instance = platform.instances;
         platform.hold(Outgoing::Effect { instance, effect }, true);
@@ -706,14 +767,16 @@ impl World<'_, '_> {
             call,
             answer: received,
         };
-        self.objects[at].platform.hold(answer, self.course.settings.gated);
+        self.objects[at]
+            .platform
+            .hold(answer, self.course.settings.gated);
         self.release(at);
     }
 
     /// One message to each line of the incarnation.
-    fn broadcast(&mut self, at: usize, live: &Live, before: Place) {
+    fn broadcast(&mut self, at: usize, live: &Broadcast, before: Place) {
         let after = Place::of(&self.objects[at].model.state);
-        let place = if live.end == Some(machine::End::Gone) {
+        let place = if live.end == Some(machine::StreamEnd::Deleted) {
             before
         } else {
             after
@@ -810,7 +873,10 @@ impl World<'_, '_> {
                 object: at,
                 epoch,
                 number,
-            } => match self.objects[at].platform.durable(&mut self.course, epoch, number) {
+            } => match self.objects[at]
+                .platform
+                .durable(&mut self.course, epoch, number)
+            {
                 Ok(true) => self.release(at),
                 Ok(false) => {}
                 Err(reason) => self.refused_by_storage(reason),
@@ -848,7 +914,9 @@ impl World<'_, '_> {
     }
 
     fn crash(&mut self, at: usize, epoch: u64) {
-        let Object { platform, model, .. } = &mut self.objects[at];
+        let Object {
+            platform, model, ..
+        } = &mut self.objects[at];
         if platform.epoch != epoch {
             return;
         }
@@ -886,7 +954,9 @@ impl World<'_, '_> {
             self.course.schedule(delay, Event::Lost { call });
         }
         self.cut_lines(at);
-        self.objects[at].platform.settle_alarm(&mut self.course, &remains);
+        self.objects[at]
+            .platform
+            .settle_alarm(&mut self.course, &remains);
     }
 
     /// The instance sleeps, if it is idle: hibernates with its lines, or is moved without them.
@@ -899,8 +969,11 @@ impl World<'_, '_> {
             if cut_lines { "is moved" } else { "hibernates" }.to_owned()
         });
         self.objects[at].forget();
-        self.course
-            .changed(if cut_lines { Fault::Evict } else { Fault::Hibernate });
+        self.course.changed(if cut_lines {
+            Fault::Evict
+        } else {
+            Fault::Hibernate
+        });
         if cut_lines {
             self.course.hit(Mark::Evicted);
             self.objects[at].platform.epoch += 1;
@@ -939,7 +1012,7 @@ fn render(store: &Store, cold: &Cold, plan: &Plan) -> Result<Bytes, String> {
             rendering.push(bytes, &mut body)?;
             rendering.fetched()?;
         }
-        Ok::<_, Damaged>(())
+        Ok::<_, CorruptionError>(())
     };
     on().map_err(|damaged| damaged.to_string())?;
     Ok(body.into())

@@ -1,13 +1,13 @@
-//! The reader's side of live reads: an edge that runs the machine's `tail`, and a client behind it that reads as fast as it
-//! likes.
+//! The reader's side of live reads: an edge that runs the machine's `tail`, and a client behind it
+//! that reads as fast as it likes.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use machine::live_reader::{Effect, Frame, Input, LiveHead, LiveReader};
 use machine::offset::Offset;
-use machine::tail::{Effect, Frame, Head, Input, Tail};
-use machine::{Class, End, Millis};
+use machine::{Class, Millis, StreamEnd};
 
 use super::client::Received;
 use super::object::Message;
@@ -28,7 +28,7 @@ pub(super) struct Reader {
     slow: bool,
     /// By how much the edge's clock is ahead.
     ahead: u64,
-    tail: Option<Tail>,
+    tail: Option<LiveReader>,
     class: Class,
     held_bytes_max: u64,
     /// The answer to the first dial, and to one that was passed on.
@@ -98,7 +98,10 @@ impl Reader {
 
     /// Whether its client still lacks something that the stream has.
     pub(super) fn pending(&self, model: &Model) -> Option<String> {
-        let follower = self.follower.as_ref().filter(|_| !self.over && !self.left)?;
+        let follower = self
+            .follower
+            .as_ref()
+            .filter(|_| !self.over && !self.left)?;
         let life = model
             .state
             .life
@@ -107,7 +110,10 @@ impl Reader {
         let tail = life.content.len();
         match follower.position {
             Some(position) if position == tail && (follower.finished || !life.closed) => None,
-            position => Some(format!("is at {position:?} of {tail}, closed {}", life.closed)),
+            position => Some(format!(
+                "is at {position:?} of {tail}, closed {}",
+                life.closed
+            )),
         }
     }
 }
@@ -138,7 +144,7 @@ impl World<'_, '_> {
         let head = received
             .response
             .header("Stream-Line")
-            .and_then(Head::from_header);
+            .and_then(LiveHead::from_header);
         self.course.note("edge", || {
             format!("reader {reader} ← {}", received.response.line())
         });
@@ -155,7 +161,7 @@ impl World<'_, '_> {
                 let delay = self.course.network_delay();
                 return self.course.schedule(delay, Event::Reply { call, received });
             };
-            it.tail = Some(Tail::new(Millis(now + it.ahead), head));
+            it.tail = Some(LiveReader::new(Millis(now + it.ahead), head));
             it.class = head.class;
             it.held_bytes_max = head.held_bytes_max;
             it.held = Some(received.clone());
@@ -170,7 +176,7 @@ impl World<'_, '_> {
             return self.step(reader, Input::Passed { status });
         };
         let body = if let Some(line) = received.line {
-            if it.left || it.tail.as_ref().is_none_or(Tail::is_ended) {
+            if it.left || it.tail.as_ref().is_none_or(LiveReader::is_ended) {
                 self.course.hit(Mark::LineUnwanted);
                 self.hang_up(line);
                 if self.readers[reader].left {
@@ -296,10 +302,10 @@ impl World<'_, '_> {
         if it.class == Class::LongPoll {
             self.course.marks.hit(match frame.end {
                 None => Mark::LongPollWoken,
-                Some(End::Closed) => Mark::LongPollClosed,
-                Some(End::Gone) => Mark::LongPollGone,
+                Some(StreamEnd::Closed) => Mark::LongPollClosed,
+                Some(StreamEnd::Deleted) => Mark::LongPollGone,
             });
-        } else if frame.end == Some(End::Gone) {
+        } else if frame.end == Some(StreamEnd::Deleted) {
             self.course.marks.hit(Mark::EventsGone);
         }
         self.step(reader, Input::Message { frame, body });
@@ -407,7 +413,9 @@ impl World<'_, '_> {
                 Effect::AnswerHeld => {
                     let held = self.readers[reader].held.clone();
                     if let Some(Received {
-                        mut response, place, ..
+                        mut response,
+                        place,
+                        ..
                     }) = held
                     {
                         if !self.readers[reader].left {
@@ -463,7 +471,11 @@ impl World<'_, '_> {
         let Some(tail) = it.tail.as_ref().filter(|tail| !tail.is_ended()) else {
             return;
         };
-        let deadline = tail.deadline().0.saturating_sub(it.ahead).max(self.course.now);
+        let deadline = tail
+            .deadline()
+            .0
+            .saturating_sub(it.ahead)
+            .max(self.course.now);
         if deadline < it.tick_at {
             it.tick_at = deadline;
             self.schedule_timer(deadline, reader);
@@ -607,7 +619,8 @@ impl World<'_, '_> {
             .as_ref()
             .is_some_and(|held| held.place.life() != it.place.life())
         {
-            // Dialled again, it reached another stream under the same name, which answered for itself.
+            // Dialled again, it reached another stream under the same name, which answered for
+            // itself.
             return None;
         }
         let start = start.unwrap_or(next);

@@ -1,8 +1,9 @@
-//! What must hold of sealed segments and of what remains to be done: after each turn, and when nothing is left to happen.
+//! What must hold of sealed segments and of what remains to be done: after each turn, and when
+//! nothing is left to happen.
 
 use std::collections::BTreeSet;
 
-use machine::edge::name;
+use machine::router::name;
 use machine::segment::{key, key_prefix};
 use machine::{Turn, Write};
 
@@ -15,11 +16,12 @@ use crate::request::{Request, Response};
 use crate::segments::{spell, token};
 use crate::tier::{self, Parts};
 
-/// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so much.
+/// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so
+/// much.
 pub(super) type Asked = (usize, u64, u64, u64, u64);
 
-/// Which content was tagged: of an object's life, in which epoch of it, from where, to where, and whether that was the tail,
-/// and closed.
+/// Which content was tagged: of an object's life, in which epoch of it, from where, to where, and
+/// whether that was the tail, and closed.
 pub(super) type Tagged = (usize, u64, u64, u64, u64, (bool, bool));
 
 /// An alarm that the platform has given up is made up for by a request, some of which come in vain.
@@ -27,7 +29,11 @@ const PRODS_MAX: u64 = 40;
 
 type Broken = (Oracle, String, String);
 
-fn broken<T>(oracle: Oracle, expected: impl Into<String>, actual: impl Into<String>) -> Result<T, Broken> {
+fn broken<T>(
+    oracle: Oracle,
+    expected: impl Into<String>,
+    actual: impl Into<String>,
+) -> Result<T, Broken> {
     Err((oracle, expected.into(), actual.into()))
 }
 
@@ -40,7 +46,10 @@ impl World<'_, '_> {
 
     /// Every object of the cold tier that a stream refers to.
     pub(super) fn referenced(&self) -> BTreeSet<String> {
-        let shelves = self.objects.iter().map(|object| &object.platform.storage.shelf);
+        let shelves = self
+            .objects
+            .iter()
+            .map(|object| &object.platform.storage.shelf);
         shelves.flat_map(tier::referenced).collect()
     }
 
@@ -53,7 +62,9 @@ impl World<'_, '_> {
             let shelf = &object.platform.storage.shelf;
             let mut verdict = tier::tiles(shelf, life);
             for write in &turn.writes {
-                if let (Write::UpdateSegment(segment), Ok(()), Some(head)) = (write, &verdict, shelf.head()) {
+                if let (Write::UpdateSegment(segment), Ok(()), Some(head)) =
+                    (write, &verdict, shelf.head())
+                {
                     verdict = tier::holds(self.cold.objects(), head, life, segment);
                 }
             }
@@ -61,7 +72,8 @@ impl World<'_, '_> {
         }
     }
 
-    /// A segment that has reached its size is sealed by the append that fills it, so that the open one never has.
+    /// A segment that has reached its size is sealed by the append that fills it, so that the open
+    /// one never has.
     fn check_size(&mut self, at: usize) {
         let limits = &self.course.settings.limits;
         let shelf = &self.objects[at].platform.storage.shelf;
@@ -70,7 +82,10 @@ impl World<'_, '_> {
         };
         let bytes = row.bytes_before + row.frames.bytes();
         if bytes >= limits.segment_bytes_max {
-            let expected = format!("an open segment of less than {} bytes", limits.segment_bytes_max);
+            let expected = format!(
+                "an open segment of less than {} bytes",
+                limits.segment_bytes_max
+            );
             self.course
                 .fail(Oracle::SegmentSize, expected, format!("{bytes} bytes"));
         }
@@ -89,9 +104,12 @@ impl World<'_, '_> {
         }
         let putting = self.cold.is_putting(at);
         let marks = &mut self.course.marks;
-        marks.reach(Watermark::Segments, shelf.head().map_or(0, |head| head.segment));
+        marks.reach(
+            Watermark::Segments,
+            shelf.head().map_or(0, |head| head.segment),
+        );
         marks.reach(Watermark::Unstored, waiting);
-        marks.reach(Watermark::Chores, shelf.chores().count() as u64);
+        marks.reach(Watermark::Outbox, shelf.outbox().count() as u64);
         for write in &turn.writes {
             match write {
                 Write::InsertSegment(segment) => {
@@ -123,7 +141,7 @@ impl World<'_, '_> {
                     }
                 }
                 Write::InsertHot { .. } if tried > 0 => marks.hit(Mark::AppendDuringPut),
-                Write::InsertHead(head) => {
+                Write::InsertStream(head) => {
                     let prefix = key_prefix(&head.name, head.incarnation);
                     let of_name = prefix.split_inclusive('/').next().unwrap_or_default();
                     if self.cold.has_with_prefix(of_name) {
@@ -131,9 +149,9 @@ impl World<'_, '_> {
                     }
                 }
                 Write::DropTables if putting => marks.hit(Mark::DeletedDuringPut),
-                Write::UpdateChore(_) => marks.hit(Mark::CollectionInBatches),
+                Write::UpdateTask(_) => marks.hit(Mark::CollectionInBatches),
                 Write::CreateTables
-                | Write::UpdateHead(_)
+                | Write::UpdateStream(_)
                 | Write::InsertHot { .. }
                 | Write::CreateSealedTables
                 | Write::CreateHot(_)
@@ -141,10 +159,10 @@ impl World<'_, '_> {
                 | Write::ForgetProducers { .. }
                 | Write::DropHot(_)
                 | Write::Upgrade { .. }
-                | Write::CreateChores
-                | Write::InsertChore(_)
-                | Write::RemoveChore { .. }
-                | Write::DropChores
+                | Write::CreateOutbox
+                | Write::InsertTask(_)
+                | Write::RemoveTask { .. }
+                | Write::DropOutbox
                 | Write::DropTables => {}
             }
         }
@@ -194,7 +212,8 @@ impl World<'_, '_> {
         }
     }
 
-    /// The same content has the same tag for ever, whatever was sealed, stored or dropped in between.
+    /// The same content has the same tag for ever, whatever was sealed, stored or dropped in
+    /// between.
     pub(super) fn same_tag(&mut self, at: usize, start: u64, end: u64, response: &Response) {
         let object = &self.objects[at];
         let (Some(life), Some(tag)) = (&object.model.state.life, response.header("ETag")) else {
@@ -250,17 +269,19 @@ impl World<'_, '_> {
         }
         let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());
         if unstored.next().is_some() {
-            let wait = limits.put_time_ms(u64::MAX, u64::MAX).max(limits.retry_ms_max);
+            let wait = limits
+                .put_time_ms(u64::MAX, u64::MAX)
+                .max(limits.retry_ms_max);
             needs.push((now + wait + skew, "a segment is to be stored"));
         } else if let Some(row) = shelf.rows().next().filter(|_| limits.cold) {
             let at = row.at.0.saturating_add(limits.segment_age_ms_max);
             needs.push((at, "the open segment grows old"));
         }
         let wait = limits.reply_timeout_ms.max(limits.retry_ms_max);
-        let chores = shelf.chores();
-        needs.extend(chores.map(|chore| {
+        let outbox = shelf.outbox();
+        needs.extend(outbox.map(|task| {
             (
-                chore.due_at.0.max(now + wait + skew),
+                task.due_at.0.max(now + wait + skew),
                 "something remains to be done",
             )
         }));
@@ -270,7 +291,8 @@ impl World<'_, '_> {
         (latest <= ALARM_MAX).then_some((latest, why))
     }
 
-    /// Whenever something is to be done without being asked for, an alarm is set for it, and not too late.
+    /// Whenever something is to be done without being asked for, an alarm is set for it, and not
+    /// too late.
     pub(super) fn check_armed(&mut self, at: usize, now: u64) {
         let Some((latest, why)) = self.needs_alarm(at, now) else {
             return;
@@ -292,8 +314,11 @@ impl World<'_, '_> {
         }
         if alarm.stored.is_none_or(|stored| stored > latest) {
             let actual = format!("{alarm:?}");
-            self.course
-                .fail(Oracle::AlarmArmed, format!("an alarm by {latest}: {why}"), actual);
+            self.course.fail(
+                Oracle::AlarmArmed,
+                format!("an alarm by {latest}: {why}"),
+                actual,
+            );
         }
     }
 
@@ -301,8 +326,8 @@ impl World<'_, '_> {
     fn undone(&self, at: usize) -> Option<String> {
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
-        if let Some(chore) = shelf.chores().next() {
-            return Some(format!("{chore:?}"));
+        if let Some(task) = shelf.outbox().next() {
+            return Some(format!("{task:?}"));
         }
         let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());
         if let Some(segment) = unstored.next() {
@@ -349,8 +374,10 @@ impl World<'_, '_> {
             .head()
             .and_then(|head| head.alarm_at);
         let believed = believed.map_or(0, |at| at.0).max(object.alarm_set_at);
-        let when =
-            believed.max(self.course.now) + limits.alarm_grace_ms + object.model.bounds.skew_ms + 1_000;
+        let when = believed.max(self.course.now)
+            + limits.alarm_grace_ms
+            + object.model.bounds.skew_ms
+            + 1_000;
         let operation = self.begin_prod(at);
         self.course.schedule_at(when, Event::Retry { operation });
         false
@@ -412,8 +439,9 @@ impl World<'_, '_> {
         for object in streams {
             let name = &object.name;
             let expected = tier::registered(name, &object.model.state);
-            tier::one_was_told(name, told.iter().map(Vec::as_slice), &expected)
-                .or_else(|Mismatch { expected, actual }| broken(Oracle::Registry, expected, actual))?;
+            tier::one_was_told(name, told.iter().map(Vec::as_slice), &expected).or_else(
+                |Mismatch { expected, actual }| broken(Oracle::Registry, expected, actual),
+            )?;
         }
         Ok(())
     }

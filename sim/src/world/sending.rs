@@ -1,10 +1,10 @@
-//! Messages of objects to the registry's object and to the admin index: lost, late, in copies and out of order, and their
-//! answers, too.
+//! Messages of objects to the registry's object and to the admin index: lost, late, in copies and
+//! out of order, and their answers, too.
 
 use std::rc::Rc;
 
 use machine::message::{Message, Statement};
-use machine::{Flight, Input, Reply};
+use machine::{EffectId, Input, SendOutcome};
 
 use super::World;
 use super::client::Received;
@@ -26,7 +26,7 @@ pub enum Event {
 pub(super) struct Sending {
     at: usize,
     instance: u64,
-    flight: Flight,
+    effect: EffectId,
     statements: Rc<Vec<Statement>>,
     /// Whether its answer gets back.
     is_answered: bool,
@@ -95,7 +95,13 @@ impl World<'_, '_> {
         }
     }
 
-    pub(super) fn begin_sending(&mut self, at: usize, instance: u64, flight: Flight, message: Message) {
+    pub(super) fn begin_sending(
+        &mut self,
+        at: usize,
+        instance: u64,
+        effect: EffectId,
+        message: Message,
+    ) {
         self.course
             .note("message", || format!("of object {at}: {}", line(&message)));
         let fate = self.fate();
@@ -107,14 +113,17 @@ impl World<'_, '_> {
         self.sendings.push(Sending {
             at,
             instance,
-            flight,
+            effect,
             statements: Rc::new(statements),
             is_answered: fate.is_answered,
             executed: false,
             told: false,
         });
         let request = request.map(|request| {
-            let to = self.objects.iter().position(|each| each.name == request.stream);
+            let to = self
+                .objects
+                .iter()
+                .position(|each| each.name == request.stream);
             let to = to.expect("messages go to shards that there are");
             let request = Request {
                 method: request.method,
@@ -131,7 +140,9 @@ impl World<'_, '_> {
                 delay += self.course.choices.upto(self.course.settings.delays.late);
             }
             match &request {
-                None => self.course.schedule(delay, Event::Execute { sending }.into()),
+                None => self
+                    .course
+                    .schedule(delay, Event::Execute { sending }.into()),
                 Some((to, request)) => {
                     let call = self.call(*to, 0, None, request);
                     self.calls[call].sending = Some(sending);
@@ -171,9 +182,11 @@ impl World<'_, '_> {
                 }
             }
             Err(reason) => {
-                return self
-                    .course
-                    .fail(Oracle::Index, "statements that mean one thing".to_owned(), reason);
+                return self.course.fail(
+                    Oracle::Index,
+                    "statements that mean one thing".to_owned(),
+                    reason,
+                );
             }
         }
         if self.sendings[sending].is_answered {
@@ -189,8 +202,9 @@ impl World<'_, '_> {
     /// The registry has answered a message.
     pub(super) fn message_answered(&mut self, sending: usize, call: usize, received: &Received) {
         let status = received.response.status;
-        self.course
-            .note("message", || format!("{sending} ← {}", received.response.line()));
+        self.course.note("message", || {
+            format!("{sending} ← {}", received.response.line())
+        });
         match (self.calls[call].request.method, status) {
             ("PUT", 201) => self.course.hit(Mark::RegistryCreated),
             ("POST", 204) => self.course.hit(Mark::RegistryRetried),
@@ -208,12 +222,13 @@ impl World<'_, '_> {
 
     fn told(&mut self, sending: usize, status: Option<u16>) {
         let it = &mut self.sendings[sending];
-        let (at, flight) = (it.at, it.flight);
-        if core::mem::replace(&mut it.told, true) || self.objects[at].platform.present() != Some(it.instance)
+        let (at, effect) = (it.at, it.effect);
+        if core::mem::replace(&mut it.told, true)
+            || self.objects[at].platform.present() != Some(it.instance)
         {
             return;
         }
-        let reply = status.map_or(Reply::Failed, Reply::Status);
-        self.turn(at, Input::Replied { flight, reply }, None);
+        let reply = status.map_or(SendOutcome::Failed, SendOutcome::Status);
+        self.turn(at, Input::SendFinished { effect, reply }, None);
     }
 }

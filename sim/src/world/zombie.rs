@@ -3,9 +3,12 @@
 use std::cell::Cell;
 
 use machine::rows::{
-    Chore, Head, HotTable, Incarnation, ProducerState, RowKey, RowMark, SealedSegment, WriterMark,
+    HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    WriterColumns,
 };
-use machine::{Answer, Call, CallId, Gated, Input, Millis, Refusal, Rows, Stream, Turn, Unreadable};
+use machine::{
+    Answer, Call, CallId, Effect, Input, Millis, Refusal, Rows, StorageError, Stream, Turn,
+};
 
 use super::client::Received;
 use super::object::plain;
@@ -30,57 +33,66 @@ struct Grave {
 }
 
 impl Grave {
-    fn touch<T>(&self) -> Result<T, Unreadable> {
+    fn touch<T>(&self) -> Result<T, StorageError> {
         self.touched.set(true);
-        Err(Unreadable("this instance is dead".to_owned()))
+        Err(StorageError("this instance is dead".to_owned()))
     }
 }
 
 impl Rows for Grave {
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         self.touch()
     }
 
-    fn at_or_before(&self, _table: HotTable, _key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(
+        &self,
+        _table: HotTable,
+        _key: RowKey,
+    ) -> Result<Option<RowMeta>, StorageError> {
         self.touch()
     }
 
-    fn writers(&self, _table: HotTable, _each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        _table: HotTable,
+        _each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.touch()
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         _table: HotTable,
         _after: RowKey,
         _bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
+    ) -> Result<Option<RowMeta>, StorageError> {
         self.touch()
     }
 
-    fn producer(&self, _id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    fn producer(&self, _id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.touch()
     }
 
-    fn segment(&self, _number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+    fn segment(&self, _number: u64) -> Result<Option<SealedSegment>, StorageError> {
         self.touch()
     }
 
-    fn retried_segments(&self, _each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, _each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.touch()
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
         self.touch()
     }
 
-    fn attached(&self, _incarnation: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, _incarnation: Incarnation) -> Result<u64, StorageError> {
         self.touch()
     }
 }
 
 impl World<'_, '_> {
-    /// A dead instance goes on with a request that it had begun: it may compute, but never touch its storage.
+    /// A dead instance goes on with a request that it had begun: it may compute, but never touch
+    /// its storage.
     pub(super) fn haunt(&mut self, call: usize, zombie: Zombie, whole: Result<Call, Refusal>) {
         let Zombie {
             stream,
@@ -101,8 +113,8 @@ impl World<'_, '_> {
                 };
                 let done = stream.step(Millis(now), input, &grave, &mut turn);
                 let quiet = turn.writes.is_empty() && turn.alarm.is_none() && !grave.touched.get();
-                match turn.gated.pop() {
-                    Some(Gated::Answer { answer, .. }) if done.is_ok() && quiet => Some(answer),
+                match turn.after_commit.pop() {
+                    Some(Effect::Answer { answer, .. }) if done.is_ok() && quiet => Some(answer),
                     _ => None,
                 }
             }),

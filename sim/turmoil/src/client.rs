@@ -1,5 +1,5 @@
-//! Clients: each a host of its own, with real HTTP connections. One thing at a time, again when it was in vain, and readers of event
-//! streams beside it.
+//! Clients: each a host of its own, with real HTTP connections. One thing at a time, again when it
+//! was in vain, and readers of event streams beside it.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -104,7 +104,13 @@ impl Company {
     }
 
     /// Holds a whole answer against the model.
-    pub(crate) fn answered(&self, who: &str, attempt: usize, request: &Request, response: &Response) {
+    pub(crate) fn answered(
+        &self,
+        who: &str,
+        attempt: usize,
+        request: &Request,
+        response: &Response,
+    ) {
         self.absorb();
         let verdict = self.judge.borrow_mut().answered(attempt, response, now());
         let mut shared = self.shared.lock();
@@ -120,7 +126,9 @@ impl Company {
         let verdict = judge.broke_off(attempt, response);
         let ended = judge.has_turned_over(attempt);
         let mut shared = self.shared.lock();
-        shared.note(who, || format!("a{attempt} breaks off: {}", response.line()));
+        shared.note(who, || {
+            format!("a{attempt} breaks off: {}", response.line())
+        });
         shared.check(Oracle::Answers, verdict);
         if shared.settings.workload.whole_reads && !response.body.is_empty() {
             shared.hit(if ended {
@@ -289,7 +297,8 @@ impl Client {
         let (name, next) = {
             let mut shared = company.shared.lock();
             let judge = company.judge.borrow();
-            let name = usize::try_from(shared.choices.upto(settings.workload.names - 1)).unwrap_or(0);
+            let name =
+                usize::try_from(shared.choices.upto(settings.workload.names - 1)).unwrap_or(0);
             let scene = Scene {
                 settings: &settings.workload,
                 life: judge.life(name),
@@ -342,8 +351,10 @@ impl Client {
         unknown_since: Option<u64>,
     ) {
         let mut shared = self.company.shared.lock();
-        let duplicate =
-            claim.is_some() && request.method == "POST" && response.status == 204 && !request.body.is_empty();
+        let duplicate = claim.is_some()
+            && request.method == "POST"
+            && response.status == 204
+            && !request.body.is_empty();
         if duplicate {
             shared.hit(Mark::Duplicate);
             if unknown_since.is_some_and(|since| shared.crashed_at > since) {
@@ -428,7 +439,9 @@ impl Client {
             };
             company.shared.lock().changed(Fault::Twice);
             let response = async {
-                let head = company.send(&mut connection, attempt, name, &request).await?;
+                let head = company
+                    .send(&mut connection, attempt, name, &request)
+                    .await?;
                 whole(head).await
             };
             let patience = company.shared.settings().patience_ms;
@@ -473,7 +486,9 @@ impl Client {
         connection.fate.reads_left.set(cuts.1);
         let begun = now();
         let response = async {
-            let head = company.send(&mut connection, attempt, name, request).await?;
+            let head = company
+                .send(&mut connection, attempt, name, request)
+                .await?;
             self.whole(attempt, request, head).await
         };
         let response = response.await;
@@ -495,9 +510,11 @@ impl Client {
         }
         let response = match response {
             Ok(response) => response,
-            // A connection that is kept may be closed by the server at any time between two requests.
+            // A connection that is kept may be closed by the server at any time between two
+            // requests.
             Err(Lost(reason)) => {
-                // An answer of several pages breaks off when its stream ends, or the turn for one fails.
+                // An answer of several pages breaks off when its stream ends, or the turn for one
+                // fails.
                 let ended = company.shared.settings().workload.whole_reads
                     && (company.judge.borrow().has_turned_over(attempt)
                         || company.shared.lock().storage_failed_at >= begun);
@@ -542,9 +559,12 @@ impl Client {
         let has_turned_over = judge.has_turned_over(attempt);
         let mut shared = self.company.shared.lock();
         let least = shared.settings.workload.limits.long_poll_timeout_ms;
-        let slack = OUTDATED_MS + shared.settings.latency_ms_max * 4 + shared.settings.work_ms_max * 4;
+        let slack =
+            OUTDATED_MS + shared.settings.latency_ms_max * 4 + shared.settings.work_ms_max * 4;
         match response.status {
-            204 if response.is_true("Stream-Closed") && waited > 100 => shared.hit(Mark::LongPollClosed),
+            204 if response.is_true("Stream-Closed") && waited > 100 => {
+                shared.hit(Mark::LongPollClosed)
+            }
             204 if response.is_true("Stream-Closed") => {}
             204 => {
                 shared.hit(Mark::LongPollTimeout);
@@ -572,8 +592,8 @@ impl Client {
         }
     }
 
-    /// The rest of an answer, as fast as its client reads. When it breaks off, what came must be the
-    /// beginning of what the head promised.
+    /// The rest of an answer, as fast as its client reads. When it breaks off, what came must be
+    /// the beginning of what the head promised.
     async fn whole(
         &self,
         attempt: usize,
@@ -613,10 +633,14 @@ impl Client {
             request.query.push(("offset", offset.clone()));
             let answer = self.attempt(name, &Rc::new(request)).await;
             match answer {
-                Ok(response) if response.status == 200 => match response.header("Stream-Next-Offset") {
-                    Some(next) if !response.is_true("Stream-Up-To-Date") => next.clone_into(&mut offset),
-                    _ => return,
-                },
+                Ok(response) if response.status == 200 => {
+                    match response.header("Stream-Next-Offset") {
+                        Some(next) if !response.is_true("Stream-Up-To-Date") => {
+                            next.clone_into(&mut offset)
+                        }
+                        _ => return,
+                    }
+                }
                 Ok(response) if response.status < 500 => return,
                 Ok(_) | Err(_) if now() > since + LIVENESS_MS => {
                     company.shared.lock().fail(
@@ -749,7 +773,8 @@ fn note_answer(shared: &mut Inner, request: &Request, response: &Response) {
         (_, 503) => shared.hit(Mark::Unavailable),
         ("POST", 403) => shared.hit(Mark::EpochFenced),
         ("GET", 200)
-            if response.header("Stream-Next-Offset").is_some() && !response.is_true("Stream-Up-To-Date") =>
+            if response.header("Stream-Next-Offset").is_some()
+                && !response.is_true("Stream-Up-To-Date") =>
         {
             shared.hit(Mark::PageCut);
         }

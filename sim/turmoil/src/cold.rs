@@ -1,5 +1,6 @@
-//! The server's cold tier: objects under keys, in a place that outlives every server. A put or a deletion is done, not done, done
-//! late, and told or not; a body comes in pieces, or breaks off, or stays away.
+//! The server's cold tier: objects under keys, in a place that outlives every server. A put or a
+//! deletion is done, not done, done late, and told or not; a body comes in pieces, or breaks off,
+//! or stays away.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::{self, Display, Formatter};
@@ -14,8 +15,9 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use machine::segment::key_prefix;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result,
 };
 use sim::oracles::Oracle;
 use sim::tier::{self, DeleteOutcome, Deletes, Objects, PutOutcome, Told};
@@ -311,7 +313,8 @@ impl Bucket {
             store: "Bucket",
             source: error.into(),
         })?;
-        let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+        let [from, to] =
+            [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
         let bytes = if options.head {
             Bytes::new()
         } else {
@@ -334,7 +337,11 @@ impl Bucket {
             shared.note("cold", || format!("{key}: {}", mark.text()));
             told = how.0;
             if told == Told::Truth {
-                ending = Some(if how.1 { Piece::Silence } else { Piece::Broken(0) });
+                ending = Some(if how.1 {
+                    Piece::Silence
+                } else {
+                    Piece::Broken(0)
+                });
             }
         }
         let payload = self.pieces(&mut shared, bytes, ending);
@@ -484,9 +491,17 @@ fn unsupported<T>(operation: &str) -> Result<T> {
 
 #[async_trait]
 impl ObjectStore for Bucket {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
         self.leave().await;
-        let bytes = payload.iter().flat_map(|bytes| bytes.iter().copied()).collect();
+        let bytes = payload
+            .iter()
+            .flat_map(|bytes| bytes.iter().copied())
+            .collect();
         let asked = self.begin_put(location.as_ref().to_owned(), bytes, &options.mode)?;
         match self.wait(asked).await.0 {
             Told::Truth => Ok(PutResult {
@@ -507,7 +522,10 @@ impl ObjectStore for Bucket {
         }
     }
 
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
         let bucket = self.clone();
         let deleted = async move {
             let locations = locations.collect().await;

@@ -22,7 +22,10 @@ const EVENTS_TOLD: usize = 60;
 const TRIES_MAX: u64 = 5_000;
 const SHRINKING_MAX: Duration = Duration::from_secs(20);
 
-#[expect(clippy::disallowed_methods, reason = "how long it takes is no part of a run")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long it takes is no part of a run"
+)]
 fn clock() -> Instant {
     Instant::now()
 }
@@ -37,7 +40,8 @@ fn outcome(what: &Subject, options: Options) -> Result<Outcome> {
     Ok(match what {
         Subject::Seed(seed) => run::run(Choices::from_seed(*seed), options),
         Subject::Tape(path) => {
-            let tape = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let tape =
+                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             run::run(Choices::from_own_tape(tape), options)
         }
     })
@@ -250,11 +254,17 @@ fn tell_totals(totals: &Totals) -> ExitCode {
 /// Where what is found is put.
 fn findings() -> Result<PathBuf> {
     let directory = root().join("target/sim-findings");
-    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
     Ok(directory)
 }
 
-pub(crate) fn replay(what: &Subject, trace: bool, until: Option<u64>, state: bool) -> Result<ExitCode> {
+pub(crate) fn replay(
+    what: &Subject,
+    trace: bool,
+    until: Option<u64>,
+    state: bool,
+) -> Result<ExitCode> {
     let outcome = outcome(
         what,
         Options {
@@ -286,7 +296,9 @@ pub(crate) fn replay(what: &Subject, trace: bool, until: Option<u64>, state: boo
 
 /// What went wrong, and what came before it.
 fn tell_failure(outcome: &Outcome) {
-    let Some(failure) = &outcome.failure else { return };
+    let Some(failure) = &outcome.failure else {
+        return;
+    };
     let skipped = outcome.trace.len().saturating_sub(EVENTS_TOLD);
     let last = outcome.trace.iter().skip(skipped);
     last.for_each(|line| println!("{line}"));
@@ -303,7 +315,8 @@ pub(crate) fn shrink(what: &Subject, output: &Path) -> Result<ExitCode> {
     };
     let start = clock();
     let shrunk = shrunk(&first.tape, failure.oracle);
-    std::fs::write(output, &shrunk.tape).with_context(|| format!("cannot write {}", output.display()))?;
+    std::fs::write(output, &shrunk.tape)
+        .with_context(|| format!("cannot write {}", output.display()))?;
     let traced = Options {
         traced: true,
         ..Options::default()
@@ -336,8 +349,8 @@ fn shrunk(tape: &[u8], oracle: Oracle) -> Shrunk {
     })
 }
 
-/// Run with a fault planted in the server: the known tape must fail, and so must some seed before the time is up. Writes the tape
-/// where there was none.
+/// Run with a fault planted in the server: the known tape must fail, and so must some seed before
+/// the time is up. Writes the tape where there was none.
 pub(crate) fn hunt(oracle: Oracle, seconds: u64, known: &Path) -> Result<ExitCode> {
     let start = clock();
     let mut other = None;
@@ -347,7 +360,9 @@ pub(crate) fn hunt(oracle: Oracle, seconds: u64, known: &Path) -> Result<ExitCod
             break;
         }
         let outcome = run::run(Choices::from_seed(seed), Options::default());
-        let Some(failure) = outcome.failure else { continue };
+        let Some(failure) = outcome.failure else {
+            continue;
+        };
         if failure.oracle != oracle {
             other.get_or_insert((seed, failure.oracle));
             continue;
@@ -380,13 +395,16 @@ fn outcome_of(tape: &Path) -> Result<Outcome> {
     outcome(&Subject::Tape(tape.to_owned()), Options::default())
 }
 
-/// Runs each of these seeds again from its tape, and all of them twice as processes that log everything; compares hashes, and the logs
-/// line by line.
+/// Runs each of these seeds again from its tape, and all of them twice as processes that log
+/// everything; compares hashes, and the logs line by line.
 pub(crate) fn meta(seeds: Seeds) -> Result<ExitCode> {
     let start = clock();
     for seed in seeds.first..seeds.end {
         let first = run::run(Choices::from_seed(seed), Options::default());
-        let again = run::run(Choices::from_own_tape(first.tape.clone()), Options::default());
+        let again = run::run(
+            Choices::from_own_tape(first.tape.clone()),
+            Options::default(),
+        );
         if (first.hash, first.draws) != (again.hash, again.draws) {
             println!(
                 "seed {seed} and its tape differ: {:016x} after {} draws, {:016x} after {}",
@@ -411,7 +429,9 @@ pub(crate) fn meta(seeds: Seeds) -> Result<ExitCode> {
     let (mut lines, mut bytes) = (0_u64, 0_u64);
     let mut differs = None;
     while differs.is_none() {
-        let mut each = children.iter_mut().map(|(_, lines)| lines.next().transpose());
+        let mut each = children
+            .iter_mut()
+            .map(|(_, lines)| lines.next().transpose());
         let (one, other) = (
             each.next().transpose()?.flatten(),
             each.next().transpose()?.flatten(),
@@ -456,7 +476,10 @@ pub(crate) fn meta(seeds: Seeds) -> Result<ExitCode> {
 struct Simulated;
 
 impl tracing_subscriber::fmt::time::FormatTime for Simulated {
-    fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+    fn format_time(
+        &self,
+        writer: &mut tracing_subscriber::fmt::format::Writer<'_>,
+    ) -> std::fmt::Result {
         // Where no host is running, turmoil would ask the machine's clock.
         let elapsed = tokio::runtime::Handle::try_current().ok();
         match elapsed.and_then(|_| turmoil::sim_elapsed()) {

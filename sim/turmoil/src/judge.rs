@@ -1,6 +1,7 @@
-//! Holds what clients are told against the reference model. The order of things is that of the commits: each turn that became
-//! durable must be one that a client has asked for, exactly once, and gives the next version of its stream. An answer must be one
-//! that the model allows in a version between the one that was durable when it was asked for and the last one.
+//! Holds what clients are told against the reference model. The order of things is that of the
+//! commits: each turn that became durable must be one that a client has asked for, exactly once,
+//! and gives the next version of its stream. An answer must be one that the model allows in a
+//! version between the one that was durable when it was asked for and the last one.
 
 use std::rc::Rc;
 
@@ -97,7 +98,7 @@ pub(crate) struct Judge {
     names: Vec<Name>,
     attempts: Vec<Attempt>,
     law: OffsetLaw,
-    /// Live reads under way, by name.
+    /// Broadcast reads under way, by name.
     pub(crate) readers: Vec<u64>,
     pub(crate) notable: Vec<Notable>,
 }
@@ -216,7 +217,9 @@ impl Judge {
                 for turn in &turns {
                     self.turn(name, at, turn, after_crash)?;
                     for (head, segment) in &turn.stored {
-                        let Some(life) = self.life(name) else { continue };
+                        let Some(life) = self.life(name) else {
+                            continue;
+                        };
                         let held = tier::holds(objects, head, life, segment);
                         held.map_err(|mismatch| (Oracle::Coverage, mismatch))?;
                     }
@@ -271,7 +274,8 @@ impl Judge {
             let expired = self.names[name].model.alarm(&facts);
             match expired {
                 Ok(()) => {
-                    let awaited = |attempt: &Attempt| attempt.name == name && attempt.over_at.is_none();
+                    let awaited =
+                        |attempt: &Attempt| attempt.name == name && attempt.over_at.is_none();
                     if !self.attempts.iter().any(awaited) {
                         self.notable.push(Notable::ExpiredAlone);
                     }
@@ -291,7 +295,9 @@ impl Judge {
                     let found = candidates.into_iter().find(|attempt| {
                         let request = &self.attempts[*attempt].request;
                         let model = &mut self.names[name].model;
-                        model.after(before.clone(), request, &response, &facts).is_ok()
+                        model
+                            .after(before.clone(), request, &response, &facts)
+                            .is_ok()
                     });
                     let Some(attempt) = found else {
                         return Err((Oracle::Causes, mismatch));
@@ -309,7 +315,11 @@ impl Judge {
             return Ok(());
         }
         let mut nearest = None;
-        let method = if turn.created.is_some() { "PUT" } else { "POST" };
+        let method = if turn.created.is_some() {
+            "PUT"
+        } else {
+            "POST"
+        };
         let asks = |attempt: &Attempt| attempt.request.method == method;
         let candidates: Vec<_> = self.candidates(name, &asks).collect();
         for attempt in candidates {
@@ -350,7 +360,11 @@ impl Judge {
     }
 
     /// Requests that may have asked for a turn.
-    fn candidates(&self, name: usize, asks: &dyn Fn(&Attempt) -> bool) -> impl Iterator<Item = usize> {
+    fn candidates(
+        &self,
+        name: usize,
+        asks: &dyn Fn(&Attempt) -> bool,
+    ) -> impl Iterator<Item = usize> {
         let attempts = self.attempts.iter().enumerate();
         attempts.filter_map(move |(number, attempt)| {
             let may = attempt.name == name && attempt.whole && !attempt.applied && asks(attempt);
@@ -377,10 +391,18 @@ impl Judge {
     ///
     /// # Errors
     /// When it is not one that could be given at any time since it was asked for.
-    pub(crate) fn answered(&mut self, attempt: usize, response: &Response, now: u64) -> Result<(), Mismatch> {
+    pub(crate) fn answered(
+        &mut self,
+        attempt: usize,
+        response: &Response,
+        now: u64,
+    ) -> Result<(), Mismatch> {
         self.over(attempt, now);
         let Attempt {
-            name, sent_at, from, ..
+            name,
+            sent_at,
+            from,
+            ..
         } = self.attempts[attempt];
         let request = Rc::clone(&self.attempts[attempt].request);
         if response.header("Cache-Control").is_none() {
@@ -398,7 +420,8 @@ impl Judge {
             // A body that came too slowly, as nothing of the machine's decides.
             return Ok(());
         }
-        if matches!(response.status, 400 | 413) && self.names[name].model.refused(&request, response).is_ok()
+        if matches!(response.status, 400 | 413)
+            && self.names[name].model.refused(&request, response).is_ok()
         {
             return Ok(());
         }
@@ -425,7 +448,10 @@ impl Judge {
                     attached: u64::from(!next.cause.dropped),
                     ..told
                 };
-                let (place, open) = (Place::of(&next.state), next.cause.changes && !next.cause.told);
+                let (place, open) = (
+                    Place::of(&next.state),
+                    next.cause.changes && !next.cause.told,
+                );
                 let after = self.names[name]
                     .model
                     .after(state.clone(), &request, response, &facts);
@@ -434,7 +460,10 @@ impl Judge {
                     return self.observe(name, &request, response, place);
                 }
             }
-            match self.names[name].model.after(state, &request, response, &told) {
+            match self.names[name]
+                .model
+                .after(state, &request, response, &told)
+            {
                 Ok(after) if Place::of(&after) == then => {
                     if let Some(life) = then
                         .life()
@@ -470,9 +499,16 @@ impl Judge {
     ///
     /// # Errors
     /// When it is not the beginning of one that could be given at any time since it was asked for.
-    pub(crate) fn broke_off(&mut self, attempt: usize, response: &Response) -> Result<(), Mismatch> {
+    pub(crate) fn broke_off(
+        &mut self,
+        attempt: usize,
+        response: &Response,
+    ) -> Result<(), Mismatch> {
         let Attempt {
-            name, sent_at, from, ..
+            name,
+            sent_at,
+            from,
+            ..
         } = self.attempts[attempt];
         let request = Rc::clone(&self.attempts[attempt].request);
         if !self.names[name].model.bounds.whole_reads || response.body.is_empty() {
@@ -490,7 +526,10 @@ impl Judge {
         let mut nearest = None;
         for version in from..self.names[name].versions.len() {
             let state = self.names[name].versions[version].state.clone();
-            match self.names[name].model.after(state, &request, response, &facts) {
+            match self.names[name]
+                .model
+                .after(state, &request, response, &facts)
+            {
                 Ok(_) => return Ok(()),
                 Err(mismatch) => nearest = Some(mismatch),
             }
@@ -506,7 +545,9 @@ impl Judge {
         response: &Response,
         place: Place,
     ) -> Result<(), Mismatch> {
-        let Some(life) = place.life() else { return Ok(()) };
+        let Some(life) = place.life() else {
+            return Ok(());
+        };
         let model = &self.names[name].model;
         let next = response.header("Stream-Next-Offset").and_then(token);
         let next = next.and_then(|token| model.segments(life).told(token));
@@ -538,14 +579,19 @@ impl Judge {
     /// A long-poll that waited at the tail has come to its end.
     fn polled(&mut self, attempt: usize, response: &Response, now: u64) -> Result<(), Mismatch> {
         let Attempt {
-            name, sent_at, from, ..
+            name,
+            sent_at,
+            from,
+            ..
         } = self.attempts[attempt];
         let request = Rc::clone(&self.attempts[attempt].request);
         let versions = &self.names[name].versions;
         let model = &self.names[name].model;
         let closed = response.is_true("Stream-Closed");
         for (at, version) in versions.iter().enumerate().skip(from) {
-            let Some(life) = &version.state.life else { continue };
+            let Some(life) = &version.state.life else {
+                continue;
+            };
             let told = response.header("Stream-Next-Offset").and_then(token);
             let Some(next) = told.and_then(|token| model.segments(life.id).told(token)) else {
                 continue;
@@ -566,13 +612,16 @@ impl Judge {
             let started = versions[from..=at].iter().filter_map(|version| {
                 let it = version.state.life.as_ref().filter(|it| it.id == life.id)?;
                 let tail = it.content.len();
-                asked.is_none_or(|asked| asked.min(tail) == tail).then_some(tail)
+                asked
+                    .is_none_or(|asked| asked.min(tail) == tail)
+                    .then_some(tail)
             });
             let starts: Vec<_> = started.collect();
             let holds = match response.status {
                 204 => starts.contains(&next) && up_to_date && response.body.is_empty(),
                 _ => starts.iter().any(|start| {
-                    *start < next && life.content.page(*start, next).as_deref() == Some(&response.body)
+                    *start < next
+                        && life.content.page(*start, next).as_deref() == Some(&response.body)
                 }),
             };
             if holds {
@@ -596,8 +645,9 @@ impl Judge {
         ))
     }
 
-    /// Whether a stream has ended, or another begun, since something was asked of it. A poll whose link was cut meanwhile finds
-    /// another stream when it dials, and is answered for the one that it knew.
+    /// Whether a stream has ended, or another begun, since something was asked of it. A poll whose
+    /// link was cut meanwhile finds another stream when it dials, and is answered for the one that
+    /// it knew.
     pub(crate) fn has_turned_over(&self, attempt: usize) -> bool {
         let Attempt { name, from, .. } = self.attempts[attempt];
         let versions = &self.names[name].versions[from..];
@@ -615,7 +665,9 @@ impl Judge {
         let told = response.header("Stream-Next-Offset").and_then(token)?;
         let mut latest = None;
         for (at, version) in versions.iter().enumerate().skip(from) {
-            let Some(life) = &version.state.life else { continue };
+            let Some(life) = &version.state.life else {
+                continue;
+            };
             if model.segments(life.id).told(told) == Some(life.content.len()) {
                 latest = Some(at);
             }
@@ -627,19 +679,26 @@ impl Judge {
     ///
     /// # Errors
     /// When there was none at any time since it was asked for.
-    pub(crate) fn follows(&mut self, attempt: usize, response: &Response) -> Result<Vec<Reading>, Mismatch> {
+    pub(crate) fn follows(
+        &mut self,
+        attempt: usize,
+        response: &Response,
+    ) -> Result<Vec<Reading>, Mismatch> {
         let Attempt { name, from, .. } = self.attempts[attempt];
         let request = Rc::clone(&self.attempts[attempt].request);
         let base64 = response.header("Stream-SSE-Data-Encoding") == Some("base64");
         let mut readings: Vec<Reading> = Vec::new();
         for (at, version) in self.names[name].versions.iter().enumerate().skip(from) {
-            let Some(life) = &version.state.life else { continue };
+            let Some(life) = &version.state.life else {
+                continue;
+            };
             let binary = matches!(*life.content, Content::Run { text: false, .. });
             let tail = life.content.len();
             let asked = life.segments.begin(&request, tail);
             let position = asked.map(|asked| life.content.begin(asked));
-            let known =
-                |reading: &Reading| reading.follower.life == life.id && reading.follower.position == position;
+            let known = |reading: &Reading| {
+                reading.follower.life == life.id && reading.follower.position == position
+            };
             if binary != base64 || readings.iter().any(known) {
                 continue;
             }
@@ -696,7 +755,10 @@ impl Judge {
                     });
                     let Some(fits) = fits else {
                         return Err(Mismatch {
-                            expected: format!("what life {life} was since version {}", reading.version),
+                            expected: format!(
+                                "what life {life} was since version {}",
+                                reading.version
+                            ),
                             actual: format!("{delivery:?}"),
                         });
                     };
@@ -738,8 +800,13 @@ impl Judge {
         Ok(progress)
     }
 
-    /// Where a reader of an event stream goes on: offset, cursor, and whether it has come to the end.
-    pub(crate) fn place(&self, attempt: usize, readings: &[Reading]) -> Option<(String, Option<u64>, bool)> {
+    /// Where a reader of an event stream goes on: offset, cursor, and whether it has come to the
+    /// end.
+    pub(crate) fn place(
+        &self,
+        attempt: usize,
+        readings: &[Reading],
+    ) -> Option<(String, Option<u64>, bool)> {
         let name = self.attempts[attempt].name;
         let reading = readings.first()?;
         let follower = &reading.follower;
@@ -748,7 +815,8 @@ impl Judge {
         Some((offset, follower.cursor, follower.finished))
     }
 
-    /// Since when there is something that a reader has not been told, where it reads what is there now.
+    /// Since when there is something that a reader has not been told, where it reads what is there
+    /// now.
     pub(crate) fn behind_since(&self, attempt: usize, readings: &[Reading]) -> Option<u64> {
         let name = self.attempts[attempt].name;
         let present = self.life(name)?.id;
@@ -757,8 +825,14 @@ impl Judge {
             let position = follower.position.filter(|_| follower.life == present)?;
             let mut later = self.names[name].versions[reading.version..].iter();
             let missed = later.find(|version| {
-                let life = version.state.life.as_ref().filter(|life| life.id == present);
-                life.is_some_and(|life| life.content.len() > position || (life.closed && !follower.finished))
+                let life = version
+                    .state
+                    .life
+                    .as_ref()
+                    .filter(|life| life.id == present);
+                life.is_some_and(|life| {
+                    life.content.len() > position || (life.closed && !follower.finished)
+                })
             });
             missed.map(|version| version.at)
         };
@@ -778,11 +852,18 @@ impl Judge {
     /// What a reader still lacks of its stream.
     pub(crate) fn lacks(&self, name: usize, readings: &[Reading]) -> Option<String> {
         let life = self.life(name)?;
-        let reading = readings.iter().find(|reading| reading.follower.life == life.id)?;
+        let reading = readings
+            .iter()
+            .find(|reading| reading.follower.life == life.id)?;
         let tail = life.content.len();
         match reading.follower.position {
-            Some(position) if position == tail && (reading.follower.finished || !life.closed) => None,
-            position => Some(format!("is at {position:?} of {tail}, closed {}", life.closed)),
+            Some(position) if position == tail && (reading.follower.finished || !life.closed) => {
+                None
+            }
+            position => Some(format!(
+                "is at {position:?} of {tail}, closed {}",
+                life.closed
+            )),
         }
     }
 }
@@ -826,7 +907,9 @@ fn answer(request: &Request, turn: &Written) -> Response {
 
 /// Whether a turn has written what the model made of the request.
 fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bool {
-    let Some(life) = &after.life else { return false };
+    let Some(life) = &after.life else {
+        return false;
+    };
     let start = before.life.as_ref().filter(|it| it.id == life.id);
     let start = start.map_or(0, |it| it.content.len());
     let new = usize::try_from(start).unwrap_or(usize::MAX);
@@ -844,7 +927,11 @@ fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bo
     let closer = turn.closed_by.as_ref().map(stamp);
     let claim = request.header("Producer-Id").map(|id| {
         let number = |name| request.header(name).unwrap_or_default().to_owned();
-        (id.to_owned(), number("Producer-Epoch"), number("Producer-Seq"))
+        (
+            id.to_owned(),
+            number("Producer-Epoch"),
+            number("Producer-Seq"),
+        )
     });
     let stamped = (turn.records.is_empty() || writer == claim) && (!turn.closes || closer == claim);
     let ordered = turn.created.is_some()

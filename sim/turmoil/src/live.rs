@@ -1,4 +1,5 @@
-//! Readers of event streams: each a task of its client's host, which goes on from where it was when its connection breaks off.
+//! Readers of event streams: each a task of its client's host, which goes on from where it was when
+//! its connection breaks off.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -56,10 +57,9 @@ pub(crate) fn follow(company: &Company, who: &str, name: usize, request: Rc<Requ
         cut_within: None,
         finished: false,
     };
-    company
-        .shared
-        .lock()
-        .note(who, || format!("follows {} as reader {number}", stream(name)));
+    company.shared.lock().note(who, || {
+        format!("follows {} as reader {number}", stream(name))
+    });
     let over = Rc::clone(&follow.over);
     follows.push(follow);
     drop(follows);
@@ -97,7 +97,10 @@ enum End {
 
 impl Reader {
     fn note(&self, what: &str) {
-        self.company.shared.lock().note(&self.who, || what.to_owned());
+        self.company
+            .shared
+            .lock()
+            .note(&self.who, || what.to_owned());
     }
 
     fn goes_on(&self) -> bool {
@@ -140,7 +143,11 @@ impl Reader {
             (cut, leaves, shared.fault(Fault::SlowReader))
         };
         connection.fate.reads_left.set(cut);
-        let head = timeout(HEAD, company.send(&mut connection, attempt, self.name, &request)).await;
+        let head = timeout(
+            HEAD,
+            company.send(&mut connection, attempt, self.name, &request),
+        )
+        .await;
         let head = match head {
             Ok(Ok(head)) => head,
             Ok(Err(lost)) => {
@@ -203,7 +210,8 @@ impl Reader {
     ) -> End {
         let company = self.company.clone();
         let settings = company.shared.settings();
-        let silence = settings.workload.limits.sse_heartbeat_ms * 2 + SLACK_MS + settings.latency_ms_max * 2;
+        let silence =
+            settings.workload.limits.sse_heartbeat_ms * 2 + SLACK_MS + settings.latency_ms_max * 2;
         let began = now();
         let mut heard = began;
         let mut told_at = began;
@@ -245,14 +253,19 @@ impl Reader {
                 }
             };
             heard = now();
-            let Ok(bytes) = frame.into_data() else { continue };
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
             for byte in &bytes {
                 last = [last[1], *byte];
             }
             company.absorb();
             let told = {
                 let mut readings = self.readings.borrow_mut();
-                company.judge.borrow_mut().told(attempt, &mut readings, &bytes)
+                company
+                    .judge
+                    .borrow_mut()
+                    .told(attempt, &mut readings, &bytes)
             };
             let mut shared = company.shared.lock();
             shared.note(&self.who, || sim::request::excerpt(&bytes));
@@ -293,7 +306,8 @@ impl Reader {
         let slack = TOLD_MS + settings.latency_ms_max * 4 + work + tier + limits.redial_ms_max * 4;
         let since = since.max(told_at);
         // A read that fails is tried again, after longer and longer pauses.
-        let excused = shared.ending || shared.storage_failed_at > since || settings.bounds.queue_max == 1;
+        let excused =
+            shared.ending || shared.storage_failed_at > since || settings.bounds.queue_max == 1;
         if since + slack < now() && !excused {
             let expected = format!("to be told what was durable since {since}");
             let actual = format!("reader's a{attempt}: nothing in {} ms", now() - since);

@@ -1,5 +1,5 @@
-//! The outer layer of the simulator: the server for one machine, as it is, and real HTTP clients, on the simulated network of
-//! `turmoil`. What `cargo sim turmoil` runs.
+//! The outer layer of the simulator: the server for one machine, as it is, and real HTTP clients,
+//! on the simulated network of `turmoil`. What `cargo sim turmoil` runs.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what it finds is told on the terminal")]
 
@@ -114,7 +114,9 @@ impl FromStr for Subject {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Self::Tape(text.into()), Self::Seed))
+        Ok(text
+            .parse()
+            .map_or_else(|_| Self::Tape(text.into()), Self::Seed))
     }
 }
 

@@ -201,13 +201,17 @@ impl Marks {
             *count = numbers.next()?;
         }
         for tally in &mut marks.tallies {
-            (tally.runs, tally.fired, tally.changed) = (numbers.next()?, numbers.next()?, numbers.next()?);
+            (tally.runs, tally.fired, tally.changed) =
+                (numbers.next()?, numbers.next()?, numbers.next()?);
         }
         Some(marks)
     }
 
     pub(crate) fn missed(&self) -> impl Iterator<Item = Mark> {
-        Mark::ALL.iter().copied().filter(|mark| self.count(*mark) == 0)
+        Mark::ALL
+            .iter()
+            .copied()
+            .filter(|mark| self.count(*mark) == 0)
     }
 
     pub(crate) fn inert(&self) -> impl Iterator<Item = Fault> {

@@ -1,5 +1,5 @@
-//! The server's platform and network: the simulated clock, entropy that is drawn, storage work on the host's own runtime, and
-//! connections of a simulated network, some of which break off.
+//! The server's platform and network: the simulated clock, entropy that is drawn, storage work on
+//! the host's own runtime, and connections of a simulated network, some of which break off.
 
 use std::cell::Cell;
 use std::fmt::{self, Debug, Formatter};
@@ -68,8 +68,8 @@ impl Platform for Simulated {
         Millis(now)
     }
 
-    /// Never the same again and again, not even where nothing is left to be drawn from: who waits for a while that is chosen by chance
-    /// would not wait at all.
+    /// Never the same again and again, not even where nothing is left to be drawn from: who waits
+    /// for a while that is chosen by chance would not wait at all.
     fn random(&self) -> io::Result<u64> {
         let mut shared = self.shared.lock();
         shared.randoms += 1;
@@ -152,7 +152,9 @@ impl AsyncRead for Fragile {
             self.stream = None;
             return Poll::Ready(Err(Self::broken()));
         }
-        let most = left.map_or(PIECE, |left| usize::try_from(left).unwrap_or(PIECE).min(PIECE));
+        let most = left.map_or(PIECE, |left| {
+            usize::try_from(left).unwrap_or(PIECE).min(PIECE)
+        });
         let mut bytes = [0; PIECE];
         let mut part = ReadBuf::new(&mut bytes[..most.min(buffer.remaining())]);
         let read = Pin::new(stream).poll_read(context, &mut part);
@@ -180,7 +182,9 @@ impl AsyncWrite for Fragile {
             self.stream = None;
             return Poll::Ready(Err(Self::broken()));
         }
-        let most = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        let most = left.map_or(usize::MAX, |left| {
+            usize::try_from(left).unwrap_or(usize::MAX)
+        });
         let part = &bytes[..bytes.len().min(most)];
         let written = Pin::new(stream).poll_write(context, part);
         if let Poll::Ready(Ok(count)) = written {

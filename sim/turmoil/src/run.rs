@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use machine::edge;
-use machine::edge::name;
+use machine::router;
+use machine::router::name;
 use machine::rows::HotTable;
 use machine::segment;
 use machine::wire::CacheMode;
@@ -99,10 +99,12 @@ struct World {
     waits_until: u64,
 }
 
-/// tokio keeps the tasks of a runtime in so many lists, by their numbers, and drops them list by list when it ends, as in a crash.
+/// tokio keeps the tasks of a runtime in so many lists, by their numbers, and drops them list by
+/// list when it ends, as in a crash.
 const TASK_LISTS: u64 = 4;
 
-/// The numbers of tasks go on through a process: each run is to begin with the same, as far as the lists go.
+/// The numbers of tasks go on through a process: each run is to begin with the same, as far as the
+/// lists go.
 fn align_tasks() {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime without input and output can be made");
@@ -153,7 +155,7 @@ async fn serve(shared: Shared) -> turmoil::Result {
         inner.ending = false;
         inner.log.push(Logged::Booted);
         inner.end = Arc::new(Notify::new());
-        let mut settings = edge::Settings::read(&|_| None)?;
+        let mut settings = router::Settings::read(&|_| None)?;
         settings.limits = inner.settings.workload.limits.clone();
         // In private mode a plain read is answered with everything up to the tail.
         if !inner.settings.workload.whole_reads {
@@ -246,7 +248,11 @@ impl World {
         loop {
             let now = self.now();
             self.shared.lock().now = now;
-            while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
+            while let Some(entry) = self
+                .agenda
+                .first_entry()
+                .filter(|entry| entry.key().0 <= now)
+            {
                 let what = entry.remove();
                 self.relieve(&what);
             }
@@ -261,7 +267,11 @@ impl World {
                 Ok(finished) => finished,
                 Err(error) => {
                     let mut shared = self.shared.lock();
-                    return shared.fail(Oracle::Run, "hosts that run".to_owned(), error.to_string());
+                    return shared.fail(
+                        Oracle::Run,
+                        "hosts that run".to_owned(),
+                        error.to_string(),
+                    );
                 }
             };
             self.company.absorb();
@@ -358,7 +368,8 @@ impl World {
                     shared.disturbed -= 1;
                     shared.settings.latency_ms_max
                 };
-                self.sim.set_max_message_latency(Duration::from_millis(most));
+                self.sim
+                    .set_max_message_latency(Duration::from_millis(most));
             }
         }
     }
@@ -431,7 +442,8 @@ impl World {
             }
             Fault::Latency => {
                 let most = self.shared.lock().settings.latency_ms_max + lasts / 4;
-                self.sim.set_max_message_latency(Duration::from_millis(most));
+                self.sim
+                    .set_max_message_latency(Duration::from_millis(most));
                 let mut shared = self.shared.lock();
                 shared.disturbed += 1;
                 shared.disturbances += 1;
@@ -489,7 +501,11 @@ impl World {
                 }
                 Some(reason) if now > self.healed_at + LIVENESS_MS => {
                     let mut shared = self.shared.lock();
-                    shared.fail(Oracle::Liveness, "nothing left to be done".to_owned(), reason);
+                    shared.fail(
+                        Oracle::Liveness,
+                        "nothing left to be done".to_owned(),
+                        reason,
+                    );
                 }
                 Some(_) => {}
             },
@@ -527,7 +543,8 @@ impl World {
         let settings = self.shared.settings();
         let (limits, bounds) = (&settings.workload.limits, &settings.bounds);
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let readers = limits.sse_max_age_ms.max(limits.long_poll_timeout_ms) + limits.redial_ms_max * 4;
+        let readers =
+            limits.sse_max_age_ms.max(limits.long_poll_timeout_ms) + limits.redial_ms_max * 4;
         readers
             + millis(bounds.write_timeout) * 2
             + millis(bounds.head_timeout)
@@ -587,19 +604,19 @@ impl World {
         let shared = self.shared.lock();
         let limits = &shared.settings.workload.limits;
         let of_streams = shared.disks.iter().find_map(|(name, disk)| {
-            if let Some(chore) = disk.chores().next() {
-                return Some(format!("{name}: {chore:?}"));
+            if let Some(task) = disk.outbox().next() {
+                return Some(format!("{name}: {task:?}"));
             }
             if let Some(segment) = disk.segments().find(|segment| segment.stored.is_none()) {
                 return Some(format!("{name}: {segment:?}"));
             }
-            let aged = disk
-                .rows()
-                .next()
-                .filter(|row| limits.cold && row.at.0.saturating_add(limits.segment_age_ms_max) <= now);
+            let aged = disk.rows().next().filter(|row| {
+                limits.cold && row.at.0.saturating_add(limits.segment_age_ms_max) <= now
+            });
             aged.map(|_| format!("{name}: an old open segment"))
         });
-        of_streams.or_else(|| (!shared.tier.is_still()).then(|| "something is on its way".to_owned()))
+        of_streams
+            .or_else(|| (!shared.tier.is_still()).then(|| "something is on its way".to_owned()))
     }
 
     /// Nothing is left of a stream that has ended.
@@ -627,28 +644,43 @@ impl World {
                     shared.fail(Oracle::StorageFreed, expected, stream(name));
                 }
                 (Some(_), None | Some(true)) => {
-                    shared.fail(Oracle::Storage, "the rows of a stream".to_owned(), stream(name));
+                    shared.fail(
+                        Oracle::Storage,
+                        "the rows of a stream".to_owned(),
+                        stream(name),
+                    );
                 }
                 _ => {}
             }
             let alarm = shared.alarms.get(&stream(name)).copied();
             let overdue =
-                u64::try_from(shared.settings.bounds.alarm_retry.as_millis()).unwrap_or(0) * 3 + 5_000;
+                u64::try_from(shared.settings.bounds.alarm_retry.as_millis()).unwrap_or(0) * 3
+                    + 5_000;
             if let Some(alarm) = alarm.filter(|at| at + overdue < now) {
                 let actual = format!("the one of {} at {alarm}, and it is {now}", stream(name));
-                shared.fail(Oracle::Alarms, "no alarm that does not come".to_owned(), actual);
+                shared.fail(
+                    Oracle::Alarms,
+                    "no alarm that does not come".to_owned(),
+                    actual,
+                );
             }
         }
         let rest = judge_tiers(&judge, &shared.disks, &shared.tier.objects);
         if let Err((oracle, Mismatch { expected, actual })) = rest {
             shared.fail(oracle, expected, actual);
         }
-        let shards = shared.disks.iter().filter(|(name, _)| name::is_registry(name));
+        let shards = shared
+            .disks
+            .iter()
+            .filter(|(name, _)| name::is_registry(name));
         let told = shards.map(|(_, disk)| disk.segments().count()).max();
         let cold = !shared.tier.objects.is_empty();
         let marks = [
             (told.is_some(), Mark::RegistryTold),
-            (told.is_some_and(|segments| segments > 0), Mark::RegistryCold),
+            (
+                told.is_some_and(|segments| segments > 0),
+                Mark::RegistryCold,
+            ),
             (cold, Mark::SettledCold),
             (true, Mark::Settled),
         ];
@@ -657,7 +689,8 @@ impl World {
     }
 }
 
-/// What the streams have is where it should be, once, and nothing else is; and the registry was told of them.
+/// What the streams have is where it should be, once, and nothing else is; and the registry was
+/// told of them.
 fn judge_tiers(
     judge: &Judge,
     disks: &BTreeMap<String, Shelf>,
@@ -705,7 +738,10 @@ fn records(shelf: &Shelf, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
     let prefix = segment::key_prefix(&head.name, head.incarnation);
     for sealed in shelf.segments() {
         let Some(stored) = &sealed.stored else {
-            let rows = shelf.table(HotTable::of(sealed.number)).into_iter().flatten();
+            let rows = shelf
+                .table(HotTable::of(sealed.number))
+                .into_iter()
+                .flatten();
             records.extend(framed(
                 &rows.flat_map(|row| row.frames.make()).collect::<Vec<_>>(),
             ));
@@ -720,7 +756,10 @@ fn records(shelf: &Shelf, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
         records.extend(decoded.records);
     }
     records.extend(framed(
-        &shelf.rows().flat_map(|row| row.frames.make()).collect::<Vec<_>>(),
+        &shelf
+            .rows()
+            .flat_map(|row| row.frames.make())
+            .collect::<Vec<_>>(),
     ));
     Ok(records)
 }

@@ -31,7 +31,8 @@ pub(crate) struct Settings {
     /// What the workload goes by: the same as in the inner layer.
     pub(crate) workload: sim::settings::Settings,
     pub(crate) bounds: Bounds,
-    /// Chances in percent, 0 for never; how often things break by themselves is drawn from this, too.
+    /// Chances in percent, 0 for never; how often things break by themselves is drawn from this,
+    /// too.
     pub(crate) chances: [u64; FAULTS],
     /// What the network draws its latencies from.
     pub(crate) network_seed: u64,
@@ -119,6 +120,7 @@ impl Settings {
             faults: NoFaults::default(),
             delays: sim::settings::Delays::default(),
             enumerated: false,
+            caches: sim::settings::Caches::default(),
             gated: true,
             only: None,
             names: choices.one_of(&[1, 1, 2, 3]),
@@ -182,7 +184,7 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         registry: true,
         registry_shards: choices.added().one_of(&[1, 2]),
         reply_timeout_ms: 200 + choices.magnitude(2_000),
-        retry_ms_min: 50 + choices.magnitude(500),
+        retry_base_ms: 50 + choices.magnitude(500),
         retry_ms_max: 1_000,
         index: false,
         ..inner

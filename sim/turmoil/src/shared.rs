@@ -1,4 +1,5 @@
-//! What the hosts of a run share: its decisions, its clock, what is durable, and what is kept of it.
+//! What the hosts of a run share: its decisions, its clock, what is durable, and what is kept of
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -102,7 +103,12 @@ const NOW_ASKED_MAX: u64 = 100_000;
 const BROKEN_LATE_MAX: u64 = 3;
 
 impl Shared {
-    pub(crate) fn new(choices: Choices<'static>, settings: Settings, traced: bool, until: u64) -> Self {
+    pub(crate) fn new(
+        choices: Choices<'static>,
+        settings: Settings,
+        traced: bool,
+        until: u64,
+    ) -> Self {
         let mut marks = Marks::default();
         let on = |fault: &&Fault| settings.chance(**fault) > 0;
         Fault::ALL
@@ -170,7 +176,8 @@ impl Inner {
             return self.fault(fault);
         }
         let chance = self.settings.chance(fault);
-        let fires = self.broken_late < BROKEN_LATE_MAX && chance > 0 && self.choices.percent(chance);
+        let fires =
+            self.broken_late < BROKEN_LATE_MAX && chance > 0 && self.choices.percent(chance);
         if fires {
             self.broken_late += 1;
             self.marks.fired(fault);
@@ -193,7 +200,9 @@ impl Inner {
 
     pub(crate) fn fail(&mut self, oracle: Oracle, expected: String, actual: String) {
         if self.failure.is_none() {
-            self.note("!!", || format!("{oracle}: expected {expected}, but {actual}"));
+            self.note("!!", || {
+                format!("{oracle}: expected {expected}, but {actual}")
+            });
             self.failure = Some(Failure {
                 oracle,
                 expected,

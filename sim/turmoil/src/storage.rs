@@ -1,15 +1,15 @@
-//! The server's storage: the inner layer's ordered maps, one per stream, and an index of alarms. What is committed stays, and what is
-//! not is gone when the server is; a commit may fail without anybody knowing whether it has, or be the last thing that a
-//! server does.
+//! The server's storage: the inner layer's ordered maps, one per stream, and an index of alarms.
+//! What is committed stays, and what is not is gone when the server is; a commit may fail without
+//! anybody knowing whether it has, or be the last thing that a server does.
 
 use std::io;
 
 use machine::plan::Span;
 use machine::rows::{
-    Chore, Head, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMark, SealedSegment,
-    WriterMark,
+    HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow,
+    Task, WriterColumns,
 };
-use machine::{Millis, Rows, Unreadable, Write};
+use machine::{Millis, Rows, StorageError, Write};
 use server::{Database, Due, Storage};
 use sim::oracles::Oracle;
 use sim::platform::Storage as _;
@@ -39,7 +39,7 @@ pub(crate) enum Logged {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
     pub(crate) now: u64,
-    pub(crate) created: Option<Head>,
+    pub(crate) created: Option<StreamRow>,
     pub(crate) dropped: bool,
     /// Records appended, as they are framed.
     pub(crate) records: Vec<Vec<u8>>,
@@ -52,7 +52,7 @@ pub(crate) struct Written {
     /// Number and length of the segment that it sealed.
     pub(crate) sealed: Option<(u64, u64)>,
     /// Segments that it says are stored, and of which stream.
-    pub(crate) stored: Vec<(Head, SealedSegment)>,
+    pub(crate) stored: Vec<(StreamRow, SealedSegment)>,
     /// Where the stream ends after it, and whether it is closed.
     pub(crate) end: (u64, u64),
     pub(crate) closed: bool,
@@ -121,7 +121,9 @@ impl Inner {
     }
 
     fn store(&mut self, name: &str, store: &Store, turns: Vec<Written>) {
-        self.note("storage", || format!("{name}: a commit of {} turns", turns.len()));
+        self.note("storage", || {
+            format!("{name}: a commit of {} turns", turns.len())
+        });
         if turns.len() > 1 {
             self.hit(Mark::GroupCommit);
         }
@@ -134,7 +136,11 @@ impl Inner {
             }
             for (_, segment) in &turn.stored {
                 self.hit(Mark::Stored);
-                if segment.stored.as_ref().is_some_and(|stored| stored.attempt > 1) {
+                if segment
+                    .stored
+                    .as_ref()
+                    .is_some_and(|stored| stored.attempt > 1)
+                {
                     self.hit(Mark::StoredAgain);
                 }
             }
@@ -235,12 +241,20 @@ impl Storage for Disks {
         };
         if shared.asked_due.1 > DUE_ASKED_MAX {
             let actual = format!("{:?} at {}", shared.alarms, now.0);
-            shared.fail(Oracle::TimeGoesOn, "alarms that are seen to".to_owned(), actual);
+            shared.fail(
+                Oracle::TimeGoesOn,
+                "alarms that are seen to".to_owned(),
+                actual,
+            );
             // There is no other way out of a host that never rests.
             panic!("the server asks for alarms without end");
         }
         shared.alarm_fails(self.boot, "reading the alarms")?;
-        let mut due: Vec<_> = shared.alarms.iter().filter(|(_, at)| **at <= now.0).collect();
+        let mut due: Vec<_> = shared
+            .alarms
+            .iter()
+            .filter(|(_, at)| **at <= now.0)
+            .collect();
         due.sort_by_key(|(_, at)| **at);
         let due = due.into_iter().map(|(name, _)| name.clone()).collect();
         Ok((due, shared.alarms.values().min().copied().map(Millis)))
@@ -267,7 +281,11 @@ impl Database for Disk {
             }
             return Err(error);
         }
-        let was_closed = self.store.shelf.head().is_some_and(|head| head.closed.is_some());
+        let was_closed = self
+            .store
+            .shelf
+            .head()
+            .is_some_and(|head| head.closed.is_some());
         if let Err(reason) = self.store.apply(writes) {
             shared.fail(
                 Oracle::Storage,
@@ -315,7 +333,9 @@ impl Database for Disk {
             if shared.choices.upto(1) == 1 {
                 shared.hit(Mark::KeptUnanswered);
                 shared.store(&self.name, &self.store, turns);
-                shared.note("storage", || format!("{}: the server dies after it", self.name));
+                shared.note("storage", || {
+                    format!("{}: the server dies after it", self.name)
+                });
                 return Ok(());
             }
             shared.hit(Mark::LostCommit);
@@ -328,11 +348,11 @@ impl Database for Disk {
         Ok(())
     }
 
-    fn frames(&self, span: Span) -> Result<Vec<u8>, Unreadable> {
+    fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
         let mut shared = self.shared.lock();
         shared
             .storage_fails(self.boot, "reading")
-            .map_err(|error| Unreadable(error.to_string()))?;
+            .map_err(|error| StorageError(error.to_string()))?;
         self.store.frames(span)
     }
 
@@ -381,7 +401,7 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
     let mut frames = Vec::new();
     for write in writes {
         match write {
-            Write::InsertHead(head) => written.created = Some(head.clone()),
+            Write::InsertStream(head) => written.created = Some(head.clone()),
             Write::DropTables => written.dropped = true,
             Write::InsertHot { row, .. } => {
                 frames.extend_from_slice(&row.frames.make());
@@ -395,7 +415,7 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
                     .extend(head.map(|head| (head.clone(), segment.clone())));
             }
             Write::CreateTables
-            | Write::UpdateHead(_)
+            | Write::UpdateStream(_)
             | Write::CreateSealedTables
             | Write::CreateHot(_)
             | Write::UpdateSegment(_)
@@ -403,11 +423,11 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
             | Write::ForgetProducers { .. }
             | Write::Upgrade { .. }
             | Write::DropHot(_)
-            | Write::CreateChores
-            | Write::InsertChore(_)
-            | Write::UpdateChore(_)
-            | Write::RemoveChore { .. }
-            | Write::DropChores => {}
+            | Write::CreateOutbox
+            | Write::InsertTask(_)
+            | Write::UpdateTask(_)
+            | Write::RemoveTask { .. }
+            | Write::DropOutbox => {}
         }
     }
     written.closes = written.closed && (written.created.is_some() || !was_closed);
@@ -418,50 +438,57 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
         // The tail is named by the content before it, which may be that of a sealed segment.
         let is_empty = end == 0 || !head.writable;
         let sealed = store.shelf.segments().last().filter(|_| is_empty);
-        written.end = sealed.map_or((head.segment, end), |segment| (segment.number, segment.units));
+        written.end = sealed.map_or((head.segment, end), |segment| {
+            (segment.number, segment.units)
+        });
     }
     written
 }
 
 impl Rows for Disk {
-    fn head(&self) -> Result<Option<Head>, Unreadable> {
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
         self.store.head()
     }
 
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMark>, Unreadable> {
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         self.store.at_or_before(table, key)
     }
 
-    fn first_with(
+    fn first_at_or_after_bytes(
         &self,
         table: HotTable,
         after: RowKey,
         bytes_before: u64,
-    ) -> Result<Option<RowMark>, Unreadable> {
-        self.store.first_with(table, after, bytes_before)
+    ) -> Result<Option<RowMeta>, StorageError> {
+        self.store
+            .first_at_or_after_bytes(table, after, bytes_before)
     }
 
-    fn writers(&self, table: HotTable, each: &mut dyn FnMut(WriterMark)) -> Result<(), Unreadable> {
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
         self.store.writers(table, each)
     }
 
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, Unreadable> {
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.store.producer(id)
     }
 
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, Unreadable> {
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
         self.store.segment(number)
     }
 
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), Unreadable> {
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.store.retried_segments(each)
     }
 
-    fn chores(&self) -> Result<Option<Vec<Chore>>, Unreadable> {
-        self.store.chores()
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        self.store.outbox()
     }
 
-    fn attached(&self, _incarnation: Incarnation) -> Result<u64, Unreadable> {
+    fn attached(&self, _incarnation: Incarnation) -> Result<u64, StorageError> {
         Ok(0)
     }
 }

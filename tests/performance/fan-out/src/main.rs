@@ -1,9 +1,13 @@
 //! Opens SSE readers on a stream, and tells when an append has come to the last of them.
 //!
-//! One thread for all of it: with a thousand readers a generator that does more for each arrival would be what is measured.
+//! One thread for all of it: with a thousand readers a generator that does more for each arrival
+//! would be what is measured.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, reason = "a command speaks to the one who typed it")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a command speaks to the one who typed it"
+)]
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read as _};
@@ -24,7 +28,8 @@ const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// What one reader keeps of what it has read, so that a mark that comes in two parts is found.
 const KEPT_BYTES: usize = 32;
 
-/// Opens live readers on a stream of text that is empty, and prints what was measured as one line of JSON
+/// Opens live readers on a stream of text that is empty, and prints what was measured as one line
+/// of JSON
 #[derive(Parser)]
 struct Arguments {
     /// Where the server listens
@@ -44,7 +49,8 @@ struct Arguments {
     /// Between an arrival at the last reader and the next append
     #[arg(long, default_value_t = 2)]
     pause_ms: u64,
-    /// With no appends: print "ready" when all readers are at the tail, and keep them until the end of the standard input
+    /// With no appends: print "ready" when all readers are at the tail, and keep them until the end
+    /// of the standard input
     #[arg(long)]
     hold: bool,
 }
@@ -110,14 +116,19 @@ async fn run(arguments: &Arguments) -> Result<serde_json::Value> {
         send(&writer, request.as_bytes()).await?;
         let answered = async {
             let status = answer(&mut writer).await?;
-            ensure!((200..300).contains(&status), "an append was answered {status}");
+            ensure!(
+                (200..300).contains(&status),
+                "an append was answered {status}"
+            );
             Ok(begun.elapsed())
         };
         let arrived = async {
             shared.complete.notified().await;
             Ok(())
         };
-        let both = timeout(ARRIVAL_TIMEOUT, async { tokio::try_join!(answered, arrived) });
+        let both = timeout(ARRIVAL_TIMEOUT, async {
+            tokio::try_join!(answered, arrived)
+        });
         tokio::select! {
             both = both => match both {
                 Ok(both) => answers.push(milliseconds(both?.0)),

@@ -38,8 +38,9 @@ pub const CONTROL_PREFIX: &str = "__ds";
 
 const MALFORMED: Refusal = Refusal::Malformed("the stream name is not valid percent-encoded UTF-8");
 
-/// The one spelling of a name (RFC 3986, 6.2.2): what need not be encoded is not, what must be is, in upper case. Slashes
-/// stay apart from encoded slashes, so that different names never become one.
+/// The one spelling of a name (RFC 3986, 6.2.2): what need not be encoded is not, what must be is,
+/// in upper case. Slashes stay apart from encoded slashes, so that different names never become
+/// one.
 ///
 /// # Errors
 /// When the name is not decodable, has dot segments, or is too long in this spelling.
@@ -49,7 +50,11 @@ pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
     while let Some(byte) = bytes.next() {
         let byte = match byte {
             b'%' => {
-                let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
+                let mut digit = || {
+                    bytes
+                        .next()
+                        .and_then(|digit| char::from(digit).to_digit(16))
+                };
                 let (high, low) = (digit(), digit());
                 let decoded = high
                     .zip(low)
@@ -69,7 +74,9 @@ pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
             push_encoded(&mut name, byte);
         }
     }
-    percent_decode_str(&name).decode_utf8().map_err(|_| MALFORMED)?;
+    percent_decode_str(&name)
+        .decode_utf8()
+        .map_err(|_| MALFORMED)?;
     // Whoever resolves a URL as the standard says (RFC 3986, 5.2.4) would ask for another stream.
     if name.split('/').any(|segment| matches!(segment, "." | "..")) {
         return Err(Refusal::Malformed(
@@ -96,7 +103,19 @@ const fn is_unreserved(byte: u8) -> bool {
 const fn is_plain_in_path(byte: u8) -> bool {
     matches!(
         byte,
-        b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+        b'/' | b'!'
+            | b'$'
+            | b'&'
+            | b'\''
+            | b'('
+            | b')'
+            | b'*'
+            | b'+'
+            | b','
+            | b';'
+            | b'='
+            | b':'
+            | b'@'
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::tail::{Effect, Frame, Head, Input, Tail};
+use machine::live_reader::{Effect, Frame, Input, LiveHead, LiveReader};
 use machine::{Class, Millis};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -47,7 +47,7 @@ fn cases() -> Cases {
     serde_json::from_str(&written_out).expect("the cases are JSON of the expected form")
 }
 
-fn head(defaults: &Map<String, Value>, class: Class, given: &Value) -> Head {
+fn head(defaults: &Map<String, Value>, class: Class, given: &Value) -> LiveHead {
     let mut head = defaults.clone();
     let class = serde_json::to_value(class).expect("a class is a string");
     let age = head["age_ms_max"][class.as_str().expect("a class is a string")].clone();
@@ -94,7 +94,9 @@ fn input(defaults: &Map<String, Value>, class: Class, input: &Map<String, Value>
 fn told(effect: Effect) -> Value {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the cases are text");
     match effect {
-        Effect::Dial { from, after_ms } => json!({"type": "dial", "from": from, "after_ms": after_ms}),
+        Effect::Dial { from, after_ms } => {
+            json!({"type": "dial", "from": from, "after_ms": after_ms})
+        }
         Effect::HangUp => json!({"type": "hang-up"}),
         Effect::Emit(bytes) => json!({"type": "emit", "text": text(bytes)}),
         Effect::Answer {
@@ -119,10 +121,12 @@ fn every_case_goes_as_written() {
     let mut inputs_seen = BTreeMap::new();
     for Case { name, class, steps } in cases {
         let first = head(&defaults, class, &steps[0].input["head"]);
-        let mut tail = Tail::new(Millis(steps[0].at), &first);
+        let mut tail = LiveReader::new(Millis(steps[0].at), &first);
         for (index, step) in steps.iter().enumerate() {
             let input = input(&defaults, class, &step.input);
-            *inputs_seen.entry(step.input["type"].to_string()).or_insert(0) += 1;
+            *inputs_seen
+                .entry(step.input["type"].to_string())
+                .or_insert(0) += 1;
             let effects: Vec<_> = tail
                 .step(Millis(step.at), step.chance, input)
                 .into_iter()

@@ -1,4 +1,5 @@
-//! The router's decisions: which stream a request is for, whether it may pass, and how its answer may be cached.
+//! The router's decisions: which stream a request is for, whether it may pass, and how its answer
+//! may be cached.
 
 pub mod cors;
 mod edge_cache;
@@ -8,7 +9,7 @@ pub mod target;
 
 use subtle::ConstantTimeEq;
 
-use crate::wire::request::{self, Head};
+use crate::wire::request::{self, RequestHead};
 use crate::wire::{CacheMode, header};
 use crate::{Answer, Limits, Refusal};
 pub use edge_cache::{EdgeCache, may_keep};
@@ -42,11 +43,11 @@ pub struct ToStream {
 
 /// Decides on a request by its head alone.
 #[must_use]
-pub fn route(head: Head<'_>, settings: &Settings) -> Route {
+pub fn route(head: RequestHead<'_>, settings: &Settings) -> Route {
     match stream_route(head, settings) {
         Ok(to_stream) => Route::Stream(to_stream),
-        Err(Stop::Answered(answer)) => Route::Answered(answer),
-        Err(Stop::Refused(refusal)) => Route::Answered(refused(head.method, &refusal)),
+        Err(Rejected::Answered(answer)) => Route::Answered(answer),
+        Err(Rejected::Refused(refusal)) => Route::Answered(refused(head.method, &refusal)),
     }
 }
 
@@ -61,21 +62,26 @@ pub fn refused(method: &str, refusal: &Refusal) -> Answer {
     }
 }
 
-enum Stop {
+enum Rejected {
     Refused(Refusal),
     Answered(Answer),
 }
 
-impl From<Refusal> for Stop {
+impl From<Refusal> for Rejected {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
+fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, Rejected> {
     let origin = (head.header)(header::ORIGIN);
     let is_admitted = settings.cors_origins.admit(origin.as_deref());
-    let preflight = || Err(Stop::Answered(Answer::preflight(is_admitted, &settings.limits)));
+    let preflight = || {
+        Err(Rejected::Answered(Answer::preflight(
+            is_admitted,
+            &settings.limits,
+        )))
+    };
     // A fragment is the client's own matter and never sent (RFC 9112, 3.2).
     if head.target.contains('#') {
         return Err(Refusal::Malformed("the request target has a fragment").into());
@@ -106,7 +112,8 @@ fn stream_route(head: Head<'_>, settings: &Settings) -> Result<ToStream, Stop> {
         }
         .into());
     }
-    // A browser asks nobody before it sends a simple POST, so that to withhold the headers would not be enough.
+    // A browser asks nobody before it sends a simple POST, so that to withhold the headers would
+    // not be enough.
     if writes && !is_admitted {
         return Err(Refusal::Forbidden("pages of this origin may not write here").into());
     }
@@ -143,7 +150,7 @@ pub(crate) fn path(target: &str) -> &str {
 }
 
 /// Compares the bearer token in a time that does not depend on where it differs.
-fn authorize(head: Head<'_>, settings: &Settings) -> Result<(), Refusal> {
+fn authorize(head: RequestHead<'_>, settings: &Settings) -> Result<(), Refusal> {
     let Some(expected) = &settings.auth_token else {
         return Ok(());
     };
@@ -175,7 +182,7 @@ mod tests {
             let found = headers.iter().find(|(each, _)| *each == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        let head = Head {
+        let head = RequestHead {
             method,
             origin: "http://h",
             target,
@@ -227,7 +234,11 @@ mod tests {
             ("OPTIONS", "/", 204),
             ("OPTIONS", "/v2", 404),
         ] {
-            assert_eq!(status(method, path, &[], &open), expected, "{method} {path}");
+            assert_eq!(
+                status(method, path, &[], &open),
+                expected,
+                "{method} {path}"
+            );
         }
     }
 
@@ -241,7 +252,7 @@ mod tests {
             ("GET", "16777217", 0),
         ] {
             let header = |name: &str| (name == header::CONTENT_LENGTH).then(|| length.to_owned());
-            let head = Head {
+            let head = RequestHead {
                 method,
                 origin: "http://h",
                 target: "/v1/stream/a",
@@ -286,7 +297,10 @@ mod tests {
             ..settings(auth_token)
         };
         let headers = [(header::AUTHORIZATION, "Bearer secret")];
-        for (token, mode) in [(None, CacheMode::Shared), (Some("secret"), CacheMode::Private)] {
+        for (token, mode) in [
+            (None, CacheMode::Shared),
+            (Some("secret"), CacheMode::Private),
+        ] {
             let Route::Stream(to) = routed("GET", "/v1/stream/a", &headers, &shared(token)) else {
                 panic!("it is let in")
             };
@@ -325,10 +339,11 @@ mod tests {
             }
             assert_eq!(status(method, target, &[], &listed), 0);
         }
-        let preflight = |origin: &str| match routed("OPTIONS", target, &[(header::ORIGIN, origin)], &listed) {
-            Route::Answered(answer) => answer,
-            Route::Stream(_) => panic!("a preflight goes no further"),
-        };
+        let preflight =
+            |origin: &str| match routed("OPTIONS", target, &[(header::ORIGIN, origin)], &listed) {
+                Route::Answered(answer) => answer,
+                Route::Stream(_) => panic!("a preflight goes no further"),
+            };
         let allow = "Access-Control-Allow-Methods";
         assert!(preflight("https://a.example").header(allow).is_some());
         assert!(preflight("https://evil.example").header(allow).is_none());
@@ -362,7 +377,8 @@ mod tests {
                 );
             }
         }
-        let Route::Answered(answer) = routed("POST", target, &[(header::CONTENT_ENCODING, "br")], &open)
+        let Route::Answered(answer) =
+            routed("POST", target, &[(header::CONTENT_ENCODING, "br")], &open)
         else {
             panic!("it is refused")
         };

@@ -16,8 +16,8 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tokio::runtime::Handle;
 
@@ -30,10 +30,11 @@ const PIECE_BYTES: u64 = 256 << 10;
 /// Files that are deleted at once, and made to last as that.
 const DELETED_TOGETHER: usize = 100;
 
-/// A directory, in which an object is a file. One counts as stored when the file and the entries that lead to it are on disk, and as
-/// gone when that is.
+/// A directory, in which an object is a file. One counts as stored when the file and the entries
+/// that lead to it are on disk, and as gone when that is.
 ///
-/// The directory itself has to be there: without it (a disk that is not mounted, say) nothing is known of any object.
+/// The directory itself has to be there: without it (a disk that is not mounted, say) nothing is
+/// known of any object.
 #[derive(Debug)]
 pub struct Directory {
     root: Arc<PathBuf>,
@@ -41,7 +42,8 @@ pub struct Directory {
     threads: Threads,
 }
 
-/// The threads that it uses: those of a runtime of its own, so that a disk that hangs takes none of those of the streams.
+/// The threads that it uses: those of a runtime of its own, so that a disk that hangs takes none of
+/// those of the streams.
 #[derive(Clone, Debug)]
 struct Threads(Handle);
 
@@ -54,13 +56,17 @@ impl Threads {
         self.0.spawn(act).await?
     }
 
-    async fn block<T: Send + 'static>(&self, act: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    async fn block<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.0.spawn_blocking(act).await?
     }
 }
 
 impl Directory {
-    /// Takes a directory, which is made when it is not there. It is used on the blocking threads of the runtime that is given.
+    /// Takes a directory, which is made when it is not there. It is used on the blocking threads of
+    /// the runtime that is given.
     ///
     /// # Errors
     /// When it cannot be made or found.
@@ -86,7 +92,9 @@ impl Directory {
 
 /// Not by the path's existence alone: what is no directory holds nothing.
 fn is_there(root: &FilePath) -> Result<()> {
-    fs::read_dir(root).map(drop).map_err(|error| failed(root, error))
+    fs::read_dir(root)
+        .map(drop)
+        .map_err(|error| failed(root, error))
 }
 
 fn failed(path: &FilePath, error: io::Error) -> Error {
@@ -96,7 +104,8 @@ fn failed(path: &FilePath, error: io::Error) -> Error {
     }
 }
 
-/// Deletes a file, and what an attempt to write it may have left beside it when it was killed. One that is not there is no matter.
+/// Deletes a file, and what an attempt to write it may have left beside it when it was killed. One
+/// that is not there is no matter.
 fn delete(path: &FilePath) -> io::Result<()> {
     let is_gone = |path: &FilePath| match fs::remove_file(path) {
         Ok(()) => Ok(false),
@@ -115,7 +124,8 @@ fn delete(path: &FilePath) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the deletion of files last, and removes the directories that have nothing in them any more.
+/// Makes the deletion of files last, and removes the directories that have nothing in them any
+/// more.
 fn settle(root: &FilePath, mut deleted: Vec<PathBuf>) -> io::Result<()> {
     deleted.sort();
     deleted.dedup_by(|one, other| one.parent() == other.parent());
@@ -143,7 +153,12 @@ impl fmt::Display for Directory {
 
 #[async_trait]
 impl ObjectStore for Directory {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
         self.is_there().await?;
         let (files, location) = (self.files.clone(), location.clone());
         self.threads
@@ -187,15 +202,26 @@ impl ObjectStore for Directory {
         })
     }
 
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (root, files, threads) = (Arc::clone(&self.root), self.files.clone(), self.threads.clone());
-        let deleted = locations.ready_chunks(DELETED_TOGETHER).then(move |locations| {
-            let (root, files, threads) = (Arc::clone(&root), files.clone(), threads.clone());
-            async move {
-                let deleted = threads.block(move || delete_all(&root, &files, locations)).await;
-                stream::iter(deleted.unwrap_or_else(|error| vec![Err(error)]))
-            }
-        });
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let (root, files, threads) = (
+            Arc::clone(&self.root),
+            self.files.clone(),
+            self.threads.clone(),
+        );
+        let deleted = locations
+            .ready_chunks(DELETED_TOGETHER)
+            .then(move |locations| {
+                let (root, files, threads) = (Arc::clone(&root), files.clone(), threads.clone());
+                async move {
+                    let deleted = threads
+                        .block(move || delete_all(&root, &files, locations))
+                        .await;
+                    stream::iter(deleted.unwrap_or_else(|error| vec![Err(error)]))
+                }
+            });
         deleted.flatten().boxed()
     }
 
@@ -291,7 +317,11 @@ mod tests {
             Err(Error::AlreadyExists { .. })
         ));
         let options = GetOptions::new().with_range(Some(100..BYTES as u64 + 9));
-        let found = directory.get_opts(&path, options).await.unwrap().into_stream();
+        let found = directory
+            .get_opts(&path, options)
+            .await
+            .unwrap()
+            .into_stream();
         let pieces: Vec<_> = found.try_collect().await.unwrap();
         assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.len() as u64 <= PIECE_BYTES));
         assert_eq!(pieces.concat(), vec![7; BYTES - 100]);
@@ -306,7 +336,13 @@ mod tests {
         fs::create_dir_all(place.path().join("other/incarnation")).unwrap();
         fs::write(place.path().join("other/incarnation/0-1#1"), "half").unwrap();
         for _ in 0..2 {
-            assert_eq!(delete_both(&directory, [&path, &killed]).await.unwrap().len(), 2);
+            assert_eq!(
+                delete_both(&directory, [&path, &killed])
+                    .await
+                    .unwrap()
+                    .len(),
+                2
+            );
             assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
         }
     }
@@ -317,9 +353,15 @@ mod tests {
         let root = place.path().join("cold");
         let directory = Directory::take(&root, Handle::current()).unwrap();
         let path = Path::from("name/incarnation/0-1");
-        assert!(matches!(directory.get(&path).await, Err(Error::NotFound { .. })));
+        assert!(matches!(
+            directory.get(&path).await,
+            Err(Error::NotFound { .. })
+        ));
         fs::remove_dir(&root).unwrap();
-        assert!(matches!(directory.get(&path).await, Err(Error::Generic { .. })));
+        assert!(matches!(
+            directory.get(&path).await,
+            Err(Error::Generic { .. })
+        ));
         assert!(put(&directory, &path).await.is_err());
         assert!(delete_both(&directory, [&path, &path]).await.is_err());
         assert!(!root.exists());

@@ -1,7 +1,7 @@
 //! What a stream asks to be done in the background, and everything that can become of it.
 
 use machine::segment::Put;
-use machine::{Flight, Gated, Input, Message, Millis, Reply};
+use machine::{Effect, EffectId, Input, Message, Millis, SendOutcome};
 
 use crate::object::Object;
 
@@ -17,11 +17,11 @@ pub(crate) enum Errand {
         object: Vec<u8>,
     },
     Collect {
-        flight: Flight,
+        effect: EffectId,
         keys: Vec<String>,
     },
     Send {
-        flight: Flight,
+        effect: EffectId,
         message: Message,
     },
 }
@@ -59,13 +59,13 @@ impl Outcome {
 
 impl Errand {
     /// What is none is an answer.
-    pub(crate) fn asked(now: Millis, gated: Gated, answers: &mut Vec<Gated>) -> Option<Self> {
-        match gated {
-            Gated::Put(put) => Some(Self::Put { since: now, put }),
-            Gated::Collect { flight, keys } => Some(Self::Collect { flight, keys }),
-            Gated::Send { flight, message } => Some(Self::Send { flight, message }),
-            Gated::Answer { .. } | Gated::Attach { .. } => {
-                answers.push(gated);
+    pub(crate) fn asked(now: Millis, effect: Effect, answers: &mut Vec<Effect>) -> Option<Self> {
+        match effect {
+            Effect::Put(put) => Some(Self::Put { since: now, put }),
+            Effect::Collect { effect, keys } => Some(Self::Collect { effect, keys }),
+            Effect::Send { effect, message } => Some(Self::Send { effect, message }),
+            Effect::Answer { .. } | Effect::Attach { .. } => {
+                answers.push(effect);
                 None
             }
         }
@@ -105,7 +105,7 @@ impl Errand {
                     assert!(former.is_none(), "a key is used once");
                     receipt
                 });
-                Input::Stored {
+                Input::PutFinished {
                     id: put.id,
                     receipt: receipt.filter(|_| outcome == Outcome::Done),
                 }
@@ -119,21 +119,21 @@ impl Errand {
                 }
                 return None;
             }
-            Self::Collect { flight, keys } => {
+            Self::Collect { effect, keys } => {
                 if outcome.takes_effect() {
                     keys.iter().for_each(|key| drop(object.cold.remove(key)));
                 }
-                Input::Collected {
-                    flight,
+                Input::CollectFinished {
+                    effect,
                     done: outcome == Outcome::Done,
                 }
             }
-            Self::Send { flight, message } => {
+            Self::Send { effect, message } => {
                 let status = outcome.takes_effect().then(|| send(&message));
                 let reply = status.filter(|_| outcome == Outcome::Done);
-                Input::Replied {
-                    flight,
-                    reply: reply.map_or(Reply::Failed, Reply::Status),
+                Input::SendFinished {
+                    effect,
+                    reply: reply.map_or(SendOutcome::Failed, SendOutcome::Status),
                 }
             }
         };

@@ -19,7 +19,8 @@ const EXPOSED: &str = "Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Str
      Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, ETag, Location, \
      Allow, Accept-Encoding, Date, Retry-After, WWW-Authenticate, X-Cache, Server-Timing";
 
-/// Headers that a page of another origin may send: those that the server knows, and those that libraries add by themselves.
+/// Headers that a page of another origin may send: those that the server knows, and those that
+/// libraries add by themselves.
 pub(crate) const ALLOWED: &str = "Authorization, Content-Type, If-Match, If-None-Match, Stream-TTL, Stream-Expires-At, Stream-Closed, \
      Stream-Seq, Stream-Expected-Offset, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, Producer-Id, \
      Producer-Epoch, Producer-Seq, X-Debug-Timing, Last-Event-ID, Cache-Control, Pragma, Idempotency-Key, X-Requested-With, \
@@ -110,7 +111,11 @@ mod tests {
         assert_eq!(Origins::read("*"), Some(Origins::Any));
         assert_eq!(
             Origins::read("https://App.example:443, http://localhost:3000 ,http://[::1]:80"),
-            listed(&["https://app.example", "http://localhost:3000", "http://[::1]"])
+            listed(&[
+                "https://app.example",
+                "http://localhost:3000",
+                "http://[::1]"
+            ])
         );
         for text in [
             "",
@@ -138,16 +143,24 @@ mod tests {
             (None, false),
         ] {
             let told = headers(list, origin);
-            let is_told = told.iter().any(|(name, _)| name.starts_with("Access-Control-"));
+            let is_told = told
+                .iter()
+                .any(|(name, _)| name.starts_with("Access-Control-"));
             assert_eq!(is_told, allowed, "{origin:?}");
             assert_eq!(value(&told, "Vary").as_deref(), Some("Origin"));
             if allowed {
-                assert_eq!(value(&told, "Access-Control-Allow-Origin").as_deref(), origin);
+                assert_eq!(
+                    value(&told, "Access-Control-Allow-Origin").as_deref(),
+                    origin
+                );
             }
         }
         for origin in [None, Some("https://a.example"), Some("null")] {
             let told = headers("*", origin);
-            assert_eq!(value(&told, "Access-Control-Allow-Origin").as_deref(), Some("*"));
+            assert_eq!(
+                value(&told, "Access-Control-Allow-Origin").as_deref(),
+                Some("*")
+            );
             assert_eq!(value(&told, "Vary"), None);
         }
     }

@@ -27,7 +27,8 @@ pub fn s3(place: S3<'_>) -> Result<Arc<dyn ObjectStore>> {
     drop(rustls::crypto::ring::default_provider().install_default());
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(place.bucket)
-        // To try again is the machine's decision, and so is when a put is given up. A page may be read as slowly as its client likes.
+        // To try again is the machine's decision, and so is when a put is given up. A page may be
+        // read as slowly as its client likes.
         .with_retry(RetryConfig {
             max_retries: 0,
             ..RetryConfig::default()

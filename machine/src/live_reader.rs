@@ -1,19 +1,19 @@
-//! The reader's side of a live read: a second machine, small and pure, that keeps one client's SSE response or long-poll
-//! going over a line to the stream that may be cut at any time.
+//! The reader's side of a live read: a second machine, small and pure, that keeps one client's SSE
+//! response or long-poll going over a line to the stream that may be cut at any time.
 //!
-//! It knows a position and nothing else of the stream. A frame that does not begin there, a line that closes, a client
-//! that does not read: all of them mean to dial again from the position, so that there is no gap and no duplicate.
-//! The Cloudflare shell runs its twin in JavaScript (`shells/worker/live.mjs`); `tests/tail-cases.json` holds both to the
-//! same behaviour.
+//! It knows a position and nothing else of the stream. A frame that does not begin there, a line
+//! that closes, a client that does not read: all of them mean to dial again from the position, so
+//! that there is no gap and no duplicate. The Cloudflare shell runs its twin in JavaScript
+//! (`shells/worker/live.mjs`); `tests/tail-cases.json` holds both to the same behaviour.
 
 use serde::{Deserialize, Serialize};
 
 use crate::wire::{header, sse};
-use crate::{Class, End, Millis, Offset};
+use crate::{Class, Millis, Offset, StreamEnd};
 
 /// What the stream tells the reader's side with each answer to a dial, as the `Stream-Line` header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub struct LiveHead {
     pub class: Class,
     /// Of the stream: if it changes, the reader was reading something that is no more.
     pub incarnation: String,
@@ -36,7 +36,7 @@ pub struct Head {
     pub cache_control: String,
 }
 
-impl Head {
+impl LiveHead {
     pub(crate) fn to_header(&self) -> String {
         // Nothing in it can fail to become JSON.
         serde_json::to_string(self).unwrap_or_default()
@@ -49,17 +49,18 @@ impl Head {
     }
 }
 
-/// One message over a line. On the wire: the length of its JSON (32 bits, little-endian), the JSON, and the rest is the
-/// body: an SSE `data` event, or the body of a long-poll answer.
+/// One message over a line. On the wire: the length of its JSON (32 bits, little-endian), the JSON,
+/// and the rest is the body: an SSE `data` event, or the body of a long-poll answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     pub from: Offset,
     pub next: Offset,
     pub cursor: u64,
-    /// Whether the body has all there is between `from` and `next`; otherwise it is to be read as a page.
+    /// Whether the body has all there is between `from` and `next`; otherwise it is to be read as a
+    /// page.
     pub whole: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end: Option<End>,
+    pub end: Option<StreamEnd>,
     /// Of a long-poll answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -88,8 +89,8 @@ impl Frame {
 /// What can happen to a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A dial was answered with a [`Head`]: a page, or a line.
-    Dialled { head: Head, body: Vec<u8> },
+    /// A dial was answered with a [`LiveHead`]: a page, or a line.
+    Dialled { head: LiveHead, body: Vec<u8> },
     /// A dial was answered with something else, which a long-poll hands on as it is.
     Passed { status: u16 },
     /// A dial was not answered.
@@ -127,7 +128,7 @@ pub enum Effect {
     AnswerHeld,
     /// Answer the long-poll with what the dial was answered with.
     AnswerPassed,
-    /// End the response.
+    /// StreamEnd the response.
     End,
 }
 
@@ -144,7 +145,7 @@ enum Phase {
 
 /// One client's live read.
 #[derive(Clone, Debug)]
-pub struct Tail {
+pub struct LiveReader {
     class: Class,
     incarnation: String,
     phase: Phase,
@@ -161,10 +162,10 @@ pub struct Tail {
     cache_control: String,
 }
 
-impl Tail {
+impl LiveReader {
     /// A reader whose first dial was answered with this head. That answer is its first input, too.
     #[must_use]
-    pub fn new(now: Millis, head: &Head) -> Self {
+    pub fn new(now: Millis, head: &LiveHead) -> Self {
         Self {
             class: head.class,
             incarnation: head.incarnation.clone(),
@@ -198,20 +199,21 @@ impl Tail {
         }
     }
 
-    /// Takes one input. `chance` is a random number below 1,000, by which many readers spread their dials.
+    /// Takes one input. `jitter` is a random number below 1,000, by which many readers spread their
+    /// dials.
     #[must_use]
-    pub fn step(&mut self, now: Millis, chance: u64, input: Input) -> Vec<Effect> {
+    pub fn step(&mut self, now: Millis, jitter: u64, input: Input) -> Vec<Effect> {
         if self.phase == Phase::Ended {
             return Vec::new();
         }
         match input {
             Input::Dialled { head, body } => self.dialled(now, head, body),
-            Input::Passed { status } => self.passed(status, chance),
-            Input::Unanswered => self.redial(chance),
+            Input::Passed { status } => self.passed(status, jitter),
+            Input::Unanswered => self.redial(jitter),
             Input::Message { frame, body } => self.message(now, frame, body),
             Input::LineClosed if self.phase == Phase::Attached => {
                 self.attempts = 0;
-                self.redial(chance)
+                self.redial(jitter)
             }
             Input::Pull if self.phase == Phase::Behind => vec![self.dial(0)],
             Input::Full if self.phase == Phase::Attached => {
@@ -224,7 +226,7 @@ impl Tail {
         }
     }
 
-    fn dialled(&mut self, now: Millis, head: Head, body: Vec<u8>) -> Vec<Effect> {
+    fn dialled(&mut self, now: Millis, head: LiveHead, body: Vec<u8>) -> Vec<Effect> {
         if self.phase != Phase::Dialling || head.incarnation != self.incarnation {
             return self.end();
         }
@@ -248,9 +250,9 @@ impl Tail {
         }
     }
 
-    fn passed(&mut self, status: u16, chance: u64) -> Vec<Effect> {
+    fn passed(&mut self, status: u16, jitter: u64) -> Vec<Effect> {
         match self.class {
-            Class::Sse if status >= 500 => self.redial(chance),
+            Class::Sse if status >= 500 => self.redial(jitter),
             Class::Sse => self.end(),
             Class::LongPoll => {
                 self.phase = Phase::Ended;
@@ -263,7 +265,7 @@ impl Tail {
         if self.phase != Phase::Attached {
             return Vec::new();
         }
-        if frame.end == Some(End::Gone) && self.class == Class::Sse {
+        if frame.end == Some(StreamEnd::Deleted) && self.class == Class::Sse {
             return self.end();
         }
         if frame.from != self.position || !frame.whole {
@@ -273,7 +275,7 @@ impl Tail {
         self.cursor = self.cursor.max(frame.cursor);
         match self.class {
             Class::Sse => {
-                let closed = frame.end == Some(End::Closed);
+                let closed = frame.end == Some(StreamEnd::Closed);
                 let emit = self.emit(now, body, true, closed);
                 if closed {
                     [vec![emit], self.end()].concat()
@@ -289,7 +291,9 @@ impl Tail {
                     .into_iter()
                     .map(|(name, value)| match name.as_str() {
                         header::STREAM_CURSOR => (name, self.cursor.to_string()),
-                        header::CACHE_CONTROL if status == 200 => (name, self.cache_control.clone()),
+                        header::CACHE_CONTROL if status == 200 => {
+                            (name, self.cache_control.clone())
+                        }
                         _ => (name, value),
                     });
                 vec![
@@ -315,8 +319,8 @@ impl Tail {
         vec![Effect::Emit(sse::HEARTBEAT.to_vec())]
     }
 
-    /// Data, if any, and the control event that follows it. The data has the same `id`, because a response may be cut
-    /// between the two.
+    /// Data, if any, and the control event that follows it. The data has the same `id`, because a
+    /// response may be cut between the two.
     fn emit(&mut self, now: Millis, data: Vec<u8>, up_to_date: bool, closed: bool) -> Effect {
         self.written_at = now;
         self.told_up_to_date = up_to_date;
@@ -336,10 +340,10 @@ impl Tail {
     }
 
     /// Dials after a pause that is random, and longer the more often it was in vain.
-    fn redial(&mut self, chance: u64) -> Vec<Effect> {
+    fn redial(&mut self, jitter: u64) -> Vec<Effect> {
         let longest = self.redial_ms_max << self.attempts.min(4);
         self.attempts += 1;
-        vec![self.dial(longest * chance / 1_000)]
+        vec![self.dial(longest * jitter / 1_000)]
     }
 
     fn end(&mut self) -> Vec<Effect> {

@@ -1,10 +1,11 @@
-//! The Worker's cache at the edge, in shared cache mode: which requests it may answer, and which answers it may keep.
+//! The Worker's cache at the edge, in shared cache mode: which requests it may answer, and which
+//! answers it may keep.
 //!
-//! It knows nothing of appends and deletions, so that it may only hold what no append changes: a page that ends before the
-//! tail. What a deletion changes stays in it for the page's `max-age`.
+//! It knows nothing of appends and deletions, so that it may only hold what no append changes: a
+//! page that ends before the tail. What a deletion changes stays in it for the page's `max-age`.
 
 use super::{STREAM_PREFIX, Settings};
-use crate::wire::request::{self, From, Head};
+use crate::wire::request::{self, RequestHead, StartOffset};
 use crate::wire::{CacheMode, header};
 
 /// What the cache has to do with a request.
@@ -14,12 +15,13 @@ pub enum EdgeCache {
     Unused,
     /// It is neither asked nor told.
     Bypassed,
-    /// It is asked first, by this URL, and told the answer if [`may_keep`] says so. Equal URLs mean equal answers.
+    /// It is asked first, by this URL, and told the answer if [`may_keep`] says so. Equal URLs mean
+    /// equal answers.
     Asked(String),
 }
 
 /// For a request that is authorized and goes to the stream of this canonical name.
-pub(super) fn of(head: Head<'_>, name: &str, settings: &Settings) -> EdgeCache {
+pub(super) fn of(head: RequestHead<'_>, name: &str, settings: &Settings) -> EdgeCache {
     if settings.cache_mode == CacheMode::Private {
         return EdgeCache::Unused;
     }
@@ -30,7 +32,8 @@ pub(super) fn of(head: Head<'_>, name: &str, settings: &Settings) -> EdgeCache {
         .into_iter()
         .filter_map(|name| (head.header)(name))
         .any(|value| has_directive(&value, "no-cache") || has_directive(&value, "no-store"));
-    // HEAD asks for the stream's own metadata, which is about the tail; a tag is compared by the stream.
+    // HEAD asks for the stream's own metadata, which is about the tail; a tag is compared by the
+    // stream.
     if head.method != "GET" || wants_origin || (head.header)(header::IF_NONE_MATCH).is_some() {
         return EdgeCache::Bypassed;
     }
@@ -39,16 +42,16 @@ pub(super) fn of(head: Head<'_>, name: &str, settings: &Settings) -> EdgeCache {
         Ok(_) | Err(_) => return EdgeCache::Bypassed,
     };
     let offset = match from {
-        From::Start => "-1".to_owned(),
-        From::Offset(offset) => offset.to_string(),
-        From::Now => return EdgeCache::Bypassed,
+        StartOffset::Start => "-1".to_owned(),
+        StartOffset::Offset(offset) => offset.to_string(),
+        StartOffset::Now => return EdgeCache::Bypassed,
     };
     let base = settings.location_base(head.origin);
     EdgeCache::Asked(format!("{base}{STREAM_PREFIX}{name}?offset={offset}"))
 }
 
-/// Whether the cache may keep an answer to a request that it was asked for: a whole page that says itself that others may
-/// keep it.
+/// Whether the cache may keep an answer to a request that it was asked for: a whole page that says
+/// itself that others may keep it.
 #[must_use]
 pub fn may_keep(status: u16, cache_control: &str) -> bool {
     let mut directives = cache_control.split(',').map(str::trim);
@@ -82,7 +85,7 @@ mod tests {
             found.map(|(_, value)| (*value).to_owned())
         };
         let target = format!("/v1/stream/%61{query}");
-        let head = Head {
+        let head = RequestHead {
             method,
             origin: "http://h",
             target: &target,

@@ -1,4 +1,5 @@
-//! The server without a network, without a clock and without threads: what a simulation needs of it.
+//! The server without a network, without a clock and without threads: what a simulation needs of
+//! it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use machine::Millis;
-use machine::edge::Settings;
+use machine::router::Settings;
 use object_store::ObjectStore as _;
 use object_store::memory::InMemory;
 use server::{Accepted, Bounds, Config, Listener, Platform, Server, Unseen, Work};
@@ -52,7 +53,9 @@ impl Platform for Still {
     }
 
     fn random(&self) -> io::Result<u64> {
-        Ok(self.drawn.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
+        Ok(self
+            .drawn
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
     }
 
     fn work(&self, work: Work) {
@@ -77,7 +80,8 @@ async fn life() -> Vec<String> {
     let config = Config {
         data: directory.path().to_owned(),
         // The second message seals a segment.
-        settings: Settings::read(&|name| (name == "SEGMENT_MAX_MESSAGES").then(|| "2".to_owned())).unwrap(),
+        settings: Settings::read(&|name| (name == "SEGMENT_MAX_MESSAGES").then(|| "2".to_owned()))
+            .unwrap(),
         bounds: Bounds::default(),
         date: false,
     };
@@ -93,7 +97,8 @@ async fn life() -> Vec<String> {
     }));
 
     let head = "Host: still\r\nConnection: close\r\nContent-Type: application/json\r\n";
-    let put = format!("PUT /v1/stream/a HTTP/1.1\r\n{head}Stream-TTL: 300\r\nContent-Length: 0\r\n\r\n");
+    let put =
+        format!("PUT /v1/stream/a HTTP/1.1\r\n{head}Stream-TTL: 300\r\nContent-Length: 0\r\n\r\n");
     let post = format!("POST /v1/stream/a HTTP/1.1\r\n{head}Content-Length: 7\r\n\r\n{{\"a\":1}}");
     let events = format!("GET /v1/stream/a?offset=-1&live=sse HTTP/1.1\r\n{head}\r\n");
     let poll = format!("GET /v1/stream/a?offset=now&live=long-poll HTTP/1.1\r\n{head}\r\n");
@@ -122,11 +127,16 @@ async fn life() -> Vec<String> {
     tokio::time::sleep(Duration::from_secs(2 * 3_600)).await;
     let left: Vec<_> = cold.list(None).try_collect().await.unwrap();
     // The registry's own, for it has two messages by now.
-    assert!(left.iter().all(|object| !objects.contains(object)), "{left:?}");
+    assert!(
+        left.iter().all(|object| !objects.contains(object)),
+        "{left:?}"
+    );
     let shelves = std::fs::read_dir(directory.path().join("streams")).unwrap();
     let files = shelves.flat_map(|shelf| std::fs::read_dir(shelf.unwrap().path()).unwrap());
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-    let others: Vec<_> = names.filter(|name| !name.starts_with("__registry__.")).collect();
+    let others: Vec<_> = names
+        .filter(|name| !name.starts_with("__registry__."))
+        .collect();
     assert_eq!(others, [""; 0]);
     end.send(()).unwrap();
     serving.await.unwrap();

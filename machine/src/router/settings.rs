@@ -1,4 +1,5 @@
-//! What the operator sets, read strictly: a number that cannot be read is refused, and never replaced by a default.
+//! What the operator sets, read strictly: a number that cannot be read is refused, and never
+//! replaced by a default.
 
 use thiserror::Error;
 
@@ -16,8 +17,8 @@ pub struct Settings {
     pub cache_mode: CacheMode,
     /// `Server-Timing` on every answer.
     pub debug_timing: bool,
-    /// Where clients reach the server, when something in front of it goes by another name: where `Location` begins. Without a
-    /// slash at its end.
+    /// Where clients reach the server, when something in front of it goes by another name: where
+    /// `Location` begins. Without a slash at its end.
     pub public_url: Option<String>,
     /// The web pages that may use the server.
     pub cors_origins: Origins,
@@ -25,7 +26,7 @@ pub struct Settings {
 
 /// A variable has a value that it cannot have.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum BadSetting {
+pub enum SettingError {
     #[error("{variable} must be {rule}, not {value:?}")]
     Shown {
         variable: &'static str,
@@ -87,7 +88,12 @@ const LIMITS: [(&str, Field, u64, u64); 16] = [
         100,
         3_600_000,
     ),
-    ("REGISTRY_SHARDS", |limits| &mut limits.registry_shards, 1, 256),
+    (
+        "REGISTRY_SHARDS",
+        |limits| &mut limits.registry_shards,
+        1,
+        256,
+    ),
     (
         "SEGMENT_MAX_BYTES",
         |limits| &mut limits.segment_bytes_max,
@@ -118,14 +124,24 @@ const LIMITS: [(&str, Field, u64, u64); 16] = [
         1,
         10 * YEAR_MS,
     ),
-    ("PUT_TIMEOUT_MS", |limits| &mut limits.put_timeout_ms, 1, DAY_MS),
+    (
+        "PUT_TIMEOUT_MS",
+        |limits| &mut limits.put_timeout_ms,
+        1,
+        DAY_MS,
+    ),
     (
         "REPLY_TIMEOUT_MS",
         |limits| &mut limits.reply_timeout_ms,
         1,
         DAY_MS,
     ),
-    ("RETRY_MIN_MS", |limits| &mut limits.retry_ms_min, 1, DAY_MS),
+    (
+        "RETRY_MIN_MS",
+        |limits| &mut limits.retry_base_ms,
+        1,
+        DAY_MS,
+    ),
     ("RETRY_MAX_MS", |limits| &mut limits.retry_ms_max, 1, DAY_MS),
     (
         "COLLECT_GRACE_MS",
@@ -139,11 +155,12 @@ const DAY_MS: u64 = 86_400_000;
 const YEAR_MS: u64 = 365 * DAY_MS;
 
 impl Settings {
-    /// Reads the variables; an empty one counts as absent, except for the token: whoever sets it wants a guard.
+    /// Reads the variables; an empty one counts as absent, except for the token: whoever sets it
+    /// wants a guard.
     ///
     /// # Errors
     /// When a variable has a value that it cannot have.
-    pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadSetting> {
+    pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         let auth_token = variable("AUTH_TOKEN").map(token).transpose()?;
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut limits = Limits::DEFAULT;
@@ -154,9 +171,8 @@ impl Settings {
         }
         let cache_mode = match variable("CACHE_MODE") {
             None => CacheMode::default(),
-            Some(value) => {
-                CacheMode::from_name(&value).ok_or_else(|| bad("CACHE_MODE", "shared or private", value))?
-            }
+            Some(value) => CacheMode::from_name(&value)
+                .ok_or_else(|| bad("CACHE_MODE", "shared or private", value))?,
         };
         let debug_timing = match variable("DEBUG_TIMING").as_deref() {
             None | Some("0") => false,
@@ -167,7 +183,8 @@ impl Settings {
         let cors_origins = match variable("CORS_ORIGINS") {
             None => Origins::default(),
             Some(value) => Origins::read(&value).ok_or_else(|| {
-                let rule = "* or a list of origins such as https://app.example,http://localhost:3000";
+                let rule =
+                    "* or a list of origins such as https://app.example,http://localhost:3000";
                 bad("CORS_ORIGINS", rule, value)
             })?,
         };
@@ -187,7 +204,8 @@ impl Settings {
         self.public_url.as_deref().unwrap_or(origin)
     }
 
-    /// How answers may be cached. What a token protects, a shared cache would hand to those who have none.
+    /// How answers may be cached. What a token protects, a shared cache would hand to those who
+    /// have none.
     pub(super) const fn answers_cache_mode(&self) -> CacheMode {
         if self.auth_token.is_some() {
             CacheMode::Private
@@ -197,9 +215,9 @@ impl Settings {
     }
 }
 
-fn bad(variable: &'static str, rule: &str, value: String) -> BadSetting {
+fn bad(variable: &'static str, rule: &str, value: String) -> SettingError {
     let rule = rule.to_owned();
-    BadSetting::Shown {
+    SettingError::Shown {
         variable,
         rule,
         value,
@@ -207,9 +225,9 @@ fn bad(variable: &'static str, rule: &str, value: String) -> BadSetting {
 }
 
 /// A token that a request can carry: the white space around it is lost on the way.
-fn token(value: String) -> Result<String, BadSetting> {
+fn token(value: String) -> Result<String, SettingError> {
     if value.is_empty() || value.trim() != value || value.chars().any(char::is_control) {
-        return Err(BadSetting::Secret {
+        return Err(SettingError::Secret {
             variable: "AUTH_TOKEN",
             rule: "a text without white space around it, or not set at all, which lets everyone in",
         });
@@ -217,14 +235,14 @@ fn token(value: String) -> Result<String, BadSetting> {
     Ok(value)
 }
 
-fn public_url(value: String) -> Result<String, BadSetting> {
+fn public_url(value: String) -> Result<String, SettingError> {
     let url = value.strip_suffix('/').unwrap_or(&value);
     let (origin, path) = target::split(url);
     let host = origin
         .strip_prefix("https://")
         .or_else(|| origin.strip_prefix("http://"));
-    let path_is_plain =
-        path.bytes().all(|byte| byte.is_ascii_graphic()) && !path.contains(['?', '#', '"', '<', '>']);
+    let path_is_plain = path.bytes().all(|byte| byte.is_ascii_graphic())
+        && !path.contains(['?', '#', '"', '<', '>']);
     if host.is_some_and(target::is_host) && path_is_plain {
         return Ok(url.to_owned());
     }
@@ -232,7 +250,12 @@ fn public_url(value: String) -> Result<String, BadSetting> {
     Err(bad("PUBLIC_URL", rule, value))
 }
 
-fn number(variable: &'static str, value: String, least: u64, greatest: u64) -> Result<u64, BadSetting> {
+fn number(
+    variable: &'static str,
+    value: String,
+    least: u64,
+    greatest: u64,
+) -> Result<u64, SettingError> {
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
     let number = value
         .parse::<u64>()
@@ -248,14 +271,23 @@ fn number(variable: &'static str, value: String, least: u64, greatest: u64) -> R
 mod tests {
     use super::*;
 
-    fn read(variable: &str, value: &str) -> Result<Settings, BadSetting> {
+    fn read(variable: &str, value: &str) -> Result<Settings, SettingError> {
         Settings::read(&|name| (name == variable).then(|| value.to_owned()))
     }
 
     #[test]
     fn every_bad_number_is_refused_by_name() {
         for (name, ..) in LIMITS {
-            for value in ["x", "-1", "+1", "1.5", "0", " 1", "1e3", "99999999999999999999"] {
+            for value in [
+                "x",
+                "-1",
+                "+1",
+                "1.5",
+                "0",
+                " 1",
+                "1e3",
+                "99999999999999999999",
+            ] {
                 assert!(
                     read(name, value).is_err_and(|bad| bad.to_string().starts_with(name)),
                     "{name}={value}"

@@ -1,5 +1,5 @@
-//! What a request asks for, apart from what it says of the server's name. The target selects the stream; the origin is only
-//! repeated in `Location` (RFC 9112, 3.2).
+//! What a request asks for, apart from what it says of the server's name. The target selects the
+//! stream; the origin is only repeated in `Location` (RFC 9112, 3.2).
 
 use core::net::Ipv6Addr;
 
@@ -19,7 +19,8 @@ pub struct Named<'a> {
 /// The origin that a request names, in the form `scheme://authority`; `local` where it names none.
 ///
 /// # Errors
-/// Unless there is exactly one valid `Host`, or none in HTTP/1.0. A valid target in absolute form does not excuse a bad `Host`.
+/// Unless there is exactly one valid `Host`, or none in HTTP/1.0. A valid target in absolute form
+/// does not excuse a bad `Host`.
 pub fn origin(named: Named<'_>, local: &str) -> Result<String, Refusal> {
     let host = match named.hosts {
         [] if named.needs_host => return Err(MISSING),
@@ -42,7 +43,8 @@ pub fn origin(named: Named<'_>, local: &str) -> Result<String, Refusal> {
     }
 }
 
-/// Takes apart the URL that a platform has made of `Host` and the request's target, as in [`split`].
+/// Takes apart the URL that a platform has made of `Host` and the request's target, as in
+/// [`split`].
 ///
 /// # Errors
 /// When `Host` is missing or malformed: the URL cannot be trusted then.
@@ -79,10 +81,11 @@ pub fn split(url: &str) -> (&str, &str) {
 }
 
 const MISSING: Refusal = Refusal::Malformed("the Host header is missing");
-const MALFORMED: Refusal = Refusal::Malformed("the Host header is not of the form host or host:port");
+const MALFORMED: Refusal =
+    Refusal::Malformed("the Host header is not of the form host or host:port");
 
-/// Whether the text is a `uri-host [ ":" port ]` (RFC 9110, 7.2). Left out are the sub-delims, which no host has: a comma
-/// would let two values pass that something in between has joined.
+/// Whether the text is a `uri-host [ ":" port ]` (RFC 9110, 7.2). Left out are the sub-delims,
+/// which no host has: a comma would let two values pass that something in between has joined.
 pub(super) fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -188,7 +191,10 @@ mod tests {
         assert_eq!(ask(None, &["x?"], false), None);
         assert_eq!(ask(None, &[], false).as_deref(), Some("http://local:1"));
         let absolute = Some(("HTTPS", "other:2"));
-        assert_eq!(ask(absolute, &["h"], true).as_deref(), Some("https://other:2"));
+        assert_eq!(
+            ask(absolute, &["h"], true).as_deref(),
+            Some("https://other:2")
+        );
         assert_eq!(ask(absolute, &[], true), None);
         assert_eq!(ask(absolute, &["x?"], true), None);
         assert_eq!(ask(Some(("ftp", "other")), &["h"], true), None);
@@ -210,6 +216,9 @@ mod tests {
         assert!(checked("http://x?/v1/stream/u", Some("x?")).is_err());
         assert!(checked("http://h/a", None).is_err());
         assert_eq!(checked("http://h*", Some("h")), Ok(("http://h", "*")));
-        assert_eq!(checked("http://h/a/h*", Some("h")), Ok(("http://h", "/a/h*")));
+        assert_eq!(
+            checked("http://h/a/h*", Some("h")),
+            Ok(("http://h", "/a/h*"))
+        );
     }
 }

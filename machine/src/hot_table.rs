@@ -1,27 +1,27 @@
 //! Finding rows in one hot table.
 
 use crate::plan::{FRAME_OVERHEAD, Span};
-use crate::rows::{HotTable, RowKey, RowMark, Rows, Unreadable};
+use crate::rows::{HotTable, RowKey, RowMeta, Rows, StorageError};
 
 /// One hot table that has rows, from the segment's first on, with none missing.
-pub(crate) struct Hot<'a, R> {
+pub(crate) struct HotTableReader<'a, R> {
     table: HotTable,
     rows: &'a R,
 }
 
-impl<'a, R: Rows> Hot<'a, R> {
+impl<'a, R: Rows> HotTableReader<'a, R> {
     pub(crate) const fn new(table: HotTable, rows: &'a R) -> Self {
         Self { table, rows }
     }
 
     /// The last row at or before `key`.
-    pub(crate) fn row(&self, key: RowKey) -> Result<RowMark, Unreadable> {
+    pub(crate) fn row(&self, key: RowKey) -> Result<RowMeta, StorageError> {
         let row = self.rows.at_or_before(self.table, key)?;
-        row.ok_or_else(|| Unreadable(format!("no row at or before {}", key.stored())))
+        row.ok_or_else(|| StorageError(format!("no row at or before {}", key.stored())))
     }
 
     /// The row where the message or append begins that a unit belongs to.
-    pub(crate) fn containing(&self, position: u64) -> Result<RowMark, Unreadable> {
+    pub(crate) fn containing(&self, position: u64) -> Result<RowMeta, StorageError> {
         let row = self.row(RowKey::at(position))?;
         let begin = RowKey::at(row.key.position());
         if row.key == begin {
@@ -31,8 +31,9 @@ impl<'a, R: Rows> Hot<'a, R> {
         }
     }
 
-    /// The rows before `key` that have the last `bytes` bytes of content there, in order, and how many each has of them.
-    pub(crate) fn lead(&self, key: RowKey, bytes: u64) -> Result<Vec<(Span, u64)>, Unreadable> {
+    /// The rows before `key` that have the last `bytes` bytes of content there, in order, and how
+    /// many each has of them.
+    pub(crate) fn lead(&self, key: RowKey, bytes: u64) -> Result<Vec<(Span, u64)>, StorageError> {
         let (mut lead, mut left, mut before) = (Vec::new(), bytes, key.stored());
         while left > 0 && before > 0 {
             let row = self.row(RowKey::from_stored(before - 1))?;
@@ -56,10 +57,15 @@ impl<'a, R: Rows> Hot<'a, R> {
         Ok(lead)
     }
 
-    /// The last row that lies, with all from `first` on, within `bytes_max`; at least `first` itself. Keys and bytes rise
-    /// together, so that it is found by halving.
-    fn last_fitting(&self, first: &RowMark, last: &RowMark, bytes_max: u64) -> Result<RowMark, Unreadable> {
-        let fits = |row: &RowMark| row.bytes_through() - first.bytes_before <= bytes_max;
+    /// The last row that lies, with all from `first` on, within `bytes_max`; at least `first`
+    /// itself. Keys and bytes rise together, so that it is found by halving.
+    fn last_fitting(
+        &self,
+        first: &RowMeta,
+        last: &RowMeta,
+        bytes_max: u64,
+    ) -> Result<RowMeta, StorageError> {
+        let fits = |row: &RowMeta| row.bytes_through() - first.bytes_before <= bytes_max;
         if fits(last) {
             return Ok(*last);
         }
@@ -81,10 +87,10 @@ impl<'a, R: Rows> Hot<'a, R> {
     /// The rows from `first` to `last` in groups of at most `bytes_max`, or of one row.
     pub(crate) fn spans(
         &self,
-        first: RowMark,
-        last: RowMark,
+        first: RowMeta,
+        last: RowMeta,
         bytes_max: u64,
-    ) -> Result<Vec<Span>, Unreadable> {
+    ) -> Result<Vec<Span>, StorageError> {
         let mut spans = Vec::new();
         let mut from = first;
         loop {
@@ -102,7 +108,12 @@ impl<'a, R: Rows> Hot<'a, R> {
     }
 
     /// The first row behind `after` that begins a message and has at least so many bytes before it.
-    pub(crate) fn first_with(&self, after: RowKey, bytes_before: u64) -> Result<Option<RowMark>, Unreadable> {
-        self.rows.first_with(self.table, after, bytes_before)
+    pub(crate) fn first_at_or_after_bytes(
+        &self,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMeta>, StorageError> {
+        self.rows
+            .first_at_or_after_bytes(self.table, after, bytes_before)
     }
 }
