@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::choices::{Choices, Enumeration};
 use crate::course::Course;
+use crate::ids::{CallId, Id, LineId, ObjectId, Table};
 use crate::platform::{self, Due, Object, Outgoing, Remains};
 use crate::settings::{Faults, Settings};
 
@@ -202,11 +203,11 @@ impl Call {
 /// What a handler answers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    Call(usize),
+    Call(CallId),
     Alarm,
-    Line(usize),
+    Line(LineId),
     /// A line that is opened by a call that is not counted.
-    Dial(usize),
+    Dial(LineId),
 }
 
 /// A handler at work.
@@ -227,7 +228,7 @@ struct Handling<'p> {
 struct Turn {
     writes: Vec<Write>,
     alarm: Option<Option<u64>>,
-    messages: Vec<(usize, String)>,
+    messages: Vec<(LineId, String)>,
 }
 
 /// How a turn ended.
@@ -244,8 +245,8 @@ struct Play<'p, 'w, 't> {
     course: Course<'w, 't, Event>,
     object: Object<Memory>,
     handlings: Vec<Handling<'p>>,
-    calls: Vec<Call>,
-    lines: Vec<Vec<String>>,
+    calls: Table<CallId, Call>,
+    lines: Table<LineId, Vec<String>>,
     log: Vec<String>,
     taken: BTreeSet<(&'p str, usize)>,
 }
@@ -259,10 +260,10 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         Self {
             program,
             course: Course::new(choices, settings, false),
-            object: Object::new(0, Tables::default()),
+            object: Object::new(ObjectId::new(0), Tables::default()),
             handlings: Vec::new(),
-            calls: Vec::new(),
-            lines: Vec::new(),
+            calls: Table::default(),
+            lines: Table::default(),
             log: Vec::new(),
             taken: BTreeSet::new(),
         }
@@ -274,7 +275,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         }
         Ok(Seen {
             calls: self.calls.iter().map(Call::seen).collect(),
-            lines: self.lines,
+            lines: self.lines.iter().cloned().collect(),
             log: self.log,
         })
     }
@@ -311,8 +312,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 self.object.instance = None;
             }
             Act::Dial => {
-                let line = self.lines.len();
-                self.lines.push(Vec::new());
+                let line = self.lines.push(Vec::new());
                 self.object.lines.push((line, "nothing".to_owned()));
                 self.handle("dial", Cause::Dial(line))?;
                 self.until(|play| play.object.pending().is_none())?;
@@ -374,9 +374,8 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         Ok(event)
     }
 
-    fn call(&mut self, handler: &'p str) -> Result<usize, String> {
-        let call = self.calls.len();
-        self.calls.push(Call::default());
+    fn call(&mut self, handler: &'p str) -> Result<CallId, String> {
+        let call = self.calls.push(Call::default());
         self.object.begun.push(call);
         self.handle(handler, Cause::Call(call))?;
         Ok(call)
@@ -560,7 +559,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 }
             }
             Step::Attach(text) => {
-                let mine = |line: &usize| matches!(cause, Cause::Dial(mine) | Cause::Line(mine) if mine == *line);
+                let mine = |line: &LineId| matches!(cause, Cause::Dial(mine) | Cause::Line(mine) if mine == *line);
                 for (_, kept) in self.object.lines.iter_mut().filter(|(line, _)| mine(line)) {
                     kept.clone_from(text);
                 }

@@ -11,6 +11,7 @@ pub mod course;
 pub mod digest;
 pub mod fidelity;
 pub mod http_cache;
+pub mod ids;
 pub mod marks;
 pub mod model;
 pub mod oracles;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
+use crate::ids::ObjectId;
 use crate::model::{Content, Mismatch};
 
 /// The first observation of each unit of a life fixes it (protocol 4: immutable by position).
 #[derive(Debug, Default)]
 pub struct OffsetLaw {
-    units: BTreeMap<(usize, u64), Vec<Option<u64>>>,
+    units: BTreeMap<(ObjectId, u64), Vec<Option<u64>>>,
 }
 
 impl OffsetLaw {
@@ -19,7 +20,7 @@ impl OffsetLaw {
     /// When other content was shown there before.
     pub fn observe(
         &mut self,
-        object: usize,
+        object: ObjectId,
         life: u64,
         from: u64,
         units: &[u64],
@@ -71,13 +72,14 @@ pub fn units(content: &Content, body: &[u8]) -> Option<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Id as _;
 
     #[test]
     fn a_unit_once_seen_stays() {
         let mut law = OffsetLaw::default();
-        assert_eq!(law.observe(0, 1, 3, &[7, 8]), Ok(()));
-        assert_eq!(law.observe(0, 1, 0, &[1, 1, 1, 7]), Ok(()));
-        assert_eq!(law.observe(0, 2, 4, &[9]), Ok(()));
-        assert!(law.observe(0, 1, 4, &[9]).is_err());
+        assert_eq!(law.observe(ObjectId::new(0), 1, 3, &[7, 8]), Ok(()));
+        assert_eq!(law.observe(ObjectId::new(0), 1, 0, &[1, 1, 1, 7]), Ok(()));
+        assert_eq!(law.observe(ObjectId::new(0), 2, 4, &[9]), Ok(()));
+        assert!(law.observe(ObjectId::new(0), 1, 4, &[9]).is_err());
     }
 }

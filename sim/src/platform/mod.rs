@@ -13,6 +13,7 @@ use std::fmt::Debug;
 pub use alarm::{Alarm, Due};
 
 use crate::course::Course;
+use crate::ids::{CallId, LineId, ObjectId};
 use crate::marks::{Fault, Mark, Watermark};
 
 /// What runs on an object, as far as the platform knows it. A value is the memory of one instance.
@@ -53,22 +54,22 @@ pub trait Storage: Debug {
 pub enum Event {
     /// A commit is durable, and all before it.
     Durable {
-        object: usize,
+        object: ObjectId,
         epoch: u64,
         number: u64,
     },
     Crash {
-        object: usize,
+        object: ObjectId,
         epoch: u64,
     },
     /// The instance is dropped if it has nothing to do.
     Idle {
-        object: usize,
+        object: ObjectId,
         epoch: u64,
         cut_lines: bool,
     },
     Alarm {
-        object: usize,
+        object: ObjectId,
         token: u64,
         again: bool,
     },
@@ -96,15 +97,15 @@ struct Held<P: Program> {
 #[derive(Debug)]
 pub enum Outgoing<P: Program> {
     Answer {
-        call: usize,
+        call: CallId,
         answer: P::Answer,
     },
     Message {
-        line: usize,
+        line: LineId,
         message: P::Message,
     },
     Close {
-        line: usize,
+        line: LineId,
     },
     /// An effect, asked for by this instance.
     Effect {
@@ -136,7 +137,7 @@ pub struct Remains<P> {
     pub instance: Option<P>,
     pub clock: Clock,
     /// The calls that it had begun and not answered.
-    pub begun: Vec<usize>,
+    pub begun: Vec<CallId>,
     /// Whether some of its commits are lost.
     pub lost_commits: bool,
     /// Whether it goes on with the calls that it has begun.
@@ -148,7 +149,7 @@ pub struct Remains<P> {
 #[derive(Debug)]
 pub struct Object<P: Program> {
     /// Names it in its events.
-    number: usize,
+    number: ObjectId,
     pub storage: P::Storage,
     disk: <P::Storage as Storage>::Disk,
     durable_witness: P::Witness,
@@ -165,16 +166,16 @@ pub struct Object<P: Program> {
     /// Counts the ends of instances that took everything in memory with them.
     pub epoch: u64,
     /// Calls that an instance has begun with and not answered.
-    pub begun: Vec<usize>,
+    pub begun: Vec<CallId>,
     /// Lines whose end it holds, in the order in which they came.
-    pub lines: Vec<(usize, P::Attachment)>,
+    pub lines: Vec<(LineId, P::Attachment)>,
     pub alarm: Alarm,
     pub last_crash_at: u64,
 }
 
 impl<P: Program> Object<P> {
     #[must_use]
-    pub fn new(number: usize, storage: P::Storage) -> Self {
+    pub fn new(number: ObjectId, storage: P::Storage) -> Self {
         Self {
             number,
             storage,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::client::Received;
 use super::{Event, World};
 use crate::http_cache::{Done, HttpCache, Lookup, Scope, Stored};
+use crate::ids::{CacheId, CallId, ClientId, Table};
 use crate::marks::Mark;
 use crate::oracles::{CachedRead, Oracle, Place};
 use crate::request::{Request, Response};
@@ -13,16 +14,11 @@ use crate::request::{Request, Response};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Witness {
     place: Place,
-    client: usize,
+    client: ClientId,
 }
 
-/// Names a cache of the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CacheId(usize);
-
 /// All caches of the world.
-#[derive(Debug, Default)]
-pub(super) struct Caches(Vec<HttpCache<Witness>>);
+pub(super) type Caches = Table<CacheId, HttpCache<Witness>>;
 
 /// How a call's answer gets to its client.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +48,7 @@ impl World<'_, '_> {
             settings.serves_stale,
         );
         let mut common = None;
-        for client in 0..self.clients.len() {
+        for client in self.clients.ids() {
             let choices = self.course.choices.third();
             if !choices.percent(cached) {
                 continue;
@@ -66,8 +62,7 @@ impl World<'_, '_> {
                     } else {
                         Scope::Private
                     };
-                    self.caches.0.push(HttpCache::new(scope, serves_stale));
-                    CacheId(self.caches.0.len() - 1)
+                    self.caches.push(HttpCache::new(scope, serves_stale))
                 }
             };
             if is_shared {
@@ -77,13 +72,13 @@ impl World<'_, '_> {
         }
     }
 
-    fn cached_url(&self, call: usize) -> String {
+    fn cached_url(&self, call: CallId) -> String {
         let call = &self.calls[call];
         call.request.url(&self.objects[call.object].url)
     }
 
     /// A client's cache takes its request. Says whether the cache has answered it.
-    pub(super) fn ask_cache(&mut self, call: usize, client: usize) -> bool {
+    pub(super) fn ask_cache(&mut self, call: CallId, client: ClientId) -> bool {
         let Some(cache) = self.clients[client].cache else {
             return false;
         };
@@ -96,7 +91,7 @@ impl World<'_, '_> {
             revalidates,
             in_background,
         };
-        match self.caches.0[cache.0].look_up(now, &url, &request) {
+        match self.caches[cache].look_up(now, &url, &request) {
             Lookup::Forward => {
                 self.calls[call].way = forwarded(None, false);
                 false
@@ -146,13 +141,14 @@ impl World<'_, '_> {
     }
 
     /// A cache asks in the background for what it has given to its client.
-    fn ask_again(&mut self, answered: usize, way: Way) {
+    fn ask_again(&mut self, answered: CallId, way: Way) {
         let call = &self.calls[answered];
         // Only an edge dials, and for nobody that does not wait.
         if call.request.parameter("live").is_some() {
             return;
         }
-        let (object, operation, request) = (call.object, call.operation, Rc::clone(&call.request));
+        let (object, operation, request) =
+            (call.object, call.operation(), Rc::clone(&call.request));
         let call = self.call(object, operation, None, &request);
         self.calls[call].way = way;
         self.course
@@ -161,7 +157,7 @@ impl World<'_, '_> {
     }
 
     /// Whether nobody waits for this call but a cache.
-    pub(super) fn is_in_background(&self, call: usize) -> bool {
+    pub(super) fn is_in_background(&self, call: CallId) -> bool {
         matches!(
             self.calls[call].way,
             Way::Forwarded {
@@ -172,7 +168,7 @@ impl World<'_, '_> {
     }
 
     /// An answer passes the cache of its client, who is given what comes back.
-    pub(super) fn pass_cache(&mut self, call: usize, received: Received) -> Option<Received> {
+    pub(super) fn pass_cache(&mut self, call: CallId, received: Received) -> Option<Received> {
         let Way::Forwarded {
             cache,
             asked_at,
@@ -186,10 +182,10 @@ impl World<'_, '_> {
         let request = Rc::clone(&self.calls[call].request);
         let witness = Witness {
             place: received.place,
-            client: self.operations[self.calls[call].operation].client,
+            client: self.operations[self.calls[call].operation()].client,
         };
         let now = self.course.now;
-        let it = &mut self.caches.0[cache.0];
+        let it = &mut self.caches[cache];
         let scope = it.scope;
         let revalidates = revalidates.map(|stored| *stored);
         let is_revalidation = revalidates.is_some();
@@ -239,7 +235,7 @@ impl World<'_, '_> {
 
     /// Holds an answer that a cache had kept against what the client may be shown. Says whether a
     /// cache has answered by itself.
-    pub(super) fn observe_cached(&mut self, call: usize, received: &Received) -> bool {
+    pub(super) fn observe_cached(&mut self, call: CallId, received: &Received) -> bool {
         let Way::Answered { asked_at } = self.calls[call].way else {
             return false;
         };
@@ -247,7 +243,7 @@ impl World<'_, '_> {
         true
     }
 
-    fn check_cached(&mut self, call: usize, received: &Received, asked_at: u64) {
+    fn check_cached(&mut self, call: CallId, received: &Received, asked_at: u64) {
         let call = &self.calls[call];
         let Received {
             response, place, ..

@@ -5,10 +5,14 @@ use std::rc::Rc;
 
 use machine::wire::request::AwaitsBody;
 
-use super::caching::{CacheId, Way};
+use super::caching::Way;
 use super::reader::Reader;
 use super::zombie::Zombie;
 use super::{Event, Phase, World};
+use crate::ids::{
+    CacheId, CallId, ClientId, FetchId, Id, LineId, ObjectId, OperationId, ReaderId, SendingId,
+    Table,
+};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Content, Mismatch, Model};
 use crate::oracles::{self, Oracle, Place};
@@ -22,9 +26,9 @@ pub struct Received {
     pub(super) response: Response,
     pub(super) place: Place,
     /// The line that comes with it.
-    pub(super) line: Option<usize>,
+    pub(super) line: Option<LineId>,
     /// The fetching of its body, where that is in the cold tier in part.
-    pub(super) fetching: Option<usize>,
+    pub(super) fetching: Option<FetchId>,
 }
 
 #[derive(Debug)]
@@ -36,16 +40,20 @@ pub(super) struct Client {
     /// What its requests go through.
     pub(super) cache: Option<CacheId>,
     /// Of each name.
-    knowledge: Vec<Knowledge>,
+    knowledge: Table<ObjectId, Knowledge>,
 }
 
 impl Client {
     pub(super) fn new(names: usize) -> Self {
+        let mut knowledge = Table::default();
+        for _ in 0..names {
+            knowledge.push(Knowledge::default());
+        }
         Self {
             busy: true,
             following: false,
             cache: None,
-            knowledge: vec![Knowledge::default(); names],
+            knowledge,
         }
     }
 }
@@ -53,8 +61,8 @@ impl Client {
 /// What a client is about to do, in as many attempts as it takes.
 #[derive(Debug)]
 pub(super) struct Operation {
-    pub(super) client: usize,
-    object: usize,
+    pub(super) client: ClientId,
+    object: ObjectId,
     request: Rc<Request>,
     mark: Option<String>,
     claim: Option<Claim>,
@@ -80,16 +88,17 @@ enum Last {
     All,
     /// One page from what the operation of this number was answered, and then from the answers of
     /// those after it.
-    Answered(usize),
+    Answered(OperationId),
 }
 
 /// One request on its way.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) object: usize,
-    pub(super) operation: usize,
+    pub(super) object: ObjectId,
+    /// What it is part of, unless an object has sent it.
+    operation: Option<OperationId>,
     /// The edge that dials, if it is not a client's own.
-    pub(super) reader: Option<usize>,
+    pub(super) reader: Option<ReaderId>,
     pub(super) request: Rc<Request>,
     /// What was known to anybody when it was sent.
     pub(super) floor: Place,
@@ -99,13 +108,21 @@ pub(super) struct Call {
     /// Of the object, when the request came before its body.
     pub(super) turns_at_arrival: Option<u64>,
     /// The message that it carries, if an object has sent it.
-    pub(super) sending: Option<usize>,
+    pub(super) sending: Option<SendingId>,
     pub(super) way: Way,
+}
+
+impl Call {
+    /// What a client's call is part of.
+    pub(super) fn operation(&self) -> OperationId {
+        self.operation
+            .expect("a client's call is part of an operation")
+    }
 }
 
 impl World<'_, '_> {
     /// A client does the next thing.
-    pub(super) fn think(&mut self, client: usize) {
+    pub(super) fn think(&mut self, client: ClientId) {
         self.clients[client].following = false;
         let done = self.operation_count() >= self.course.settings.operations;
         if self.phase != Phase::Busy || done {
@@ -113,8 +130,8 @@ impl World<'_, '_> {
             self.advance();
             return;
         }
-        let object =
-            usize::try_from(self.course.choices.upto(self.course.settings.names - 1)).unwrap_or(0);
+        let name = self.course.choices.upto(self.course.settings.names - 1);
+        let object = ObjectId::new(usize::try_from(name).expect("a run has few names"));
         let Model { state, bounds, .. } = &self.objects[object].model;
         let ends = state.life.as_ref().and_then(|life| life.ends(bounds));
         let scene = Scene {
@@ -148,12 +165,12 @@ impl World<'_, '_> {
 
     fn begin(
         &mut self,
-        client: usize,
-        object: usize,
+        client: ClientId,
+        object: ObjectId,
         request: Request,
         mark: Option<String>,
         claim: Option<Claim>,
-    ) -> usize {
+    ) -> OperationId {
         self.operations.push(Operation {
             client,
             object,
@@ -168,12 +185,11 @@ impl World<'_, '_> {
             done: false,
             offset: None,
             last: None,
-        });
-        self.operations.len() - 1
+        })
     }
 
     /// Sends an operation's request, for the first time or again.
-    pub(super) fn attempt(&mut self, operation: usize) {
+    pub(super) fn attempt(&mut self, operation: OperationId) {
         let Operation { object, client, .. } = self.operations[operation];
         let request = Rc::clone(&self.operations[operation].request);
         self.operations[operation].attempts += 1;
@@ -194,7 +210,7 @@ impl World<'_, '_> {
                 .parameter("live")
                 .is_some_and(|live| matches!(live, "sse" | "long-poll"))
         {
-            let reader = self.readers.len();
+            let reader = self.readers.next_id();
             let slow = self.course.fault(Fault::SlowReader);
             let ahead = self.course.choices.upto(self.course.settings.delays.skew);
             self.readers
@@ -225,14 +241,14 @@ impl World<'_, '_> {
 
     pub(super) fn call(
         &mut self,
-        object: usize,
-        operation: usize,
-        reader: Option<usize>,
+        object: ObjectId,
+        operation: impl Into<Option<OperationId>>,
+        reader: Option<ReaderId>,
         request: &Rc<Request>,
-    ) -> usize {
+    ) -> CallId {
         self.calls.push(Call {
             object,
-            operation,
+            operation: operation.into(),
             reader,
             request: Rc::clone(request),
             floor: self.objects[object].known,
@@ -242,12 +258,11 @@ impl World<'_, '_> {
             turns_at_arrival: None,
             sending: None,
             way: Way::Direct,
-        });
-        self.calls.len() - 1
+        })
     }
 
     /// Sends a call's request, and tells whether it will arrive.
-    pub(super) fn send(&mut self, call: usize) -> bool {
+    pub(super) fn send(&mut self, call: CallId) -> bool {
         let delay = self.course.network_delay();
         let lost = self.course.fault(Fault::RequestLost);
         if lost {
@@ -261,7 +276,7 @@ impl World<'_, '_> {
         !lost
     }
 
-    pub(super) fn reply(&mut self, call: usize, received: Received) {
+    pub(super) fn reply(&mut self, call: CallId, received: Received) {
         if let Some(reader) = self.calls[call].reader {
             return self.dialled(reader, received);
         }
@@ -279,7 +294,7 @@ impl World<'_, '_> {
         }
         self.observe(call, &received);
         let status = received.response.status;
-        let operation = &mut self.operations[self.calls[call].operation];
+        let operation = &mut self.operations[self.calls[call].operation()];
         let success = (200..300).contains(&status);
         if let (true, Some(life)) = (success, received.place.life()) {
             operation.acknowledged.push((life, status));
@@ -304,7 +319,7 @@ impl World<'_, '_> {
         self.settle(call, &received.response);
     }
 
-    pub(super) fn lost(&mut self, call: usize) {
+    pub(super) fn lost(&mut self, call: CallId) {
         if let Some(reader) = self.calls[call].reader {
             return self.unanswered(reader);
         }
@@ -316,13 +331,13 @@ impl World<'_, '_> {
         }
         self.course
             .note("client", || format!("c{call} is not answered"));
-        self.operations[self.calls[call].operation].unknown = true;
+        self.operations[self.calls[call].operation()].unknown = true;
         self.in_vain(call);
     }
 
     /// Tries again, or gives up.
-    fn in_vain(&mut self, call: usize) {
-        let number = self.calls[call].operation;
+    fn in_vain(&mut self, call: CallId) {
+        let number = self.calls[call].operation();
         let operation = &self.operations[number];
         if operation.done {
             return;
@@ -339,8 +354,8 @@ impl World<'_, '_> {
         }
     }
 
-    fn settle(&mut self, call: usize, response: &Response) {
-        let number = self.calls[call].operation;
+    fn settle(&mut self, call: CallId, response: &Response) {
+        let number = self.calls[call].operation();
         let operation = &self.operations[number];
         if operation.done {
             return;
@@ -359,7 +374,7 @@ impl World<'_, '_> {
         ) {
             (Last::All, Some(offset)) => self.read_once_more(client, object, offset, Last::All),
             (Last::All, None) => self.has_read(),
-            (Last::Answered(operation), _) => self.read_from_answers(operation + 1),
+            (Last::Answered(operation), _) => self.read_from_answers(Some(operation)),
         }
     }
 
@@ -368,23 +383,25 @@ impl World<'_, '_> {
         self.advance();
     }
 
-    /// Reads from each offset that this operation's append, or a later one's, was answered.
-    fn read_from_answers(&mut self, first: usize) {
-        let mut later = self.operations.iter().enumerate().skip(first);
-        let answered = later.find_map(|(number, operation)| {
-            Some((number, operation.object, operation.offset.clone()?))
-        });
+    /// Reads from each offset that an append after this operation was answered.
+    fn read_from_answers(&mut self, after: Option<OperationId>) {
+        let answered = self
+            .operations
+            .named_after(after)
+            .find_map(|(number, operation)| {
+                Some((number, operation.object, operation.offset.clone()?))
+            });
         match answered {
             Some((number, object, offset)) => {
                 self.answers_read += 1;
-                self.read_once_more(0, object, &offset, Last::Answered(number));
+                self.read_once_more(self.first_client(), object, &offset, Last::Answered(number));
             }
             None => self.has_read(),
         }
     }
 
     /// An operation is over; its client goes on.
-    pub(super) fn finish(&mut self, number: usize) {
+    pub(super) fn finish(&mut self, number: OperationId) {
         let operation = &mut self.operations[number];
         if operation.done {
             return;
@@ -395,7 +412,7 @@ impl World<'_, '_> {
         self.course.schedule(pause, Event::Think { client });
     }
 
-    fn learn(&mut self, operation: usize, response: &Response) {
+    fn learn(&mut self, operation: OperationId, response: &Response) {
         let Operation { client, object, .. } = self.operations[operation];
         let request = Rc::clone(&self.operations[operation].request);
         self.clients[client].knowledge[object].learn(&request, response);
@@ -403,7 +420,7 @@ impl World<'_, '_> {
 
     pub(super) fn learn_position(
         &mut self,
-        operation: usize,
+        operation: OperationId,
         life: u64,
         position: u64,
         cursor: Option<u64>,
@@ -422,13 +439,18 @@ impl World<'_, '_> {
     }
 
     /// The place in the whole stream of the offset that an answer tells.
-    pub(super) fn told_place(&self, object: usize, life: u64, response: &Response) -> Option<u64> {
+    pub(super) fn told_place(
+        &self,
+        object: ObjectId,
+        life: u64,
+        response: &Response,
+    ) -> Option<u64> {
         let token = response.header("Stream-Next-Offset").and_then(token)?;
         self.objects[object].model.segments(life).told(token)
     }
 
     /// Holds an answer against everything that was known when it was asked for.
-    fn observe(&mut self, call: usize, received: &Received) {
+    fn observe(&mut self, call: CallId, received: &Received) {
         let object = self.calls[call].object;
         let request = Rc::clone(&self.calls[call].request);
         let Received {
@@ -471,7 +493,7 @@ impl World<'_, '_> {
 
     /// Linearizability, in linear time: what an answer tells is never behind what was known when it
     /// was asked for.
-    pub(super) fn note_known(&mut self, object: usize, floor: Place, received: &Received) {
+    pub(super) fn note_known(&mut self, object: ObjectId, floor: Place, received: &Received) {
         let Received {
             response,
             place: state,
@@ -488,7 +510,7 @@ impl World<'_, '_> {
         self.note_told(object, floor, state, told);
     }
 
-    pub(super) fn note_told(&mut self, object: usize, floor: Place, state: Place, told: Place) {
+    pub(super) fn note_told(&mut self, object: ObjectId, floor: Place, state: Place, told: Place) {
         if state < floor {
             let expected = format!("{floor:?} or later");
             self.course.check(
@@ -504,7 +526,7 @@ impl World<'_, '_> {
     }
 
     /// What holds of an answer when it is made.
-    pub(super) fn note_answer(&mut self, call: usize, response: &Response) {
+    pub(super) fn note_answer(&mut self, call: CallId, response: &Response) {
         let object = self.calls[call].object;
         let request = Rc::clone(&self.calls[call].request);
         let body = |text: &str| {
@@ -565,7 +587,7 @@ impl World<'_, '_> {
     }
 
     /// A write that depended on the state of the stream, and was not refused.
-    fn note_conditions(&mut self, object: usize, request: &Request, response: &Response) {
+    fn note_conditions(&mut self, object: ObjectId, request: &Request, response: &Response) {
         if !matches!(request.method, "PUT" | "POST" | "DELETE") || response.status >= 300 {
             return;
         }
@@ -598,7 +620,7 @@ impl World<'_, '_> {
     }
 
     /// What an entity tag that leaves is given for.
-    pub(super) fn note_tag(&mut self, call: usize, received: &Received) {
+    pub(super) fn note_tag(&mut self, call: CallId, received: &Received) {
         let Call {
             object, request, ..
         } = &self.calls[call];
@@ -627,25 +649,31 @@ impl World<'_, '_> {
     }
 
     /// Asks an object for nothing but to look at itself.
-    pub(super) fn begin_prod(&mut self, object: usize) -> usize {
-        let operation = self.begin(0, object, Request::new("HEAD"), None, None);
+    pub(super) fn begin_prod(&mut self, object: ObjectId) -> OperationId {
+        let operation = self.begin(
+            self.first_client(),
+            object,
+            Request::new("HEAD"),
+            None,
+            None,
+        );
         self.operations[operation].done = true;
         operation
     }
 
     /// A last look at a name, by the first client.
-    pub(super) fn read_all(&mut self, object: usize) {
+    pub(super) fn read_all(&mut self, object: ObjectId) {
         self.unread += 1;
-        self.read_once_more(0, object, "-1", Last::All);
+        self.read_once_more(self.first_client(), object, "-1", Last::All);
     }
 
     /// A last look at what writers were answered.
     pub(super) fn read_all_answers(&mut self) {
         self.unread += 1;
-        self.read_from_answers(0);
+        self.read_from_answers(None);
     }
 
-    fn read_once_more(&mut self, client: usize, object: usize, offset: &str, last: Last) {
+    fn read_once_more(&mut self, client: ClientId, object: ObjectId, offset: &str, last: Last) {
         let mut request = Request::new("GET");
         request.query.push(("offset", offset.to_owned()));
         let operation = self.begin(client, object, request, None, None);
@@ -655,15 +683,15 @@ impl World<'_, '_> {
 
     /// What was acknowledged is there, and what a producer sent is there once at most.
     pub(super) fn exactly_once(&mut self) {
-        let mut counts: BTreeMap<(usize, u64), BTreeMap<String, u64>> = BTreeMap::new();
-        for (at, object) in self.objects.iter().enumerate() {
+        let mut counts: BTreeMap<(ObjectId, u64), BTreeMap<String, u64>> = BTreeMap::new();
+        for (at, object) in self.objects.named() {
             for life in 1..=object.model.lives() {
                 counts.insert((at, life), marks_in(object.model.content(life)));
             }
         }
-        let mut accepted: BTreeMap<(usize, u64, &Claim), usize> = BTreeMap::new();
+        let mut accepted: BTreeMap<(ObjectId, u64, &Claim), OperationId> = BTreeMap::new();
         let mut failed = None;
-        for (number, operation) in self.operations.iter().enumerate() {
+        for (number, operation) in self.operations.named() {
             let Some(mark) = &operation.mark else {
                 continue;
             };

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use machine::plan::{BodyWriter, CorruptionError, Fetch};
 use machine::segment::{Encoder, Put, PutId, Receipt};
 use machine::wire::answer::Body;
-use machine::{Answer, CallId, EffectId, Input};
+use machine::{Answer, EffectId, Input};
 
 use super::World;
 use super::client::Received;
 use super::object::{ObjectEffect, View};
+use crate::ids::{CallId, CollectionId, FetchId, ObjectId, Table, UploadId};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::oracles::{Oracle, Place};
 use crate::tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Told};
@@ -21,19 +22,22 @@ use crate::tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Told};
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// The next rows of an object are read.
-    Upload { upload: usize },
+    Upload { upload: UploadId },
     /// An object is there from now on.
-    Land { upload: usize },
+    Land { upload: UploadId },
     /// Whoever put it learns what came of it.
-    PutTold { upload: usize, stored: bool },
+    PutTold { upload: UploadId, stored: bool },
     /// Objects are deleted.
-    Delete { collection: usize },
+    Delete { collection: CollectionId },
     /// Whoever had them deleted learns what came of it.
-    Collected { collection: usize, done: bool },
+    Collected {
+        collection: CollectionId,
+        done: bool,
+    },
     /// The next piece of an answer is fetched.
-    Fetch { fetching: usize },
+    Fetch { fetching: FetchId },
     /// A client has taken a page of its answer.
-    Taken { fetching: usize },
+    Taken { fetching: FetchId },
 }
 
 /// See the module.
@@ -42,15 +46,15 @@ pub(super) struct Cold {
     objects: Objects,
     /// Every key that a put was ever begun for.
     begun: BTreeSet<String>,
-    uploads: Vec<Upload>,
-    collections: Vec<Collection>,
-    fetchings: Vec<Fetching>,
+    uploads: Table<UploadId, Upload>,
+    collections: Table<CollectionId, Collection>,
+    fetchings: Table<FetchId, Fetching>,
 }
 
 /// An object on its way into the tier.
 #[derive(Debug)]
 struct Upload {
-    at: usize,
+    at: ObjectId,
     epoch: u64,
     instance: u64,
     id: PutId,
@@ -70,7 +74,7 @@ struct Upload {
 /// Objects that are to be deleted.
 #[derive(Debug)]
 struct Collection {
-    at: usize,
+    at: ObjectId,
     instance: u64,
     effect: EffectId,
     keys: Vec<String>,
@@ -79,7 +83,7 @@ struct Collection {
 /// An answer whose body is in the tier in part, or has several pages.
 #[derive(Debug)]
 struct Fetching {
-    at: usize,
+    at: ObjectId,
     epoch: u64,
     /// What its object was when its present page was planned: the incarnation, and how many of its
     /// segments were stored.
@@ -92,7 +96,7 @@ struct Fetching {
     rendering: BodyWriter,
     body: Vec<u8>,
     asked: Option<(Fetch, u64)>,
-    call: usize,
+    call: CallId,
     received: Option<Received>,
     ends_at: u64,
     trickles: bool,
@@ -122,12 +126,12 @@ impl Cold {
     }
 
     /// The life that an answer is about.
-    pub(super) fn life_of(&self, fetching: usize) -> u64 {
+    pub(super) fn life_of(&self, fetching: FetchId) -> u64 {
         self.fetchings[fetching].place.life().unwrap_or(0)
     }
 
     /// Whether an object's put is under way.
-    pub(super) fn is_putting(&self, at: usize) -> bool {
+    pub(super) fn is_putting(&self, at: ObjectId) -> bool {
         self.uploads
             .iter()
             .any(|upload| upload.at == at && !upload.over)
@@ -136,7 +140,7 @@ impl Cold {
 
 impl World<'_, '_> {
     /// An effect has left its object.
-    pub(super) fn begin_effect(&mut self, at: usize, instance: u64, effect: ObjectEffect) {
+    pub(super) fn begin_effect(&mut self, at: ObjectId, instance: u64, effect: ObjectEffect) {
         match effect {
             ObjectEffect::Put(put) => self.begin_put(at, instance, &put),
             ObjectEffect::Collect { effect, keys } => {
@@ -160,7 +164,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn begin_put(&mut self, at: usize, instance: u64, put: &Put) {
+    fn begin_put(&mut self, at: ObjectId, instance: u64, put: &Put) {
         self.course.note("cold", || {
             format!("object {at} puts {} ({:?})", put.key, put.id)
         });
@@ -188,7 +192,7 @@ impl World<'_, '_> {
         if !self.ends(reads) {
             return;
         }
-        let upload = self.cold.uploads.len();
+        let upload = self.cold.uploads.next_id();
         self.cold.uploads.push(Upload {
             at,
             epoch,
@@ -210,7 +214,7 @@ impl World<'_, '_> {
     }
 
     /// An upload cannot go on: its rows are gone.
-    fn cut_upload(&mut self, upload: usize) {
+    fn cut_upload(&mut self, upload: UploadId) {
         self.course.hit(Mark::PutCut);
         self.course
             .note("cold", || format!("the put {upload} cannot go on"));
@@ -225,7 +229,7 @@ impl World<'_, '_> {
         );
     }
 
-    fn upload(&mut self, upload: usize) {
+    fn upload(&mut self, upload: UploadId) {
         let World {
             course,
             objects,
@@ -272,7 +276,7 @@ impl World<'_, '_> {
     }
 
     /// All of an object is on its way; what comes of it is chance.
-    fn send_object(&mut self, upload: usize) {
+    fn send_object(&mut self, upload: UploadId) {
         let course = &mut self.course;
         let it = &mut self.cold.uploads[upload];
         let mut delay = course.choices.upto(it.ends_at.saturating_sub(course.now));
@@ -314,7 +318,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn land(&mut self, upload: usize) {
+    fn land(&mut self, upload: UploadId) {
         let it = &mut self.cold.uploads[upload];
         it.over = true;
         let platform = &self.objects[it.at].platform;
@@ -340,7 +344,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn put_told(&mut self, upload: usize, stored: bool) {
+    fn put_told(&mut self, upload: UploadId, stored: bool) {
         let it = &self.cold.uploads[upload];
         let (at, id) = (it.at, it.id);
         let receipt = it.receipt.clone().filter(|_| stored);
@@ -358,7 +362,13 @@ impl World<'_, '_> {
         }
     }
 
-    fn begin_collection(&mut self, at: usize, instance: u64, effect: EffectId, keys: Vec<String>) {
+    fn begin_collection(
+        &mut self,
+        at: ObjectId,
+        instance: u64,
+        effect: EffectId,
+        keys: Vec<String>,
+    ) {
         self.course
             .note("cold", || format!("object {at} collects {keys:?}"));
         if keys.len() as u64 > self.course.settings.limits.collect_keys_max.max(1) {
@@ -368,7 +378,7 @@ impl World<'_, '_> {
                 keys.len().to_string(),
             );
         }
-        let collection = self.cold.collections.len();
+        let collection = self.cold.collections.next_id();
         self.cold.collections.push(Collection {
             at,
             instance,
@@ -408,7 +418,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn delete_objects(&mut self, collection: usize) {
+    fn delete_objects(&mut self, collection: CollectionId) {
         let referenced = self.referenced();
         for key in &self.cold.collections[collection].keys {
             if referenced.contains(key) {
@@ -426,7 +436,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn objects_collected(&mut self, collection: usize, done: bool) {
+    fn objects_collected(&mut self, collection: CollectionId, done: bool) {
         let it = &self.cold.collections[collection];
         let (at, effect) = (it.at, it.effect);
         if self.objects[at].platform.present() == Some(it.instance) {
@@ -438,11 +448,11 @@ impl World<'_, '_> {
     /// answer has left.
     pub(super) fn plan_fetching(
         &mut self,
-        at: usize,
-        call: usize,
+        at: ObjectId,
+        call: CallId,
         place: Place,
         answer: &Answer,
-    ) -> Option<usize> {
+    ) -> Option<FetchId> {
         let Body::Plan(plan) = &answer.body else {
             return None;
         };
@@ -452,7 +462,7 @@ impl World<'_, '_> {
         let then = self.tiers_of(at);
         let platform = &self.objects[at].platform;
         let rendering = plan.begin(|span| platform.storage.frames(span)).ok()?;
-        self.cold.fetchings.push(Fetching {
+        let fetching = self.cold.fetchings.push(Fetching {
             at,
             epoch: platform.epoch,
             then,
@@ -467,11 +477,11 @@ impl World<'_, '_> {
             ends_at: 0,
             trickles: false,
         });
-        Some(self.cold.fetchings.len() - 1)
+        Some(fetching)
     }
 
     /// Incarnation, and number of stored segments.
-    fn tiers_of(&self, at: usize) -> (u64, u64) {
+    fn tiers_of(&self, at: ObjectId) -> (u64, u64) {
         let shelf = &self.objects[at].platform.storage.shelf;
         let stored = shelf.segments().filter(|segment| segment.stored.is_some());
         (
@@ -481,7 +491,7 @@ impl World<'_, '_> {
     }
 
     /// The head of an answer has left its object.
-    pub(super) fn fetch(&mut self, call: usize, mut received: Received) {
+    pub(super) fn fetch(&mut self, call: CallId, mut received: Received) {
         let Some(fetching) = received.fetching.take() else {
             return;
         };
@@ -497,7 +507,7 @@ impl World<'_, '_> {
             .schedule(delay, Event::Fetch { fetching }.into());
     }
 
-    fn fetch_more(&mut self, fetching: usize) {
+    fn fetch_more(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
         let at = it.at;
         // Whoever hands it on may be gone with its object.
@@ -535,7 +545,7 @@ impl World<'_, '_> {
     }
 
     /// Fetches one piece; true when there is no more.
-    fn fetch_piece(&mut self, fetching: usize) -> Result<bool, CorruptionError> {
+    fn fetch_piece(&mut self, fetching: FetchId) -> Result<bool, CorruptionError> {
         let Cold {
             objects, fetchings, ..
         } = &mut self.cold;
@@ -566,7 +576,7 @@ impl World<'_, '_> {
     }
 
     /// All of a page is on its way to the client, who asks for the next when it has come.
-    fn page_sent(&mut self, fetching: usize) {
+    fn page_sent(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
         let Some(rest) = it.rendering.rest() else {
             return self.fetched(fetching);
@@ -580,9 +590,9 @@ impl World<'_, '_> {
     }
 
     /// The client has taken a page: the next is asked for, of whatever instance there is.
-    fn read_on(&mut self, fetching: usize) {
+    fn read_on(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
-        let (at, id, pages) = (it.at, CallId(it.call as u64), it.pages);
+        let (at, id, pages) = (it.at, it.call.into(), it.pages);
         let Some(rest) = it.rendering.rest() else {
             return;
         };
@@ -602,7 +612,7 @@ impl World<'_, '_> {
     }
 
     /// The next page of an answer has been planned, or will never be.
-    pub(super) fn next_page(&mut self, fetching: usize, answer: &Answer) {
+    pub(super) fn next_page(&mut self, fetching: FetchId, answer: &Answer) {
         let Body::Plan(plan) = &answer.body else {
             return self.course.hit(Mark::WholeReadGone);
         };
@@ -636,7 +646,7 @@ impl World<'_, '_> {
     }
 
     /// The client sees its connection break off, after the beginning of what it was promised.
-    fn break_off(&mut self, fetching: usize) {
+    fn break_off(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
         let call = it.call;
         let promised = it.received.as_ref().map(|received| &received.response.body);
@@ -650,7 +660,7 @@ impl World<'_, '_> {
     }
 
     /// An answer is whole, and what it would have been at once.
-    fn fetched(&mut self, fetching: usize) {
+    fn fetched(&mut self, fetching: FetchId) {
         let now = self.tiers_of(self.cold.fetchings[fetching].at);
         let it = &mut self.cold.fetchings[fetching];
         if it.then != now {

@@ -6,6 +6,7 @@ use machine::{Effect, Turn, Write, live_reader};
 
 use super::World;
 use super::object::{has_rest, plain, rendered};
+use crate::ids::{CallId, FetchId, ObjectId};
 use crate::marks::{Mark, Watermark};
 use crate::model::Facts;
 use crate::oracles::{Oracle, Place};
@@ -23,8 +24,8 @@ impl World<'_, '_> {
     /// The turn against the reference, and against what must hold of every turn.
     pub(super) fn judge_turn(
         &mut self,
-        at: usize,
-        (call, page_of): (Option<usize>, Option<usize>),
+        at: ObjectId,
+        (call, page_of): (Option<CallId>, Option<FetchId>),
         turn: &Turn,
         facts: Facts,
         (is_alarm, is_gone): (bool, bool),
@@ -154,7 +155,7 @@ impl World<'_, '_> {
 
     /// Rows follow one another without gap or overlap, and end at the tail; where there is no
     /// stream there is nothing.
-    fn check_rows(&mut self, at: usize, turn: &Turn) {
+    fn check_rows(&mut self, at: ObjectId, turn: &Turn) {
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
         let Some(life) = &object.model.state.life else {
@@ -228,7 +229,7 @@ impl World<'_, '_> {
     }
 
     /// When a stream that nobody uses must be gone, and its storage free.
-    pub(super) fn latest_end(&self, at: usize) -> Option<u64> {
+    pub(super) fn latest_end(&self, at: ObjectId) -> Option<u64> {
         let object = &self.objects[at];
         let life = object.model.state.life.as_ref()?;
         let (_, most) = life.ends(&object.model.bounds)?;
@@ -244,7 +245,7 @@ impl World<'_, '_> {
     }
 
     pub(super) fn judge_expiry(&mut self) {
-        for at in 0..self.objects.len() {
+        for at in self.objects.ids() {
             let now = self.course.now;
             let object = &self.objects[at];
             let Some(life) = &object.model.state.life else {

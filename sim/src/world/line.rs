@@ -5,17 +5,18 @@ use machine::Input;
 
 use super::object::Attachment;
 use super::{Event, World};
+use crate::ids::{LineId, ObjectId, ReaderId};
 use crate::marks::{Fault, Mark};
 use crate::platform::Outgoing;
 
 /// A line between an edge and an object.
 #[derive(Debug)]
 pub(super) struct Line {
-    pub(super) object: usize,
+    pub(super) object: ObjectId,
     /// Of the object, when it took the line.
     pub(super) epoch: u64,
     /// Who holds the other end, once it has got there.
-    pub(super) reader: Option<usize>,
+    pub(super) reader: Option<ReaderId>,
     /// Nothing arrives before what was sent before it.
     pub(super) arrives_at: u64,
     /// Whether the object has closed its end.
@@ -24,7 +25,7 @@ pub(super) struct Line {
 
 impl World<'_, '_> {
     /// Sends what the gate holds no longer.
-    pub(super) fn release(&mut self, at: usize) {
+    pub(super) fn release(&mut self, at: ObjectId) {
         while let Some(outgoing) = self.objects[at].platform.released() {
             match outgoing {
                 Outgoing::Answer {
@@ -80,7 +81,7 @@ impl World<'_, '_> {
     }
 
     /// When what is sent over a line now gets to the other end.
-    fn arrival(&mut self, line: usize) -> u64 {
+    fn arrival(&mut self, line: LineId) -> u64 {
         let delay = self.course.network_delay();
         let line = &mut self.lines[line];
         // Strictly after what went before, whatever is reordered.
@@ -89,13 +90,13 @@ impl World<'_, '_> {
     }
 
     /// The reader's side of a line learns that it is closed.
-    fn close_line(&mut self, line: usize) {
+    fn close_line(&mut self, line: LineId) {
         let when = self.arrival(line);
         self.course.schedule_at(when, Event::LineClosed { line });
     }
 
     /// The object learns that a line is closed, some time.
-    pub(super) fn hang_up(&mut self, line: usize) {
+    pub(super) fn hang_up(&mut self, line: LineId) {
         let late = self.course.fault(Fault::GoneLate);
         let delay = if late {
             self.course.choices.upto(60_000)
@@ -108,7 +109,7 @@ impl World<'_, '_> {
         self.course.schedule(delay, Event::LineGone { line });
     }
 
-    pub(super) fn line_gone(&mut self, line: usize) {
+    pub(super) fn line_gone(&mut self, line: LineId) {
         let Line {
             object: at, epoch, ..
         } = self.lines[line];
@@ -130,7 +131,7 @@ impl World<'_, '_> {
             .retain(|(each, _)| *each != line);
     }
 
-    pub(super) fn cut_lines(&mut self, at: usize) {
+    pub(super) fn cut_lines(&mut self, at: ObjectId) {
         for (line, _) in core::mem::take(&mut self.objects[at].platform.lines) {
             self.close_line(line);
         }

@@ -19,6 +19,7 @@ use machine::router::name;
 
 use crate::choices::Choices;
 use crate::course::Course;
+use crate::ids::{CallId, ClientId, LineId, ObjectId, OperationId, ReaderId, SendingId, Table};
 use crate::marks::Watermark;
 use crate::oracles::{OffsetLaw, Oracle};
 use crate::platform;
@@ -38,19 +39,19 @@ use sending::Sending;
 pub enum Event {
     /// A client thinks of what to do next.
     Think {
-        client: usize,
+        client: ClientId,
     },
     /// A client sends its request once more.
     Retry {
-        operation: usize,
+        operation: OperationId,
     },
     /// A request reaches its object.
     Arrive {
-        call: usize,
+        call: CallId,
     },
     /// The rest of its body, too.
     Body {
-        call: usize,
+        call: CallId,
     },
     /// The platform does something with an object.
     Platform(platform::Event),
@@ -60,41 +61,41 @@ pub enum Event {
     Sending(sending::Event),
     /// An answer reaches whoever asked.
     Reply {
-        call: usize,
+        call: CallId,
         received: Received,
     },
     /// Whoever asked learns that there will be no answer.
     Lost {
-        call: usize,
+        call: CallId,
     },
     /// A message reaches the reader's side of a line.
     Message {
-        line: usize,
+        line: LineId,
         message: Message,
     },
     /// The reader's side learns that its line is closed.
     LineClosed {
-        line: usize,
+        line: LineId,
     },
     /// The object learns that a line is closed.
     LineGone {
-        line: usize,
+        line: LineId,
     },
     /// An edge dials, for the first time or again.
     Dial {
-        reader: usize,
+        reader: ReaderId,
         from: Option<Offset>,
     },
     Tick {
-        reader: usize,
+        reader: ReaderId,
     },
     /// A slow client reads what it was sent.
     Drain {
-        reader: usize,
+        reader: ReaderId,
     },
     /// A client leaves.
     Leave {
-        reader: usize,
+        reader: ReaderId,
     },
     /// Enough time has passed for everything to be in order again.
     Judge,
@@ -137,16 +138,16 @@ enum Phase {
 #[derive(Debug)]
 pub struct World<'w, 't> {
     pub course: Course<'w, 't, Event>,
-    objects: Vec<Object>,
-    clients: Vec<Client>,
-    operations: Vec<Operation>,
-    calls: Vec<Call>,
-    lines: Vec<Line>,
-    readers: Vec<Reader>,
+    objects: Table<ObjectId, Object>,
+    clients: Table<ClientId, Client>,
+    operations: Table<OperationId, Operation>,
+    calls: Table<CallId, Call>,
+    lines: Table<LineId, Line>,
+    readers: Table<ReaderId, Reader>,
     law: OffsetLaw,
     cold: Cold,
     index: Index,
-    sendings: Vec<Sending>,
+    sendings: Table<SendingId, Sending>,
     caches: Caches,
     /// Where each page ended; see [`World::same_page`].
     pages: BTreeMap<rest::Asked, u64>,
@@ -155,9 +156,9 @@ pub struct World<'w, 't> {
     /// How often something was still to be done when nothing was left to happen.
     prods: u64,
     /// What each entity tag was given for: name, life, end, closed.
-    tags: BTreeMap<String, (usize, u64, u64, bool)>,
+    tags: BTreeMap<String, (ObjectId, u64, u64, bool)>,
     /// Ends of open streams for which one was given.
-    open_ends: BTreeSet<(usize, u64, u64)>,
+    open_ends: BTreeSet<(ObjectId, u64, u64)>,
     phase: Phase,
     /// How often it may still be found that nothing has come of what is pending after the heal.
     patience: u64,
@@ -178,31 +179,33 @@ impl<'w, 't> World<'w, 't> {
         storage: storage::Kind,
         traced: bool,
     ) -> Self {
-        let mut objects: Vec<_> = (0..settings.names)
-            .zip(0..)
-            .map(|(name, number)| Object::new(&format!("name-{name}"), number, &settings, storage))
-            .collect();
+        let mut objects = Table::default();
+        for name in 0..settings.names {
+            let name = format!("name-{name}");
+            objects.push(Object::new(&name, objects.next_id(), &settings, storage));
+        }
         if settings.limits.registry {
             for shard in 0..settings.limits.registry_shards {
                 let name = name::of_registry_shard(shard);
-                objects.push(Object::new(&name, objects.len(), &settings, storage));
+                objects.push(Object::new(&name, objects.next_id(), &settings, storage));
             }
         }
-        let clients = (0..settings.clients)
-            .map(|_| Client::new(objects.len()))
-            .collect();
+        let mut clients = Table::default();
+        for _ in 0..settings.clients {
+            clients.push(Client::new(objects.len()));
+        }
         let mut world = Self {
             course: Course::new(choices, settings, traced),
             objects,
             clients,
-            operations: Vec::new(),
-            calls: Vec::new(),
-            lines: Vec::new(),
-            readers: Vec::new(),
+            operations: Table::default(),
+            calls: Table::default(),
+            lines: Table::default(),
+            readers: Table::default(),
             law: OffsetLaw::default(),
             cold: Cold::default(),
             index: Index::new(storage),
-            sendings: Vec::new(),
+            sendings: Table::default(),
             caches: Caches::default(),
             pages: BTreeMap::new(),
             tag_of: BTreeMap::new(),
@@ -221,7 +224,7 @@ impl<'w, 't> World<'w, 't> {
 
     /// Runs to the end, to the first failure, or to an event.
     pub fn run(&mut self, until: u64) {
-        for client in 0..self.clients.len() {
+        for client in self.clients.ids() {
             let delay = self
                 .course
                 .choices
@@ -293,6 +296,18 @@ impl<'w, 't> World<'w, 't> {
         }
     }
 
+    /// The object of this name.
+    fn object_named(&self, name: &str) -> ObjectId {
+        let found = self.objects.named().find(|(_, object)| object.name == name);
+        let (object, _) = found.expect("whoever is called by name is there");
+        object
+    }
+
+    /// The client that looks at things when all else is done.
+    fn first_client(&self) -> ClientId {
+        self.clients.ids().next().expect("a world has a client")
+    }
+
     /// Goes on to the next phase when nothing of this one is left to be done.
     fn advance(&mut self) {
         let begun = self.operation_count() >= self.course.settings.operations;
@@ -316,7 +331,9 @@ impl<'w, 't> World<'w, 't> {
             Phase::Reading if self.unread == 0 => {
                 self.phase = Phase::Waiting;
                 self.exactly_once();
-                let last = (0..self.objects.len())
+                let last = self
+                    .objects
+                    .ids()
                     .filter_map(|object| self.latest_end(object))
                     .max();
                 if let Some(last) = last {
@@ -348,13 +365,13 @@ impl<'w, 't> World<'w, 't> {
             );
             return;
         }
-        for reader in 0..self.readers.len() {
+        for reader in self.readers.ids() {
             self.leave(reader);
         }
         self.phase = Phase::Reading;
         self.course
             .note("world", || "reads everything once more".to_owned());
-        for object in 0..self.objects.len() {
+        for object in self.objects.ids() {
             self.read_all(object);
         }
         if self.course.settings.writers {
@@ -365,22 +382,19 @@ impl<'w, 't> World<'w, 't> {
     /// Why it is not over yet; `None` when it is.
     #[must_use]
     pub fn pending(&self) -> Option<String> {
-        for (number, client) in self.clients.iter().enumerate() {
+        for (number, client) in self.clients.named() {
             if client.busy && !client.following {
                 return Some(format!("client {number} waits for an answer"));
             }
         }
-        for (number, object) in self.objects.iter().enumerate() {
+        for (number, object) in self.objects.named() {
             if let Some(reason) = object.platform.pending() {
                 return Some(format!("object {number} {reason}"));
             }
         }
-        self.readers
-            .iter()
-            .enumerate()
-            .find_map(|(number, reader)| {
-                let reason = reader.pending(&self.objects[reader.object].model)?;
-                Some(format!("reader {number} {reason}"))
-            })
+        self.readers.named().find_map(|(number, reader)| {
+            let reason = reader.pending(&self.objects[reader.object].model)?;
+            Some(format!("reader {number} {reason}"))
+        })
     }
 }

@@ -14,8 +14,8 @@ use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::wire::{CacheMode, header};
 use machine::{
-    Answer, Broadcast, CallId, Class, Effect, EffectId, Input, Millis, Rows, StorageError, Stream,
-    Turn, Write,
+    Answer, Broadcast, Class, Effect, EffectId, Input, Millis, Rows, StorageError, Stream, Turn,
+    Write,
 };
 
 use super::Event;
@@ -24,6 +24,7 @@ use super::client::Received;
 use super::cold::Cold;
 use super::line::Line;
 use super::zombie::Zombie;
+use crate::ids::{CallId, FetchId, Id, LineId, ObjectId};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Bounds, Facts, Model, State};
 use crate::oracles::{Oracle, Place};
@@ -90,7 +91,12 @@ pub(super) struct Object {
 }
 
 impl Object {
-    pub(super) fn new(name: &str, number: usize, settings: &Settings, kind: storage::Kind) -> Self {
+    pub(super) fn new(
+        name: &str,
+        number: ObjectId,
+        settings: &Settings,
+        kind: storage::Kind,
+    ) -> Self {
         let limits = &settings.limits;
         let bounds = Bounds {
             body_bytes: limits.append_bytes_max,
@@ -175,12 +181,12 @@ const STALE_ALARMS_MAX: u64 = 8;
 /// What the machine is shown of an object.
 pub(super) struct View<'a> {
     pub(super) store: &'a Store,
-    lines: &'a [(usize, Attachment)],
+    lines: &'a [(LineId, Attachment)],
     pub(super) reads: Cell<u64>,
 }
 
 impl<'a> View<'a> {
-    pub(super) const fn new(store: &'a Store, lines: &'a [(usize, Attachment)]) -> Self {
+    pub(super) const fn new(store: &'a Store, lines: &'a [(LineId, Attachment)]) -> Self {
         Self {
             store,
             lines,
@@ -309,7 +315,7 @@ fn parsed(request: &Request, url: &str, settings: &Settings) -> Result<Parsed, m
 
 impl World<'_, '_> {
     /// A request has come, all but its body.
-    pub(super) fn arrive(&mut self, call: usize) {
+    pub(super) fn arrive(&mut self, call: CallId) {
         let at = self.calls[call].object;
         let request = self.calls[call].request.clone();
         let object = &mut self.objects[at];
@@ -321,7 +327,7 @@ impl World<'_, '_> {
                 self.turn(
                     at,
                     Input::Call {
-                        id: CallId(call as u64),
+                        id: call.into(),
                         call: whole,
                     },
                     Some(call),
@@ -341,7 +347,7 @@ impl World<'_, '_> {
     }
 
     /// A request's body is there.
-    pub(super) fn body_complete(&mut self, call: usize) {
+    pub(super) fn body_complete(&mut self, call: CallId) {
         let at = self.calls[call].object;
         let Some(awaits) = self.calls[call].awaits.take() else {
             return;
@@ -365,7 +371,7 @@ impl World<'_, '_> {
             Ok(whole) => self.turn(
                 at,
                 Input::Call {
-                    id: CallId(call as u64),
+                    id: call.into(),
                     call: whole,
                 },
                 Some(call),
@@ -374,7 +380,7 @@ impl World<'_, '_> {
     }
 
     /// Answers without a turn.
-    fn refuse(&mut self, call: usize, answer: &Answer, judged: bool) {
+    fn refuse(&mut self, call: CallId, answer: &Answer, judged: bool) {
         let at = self.calls[call].object;
         let response = plain(answer);
         if judged {
@@ -408,17 +414,17 @@ impl World<'_, '_> {
     }
 
     /// One turn: the input, the writes, and what is to leave when they are durable.
-    pub(super) fn turn(&mut self, at: usize, input: Input, call: Option<usize>) {
+    pub(super) fn turn(&mut self, at: ObjectId, input: Input, call: Option<CallId>) {
         self.turn_for(at, input, call, None);
     }
 
     /// The same, where the input may be for the next page of an answer.
     pub(super) fn turn_for(
         &mut self,
-        at: usize,
+        at: ObjectId,
         input: Input,
-        call: Option<usize>,
-        page_of: Option<usize>,
+        call: Option<CallId>,
+        page_of: Option<FetchId>,
     ) {
         let is_alarm = matches!(input, Input::Alarm);
         // The machine handles an alarm in one turn.
@@ -604,7 +610,7 @@ impl World<'_, '_> {
 
     /// A segment was sealed: the producers that the object does not know any more are those that
     /// were idle.
-    fn note_forgotten(&mut self, at: usize, now: u64) {
+    fn note_forgotten(&mut self, at: ObjectId, now: u64) {
         let limits = &self.course.settings.limits;
         let idle_ms = limits.producer_max_idle_ms;
         let Object {
@@ -629,10 +635,10 @@ impl World<'_, '_> {
     }
 
     /// A new instance over what is stored.
-    fn wake(&mut self, at: usize) -> bool {
+    fn wake(&mut self, at: ObjectId) -> bool {
         let platform = &mut self.objects[at].platform;
         let (now, number) = platform.begin_instance(&mut self.course);
-        let nonce = number << 8 | at as u64;
+        let nonce = number << 8 | at.number() as u64;
         match Stream::wake(
             Millis(now),
             &platform.storage,
@@ -682,7 +688,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn carry_out(&mut self, at: usize, gated: Effect) {
+    fn carry_out(&mut self, at: ObjectId, gated: Effect) {
         let place = Place::of(&self.objects[at].model.state);
         match gated {
             Effect::Put(put) => self.hold_effect(at, ObjectEffect::Put(put)),
@@ -693,7 +699,7 @@ impl World<'_, '_> {
                 self.hold_effect(at, ObjectEffect::Send { effect, message })
             }
             Effect::Answer { call, answer } => {
-                let call = usize::try_from(call.0).unwrap_or(0);
+                let call = CallId::from(call);
                 match rendered(&self.objects[at].platform.storage, &self.cold, &answer) {
                     Ok(mut response) => {
                         let fetching = self.plan_fetching(at, call, place, &answer);
@@ -720,10 +726,9 @@ impl World<'_, '_> {
                 }
             }
             Effect::Attach { call, line } => {
-                let call = usize::try_from(call.0).unwrap_or(0);
-                let number = self.lines.len();
+                let call = CallId::from(call);
                 let platform = &mut self.objects[at].platform;
-                self.lines.push(Line {
+                let number = self.lines.push(Line {
                     object: at,
                     epoch: platform.epoch,
                     reader: None,
@@ -752,13 +757,13 @@ impl World<'_, '_> {
         }
     }
 
-    fn hold_effect(&mut self, at: usize, effect: ObjectEffect) {
+    fn hold_effect(&mut self, at: ObjectId, effect: ObjectEffect) {
         let platform = &mut self.objects[at].platform;
         let instance = platform.instances;
         platform.hold(Outgoing::Effect { instance, effect }, true);
     }
 
-    fn hold_answer(&mut self, at: usize, call: usize, received: Received) {
+    fn hold_answer(&mut self, at: ObjectId, call: CallId, received: Received) {
         self.course.note("object", || {
             format!("c{call} is answered {}", received.response.line())
         });
@@ -774,7 +779,7 @@ impl World<'_, '_> {
     }
 
     /// One message to each line of the incarnation.
-    fn broadcast(&mut self, at: usize, live: &Broadcast, before: Place) {
+    fn broadcast(&mut self, at: ObjectId, live: &Broadcast, before: Place) {
         let after = Place::of(&self.objects[at].model.state);
         let place = if live.end == Some(machine::StreamEnd::Deleted) {
             before
@@ -783,7 +788,7 @@ impl World<'_, '_> {
         };
         for class in [Class::Sse, Class::LongPoll] {
             let attached = self.objects[at].platform.lines.iter();
-            let lines: Vec<usize> = attached
+            let lines: Vec<LineId> = attached
                 .filter(|(line, attachment)| {
                     attachment.class == class
                         && attachment.incarnation == live.incarnation
@@ -821,7 +826,7 @@ impl World<'_, '_> {
     }
 
     /// A turn fails: nothing of it is stored, nobody is told, and the instance is dropped.
-    fn turn_failed(&mut self, at: usize, call: Option<usize>, consumes: bool) {
+    fn turn_failed(&mut self, at: ObjectId, call: Option<CallId>, consumes: bool) {
         self.course.hit(Mark::TurnFailed);
         self.course.changed(Fault::TurnFails);
         self.course.note("object", || "a turn fails".to_owned());
@@ -839,7 +844,7 @@ impl World<'_, '_> {
     }
 
     /// What may befall an instance after a turn.
-    fn misfortune(&mut self, at: usize) {
+    fn misfortune(&mut self, at: ObjectId) {
         if self.objects[at].platform.instances > INSTANCES_MAX {
             return;
         }
@@ -913,7 +918,7 @@ impl World<'_, '_> {
         );
     }
 
-    fn crash(&mut self, at: usize, epoch: u64) {
+    fn crash(&mut self, at: ObjectId, epoch: u64) {
         let Object {
             platform, model, ..
         } = &mut self.objects[at];
@@ -960,7 +965,7 @@ impl World<'_, '_> {
     }
 
     /// The instance sleeps, if it is idle: hibernates with its lines, or is moved without them.
-    fn idle(&mut self, at: usize, epoch: u64, cut_lines: bool) {
+    fn idle(&mut self, at: ObjectId, epoch: u64, cut_lines: bool) {
         let platform = &self.objects[at].platform;
         if platform.epoch != epoch || !platform.is_idle() {
             return;

@@ -12,6 +12,7 @@ use machine::{Class, Millis, StreamEnd};
 use super::client::Received;
 use super::object::Message;
 use super::{Event, Phase, World};
+use crate::ids::{CallId, Id, LineId, ObjectId, OperationId, ReaderId};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Content, Model};
 use crate::oracles::{self, Delivery, Follower, Oracle, Place};
@@ -20,10 +21,10 @@ use crate::request::{Request, Response};
 /// One client's live read.
 #[derive(Debug)]
 pub(super) struct Reader {
-    pub(super) object: usize,
-    operation: usize,
+    pub(super) object: ObjectId,
+    operation: OperationId,
     /// The client's own call.
-    call: usize,
+    call: CallId,
     request: Rc<Request>,
     slow: bool,
     /// By how much the edge's clock is ahead.
@@ -34,7 +35,7 @@ pub(super) struct Reader {
     /// The answer to the first dial, and to one that was passed on.
     held: Option<Received>,
     passed: Option<Received>,
-    line: Option<usize>,
+    line: Option<LineId>,
     /// What the object was when it last said anything.
     place: Place,
     queue: VecDeque<(Vec<u8>, Place)>,
@@ -50,9 +51,9 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(
-        object: usize,
-        operation: usize,
-        call: usize,
+        object: ObjectId,
+        operation: OperationId,
+        call: CallId,
         request: Rc<Request>,
         slow: bool,
         ahead: u64,
@@ -120,7 +121,7 @@ impl Reader {
 
 impl World<'_, '_> {
     /// An edge asks the stream, for the first time or again from a position.
-    pub(super) fn dial(&mut self, reader: usize, from: Option<Offset>) {
+    pub(super) fn dial(&mut self, reader: ReaderId, from: Option<Offset>) {
         let it = &mut self.readers[reader];
         if it.left && it.tail.is_none() {
             return;
@@ -140,7 +141,7 @@ impl World<'_, '_> {
     }
 
     /// A dial was answered.
-    pub(super) fn dialled(&mut self, reader: usize, received: Received) {
+    pub(super) fn dialled(&mut self, reader: ReaderId, received: Received) {
         let head = received
             .response
             .header("Stream-Line")
@@ -196,7 +197,7 @@ impl World<'_, '_> {
         self.step(reader, Input::Dialled { head, body });
     }
 
-    fn begin_following(&mut self, reader: usize, received: &Received) {
+    fn begin_following(&mut self, reader: ReaderId, received: &Received) {
         let it = &self.readers[reader];
         let (object, call) = (it.object, it.call);
         let Some(life) = received.place.life() else {
@@ -244,7 +245,7 @@ impl World<'_, '_> {
     }
 
     /// A dial was not answered, or the edge found that the object is not to be reached.
-    pub(super) fn unanswered(&mut self, reader: usize) {
+    pub(super) fn unanswered(&mut self, reader: ReaderId) {
         self.course.hit(Mark::DialFailed);
         self.course
             .note("edge", || format!("reader {reader} is not answered"));
@@ -272,7 +273,7 @@ impl World<'_, '_> {
         }
     }
 
-    pub(super) fn message(&mut self, line: usize, message: &Message) {
+    pub(super) fn message(&mut self, line: LineId, message: &Message) {
         let Some(reader) = self.lines[line].reader else {
             return;
         };
@@ -311,7 +312,7 @@ impl World<'_, '_> {
         self.step(reader, Input::Message { frame, body });
     }
 
-    pub(super) fn line_closed(&mut self, line: usize) {
+    pub(super) fn line_closed(&mut self, line: LineId) {
         let Some(reader) = self.lines[line].reader else {
             return;
         };
@@ -326,7 +327,7 @@ impl World<'_, '_> {
         self.step(reader, Input::LineClosed);
     }
 
-    pub(super) fn tick(&mut self, reader: usize) {
+    pub(super) fn tick(&mut self, reader: ReaderId) {
         if self.readers[reader].tick_at == self.course.now {
             self.readers[reader].tick_at = u64::MAX;
             self.step(reader, Input::Tick);
@@ -334,7 +335,7 @@ impl World<'_, '_> {
     }
 
     /// The client leaves in the middle of it.
-    pub(super) fn leave(&mut self, reader: usize) {
+    pub(super) fn leave(&mut self, reader: ReaderId) {
         let it = &mut self.readers[reader];
         if it.over || it.left {
             return;
@@ -352,7 +353,7 @@ impl World<'_, '_> {
     }
 
     /// One input to the machine of the reader's side, and what it asks for.
-    fn step(&mut self, reader: usize, input: Input) {
+    fn step(&mut self, reader: ReaderId, input: Input) {
         let chance = if self.course.settings.limits.redial_ms_max == 0 {
             0
         } else {
@@ -366,7 +367,9 @@ impl World<'_, '_> {
         let mut emitted = false;
         let aged = is_tick && tail.is_ended();
         for effect in effects {
-            self.course.digest.number(self.course.now ^ reader as u64);
+            self.course
+                .digest
+                .number(self.course.now ^ reader.number() as u64);
             match effect {
                 Effect::Dial { from, after_ms } => {
                     self.course.schedule(
@@ -447,7 +450,7 @@ impl World<'_, '_> {
     }
 
     /// Hands on what was written, tells the machine whether there is room, and sets the timer.
-    fn after_step(&mut self, reader: usize, emitted: bool) {
+    fn after_step(&mut self, reader: ReaderId, emitted: bool) {
         if !self.readers[reader].slow {
             while self.read_chunk(reader) {}
         } else if !self.readers[reader].queue.is_empty() && !self.readers[reader].draining {
@@ -483,11 +486,11 @@ impl World<'_, '_> {
     }
 
     /// A timer of the edge; never early, and its order among others is its own.
-    fn schedule_timer(&mut self, at: u64, reader: usize) {
+    fn schedule_timer(&mut self, at: u64, reader: ReaderId) {
         self.course.schedule_at(at, Event::Tick { reader });
     }
 
-    fn pressure(&mut self, reader: usize) {
+    fn pressure(&mut self, reader: ReaderId) {
         let it = &self.readers[reader];
         if it.over || it.class != Class::Sse {
             return;
@@ -502,7 +505,7 @@ impl World<'_, '_> {
         }
     }
 
-    pub(super) fn drain(&mut self, reader: usize) {
+    pub(super) fn drain(&mut self, reader: ReaderId) {
         self.readers[reader].draining = false;
         while self.read_chunk(reader) && !self.readers[reader].slow {}
         self.pressure(reader);
@@ -510,7 +513,7 @@ impl World<'_, '_> {
     }
 
     /// The client reads one chunk of its event stream.
-    fn read_chunk(&mut self, reader: usize) -> bool {
+    fn read_chunk(&mut self, reader: ReaderId) -> bool {
         let it = &mut self.readers[reader];
         let Some((bytes, state)) = it.queue.pop_front() else {
             return false;
@@ -572,7 +575,7 @@ impl World<'_, '_> {
     }
 
     /// The client of a long-poll gets its answer.
-    fn hand_over(&mut self, reader: usize, response: Response) {
+    fn hand_over(&mut self, reader: ReaderId, response: Response) {
         let it = &mut self.readers[reader];
         it.over = true;
         let (call, place, left, object) = (it.call, it.place, it.left, it.object);
@@ -584,7 +587,10 @@ impl World<'_, '_> {
             self.course.fail(Oracle::LongPoll, reason, response.line());
             return;
         }
-        debug_assert!(object < self.objects.len(), "readers read what there is");
+        debug_assert!(
+            object.number() < self.objects.len(),
+            "readers read what there is"
+        );
         let delay = self.course.network_delay();
         self.course.schedule(
             delay,
@@ -601,7 +607,7 @@ impl World<'_, '_> {
     }
 
     /// What is wrong with a long-poll's answer that came by way of the reader's side.
-    fn fault_in_long_poll(&self, reader: usize, response: &Response) -> Option<String> {
+    fn fault_in_long_poll(&self, reader: ReaderId, response: &Response) -> Option<String> {
         let it = &self.readers[reader];
         if response.status >= 400 {
             return None;

@@ -9,6 +9,7 @@ use machine::{Turn, Write};
 
 use super::object::{ALARM_MAX, Object};
 use super::{Event, Phase, World};
+use crate::ids::ObjectId;
 use crate::marks::{Mark, Watermark};
 use crate::model::{Content, Mismatch};
 use crate::oracles::Oracle;
@@ -18,11 +19,11 @@ use crate::tier::{self, Parts};
 
 /// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so
 /// much.
-pub(super) type Asked = (usize, u64, u64, u64, u64);
+pub(super) type Asked = (ObjectId, u64, u64, u64, u64);
 
 /// Which content was tagged: of an object's life, in which epoch of it, from where, to where, and
 /// whether that was the tail, and closed.
-pub(super) type Tagged = (usize, u64, u64, u64, u64, (bool, bool));
+pub(super) type Tagged = (ObjectId, u64, u64, u64, u64, (bool, bool));
 
 /// An alarm that the platform has given up is made up for by a request, some of which come in vain.
 const PRODS_MAX: u64 = 40;
@@ -54,7 +55,7 @@ impl World<'_, '_> {
     }
 
     /// Segments and hot rows tile the stream, and what is stored is what was sealed.
-    pub(super) fn check_segments(&mut self, at: usize, turn: &Turn) {
+    pub(super) fn check_segments(&mut self, at: ObjectId, turn: &Turn) {
         self.note_tiers(at, turn);
         self.check_size(at);
         let object = &self.objects[at];
@@ -74,7 +75,7 @@ impl World<'_, '_> {
 
     /// A segment that has reached its size is sealed by the append that fills it, so that the open
     /// one never has.
-    fn check_size(&mut self, at: usize) {
+    fn check_size(&mut self, at: ObjectId) {
         let limits = &self.course.settings.limits;
         let shelf = &self.objects[at].platform.storage.shelf;
         let Some(row) = shelf.last_row().filter(|_| limits.cold) else {
@@ -91,7 +92,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn note_tiers(&mut self, at: usize, turn: &Turn) {
+    fn note_tiers(&mut self, at: ObjectId, turn: &Turn) {
         let limits = &self.course.settings.limits;
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
@@ -169,7 +170,7 @@ impl World<'_, '_> {
     }
 
     /// Where a page ends depends on what the stream has, and not on where that is.
-    pub(super) fn same_page(&mut self, at: usize, request: &Request, response: &Response) {
+    pub(super) fn same_page(&mut self, at: ObjectId, request: &Request, response: &Response) {
         let object = &self.objects[at];
         let Some(life) = &object.model.state.life else {
             return;
@@ -214,7 +215,7 @@ impl World<'_, '_> {
 
     /// The same content has the same tag for ever, whatever was sealed, stored or dropped in
     /// between.
-    pub(super) fn same_tag(&mut self, at: usize, start: u64, end: u64, response: &Response) {
+    pub(super) fn same_tag(&mut self, at: ObjectId, start: u64, end: u64, response: &Response) {
         let object = &self.objects[at];
         let (Some(life), Some(tag)) = (&object.model.state.life, response.header("ETag")) else {
             return;
@@ -229,7 +230,7 @@ impl World<'_, '_> {
         }
     }
 
-    fn note_page(&mut self, at: usize, start: u64, end: u64) {
+    fn note_page(&mut self, at: ObjectId, start: u64, end: u64) {
         let object = &self.objects[at];
         let Some(life) = &object.model.state.life else {
             return;
@@ -255,7 +256,7 @@ impl World<'_, '_> {
     }
 
     /// The latest time for which an alarm must be set, and why.
-    fn needs_alarm(&self, at: usize, now: u64) -> Option<(u64, &'static str)> {
+    fn needs_alarm(&self, at: ObjectId, now: u64) -> Option<(u64, &'static str)> {
         let object = &self.objects[at];
         let limits = &self.course.settings.limits;
         let shelf = &object.platform.storage.shelf;
@@ -293,7 +294,7 @@ impl World<'_, '_> {
 
     /// Whenever something is to be done without being asked for, an alarm is set for it, and not
     /// too late.
-    pub(super) fn check_armed(&mut self, at: usize, now: u64) {
+    pub(super) fn check_armed(&mut self, at: ObjectId, now: u64) {
         let Some((latest, why)) = self.needs_alarm(at, now) else {
             return;
         };
@@ -323,7 +324,7 @@ impl World<'_, '_> {
     }
 
     /// What an object has left to do.
-    fn undone(&self, at: usize) -> Option<String> {
+    fn undone(&self, at: ObjectId) -> Option<String> {
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
         if let Some(task) = shelf.outbox().next() {
@@ -346,7 +347,10 @@ impl World<'_, '_> {
         if self.phase != Phase::Waiting {
             return true;
         }
-        let undone = (0..self.objects.len()).find_map(|at| Some((at, self.undone(at)?)));
+        let undone = self
+            .objects
+            .ids()
+            .find_map(|at| Some((at, self.undone(at)?)));
         let Some((at, reason)) = undone else {
             let verdict = self.check_rest();
             self.judge_broken(verdict);

@@ -8,6 +8,7 @@ use machine::{EffectId, Input, SendOutcome};
 
 use super::World;
 use super::client::Received;
+use crate::ids::{CallId, ObjectId, SendingId};
 use crate::marks::{Fault, Mark};
 use crate::oracles::Oracle;
 use crate::request::Request;
@@ -16,15 +17,18 @@ use crate::request::Request;
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// The index executes it.
-    Execute { sending: usize },
+    Execute { sending: SendingId },
     /// Its sender learns what came of it, or that nobody knows.
-    Told { sending: usize, status: Option<u16> },
+    Told {
+        sending: SendingId,
+        status: Option<u16>,
+    },
 }
 
 /// A message on its way.
 #[derive(Debug)]
 pub(super) struct Sending {
-    at: usize,
+    at: ObjectId,
     instance: u64,
     effect: EffectId,
     statements: Rc<Vec<Statement>>,
@@ -97,7 +101,7 @@ impl World<'_, '_> {
 
     pub(super) fn begin_sending(
         &mut self,
-        at: usize,
+        at: ObjectId,
         instance: u64,
         effect: EffectId,
         message: Message,
@@ -105,7 +109,7 @@ impl World<'_, '_> {
         self.course
             .note("message", || format!("of object {at}: {}", line(&message)));
         let fate = self.fate();
-        let sending = self.sendings.len();
+        let sending = self.sendings.next_id();
         let (request, statements) = match message {
             Message::Registry(request) => (Some(request), Vec::new()),
             Message::Index(statements) => (None, statements),
@@ -120,11 +124,7 @@ impl World<'_, '_> {
             told: false,
         });
         let request = request.map(|request| {
-            let to = self
-                .objects
-                .iter()
-                .position(|each| each.name == request.stream);
-            let to = to.expect("messages go to shards that there are");
+            let to = self.object_named(&request.stream);
             let request = Request {
                 method: request.method,
                 query: Vec::new(),
@@ -144,7 +144,7 @@ impl World<'_, '_> {
                     .course
                     .schedule(delay, Event::Execute { sending }.into()),
                 Some((to, request)) => {
-                    let call = self.call(*to, 0, None, request);
+                    let call = self.call(*to, None, None, request);
                     self.calls[call].sending = Some(sending);
                     self.course.schedule(delay, super::Event::Arrive { call });
                 }
@@ -168,7 +168,7 @@ impl World<'_, '_> {
     }
 
     /// The index takes a message.
-    fn execute(&mut self, sending: usize) {
+    fn execute(&mut self, sending: SendingId) {
         let it = &mut self.sendings[sending];
         if core::mem::replace(&mut it.executed, true) {
             self.course.hit(Mark::IndexRepeated);
@@ -200,7 +200,12 @@ impl World<'_, '_> {
     }
 
     /// The registry has answered a message.
-    pub(super) fn message_answered(&mut self, sending: usize, call: usize, received: &Received) {
+    pub(super) fn message_answered(
+        &mut self,
+        sending: SendingId,
+        call: CallId,
+        received: &Received,
+    ) {
         let status = received.response.status;
         self.course.note("message", || {
             format!("{sending} ← {}", received.response.line())
@@ -216,11 +221,11 @@ impl World<'_, '_> {
     }
 
     /// The registry has not answered.
-    pub(super) fn message_lost(&mut self, sending: usize) {
+    pub(super) fn message_lost(&mut self, sending: SendingId) {
         self.told(sending, None);
     }
 
-    fn told(&mut self, sending: usize, status: Option<u16>) {
+    fn told(&mut self, sending: SendingId, status: Option<u16>) {
         let it = &mut self.sendings[sending];
         let (at, effect) = (it.at, it.effect);
         if core::mem::replace(&mut it.told, true)

@@ -6,13 +6,12 @@ use machine::rows::{
     HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
     WriterColumns,
 };
-use machine::{
-    Answer, Call, CallId, Effect, Input, Millis, Refusal, Rows, StorageError, Stream, Turn,
-};
+use machine::{Answer, Call, Effect, Input, Millis, Refusal, Rows, StorageError, Stream, Turn};
 
 use super::client::Received;
 use super::object::plain;
 use super::{Event, World};
+use crate::ids::CallId;
 use crate::marks::Mark;
 use crate::model::{Facts, State};
 use crate::oracles::{Oracle, Place};
@@ -93,7 +92,7 @@ impl Rows for Grave {
 impl World<'_, '_> {
     /// A dead instance goes on with a request that it had begun: it may compute, but never touch
     /// its storage.
-    pub(super) fn haunt(&mut self, call: usize, zombie: Zombie, whole: Result<Call, Refusal>) {
+    pub(super) fn haunt(&mut self, call: CallId, zombie: Zombie, whole: Result<Call, Refusal>) {
         let Zombie {
             stream,
             state,
@@ -108,7 +107,7 @@ impl World<'_, '_> {
             Ok(whole) => stream.and_then(|mut stream| {
                 let mut turn = Turn::default();
                 let input = Input::Call {
-                    id: CallId(call as u64),
+                    id: call.into(),
                     call: whole,
                 };
                 let done = stream.step(Millis(now), input, &grave, &mut turn);

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use machine::rows::{Expiry, ProducerStamp};
+use sim::ids::{Id as _, ObjectId};
 use sim::model::{Bounds, Content, Facts, Life, Mismatch, Model, State};
 use sim::oracles::{Delivery, Follower, OffsetLaw, Oracle, Place, units};
 use sim::request::{Request, Response, excerpt};
@@ -573,7 +574,7 @@ impl Judge {
                 live: false,
             });
         }
-        self.law.observe(name, life, from, &units)
+        self.law.observe(ObjectId::new(name), life, from, &units)
     }
 
     /// A long-poll that waited at the tail has come to its end.
@@ -786,7 +787,7 @@ impl Judge {
                 let content = self.names[name].model.content(life);
                 let page = content.page(from, next).unwrap_or_default();
                 if let Some(units) = units(content, &page) {
-                    self.law.observe(name, life, from, &units)?;
+                    self.law.observe(ObjectId::new(name), life, from, &units)?;
                     self.notable.push(Notable::Shown {
                         name,
                         life,
