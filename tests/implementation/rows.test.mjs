@@ -3,7 +3,7 @@
 
 import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { eventually } from "../harness/http.mjs";
 import { objectNamespace, shell, startServer } from "../harness/server.mjs";
 import { producer, Stream } from "../harness/stream.mjs";
@@ -36,6 +36,21 @@ describe.runIf(shell === "worker")("creation", () => {
     await new Promise((resolve) => setTimeout(resolve, 300));
     const statistics = await stream.statistics();
     expect(statistics.rows_written).toBe(6);
+    expect(statistics.alarms_set).toBe(1);
+  });
+});
+
+describe.runIf(shell === "worker")("creation with R2 and D1", () => {
+  // As above, and the head row once more when the index was told.
+  test("a stream that is not used again costs seven rows, and one alarm that is taken back", async () => {
+    const own = await startServer({ cold: true });
+    onTestFinished(() => own.stop());
+    const stream = await Stream.create(own.url);
+    await eventually("the index has been told", async () => (await own.coldTier.indexed(stream)).length === 1);
+    await eventually("the registry has been told", async () => (await stream.statistics()).rows_written >= 7);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const statistics = await stream.statistics();
+    expect(statistics.rows_written).toBe(7);
     expect(statistics.alarms_set).toBe(1);
   });
 });

@@ -24,6 +24,7 @@ use object_store::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::config::Bounds;
 use crate::stream as cell;
 use crate::stream::What;
 use crate::streams::Streams;
@@ -215,8 +216,12 @@ async fn try_put(
         Next::Piece(encoder) => encoder.length(),
         Next::Receipt(_) => 0,
     };
-    let _room = streams.cold.room_for(length.min(HELD_BYTES_MAX)).await;
-    let mut upload = Upload::begin(&**store, &path, length).await?;
+    let bounds = &streams.bounds;
+    let _room = streams
+        .cold
+        .room_for(length.min(bounds.put_whole_bytes_max))
+        .await;
+    let mut upload = Upload::begin(&**store, &path, length, bounds).await?;
     let receipt = loop {
         if let Err(error) = upload.push(encoded.piece.into()).await {
             upload.abort().await;
@@ -237,12 +242,6 @@ async fn try_put(
     Ok((receipt, length))
 }
 
-/// An object that is larger is put in parts, because a segment can be far larger than what one put
-/// should hold.
-const HELD_BYTES_MAX: u64 = 16 << 20;
-/// All parts but the last have this size. While one is on its way, the next is filled.
-const PART_BYTES: usize = 8 << 20;
-
 /// An object on its way into the cold tier.
 enum Upload {
     Whole(Vec<Bytes>),
@@ -250,13 +249,19 @@ enum Upload {
 }
 
 impl Upload {
-    async fn begin(store: &dyn ObjectStore, path: &Path, length: u64) -> Result<Self, Error> {
-        if length <= HELD_BYTES_MAX {
+    async fn begin(
+        store: &dyn ObjectStore,
+        path: &Path,
+        length: u64,
+        bounds: &Bounds,
+    ) -> Result<Self, Error> {
+        if length <= bounds.put_whole_bytes_max {
             return Ok(Self::Whole(Vec::new()));
         }
         let upload = store.put_multipart(path).await?;
         Ok(Self::Parts(WriteMultipart::new_with_chunk_size(
-            upload, PART_BYTES,
+            upload,
+            bounds.put_part_bytes,
         )))
     }
 
@@ -563,9 +568,12 @@ mod tests {
 
     async fn put(store: &dyn ObjectStore, pieces: usize, piece: usize) -> Vec<u8> {
         let path = Path::from("name/incarnation/0-1");
-        let length = (pieces * piece) as u64;
-        let mut upload = Upload::begin(store, &path, length).await.unwrap();
-        assert_eq!(matches!(upload, Upload::Parts(_)), length > HELD_BYTES_MAX);
+        let (length, bounds) = ((pieces * piece) as u64, Bounds::default());
+        let mut upload = Upload::begin(store, &path, length, &bounds).await.unwrap();
+        assert_eq!(
+            matches!(upload, Upload::Parts(_)),
+            length > bounds.put_whole_bytes_max
+        );
         for number in 0..pieces {
             let fill = u8::try_from(number % 256).unwrap();
             upload.push(vec![fill; piece].into()).await.unwrap();
@@ -599,7 +607,9 @@ mod tests {
             crate::object_stores::Directory::take(place.path(), tokio::runtime::Handle::current())
                 .unwrap();
         let path = Path::from("name/incarnation/0-1");
-        let mut upload = Upload::begin(&directory, &path, HELD_BYTES_MAX + 1)
+        let bounds = Bounds::default();
+        let length = bounds.put_whole_bytes_max + 1;
+        let mut upload = Upload::begin(&directory, &path, length, &bounds)
             .await
             .unwrap();
         upload.push(vec![7; 9_000_000].into()).await.unwrap();

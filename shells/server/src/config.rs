@@ -50,6 +50,12 @@ pub struct Bounds {
     /// Segments that are held in memory for being stored, in bytes, over all streams; the others
     /// wait. One may be larger by itself.
     pub puts_bytes_max: usize,
+    /// A segment of more bytes is put in parts, because it can be far larger than what one put should
+    /// hold.
+    pub put_whole_bytes_max: u64,
+    /// All parts but the last have this size, and S3 takes none below 5 MiB. While one is on its
+    /// way, the next is filled.
+    pub put_part_bytes: usize,
     /// The head of a request, in bytes.
     pub head_bytes_max: usize,
     /// Header fields of a request.
@@ -104,6 +110,8 @@ impl Default for Bounds {
             pages_bytes_max: 128 << 20,
             page_grace: Duration::from_secs(1),
             puts_bytes_max: 64 << 20,
+            put_whole_bytes_max: 16 << 20,
+            put_part_bytes: 8 << 20,
             head_bytes_max: 64 << 10,
             headers_max: 100,
             batch_jobs_max: 1_024,
