@@ -193,6 +193,7 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             Work::Telling(own(&["conformance", "--cold"])),
         ),
         step("implementation", Work::Telling(own(&["implementation"]))),
+        step("clients", Work::Telling(own(&["clients"]))),
         step(
             "conformance server",
             Work::Telling(own(&["conformance", "--shell", "server"])),
@@ -204,6 +205,10 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         step(
             "implementation server",
             Work::Telling(own(&["implementation", "--shell", "server"])),
+        ),
+        step(
+            "clients server",
+            Work::Telling(own(&["clients", "--shell", "server"])),
         ),
     ])
 }
