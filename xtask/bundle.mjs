@@ -19,7 +19,7 @@ await build({
       // The entry names the directory that a deployment is built in; a variant lies in another.
       name: "generated",
       setup({ onResolve }) {
-        onResolve({ filter: /^\.\/build\/index\.js$/ }, () => ({ path: path.join(generated, "index.js") }));
+        onResolve({ filter: /^\.\.\/build\/index\.js$/ }, () => ({ path: path.join(generated, "index.js") }));
         onResolve({ filter: /\/index_bg\.wasm$/ }, () => ({ path: "./index_bg.wasm", external: true }));
       },
     },

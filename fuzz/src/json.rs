@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use machine::rows::Expiry;
-use machine::wire::CacheMode;
 use machine::wire::request::{Append, Create, Preconditions, Read, StartOffset};
+use machine::wire::{CacheMode, internal_headers};
 use machine::{Answer, Call, CallId, Class, Effect, Input, Limits, Millis, Offset};
 use serde_json::Value;
 use sim::choices::Choices;
@@ -187,7 +187,7 @@ impl Reader {
             let next = match live {
                 Some(_) => {
                     let line = answer
-                        .header("Stream-Line")
+                        .header(internal_headers::LIVE_HEAD)
                         .expect("an event stream has a line");
                     machine::live_reader::LiveHead::from_header(line)
                         .expect("the line is readable")

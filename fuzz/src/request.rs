@@ -22,7 +22,7 @@ use machine::wire::content_type;
 use machine::wire::request::{
     self, Append, Create, Parsed, Preconditions, Read, RequestHead, StartOffset,
 };
-use machine::wire::{CacheMode, Format};
+use machine::wire::{CacheMode, Format, internal_headers};
 use machine::{
     Answer, Broadcast, Call, CallId, Class, Effect, Input, Limits, Millis, Offset, Refusal,
     SendOutcome, Turn,
@@ -209,7 +209,10 @@ impl Request {
                 );
                 let id = read.last_event_id.map(|id| id.to_string());
                 headers.extend(id.map(|id| ("Last-Event-ID", id)));
-                headers.push(("X-Cache-Mode", read.cache_mode.name().to_owned()));
+                headers.push((
+                    internal_headers::CACHE_MODE,
+                    read.cache_mode.name().to_owned(),
+                ));
                 ("GET", Bytes::new())
             }
             Call::Metadata => ("HEAD", Bytes::new()),
@@ -430,7 +433,7 @@ impl Server {
                     request.stream.clone(),
                     &Request {
                         method: request.method.to_owned(),
-                        url: format!("https://host/v1/stream/{}", request.stream),
+                        url: request.url(),
                         headers: headers.collect(),
                         body: request.body.clone().into(),
                     },
@@ -505,10 +508,13 @@ impl Server {
             }
             Route::Stream(to) => to,
         };
-        // What the client says of the cache mode never reaches the object.
+        // A client's internal headers never reach the object.
         let mut headers = request.headers.clone();
-        headers.retain(|(name, _)| !name.eq_ignore_ascii_case("X-Cache-Mode"));
-        headers.push(("X-Cache-Mode".to_owned(), to.cache_mode.name().to_owned()));
+        for name in internal_headers::ALL {
+            headers.retain(|(given, _)| !given.eq_ignore_ascii_case(name));
+            let value = to.internal_header(name);
+            headers.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+        }
         let handed = Request {
             method: request.method.clone(),
             url: request.url.clone(),
@@ -590,7 +596,7 @@ impl Named {
             } => {
                 let told = line
                     .answer
-                    .header("Stream-Line")
+                    .header(internal_headers::LIVE_HEAD)
                     .and_then(LineHead::from_header);
                 assert_eq!(told.as_ref(), Some(&line.head));
                 assert!(line.head.attached && line.head.up_to_date && !line.head.closed);

@@ -16,13 +16,21 @@
 //!    [`Input::SendFinished`] may come late, or never after a restart.
 //! 6. After a wake nothing from the former life arrives, though what it has begun may still take
 //!    effect in the cold tier, at the registry or in the index.
-//! 7. The alarm may come twice, late, early, or not at all.
+//! 7. The alarm may come twice, late, early, or not at all. When the turn of an alarm fails, the
+//!    shell delivers that alarm again after a pause. The platform of the Worker does this by
+//!    itself; on one machine the pause is a bound of the server. This is the only thing that a
+//!    shell tries again.
 //! 8. The rows that the plan of an answer names are fetched in its turn ([`plan::Plan::begin`]).
 //!    When the plan has a rest, the shell asks for the next page with [`Input::Continue`] once the
 //!    client has taken this one. The body ends well after the last page only.
 //! 9. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from
 //!    the rows.
-//! 10. The shell decides nothing: no protocol rule, no retry, no default lives in a shell.
+//! 10. A put ([`segment::Put`]) has `time_ms` to end. Then the machine begins another attempt, with
+//!     a key
+//!     of its own, and does not wait for the earlier one. The shell may abandon a put after that time,
+//!     or let it go on: what it reports later is taken for what it is.
+//! 11. The shell decides nothing: no protocol rule, no default and, but for 7, no retry lives in a
+//!     shell.
 #![forbid(unsafe_code)]
 
 pub mod frames;
@@ -173,7 +181,8 @@ pub struct Subscriber {
     /// What the reader's side begins with.
     pub head: live_reader::LiveHead,
     /// What the reader's side answers its client with: the head of the event stream, or the
-    /// long-poll's answer when nothing comes in time. Says `head` too, as the `Stream-Line` header.
+    /// long-poll's answer when nothing comes in time. Says `head` too, in
+    /// [`wire::internal_headers::LIVE_HEAD`].
     pub answer: Answer,
 }
 

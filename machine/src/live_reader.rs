@@ -3,15 +3,18 @@
 //!
 //! It knows a position and nothing else of the stream. A frame that does not begin there, a line
 //! that closes, a client that does not read: all of them mean to dial again from the position, so
-//! that there is no gap and no duplicate. The Cloudflare shell runs its twin in JavaScript
-//! (`shells/worker/live.mjs`); `tests/tail-cases.json` holds both to the same behaviour.
+//! that there is no gap and no duplicate.
+//!
+//! The Cloudflare shell runs a twin of it in JavaScript (`shells/worker/js/tail.mjs`).
+//! `tests/tail-cases.json` holds both to the same behaviour.
 
 use serde::{Deserialize, Serialize};
 
 use crate::wire::{header, sse};
 use crate::{Class, Millis, Offset, StreamEnd};
 
-/// What the stream tells the reader's side with each answer to a dial, as the `Stream-Line` header.
+/// What the stream tells the reader's side with each answer to a dial, as the
+/// [`LIVE_HEAD`](crate::wire::internal_headers::LIVE_HEAD) header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveHead {
     pub class: Class,
@@ -19,6 +22,8 @@ pub struct LiveHead {
     pub incarnation: String,
     /// Whether a line came with it; otherwise its body is a page.
     pub attached: bool,
+    /// Status of the event stream, or of the long-poll's answer when nothing comes in time.
+    pub status: u16,
     /// The position after the page, or of the tail.
     pub next: Offset,
     pub cursor: u64,
@@ -42,7 +47,8 @@ impl LiveHead {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads the `Stream-Line` header; `None` when it is not one.
+    /// Reads the [`LIVE_HEAD`](crate::wire::internal_headers::LIVE_HEAD) header; `None` when it is
+    /// not one.
     #[must_use]
     pub fn from_header(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
@@ -105,6 +111,10 @@ pub enum Input {
     Full,
     /// The deadline has come, or any other time.
     Tick,
+    /// The client sends nothing more: it has left, or has closed only its half of the connection.
+    HalfClosed,
+    /// The process ends.
+    Ending,
     /// The client has left.
     ClientGone,
 }
@@ -216,13 +226,11 @@ impl LiveReader {
                 self.redial(jitter)
             }
             Input::Pull if self.phase == Phase::Behind => vec![self.dial(0)],
-            Input::Full if self.phase == Phase::Attached => {
-                self.phase = Phase::Behind;
-                vec![Effect::HangUp]
-            }
+            Input::Full if self.phase == Phase::Attached => self.full(),
             Input::LineClosed | Input::Pull | Input::Full => Vec::new(),
             Input::Tick => self.tick(now),
-            Input::ClientGone => self.end(),
+            Input::HalfClosed => self.half_closed(now),
+            Input::Ending | Input::ClientGone => self.end(),
         }
     }
 
@@ -285,7 +293,7 @@ impl LiveReader {
             }
             Class::LongPoll => {
                 self.phase = Phase::Ended;
-                let status = frame.status.unwrap_or(204);
+                let status = frame.status.expect("a long-poll's frame has a status");
                 let headers = frame
                     .headers
                     .into_iter()
@@ -308,6 +316,30 @@ impl LiveReader {
         }
     }
 
+    fn full(&mut self) -> Vec<Effect> {
+        match self.class {
+            Class::Sse => {
+                self.phase = Phase::Behind;
+                vec![Effect::HangUp]
+            }
+            // A long-poll has nothing before its answer that its client would have to read first.
+            Class::LongPoll => vec![Effect::HangUp, self.dial(0)],
+        }
+    }
+
+    /// Writes a heartbeat at once, because writing shows whether the client is still there.
+    fn half_closed(&mut self, now: Millis) -> Vec<Effect> {
+        match self.class {
+            Class::Sse => vec![self.heartbeat(now)],
+            Class::LongPoll => Vec::new(),
+        }
+    }
+
+    fn heartbeat(&mut self, now: Millis) -> Effect {
+        self.written_at = now;
+        Effect::Emit(sse::HEARTBEAT.to_vec())
+    }
+
     fn tick(&mut self, now: Millis) -> Vec<Effect> {
         if now >= self.ends_at {
             return self.end();
@@ -315,8 +347,7 @@ impl LiveReader {
         if now < self.deadline() {
             return Vec::new();
         }
-        self.written_at = now;
-        vec![Effect::Emit(sse::HEARTBEAT.to_vec())]
+        vec![self.heartbeat(now)]
     }
 
     /// Data, if any, and the control event that follows it. The data has the same `id`, because a

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::router::name;
+use crate::router::{STREAM_PREFIX, name};
 use crate::rows::Incarnation;
 use crate::wire::header;
 use crate::{Millis, Offset};
@@ -23,6 +23,23 @@ pub struct Request {
     pub method: &'static str,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
+}
+
+impl Request {
+    /// Where requests to other objects come from, as their URLs say it.
+    pub const ORIGIN: &str = "http://object";
+
+    /// The request's target.
+    #[must_use]
+    pub fn target(&self) -> String {
+        format!("{STREAM_PREFIX}{}", self.stream)
+    }
+
+    /// The request's URL, for shells that send requests by URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}{}", Self::ORIGIN, self.target())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +83,7 @@ pub(crate) struct Event {
 
 #[allow(
     clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands over a reference"
+    reason = "serde hands over a reference; the lint depends on the size of a pointer"
 )]
 const fn is_first(shard: &u64) -> bool {
     *shard == 0

@@ -373,6 +373,31 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// Whether tables of the stream itself, or of what it has still to tell, are made or removed:
+    /// afterwards the storage may hold none, and need not be kept.
+    #[must_use]
+    pub const fn changes_tables(&self) -> bool {
+        match self {
+            Self::CreateTables | Self::DropTables | Self::CreateOutbox | Self::DropOutbox => true,
+            Self::InsertStream(_)
+            | Self::UpdateStream(_)
+            | Self::InsertHot { .. }
+            | Self::CreateSealedTables
+            | Self::CreateHot(_)
+            | Self::InsertSegment(_)
+            | Self::UpdateSegment(_)
+            | Self::PutProducer { .. }
+            | Self::ForgetProducers { .. }
+            | Self::DropHot(_)
+            | Self::InsertTask(_)
+            | Self::UpdateTask(_)
+            | Self::RemoveTask { .. }
+            | Self::Upgrade { .. } => false,
+        }
+    }
+}
+
 /// The storage could not be asked; the step is void and the instance must be dropped.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the storage could not be read: {0}")]

@@ -85,6 +85,8 @@ fn input(defaults: &Map<String, Value>, class: Class, input: &Map<String, Value>
         "line-closed" => Input::LineClosed,
         "pull" => Input::Pull,
         "full" => Input::Full,
+        "half-closed" => Input::HalfClosed,
+        "ending" => Input::Ending,
         "tick" => Input::Tick,
         "client-gone" => Input::ClientGone,
         other => panic!("no such input: {other}"),

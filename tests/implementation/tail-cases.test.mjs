@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { shell } from "../harness/server.mjs";
-import { Tail } from "../../shells/worker/live.mjs";
+import { Tail } from "../../shells/worker/js/tail.mjs";
 
 const text = readFileSync(new URL("../tail-cases.json", import.meta.url), "utf8");
 const offset = (_, position) => `${"0".repeat(16)}_${position.padStart(16, "0")}`;

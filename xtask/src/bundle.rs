@@ -98,7 +98,25 @@ fn compile(project: &Project, variant: &Variant) -> Result<()> {
     if let Some(feature) = variant.feature {
         command.args(["--features", feature.name()]);
     }
-    run(&mut command)
+    run(&mut command)?;
+    declare(project, &tools.wasm_bindgen, variant)
+}
+
+/// Writes the declarations that the JavaScript code is checked against, which worker-build drops.
+fn declare(project: &Project, wasm_bindgen: &Path, variant: &Variant) -> Result<()> {
+    let directory = project.path("target/worker-declarations");
+    let wasm = format!(
+        "target/{}/release/durable_streams_worker.wasm",
+        setup::WASM_TARGET
+    );
+    run(project
+        .command(wasm_bindgen)
+        .args(["--target", "bundler", "--out-dir"])
+        .arg(&directory)
+        .arg(wasm))?;
+    let declarations = directory.join("durable_streams_worker.d.ts");
+    fs::copy(declarations, variant.generated.join("index.d.ts"))?;
+    Ok(())
 }
 
 fn assemble(project: &Project, variant: &Variant) -> Result<()> {
@@ -111,7 +129,7 @@ fn assemble(project: &Project, variant: &Variant) -> Result<()> {
     run(project
         .command("node")
         .arg("xtask/bundle.mjs")
-        .arg(project.path("shells/worker/entry.mjs"))
+        .arg(project.path("shells/worker/js/entry.mjs"))
         .arg(&variant.generated)
         .arg(fresh.join(MODULE)))?;
     fs::copy(variant.generated.join(WASM), fresh.join(WASM))?;

@@ -116,6 +116,8 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
     ];
     let mut dry_run = project.wrangler();
     dry_run.args(["deploy", "--dry-run", "--outdir", "target/deploy"]);
+    let mut types = project.command(project.npm_program("tsc"));
+    types.args(["--project", "shells/worker/js"]);
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps", "--lib"]);
     documentation.env("RUSTDOCFLAGS", "--deny warnings");
 
@@ -185,6 +187,8 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             "build test routes",
             Work::Telling(own(&["build", "--features", "test-routes"])),
         ),
+        // After the build, which writes the declarations of the Rust code.
+        step("types of JavaScript", Work::Programs(vec![types])),
         step("deploy dry run", Work::Programs(vec![dry_run])),
         step("size", Work::SizeLimit),
         step("conformance", Work::Telling(own(&["conformance"]))),

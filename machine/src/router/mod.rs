@@ -10,7 +10,7 @@ pub mod target;
 use subtle::ConstantTimeEq;
 
 use crate::wire::request::{self, RequestHead};
-use crate::wire::{CacheMode, header};
+use crate::wire::{CacheMode, header, internal_headers};
 use crate::{Answer, Limits, Refusal};
 pub use edge_cache::{EdgeCache, may_keep};
 pub use settings::Settings;
@@ -31,14 +31,31 @@ pub enum Route {
 pub struct ToStream {
     /// The canonical name, and the object's.
     pub name: String,
-    /// Whether a line is to be offered to the object (`Upgrade: websocket`).
+    /// Whether a line is to be offered to the object.
     pub live: bool,
-    /// What `X-Cache-Mode` tells the object.
+    /// Whether caches that serve many clients may keep the answers.
     pub cache_mode: CacheMode,
     /// Whether the Worker's cache may answer in the object's place.
     pub edge_cache: EdgeCache,
     /// Whether the answer is to have a `Server-Timing` header.
     pub timing: bool,
+}
+
+impl ToStream {
+    /// The value of this internal header in the request to the object. Where it is `None`, the
+    /// header is removed.
+    #[must_use]
+    pub fn internal_header(&self, name: &str) -> Option<&'static str> {
+        match name {
+            internal_headers::CACHE_MODE => {
+                let is_default = self.cache_mode == CacheMode::default();
+                (!is_default).then_some(self.cache_mode.name())
+            }
+            internal_headers::UPGRADE => self.live.then_some("websocket"),
+            internal_headers::TIMING => self.timing.then_some("1"),
+            _ => None,
+        }
+    }
 }
 
 /// Decides on a request by its head alone.

@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 use crate::wire::answer::Body;
 use crate::wire::entity_tag::{self, Reach};
 use crate::wire::request::Read;
-use crate::wire::{Format, cache, cursor, header};
+use crate::wire::{Format, cache, cursor, header, internal_headers};
 use crate::{Answer, Broadcast, Class, Limits, Millis, Offset, StreamEnd, Subscriber};
 
 impl StreamState {
@@ -49,7 +49,7 @@ impl StreamState {
         };
         let answer = match class {
             Class::Sse => self.event_stream(),
-            Class::LongPoll => Answer::uncached(204)
+            Class::LongPoll => Answer::uncached(head.status)
                 .at(self.tail())
                 .up_to_date(true)
                 .cursor(cursor),
@@ -57,7 +57,7 @@ impl StreamState {
         Subscriber {
             class,
             incarnation: self.row.incarnation,
-            answer: answer.with(header::LINE, head.to_header()),
+            answer: answer.with(internal_headers::LIVE_HEAD, head.to_header()),
             head,
         }
     }
@@ -77,7 +77,8 @@ impl StreamState {
             closed: up_to_date && self.is_closed(),
             ..head
         };
-        self.event_stream().with(header::LINE, head.to_header())
+        self.event_stream()
+            .with(internal_headers::LIVE_HEAD, head.to_header())
     }
 
     pub(super) fn cursor(&self, now: Millis, read: &Read, limits: &Limits) -> u64 {
@@ -106,6 +107,10 @@ impl StreamState {
             class,
             incarnation: self.row.incarnation.to_string(),
             attached: false,
+            status: match class {
+                Class::Sse => 200,
+                Class::LongPoll => 204,
+            },
             next,
             cursor,
             up_to_date: false,

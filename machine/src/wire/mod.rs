@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub mod content_type;
 pub mod cursor;
 pub(crate) mod entity_tag;
+pub mod internal_headers;
 pub(crate) mod json;
 pub mod request;
 pub mod sse;
@@ -30,7 +31,7 @@ pub enum CacheMode {
 }
 
 impl CacheMode {
-    /// The value of the `X-Cache-Mode` header by which the router tells the object.
+    /// The value of [`internal_headers::CACHE_MODE`].
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -50,11 +51,16 @@ impl CacheMode {
 
 /// Header names, spelled as the protocol spells them (13.2).
 pub mod header {
+    use super::internal_headers::{CACHE_MODE, LIVE_HEAD, TIMING, UPGRADE};
+
     /// Those that ordinary requests and answers go by, for shells that can make use of knowing them
     /// in advance.
-    pub const FREQUENT: [&str; 18] = [
+    pub const FREQUENT: [&str; 21] = [
         CACHE_CONTROL,
         CACHE_MODE,
+        LIVE_HEAD,
+        TIMING,
+        UPGRADE,
         CONTENT_LENGTH,
         CONTENT_TYPE,
         DEBUG_TIMING,
@@ -77,7 +83,6 @@ pub mod header {
     pub const ALLOW: &str = "Allow";
     pub const AUTHORIZATION: &str = "Authorization";
     pub const CACHE_CONTROL: &str = "Cache-Control";
-    pub const CACHE_MODE: &str = "X-Cache-Mode";
     pub const CONTENT_ENCODING: &str = "Content-Encoding";
     pub const CONTENT_LENGTH: &str = "Content-Length";
     pub const CONTENT_TYPE: &str = "Content-Type";
@@ -86,7 +91,6 @@ pub mod header {
     pub const IF_MATCH: &str = "If-Match";
     pub const IF_NONE_MATCH: &str = "If-None-Match";
     pub const LAST_EVENT_ID: &str = "Last-Event-ID";
-    pub const LINE: &str = "Stream-Line";
     pub const LOCATION: &str = "Location";
     pub const ORIGIN: &str = "Origin";
     pub const PRAGMA: &str = "Pragma";

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{CacheMode, content_type, header};
+use super::{CacheMode, content_type, header, internal_headers};
 use crate::limits::SAFE_INTEGER_MAX;
 use crate::offset::Offset;
 use crate::rows::{Expiry, ProducerStamp};
@@ -296,7 +296,7 @@ pub(crate) fn read(head: RequestHead<'_>) -> Result<Read, Refusal> {
         last_event_id: last_event_id.and_then(|id| id.trim().parse().ok()),
         cursor: cursor(query),
         if_none_match: (head.header)(header::IF_NONE_MATCH),
-        cache_mode: (head.header)(header::CACHE_MODE)
+        cache_mode: (head.header)(internal_headers::CACHE_MODE)
             .and_then(|name| CacheMode::from_name(&name))
             .unwrap_or_default(),
     })
@@ -348,7 +348,7 @@ pub(crate) fn check_codings(head: RequestHead<'_>) -> Result<(), Refusal> {
 
 /// Whether the request asks for a `Server-Timing` header.
 #[must_use]
-pub fn asks_for_timing(head: RequestHead<'_>) -> bool {
+pub(crate) fn asks_for_timing(head: RequestHead<'_>) -> bool {
     (head.header)(header::DEBUG_TIMING).is_some_and(|value| value.trim() == "1")
 }
 

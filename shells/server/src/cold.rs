@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use machine::message::Request;
 use machine::plan::{BodyWriter, CorruptionError, Fetch, Rest, Span};
-use machine::router::STREAM_PREFIX;
 use machine::segment::{Encoder, Put, Receipt};
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{Answer, Effect, Input, Message, Rows, SendOutcome, StorageError};
@@ -172,7 +171,7 @@ async fn carry_out(streams: Arc<Streams>, errand: Errand) {
         }
         Effect::Send { effect, message } => {
             let reply = match &message {
-                Message::Registry(request) => tell_registry(&streams, request).await,
+                Message::Registry(request) => call_object(&streams, request).await,
                 // There is none, and the limits say so.
                 Message::Index(_) => None,
             };
@@ -400,17 +399,16 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), NotStor
     outcome
 }
 
-/// Asks a registry stream, as a client would that is allowed to. Hands back the status, if it
-/// answers.
-async fn tell_registry(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
-    let target = format!("{STREAM_PREFIX}{}", request.stream);
+/// Sends a request to another stream. Returns the status of the answer, if there is one.
+async fn call_object(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
+    let target = request.target();
     let header = |name: &str| {
         let found = request.headers.iter().find(|(each, _)| *each == name);
         found.map(|(_, value)| value.clone())
     };
     let head = RequestHead {
         method: request.method,
-        origin: "http://registry",
+        origin: Request::ORIGIN,
         target: &target,
         header: &header,
     };

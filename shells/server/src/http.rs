@@ -18,8 +18,8 @@ use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use machine::router::target::{self, Named};
 use machine::router::{self, Route, ToStream};
 use machine::wire::answer::Body as AnswerBody;
-use machine::wire::header;
 use machine::wire::request::{self, AwaitsBody, Parsed, RequestHead};
+use machine::wire::{header, internal_headers};
 use machine::{Answer, Call, Refusal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -109,10 +109,10 @@ impl Outgoing {
     ) -> Self {
         let mut response = Response::new(body);
         *response.status_mut() =
-            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            StatusCode::from_u16(status).expect("an answer has a status of HTTP");
         for (name, value) in headers {
             // Between the two sides of a live read only.
-            if name != header::LINE {
+            if name != internal_headers::LIVE_HEAD {
                 append(response.headers_mut(), name, value);
             }
         }
@@ -131,13 +131,11 @@ impl Outgoing {
 }
 
 fn append(headers: &mut HeaderMap, name: &str, value: &str) {
-    let pair = (
-        HeaderName::from_bytes(name.as_bytes()),
-        HeaderValue::from_bytes(value.as_bytes()),
-    );
-    if let (Ok(name), Ok(value)) = pair {
-        headers.append(name, value);
-    }
+    let name =
+        HeaderName::from_bytes(name.as_bytes()).expect("the server's header names are valid");
+    let value = HeaderValue::from_bytes(value.as_bytes())
+        .expect("the machine checks what it puts into headers");
+    headers.append(name, value);
 }
 
 /// An answer whose body has been made.
@@ -399,10 +397,13 @@ impl Service {
             Route::Answered(answer) => return Begun::Answered(direct(&answer)),
             Route::Stream(to_stream) => to_stream,
         };
-        // The cache mode that holds, whatever the client says of it.
-        let header = |name: &str| match name {
-            header::CACHE_MODE => Some(to_stream.cache_mode.name().to_owned()),
-            _ => given(name),
+        // Internal headers come from the router alone.
+        let header = |name: &str| {
+            if internal_headers::ALL.contains(&name) {
+                to_stream.internal_header(name).map(str::to_owned)
+            } else {
+                given(name)
+            }
         };
         let head = RequestHead {
             header: &header,

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use machine::live_reader::{Effect, Input, LiveHead, LiveReader};
 use machine::wire::answer::Body;
-use machine::wire::header;
+use machine::wire::internal_headers;
 use machine::wire::request::Read;
-use machine::{Answer, Call, Millis};
+use machine::{Answer, Call};
 use tokio::sync::watch;
 
 use crate::clients::Seat;
@@ -41,7 +41,6 @@ enum Dialled {
 pub(crate) struct Reader {
     streams: Arc<Streams>,
     name: Arc<str>,
-    is_sse: bool,
     /// What is asked with each dial, from another place.
     read: Read,
     tail: LiveReader,
@@ -70,7 +69,9 @@ pub(crate) async fn ask(streams: &Arc<Streams>, name: &str, call: Call) -> Optio
 
 /// Whether an answer is the beginning of a live read that goes on.
 fn head(answer: &Answer) -> Option<LiveHead> {
-    answer.header(header::LINE).and_then(LiveHead::from_header)
+    answer
+        .header(internal_headers::LIVE_HEAD)
+        .and_then(LiveHead::from_header)
 }
 
 /// The body of an answer that needs no rows.
@@ -126,7 +127,6 @@ pub(crate) async fn hold(
     let class = head.class;
     let mut reader = Reader {
         name: name.into(),
-        is_sse: class == machine::Class::Sse,
         read,
         tail: LiveReader::new(streams.platform.now(), head),
         dial: None,
@@ -178,8 +178,6 @@ impl Reader {
             if self.tail.is_ended() {
                 return unavailable(&self.streams);
             }
-            // Who polls takes whatever there is: when its link could not hold that, it dials.
-            self.step(Input::Pull);
             self.advance().await;
         }
     }
@@ -206,15 +204,10 @@ impl Reader {
             () = tokio::time::sleep(Duration::from_millis(wait)) => Event::Told(Input::Tick),
         };
         match event {
-            // The server ends: as if the reader's time had come.
-            Event::Ending => self.step_at(Millis(u64::MAX), Input::Tick),
-            // A client that is gone looks the same as one that only waits, until something is
-            // written to it: the next heartbeat shows which it is, and need not be waited for.
+            Event::Ending => self.step(Input::Ending),
             Event::HalfClosed => {
                 self.is_half_closed = true;
-                if self.is_sse {
-                    self.step_at(self.tail.deadline(), Input::Tick);
-                }
+                self.step(Input::HalfClosed);
             }
             Event::Dialled(dialled) => {
                 self.dial = None;
@@ -247,10 +240,7 @@ impl Reader {
     }
 
     fn step(&mut self, input: Input) {
-        self.step_at(self.streams.platform.now(), input);
-    }
-
-    fn step_at(&mut self, now: Millis, input: Input) {
+        let now = self.streams.platform.now();
         let chance = self.streams.platform.random().unwrap_or_default() % 1_000;
         for effect in self.tail.step(now, chance, input) {
             match effect {

@@ -573,13 +573,7 @@ impl State {
             self.in_transaction = true;
         }
         database.apply(writes)?;
-        let changes_tables = |write: &Write| {
-            matches!(
-                write,
-                Write::CreateTables | Write::DropTables | Write::CreateOutbox | Write::DropOutbox
-            )
-        };
-        if writes.iter().any(changes_tables) {
+        if writes.iter().any(Write::changes_tables) {
             self.has_tables = !database.tables()?.is_empty();
         }
         Ok(())

@@ -49,11 +49,13 @@ impl Incoming {
     }
 
     /// The call with its body, or what it is answered with.
-    pub(crate) fn call(mut self) -> Result<Call, Answer> {
+    pub(crate) fn call(&mut self) -> Result<Call, Answer> {
         let awaits = self.awaits.take().expect("a body is asked for once");
+        let bytes = core::mem::take(&mut self.bytes);
+        self.release_room();
         match self.state {
             State::Wanted => awaits
-                .with_body(Bytes::from(core::mem::take(&mut self.bytes)))
+                .with_body(Bytes::from(bytes))
                 .map_err(|refusal| Answer::refusal(&refusal)),
             State::TooLarge => Err(Answer::refusal(&awaits.too_large())),
             State::NoRoom => Err(Answer::unavailable(&self.limits)),
@@ -77,10 +79,10 @@ impl Incoming {
     fn refuse(&mut self, state: State) {
         self.state = state;
         self.bytes = Vec::new();
-        self.release();
+        self.release_room();
     }
 
-    fn release(&mut self) {
+    fn release_room(&mut self) {
         HELD.set(HELD.get() - self.reserved);
         self.reserved = 0;
     }
@@ -94,6 +96,9 @@ impl Incoming {
     pub fn is_wanted(&self) -> bool {
         self.state == State::Wanted
     }
+
+    /// Frees it.
+    pub fn release(self) {}
 
     /// Takes the next piece.
     pub fn take(&mut self, piece: &Uint8Array) {
@@ -121,6 +126,6 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        self.release();
+        self.release_room();
     }
 }

@@ -1,14 +1,15 @@
 //! The Cloudflare shell: a router, and one Durable Object per stream. It carries out what the
 //! machine decides, and decides nothing itself.
 //!
-//! Nothing in here waits: whatever has to be waited for (a body, an object, a line) is waited for
-//! by `entry.mjs` and `live.mjs`. A panic aborts the wasm instance that everything in the isolate
-//! shares, and would leave every Rust future hanging; so there are none, and all that a panic ever
-//! breaks is the call that it happens in.
+//! Nothing in here waits: the JavaScript code in `js/` waits for bodies, objects and lines. A panic
+//! aborts the wasm instance that everything in the isolate shares, and would leave every Rust
+//! future hanging; so there are none, and all that a panic ever breaks is the call that it happens
+//! in.
 
-mod cold;
+mod effects;
 mod incoming;
 mod object;
+mod pages;
 mod platform;
 mod response;
 mod router;

@@ -4,26 +4,38 @@
 use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
-use js_sys::{Date, Uint8Array};
+use js_sys::{Array, Date, Uint8Array};
 use machine::plan::BodyWriter;
 use machine::router::target;
 use machine::wire::answer::Body;
+use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
     Answer, Broadcast, Call, CallId, Class, Effect, EffectId, Input, Limits, Millis, SendOutcome,
-    Stream, StreamEnd, Subscriber, Turn,
+    Stream, Subscriber, Turn,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
-use crate::cold::{self, Pages, PutJob};
+use crate::effects::{self, PutJob};
 use crate::incoming::Incoming;
+use crate::pages::Pages;
 use crate::platform::{ObjectContext, Socket, WebSocketPair, instance_seed, log_error};
 use crate::storage::Storage;
 use crate::{response, settings};
 
-/// Tells the reader's side that nothing will follow.
-const FINISHED: u16 = 4_000;
+#[wasm_bindgen(typescript_custom_section)]
+const TYPES: &str = r#"
+/** An answer that the entry gives when the code in here cannot. */
+export interface Prepared {
+  status: number;
+  headers: [string, string][];
+  body: string;
+}
+"#;
+
+/// Closes a line whose stream has nothing more for it (RFC 6455, 7.4.1).
+const NORMAL_CLOSURE: u16 = 1_000;
 
 #[wasm_bindgen]
 pub struct StreamObject {
@@ -34,8 +46,8 @@ pub struct StreamObject {
     calls: Cell<u64>,
     /// Whether there may be lines: those of a former instance last.
     has_lines: Cell<bool>,
-    /// What has to be waited for, until the entry takes it.
-    jobs: RefCell<Vec<JsValue>>,
+    /// What is to run once the turn is durable, until the entry takes it.
+    effects: RefCell<Vec<JsValue>>,
     #[cfg(feature = "test-routes")]
     pub(crate) test: crate::test_routes::State,
 }
@@ -51,7 +63,7 @@ impl StreamObject {
             stream: RefCell::default(),
             calls: Cell::default(),
             has_lines: Cell::new(true),
-            jobs: RefCell::default(),
+            effects: RefCell::default(),
             #[cfg(feature = "test-routes")]
             test: crate::test_routes::State::default(),
         }
@@ -84,53 +96,27 @@ impl StreamObject {
         })
     }
 
+    /// A request without a body on the stream's URL, as the router passed it on.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    #[wasm_bindgen(unchecked_return_type = "Response | Pages")]
+    pub fn fetch(&self, request: &Request) -> Result<JsValue, JsValue> {
+        self.answer(request, None)
+    }
+
     /// A request on the stream's URL, as the router passed it on, with the body that was received
     /// of it.
     ///
     /// # Errors
     /// When the platform fails in making a response.
-    pub fn fetch(&self, request: &Request, body: Option<Incoming>) -> Result<JsValue, JsValue> {
-        #[cfg(feature = "test-routes")]
-        if let Some(response) = self.test_route(request)? {
-            return Ok(response.into());
-        }
-        let settings = match settings(&self.env, Clone::clone) {
-            Ok(settings) => settings,
-            Err(bad) => return response::plain(&Answer::internal(&bad)).map(JsValue::from),
-        };
-        let limits = &settings.limits;
-        let (method, url, headers) = (request.method(), request.url(), request.headers());
-        let header = |name: &str| headers.get(name).ok().flatten();
-        // The router has checked the URL.
-        let (origin, target) = target::split(&url);
-        let head = RequestHead {
-            method: &method,
-            origin: settings.location_base(origin),
-            target,
-            header: &header,
-        };
-        let began = (settings.debug_timing || request::asks_for_timing(head)).then(Date::now);
-        let call = body.map_or_else(|| call_without_body(head, limits), Incoming::call);
-        let response = match call {
-            Ok(call) => {
-                let id = CallId(self.calls.replace(self.calls.get() + 1));
-                match self.turn(Input::Call { id, call }, limits) {
-                    Ok(Some(Responded::Whole(response))) => response,
-                    Ok(Some(Responded::InPieces(answer, rendering))) => {
-                        return Ok(Pages::new(answer, *rendering, limits).into());
-                    }
-                    Ok(None) | Err(_) => response::plain(&Answer::unavailable(limits))?,
-                }
-            }
-            Err(answer) => response::plain(&answer)?,
-        };
-        if let Some(began) = began {
-            response.headers().append(
-                "Server-Timing",
-                &format!("object;dur={}", Date::now() - began),
-            )?;
-        }
-        Ok(response.into())
+    #[wasm_bindgen(js_name = fetchWithBody, unchecked_return_type = "Response | Pages")]
+    pub fn fetch_with_body(
+        &self,
+        request: &Request,
+        body: &mut Incoming,
+    ) -> Result<JsValue, JsValue> {
+        self.answer(request, Some(body))
     }
 
     /// Gets the next page of a response. Says whether there is one: the stream may have ended.
@@ -152,11 +138,11 @@ impl StreamObject {
         Ok(true)
     }
 
-    /// What has come up that has to be waited for; to be begun once what has been written is
-    /// durable.
+    /// Takes the effects that are to run once what has been written is durable.
+    #[wasm_bindgen(unchecked_return_type = "Effect[]")]
     #[must_use]
-    pub fn jobs(&self) -> Vec<JsValue> {
-        self.jobs.take()
+    pub fn effects(&self) -> Vec<JsValue> {
+        self.effects.take()
     }
 
     /// Looks at the rows of a segment that is to be put. Hands back the length of its object.
@@ -173,8 +159,8 @@ impl StreamObject {
     /// # Errors
     /// When the rows are not there any more.
     #[wasm_bindgen(js_name = nextPiece)]
-    pub fn next_piece(&self, put: &PutJob, is_first: bool) -> Result<Option<Uint8Array>, JsValue> {
-        put.piece(&self.storage, is_first)
+    pub fn next_piece(&self, put: &PutJob) -> Result<Option<Uint8Array>, JsValue> {
+        put.piece(&self.storage)
     }
 
     /// A put has ended: whether its object is known to be stored.
@@ -198,7 +184,7 @@ impl StreamObject {
         self.event(Input::CollectFinished { effect, done })
     }
 
-    /// A message was answered with this status, or not at all.
+    /// A call was answered with this status, or not at all.
     ///
     /// # Errors
     /// When the turn failed.
@@ -208,30 +194,69 @@ impl StreamObject {
         self.event(Input::SendFinished { effect, reply })
     }
 
-    /// What the entry answers with when the code in here cannot: body and headers, as JSON.
-    #[must_use]
-    pub fn unavailable() -> String {
+    /// The admin index has executed all statements of a message, or is not known to have.
+    ///
+    /// # Errors
+    /// When the turn failed.
+    pub fn indexed(&self, effect: f64, done: bool) -> Result<(), JsValue> {
+        let effect = EffectId(effect as u64);
+        let reply = if done {
+            SendOutcome::Status(200)
+        } else {
+            SendOutcome::Failed
+        };
+        self.event(Input::SendFinished { effect, reply })
+    }
+
+    /// What the entry answers with when the code in here cannot.
+    ///
+    /// # Errors
+    /// When the platform fails in making an object.
+    #[wasm_bindgen(unchecked_return_type = "Prepared")]
+    pub fn unavailable() -> Result<JsValue, JsValue> {
         let answer = Answer::unavailable(&Limits::DEFAULT);
+        let Body::Bytes(body) = &answer.body else {
+            unreachable!("the answer gives its reason in its body");
+        };
         let headers = answer
             .headers()
-            .map(|(name, value)| format!("[{name:?},{value:?}]"))
-            .collect::<Vec<_>>()
-            .join(",");
-        let body = match &answer.body {
-            Body::Bytes(body) => String::from_utf8_lossy(body).into_owned(),
-            Body::Empty | Body::Plan(_) => String::new(),
-        };
-        format!("{{\"body\":{body:?},\"headers\":[{headers}]}}")
+            .map(|(name, value)| Array::of2(&name.into(), &value.into()));
+        effects::object(&[
+            ("status", answer.status.into()),
+            ("headers", headers.collect::<Array>().into()),
+            ("body", String::from_utf8_lossy(body).as_ref().into()),
+        ])
+    }
+
+    /// The response when no page can be sent: the page is damaged, or the cold tier does not
+    /// answer.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    #[wasm_bindgen(js_name = pageFailure)]
+    pub fn page_failure(&self, damaged: Option<String>) -> Result<Response, JsValue> {
+        let answer = settings(&self.env, |settings| match (damaged, settings) {
+            (Some(damaged), _) => Answer::internal(&damaged),
+            (None, Ok(settings)) => Answer::unavailable(&settings.limits),
+            (None, Err(bad)) => Answer::internal(bad),
+        });
+        response::plain(&answer)
     }
 
     /// How many bytes of a body that is not wanted are thrown away, and after how many milliseconds
     /// without any it is taken for one that never comes.
-    #[must_use]
-    pub fn draining() -> Vec<f64> {
-        vec![
-            Limits::DEFAULT.drain_bytes_max as f64,
-            Limits::DEFAULT.drain_silence_ms as f64,
-        ]
+    ///
+    /// # Errors
+    /// When the platform fails in making an object.
+    #[wasm_bindgen(unchecked_return_type = "{ bytesMax: number; silenceMs: number }")]
+    pub fn draining() -> Result<JsValue, JsValue> {
+        effects::object(&[
+            ("bytesMax", (Limits::DEFAULT.drain_bytes_max as f64).into()),
+            (
+                "silenceMs",
+                (Limits::DEFAULT.drain_silence_ms as f64).into(),
+            ),
+        ])
     }
 
     /// The alarm has come due.
@@ -266,6 +291,50 @@ fn call_without_body(head: RequestHead<'_>, limits: &Limits) -> Result<Call, Ans
 }
 
 impl StreamObject {
+    fn answer(&self, request: &Request, body: Option<&mut Incoming>) -> Result<JsValue, JsValue> {
+        #[cfg(feature = "test-routes")]
+        if let Some(response) = self.test_route(request)? {
+            return Ok(response.into());
+        }
+        let settings = match settings(&self.env, Clone::clone) {
+            Ok(settings) => settings,
+            Err(bad) => return response::plain(&Answer::internal(&bad)).map(JsValue::from),
+        };
+        let limits = &settings.limits;
+        let (method, url, headers) = (request.method(), request.url(), request.headers());
+        let header = |name: &str| headers.get(name).ok().flatten();
+        // The router has checked the URL.
+        let (origin, target) = target::split(&url);
+        let head = RequestHead {
+            method: &method,
+            origin: settings.location_base(origin),
+            target,
+            header: &header,
+        };
+        let began = header(internal_headers::TIMING).map(|_| Date::now());
+        let call = body.map_or_else(|| call_without_body(head, limits), Incoming::call);
+        let response = match call {
+            Ok(call) => {
+                let id = CallId(self.calls.replace(self.calls.get() + 1));
+                match self.turn(Input::Call { id, call }, limits) {
+                    Ok(Some(Responded::Whole(response))) => response,
+                    Ok(Some(Responded::InPieces(answer, rendering))) => {
+                        return Ok(Pages::new(answer, *rendering).into());
+                    }
+                    Ok(None) | Err(_) => response::plain(&Answer::unavailable(limits))?,
+                }
+            }
+            Err(answer) => response::plain(&answer)?,
+        };
+        if let Some(began) = began {
+            response.headers().append(
+                "Server-Timing",
+                &format!("object;dur={}", Date::now() - began),
+            )?;
+        }
+        Ok(response.into())
+    }
+
     fn event(&self, input: Input) -> Result<(), JsValue> {
         let settings = settings(&self.env, Clone::clone)?;
         self.turn(input, &settings.limits).map(|_| ())
@@ -312,13 +381,15 @@ impl StreamObject {
                 Effect::Attach { line, .. } => {
                     response = Some(Responded::Whole(self.attach(&line)?))
                 }
-                Effect::Put(put) => self.jobs.borrow_mut().push(cold::put(put)?),
-                Effect::Collect { effect, keys } => {
-                    self.jobs.borrow_mut().push(cold::collect(effect, &keys)?)
-                }
-                Effect::Send { effect, message } => {
-                    self.jobs.borrow_mut().push(cold::send(effect, &message)?)
-                }
+                Effect::Put(put) => self.effects.borrow_mut().push(effects::put(put)?),
+                Effect::Collect { effect, keys } => self
+                    .effects
+                    .borrow_mut()
+                    .push(effects::collect(effect, &keys)?),
+                Effect::Send { effect, message } => self
+                    .effects
+                    .borrow_mut()
+                    .push(effects::send(effect, &message)?),
             }
         }
         self.stream.replace(Some(stream));
@@ -367,9 +438,8 @@ impl StreamObject {
                 let line: Socket = line.unchecked_into();
                 // A line that was closed meanwhile cannot be sent to, and need not.
                 let sent = line.send(&message);
-                if sent.is_ok() && matches!(live.end, Some(StreamEnd::Closed | StreamEnd::Deleted))
-                {
-                    drop(line.close(FINISHED, "finished"));
+                if sent.is_ok() && live.end.is_some() {
+                    drop(line.close(NORMAL_CLOSURE, "finished"));
                 }
             }
         }

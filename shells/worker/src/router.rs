@@ -1,16 +1,30 @@
 //! The Worker: from a request to its stream's object.
 
-use js_sys::{Object, Reflect};
+use js_sys::{Array, Object, Reflect};
 use machine::Answer;
 use machine::router::cors::Origins;
 use machine::router::{self, EdgeCache, Route, ToStream, target};
+use machine::wire::internal_headers;
 use machine::wire::request::RequestHead;
-use machine::wire::{CacheMode, header};
 use wasm_bindgen::prelude::*;
 use web_sys::{Headers, Request, RequestInit};
 
 use crate::platform::Namespace;
 use crate::{response, settings};
+
+#[wasm_bindgen(typescript_custom_section)]
+const TYPES: &str = r#"
+/** Where a request goes. */
+export type Routed =
+  | { answer: Response }
+  | {
+      answer?: undefined;
+      stub: { fetch(request: Request): Promise<Response> };
+      request: Request;
+      isTimed: boolean;
+      cache?: string | null;
+    };
+"#;
 
 #[wasm_bindgen]
 pub struct Router {
@@ -35,7 +49,8 @@ impl Router {
     ///
     /// # Errors
     /// When the platform fails in making a response or a request.
-    pub fn route(&self, request: &Request) -> Result<Object, JsValue> {
+    #[wasm_bindgen(unchecked_return_type = "Routed")]
+    pub fn route(&self, request: &Request) -> Result<JsValue, JsValue> {
         let (method, url, headers) = (request.method(), request.url(), request.headers());
         let header = |name: &str| headers.get(name).ok().flatten();
         let host = header("Host");
@@ -77,7 +92,7 @@ impl Router {
                 }
             }
         }
-        Ok(routed)
+        Ok(routed.into())
     }
 
     /// Whether the cache at the edge may keep a response with this status and this `Cache-Control`.
@@ -87,40 +102,51 @@ impl Router {
         router::may_keep(status, cache_control)
     }
 
-    /// What every response tells a browser of the pages that may read it, as names and values in
-    /// turn.
-    #[wasm_bindgen(js_name = crossOrigin)]
+    /// What every response tells a browser of the pages that may read it, as pairs of name and
+    /// value.
+    #[wasm_bindgen(js_name = crossOrigin, unchecked_return_type = "[string, string][]")]
     #[must_use]
-    pub fn cross_origin(&self, origin: Option<String>) -> Vec<String> {
+    pub fn cross_origin(&self, origin: Option<String>) -> Vec<JsValue> {
         settings(&self.env, |settings| {
             let open = Origins::default();
             let origins = settings
                 .as_ref()
                 .map_or(&open, |settings| &settings.cors_origins);
             let headers = origins.headers(origin.as_deref());
-            headers
-                .flat_map(|(name, value)| [name.to_owned(), value.into_owned()])
-                .collect()
+            let pair = |(name, value): (&str, _)| {
+                let value: std::borrow::Cow<'_, str> = value;
+                Array::of2(&name.into(), &value.as_ref().into()).into()
+            };
+            headers.map(pair).collect()
         })
     }
 }
 
-/// The request as the object is to see it, when that is not as it came: with the offer of a line,
-/// and with the cache mode that holds, whatever the client says of it.
+/// The request as the object is to see it, when that is not as it came: with the internal headers
+/// that the router sets, and without those of the client.
 fn changed_request(
     request: &Request,
     headers: &Headers,
     to_stream: &ToStream,
 ) -> Result<Option<Request>, JsValue> {
-    let named = headers.has(header::CACHE_MODE)?;
-    if !to_stream.live && !named && to_stream.cache_mode == CacheMode::default() {
+    let mut changed = None;
+    for name in internal_headers::ALL {
+        let value = to_stream.internal_header(name);
+        if value.is_none() && !headers.has(name)? {
+            continue;
+        }
+        let headers = match &mut changed {
+            Some(changed) => changed,
+            None => changed.insert(Headers::new_with_headers(headers)?),
+        };
+        match value {
+            Some(value) => headers.set(name, value)?,
+            None => headers.delete(name)?,
+        }
+    }
+    let Some(headers) = changed else {
         return Ok(None);
-    }
-    let headers = Headers::new_with_headers(headers)?;
-    headers.set(header::CACHE_MODE, to_stream.cache_mode.name())?;
-    if to_stream.live {
-        headers.set("Upgrade", "websocket")?;
-    }
+    };
     let init = RequestInit::new();
     init.set_headers(&headers);
     Request::new_with_request_and_init(request, &init).map(Some)

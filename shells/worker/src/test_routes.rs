@@ -56,19 +56,17 @@ impl StreamObject {
         let counts = self.storage.counts.get();
         let last = self.test.last_turn.get();
         let tables = self.storage.tables()?;
-        let json = format!(
-            "{{\"instance\":\"{:016x}\",\"lines\":{},\"rows_written\":{},\"rows_read\":{},\"alarms_set\":{},\"database_bytes\":{},\"tables\":{:?},\
-             \"last_turn_rows_written\":{},\"last_turn_rows_read\":{}}}",
-            self.test.instance.get(),
-            self.storage.all_lines()?,
-            counts.rows_written,
-            counts.rows_read,
-            counts.alarms_set,
-            self.storage.database_bytes()?,
-            tables,
-            last.rows_written,
-            last.rows_read,
-        );
-        response::response(&Answer::uncached(200), Some(json.as_bytes()))
+        let json = serde_json::json!({
+            "instance": format!("{:016x}", self.test.instance.get()),
+            "lines": self.storage.all_lines()?,
+            "rows_written": counts.rows_written,
+            "rows_read": counts.rows_read,
+            "alarms_set": counts.alarms_set,
+            "database_bytes": self.storage.database_bytes()?,
+            "tables": tables,
+            "last_turn_rows_written": last.rows_written,
+            "last_turn_rows_read": last.rows_read,
+        });
+        response::response(&Answer::uncached(200), Some(json.to_string().as_bytes()))
     }
 }

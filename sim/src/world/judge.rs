@@ -2,6 +2,7 @@
 
 use machine::rows::RowKey;
 use machine::wire::answer::Body;
+use machine::wire::internal_headers;
 use machine::{Effect, Turn, Write, live_reader};
 
 use super::World;
@@ -58,7 +59,7 @@ impl World<'_, '_> {
                         match rendered(&object.platform.storage, &self.cold, answer) {
                             Ok(response) => {
                                 let head = response
-                                    .header("Stream-Line")
+                                    .header(internal_headers::LIVE_HEAD)
                                     .and_then(live_reader::LiveHead::from_header);
                                 (
                                     response,

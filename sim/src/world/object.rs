@@ -12,7 +12,7 @@ use machine::rows::{
 use machine::segment::Put;
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed, RequestHead};
-use machine::wire::{CacheMode, header};
+use machine::wire::{CacheMode, internal_headers};
 use machine::{
     Answer, Broadcast, Class, Effect, EffectId, Input, Millis, Rows, StorageError, Stream, Turn,
     Write,
@@ -297,7 +297,7 @@ fn parsed(request: &Request, url: &str, settings: &Settings) -> Result<Parsed, m
     };
     // As the router tells it.
     let header = |name: &str| match name {
-        header::CACHE_MODE => Some(cache_mode.name().to_owned()),
+        internal_headers::CACHE_MODE => Some(cache_mode.name().to_owned()),
         _ => request.header(name).map(str::to_owned),
     };
     let url = request.url(url);

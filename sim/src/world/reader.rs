@@ -7,6 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use machine::live_reader::{Effect, Frame, Input, LiveHead, LiveReader};
 use machine::offset::Offset;
+use machine::wire::internal_headers;
 use machine::{Class, Millis, StreamEnd};
 
 use super::client::Received;
@@ -144,7 +145,7 @@ impl World<'_, '_> {
     pub(super) fn dialled(&mut self, reader: ReaderId, received: Received) {
         let head = received
             .response
-            .header("Stream-Line")
+            .header(internal_headers::LIVE_HEAD)
             .and_then(LiveHead::from_header);
         self.course.note("edge", || {
             format!("reader {reader} ← {}", received.response.line())

@@ -1,0 +1,96 @@
+// Runs the effects of a turn that take time: puts and deletions in R2, requests to other objects,
+// and statements for the admin index. The Rust code decides what to do, and what to do after a
+// failure.
+
+import { release } from "./release.mjs";
+
+/** @import { Effect, PutJob, StreamObject } from "../build/index.js" */
+
+/** @typedef {(outcome: (object: StreamObject) => void) => void} Report */
+
+const failed = (/** @type {string} */ what, /** @type {unknown} */ error) => {
+  console.error(what, error);
+  return undefined;
+};
+
+/**
+ * Whether the segment is known to be stored. Nothing is put over an object that is there.
+ *
+ * @param {R2Bucket} bucket
+ * @param {StreamObject} object
+ * @param {PutJob} job
+ */
+async function put(bucket, object, job) {
+  const { readable, writable } = new FixedLengthStream(object.beginPut(job));
+  const writer = writable.getWriter();
+  const write = async () => {
+    try {
+      for (;;) {
+        const piece = object.nextPiece(job);
+        if (piece === undefined) break;
+        await writer.write(piece);
+      }
+      await writer.close();
+    } catch (error) {
+      await writer.abort(error).catch(() => {});
+      throw error;
+    }
+  };
+  const stored = bucket.put(job.key, readable, { onlyIf: { etagDoesNotMatch: "*" } });
+  const [head] = await Promise.all([stored, write()]);
+  return head !== null;
+}
+
+/**
+ * Runs one effect and hands its outcome to `report`.
+ *
+ * @param {Effect} effect
+ * @param {Env} env
+ * @param {StreamObject} object
+ * @param {Report} report
+ */
+export async function runEffect(effect, env, object, report) {
+  switch (effect.kind) {
+    case "put": {
+      const job = effect.put;
+      try {
+        const stored = await put(env.SEGMENTS, object, job).catch((error) => failed("a segment was not stored", error));
+        report((object) => object.stored(job, stored === true));
+      } finally {
+        release(job);
+      }
+      break;
+    }
+    case "collect": {
+      const done = await env.SEGMENTS.delete(effect.keys).then(
+        () => true,
+        (error) => failed("objects were not deleted", error),
+      );
+      report((object) => object.collected(effect.id, done === true));
+      break;
+    }
+    case "call": {
+      const { to, url, method, headers, body } = effect;
+      const status = await env.STREAMS.getByName(to)
+        .fetch(new Request(url, { method, headers, body }))
+        .then(
+          async (response) => {
+            await response.body?.cancel();
+            return response.status;
+          },
+          (error) => failed(`the object ${to} did not answer`, error),
+        );
+      report((object) => object.replied(effect.id, status));
+      break;
+    }
+    case "index": {
+      const statements = effect.statements.map(({ sql, values }) => env.ADMIN_INDEX.prepare(sql).bind(...values));
+      const done = await env.ADMIN_INDEX.batch(statements).then(
+        () => true,
+        (error) => failed("the admin index did not answer", error),
+      );
+      report((object) => object.indexed(effect.id, done === true));
+      break;
+    }
+  }
+}

@@ -1,0 +1,6 @@
+/** The Worker's bindings (`wrangler.toml`). */
+interface Env {
+  STREAMS: DurableObjectNamespace;
+  SEGMENTS: R2Bucket;
+  ADMIN_INDEX: D1Database;
+}

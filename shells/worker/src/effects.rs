@@ -1,0 +1,168 @@
+//! Effects that take time: puts and deletions in R2, requests to other objects, and statements for
+//! the admin index. `js/effects.mjs` runs them and calls the code in here in between.
+
+use std::cell::{Cell, RefCell};
+
+use js_sys::{Array, Object, Reflect, Uint8Array};
+use machine::message::Value;
+use machine::plan::CorruptionError;
+use machine::segment::{Encoder, Put, Receipt};
+use machine::{EffectId, Message};
+use wasm_bindgen::prelude::*;
+
+use crate::storage::Storage;
+
+#[wasm_bindgen(typescript_custom_section)]
+const TYPES: &str = r#"
+/** What `js/effects.mjs` is to run. */
+export type Effect =
+  | { kind: "put"; put: PutJob }
+  | { kind: "collect"; id: number; keys: string[] }
+  | {
+      kind: "call";
+      id: number;
+      to: string;
+      url: string;
+      method: string;
+      headers: [string, string][];
+      body: Uint8Array | null;
+    }
+  | { kind: "index"; id: number; statements: { sql: string; values: (string | number)[] }[] };
+"#;
+
+/// A put that is under way.
+#[wasm_bindgen]
+pub struct PutJob {
+    pub(crate) put: Put,
+    encoder: RefCell<Option<Encoder>>,
+    has_begun: Cell<bool>,
+    receipt: RefCell<Option<Receipt>>,
+}
+
+impl PutJob {
+    const fn new(put: Put) -> Self {
+        Self {
+            put,
+            encoder: RefCell::new(None),
+            has_begun: Cell::new(false),
+            receipt: RefCell::new(None),
+        }
+    }
+
+    pub(crate) fn begin(&self, storage: &Storage) -> Result<f64, JsValue> {
+        let encoder = self
+            .put
+            .begin(storage)
+            .map_err(|unreadable| JsValue::from(unreadable.to_string()))?;
+        let length = encoder.length();
+        self.encoder.replace(Some(encoder));
+        Ok(length as f64)
+    }
+
+    /// The object's next piece: its head, its rows, its end.
+    pub(crate) fn piece(&self, storage: &Storage) -> Result<Option<Uint8Array>, JsValue> {
+        let Some(mut encoder) = self.encoder.take() else {
+            return Ok(None);
+        };
+        let piece = if !self.has_begun.replace(true) {
+            encoder.head().to_vec()
+        } else if let Some(span) = encoder.next_span() {
+            encoder.push(storage.frames(span)?).map_err(described)?
+        } else {
+            let (end, receipt) = encoder.finish().map_err(described)?;
+            self.receipt.replace(Some(receipt));
+            return Ok(Some(Uint8Array::from(end.as_slice())));
+        };
+        self.encoder.replace(Some(encoder));
+        Ok(Some(Uint8Array::from(piece.as_slice())))
+    }
+
+    /// Of a put that is known to have succeeded.
+    pub(crate) fn receipt(&self) -> Option<Receipt> {
+        self.receipt.take()
+    }
+}
+
+#[wasm_bindgen]
+impl PutJob {
+    #[wasm_bindgen(getter)]
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.put.key.clone()
+    }
+
+    /// Frees it.
+    pub fn release(self) {}
+}
+
+fn described(damaged: CorruptionError) -> JsValue {
+    damaged.to_string().into()
+}
+
+pub(crate) fn put(put: Put) -> Result<JsValue, JsValue> {
+    object(&[("kind", "put".into()), ("put", PutJob::new(put).into())])
+}
+
+pub(crate) fn collect(effect: EffectId, keys: &[String]) -> Result<JsValue, JsValue> {
+    let keys: Array = keys.iter().map(JsValue::from).collect();
+    object(&[
+        ("kind", "collect".into()),
+        ("id", effect_number(effect)),
+        ("keys", keys.into()),
+    ])
+}
+
+pub(crate) fn send(effect: EffectId, message: &Message) -> Result<JsValue, JsValue> {
+    match message {
+        Message::Registry(request) => {
+            let pair = |(name, value): &(&str, String)| Array::of2(&(*name).into(), &value.into());
+            let headers: Array = request.headers.iter().map(pair).collect();
+            // A request without a body has none at all.
+            let body = if request.body.is_empty() {
+                JsValue::NULL
+            } else {
+                Uint8Array::from(request.body.as_slice()).into()
+            };
+            object(&[
+                ("kind", "call".into()),
+                ("id", effect_number(effect)),
+                ("to", request.stream.as_str().into()),
+                ("url", request.url().into()),
+                ("method", request.method.into()),
+                ("headers", headers.into()),
+                ("body", body),
+            ])
+        }
+        Message::Index(statements) => {
+            let statements = statements.iter().map(|statement| {
+                let values = statement.values.iter().map(|value| match value {
+                    // Below 2^53.
+                    Value::Integer(integer) => JsValue::from_f64(*integer as f64),
+                    Value::Text(text) => text.into(),
+                });
+                object(&[
+                    ("sql", statement.sql.into()),
+                    ("values", values.collect::<Array>().into()),
+                ])
+            });
+            let statements = statements.collect::<Result<Array, JsValue>>()?;
+            object(&[
+                ("kind", "index".into()),
+                ("id", effect_number(effect)),
+                ("statements", statements.into()),
+            ])
+        }
+    }
+}
+
+fn effect_number(effect: EffectId) -> JsValue {
+    JsValue::from_f64(effect.0 as f64)
+}
+
+pub(crate) fn object(fields: &[(&str, JsValue)]) -> Result<JsValue, JsValue> {
+    let object = Object::new();
+    for (name, value) in fields {
+        Reflect::set(&object, &(*name).into(), value)?;
+    }
+    Ok(object.into())
+}
