@@ -110,13 +110,13 @@ async fn fire(streams: &Arc<Streams>) -> anyhow::Result<Duration> {
         let pause = next.map_or(LOOK, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
         return Ok(pause.min(LOOK));
     }
-    let mut told = Vec::with_capacity(due.len());
+    let mut replies = Vec::with_capacity(due.len());
     for name in due {
-        told.push((streams.alarm(&name), name));
+        replies.push((streams.alarm(&name), name));
     }
-    for (told, name) in told {
-        let done = match told {
-            Ok(told) => told.await.is_ok(),
+    for (reply, name) in replies {
+        let done = match reply {
+            Ok(reply) => reply.await.is_ok(),
             Err(_) => false,
         };
         if !done {

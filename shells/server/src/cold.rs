@@ -24,15 +24,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Bounds;
-use crate::stream as cell;
-use crate::stream::What;
+use crate::stream::{Answered, JobKind, Reply};
 use crate::streams::Streams;
 
 /// The cold tier, as far as there is one.
 #[derive(Debug)]
-pub(crate) struct Cold {
+pub(crate) struct EffectQueue {
     store: Option<Arc<dyn ObjectStore>>,
-    errands: mpsc::UnboundedSender<Errand>,
+    effect_jobs: mpsc::UnboundedSender<EffectJob>,
     /// Bytes of segments that may be held for being put.
     room: Arc<Semaphore>,
     room_bytes: u32,
@@ -40,7 +39,7 @@ pub(crate) struct Cold {
 
 /// What an instance of a stream has asked for, and is to hear of.
 #[derive(Debug)]
-pub(crate) struct Errand {
+pub(crate) struct EffectJob {
     pub(crate) name: Arc<str>,
     pub(crate) instance: u64,
     pub(crate) effect: Effect,
@@ -48,7 +47,7 @@ pub(crate) struct Errand {
 
 /// Why a put has no receipt.
 #[derive(Debug, thiserror::Error)]
-enum NotStored {
+enum PutError {
     #[error(transparent)]
     Store(#[from] Error),
     #[error(transparent)]
@@ -63,7 +62,7 @@ enum NotStored {
 
 /// Why a page cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failed {
+pub(crate) enum FetchError {
     #[error(transparent)]
     CorruptionError(#[from] CorruptionError),
     #[error(transparent)]
@@ -78,7 +77,7 @@ pub(crate) enum Failed {
     Gone,
 }
 
-impl Failed {
+impl FetchError {
     /// What a client is told that has been told nothing yet.
     pub(crate) fn answer(&self, streams: &Streams) -> Answer {
         match self {
@@ -90,33 +89,33 @@ impl Failed {
     }
 }
 
-impl Cold {
+impl EffectQueue {
     /// The tier, and what is asked of it.
     pub(crate) fn new(
         store: Option<Arc<dyn ObjectStore>>,
         room_bytes: usize,
-    ) -> (Self, mpsc::UnboundedReceiver<Errand>) {
-        let (errands, asked) = mpsc::unbounded_channel();
+    ) -> (Self, mpsc::UnboundedReceiver<EffectJob>) {
+        let (effect_jobs, jobs) = mpsc::unbounded_channel();
         let room_bytes = u32::try_from(room_bytes.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        let cold = Self {
+        let queue = Self {
             store,
-            errands,
+            effect_jobs,
             room: Arc::new(Semaphore::new(
                 usize::try_from(room_bytes).unwrap_or(usize::MAX),
             )),
             room_bytes,
         };
-        (cold, asked)
+        (queue, jobs)
     }
 
-    pub(crate) const fn is_there(&self) -> bool {
+    pub(crate) const fn has_store(&self) -> bool {
         self.store.is_some()
     }
 
     /// Has something carried out that is durable; [`Streams::tell`] says what became of it, unless
     /// the server ends before.
-    pub(crate) fn begin(&self, errand: Errand) {
-        drop(self.errands.send(errand));
+    pub(crate) fn push(&self, job: EffectJob) {
+        drop(self.effect_jobs.send(job));
     }
 
     /// Waits for room to hold so many bytes; one put may need more than all of it.
@@ -132,7 +131,7 @@ impl Cold {
 /// takes as unknown.
 pub(crate) async fn run(
     streams: Arc<Streams>,
-    mut errands: mpsc::UnboundedReceiver<Errand>,
+    mut effect_jobs: mpsc::UnboundedReceiver<EffectJob>,
     mut ending: watch::Receiver<bool>,
 ) {
     let mut under_way = JoinSet::new();
@@ -145,20 +144,20 @@ pub(crate) async fn run(
                     tracing::error!(%error, "an errand has failed");
                 }
             }
-            Some(errand) = errands.recv() => {
-                under_way.spawn(carry_out(Arc::clone(&streams), errand));
+            Some(job) = effect_jobs.recv() => {
+                under_way.spawn(carry_out(Arc::clone(&streams), job));
             }
         }
     }
     under_way.shutdown().await;
 }
 
-async fn carry_out(streams: Arc<Streams>, errand: Errand) {
-    let Errand {
+async fn carry_out(streams: Arc<Streams>, job: EffectJob) {
+    let EffectJob {
         name,
         instance,
         effect,
-    } = errand;
+    } = job;
     let outcome = match effect {
         Effect::Put(put) => {
             let id = put.id;
@@ -180,7 +179,7 @@ async fn carry_out(streams: Arc<Streams>, errand: Errand) {
         }
         Effect::Answer { .. } | Effect::Attach { .. } => return,
     };
-    streams.tell(&name, instance, outcome);
+    streams.report(&name, instance, outcome);
 }
 
 /// Stores a segment, for as long as the machine counts on its being stored. Without a receipt it is
@@ -189,7 +188,7 @@ async fn put_segment(streams: &Arc<Streams>, name: &str, put: Put) -> Option<Rec
     let (key, metrics) = (put.key.clone(), &streams.metrics);
     let time = Duration::from_millis(put.time_ms);
     let put = tokio::time::timeout(time, try_put(streams, name, put));
-    match put.await.unwrap_or(Err(NotStored::Late)) {
+    match put.await.unwrap_or(Err(PutError::Late)) {
         Ok((receipt, bytes)) => {
             metrics.cold_puts.inc();
             metrics.cold_put_bytes.inc_by(bytes);
@@ -203,12 +202,12 @@ async fn put_segment(streams: &Arc<Streams>, name: &str, put: Put) -> Option<Rec
     }
 }
 
-async fn try_put(
-    streams: &Arc<Streams>,
-    name: &str,
-    put: Put,
-) -> Result<(Receipt, u64), NotStored> {
-    let store = streams.cold.store.as_ref().ok_or(NotStored::NoTier)?;
+async fn try_put(streams: &Arc<Streams>, name: &str, put: Put) -> Result<(Receipt, u64), PutError> {
+    let store = streams
+        .effect_queue
+        .store
+        .as_ref()
+        .ok_or(PutError::NoTier)?;
     let path = Path::parse(&put.key)?;
     let mut encoded = encode(streams, name, Work::Begin(put)).await?;
     let length = match &encoded.next {
@@ -217,7 +216,7 @@ async fn try_put(
     };
     let bounds = &streams.bounds;
     let _room = streams
-        .cold
+        .effect_queue
         .room_for(length.min(bounds.put_whole_bytes_max))
         .await;
     let mut upload = Upload::begin(&**store, &path, length, bounds).await?;
@@ -297,10 +296,10 @@ impl Upload {
 }
 
 /// Has the next piece of a segment encoded by its stream, between what else that has to do.
-async fn encode(streams: &Arc<Streams>, name: &str, work: Work) -> Result<Encoded, NotStored> {
-    let (told, encoded) = oneshot::channel();
-    streams.encode(name, Encoding { work, told });
-    encoded.await.map_err(|_| NotStored::Rows)
+async fn encode(streams: &Arc<Streams>, name: &str, work: Work) -> Result<Encoded, PutError> {
+    let (reply_to, encoded) = oneshot::channel();
+    streams.encode(name, Encoding { work, reply_to });
+    encoded.await.map_err(|_| PutError::Rows)
 }
 
 /// A piece of a segment that is to be encoded where its rows are.
@@ -308,7 +307,7 @@ async fn encode(streams: &Arc<Streams>, name: &str, work: Work) -> Result<Encode
 pub(crate) struct Encoding {
     work: Work,
     /// Dropped when there are no such rows.
-    told: oneshot::Sender<Encoded>,
+    reply_to: oneshot::Sender<Encoded>,
 }
 
 #[derive(Debug)]
@@ -330,7 +329,7 @@ enum Next {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotEncoded {
+pub(crate) enum EncodeError {
     #[error(transparent)]
     StorageError(#[from] StorageError),
     #[error(transparent)]
@@ -346,7 +345,7 @@ impl Encoding {
         self,
         rows: &impl Rows,
         frames: impl FnOnce(Span) -> Result<Vec<u8>, StorageError>,
-    ) -> Result<(), NotEncoded> {
+    ) -> Result<(), EncodeError> {
         let (piece, next) = match self.work {
             Work::Begin(put) => {
                 let encoder = put.begin(rows)?;
@@ -361,7 +360,7 @@ impl Encoding {
             },
         };
         // Who asked may have given up.
-        drop(self.told.send(Encoded { piece, next }));
+        drop(self.reply_to.send(Encoded { piece, next }));
         Ok(())
     }
 }
@@ -370,7 +369,7 @@ impl Encoding {
 async fn collect(streams: &Streams, name: &str, keys: Vec<String>) -> bool {
     let time = Duration::from_millis(streams.settings.limits.reply_timeout_ms);
     let collected = tokio::time::timeout(time, try_collect(streams, keys));
-    match collected.await.unwrap_or(Err(NotStored::Late)) {
+    match collected.await.unwrap_or(Err(PutError::Late)) {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%name, %error, "objects are not known to be deleted");
@@ -379,8 +378,12 @@ async fn collect(streams: &Streams, name: &str, keys: Vec<String>) -> bool {
     }
 }
 
-async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), NotStored> {
-    let store = streams.cold.store.as_ref().ok_or(NotStored::NoTier)?;
+async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), PutError> {
+    let store = streams
+        .effect_queue
+        .store
+        .as_ref()
+        .ok_or(PutError::NoTier)?;
     let paths = keys
         .iter()
         .map(Path::parse)
@@ -421,10 +424,10 @@ async fn call_object(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
         Ok(call) => call,
         Err(refusal) => return Some(Answer::refusal(&refusal).status),
     };
-    let reply = streams.ask(&request.stream, What::Input(streams.call(call)), None);
+    let reply = streams.ask(&request.stream, JobKind::Input(streams.call(call)), None);
     match reply.ok()?.await.ok()? {
-        cell::Reply::Answered(answered) => Some(answered.answer.status),
-        cell::Reply::Attached { .. } | cell::Reply::Done => None,
+        Reply::Answered(answered) => Some(answered.answer.status),
+        Reply::Attached { .. } | Reply::Done => None,
     }
 }
 
@@ -468,7 +471,7 @@ impl Pages {
     ///
     /// # Errors
     /// When an object is damaged, the cold tier does not answer, or the stream is no more.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         let mut written = Vec::new();
         while written.is_empty() {
             match &mut self.source {
@@ -482,12 +485,12 @@ impl Pages {
                 }
                 Source::Next(rest) => {
                     let reply = self.streams.read_on(&self.name, *rest).await;
-                    let Ok(cell::Reply::Answered(cell::Answered {
+                    let Ok(Reply::Answered(Answered {
                         rendering: Some(rendering),
                         ..
                     })) = reply
                     else {
-                        return Err(Failed::Gone);
+                        return Err(FetchError::Gone);
                     };
                     self.rendering = rendering;
                     self.source = Source::Here;
@@ -521,7 +524,7 @@ impl Pages {
     ///
     /// # Errors
     /// When an object is damaged, or the cold tier does not answer.
-    pub(crate) async fn whole(mut self) -> Result<Vec<u8>, Failed> {
+    pub(crate) async fn whole(mut self) -> Result<Vec<u8>, FetchError> {
         let mut whole = self.next().await?.map_or_else(Vec::new, Vec::from);
         while let Some(bytes) = self.next().await? {
             whole.extend_from_slice(&bytes);
@@ -532,8 +535,8 @@ impl Pages {
 
 impl Streams {
     /// A range of an object, piece by piece; `None` when there is no such object.
-    async fn fetch(&self, fetch: &Fetch) -> Result<Option<Pieces>, Failed> {
-        let store = self.cold.store.as_ref().ok_or(Failed::NoTier)?;
+    async fn fetch(&self, fetch: &Fetch) -> Result<Option<Pieces>, FetchError> {
+        let store = self.effect_queue.store.as_ref().ok_or(FetchError::NoTier)?;
         self.metrics.cold_fetches.inc();
         let path = Path::parse(&fetch.key)?;
         let end = fetch.offset + fetch.length;
@@ -551,11 +554,11 @@ impl Streams {
     }
 
     /// What the cold tier answers, unless it takes too long over it.
-    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failed> {
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, FetchError> {
         let time = self.bounds.fetch_timeout;
         tokio::time::timeout(time, answer)
             .await
-            .map_err(|_| Failed::Late)
+            .map_err(|_| FetchError::Late)
     }
 }
 

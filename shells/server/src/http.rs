@@ -25,14 +25,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clients::{Answering, Client};
-use crate::cold::{Failed, Pages};
+use crate::cold::{FetchError, Pages};
 use crate::metrics::{self, Bound};
 use crate::reader;
-use crate::room::{self, NoRoom, Room, Rule};
-use crate::stream::{Answered, Reply, What};
+use crate::room::{self, Room, RoomFullError, Rule};
+use crate::stream::{Answered, JobKind, Reply};
 use crate::streams::Streams;
 
-type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Failed>> + Send>>;
+type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, FetchError>> + Send>>;
 type Content = Either<Full<Bytes>, StreamBody<Frames>>;
 
 /// Answers of at most so many bytes are not counted: what each connection takes by itself is more.
@@ -48,7 +48,7 @@ pub(crate) struct Outgoing(Response<Content>);
 /// The connection has given way to another; there is nobody to answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection has given way to another")]
-pub(crate) struct GaveWay;
+pub(crate) struct GaveWayError;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Outgoing {
 
     fn streamed(
         answer: &Answer,
-        bytes: impl Stream<Item = Result<Bytes, Failed>> + Send + 'static,
+        bytes: impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static,
     ) -> Self {
         let frames: Frames = Box::pin(bytes.map(|bytes| bytes.map(Frame::data)));
         Self::new(
@@ -163,7 +163,7 @@ pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Repl
 }
 
 /// What is answered in the place of a page that cannot be made.
-pub(crate) fn failure(streams: &Streams, failed: &Failed) -> Outgoing {
+pub(crate) fn failure(streams: &Streams, failed: &FetchError) -> Outgoing {
     tracing::warn!(error = %failed, "a page could not be made");
     direct(&failed.answer(streams))
 }
@@ -204,8 +204,8 @@ impl Service {
         &self,
         request: Request<Incoming>,
         client: &Arc<Client>,
-    ) -> Result<Response<Leaving>, GaveWay> {
-        let answering = client.begin().ok_or(GaveWay)?;
+    ) -> Result<Response<Leaving>, GaveWayError> {
+        let answering = client.begin().ok_or(GaveWayError)?;
         let (parts, body) = request.into_parts();
         let mut body = Some(body);
         let outgoing = self.answer_in_time(&parts, &mut body, client).await;
@@ -235,16 +235,16 @@ impl Service {
             let outgoing = self.refuse(Bound::Connections);
             return self.shared(outgoing, &parts.headers).and_close();
         }
-        let begun = match origin {
-            Ok(origin) => self.begin(parts, &origin),
-            Err(refusal) => Begun::Answered(direct(&router::refused(method, &refusal))),
+        let routed = match origin {
+            Ok(origin) => self.route(parts, &origin),
+            Err(refusal) => Routed::Answered(direct(&router::refused(method, &refusal))),
         };
-        let (outgoing, is_live) = match begun {
-            Begun::Answered(outgoing) => (outgoing, false),
-            Begun::Asks(asks) => {
+        let (outgoing, is_live) = match routed {
+            Routed::Answered(outgoing) => (outgoing, false),
+            Routed::ToStream(request) => {
                 let asked = Instant::now();
-                let (is_timed, is_live) = (asks.to_stream.timing, asks.to_stream.live);
-                let mut outgoing = self.ask(asks, body, client).await;
+                let (is_timed, is_live) = (request.to_stream.timing, request.to_stream.live);
+                let mut outgoing = self.ask(request, body, client).await;
                 if is_timed {
                     let [object, edge] =
                         [asked, began].map(|from| from.elapsed().as_secs_f64() * 1e3);
@@ -304,7 +304,7 @@ impl Service {
                     Response::from_parts(head, ()),
                     LeavingContent::Pieces(pieces),
                 ),
-                Err(NoRoom) => {
+                Err(RoomFullError) => {
                     let (head, content) =
                         self.shared(self.refuse(Bound::Pages), asked).0.into_parts();
                     (Response::from_parts(head, ()), LeavingContent::Any(content))
@@ -321,7 +321,11 @@ impl Service {
     }
 
     /// A page in pieces, each of which is let go of when it has left.
-    fn pieces(&self, whole: Full<Bytes>, client: &Client) -> Result<VecDeque<Bytes>, NoRoom> {
+    fn pieces(
+        &self,
+        whole: Full<Bytes>,
+        client: &Client,
+    ) -> Result<VecDeque<Bytes>, RoomFullError> {
         let mut whole = whole;
         let mut pieces = VecDeque::new();
         let frame =
@@ -384,7 +388,7 @@ impl Service {
     }
 
     /// What a request's head says: everything that its body need not be waited for.
-    fn begin(&self, parts: &Parts, origin: &str) -> Begun {
+    fn route(&self, parts: &Parts, origin: &str) -> Routed {
         let given = |name: &str| given(&parts.headers, name);
         let target = parts.uri.path_and_query();
         let head = RequestHead {
@@ -394,7 +398,7 @@ impl Service {
             header: &given,
         };
         let to_stream = match router::route(head, &self.streams.settings) {
-            Route::Answered(answer) => return Begun::Answered(direct(&answer)),
+            Route::Answered(answer) => return Routed::Answered(direct(&answer)),
             Route::Stream(to_stream) => to_stream,
         };
         // Internal headers come from the router alone.
@@ -410,31 +414,36 @@ impl Service {
             ..head
         };
         match request::parse(head, &self.streams.settings.limits) {
-            Ok(parsed) => Begun::Asks(Asks {
+            Ok(parsed) => Routed::ToStream(StreamRequest {
                 parsed,
                 #[cfg(feature = "test-routes")]
                 test: given("X-Test-Op"),
                 to_stream,
             }),
-            Err(refusal) => Begun::Answered(direct(&Answer::refusal(&refusal))),
+            Err(refusal) => Routed::Answered(direct(&Answer::refusal(&refusal))),
         }
     }
 
     /// Asks a stream.
-    async fn ask(&self, asks: Asks, body: &mut Option<Incoming>, client: &Arc<Client>) -> Outgoing {
-        let (streams, name) = (&self.streams, asks.to_stream.name.as_str());
+    async fn ask(
+        &self,
+        request: StreamRequest,
+        body: &mut Option<Incoming>,
+        client: &Arc<Client>,
+    ) -> Outgoing {
+        let (streams, name) = (&self.streams, request.to_stream.name.as_str());
         #[cfg(feature = "test-routes")]
         if let Some(outgoing) =
-            crate::test_routes::answer(streams, name, asks.test.as_deref()).await
+            crate::test_routes::answer(streams, name, request.test.as_deref()).await
         {
             return outgoing;
         }
-        let (call, held) = match asks.parsed {
+        let (call, held) = match request.parsed {
             Parsed::Whole(call) => (Ok(call), None),
             Parsed::AwaitsBody(awaits) => match self.take_body(&awaits, body, client).await {
-                Taken::Whole(bytes, held) => (awaits.with_body(bytes), Some(held)),
-                Taken::Not(refusal) => (Err(refusal), None),
-                Taken::NoRoom => return self.refuse(Bound::Bodies).and_close(),
+                BodyRead::Whole(bytes, held) => (awaits.with_body(bytes), Some(held)),
+                BodyRead::Refused(refusal) => (Err(refusal), None),
+                BodyRead::RoomFull => return self.refuse(Bound::Bodies).and_close(),
             },
         };
         let call = match call {
@@ -456,13 +465,13 @@ impl Service {
         };
         let call = streams.call(call);
         #[cfg(not(feature = "test-routes"))]
-        let what = What::Input(call);
+        let kind = JobKind::Input(call);
         #[cfg(feature = "test-routes")]
-        let what = match asks.test.as_deref() {
-            Some("panic") => What::Panic(call),
-            _ => What::Input(call),
+        let kind = match request.test.as_deref() {
+            Some("panic") => JobKind::Panic(call),
+            _ => JobKind::Input(call),
         };
-        let Ok(reply) = streams.ask(name, what, held) else {
+        let Ok(reply) = streams.ask(name, kind, held) else {
             return self.refuse(Bound::Queue);
         };
         let Ok(reply) = reply.await else {
@@ -488,16 +497,16 @@ impl Service {
         awaits: &AwaitsBody,
         coming: &mut Option<Incoming>,
         client: &Client,
-    ) -> Taken {
+    ) -> BodyRead {
         let Some(body) = coming else {
-            return Taken::Not(awaits.broken_off());
+            return BodyRead::Refused(awaits.broken_off());
         };
         if body
             .size_hint()
             .exact()
             .is_some_and(|length| length > awaits.bytes_max())
         {
-            return Taken::Not(awaits.too_large());
+            return BodyRead::Refused(awaits.too_large());
         }
         let held = self.bodies.growing(client);
         let begun = Instant::now();
@@ -507,19 +516,19 @@ impl Service {
             let length = first.len().max(rest.len());
             let part = tokio::select! {
                 part = self.next_part(body, begun, length) => part,
-                () = held.gives_way() => return Taken::NoRoom,
+                () = held.gives_way() => return BodyRead::RoomFull,
             };
             let part = match part {
                 Next::Part(part) => part,
                 Next::End => break,
-                Next::BrokenOff => return Taken::Not(awaits.broken_off()),
-                Next::TooSlow => return Taken::Not(awaits.too_slow()),
+                Next::Broken => return BodyRead::Refused(awaits.broken_off()),
+                Next::TooSlow => return BodyRead::Refused(awaits.too_slow()),
             };
             if (length + part.len()) as u64 > awaits.bytes_max() {
-                return Taken::Not(awaits.too_large());
+                return BodyRead::Refused(awaits.too_large());
             }
             if held.more(part.len()).is_err() {
-                return Taken::NoRoom;
+                return BodyRead::RoomFull;
             }
             // Most bodies come in one part, which need not be copied.
             if first.is_empty() {
@@ -538,7 +547,7 @@ impl Service {
         } else {
             rest.freeze()
         };
-        Taken::Whole(whole, held)
+        BodyRead::Whole(whole, held)
     }
 
     /// The next bytes of a body of which `length` have come since `begun`.
@@ -555,7 +564,7 @@ impl Service {
                         return Next::Part(bytes);
                     }
                 }
-                Ok(Some(Err(_))) => return Next::BrokenOff,
+                Ok(Some(Err(_))) => return Next::Broken,
                 Err(_) => return Next::TooSlow,
             }
         }
@@ -598,7 +607,7 @@ impl Body for Leaving {
             Ok(bytes) if bytes.len() as u64 > COUNTED_BYTES_MIN => {
                 match this.pages.count(&this.client, bytes) {
                     Ok(bytes) => Ok(Frame::data(bytes)),
-                    Err(NoRoom) => {
+                    Err(RoomFullError) => {
                         tracing::warn!(
                             "a response is cut off, because there is no room for its bytes"
                         );
@@ -628,13 +637,13 @@ impl Body for Leaving {
     }
 }
 
-enum Begun {
+enum Routed {
     Answered(Outgoing),
-    Asks(Asks),
+    ToStream(StreamRequest),
 }
 
 /// A request that is for a stream.
-struct Asks {
+struct StreamRequest {
     to_stream: ToStream,
     parsed: Parsed,
     #[cfg(feature = "test-routes")]
@@ -642,17 +651,17 @@ struct Asks {
 }
 
 /// What became of a body.
-enum Taken {
-    Whole(Bytes, room::Taken),
-    Not(Refusal),
-    NoRoom,
+enum BodyRead {
+    Whole(Bytes, room::Reservation),
+    Refused(Refusal),
+    RoomFull,
 }
 
 /// What comes next of a body.
 enum Next {
     Part(Bytes),
     End,
-    BrokenOff,
+    Broken,
     TooSlow,
 }
 

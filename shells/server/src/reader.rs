@@ -23,7 +23,7 @@ use crate::clients::Seat;
 use crate::cold::Pages;
 use crate::http::{Outgoing, failure, plain, response, unavailable};
 use crate::metrics::Counted;
-use crate::stream::{Answered, Link, Reply, What};
+use crate::stream::{Answered, JobKind, Reply, Subscription};
 use crate::streams::Streams;
 
 type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
@@ -31,7 +31,7 @@ type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
 /// What a dial was answered with.
 enum Dialled {
     /// A place at the tail.
-    Attached(LiveHead, Link),
+    Attached(LiveHead, Subscription),
     /// A page, as the reader's side wants it.
     Page(LiveHead, Vec<u8>),
     /// An answer for the client.
@@ -45,7 +45,7 @@ pub(crate) struct Reader {
     read: Read,
     tail: LiveReader,
     dial: Option<Dial>,
-    link: Option<Link>,
+    subscription: Option<Subscription>,
     /// What is to be written to the client.
     emitted: VecDeque<Bytes>,
     /// What came with the first dial.
@@ -63,8 +63,8 @@ pub(crate) struct Reader {
 
 /// Asks a stream, and waits for what it says.
 pub(crate) async fn ask(streams: &Arc<Streams>, name: &str, call: Call) -> Option<Reply> {
-    let what = What::Input(streams.call(call));
-    streams.ask(name, what, None).ok()?.await.ok()
+    let kind = JobKind::Input(streams.call(call));
+    streams.ask(name, kind, None).ok()?.await.ok()
 }
 
 /// Whether an answer is the beginning of a live read that goes on.
@@ -85,7 +85,7 @@ fn body(answer: Answer) -> Vec<u8> {
 /// Takes what a stream has replied to a dial: `None` when it has not.
 async fn dialled(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Dialled {
     match reply {
-        Some(Reply::Attached { line, link }) => Dialled::Attached(line.head, link),
+        Some(Reply::Attached { line, subscription }) => Dialled::Attached(line.head, subscription),
         Some(Reply::Answered(Answered { answer, rendering })) => match (head(&answer), rendering) {
             (Some(head), Some(rendering)) => {
                 match Pages::new(streams, name, rendering).whole().await {
@@ -130,7 +130,7 @@ pub(crate) async fn hold(
         read,
         tail: LiveReader::new(streams.platform.now(), head),
         dial: None,
-        link: None,
+        subscription: None,
         emitted: VecDeque::new(),
         held,
         passed: None,
@@ -188,7 +188,7 @@ impl Reader {
             Ending,
             HalfClosed,
             Dialled(Dialled),
-            Told(Input),
+            Message(Input),
         }
         let wait = self
             .tail
@@ -200,8 +200,8 @@ impl Reader {
             _ = self.ending.wait_for(|ending| *ending) => Event::Ending,
             dialled = either(self.dial.as_mut()) => Event::Dialled(dialled),
             () = self.seat.half_closed(), if !self.is_half_closed => Event::HalfClosed,
-            input = told(self.link.as_mut()) => Event::Told(input),
-            () = tokio::time::sleep(Duration::from_millis(wait)) => Event::Told(Input::Tick),
+            input = next_message(self.subscription.as_mut()) => Event::Message(input),
+            () = tokio::time::sleep(Duration::from_millis(wait)) => Event::Message(Input::Tick),
         };
         match event {
             Event::Ending => self.step(Input::Ending),
@@ -213,9 +213,9 @@ impl Reader {
                 self.dial = None;
                 self.take(dialled);
             }
-            Event::Told(input) => {
+            Event::Message(input) => {
                 if input == Input::LineClosed {
-                    self.link = None;
+                    self.subscription = None;
                 }
                 self.step(input);
             }
@@ -225,8 +225,8 @@ impl Reader {
     /// Takes the answer to a dial.
     fn take(&mut self, dialled: Dialled) {
         match dialled {
-            Dialled::Attached(head, link) => {
-                self.link = Some(link);
+            Dialled::Attached(head, subscription) => {
+                self.subscription = Some(subscription);
                 let body = Vec::new();
                 self.step(Input::Dialled { head, body });
             }
@@ -255,7 +255,7 @@ impl Reader {
                         dialled(&streams, &name, reply).await
                     }));
                 }
-                Effect::HangUp => self.link = None,
+                Effect::HangUp => self.subscription = None,
                 Effect::Emit(bytes) => self.emitted.push_back(bytes.into()),
                 Effect::Answer {
                     status,
@@ -283,9 +283,9 @@ async fn either(dial: Option<&mut Dial>) -> Dialled {
     }
 }
 
-async fn told(link: Option<&mut Link>) -> Input {
-    match link {
-        Some(link) => link.next().await,
+async fn next_message(subscription: Option<&mut Subscription>) -> Input {
+    match subscription {
+        Some(subscription) => subscription.next().await,
         None => std::future::pending().await,
     }
 }

@@ -50,20 +50,20 @@ struct Holder {
 
 #[derive(Clone, Debug)]
 enum Way {
-    Told(Arc<Notify>),
-    Ended(Arc<End>),
+    Notify(Arc<Notify>),
+    End(Arc<End>),
 }
 
 /// Room that is taken, for as long as this is held.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct Reservation {
     room: Arc<Room>,
     number: u64,
-    told: Arc<Notify>,
+    notify: Arc<Notify>,
 }
 
 #[derive(Debug)]
-pub(crate) struct NoRoom;
+pub(crate) struct RoomFullError;
 
 impl Room {
     pub(crate) fn new(bytes_max: usize, rule: Rule) -> Self {
@@ -74,7 +74,7 @@ impl Room {
         }
     }
 
-    fn enter(self: &Arc<Self>, address: Address, told: Arc<Notify>, way: Way) -> Taken {
+    fn enter(self: &Arc<Self>, address: Address, notify: Arc<Notify>, way: Way) -> Reservation {
         let mut holders = self.holders.lock();
         holders.next += 1;
         let number = holders.next;
@@ -87,28 +87,32 @@ impl Room {
         };
         holders.each.insert(number, holder);
         drop(holders);
-        Taken {
+        Reservation {
             room: Arc::clone(self),
             number,
-            told,
+            notify,
         }
     }
 
     /// Room for something that grows, and that is told when it has to give way.
-    pub(crate) fn growing(self: &Arc<Self>, client: &Client) -> Taken {
-        let told = Arc::new(Notify::new());
-        self.enter(client.address, Arc::clone(&told), Way::Told(told))
+    pub(crate) fn growing(self: &Arc<Self>, client: &Client) -> Reservation {
+        let notify = Arc::new(Notify::new());
+        self.enter(client.address, Arc::clone(&notify), Way::Notify(notify))
     }
 
     /// The bytes, counted until the last of them has left. To give way is to end the connection.
     ///
     /// # Errors
     /// When there is no room for them.
-    pub(crate) fn count(self: &Arc<Self>, client: &Client, bytes: Bytes) -> Result<Bytes, NoRoom> {
+    pub(crate) fn count(
+        self: &Arc<Self>,
+        client: &Client,
+        bytes: Bytes,
+    ) -> Result<Bytes, RoomFullError> {
         /// Bytes that take room.
         struct Counted {
             bytes: Bytes,
-            _taken: Taken,
+            _taken: Reservation,
         }
         impl AsRef<[u8]> for Counted {
             fn as_ref(&self) -> &[u8] {
@@ -116,7 +120,7 @@ impl Room {
             }
         }
         let end = Arc::clone(&client.end);
-        let taken = self.enter(client.address, Arc::default(), Way::Ended(end));
+        let taken = self.enter(client.address, Arc::default(), Way::End(end));
         // One that is larger than all of the room may be held by itself.
         taken.more(bytes.len().min(self.bytes_max))?;
         Ok(Bytes::from_owner(Counted {
@@ -126,24 +130,24 @@ impl Room {
     }
 }
 
-impl Taken {
+impl Reservation {
     /// Takes more.
     ///
     /// # Errors
     /// When there is no room, or this has had to give way.
-    pub(crate) fn more(&self, bytes: usize) -> Result<(), NoRoom> {
+    pub(crate) fn more(&self, bytes: usize) -> Result<(), RoomFullError> {
         let room = &self.room;
         let mut holders = room.holders.lock();
         match holders.each.get_mut(&self.number) {
             Some(holder) if !holder.has_given_way => holder.bytes += bytes,
-            _ => return Err(NoRoom),
+            _ => return Err(RoomFullError),
         }
         holders.held += bytes;
         while holders.held > room.bytes_max {
             let giving_way = holders.choose(room.rule).unwrap_or(self.number);
             holders.give_way(giving_way);
             if giving_way == self.number {
-                return Err(NoRoom);
+                return Err(RoomFullError);
             }
         }
         Ok(())
@@ -158,7 +162,7 @@ impl Taken {
 
     /// Comes when it has had to give way.
     pub(crate) async fn gives_way(&self) {
-        self.told.notified().await;
+        self.notify.notified().await;
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -170,7 +174,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut holders = self.room.holders.lock();
         if let Some(holder) = holders.each.remove(&self.number) {
@@ -211,8 +215,8 @@ impl Holders {
         holder.has_given_way = true;
         self.held -= std::mem::take(&mut holder.bytes);
         match holder.way.take() {
-            Some(Way::Told(told)) => told.notify_one(),
-            Some(Way::Ended(end)) => end.ask(),
+            Some(Way::Notify(notify)) => notify.notify_one(),
+            Some(Way::End(end)) => end.ask(),
             None => {}
         }
     }

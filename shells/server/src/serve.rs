@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::alarms;
 use crate::clients::Clients;
-use crate::cold::{self, Errand};
+use crate::cold::{self, EffectJob};
 use crate::config::Config;
 use crate::files::Files;
 use crate::framing::Length;
@@ -150,7 +150,7 @@ impl AsyncRead for Incoming {
 pub struct Server {
     config: Config,
     streams: Arc<Streams>,
-    errands: UnboundedReceiver<Errand>,
+    effect_jobs: UnboundedReceiver<EffectJob>,
 }
 
 impl Server {
@@ -175,11 +175,11 @@ impl Server {
         storage: Arc<dyn Storage>,
         cold: Option<Arc<dyn ObjectStore>>,
     ) -> Self {
-        let (streams, errands) = Streams::new(&config, platform, storage, cold);
+        let (streams, effect_jobs) = Streams::new(&config, platform, storage, cold);
         Self {
             config,
             streams: Arc::new(streams),
-            errands,
+            effect_jobs,
         }
     }
 
@@ -189,13 +189,17 @@ impl Server {
         let Self {
             config,
             streams,
-            errands,
+            effect_jobs,
         } = self;
         let bounds = &config.bounds;
         let (ending, is_ending) = watch::channel(false);
         let clients = Arc::new(Clients::new(bounds));
         let service = Arc::new(Service::new(Arc::clone(&streams), is_ending.clone()));
-        let errands = tokio::spawn(cold::run(Arc::clone(&streams), errands, is_ending.clone()));
+        let effects = tokio::spawn(cold::run(
+            Arc::clone(&streams),
+            effect_jobs,
+            is_ending.clone(),
+        ));
         let alarms = tokio::spawn(alarms::run(Arc::clone(&streams), is_ending));
         let graceful = GracefulShutdown::new();
         let mut end = pin!(end);
@@ -256,15 +260,15 @@ impl Server {
         if alarms.await.is_err() {
             tracing::error!("the alarms have failed");
         }
-        if errands.await.is_err() {
+        if effects.await.is_err() {
             tracing::error!("the errands have failed");
         }
-        let (told, closed) = oneshot::channel();
+        let (reply_to, closed) = oneshot::channel();
         let platform = Arc::clone(&streams.platform);
         platform.work(Box::new(move || {
             streams.close();
             // Whoever waits for it is still there.
-            let _ = told.send(());
+            let _ = reply_to.send(());
         }));
         if closed.await.is_err() {
             tracing::error!("the streams' files could not be closed");

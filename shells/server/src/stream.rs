@@ -25,9 +25,9 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::alarms;
-use crate::cold::{Encoding, Errand, NotEncoded};
+use crate::cold::{EffectJob, EncodeError, Encoding};
 use crate::platform::Platform;
-use crate::room::Taken;
+use crate::room::Reservation;
 use crate::storage::Database;
 use crate::streams::Streams;
 
@@ -35,7 +35,10 @@ use crate::streams::Streams;
 #[derive(Debug)]
 pub(crate) enum Reply {
     Answered(Answered),
-    Attached { line: Subscriber, link: Link },
+    Attached {
+        line: Subscriber,
+        subscription: Subscription,
+    },
     Done,
 }
 
@@ -49,19 +52,19 @@ pub(crate) struct Answered {
 /// What a stream is to do.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(crate) what: What,
+    pub(crate) kind: JobKind,
     /// Taken when the job is first begun.
-    pub(crate) told: Option<oneshot::Sender<Reply>>,
+    pub(crate) reply_to: Option<oneshot::Sender<Reply>>,
     /// The room that its body takes.
-    pub(crate) held: Option<Taken>,
+    pub(crate) held: Option<Reservation>,
 }
 
 #[derive(Debug)]
-pub(crate) enum What {
+pub(crate) enum JobKind {
     Input(Input),
     /// A reader has let go of its link.
     Leave {
-        reader: u64,
+        subscriber: u64,
         incarnation: Incarnation,
     },
     /// What became of an errand of one of its instances, which no other is to hear of.
@@ -78,7 +81,7 @@ pub(crate) enum What {
     Test(crate::test_routes::Test),
 }
 
-impl What {
+impl JobKind {
     /// What the machine is told; the same again when the job has to be done over.
     fn input(&self) -> Option<Input> {
         match self {
@@ -112,10 +115,10 @@ impl What {
 
 /// A stream that has something to do, a file that is open, or readers.
 #[derive(Debug)]
-pub(crate) struct Cell {
+pub(crate) struct StreamActor {
     pub(crate) name: Arc<str>,
     pub(crate) mailbox: Mutex<Mailbox>,
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mutex<ActorState>,
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +129,7 @@ pub(crate) struct Mailbox {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct ActorState {
     /// Woken by the first job that needs it, and dropped when a turn fails.
     stream: Option<Stream>,
     /// Of that instance, or of the next.
@@ -134,41 +137,41 @@ pub(crate) struct State {
     /// Names that instance, and no other.
     instance: u64,
     /// What it has asked for and not heard of.
-    errands: u64,
+    pending_effects: u64,
     pub(crate) database: Option<Box<dyn Database>>,
     /// Whether the file is open if there is one.
     is_open: bool,
     /// Whether the database has the stream's tables, in the open transaction as the case may be.
     has_tables: bool,
     in_transaction: bool,
-    pub(crate) readers: BTreeMap<u64, Reader>,
+    pub(crate) subscribers: BTreeMap<u64, SubscriberSender>,
     /// Calls that this instance has not answered yet.
     calls: BTreeMap<CallId, oneshot::Sender<Reply>>,
 }
 
 /// The stream's end of a live reader's link.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct SubscriberSender {
     class: Class,
     incarnation: Incarnation,
-    messages: mpsc::UnboundedSender<Arc<Message>>,
+    messages: mpsc::UnboundedSender<Arc<LiveMessage>>,
     held: Arc<AtomicUsize>,
     held_bytes_max: usize,
 }
 
 /// What a turn tells the readers of a class.
 #[derive(Clone, Debug)]
-pub(crate) struct Message {
+pub(crate) struct LiveMessage {
     pub(crate) frame: Frame,
     pub(crate) body: Vec<u8>,
 }
 
 /// The reader's end.
 #[derive(Debug)]
-pub(crate) struct Link {
-    messages: mpsc::UnboundedReceiver<Arc<Message>>,
+pub(crate) struct Subscription {
+    messages: mpsc::UnboundedReceiver<Arc<LiveMessage>>,
     held: Arc<AtomicUsize>,
-    reader: u64,
+    subscriber: u64,
     incarnation: Incarnation,
     name: Arc<str>,
     streams: Arc<Streams>,
@@ -177,7 +180,7 @@ pub(crate) struct Link {
 /// So many bytes are held that the stream has let go.
 const OVERFLOWED: usize = 1 << (usize::BITS - 1);
 
-impl Link {
+impl Subscription {
     /// The next thing that the reader's side is to hear.
     pub(crate) async fn next(&mut self) -> live_reader::Input {
         let message = self.messages.recv().await;
@@ -188,21 +191,21 @@ impl Link {
             return live_reader::Input::LineClosed;
         };
         self.held.fetch_sub(message.body.len(), Ordering::AcqRel);
-        let Message { frame, body } = Arc::unwrap_or_clone(message);
+        let LiveMessage { frame, body } = Arc::unwrap_or_clone(message);
         live_reader::Input::Message { frame, body }
     }
 }
 
-impl Drop for Link {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.streams
-            .leave(&self.name, self.reader, self.incarnation);
+            .leave(&self.name, self.subscriber, self.incarnation);
     }
 }
 
-impl Reader {
+impl SubscriberSender {
     /// Whether the reader is still to be told things.
-    fn tell(&self, message: &Arc<Message>) -> bool {
+    fn send(&self, message: &Arc<LiveMessage>) -> bool {
         // A message may go beyond the bound, but not find it reached: any message can be told to a
         // reader that reads.
         if self.held.load(Ordering::Acquire) >= self.held_bytes_max {
@@ -215,14 +218,14 @@ impl Reader {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum TurnError {
     #[error(transparent)]
     StorageError(#[from] StorageError),
     /// Of the storage, or for want of entropy.
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    NotEncoded(#[from] NotEncoded),
+    EncodeError(#[from] EncodeError),
     #[error("the code has panicked")]
     Panicked,
 }
@@ -230,7 +233,7 @@ enum Failure {
 /// What the jobs of one commit ask for, and are still to be given.
 #[derive(Default)]
 struct Batch {
-    begun: usize,
+    jobs: usize,
     bytes: usize,
     /// Jobs whose turns wait for the commit.
     waiting: Vec<(Job, Effects)>,
@@ -247,7 +250,7 @@ struct Effects {
 /// What the machine sees during a step.
 struct View<'a> {
     database: Option<&'a dyn Database>,
-    readers: &'a BTreeMap<u64, Reader>,
+    subscribers: &'a BTreeMap<u64, SubscriberSender>,
     waiting: &'a [(Job, Effects)],
 }
 
@@ -307,9 +310,9 @@ impl Rows for View<'_> {
     /// With those that become readers by the commit.
     fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
         let attached = self
-            .readers
+            .subscribers
             .values()
-            .filter(|reader| reader.incarnation == incarnation);
+            .filter(|subscriber| subscriber.incarnation == incarnation);
         let attaching = self
             .waiting
             .iter()
@@ -321,7 +324,7 @@ impl Rows for View<'_> {
     }
 }
 
-impl Cell {
+impl StreamActor {
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
@@ -331,10 +334,10 @@ impl Cell {
     }
 }
 
-impl State {
+impl ActorState {
     /// Whether nothing would be lost with it.
     pub(crate) fn is_idle(&self) -> bool {
-        self.database.is_none() && self.readers.is_empty() && self.errands == 0
+        self.database.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
     }
 
     /// Closes the file, and forgets what can be found again in it. Readers stay, and so does an
@@ -345,7 +348,7 @@ impl State {
             !self.in_transaction,
             "nobody sleeps between a write and its commit"
         );
-        if self.errands == 0 {
+        if self.pending_effects == 0 {
             self.stream = None;
             self.instance_seed = None;
         }
@@ -358,63 +361,69 @@ impl State {
     }
 
     /// Does what there is to do, up to the next commit.
-    pub(crate) fn work(&mut self, streams: &Arc<Streams>, cell: &Cell) {
+    pub(crate) fn run_batch(&mut self, streams: &Arc<Streams>, actor: &StreamActor) {
         let bounds = &streams.bounds;
         let mut batch = Batch::default();
-        while batch.begun < bounds.batch_jobs_max && batch.bytes < bounds.batch_bytes_max {
-            let Some(job) = cell.mailbox.lock().jobs.pop_front() else {
+        while batch.jobs < bounds.batch_jobs_max && batch.bytes < bounds.batch_bytes_max {
+            let Some(job) = actor.mailbox.lock().jobs.pop_front() else {
                 break;
             };
-            self.begin(streams, cell, job, &mut batch);
+            self.run_job(streams, actor, job, &mut batch);
         }
-        self.commit(streams, cell, batch);
-        self.tidy(streams, cell);
+        self.commit(streams, actor, batch);
+        self.delete_file_if_empty(streams, actor);
     }
 
     /// One job: its step, its writes, and what leaves of it if nothing has to be waited for.
-    fn begin(&mut self, streams: &Arc<Streams>, cell: &Cell, mut job: Job, batch: &mut Batch) {
-        batch.begun += 1;
-        if let What::Outcome { instance, .. } = &job.what
-            && !self.hears(*instance)
+    fn run_job(
+        &mut self,
+        streams: &Arc<Streams>,
+        actor: &StreamActor,
+        mut job: Job,
+        batch: &mut Batch,
+    ) {
+        batch.jobs += 1;
+        if let JobKind::Outcome { instance, .. } = &job.kind
+            && !self.is_current_instance(*instance)
         {
             return;
         }
-        if let What::Encode(encoding) = job.what {
-            return self.encode(streams, cell, encoding, batch);
+        if let JobKind::Encode(encoding) = job.kind {
+            return self.encode(streams, actor, encoding, batch);
         }
-        batch.bytes += job.held.as_ref().map_or(0, Taken::bytes);
-        if let Some(id) = job.what.call()
-            && let Some(told) = job.told.take()
+        batch.bytes += job.held.as_ref().map_or(0, Reservation::bytes);
+        if let Some(id) = job.kind.call()
+            && let Some(reply_to) = job.reply_to.take()
         {
-            self.calls.insert(id, told);
+            self.calls.insert(id, reply_to);
         }
-        if let What::Leave { reader, .. } = &job.what {
-            self.readers.remove(reader);
+        if let JobKind::Leave { subscriber, .. } = &job.kind {
+            self.subscribers.remove(subscriber);
         }
         #[cfg(feature = "test-routes")]
-        if let What::Test(test) = &mut job.what {
+        if let JobKind::Test(test) = &mut job.kind {
             // Who is asked about a file should have it open; when that fails, there is nothing to
             // tell.
-            drop(self.open(streams, cell));
-            test.begin(self, &*streams.platform, |state| {
-                state.void(streams, cell, batch)
+            drop(self.open(streams, actor));
+            test.perform(self, &*streams.platform, |state| {
+                state.roll_back(streams, actor, batch)
             });
         }
-        let done = catch_unwind(AssertUnwindSafe(|| self.step(streams, cell, &job, batch)));
-        match done.unwrap_or(Err(Failure::Panicked)) {
+        let done = catch_unwind(AssertUnwindSafe(|| self.step(streams, actor, &job, batch)));
+        match done.unwrap_or(Err(TurnError::Panicked)) {
             // What a removed alarm is about waits for the removal.
             Ok(effects) if self.in_transaction || batch.alarm.is_some() => {
                 batch.waiting.push((job, effects))
             }
-            Ok(effects) => self.release(streams, cell, job, effects),
+            Ok(effects) => self.perform_effects(streams, actor, job, effects),
             Err(error) => {
-                tracing::error!(name = %cell.name, %error, "a turn failed");
-                if matches!(error, Failure::Io(_)) {
-                    streams.health.failed(&cell.name);
+                tracing::error!(name = %actor.name, %error, "a turn failed");
+                if matches!(error, TurnError::Io(_)) {
+                    streams.health.failed(&actor.name);
                 }
                 streams.metrics.failed_turns.inc();
-                self.void(streams, cell, batch);
-                if let Some(id) = job.what.call() {
+                self.roll_back(streams, actor, batch);
+                if let Some(id) = job.kind.call() {
                     self.calls.remove(&id);
                 }
             }
@@ -423,27 +432,27 @@ impl State {
 
     /// Whether the instance is still there that something is to be told to; it has one errand less
     /// then.
-    fn hears(&mut self, instance: u64) -> bool {
-        let hears = self.stream.is_some() && self.instance == instance;
-        if hears {
-            self.errands = self.errands.saturating_sub(1);
+    fn is_current_instance(&mut self, instance: u64) -> bool {
+        let is_current_instance = self.stream.is_some() && self.instance == instance;
+        if is_current_instance {
+            self.pending_effects = self.pending_effects.saturating_sub(1);
         }
-        hears
+        is_current_instance
     }
 
     /// Encodes a piece of a segment. Who has asked for it hears nothing when that fails.
     fn encode(
         &mut self,
         streams: &Arc<Streams>,
-        cell: &Cell,
+        actor: &StreamActor,
         encoding: Encoding,
         batch: &mut Batch,
     ) {
         let done = catch_unwind(AssertUnwindSafe(|| {
-            self.open(streams, cell)?;
+            self.open(streams, actor)?;
             let view = View {
                 database: self.database.as_deref(),
-                readers: &self.readers,
+                subscribers: &self.subscribers,
                 waiting: &batch.waiting,
             };
             encoding.perform(&view, |span| {
@@ -455,35 +464,35 @@ impl State {
             })?;
             Ok(())
         }));
-        if let Err(error) = done.unwrap_or(Err(Failure::Panicked)) {
-            tracing::error!(name = %cell.name, %error, "a segment could not be encoded");
+        if let Err(error) = done.unwrap_or(Err(TurnError::Panicked)) {
+            tracing::error!(name = %actor.name, %error, "a segment could not be encoded");
         }
     }
 
     fn step(
         &mut self,
         streams: &Arc<Streams>,
-        cell: &Cell,
+        actor: &StreamActor,
         job: &Job,
         batch: &mut Batch,
-    ) -> Result<Effects, Failure> {
+    ) -> Result<Effects, TurnError> {
         let mut turn = Turn::default();
-        if let Some(input) = job.what.input() {
-            self.open(streams, cell)?;
+        if let Some(input) = job.kind.input() {
+            self.open(streams, actor)?;
             if self.stream.is_none() {
-                self.upgrade(streams, cell)?;
+                self.upgrade(streams, actor)?;
             }
             let now = streams.platform.now();
             let view = View {
                 database: self.database.as_deref(),
-                readers: &self.readers,
+                subscribers: &self.subscribers,
                 waiting: &batch.waiting,
             };
             let stream = match &mut self.stream {
                 Some(stream) => stream,
                 none => {
                     let instance_seed = drawn(&mut self.instance_seed, &*streams.platform)?;
-                    (self.instance, self.errands) = (streams.instance(), 0);
+                    (self.instance, self.pending_effects) = (streams.instance(), 0);
                     none.insert(Stream::wake(
                         now,
                         &view,
@@ -494,12 +503,15 @@ impl State {
             };
             stream.step(now, input, &view, &mut turn)?;
         }
-        self.write(streams, cell, &turn.writes)?;
+        self.write(streams, actor, &turn.writes)?;
         #[cfg(feature = "test-routes")]
-        assert!(!matches!(job.what, What::Panic(_)), "asked for by a test");
+        assert!(
+            !matches!(job.kind, JobKind::Panic(_)),
+            "asked for by a test"
+        );
         match turn.alarm {
             // It has come, and no other is set.
-            None if job.what.is_alarm() => batch.alarm = Some(None),
+            None if job.kind.is_alarm() => batch.alarm = Some(None),
             None => {}
             alarm => batch.alarm = alarm,
         }
@@ -526,13 +538,13 @@ impl State {
     }
 
     /// Opens the file, if there is one.
-    fn open(&mut self, streams: &Arc<Streams>, cell: &Cell) -> Result<(), Failure> {
+    fn open(&mut self, streams: &Arc<Streams>, actor: &StreamActor) -> Result<(), TurnError> {
         if !self.is_open {
             self.has_tables = false;
-            self.database = streams.storage.open(&cell.name)?;
+            self.database = streams.storage.open(&actor.name)?;
             if let Some(database) = &self.database {
                 self.has_tables = database.head()?.is_some() || database.outbox()?.is_some();
-                streams.opened(cell);
+                streams.opened(actor);
             }
             self.is_open = true;
         }
@@ -540,14 +552,14 @@ impl State {
     }
 
     /// Brings rows of an earlier version to the present form, in the transaction of what follows.
-    fn upgrade(&mut self, streams: &Arc<Streams>, cell: &Cell) -> Result<(), Failure> {
+    fn upgrade(&mut self, streams: &Arc<Streams>, actor: &StreamActor) -> Result<(), TurnError> {
         let view = View {
             database: self.database.as_deref(),
-            readers: &self.readers,
+            subscribers: &self.subscribers,
             waiting: &[],
         };
         let write = Stream::upgrade(streams.platform.now(), &view)?;
-        self.write(streams, cell, write.as_slice())
+        self.write(streams, actor, write.as_slice())
     }
 
     /// Writes into the open transaction, which is opened by the first write, as the file is made by
@@ -555,15 +567,15 @@ impl State {
     fn write(
         &mut self,
         streams: &Arc<Streams>,
-        cell: &Cell,
+        actor: &StreamActor,
         writes: &[Write],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), TurnError> {
         if writes.is_empty() {
             return Ok(());
         }
         if self.database.is_none() {
-            self.database = Some(streams.storage.create(&cell.name)?);
-            streams.opened(cell);
+            self.database = Some(streams.storage.create(&actor.name)?);
+            streams.opened(actor);
         }
         let Some(database) = &mut self.database else {
             return Ok(());
@@ -581,76 +593,76 @@ impl State {
 
     /// Takes back everything since the last commit. The jobs before the one that failed have told
     /// nobody anything: they are done over, in their order.
-    fn void(&mut self, streams: &Streams, cell: &Cell, batch: &mut Batch) {
-        self.forget(streams, cell);
+    fn roll_back(&mut self, streams: &Streams, actor: &StreamActor, batch: &mut Batch) {
+        self.reset(streams, actor);
         batch.alarm = None;
-        let mut mailbox = cell.mailbox.lock();
+        let mut mailbox = actor.mailbox.lock();
         for (job, _) in batch.waiting.drain(..).rev() {
             mailbox.jobs.push_front(job);
         }
     }
 
     /// Drops the instance and the connection, and with it what is not committed.
-    fn forget(&mut self, streams: &Streams, cell: &Cell) {
+    fn reset(&mut self, streams: &Streams, actor: &StreamActor) {
         self.stream = None;
         self.instance_seed = None;
-        self.errands = 0;
+        self.pending_effects = 0;
         self.is_open = false;
         self.in_transaction = false;
         if self.database.take().is_some() {
-            streams.closed(cell);
+            streams.closed(actor);
         }
     }
 
     /// Makes the batch durable, and lets its effects leave.
-    fn commit(&mut self, streams: &Arc<Streams>, cell: &Cell, batch: Batch) {
+    fn commit(&mut self, streams: &Arc<Streams>, actor: &StreamActor, batch: Batch) {
         // A turn may set the alarm and write nothing.
         if self.in_transaction || matches!(batch.alarm, Some(Some(_))) {
             let begun = tokio::time::Instant::now();
-            if let Err(error) = self.make_durable(streams, cell, &batch) {
+            if let Err(error) = self.make_durable(streams, actor, &batch) {
                 // Whether it is stored is unknown: nothing is done over, and nobody is told.
-                tracing::error!(name = %cell.name, %error, "a commit failed");
-                streams.health.failed(&cell.name);
+                tracing::error!(name = %actor.name, %error, "a commit failed");
+                streams.health.failed(&actor.name);
                 streams
                     .metrics
                     .failed_turns
                     .inc_by(batch.waiting.len() as u64);
-                self.forget(streams, cell);
+                self.reset(streams, actor);
                 self.calls.clear();
                 // Nor readers, who may have missed something: their links are cut, by which they
                 // dial again.
-                self.readers.clear();
+                self.subscribers.clear();
                 return;
             }
-            streams.health.committed(&cell.name);
+            streams.health.committed(&actor.name);
             streams
                 .metrics
                 .committed(begun.elapsed(), batch.waiting.len());
         }
         let mut is_alarm_kept = false;
         if batch.alarm == Some(None)
-            && let Err(error) = streams.storage.remove_alarm(&cell.name)
+            && let Err(error) = streams.storage.remove_alarm(&actor.name)
         {
-            tracing::error!(name = %cell.name, %error, "an alarm could not be removed");
+            tracing::error!(name = %actor.name, %error, "an alarm could not be removed");
             is_alarm_kept = true;
         }
         for (mut job, effects) in batch.waiting {
-            if is_alarm_kept && job.what.is_alarm() {
+            if is_alarm_kept && job.kind.is_alarm() {
                 // By which it counts as failed, and comes again.
-                job.told = None;
+                job.reply_to = None;
             }
-            self.release(streams, cell, job, effects);
+            self.perform_effects(streams, actor, job, effects);
         }
     }
 
     fn make_durable(
         &mut self,
         streams: &Streams,
-        cell: &Cell,
+        actor: &StreamActor,
         batch: &Batch,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), TurnError> {
         if let Some(Some(at)) = batch.alarm {
-            alarms::set(streams, &cell.name, at)?;
+            alarms::set(streams, &actor.name, at)?;
         }
         if std::mem::take(&mut self.in_transaction)
             && let Some(database) = &mut self.database
@@ -661,50 +673,61 @@ impl State {
     }
 
     /// Carries out the effects of a turn that is durable: the one place that does.
-    fn release(&mut self, streams: &Arc<Streams>, cell: &Cell, job: Job, effects: Effects) {
+    fn perform_effects(
+        &mut self,
+        streams: &Arc<Streams>,
+        actor: &StreamActor,
+        job: Job,
+        effects: Effects,
+    ) {
         // Before the answer: whoever has it may count on the room.
-        drop((job.what, job.held));
+        drop((job.kind, job.held));
         if let Some(live) = &effects.live {
-            self.broadcast(cell, live);
+            self.broadcast(actor, live);
         }
         for (effect, rendering) in effects.after_commit {
             match effect {
                 Effect::Answer { call, answer } => {
-                    self.tell(call, Reply::Answered(Answered { answer, rendering }));
+                    self.reply(call, Reply::Answered(Answered { answer, rendering }));
                 }
                 Effect::Put(_) | Effect::Collect { .. } | Effect::Send { .. } => {
-                    self.errands += 1;
-                    streams.cold.begin(Errand {
-                        name: Arc::clone(&cell.name),
+                    self.pending_effects += 1;
+                    streams.effect_queue.push(EffectJob {
+                        name: Arc::clone(&actor.name),
                         instance: self.instance,
                         effect,
                     });
                 }
                 Effect::Attach { call, line } => {
-                    let link = self.attach(streams, cell, &line);
-                    self.tell(call, Reply::Attached { line, link });
+                    let subscription = self.attach(streams, actor, &line);
+                    self.reply(call, Reply::Attached { line, subscription });
                 }
             }
         }
-        if let Some(told) = job.told {
+        if let Some(reply_to) = job.reply_to {
             // Who has gone meanwhile need not be told.
-            drop(told.send(Reply::Done));
+            drop(reply_to.send(Reply::Done));
         }
     }
 
-    fn tell(&mut self, call: CallId, reply: Reply) {
-        if let Some(told) = self.calls.remove(&call) {
-            drop(told.send(reply));
+    fn reply(&mut self, call: CallId, reply: Reply) {
+        if let Some(reply_to) = self.calls.remove(&call) {
+            drop(reply_to.send(reply));
         }
     }
 
-    fn attach(&mut self, streams: &Arc<Streams>, cell: &Cell, line: &Subscriber) -> Link {
-        let reader = streams.reader();
+    fn attach(
+        &mut self,
+        streams: &Arc<Streams>,
+        actor: &StreamActor,
+        line: &Subscriber,
+    ) -> Subscription {
+        let subscriber = streams.subscriber();
         let (sender, receiver) = mpsc::unbounded_channel();
         let held = Arc::new(AtomicUsize::new(0));
-        self.readers.insert(
-            reader,
-            Reader {
+        self.subscribers.insert(
+            subscriber,
+            SubscriberSender {
                 class: line.class,
                 incarnation: line.incarnation,
                 messages: sender,
@@ -712,48 +735,51 @@ impl State {
                 held_bytes_max: usize::try_from(line.head.held_bytes_max).unwrap_or(usize::MAX),
             },
         );
-        Link {
+        Subscription {
             messages: receiver,
             held,
-            reader,
+            subscriber,
             incarnation: line.incarnation,
-            name: Arc::clone(&cell.name),
+            name: Arc::clone(&actor.name),
             streams: Arc::clone(streams),
         }
     }
 
-    fn broadcast(&mut self, cell: &Cell, live: &Broadcast) {
+    fn broadcast(&mut self, actor: &StreamActor, live: &Broadcast) {
         for class in [Class::Sse, Class::LongPoll] {
-            let is_told =
-                |reader: &Reader| reader.class == class && reader.incarnation == live.incarnation;
-            if !self.readers.values().any(is_told) {
+            let is_addressed = |subscriber: &SubscriberSender| {
+                subscriber.class == class && subscriber.incarnation == live.incarnation
+            };
+            if !self.subscribers.values().any(is_addressed) {
                 continue;
             }
             let encoded = live.message(class);
             let message = encoded.ok().and_then(|encoded| Frame::decode(&encoded));
             let Some((frame, body)) = message else {
                 // Their links are cut, by which they dial again.
-                tracing::error!(name = %cell.name, "a broadcast could not be made");
-                self.readers.retain(|_, reader| !is_told(reader));
+                tracing::error!(name = %actor.name, "a broadcast could not be made");
+                self.subscribers
+                    .retain(|_, subscriber| !is_addressed(subscriber));
                 continue;
             };
             let ends = live.end.is_some();
-            let message = Arc::new(Message { frame, body });
-            self.readers
-                .retain(|_, reader| !is_told(reader) || (reader.tell(&message) && !ends));
+            let message = Arc::new(LiveMessage { frame, body });
+            self.subscribers.retain(|_, subscriber| {
+                !is_addressed(subscriber) || (subscriber.send(&message) && !ends)
+            });
         }
     }
 
     /// A stream that is no more leaves no file, and one that never was neither.
-    fn tidy(&mut self, streams: &Streams, cell: &Cell) {
+    fn delete_file_if_empty(&mut self, streams: &Streams, actor: &StreamActor) {
         if self.has_tables {
             return;
         }
         if let Some(database) = self.database.take() {
-            streams.closed(cell);
-            if let Err(error) = streams.storage.remove(&cell.name, database) {
-                tracing::error!(name = %cell.name, %error, "the file of a stream that is no more could not be removed");
-                self.forget(streams, cell);
+            streams.closed(actor);
+            if let Err(error) = streams.storage.remove(&actor.name, database) {
+                tracing::error!(name = %actor.name, %error, "the file of a stream that is no more could not be removed");
+                self.reset(streams, actor);
             }
         }
     }

@@ -15,14 +15,14 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot};
 
-use crate::cold::{Cold, Encoding, Errand};
+use crate::cold::{EffectJob, EffectQueue, Encoding};
 use crate::config::{Bounds, Config};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
-use crate::room::Taken;
+use crate::room::Reservation;
 use crate::storage::Storage;
-use crate::stream::{Cell, Job, Reply, What};
+use crate::stream::{Job, JobKind, Reply, StreamActor};
 
 #[derive(Debug)]
 pub(crate) struct Streams {
@@ -34,19 +34,19 @@ pub(crate) struct Streams {
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) platform: Arc<dyn Platform>,
-    pub(crate) cold: Cold,
+    pub(crate) effect_queue: EffectQueue,
     /// Those that have something to do, a file that is open, or readers.
-    cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
+    actors: Mutex<HashMap<Arc<str>, Arc<StreamActor>>>,
     /// Those whose file is open, the least recently used first.
-    open: Mutex<LruCache<Arc<str>, Arc<Cell>>>,
+    open: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
     calls: AtomicU64,
     instances: AtomicU64,
-    readers: AtomicU64,
+    subscribers: AtomicU64,
 }
 
 /// The stream has as many requests waiting as it may.
 #[derive(Debug)]
-pub(crate) struct Busy;
+pub(crate) struct QueueFullError;
 
 impl Streams {
     /// All streams of a storage, and what they ask of the cold tier and of each other.
@@ -55,11 +55,11 @@ impl Streams {
         platform: Arc<dyn Platform>,
         storage: Arc<dyn Storage>,
         cold: Option<Arc<dyn ObjectStore>>,
-    ) -> (Self, UnboundedReceiver<Errand>) {
-        let (cold, errands) = Cold::new(cold, config.bounds.puts_bytes_max);
+    ) -> (Self, UnboundedReceiver<EffectJob>) {
+        let (effect_queue, effect_jobs) = EffectQueue::new(cold, config.bounds.puts_bytes_max);
         let mut settings = config.settings.clone();
         // What is not there, the machine does without.
-        settings.limits.cold = cold.is_there();
+        settings.limits.cold = effect_queue.has_store();
         settings.limits.registry = true;
         settings.limits.index = false;
         let streams = Self {
@@ -70,14 +70,14 @@ impl Streams {
             metrics: Metrics::new(),
             health: Health::new(config),
             platform,
-            cold,
-            cells: Mutex::default(),
+            effect_queue,
+            actors: Mutex::default(),
             open: Mutex::new(LruCache::unbounded()),
             calls: AtomicU64::default(),
             instances: AtomicU64::default(),
-            readers: AtomicU64::default(),
+            subscribers: AtomicU64::default(),
         };
-        (streams, errands)
+        (streams, effect_jobs)
     }
 
     /// A call, to be asked of a stream.
@@ -90,10 +90,10 @@ impl Streams {
     /// at a time.
     pub(crate) fn read_on(self: &Arc<Self>, name: &str, rest: Rest) -> oneshot::Receiver<Reply> {
         let id = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
-        let (told, reply) = oneshot::channel();
+        let (reply_to, reply) = oneshot::channel();
         let job = Job {
-            what: What::Input(Input::Continue { id, rest }),
-            told: Some(told),
+            kind: JobKind::Input(Input::Continue { id, rest }),
+            reply_to: Some(reply_to),
             held: None,
         };
         drop(self.send(name, job, usize::MAX));
@@ -106,41 +106,44 @@ impl Streams {
     }
 
     /// Tells an instance of a stream what became of its errand.
-    pub(crate) fn tell(self: &Arc<Self>, name: &str, instance: u64, outcome: Input) {
-        self.send_always(name, What::Outcome { instance, outcome });
+    pub(crate) fn report(self: &Arc<Self>, name: &str, instance: u64, outcome: Input) {
+        self.send_always(name, JobKind::Outcome { instance, outcome });
     }
 
     /// Has a stream encode a piece of a segment.
     pub(crate) fn encode(self: &Arc<Self>, name: &str, encoding: Encoding) {
-        self.send_always(name, What::Encode(encoding));
+        self.send_always(name, JobKind::Encode(encoding));
     }
 
     /// A number for a reader, which no other has: a stream may hear of it when it is long gone.
-    pub(crate) fn reader(&self) -> u64 {
-        self.readers.fetch_add(1, Ordering::Relaxed)
+    pub(crate) fn subscriber(&self) -> u64 {
+        self.subscribers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Tells a stream that its alarm has come.
-    pub(crate) fn alarm(self: &Arc<Self>, name: &str) -> Result<oneshot::Receiver<Reply>, Busy> {
-        self.ask(name, What::Input(Input::Alarm), None)
+    pub(crate) fn alarm(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<oneshot::Receiver<Reply>, QueueFullError> {
+        self.ask(name, JobKind::Input(Input::Alarm), None)
     }
 
     /// A reader has let go of its link.
-    pub(crate) fn leave(self: &Arc<Self>, name: &str, reader: u64, incarnation: Incarnation) {
+    pub(crate) fn leave(self: &Arc<Self>, name: &str, subscriber: u64, incarnation: Incarnation) {
         self.send_always(
             name,
-            What::Leave {
-                reader,
+            JobKind::Leave {
+                subscriber,
                 incarnation,
             },
         );
     }
 
     /// For what is bounded by itself, as readers and errands are, there is always room.
-    fn send_always(self: &Arc<Self>, name: &str, what: What) {
+    fn send_always(self: &Arc<Self>, name: &str, kind: JobKind) {
         let job = Job {
-            what,
-            told: None,
+            kind,
+            reply_to: None,
             held: None,
         };
         drop(self.send(name, job, usize::MAX));
@@ -150,75 +153,80 @@ impl Streams {
     pub(crate) fn ask(
         self: &Arc<Self>,
         name: &str,
-        what: What,
-        held: Option<Taken>,
-    ) -> Result<oneshot::Receiver<Reply>, Busy> {
-        let (told, reply) = oneshot::channel();
+        kind: JobKind,
+        held: Option<Reservation>,
+    ) -> Result<oneshot::Receiver<Reply>, QueueFullError> {
+        let (reply_to, reply) = oneshot::channel();
         let job = Job {
-            what,
-            told: Some(told),
+            kind,
+            reply_to: Some(reply_to),
             held,
         };
         self.send(name, job, self.bounds.queue_max).map(|()| reply)
     }
 
     /// Puts a job into a stream's queue, and the stream to work.
-    fn send(self: &Arc<Self>, name: &str, job: Job, queue_max: usize) -> Result<(), Busy> {
-        let mut cells = self.cells.lock();
-        let cell = match cells.get(name) {
-            Some(cell) => Arc::clone(cell),
+    fn send(
+        self: &Arc<Self>,
+        name: &str,
+        job: Job,
+        queue_max: usize,
+    ) -> Result<(), QueueFullError> {
+        let mut actors = self.actors.lock();
+        let actor = match actors.get(name) {
+            Some(actor) => Arc::clone(actor),
             None => {
-                let cell = Arc::new(Cell::new(name.into()));
-                cells.insert(Arc::clone(&cell.name), Arc::clone(&cell));
-                cell
+                let actor = Arc::new(StreamActor::new(name.into()));
+                actors.insert(Arc::clone(&actor.name), Arc::clone(&actor));
+                actor
             }
         };
         // Under the lock of all cells: one that is found is not removed before it has the job.
-        let mut mailbox = cell.mailbox.lock();
+        let mut mailbox = actor.mailbox.lock();
         if mailbox.jobs.len() >= queue_max {
-            return Err(Busy);
+            return Err(QueueFullError);
         }
         mailbox.jobs.push_back(job);
         if !std::mem::replace(&mut mailbox.is_running, true) {
             drop(mailbox);
-            drop(cells);
-            self.schedule(cell);
+            drop(actors);
+            self.schedule(actor);
         }
         Ok(())
     }
 
-    fn schedule(self: &Arc<Self>, cell: Arc<Cell>) {
+    fn schedule(self: &Arc<Self>, actor: Arc<StreamActor>) {
         let streams = Arc::clone(self);
-        self.platform.work(Box::new(move || streams.run(&cell)));
+        self.platform.work(Box::new(move || streams.run(&actor)));
     }
 
     /// One commit's work of a stream. If there is more, others come first.
-    fn run(self: &Arc<Self>, cell: &Arc<Cell>) {
-        let mut state = cell.state.lock();
+    fn run(self: &Arc<Self>, actor: &Arc<StreamActor>) {
+        let mut state = actor.state.lock();
         if state.database.is_some() {
-            self.open.lock().promote(&cell.name);
+            self.open.lock().promote(&actor.name);
         }
-        state.work(self, cell);
-        let mut cells = self.cells.lock();
-        let mut mailbox = cell.mailbox.lock();
+        state.run_batch(self, actor);
+        let mut actors = self.actors.lock();
+        let mut mailbox = actor.mailbox.lock();
         if !mailbox.jobs.is_empty() {
-            drop((cells, mailbox, state));
-            self.schedule(Arc::clone(cell));
+            drop((actors, mailbox, state));
+            self.schedule(Arc::clone(actor));
             return;
         }
         mailbox.is_running = false;
         if state.is_idle() {
-            cells.remove(&cell.name);
+            actors.remove(&actor.name);
         }
     }
 
     /// Notes that a stream's file is open, and closes those of others when there are too many. At
     /// most one for each thread of the pool is beyond the bound.
-    pub(crate) fn opened(&self, cell: &Cell) {
-        let this = self.cells.lock().get(&cell.name).map(Arc::clone);
+    pub(crate) fn opened(&self, actor: &StreamActor) {
+        let this = self.actors.lock().get(&actor.name).map(Arc::clone);
         let Some(this) = this else { return };
         let mut open = self.open.lock();
-        open.put(Arc::clone(&cell.name), this);
+        open.put(Arc::clone(&actor.name), this);
         self.metrics.open_streams.set(gauge(open.len()));
         let mut tries = open.len();
         while open.len() > self.bounds.open_streams_max && tries > 0 {
@@ -237,25 +245,25 @@ impl Streams {
     }
 
     /// Closes the file of a stream, unless the stream is at work.
-    fn put_to_sleep(&self, cell: &Arc<Cell>) -> bool {
-        let Some(mut state) = cell.state.try_lock() else {
+    fn put_to_sleep(&self, actor: &Arc<StreamActor>) -> bool {
+        let Some(mut state) = actor.state.try_lock() else {
             return false;
         };
-        state.sleep(&cell.name);
-        let mut cells = self.cells.lock();
-        let is_known = cells
-            .get(&cell.name)
-            .is_some_and(|known| Arc::ptr_eq(known, cell));
-        if is_known && state.is_idle() && !cell.mailbox.lock().is_running {
-            cells.remove(&cell.name);
+        state.sleep(&actor.name);
+        let mut actors = self.actors.lock();
+        let is_known = actors
+            .get(&actor.name)
+            .is_some_and(|known| Arc::ptr_eq(known, actor));
+        if is_known && state.is_idle() && !actor.mailbox.lock().is_running {
+            actors.remove(&actor.name);
         }
         true
     }
 
     /// Notes that a stream's file is closed.
-    pub(crate) fn closed(&self, cell: &Cell) {
+    pub(crate) fn closed(&self, actor: &StreamActor) {
         let mut open = self.open.lock();
-        open.pop(&cell.name);
+        open.pop(&actor.name);
         self.metrics.open_streams.set(gauge(open.len()));
     }
 
@@ -265,19 +273,19 @@ impl Streams {
         act: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
         let streams = Arc::clone(self);
-        let (told, done) = oneshot::channel();
+        let (reply_to, done) = oneshot::channel();
         self.platform
-            .work(Box::new(move || drop(told.send(act(&streams)))));
+            .work(Box::new(move || drop(reply_to.send(act(&streams)))));
         Ok(done.await??)
     }
 
     /// Closes every file. What still works is waited for.
     pub(crate) fn close(&self) {
         loop {
-            let Some((_, cell)) = self.open.lock().pop_lru() else {
+            let Some((_, actor)) = self.open.lock().pop_lru() else {
                 return;
             };
-            cell.state.lock().sleep(&cell.name);
+            actor.state.lock().sleep(&actor.name);
         }
     }
 }

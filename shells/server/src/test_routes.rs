@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::http::{Outgoing, response, unavailable};
 use crate::platform::Platform;
 use crate::storage::Database;
-use crate::stream::{State, What};
+use crate::stream::{ActorState, JobKind};
 use crate::streams::Streams;
 
 /// What a test does to a stream.
@@ -26,29 +26,29 @@ pub(crate) enum Test {
 
 impl Test {
     /// Does it. `void` takes back what is not committed, and drops the instance.
-    pub(crate) fn begin(
+    pub(crate) fn perform(
         &mut self,
-        state: &mut State,
+        state: &mut ActorState,
         platform: &dyn Platform,
-        void: impl FnOnce(&mut State),
+        roll_back: impl FnOnce(&mut ActorState),
     ) {
         match std::mem::replace(self, Self::Done) {
             Self::Done => {}
             Self::Reset => {
-                void(state);
-                state.readers.clear();
+                roll_back(state);
+                state.subscribers.clear();
             }
-            Self::Stats(told) => {
+            Self::Stats(reply_to) => {
                 let tables = state.database.as_ref().map(|database| database.tables());
                 let segments = state.database.as_deref().map(stored_segments);
                 let stats = format!(
                     "{{\"instance\":\"{:016x}\",\"lines\":{},\"tables\":{:?},\"segments\":[{}]}}",
                     state.instance(platform).unwrap_or_default(),
-                    state.readers.len(),
+                    state.subscribers.len(),
                     tables.and_then(Result::ok).unwrap_or_default(),
                     segments.and_then(Result::ok).unwrap_or_default().join(","),
                 );
-                drop(told.send(stats));
+                drop(reply_to.send(stats));
             }
         }
     }
@@ -83,15 +83,18 @@ pub(crate) async fn answer(
 ) -> Option<Outgoing> {
     match asked? {
         "reset" => {
-            let done = streams.ask(name, What::Test(Test::Reset), None).ok()?.await;
+            let done = streams
+                .ask(name, JobKind::Test(Test::Reset), None)
+                .ok()?
+                .await;
             Some(done.map_or_else(
                 |_| unavailable(streams),
                 |_| response(&Answer::uncached(204), Vec::new()),
             ))
         }
         "stats" => {
-            let (told, stats) = oneshot::channel();
-            drop(streams.ask(name, What::Test(Test::Stats(told)), None));
+            let (reply_to, stats) = oneshot::channel();
+            drop(streams.ask(name, JobKind::Test(Test::Stats(reply_to)), None));
             let stats = stats.await;
             Some(stats.map_or_else(
                 |_| unavailable(streams),

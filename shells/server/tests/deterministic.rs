@@ -41,12 +41,12 @@ impl Listener for Pipes {
 
 /// The runtime's paused clock, numbers instead of entropy, and one thread.
 #[derive(Debug)]
-struct Still {
+struct PausedPlatform {
     begun: Instant,
     drawn: AtomicU64,
 }
 
-impl Platform for Still {
+impl Platform for PausedPlatform {
     fn now(&self) -> Millis {
         let passed = u64::try_from(self.begun.elapsed().as_millis()).unwrap();
         Millis(1_800_000_000_000 + passed)
@@ -85,7 +85,7 @@ async fn life() -> Vec<String> {
         bounds: Bounds::default(),
         date: false,
     };
-    let platform = Still {
+    let platform = PausedPlatform {
         begun: Instant::now(),
         drawn: AtomicU64::new(1),
     };
