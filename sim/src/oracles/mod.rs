@@ -1,20 +1,24 @@
 //! The oracles: everything that a run is judged by. Each has a name, under which a failure is
 //! reported and a planted fault says what must notice it.
 
+mod alarm_loop;
 mod cached_reads;
 mod events;
 mod offset_law;
 mod place;
+mod recency;
 
 use core::fmt;
 use core::str::FromStr;
 
 use serde::Deserialize;
 
+pub use alarm_loop::{AlarmLoop, AlarmTurn};
 pub use cached_reads::CachedRead;
 pub use events::{Delivery, Follower};
 pub use offset_law::{OffsetLaw, units};
 pub use place::Place;
+pub use recency::Recency;
 
 /// An enumeration of oracles with a stable name and a meaning for each.
 macro_rules! oracles {

@@ -14,7 +14,7 @@ use crate::ids::{
     Table,
 };
 use crate::marks::{Fault, Mark, Watermark};
-use crate::model::{Content, Mismatch, Model};
+use crate::model::{Content, Model};
 use crate::oracles::{self, Oracle, Place};
 use crate::request::{Request, Response};
 use crate::segments::token;
@@ -251,7 +251,7 @@ impl World<'_, '_> {
             operation: operation.into(),
             reader,
             request: Rc::clone(request),
-            floor: self.objects[object].known,
+            floor: self.recency.floor(object),
             epoch: 0,
             awaits: None,
             zombie: None,
@@ -511,18 +511,8 @@ impl World<'_, '_> {
     }
 
     pub(super) fn note_told(&mut self, object: ObjectId, floor: Place, state: Place, told: Place) {
-        if state < floor {
-            let expected = format!("{floor:?} or later");
-            self.course.check(
-                Oracle::Recency,
-                Err(Mismatch {
-                    expected,
-                    actual: format!("{state:?}"),
-                }),
-            );
-        }
-        let known = &mut self.objects[object].known;
-        *known = (*known).max(told);
+        let verdict = self.recency.observe(object, floor, state, told);
+        self.course.check(Oracle::Recency, verdict);
     }
 
     /// What holds of an answer when it is made.

@@ -21,7 +21,7 @@ use crate::choices::Choices;
 use crate::course::Course;
 use crate::ids::{CallId, ClientId, LineId, ObjectId, OperationId, ReaderId, SendingId, Table};
 use crate::marks::Watermark;
-use crate::oracles::{OffsetLaw, Oracle};
+use crate::oracles::{AlarmLoop, OffsetLaw, Oracle, Recency};
 use crate::platform;
 use crate::settings::Settings;
 use crate::storage;
@@ -145,6 +145,8 @@ pub struct World<'w, 't> {
     lines: Table<LineId, Line>,
     readers: Table<ReaderId, Reader>,
     law: OffsetLaw,
+    recency: Recency,
+    alarm_loop: AlarmLoop,
     cold: Cold,
     index: Index,
     sendings: Table<SendingId, Sending>,
@@ -203,6 +205,8 @@ impl<'w, 't> World<'w, 't> {
             lines: Table::default(),
             readers: Table::default(),
             law: OffsetLaw::default(),
+            recency: Recency::default(),
+            alarm_loop: AlarmLoop::default(),
             cold: Cold::default(),
             index: Index::new(storage),
             sendings: Table::default(),

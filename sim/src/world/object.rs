@@ -27,7 +27,7 @@ use super::zombie::Zombie;
 use crate::ids::{CallId, FetchId, Id, LineId, ObjectId};
 use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Bounds, Facts, Model, State};
-use crate::oracles::{Oracle, Place};
+use crate::oracles::{AlarmTurn, Oracle, Place};
 use crate::platform::{self, Due, Outgoing, Program};
 use crate::request::{Request, Response};
 use crate::settings::Settings;
@@ -80,13 +80,6 @@ pub(super) struct Object {
     pub(super) alarm_set_at: u64,
     pub(super) platform: platform::Object<Stream>,
     turns: u64,
-    /// Alarms in a row that have neither noted a use nor ended the stream, nor asked for anything.
-    idle_alarms: u64,
-    /// Of those, alarms in a row that were set once more for a time that the platform has passed,
-    /// and no later than the one before.
-    stale_alarms: u64,
-    /// The latest state that any client knows of.
-    pub(super) known: Place,
     pub(super) model: Model,
 }
 
@@ -115,9 +108,6 @@ impl Object {
             alarm_set_at: 0,
             platform: platform::Object::new(number, Store::new(kind)),
             turns: 0,
-            idle_alarms: 0,
-            stale_alarms: 0,
-            known: Place::default(),
             model: Model::new(bounds),
         }
     }
@@ -169,14 +159,6 @@ pub(super) const ALARM_MAX: u64 = 8_640_000_000_000_000;
 
 /// A step reads each row a few times at most.
 const STEP_READS_MAX: u64 = 1_000_000;
-
-/// An alarm that finds nothing to do and sets itself again is early at most, or by a clock that is
-/// ahead.
-const IDLE_ALARMS_MAX: u64 = 1_000;
-
-/// An alarm that has come and is set again for the same time, or an earlier one, comes again at
-/// once. A few in a row are an instance's that cannot know: it has just begun.
-const STALE_ALARMS_MAX: u64 = 8;
 
 /// What the machine is shown of an object.
 pub(super) struct View<'a> {
@@ -519,38 +501,18 @@ impl World<'_, '_> {
         let idle_alarm = is_alarm
             && turn.after_commit.is_empty()
             && used_before == used(platform.storage.shelf.head());
-        let object = &mut self.objects[at];
-        object.idle_alarms = if idle_alarm {
-            object.idle_alarms + 1
-        } else {
-            0
+        let alarms = AlarmTurn {
+            is_idle: idle_alarm,
+            came: alarm_came,
+            now: self.course.now,
+            set: turn.alarm.flatten().map(|at| at.0),
         };
-        let idle_alarms = object.idle_alarms;
-        self.course.marks.reach(Watermark::IdleAlarms, idle_alarms);
-        if idle_alarms > IDLE_ALARMS_MAX {
-            let expected = format!("{IDLE_ALARMS_MAX} alarms in a row that change nothing at most");
-            return self
-                .course
-                .fail(Oracle::AlarmLoop, expected, "another one".to_owned());
-        }
-        let time = self.course.now;
-        let is_stale = |at: Millis| at.0 <= time && at.0 <= alarm_came;
-        let stale_alarm = idle_alarm && turn.alarm.flatten().is_some_and(is_stale);
-        object.stale_alarms = if stale_alarm {
-            object.stale_alarms + 1
-        } else {
-            0
-        };
-        let stale_alarms = object.stale_alarms;
-        self.course
-            .marks
-            .reach(Watermark::StaleAlarms, stale_alarms);
-        if stale_alarms > STALE_ALARMS_MAX {
-            let expected =
-                format!("an alarm set later than {alarm_came}, which has come, by {time}");
-            return self
-                .course
-                .fail(Oracle::AlarmLoop, expected, format!("{:?}", turn.alarm));
+        let (streak, verdict) = self.alarm_loop.after_turn(at, alarms);
+        let marks = &mut self.course.marks;
+        marks.reach(Watermark::IdleAlarms, streak.idle);
+        marks.reach(Watermark::StaleAlarms, streak.stale);
+        if verdict.is_err() {
+            return self.course.check(Oracle::AlarmLoop, verdict);
         }
         let dropped = turn.writes.contains(&Write::DropTables);
         self.digest_turn(&turn);
