@@ -1,26 +1,26 @@
-//! The framed records of a row that is to be written.
+//! The framed records of a row that will be written.
 
 use bytes::Bytes;
 
 use crate::plan::{FRAME_OVERHEAD, push_frame, push_length};
 use crate::wire::json;
 
-/// The framed records of one row. Those of a large append are made when their row is written, and
-/// dropped with it: what is held twice of an append is a row and not the whole.
+/// The framed records of one row. The frames of a large append are built when the row is written
+/// and dropped afterwards. So memory holds a second copy of one row, not of the whole append.
 #[derive(Clone, Debug)]
 pub struct Frames(Content);
 
 #[derive(Clone, Debug)]
 enum Content {
     Made(Bytes),
-    /// One record, or as much of it as the row takes.
+    /// The frame of one record, or the part of it that fits into the row.
     Record {
         record: Bytes,
         taken: Bytes,
     },
-    /// What follows of a record that begins in an earlier row.
+    /// The continuation of a record that begins in an earlier row.
     RestOfRecord(Bytes),
-    /// Messages as they stand in a JSON array.
+    /// Messages as written in a JSON array.
     Messages {
         text: Bytes,
         framed: u64,
@@ -28,7 +28,7 @@ enum Content {
 }
 
 impl Frames {
-    /// The frame of a record, with no more than its first `taken` bytes.
+    /// Creates the frame of a record, cut after the first `taken` bytes of its payload.
     pub(crate) fn record(record: Bytes, taken: usize) -> Self {
         Self(Content::Record {
             taken: record.slice(..taken),
@@ -40,13 +40,13 @@ impl Frames {
         Self(Content::RestOfRecord(bytes))
     }
 
-    /// Messages that take `framed` bytes as frames, from the beginning of the first to the end of
-    /// the last.
+    /// Creates the frames of the messages in `text`, which begins with the first message and ends
+    /// with the last. `framed` is the size of the frames.
     pub(crate) const fn messages(text: Bytes, framed: u64) -> Self {
         Self(Content::Messages { text, framed })
     }
 
-    /// How many bytes they take.
+    /// Returns the size of the frames in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match &self.0 {
@@ -56,7 +56,7 @@ impl Frames {
         }
     }
 
-    /// As they are stored.
+    /// Builds the bytes to store.
     #[must_use]
     pub fn make(&self) -> Bytes {
         if let Content::Made(bytes) | Content::RestOfRecord(bytes) = &self.0 {

@@ -1,9 +1,10 @@
-//! Finding rows in one hot table.
+//! Lookup of rows in one hot table.
 
 use crate::plan::{FRAME_OVERHEAD, Span};
 use crate::rows::{HotTable, RowKey, RowMeta, Rows, StorageError};
 
-/// One hot table that has rows, from the segment's first on, with none missing.
+/// Looks up rows in one hot table. The table has rows from the beginning of the segment without a
+/// gap.
 pub(crate) struct HotTableReader<'a, R> {
     table: HotTable,
     rows: &'a R,
@@ -14,13 +15,13 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
         Self { table, rows }
     }
 
-    /// The last row at or before `key`.
+    /// Returns the last row at or before `key`.
     pub(crate) fn row(&self, key: RowKey) -> Result<RowMeta, StorageError> {
         let row = self.rows.at_or_before(self.table, key)?;
         row.ok_or_else(|| StorageError(format!("no row at or before {}", key.stored())))
     }
 
-    /// The row where the message or append begins that a unit belongs to.
+    /// Returns the first row of the message or append that contains the unit at `position`.
     pub(crate) fn containing(&self, position: u64) -> Result<RowMeta, StorageError> {
         let row = self.row(RowKey::at(position))?;
         let begin = RowKey::at(row.key.position());
@@ -31,8 +32,8 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
         }
     }
 
-    /// The rows before `key` that have the last `bytes` bytes of content there, in order, and how
-    /// many each has of them.
+    /// Returns the rows that hold the last `bytes` bytes of content before `key`, in order, each
+    /// with the number of trailing bytes to use.
     pub(crate) fn lead(&self, key: RowKey, bytes: u64) -> Result<Vec<(Span, u64)>, StorageError> {
         let (mut lead, mut left, mut before) = (Vec::new(), bytes, key.stored());
         while left > 0 && before > 0 {
@@ -57,8 +58,8 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
         Ok(lead)
     }
 
-    /// The last row that lies, with all from `first` on, within `bytes_max`; at least `first`
-    /// itself. Keys and bytes rise together, so that it is found by halving.
+    /// Returns the last row such that all rows from `first` to it have at most `bytes_max` bytes
+    /// together; at least `first`. Bytes increase with keys, so a binary search finds it.
     fn last_fitting(
         &self,
         first: &RowMeta,
@@ -69,7 +70,7 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
         if fits(last) {
             return Ok(*last);
         }
-        // `low` fits, the row at `high` does not, and there is no row behind `low` up to `floor`.
+        // `low` fits, the row at `high` does not, and there is no row after `low` up to `floor`.
         let (mut low, mut floor, mut high) = (*first, first.key.stored(), last.key.stored());
         while high - floor > 1 {
             let middle = floor + (high - floor) / 2;
@@ -84,7 +85,7 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
         Ok(low)
     }
 
-    /// The rows from `first` to `last` in groups of at most `bytes_max`, or of one row.
+    /// Groups the rows from `first` to `last` into spans of at most `bytes_max`, or of one row.
     pub(crate) fn spans(
         &self,
         first: RowMeta,
@@ -107,7 +108,8 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
         }
     }
 
-    /// The first row behind `after` that begins a message and has at least so many bytes before it.
+    /// Returns the first row after `after` that begins a message and has at least `bytes_before`
+    /// framed bytes before it.
     pub(crate) fn first_at_or_after_bytes(
         &self,
         after: RowKey,

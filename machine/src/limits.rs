@@ -1,43 +1,45 @@
-//! Every number that could be tuned, in one place. The simulator draws them; the shells read the
-//! public ones from their configuration (see [`crate::router::settings`]).
+//! All tunable numbers. The simulator draws them at random. The shells read the public ones from
+//! their configuration (see [`crate::router::settings`]).
 
-/// Sizes in bytes, times in milliseconds, unless the name says otherwise.
+/// Limits of the machine. Sizes are in bytes and times in milliseconds unless the name says
+/// otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest body of one append or of a PUT's initial content.
     pub append_bytes_max: u64,
-    /// Bytes of request bodies that an isolate of the Worker holds at once. What would go beyond is
-    /// asked to come back; one body alone is always taken.
+    /// Bytes of request bodies that a Worker isolate holds at the same time. A request that would
+    /// exceed this is refused with `Retry-After`. A single body is always accepted.
     pub bodies_bytes_max: u64,
-    /// Bytes of a refused body that are read and thrown away, so that the client gets to read the
-    /// answer.
+    /// Bytes of a refused body that are read and discarded, so that the client can read the answer.
     pub drain_bytes_max: u64,
-    /// Silence after which such a body is taken for one that never comes.
+    /// Silence after which the rest of a refused body is no longer awaited.
     pub drain_silence_ms: u64,
-    /// Largest page of a read, framed. A page holds whole messages or appends, and may be larger by
-    /// one of them.
+    /// Largest page of a read, framed. A page holds whole messages or appends, so it can exceed
+    /// this by one of them.
     pub chunk_bytes_max: u64,
     /// Longest wait of a long-poll.
     pub long_poll_timeout_ms: u64,
-    /// Age at which an SSE response is ended, so that clients collapse anew (protocol 5.8).
+    /// Age at which an SSE response ends, so that reconnecting clients can be collapsed again
+    /// (protocol 5.8).
     pub sse_max_age_ms: u64,
-    /// Silence after which an SSE response carries a comment, so that nobody cuts it for being
+    /// Silence after which an SSE response sends a comment, so that proxies do not close it as
     /// idle.
     pub sse_heartbeat_ms: u64,
-    /// Bytes that the reader's side holds for a client that does not read, before it lets go of its
-    /// line.
+    /// Bytes that the reader's side buffers for a client that does not read, before it disconnects
+    /// from the stream.
     pub reader_held_bytes_max: u64,
-    /// Largest payload pushed over a line; a larger append is announced without its bytes and read
-    /// as a page.
+    /// Largest payload that is sent to subscribers. A larger append is announced without its bytes,
+    /// and each reader fetches it as a page.
     pub frame_bytes_max: u64,
-    /// Longest pause before a reader's side dials again after its line was cut.
+    /// Longest pause before a live reader reconnects after its connection to the stream broke. It
+    /// doubles with each further failure, up to 16 times this value.
     pub redial_ms_max: u64,
-    /// Whether there is a cold tier. Without one no segment is ever sealed.
+    /// Whether there is a cold tier. Without one, segments are never sealed.
     pub cold: bool,
-    /// Whether streams announce themselves to the registry.
+    /// Whether streams send events to the registry.
     pub registry: bool,
-    /// Over how many streams the registry's events are spread, by the names of the streams that
-    /// they tell of.
+    /// Number of streams that share the registry's events. The name of a stream selects the one
+    /// that holds its events.
     pub registry_shards: u64,
     /// Whether streams list themselves and their segments in the admin index.
     pub index: bool,
@@ -45,73 +47,70 @@ pub struct Limits {
     pub segment_bytes_max: u64,
     /// Number of messages (appends, where the content is bytes) at which a segment is sealed.
     pub segment_messages_max: u64,
-    /// Age of its first message at which a segment is sealed, so that a stream that has fallen
-    /// quiet is moved, too.
+    /// Age of its first message at which a segment is sealed, so that segments of inactive streams
+    /// move to the cold tier, too.
     pub segment_age_ms_max: u64,
-    /// Distance of the entries of a segment's sparse index, and length of the blocks that have a
-    /// checksum each. Pages end at these entries, so that they are the same whether a segment is
-    /// hot or cold. Never more than `chunk_bytes_max` counts.
+    /// Distance between entries of a segment's sparse index, and length of a block with its own
+    /// checksum. Pages end at these entries, so that pages of hot and cold segments are the same.
+    /// At most `chunk_bytes_max` is used.
     pub index_step_bytes: u64,
-    /// Most entries of a sparse index, and most checksums: a segment too large for that many steps
-    /// gets an index of longer ones. So the index stays below the 2 MB that the platform stores in
-    /// one value.
+    /// Most entries, and most checksums, of a sparse index. A segment that would need more gets a
+    /// longer step. This keeps the index below 2 MB, the platform's limit for one value.
     pub index_entries_max: u64,
-    /// Most segments that one page takes from.
+    /// Most segments that contribute to one page.
     pub page_parts_max: u64,
-    /// A put that has not been answered after this may have succeeded or not, and another is tried.
-    /// Large segments and further attempts get more; see [`Self::put_time_ms`].
+    /// Time limit of a put to the cold tier. After it the outcome is unknown and another attempt
+    /// starts. Large segments and further attempts get more time; see [`Self::put_time_ms`].
     pub put_timeout_ms: u64,
-    /// Slowest transfer to the cold tier, in bytes per second, that a put is given the time for.
+    /// Slowest transfer to the cold tier, in bytes per second, for which the time limit of a put is
+    /// long enough.
     pub put_bytes_per_s_min: u64,
-    /// How often the time of a put is doubled, once with each further attempt.
+    /// How many times the time limit of a put can double. It doubles with each further attempt.
     pub put_doublings_max: u64,
-    /// The same for deletions in the cold tier, and for messages to the registry and the index.
+    /// Time limit of deletions in the cold tier, and of requests to the registry and the index.
     pub reply_timeout_ms: u64,
-    /// Pause before what failed once is tried again; doubled with each further failure, and spread
-    /// by chance.
+    /// Pause before the first retry. It doubles with each further failure and is randomised.
     pub retry_base_ms: u64,
-    /// Longest such pause.
+    /// Longest pause before a retry.
     pub retry_ms_max: u64,
-    /// How long objects that nothing refers to any more are kept: longer than any put may still be
-    /// on its way, and than any answer is still being sent.
+    /// How long unreferenced objects are kept. Must be longer than any put can be under way, and
+    /// longer than any answer can take to send.
     pub collect_grace_ms: u64,
-    /// Most objects that are deleted at once.
+    /// Most objects deleted by one request.
     pub collect_keys_max: u64,
-    /// Largest row written, below the 2 MB that the platform stores in one value.
+    /// Largest row. The platform allows 2 MB per value.
     pub row_bytes_max: u64,
     /// Longest stream name in its canonical, percent-encoded form.
     pub name_bytes_max: u64,
     /// Longest `Producer-Id`.
     pub producer_id_bytes_max: u64,
-    /// A producer that has not appended for this long is forgotten when a segment is sealed
+    /// Idle time after which a producer can be forgotten. This happens when a segment is sealed
     /// (protocol 5.2.1).
     pub producer_max_idle_ms: u64,
-    /// Most producers that are forgotten when a segment is sealed; twice as many as the segment
-    /// had, if that is more.
+    /// Most producers forgotten when a segment is sealed, or twice the number of producers in the
+    /// segment if that is more.
     pub producers_forgotten_max: u64,
     /// Longest `Stream-Seq`.
     pub stream_seq_bytes_max: u64,
     /// Longest `Content-Type`.
     pub content_type_bytes_max: u64,
-    /// A read within TTL / this of the last stored use writes nothing. Larger means more writes and
-    /// less delay of an expiry.
+    /// A read stores a new last use only when the stored one is older than TTL / this. A larger
+    /// value means more writes and less delay of an expiry.
     pub touch_slack_divisor: u64,
-    /// An alarm this long overdue is taken as lost and set again.
+    /// An alarm this long overdue is considered lost and is set again.
     pub alarm_grace_ms: u64,
-    /// How far the clock that alarms go by may be ahead of the object's.
+    /// How far the clock of the platform's alarms may be ahead of the object's clock.
     pub clock_skew_ms_max: u64,
-    /// The alarm is never set beyond this, in milliseconds since the Unix epoch: the last date that
-    /// JavaScript has.
+    /// Latest time of an alarm, in milliseconds since the Unix epoch: the last date in JavaScript.
     pub alarm_at_max_ms: u64,
-    /// The alarm is never set nearer than this.
+    /// Shortest delay of an alarm.
     pub alarm_delay_ms_min: u64,
     /// Length of a cursor interval (protocol 10.1).
     pub cursor_interval_ms: u64,
-    /// Where the counting of cursor intervals begins, in milliseconds since the Unix epoch
-    /// (protocol 10.1).
+    /// Start of the first cursor interval, in milliseconds since the Unix epoch (protocol 10.1).
     pub cursor_epoch_ms: u64,
-    /// Most intervals that a cursor is moved ahead of a client that is already at or beyond the
-    /// present one.
+    /// Most intervals that a cursor moves ahead of a client's cursor that is at or after the
+    /// current interval.
     pub cursor_jitter_intervals: u64,
     /// `max-age` of a page that can never change, in seconds.
     pub page_max_age_s: u64,
@@ -121,12 +120,12 @@ pub struct Limits {
     pub long_poll_max_age_s: u64,
     /// `Access-Control-Max-Age` of a preflight answer, in seconds.
     pub preflight_max_age_s: u64,
-    /// `Retry-After` of an answer that asks the client to come back, in seconds.
+    /// `Retry-After` of an answer that asks the client to retry, in seconds.
     pub retry_after_s: u64,
 }
 
 impl Limits {
-    /// What production runs with unless configured otherwise.
+    /// The values used in production unless configured otherwise.
     pub const DEFAULT: Self = Self {
         append_bytes_max: 16 << 20,
         bodies_bytes_max: 40 << 20,
@@ -182,26 +181,28 @@ impl Limits {
 }
 
 impl Limits {
-    /// Whether an isolate that holds `held` bytes of other bodies takes `bytes` of this one.
+    /// Returns whether an isolate that holds `held` bytes of other bodies accepts `bytes` of this
+    /// one.
     #[must_use]
     pub const fn takes_body(&self, held: u64, bytes: u64) -> bool {
         held == 0 || held.saturating_add(bytes) <= self.bodies_bytes_max
     }
 
-    /// Largest body that the registry takes: any event that a stream tells it of itself, however
-    /// small an append is kept.
+    /// Returns the largest body that the registry accepts. It fits every event that a stream can
+    /// send, even if `append_bytes_max` is small.
     #[must_use]
     pub fn registry_bytes_max(&self) -> u64 {
-        // The name twice and the content type, where any byte may take two, and the rest of the
-        // event.
+        // The name twice, the content type, and the rest of the event. JSON escapes can double each
+        // byte.
         let event = 2 * (2 * self.name_bytes_max + self.content_type_bytes_max) + 256;
         self.append_bytes_max.max(event)
     }
 
-    /// How long an attempt to put a segment of so many bytes may take, counted from 1: longer for a
-    /// large one, and doubled with each further attempt, so that a slow cold tier is not asked for
-    /// ever for what it is about to finish. Half of `collect_grace_ms` at most, because after the
-    /// grace an object that a late put leaves behind is not collected any more.
+    /// Returns the time limit of an attempt (counted from 1) to put a segment of `bytes`. A large
+    /// segment gets more time. The limit doubles with each further attempt, so that a slow cold
+    /// tier is not interrupted forever just before it finishes. The result is at most half of
+    /// `collect_grace_ms`, because an object that a put leaves behind after the grace period is
+    /// never collected.
     #[must_use]
     pub fn put_time_ms(&self, bytes: u64, attempt: u64) -> u64 {
         let transfer = bytes.saturating_mul(1_000) / self.put_bytes_per_s_min.max(1);
@@ -216,7 +217,7 @@ impl Limits {
         time.min((self.collect_grace_ms / 2).max(self.put_timeout_ms))
     }
 
-    /// The distance of index entries that is in force.
+    /// Returns the effective distance of index entries.
     #[must_use]
     pub const fn index_step(&self) -> u64 {
         let step = if self.index_step_bytes < self.chunk_bytes_max {
@@ -227,8 +228,8 @@ impl Limits {
         if step == 0 { 1 } else { step }
     }
 
-    /// The distance of the entries in the index of a segment with so many framed bytes: as many
-    /// steps as it takes.
+    /// Returns the distance of entries in the index of a segment with this many framed bytes: the
+    /// smallest multiple of the step that satisfies `index_entries_max`.
     #[must_use]
     pub(crate) fn index_block(&self, bytes: u64) -> u64 {
         let step = self.index_step();
@@ -245,7 +246,7 @@ impl Default for Limits {
     }
 }
 
-/// The largest integer that survives a trip through JavaScript; the protocol's bound for producer
+/// The largest integer that JavaScript represents exactly; the protocol's bound for producer
 /// numbers (5.2.1).
 pub const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 

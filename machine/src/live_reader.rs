@@ -1,41 +1,41 @@
-//! The reader's side of a live read: a second machine, small and pure, that keeps one client's SSE
-//! response or long-poll going over a line to the stream that may be cut at any time.
+//! The reader's side of a live read: a small, pure state machine. It keeps one client's SSE
+//! response or long-poll going over a connection to the stream, which can break at any time.
 //!
-//! It knows a position and nothing else of the stream. A frame that does not begin there, a line
-//! that closes, a client that does not read: all of them mean to dial again from the position, so
-//! that there is no gap and no duplicate.
+//! It knows a position in the stream and nothing else. It reconnects from this position when a
+//! frame does not begin there, when the connection closes, and when the client falls behind. So
+//! there are no gaps and no duplicates.
 //!
-//! The Cloudflare shell runs a twin of it in JavaScript (`shells/worker/js/tail.mjs`).
-//! `tests/tail-cases.json` holds both to the same behaviour.
+//! The Cloudflare shell runs a JavaScript twin of this module (`shells/worker/js/tail.mjs`).
+//! `tests/tail-cases.json` checks that both behave the same.
 
 use serde::{Deserialize, Serialize};
 
 use crate::wire::{header, sse};
 use crate::{Class, Millis, Offset, StreamEnd};
 
-/// What the stream tells the reader's side with each answer to a dial, as the
+/// Response of the stream to a connection attempt, sent in the
 /// [`LIVE_HEAD`](crate::wire::internal_headers::LIVE_HEAD) header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveHead {
     pub class: Class,
-    /// Of the stream: if it changes, the reader was reading something that is no more.
+    /// Incarnation of the stream. If it changes, the stream that the client was reading is gone.
     pub incarnation: String,
-    /// Whether a line came with it; otherwise its body is a page.
+    /// Whether a connection for live data follows; otherwise the body is a page.
     pub attached: bool,
-    /// Status of the event stream, or of the long-poll's answer when nothing comes in time.
+    /// Status of the event stream, or of the long-poll's answer when nothing arrives in time.
     pub status: u16,
-    /// The position after the page, or of the tail.
+    /// The position after the page, or the tail.
     pub next: Offset,
     pub cursor: u64,
     pub up_to_date: bool,
     pub closed: bool,
-    /// After this the response is ended (SSE), or answered as it stands (long-poll).
+    /// Age at which an SSE response ends, or a long-poll is answered without data.
     pub age_ms_max: u64,
-    /// Silence after which an SSE response carries a comment.
+    /// Silence after which an SSE response sends a comment.
     pub heartbeat_ms: u64,
-    /// Bytes that may be held for a client that does not read.
+    /// Bytes that may be buffered for a client that does not read.
     pub held_bytes_max: u64,
-    /// Longest pause before the first attempt to replace a line that was cut.
+    /// Longest pause before the first attempt to reconnect.
     pub redial_ms_max: u64,
     /// `Cache-Control` of a long-poll answer with content.
     pub cache_control: String,
@@ -43,31 +43,30 @@ pub struct LiveHead {
 
 impl LiveHead {
     pub(crate) fn to_header(&self) -> String {
-        // Nothing in it can fail to become JSON.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads the [`LIVE_HEAD`](crate::wire::internal_headers::LIVE_HEAD) header; `None` when it is
-    /// not one.
+    /// Parses the [`LIVE_HEAD`](crate::wire::internal_headers::LIVE_HEAD) header; `None` if it is
+    /// invalid.
     #[must_use]
     pub fn from_header(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 }
 
-/// One message over a line. On the wire: the length of its JSON (32 bits, little-endian), the JSON,
-/// and the rest is the body: an SSE `data` event, or the body of a long-poll answer.
+/// One message from the stream to a live reader. Its encoding is the length of the JSON (32 bits,
+/// little-endian), the JSON, and the body: an SSE `data` event, or the body of a long-poll answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     pub from: Offset,
     pub next: Offset,
     pub cursor: u64,
-    /// Whether the body has all there is between `from` and `next`; otherwise it is to be read as a
-    /// page.
+    /// Whether the body contains everything between `from` and `next`; otherwise the reader must
+    /// fetch that as a page.
     pub whole: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<StreamEnd>,
-    /// Of a long-poll answer.
+    /// Only for a long-poll answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -76,13 +75,12 @@ pub struct Frame {
 
 impl Frame {
     pub(crate) fn encode(&self, body: &[u8]) -> Vec<u8> {
-        // Nothing in it can fail to become JSON, which is far below 4 GiB.
         let json = serde_json::to_vec(self).unwrap_or_default();
         let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
         [&length.to_le_bytes(), json.as_slice(), body].concat()
     }
 
-    /// Reads what `encode` has written; `None` when the bytes are no message.
+    /// Decodes the output of `encode`; `None` if the bytes are not a valid message.
     #[must_use]
     pub fn decode(message: &[u8]) -> Option<(Self, Vec<u8>)> {
         let (length, rest) = message.split_first_chunk()?;
@@ -92,63 +90,63 @@ impl Frame {
     }
 }
 
-/// What can happen to a reader.
+/// An event for the reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A dial was answered with a [`LiveHead`]: a page, or a line.
+    /// The stream answered a connection attempt with a [`LiveHead`]: a page, or a connection.
     Dialled { head: LiveHead, body: Vec<u8> },
-    /// A dial was answered with something else, which a long-poll hands on as it is.
+    /// The stream answered a connection attempt with another response, which a long-poll forwards.
     Passed { status: u16 },
-    /// A dial was not answered.
+    /// A connection attempt was not answered.
     Unanswered,
-    /// A message came over the line.
+    /// A message arrived over the connection.
     Message { frame: Frame, body: Vec<u8> },
-    /// The line was closed by the other side, or cut.
+    /// The connection closed or broke.
     LineClosed,
-    /// There is room for more: the client reads.
+    /// The client has read, and there is room for more.
     Pull,
-    /// There is none: it does not.
+    /// The client does not read, and the buffer is full.
     Full,
-    /// The deadline has come, or any other time.
+    /// The deadline has passed. Ticks at other times do no harm.
     Tick,
-    /// The client sends nothing more: it has left, or has closed only its half of the connection.
+    /// The client sends nothing more: it disconnected, or closed only its half of the connection.
     HalfClosed,
-    /// The process ends.
+    /// The process is about to exit.
     Ending,
-    /// The client has left.
+    /// The client disconnected.
     ClientGone,
 }
 
-/// What the shell is to do.
+/// An action for the shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Ask the stream again, from here, after a pause.
+    /// Connect to the stream from this position, after a pause.
     Dial { from: Offset, after_ms: u64 },
-    /// Let go of the line; nothing of it is to be handed in any more.
+    /// Close the connection, and pass in nothing more from it.
     HangUp,
-    /// Write to the client.
+    /// Write these bytes to the client.
     Emit(Vec<u8>),
-    /// Answer the long-poll with this.
+    /// Answer the long-poll with this response.
     Answer {
         status: u16,
         headers: Vec<(String, String)>,
         body: Vec<u8>,
     },
-    /// Answer the long-poll with what came with the line.
+    /// Answer the long-poll with the response that opened the connection.
     AnswerHeld,
-    /// Answer the long-poll with what the dial was answered with.
+    /// Answer the long-poll with the stream's response to the connection attempt.
     AnswerPassed,
-    /// StreamEnd the response.
+    /// End the response.
     End,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// A dial is under way.
+    /// A connection attempt is under way.
     Dialling,
-    /// A line is held.
+    /// The connection is open.
     Attached,
-    /// The client must read before anything more is asked of the stream.
+    /// The client must read before the reader connects again.
     Behind,
     Ended,
 }
@@ -161,9 +159,9 @@ pub struct LiveReader {
     phase: Phase,
     position: Offset,
     cursor: u64,
-    /// Whether the client has been told that it is up to date at its position.
+    /// Whether the last control event said that the client is up to date.
     told_up_to_date: bool,
-    /// Dials that came to nothing since the last that did not.
+    /// Failed connection attempts since the last success.
     attempts: u32,
     ends_at: Millis,
     written_at: Millis,
@@ -173,7 +171,8 @@ pub struct LiveReader {
 }
 
 impl LiveReader {
-    /// A reader whose first dial was answered with this head. That answer is its first input, too.
+    /// Creates a reader from the head that answered its first connection attempt. Pass the same
+    /// answer in as the first input.
     #[must_use]
     pub fn new(now: Millis, head: &LiveHead) -> Self {
         Self {
@@ -192,13 +191,13 @@ impl LiveReader {
         }
     }
 
-    /// Whether the response is over.
+    /// Returns whether the response is over.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.phase == Phase::Ended
     }
 
-    /// When the next [`Input::Tick`] is due.
+    /// Returns when the next [`Input::Tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Millis {
         match (self.class, self.phase) {
@@ -209,8 +208,8 @@ impl LiveReader {
         }
     }
 
-    /// Takes one input. `jitter` is a random number below 1,000, by which many readers spread their
-    /// dials.
+    /// Processes one input. `jitter` is a random number below 1,000 that spreads the connection
+    /// attempts of many readers.
     #[must_use]
     pub fn step(&mut self, now: Millis, jitter: u64, input: Input) -> Vec<Effect> {
         if self.phase == Phase::Ended {
@@ -350,8 +349,8 @@ impl LiveReader {
         vec![self.heartbeat(now)]
     }
 
-    /// Data, if any, and the control event that follows it. The data has the same `id`, because a
-    /// response may be cut between the two.
+    /// Returns the data, if any, and the control event that follows it. The data carries the same
+    /// `id`, because the response can break between the two.
     fn emit(&mut self, now: Millis, data: Vec<u8>, up_to_date: bool, closed: bool) -> Effect {
         self.written_at = now;
         self.told_up_to_date = up_to_date;
@@ -370,7 +369,7 @@ impl LiveReader {
         }
     }
 
-    /// Dials after a pause that is random, and longer the more often it was in vain.
+    /// Connects after a random pause, whose upper bound doubles with each failed attempt.
     fn redial(&mut self, jitter: u64) -> Vec<Effect> {
         let longest = self.redial_ms_max << self.attempts.min(4);
         self.attempts += 1;

@@ -1,13 +1,13 @@
-//! Offsets (protocol 8): `<segment>_<position>`, two decimals of 16 digits, so that the order of
-//! the tokens is the order of the positions.
+//! Offsets (protocol 8): `<segment>_<position>`, two decimals of 16 digits each. Tokens sort in the
+//! order of their positions.
 
 use core::fmt;
 use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A place in a stream. The position counts messages in JSON streams and bytes otherwise, and
-/// starts anew in each segment.
+/// A place in a stream. The position counts messages in JSON streams and bytes in others, and
+/// restarts at 0 in each segment.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -38,7 +38,7 @@ impl fmt::Display for Offset {
     }
 }
 
-/// The text is not an offset that this server could have given.
+/// The text is not a valid offset of this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an offset is two decimals of 16 digits with an underscore between them")]
 pub struct OffsetError;

@@ -1,11 +1,11 @@
-//! Framing of stored records, and the plan of a read.
+//! Frames of stored records, and the plan of a read.
 //!
 //! A row holds frames: a length (32 bits, little-endian) and that many bytes. In a JSON stream a
-//! frame is one message; otherwise it is one append. A frame that is larger than a row goes on in
-//! the rows that follow. (Rows of a former version hold several frames for a large append.) The
-//! machine never touches the payload of old records: a read is answered with a [`Plan`], the shell
-//! fetches the rows and the parts of cold segments that it names, and a [`BodyWriter`] makes the
-//! body of them.
+//! frame is one message; in other streams it is one append. A frame that does not fit into one row
+//! continues in the next rows. (Rows of an older version hold several frames for a large append.)
+//! The machine never reads the payload of old records. It answers a read with a [`Plan`], which
+//! names the rows and the parts of cold segments; the shell fetches them, and a [`BodyWriter`]
+//! turns them into the body.
 
 use core::fmt;
 use std::collections::VecDeque;
@@ -25,18 +25,18 @@ pub(crate) fn push_frame(frames: &mut Vec<u8>, payload: &[u8]) {
     frames.extend_from_slice(payload);
 }
 
-/// Appends what a frame begins with.
+/// Appends the length that starts a frame.
 pub(crate) fn push_length(frames: &mut Vec<u8>, length: usize) {
-    // A record is at most one request's body, which is bounded far below 4 GiB.
+    // A record is at most one request's body. The limit for that is far below 4 GiB.
     let length = u32::try_from(length).expect("a frame is shorter than 4 GiB");
     frames.extend_from_slice(&length.to_le_bytes());
 }
 
-/// Stored bytes that are not what was stored.
+/// Stored bytes differ from those that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CorruptionError {
     what: &'static str,
-    /// The cold segment that they are of.
+    /// The cold segment that the bytes belong to; `None` for rows.
     segment: Option<u64>,
 }
 
@@ -67,7 +67,7 @@ impl fmt::Display for CorruptionError {
 
 impl core::error::Error for CorruptionError {}
 
-/// The bounds of the first frame at or after `at`: where its payload begins and ends.
+/// Returns where the payload of the frame at `at` begins and ends; `None` at the end of `frames`.
 fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, CorruptionError> {
     if at == frames.len() {
         return Ok(None);
@@ -86,7 +86,7 @@ fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, Corrupti
     }
 }
 
-/// The payloads of `frames`.
+/// Iterates over the payloads of `frames`.
 pub(crate) fn payloads(frames: &[u8]) -> impl Iterator<Item = Result<&[u8], CorruptionError>> {
     let mut at = 0;
     core::iter::from_fn(move || match frame_at(frames, at) {
@@ -102,10 +102,10 @@ pub(crate) fn payloads(frames: &[u8]) -> impl Iterator<Item = Result<&[u8], Corr
     })
 }
 
-/// What the body is made into.
+/// How the records are rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// The body of a catch-up or long-poll answer: a JSON array, or the bytes themselves.
+    /// The body of a catch-up or long-poll answer: a JSON array, or the plain bytes.
     Body,
     /// One SSE `data` event (protocol 5.8).
     Event,
@@ -119,35 +119,35 @@ pub struct Span {
     pub to: RowKey,
 }
 
-/// Rows of one hot table, and which units of them.
+/// Rows of one hot table, and the units (messages or bytes) to take from them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotPart {
-    /// In order; their frames are to be joined.
+    /// In order. Their frames are concatenated.
     pub spans: Vec<Span>,
-    /// Units (messages or bytes) of the first row that come before the place that was asked for.
-    /// The answer begins with the frame that this place is in.
+    /// Units from the start of the first row to the start of the read. If this is inside an append,
+    /// the answer starts at the beginning of that append.
     pub skip: u64,
-    /// Units that belong to the answer from that place on.
+    /// Units in the answer, counted from the start of the read.
     pub take: u64,
-    /// Rows before the first one, in order, and how many of their last bytes may belong to a
-    /// character of the answer.
+    /// Rows before the first one, in order, each with the number of trailing bytes to keep. They
+    /// can hold the start of a character that the answer completes.
     pub lead: Vec<(Span, u64)>,
 }
 
-/// Blocks of one segment's object, and which units of them.
+/// Blocks of one segment's object, and the units to take from them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColdPart {
     pub segment: u64,
     pub key: String,
-    /// Bytes of the object: whole blocks, each with its checksum.
+    /// The byte range in the object: whole blocks, each with its checksum.
     pub offset: u64,
     pub length: u64,
     pub block: u64,
     pub checks: Vec<u32>,
-    /// Bytes of the first block that come before the first frame.
+    /// Bytes of the first block before the first frame.
     pub lead: u64,
-    /// Whether the bytes are frames. Objects of a former version hold the bytes themselves, which
-    /// are cut where they are asked for.
+    /// Whether the bytes are frames. Objects of an older version hold plain bytes, and a read of
+    /// those starts at the exact byte.
     pub framed: bool,
     pub skip: u64,
     pub take: u64,
@@ -159,32 +159,33 @@ pub enum Part {
     Cold(ColdPart),
 }
 
-/// What an answer has after the pages so far. The shell asks for its next page with
-/// [`crate::Input::Continue`], once the client has taken the page before.
+/// The part of an answer that follows the pages sent so far. The shell requests the next page with
+/// [`crate::Input::Continue`] after the client has read the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rest {
     pub incarnation: Incarnation,
-    /// Where the pages so far end.
+    /// Where the pages sent so far end.
     pub from: Offset,
-    /// Where the answer ends, as its headers say.
+    /// Where the answer ends, as its headers state.
     pub to: Offset,
 }
 
-/// Where the content of a page is, and what is to be made of it.
+/// The parts that make up a page, and how to render them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub parts: Vec<Part>,
     pub format: Format,
     pub shape: Shape,
-    /// Whether the answer has an earlier page.
+    /// Whether this page continues an answer.
     pub continues: bool,
-    /// What the answer has after this page.
+    /// The rest of the answer after this page; `None` on the last page.
     pub rest: Option<Rest>,
-    /// Whether nothing will follow, so that a character that is not whole never will be.
+    /// Whether the stream is closed and ends here, so that an incomplete character stays
+    /// incomplete.
     pub is_last: bool,
 }
 
-/// Bytes of an object of the cold tier that an answer needs.
+/// A byte range of a cold object that an answer needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     pub key: String,
@@ -193,18 +194,18 @@ pub struct Fetch {
 }
 
 impl Plan {
-    /// Whether anything of it is in the cold tier.
+    /// Returns whether any part is in the cold tier.
     #[must_use]
     pub fn is_cold(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Cold(_)))
     }
 
-    /// Fetches the rows that the plan names, which must be done in the turn that made it, for the
-    /// next may drop them. What is in the cold tier stays there for
-    /// [`crate::Limits::collect_grace_ms`] at least.
+    /// Fetches the rows of the plan. Call this in the turn that made the plan, because the next
+    /// turn may drop the rows. Objects in the cold tier stay for at least
+    /// [`crate::Limits::collect_grace_ms`].
     ///
     /// # Errors
-    /// What `frames` fails with, which hands over the frames of a span's rows, joined.
+    /// Returns the errors of `frames`, which reads the concatenated frames of a span.
     pub fn begin<E>(
         &self,
         mut frames: impl FnMut(Span) -> Result<Vec<u8>, E>,
@@ -265,8 +266,8 @@ enum Pending {
     Cold(ColdPart),
 }
 
-/// Makes a page of an answer's body, piece by piece: nothing of the cold tier is held longer than
-/// it takes to check a block.
+/// Writes one page of an answer's body, chunk by chunk. It holds one block of a cold object at a
+/// time, until the block's checksum is verified.
 #[derive(Debug)]
 pub struct BodyWriter {
     parts: VecDeque<Pending>,
@@ -275,19 +276,20 @@ pub struct BodyWriter {
     shape: Shape,
     rest: Option<Rest>,
     is_last: bool,
-    /// Whether the answer has had a message.
+    /// Whether the answer already contains a message.
     started: bool,
-    /// The last bytes before the answer, where its shape is an event.
+    /// The last bytes before the answer. Only text events use them.
     lead: Vec<u8>,
-    /// What is collected for one event.
+    /// The content of the event so far.
     payload: Vec<u8>,
 }
 
 impl BodyWriter {
-    /// Writes what can be written. What comes next is in the cold tier, or the page has ended.
+    /// Writes everything up to the next cold part, and returns the range to fetch for it; `None`
+    /// when the page is complete.
     ///
     /// # Errors
-    /// When rows are damaged.
+    /// Fails when rows are damaged.
     pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Option<Fetch>, CorruptionError> {
         while let Some(part) = self.parts.pop_front() {
             match part {
@@ -336,17 +338,17 @@ impl BodyWriter {
         Ok(None)
     }
 
-    /// What the answer has after this page.
+    /// Returns the rest of the answer after this page.
     #[must_use]
     pub const fn rest(&self) -> Option<Rest> {
         self.rest
     }
 
-    /// Takes a piece of what [`Self::advance`] asked for last, of any length, and writes what can
-    /// be written.
+    /// Accepts the next bytes, in chunks of any length, of the range that [`Self::advance`]
+    /// returned, and writes the blocks that are complete.
     ///
     /// # Errors
-    /// When the object is damaged.
+    /// Fails when the object is damaged.
     pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CorruptionError> {
         let Some(mut fetching) = self.fetching.take() else {
             return Err(CorruptionError::new("more came than was asked for"));
@@ -362,10 +364,10 @@ impl BodyWriter {
         Ok(())
     }
 
-    /// All of what [`Self::advance`] asked for last has been pushed.
+    /// Finishes the range that [`Self::advance`] returned.
     ///
     /// # Errors
-    /// When the object has less.
+    /// Fails when the object had fewer bytes than the range.
     pub fn fetched(&mut self) -> Result<(), CorruptionError> {
         let Some(fetching) = self.fetching.take() else {
             return Ok(());
@@ -380,7 +382,7 @@ impl BodyWriter {
             .map_err(|damaged| damaged.in_segment(segment))
     }
 
-    /// There is no such object as [`Self::advance`] asked for last.
+    /// Returns the error for an object that does not exist.
     #[must_use]
     pub fn missing(&self) -> CorruptionError {
         let damaged = CorruptionError::new("the object is missing");
@@ -409,15 +411,15 @@ impl BodyWriter {
     }
 }
 
-/// One range of an object on its way.
+/// Reads one range of an object and verifies its blocks.
 #[derive(Debug)]
 struct BlockReader {
     segment: u64,
     block: u64,
     checks: VecDeque<u32>,
-    /// Bytes that have not come.
+    /// Bytes of the range that have not arrived.
     left: u64,
-    /// The block that is coming.
+    /// The part of the current block that has arrived.
     held: Vec<u8>,
     lead: u64,
     cutter: FrameDecoder,
@@ -436,7 +438,7 @@ impl BlockReader {
         }
     }
 
-    /// The next whole block, checked; `None` when more must come first.
+    /// Returns the next verified block; `None` when more bytes must arrive first.
     fn block(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, CorruptionError> {
         let whole = self.block.min(self.held.len() as u64 + self.left);
         let room = usize::try_from(whole).unwrap_or(usize::MAX) - self.held.len();
@@ -464,21 +466,21 @@ impl BlockReader {
 enum Chunk<'a> {
     /// A message begins.
     Begin,
-    /// Comes before the answer.
+    /// Bytes before the answer.
     Before(&'a [u8]),
     Bytes(&'a [u8]),
 }
 
-/// Cuts the units that belong to an answer out of what goes by.
+/// Selects the units of an answer from a sequence of frames.
 #[derive(Debug)]
 struct FrameDecoder {
     framed: bool,
     skip: u64,
     take: u64,
-    /// The next frame's length, as far as it has come.
+    /// The bytes of the next frame's length that have arrived.
     length: [u8; LENGTH_BYTES],
     length_has: usize,
-    /// Bytes of the present frame that have not come.
+    /// Bytes of the current frame that have not arrived.
     left: u64,
 }
 
@@ -494,7 +496,7 @@ impl FrameDecoder {
         }
     }
 
-    /// What comes after the units that belong to the answer is ignored.
+    /// Decodes `bytes` and emits the selected units. Ignores everything after the last one.
     fn push(&mut self, mut bytes: &[u8], json: bool, mut emit: impl FnMut(Chunk<'_>)) {
         while self.take > 0 || self.skip > 0 {
             if self.framed && self.length_has < LENGTH_BYTES {
@@ -512,7 +514,7 @@ impl FrameDecoder {
                     emit(Chunk::Begin);
                 }
                 if !json && self.skip < self.left && self.take > 0 {
-                    // An append is read whole.
+                    // The answer starts at the beginning of this append.
                     self.take = self.take.saturating_add(self.skip);
                     self.skip = 0;
                 }
@@ -543,7 +545,7 @@ impl FrameDecoder {
                 emit(Chunk::Bytes(&now[..taken]));
             }
             if self.left > 0 {
-                // Nothing is left of the bytes.
+                // All bytes are used.
                 return;
             }
             self.length_has = 0;
@@ -566,8 +568,9 @@ impl FrameDecoder {
     }
 }
 
-/// The body of a catch-up or long-poll answer. Works in place: what is written never overtakes what
-/// is read, for a comma and two brackets take less room than the lengths that they replace.
+/// Returns the body of a catch-up or long-poll answer. Works in place: the write position never
+/// passes the read position, because a comma and two brackets are shorter than the lengths that
+/// they replace.
 pub(crate) fn body(format: Format, mut frames: Vec<u8>) -> Result<Vec<u8>, CorruptionError> {
     let json = format == Format::Json;
     if json && frames.is_empty() {
@@ -591,7 +594,7 @@ pub(crate) fn body(format: Format, mut frames: Vec<u8>) -> Result<Vec<u8>, Corru
     Ok(frames)
 }
 
-/// One SSE `data` event; nothing at all for no records.
+/// Returns one SSE `data` event; empty if there are no records.
 pub(crate) fn event(format: Format, frames: &[u8]) -> Result<Vec<u8>, CorruptionError> {
     if frames.is_empty() {
         return Ok(Vec::new());
@@ -628,7 +631,7 @@ mod tests {
         frames
     }
 
-    /// The body of rows with these frames.
+    /// Renders rows that hold `frames`.
     fn rendered(
         format: Format,
         shape: Shape,

@@ -1,10 +1,10 @@
-//! Everything that is the client's fault, and the one table that says how it is told.
+//! All errors caused by the client, and the table of their statuses and codes.
 
 use thiserror::Error;
 
 use crate::offset::Offset;
 
-/// A request that is refused. Nothing of it is stored.
+/// The reason for refusing a request. A refused request stores nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     #[error("{0}")]
@@ -61,7 +61,7 @@ pub enum Refusal {
     SequenceGap { expected: u64, received: u64 },
 }
 
-/// The state of a stream, as its entity tag names it.
+/// The state of a stream that its entity tag identifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present {
     pub entity_tag: String,
@@ -70,7 +70,7 @@ pub struct Present {
 }
 
 impl Refusal {
-    /// The HTTP status, and a code that programs can match.
+    /// Returns the HTTP status, and a code for programs.
     #[must_use]
     pub const fn status_and_code(&self) -> (u16, &'static str) {
         match self {

@@ -1,34 +1,34 @@
-//! Cold segments: the objects that sealed segments become, and how a part of one is read.
+//! Cold segments: the format of the objects that hold sealed segments, and range reads of them.
 //!
 //! # Format, version 1
 //!
-//! All integers are little-endian; a *varint* has seven bits to a byte, the lowest first, and the
-//! high bit set on all bytes but its last. Checksums are CRC-32 (ISO-HDLC).
+//! All integers are little-endian. A *varint* stores seven bits per byte, lowest first; the high
+//! bit is set on all bytes except the last. Checksums are CRC-32 (ISO-HDLC).
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! | --- | --- |
 //! | 4 | `DSsg` |
 //! | 1 | version, 1 |
-//! | 1 | 1: the body is frames, one for each message or append; 0: it is plain bytes (a former version's, where the content is no JSON) |
+//! | 1 | 1: the body is frames, one per message or append; 0: plain bytes (older versions) |
 //! | 2 | zero |
 //! | 8 | incarnation of the stream |
 //! | 8 | number of the segment |
 //! | 4 | length n of the context |
-//! | n | context: JSON with `path` and `contentType`, for whoever finds the object alone |
-//! | 4 | checksum of all before |
-//! | body | frames as in the rows (see [`crate::plan`]), or the bytes themselves |
+//! | n | context: JSON with `path` and `contentType`, which identifies an object found on its own |
+//! | 4 | checksum of all bytes before it |
+//! | body | frames as in the rows (see [`crate::plan`]), or plain bytes |
 //! | index | see below |
 //! | 4 | length of the index |
 //! | 4 | checksum of the index and of its length |
 //! | 4 | `DSsx` |
 //!
-//! The index begins with varints: version (1), kind of body as above, length of all that is before
+//! The index begins with varints: version (1), kind of body as above, length of everything before
 //! the body, length of the body, units (messages or bytes), length of a block, number of entries.
-//! Then come the entries, two varints each: by how much position and framed bytes before it rise
-//! over the entry before. Each entry is the beginning of a row, the first at or after a multiple of
-//! the block's length in framed bytes. Last, 4 bytes each, come the checksums of the body's blocks,
-//! all of one length but the last. The same index is in the segment's row, so that any part is one
-//! ranged read and can be checked.
+//! The entries follow, two varints each: the increase of the position and of the framed bytes
+//! before it since the previous entry. An entry is the beginning of the first row at or after a
+//! multiple of the block length in framed bytes. The checksums of the body's blocks come last, 4
+//! bytes each. All blocks have the same length except the last. The segment's row holds the same
+//! index, so any part can be fetched with one range request and verified.
 
 use std::collections::VecDeque;
 
@@ -46,15 +46,16 @@ const MAGIC: [u8; 4] = *b"DSsg";
 const MAGIC_END: [u8; 4] = *b"DSsx";
 const VERSION: u8 = 1;
 const CHECK_BYTES: usize = 4;
-/// Before the context, and behind the index.
+/// Bytes of the head before the context.
 const FIXED_HEAD_BYTES: usize = 28;
 const TRAILER_BYTES: usize = 12;
 
-/// Each part of a key is to be the name of a file or directory, too, which may have 255 bytes; the
-/// stream's name may be longer, and the incarnation tells streams apart anyway.
+/// Each part of a key can be a file or directory name, which has at most 255 bytes. The stream's
+/// name may be longer; it can be cut because the incarnation makes the key unique.
 const NAME_BYTES_IN_KEY: usize = 180;
 
-/// Where the keys of an incarnation's objects begin: `<name in base64url>/<incarnation>/`.
+/// Returns the prefix of the keys of an incarnation's objects:
+/// `<name in base64url>/<incarnation>/`.
 #[must_use]
 pub fn key_prefix(name: &str, incarnation: Incarnation) -> String {
     let name = name.as_bytes();
@@ -62,14 +63,14 @@ pub fn key_prefix(name: &str, incarnation: Incarnation) -> String {
     format!("{name}/{incarnation}/")
 }
 
-/// The key of one attempt to store a segment.
+/// Returns the key of one attempt to store a segment.
 #[must_use]
 pub fn key(prefix: &str, segment: u64, attempt: u64) -> String {
     format!("{prefix}{segment:016}-{attempt}")
 }
 
 impl Garbage {
-    /// The keys of its first objects, at most `most`, and what remains of it then.
+    /// Returns the keys of the first objects, at most `most`, and the remaining range.
     pub(crate) fn split(&self, most: u64) -> (Vec<String>, Option<Self>) {
         let pairs = self
             .segments
@@ -81,7 +82,7 @@ impl Garbage {
             .take(taken)
             .map(|(segment, attempt)| key(&self.prefix, segment, attempt))
             .collect();
-        // One of the two ranges has one element, so that what remains is two ranges again.
+        // One of the two ranges has a single element, so the remainder is again a pair of ranges.
         let mut pairs = pairs;
         let rest = pairs.nth(taken).map(|(segment, attempt)| Self {
             prefix: self.prefix.clone(),
@@ -92,7 +93,7 @@ impl Garbage {
     }
 }
 
-/// Names one attempt to store a segment.
+/// Identifies one attempt to store a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PutId {
     pub incarnation: Incarnation,
@@ -100,8 +101,8 @@ pub struct PutId {
     pub attempt: u64,
 }
 
-/// A segment to be stored under a key that nobody has used before: if there is an object, nothing
-/// is to be put.
+/// A segment to store under a key that was never used before. If an object exists at the key, the
+/// put must not overwrite it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Put {
     pub id: PutId,
@@ -111,7 +112,7 @@ pub struct Put {
     pub(crate) bytes: u64,
     pub(crate) block: u64,
     pub(crate) row_bytes_max: u64,
-    /// How long it may take. Whether it has succeeded is unknown then, and another is tried.
+    /// Time limit of the put. After it the outcome is unknown and the next attempt starts.
     pub time_ms: u64,
     pub(crate) context: Context,
 }
@@ -123,15 +124,15 @@ pub(crate) struct Context {
     pub(crate) content_type: String,
 }
 
-/// Proof that a segment was encoded whole; handed back with the outcome of its put.
+/// Proof that a segment was encoded completely. The shell returns it with the outcome of the put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub(crate) index: Bytes,
-    /// Of the object.
+    /// Size of the object.
     pub(crate) bytes: u64,
 }
 
-/// Makes an object of a sealed segment's rows, piece by piece.
+/// Encodes the rows of a sealed segment as an object, chunk by chunk.
 #[derive(Debug)]
 pub struct Encoder {
     head: Vec<u8>,
@@ -142,10 +143,10 @@ pub struct Encoder {
 }
 
 impl Put {
-    /// Looks at the rows that are to be stored.
+    /// Prepares the encoding from the rows' metadata.
     ///
     /// # Errors
-    /// When they cannot be read, or are not those of the segment: nothing is to be put then.
+    /// Fails when the rows cannot be read or do not match the segment. Nothing must be put then.
     pub fn begin(&self, rows: &impl Rows) -> Result<Encoder, StorageError> {
         let hot = HotTableReader::new(self.table, rows);
         let last = hot.row(RowKey::LAST)?;
@@ -188,28 +189,28 @@ impl Put {
 }
 
 impl Encoder {
-    /// The length of the object in bytes.
+    /// Returns the length of the object in bytes.
     #[must_use]
     pub fn length(&self) -> u64 {
         let index = self.index.encode().len() + TRAILER_BYTES;
         self.head.len() as u64 + self.index.body_bytes + index as u64
     }
 
-    /// What the object begins with.
+    /// Returns the head, which is the start of the object.
     #[must_use]
     pub fn head(&self) -> &[u8] {
         &self.head
     }
 
-    /// The rows whose frames are to be pushed next; `None` when there are no more.
+    /// Returns the rows whose frames to push next; `None` after the last ones.
     pub fn next_span(&mut self) -> Option<Span> {
         self.spans.pop_front()
     }
 
-    /// Takes the joined frames of a span, and hands back the next piece of the object.
+    /// Accepts the concatenated frames of a span and returns the next bytes of the object.
     ///
     /// # Errors
-    /// When there are more than the segment has.
+    /// Fails when the frames are longer than the segment.
     pub fn push(&mut self, frames: Vec<u8>) -> Result<Vec<u8>, CorruptionError> {
         self.body += frames.len() as u64;
         if self.body > self.index.body_bytes {
@@ -221,10 +222,10 @@ impl Encoder {
         Ok(frames)
     }
 
-    /// What the object ends with.
+    /// Returns the end of the object and the receipt.
     ///
     /// # Errors
-    /// When not all of the segment was pushed.
+    /// Fails when the segment was not pushed completely.
     pub fn finish(mut self) -> Result<(Vec<u8>, Receipt), CorruptionError> {
         let checks = self.blocks.finish();
         if self.body != self.index.body_bytes || checks.len() != self.index.checks.len() {
@@ -233,8 +234,6 @@ impl Encoder {
         self.index.checks = checks;
         let index = self.index.encode();
         let mut end = index.clone();
-        // The index of a segment is far below 4 GiB, which its blocks would have to exceed a
-        // million times.
         end.extend_from_slice(&u32::try_from(index.len()).unwrap_or(u32::MAX).to_le_bytes());
         let check = crc32fast::hash(&end);
         end.extend_from_slice(&check.to_le_bytes());
@@ -246,7 +245,6 @@ impl Encoder {
 }
 
 fn head(id: PutId, context: &Context) -> Vec<u8> {
-    // Nothing in it can fail to become JSON.
     let context = serde_json::to_vec(context).unwrap_or_default();
     let mut head = Vec::with_capacity(FIXED_HEAD_BYTES + context.len() + CHECK_BYTES);
     head.extend_from_slice(&MAGIC);
@@ -264,7 +262,7 @@ fn head(id: PutId, context: &Context) -> Vec<u8> {
     head
 }
 
-/// Checksums of the blocks of what goes by.
+/// Computes the checksums of consecutive blocks.
 #[derive(Debug)]
 struct Blocks {
     block: u64,
@@ -310,14 +308,14 @@ impl Blocks {
     }
 }
 
-/// A row's beginning: its position, and the framed bytes of the segment before it.
+/// The beginning of a row: its position, and the segment's framed bytes before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     pub position: u64,
     pub bytes_before: u64,
 }
 
-/// Where to find what in a segment's object.
+/// The sparse index of a segment's object: entries to find positions, and checksums of the blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     framed: bool,
@@ -325,7 +323,7 @@ pub struct Index {
     body_bytes: u64,
     units: u64,
     block: u64,
-    /// In order; the first is the segment's beginning.
+    /// In order. The first is the beginning of the segment.
     entries: Vec<Entry>,
     checks: Vec<u32>,
 }
@@ -355,10 +353,10 @@ impl Index {
         bytes
     }
 
-    /// Reads an index strictly: what it says of itself must agree.
+    /// Decodes an index and checks that its fields agree.
     ///
     /// # Errors
-    /// When the bytes are no index.
+    /// Fails when the bytes are not a valid index.
     pub fn decode(mut bytes: &[u8]) -> Result<Self, CorruptionError> {
         const NO_INDEX: CorruptionError = CorruptionError::new("the index is not one");
         let (version, framed) = match bytes {
@@ -379,7 +377,7 @@ impl Index {
             && (framed == 1 || body_bytes == units)
             && head_bytes < 1 << 53
             && body_bytes < 1 << 53;
-        // An entry has two bytes at least.
+        // An entry has at least two bytes.
         if !whole || count == 0 || count > bytes.len() as u64 / 2 {
             return Err(NO_INDEX);
         }
@@ -429,7 +427,7 @@ impl Index {
         })
     }
 
-    /// The last entry at or before a position.
+    /// Returns the last entry at or before a position.
     #[must_use]
     pub fn floor(&self, position: u64) -> Entry {
         let at = self
@@ -441,7 +439,7 @@ impl Index {
             .unwrap_or_default()
     }
 
-    /// The first entry behind a position.
+    /// Returns the first entry after a position.
     #[must_use]
     pub fn behind(&self, position: u64) -> Option<Entry> {
         let at = self
@@ -450,7 +448,7 @@ impl Index {
         self.entries.get(at).copied()
     }
 
-    /// The last entry with no more framed bytes before it than this.
+    /// Returns the last entry with at most `bytes_before` framed bytes before it.
     #[must_use]
     pub fn within(&self, bytes_before: u64) -> Entry {
         let at = self
@@ -462,15 +460,15 @@ impl Index {
             .unwrap_or_default()
     }
 
-    /// The part of the object under `key` that has the units from `start` to `end`: at least one,
-    /// and none beyond the segment's.
+    /// Returns the part of the object under `key` with the units from `start` to `end`. It has at
+    /// least one unit, and all are within the segment.
     #[must_use]
     pub fn part(&self, segment: u64, key: String, start: u64, end: u64) -> ColdPart {
         self.part_behind(0, segment, key, start, end)
     }
 
-    /// The same, with so many units before the append that it begins with, as far as the segment
-    /// has them. It may be empty.
+    /// Returns [`Self::part`] plus up to `lead` units before the append that contains `start`. The
+    /// part may be empty.
     pub(crate) fn part_behind(
         &self,
         lead: u64,
@@ -481,7 +479,7 @@ impl Index {
     ) -> ColdPart {
         let (from, to, skip) = if self.framed {
             let floor = self.floor(self.floor(start).position.saturating_sub(lead));
-            // To the next entry, for nothing says where within it the last message ends.
+            // Read up to the next entry, because the index does not locate the end of a message.
             let to = end
                 .checked_sub(1)
                 .and_then(|last| self.behind(last))
@@ -523,7 +521,7 @@ fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(u8::try_from(number).unwrap_or_default());
 }
 
-/// The shortest spelling alone is accepted, so that equal indexes are equal bytes.
+/// Decodes a varint. Rejects overlong encodings, so that equal indexes have equal bytes.
 fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0_u64;
     for shift in (0..64).step_by(7) {
@@ -541,7 +539,7 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// What an object is found to be, and what it holds.
+/// A decoded object: its identity and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
     pub incarnation: Incarnation,
@@ -549,14 +547,14 @@ pub struct Decoded {
     pub path: String,
     pub content_type: String,
     pub index: Index,
-    /// The messages or appends; of an object of a former version, one run of bytes.
+    /// The messages or appends; for an object of an older version, one run of bytes.
     pub records: Vec<Vec<u8>>,
 }
 
-/// Reads a whole object, trusting nothing: for recovery, and for tests.
+/// Decodes and verifies a whole object, for recovery and for tests.
 ///
 /// # Errors
-/// When anything in it is not as the format says.
+/// Fails when any part of the object violates the format.
 pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
     const SHORT: CorruptionError = CorruptionError::new("the object is too short");
     const NO_SEGMENT: CorruptionError = CorruptionError::new("the object is no segment");

@@ -1,33 +1,33 @@
-//! Which web pages may use the server: what a browser is told of that with every answer.
+//! CORS: which web pages may use the server, and the headers that say so in every answer.
 
 use std::borrow::Cow;
 
 use super::target::is_host;
 
-/// The pages that may use the server, by their origin (`CORS_ORIGINS`).
+/// The origins whose pages may use the server (`CORS_ORIGINS`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
-    /// Those of any origin.
+    /// Any origin.
     #[default]
     Any,
-    /// Those of these origins, as browsers spell them.
+    /// These origins, in the spelling of browsers.
     Listed(Vec<String>),
 }
 
-/// Headers that a page of another origin may read.
+/// Headers that pages of other origins may read.
 const EXPOSED: &str = "Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, Stream-TTL, Stream-Expires-At, \
      Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, ETag, Location, \
      Allow, Accept-Encoding, Date, Retry-After, WWW-Authenticate, X-Cache, Server-Timing";
 
-/// Headers that a page of another origin may send: those that the server knows, and those that
-/// libraries add by themselves.
+/// Headers that pages of other origins may send: the server's own, and those that common libraries
+/// add.
 pub(crate) const ALLOWED: &str = "Authorization, Content-Type, If-Match, If-None-Match, Stream-TTL, Stream-Expires-At, Stream-Closed, \
      Stream-Seq, Stream-Expected-Offset, Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, Producer-Id, \
      Producer-Epoch, Producer-Seq, X-Debug-Timing, Last-Event-ID, Cache-Control, Pragma, Idempotency-Key, X-Requested-With, \
      traceparent, tracestate, baggage";
 
 impl Origins {
-    /// Reads `*`, or a list of origins with commas between them.
+    /// Parses `*`, or a list of origins separated by commas.
     pub(super) fn read(text: &str) -> Option<Self> {
         if text.trim() == "*" {
             return Some(Self::Any);
@@ -36,7 +36,8 @@ impl Origins {
         origins.collect::<Option<_>>().map(Self::Listed)
     }
 
-    /// Whether pages of an origin may use the server. Who names no origin is no page.
+    /// Returns whether pages of an origin may use the server. A request without an origin does not
+    /// come from a page, and is allowed.
     #[must_use]
     pub fn admit(&self, origin: Option<&str>) -> bool {
         match (self, origin) {
@@ -45,14 +46,14 @@ impl Origins {
         }
     }
 
-    /// What every answer tells the browser. `origin` is the request's `Origin`.
+    /// Returns the CORS headers of an answer. `origin` is the request's `Origin`.
     pub fn headers<'a>(
         &self,
         origin: Option<&'a str>,
     ) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> + use<'a> {
         let (vary, resource_policy, allowed) = match self {
             Self::Any => (None, "cross-origin", Some("*")),
-            // Answers differ by origin, even where there is none.
+            // The answer depends on the origin, even if the request has none.
             Self::Listed(_) => {
                 let allowed = origin.filter(|_| self.admit(origin));
                 (Some(("Vary", "Origin")), "same-origin", allowed)
@@ -72,7 +73,7 @@ impl Origins {
     }
 }
 
-/// An origin as browsers spell it: in lower case and without the port that goes without saying.
+/// Returns an origin in the spelling of browsers: in lower case and without the default port.
 fn origin(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
     let (scheme, host) = text.split_once("://")?;

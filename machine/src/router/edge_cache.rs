@@ -1,26 +1,27 @@
 //! The Worker's cache at the edge, in shared cache mode: which requests it may answer, and which
-//! answers it may keep.
+//! answers it may store.
 //!
-//! It knows nothing of appends and deletions, so that it may only hold what no append changes: a
-//! page that ends before the tail. What a deletion changes stays in it for the page's `max-age`.
+//! The cache does not learn of appends and deletions. So it may only store what no append changes:
+//! a page that ends before the tail. After a deletion, it can serve a page for the rest of the
+//! page's `max-age`.
 
 use super::{STREAM_PREFIX, Settings};
 use crate::wire::request::{self, RequestHead, StartOffset};
 use crate::wire::{CacheMode, header};
 
-/// What the cache has to do with a request.
+/// The use of the cache for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EdgeCache {
-    /// There is none in this cache mode.
+    /// This cache mode has no cache.
     Unused,
-    /// It is neither asked nor told.
+    /// Neither read the cache nor write to it.
     Bypassed,
-    /// It is asked first, by this URL, and told the answer if [`may_keep`] says so. Equal URLs mean
-    /// equal answers.
+    /// Look up this URL first. On a miss, store the answer if [`may_keep`] allows it. Equal URLs
+    /// have equal answers.
     Asked(String),
 }
 
-/// For a request that is authorized and goes to the stream of this canonical name.
+/// Decides for an authorized request to the stream of this canonical name.
 pub(super) fn of(head: RequestHead<'_>, name: &str, settings: &Settings) -> EdgeCache {
     if settings.cache_mode == CacheMode::Private {
         return EdgeCache::Unused;
@@ -32,8 +33,7 @@ pub(super) fn of(head: RequestHead<'_>, name: &str, settings: &Settings) -> Edge
         .into_iter()
         .filter_map(|name| (head.header)(name))
         .any(|value| has_directive(&value, "no-cache") || has_directive(&value, "no-store"));
-    // HEAD asks for the stream's own metadata, which is about the tail; a tag is compared by the
-    // stream.
+    // HEAD returns metadata, which depend on the tail. The stream itself compares entity tags.
     if head.method != "GET" || wants_origin || (head.header)(header::IF_NONE_MATCH).is_some() {
         return EdgeCache::Bypassed;
     }
@@ -50,8 +50,8 @@ pub(super) fn of(head: RequestHead<'_>, name: &str, settings: &Settings) -> Edge
     EdgeCache::Asked(format!("{base}{STREAM_PREFIX}{name}?offset={offset}"))
 }
 
-/// Whether the cache may keep an answer to a request that it was asked for: a whole page that says
-/// itself that others may keep it.
+/// Returns whether the cache may store an answer after a miss: a whole page that allows shared
+/// caches.
 #[must_use]
 pub fn may_keep(status: u16, cache_control: &str) -> bool {
     let mut directives = cache_control.split(',').map(str::trim);

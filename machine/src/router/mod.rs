@@ -1,4 +1,4 @@
-//! The router's decisions: which stream a request is for, whether it may pass, and how its answer
+//! The router: selects the stream of a request, authorizes the request, and decides how its answer
 //! may be cached.
 
 pub mod cors;
@@ -15,35 +15,35 @@ use crate::{Answer, Limits, Refusal};
 pub use edge_cache::{EdgeCache, may_keep};
 pub use settings::Settings;
 
-/// Where stream URLs begin.
+/// Prefix of stream URLs.
 pub const STREAM_PREFIX: &str = "/v1/stream/";
 
-/// What becomes of a request.
+/// The decision on a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route {
-    /// It goes to the object of this stream.
+    /// Send it to the object of this stream.
     Stream(ToStream),
-    /// It goes no further.
+    /// Respond without involving an object.
     Answered(Answer),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct ToStream {
-    /// The canonical name, and the object's.
+    /// The canonical name, which also names the object.
     pub name: String,
-    /// Whether a line is to be offered to the object.
+    /// Whether to offer the object a connection for live data.
     pub live: bool,
-    /// Whether caches that serve many clients may keep the answers.
+    /// Whether shared caches may store the answers.
     pub cache_mode: CacheMode,
-    /// Whether the Worker's cache may answer in the object's place.
+    /// Whether the Worker's cache may answer instead of the object.
     pub edge_cache: EdgeCache,
-    /// Whether the answer is to have a `Server-Timing` header.
+    /// Whether to add a `Server-Timing` header to the answer.
     pub timing: bool,
 }
 
 impl ToStream {
-    /// The value of this internal header in the request to the object. Where it is `None`, the
-    /// header is removed.
+    /// Returns the value of this internal header in the request to the object. `None` means that
+    /// the header must be removed.
     #[must_use]
     pub fn internal_header(&self, name: &str) -> Option<&'static str> {
         match name {
@@ -58,7 +58,7 @@ impl ToStream {
     }
 }
 
-/// Decides on a request by its head alone.
+/// Routes a request by its head.
 #[must_use]
 pub fn route(head: RequestHead<'_>, settings: &Settings) -> Route {
     match stream_route(head, settings) {
@@ -68,7 +68,7 @@ pub fn route(head: RequestHead<'_>, settings: &Settings) -> Route {
     }
 }
 
-/// The answer to a request of this method that is refused before it has come to a stream.
+/// Returns the answer to a request of this method that is refused before it reaches a stream.
 #[must_use]
 pub fn refused(method: &str, refusal: &Refusal) -> Answer {
     let answer = Answer::refusal(refusal);
@@ -99,7 +99,7 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
             &settings.limits,
         )))
     };
-    // A fragment is the client's own matter and never sent (RFC 9112, 3.2).
+    // Clients never send a fragment (RFC 9112, 3.2).
     if head.target.contains('#') {
         return Err(Refusal::Malformed("the request target has a fragment").into());
     }
@@ -113,7 +113,7 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
     if head.method == "OPTIONS" {
         return preflight();
     }
-    // Before anything is said of the stream.
+    // Authorize before any check that reveals something about the stream.
     authorize(head, settings)?;
     let name = name::canonical(id, &settings.limits)?;
     if name.split('/').next() == Some(name::CONTROL_PREFIX) {
@@ -129,8 +129,8 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
         }
         .into());
     }
-    // A browser asks nobody before it sends a simple POST, so that to withhold the headers would
-    // not be enough.
+    // Refuse the request itself: browsers send a simple POST without a preflight, so it is not
+    // enough to omit the CORS headers.
     if writes && !is_admitted {
         return Err(Refusal::Forbidden("pages of this origin may not write here").into());
     }
@@ -146,12 +146,12 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
     })
 }
 
-/// The canonical name of the stream that a request's target names.
+/// Returns the canonical name of the stream in a request's target.
 pub(crate) fn stream_name(target: &str, limits: &Limits) -> Result<String, Refusal> {
     name::canonical(stream_id(target)?, limits)
 }
 
-/// Whether it is a target by which streams tell the registry of themselves.
+/// Returns whether the target is one to which streams send their registry events.
 pub(crate) fn is_registry(target: &str) -> bool {
     stream_id(target).is_ok_and(name::is_registry)
 }
@@ -161,12 +161,12 @@ fn stream_id(target: &str) -> Result<&str, Refusal> {
     id.filter(|id| !id.is_empty()).ok_or(Refusal::PathNotFound)
 }
 
-/// The path of a request's target, as sent.
+/// Returns the path of a request's target, as sent.
 pub(crate) fn path(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// Compares the bearer token in a time that does not depend on where it differs.
+/// Checks the bearer token. The time does not depend on where the tokens differ.
 fn authorize(head: RequestHead<'_>, settings: &Settings) -> Result<(), Refusal> {
     let Some(expected) = &settings.auth_token else {
         return Ok(());

@@ -1,29 +1,29 @@
-//! Stream names: what follows the prefix in a URL, in one spelling.
+//! Stream names: the part of a URL after the prefix, in canonical spelling.
 
 use percent_encoding::percent_decode_str;
 
 use crate::{Limits, Refusal};
 
-/// The stream of creations and deletions, written by the server alone. Where the registry has
-/// several shards, this one is the first.
+/// The stream of creations and deletions. Only the server writes to it. It is the first of the
+/// registry's shards.
 pub const REGISTRY: &str = "__registry__";
 
-/// Whether only the server writes the stream of this name: every shard of the registry, however
-/// many there are now, and every other name below the registry's.
+/// Returns whether only the server may write to the stream of this name. True for all shards,
+/// whatever the current number of shards, and for all other names with the registry's prefix.
 #[must_use]
 pub fn is_registry(name: &str) -> bool {
     let rest = name.strip_prefix(REGISTRY);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The number of the registry's shard that is told of the streams of this canonical name.
-/// It is stored with each stream, so another way to choose would move no stream that lives.
+/// Returns the number of the registry shard for the stream of this canonical name. Each stream
+/// stores its number, so a change of this function does not move existing streams.
 #[must_use]
 pub(crate) fn registry_shard(name: &str, limits: &Limits) -> u64 {
     u64::from(crc32fast::hash(name.as_bytes())) % limits.registry_shards.max(1)
 }
 
-/// The name of a shard of the registry.
+/// Returns the name of a registry shard.
 #[must_use]
 pub fn of_registry_shard(shard: u64) -> String {
     if shard == 0 {
@@ -33,17 +33,17 @@ pub fn of_registry_shard(shard: u64) -> String {
     }
 }
 
-/// The first segment of the protocol's own control paths (protocol 6).
+/// The first segment of the protocol's control paths (protocol 6).
 pub const CONTROL_PREFIX: &str = "__ds";
 
 const MALFORMED: Refusal = Refusal::Malformed("the stream name is not valid percent-encoded UTF-8");
 
-/// The one spelling of a name (RFC 3986, 6.2.2): what need not be encoded is not, what must be is,
-/// in upper case. Slashes stay apart from encoded slashes, so that different names never become
-/// one.
+/// Returns the canonical spelling of a name (RFC 3986, 6.2.2): only the necessary characters are
+/// percent-encoded, in upper case. A slash and an encoded slash stay different, so different names
+/// stay different.
 ///
 /// # Errors
-/// When the name is not decodable, has dot segments, or is too long in this spelling.
+/// Fails when the name cannot be decoded, has dot segments, or is too long in this spelling.
 pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
     let mut name = String::with_capacity(id.len());
     let mut bytes = id.bytes();
@@ -77,7 +77,8 @@ pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
     percent_decode_str(&name)
         .decode_utf8()
         .map_err(|_| MALFORMED)?;
-    // Whoever resolves a URL as the standard says (RFC 3986, 5.2.4) would ask for another stream.
+    // A client that resolves the URL by the standard (RFC 3986, 5.2.4) would request another
+    // stream.
     if name.split('/').any(|segment| matches!(segment, "." | "..")) {
         return Err(Refusal::Malformed(
             "the stream name has a segment of nothing but dots",
@@ -99,7 +100,7 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Characters that a path may hold as they are, and that mean something else when encoded.
+/// Returns whether a path may contain the character unencoded. Encoded, it has another meaning.
 const fn is_plain_in_path(byte: u8) -> bool {
     matches!(
         byte,
@@ -135,7 +136,7 @@ mod tests {
         assert_eq!(name("ü").as_deref(), Ok("%C3%BC"));
         assert_eq!(name("%c3%bc x").as_deref(), Ok("%C3%BC%20x"));
         assert_eq!(name("a%3Ab:c").as_deref(), Ok("a%3Ab:c"));
-        // RFC 3986, 2.2: an encoded delimiter is another character than the plain one.
+        // RFC 3986, 2.2: an encoded delimiter differs from the plain one.
         assert_eq!(name("a(b)").as_deref(), Ok("a(b)"));
         assert_eq!(name("a%28b%29").as_deref(), Ok("a%28b%29"));
     }

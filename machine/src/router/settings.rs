@@ -1,5 +1,5 @@
-//! What the operator sets, read strictly: a number that cannot be read is refused, and never
-//! replaced by a default.
+//! The operator's settings. Parsing is strict: an invalid number is an error, and is never replaced
+//! by a default.
 
 use thiserror::Error;
 
@@ -8,23 +8,23 @@ use super::target;
 use crate::Limits;
 use crate::wire::CacheMode;
 
-/// What the operator sets.
+/// The operator's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub limits: Limits,
-    /// Guards every stream when it is set.
+    /// If set, every request must carry this token.
     pub auth_token: Option<String>,
     pub cache_mode: CacheMode,
-    /// `Server-Timing` on every answer.
+    /// Whether every answer has a `Server-Timing` header.
     pub debug_timing: bool,
-    /// Where clients reach the server, when something in front of it goes by another name: where
-    /// `Location` begins. Without a slash at its end.
+    /// The URL that clients use, if a proxy in front of the server has another name. It starts
+    /// every `Location`. Has no slash at the end.
     pub public_url: Option<String>,
-    /// The web pages that may use the server.
+    /// The origins whose web pages may use the server.
     pub cors_origins: Origins,
 }
 
-/// A variable has a value that it cannot have.
+/// A variable has an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SettingError {
     #[error("{variable} must be {rule}, not {value:?}")]
@@ -33,7 +33,7 @@ pub enum SettingError {
         rule: String,
         value: String,
     },
-    /// The value is a secret and is told to nobody.
+    /// The value is a secret, so the message does not contain it.
     #[error("{variable} must be {rule}")]
     Secret {
         variable: &'static str,
@@ -56,7 +56,7 @@ impl Default for Settings {
 
 type Field = fn(&mut Limits) -> &mut u64;
 
-/// The variables that set limits, with the least and the greatest value of each.
+/// The variables that set limits, each with its smallest and largest value.
 const LIMITS: [(&str, Field, u64, u64); 16] = [
     (
         "MAX_APPEND_BYTES",
@@ -155,11 +155,11 @@ const DAY_MS: u64 = 86_400_000;
 const YEAR_MS: u64 = 365 * DAY_MS;
 
 impl Settings {
-    /// Reads the variables; an empty one counts as absent, except for the token: whoever sets it
-    /// wants a guard.
+    /// Parses the variables. An empty variable counts as absent, except for the token: an empty
+    /// token is an error, because its operator wants protection.
     ///
     /// # Errors
-    /// When a variable has a value that it cannot have.
+    /// Fails when a variable has an invalid value.
     pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         let auth_token = variable("AUTH_TOKEN").map(token).transpose()?;
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -198,14 +198,14 @@ impl Settings {
         })
     }
 
-    /// Where `Location` begins for a request that was sent to this origin.
+    /// Returns the start of `Location` for a request to this origin.
     #[must_use]
     pub fn location_base<'a>(&'a self, origin: &'a str) -> &'a str {
         self.public_url.as_deref().unwrap_or(origin)
     }
 
-    /// How answers may be cached. What a token protects, a shared cache would hand to those who
-    /// have none.
+    /// Returns the cache mode of answers. It is private when there is a token, because a shared
+    /// cache would serve answers to clients without it.
     pub(super) const fn answers_cache_mode(&self) -> CacheMode {
         if self.auth_token.is_some() {
             CacheMode::Private
@@ -224,7 +224,7 @@ fn bad(variable: &'static str, rule: &str, value: String) -> SettingError {
     }
 }
 
-/// A token that a request can carry: the white space around it is lost on the way.
+/// Validates a token. White space around it would be lost in a request header.
 fn token(value: String) -> Result<String, SettingError> {
     if value.is_empty() || value.trim() != value || value.chars().any(char::is_control) {
         return Err(SettingError::Secret {

@@ -1,26 +1,28 @@
-//! What a request asks for, apart from what it says of the server's name. The target selects the
-//! stream; the origin is only repeated in `Location` (RFC 9112, 3.2).
+//! The origin and the target of a request. The target selects the stream. The origin only starts
+//! `Location` (RFC 9112, 3.2).
 
 use core::net::Ipv6Addr;
 
 use crate::Refusal;
 
-/// What a request says of the server that it is for, as it came over HTTP/1.
+/// The parts of an HTTP/1 request that name the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Named<'a> {
-    /// Scheme and authority of a target in absolute form. They win over `Host` (RFC 9112, 3.2.2).
+    /// Scheme and authority of a target in absolute form. They take precedence over `Host` (RFC
+    /// 9112, 3.2.2).
     pub absolute: Option<(&'a str, &'a str)>,
-    /// Every `Host` field line.
+    /// The values of all `Host` header lines.
     pub hosts: &'a [&'a str],
-    /// Whether the version is HTTP/1.1, which needs a `Host`.
+    /// Whether the version is HTTP/1.1, which requires a `Host`.
     pub needs_host: bool,
 }
 
-/// The origin that a request names, in the form `scheme://authority`; `local` where it names none.
+/// Returns the origin of a request as `scheme://authority`, or `local` as its authority if the
+/// request has none.
 ///
 /// # Errors
-/// Unless there is exactly one valid `Host`, or none in HTTP/1.0. A valid target in absolute form
-/// does not excuse a bad `Host`.
+/// Fails unless there is exactly one valid `Host`, or none in HTTP/1.0. A valid target in absolute
+/// form does not excuse an invalid `Host`.
 pub fn origin(named: Named<'_>, local: &str) -> Result<String, Refusal> {
     let host = match named.hosts {
         [] if named.needs_host => return Err(MISSING),
@@ -43,11 +45,10 @@ pub fn origin(named: Named<'_>, local: &str) -> Result<String, Refusal> {
     }
 }
 
-/// Takes apart the URL that a platform has made of `Host` and the request's target, as in
-/// [`split`].
+/// Splits a URL that a platform has built from `Host` and the target, as [`split`] does.
 ///
 /// # Errors
-/// When `Host` is missing or malformed: the URL cannot be trusted then.
+/// Fails when `Host` is missing or malformed, because the URL is not reliable then.
 pub fn checked<'a>(url: &'a str, host: Option<&str>) -> Result<(&'a str, &'a str), Refusal> {
     let host = host.ok_or(MISSING)?;
     let authority_of = |origin: &'a str| {
@@ -61,7 +62,7 @@ pub fn checked<'a>(url: &'a str, host: Option<&str>) -> Result<(&'a str, &'a str
         _ => split(url),
     };
     let authority = authority_of(origin);
-    // They differ when the target is in absolute form.
+    // The two differ when the target is in absolute form.
     if is_host(host) && is_host(authority) {
         Ok((origin, target))
     } else {
@@ -69,7 +70,7 @@ pub fn checked<'a>(url: &'a str, host: Option<&str>) -> Result<(&'a str, &'a str
     }
 }
 
-/// The origin and the target of an absolute URL.
+/// Splits an absolute URL into origin and target.
 #[must_use]
 pub fn split(url: &str) -> (&str, &str) {
     let authority_at = url.find("://").map_or(0, |at| at + "://".len());
@@ -84,8 +85,8 @@ const MISSING: Refusal = Refusal::Malformed("the Host header is missing");
 const MALFORMED: Refusal =
     Refusal::Malformed("the Host header is not of the form host or host:port");
 
-/// Whether the text is a `uri-host [ ":" port ]` (RFC 9110, 7.2). Left out are the sub-delims,
-/// which no host has: a comma would let two values pass that something in between has joined.
+/// Returns whether the text is a `uri-host [ ":" port ]` (RFC 9110, 7.2). Rejects sub-delims, which
+/// no real host has. A comma, for example, could be two header values joined by a proxy.
 pub(super) fn is_host(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {

@@ -1,4 +1,4 @@
-//! Appending (protocol 5.2): one row, whatever it carries, as long as it fits.
+//! Appends (protocol 5.2): one row per request, if the content fits into a row.
 
 use core::ops::Range;
 
@@ -14,13 +14,13 @@ use crate::wire::text::Ending;
 use crate::wire::{Format, content_type, json};
 use crate::{Answer, Broadcast, Limits, Millis, Refusal, Turn};
 
-/// A row's payload before it has a place.
+/// The payload of a row whose position is not yet known.
 struct Draft {
     units: u64,
     frames: Frames,
 }
 
-/// The rows that an append adds.
+/// The rows of an append.
 pub(super) struct Records(Vec<Draft>);
 
 impl Records {
@@ -41,7 +41,7 @@ impl Stream {
         if state.is_closed() {
             return state.append_to_closed(&append);
         }
-        // The order of conflicts is the protocol's (5.2): closed, content type, sequence.
+        // The protocol (5.2) fixes the order of these checks: closed, content type, sequence.
         if let Some(content_type) = append
             .content_type
             .as_deref()
@@ -62,8 +62,8 @@ impl Stream {
                 .at(tail)
                 .producer(last.epoch, last.seq));
         }
-        // Not before it is known that this is no retry: what a retry demands held when it was first
-        // sent.
+        // Check preconditions after the duplicate check: for a retry they were met when it was
+        // first sent.
         state.meets(&append.preconditions)?;
         state.ends_at(append.expected_offset)?;
         if append.stream_seq.is_some() {
@@ -99,8 +99,7 @@ impl Stream {
             ..live
         };
         turn.broadcast = Some(live.told_at(now, state.is_closed(), limits));
-        // An append by a producer answers 200 so that it can be told from a duplicate (protocol
-        // 5.2.1).
+        // A producer's append answers 200, and its duplicate 204 (protocol 5.2.1).
         let status = if append.producer.is_some() && !append.body.is_empty() {
             200
         } else {
@@ -114,7 +113,7 @@ impl Stream {
 }
 
 impl StreamState {
-    /// Cuts a body into records; `None` for no body.
+    /// Splits a body into records; `None` for an empty body.
     pub(super) fn records(
         &self,
         body: &Bytes,
@@ -130,8 +129,8 @@ impl StreamState {
         Ok(Some(Records(drafts)))
     }
 
-    /// Writes the records at the tail. Returns their frames when readers at the tail are to be
-    /// handed them.
+    /// Writes the records at the tail. Returns their frames if they are small enough to be sent to
+    /// subscribers.
     pub(super) fn push(
         &mut self,
         now: Millis,
@@ -142,7 +141,7 @@ impl StreamState {
         turn: &mut Turn,
     ) -> Option<Bytes> {
         let Records(drafts) = records;
-        // Small appends are handed to the readers at the tail, too, and so are made at once.
+        // Frames for subscribers are built now. Larger ones are built when their row is written.
         let framed: u64 = drafts.iter().map(|draft| draft.frames.bytes()).sum();
         let is_handed_on = framed <= limits.frame_bytes_max;
         let last = drafts.len().saturating_sub(1);
@@ -164,7 +163,8 @@ impl StreamState {
                     units: draft.units,
                     bytes_before: self.tail.bytes,
                     at: now,
-                    // On the last row, so that it is not there unless all of them are.
+                    // Only on the last row, so that a reader of this column knows that all rows are
+                    // stored.
                     producer: producer.clone().filter(|_| index == last),
                     stream_seq: stream_seq.clone().filter(|_| index == last),
                     frames,
@@ -198,7 +198,7 @@ impl StreamState {
     }
 }
 
-/// As many messages to a row as fit; a message that is larger than a row takes several.
+/// Packs as many messages into a row as fit. A message larger than a row takes several rows.
 fn draft_messages(body: &Bytes, limits: &Limits) -> Result<Vec<Draft>, Refusal> {
     let mut rows = MessageRows {
         body,
@@ -220,9 +220,9 @@ struct MessageRows<'a> {
     drafts: Vec<Draft>,
 }
 
-/// Messages of a row that takes more.
+/// A row that can take more messages.
 struct OpenRow {
-    /// From the beginning of the first to the end of the last.
+    /// The range from the beginning of the first message to the end of the last.
     text: Range<usize>,
     messages: u64,
     framed: u64,
@@ -262,15 +262,15 @@ impl MessageRows<'_> {
     }
 }
 
-/// One frame, whose rows are parts of it where it is larger than one, so that rows tell where an
-/// append begins and ends.
+/// Makes one frame, split over several rows if necessary, so that rows show where an append begins
+/// and ends.
 fn draft_bytes(bytes: &Bytes, limits: &Limits) -> Vec<Draft> {
     let mut drafts = Vec::new();
     spread(bytes, bytes.len() as u64, limits.row_bytes_max, &mut drafts);
     drafts
 }
 
-/// One record over as many rows as it takes, with all of its units in the last.
+/// Splits one record over as many rows as it needs. The last row counts all of its units.
 fn spread(record: &Bytes, units: u64, row_bytes_max: u64, drafts: &mut Vec<Draft>) {
     let row_bytes_max = usize::try_from(row_bytes_max).unwrap_or(usize::MAX).max(1);
     let first = row_bytes_max.saturating_sub(FRAME_OVERHEAD as usize).max(1);

@@ -11,8 +11,8 @@ impl StreamState {
         self.save();
     }
 
-    /// A retry of the request that closed the stream succeeds, and so does closing it again without
-    /// more; nothing else.
+    /// Answers a request to a closed stream. Only two kinds succeed: a retry of the request that
+    /// closed it, and a request that closes it again without content.
     pub(super) fn append_to_closed(&self, append: &Append) -> Result<Answer, StepError> {
         let by = self
             .row

@@ -1,4 +1,4 @@
-//! Creation (protocol 5.1): idempotent, with optional content and closure, all in one turn.
+//! Creation (protocol 5.1): idempotent, with optional content and closure, in one turn.
 
 use super::outbox::Outbox;
 use super::{Creation, StepError, Stream, StreamState, incarnation, precondition, producer};
@@ -38,11 +38,11 @@ impl Stream {
         if let Some(stamp) = &producer {
             producer::admit(stamp, None)?;
         }
-        // An empty array is a fine beginning, and no message (protocol 9.1.3).
+        // An empty array creates a stream without messages (protocol 9.1.3).
         let records = state
             .records(&create.body, &self.limits)?
             .filter(|records| !records.is_empty());
-        // Nothing is refused from here on.
+        // From here on the request cannot be refused.
         turn.writes.push(Write::CreateTables);
         self.outbox.created(&mut state.row, &self.limits, turn);
         let by = producer.clone();
@@ -64,7 +64,7 @@ impl Stream {
 }
 
 impl StreamState {
-    /// In what an existing stream differs from the one asked for.
+    /// Returns the first property in which the existing stream differs from the request.
     fn difference(&self, create: &Create) -> Option<&'static str> {
         if !content_type::matches(&self.row.content_type, &create.content_type) {
             Some("content type")

@@ -1,4 +1,4 @@
-//! Deletion (protocol 5.4): at once and whole.
+//! Deletion (protocol 5.4): immediate and complete.
 
 use super::{StepError, Stream};
 use crate::wire::request::Preconditions;

@@ -1,9 +1,9 @@
-//! Expiry (protocol 5.1): `Stream-TTL` slides with use, `Stream-Expires-At` stands.
+//! Expiry (protocol 5.1): `Stream-TTL` restarts with each use, `Stream-Expires-At` is fixed.
 //!
-//! A use is not worth a row. What is stored is a recent use, and a new one is stored only when it
-//! lies further ahead of that than a fraction of the TTL, the *slack*. An instance that wakes
-//! assumes that the stream was used until the slack had run out, so that it never expires early,
-//! and late by the slack at most.
+//! Not every use is stored, because each stored use costs a row. A new use is stored only when it
+//! is later than the stored one by a fraction of the TTL, the *slack*. A new instance assumes that
+//! the stream was used until the end of the slack. So a stream never expires early, and late by at
+//! most the slack.
 
 use super::{StepError, Stream, StreamState};
 use crate::rows::{Expiry, HotTable, Incarnation, Rows, StorageError, StreamRow, Write};
@@ -12,9 +12,9 @@ use crate::{Broadcast, Limits, Millis, StreamEnd, Turn};
 /// When the stream was last read or written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastUse {
-    /// As far as this instance knows; never before the true time.
+    /// The latest use that this instance knows, never earlier than the real one.
     last: Millis,
-    /// As a new instance would find it.
+    /// The last use that a new instance would read from storage.
     stored: Millis,
 }
 
@@ -26,7 +26,7 @@ impl LastUse {
         }
     }
 
-    /// As a new instance would find it.
+    /// Returns the last use that a new instance would read from storage.
     pub(super) const fn stored(&self) -> Millis {
         self.stored
     }
@@ -45,7 +45,7 @@ impl LastUse {
     }
 }
 
-/// How far the last use may run ahead of the stored one.
+/// Returns how far the last use may be ahead of the stored one.
 fn slack(expiry: &Expiry, limits: &Limits) -> u64 {
     match expiry {
         Expiry::Sliding { seconds } => seconds.saturating_mul(1_000) / limits.touch_slack_divisor,
@@ -54,7 +54,7 @@ fn slack(expiry: &Expiry, limits: &Limits) -> u64 {
 }
 
 impl StreamState {
-    /// When the stream ends, if nobody uses it again.
+    /// Returns when the stream expires unless it is used again.
     fn deadline(&self) -> Option<Millis> {
         match &self.row.expiry {
             Expiry::Never => None,
@@ -67,7 +67,7 @@ impl StreamState {
         self.deadline().is_some_and(|deadline| now >= deadline)
     }
 
-    /// Notes a read, or a write that stores nothing.
+    /// Records a read, or a write that stores nothing.
     pub(super) fn touch(&mut self, now: Millis, limits: &Limits) {
         self.used.last = self.used.last.max(now);
         if self.used.last > self.used.stored.plus(slack(&self.row.expiry, limits))
@@ -79,14 +79,14 @@ impl StreamState {
         }
     }
 
-    /// Notes a write whose row carries its time.
+    /// Records a write that stores a row with its time.
     pub(super) fn touch_by_row(&mut self, now: Millis) {
         self.used.last = self.used.last.max(now);
         self.used.stored = self.used.stored.max(now);
     }
 
-    /// When an alarm is to come for it: with the slack, so that whoever wakes finds the stream
-    /// expired.
+    /// Returns when the alarm for the expiry is due. The slack is added, so that the instance that
+    /// wakes finds the stream expired.
     pub(super) fn expiry_at(&self, limits: &Limits) -> Option<Millis> {
         let wanted = self.deadline()?.plus(slack(&self.row.expiry, limits));
         (wanted.0 <= limits.alarm_at_max_ms).then_some(wanted)
@@ -94,8 +94,8 @@ impl StreamState {
 }
 
 impl Stream {
-    /// Ends a stream whose time has come, so that whatever follows in this step finds none. A
-    /// stream with readers at its tail is in use (protocol 5.1), unless its end is fixed.
+    /// Ends a stream that has expired, so that the rest of this step finds no stream. A subscriber
+    /// counts as use (protocol 5.1), except when the expiry is fixed.
     pub(super) fn expire_if_due(
         &mut self,
         now: Millis,
@@ -111,7 +111,7 @@ impl Stream {
         let slides = matches!(state.row.expiry, Expiry::Sliding { .. });
         if slides && rows.attached(state.row.incarnation)? > 0 {
             state.touch(now, &self.limits);
-            // A TTL of 0 is due even now; its readers keep nothing alive.
+            // A TTL of 0 is due at once, and subscribers do not extend it.
             if !state.is_due(now) {
                 return Ok(());
             }
@@ -119,7 +119,7 @@ impl Stream {
         self.end(now, rows, turn)
     }
 
-    /// A reader was there until now. One of a former incarnation has nothing to do with this one.
+    /// Records that a subscriber was present until now. Ignores subscribers of another incarnation.
     pub(super) fn reader_gone(&mut self, now: Millis, incarnation: Incarnation) {
         if let Some(state) = &mut self.state
             && state.row.incarnation == incarnation
@@ -128,7 +128,7 @@ impl Stream {
         }
     }
 
-    /// Removes the stream and everything stored of it, and tells its readers.
+    /// Removes the stream with all of its content, and notifies its subscribers.
     pub(super) fn end(
         &mut self,
         now: Millis,
@@ -160,7 +160,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The stream, noted as used.
+    /// Returns the stream and records a use.
     pub(super) fn life_in_use(
         &mut self,
         now: Millis,

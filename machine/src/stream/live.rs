@@ -1,5 +1,5 @@
-//! Broadcast reads (protocol 5.7, 5.8): who is behind gets a page, who is at the tail is attached,
-//! and each turn tells all who are attached at once.
+//! Live reads (protocol 5.7, 5.8). A reader behind the tail gets a page. A reader at the tail
+//! becomes a subscriber, and each turn sends one broadcast to all subscribers.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::wire::{Format, cache, cursor, header, internal_headers};
 use crate::{Answer, Broadcast, Class, Limits, Millis, Offset, StreamEnd, Subscriber};
 
 impl StreamState {
-    /// What a turn tells the readers at the tail; see [`Broadcast::told_at`] for the rest.
+    /// Creates the broadcast of a turn. [`Broadcast::told_at`] sets the remaining fields.
     pub(super) fn live(&self, from: Offset, frames: Option<Bytes>) -> Broadcast {
         let appended = from != self.tail();
         Broadcast {
@@ -30,7 +30,7 @@ impl StreamState {
         }
     }
 
-    /// The answer to a reader at the tail of an open stream.
+    /// Answers a reader at the tail of an open stream.
     pub(super) fn attach(
         &self,
         class: Class,
@@ -62,7 +62,8 @@ impl StreamState {
         }
     }
 
-    /// The head of an event stream, and what its reader's side needs to know to go on from `next`.
+    /// Returns the head of an event stream, with what its live reader needs to continue from
+    /// `next`.
     pub(super) fn event_page(
         &self,
         next: Offset,
@@ -88,7 +89,7 @@ impl StreamState {
     fn event_stream(&self) -> Answer {
         let answer = Answer::new(200, cache::EVENT_STREAM)
             .with(header::CONTENT_TYPE, "text/event-stream")
-            // Proxies of nginx's kind would hold events back.
+            // nginx and similar proxies would otherwise buffer the events.
             .with(header::X_ACCEL_BUFFERING, "no");
         match self.format {
             Format::Binary => answer.with(header::STREAM_SSE_DATA_ENCODING, "base64"),
@@ -150,7 +151,7 @@ pub(crate) fn message(live: &Broadcast, class: Class) -> Result<Vec<u8>, Corrupt
     };
     let frames = live.frames.clone().unwrap_or_default();
     match class {
-        // To be read as a page, which knows the bytes before it.
+        // The event may need bytes before it to complete a character. A page has them.
         Class::Sse if !live.stands_alone => Ok(Frame {
             whole: false,
             ..frame
@@ -177,7 +178,7 @@ pub(crate) fn message(live: &Broadcast, class: Class) -> Result<Vec<u8>, Corrupt
     }
 }
 
-/// The answer that a waiting long-poll gets.
+/// Returns the answer to a waiting long-poll.
 fn long_poll_answer(live: &Broadcast, frames: &[u8]) -> Result<Answer, CorruptionError> {
     let closed = live.end == Some(StreamEnd::Closed);
     if live.end == Some(StreamEnd::Deleted) {

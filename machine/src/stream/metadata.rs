@@ -1,4 +1,4 @@
-//! Metadata (protocol 5.5): what a stream is, without its content. Does not count as use.
+//! Metadata (protocol 5.5): the properties of a stream without its content. Does not count as use.
 
 use super::{StepError, Stream};
 use crate::Answer;

@@ -1,6 +1,6 @@
-//! Conditional writes (RFC 9110, 13): what a request demands of the stream's present state. Whoever
-//! finds out first that a request would be refused anyway, or is the retry of one that was not,
-//! does not ask for it.
+//! Conditional writes (RFC 9110, 13): requirements of a request on the current state of the stream.
+//! Callers do not check them for a request that is already refused, or for a retry of one that was
+//! accepted.
 
 use super::StreamState;
 use crate::Offset;
@@ -10,7 +10,8 @@ use crate::wire::header;
 use crate::wire::request::Preconditions;
 
 impl StreamState {
-    /// `If-Match` compares strongly and `If-None-Match` weakly (RFC 9110, 13.1.1, 13.1.2).
+    /// Checks `If-Match` with strong and `If-None-Match` with weak comparison (RFC 9110, 13.1.1,
+    /// 13.1.2).
     pub(super) fn meets(&self, preconditions: &Preconditions) -> Result<(), Refusal> {
         let named = |list: &str, weak| {
             list.trim() == "*" || entity_tag::states(list, weak).any(|state| self.is_in(state))
@@ -36,7 +37,7 @@ impl StreamState {
         })
     }
 
-    /// `Stream-Expected-Offset`.
+    /// Checks `Stream-Expected-Offset`.
     pub(super) fn ends_at(&self, expected: Option<Offset>) -> Result<(), Refusal> {
         match expected {
             Some(offset) if !self.is_tail(offset) => {
@@ -46,7 +47,7 @@ impl StreamState {
         }
     }
 
-    /// The tag of everything in the stream.
+    /// Returns the entity tag of the whole stream.
     pub(super) fn entity_tag(&self) -> String {
         entity_tag::entity_tag(
             self.row.incarnation,
@@ -63,7 +64,7 @@ impl StreamState {
     }
 }
 
-/// Where there is no stream, none can be named.
+/// Checks preconditions when there is no stream: `If-Match` fails, `If-None-Match` is met.
 pub(super) const fn met_by_none(preconditions: &Preconditions) -> Result<(), Refusal> {
     if preconditions.if_match.is_some() {
         return Err(Refusal::PreconditionFailed {

@@ -1,5 +1,5 @@
-//! Who writes: idempotent producers (protocol 5.2.1) and `Stream-Seq` (protocol 5.2), which is
-//! scoped to the stream.
+//! Idempotent producers (protocol 5.2.1), and `Stream-Seq` (protocol 5.2), which applies to the
+//! whole stream.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use super::StreamState;
 use crate::rows::{HotTable, ProducerStamp, ProducerState, Rows, StorageError, WriterColumns};
 use crate::{Millis, Offset, Refusal};
 
-/// The last word of the writers in the open segment. Only an append that is stored adds to it, so
-/// that it is bounded by the rows of that segment, whatever clients send.
+/// The last accepted state of each producer in the open segment. Only a stored append adds a
+/// producer, so the rows of the segment bound its size.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Producers {
     producers: BTreeMap<String, ProducerEntry>,
@@ -21,15 +21,15 @@ struct ProducerEntry {
     used_at: Millis,
 }
 
-/// What becomes of a producer's request that is not refused.
+/// The outcome of a producer's request that is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     Accepted,
-    /// The server has it already.
+    /// The request was accepted before.
     Duplicate(ProducerState),
 }
 
-/// The protocol's validation (5.2.1), against the producer's last accepted request.
+/// Validates a producer's request against its last accepted one (protocol 5.2.1).
 pub(super) fn admit(
     stamp: &ProducerStamp,
     last: Option<ProducerState>,
@@ -75,7 +75,7 @@ impl Producers {
         self.producers.len() as u64
     }
 
-    /// `Stream-Seq` must rise, byte by byte compared.
+    /// Checks that `Stream-Seq` increases in byte order.
     pub(super) fn admit_stream_seq(
         &self,
         stream_seq: Option<&str>,
@@ -102,8 +102,8 @@ impl Producers {
         }
     }
 
-    /// The open segment is sealed: what is to be kept of it. Forgets the producers, which can be
-    /// asked for from now on.
+    /// Returns the state to store when the open segment is sealed, and forgets the producers. From
+    /// now on they are looked up in storage.
     pub(super) fn seal(&mut self) -> (Vec<(ProducerStamp, Millis)>, Option<String>) {
         let producers = core::mem::take(&mut self.producers).into_iter();
         let stamps = producers.map(|(id, ProducerEntry { last, used_at })| {
@@ -115,8 +115,8 @@ impl Producers {
 }
 
 impl StreamState {
-    /// Every writer's last word in the open segment, read from the rows when this instance has not
-    /// yet done so.
+    /// Returns the producers of the open segment. Reads them from the rows if this instance has not
+    /// done so.
     pub(super) fn producers(&mut self, rows: &impl Rows) -> Result<&mut Producers, StorageError> {
         let known = match self.producers.take() {
             Some(producers) => producers,
@@ -134,8 +134,9 @@ impl StreamState {
         Ok(self.producers.insert(known))
     }
 
-    /// A producer's last word, wherever it is. What is asked for is not remembered, because a
-    /// client can ask for any number of producers without storing anything.
+    /// Returns the last accepted state of a producer, from the open or a sealed segment. Does not
+    /// keep the result in memory, because a client can ask for any number of producers without
+    /// storing anything.
     pub(super) fn last_word(
         &mut self,
         producer: &str,

@@ -1,13 +1,13 @@
-//! Reading (protocol 5.6, 8): a plan of the rows and cold segments that make up a page.
+//! Reads (protocol 5.6, 8): plans a page from rows and cold segments.
 //!
 //! A page ends at an entry of a segment's sparse index: the beginning of the first message or
-//! append at or after a multiple of the index's step. An offset inside an append is read from the
-//! beginning of that append. That is known of hot rows and of cold segments alike, so that a page
-//! is the same, and has the same entity tag, before and after its segment has been moved.
+//! append at or after a multiple of the index step. A read from an offset inside an append starts
+//! at the beginning of that append. Both can be computed for hot rows and for cold segments. So a
+//! page stays the same, and keeps its entity tag, when its segment moves to the cold tier.
 //!
-//! In private cache mode a plain read is answered with everything up to the tail of its turn, page
-//! by page. Clients take the end of such an answer for the end of the stream. In shared mode it is
-//! answered with one page, which caches can keep.
+//! In private cache mode the answer to a plain read contains everything up to the current tail,
+//! page by page, because clients treat the end of the answer as the end of the stream. In shared
+//! mode the answer is one page, which caches can store.
 
 use super::seal::{self, missing};
 use super::{Response, StepError, Stream, StreamState};
@@ -22,19 +22,19 @@ use crate::wire::text::{self, Ending};
 use crate::wire::{CacheMode, Format, cache, header};
 use crate::{Answer, Class, Limits, Millis, Offset, Refusal};
 
-/// What a page holds.
+/// A planned page.
 struct Page {
     end: Offset,
     plan: Plan,
 }
 
-/// Where a segment's content is.
+/// Where the content of a segment is stored.
 enum Source {
     HotTableReader(HotTable),
     Cold { key: String, index: Index },
 }
 
-/// A segment with content.
+/// A segment that has content.
 struct Segment {
     number: u64,
     /// Messages or bytes.
@@ -58,7 +58,7 @@ impl Stream {
             Some(id) => state.told(id, rows)?,
         };
         if resumed == Some(tail) && state.is_closed() {
-            // A browser connects again when events end, and does not after a 204 (WHATWG HTML,
+            // A browser reconnects when an event stream ends. It stops after a 204 (WHATWG HTML,
             // 9.2.3).
             let answer = Answer::uncached(204).at(tail);
             return Ok(Response::Answer(answer.up_to_date(true).closed(true)));
@@ -115,7 +115,7 @@ impl Stream {
         Ok(Response::Answer(answer.body(Body::Plan(page.plan))))
     }
 
-    /// The next page of an answer whose head has left.
+    /// Returns the next page of an answer that has already begun.
     pub(super) fn read_on(
         &mut self,
         now: Millis,
@@ -146,12 +146,13 @@ impl StreamState {
             Some(Class::LongPoll) => Answer::uncached(204).at(tail).up_to_date(true).closed(true),
             Some(Class::Sse) => {
                 let answer = self.event_page(tail, now, read, limits);
-                // Said in the head already, so that nobody need wait for the event (protocol 8).
+                // The head already has these headers, so that a client need not wait for the event
+                // (protocol 8).
                 answer.at(tail).up_to_date(true).closed(true)
             }
             None => {
                 let answer = if read.from == StartOffset::Now {
-                    // Names no content, so that there is nothing to be tagged (protocol 8).
+                    // The answer has no content, so it has no entity tag (protocol 8).
                     let answer = Answer::uncached(200)
                         .with(header::CONTENT_TYPE, self.row.content_type.clone());
                     answer.at(tail).up_to_date(true).closed(self.is_closed())
@@ -173,7 +174,7 @@ impl StreamState {
         })
     }
 
-    /// The head of a page (protocol 5.6).
+    /// Returns the head of a page (protocol 5.6).
     fn page_answer(
         &self,
         start: Offset,
@@ -198,7 +199,7 @@ impl StreamState {
             .closed(closed)
     }
 
-    /// Whether the client has the content of this answer already.
+    /// Returns whether the client already has the content of this answer.
     fn is_known(&self, answer: &Answer, read: &Read) -> bool {
         let tags = answer
             .header(header::ETAG)
@@ -206,9 +207,9 @@ impl StreamState {
         tags.is_some_and(|(tag, if_none_match)| entity_tag::is_named_by(tag, if_none_match))
     }
 
-    /// The place that an offset names, under the one name that is ever told: the end of a segment,
-    /// and not the beginning of the next. What lies beyond the tail was never told by this stream;
-    /// its reader waits for what comes.
+    /// Returns the canonical offset of a place. The end of a segment and the beginning of the next
+    /// one are the same place; the server only sends the former. An offset beyond the tail did not
+    /// come from this stream, so its reader waits at the tail.
     fn place(&self, offset: Offset, rows: &impl Rows) -> Result<Offset, StorageError> {
         let open = self.row.segment;
         if offset.segment > open {
@@ -227,14 +228,15 @@ impl StreamState {
         Ok(Offset::new(offset.segment, offset.position.min(units)))
     }
 
-    /// The place that an offset names if this stream can have told it, by either of its names.
+    /// Returns the canonical offset if this stream can have sent `offset`; accepts both offsets of
+    /// the boundary between two segments.
     fn told(&self, offset: Offset, rows: &impl Rows) -> Result<Option<Offset>, StorageError> {
         let place = self.place(offset, rows)?;
         let is_start = offset.position == 0 && offset.segment <= self.row.segment;
         Ok((place == offset || is_start).then_some(place))
     }
 
-    /// Messages or bytes of a sealed segment.
+    /// Returns the number of messages or bytes of a sealed segment.
     fn units(&self, sealed: u64, rows: &impl Rows) -> Result<u64, StorageError> {
         if sealed + 1 == self.row.segment {
             return Ok(self.sealed_units);
@@ -271,7 +273,7 @@ impl StreamState {
         })
     }
 
-    /// What an answer up to `to` has after a page that ends at `from`.
+    /// Returns the rest of an answer that ends at `to`, after a page that ends at `from`.
     fn rest(&self, from: Offset, to: Offset) -> Option<Rest> {
         (from < to).then_some(Rest {
             incarnation: self.row.incarnation,
@@ -280,8 +282,8 @@ impl StreamState {
         })
     }
 
-    /// The page that begins at `start`, which is before `to`: a tail of this turn or an earlier
-    /// one.
+    /// Plans the page that begins at `start`. `to` must be after `start`, and is the tail of this
+    /// turn or of an earlier one.
     fn page(
         &self,
         start: Offset,
@@ -302,7 +304,7 @@ impl StreamState {
             }
             let cut = segment.cut(from, budget, parts.is_empty(), rows, limits)?;
             let Some((end, used)) = cut else { break };
-            // More may have been appended to the segment since it had the tail.
+            // The segment may have grown since `to` was the tail.
             let end = if segment.number == to.segment {
                 end.min(to.position)
             } else {
@@ -333,7 +335,7 @@ impl StreamState {
         })
     }
 
-    /// What a closed stream shows behind its end: what would have become a character.
+    /// Plans the end of a closed text stream: the incomplete character after its last whole one.
     fn unfinished_end(&self, rows: &impl Rows) -> Result<Plan, StorageError> {
         let beyond = Segment {
             number: self.row.segment,
@@ -362,8 +364,8 @@ impl StreamState {
         })
     }
 
-    /// The last bytes of the segments before a place, as far as the place's own segment may have
-    /// too few before it.
+    /// Plans the last bytes of earlier segments that can belong to the character at `start`, if
+    /// `segment` itself has too few bytes before it.
     fn lead(
         &self,
         segment: &Segment,
@@ -407,8 +409,8 @@ impl StreamState {
 }
 
 impl Segment {
-    /// Where a page that has this much room ends in the segment, and how much it uses; `None` when
-    /// nothing fits, which the first part of a page does not accept.
+    /// Returns where the page ends in this segment and how much of `budget` it uses; `None` when
+    /// nothing fits. The first part of a page always has content.
     fn cut(
         &self,
         start: u64,
@@ -418,7 +420,8 @@ impl Segment {
         limits: &Limits,
     ) -> Result<Option<(u64, u64)>, StorageError> {
         let step = limits.index_block(self.bytes);
-        // As far as the index tells where `start` is.
+        // The largest multiple of the step at or before the row of `start`. The index locates
+        // `start` no more precisely.
         let floor = match &self.source {
             Source::HotTableReader(table) => {
                 HotTableReader::new(*table, rows)
@@ -447,7 +450,7 @@ impl Segment {
         if !is_first {
             return Ok(None);
         }
-        // A page has something, however large.
+        // The first part must have content, even if that exceeds the budget.
         let behind = match &self.source {
             Source::HotTableReader(table) => {
                 let row = HotTableReader::new(*table, rows)
@@ -459,7 +462,7 @@ impl Segment {
         Ok(Some((behind.unwrap_or(self.units), budget)))
     }
 
-    /// The plan of the units from `start` to `end`, and of so many before them.
+    /// Plans the units from `start` to `end`, and up to `lead` bytes before them.
     fn part(
         &self,
         lead: u64,
@@ -491,9 +494,9 @@ impl Segment {
     }
 }
 
-/// The last index entry behind `start` with at most `room` framed bytes before it: its position and
-/// those bytes. `floor` is the multiple of the step that `start` belongs to, and there is a row
-/// that ends beyond the room.
+/// Returns the last index entry after `start` with at most `room` framed bytes before it: its
+/// position and those bytes. `floor` is the multiple of the step that `start` belongs to. The
+/// segment must have a row that ends beyond `room`.
 fn entry_within(
     hot: &HotTableReader<'_, impl Rows>,
     start: u64,
@@ -516,7 +519,7 @@ fn entry_within(
     let entry = match entry_at(room)? {
         Some(entry) if entry.bytes_before <= room => Some(entry),
         beyond => {
-            // It is the entry that the row before the room's end belongs to.
+            // The entry is the one that covers the last row before `room`.
             let key = beyond.map_or(RowKey::LAST, |row| {
                 RowKey::from_stored(row.key.stored() - 1)
             });
@@ -527,7 +530,7 @@ fn entry_within(
     Ok(entry.map(|entry| (entry.key.position(), entry.bytes_before)))
 }
 
-/// The client has it (protocol 10.1).
+/// Turns an answer into a 304 (protocol 10.1).
 fn not_modified(answer: Answer) -> Answer {
     let mut answer = answer.without_body();
     answer.status = 304;

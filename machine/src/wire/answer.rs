@@ -11,16 +11,16 @@ use crate::router::cors;
 use crate::rows::ProducerStamp;
 use crate::{Limits, Offset, Refusal};
 
-/// On every answer: the browser security headers (protocol 12.7). What clients store must never run
-/// as a page of the server's own origin, whatever its type: not as a script, not as a form, and not
-/// as a frame that reaches others. What lets browsers of other origins read an answer is added by
-/// the shell ([`crate::router::cors`]).
+/// Browser security headers of every answer (protocol 12.7). Stored content must never run as a
+/// page of the server's own origin, whatever its type: not as a script, not as a form, and not as a
+/// frame that reaches others. The shell adds the headers that let other origins read an answer
+/// ([`crate::router::cors`]).
 pub const COMMON_HEADERS: [(&str, &str); 2] = [
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "sandbox; default-src 'none'"),
 ];
 
-/// What is sent back for one request.
+/// The response to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
@@ -32,12 +32,12 @@ pub struct Answer {
 pub enum Body {
     Empty,
     Bytes(Vec<u8>),
-    /// To be made of stored rows, as they are at the end of the turn.
+    /// Rendered from stored rows, as they are at the end of the turn.
     Plan(Plan),
 }
 
 impl Answer {
-    /// An empty answer. There is none without a `Cache-Control`.
+    /// Creates an empty answer. `Cache-Control` is an argument because every answer must have it.
     #[must_use]
     pub fn new(status: u16, cache_control: Cow<'static, str>) -> Self {
         Self {
@@ -47,13 +47,13 @@ impl Answer {
         }
     }
 
-    /// An empty answer that nobody may keep.
+    /// Creates an empty answer that caches must not store.
     #[must_use]
     pub fn uncached(status: u16) -> Self {
         Self::new(status, cache::NO_STORE)
     }
 
-    /// Tells a client what it did wrong.
+    /// Creates the answer to a refused request.
     #[must_use]
     pub fn refusal(refusal: &Refusal) -> Self {
         let (status, code) = refusal.status_and_code();
@@ -97,22 +97,22 @@ impl Answer {
         }
     }
 
-    /// The server is at fault. Whether the request took effect is unknown to the client.
+    /// Creates the answer to a request that failed in the server. The client does not know whether
+    /// the request took effect.
     #[must_use]
     pub fn internal(message: &str) -> Self {
         Self::error(500, "internal", message)
     }
 
-    /// The stream cannot answer at the moment.
+    /// Creates the answer of a stream that is temporarily unavailable.
     #[must_use]
     pub fn unavailable(limits: &Limits) -> Self {
         Self::error(503, "unavailable", "the stream cannot answer at the moment")
             .with(header::RETRY_AFTER, limits.retry_after_s.to_string())
     }
 
-    /// What can be asked: what OPTIONS answers, to a browser too that asks it before it sends
-    /// anything unusual to another origin. A page whose origin is not admitted is not told what it
-    /// could send.
+    /// Creates the answer to OPTIONS, including a browser's CORS preflight. A page of an origin
+    /// that is not allowed does not get the lists of methods and headers.
     #[must_use]
     pub(crate) fn preflight(is_admitted: bool, limits: &Limits) -> Self {
         let answer = Self::uncached(204).with(header::ALLOW, METHODS);
@@ -138,7 +138,6 @@ impl Answer {
         struct Envelope<'a> {
             error: Error<'a>,
         }
-        // Nothing in it can fail to become JSON.
         let body = serde_json::to_vec(&Envelope {
             error: Error { code, message },
         })
@@ -184,7 +183,7 @@ impl Answer {
         self.with(header::STREAM_CURSOR, cursor.to_string())
     }
 
-    /// The producer's highest accepted sequence (protocol 5.2.1).
+    /// Adds the highest accepted sequence of the producer (protocol 5.2.1).
     #[must_use]
     pub(crate) fn producer(self, epoch: u64, seq: u64) -> Self {
         self.with(header::PRODUCER_EPOCH, epoch.to_string())
@@ -204,25 +203,26 @@ impl Answer {
         Self { body, ..self }
     }
 
-    /// The same answer for a request whose answer has no body.
+    /// Removes the body, for requests such as HEAD.
     #[must_use]
     pub fn without_body(self) -> Self {
         self.body(Body::Empty)
     }
 
-    /// Every header of the answer.
+    /// Iterates over all headers of the answer.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.own_headers().chain(COMMON_HEADERS)
     }
 
-    /// The headers that not every answer has.
+    /// Iterates over the headers other than [`COMMON_HEADERS`].
     pub fn own_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.headers
             .iter()
             .map(|(name, value)| (*name, value.as_ref()))
     }
 
-    /// The value of a header, under the very name it was given.
+    /// Returns the value of a header. The name must have the exact spelling of the constants in
+    /// [`header`].
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers()

@@ -1,5 +1,5 @@
-//! `Cache-Control` (protocol 10.1): every answer says it, and only what can never become wrong may
-//! be kept.
+//! `Cache-Control` (protocol 10.1). Every answer has it. Caches may only store what can never
+//! become wrong.
 
 use std::borrow::Cow;
 
@@ -10,8 +10,9 @@ pub(crate) const NO_STORE: Cow<'static, str> = Cow::Borrowed("no-store");
 pub(crate) const EVENT_STREAM: Cow<'static, str> =
     Cow::Borrowed("no-cache, no-store, no-transform");
 
-/// A catch-up answer with content. One that ends before the tail can never change; one that reaches
-/// the tail grows with the next append, so that it must be asked for again each time.
+/// Returns the value for a catch-up answer with content. One that ends before the tail can never
+/// change. One that reaches the tail grows with the next append, so it must be revalidated each
+/// time.
 pub(crate) fn catch_up(mode: CacheMode, reaches_tail: bool, limits: &Limits) -> Cow<'static, str> {
     let scope = scope(mode);
     if reaches_tail {
@@ -23,8 +24,8 @@ pub(crate) fn catch_up(mode: CacheMode, reaches_tail: bool, limits: &Limits) -> 
     ))
 }
 
-/// A long-poll answer with content: its offset and cursor are in the URL, so a shared cache may
-/// hand it to the others who wait for the same.
+/// Returns the value for a long-poll answer with content. Its offset and cursor are in the URL, so
+/// a shared cache may serve it to all clients that wait at the same place.
 pub(crate) fn long_poll(mode: CacheMode, limits: &Limits) -> Cow<'static, str> {
     match mode {
         CacheMode::Private => NO_STORE,

@@ -2,10 +2,10 @@
 
 use super::Format;
 
-/// What a stream has when its creator names none (protocol 5.1).
+/// The content type of a stream that was created without one (protocol 5.1).
 pub const DEFAULT: &str = "application/octet-stream";
 
-/// The media type without parameters, in lower case: what is compared.
+/// Returns the media type without parameters in lower case, which is used for comparison.
 #[must_use]
 pub fn essence(content_type: &str) -> String {
     content_type
@@ -16,13 +16,13 @@ pub fn essence(content_type: &str) -> String {
         .to_ascii_lowercase()
 }
 
-/// Whether two content types name the same media type.
+/// Returns whether two content types name the same media type.
 #[must_use]
 pub fn matches(one: &str, other: &str) -> bool {
     essence(one) == essence(other)
 }
 
-/// Whether the text has the form `type/subtype`, with optional parameters.
+/// Returns whether the text has the form `type/subtype`, with optional parameters.
 #[must_use]
 pub fn is_well_formed(content_type: &str) -> bool {
     let token = |text: &str| !text.is_empty() && text.bytes().all(is_token);
@@ -55,7 +55,7 @@ const fn is_token(byte: u8) -> bool {
         )
 }
 
-/// How a stream of this type is answered.
+/// Returns the format in which a stream of this type is read.
 #[must_use]
 pub fn format(content_type: &str) -> Format {
     let essence = essence(content_type);

@@ -1,24 +1,23 @@
-//! Cursors (protocol 10.1): the number of the present interval, moved ahead of any client that is
-//! already there.
+//! Cursors (protocol 10.1): the number of the current interval, or a larger one for a client that
+//! already has it.
 
 use crate::limits::SAFE_INTEGER_MAX;
 use crate::{Limits, Millis};
 
-/// The interval that `now` falls into.
+/// Returns the number of the interval that contains `now`.
 #[must_use]
 pub const fn interval(now: Millis, limits: &Limits) -> u64 {
     now.0.saturating_sub(limits.cursor_epoch_ms) / limits.cursor_interval_ms
 }
 
-/// The cursor that answers a live read: the present interval, or beyond the client's cursor when
-/// that is not behind it.
+/// Returns the cursor of a live read: the current interval, or a number after the client's cursor
+/// if that is not before the current interval.
 ///
-/// The protocol asks for a random step there. Ours depends on nothing but the stream and the
-/// client's cursor, so that equal requests are answered with equal cursors and a cache can collapse
-/// them, while different streams still spread.
+/// The protocol requires a random step. This one depends only on the stream and the client's
+/// cursor. So equal requests get equal cursors, which lets a cache collapse them, and different
+/// streams still spread.
 ///
-/// A cursor so large that none could follow it is one that this server has not given, and counts as
-/// none.
+/// A cursor too large to have a successor did not come from this server, and is ignored.
 #[must_use]
 pub const fn next(now: Millis, client: Option<u64>, salt: u64, limits: &Limits) -> u64 {
     let client = match client {
@@ -34,7 +33,7 @@ pub const fn next(now: Millis, client: Option<u64>, salt: u64, limits: &Limits) 
     }
 }
 
-/// A fixed scrambling of 64 bits (the finalizer of SplitMix64).
+/// Mixes 64 bits with the finalizer of SplitMix64.
 pub(crate) const fn splitmix64(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -3,14 +3,14 @@
 use crate::Offset;
 use crate::rows::Incarnation;
 
-/// How far the content that a tag names reaches.
+/// Where the content of an entity tag ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// More follows.
+    /// Before the tail.
     Page,
-    /// It ends at the tail of an open stream.
+    /// At the tail of an open stream.
     Tail,
-    /// It ends at the end of a closed stream.
+    /// At the end of a closed stream.
     Closed,
 }
 
@@ -20,10 +20,10 @@ impl Reach {
     }
 }
 
-/// Names the content between two offsets of one incarnation, and what follows it.
+/// Returns the tag of the content between two offsets of one incarnation.
 ///
-/// A page that has reached the tail and does so no longer gets another tag. A 304 would leave the
-/// `Stream-Up-To-Date` in place that a cache has stored with it (RFC 9111, 3.2), and its client
+/// The tag of a page changes when the page no longer reaches the tail. Otherwise a 304 would keep
+/// the `Stream-Up-To-Date` that a cache has stored with the page (RFC 9111, 3.2), and the client
 /// would stop there.
 pub(crate) fn entity_tag(
     incarnation: Incarnation,
@@ -39,17 +39,17 @@ pub(crate) fn entity_tag(
     format!("\"{incarnation}:{start}:{end}{reach}\"")
 }
 
-/// The state of a stream that one of its entity tags was given for.
+/// The state of a stream, parsed from an entity tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct State<'a> {
-    /// As text.
+    /// Unparsed.
     pub(crate) incarnation: &'a str,
     pub(crate) end: Offset,
     pub(crate) closed: bool,
 }
 
-/// What the tags of a list were given for. Weak tags count only where the comparison is weak (RFC
-/// 9110, 8.8.3.2), and foreign ones never.
+/// Parses the tags of a list. Skips tags that this server cannot have made, and weak ones unless
+/// `weak` asks for weak comparison (RFC 9110, 8.8.3.2).
 pub(crate) fn states(list: &str, weak: bool) -> impl Iterator<Item = State<'_>> {
     list.split(',').map(str::trim).filter_map(move |tag| {
         state(if weak {
@@ -60,7 +60,7 @@ pub(crate) fn states(list: &str, weak: bool) -> impl Iterator<Item = State<'_>> 
     })
 }
 
-/// Reads [`entity_tag`]. One that does not reach the tail names no state.
+/// Parses the output of [`entity_tag`]. A tag of a page before the tail has no state.
 fn state(tag: &str) -> Option<State<'_>> {
     let mut parts = tag.strip_prefix('"')?.strip_suffix('"')?.split(':');
     let incarnation = parts.next()?;
@@ -78,10 +78,10 @@ fn state(tag: &str) -> Option<State<'_>> {
     })
 }
 
-/// Whether an `If-None-Match` list names this tag. Weak tags match (RFC 9110, 13.1.2), and `*`
-/// matches anything.
+/// Returns whether an `If-None-Match` list contains this tag. Weak tags match (RFC 9110, 13.1.2),
+/// and `*` matches every tag.
 pub(crate) fn is_named_by(tag: &str, if_none_match: &str) -> bool {
-    // Our tags contain no comma, so that a list can be split at each.
+    // Our tags contain no comma, so it is safe to split the list at commas.
     if_none_match
         .split(',')
         .map(str::trim)

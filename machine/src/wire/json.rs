@@ -1,4 +1,5 @@
-//! JSON mode (protocol 9.1): a body is cut into messages, and each message keeps its bytes.
+//! JSON mode (protocol 9.1). A body is split into messages, and the bytes of each message are kept
+//! as they are.
 
 use core::fmt;
 
@@ -9,12 +10,11 @@ use crate::Refusal;
 
 const INVALID: Refusal = Refusal::Malformed("the body is not valid JSON");
 
-/// Hands over the messages of a body, one after the other: the elements of its outermost array, or
-/// the one value that it is (protocol 9.1.2). They are void when the body turns out not to be
-/// valid.
+/// Passes the messages of a body to `each` in order: the elements of its outermost array, or its
+/// single value (protocol 9.1.2). Discard them if this fails.
 ///
 /// # Errors
-/// When the body is not valid JSON (protocol 9.1.4).
+/// Fails when the body is not valid JSON (protocol 9.1.4).
 pub(crate) fn messages(body: &[u8], each: impl FnMut(&str)) -> Result<(), Refusal> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -44,8 +44,8 @@ impl<'de, F: FnMut(&str)> Visitor<'de> for Elements<F> {
     }
 }
 
-/// Hands over the messages of a part of an array that [`messages`] has read: from the beginning of
-/// one to the end of another.
+/// Passes the messages of a part of an array to `each`. [`messages`] must have accepted the array.
+/// The part begins with one message and ends with another.
 pub(crate) fn messages_between_commas(part: &[u8], mut each: impl FnMut(&[u8])) {
     let mut rest = part;
     while !rest.is_empty() {
@@ -64,7 +64,7 @@ pub(crate) fn messages_between_commas(part: &[u8], mut each: impl FnMut(&[u8])) 
 mod tests {
     use super::*;
 
-    /// The messages of a body, which are the same when they are cut again.
+    /// Returns the messages of a body, and checks that splitting them again changes nothing.
     fn messages(body: &[u8]) -> Result<Vec<String>, Refusal> {
         let mut messages = Vec::new();
         let mut text = 0..0;

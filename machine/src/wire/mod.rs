@@ -1,4 +1,4 @@
-//! The protocol as it is spelled on the wire: requests in, answers out.
+//! The wire format of the protocol: parsing of requests, and construction of answers.
 
 pub mod answer;
 pub(crate) mod cache;
@@ -11,18 +11,18 @@ pub mod request;
 pub mod sse;
 pub(crate) mod text;
 
-/// How a stream's content type shapes its answers (protocol 5.8, 9).
+/// The format in which a stream is read, derived from its content type (protocol 5.8, 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Format {
     /// `application/json`: messages with boundaries.
     Json,
-    /// `text/*`: bytes that SSE carries as they are.
+    /// `text/*`: bytes that SSE carries as text.
     Text,
-    /// Anything else: bytes that SSE carries as base64.
+    /// All other types: bytes that SSE carries as base64.
     Binary,
 }
 
-/// Whether answers may be kept by caches that serve many clients (protocol 10.1).
+/// Whether shared caches may store answers (protocol 10.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheMode {
     #[default]
@@ -31,7 +31,7 @@ pub enum CacheMode {
 }
 
 impl CacheMode {
-    /// The value of [`internal_headers::CACHE_MODE`].
+    /// Returns the value of [`internal_headers::CACHE_MODE`].
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl CacheMode {
         }
     }
 
-    /// Reads [`Self::name`].
+    /// Parses the output of [`Self::name`].
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Private, Self::Shared]
@@ -49,12 +49,11 @@ impl CacheMode {
     }
 }
 
-/// Header names, spelled as the protocol spells them (13.2).
+/// Header names, in the protocol's spelling (13.2).
 pub mod header {
     use super::internal_headers::{CACHE_MODE, LIVE_HEAD, TIMING, UPGRADE};
 
-    /// Those that ordinary requests and answers go by, for shells that can make use of knowing them
-    /// in advance.
+    /// The headers of ordinary requests and answers, for shells that prepare them in advance.
     pub const FREQUENT: [&str; 21] = [
         CACHE_CONTROL,
         CACHE_MODE,

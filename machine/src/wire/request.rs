@@ -1,4 +1,4 @@
-//! Requests on a stream URL, parsed into [`Call`]s.
+//! Parsing of requests on a stream URL into [`Call`]s.
 
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -10,16 +10,15 @@ use crate::offset::Offset;
 use crate::rows::{Expiry, ProducerStamp};
 use crate::{Class, Limits, Millis, Refusal, router};
 
-/// What a shell knows of a request before its body.
+/// The parts of a request that a shell has before the body.
 #[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
     pub method: &'a str,
-    /// Where `Location` begins: scheme and authority, or the operator's `PUBLIC_URL`. Nothing else
-    /// is taken from it.
+    /// Start of `Location`: scheme and authority, or the operator's `PUBLIC_URL`. Has no other use.
     pub origin: &'a str,
     /// Path and query, as sent.
     pub target: &'a str,
-    /// The value of a header by its name, whatever its case.
+    /// Returns the value of a header. The name is case-insensitive.
     pub header: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -40,7 +39,7 @@ pub struct Create {
     pub expiry: Expiry,
     pub closed: bool,
     pub producer: Option<ProducerStamp>,
-    /// The initial content; empty for none.
+    /// The initial content. May be empty.
     pub body: Bytes,
     /// The stream's own URL.
     pub location: String,
@@ -49,21 +48,22 @@ pub struct Create {
     pub preconditions: Preconditions,
 }
 
-/// POST (protocol 5.2, 5.3). Without a body it closes.
+/// POST (protocol 5.2, 5.3). An empty body means that the request only closes the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
-    /// Present whenever there is a body.
+    /// Present if there is a body.
     pub content_type: Option<String>,
     pub producer: Option<ProducerStamp>,
     pub stream_seq: Option<String>,
-    /// The tail at which to append, under either of its names.
+    /// The tail that the client expects, as either of the two offsets of a segment boundary.
     pub expected_offset: Option<Offset>,
     pub preconditions: Preconditions,
     pub close: bool,
     pub body: Bytes,
 }
 
-/// What a write demands of the stream's present state (RFC 9110, 13.1): two lists of entity tags.
+/// Conditions of a write on the current state of the stream (RFC 9110, 13.1): two lists of entity
+/// tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preconditions {
     pub if_match: Option<String>,
@@ -75,8 +75,8 @@ pub struct Preconditions {
 pub struct Read {
     pub from: StartOffset,
     pub live: Option<Class>,
-    /// The `id` of the last event that a client of an event stream has seen, which says better than
-    /// `from` where to go on, unless this stream never told it.
+    /// The `id` of the last event that an SSE client has seen. It takes precedence over `from`,
+    /// unless this stream cannot have sent it.
     pub last_event_id: Option<Offset>,
     /// The client's echo of the last cursor.
     pub cursor: Option<u64>,
@@ -85,7 +85,7 @@ pub struct Read {
 }
 
 impl Read {
-    /// The same read from where its reader is by now.
+    /// Returns the same read, continued from the reader's current position.
     #[must_use]
     pub fn again_from(&self, position: Offset) -> Self {
         Self {
@@ -104,24 +104,24 @@ pub enum StartOffset {
     Offset(Offset),
 }
 
-/// A request as far as it can be parsed without its body.
+/// A request parsed as far as possible without its body.
 #[derive(Debug)]
 pub enum Parsed {
     Whole(Call),
     AwaitsBody(AwaitsBody),
 }
 
-/// A PUT or POST whose body is to be read: at most `bytes_max` bytes of it.
+/// A PUT or POST whose body, of at most `bytes_max` bytes, must still be read.
 #[derive(Debug)]
 pub struct AwaitsBody {
     pub bytes_max: u64,
     call: Call,
 }
 
-/// Parses method, query and headers.
+/// Parses the method, the query and the headers.
 ///
 /// # Errors
-/// When the request is malformed, or its announced body too large.
+/// Fails when the request is malformed, or its `Content-Length` is too large.
 pub fn parse(head: RequestHead<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
     match head.method {
         "PUT" => awaits_body(Call::Create(create(head, limits)?), head, limits),
@@ -133,16 +133,16 @@ pub fn parse(head: RequestHead<'_>, limits: &Limits) -> Result<Parsed, Refusal> 
     }
 }
 
-/// What a stream URL can be asked.
+/// The methods of a stream URL.
 pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
-/// The length that a body is announced to have.
+/// Returns the `Content-Length`.
 #[must_use]
 pub fn announced_bytes(head: RequestHead<'_>) -> Option<u64> {
     (head.header)(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok())
 }
 
-/// Refuses a body by its length alone.
+/// Refuses a body whose `Content-Length` is too large.
 pub(crate) fn refuse_announced(head: RequestHead<'_>, limits: &Limits) -> Result<(), Refusal> {
     let max = body_bytes_max(head, limits);
     let needs_body = matches!(head.method, "PUT" | "POST");
@@ -169,10 +169,10 @@ fn awaits_body(call: Call, head: RequestHead<'_>, limits: &Limits) -> Result<Par
 }
 
 impl AwaitsBody {
-    /// The call, with its whole body.
+    /// Adds the body and returns the call.
     ///
     /// # Errors
-    /// When the body is larger than allowed, or missing where it is needed.
+    /// Fails when the body is too large, or missing where it is required.
     pub fn with_body(self, body: Bytes) -> Result<Call, Refusal> {
         if u64::try_from(body.len()).unwrap_or(u64::MAX) > self.bytes_max {
             return Err(self.too_large());
@@ -200,7 +200,7 @@ impl AwaitsBody {
         }
     }
 
-    /// The refusal of a body of which more than `bytes_max` bytes have been read.
+    /// Returns the refusal of a body that has exceeded `bytes_max`.
     #[must_use]
     pub const fn too_large(&self) -> Refusal {
         Refusal::BodyTooLarge {
@@ -208,19 +208,20 @@ impl AwaitsBody {
         }
     }
 
-    /// The most bytes that the body may have.
+    /// Returns the size limit of the body in bytes.
     #[must_use]
     pub const fn bytes_max(&self) -> u64 {
         self.bytes_max
     }
 
-    /// The refusal of a body that ended before the end that was announced. Nothing of it is stored.
+    /// Returns the refusal of a body that ended before its announced length. Nothing of it is
+    /// stored.
     #[must_use]
     pub const fn broken_off(&self) -> Refusal {
         Refusal::BodyBrokenOff
     }
 
-    /// The refusal of a body that was not there in time. Nothing of it is stored.
+    /// Returns the refusal of a body that did not arrive in time. Nothing of it is stored.
     #[must_use]
     pub const fn too_slow(&self) -> Refusal {
         Refusal::BodyTooSlow
@@ -302,30 +303,29 @@ pub(crate) fn read(head: RequestHead<'_>) -> Result<Read, Refusal> {
     })
 }
 
-/// The client's echo of the last cursor. One that this server cannot have given is as good as none
-/// (protocol 10.1): it is something that others have put there, and says nothing about what the
-/// client has seen.
+/// Parses the client's echo of the last cursor. A value that this server cannot have sent is
+/// ignored (protocol 10.1), because it says nothing about what the client has seen.
 fn cursor(query: &str) -> Option<u64> {
     let text = parameter(query, "cursor", "").ok().flatten()?;
     let cursor = safe_integer(&text)?;
     (cursor.to_string() == text).then_some(cursor)
 }
 
-/// Whether the request asks for a live read, as far as its target tells.
+/// Returns whether the target asks for a live read.
 #[must_use]
 pub fn is_live(method: &str, target: &str) -> bool {
     method == "GET"
         && form_urlencoded::parse(query(target).as_bytes()).any(|(name, _)| name == "live")
 }
 
-/// What lies between the path of a target and its fragment.
+/// Returns the query of a target, without the fragment.
 fn query(target: &str) -> &str {
     let target = target.split('#').next().unwrap_or_default();
     target.split_once('?').map_or("", |(_, query)| query)
 }
 
-/// Refuses a body in a coding, because it is stored as it is, and nobody who reads it is told of a
-/// coding.
+/// Refuses a body with a content coding. It would be stored in its coded form, and readers would
+/// not know the coding.
 pub(crate) fn check_codings(head: RequestHead<'_>) -> Result<(), Refusal> {
     let codings = |name| {
         let list = (head.header)(name).unwrap_or_default();
@@ -346,7 +346,7 @@ pub(crate) fn check_codings(head: RequestHead<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether the request asks for a `Server-Timing` header.
+/// Returns whether the request asks for a `Server-Timing` header.
 #[must_use]
 pub(crate) fn asks_for_timing(head: RequestHead<'_>) -> bool {
     (head.header)(header::DEBUG_TIMING).is_some_and(|value| value.trim() == "1")
@@ -362,7 +362,7 @@ fn parameter(query: &str, name: &str, repeated: &'static str) -> Result<Option<S
     }
 }
 
-/// `Stream-Closed` counts only as `true`, in any case (protocol 4.1).
+/// Parses `Stream-Closed`: only `true`, in any case, counts (protocol 4.1).
 fn is_closed(head: RequestHead<'_>) -> bool {
     (head.header)(header::STREAM_CLOSED)
         .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
@@ -393,7 +393,7 @@ fn expiry(head: RequestHead<'_>) -> Result<Expiry, Refusal> {
                 header: header::STREAM_EXPIRES_AT,
                 rule,
             })?;
-            // A time before 1970 is as much in the past as 1970 itself.
+            // A time before 1970 has passed, and so has 0.
             let at = Millis(u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0));
             Ok(Expiry::At {
                 at,
@@ -403,7 +403,7 @@ fn expiry(head: RequestHead<'_>) -> Result<Expiry, Refusal> {
     }
 }
 
-/// The three producer headers: all or none (protocol 5.2.1).
+/// Parses the three producer headers. Either all are present or none (protocol 5.2.1).
 fn producer(head: RequestHead<'_>, limits: &Limits) -> Result<Option<ProducerStamp>, Refusal> {
     let names = [
         header::PRODUCER_ID,
@@ -483,7 +483,7 @@ fn preconditions(head: RequestHead<'_>) -> Preconditions {
     }
 }
 
-/// Decimal digits and nothing else, up to 2^53-1.
+/// Parses decimal digits up to 2^53-1. Accepts nothing else, such as a sign.
 fn safe_integer(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {

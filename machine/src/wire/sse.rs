@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use crate::Offset;
 
-/// A comment that keeps an idle connection from being cut.
+/// A comment, so that proxies do not close an idle connection.
 pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
-/// An event whose payload is text. Any line ending starts a new `data:` line. Parsers drop one
-/// space after the colon, so a line that begins with a space gets one more.
+/// Returns an event with a text payload. Each line ending starts a new `data:` line. Parsers drop
+/// one space after the colon, so a line that begins with a space gets another.
 #[must_use]
 pub fn text_event(name: &str, payload: &[u8]) -> Vec<u8> {
     let mut event = begin(name, payload.len());
@@ -31,7 +31,7 @@ pub fn text_event(name: &str, payload: &[u8]) -> Vec<u8> {
     event
 }
 
-/// An event whose payload is bytes, as base64 (RFC 4648, section 4).
+/// Returns an event with a binary payload in base64 (RFC 4648, section 4).
 #[must_use]
 pub fn binary_event(name: &str, payload: &[u8]) -> Vec<u8> {
     let mut event = begin(name, payload.len() * 4 / 3);
@@ -71,14 +71,14 @@ struct Control {
     stream_closed: bool,
 }
 
-/// The `id` by which a browser asks for what follows when it connects again (WHATWG HTML, 9.2.6).
-/// It belongs to the event whose other fields come next.
+/// Returns the `id` line, which a browser sends when it reconnects (WHATWG HTML, 9.2.6). It belongs
+/// to the event whose other fields come next.
 #[must_use]
 pub fn id_line(next: Offset) -> Vec<u8> {
     format!("id: {next}\n").into_bytes()
 }
 
-/// The `control` event that follows every `data` event. A closed stream needs no cursor.
+/// Returns the `control` event that follows every `data` event. A closed stream has no cursor.
 #[must_use]
 pub fn control_event(next: Offset, cursor: u64, up_to_date: bool, closed: bool) -> Vec<u8> {
     let control = Control {
@@ -87,7 +87,6 @@ pub fn control_event(next: Offset, cursor: u64, up_to_date: bool, closed: bool) 
         up_to_date: up_to_date || closed,
         stream_closed: closed,
     };
-    // Nothing in it can fail to become JSON.
     let json = serde_json::to_vec(&control).unwrap_or_default();
     [id_line(next), text_event("control", &json)].concat()
 }
@@ -96,7 +95,7 @@ pub fn control_event(next: Offset, cursor: u64, up_to_date: bool, closed: bool) 
 mod tests {
     use super::*;
 
-    /// What a parser of the standard makes of an event's data.
+    /// Returns an event's data as a standard parser reads it.
     fn data(event: &[u8]) -> String {
         let text = String::from_utf8_lossy(event);
         let lines = text.lines().filter_map(|line| line.strip_prefix("data:"));

@@ -1,16 +1,17 @@
-//! Text in events (protocol 5.8). An event is text of its own, but an append may end inside a
+//! Text in events (protocol 5.8). Each event is a separate text, but an append may end inside a
 //! character, or between CR and LF.
 //!
-//! The rule: a character is shown with the append that holds its last byte. So each place of a
-//! stream divides its text in one way, and every reader sees the same text, wherever it goes on
-//! from. What can no longer become a character is shown, as it is, with the append that shows that:
-//! the next one, or the closing of the stream. CR is shown as a line ending at once, and an LF that
-//! follows it is not shown again.
+//! The rule: a character is sent with the append that holds its last byte. So the split at a given
+//! offset is always the same, and every reader sees the same text, whatever offset it continues
+//! from. Bytes that cannot become a character are sent unchanged with the append that makes this
+//! certain: the next one, or the one that closes the stream. A CR is sent at once as a line ending,
+//! and an LF that follows it is dropped.
 
-/// The most bytes before a place that its division depends on: one less than a character has.
+/// The number of bytes before an offset that determine the split there: one less than the longest
+/// character.
 pub(crate) const LEAD_BYTES: u64 = 3;
 
-/// Bytes at the end that may be the beginning of a character.
+/// Returns how many bytes at the end may be the beginning of a character.
 fn unfinished(bytes: &[u8]) -> usize {
     let last = &bytes[bytes.len().saturating_sub(3)..];
     let begin = last
@@ -23,15 +24,15 @@ fn unfinished(bytes: &[u8]) -> usize {
     }
 }
 
-/// Adds bytes to those before an answer, of which only the last are kept.
+/// Appends to the bytes before an answer, and keeps only the last [`LEAD_BYTES`].
 pub(crate) fn keep_last(lead: &mut Vec<u8>, bytes: &[u8]) {
     let kept = usize::try_from(LEAD_BYTES).unwrap_or(0);
     lead.extend_from_slice(&bytes[bytes.len().saturating_sub(kept)..]);
     lead.drain(..lead.len().saturating_sub(kept));
 }
 
-/// The text that an event shows of some bytes behind `lead`. `is_last` when nothing will follow
-/// them.
+/// Returns the text of an event for `bytes`, which follow `lead`. `is_last` is true when nothing
+/// follows them.
 pub(crate) fn shown(lead: &[u8], mut bytes: Vec<u8>, is_last: bool) -> Vec<u8> {
     if lead.last() == Some(&b'\r') && bytes.first() == Some(&b'\n') {
         bytes.remove(0);
@@ -44,10 +45,10 @@ pub(crate) fn shown(lead: &[u8], mut bytes: Vec<u8>, is_last: bool) -> Vec<u8> {
     bytes
 }
 
-/// How the text of a stream ends, as far as it matters to what follows.
+/// How the text of a stream ends, as far as it affects what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Not known: the bytes were stored by a former instance.
+    /// Unknown, because an earlier instance stored the bytes.
     Unknown,
     Whole,
     /// With a CR.
@@ -57,12 +58,11 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// After these bytes, of which there is one at least, when the text before them ended in that
-    /// way.
+    /// Returns the ending after `bytes`, which must not be empty, given the ending before them.
     pub(crate) fn after(before: Self, bytes: &[u8]) -> Self {
         let continues = bytes.iter().all(|byte| byte & 0b1100_0000 == 0b1000_0000);
         if continues && before != Self::Whole && before != Self::Return {
-            // It depends on what came before.
+            // The bytes before these decide.
             Self::Unknown
         } else if unfinished(bytes) > 0 {
             Self::Unfinished
@@ -73,8 +73,8 @@ impl Ending {
         }
     }
 
-    /// Whether an append can be shown without the text before it and after it, when that ended in
-    /// this way.
+    /// Returns whether an append can be sent without the text before and after it, given the ending
+    /// before it.
     pub(crate) fn divides(self, bytes: &[u8]) -> bool {
         let follows = match (self, bytes.first()) {
             (_, None) => matches!(self, Self::Whole | Self::Return),
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// What a browser makes of events that show these appends one by one.
+    /// Returns what a browser makes of events with these appends.
     fn seen(appends: &[Vec<u8>], is_closed: bool) -> String {
         let (mut lead, mut text) = (Vec::new(), String::new());
         for (index, append) in appends.iter().enumerate() {
