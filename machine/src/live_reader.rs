@@ -6,7 +6,7 @@
 //! there are no gaps and no duplicates.
 //!
 //! The Cloudflare shell runs a JavaScript twin of this module (`shells/worker/js/tail.mjs`).
-//! `tests/tail-cases.json` checks that both behave the same.
+//! `cargo xtask tail-traces` and `tests/tail-cases.json` check that both behave the same.
 
 use serde::{Deserialize, Serialize};
 

@@ -155,6 +155,7 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         ),
         step("documentation", Work::Programs(vec![documentation])),
         step("unit tests", Work::Programs(unit_tests(project))),
+        step("tail traces", Work::Telling(own(&["tail-traces"]))),
         step("corpora", Work::Telling(own(&["coverage"]))),
         step(
             "simulate",

@@ -123,6 +123,8 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
+    /// Hold the live reader in JavaScript to traces of the one in Rust
+    TailTraces,
     /// Run everything that must pass
     Test,
 }
@@ -172,6 +174,7 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             None => fuzz::fuzz(project, target, minutes),
         },
         Command::Coverage { write } => coverage::coverage(project, write),
+        Command::TailTraces => suite::tail_traces(project),
         Command::Test => gate::run(project),
     }
 }

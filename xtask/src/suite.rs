@@ -211,3 +211,29 @@ impl Counts {
         )
     }
 }
+
+/// Lets the machine write traces of its live reader, and replays them on the JavaScript twin.
+pub(crate) fn tail_traces(project: &Project) -> Result<ExitCode> {
+    let traces = project.path("target/tail-traces.jsonl");
+    let output = fs::File::create(&traces)?;
+    crate::project::run(
+        project
+            .cargo()
+            .args([
+                "run",
+                "--quiet",
+                "--package",
+                "machine",
+                "--example",
+                "tail_traces",
+            ])
+            .stdout(output),
+    )?;
+    crate::project::run(
+        project
+            .command("node")
+            .arg("tests/tail-traces.mjs")
+            .arg(traces),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}

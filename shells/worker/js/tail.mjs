@@ -1,5 +1,5 @@
 // The reader's side of a live read, without any I/O: the twin of `machine/src/live_reader.rs`, which
-// explains its words. `tests/tail-cases.json` holds both to the same behaviour.
+// explains its words. `cargo xtask tail-traces` replays here what the Rust machine has done.
 //
 // The twin exists because a panic of the Rust code ends the wasm instance of the whole isolate.
 // In JavaScript the live readers survive it.
