@@ -327,6 +327,34 @@ describe.runIf(shell === "server")("heads", () => {
     expect(text).toMatch(/^HTTP\/1\.1 400 /);
   });
 
+  test.each([
+    ["a request line that is none", "hello\r\n\r\n", 400],
+    ["another version", "GET /health HTTP/3.0\r\nHost: x\r\n\r\n", 400],
+    ["a bad header name", "GET /health HTTP/1.1\r\nHost: x\r\nA B: c\r\n\r\n", 400],
+    ["a bad length", "POST /v1/stream/a HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400],
+    ["a line feed alone", "GET /health HTTP/1.1\nHost: x\n\n", 400],
+    ["too many headers", `GET /health HTTP/1.1\r\nHost: x\r\n${"A: b\r\n".repeat(101)}\r\n`, 431],
+    ["a large head", `GET /health HTTP/1.1\r\nHost: x\r\nX-Large: ${"x".repeat(70_000)}\r\n\r\n`, 431],
+    ["a long target", `GET /${"x".repeat(70_000)} HTTP/1.1\r\nHost: x\r\n\r\n`, 431],
+  ])("the answer to a head with %s is never stored, alone or behind another", async (_, head, status) => {
+    const server = await serve();
+    const refused = new RegExp(`^HTTP/1\\.1 ${status} [^\r]*\r\ncache-control: no-store\r\n[^]*\r\n\r\n$`);
+    expect((await exchange(server.url, head)).toString("latin1")).toMatch(refused);
+    const text = (await exchange(server.url, `GET /health HTTP/1.1\r\nHost: x\r\n\r\n${head}`)).toString("latin1");
+    expect(text).toMatch(/^HTTP\/1\.1 200 /);
+    expect(text.slice(text.lastIndexOf("HTTP/1.1 "))).toMatch(refused);
+  });
+
+  test("content that looks like such an answer is handed out as it is", async () => {
+    const server = await serve();
+    const stream = await Stream.create(server.url);
+    const content = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    for (let index = 0; index < 3; index += 1) await stream.append(content);
+    const text = (await exchange(server.url, `GET ${stream.path} HTTP/1.1\r\nHost: x\r\n\r\nhello\r\n\r\n`)).toString("latin1");
+    expect(text).toContain(content.repeat(3));
+    expect(text.match(/cache-control/g)).toHaveLength(2);
+  });
+
   test("requests in one piece are answered one after the other", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use hyper::Request;
 use hyper::body::Body;
 use hyper::server::conn::http1;
@@ -27,10 +28,10 @@ use crate::cold::{self, EffectJob};
 use crate::config::Config;
 use crate::files::Files;
 use crate::framing::Length;
-use crate::http::Service;
+use crate::http::{GaveWayError, Service};
 use crate::metrics::Counted;
 use crate::platform::Platform;
-use crate::socket::{NextBody, Socket};
+use crate::socket::{Answering, NextBody, Socket};
 use crate::storage::Storage;
 use crate::streams::Streams;
 
@@ -227,11 +228,22 @@ impl Server {
             let service = Arc::clone(&service);
             let counted = Counted::new(&streams.metrics.connections);
             let next_body = NextBody::default();
-            let io = Socket::new(io, Arc::clone(&next_body), bounds);
+            let answering = Answering::default();
+            let io = Socket::new(io, Arc::clone(&next_body), Arc::clone(&answering), bounds);
             let connection = connection(&config, io, move |request: Request<_>| {
                 *next_body.lock() = Some(length(request.body()));
                 let (service, client) = (Arc::clone(&service), Arc::clone(&client));
-                async move { service.answer(request, &client).await }
+                let answering = Arc::clone(&answering);
+                async move {
+                    let answer = service.answer(request, &client).await?;
+                    Ok::<_, GaveWayError>(answer.map(|body| {
+                        body.map_err(move |error| {
+                            // Held until the body is dropped.
+                            let _ = &answering;
+                            error
+                        })
+                    }))
+                }
             });
             let connection = graceful.watch(connection);
             tokio::spawn(async move {

@@ -18,6 +18,12 @@ use crate::framing::{Framing, Length};
 /// How long the body is of the request whose head was read last.
 pub(crate) type NextBody = Arc<Mutex<Option<Length>>>;
 
+/// Held by the connection's two ends, and by each request until all of its answer is taken.
+pub(crate) type Answering = Arc<()>;
+
+/// How many hold it while no request is under way.
+const ENDS: usize = 2;
+
 /// A connection that bounds the time in which a head comes and in which anything is taken, and that
 /// is closed in such a way that the client can read the last answer.
 pub(crate) struct Socket<Io> {
@@ -31,6 +37,11 @@ pub(crate) struct Socket<Io> {
     linger_timeout: Duration,
     linger_silence: Duration,
     lingering: Option<Lingering>,
+    answering: Answering,
+    /// Whether all was written when no request was under way. What is written next begins an answer.
+    is_between_answers: bool,
+    /// What replaces an answer of the library, as far as it is not written yet.
+    replaced: BytesMut,
 }
 
 /// The client is told that nothing more comes, and what it still sends is thrown away. If the
@@ -42,7 +53,7 @@ struct Lingering {
 }
 
 impl<Io: AsyncRead + AsyncWrite> Socket<Io> {
-    pub(crate) fn new(io: Io, next_body: NextBody, bounds: &Bounds) -> Self {
+    pub(crate) fn new(io: Io, next_body: NextBody, answering: Answering, bounds: &Bounds) -> Self {
         let mut io = TimeoutStream::new(io);
         // A client that takes nothing of what it is sent does not hold its connection for ever.
         io.set_write_timeout(Some(bounds.write_timeout));
@@ -56,8 +67,43 @@ impl<Io: AsyncRead + AsyncWrite> Socket<Io> {
             linger_timeout: bounds.linger_timeout,
             linger_silence: bounds.linger_silence,
             lingering: None,
+            answering,
+            is_between_answers: true,
+            replaced: BytesMut::new(),
         }
     }
+
+    /// An answer that the library makes by itself, of a head that it refuses: each one of the service's
+    /// has a `Cache-Control`. It comes in one piece, and no body can be taken for it.
+    fn is_the_librarys(&self, bytes: &[u8]) -> bool {
+        self.is_between_answers
+            && Arc::strong_count(&self.answering) == ENDS
+            && bytes.starts_with(b"HTTP/1.1 4")
+            && bytes.ends_with(b"\r\n\r\n")
+            && !bytes
+                .to_ascii_lowercase()
+                .windows(15)
+                .any(|name| name == b"\ncache-control:")
+    }
+
+    fn poll_replaced(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.replaced.is_empty() {
+            let written = ready!(self.io.as_mut().poll_write(context, &self.replaced))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.replaced.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The same answer with a `Cache-Control`, behind its status line.
+fn never_stored(answer: &[u8]) -> BytesMut {
+    let line_end = answer.iter().position(|byte| *byte == b'\n');
+    let (line, rest) = answer.split_at(line_end.map_or(0, |at| at + 1));
+    let parts = [line, b"cache-control: no-store\r\n", rest];
+    BytesMut::from(parts.concat().as_slice())
 }
 
 impl<Io: AsyncRead + AsyncWrite> AsyncRead for Socket<Io> {
@@ -113,7 +159,15 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Socket<Io> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.io.as_mut().poll_write(context, bytes)
+        ready!(self.poll_replaced(context))?;
+        if self.is_the_librarys(bytes) {
+            self.is_between_answers = false;
+            self.replaced = never_stored(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = ready!(self.io.as_mut().poll_write(context, bytes));
+        self.is_between_answers = false;
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
@@ -121,7 +175,14 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Socket<Io> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.io.as_mut().poll_write_vectored(context, parts)
+        let first = parts.iter().find(|part| !part.is_empty());
+        if let Some(first) = first.filter(|first| self.is_the_librarys(first)) {
+            return self.poll_write(context, first);
+        }
+        ready!(self.poll_replaced(context))?;
+        let written = ready!(self.io.as_mut().poll_write_vectored(context, parts));
+        self.is_between_answers = false;
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -129,11 +190,15 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Socket<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.as_mut().poll_flush(context)
+        ready!(self.poll_replaced(context))?;
+        ready!(self.io.as_mut().poll_flush(context))?;
+        self.is_between_answers = Arc::strong_count(&self.answering) == ENDS;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.poll_replaced(context))?;
         let lingering = match &mut this.lingering {
             Some(lingering) => lingering,
             none => {
