@@ -23,8 +23,8 @@ use object_store::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::actor::{Answered, JobKind, Reply};
 use crate::config::Bounds;
-use crate::stream::{Answered, JobKind, Reply};
 use crate::streams::Streams;
 
 /// The cold tier, as far as there is one.

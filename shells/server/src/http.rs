@@ -24,12 +24,12 @@ use machine::{Answer, Call, Refusal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::actor::{Answered, JobKind, Reply};
 use crate::clients::{Answering, Client};
 use crate::cold::{FetchError, Pages};
 use crate::metrics::{self, Bound};
 use crate::reader;
 use crate::room::{self, Room, RoomFullError, Rule};
-use crate::stream::{Answered, JobKind, Reply};
 use crate::streams::Streams;
 
 type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, FetchError>> + Send>>;

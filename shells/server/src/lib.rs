@@ -8,9 +8,11 @@
 //! responses.
 #![forbid(unsafe_code)]
 
+mod actor;
 mod alarms;
 mod clients;
 mod cold;
+mod commit;
 mod config;
 mod files;
 mod framing;
@@ -24,8 +26,9 @@ mod room;
 mod serve;
 mod socket;
 mod storage;
-mod stream;
+
 mod streams;
+mod subscribers;
 #[cfg(feature = "test-routes")]
 mod test_routes;
 

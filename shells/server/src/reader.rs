@@ -19,12 +19,13 @@ use machine::wire::request::Read;
 use machine::{Answer, Call};
 use tokio::sync::watch;
 
+use crate::actor::{Answered, JobKind, Reply};
 use crate::clients::Seat;
 use crate::cold::Pages;
 use crate::http::{Outgoing, failure, plain, response, unavailable};
 use crate::metrics::Counted;
-use crate::stream::{Answered, JobKind, Reply, Subscription};
 use crate::streams::Streams;
+use crate::subscribers::Subscription;
 
 type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
 

@@ -1,4 +1,20 @@
-//! All streams: who is to work next, and whose files are open.
+//! All streams: schedules their actors, and bounds how many of their files are open.
+//!
+//! # Lock order
+//!
+//! 1. `StreamActor::state` of one stream. A thread holds it for a whole batch, its commit included.
+//! 2. `Streams::actors`, the map.
+//! 3. `StreamActor::mailbox`.
+//!
+//! A thread takes a lock only while it holds none that comes later. `Streams::open` may be taken
+//! under the state, but never together with the map or a mailbox, and nothing is locked under it.
+//! The state of a second stream is only tried ([`Streams::opened`]), because two threads that each
+//! close the other's file would wait for each other. The storage has locks of its own, which it
+//! takes last.
+//!
+//! To find an actor and to queue a job for it is one step under the map's lock. An actor is removed
+//! from the map under that lock too, and only when its mailbox is empty. So no job is queued for an
+//! actor that is no longer in the map.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,6 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, oneshot};
 
+use crate::actor::{Job, JobKind, Reply, StreamActor};
 use crate::cold::{EffectJob, EffectQueue, Encoding};
 use crate::config::{Bounds, Config};
 use crate::health::Health;
@@ -22,7 +39,6 @@ use crate::metrics::Metrics;
 use crate::platform::Platform;
 use crate::room::Reservation;
 use crate::storage::Storage;
-use crate::stream::{Job, JobKind, Reply, StreamActor};
 
 #[derive(Debug)]
 pub(crate) struct Streams {

@@ -7,10 +7,10 @@ use machine::rows::StoredSegment;
 use machine::{Answer, StorageError, segment};
 use tokio::sync::oneshot;
 
+use crate::actor::{ActorState, JobKind};
 use crate::http::{Outgoing, response, unavailable};
 use crate::platform::Platform;
 use crate::storage::Database;
-use crate::stream::{ActorState, JobKind};
 use crate::streams::Streams;
 
 /// What a test does to a stream.

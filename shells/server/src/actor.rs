@@ -1,35 +1,31 @@
-//! One stream: its queue, its instance of the machine, its file and its readers.
+//! One stream: its queue, its instance of the machine, its file and its subscribers.
 //!
-//! Whoever runs a [`Cell`] takes jobs from its queue until there is none, or enough, and then
-//! commits what they have written, once. A turn leaves at once when nothing has been written before
-//! it, and otherwise after that commit.
+//! The thread that runs a [`StreamActor`] takes jobs from its queue until the queue is empty or the
+//! batch is full, and then commits once ([`crate::commit`]). A turn that comes before the first write
+//! of a batch is answered at once. Every other turn is answered after the commit.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use machine::live_reader::{self, Frame};
 use machine::plan::BodyWriter;
 use machine::rows::{
     Former, HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
     WriterColumns,
 };
 use machine::wire::answer::Body;
-use machine::{
-    Answer, Broadcast, CallId, Class, Effect, Input, Millis, Rows, StorageError, Stream,
-    Subscriber, Turn, Write,
-};
+use machine::{Answer, CallId, Effect, Input, Rows, StorageError, Stream, Subscriber, Turn};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::alarms;
-use crate::cold::{EffectJob, EncodeError, Encoding};
+use crate::cold::{EncodeError, Encoding};
+use crate::commit::{Batch, Effects};
 use crate::platform::Platform;
 use crate::room::Reservation;
 use crate::storage::Database;
 use crate::streams::Streams;
+use crate::subscribers::{Subscribers, Subscription};
 
 /// What a job comes back with. A job that fails comes back with nothing: its sender is dropped.
 #[derive(Debug)]
@@ -108,7 +104,7 @@ impl JobKind {
         }
     }
 
-    const fn is_alarm(&self) -> bool {
+    pub(crate) const fn is_alarm(&self) -> bool {
         matches!(self, Self::Input(Input::Alarm))
     }
 }
@@ -131,94 +127,26 @@ pub(crate) struct Mailbox {
 #[derive(Debug, Default)]
 pub(crate) struct ActorState {
     /// Woken by the first job that needs it, and dropped when a turn fails.
-    stream: Option<Stream>,
+    pub(crate) stream: Option<Stream>,
     /// Of that instance, or of the next.
     instance_seed: Option<u64>,
     /// Names that instance, and no other.
-    instance: u64,
+    pub(crate) instance: u64,
     /// What it has asked for and not heard of.
-    pending_effects: u64,
+    pub(crate) pending_effects: u64,
     pub(crate) database: Option<Box<dyn Database>>,
     /// Whether the file is open if there is one.
     is_open: bool,
     /// Whether the database has the stream's tables, in the open transaction as the case may be.
-    has_tables: bool,
-    in_transaction: bool,
-    pub(crate) subscribers: BTreeMap<u64, SubscriberSender>,
+    pub(crate) has_tables: bool,
+    pub(crate) in_transaction: bool,
+    pub(crate) subscribers: Subscribers,
     /// Calls that this instance has not answered yet.
-    calls: BTreeMap<CallId, oneshot::Sender<Reply>>,
-}
-
-/// The stream's end of a live reader's link.
-#[derive(Debug)]
-pub(crate) struct SubscriberSender {
-    class: Class,
-    incarnation: Incarnation,
-    messages: mpsc::UnboundedSender<Arc<LiveMessage>>,
-    held: Arc<AtomicUsize>,
-    held_bytes_max: usize,
-}
-
-/// What a turn tells the readers of a class.
-#[derive(Clone, Debug)]
-pub(crate) struct LiveMessage {
-    pub(crate) frame: Frame,
-    pub(crate) body: Vec<u8>,
-}
-
-/// The reader's end.
-#[derive(Debug)]
-pub(crate) struct Subscription {
-    messages: mpsc::UnboundedReceiver<Arc<LiveMessage>>,
-    held: Arc<AtomicUsize>,
-    subscriber: u64,
-    incarnation: Incarnation,
-    name: Arc<str>,
-    streams: Arc<Streams>,
-}
-
-/// So many bytes are held that the stream has let go.
-const OVERFLOWED: usize = 1 << (usize::BITS - 1);
-
-impl Subscription {
-    /// The next thing that the reader's side is to hear.
-    pub(crate) async fn next(&mut self) -> live_reader::Input {
-        let message = self.messages.recv().await;
-        if self.held.load(Ordering::Acquire) & OVERFLOWED != 0 {
-            return live_reader::Input::Full;
-        }
-        let Some(message) = message else {
-            return live_reader::Input::LineClosed;
-        };
-        self.held.fetch_sub(message.body.len(), Ordering::AcqRel);
-        let LiveMessage { frame, body } = Arc::unwrap_or_clone(message);
-        live_reader::Input::Message { frame, body }
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.streams
-            .leave(&self.name, self.subscriber, self.incarnation);
-    }
-}
-
-impl SubscriberSender {
-    /// Whether the reader is still to be told things.
-    fn send(&self, message: &Arc<LiveMessage>) -> bool {
-        // A message may go beyond the bound, but not find it reached: any message can be told to a
-        // reader that reads.
-        if self.held.load(Ordering::Acquire) >= self.held_bytes_max {
-            self.held.fetch_or(OVERFLOWED, Ordering::AcqRel);
-            return false;
-        }
-        self.held.fetch_add(message.body.len(), Ordering::AcqRel);
-        self.messages.send(Arc::clone(message)).is_ok()
-    }
+    pub(crate) calls: BTreeMap<CallId, oneshot::Sender<Reply>>,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum TurnError {
+pub(crate) enum TurnError {
     #[error(transparent)]
     StorageError(#[from] StorageError),
     /// Of the storage, or for want of entropy.
@@ -230,28 +158,11 @@ enum TurnError {
     Panicked,
 }
 
-/// What the jobs of one commit ask for, and are still to be given.
-#[derive(Default)]
-struct Batch {
-    jobs: usize,
-    bytes: usize,
-    /// Jobs whose turns wait for the commit.
-    waiting: Vec<(Job, Effects)>,
-    /// What becomes of the alarm.
-    alarm: Option<Option<Millis>>,
-}
-
-/// A turn's effects, ready to leave.
-struct Effects {
-    after_commit: Vec<(Effect, Option<BodyWriter>)>,
-    live: Option<Broadcast>,
-}
-
 /// What the machine sees during a step.
-struct View<'a> {
-    database: Option<&'a dyn Database>,
-    subscribers: &'a BTreeMap<u64, SubscriberSender>,
-    waiting: &'a [(Job, Effects)],
+pub(crate) struct View<'a> {
+    pub(crate) database: Option<&'a dyn Database>,
+    pub(crate) subscribers: &'a Subscribers,
+    pub(crate) waiting: &'a [(Job, Effects)],
 }
 
 impl Rows for View<'_> {
@@ -309,10 +220,7 @@ impl Rows for View<'_> {
 
     /// With those that become readers by the commit.
     fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
-        let attached = self
-            .subscribers
-            .values()
-            .filter(|subscriber| subscriber.incarnation == incarnation);
+        let attached = self.subscribers.count(incarnation);
         let attaching = self
             .waiting
             .iter()
@@ -320,7 +228,7 @@ impl Rows for View<'_> {
             .filter(
                 |(effect, _)| matches!(effect, Effect::Attach { line, .. } if line.incarnation == incarnation),
             );
-        Ok(attached.count() as u64 + attaching.count() as u64)
+        Ok(attached as u64 + attaching.count() as u64)
     }
 }
 
@@ -398,7 +306,7 @@ impl ActorState {
             self.calls.insert(id, reply_to);
         }
         if let JobKind::Leave { subscriber, .. } = &job.kind {
-            self.subscribers.remove(subscriber);
+            self.subscribers.remove(*subscriber);
         }
         #[cfg(feature = "test-routes")]
         if let JobKind::Test(test) = &mut job.kind {
@@ -551,59 +459,8 @@ impl ActorState {
         Ok(())
     }
 
-    /// Brings rows of an earlier version to the present form, in the transaction of what follows.
-    fn upgrade(&mut self, streams: &Arc<Streams>, actor: &StreamActor) -> Result<(), TurnError> {
-        let view = View {
-            database: self.database.as_deref(),
-            subscribers: &self.subscribers,
-            waiting: &[],
-        };
-        let write = Stream::upgrade(streams.platform.now(), &view)?;
-        self.write(streams, actor, write.as_slice())
-    }
-
-    /// Writes into the open transaction, which is opened by the first write, as the file is made by
-    /// that.
-    fn write(
-        &mut self,
-        streams: &Arc<Streams>,
-        actor: &StreamActor,
-        writes: &[Write],
-    ) -> Result<(), TurnError> {
-        if writes.is_empty() {
-            return Ok(());
-        }
-        if self.database.is_none() {
-            self.database = Some(streams.storage.create(&actor.name)?);
-            streams.opened(actor);
-        }
-        let Some(database) = &mut self.database else {
-            return Ok(());
-        };
-        if !self.in_transaction {
-            database.begin()?;
-            self.in_transaction = true;
-        }
-        database.apply(writes)?;
-        if writes.iter().any(Write::changes_tables) {
-            self.has_tables = !database.tables()?.is_empty();
-        }
-        Ok(())
-    }
-
-    /// Takes back everything since the last commit. The jobs before the one that failed have told
-    /// nobody anything: they are done over, in their order.
-    fn roll_back(&mut self, streams: &Streams, actor: &StreamActor, batch: &mut Batch) {
-        self.reset(streams, actor);
-        batch.alarm = None;
-        let mut mailbox = actor.mailbox.lock();
-        for (job, _) in batch.waiting.drain(..).rev() {
-            mailbox.jobs.push_front(job);
-        }
-    }
-
     /// Drops the instance and the connection, and with it what is not committed.
-    fn reset(&mut self, streams: &Streams, actor: &StreamActor) {
+    pub(crate) fn reset(&mut self, streams: &Streams, actor: &StreamActor) {
         self.stream = None;
         self.instance_seed = None;
         self.pending_effects = 0;
@@ -611,162 +468,6 @@ impl ActorState {
         self.in_transaction = false;
         if self.database.take().is_some() {
             streams.closed(actor);
-        }
-    }
-
-    /// Makes the batch durable, and lets its effects leave.
-    fn commit(&mut self, streams: &Arc<Streams>, actor: &StreamActor, batch: Batch) {
-        // A turn may set the alarm and write nothing.
-        if self.in_transaction || matches!(batch.alarm, Some(Some(_))) {
-            let begun = tokio::time::Instant::now();
-            if let Err(error) = self.make_durable(streams, actor, &batch) {
-                // Whether it is stored is unknown: nothing is done over, and nobody is told.
-                tracing::error!(name = %actor.name, %error, "a commit failed");
-                streams.health.failed(&actor.name);
-                streams
-                    .metrics
-                    .failed_turns
-                    .inc_by(batch.waiting.len() as u64);
-                self.reset(streams, actor);
-                self.calls.clear();
-                // Nor readers, who may have missed something: their links are cut, by which they
-                // dial again.
-                self.subscribers.clear();
-                return;
-            }
-            streams.health.committed(&actor.name);
-            streams
-                .metrics
-                .committed(begun.elapsed(), batch.waiting.len());
-        }
-        let mut is_alarm_kept = false;
-        if batch.alarm == Some(None)
-            && let Err(error) = streams.storage.remove_alarm(&actor.name)
-        {
-            tracing::error!(name = %actor.name, %error, "an alarm could not be removed");
-            is_alarm_kept = true;
-        }
-        for (mut job, effects) in batch.waiting {
-            if is_alarm_kept && job.kind.is_alarm() {
-                // By which it counts as failed, and comes again.
-                job.reply_to = None;
-            }
-            self.perform_effects(streams, actor, job, effects);
-        }
-    }
-
-    fn make_durable(
-        &mut self,
-        streams: &Streams,
-        actor: &StreamActor,
-        batch: &Batch,
-    ) -> Result<(), TurnError> {
-        if let Some(Some(at)) = batch.alarm {
-            alarms::set(streams, &actor.name, at)?;
-        }
-        if std::mem::take(&mut self.in_transaction)
-            && let Some(database) = &mut self.database
-        {
-            database.commit()?;
-        }
-        Ok(())
-    }
-
-    /// Carries out the effects of a turn that is durable: the one place that does.
-    fn perform_effects(
-        &mut self,
-        streams: &Arc<Streams>,
-        actor: &StreamActor,
-        job: Job,
-        effects: Effects,
-    ) {
-        // Before the answer: whoever has it may count on the room.
-        drop((job.kind, job.held));
-        if let Some(live) = &effects.live {
-            self.broadcast(actor, live);
-        }
-        for (effect, rendering) in effects.after_commit {
-            match effect {
-                Effect::Answer { call, answer } => {
-                    self.reply(call, Reply::Answered(Answered { answer, rendering }));
-                }
-                Effect::Put(_) | Effect::Collect { .. } | Effect::Send { .. } => {
-                    self.pending_effects += 1;
-                    streams.effect_queue.push(EffectJob {
-                        name: Arc::clone(&actor.name),
-                        instance: self.instance,
-                        effect,
-                    });
-                }
-                Effect::Attach { call, line } => {
-                    let subscription = self.attach(streams, actor, &line);
-                    self.reply(call, Reply::Attached { line, subscription });
-                }
-            }
-        }
-        if let Some(reply_to) = job.reply_to {
-            // Who has gone meanwhile need not be told.
-            drop(reply_to.send(Reply::Done));
-        }
-    }
-
-    fn reply(&mut self, call: CallId, reply: Reply) {
-        if let Some(reply_to) = self.calls.remove(&call) {
-            drop(reply_to.send(reply));
-        }
-    }
-
-    fn attach(
-        &mut self,
-        streams: &Arc<Streams>,
-        actor: &StreamActor,
-        line: &Subscriber,
-    ) -> Subscription {
-        let subscriber = streams.subscriber();
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let held = Arc::new(AtomicUsize::new(0));
-        self.subscribers.insert(
-            subscriber,
-            SubscriberSender {
-                class: line.class,
-                incarnation: line.incarnation,
-                messages: sender,
-                held: Arc::clone(&held),
-                held_bytes_max: usize::try_from(line.head.held_bytes_max).unwrap_or(usize::MAX),
-            },
-        );
-        Subscription {
-            messages: receiver,
-            held,
-            subscriber,
-            incarnation: line.incarnation,
-            name: Arc::clone(&actor.name),
-            streams: Arc::clone(streams),
-        }
-    }
-
-    fn broadcast(&mut self, actor: &StreamActor, live: &Broadcast) {
-        for class in [Class::Sse, Class::LongPoll] {
-            let is_addressed = |subscriber: &SubscriberSender| {
-                subscriber.class == class && subscriber.incarnation == live.incarnation
-            };
-            if !self.subscribers.values().any(is_addressed) {
-                continue;
-            }
-            let encoded = live.message(class);
-            let message = encoded.ok().and_then(|encoded| Frame::decode(&encoded));
-            let Some((frame, body)) = message else {
-                // Their links are cut, by which they dial again.
-                tracing::error!(name = %actor.name, "a broadcast could not be made");
-                self.subscribers
-                    .retain(|_, subscriber| !is_addressed(subscriber));
-                continue;
-            };
-            let ends = live.end.is_some();
-            let message = Arc::new(LiveMessage { frame, body });
-            self.subscribers.retain(|_, subscriber| {
-                !is_addressed(subscriber) || (subscriber.send(&message) && !ends)
-            });
         }
     }
 

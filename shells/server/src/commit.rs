@@ -1,0 +1,189 @@
+//! The group commit: the writes of a batch of turns, made durable together, and the effects that
+//! leave only after that.
+
+use std::mem;
+use std::sync::Arc;
+
+use machine::plan::BodyWriter;
+use machine::{Broadcast, CallId, Effect, Millis, Stream, Write};
+
+use crate::actor::{ActorState, Answered, Job, Reply, StreamActor, TurnError, View};
+use crate::alarms;
+use crate::cold::EffectJob;
+use crate::streams::Streams;
+
+/// What the jobs of one commit ask for, and are still to be given.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) jobs: usize,
+    pub(crate) bytes: usize,
+    /// Jobs whose turns wait for the commit.
+    pub(crate) waiting: Vec<(Job, Effects)>,
+    /// What becomes of the alarm.
+    pub(crate) alarm: Option<Option<Millis>>,
+}
+
+/// A turn's effects, ready to leave.
+pub(crate) struct Effects {
+    pub(crate) after_commit: Vec<(Effect, Option<BodyWriter>)>,
+    pub(crate) live: Option<Broadcast>,
+}
+
+impl ActorState {
+    /// Brings rows of an earlier version to the present form, in the transaction of what follows.
+    pub(crate) fn upgrade(
+        &mut self,
+        streams: &Arc<Streams>,
+        actor: &StreamActor,
+    ) -> Result<(), TurnError> {
+        let view = View {
+            database: self.database.as_deref(),
+            subscribers: &self.subscribers,
+            waiting: &[],
+        };
+        let write = Stream::upgrade(streams.platform.now(), &view)?;
+        self.write(streams, actor, write.as_slice())
+    }
+
+    /// Writes into the open transaction, which is opened by the first write, as the file is made by
+    /// that.
+    pub(crate) fn write(
+        &mut self,
+        streams: &Arc<Streams>,
+        actor: &StreamActor,
+        writes: &[Write],
+    ) -> Result<(), TurnError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        if self.database.is_none() {
+            self.database = Some(streams.storage.create(&actor.name)?);
+            streams.opened(actor);
+        }
+        let Some(database) = &mut self.database else {
+            return Ok(());
+        };
+        if !self.in_transaction {
+            database.begin()?;
+            self.in_transaction = true;
+        }
+        database.apply(writes)?;
+        if writes.iter().any(Write::changes_tables) {
+            self.has_tables = !database.tables()?.is_empty();
+        }
+        Ok(())
+    }
+
+    /// Takes back everything since the last commit. The jobs before the one that failed have told
+    /// nobody anything: they are done over, in their order.
+    pub(crate) fn roll_back(&mut self, streams: &Streams, actor: &StreamActor, batch: &mut Batch) {
+        self.reset(streams, actor);
+        batch.alarm = None;
+        let mut mailbox = actor.mailbox.lock();
+        for (job, _) in batch.waiting.drain(..).rev() {
+            mailbox.jobs.push_front(job);
+        }
+    }
+
+    /// Makes the batch durable, and lets its effects leave.
+    pub(crate) fn commit(&mut self, streams: &Arc<Streams>, actor: &StreamActor, batch: Batch) {
+        // A turn may set the alarm and write nothing.
+        if self.in_transaction || matches!(batch.alarm, Some(Some(_))) {
+            let begun = tokio::time::Instant::now();
+            if let Err(error) = self.make_durable(streams, actor, &batch) {
+                // Whether it is stored is unknown: nothing is done over, and nobody is told.
+                tracing::error!(name = %actor.name, %error, "a commit failed");
+                streams.health.failed(&actor.name);
+                streams
+                    .metrics
+                    .failed_turns
+                    .inc_by(batch.waiting.len() as u64);
+                self.reset(streams, actor);
+                self.calls.clear();
+                // Nor readers, who may have missed something: their links are cut, by which they
+                // dial again.
+                self.subscribers.clear();
+                return;
+            }
+            streams.health.committed(&actor.name);
+            streams
+                .metrics
+                .committed(begun.elapsed(), batch.waiting.len());
+        }
+        let mut is_alarm_kept = false;
+        if batch.alarm == Some(None)
+            && let Err(error) = streams.storage.remove_alarm(&actor.name)
+        {
+            tracing::error!(name = %actor.name, %error, "an alarm could not be removed");
+            is_alarm_kept = true;
+        }
+        for (mut job, effects) in batch.waiting {
+            if is_alarm_kept && job.kind.is_alarm() {
+                // By which it counts as failed, and comes again.
+                job.reply_to = None;
+            }
+            self.perform_effects(streams, actor, job, effects);
+        }
+    }
+
+    fn make_durable(
+        &mut self,
+        streams: &Streams,
+        actor: &StreamActor,
+        batch: &Batch,
+    ) -> Result<(), TurnError> {
+        if let Some(Some(at)) = batch.alarm {
+            alarms::set(streams, &actor.name, at)?;
+        }
+        if mem::take(&mut self.in_transaction)
+            && let Some(database) = &mut self.database
+        {
+            database.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Carries out the effects of a turn that is durable: the one place that does.
+    pub(crate) fn perform_effects(
+        &mut self,
+        streams: &Arc<Streams>,
+        actor: &StreamActor,
+        job: Job,
+        effects: Effects,
+    ) {
+        // Before the answer: whoever has it may count on the room.
+        drop((job.kind, job.held));
+        if let Some(live) = &effects.live {
+            self.subscribers.broadcast(&actor.name, live);
+        }
+        for (effect, rendering) in effects.after_commit {
+            match effect {
+                Effect::Answer { call, answer } => {
+                    self.reply(call, Reply::Answered(Answered { answer, rendering }));
+                }
+                Effect::Put(_) | Effect::Collect { .. } | Effect::Send { .. } => {
+                    self.pending_effects += 1;
+                    streams.effect_queue.push(EffectJob {
+                        name: Arc::clone(&actor.name),
+                        instance: self.instance,
+                        effect,
+                    });
+                }
+                Effect::Attach { call, line } => {
+                    let subscription = self.subscribers.attach(streams, &actor.name, &line);
+                    self.reply(call, Reply::Attached { line, subscription });
+                }
+            }
+        }
+        if let Some(reply_to) = job.reply_to {
+            // Who has gone meanwhile need not be told.
+            drop(reply_to.send(Reply::Done));
+        }
+    }
+
+    fn reply(&mut self, call: CallId, reply: Reply) {
+        if let Some(reply_to) = self.calls.remove(&call) {
+            drop(reply_to.send(reply));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The live readers that are attached to a stream, and what is sent to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use machine::live_reader::{self, Frame};
+use machine::rows::Incarnation;
+use machine::{Broadcast, Class, Subscriber};
+use tokio::sync::mpsc;
+
+use crate::streams::Streams;
+
+/// The subscribers of one stream, by their number.
+#[derive(Debug, Default)]
+pub(crate) struct Subscribers(BTreeMap<u64, SubscriberSender>);
+
+impl Subscribers {
+    /// Attaches a subscriber, and returns the reader's end.
+    pub(crate) fn attach(
+        &mut self,
+        streams: &Arc<Streams>,
+        name: &Arc<str>,
+        line: &Subscriber,
+    ) -> Subscription {
+        let subscriber = streams.subscriber();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let held = Arc::new(AtomicUsize::new(0));
+        self.0.insert(
+            subscriber,
+            SubscriberSender {
+                class: line.class,
+                incarnation: line.incarnation,
+                messages: sender,
+                held: Arc::clone(&held),
+                held_bytes_max: usize::try_from(line.head.held_bytes_max).unwrap_or(usize::MAX),
+            },
+        );
+        Subscription {
+            messages: receiver,
+            held,
+            subscriber,
+            incarnation: line.incarnation,
+            name: Arc::clone(name),
+            streams: Arc::clone(streams),
+        }
+    }
+
+    /// Sends what a turn has added to every subscriber of the incarnation. A subscriber whose
+    /// buffer is full is detached, as is every one when the stream has ended.
+    pub(crate) fn broadcast(&mut self, name: &str, live: &Broadcast) {
+        for class in [Class::Sse, Class::LongPoll] {
+            let is_addressed = |subscriber: &SubscriberSender| {
+                subscriber.class == class && subscriber.incarnation == live.incarnation
+            };
+            if !self.0.values().any(is_addressed) {
+                continue;
+            }
+            let encoded = live.message(class);
+            let message = encoded.ok().and_then(|encoded| Frame::decode(&encoded));
+            let Some((frame, body)) = message else {
+                // Detaching them makes the readers connect again and read the stream.
+                tracing::error!(%name, "a broadcast could not be encoded");
+                self.0.retain(|_, subscriber| !is_addressed(subscriber));
+                continue;
+            };
+            let ends = live.end.is_some();
+            let message = Arc::new(LiveMessage { frame, body });
+            self.0.retain(|_, subscriber| {
+                !is_addressed(subscriber) || (subscriber.send(&message) && !ends)
+            });
+        }
+    }
+
+    /// How many subscribers an incarnation of the stream has.
+    pub(crate) fn count(&self, incarnation: Incarnation) -> usize {
+        let subscribers = self.0.values();
+        subscribers
+            .filter(|subscriber| subscriber.incarnation == incarnation)
+            .count()
+    }
+
+    pub(crate) fn remove(&mut self, subscriber: u64) {
+        self.0.remove(&subscriber);
+    }
+
+    /// Detaches every subscriber. Their readers connect again.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[cfg(feature = "test-routes")]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The stream's end of a live reader's link.
+#[derive(Debug)]
+struct SubscriberSender {
+    class: Class,
+    incarnation: Incarnation,
+    messages: mpsc::UnboundedSender<Arc<LiveMessage>>,
+    held: Arc<AtomicUsize>,
+    held_bytes_max: usize,
+}
+
+/// What a turn tells the readers of a class.
+#[derive(Clone, Debug)]
+struct LiveMessage {
+    frame: Frame,
+    body: Vec<u8>,
+}
+
+/// The reader's end.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    messages: mpsc::UnboundedReceiver<Arc<LiveMessage>>,
+    held: Arc<AtomicUsize>,
+    subscriber: u64,
+    incarnation: Incarnation,
+    name: Arc<str>,
+    streams: Arc<Streams>,
+}
+
+/// So many bytes are held that the stream has let go.
+const OVERFLOWED: usize = 1 << (usize::BITS - 1);
+
+impl Subscription {
+    /// The next thing that the reader's side is to hear.
+    pub(crate) async fn next(&mut self) -> live_reader::Input {
+        let message = self.messages.recv().await;
+        if self.held.load(Ordering::Acquire) & OVERFLOWED != 0 {
+            return live_reader::Input::Full;
+        }
+        let Some(message) = message else {
+            return live_reader::Input::LineClosed;
+        };
+        self.held.fetch_sub(message.body.len(), Ordering::AcqRel);
+        let LiveMessage { frame, body } = Arc::unwrap_or_clone(message);
+        live_reader::Input::Message { frame, body }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.streams
+            .leave(&self.name, self.subscriber, self.incarnation);
+    }
+}
+
+impl SubscriberSender {
+    /// Whether the reader is still to be told things.
+    fn send(&self, message: &Arc<LiveMessage>) -> bool {
+        // A message may go beyond the bound, but not find it reached: any message can be told to a
+        // reader that reads.
+        if self.held.load(Ordering::Acquire) >= self.held_bytes_max {
+            self.held.fetch_or(OVERFLOWED, Ordering::AcqRel);
+            return false;
+        }
+        self.held.fetch_add(message.body.len(), Ordering::AcqRel);
+        self.messages.send(Arc::clone(message)).is_ok()
+    }
+}
