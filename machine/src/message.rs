@@ -1,9 +1,10 @@
-//! What a stream tells others of itself: the registry stream, and the admin index.
+//! Messages that a stream sends to other objects: registry streams and the admin index.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::router::{STREAM_PREFIX, name};
-use crate::rows::Incarnation;
+use crate::rows::{Incarnation, StorageError};
 use crate::wire::header;
 use crate::{Millis, Offset};
 
@@ -68,14 +69,14 @@ impl From<String> for Value {
 
 const APPLICATION_JSON: &str = "application/json";
 
-/// An event for the registry, as it is stored until it is told.
+/// An event for a registry stream. It is stored as JSON until the registry has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Event {
-    /// The producer: one for each event, so that it is told exactly once (protocol 5.2.1), however
-    /// long the registry has forgotten the other event of the same incarnation.
+pub struct Event {
+    /// Each event has a producer of its own, so that it is appended exactly once (protocol 5.2.1)
+    /// even if the registry has already forgotten the producer of the incarnation's other event.
     producer: String,
     seq: u64,
-    /// The registry's shard that is told.
+    /// The shard of the registry that receives the event.
     #[serde(default, skip_serializing_if = "is_first")]
     shard: u64,
     event: StateEvent,
@@ -154,7 +155,7 @@ impl Event {
         }
     }
 
-    /// Creates the registry stream that is to be told.
+    /// Returns the request that creates the registry stream of this event.
     pub(crate) fn create_registry(&self) -> Message {
         Message::Registry(Request {
             stream: name::of_registry_shard(self.shard),
@@ -174,18 +175,36 @@ impl Event {
                 (header::PRODUCER_EPOCH, "0".to_owned()),
                 (header::PRODUCER_SEQ, self.seq.to_string()),
             ],
-            // Nothing in it can fail to become JSON.
-            body: serde_json::to_vec(&self.event).unwrap_or_default(),
+            body: to_json(&self.event).into_bytes(),
         })
+    }
+
+    /// Returns the form in which the event is stored until the registry has it.
+    pub(crate) fn to_stored(&self) -> String {
+        to_json(self)
+    }
+
+    /// Reads what [`Self::to_stored`] has written.
+    pub(crate) fn from_stored(text: &str) -> Result<Self, StorageError> {
+        from_json(text)
     }
 }
 
-/// A change of the admin index (`migrations/0001_segments_admin.sql`), as it is stored until it is
-/// told. Told late or twice, it changes nothing: a stream's rows go by its version, and a segment's
-/// need the row of its incarnation.
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("strings and numbers always become JSON")
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StorageError> {
+    serde_json::from_str(text)
+        .map_err(|error| StorageError(format!("a task of the outbox cannot be read: {error}")))
+}
+
+/// A change of the admin index (`migrations/0001_segments_admin.sql`). It is stored as JSON until
+/// the index has it. A change that arrives late or twice has no effect, because a stream's row
+/// keeps the highest version and a segment's row needs the row of its incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "change")]
-pub(crate) enum Change {
+pub enum Change {
     Created {
         path: String,
         version: u64,
@@ -204,7 +223,7 @@ pub(crate) enum Change {
         messages: u64,
         stored_at: Millis,
     },
-    /// Leaves a mark that keeps older changes out, until [`Self::Purged`].
+    /// Leaves a tombstone, which keeps older changes out until [`Self::Purged`].
     Ended {
         path: String,
         version: u64,
@@ -236,6 +255,16 @@ const PURGE_STREAM: &str =
     "DELETE FROM streams WHERE path = ? AND deleted_at IS NOT NULL AND version <= ?";
 
 impl Change {
+    /// Returns the form in which the change is stored until the index has it.
+    pub(crate) fn to_stored(&self) -> String {
+        to_json(self)
+    }
+
+    /// Reads what [`Self::to_stored`] has written.
+    pub(crate) fn from_stored(text: &str) -> Result<Self, StorageError> {
+        from_json(text)
+    }
+
     pub(crate) const fn version(&self) -> u64 {
         match self {
             Self::Created { version, .. }

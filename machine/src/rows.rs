@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::Millis;
 use crate::frames::Frames;
+use crate::message::{Change, Event};
 
 /// A stream's life from its PUT to its deletion. Part of every entity tag and cold segment key, so
 /// that a stream created anew under an old name shares nothing with the old one.
@@ -281,22 +282,23 @@ impl Lane {
     pub const ALL: [Self; 3] = [Self::Registry, Self::Index, Self::Garbage];
 }
 
-/// One thing that remains to be done.
+/// Work that a stream leaves to another object, stored until it is known to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
-    /// Rises from each chore of an object to the next.
+    /// Tasks of one object are numbered in the order in which they were added.
     pub id: u64,
-    /// Not to be done before.
+    /// The task does not start before this time.
     pub due_at: Millis,
     pub what: TaskKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskKind {
-    /// A message, as JSON.
-    Registry(String),
-    /// A message, as JSON.
-    Index(String),
+    /// Appends an event to a registry stream. Stored as JSON.
+    Registry(Event),
+    /// Changes rows of the admin index. Stored as JSON.
+    Index(Change),
+    /// Deletes objects of the cold tier.
     Garbage(Garbage),
 }
 

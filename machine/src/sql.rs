@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use crate::Millis;
+use crate::message::{Change, Event};
 use crate::rows::{
     Closed, Expiry, Former, Garbage, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey,
     RowMeta, SealedSegment, StorageError, StoredSegment, StreamRow, Task, TaskKind, Unannounced,
@@ -301,13 +302,13 @@ pub fn statements<E>(
         Write::CreateOutbox => execute(CREATE_CHORES, &[]),
         Write::InsertTask(task) => {
             let (lane, body) = match &task.what {
-                TaskKind::Registry(body) => (REGISTRY_LANE, body),
-                TaskKind::Index(body) => (INDEX_LANE, body),
-                TaskKind::Garbage(garbage) => (GARBAGE_LANE, &garbage.prefix),
+                TaskKind::Registry(event) => (REGISTRY_LANE, event.to_stored()),
+                TaskKind::Index(change) => (INDEX_LANE, change.to_stored()),
+                TaskKind::Garbage(garbage) => (GARBAGE_LANE, garbage.prefix.clone()),
             };
             let mut values = [Value::Null; 8];
             values[..6].copy_from_slice(&chore_values(task));
-            values[6..].copy_from_slice(&[Value::Integer(lane), Value::Text(body)]);
+            values[6..].copy_from_slice(&[Value::Integer(lane), Value::Text(&body)]);
             execute(INSERT_CHORE, &values)
         }
         Write::UpdateTask(task) => execute(UPDATE_CHORE, &chore_values(task)),
@@ -531,13 +532,17 @@ pub fn producer(row: &impl Columns) -> Result<ProducerState, StorageError> {
 pub fn task(row: &impl Columns) -> Result<Task, StorageError> {
     let body = required(row.text(3)?)?;
     let what = match required(row.integer(1)?)? {
-        REGISTRY_LANE => TaskKind::Registry(body),
-        INDEX_LANE => TaskKind::Index(body),
-        _ => TaskKind::Garbage(Garbage {
+        REGISTRY_LANE => TaskKind::Registry(Event::from_stored(&body)?),
+        INDEX_LANE => TaskKind::Index(Change::from_stored(&body)?),
+        GARBAGE_LANE => TaskKind::Garbage(Garbage {
             prefix: body,
             segments: required(row.integer(4)?)?..=required(row.integer(5)?)?,
             attempts: required(row.integer(6)?)?..=required(row.integer(7)?)?,
         }),
+        lane => {
+            let unknown = format!("a task of the outbox has the unknown lane {lane}");
+            return Err(StorageError(unknown));
+        }
     };
     Ok(Task {
         id: required(row.integer(0)?)?,

@@ -104,14 +104,11 @@ impl Outbox {
             let due_at = AT_ONCE;
             self.pending.insert(id, Task { id, due_at, what });
         };
-        // Nothing in them can fail to become JSON.
         if let Some(shard) = head.registered.filter(|_| head.unannounced.registry) {
-            let event = serde_json::to_string(&created_event(shard, head)).unwrap_or_default();
-            note(OF_REGISTRY, TaskKind::Registry(event));
+            note(OF_REGISTRY, TaskKind::Registry(created_event(shard, head)));
         }
         if head.unannounced.index {
-            let change = serde_json::to_string(&created_change(head)).unwrap_or_default();
-            note(OF_INDEX, TaskKind::Index(change));
+            note(OF_INDEX, TaskKind::Index(created_change(head)));
         }
     }
 
@@ -148,16 +145,13 @@ impl Outbox {
         self.pending.insert(task.id, task);
     }
 
-    fn tell_index(&mut self, due_at: Millis, change: &Change, limits: &Limits, turn: &mut Turn) {
+    fn tell_index(&mut self, due_at: Millis, change: Change, limits: &Limits, turn: &mut Turn) {
         if limits.index {
-            // Nothing in it can fail to become JSON.
-            let change = serde_json::to_string(change).unwrap_or_default();
             self.add(due_at, TaskKind::Index(change), turn);
         }
     }
 
-    fn tell_registry(&mut self, event: &Event, turn: &mut Turn) {
-        let event = serde_json::to_string(event).unwrap_or_default();
+    fn tell_registry(&mut self, event: Event, turn: &mut Turn) {
         self.add(AT_ONCE, TaskKind::Registry(event), turn);
     }
 
@@ -165,11 +159,10 @@ impl Outbox {
     /// this name.
     pub(super) fn next_version(&self, now: Millis) -> u64 {
         let told = self.pending.values().filter_map(|task| match &task.what {
-            TaskKind::Index(change) => serde_json::from_str::<Change>(change).ok(),
+            TaskKind::Index(change) => Some(change.version()),
             TaskKind::Registry(_) | TaskKind::Garbage(_) => None,
         });
-        told.map(|change| change.version() + 1)
-            .fold(now.0, u64::max)
+        told.map(|version| version + 1).fold(now.0, u64::max)
     }
 
     /// The registry's shard that is to be told of a stream of this name, if any.
@@ -189,9 +182,9 @@ impl Outbox {
             return self.note_unannounced(head);
         }
         if let Some(shard) = head.registered {
-            self.tell_registry(&created_event(shard, head), turn);
+            self.tell_registry(created_event(shard, head), turn);
         }
-        self.tell_index(AT_ONCE, &created_change(head), limits, turn);
+        self.tell_index(AT_ONCE, created_change(head), limits, turn);
     }
 
     pub(super) fn stored(
@@ -215,7 +208,7 @@ impl Outbox {
             messages: sealed.messages,
             stored_at: now,
         };
-        self.tell_index(AT_ONCE, &change, limits, turn);
+        self.tell_index(AT_ONCE, change, limits, turn);
     }
 
     /// The stream has ended. Its segments are to be collected, but not while they may still be read
@@ -232,7 +225,7 @@ impl Outbox {
         // The same shard as of the creation, however many there are by now.
         if let Some(shard) = head.registered {
             let ended = Event::ended(shard, head.incarnation, &head.name);
-            self.tell_registry(&ended, turn);
+            self.tell_registry(ended, turn);
         }
         let (path, version) = (head.name.clone(), head.version + 1);
         let ended = Change::Ended {
@@ -240,7 +233,7 @@ impl Outbox {
             version,
             ended_at: now,
         };
-        self.tell_index(AT_ONCE, &ended, limits, turn);
+        self.tell_index(AT_ONCE, ended, limits, turn);
         if let Some(last) = head.segment.checked_sub(1) {
             self.discard(now, head, 0..=last, 1..=1, limits, turn);
             for (segment, attempts) in retried {
@@ -314,29 +307,25 @@ impl Outbox {
                 }
                 (!keys.is_empty()).then_some(Effect::Collect { effect: id, keys })
             }
-            Lane::Registry | Lane::Index => due.next().and_then(|task| {
+            Lane::Registry | Lane::Index => due.next().map(|task| {
                 let message = match &task.what {
+                    TaskKind::Registry(event) if self.lanes[slot(lane)].registry_is_missing => {
+                        event.create_registry()
+                    }
                     TaskKind::Registry(event) => {
-                        let event = serde_json::from_str::<Event>(event).ok();
-                        if self.lanes[slot(lane)].registry_is_missing {
-                            event.map(|event| event.create_registry())
-                        } else {
-                            then.push((task.id, None));
-                            event.map(|event| event.message())
-                        }
+                        then.push((task.id, None));
+                        event.message()
                     }
                     TaskKind::Index(change) => {
                         then.push((task.id, None));
-                        serde_json::from_str::<Change>(change)
-                            .ok()
-                            .map(|change| change.message())
+                        change.message()
                     }
-                    TaskKind::Garbage(_) => None,
+                    TaskKind::Garbage(_) => unreachable!("garbage has a lane of its own"),
                 };
-                message.map(|message| Effect::Send {
+                Effect::Send {
                     effect: id,
                     message,
-                })
+                }
             }),
         };
         if let Some(effect) = effect {
@@ -369,11 +358,8 @@ impl Outbox {
         let mut state = state;
         let lane = self.lane_of(effect)?;
         let queue = &mut self.lanes[slot(lane)];
-        let then = queue
-            .effect
-            .take()
-            .map(|effect| effect.then)
-            .unwrap_or_default();
+        let in_flight = queue.effect.take();
+        let then = in_flight.expect("the lane has an effect in flight").then;
         queue.failures = 0;
         for (id, rest) in then {
             match rest {
@@ -395,14 +381,15 @@ impl Outbox {
         Some(lane)
     }
 
-    /// Has the mark of a stream's end removed from the index when no copy of what the index was
-    /// told of the stream, the last of which has left by now, can be on its way any more.
+    /// Schedules the removal of the stream's tombstone from the index. By then every earlier change
+    /// of the index has arrived or is lost.
     fn purge_after(&mut self, now: Millis, done: Option<&Task>, limits: &Limits, turn: &mut Turn) {
         if let Some(TaskKind::Index(change)) = done.map(|task| &task.what)
-            && let Ok(Change::Ended { path, version, .. }) = serde_json::from_str(change)
+            && let Change::Ended { path, version, .. } = change
         {
+            let (path, version) = (path.clone(), *version);
             let later = now.plus(limits.collect_grace_ms);
-            self.tell_index(later, &Change::Purged { path, version }, limits, turn);
+            self.tell_index(later, Change::Purged { path, version }, limits, turn);
         }
     }
 
