@@ -11,7 +11,9 @@ use machine::rows::{
 };
 use machine::segment::{self, Put, Receipt};
 use machine::wire::answer::Body;
-use machine::{Answer, CallId, Effect, Input, Limits, Millis, Rows, StorageError, Stream, Turn};
+use machine::{
+    AlarmChange, Answer, CallId, Effect, Input, Limits, Millis, Rows, StorageError, Stream, Turn,
+};
 use sim::storage::{Kind, Store};
 
 use crate::effects::Errand;
@@ -83,10 +85,10 @@ impl Object {
                 Stream::wake(now, &rows, &self.limits, self.wakes)?
             }
         };
-        let mut turn = Turn::default();
-        stream.step(now, input, &rows, &mut turn)?;
+        let mut turn = stream.step(now, input, &rows)?;
         assert!(
-            turn.needs_transaction() || turn.writes.len() + usize::from(turn.alarm.is_some()) <= 1,
+            turn.needs_transaction()
+                || turn.writes.len() + usize::from(turn.alarm != AlarmChange::Keep) <= 1,
             "several writes are one transaction"
         );
         self.apply(&turn);
@@ -104,8 +106,10 @@ impl Object {
         self.store
             .apply(&turn.writes)
             .expect("the storage takes what the machine writes");
-        if let Some(alarm) = turn.alarm {
-            self.alarm = alarm;
+        match turn.alarm {
+            AlarmChange::Keep => {}
+            AlarmChange::Set(at) => self.alarm = Some(at),
+            AlarmChange::Clear => self.alarm = None,
         }
     }
 

@@ -24,8 +24,8 @@ use machine::wire::request::{
 };
 use machine::wire::{CacheMode, Format, internal_headers};
 use machine::{
-    Answer, Broadcast, Call, CallId, Class, Effect, Input, Limits, Millis, Offset, Refusal,
-    SendOutcome, Turn,
+    AlarmChange, Answer, Broadcast, Call, CallId, Class, Effect, Input, Limits, Millis, Offset,
+    Refusal, SendOutcome, Turn,
 };
 
 use crate::effects::{Errand, Outcome};
@@ -618,7 +618,7 @@ impl Named {
             let ends = turn.writes.contains(&Write::DropTables);
             let allowed = |write: &Write| match write {
                 Write::DropTables | Write::UpdateSegment(_) => true,
-                Write::UpdateStream(head) => slides(head) || turn.alarm.is_some(),
+                Write::UpdateStream(head) => slides(head) || turn.alarm != AlarmChange::Keep,
                 Write::CreateOutbox
                 | Write::InsertTask(_)
                 | Write::DropOutbox

@@ -120,15 +120,26 @@ pub enum Input {
     },
 }
 
+/// What a turn does with the stream's alarm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AlarmChange {
+    /// Leaves it as it is.
+    #[default]
+    Keep,
+    /// Sets it for this time, in place of the one that is set.
+    Set(Millis),
+    /// Removes it.
+    Clear,
+}
+
 /// What one step asks of the shell, grouped by what must happen before what.
 #[must_use]
 #[derive(Debug, Default)]
 pub struct Turn {
     /// Rows to write, at once and in one transaction.
     pub writes: Vec<Write>,
-    /// In that same transaction: `Some(Some(at))` sets the alarm, `Some(None)` removes it, `None`
-    /// leaves it.
-    pub alarm: Option<Option<Millis>>,
+    /// What happens to the alarm, in that same transaction.
+    pub alarm: AlarmChange,
     /// What leaves once the transaction is durable.
     pub after_commit: Vec<Effect>,
     /// One broadcast to the readers at the tail.
@@ -144,7 +155,7 @@ impl Turn {
             self.writes.as_slice(),
             [] | [Write::InsertStream(_) | Write::UpdateStream(_) | Write::InsertHot { .. }]
         );
-        !single || self.alarm.is_some()
+        !single || self.alarm != AlarmChange::Keep
     }
 }
 

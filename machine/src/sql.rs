@@ -599,3 +599,42 @@ fn stamp_at(row: &impl Columns, column: usize) -> Result<Option<ProducerStamp>, 
 fn required<T>(value: Option<T>) -> Result<T, StorageError> {
     value.ok_or_else(|| StorageError("a column is NULL that never is".to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of the outbox with this lane and body.
+    struct TaskColumns(u64, &'static str);
+
+    impl Columns for TaskColumns {
+        fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {
+            Ok(Some(if column == 1 { self.0 } else { 7 }))
+        }
+
+        fn text(&self, _: usize) -> Result<Option<String>, StorageError> {
+            Ok(Some(self.1.to_owned()))
+        }
+
+        fn blob(&self, _: usize) -> Result<Option<Vec<u8>>, StorageError> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn a_task_that_cannot_be_read_is_an_error_that_names_it() {
+        let purged = r#"{"change":"purged","path":"p","version":3}"#;
+        let read = task(&TaskColumns(INDEX_LANE, purged)).expect("the row is whole");
+        let (path, version) = ("p".to_owned(), 3);
+        assert_eq!(read.what, TaskKind::Index(Change::Purged { path, version }));
+        for (lane, body) in [
+            (INDEX_LANE, ""),
+            (INDEX_LANE, r#"{"change":"of a later release"}"#),
+            (REGISTRY_LANE, purged),
+            (3, purged),
+        ] {
+            let error = task(&TaskColumns(lane, body)).expect_err("the row cannot be read");
+            assert!(error.0.starts_with("a task of the outbox"), "{error}");
+        }
+    }
+}

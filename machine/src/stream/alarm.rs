@@ -2,7 +2,7 @@
 
 use super::{Stream, Unsaved};
 use crate::rows::{Rows, StorageError};
-use crate::{Millis, Turn};
+use crate::{AlarmChange, Millis, Turn};
 
 impl Stream {
     /// The alarm has come; another is set where one is still needed.
@@ -47,7 +47,7 @@ impl Stream {
             // It was set in case that a message is lost, and would find nothing to do.
             None if self.alarm_at.is_some() && (self.state.is_none() || is_told) => {
                 self.alarm_at = None;
-                turn.alarm = Some(None);
+                turn.alarm = AlarmChange::Clear;
             }
             None => {}
             Some(wanted) => self.arm_for(wanted, came, now, turn),
@@ -76,6 +76,6 @@ impl Stream {
             return;
         }
         self.alarm_at = Some(at);
-        turn.alarm = Some(Some(at));
+        turn.alarm = AlarmChange::Set(at);
     }
 }

@@ -183,6 +183,18 @@ impl Stream {
         now: Millis,
         input: Input,
         rows: &impl Rows,
+    ) -> Result<Turn, StorageError> {
+        let mut turn = Turn::default();
+        self.act(now, input, rows, &mut turn)?;
+        self.settle(now, &mut turn);
+        Ok(turn)
+    }
+
+    fn act(
+        &mut self,
+        now: Millis,
+        input: Input,
+        rows: &impl Rows,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
         match input {
@@ -203,7 +215,6 @@ impl Stream {
             Input::CollectFinished { effect, done } => self.collected(now, effect, done, turn),
             Input::SendFinished { effect, reply } => self.replied(now, effect, reply, turn),
         }
-        self.settle(now, turn);
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use machine::segment::{Put, Receipt};
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed};
 use machine::{
-    Answer, Broadcast, CallId, Effect, EffectId, Input, Limits, Message, Millis, Refusal, Rows,
-    SendOutcome, StorageError, Stream, Turn,
+    AlarmChange, Answer, Broadcast, CallId, Effect, EffectId, Input, Limits, Message, Millis,
+    Refusal, Rows, SendOutcome, StorageError, Stream,
 };
 
 #[derive(Default)]
@@ -343,17 +343,18 @@ impl Shell {
             Stream::wake(self.now, &self.rows, &self.limits, self.wakes)
                 .expect("memory can be read")
         });
-        let mut turn = Turn::default();
-        stream
-            .step(self.now, input, &self.rows, &mut turn)
+        let turn = stream
+            .step(self.now, input, &self.rows)
             .expect("memory can be read");
         self.stream = Some(stream);
         self.written = turn.writes.len();
         turn.writes
             .into_iter()
             .for_each(|write| self.rows.apply(write));
-        if let Some(alarm) = turn.alarm {
-            self.alarm = alarm;
+        match turn.alarm {
+            AlarmChange::Keep => {}
+            AlarmChange::Set(at) => self.alarm = Some(at),
+            AlarmChange::Clear => self.alarm = None,
         }
         self.live = turn.broadcast;
         let mut answers = Vec::new();

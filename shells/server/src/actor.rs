@@ -15,7 +15,9 @@ use machine::rows::{
     WriterColumns,
 };
 use machine::wire::answer::Body;
-use machine::{Answer, CallId, Effect, Input, Rows, StorageError, Stream, Subscriber, Turn};
+use machine::{
+    AlarmChange, Answer, CallId, Effect, Input, Rows, StorageError, Stream, Subscriber, Turn,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -320,7 +322,7 @@ impl ActorState {
         let done = catch_unwind(AssertUnwindSafe(|| self.step(streams, actor, &job, batch)));
         match done.unwrap_or(Err(TurnError::Panicked)) {
             // What a removed alarm is about waits for the removal.
-            Ok(effects) if self.in_transaction || batch.alarm.is_some() => {
+            Ok(effects) if self.in_transaction || batch.alarm != AlarmChange::Keep => {
                 batch.waiting.push((job, effects))
             }
             Ok(effects) => self.perform_effects(streams, actor, job, effects),
@@ -409,7 +411,7 @@ impl ActorState {
                     )?)
                 }
             };
-            stream.step(now, input, &view, &mut turn)?;
+            turn = stream.step(now, input, &view)?;
         }
         self.write(streams, actor, &turn.writes)?;
         #[cfg(feature = "test-routes")]
@@ -419,9 +421,9 @@ impl ActorState {
         );
         match turn.alarm {
             // It has come, and no other is set.
-            None if job.kind.is_alarm() => batch.alarm = Some(None),
-            None => {}
-            alarm => batch.alarm = alarm,
+            AlarmChange::Keep if job.kind.is_alarm() => batch.alarm = AlarmChange::Clear,
+            AlarmChange::Keep => {}
+            alarm @ (AlarmChange::Set(_) | AlarmChange::Clear) => batch.alarm = alarm,
         }
         // As the rows are at the end of this turn: the next may remove them.
         let mut after_commit = Vec::with_capacity(turn.after_commit.len());

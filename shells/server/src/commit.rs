@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use machine::plan::BodyWriter;
-use machine::{Broadcast, CallId, Effect, Millis, Stream, Write};
+use machine::{AlarmChange, Broadcast, CallId, Effect, Stream, Write};
 
 use crate::actor::{ActorState, Answered, Job, Reply, StreamActor, TurnError, View};
 use crate::alarms;
@@ -20,7 +20,7 @@ pub(crate) struct Batch {
     /// Jobs whose turns wait for the commit.
     pub(crate) waiting: Vec<(Job, Effects)>,
     /// What becomes of the alarm.
-    pub(crate) alarm: Option<Option<Millis>>,
+    pub(crate) alarm: AlarmChange,
 }
 
 /// A turn's effects, ready to leave.
@@ -78,7 +78,7 @@ impl ActorState {
     /// nobody anything: they are done over, in their order.
     pub(crate) fn roll_back(&mut self, streams: &Streams, actor: &StreamActor, batch: &mut Batch) {
         self.reset(streams, actor);
-        batch.alarm = None;
+        batch.alarm = AlarmChange::Keep;
         let mut mailbox = actor.mailbox.lock();
         for (job, _) in batch.waiting.drain(..).rev() {
             mailbox.jobs.push_front(job);
@@ -88,7 +88,7 @@ impl ActorState {
     /// Makes the batch durable, and lets its effects leave.
     pub(crate) fn commit(&mut self, streams: &Arc<Streams>, actor: &StreamActor, batch: Batch) {
         // A turn may set the alarm and write nothing.
-        if self.in_transaction || matches!(batch.alarm, Some(Some(_))) {
+        if self.in_transaction || matches!(batch.alarm, AlarmChange::Set(_)) {
             let begun = tokio::time::Instant::now();
             if let Err(error) = self.make_durable(streams, actor, &batch) {
                 // Whether it is stored is unknown: nothing is done over, and nobody is told.
@@ -111,7 +111,7 @@ impl ActorState {
                 .committed(begun.elapsed(), batch.waiting.len());
         }
         let mut is_alarm_kept = false;
-        if batch.alarm == Some(None)
+        if batch.alarm == AlarmChange::Clear
             && let Err(error) = streams.storage.remove_alarm(&actor.name)
         {
             tracing::error!(name = %actor.name, %error, "an alarm could not be removed");
@@ -132,7 +132,7 @@ impl ActorState {
         actor: &StreamActor,
         batch: &Batch,
     ) -> Result<(), TurnError> {
-        if let Some(Some(at)) = batch.alarm {
+        if let AlarmChange::Set(at) = batch.alarm {
             alarms::set(streams, &actor.name, at)?;
         }
         if mem::take(&mut self.in_transaction)

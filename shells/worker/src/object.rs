@@ -12,7 +12,7 @@ use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
     Answer, Broadcast, Call, CallId, Class, Effect, EffectId, Input, Limits, Millis, SendOutcome,
-    Stream, Subscriber, Turn,
+    Stream, Subscriber,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
@@ -366,10 +366,7 @@ impl StreamObject {
                 Stream::wake(now, storage, limits, instance_seed()?).map_err(described)?
             }
         };
-        let mut turn = Turn::default();
-        stream
-            .step(now, input, storage, &mut turn)
-            .map_err(described)?;
+        let turn = stream.step(now, input, storage).map_err(described)?;
         storage.apply(&turn, || self.before_commit())?;
         if let Some(live) = &turn.broadcast {
             self.broadcast(live)?;

@@ -9,7 +9,7 @@ use machine::rows::{
     WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{Class, Rows, StorageError, Turn, Write};
+use machine::{AlarmChange, Class, Rows, StorageError, Turn, Write};
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::platform::{Cursor, ObjectContext, ObjectStorage, Socket, Sql};
@@ -70,13 +70,13 @@ impl Storage {
         }
         match turn.alarm {
             // What becomes of the promise shows in the output gate.
-            Some(Some(at)) => {
+            AlarmChange::Set(at) => {
                 drop(self.storage.set_alarm(at.0 as f64)?);
                 #[cfg(feature = "test-routes")]
                 self.count_alarm();
             }
-            Some(None) => drop(self.storage.delete_alarm()?),
-            None => {}
+            AlarmChange::Clear => drop(self.storage.delete_alarm()?),
+            AlarmChange::Keep => {}
         }
         before_commit();
         Ok(())

@@ -14,8 +14,8 @@ use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::wire::{CacheMode, internal_headers};
 use machine::{
-    Answer, Broadcast, Class, Effect, EffectId, Input, Millis, Rows, StorageError, Stream, Turn,
-    Write,
+    AlarmChange, Answer, Broadcast, Class, Effect, EffectId, Input, Millis, Rows, StorageError,
+    Stream, Turn, Write,
 };
 
 use super::Event;
@@ -449,22 +449,24 @@ impl World<'_, '_> {
         };
         let before = Place::of(&object.model.state);
         let alarm_came = object.alarm_set_at;
-        let mut turn = Turn::default();
         let Some(stream) = &mut platform.instance else {
             return;
         };
-        let done = stream.step(Millis(now), input, &view, &mut turn);
+        let done = stream.step(Millis(now), input, &view);
         let reads = view.reads.get();
         if !self.ends(reads) {
             return;
         }
-        if let Err(unreadable) = done {
-            return self.course.fail(
-                Oracle::Storage,
-                "rows that can be read".to_owned(),
-                unreadable.to_string(),
-            );
-        }
+        let turn = match done {
+            Ok(turn) => turn,
+            Err(error) => {
+                return self.course.fail(
+                    Oracle::Storage,
+                    "rows that can be read".to_owned(),
+                    error.to_string(),
+                );
+            }
+        };
         let Object { platform, .. } = &mut self.objects[at];
         let used = |head: Option<&StreamRow>| head.map(|head| (head.incarnation, head.touched_at));
         let used_before = used(platform.storage.shelf.head());
@@ -488,7 +490,7 @@ impl World<'_, '_> {
                 .course
                 .fail(Oracle::Memory, expected, remembered.to_string());
         }
-        if let Some(Some(at)) = turn.alarm
+        if let AlarmChange::Set(at) = turn.alarm
             && at.0 > ALARM_MAX
         {
             return self.course.fail(
@@ -505,7 +507,10 @@ impl World<'_, '_> {
             is_idle: idle_alarm,
             came: alarm_came,
             now: self.course.now,
-            set: turn.alarm.flatten().map(|at| at.0),
+            set: match turn.alarm {
+                AlarmChange::Set(at) => Some(at.0),
+                AlarmChange::Keep | AlarmChange::Clear => None,
+            },
         };
         let (streak, verdict) = self.alarm_loop.after_turn(at, alarms);
         let marks = &mut self.course.marks;
@@ -516,7 +521,11 @@ impl World<'_, '_> {
         }
         let dropped = turn.writes.contains(&Write::DropTables);
         self.digest_turn(&turn);
-        let alarm = turn.alarm.map(|alarm| alarm.map(|at| at.0)).or(ended);
+        let alarm = match turn.alarm {
+            AlarmChange::Keep => ended,
+            AlarmChange::Set(at) => Some(Some(at.0)),
+            AlarmChange::Clear => Some(None),
+        };
         let wrote = !turn.writes.is_empty() || alarm.is_some();
         let facts = Facts {
             now,
@@ -645,8 +654,10 @@ impl World<'_, '_> {
                 Write::Upgrade { .. } => 17,
             });
         }
-        if let Some(alarm) = turn.alarm {
-            self.course.digest.number(alarm.map_or(0, |at| at.0));
+        match turn.alarm {
+            AlarmChange::Keep => {}
+            AlarmChange::Set(at) => self.course.digest.number(at.0),
+            AlarmChange::Clear => self.course.digest.number(0),
         }
     }
 

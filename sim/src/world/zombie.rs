@@ -6,7 +6,9 @@ use machine::rows::{
     HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
     WriterColumns,
 };
-use machine::{Answer, Call, Effect, Input, Millis, Refusal, Rows, StorageError, Stream, Turn};
+use machine::{
+    AlarmChange, Answer, Call, Effect, Input, Millis, Refusal, Rows, StorageError, Stream,
+};
 
 use super::client::Received;
 use super::object::plain;
@@ -105,15 +107,16 @@ impl World<'_, '_> {
         let answered = match whole {
             Err(refusal) => Some(Answer::refusal(&refusal)),
             Ok(whole) => stream.and_then(|mut stream| {
-                let mut turn = Turn::default();
                 let input = Input::Call {
                     id: call.into(),
                     call: whole,
                 };
-                let done = stream.step(Millis(now), input, &grave, &mut turn);
-                let quiet = turn.writes.is_empty() && turn.alarm.is_none() && !grave.touched.get();
+                let mut turn = stream.step(Millis(now), input, &grave).ok()?;
+                let quiet = turn.writes.is_empty()
+                    && turn.alarm == AlarmChange::Keep
+                    && !grave.touched.get();
                 match turn.after_commit.pop() {
-                    Some(Effect::Answer { answer, .. }) if done.is_ok() && quiet => Some(answer),
+                    Some(Effect::Answer { answer, .. }) if quiet => Some(answer),
                     _ => None,
                 }
             }),
