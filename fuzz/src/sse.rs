@@ -93,8 +93,8 @@ fn page(
         records.iter().map(Vec::len).sum()
     };
     let skip = choices.upto(units as u64);
-    let take = choices.upto(units as u64 - skip);
-    let (begin, end) = (skip as usize, (skip + take) as usize);
+    let count = choices.upto(units as u64 - skip);
+    let (begin, end) = (skip as usize, (skip + count) as usize);
     let payload = if format == Format::Json {
         [&b"["[..], &records[begin..end].join(&b','), b"]"].concat()
     } else {
@@ -115,7 +115,7 @@ fn page(
         expected.push(Expected::Data(data));
     }
     let frames: Vec<u8> = records.iter().flat_map(|record| framed(record)).collect();
-    rendered(format, Shape::Event, skip, take, &frames).expect("the frames are whole")
+    rendered(format, Shape::Event, skip, count, &frames).expect("the frames are whole")
 }
 
 /// What becomes of a row with these frames.
@@ -123,7 +123,7 @@ fn rendered(
     format: Format,
     shape: Shape,
     skip: u64,
-    take: u64,
+    count: u64,
     frames: &[u8],
 ) -> Result<Vec<u8>, CorruptionError> {
     let span = Span {
@@ -135,7 +135,7 @@ fn rendered(
         parts: vec![Part::Hot(HotPart {
             spans: vec![span],
             skip,
-            take,
+            count,
             lead: Vec::new(),
         })],
         format,
@@ -210,12 +210,12 @@ fn hostile_frames(bytes: &[u8]) {
             payload_bytes
         };
         for shape in [Shape::Body, Shape::Event] {
-            for take in [0, 1, units, units + 1, u64::MAX] {
-                let rendered = rendered(format, shape, 0, take, bytes);
+            for count in [0, 1, units, units + 1, u64::MAX] {
+                let rendered = rendered(format, shape, 0, count, bytes);
                 assert_eq!(
                     rendered.is_ok(),
-                    take <= units,
-                    "{format:?} {shape:?} {take}"
+                    count <= units,
+                    "{format:?} {shape:?} {count}"
                 );
             }
         }

@@ -18,7 +18,10 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
     /// Returns the last row at or before `key`.
     pub(crate) fn row(&self, key: RowKey) -> Result<RowMeta, StorageError> {
         let row = self.rows.at_or_before(self.table, key)?;
-        row.ok_or_else(|| StorageError(format!("no row at or before {}", key.stored())))
+        let row =
+            row.ok_or_else(|| StorageError(format!("no row at or before {}", key.stored())))?;
+        assert!(row.key <= key, "storage returned a row after the key");
+        Ok(row)
     }
 
     /// Returns the first row of the message or append that contains the unit at `position`.
@@ -54,6 +57,11 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
             left -= content.min(left);
             before = row.key.stored();
         }
+        assert_eq!(
+            lead.iter().map(|(_, bytes)| bytes).sum::<u64>() + left,
+            bytes,
+            "the rows before a place have the bytes that were requested"
+        );
         lead.reverse();
         Ok(lead)
     }
@@ -92,6 +100,7 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
         last: RowMeta,
         bytes_max: u64,
     ) -> Result<Vec<Span>, StorageError> {
+        assert!(first.key <= last.key, "a span has at least one row");
         let mut spans = Vec::new();
         let mut from = first;
         loop {
@@ -105,6 +114,9 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
                 return Ok(spans);
             }
             from = self.row(to.next_key())?;
+            if from.key <= to.key {
+                return Err(StorageError(format!("no row after {}", to.key.stored())));
+            }
         }
     }
 
@@ -115,7 +127,15 @@ impl<'a, R: Rows> HotTableReader<'a, R> {
         after: RowKey,
         bytes_before: u64,
     ) -> Result<Option<RowMeta>, StorageError> {
-        self.rows
-            .first_at_or_after_bytes(self.table, after, bytes_before)
+        let row = self
+            .rows
+            .first_at_or_after_bytes(self.table, after, bytes_before)?;
+        if let Some(row) = &row {
+            assert!(
+                row.key > after && row.bytes_before >= bytes_before,
+                "storage returned a row that was not requested"
+            );
+        }
+        Ok(row)
     }
 }

@@ -43,7 +43,7 @@ pub struct LiveHead {
 
 impl LiveHead {
     pub(crate) fn to_header(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        serde_json::to_string(self).expect("a head always serializes")
     }
 
     /// Parses the [`LIVE_HEAD`](crate::wire::internal_headers::LIVE_HEAD) header; `None` if it is
@@ -75,8 +75,8 @@ pub struct Frame {
 
 impl Frame {
     pub(crate) fn encode(&self, body: &[u8]) -> Vec<u8> {
-        let json = serde_json::to_vec(self).unwrap_or_default();
-        let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+        let json = serde_json::to_vec(self).expect("a frame always serializes");
+        let length = u32::try_from(json.len()).expect("the JSON is shorter than 4 GiB");
         [&length.to_le_bytes(), json.as_slice(), body].concat()
     }
 

@@ -86,6 +86,11 @@ fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, Corrupti
     }
 }
 
+/// Returns the smaller of a limit and a length in memory.
+pub(crate) fn at_most(limit: u64, length: usize) -> usize {
+    usize::try_from(limit).map_or(length, |limit| limit.min(length))
+}
+
 /// Iterates over the payloads of `frames`.
 pub(crate) fn payloads(frames: &[u8]) -> impl Iterator<Item = Result<&[u8], CorruptionError>> {
     let mut at = 0;
@@ -128,7 +133,7 @@ pub struct HotPart {
     /// the answer starts at the beginning of that append.
     pub skip: u64,
     /// Units in the answer, counted from the start of the read.
-    pub take: u64,
+    pub count: u64,
     /// Rows before the first one, in order, each with the number of trailing bytes to keep. They
     /// can hold the start of a character that the answer completes.
     pub lead: Vec<(Span, u64)>,
@@ -143,14 +148,14 @@ pub struct ColdPart {
     pub offset: u64,
     pub length: u64,
     pub block: u64,
-    pub checks: Vec<u32>,
+    pub checksums: Vec<u32>,
     /// Bytes of the first block before the first frame.
-    pub lead: u64,
+    pub skip_bytes: u64,
     /// Whether the bytes are frames. Objects of an older version hold plain bytes, and a read of
     /// those starts at the exact byte.
     pub framed: bool,
     pub skip: u64,
-    pub take: u64,
+    pub count: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,9 +223,7 @@ impl Plan {
                     let mut lead = Vec::new();
                     for (span, bytes) in &hot.lead {
                         let frames = frames(*span)?;
-                        let from = frames
-                            .len()
-                            .saturating_sub(usize::try_from(*bytes).unwrap_or(usize::MAX));
+                        let from = frames.len() - at_most(*bytes, frames.len());
                         lead.extend_from_slice(&frames[from..]);
                     }
                     let mut joined = Vec::new();
@@ -236,7 +239,7 @@ impl Plan {
                         lead,
                         frames: joined,
                         skip: hot.skip,
-                        take: hot.take,
+                        count: hot.count,
                     }
                 }
             });
@@ -261,7 +264,7 @@ enum Pending {
         lead: Vec<u8>,
         frames: Vec<u8>,
         skip: u64,
-        take: u64,
+        count: u64,
     },
     Cold(ColdPart),
 }
@@ -297,10 +300,10 @@ impl BodyWriter {
                     lead,
                     frames,
                     skip,
-                    take,
+                    count,
                 } => {
                     text::keep_last(&mut self.lead, &lead);
-                    let mut cutter = FrameDecoder::new(true, skip, take);
+                    let mut cutter = FrameDecoder::new(true, skip, count);
                     out.reserve(frames.len());
                     self.cut(&mut cutter, &frames, out);
                     cutter.finish()?;
@@ -354,11 +357,9 @@ impl BodyWriter {
             return Err(CorruptionError::new("more came than was asked for"));
         };
         while let Some(block) = fetching.block(&mut bytes)? {
-            let lead = usize::try_from(fetching.lead)
-                .unwrap_or(usize::MAX)
-                .min(block.len());
-            fetching.lead -= lead as u64;
-            self.cut(&mut fetching.cutter, &block[lead..], out);
+            let skipped = at_most(fetching.skip_bytes, block.len());
+            fetching.skip_bytes -= skipped as u64;
+            self.cut(&mut fetching.cutter, &block[skipped..], out);
         }
         self.fetching = Some(fetching);
         Ok(())
@@ -416,33 +417,43 @@ impl BodyWriter {
 struct BlockReader {
     segment: u64,
     block: u64,
-    checks: VecDeque<u32>,
+    checksums: VecDeque<u32>,
     /// Bytes of the range that have not arrived.
     left: u64,
     /// The part of the current block that has arrived.
     held: Vec<u8>,
-    lead: u64,
+    skip_bytes: u64,
     cutter: FrameDecoder,
 }
 
 impl BlockReader {
     fn new(part: ColdPart) -> Self {
+        assert!(part.block > 0, "a block has at least one byte");
+        assert_eq!(
+            part.checksums.len() as u64,
+            part.length.div_ceil(part.block),
+            "each block has one checksum"
+        );
+        assert!(
+            part.skip_bytes <= part.length,
+            "the first frame begins inside the range"
+        );
         Self {
             segment: part.segment,
             block: part.block,
-            checks: part.checks.into(),
+            checksums: part.checksums.into(),
             left: part.length,
             held: Vec::new(),
-            lead: part.lead,
-            cutter: FrameDecoder::new(part.framed, part.skip, part.take),
+            skip_bytes: part.skip_bytes,
+            cutter: FrameDecoder::new(part.framed, part.skip, part.count),
         }
     }
 
     /// Returns the next verified block; `None` when more bytes must arrive first.
     fn block(&mut self, bytes: &mut &[u8]) -> Result<Option<Vec<u8>>, CorruptionError> {
         let whole = self.block.min(self.held.len() as u64 + self.left);
-        let room = usize::try_from(whole).unwrap_or(usize::MAX) - self.held.len();
-        let (now, later) = bytes.split_at(room.min(bytes.len()));
+        let room = whole - self.held.len() as u64;
+        let (now, later) = bytes.split_at(at_most(room, bytes.len()));
         self.held.extend_from_slice(now);
         self.left -= now.len() as u64;
         *bytes = later;
@@ -452,7 +463,7 @@ impl BlockReader {
         if whole == 0 || (self.held.len() as u64) < whole {
             return Ok(None);
         }
-        if self.checks.pop_front() != Some(crc32fast::hash(&self.held)) {
+        if self.checksums.pop_front() != Some(crc32fast::hash(&self.held)) {
             return Err(self.damaged("a checksum is wrong"));
         }
         Ok(Some(core::mem::take(&mut self.held)))
@@ -476,7 +487,7 @@ enum Chunk<'a> {
 struct FrameDecoder {
     framed: bool,
     skip: u64,
-    take: u64,
+    count: u64,
     /// The bytes of the next frame's length that have arrived.
     length: [u8; LENGTH_BYTES],
     length_has: usize,
@@ -485,11 +496,11 @@ struct FrameDecoder {
 }
 
 impl FrameDecoder {
-    const fn new(framed: bool, skip: u64, take: u64) -> Self {
+    const fn new(framed: bool, skip: u64, count: u64) -> Self {
         Self {
             framed,
             skip,
-            take,
+            count,
             length: [0; LENGTH_BYTES],
             length_has: 0,
             left: if framed { 0 } else { u64::MAX },
@@ -498,7 +509,7 @@ impl FrameDecoder {
 
     /// Decodes `bytes` and emits the selected units. Ignores everything after the last one.
     fn push(&mut self, mut bytes: &[u8], json: bool, mut emit: impl FnMut(Chunk<'_>)) {
-        while self.take > 0 || self.skip > 0 {
+        while self.count > 0 || self.skip > 0 {
             if self.framed && self.length_has < LENGTH_BYTES {
                 let Some((byte, rest)) = bytes.split_first() else {
                     return;
@@ -513,16 +524,13 @@ impl FrameDecoder {
                 if json && self.skip == 0 {
                     emit(Chunk::Begin);
                 }
-                if !json && self.skip < self.left && self.take > 0 {
+                if !json && self.skip < self.left && self.count > 0 {
                     // The answer starts at the beginning of this append.
-                    self.take = self.take.saturating_add(self.skip);
+                    self.count = self.count.saturating_add(self.skip);
                     self.skip = 0;
                 }
             }
-            let now = usize::try_from(self.left)
-                .unwrap_or(usize::MAX)
-                .min(bytes.len());
-            let (mut now, later) = bytes.split_at(now);
+            let (mut now, later) = bytes.split_at(at_most(self.left, bytes.len()));
             bytes = later;
             if self.framed {
                 self.left -= now.len() as u64;
@@ -532,16 +540,12 @@ impl FrameDecoder {
                     emit(Chunk::Bytes(now));
                 }
             } else {
-                let skipped = usize::try_from(self.skip)
-                    .unwrap_or(usize::MAX)
-                    .min(now.len());
+                let skipped = at_most(self.skip, now.len());
                 self.skip -= skipped as u64;
                 emit(Chunk::Before(&now[..skipped]));
                 now = &now[skipped..];
-                let taken = usize::try_from(self.take)
-                    .unwrap_or(usize::MAX)
-                    .min(now.len());
-                self.take -= taken as u64;
+                let taken = at_most(self.count, now.len());
+                self.count -= taken as u64;
                 emit(Chunk::Bytes(&now[..taken]));
             }
             if self.left > 0 {
@@ -553,14 +557,14 @@ impl FrameDecoder {
                 if self.skip > 0 {
                     self.skip -= 1;
                 } else {
-                    self.take -= 1;
+                    self.count -= 1;
                 }
             }
         }
     }
 
     const fn finish(&self) -> Result<(), CorruptionError> {
-        if self.take == 0 {
+        if self.count == 0 {
             Ok(())
         } else {
             Err(CorruptionError::new("fewer units than planned"))
@@ -578,6 +582,7 @@ pub(crate) fn body(format: Format, mut frames: Vec<u8>) -> Result<Vec<u8>, Corru
     }
     let (mut read, mut write) = (0, 0);
     while let Some((begin, end)) = frame_at(&frames, read)? {
+        assert!(write < begin, "the body overwrites frames not yet read");
         if json {
             frames[write] = if write == 0 { b'[' } else { b',' };
             write += 1;
@@ -636,7 +641,7 @@ mod tests {
         format: Format,
         shape: Shape,
         skip: u64,
-        take: u64,
+        count: u64,
         frames: &[u8],
     ) -> Result<Vec<u8>, CorruptionError> {
         let span = Span {
@@ -648,7 +653,7 @@ mod tests {
             parts: vec![Part::Hot(HotPart {
                 spans: vec![span],
                 skip,
-                take,
+                count,
                 lead: Vec::new(),
             })],
             format,
@@ -680,14 +685,14 @@ mod tests {
     #[test]
     fn an_append_is_read_from_its_beginning() {
         let frames = framed(&[b"hello ", b"wide ", b"world"]);
-        for (skip, take, expected) in [
+        for (skip, count, expected) in [
             (0, 16, "hello wide world"),
             (4, 7, "hello wide "),
             (5, 6, "hello wide "),
             (6, 10, "wide world"),
             (15, 1, "world"),
         ] {
-            let rendered = rendered(Format::Binary, Shape::Body, skip, take, &frames);
+            let rendered = rendered(Format::Binary, Shape::Body, skip, count, &frames);
             assert_eq!(rendered.as_deref(), Ok(expected.as_bytes()), "{skip}");
         }
     }

@@ -164,6 +164,7 @@ impl Put {
                 position: row.key.position(),
                 bytes_before: row.bytes_before,
             });
+            assert!(row.key > after, "rows of an index increase");
             after = row.key;
             step = row.bytes_before / self.block + 1;
         }
@@ -179,7 +180,7 @@ impl Put {
                 units: self.units,
                 block: self.block,
                 entries,
-                checks: vec![0; blocks],
+                checksums: vec![0; blocks],
             },
             head,
             blocks: Blocks::new(self.block),
@@ -227,14 +228,14 @@ impl Encoder {
     /// # Errors
     /// Fails when the segment was not pushed completely.
     pub fn finish(mut self) -> Result<(Vec<u8>, Receipt), CorruptionError> {
-        let checks = self.blocks.finish();
-        if self.body != self.index.body_bytes || checks.len() != self.index.checks.len() {
+        let checksums = self.blocks.finish();
+        if self.body != self.index.body_bytes || checksums.len() != self.index.checksums.len() {
             return Err(CorruptionError::new("the segment's rows are not all there"));
         }
-        self.index.checks = checks;
+        self.index.checksums = checksums;
         let index = self.index.encode();
         let mut end = index.clone();
-        end.extend_from_slice(&u32::try_from(index.len()).unwrap_or(u32::MAX).to_le_bytes());
+        end.extend_from_slice(&length_of(&index));
         let check = crc32fast::hash(&end);
         end.extend_from_slice(&check.to_le_bytes());
         end.extend_from_slice(&MAGIC_END);
@@ -244,19 +245,27 @@ impl Encoder {
     }
 }
 
+/// Returns the length of a context or an index as stored.
+fn length_of(bytes: &[u8]) -> [u8; 4] {
+    u32::try_from(bytes.len())
+        .expect("a context or an index is shorter than 4 GiB")
+        .to_le_bytes()
+}
+
 fn head(id: PutId, context: &Context) -> Vec<u8> {
-    let context = serde_json::to_vec(context).unwrap_or_default();
+    let context = serde_json::to_vec(context).expect("a context always serializes");
     let mut head = Vec::with_capacity(FIXED_HEAD_BYTES + context.len() + CHECK_BYTES);
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&[VERSION, 1, 0, 0]);
     head.extend_from_slice(&id.incarnation.0.to_le_bytes());
     head.extend_from_slice(&id.segment.to_le_bytes());
-    head.extend_from_slice(
-        &u32::try_from(context.len())
-            .unwrap_or(u32::MAX)
-            .to_le_bytes(),
-    );
+    head.extend_from_slice(&length_of(&context));
     head.extend_from_slice(&context);
+    assert_eq!(
+        head.len(),
+        FIXED_HEAD_BYTES + context.len(),
+        "the fixed part of the head has its length"
+    );
     let check = crc32fast::hash(&head);
     head.extend_from_slice(&check.to_le_bytes());
     head
@@ -268,23 +277,24 @@ struct Blocks {
     block: u64,
     filled: u64,
     hasher: crc32fast::Hasher,
-    checks: Vec<u32>,
+    checksums: Vec<u32>,
 }
 
 impl Blocks {
     fn new(block: u64) -> Self {
+        assert!(block > 0, "a block has at least one byte");
         Self {
             block,
             filled: 0,
             hasher: crc32fast::Hasher::new(),
-            checks: Vec::new(),
+            checksums: Vec::new(),
         }
     }
 
     fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let room = usize::try_from(self.block - self.filled).unwrap_or(usize::MAX);
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            let room = plan::at_most(self.block - self.filled, bytes.len());
+            let (now, later) = bytes.split_at(room);
             self.hasher.update(now);
             self.filled += now.len() as u64;
             if self.filled == self.block {
@@ -296,7 +306,7 @@ impl Blocks {
 
     fn close(&mut self) {
         let hasher = core::mem::replace(&mut self.hasher, crc32fast::Hasher::new());
-        self.checks.push(hasher.finalize());
+        self.checksums.push(hasher.finalize());
         self.filled = 0;
     }
 
@@ -304,7 +314,7 @@ impl Blocks {
         if self.filled > 0 {
             self.close();
         }
-        core::mem::take(&mut self.checks)
+        core::mem::take(&mut self.checksums)
     }
 }
 
@@ -325,11 +335,21 @@ pub struct Index {
     block: u64,
     /// In order. The first is the beginning of the segment.
     entries: Vec<Entry>,
-    checks: Vec<u32>,
+    checksums: Vec<u32>,
 }
 
 impl Index {
     fn encode(&self) -> Vec<u8> {
+        assert_eq!(
+            self.entries.first(),
+            Some(&Entry::default()),
+            "the first entry is the beginning of the segment"
+        );
+        assert_eq!(
+            self.checksums.len() as u64,
+            self.body_bytes.div_ceil(self.block),
+            "each block has one checksum"
+        );
         let mut bytes = vec![VERSION, u8::from(self.framed)];
         let numbers = [
             self.head_bytes,
@@ -347,7 +367,7 @@ impl Index {
             push_varint(&mut bytes, entry.bytes_before - last.bytes_before);
             last = *entry;
         }
-        for check in &self.checks {
+        for check in &self.checksums {
             bytes.extend_from_slice(&check.to_le_bytes());
         }
         bytes
@@ -410,7 +430,7 @@ impl Index {
         {
             return Err(NO_INDEX);
         }
-        let checks = bytes
+        let checksums = bytes
             .as_chunks::<CHECK_BYTES>()
             .0
             .iter()
@@ -423,8 +443,13 @@ impl Index {
             units,
             block,
             entries,
-            checks,
+            checksums,
         })
+    }
+
+    /// Returns the number of messages or bytes in the segment.
+    pub(crate) const fn units(&self) -> u64 {
+        self.units
     }
 
     /// Returns the last entry at or before a position.
@@ -433,10 +458,7 @@ impl Index {
         let at = self
             .entries
             .partition_point(|entry| entry.position <= position);
-        self.entries
-            .get(at.saturating_sub(1))
-            .copied()
-            .unwrap_or_default()
+        *self.entries[..at].last().expect("the first entry is at 0")
     }
 
     /// Returns the first entry after a position.
@@ -454,10 +476,7 @@ impl Index {
         let at = self
             .entries
             .partition_point(|entry| entry.bytes_before <= bytes_before);
-        self.entries
-            .get(at.saturating_sub(1))
-            .copied()
-            .unwrap_or_default()
+        *self.entries[..at].last().expect("the first entry is at 0")
     }
 
     /// Returns the part of the object under `key` with the units from `start` to `end`. It has at
@@ -477,6 +496,10 @@ impl Index {
         start: u64,
         end: u64,
     ) -> ColdPart {
+        assert!(
+            start <= end && end <= self.units,
+            "a part lies inside its segment"
+        );
         let (from, to, skip) = if self.framed {
             let floor = self.floor(self.floor(start).position.saturating_sub(lead));
             // Read up to the next entry, because the index does not locate the end of a message.
@@ -493,32 +516,32 @@ impl Index {
         let last_block = to.div_ceil(self.block);
         let begin = first_block * self.block;
         let until = (last_block * self.block).min(self.body_bytes);
-        let block = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let block = |number: u64| usize::try_from(number).expect("the blocks fit into memory");
         ColdPart {
             segment,
             key,
             offset: self.head_bytes + begin,
             length: until - begin,
             block: self.block,
-            checks: self
-                .checks
+            checksums: self
+                .checksums
                 .get(block(first_block)..block(last_block))
-                .unwrap_or_default()
+                .expect("an index has a checksum for each block")
                 .to_vec(),
-            lead: from - begin,
+            skip_bytes: from - begin,
             framed: self.framed,
             skip,
-            take: end - start,
+            count: end - start,
         }
     }
 }
 
 fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
-        bytes.push(u8::try_from(number & 0x7f).unwrap_or_default() | 0x80);
+        bytes.push(u8::try_from(number & 0x7f).expect("seven bits fit into a byte") | 0x80);
         number >>= 7;
     }
-    bytes.push(u8::try_from(number).unwrap_or_default());
+    bytes.push(u8::try_from(number).expect("seven bits fit into a byte"));
 }
 
 /// Decodes a varint. Rejects overlong encodings, so that equal indexes have equal bytes.
@@ -601,7 +624,7 @@ pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
     }
     let mut blocks = Blocks::new(index.block);
     blocks.push(body);
-    if blocks.finish() != index.checks {
+    if blocks.finish() != index.checksums {
         return Err(CorruptionError::new("a block's checksum is wrong"));
     }
     let records = if index.framed {
@@ -669,7 +692,7 @@ mod tests {
             units,
             block: 64,
             entries,
-            checks: vec![crc32fast::hash(body)],
+            checksums: vec![crc32fast::hash(body)],
         };
         let index = Index::decode(&index.encode()).expect("it is an index");
         (index, [b"..!", body].concat())

@@ -163,7 +163,10 @@ fn stream_id(target: &str) -> Result<&str, Refusal> {
 
 /// Returns the path of a request's target, as sent.
 pub(crate) fn path(target: &str) -> &str {
-    target.split(['?', '#']).next().unwrap_or_default()
+    target
+        .split(['?', '#'])
+        .next()
+        .expect("a split has at least one part")
 }
 
 /// Checks the bearer token. The time does not depend on where the tokens differ.

@@ -141,14 +141,25 @@ impl StreamState {
         turn: &mut Turn,
     ) -> Option<Bytes> {
         let Records(drafts) = records;
+        assert!(!drafts.is_empty(), "an append adds at least one row");
+        let from = self.tail;
         // Frames for subscribers are built now. Larger ones are built when their row is written.
         let framed: u64 = drafts.iter().map(|draft| draft.frames.bytes()).sum();
         let is_handed_on = framed <= limits.frame_bytes_max;
-        let last = drafts.len().saturating_sub(1);
+        let last = drafts.len() - 1;
         let mut all = Vec::new();
         let mut key = RowKey::at(self.tail.position);
         for (index, draft) in drafts.into_iter().enumerate() {
             let bytes = draft.frames.bytes();
+            assert!(
+                key >= RowKey::at(self.tail.position) && key <= RowKey::last_at(self.tail.position),
+                "a row's key has the position of its first unit"
+            );
+            assert!(bytes > 0, "a row has content");
+            assert!(
+                draft.units > 0 || index < last,
+                "the last row of an append ends a record"
+            );
             let frames = if is_handed_on {
                 let made = draft.frames.make();
                 all.push(made.clone());
@@ -178,6 +189,19 @@ impl StreamState {
                 RowKey::at(self.tail.position)
             };
         }
+        assert!(
+            self.tail.position > from.position,
+            "an append moves the tail"
+        );
+        assert_eq!(
+            self.tail.bytes,
+            from.bytes + framed,
+            "the tail has moved by the size of the frames"
+        );
+        assert!(
+            RowKey::at(self.tail.position) <= RowKey::LAST,
+            "the position of the tail fits into a row's key"
+        );
         self.tail.opened_at.get_or_insert(now);
         self.touch_by_row(now);
         if let Some(producers) = &mut self.producers {
@@ -247,6 +271,10 @@ impl MessageRows<'_> {
             messages: 0,
             framed: 0,
         });
+        assert!(
+            begin >= open.text.end,
+            "messages come in the order of the body"
+        );
         open.text.end = begin + message.len();
         open.messages += 1;
         open.framed += framed;
@@ -272,7 +300,9 @@ fn draft_bytes(bytes: &Bytes, limits: &Limits) -> Vec<Draft> {
 
 /// Splits one record over as many rows as it needs. The last row counts all of its units.
 fn spread(record: &Bytes, units: u64, row_bytes_max: u64, drafts: &mut Vec<Draft>) {
-    let row_bytes_max = usize::try_from(row_bytes_max).unwrap_or(usize::MAX).max(1);
+    let row_bytes_max = usize::try_from(row_bytes_max)
+        .expect("a row fits into memory")
+        .max(1);
     let first = row_bytes_max.saturating_sub(FRAME_OVERHEAD as usize).max(1);
     let taken = first.min(record.len());
     drafts.push(Draft {
@@ -286,9 +316,8 @@ fn spread(record: &Bytes, units: u64, row_bytes_max: u64, drafts: &mut Vec<Draft
             frames: Frames::rest_of_record(rest.split_to(rest.len().min(row_bytes_max))),
         });
     }
-    if let Some(last) = drafts.last_mut() {
-        last.units = units;
-    }
+    let last = drafts.last_mut().expect("a record has at least one row");
+    last.units = units;
 }
 
 #[cfg(test)]

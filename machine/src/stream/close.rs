@@ -7,6 +7,7 @@ use crate::{Answer, Refusal};
 
 impl StreamState {
     pub(super) fn close(&mut self, by: Option<ProducerStamp>) {
+        assert!(self.row.closed.is_none(), "a stream closes once");
         self.row.closed = Some(Closed { by });
         self.save();
     }

@@ -41,6 +41,7 @@ impl LastUse {
         let last = stored
             .plus(slack(&head.expiry, limits))
             .min(now.max(stored));
+        assert!(last >= stored, "a stored use has happened");
         Self { last, stored }
     }
 }
@@ -83,6 +84,10 @@ impl StreamState {
     pub(super) fn touch_by_row(&mut self, now: Millis) {
         self.used.last = self.used.last.max(now);
         self.used.stored = self.used.stored.max(now);
+        assert!(
+            self.used.last >= self.used.stored,
+            "a stored use has happened"
+        );
     }
 
     /// Returns when the alarm for the expiry is due. The slack is added, so that the instance that

@@ -16,6 +16,7 @@ use crate::{Answer, Broadcast, Class, Limits, Millis, Offset, StreamEnd, Subscri
 impl StreamState {
     /// Creates the broadcast of a turn. [`Broadcast::told_at`] sets the remaining fields.
     pub(super) fn live(&self, from: Offset, frames: Option<Bytes>) -> Broadcast {
+        assert!(from <= self.tail(), "the tail never moves back");
         let appended = from != self.tail();
         Broadcast {
             incarnation: self.row.incarnation,

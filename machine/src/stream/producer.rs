@@ -95,7 +95,11 @@ impl Producers {
                 last: ProducerState { epoch, seq },
                 used_at: mark.at,
             };
-            self.producers.insert(id, known);
+            let before = self.producers.insert(id, known);
+            assert!(
+                before.is_none_or(|before| (before.last.epoch, before.last.seq) < (epoch, seq)),
+                "a producer's epoch and sequence only increase"
+            );
         }
         if mark.stream_seq.is_some() {
             self.stream_seq = mark.stream_seq;

@@ -212,20 +212,25 @@ impl StreamState {
     /// come from this stream, so its reader waits at the tail.
     fn place(&self, offset: Offset, rows: &impl Rows) -> Result<Offset, StorageError> {
         let open = self.row.segment;
-        if offset.segment > open {
-            return Ok(self.tail());
-        }
-        if offset.position == 0 {
-            return match offset.segment.checked_sub(1) {
-                None => Ok(Offset::START),
-                Some(before) => Ok(Offset::new(before, self.units(before, rows)?)),
-            };
-        }
-        if offset.segment == open {
-            return Ok(offset.min(self.tail()));
-        }
-        let units = self.units(offset.segment, rows)?;
-        Ok(Offset::new(offset.segment, offset.position.min(units)))
+        let place = if offset.segment > open {
+            self.tail()
+        } else if offset.position == 0 {
+            match offset.segment.checked_sub(1) {
+                None => Offset::START,
+                Some(before) => Offset::new(before, self.units(before, rows)?),
+            }
+        } else if offset.segment == open {
+            offset.min(self.tail())
+        } else {
+            let units = self.units(offset.segment, rows)?;
+            Offset::new(offset.segment, offset.position.min(units))
+        };
+        assert!(place <= self.tail(), "a read begins at or before the tail");
+        assert!(
+            place.position > 0 || place == Offset::START,
+            "only the beginning of the stream has position 0"
+        );
+        Ok(place)
     }
 
     /// Returns the canonical offset if this stream can have sent `offset`; accepts both offsets of
@@ -261,6 +266,11 @@ impl StreamState {
                 let index = Index::decode(&stored.index).map_err(|damaged| {
                     StorageError(format!("the index of segment {number}: {damaged}"))
                 })?;
+                if index.units() != sealed.units {
+                    return Err(StorageError(format!(
+                        "the index of segment {number} is another segment's"
+                    )));
+                }
                 let key = seal::key(&self.row.name, self.row.incarnation, number, stored.attempt);
                 Source::Cold { key, index }
             }
@@ -292,6 +302,10 @@ impl StreamState {
         rows: &impl Rows,
         limits: &Limits,
     ) -> Result<Page, StorageError> {
+        assert!(
+            start < to && to <= self.tail(),
+            "a page ends at or before the tail"
+        );
         let mut budget = limits.chunk_bytes_max.max(1);
         let mut parts = Vec::new();
         let mut page_end = start;
@@ -322,6 +336,8 @@ impl StreamState {
                 break;
             }
         }
+        assert!(start < page_end, "a page has content");
+        assert!(page_end <= to, "a page ends at or before its answer");
         Ok(Page {
             end: page_end,
             plan: Plan {
@@ -350,7 +366,7 @@ impl StreamState {
             parts.push(Part::Hot(HotPart {
                 spans: Vec::new(),
                 skip: 0,
-                take: 0,
+                count: 0,
                 lead,
             }));
         }
@@ -390,7 +406,7 @@ impl StreamState {
                 Source::HotTableReader(table) => Part::Hot(HotPart {
                     spans: Vec::new(),
                     skip: 0,
-                    take: 0,
+                    count: 0,
                     lead: HotTableReader::new(*table, rows).lead(RowKey::at(before.units), left)?,
                 }),
                 Source::Cold { index, key } => Part::Cold(index.part_behind(
@@ -419,6 +435,7 @@ impl Segment {
         rows: &impl Rows,
         limits: &Limits,
     ) -> Result<Option<(u64, u64)>, StorageError> {
+        assert!(start < self.units, "a page begins before its segment's end");
         let step = limits.index_block(self.bytes);
         // The largest multiple of the step at or before the row of `start`. The index locates
         // `start` no more precisely.
@@ -471,6 +488,10 @@ impl Segment {
         rows: &impl Rows,
         limits: &Limits,
     ) -> Result<Part, StorageError> {
+        assert!(
+            start < end && end <= self.units,
+            "a part lies inside its segment"
+        );
         match &self.source {
             Source::Cold { key, index } => Ok(Part::Cold(index.part_behind(
                 lead,
@@ -483,10 +504,14 @@ impl Segment {
                 let hot = HotTableReader::new(*table, rows);
                 let first = hot.containing(start)?;
                 let last = hot.row(RowKey::last_at(end - 1))?;
+                assert!(
+                    first.key.position() <= start && end <= last.end(),
+                    "the rows of a part have all of its units"
+                );
                 Ok(Part::Hot(HotPart {
                     spans: hot.spans(first, last, limits.row_bytes_max)?,
                     skip: start - first.key.position(),
-                    take: end - start,
+                    count: end - start,
                     lead: hot.lead(first.key, lead)?,
                 }))
             }

@@ -141,7 +141,7 @@ impl Answer {
         let body = serde_json::to_vec(&Envelope {
             error: Error { code, message },
         })
-        .unwrap_or_default();
+        .expect("an error always serializes");
         Self {
             body: Body::Bytes(body),
             ..Self::uncached(status)

@@ -11,7 +11,7 @@ pub fn essence(content_type: &str) -> String {
     content_type
         .split(';')
         .next()
-        .unwrap_or_default()
+        .expect("a split has at least one part")
         .trim()
         .to_ascii_lowercase()
 }

@@ -31,6 +31,7 @@ pub(crate) fn entity_tag(
     end: Offset,
     reach: Reach,
 ) -> String {
+    assert!(start <= end, "a page ends at or after its beginning");
     let reach = match reach {
         Reach::Page => ":p",
         Reach::Tail => "",

@@ -174,7 +174,7 @@ impl AwaitsBody {
     /// # Errors
     /// Fails when the body is too large, or missing where it is required.
     pub fn with_body(self, body: Bytes) -> Result<Call, Refusal> {
-        if u64::try_from(body.len()).unwrap_or(u64::MAX) > self.bytes_max {
+        if body.len() as u64 > self.bytes_max {
             return Err(self.too_large());
         }
         match self.call {
@@ -320,7 +320,7 @@ pub fn is_live(method: &str, target: &str) -> bool {
 
 /// Returns the query of a target, without the fragment.
 fn query(target: &str) -> &str {
-    let target = target.split('#').next().unwrap_or_default();
+    let target = target.split_once('#').map_or(target, |(target, _)| target);
     target.split_once('?').map_or("", |(_, query)| query)
 }
 

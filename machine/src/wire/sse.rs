@@ -87,7 +87,7 @@ pub fn control_event(next: Offset, cursor: u64, up_to_date: bool, closed: bool) 
         up_to_date: up_to_date || closed,
         stream_closed: closed,
     };
-    let json = serde_json::to_vec(&control).unwrap_or_default();
+    let json = serde_json::to_vec(&control).expect("a control event always serializes");
     [id_line(next), text_event("control", &json)].concat()
 }
 

@@ -26,7 +26,7 @@ fn unfinished(bytes: &[u8]) -> usize {
 
 /// Appends to the bytes before an answer, and keeps only the last [`LEAD_BYTES`].
 pub(crate) fn keep_last(lead: &mut Vec<u8>, bytes: &[u8]) {
-    let kept = usize::try_from(LEAD_BYTES).unwrap_or(0);
+    let kept = usize::try_from(LEAD_BYTES).expect("3 fits");
     lead.extend_from_slice(&bytes[bytes.len().saturating_sub(kept)..]);
     lead.drain(..lead.len().saturating_sub(kept));
 }
@@ -60,6 +60,7 @@ pub(crate) enum Ending {
 impl Ending {
     /// Returns the ending after `bytes`, which must not be empty, given the ending before them.
     pub(crate) fn after(before: Self, bytes: &[u8]) -> Self {
+        assert!(!bytes.is_empty(), "an append has at least one byte");
         let continues = bytes.iter().all(|byte| byte & 0b1100_0000 == 0b1000_0000);
         if continues && before != Self::Whole && before != Self::Return {
             // The bytes before these decide.
