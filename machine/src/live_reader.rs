@@ -160,7 +160,7 @@ pub struct LiveReader {
     position: Offset,
     cursor: u64,
     /// Whether the last control event said that the client is up to date.
-    told_up_to_date: bool,
+    sent_up_to_date: bool,
     /// Failed connection attempts since the last success.
     attempts: u32,
     ends_at: Millis,
@@ -181,7 +181,7 @@ impl LiveReader {
             phase: Phase::Dialling,
             position: head.next,
             cursor: head.cursor,
-            told_up_to_date: false,
+            sent_up_to_date: false,
             attempts: 0,
             ends_at: now.plus(head.age_ms_max),
             written_at: now,
@@ -243,7 +243,7 @@ impl LiveReader {
         if head.attached {
             self.phase = Phase::Attached;
             self.cache_control = head.cache_control;
-            if self.class == Class::LongPoll || self.told_up_to_date {
+            if self.class == Class::LongPoll || self.sent_up_to_date {
                 return Vec::new();
             }
             return vec![self.emit(now, Vec::new(), true, false)];
@@ -353,7 +353,7 @@ impl LiveReader {
     /// `id`, because the response can break between the two.
     fn emit(&mut self, now: Millis, data: Vec<u8>, up_to_date: bool, closed: bool) -> Effect {
         self.written_at = now;
-        self.told_up_to_date = up_to_date;
+        self.sent_up_to_date = up_to_date;
         let control = sse::control_event(self.position, self.cursor, up_to_date, closed);
         if data.is_empty() {
             return Effect::Emit(control);

@@ -76,13 +76,14 @@ fn frame_at(frames: &[u8], at: usize) -> Result<Option<(usize, usize)>, Corrupti
     let length = frames
         .get(at..begin)
         .and_then(|bytes| <[u8; LENGTH_BYTES]>::try_from(bytes).ok());
-    let length = u32::from_le_bytes(length.ok_or(CorruptionError::new("a frame's length is cut"))?);
+    let length =
+        u32::from_le_bytes(length.ok_or(CorruptionError::new("a frame length is truncated"))?);
     let end = usize::try_from(length)
         .ok()
         .and_then(|length| begin.checked_add(length));
     match end {
         Some(end) if end <= frames.len() => Ok(Some((begin, end))),
-        _ => Err(CorruptionError::new("a frame is cut")),
+        _ => Err(CorruptionError::new("a frame is truncated")),
     }
 }
 
@@ -303,10 +304,10 @@ impl BodyWriter {
                     count,
                 } => {
                     text::keep_last(&mut self.lead, &lead);
-                    let mut cutter = FrameDecoder::new(true, skip, count);
+                    let mut decoder = FrameDecoder::new(true, skip, count);
                     out.reserve(frames.len());
-                    self.cut(&mut cutter, &frames, out);
-                    cutter.finish()?;
+                    self.cut(&mut decoder, &frames, out);
+                    decoder.finish()?;
                 }
                 Pending::Cold(part) => {
                     let fetch = Fetch {
@@ -354,12 +355,14 @@ impl BodyWriter {
     /// Fails when the object is damaged.
     pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CorruptionError> {
         let Some(mut fetching) = self.fetching.take() else {
-            return Err(CorruptionError::new("more came than was asked for"));
+            return Err(CorruptionError::new(
+                "more bytes arrived than were requested",
+            ));
         };
         while let Some(block) = fetching.block(&mut bytes)? {
             let skipped = at_most(fetching.skip_bytes, block.len());
             fetching.skip_bytes -= skipped as u64;
-            self.cut(&mut fetching.cutter, &block[skipped..], out);
+            self.cut(&mut fetching.decoder, &block[skipped..], out);
         }
         self.fetching = Some(fetching);
         Ok(())
@@ -374,11 +377,11 @@ impl BodyWriter {
             return Ok(());
         };
         if fetching.left > 0 {
-            return Err(fetching.damaged("the object is cut"));
+            return Err(fetching.damaged("the object is truncated"));
         }
         let segment = fetching.segment;
         fetching
-            .cutter
+            .decoder
             .finish()
             .map_err(|damaged| damaged.in_segment(segment))
     }
@@ -393,14 +396,14 @@ impl BodyWriter {
         }
     }
 
-    fn cut(&mut self, cutter: &mut FrameDecoder, bytes: &[u8], out: &mut Vec<u8>) {
+    fn cut(&mut self, decoder: &mut FrameDecoder, bytes: &[u8], out: &mut Vec<u8>) {
         let json = self.format == Format::Json;
         let target = match self.shape {
             Shape::Body => out,
             Shape::Event => &mut self.payload,
         };
         let (started, lead) = (&mut self.started, &mut self.lead);
-        cutter.push(bytes, json, |piece| match piece {
+        decoder.push(bytes, json, |chunk| match chunk {
             Chunk::Begin if json => {
                 target.push(if *started { b',' } else { b'[' });
                 *started = true;
@@ -423,7 +426,7 @@ struct BlockReader {
     /// The part of the current block that has arrived.
     held: Vec<u8>,
     skip_bytes: u64,
-    cutter: FrameDecoder,
+    decoder: FrameDecoder,
 }
 
 impl BlockReader {
@@ -445,7 +448,7 @@ impl BlockReader {
             left: part.length,
             held: Vec::new(),
             skip_bytes: part.skip_bytes,
-            cutter: FrameDecoder::new(part.framed, part.skip, part.count),
+            decoder: FrameDecoder::new(part.framed, part.skip, part.count),
         }
     }
 
@@ -458,7 +461,7 @@ impl BlockReader {
         self.left -= now.len() as u64;
         *bytes = later;
         if whole == 0 && !later.is_empty() {
-            return Err(self.damaged("more came than was asked for"));
+            return Err(self.damaged("more bytes arrived than were requested"));
         }
         if whole == 0 || (self.held.len() as u64) < whole {
             return Ok(None);
@@ -567,7 +570,7 @@ impl FrameDecoder {
         if self.count == 0 {
             Ok(())
         } else {
-            Err(CorruptionError::new("fewer units than planned"))
+            Err(CorruptionError::new("there are fewer units than planned"))
         }
     }
 }

@@ -32,11 +32,11 @@ pub enum Refusal {
     NameTooLong { max: u64 },
     #[error("the body is larger than {max} bytes")]
     BodyTooLarge { max: u64 },
-    #[error("bodies are stored as they are, and taken without a Content-Encoding only")]
+    #[error("a body must not have a Content-Encoding, because it is stored as it is")]
     ContentCoding,
-    #[error("the body ended before its announced end")]
+    #[error("the body ended before its announced length")]
     BodyBrokenOff,
-    #[error("the body came too slowly")]
+    #[error("the body arrived too slowly")]
     BodyTooSlow,
     #[error("the stream is closed")]
     Closed { tail: Offset },
@@ -48,7 +48,7 @@ pub enum Refusal {
     SequenceRegression { tail: Offset },
     #[error("the tail is not at Stream-Expected-Offset")]
     TailElsewhere { tail: Offset },
-    #[error("the stream is not in the state that {header} demands")]
+    #[error("the stream is not in the state that {header} requires")]
     PreconditionFailed {
         header: &'static str,
         present: Option<Present>,

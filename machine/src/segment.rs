@@ -216,7 +216,7 @@ impl Encoder {
         self.body += frames.len() as u64;
         if self.body > self.index.body_bytes {
             return Err(CorruptionError::new(
-                "the segment has more rows than it had",
+                "the rows have more bytes than the sealed segment",
             ));
         }
         self.blocks.push(&frames);
@@ -230,7 +230,9 @@ impl Encoder {
     pub fn finish(mut self) -> Result<(Vec<u8>, Receipt), CorruptionError> {
         let checksums = self.blocks.finish();
         if self.body != self.index.body_bytes || checksums.len() != self.index.checksums.len() {
-            return Err(CorruptionError::new("the segment's rows are not all there"));
+            return Err(CorruptionError::new(
+                "rows of the sealed segment are missing",
+            ));
         }
         self.index.checksums = checksums;
         let index = self.index.encode();
@@ -378,7 +380,7 @@ impl Index {
     /// # Errors
     /// Fails when the bytes are not a valid index.
     pub fn decode(mut bytes: &[u8]) -> Result<Self, CorruptionError> {
-        const NO_INDEX: CorruptionError = CorruptionError::new("the index is not one");
+        const NO_INDEX: CorruptionError = CorruptionError::new("the index is malformed");
         let (version, framed) = match bytes {
             [version, framed, rest @ ..] => {
                 let head = (*version, *framed);
@@ -580,7 +582,7 @@ pub struct Decoded {
 /// Fails when any part of the object violates the format.
 pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
     const SHORT: CorruptionError = CorruptionError::new("the object is too short");
-    const NO_SEGMENT: CorruptionError = CorruptionError::new("the object is no segment");
+    const NO_SEGMENT: CorruptionError = CorruptionError::new("the object is not a segment");
     let number = |at: usize| {
         let bytes = object
             .get(at..at + 4)
@@ -620,7 +622,7 @@ pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
         || index.body_bytes != body.len() as u64
         || index.framed != (object[5] == 1)
     {
-        return Err(CorruptionError::new("the index is another object's"));
+        return Err(CorruptionError::new("the index belongs to another object"));
     }
     let mut blocks = Blocks::new(index.block);
     blocks.push(body);
@@ -708,7 +710,7 @@ mod tests {
         let part = |start| index.part(0, String::new(), start, 16);
         assert_eq!(rendered(part(6), &framed), "wide world");
         assert_eq!(rendered(part(9), &framed), "wide world");
-        // As a former version wrote them, which does not know where appends end.
+        // An object of an older version, which does not record where appends end.
         let (index, plain) = object(false, b"hello wide world", 16, vec![Entry::default()]);
         let part = |start| index.part(0, String::new(), start, 16);
         assert_eq!(rendered(part(6), &plain), "wide world");

@@ -37,7 +37,7 @@ impl Stream {
         rows: &impl Rows,
         turn: &mut Turn,
     ) -> Result<Answer, StepError> {
-        let (state, limits) = self.life_in_use(now)?;
+        let (state, limits) = self.state_in_use(now)?;
         if state.is_closed() {
             return state.append_to_closed(&append);
         }
@@ -56,7 +56,7 @@ impl Stream {
         let tail = state.tail();
         if let Some(stamp) = &append.producer
             && let Admission::Duplicate(last) =
-                producer::admit(stamp, state.last_word(&stamp.id, rows)?)?
+                producer::admit(stamp, state.last_state(&stamp.id, rows)?)?
         {
             return Ok(Answer::uncached(204)
                 .at(tail)
@@ -98,7 +98,7 @@ impl Stream {
             stands_alone,
             ..live
         };
-        turn.broadcast = Some(live.told_at(now, state.is_closed(), limits));
+        turn.broadcast = Some(live.with_end_and_cursor(now, state.is_closed(), limits));
         // A producer's append answers 200, and its duplicate 204 (protocol 5.2.1).
         let status = if append.producer.is_some() && !append.body.is_empty() {
             200

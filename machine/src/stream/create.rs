@@ -23,7 +23,7 @@ impl Stream {
                 Some(what) => Err(Refusal::Exists { what }.into()),
             };
         }
-        precondition::met_by_none(&create.preconditions)?;
+        precondition::check_without_stream(&create.preconditions)?;
         let incarnation = incarnation(self.instance_seed, self.created);
         let about = Creation {
             incarnation,

@@ -166,7 +166,7 @@ impl Stream {
     }
 
     /// Returns the stream and records a use.
-    pub(super) fn life_in_use(
+    pub(super) fn state_in_use(
         &mut self,
         now: Millis,
     ) -> Result<(&mut StreamState, &Limits), StepError> {

@@ -14,7 +14,8 @@ use crate::wire::{Format, cache, cursor, header, internal_headers};
 use crate::{Answer, Broadcast, Class, Limits, Millis, Offset, StreamEnd, Subscriber};
 
 impl StreamState {
-    /// Creates the broadcast of a turn. [`Broadcast::told_at`] sets the remaining fields.
+    /// Creates the broadcast of a turn. [`Broadcast::with_end_and_cursor`] sets the remaining
+    /// fields.
     pub(super) fn live(&self, from: Offset, frames: Option<Bytes>) -> Broadcast {
         assert!(from <= self.tail(), "the tail never moves back");
         let appended = from != self.tail();
@@ -40,7 +41,7 @@ impl StreamState {
         limits: &Limits,
     ) -> Subscriber {
         let cursor = self.cursor(now, read, limits);
-        let head = self.line_head(class, self.tail(), cursor, limits);
+        let head = self.live_head(class, self.tail(), cursor, limits);
         let cache_control = cache::long_poll(read.cache_mode, limits).into_owned();
         let head = live_reader::LiveHead {
             attached: true,
@@ -73,7 +74,7 @@ impl StreamState {
         limits: &Limits,
     ) -> Answer {
         let up_to_date = next == self.tail();
-        let head = self.line_head(Class::Sse, next, self.cursor(now, read, limits), limits);
+        let head = self.live_head(Class::Sse, next, self.cursor(now, read, limits), limits);
         let head = live_reader::LiveHead {
             up_to_date,
             closed: up_to_date && self.is_closed(),
@@ -98,7 +99,7 @@ impl StreamState {
         }
     }
 
-    fn line_head(
+    fn live_head(
         &self,
         class: Class,
         next: Offset,
@@ -130,7 +131,7 @@ impl StreamState {
 }
 
 impl Broadcast {
-    pub(super) fn told_at(self, now: Millis, closed: bool, limits: &Limits) -> Self {
+    pub(super) fn with_end_and_cursor(self, now: Millis, closed: bool, limits: &Limits) -> Self {
         Self {
             end: closed.then_some(StreamEnd::Closed),
             cursor: cursor::interval(now, limits),

@@ -65,7 +65,7 @@ impl StreamState {
 }
 
 /// Checks preconditions when there is no stream: `If-Match` fails, `If-None-Match` is met.
-pub(super) const fn met_by_none(preconditions: &Preconditions) -> Result<(), Refusal> {
+pub(super) const fn check_without_stream(preconditions: &Preconditions) -> Result<(), Refusal> {
     if preconditions.if_match.is_some() {
         return Err(Refusal::PreconditionFailed {
             header: header::IF_MATCH,

@@ -141,7 +141,7 @@ impl StreamState {
     /// Returns the last accepted state of a producer, from the open or a sealed segment. Does not
     /// keep the result in memory, because a client can ask for any number of producers without
     /// storing anything.
-    pub(super) fn last_word(
+    pub(super) fn last_state(
         &mut self,
         producer: &str,
         rows: &impl Rows,

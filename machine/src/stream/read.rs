@@ -51,11 +51,11 @@ impl Stream {
         read: Read,
         rows: &impl Rows,
     ) -> Result<Response, StepError> {
-        let (state, limits) = self.life_in_use(now)?;
+        let (state, limits) = self.state_in_use(now)?;
         let tail = state.tail();
         let resumed = match read.last_event_id {
             None => None,
-            Some(id) => state.told(id, rows)?,
+            Some(id) => state.sent_place(id, rows)?,
         };
         if resumed == Some(tail) && state.is_closed() {
             // A browser reconnects when an event stream ends. It stops after a 204 (WHATWG HTML,
@@ -235,7 +235,7 @@ impl StreamState {
 
     /// Returns the canonical offset if this stream can have sent `offset`; accepts both offsets of
     /// the boundary between two segments.
-    fn told(&self, offset: Offset, rows: &impl Rows) -> Result<Option<Offset>, StorageError> {
+    fn sent_place(&self, offset: Offset, rows: &impl Rows) -> Result<Option<Offset>, StorageError> {
         let place = self.place(offset, rows)?;
         let is_start = offset.position == 0 && offset.segment <= self.row.segment;
         Ok((place == offset || is_start).then_some(place))

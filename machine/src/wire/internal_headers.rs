@@ -1,6 +1,6 @@
 //! Headers between the Worker's router, a stream's object and the reader's side of a live read.
 //!
-//! They are no part of the protocol. The router removes all of them from a client's request and
+//! They are not part of the protocol. The router removes all of them from a client's request and
 //! sets those that [`crate::router::ToStream::internal_header`] names. The reader's side removes
 //! [`LIVE_HEAD`] from the response.
 
@@ -8,15 +8,16 @@
 /// means private.
 pub const CACHE_MODE: &str = "X-Cache-Mode";
 
-/// Router to object: offers a line, because the platform lets only an upgrade carry a WebSocket.
+/// Router to object: offers a connection for live data. The platform requires an upgrade for a
+/// WebSocket.
 pub const UPGRADE: &str = "Upgrade";
 
-/// Router to object: the response is to say how long the object took.
+/// Router to object: asks for the time that the object takes.
 pub const TIMING: &str = "X-Object-Timing";
 
 /// Object to the reader's side: [`crate::live_reader::LiveHead`] as JSON, in each answer to a live
-/// read that goes on. `shells/worker/js/tail.mjs` has its name too.
+/// read that continues. `shells/worker/js/tail.mjs` repeats the name.
 pub const LIVE_HEAD: &str = "Stream-Line";
 
-/// What no client can set.
+/// All internal headers. Clients cannot set them.
 pub const ALL: [&str; 4] = [CACHE_MODE, UPGRADE, TIMING, LIVE_HEAD];
