@@ -1,8 +1,8 @@
 //! One stream: its queue, its instance of the machine, its file and its subscribers.
 //!
 //! The thread that runs a [`StreamActor`] takes jobs from its queue until the queue is empty or the
-//! batch is full, and then commits once ([`crate::commit`]). A turn that comes before the first write
-//! of a batch is answered at once. Every other turn is answered after the commit.
+//! batch is full, and then commits once ([`crate::commit`]). A turn that comes before the first
+//! write of a batch is answered at once. Every other turn is answered after the commit.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -29,7 +29,7 @@ use crate::storage::Database;
 use crate::streams::Streams;
 use crate::subscribers::{Subscribers, Subscription};
 
-/// What a job comes back with. A job that fails comes back with nothing: its sender is dropped.
+/// The result of a job. A job that fails has no result: its sender is dropped.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Answered(Answered),
@@ -40,39 +40,39 @@ pub(crate) enum Reply {
     Done,
 }
 
-/// An answer, with the stored rows that its body is to be made of.
+/// An answer, and the writer that makes its body from stored rows.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) answer: Answer,
     pub(crate) rendering: Option<BodyWriter>,
 }
 
-/// What a stream is to do.
+/// A unit of work for one stream.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) kind: JobKind,
-    /// Taken when the job is first begun.
+    /// Moved to `ActorState::calls` when a call runs for the first time.
     pub(crate) reply_to: Option<oneshot::Sender<Reply>>,
-    /// The room that its body takes.
+    /// The memory that its body is counted in.
     pub(crate) held: Option<Reservation>,
 }
 
 #[derive(Debug)]
 pub(crate) enum JobKind {
     Input(Input),
-    /// A reader has let go of its link.
+    /// A reader has dropped its subscription.
     Leave {
         subscriber: u64,
         incarnation: Incarnation,
     },
-    /// What became of an errand of one of its instances, which no other is to hear of.
+    /// The outcome of an effect. Only the instance that asked for the effect may see it.
     Outcome {
         instance: u64,
         outcome: Input,
     },
-    /// A piece of a segment is to be encoded.
+    /// Encode a piece of a segment.
     Encode(Encoding),
-    /// The same as an input, but that the code fails over it.
+    /// The same as `Input`, but the turn panics.
     #[cfg(feature = "test-routes")]
     Panic(Input),
     #[cfg(feature = "test-routes")]
@@ -80,7 +80,7 @@ pub(crate) enum JobKind {
 }
 
 impl JobKind {
-    /// What the machine is told; the same again when the job has to be done over.
+    /// The machine's input. A job that is run again has the same input.
     fn input(&self) -> Option<Input> {
         match self {
             Self::Input(input) => Some(input.clone()),
@@ -96,7 +96,7 @@ impl JobKind {
         }
     }
 
-    /// The call that it is.
+    /// The id of the call, if the job is a call.
     const fn call(&self) -> Option<CallId> {
         match self {
             Self::Input(Input::Call { id, .. } | Input::Continue { id, .. }) => Some(*id),
@@ -111,7 +111,7 @@ impl JobKind {
     }
 }
 
-/// A stream that has something to do, a file that is open, or readers.
+/// A stream that has jobs, an open file, or subscribers.
 #[derive(Debug)]
 pub(crate) struct StreamActor {
     pub(crate) name: Arc<str>,
@@ -122,28 +122,28 @@ pub(crate) struct StreamActor {
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     pub(crate) jobs: VecDeque<Job>,
-    /// Whether a thread has it, or is to have it.
+    /// Whether a thread runs the actor, or is scheduled to run it.
     pub(crate) is_running: bool,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct ActorState {
-    /// Woken by the first job that needs it, and dropped when a turn fails.
+    /// The instance of the machine. The first job that needs it wakes it. A failed turn drops it.
     pub(crate) stream: Option<Stream>,
-    /// Of that instance, or of the next.
+    /// The seed of the present instance, or of the next one.
     instance_seed: Option<u64>,
-    /// Names that instance, and no other.
+    /// The number of the present instance. No other instance has the same.
     pub(crate) instance: u64,
-    /// What it has asked for and not heard of.
+    /// Effects of the present instance whose outcome has not arrived.
     pub(crate) pending_effects: u64,
     pub(crate) database: Option<Box<dyn Database>>,
-    /// Whether the file is open if there is one.
+    /// Whether the storage was asked for the file. `database` is `None` if there is no file.
     is_open: bool,
-    /// Whether the database has the stream's tables, in the open transaction as the case may be.
+    /// Whether the database has the stream's tables. An open transaction counts.
     pub(crate) has_tables: bool,
     pub(crate) in_transaction: bool,
     pub(crate) subscribers: Subscribers,
-    /// Calls that this instance has not answered yet.
+    /// Calls that are not answered yet.
     pub(crate) calls: BTreeMap<CallId, oneshot::Sender<Reply>>,
 }
 
@@ -151,16 +151,16 @@ pub(crate) struct ActorState {
 pub(crate) enum TurnError {
     #[error(transparent)]
     StorageError(#[from] StorageError),
-    /// Of the storage, or for want of entropy.
+    /// From the storage, or from the source of entropy.
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
     EncodeError(#[from] EncodeError),
-    #[error("the code has panicked")]
+    #[error("the turn panicked")]
     Panicked,
 }
 
-/// What the machine sees during a step.
+/// What the machine can read during a step.
 pub(crate) struct View<'a> {
     pub(crate) database: Option<&'a dyn Database>,
     pub(crate) subscribers: &'a Subscribers,
@@ -220,7 +220,7 @@ impl Rows for View<'_> {
         self.database.map_or(Ok(None), |database| database.outbox())
     }
 
-    /// With those that become readers by the commit.
+    /// Counts subscribers that the present batch attaches, too.
     fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
         let attached = self.subscribers.count(incarnation);
         let attaching = self
@@ -245,14 +245,14 @@ impl StreamActor {
 }
 
 impl ActorState {
-    /// Whether nothing would be lost with it.
+    /// Whether the actor can be dropped without loss.
     pub(crate) fn is_idle(&self) -> bool {
         self.database.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
     }
 
-    /// Closes the file, and forgets what can be found again in it. Readers stay, and so does an
-    /// instance that is to hear something: however few files may be open, what it has asked for has
-    /// not been in vain.
+    /// Closes the file, and drops what can be read from it again. Subscribers stay. An instance
+    /// that waits for an outcome stays too, so that a low limit on open files does not waste its
+    /// effects.
     pub(crate) fn sleep(&mut self, name: &str) {
         debug_assert!(
             !self.in_transaction,
@@ -270,7 +270,7 @@ impl ActorState {
         }
     }
 
-    /// Does what there is to do, up to the next commit.
+    /// Runs jobs until the queue is empty or the batch is full, and commits them.
     pub(crate) fn run_batch(&mut self, streams: &Arc<Streams>, actor: &StreamActor) {
         let bounds = &streams.bounds;
         let mut batch = Batch::default();
@@ -284,7 +284,8 @@ impl ActorState {
         self.delete_file_if_empty(streams, actor);
     }
 
-    /// One job: its step, its writes, and what leaves of it if nothing has to be waited for.
+    /// Runs one job: its step and its writes. If nothing waits for a commit, its effects are
+    /// performed at once.
     fn run_job(
         &mut self,
         streams: &Arc<Streams>,
@@ -312,8 +313,7 @@ impl ActorState {
         }
         #[cfg(feature = "test-routes")]
         if let JobKind::Test(test) = &mut job.kind {
-            // Who is asked about a file should have it open; when that fails, there is nothing to
-            // tell.
+            // Statistics need the open file. If it cannot be opened, they say so by being empty.
             drop(self.open(streams, actor));
             test.perform(self, &*streams.platform, |state| {
                 state.roll_back(streams, actor, batch)
@@ -321,7 +321,7 @@ impl ActorState {
         }
         let done = catch_unwind(AssertUnwindSafe(|| self.step(streams, actor, &job, batch)));
         match done.unwrap_or(Err(TurnError::Panicked)) {
-            // What a removed alarm is about waits for the removal.
+            // A turn whose alarm fired waits until the alarm is removed from the index.
             Ok(effects) if self.in_transaction || batch.alarm != AlarmChange::Keep => {
                 batch.waiting.push((job, effects))
             }
@@ -340,8 +340,8 @@ impl ActorState {
         }
     }
 
-    /// Whether the instance is still there that something is to be told to; it has one errand less
-    /// then.
+    /// Returns whether the outcome belongs to the present instance, and if so counts its effect as
+    /// finished.
     fn is_current_instance(&mut self, instance: u64) -> bool {
         let is_current_instance = self.stream.is_some() && self.instance == instance;
         if is_current_instance {
@@ -350,7 +350,7 @@ impl ActorState {
         is_current_instance
     }
 
-    /// Encodes a piece of a segment. Who has asked for it hears nothing when that fails.
+    /// Encodes a piece of a segment. On failure the sender of the reply is dropped.
     fn encode(
         &mut self,
         streams: &Arc<Streams>,
@@ -420,12 +420,12 @@ impl ActorState {
             "asked for by a test"
         );
         match turn.alarm {
-            // It has come, and no other is set.
+            // The alarm has fired, and the turn sets no other.
             AlarmChange::Keep if job.kind.is_alarm() => batch.alarm = AlarmChange::Clear,
             AlarmChange::Keep => {}
             alarm @ (AlarmChange::Set(_) | AlarmChange::Clear) => batch.alarm = alarm,
         }
-        // As the rows are at the end of this turn: the next may remove them.
+        // Bodies are made from the rows as they are after this turn. The next turn may remove them.
         let mut after_commit = Vec::with_capacity(turn.after_commit.len());
         for effect in turn.after_commit {
             let rendering = match (&effect, &self.database) {
@@ -447,7 +447,7 @@ impl ActorState {
         })
     }
 
-    /// Opens the file, if there is one.
+    /// Opens the stream's file, if there is one.
     fn open(&mut self, streams: &Arc<Streams>, actor: &StreamActor) -> Result<(), TurnError> {
         if !self.is_open {
             self.has_tables = false;
@@ -461,7 +461,7 @@ impl ActorState {
         Ok(())
     }
 
-    /// Drops the instance and the connection, and with it what is not committed.
+    /// Drops the instance and the database, and with it all uncommitted writes.
     pub(crate) fn reset(&mut self, streams: &Streams, actor: &StreamActor) {
         self.stream = None;
         self.instance_seed = None;
@@ -473,7 +473,7 @@ impl ActorState {
         }
     }
 
-    /// A stream that is no more leaves no file, and one that never was neither.
+    /// Deletes the file if it has no tables: the stream was deleted, or never created.
     fn delete_file_if_empty(&mut self, streams: &Streams, actor: &StreamActor) {
         if self.has_tables {
             return;
@@ -481,13 +481,13 @@ impl ActorState {
         if let Some(database) = self.database.take() {
             streams.closed(actor);
             if let Err(error) = streams.storage.remove(&actor.name, database) {
-                tracing::error!(name = %actor.name, %error, "the file of a stream that is no more could not be removed");
+                tracing::error!(name = %actor.name, %error, "the file of a deleted stream could not be removed");
                 self.reset(streams, actor);
             }
         }
     }
 
-    /// The instance, by its nonce.
+    /// The seed of the present instance, by which a test can tell instances apart.
     #[cfg(feature = "test-routes")]
     pub(crate) fn instance(&mut self, platform: &dyn Platform) -> io::Result<u64> {
         drawn(&mut self.instance_seed, platform)

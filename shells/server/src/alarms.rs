@@ -1,9 +1,9 @@
-//! Which streams have an alarm, and when: an index beside the streams' own rows, so that none has
-//! to be opened to be found.
+//! The index of alarms. It is kept beside the streams' own files, so that no stream has to be
+//! opened to find its alarm.
 //!
-//! An alarm is entered durably before the commit that sets it, and taken out after the commit that
-//! removes it. A crash in between leaves an alarm too many, which finds nothing due; never one too
-//! few.
+//! An alarm is made durable before the commit that sets it, and removed after the commit that
+//! removes it. A crash in between leaves an extra alarm, which finds nothing due. It never loses
+//! one.
 
 use std::io;
 use std::path::Path;
@@ -18,13 +18,13 @@ use tokio::sync::watch;
 use crate::files::configure;
 use crate::streams::Streams;
 
-/// Alarms that are seen to at once.
+/// How many due alarms are fired together.
 const DUE_MAX: u32 = 256;
 const CACHE_KIB: u32 = 2_048;
-/// Clocks are set: what is due is looked for this often at the least.
+/// The longest pause between two looks at the index, because the clock may be set forward.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// The index in a file.
+/// The index, in a file.
 #[derive(Debug)]
 pub(crate) struct Index(Mutex<Connection>);
 
@@ -39,7 +39,7 @@ impl Index {
         Ok(Self(Mutex::new(index)))
     }
 
-    /// Durable when it returns.
+    /// Commits the open transaction. It is durable when this returns.
     pub(crate) fn set(&self, name: &str, at: Millis) -> rusqlite::Result<()> {
         self.0
             .lock()
@@ -58,7 +58,7 @@ impl Index {
         Ok(())
     }
 
-    /// Streams whose alarm is due, and when the first of all alarms is.
+    /// Streams whose alarm is due, and the time of the earliest of all alarms.
     pub(crate) fn due(&self, now: Millis) -> rusqlite::Result<(Vec<String>, Option<Millis>)> {
         let index = self.0.lock();
         let now = i64::try_from(now.0).unwrap_or(i64::MAX);
@@ -74,20 +74,20 @@ impl Index {
     }
 }
 
-/// Sets a stream's alarm, durably, and lets [`run`] know.
+/// Sets a stream's alarm durably, and wakes [`run`].
 pub(crate) fn set(streams: &Streams, name: &str, at: Millis) -> io::Result<()> {
     streams.storage.set_alarm(name, at)?;
     streams.alarms_changed.notify_one();
     Ok(())
 }
 
-/// Gives streams their alarms as they come due, until the server ends.
+/// Fires alarms as they come due, until the server ends.
 pub(crate) async fn run(streams: Arc<Streams>, mut ending: watch::Receiver<bool>) {
     while !*ending.borrow() {
         let pause = match fire(&streams).await {
             Ok(pause) => pause,
             Err(error) => {
-                tracing::error!(%error, "the index of alarms cannot be read");
+                tracing::error!(%error, "the index of alarms could not be read");
                 streams.bounds.alarm_retry
             }
         };
@@ -100,7 +100,7 @@ pub(crate) async fn run(streams: Arc<Streams>, mut ending: watch::Receiver<bool>
     }
 }
 
-/// Fires what is due, and says how long there is nothing to do.
+/// Fires due alarms. Returns how long to wait before the next look.
 async fn fire(streams: &Arc<Streams>) -> anyhow::Result<Duration> {
     let now = streams.platform.now();
     let (due, next) = streams

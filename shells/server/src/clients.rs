@@ -1,8 +1,8 @@
-//! Who is connected, and who gives way when there is no room for another.
+//! The connections, and which of them is closed when there is no room for another.
 //!
 //! A connection that waits for the head of a request can be closed without harm. When there is no
-//! room for a new one, the connection that has waited longest is closed, of the address that has
-//! most connections. A client that sends its head without delay is never that one.
+//! room for a new connection, one of the address with the most connections is closed: the one that
+//! has waited longest. A client that sends its head without delay is never chosen.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use crate::config::Bounds;
 use crate::serve::Watch;
 
-/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, of which one host
-/// commands all addresses.
+/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, because one host can
+/// use all of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address(IpAddr);
 
@@ -38,32 +38,32 @@ pub(crate) struct Clients {
     connections_max: usize,
     refused_max: usize,
     readers_max: usize,
-    /// What one address may have of them.
+    /// The share of one address.
     connections_share: usize,
     readers_share: usize,
 }
 
 #[derive(Debug, Default)]
 struct Places {
-    /// The number of the next event, by which events have an order.
+    /// The number of the last event. Numbers order events.
     next: u64,
     served: usize,
     readers: usize,
     addresses: BTreeMap<Address, Held>,
-    /// Those that are only told that there is no room.
+    /// Connections that are only answered that there is no room.
     refused: BTreeMap<u64, Arc<End>>,
 }
 
-/// What one address holds.
+/// The connections and readers of one address.
 #[derive(Debug, Default)]
 struct Held {
     connections: usize,
     readers: usize,
-    /// Connections that wait for a head, the one that has waited longest first.
+    /// Connections that wait for a head, the longest wait first.
     waiting: BTreeMap<u64, Arc<End>>,
 }
 
-/// Ends a connection from outside.
+/// Asks a connection to end.
 #[derive(Debug, Default)]
 pub(crate) struct End(Notify);
 
@@ -72,31 +72,31 @@ impl End {
         self.0.notify_one();
     }
 
-    /// Comes when the connection is to end.
+    /// Resolves when the connection should end.
     pub(crate) async fn asked(&self) {
         self.0.notified().await;
     }
 }
 
-/// One connection, for as long as it is held.
+/// One connection. Dropping it frees its place.
 pub(crate) struct Client {
     clients: Arc<Clients>,
     pub(crate) address: Address,
-    /// The address that it came to.
+    /// The local address of the connection.
     pub(crate) local: SocketAddr,
     pub(crate) end: Arc<End>,
     watch: Arc<dyn Watch>,
-    /// Whether it is only told that there is no room.
+    /// Whether the connection is only answered that there is no room.
     pub(crate) is_refused: bool,
-    /// The event since which it waits for a head.
+    /// The event since which the connection waits for a head.
     waits_since: Mutex<Option<u64>>,
     number: u64,
 }
 
-/// While it is held, the connection has a request to answer.
+/// While this exists, the connection has a request to answer.
 pub(crate) struct Answering(Arc<Client>);
 
-/// A live reader, for as long as it is held.
+/// The place of a live reader. Dropping it frees the place.
 pub(crate) struct Seat(Arc<Client>);
 
 impl Clients {
@@ -112,7 +112,7 @@ impl Clients {
         }
     }
 
-    /// Takes a connection in. Others may have to end.
+    /// Admits a connection. Another may be closed to make room.
     pub(crate) fn admit(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -150,7 +150,7 @@ impl Clients {
         })
     }
 
-    /// Whether there is room for one more connection of the address.
+    /// Makes room for one more connection of the address. Returns whether there is room.
     fn make_room(&self, places: &mut Places, address: Address) -> bool {
         let own = places
             .addresses
@@ -185,7 +185,7 @@ impl Places {
         let Some((_, end)) = held.waiting.pop_first() else {
             return false;
         };
-        // It counts no more, although its task takes a moment to end.
+        // The connection no longer counts, although its task takes a moment to end.
         held.connections -= 1;
         self.served -= 1;
         end.ask();
@@ -202,7 +202,7 @@ impl Places {
 }
 
 impl Client {
-    /// Notes that a head has come. `None` when the connection has to end.
+    /// Records that a head has arrived. Returns `None` if the connection was chosen to end.
     pub(crate) fn begin(self: &Arc<Self>) -> Option<Answering> {
         if !self.is_refused {
             let since = self.waits_since.lock().take()?;
@@ -213,7 +213,7 @@ impl Client {
         Some(Answering(Arc::clone(self)))
     }
 
-    /// A place for a live reader, if there is one.
+    /// Takes a place for a live reader, if one is free.
     pub(crate) fn take_seat(self: &Arc<Self>) -> Option<Seat> {
         let mut places = self.clients.places.lock();
         if places.readers >= self.clients.readers_max {
@@ -245,7 +245,7 @@ impl Drop for Answering {
 }
 
 impl Seat {
-    /// Comes when the client sends nothing more.
+    /// Resolves when the client has closed its sending side.
     pub(crate) async fn half_closed(&self) {
         self.0.watch.half_closed().await;
     }
@@ -270,7 +270,7 @@ impl Drop for Client {
             places.refused.remove(&self.number);
             return;
         }
-        // One that has been ended to make room counts no more already.
+        // A connection that was closed to make room no longer counts.
         let counts = match *self.waits_since.get_mut() {
             Some(since) => places
                 .addresses

@@ -1,8 +1,8 @@
-//! What takes its time: puts and deletions in the cold tier, messages to the registry, and bodies
+//! Slow effects: puts and deletions in the cold tier, and requests to other streams. Also bodies
 //! that are partly cold or have several pages.
 //!
-//! What to do, and what to do when it fails, is decided by the machine. Nothing is tried twice in
-//! here, and whatever is not known to have succeeded is told as that.
+//! The machine decides what to do, and what to do after a failure. This module retries nothing, and
+//! reports an unknown outcome as a failure.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -27,17 +27,17 @@ use crate::actor::{Answered, JobKind, Reply};
 use crate::config::Bounds;
 use crate::streams::Streams;
 
-/// The cold tier, as far as there is one.
+/// The queue of effects, and the cold tier if there is one.
 #[derive(Debug)]
 pub(crate) struct EffectQueue {
     store: Option<Arc<dyn ObjectStore>>,
     effect_jobs: mpsc::UnboundedSender<EffectJob>,
-    /// Bytes of segments that may be held for being put.
+    /// Bytes of segments that may be in memory while they are put.
     room: Arc<Semaphore>,
     room_bytes: u32,
 }
 
-/// What an instance of a stream has asked for, and is to hear of.
+/// An effect that an instance of a stream asked for. Its outcome is reported to that instance.
 #[derive(Debug)]
 pub(crate) struct EffectJob {
     pub(crate) name: Arc<str>,
@@ -56,7 +56,7 @@ enum PutError {
     Rows,
     #[error("there is no cold tier")]
     NoTier,
-    #[error("it was not answered in time")]
+    #[error("the cold tier did not answer in time")]
     Late,
 }
 
@@ -71,14 +71,14 @@ pub(crate) enum FetchError {
     Path(#[from] object_store::path::Error),
     #[error("there is no cold tier")]
     NoTier,
-    #[error("the cold tier does not answer")]
+    #[error("the cold tier did not answer in time")]
     Late,
     #[error("the stream has ended, or its turn has failed")]
     Gone,
 }
 
 impl FetchError {
-    /// What a client is told that has been told nothing yet.
+    /// The answer for a client that has received nothing yet.
     pub(crate) fn answer(&self, streams: &Streams) -> Answer {
         match self {
             Self::CorruptionError(damaged) => Answer::internal(&damaged.to_string()),
@@ -90,7 +90,7 @@ impl FetchError {
 }
 
 impl EffectQueue {
-    /// The tier, and what is asked of it.
+    /// Returns the queue and its receiver.
     pub(crate) fn new(
         store: Option<Arc<dyn ObjectStore>>,
         room_bytes: usize,
@@ -112,13 +112,14 @@ impl EffectQueue {
         self.store.is_some()
     }
 
-    /// Has something carried out that is durable; [`Streams::tell`] says what became of it, unless
-    /// the server ends before.
+    /// Queues an effect of a durable turn. Its outcome goes to [`Streams::report`], unless the
+    /// server ends first.
     pub(crate) fn push(&self, job: EffectJob) {
         drop(self.effect_jobs.send(job));
     }
 
-    /// Waits for room to hold so many bytes; one put may need more than all of it.
+    /// Waits until `bytes` more fit in memory. A put that is larger than all of the room takes all
+    /// of it.
     async fn room_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes)
             .unwrap_or(u32::MAX)
@@ -127,8 +128,8 @@ impl EffectQueue {
     }
 }
 
-/// Carries out errands until the server ends. What is under way then is dropped, which the machine
-/// takes as unknown.
+/// Performs effects until the server ends, and drops those under way then. The machine treats their
+/// outcome as unknown.
 pub(crate) async fn run(
     streams: Arc<Streams>,
     mut effect_jobs: mpsc::UnboundedReceiver<EffectJob>,
@@ -141,7 +142,7 @@ pub(crate) async fn run(
             _ = ending.wait_for(|ending| *ending) => break,
             Some(ended) = under_way.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "an errand has failed");
+                    tracing::error!(%error, "an effect panicked");
                 }
             }
             Some(job) = effect_jobs.recv() => {
@@ -171,7 +172,7 @@ async fn carry_out(streams: Arc<Streams>, job: EffectJob) {
         Effect::Send { effect, message } => {
             let reply = match &message {
                 Message::Registry(request) => call_object(&streams, request).await,
-                // There is none, and the limits say so.
+                // This shell has no index, and the limits say so.
                 Message::Index(_) => None,
             };
             let reply = reply.map_or(SendOutcome::Failed, SendOutcome::Status);
@@ -182,8 +183,8 @@ async fn carry_out(streams: Arc<Streams>, job: EffectJob) {
     streams.report(&name, instance, outcome);
 }
 
-/// Stores a segment, for as long as the machine counts on its being stored. Without a receipt it is
-/// not known to be.
+/// Stores a segment, within the time that the machine allows. Without a receipt the outcome is
+/// unknown.
 async fn put_segment(streams: &Arc<Streams>, name: &str, put: Put) -> Option<Receipt> {
     let (key, metrics) = (put.key.clone(), &streams.metrics);
     let time = Duration::from_millis(put.time_ms);
@@ -196,7 +197,7 @@ async fn put_segment(streams: &Arc<Streams>, name: &str, put: Put) -> Option<Rec
         }
         Err(error) => {
             metrics.cold_put_failures.inc();
-            tracing::warn!(%name, key, %error, "a segment is not known to be stored");
+            tracing::warn!(%name, key, %error, "a segment could not be stored, or the outcome is unknown");
             None
         }
     }
@@ -286,8 +287,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Lets the store forget the parts. When that fails, too, or the server ends before, it is the
-    /// store's own rule for incomplete uploads that removes them.
+    /// Discards the parts. If this fails, or the server ends first, the store's own rule for
+    /// incomplete uploads removes them.
     async fn abort(self) {
         if let Self::Parts(parts) = self {
             drop(parts.abort().await);
@@ -295,18 +296,18 @@ impl Upload {
     }
 }
 
-/// Has the next piece of a segment encoded by its stream, between what else that has to do.
+/// Makes the stream encode the next piece of a segment, between its other jobs.
 async fn encode(streams: &Arc<Streams>, name: &str, work: Work) -> Result<Encoded, PutError> {
     let (reply_to, encoded) = oneshot::channel();
     streams.encode(name, Encoding { work, reply_to });
     encoded.await.map_err(|_| PutError::Rows)
 }
 
-/// A piece of a segment that is to be encoded where its rows are.
+/// A piece of a segment to encode. The stream does this, because it has the rows.
 #[derive(Debug)]
 pub(crate) struct Encoding {
     work: Work,
-    /// Dropped when there are no such rows.
+    /// Dropped if the rows do not exist.
     reply_to: oneshot::Sender<Encoded>,
 }
 
@@ -337,10 +338,10 @@ pub(crate) enum EncodeError {
 }
 
 impl Encoding {
-    /// Encodes the piece. `frames` are those of a span of the stream's rows.
+    /// Encodes the piece. `frames` reads the frames of a span of the stream's rows.
     ///
     /// # Errors
-    /// When the rows are not there any more, or damaged.
+    /// When the rows no longer exist, or are damaged.
     pub(crate) fn perform(
         self,
         rows: &impl Rows,
@@ -359,20 +360,20 @@ impl Encoding {
                 }
             },
         };
-        // Who asked may have given up.
+        // The receiver may have timed out.
         drop(self.reply_to.send(Encoded { piece, next }));
         Ok(())
     }
 }
 
-/// Whether all of the objects are known to be gone.
+/// Deletes objects. Returns whether all of them are known to be deleted.
 async fn collect(streams: &Streams, name: &str, keys: Vec<String>) -> bool {
     let time = Duration::from_millis(streams.settings.limits.reply_timeout_ms);
     let collected = tokio::time::timeout(time, try_collect(streams, keys));
     match collected.await.unwrap_or(Err(PutError::Late)) {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(%name, %error, "objects are not known to be deleted");
+            tracing::warn!(%name, %error, "objects could not be deleted, or the outcome is unknown");
             false
         }
     }
@@ -392,7 +393,7 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), PutErro
     let mut outcome = Ok(());
     while let Some(each) = deleted.next().await {
         match each {
-            // One that is not there is gone.
+            // An object that does not exist counts as deleted.
             Ok(_) | Err(Error::NotFound { .. }) => {
                 streams.metrics.cold_collected.inc();
             }
@@ -431,12 +432,12 @@ async fn call_object(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
     }
 }
 
-/// A body, of which one page at most is held, and nothing cold for longer than it takes to check a
-/// block.
+/// A body that is produced page by page. At most one page of rows and one block from the cold tier
+/// are in memory.
 pub(crate) struct Pages {
     streams: Arc<Streams>,
     name: Arc<str>,
-    /// Of the present page.
+    /// The writer of the present page.
     rendering: BodyWriter,
     source: Source,
 }
@@ -445,15 +446,15 @@ type Pieces = BoxStream<'static, object_store::Result<Bytes>>;
 
 /// Where the next bytes of a body come from.
 enum Source {
-    /// The rendering.
+    /// The body writer has bytes ready.
     Here,
-    /// The cold tier, which is to be asked.
+    /// A request to the cold tier, not sent yet.
     Due(Fetch),
-    /// The cold tier, which has been asked.
+    /// The response of the cold tier, as it arrives.
     Coming(Pieces),
-    /// The next page, for which the stream is to be asked.
+    /// The next page, not requested from the stream yet.
     Next(Rest),
-    /// There are none.
+    /// The body is complete.
     End,
 }
 
@@ -467,10 +468,10 @@ impl Pages {
         }
     }
 
-    /// The next bytes, which are as they were stored; `None` at the end.
+    /// Returns the next bytes, checked to be as they were stored. Returns `None` at the end.
     ///
     /// # Errors
-    /// When an object is damaged, the cold tier does not answer, or the stream is no more.
+    /// When an object is damaged, the cold tier does not answer, or the stream was deleted.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         let mut written = Vec::new();
         while written.is_empty() {
@@ -520,7 +521,7 @@ impl Pages {
         Ok(Some(written.into()))
     }
 
-    /// All of it.
+    /// Collects the whole body.
     ///
     /// # Errors
     /// When an object is damaged, or the cold tier does not answer.
@@ -534,7 +535,7 @@ impl Pages {
 }
 
 impl Streams {
-    /// A range of an object, piece by piece; `None` when there is no such object.
+    /// Requests a range of an object. Returns `None` if the object does not exist.
     async fn fetch(&self, fetch: &Fetch) -> Result<Option<Pieces>, FetchError> {
         let store = self.effect_queue.store.as_ref().ok_or(FetchError::NoTier)?;
         self.metrics.cold_fetches.inc();
@@ -544,8 +545,8 @@ impl Streams {
         match self.in_time(store.get_opts(&path, options)).await? {
             Ok(found) => Ok(Some(found.into_stream())),
             Err(Error::NotFound { .. }) => Ok(None),
-            // A range that an object does not have is refused with any error: then nothing comes of
-            // it.
+            // Stores refuse a range outside the object with different errors. Treat them all as an
+            // empty range.
             Err(error) => match self.in_time(store.head(&path)).await? {
                 Ok(object) if object.size < end => Ok(Some(stream::empty().boxed())),
                 _ => Err(error.into()),
@@ -553,7 +554,7 @@ impl Streams {
         }
     }
 
-    /// What the cold tier answers, unless it takes too long over it.
+    /// Waits for the cold tier, with a time limit.
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, FetchError> {
         let time = self.bounds.fetch_timeout;
         tokio::time::timeout(time, answer)

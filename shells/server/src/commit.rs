@@ -1,5 +1,5 @@
-//! The group commit: the writes of a batch of turns, made durable together, and the effects that
-//! leave only after that.
+//! The group commit. It makes the writes of a batch of turns durable together, and performs their
+//! effects only after that.
 
 use std::mem;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use crate::alarms;
 use crate::cold::EffectJob;
 use crate::streams::Streams;
 
-/// What the jobs of one commit ask for, and are still to be given.
+/// The jobs that share one commit, and what they need from it.
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(crate) jobs: usize,
     pub(crate) bytes: usize,
-    /// Jobs whose turns wait for the commit.
+    /// Jobs whose effects wait for the commit.
     pub(crate) waiting: Vec<(Job, Effects)>,
-    /// What becomes of the alarm.
+    /// The change of the alarm: `Some(None)` removes it.
     pub(crate) alarm: AlarmChange,
 }
 
-/// A turn's effects, ready to leave.
+/// The effects of a turn, ready to be performed.
 pub(crate) struct Effects {
     pub(crate) after_commit: Vec<(Effect, Option<BodyWriter>)>,
     pub(crate) live: Option<Broadcast>,
 }
 
 impl ActorState {
-    /// Brings rows of an earlier version to the present form, in the transaction of what follows.
+    /// Upgrades rows of an earlier version, in the transaction of the turn that wakes the instance.
     pub(crate) fn upgrade(
         &mut self,
         streams: &Arc<Streams>,
@@ -45,8 +45,8 @@ impl ActorState {
         self.write(streams, actor, write.as_slice())
     }
 
-    /// Writes into the open transaction, which is opened by the first write, as the file is made by
-    /// that.
+    /// Writes into the open transaction. The first write creates the file and opens the
+    /// transaction.
     pub(crate) fn write(
         &mut self,
         streams: &Arc<Streams>,
@@ -74,8 +74,8 @@ impl ActorState {
         Ok(())
     }
 
-    /// Takes back everything since the last commit. The jobs before the one that failed have told
-    /// nobody anything: they are done over, in their order.
+    /// Undoes everything since the last commit. Earlier jobs of the batch have had no effect
+    /// outside, so they return to the queue in their order and run again.
     pub(crate) fn roll_back(&mut self, streams: &Streams, actor: &StreamActor, batch: &mut Batch) {
         self.reset(streams, actor);
         batch.alarm = AlarmChange::Keep;
@@ -85,13 +85,14 @@ impl ActorState {
         }
     }
 
-    /// Makes the batch durable, and lets its effects leave.
+    /// Makes the batch durable, and performs its effects.
     pub(crate) fn commit(&mut self, streams: &Arc<Streams>, actor: &StreamActor, batch: Batch) {
         // A turn may set the alarm and write nothing.
         if self.in_transaction || matches!(batch.alarm, AlarmChange::Set(_)) {
             let begun = tokio::time::Instant::now();
             if let Err(error) = self.make_durable(streams, actor, &batch) {
-                // Whether it is stored is unknown: nothing is done over, and nobody is told.
+                // The batch may or may not be stored. So no job runs again, and no client gets an
+                // answer that says either.
                 tracing::error!(name = %actor.name, %error, "a commit failed");
                 streams.health.failed(&actor.name);
                 streams
@@ -100,8 +101,8 @@ impl ActorState {
                     .inc_by(batch.waiting.len() as u64);
                 self.reset(streams, actor);
                 self.calls.clear();
-                // Nor readers, who may have missed something: their links are cut, by which they
-                // dial again.
+                // Subscribers may have missed a turn. Detaching them makes their readers connect
+                // again.
                 self.subscribers.clear();
                 return;
             }
@@ -119,7 +120,7 @@ impl ActorState {
         }
         for (mut job, effects) in batch.waiting {
             if is_alarm_kept && job.kind.is_alarm() {
-                // By which it counts as failed, and comes again.
+                // Without a reply the alarm counts as failed, and fires again.
                 job.reply_to = None;
             }
             self.perform_effects(streams, actor, job, effects);
@@ -143,7 +144,7 @@ impl ActorState {
         Ok(())
     }
 
-    /// Carries out the effects of a turn that is durable: the one place that does.
+    /// Performs the effects of a durable turn. No other code does.
     pub(crate) fn perform_effects(
         &mut self,
         streams: &Arc<Streams>,
@@ -151,7 +152,7 @@ impl ActorState {
         job: Job,
         effects: Effects,
     ) {
-        // Before the answer: whoever has it may count on the room.
+        // Free the memory first, because a client that has the answer may rely on it being free.
         drop((job.kind, job.held));
         if let Some(live) = &effects.live {
             self.subscribers.broadcast(&actor.name, live);
@@ -176,7 +177,7 @@ impl ActorState {
             }
         }
         if let Some(reply_to) = job.reply_to {
-            // Who has gone meanwhile need not be told.
+            // The receiver may have gone.
             drop(reply_to.send(Reply::Done));
         }
     }

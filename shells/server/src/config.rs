@@ -1,4 +1,4 @@
-//! What the operator of one machine sets beside the public settings, which are the machine's.
+//! The operator's settings of this shell. The public settings belong to the machine.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,48 +7,47 @@ use machine::router::Settings;
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where everything is kept.
+    /// The data directory.
     pub data: PathBuf,
     pub settings: Settings,
     pub bounds: Bounds,
-    /// Whether answers tell the time, as a server with a clock should (RFC 9110, 6.6.1). A
-    /// simulation has none.
+    /// Whether answers have a `Date`, as those of a server with a clock should (RFC 9110, 6.6.1). A
+    /// simulation has no clock.
     pub date: bool,
 }
 
-/// What one process may use. Nothing of it changes an answer, but for the 503 of a request that
-/// exceeds it.
+/// Bounds of one process. A request that exceeds one is answered 503. They change no other answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Connections that are served at the same time.
+    /// Connections served at the same time.
     pub connections_max: usize,
-    /// Connections beyond that are told so, this many at a time; `/health` and `/metrics` answer
-    /// them.
+    /// Connections beyond that which are kept open to be answered 503. `/health` and `/metrics`
+    /// answer them as usual.
     pub connections_refused_max: usize,
-    /// How much of the connections and of the live readers one client address may have, in percent.
+    /// The share of connections and live readers that one client address may have, in percent.
     pub address_share_percent: usize,
-    /// Broadcast readers (SSE responses and long-polls) at the same time.
+    /// Live readers (SSE responses and long-polls) at the same time.
     pub readers_max: usize,
-    /// Streams whose files are open at the same time, least recently used first to be closed. Each
+    /// Streams whose files are open at the same time. The least recently used is closed first. Each
     /// takes two descriptors.
     pub open_streams_max: usize,
-    /// Threads that use the storage: as many streams can commit at once.
+    /// Threads that use the storage. As many streams can commit at the same time.
     pub storage_threads: usize,
-    /// Requests that wait for one stream.
+    /// Requests that may wait for one stream.
     pub queue_max: usize,
-    /// Bodies that are held in memory, in bytes, over all requests. Only what has arrived counts.
+    /// Memory for request bodies over all requests, in bytes. Only bytes that have arrived count.
     pub bodies_bytes_max: usize,
-    /// When there is no room for bodies, those of at least so many bytes are refused first.
+    /// When there is no room for bodies, those of at least this many bytes are refused first.
     pub large_body_bytes: usize,
-    /// What is left of a refused body is read up to so many bytes; beyond, the connection is
-    /// closed.
+    /// The rest of a refused body is read if it has at most this many bytes. Otherwise the
+    /// connection is closed.
     pub drain_bytes_max: u64,
-    /// Answers that are held in memory until clients take them, in bytes.
+    /// Memory for answers that clients have not taken yet, in bytes.
     pub pages_bytes_max: usize,
-    /// When there is no room for answers, one that has been held for so long is cut off.
+    /// When there is no room for answers, one that is at least this old is cut off.
     pub page_grace: Duration,
-    /// Segments that are held in memory for being stored, in bytes, over all streams; the others
-    /// wait. One may be larger by itself.
+    /// Memory for segments that are being stored, in bytes, over all streams. The others wait. A
+    /// single segment may be larger.
     pub puts_bytes_max: usize,
     /// A segment of more bytes is put in parts, because it can be far larger than what one put should
     /// hold.
@@ -66,31 +65,31 @@ pub struct Bounds {
     pub batch_bytes_max: usize,
     /// A page cache for each open stream, in KiB.
     pub cache_kib: u32,
-    /// For the next request on a connection to begin.
+    /// Time for the next request on a connection to begin.
     pub idle_timeout: Duration,
-    /// For the head of a request to arrive once it has begun.
+    /// Time for the head of a request to arrive once it has begun.
     pub head_timeout: Duration,
-    /// For the next part of a body to arrive.
+    /// Time for the next part of a body to arrive.
     pub body_timeout: Duration,
-    /// For the whole body to arrive.
+    /// Time for the whole body to arrive.
     pub body_deadline: Duration,
-    /// Bytes in a second at which a body has to arrive, once `body_timeout` is over.
+    /// Bytes per second at which a body has to arrive after `body_timeout`.
     pub body_rate_min: u64,
-    /// For a client to take anything of what is written to it.
+    /// Time for a client to take anything that is written to it.
     pub write_timeout: Duration,
-    /// For a client to close a connection that the server is done with, and for the next of what it
-    /// still sends on it.
+    /// Time for a client to close a connection that the server has finished with, and the longest
+    /// silence in that time.
     pub linger_timeout: Duration,
     pub linger_silence: Duration,
     /// Free bytes on the disk below which the server counts as failing.
     pub disk_free_min: u64,
-    /// How long a stream's failed commit is remembered if none succeeds or fails after it.
+    /// How long a stream's failed commit is remembered, if no other commit of the stream follows.
     pub failure_memory: Duration,
-    /// For the cold tier to send the next part of a page.
+    /// Time for the cold tier to send the next part of a page.
     pub fetch_timeout: Duration,
-    /// For requests to be answered after the server was asked to end.
+    /// Time for requests to be answered after the server was asked to end.
     pub shutdown_timeout: Duration,
-    /// Until an alarm whose turn has failed is tried again.
+    /// The pause before an alarm whose turn failed fires again.
     pub alarm_retry: Duration,
 }
 

@@ -1,5 +1,5 @@
-//! The data directory: one SQLite file for each stream that exists, under a name that every file
-//! system takes.
+//! The data directory: one SQLite file for each stream, under a name that every file system
+//! accepts.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::alarms::Index;
 use crate::storage::{Database, Due, Storage};
 
-/// As much of a stream's name as is shown in that of its file, for people.
+/// How much of the stream's name the file's name shows, for people.
 const SHOWN_BYTES: usize = 40;
 
 /// The storage of one machine.
@@ -26,7 +26,7 @@ pub(crate) struct Files {
     streams: PathBuf,
     cache_kib: u32,
     alarms: Index,
-    /// Held for as long as the server runs.
+    /// The lock of the directory, held while the server runs.
     _lock: File,
 }
 
@@ -35,10 +35,10 @@ pub(crate) struct Files {
 struct Stored(sqlite::Database);
 
 impl Files {
-    /// Takes the directory, which is made when it is not there.
+    /// Opens the directory. Creates it if it does not exist.
     ///
     /// # Errors
-    /// When it cannot be written, or another server has it.
+    /// When it cannot be written, or another server uses it.
     pub(crate) fn take(data: &Path, cache_kib: u32) -> io::Result<Self> {
         let streams = data.join("streams");
         fs::create_dir_all(&streams)?;
@@ -59,8 +59,8 @@ impl Files {
         })
     }
 
-    /// The digest makes the file's name unique and safe, however long the stream's is and whatever
-    /// it has in it; no two differ in case alone.
+    /// The digest makes the file's name unique and safe for every stream name. No two file names
+    /// differ in case alone.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         let digest = Sha256::digest(name.as_bytes());
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -84,7 +84,7 @@ impl Storage for Files {
         connect(&path, flags, self.cache_kib).map(Some)
     }
 
-    /// That it lasts is seen to by its first commit, which syncs the directory, too.
+    /// The first commit makes the file durable, because it also syncs the directory.
     fn create(&self, name: &str) -> io::Result<Box<dyn Database>> {
         let path = self.path(name);
         if let Some(shelf) = path.parent()
@@ -99,10 +99,10 @@ impl Storage for Files {
         connect(&path, flags, self.cache_kib)
     }
 
-    /// The tables are gone already, durably: a file that a crash leaves behind is an empty one, and
-    /// goes when it is next opened.
+    /// The tables are already dropped durably. A file that a crash leaves behind is empty, and is
+    /// removed when it is next opened.
     fn remove(&self, name: &str, database: Box<dyn Database>) -> io::Result<()> {
-        // Closing brings everything into the one file, and removes those beside it.
+        // Closing moves everything into the one file, and removes the files beside it.
         database.close()?;
         match fs::remove_file(self.path(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -206,21 +206,20 @@ impl Rows for Stored {
     }
 }
 
-/// What every connection of this server is set to.
+/// Sets the options of every connection.
 pub(crate) fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
     // One process, one connection: no shared memory file, and no lock taken for each transaction.
     // To be set before the first access.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // A commit returns when it is on disk; where a plain sync does not see to that (macOS), the
-    // full one does.
+    // A commit returns when it is on disk. On macOS this needs a full sync.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     connection.pragma_update(None, "cache_size", -i64::from(cache_kib))
 }
 
-/// Makes the entries of a directory last.
+/// Makes the entries of a directory durable.
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     if cfg!(unix) {
         File::open(directory)?.sync_all()?;

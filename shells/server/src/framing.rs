@@ -1,4 +1,4 @@
-//! Where the heads of requests begin and end on a connection.
+//! Finds where the heads of requests begin and end on a connection.
 //!
 //! The HTTP library takes a line feed without a carriage return for the end of a line. Others do
 //! not, and where two servers disagree on that, requests can be smuggled (RFC 9112, 2.2). So each
@@ -6,14 +6,14 @@
 //! it. So does a `#` in a request line: a fragment is never sent (RFC 9112, 3.2), and the library
 //! would drop it silently.
 
-/// How long the body is that follows a head: the HTTP library says so.
+/// The length of the body after a head, as the HTTP library reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Length {
     Known(u64),
     Chunked,
 }
 
-/// Follows the bytes of a connection.
+/// Tracks the bytes of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Framing {
     state: State,
@@ -26,7 +26,7 @@ enum State {
     #[default]
     BeforeHead,
     Head,
-    /// The head has ended; what follows is not known yet.
+    /// The head has ended. The length of the body is not known yet.
     AfterHead,
     Body(u64),
     ChunkSize {
@@ -36,11 +36,11 @@ enum State {
     Chunk(u64),
     ChunkEnd,
     Trailers,
-    /// The head is refused, and with it whatever follows.
+    /// The head is refused, and with it everything after it.
     Refused,
 }
 
-/// The line so far.
+/// What is known of the present line.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     is_empty: bool,
@@ -68,12 +68,12 @@ impl Line {
 }
 
 impl Framing {
-    /// Whether a head has begun and not ended.
+    /// Whether a head has begun and has not ended.
     pub(crate) const fn is_in_head(&self) -> bool {
         matches!(self.state, State::Head)
     }
 
-    /// Whether the body's length is to be told before anything else is read.
+    /// Whether the length of the body is needed before more can be read.
     pub(crate) const fn awaits_length(&self) -> bool {
         matches!(self.state, State::AfterHead)
     }
@@ -90,8 +90,8 @@ impl Framing {
         self.line = Line::NEW;
     }
 
-    /// Follows `bytes` up to the end of the next head. The bytes behind it are to be given again,
-    /// once it is told what they are.
+    /// Tracks `bytes` up to the end of the next head, and returns how many it took. The caller
+    /// passes the rest again after `body_follows`.
     pub(crate) fn follow(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -191,7 +191,7 @@ impl Framing {
 mod tests {
     use super::{Framing, Length};
 
-    /// What the HTTP library gets to see when the bytes come in pieces of a size.
+    /// What the HTTP library sees when the bytes arrive in pieces of one size.
     fn seen(bytes: &[u8], bodies: &[Length], size: usize) -> Vec<u8> {
         let mut framing = Framing::default();
         let mut bodies = bodies.iter();

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 
-/// Streams that are remembered; of more it is enough to know that there are so many.
+/// How many failed streams are remembered. With more, only their number matters.
 const REMEMBERED_MAX: usize = 1_024;
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Health {
     data: PathBuf,
     disk_free_min: u64,
     failure_memory: Duration,
-    /// Streams whose last commit has failed, and when.
+    /// Streams whose last commit failed, and the time of it.
     failed: Mutex<BTreeMap<Arc<str>, Instant>>,
 }
 
@@ -47,8 +47,8 @@ impl Health {
         self.failed.lock().remove(name);
     }
 
-    /// What is wrong, if anything. A failure is forgotten after a while: a server to which nobody
-    /// sends anything because of it could never show that it is well again.
+    /// Returns what is wrong, if anything. A failure is forgotten after a while, because a server
+    /// that gets no more requests could never show that it has recovered.
     pub(crate) fn trouble(&self) -> Option<&'static str> {
         if self.is_disk_full() {
             return Some("the disk is full");
@@ -61,7 +61,7 @@ impl Health {
     #[cfg(unix)]
     fn is_disk_full(&self) -> bool {
         let disk = nix::sys::statvfs::statvfs(&self.data);
-        // One that cannot be asked is not known to be full.
+        // A disk that does not answer is not known to be full.
         disk.is_ok_and(|disk| {
             #[allow(
                 clippy::useless_conversion,

@@ -1,4 +1,4 @@
-//! Requests in, answers out.
+//! Turns HTTP requests into jobs, and replies into HTTP responses.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -35,26 +35,26 @@ use crate::streams::Streams;
 type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, FetchError>> + Send>>;
 type Content = Either<Full<Bytes>, StreamBody<Frames>>;
 
-/// Answers of at most so many bytes are not counted: what each connection takes by itself is more.
+/// Smaller answers are not counted, because each connection takes more than that by itself.
 const COUNTED_BYTES_MIN: u64 = 4_096;
-/// Pages leave in pieces of so many bytes.
+/// The size of the pieces in which a page is sent.
 const PIECE_BYTES: usize = 64 << 10;
-/// Why a server that ends is not to be asked any more.
+/// The reason that `/health` gives while the server ends.
 const ENDING: &str = "ending";
 
 /// A response.
 pub(crate) struct Outgoing(Response<Content>);
 
-/// The connection has given way to another; there is nobody to answer.
+/// The connection was closed to make room for another, so there is no client to answer.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection has given way to another")]
+#[error("the connection was closed to make room for another")]
 pub(crate) struct GaveWayError;
 
-/// What all requests share.
+/// The state that all requests share.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) streams: Arc<Streams>,
-    /// Room for bodies that arrive, and for pages that leave.
+    /// Memory for request bodies, and for responses.
     bodies: Arc<Room>,
     pages: Arc<Room>,
     ending: watch::Receiver<bool>,
@@ -77,8 +77,8 @@ impl Outgoing {
         Self::streamed(answer, events.map(Ok))
     }
 
-    /// An answer whose body comes in pieces, of which the first is there. When the next cannot be
-    /// had, the client is cut off, and reads on from where it was.
+    /// An answer whose body is sent piece by piece. The first piece is known. If a later one fails,
+    /// the connection is cut, and the client reads on from its offset.
     fn pages(answer: &Answer, first: Bytes, pages: Pages) -> Self {
         let rest = stream::try_unfold(pages, |mut pages| async {
             let bytes = pages.next().await;
@@ -111,7 +111,7 @@ impl Outgoing {
         *response.status_mut() =
             StatusCode::from_u16(status).expect("an answer has a status of HTTP");
         for (name, value) in headers {
-            // Between the two sides of a live read only.
+            // This header is internal: it is for the reader's machine.
             if name != internal_headers::LIVE_HEAD {
                 append(response.headers_mut(), name, value);
             }
@@ -119,7 +119,7 @@ impl Outgoing {
         Self(response)
     }
 
-    /// The response, after which the connection is closed.
+    /// Closes the connection after this response.
     fn and_close(mut self) -> Self {
         append(self.0.headers_mut(), "Connection", "close");
         self
@@ -138,13 +138,12 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) {
     headers.append(name, value);
 }
 
-/// An answer whose body has been made.
+/// An answer with its body.
 pub(crate) fn response(answer: &Answer, body: impl Into<Bytes>) -> Outgoing {
     Outgoing::whole(answer.status, answer.headers(), body)
 }
 
-/// What a stream has replied, where that is an answer by itself. The first bytes of a page are
-/// known to be whole before it begins.
+/// Turns a reply into a response. The first bytes of a page are checked before the response begins.
 pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Outgoing {
     let Some(Reply::Answered(Answered { answer, rendering })) = reply else {
         return unavailable(streams);
@@ -162,7 +161,7 @@ pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Repl
     }
 }
 
-/// What is answered in the place of a page that cannot be made.
+/// The answer in place of a page that cannot be made.
 pub(crate) fn failure(streams: &Streams, failed: &FetchError) -> Outgoing {
     tracing::warn!(error = %failed, "a page could not be made");
     direct(&failed.answer(streams))
@@ -261,15 +260,16 @@ impl Service {
         self.shared(outgoing, &parts.headers)
     }
 
-    /// Sees to what has not come of a body, while the answer leaves. What is short is read, so that
-    /// the connection can go on. Otherwise the client is told that the connection ends.
+    /// Handles the rest of a request body that was not read. A short rest is read while the answer
+    /// is sent, so that the connection can be used again. Otherwise the connection is closed after
+    /// the answer.
     fn leave_rest(&self, parts: &Parts, body: Option<Incoming>, outgoing: Outgoing) -> Outgoing {
         let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
             return outgoing;
         };
         let bounds = &self.streams.bounds;
         let left = body.size_hint().upper();
-        // A client that asks first whether to send the body may not send it at all.
+        // A client that sent `Expect` may never send the body.
         let may_not_come = parts.headers.contains_key(hyper::header::EXPECT);
         if may_not_come || left.is_none_or(|left| left > bounds.drain_bytes_max) {
             return outgoing.and_close();
@@ -279,7 +279,7 @@ impl Service {
         outgoing
     }
 
-    /// The answer, with what it tells a browser of the pages that may read it.
+    /// Adds the CORS headers.
     fn shared(&self, mut outgoing: Outgoing, asked: &HeaderMap) -> Outgoing {
         let origin = given(asked, header::ORIGIN);
         let origins = &self.streams.settings.cors_origins;
@@ -289,7 +289,7 @@ impl Service {
         outgoing
     }
 
-    /// The answer as it leaves, with its bytes counted.
+    /// Wraps the response so that its bytes are counted while they are in memory.
     fn leaving(
         &self,
         outgoing: Outgoing,
@@ -320,7 +320,7 @@ impl Service {
         })
     }
 
-    /// A page in pieces, each of which is let go of when it has left.
+    /// Splits a page into pieces, so that each is freed once it is sent.
     fn pieces(
         &self,
         whole: Full<Bytes>,
@@ -340,7 +340,7 @@ impl Service {
         Ok(pieces)
     }
 
-    /// What is asked of the server, and not of a stream.
+    /// Answers `/health` and `/metrics`.
     fn own_path(&self, parts: &Parts) -> Option<Outgoing> {
         if !matches!(parts.method.as_str(), "GET" | "HEAD") {
             return None;
@@ -379,7 +379,7 @@ impl Service {
         ))
     }
 
-    /// Why no more should be asked of this server, if so.
+    /// Why a load balancer should not use this server, if there is a reason.
     fn reason_not_to_ask(&self) -> Option<&'static str> {
         if *self.ending.borrow() {
             return Some(ENDING);
@@ -387,7 +387,7 @@ impl Service {
         self.streams.health.trouble()
     }
 
-    /// What a request's head says: everything that its body need not be waited for.
+    /// Handles the head of a request, as far as its body is not needed.
     fn route(&self, parts: &Parts, origin: &str) -> Routed {
         let given = |name: &str| given(&parts.headers, name);
         let target = parts.uri.path_and_query();
@@ -424,7 +424,7 @@ impl Service {
         }
     }
 
-    /// Asks a stream.
+    /// Sends a request to its stream, and waits for the answer.
     async fn ask(
         &self,
         request: StreamRequest,
@@ -485,13 +485,13 @@ impl Service {
         }
     }
 
-    /// There is no room for the request.
+    /// Refuses a request that exceeds a bound of the server.
     pub(crate) fn refuse(&self, bound: Bound) -> Outgoing {
         self.streams.metrics.refuse(bound);
         unavailable(&self.streams)
     }
 
-    /// Takes a body whole. One that has come to its end is gone then.
+    /// Reads a whole body. A body that was read to its end is taken out of `coming`.
     async fn take_body(
         &self,
         awaits: &AwaitsBody,
@@ -530,7 +530,7 @@ impl Service {
             if held.more(part.len()).is_err() {
                 return BodyRead::RoomFull;
             }
-            // Most bodies come in one part, which need not be copied.
+            // Most bodies come in one part. Do not copy that.
             if first.is_empty() {
                 first = part;
             } else {
@@ -550,7 +550,7 @@ impl Service {
         BodyRead::Whole(whole, held)
     }
 
-    /// The next bytes of a body of which `length` have come since `begun`.
+    /// Returns the next bytes of a body, of which `length` bytes have arrived since `begun`.
     async fn next_part(&self, body: &mut Incoming, begun: Instant, length: usize) -> Next {
         let bounds = &self.streams.bounds;
         let earned = Duration::from_secs(length as u64 / bounds.body_rate_min.max(1));
@@ -571,7 +571,7 @@ impl Service {
     }
 }
 
-/// An answer's body on its way to a client.
+/// The body of a response while it is sent.
 pub(crate) struct Leaving {
     content: LeavingContent,
     pages: Arc<Room>,
@@ -581,7 +581,7 @@ pub(crate) struct Leaving {
 
 enum LeavingContent {
     Any(Content),
-    /// A page, counted already.
+    /// The pieces of a page, already counted.
     Pieces(VecDeque<Bytes>),
 }
 
@@ -642,7 +642,7 @@ enum Routed {
     ToStream(StreamRequest),
 }
 
-/// A request that is for a stream.
+/// A request for a stream.
 struct StreamRequest {
     to_stream: ToStream,
     parsed: Parsed,
@@ -650,14 +650,14 @@ struct StreamRequest {
     test: Option<String>,
 }
 
-/// What became of a body.
+/// The result of reading a body.
 enum BodyRead {
     Whole(Bytes, room::Reservation),
     Refused(Refusal),
     RoomFull,
 }
 
-/// What comes next of a body.
+/// The next part of a body.
 enum Next {
     Part(Bytes),
     End,
@@ -665,7 +665,7 @@ enum Next {
     TooSlow,
 }
 
-/// The origin that a request which came to `local` names.
+/// Returns the origin that a request to the address `local` names.
 fn origin(parts: &Parts, local: SocketAddr) -> Result<String, Refusal> {
     let hosts: Vec<_> = parts.headers.get_all("Host").iter().map(text).collect();
     let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
@@ -678,15 +678,15 @@ fn origin(parts: &Parts, local: SocketAddr) -> Result<String, Refusal> {
     target::origin(named, &local.to_string())
 }
 
-/// The value of a header; several are joined as lists are (RFC 9110, 5.3).
+/// Returns the value of a header. Several values are joined with commas (RFC 9110, 5.3).
 fn given(headers: &HeaderMap, name: &str) -> Option<String> {
     let mut values = headers.get_all(name).into_iter().map(text);
     let first = values.next()?;
     Some(values.fold(first, |joined, value| joined + ", " + &value))
 }
 
-/// Header values are bytes: read as UTF-8 where they are that, and otherwise as what older software
-/// means by them.
+/// Header values are bytes. Read them as UTF-8 if they are valid UTF-8, and as Latin-1 otherwise,
+/// because that is what older software sends.
 fn text(value: &HeaderValue) -> String {
     let bytes = value.as_bytes();
     match std::str::from_utf8(bytes) {

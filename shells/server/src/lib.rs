@@ -1,11 +1,11 @@
-//! The one-machine shell: HTTP in front of one SQLite file per stream. It carries out what the
-//! machine decides, and decides nothing itself (the executor's contract is in [`machine`]).
+//! The shell for one machine: HTTP in front of one SQLite file per stream. The machine decides, and
+//! the shell performs (the contract is in [`machine`]).
 //!
-//! A request is routed ([`machine::router`]) and becomes a job in its stream's queue. A thread of the
-//! pool takes the queue's jobs one by one, each in a step of the machine, and makes all their
-//! writes durable in one commit; only then does anything of them leave. What arrives meanwhile
-//! shares the next commit. Broadcast readers are `machine::tail` machines, driven by their own
-//! responses.
+//! The router ([`machine::router`]) finds the stream of a request, which becomes a job in the queue
+//! of that stream. A thread of the pool runs the jobs one by one, each as a step of the machine,
+//! and makes all their writes durable in one commit. Only then does any effect leave. Jobs that
+//! arrive in the meantime share the next commit. Each live reader is a machine of its own
+//! ([`machine::live_reader`]), driven by its response.
 #![forbid(unsafe_code)]
 
 mod actor;

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stderr,
-    reason = "what keeps it from starting is told to the one who starts it"
+    reason = "the user who starts the server sees why it cannot start"
 )]
 
 use std::fs;
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
-/// Gives memory back to the system after a burst.
+/// Returns memory to the system after a burst.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -95,7 +95,7 @@ enum LogFormat {
     Json,
 }
 
-/// Where history goes.
+/// The settings of cold storage.
 #[derive(Args)]
 struct Cold {
     /// Where the sealed segments of streams are moved to: a directory, a bucket of anything that
@@ -317,7 +317,7 @@ impl BoundsGiven {
             pages_bytes_max: self.pages_bytes_max,
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),
             queue_max: self.queue_max,
-            // One that is at work can always be open.
+            // A stream that is running always needs its file.
             open_streams_max: self.open_streams_max.max(1),
             storage_threads: self.storage_threads.max(1),
             ..Bounds::default()
@@ -384,12 +384,12 @@ fn run(serve: &Serve) -> Result<()> {
         anyhow::Ok(())
     })?;
     runtime.shutdown_timeout(grace);
-    // What is under way in there is of unknown outcome.
+    // Work on these threads has an unknown outcome.
     cold_threads.shutdown_background();
     Ok(())
 }
 
-/// Comes with the first SIGINT or SIGTERM. The second ends the process at once.
+/// Resolves on the first SIGINT or SIGTERM. The second ends the process at once.
 fn asked_to_end() -> Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -411,8 +411,8 @@ fn asked_to_end() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// What the streams hold is for the user alone who runs the server: directories are made with 0700
-/// and files with 0600, by whatever makes them.
+/// Makes new directories 0700 and new files 0600, because only the user who runs the server may
+/// read the streams.
 fn keep_private(data: &Path) {
     #[cfg(unix)]
     {
@@ -423,7 +423,7 @@ fn keep_private(data: &Path) {
         const OTHERS: u32 = 0o077;
 
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
-        // One that is there already is left as it is, because others may be meant to read it.
+        // The mode of an existing directory stays, because the operator may want others to read it.
         let mode = fs::metadata(data).map_or(0, |data| data.permissions().mode());
         if mode & OTHERS != 0 {
             let mode = format!("{:o}", mode & 0o777);
@@ -432,8 +432,8 @@ fn keep_private(data: &Path) {
     }
 }
 
-/// Connections and files need descriptors, of which most systems allow a process too few by
-/// default.
+/// Raises the limit of open files, because the default of most systems is too low for the
+/// connections and files.
 fn raise_descriptor_limit(bounds: &Bounds) {
     #[cfg(unix)]
     {

@@ -1,4 +1,4 @@
-//! What `/metrics` tells, in the text format that Prometheus reads.
+//! The contents of `/metrics`, in the text format of Prometheus.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ struct Request {
     status: u16,
 }
 
-/// A request that was answered 503, by what was exhausted.
+/// The bound that a request exceeded when it was answered 503.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Refused {
     pub(crate) bound: Bound,
@@ -163,7 +163,7 @@ impl Metrics {
 
     pub(crate) fn answered(&self, method: &str, status: u16, took: Option<Duration>) {
         const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"];
-        // A client may send any word as a method.
+        // A client may send any word as the method.
         let known = METHODS.into_iter().find(|each| *each == method);
         let method = known.unwrap_or("other");
         self.requests
@@ -195,7 +195,7 @@ impl Metrics {
     }
 }
 
-/// How metrics are written.
+/// The format of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     OpenMetrics,
@@ -204,8 +204,8 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that an `Accept` prefers. A client that does not ask for OpenMetrics gets what
-    /// every scraper and every browser can read.
+    /// Returns the format that an `Accept` header prefers. The default is the one that every
+    /// scraper and every browser can read.
     pub(crate) fn asked_for(accept: &str) -> Self {
         let quality = |name: &str| {
             let ranges = accept.split(',').map(|range| {
@@ -282,7 +282,7 @@ mod tests {
     }
 }
 
-/// Counts for as long as it is held.
+/// Counts until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted(Gauge);
 

@@ -1,4 +1,4 @@
-//! The object stores that an operator can name: a directory, or anything that speaks S3.
+//! The object stores that an operator can choose: a directory, or an S3 service.
 
 #[cfg(feature = "s3")]
 mod s3;
@@ -25,16 +25,16 @@ use crate::files::sync_directory;
 #[cfg(feature = "s3")]
 pub use s3::{S3, s3};
 
-/// What is read of a file at once.
+/// How much of a file is read at once.
 const PIECE_BYTES: u64 = 256 << 10;
-/// Files that are deleted at once, and made to last as that.
+/// How many files are deleted together before the deletion is made durable.
 const DELETED_TOGETHER: usize = 100;
 
-/// A directory, in which an object is a file. One counts as stored when the file and the entries
-/// that lead to it are on disk, and as gone when that is.
+/// A directory, in which an object is a file. An object counts as stored when the file and the
+/// entries that lead to it are on disk. It counts as deleted when the deletion is on disk.
 ///
-/// The directory itself has to be there: without it (a disk that is not mounted, say) nothing is
-/// known of any object.
+/// The directory itself has to exist. Without it (the disk may not be mounted) no object is known
+/// to be missing.
 #[derive(Debug)]
 pub struct Directory {
     root: Arc<PathBuf>,
@@ -42,13 +42,13 @@ pub struct Directory {
     threads: Threads,
 }
 
-/// The threads that it uses: those of a runtime of its own, so that a disk that hangs takes none of
-/// those of the streams.
+/// The threads of a runtime of its own, so that a disk that hangs does not block threads of the
+/// streams.
 #[derive(Clone, Debug)]
 struct Threads(Handle);
 
 impl Threads {
-    /// Does something, to the end even if nobody waits for that any more.
+    /// Runs a closure to its end, even if the caller stops waiting.
     async fn act<T: Send + 'static>(
         &self,
         act: impl Future<Output = Result<T>> + Send + 'static,
@@ -65,11 +65,11 @@ impl Threads {
 }
 
 impl Directory {
-    /// Takes a directory, which is made when it is not there. It is used on the blocking threads of
-    /// the runtime that is given.
+    /// Opens a directory, and creates it if it does not exist. It is used on the blocking threads
+    /// of the given runtime.
     ///
     /// # Errors
-    /// When it cannot be made or found.
+    /// When it cannot be created or found.
     pub fn take(path: &FilePath, threads: Handle) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let root = fs::canonicalize(path)?;
@@ -90,7 +90,7 @@ impl Directory {
     }
 }
 
-/// Not by the path's existence alone: what is no directory holds nothing.
+/// Checks more than that the path exists, because it may not be a directory.
 fn is_there(root: &FilePath) -> Result<()> {
     fs::read_dir(root)
         .map(drop)
@@ -104,8 +104,8 @@ fn failed(path: &FilePath, error: io::Error) -> Error {
     }
 }
 
-/// Deletes a file, and what an attempt to write it may have left beside it when it was killed. One
-/// that is not there is no matter.
+/// Deletes a file, and what a killed attempt to write it may have left beside it. A file that does
+/// not exist is no error.
 fn delete(path: &FilePath) -> io::Result<()> {
     let is_gone = |path: &FilePath| match fs::remove_file(path) {
         Ok(()) => Ok(false),
@@ -114,7 +114,7 @@ fn delete(path: &FilePath) -> io::Result<()> {
     };
     is_gone(path)?;
     for number in 1_u32.. {
-        // As `LocalFileSystem` calls what it has not finished.
+        // The names of unfinished files of `LocalFileSystem`.
         let mut staged = path.as_os_str().to_owned();
         staged.push(format!("#{number}"));
         if is_gone(FilePath::new(&staged))? {
@@ -124,8 +124,7 @@ fn delete(path: &FilePath) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the deletion of files last, and removes the directories that have nothing in them any
-/// more.
+/// Makes the deletion of files durable, and removes directories that are now empty.
 fn settle(root: &FilePath, mut deleted: Vec<PathBuf>) -> io::Result<()> {
     deleted.sort();
     deleted.dedup_by(|one, other| one.parent() == other.parent());
@@ -136,7 +135,7 @@ fn settle(root: &FilePath, mut deleted: Vec<PathBuf>) -> io::Result<()> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 synced => synced?,
             }
-            // The first that has something in it stays, and so do those above.
+            // The first directory that is not empty stays, and so do its parents.
             if fs::remove_dir(directory).is_err() {
                 break;
             }
@@ -259,7 +258,7 @@ fn delete_all(
     Ok(outcomes)
 }
 
-/// A range of a file, piece by piece. Ends early where the file does.
+/// Reads a range of a file piece by piece. Ends early at the end of the file.
 fn pieces(
     threads: Threads,
     file: File,

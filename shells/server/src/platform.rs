@@ -1,5 +1,5 @@
-//! What the server gets from the machine that it runs on, beside its files and its network: time,
-//! entropy, and threads. A simulation brings its own, by which a run can be repeated.
+//! Time, entropy and threads of the machine that the server runs on. A simulation replaces them, so
+//! that a run can be repeated.
 
 use std::fmt::Debug;
 use std::io;
@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use machine::Millis;
 use tokio::runtime::Handle;
 
-/// One piece of work that may block.
+/// A closure that may block.
 pub type Work = Box<dyn FnOnce() + Send>;
 
 pub trait Platform: Debug + Send + Sync + 'static {
@@ -18,11 +18,11 @@ pub trait Platform: Debug + Send + Sync + 'static {
     /// 64 random bits.
     ///
     /// # Errors
-    /// When there are none to be had.
+    /// When the system has none.
     fn random(&self) -> io::Result<u64>;
 
-    /// Does a piece of work where it may block, soon. Pieces are begun in the order in which they
-    /// are given.
+    /// Runs a closure soon, on a thread that may block. Closures start in the order in which they
+    /// were given.
     fn work(&self, work: Work);
 }
 
@@ -33,10 +33,10 @@ pub struct Native {
 }
 
 impl Native {
-    /// On the runtime in which it is called.
+    /// Uses the present runtime.
     ///
     /// # Panics
-    /// When it is called in none.
+    /// When it is called outside a runtime.
     #[must_use]
     pub fn current() -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Platform for Native {
     }
 
     fn work(&self, work: Work) {
-        // Whoever waits for it has a channel to it.
+        // The caller gets the result over a channel.
         drop(self.runtime.spawn_blocking(work));
     }
 }

@@ -1,8 +1,8 @@
-//! Broadcast readers: a `machine::tail` machine for each, and the carrying out of what it decides.
+//! Live readers: one machine ([`machine::live_reader`]) for each, and the execution of its effects.
 //!
-//! There is no task for a reader: it is driven by its own response, which hyper asks for more when
-//! the client has taken what came before. What a stream tells a reader that is not asked is held in
-//! its link, up to a bound.
+//! A reader has no task of its own. Its response drives it: hyper polls for more when the client
+//! has taken the bytes before. Messages that arrive in between are buffered in the subscription, up
+//! to a bound.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -29,53 +29,53 @@ use crate::subscribers::Subscription;
 
 type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
 
-/// What a dial was answered with.
+/// The answer to a connection attempt.
 enum Dialled {
-    /// A place at the tail.
+    /// The reader is attached at the tail.
     Attached(LiveHead, Subscription),
-    /// A page, as the reader's side wants it.
+    /// A page for the reader's machine.
     Page(LiveHead, Vec<u8>),
-    /// An answer for the client.
+    /// An answer to pass to the client.
     Passed(Outgoing),
 }
 
 pub(crate) struct Reader {
     streams: Arc<Streams>,
     name: Arc<str>,
-    /// What is asked with each dial, from another place.
+    /// The read that each attempt repeats, from another offset.
     read: Read,
     tail: LiveReader,
     dial: Option<Dial>,
     subscription: Option<Subscription>,
-    /// What is to be written to the client.
+    /// Bytes for the client, not sent yet.
     emitted: VecDeque<Bytes>,
-    /// What came with the first dial.
+    /// The answer to the first attempt.
     held: Answer,
-    /// What the last dial was answered with, where that is no head of a reader's side.
+    /// The last answer that is not for the reader's machine.
     passed: Option<Outgoing>,
-    /// The long-poll's answer.
+    /// The answer of the long-poll.
     answer: Option<Outgoing>,
     ending: watch::Receiver<bool>,
     seat: Seat,
-    /// Whether the client is known to send nothing more.
+    /// Whether the client has closed its sending side.
     is_half_closed: bool,
     _counted: Counted,
 }
 
-/// Asks a stream, and waits for what it says.
+/// Sends a call to a stream, and waits for the reply.
 pub(crate) async fn ask(streams: &Arc<Streams>, name: &str, call: Call) -> Option<Reply> {
     let kind = JobKind::Input(streams.call(call));
     streams.ask(name, kind, None).ok()?.await.ok()
 }
 
-/// Whether an answer is the beginning of a live read that goes on.
+/// Returns the live head of an answer that begins a live read.
 fn head(answer: &Answer) -> Option<LiveHead> {
     answer
         .header(internal_headers::LIVE_HEAD)
         .and_then(LiveHead::from_header)
 }
 
-/// The body of an answer that needs no rows.
+/// Returns the body of an answer that needs no rows.
 fn body(answer: Answer) -> Vec<u8> {
     match answer.body {
         Body::Bytes(bytes) => bytes,
@@ -83,7 +83,7 @@ fn body(answer: Answer) -> Vec<u8> {
     }
 }
 
-/// Takes what a stream has replied to a dial: `None` when it has not.
+/// Turns a reply into the answer of a connection attempt. `reply` is `None` if the job failed.
 async fn dialled(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Dialled {
     match reply {
         Some(Reply::Attached { line, subscription }) => Dialled::Attached(line.head, subscription),
@@ -104,7 +104,7 @@ async fn dialled(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Di
     }
 }
 
-/// Answers a live read, whose first dial was answered with `reply`.
+/// Answers a live read. `reply` is the stream's reply to the first attempt.
 pub(crate) async fn hold(
     streams: &Arc<Streams>,
     name: &str,
@@ -163,7 +163,7 @@ impl Reader {
                 if reader.tail.is_ended() {
                     return None;
                 }
-                // To be asked for more is to have a client that reads.
+                // hyper polls only when the client has taken everything before.
                 reader.step(Input::Pull);
                 reader.advance().await;
             }
@@ -183,7 +183,7 @@ impl Reader {
         }
     }
 
-    /// Waits for something to happen, and lets the tail decide on it.
+    /// Waits for the next event, and lets the reader's machine decide.
     async fn advance(&mut self) {
         enum Event {
             Ending,
@@ -223,7 +223,7 @@ impl Reader {
         }
     }
 
-    /// Takes the answer to a dial.
+    /// Handles the answer to a connection attempt.
     fn take(&mut self, dialled: Dialled) {
         match dialled {
             Dialled::Attached(head, subscription) => {
@@ -276,7 +276,7 @@ impl Reader {
     }
 }
 
-/// Waits for what may not be there; then, for ever.
+/// Waits for the connection attempt. Without one, waits for ever.
 async fn either(dial: Option<&mut Dial>) -> Dialled {
     match dial {
         Some(dial) => dial.await,

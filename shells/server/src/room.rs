@@ -1,7 +1,7 @@
-//! Memory that clients make the server hold: bodies that arrive, and pages that leave.
+//! Memory that clients make the server hold: request bodies and responses.
 //!
-//! Only bytes that are held count, and not those that are announced. When there is no room, the
-//! address that holds most gives way.
+//! Only bytes in memory count, not announced ones. When there is no room, the address that holds
+//! most loses one of its bodies or responses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::clients::{Address, Client, End};
 
-/// Room for a number of bytes.
+/// Memory for a bounded number of bytes.
 #[derive(Debug)]
 pub(crate) struct Room {
     bytes_max: usize,
@@ -22,12 +22,12 @@ pub(crate) struct Room {
     holders: Mutex<Holders>,
 }
 
-/// Which of the things that the heaviest address holds gives way.
+/// Which reservation of the heaviest address is evicted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rule {
-    /// The newest that has at least so many bytes; without one, the newest.
+    /// The newest that has at least this many bytes. If there is none, the newest.
     NewestLarge(usize),
-    /// The oldest, if it has been held for so long.
+    /// The oldest, if it is at least this old.
     Oldest(Duration),
 }
 
@@ -43,7 +43,7 @@ struct Holder {
     address: Address,
     bytes: usize,
     since: Instant,
-    /// How it is told to give way; `None` when it need not any more.
+    /// How the holder learns that it is evicted. `None` if it cannot be evicted any more.
     way: Option<Way>,
     has_given_way: bool,
 }
@@ -54,7 +54,7 @@ enum Way {
     End(Arc<End>),
 }
 
-/// Room that is taken, for as long as this is held.
+/// Reserved memory. Dropping this frees it.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     room: Arc<Room>,
@@ -94,22 +94,22 @@ impl Room {
         }
     }
 
-    /// Room for something that grows, and that is told when it has to give way.
+    /// Reserves memory for something that grows, and that is notified when it is evicted.
     pub(crate) fn growing(self: &Arc<Self>, client: &Client) -> Reservation {
         let notify = Arc::new(Notify::new());
         self.enter(client.address, Arc::clone(&notify), Way::Notify(notify))
     }
 
-    /// The bytes, counted until the last of them has left. To give way is to end the connection.
+    /// Counts bytes until the last of them is sent. Eviction ends the connection.
     ///
     /// # Errors
-    /// When there is no room for them.
+    /// When they do not fit.
     pub(crate) fn count(
         self: &Arc<Self>,
         client: &Client,
         bytes: Bytes,
     ) -> Result<Bytes, RoomFullError> {
-        /// Bytes that take room.
+        /// Bytes with their reservation.
         struct Counted {
             bytes: Bytes,
             _taken: Reservation,
@@ -121,7 +121,7 @@ impl Room {
         }
         let end = Arc::clone(&client.end);
         let taken = self.enter(client.address, Arc::default(), Way::End(end));
-        // One that is larger than all of the room may be held by itself.
+        // A single piece that is larger than all of the room is allowed.
         taken.more(bytes.len().min(self.bytes_max))?;
         Ok(Bytes::from_owner(Counted {
             bytes,
@@ -131,10 +131,10 @@ impl Room {
 }
 
 impl Reservation {
-    /// Takes more.
+    /// Reserves more bytes.
     ///
     /// # Errors
-    /// When there is no room, or this has had to give way.
+    /// When there is no room, or this reservation was evicted.
     pub(crate) fn more(&self, bytes: usize) -> Result<(), RoomFullError> {
         let room = &self.room;
         let mut holders = room.holders.lock();
@@ -153,14 +153,14 @@ impl Reservation {
         Ok(())
     }
 
-    /// From now on it need not give way.
+    /// Protects the reservation from eviction.
     pub(crate) fn settle(&self) {
         if let Some(holder) = self.room.holders.lock().each.get_mut(&self.number) {
             holder.way = None;
         }
     }
 
-    /// Comes when it has had to give way.
+    /// Resolves when the reservation is evicted.
     pub(crate) async fn gives_way(&self) {
         self.notify.notified().await;
     }
@@ -207,7 +207,8 @@ impl Holders {
         }
     }
 
-    /// Its bytes count no more, although its task takes a moment to let go of them.
+    /// Evicts a reservation. Its bytes no longer count, although its task takes a moment to free
+    /// them.
     fn give_way(&mut self, number: u64) {
         let Some(holder) = self.each.get_mut(&number) else {
             return;

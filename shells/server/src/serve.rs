@@ -1,4 +1,4 @@
-//! Connections: accepted, bounded, served, and brought to an end.
+//! Accepts connections, bounds them, serves them, and ends them.
 
 use std::future::Future;
 use std::io;
@@ -35,47 +35,48 @@ use crate::socket::{Answering, NextBody, Socket};
 use crate::storage::Storage;
 use crate::streams::Streams;
 
-/// How long nothing is accepted after that has failed, for want of descriptors most likely.
+/// The pause after a failed accept. Most likely there were no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where connections come from.
 pub trait Listener: Send + 'static {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// When there is none to be had at the moment.
+    /// When none can be accepted at the moment.
     fn accept(&mut self) -> impl Future<Output = io::Result<Accepted<Self::Io>>> + Send;
 }
 
-/// A connection, and what is known of it.
+/// An accepted connection.
 pub struct Accepted<Io> {
     pub io: Io,
-    /// The address that it came to.
+    /// The local address of the connection.
     pub local: SocketAddr,
-    /// The address that it came from, which may have a share of what there is.
+    /// The remote address, which may use a share of the bounds.
     pub peer: IpAddr,
     pub watch: Arc<dyn Watch>,
 }
 
 type Coming<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// What can be seen of a connection while nothing is read or written. What the network does not
-/// tell never comes.
+/// Events of a connection that are seen without reading or writing. A network that cannot report an
+/// event never resolves its future.
 pub trait Watch: Send + Sync {
-    /// Comes when the client has reset the connection.
+    /// Resolves when the client has reset the connection.
     fn reset(&self) -> Coming<'_> {
         Box::pin(std::future::pending())
     }
 
-    /// Comes when the client sends nothing more: it waits for the answer, or it is gone.
+    /// Resolves when the client has closed its sending side. It waits for the answer, or it is
+    /// gone.
     fn half_closed(&self) -> Coming<'_> {
         Box::pin(std::future::pending())
     }
 }
 
-/// Nothing can be seen.
+/// A connection that reports no events.
 #[derive(Clone, Copy, Debug)]
 pub struct Unseen;
 
@@ -84,7 +85,7 @@ impl Watch for Unseen {}
 impl Watch for OwnedReadHalf {
     fn reset(&self) -> Coming<'_> {
         Box::pin(async {
-            // If the system does not say, a write will.
+            // If the system does not report it, a write will.
             if self.ready(Interest::ERROR).await.is_err() {
                 std::future::pending().await
             }
@@ -94,7 +95,7 @@ impl Watch for OwnedReadHalf {
     fn half_closed(&self) -> Coming<'_> {
         Box::pin(async {
             let stream: &TcpStream = self.as_ref();
-            // What has come of the next request, if anything, is left where it is.
+            // Bytes of the next request stay in the socket.
             if stream.peek(&mut [0]).await.ok() != Some(0) {
                 std::future::pending().await
             }
@@ -124,7 +125,7 @@ impl Listener for Tcp {
     }
 }
 
-/// What a client sends.
+/// The body of a client's request.
 #[derive(Debug)]
 pub struct Incoming(Arc<OwnedReadHalf>);
 
@@ -146,7 +147,7 @@ impl AsyncRead for Incoming {
     }
 }
 
-/// The server: everything but where its connections come from.
+/// The server, without its listener.
 #[derive(Debug)]
 pub struct Server {
     config: Config,
@@ -155,7 +156,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the data directory. Sealed segments go to `cold`; without it none is ever sealed.
+    /// Opens the data directory. Sealed segments go to `cold`. Without it no segment is sealed.
     ///
     /// # Errors
     /// When the directory cannot be used.
@@ -168,7 +169,7 @@ impl Server {
         Ok(Self::over(config, platform, Arc::new(files), cold))
     }
 
-    /// The same over any storage, which is this server's alone.
+    /// Returns a server over any storage. No other server may use the storage.
     #[must_use]
     pub fn over(
         config: Config,
@@ -184,8 +185,7 @@ impl Server {
         }
     }
 
-    /// Serves until `end` comes, and then until everything under way is answered or the time for
-    /// that is over.
+    /// Serves until `end` resolves. Then waits for requests under way, up to the shutdown timeout.
     pub async fn serve(self, mut listener: impl Listener, end: impl Future<Output = ()>) {
         let Self {
             config,
@@ -238,7 +238,7 @@ impl Server {
                     let answer = service.answer(request, &client).await?;
                     Ok::<_, GaveWayError>(answer.map(|body| {
                         body.map_err(move |error| {
-                            // Held until the body is dropped.
+                            // Kept until the body is dropped.
                             let _ = &answering;
                             error
                         })
@@ -251,10 +251,10 @@ impl Server {
                     ended = connection => {
                         // A client that leaves does no harm.
                         if let Err(error) = ended {
-                            tracing::debug!(%error, "a connection broke off");
+                            tracing::debug!(%error, "a connection broke");
                         }
                     }
-                    () = asked_to_end.asked() => tracing::debug!("a connection gave way to another"),
+                    () = asked_to_end.asked() => tracing::debug!("a connection was closed to make room for another"),
                     () = watch.reset() => tracing::debug!("a connection was reset"),
                 }
                 drop(counted);
@@ -267,19 +267,19 @@ impl Server {
             .await
             .is_err()
         {
-            tracing::warn!("connections are left that have not ended in time");
+            tracing::warn!("some connections did not end in time");
         }
         if alarms.await.is_err() {
-            tracing::error!("the alarms have failed");
+            tracing::error!("the task that fires alarms panicked");
         }
         if effects.await.is_err() {
-            tracing::error!("the errands have failed");
+            tracing::error!("the task that performs effects panicked");
         }
         let (reply_to, closed) = oneshot::channel();
         let platform = Arc::clone(&streams.platform);
         platform.work(Box::new(move || {
             streams.close();
-            // Whoever waits for it is still there.
+            // The receiver still waits.
             let _ = reply_to.send(());
         }));
         if closed.await.is_err() {
@@ -288,14 +288,14 @@ impl Server {
     }
 }
 
-/// How long the body of a request is.
+/// Returns the length of a request's body.
 fn length(body: &hyper::body::Incoming) -> Length {
     body.size_hint()
         .exact()
         .map_or(Length::Chunked, Length::Known)
 }
 
-/// One connection, bounded in what it may take and how long.
+/// Builds the HTTP connection with its bounds.
 fn connection<I, S, F, B, E>(
     config: &Config,
     io: Socket<I>,
@@ -313,7 +313,7 @@ where
     let bounds = &config.bounds;
     http1::Builder::new()
         .timer(TokioTimer::new())
-        // A client that has sent all that it has to say may still wait for the answer.
+        // A client that has closed its sending side may still wait for the answer.
         .half_close(true)
         .header_read_timeout(bounds.idle_timeout.max(bounds.head_timeout))
         .max_buf_size(bounds.head_bytes_max)

@@ -1,4 +1,4 @@
-//! What lies between the network and the HTTP library on a connection.
+//! The layer between the network and the HTTP library.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::config::Bounds;
 use crate::framing::{Framing, Length};
 
-/// How long the body is of the request whose head was read last.
+/// The length of the body of the request whose head was read last.
 pub(crate) type NextBody = Arc<Mutex<Option<Length>>>;
 
 /// Held by the connection's two ends, and by each request until all of its answer is taken.
@@ -24,13 +24,13 @@ pub(crate) type Answering = Arc<()>;
 /// How many hold it while no request is under way.
 const ENDS: usize = 2;
 
-/// A connection that bounds the time in which a head comes and in which anything is taken, and that
-/// is closed in such a way that the client can read the last answer.
+/// A connection that bounds the time for a head to arrive and for a write to be taken, and that is
+/// closed so that the client can read the last answer.
 pub(crate) struct Socket<Io> {
     io: Pin<Box<TimeoutStream<Io>>>,
     framing: Framing,
     next_body: NextBody,
-    /// Bytes behind a head, of which it is not known yet what they are.
+    /// Bytes after a head. Whether they are a body is not known yet.
     behind: BytesMut,
     head_timeout: Duration,
     head_late: Option<Pin<Box<Sleep>>>,
@@ -44,9 +44,9 @@ pub(crate) struct Socket<Io> {
     replaced: BytesMut,
 }
 
-/// The client is told that nothing more comes, and what it still sends is thrown away. If the
-/// connection was closed at once, the system would answer that with a reset, and the client would
-/// lose what it has not read (RFC 9112, 9.6).
+/// After the server has closed its sending side, it discards what the client still sends. If it
+/// closed the connection at once, the system would send a reset, and the client would lose what it
+/// has not read (RFC 9112, 9.6).
 struct Lingering {
     over: Pin<Box<Sleep>>,
     silent: Pin<Box<Sleep>>,
@@ -55,7 +55,7 @@ struct Lingering {
 impl<Io: AsyncRead + AsyncWrite> Socket<Io> {
     pub(crate) fn new(io: Io, next_body: NextBody, answering: Answering, bounds: &Bounds) -> Self {
         let mut io = TimeoutStream::new(io);
-        // A client that takes nothing of what it is sent does not hold its connection for ever.
+        // A client that reads nothing must not keep its connection for ever.
         io.set_write_timeout(Some(bounds.write_timeout));
         Self {
             io: Box::pin(io),
@@ -135,7 +135,7 @@ impl<Io: AsyncRead + AsyncWrite> AsyncRead for Socket<Io> {
         }
         let read = &mut buffer.filled_mut()[before..];
         let passed = if this.framing.awaits_length() {
-            // The head was refused: the library reads what follows only to be done with it.
+            // The head was refused. The library reads what follows only to discard it.
             read.len()
         } else {
             this.framing.follow(read)
@@ -220,7 +220,7 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Socket<Io> {
                     let silent_at = Instant::now() + this.linger_silence;
                     lingering.silent.as_mut().reset(silent_at);
                 }
-                // The client has closed the connection, or it has broken off.
+                // The client has closed the connection, or it broke.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => return lingering.silent.as_mut().poll(context).map(Ok),
             }

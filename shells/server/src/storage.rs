@@ -1,5 +1,5 @@
-//! Where the server keeps what is durable: a database for each stream, and the index of alarms. On
-//! a machine these are files ([`crate::files`], [`crate::alarms`]); a simulation brings its own.
+//! The durable state of the server: a database for each stream, and the index of alarms. On a
+//! machine these are files ([`crate::files`], [`crate::alarms`]). A simulation has its own.
 
 use std::fmt::Debug;
 use std::io;
@@ -7,85 +7,85 @@ use std::io;
 use machine::plan::Span;
 use machine::{Millis, Rows, StorageError, Write};
 
-/// One stream's rows. [`Rows::attached`] is not asked of it: readers are not stored.
+/// The rows of one stream. [`Rows::attached`] is never called, because subscribers are not stored.
 ///
-/// What has been written and not committed is gone when it is dropped.
+/// Dropping it discards uncommitted writes.
 pub trait Database: Rows + Debug + Send {
-    /// Opens a transaction, whose writes [`Self::commit`] makes durable all at once. It sees what
-    /// it has written.
+    /// Opens a transaction. [`Self::commit`] makes its writes durable all at once. Reads see them
+    /// before that.
     ///
     /// # Errors
     /// When the storage cannot be locked or read.
     fn begin(&mut self) -> io::Result<()>;
 
-    /// Carries out writes in the open transaction.
+    /// Applies writes in the open transaction.
     ///
     /// # Errors
-    /// When the storage refuses one of them. The database is dropped then.
+    /// When the storage refuses one of them. The caller drops the database then.
     fn apply(&mut self, writes: &[Write]) -> io::Result<()>;
 
-    /// Durable when it returns.
+    /// Commits the open transaction. It is durable when this returns.
     ///
     /// # Errors
-    /// When the transaction could not be made durable. Whether it was is unknown then. The database
-    /// is dropped.
+    /// When the commit failed. The transaction may or may not be durable. The caller drops the
+    /// database then.
     fn commit(&mut self) -> io::Result<()>;
 
-    /// The joined frames of the rows of a span.
+    /// Returns the joined frames of the rows of a span.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError>;
 
-    /// The names of the tables.
+    /// Returns the names of the tables.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn tables(&self) -> io::Result<Vec<String>>;
 
-    /// Lets go of it, with nothing written that is not committed.
+    /// Closes the database. No transaction is open.
     ///
     /// # Errors
-    /// When that cannot be done cleanly.
+    /// When it cannot be closed cleanly.
     fn close(self: Box<Self>) -> io::Result<()>;
 }
 
-/// Streams whose alarm is due, and when the first of all alarms is.
+/// Streams whose alarm is due, and the time of the earliest of all alarms.
 pub type Due = (Vec<String>, Option<Millis>);
 
 /// Everything that outlives a server.
 pub trait Storage: Debug + Send + Sync + 'static {
-    /// The database of a stream, where it has one.
+    /// Opens the database of a stream, if it has one.
     ///
     /// # Errors
     /// When it cannot be opened.
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn Database>>>;
 
-    /// A new, empty database for a stream. It need not last before its first commit.
+    /// Creates an empty database for a stream. It need not be durable before its first commit.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be created.
     fn create(&self, name: &str) -> io::Result<Box<dyn Database>>;
 
-    /// Removes the database of a stream that is no more, and whose tables are gone already.
+    /// Removes the database of a deleted stream, whose tables are already dropped.
     ///
     /// # Errors
-    /// When it cannot be removed. An empty one is left then.
+    /// When it cannot be removed. An empty database is left then.
     fn remove(&self, name: &str, database: Box<dyn Database>) -> io::Result<()>;
 
-    /// Enters when a stream is to be woken. Durable when it returns.
+    /// Sets the alarm of a stream. It is durable when this returns.
     ///
     /// # Errors
-    /// When it could not be made durable.
+    /// When the alarm may not be durable.
     fn set_alarm(&self, name: &str, at: Millis) -> io::Result<()>;
 
-    /// Takes a stream's alarm out.
+    /// Removes the alarm of a stream.
     ///
     /// # Errors
-    /// When it may still be there.
+    /// When the alarm may still be set.
     fn remove_alarm(&self, name: &str) -> io::Result<()>;
 
-    /// The alarms that are due, the earliest first, up to a number.
+    /// Returns due alarms, the earliest first, up to a fixed number.
     ///
     /// # Errors
     /// When the index cannot be read.

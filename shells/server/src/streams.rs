@@ -45,27 +45,27 @@ pub(crate) struct Streams {
     pub(crate) settings: Settings,
     pub(crate) bounds: Bounds,
     pub(crate) storage: Arc<dyn Storage>,
-    /// An alarm has been set, and may be the first to come.
+    /// An alarm was set. It may be the next one to fire.
     pub(crate) alarms_changed: Notify,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) effect_queue: EffectQueue,
-    /// Those that have something to do, a file that is open, or readers.
+    /// Streams that have jobs, an open file, or subscribers.
     actors: Mutex<HashMap<Arc<str>, Arc<StreamActor>>>,
-    /// Those whose file is open, the least recently used first.
+    /// Streams whose file is open, the least recently used first.
     open: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
     calls: AtomicU64,
     instances: AtomicU64,
     subscribers: AtomicU64,
 }
 
-/// The stream has as many requests waiting as it may.
+/// The queue of the stream is full.
 #[derive(Debug)]
 pub(crate) struct QueueFullError;
 
 impl Streams {
-    /// All streams of a storage, and what they ask of the cold tier and of each other.
+    /// Returns the streams of a storage, and the receiver of their effects.
     pub(crate) fn new(
         config: &Config,
         platform: Arc<dyn Platform>,
@@ -74,7 +74,7 @@ impl Streams {
     ) -> (Self, UnboundedReceiver<EffectJob>) {
         let (effect_queue, effect_jobs) = EffectQueue::new(cold, config.bounds.puts_bytes_max);
         let mut settings = config.settings.clone();
-        // What is not there, the machine does without.
+        // The limits say which parts this shell has.
         settings.limits.cold = effect_queue.has_store();
         settings.limits.registry = true;
         settings.limits.index = false;
@@ -96,14 +96,14 @@ impl Streams {
         (streams, effect_jobs)
     }
 
-    /// A call, to be asked of a stream.
+    /// Gives a call an id.
     pub(crate) fn call(&self, call: Call) -> Input {
         let id = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
         Input::Call { id, call }
     }
 
-    /// Asks for the next page of an answer. There is always room: each response asks for one page
-    /// at a time.
+    /// Requests the next page of an answer. The queue has no bound for it, because each response
+    /// requests one page at a time.
     pub(crate) fn read_on(self: &Arc<Self>, name: &str, rest: Rest) -> oneshot::Receiver<Reply> {
         let id = CallId(self.calls.fetch_add(1, Ordering::Relaxed));
         let (reply_to, reply) = oneshot::channel();
@@ -116,27 +116,28 @@ impl Streams {
         reply
     }
 
-    /// A number that no other instance of a stream has.
+    /// Returns a number that no other instance of any stream has.
     pub(crate) fn instance(&self) -> u64 {
         self.instances.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Tells an instance of a stream what became of its errand.
+    /// Reports the outcome of an effect to the instance that asked for it.
     pub(crate) fn report(self: &Arc<Self>, name: &str, instance: u64, outcome: Input) {
         self.send_always(name, JobKind::Outcome { instance, outcome });
     }
 
-    /// Has a stream encode a piece of a segment.
+    /// Makes a stream encode a piece of a segment.
     pub(crate) fn encode(self: &Arc<Self>, name: &str, encoding: Encoding) {
         self.send_always(name, JobKind::Encode(encoding));
     }
 
-    /// A number for a reader, which no other has: a stream may hear of it when it is long gone.
+    /// Returns a number that no other subscriber has. Numbers are not reused, because a stream may
+    /// get a message about a subscriber that left long ago.
     pub(crate) fn subscriber(&self) -> u64 {
         self.subscribers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Tells a stream that its alarm has come.
+    /// Fires a stream's alarm.
     pub(crate) fn alarm(
         self: &Arc<Self>,
         name: &str,
@@ -144,7 +145,7 @@ impl Streams {
         self.ask(name, JobKind::Input(Input::Alarm), None)
     }
 
-    /// A reader has let go of its link.
+    /// A reader has dropped its subscription.
     pub(crate) fn leave(self: &Arc<Self>, name: &str, subscriber: u64, incarnation: Incarnation) {
         self.send_always(
             name,
@@ -155,7 +156,7 @@ impl Streams {
         );
     }
 
-    /// For what is bounded by itself, as readers and errands are, there is always room.
+    /// Queues a job beyond the bound. Subscribers and effects are bounded elsewhere.
     fn send_always(self: &Arc<Self>, name: &str, kind: JobKind) {
         let job = Job {
             kind,
@@ -165,7 +166,7 @@ impl Streams {
         drop(self.send(name, job, usize::MAX));
     }
 
-    /// Asks a stream; what it replies comes over the channel, or nothing when it fails.
+    /// Queues a job. The reply comes over the channel. If the job fails, the channel closes.
     pub(crate) fn ask(
         self: &Arc<Self>,
         name: &str,
@@ -181,7 +182,7 @@ impl Streams {
         self.send(name, job, self.bounds.queue_max).map(|()| reply)
     }
 
-    /// Puts a job into a stream's queue, and the stream to work.
+    /// Queues a job, and schedules the actor if it is not running.
     fn send(
         self: &Arc<Self>,
         name: &str,
@@ -197,7 +198,7 @@ impl Streams {
                 actor
             }
         };
-        // Under the lock of all cells: one that is found is not removed before it has the job.
+        // The map stays locked, so the actor cannot be removed before it has the job.
         let mut mailbox = actor.mailbox.lock();
         if mailbox.jobs.len() >= queue_max {
             return Err(QueueFullError);
@@ -216,7 +217,7 @@ impl Streams {
         self.platform.work(Box::new(move || streams.run(&actor)));
     }
 
-    /// One commit's work of a stream. If there is more, others come first.
+    /// Runs one batch of a stream. If jobs are left, other streams come first.
     fn run(self: &Arc<Self>, actor: &Arc<StreamActor>) {
         let mut state = actor.state.lock();
         if state.database.is_some() {
@@ -236,8 +237,8 @@ impl Streams {
         }
     }
 
-    /// Notes that a stream's file is open, and closes those of others when there are too many. At
-    /// most one for each thread of the pool is beyond the bound.
+    /// Records that a stream's file is open, and closes files of other streams if there are too
+    /// many. The bound is exceeded by at most one file for each thread of the pool.
     pub(crate) fn opened(&self, actor: &StreamActor) {
         let this = self.actors.lock().get(&actor.name).map(Arc::clone);
         let Some(this) = this else { return };
@@ -260,7 +261,7 @@ impl Streams {
         self.metrics.open_streams.set(gauge(open.len()));
     }
 
-    /// Closes the file of a stream, unless the stream is at work.
+    /// Closes the file of a stream, unless a thread runs the stream.
     fn put_to_sleep(&self, actor: &Arc<StreamActor>) -> bool {
         let Some(mut state) = actor.state.try_lock() else {
             return false;
@@ -276,14 +277,14 @@ impl Streams {
         true
     }
 
-    /// Notes that a stream's file is closed.
+    /// Records that a stream's file is closed.
     pub(crate) fn closed(&self, actor: &StreamActor) {
         let mut open = self.open.lock();
         open.pop(&actor.name);
         self.metrics.open_streams.set(gauge(open.len()));
     }
 
-    /// Uses the storage on a thread that may be blocked.
+    /// Uses the storage on a thread that may block.
     pub(crate) async fn ask_storage<T: Send + 'static>(
         self: &Arc<Self>,
         act: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
@@ -295,7 +296,7 @@ impl Streams {
         Ok(done.await??)
     }
 
-    /// Closes every file. What still works is waited for.
+    /// Closes every file. Waits for streams that are running.
     pub(crate) fn close(&self) {
         loop {
             let Some((_, actor)) = self.open.lock().pop_lru() else {

@@ -99,7 +99,7 @@ impl Subscribers {
     }
 }
 
-/// The stream's end of a live reader's link.
+/// The stream's end of a subscription.
 #[derive(Debug)]
 struct SubscriberSender {
     class: Class,
@@ -109,14 +109,14 @@ struct SubscriberSender {
     held_bytes_max: usize,
 }
 
-/// What a turn tells the readers of a class.
+/// What a turn sends to the subscribers of a class.
 #[derive(Clone, Debug)]
 struct LiveMessage {
     frame: Frame,
     body: Vec<u8>,
 }
 
-/// The reader's end.
+/// The reader's end of a subscription. Dropping it detaches the subscriber.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     messages: mpsc::UnboundedReceiver<Arc<LiveMessage>>,
@@ -127,11 +127,12 @@ pub(crate) struct Subscription {
     streams: Arc<Streams>,
 }
 
-/// So many bytes are held that the stream has let go.
+/// The flag in `held` that says that the buffer was full and the stream has detached the
+/// subscriber.
 const OVERFLOWED: usize = 1 << (usize::BITS - 1);
 
 impl Subscription {
-    /// The next thing that the reader's side is to hear.
+    /// Returns the next input for the reader's machine.
     pub(crate) async fn next(&mut self) -> live_reader::Input {
         let message = self.messages.recv().await;
         if self.held.load(Ordering::Acquire) & OVERFLOWED != 0 {
@@ -154,10 +155,10 @@ impl Drop for Subscription {
 }
 
 impl SubscriberSender {
-    /// Whether the reader is still to be told things.
+    /// Sends a message. Returns whether the subscriber stays attached.
     fn send(&self, message: &Arc<LiveMessage>) -> bool {
-        // A message may go beyond the bound, but not find it reached: any message can be told to a
-        // reader that reads.
+        // Check the bound before adding, not after: a single message larger than the bound must
+        // still reach a reader that keeps up.
         if self.held.load(Ordering::Acquire) >= self.held_bytes_max {
             self.held.fetch_or(OVERFLOWED, Ordering::AcqRel);
             return false;

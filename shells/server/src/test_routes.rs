@@ -1,5 +1,5 @@
-//! What the tests need to see and to break: the request header `X-Test-Op`. Behind the feature
-//! `test-routes`, never released.
+//! The request header `X-Test-Op`, by which tests inspect and break streams. It needs the feature
+//! `test-routes`, which no release has.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use crate::platform::Platform;
 use crate::storage::Database;
 use crate::streams::Streams;
 
-/// What a test does to a stream.
+/// A test operation on a stream.
 #[derive(Debug)]
 pub(crate) enum Test {
-    /// Drop the instance, and cut every link.
+    /// Drop the instance, and detach every subscriber.
     Reset,
-    /// Tell what there is.
+    /// Send statistics.
     Stats(oneshot::Sender<String>),
-    /// It has been done.
+    /// The operation was performed.
     Done,
 }
 
 impl Test {
-    /// Does it. `void` takes back what is not committed, and drops the instance.
+    /// Performs the operation. `roll_back` undoes uncommitted writes, and drops the instance.
     pub(crate) fn perform(
         &mut self,
         state: &mut ActorState,
@@ -54,7 +54,7 @@ impl Test {
     }
 }
 
-/// The segments that are known to be stored, each as JSON.
+/// Returns the segments that are known to be stored, each as JSON.
 fn stored_segments(database: &dyn Database) -> Result<Vec<String>, StorageError> {
     let mut stored = Vec::new();
     let Some(head) = database.head()? else {

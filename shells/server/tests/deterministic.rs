@@ -1,5 +1,4 @@
-//! The server without a network, without a clock and without threads: what a simulation needs of
-//! it.
+//! Tests that the server runs without a network, a clock and threads, as a simulation needs.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -19,7 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Connections out of a queue.
+/// A listener that takes connections from a queue.
 struct Pipes(mpsc::UnboundedReceiver<DuplexStream>);
 
 impl Listener for Pipes {
@@ -39,7 +38,7 @@ impl Listener for Pipes {
     }
 }
 
-/// The runtime's paused clock, numbers instead of entropy, and one thread.
+/// A platform with the runtime's paused clock, a counter instead of entropy, and one thread.
 #[derive(Debug)]
 struct PausedPlatform {
     begun: Instant,
@@ -63,7 +62,7 @@ impl Platform for PausedPlatform {
     }
 }
 
-/// Everything that a connection is answered until it is closed.
+/// Sends a request, and returns everything that is answered until the connection is closed.
 async fn exchange(connections: &mpsc::UnboundedSender<DuplexStream>, request: &str) -> String {
     let (mut ours, theirs) = duplex(1 << 16);
     connections.send(theirs).unwrap();
@@ -73,7 +72,7 @@ async fn exchange(connections: &mpsc::UnboundedSender<DuplexStream>, request: &s
     answer
 }
 
-/// What clients see of a short life of a server.
+/// Runs a server for a short time, and returns what clients saw.
 async fn life() -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let cold = Arc::new(InMemory::new());
@@ -120,13 +119,13 @@ async fn life() -> Vec<String> {
     let objects: Vec<_> = cold.list(None).try_collect().await.unwrap();
     assert_eq!(objects.len(), 1);
     seen.extend([read, polled, appended, exchange(&connections, &page).await]);
-    // Nobody uses it any more: its alarm comes, and all goes but what the registry has heard.
+    // The stream is idle until its alarm deletes it. Only the registry still knows it.
     tokio::time::sleep(Duration::from_secs(400)).await;
     seen.push(exchange(&connections, &page).await);
     seen.push(exchange(&connections, &page.replace("/a ", "/__registry__ ")).await);
     tokio::time::sleep(Duration::from_secs(2 * 3_600)).await;
     let left: Vec<_> = cold.list(None).try_collect().await.unwrap();
-    // The registry's own, for it has two messages by now.
+    // The segment of the registry, which has two messages by now.
     assert!(
         left.iter().all(|object| !objects.contains(object)),
         "{left:?}"
@@ -160,7 +159,7 @@ async fn a_life_passes_in_no_time_and_twice_alike() {
         polled.starts_with("HTTP/1.1 200 ") && polled.ends_with("[{\"a\":1}]"),
         "{polled}"
     );
-    // In chunks, as it is all cold by now.
+    // The answer is chunked, because all of the stream is cold by now.
     let body = page.split_once("\r\n\r\n").unwrap().1;
     assert_eq!(
         body, "10\r\n[{\"a\":1},{\"a\":1}\r\n1\r\n]\r\n0\r\n\r\n",

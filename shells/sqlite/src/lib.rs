@@ -1,6 +1,5 @@
-//! A stream's rows in SQLite: the machine's read port and the carrying out of its writes, over a
-//! `rusqlite` connection. The server keeps one file per stream with it, the simulator databases in
-//! memory.
+//! The rows of a stream in SQLite: the machine's read port and its writes, over a `rusqlite`
+//! connection. The server uses it with one file per stream, the simulator with databases in memory.
 #![forbid(unsafe_code)]
 
 use machine::plan::Span;
@@ -12,43 +11,43 @@ use machine::{StorageError, Write};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, Row, ToSql, params_from_iter};
 
-/// More than there are statements in [`machine::sql`] for two segments. Those of dropped tables
-/// give way.
+/// More than the statements of [`machine::sql`] for two segments. Statements of dropped tables are
+/// evicted.
 const STATEMENTS_KEPT: usize = 64;
 
-/// One stream's database. What it is asked are the questions of [`machine::Rows`], but for the
-/// readers, whom no database knows.
+/// The database of one stream. It has the methods of [`machine::Rows`], except `attached`, because
+/// subscribers are not stored.
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
 }
 
 impl Database {
-    /// Takes a connection to a database that holds nothing but this stream.
+    /// Uses a connection to a database that holds only this stream.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         Self { connection }
     }
 
-    /// A database in memory.
+    /// Opens a database in memory.
     ///
     /// # Errors
-    /// When there is no room for it.
+    /// When there is not enough memory.
     pub fn in_memory() -> Result<Self> {
         Connection::open_in_memory().map(Self::new)
     }
 
-    /// Closes the database, by which everything comes into its one file.
+    /// Closes the database, which moves everything into its one file.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When it cannot be closed.
     pub fn close(self) -> Result<()> {
         self.connection.close().map_err(|(_, error)| error)
     }
 
-    /// Opens a transaction, whose writes [`Self::commit`] makes durable all at once. It sees what
-    /// it has written.
+    /// Opens a transaction. [`Self::commit`] makes its writes durable all at once. Reads see them
+    /// before that.
     ///
     /// # Errors
     /// When the database cannot be locked or read.
@@ -57,15 +56,15 @@ impl Database {
     }
 
     /// # Errors
-    /// When the transaction could not be made durable. Whether it was is unknown then.
+    /// When the commit failed. The transaction may or may not be durable.
     pub fn commit(&self) -> Result<()> {
         self.execute("COMMIT", &[])
     }
 
-    /// Carries out writes, in a transaction if one is open.
+    /// Applies writes, in a transaction if one is open.
     ///
     /// # Errors
-    /// When the database refuses one of them. Those before it stay, until the transaction is rolled
+    /// When the database refuses one of them. Those before it stay until the transaction is rolled
     /// back.
     pub fn apply(&self, writes: &[Write]) -> Result<()> {
         for write in writes {
@@ -74,7 +73,7 @@ impl Database {
         Ok(())
     }
 
-    /// The joined frames of the rows of a span.
+    /// Returns the joined frames of the rows of a span.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -205,7 +204,7 @@ impl Database {
         Ok(Some(outbox))
     }
 
-    /// The last row of an answer, decoded.
+    /// Decodes the last row of a result.
     fn one<T>(
         &self,
         statement: &str,
@@ -220,7 +219,7 @@ impl Database {
         Ok(answer)
     }
 
-    /// The names of the tables that there are.
+    /// Returns the names of the tables.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -1,4 +1,4 @@
-//! A database of version 0.1, whose two hot tables took turns, goes on working.
+//! A database of version 0.1, which had two alternating hot tables, still works.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use machine::rows::{Former, HotTable, RowKey};
@@ -6,7 +6,7 @@ use machine::{Millis, Write};
 use rusqlite::Connection;
 use sqlite::Database;
 
-/// The tables as version 0.1 made them, with a stream in them.
+/// The tables of version 0.1, with a stream in them.
 fn former(open: u64, writable: bool, tables: &[(&str, u64)]) -> Database {
     let connection = Connection::open_in_memory().unwrap();
     connection
@@ -42,7 +42,7 @@ fn former(open: u64, writable: bool, tables: &[(&str, u64)]) -> Database {
     Database::new(connection)
 }
 
-/// Where the rows of each former table are after the upgrade.
+/// Returns where the rows of each former table are after the upgrade.
 fn upgraded(database: &Database) -> Vec<(u64, u64)> {
     let former = database.former().unwrap().unwrap();
     let now = Millis(1_000);
@@ -75,7 +75,7 @@ fn the_rows_of_each_segment_are_found_again() {
             &[("hot_a", 14), ("hot_b", 15)],
             &[(4, 14), (5, 15)],
         ),
-        // Closed: the last segment is sealed, and perhaps its predecessor waits, too.
+        // The stream is closed. Its last segment is sealed, and an earlier one may still wait.
         (5, false, &[("hot_a", 14)], &[(4, 14)]),
         (
             5,
