@@ -74,6 +74,11 @@ impl Frames {
                 json::messages_between_commas(text, |message| push_frame(&mut frames, message));
             }
         }
+        assert_eq!(
+            frames.len() as u64,
+            self.bytes(),
+            "the frames have the size that their row counts"
+        );
         frames.into()
     }
 }

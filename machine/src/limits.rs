@@ -201,8 +201,8 @@ impl Limits {
     /// Returns the time limit of an attempt (counted from 1) to put a segment of `bytes`. A large
     /// segment gets more time. The limit doubles with each further attempt, so that a slow cold
     /// tier is not interrupted forever just before it finishes. The result is at most half of
-    /// `collect_grace_ms`, because an object that a put leaves behind after the grace period is
-    /// never collected.
+    /// `collect_grace_ms` (or `put_timeout_ms`, if that is more), because an object that a put
+    /// leaves behind after the grace period is never collected.
     #[must_use]
     pub fn put_time_ms(&self, bytes: u64, attempt: u64) -> u64 {
         let transfer = bytes.saturating_mul(1_000) / self.put_bytes_per_s_min.max(1);
@@ -233,10 +233,13 @@ impl Limits {
     #[must_use]
     pub(crate) fn index_block(&self, bytes: u64) -> u64 {
         let step = self.index_step();
-        step * bytes
-            .div_ceil(step)
-            .div_ceil(self.index_entries_max.max(1))
-            .max(1)
+        let entries_max = self.index_entries_max.max(1);
+        let block = step * bytes.div_ceil(step).div_ceil(entries_max).max(1);
+        assert!(
+            bytes.div_ceil(block) <= entries_max,
+            "an index has at most the allowed number of entries"
+        );
+        block
     }
 }
 

@@ -212,6 +212,7 @@ impl LiveReader {
     /// attempts of many readers.
     #[must_use]
     pub fn step(&mut self, now: Millis, jitter: u64, input: Input) -> Vec<Effect> {
+        assert!(jitter < 1_000, "the jitter is below 1,000");
         if self.phase == Phase::Ended {
             return Vec::new();
         }

@@ -72,6 +72,11 @@ pub fn key(prefix: &str, segment: u64, attempt: u64) -> String {
 impl Garbage {
     /// Returns the keys of the first objects, at most `most`, and the remaining range.
     pub(crate) fn split(&self, most: u64) -> (Vec<String>, Option<Self>) {
+        assert!(
+            self.segments.start() == self.segments.end()
+                || self.attempts.start() == self.attempts.end(),
+            "the objects are attempts of one segment, or one attempt of each segment"
+        );
         let pairs = self
             .segments
             .clone()

@@ -260,6 +260,10 @@ impl StreamState {
             });
         }
         let sealed = rows.segment(number)?.ok_or_else(|| missing(number))?;
+        assert!(
+            sealed.units > 0 && sealed.bytes > 0,
+            "a sealed segment has content"
+        );
         let source = match sealed.stored {
             None => Source::HotTableReader(HotTable::of(number)),
             Some(stored) => {
@@ -318,6 +322,10 @@ impl StreamState {
             }
             let cut = segment.cut(from, budget, parts.is_empty(), rows, limits)?;
             let Some((end, used)) = cut else { break };
+            assert!(
+                from < end && end <= segment.units,
+                "a part of a page ends inside its segment"
+            );
             // The segment may have grown since `to` was the tail.
             let end = if segment.number == to.segment {
                 end.min(to.position)

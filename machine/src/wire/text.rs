@@ -26,7 +26,7 @@ fn unfinished(bytes: &[u8]) -> usize {
 
 /// Appends to the bytes before an answer, and keeps only the last [`LEAD_BYTES`].
 pub(crate) fn keep_last(lead: &mut Vec<u8>, bytes: &[u8]) {
-    let kept = usize::try_from(LEAD_BYTES).expect("3 fits");
+    let kept = usize::try_from(LEAD_BYTES).expect("three fits into a usize");
     lead.extend_from_slice(&bytes[bytes.len().saturating_sub(kept)..]);
     lead.drain(..lead.len().saturating_sub(kept));
 }
