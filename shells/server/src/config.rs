@@ -49,8 +49,8 @@ pub struct Bounds {
     /// Memory for segments that are being stored, in bytes, over all streams. The others wait. A
     /// single segment may be larger.
     pub puts_bytes_max: usize,
-    /// A segment of more bytes is put in parts, because it can be far larger than what one put should
-    /// hold.
+    /// A segment of more bytes is put in parts, because it can be far larger than what one put
+    /// should hold in memory.
     pub put_whole_bytes_max: u64,
     /// All parts but the last have this size, and S3 takes none below 5 MiB. While one is on its
     /// way, the next is filled.

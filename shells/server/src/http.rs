@@ -198,7 +198,7 @@ impl Service {
     /// Answers a request of a client.
     ///
     /// # Errors
-    /// When the connection has given way to another.
+    /// When the connection was closed to make room for another.
     pub(crate) async fn answer(
         &self,
         request: Request<Incoming>,

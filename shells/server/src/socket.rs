@@ -38,7 +38,8 @@ pub(crate) struct Socket<Io> {
     linger_silence: Duration,
     lingering: Option<Lingering>,
     answering: Answering,
-    /// Whether all was written when no request was under way. What is written next begins an answer.
+    /// Whether the next write begins an answer: everything was written, and no request was under
+    /// way.
     is_between_answers: bool,
     /// What replaces an answer of the library, as far as it is not written yet.
     replaced: BytesMut,
@@ -73,8 +74,9 @@ impl<Io: AsyncRead + AsyncWrite> Socket<Io> {
         }
     }
 
-    /// An answer that the library makes by itself, of a head that it refuses: each one of the service's
-    /// has a `Cache-Control`. It comes in one piece, and no body can be taken for it.
+    /// Whether the library has made this answer by itself, because it refused the head. Every answer
+    /// of the service has a `Cache-Control`. Such an answer comes in one piece, and no body can be
+    /// mistaken for it.
     fn is_the_librarys(&self, bytes: &[u8]) -> bool {
         self.is_between_answers
             && Arc::strong_count(&self.answering) == ENDS
