@@ -607,6 +607,11 @@ impl World {
             if let Some(task) = disk.outbox().next() {
                 return Some(format!("{name}: {task:?}"));
             }
+            // A creation is announced by the stream's row, not by a row of the outbox.
+            let unannounced = disk.head().map(|head| head.unannounced);
+            if let Some(unannounced) = unannounced.filter(|of| of.registry || of.index) {
+                return Some(format!("{name}: {unannounced:?}"));
+            }
             if let Some(segment) = disk.segments().find(|segment| segment.stored.is_none()) {
                 return Some(format!("{name}: {segment:?}"));
             }
