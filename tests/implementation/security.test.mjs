@@ -219,3 +219,39 @@ describe.skipIf(shell === "worker")("the data directory", () => {
     expect(seen.some((each) => each.includes("/cold/"))).toBe(true);
   });
 });
+
+describe("internal headers", () => {
+  const reads = [
+    ["catch-up", "?offset=-1"],
+    ["long-poll behind the tail", "?offset=-1&live=long-poll"],
+    ["long-poll at the tail", "?offset=now&live=long-poll"],
+  ];
+  const forged = [
+    ["X-Cache-Mode: shared"],
+    ["X-Object-Timing: 1"],
+    ['Stream-Line: {"class":"sse","attached":true}'],
+    ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="],
+  ];
+  // What differs from one answer to the next without any forged header.
+  const changing = /^(date|stream-cursor|connection|keep-alive|cf-ray|report-to|nel): .*$/gim;
+  const compared = ({ head, body }) => `${head.replace(changing, "")}\n\n${body}`;
+
+  test("change nothing in an answer when a client sends them, and are in none", async () => {
+    const base = await serve({ LONG_POLL_TIMEOUT_MS: "300" });
+    const stream = await Stream.create(base, { body: "abc" });
+    for (const [what, query] of reads) {
+      const lines = [`GET ${stream.path}${query} HTTP/1.1`, "Host: h"];
+      const plain = await raw(base, lines);
+      expect(plain.head, what).not.toMatch(/^(stream-line|x-cache-mode|x-object-timing|upgrade|server-timing):/im);
+      for (const headers of forged) {
+        const answer = await raw(base, [...lines, ...headers]);
+        expect(compared(answer), `${what}, ${headers[0]}`).toBe(compared(plain));
+      }
+    }
+    for (const headers of forged) {
+      const lines = [`POST ${stream.path} HTTP/1.1`, "Host: h", "Content-Type: text/plain", "Content-Length: 1", ...headers];
+      expect((await raw(base, lines, "x")).status, headers[0]).toBe(204);
+    }
+    expect((await stream.get()).text).toBe("abcxxxx");
+  });
+});
