@@ -4,11 +4,10 @@
 //! The input is text with a record separator (0x1E) between its records. The first has the
 //! operator's variables, a `NAME=value` in each line, and what only a deployment or nobody sets
 //! ([`SWITCHES`], [`NUMBERS`]). Each of the others is a request without its version: `METHOD
-//! /path`, header lines, an empty line, and the body. Some are none: by `SLEEP 5000` all objects
-//! forget what is not stored, and so many milliseconds pass; by `WAIT 5000` they only pass; by
-//! `FAIL 3` the storage can be read only so often in the next turn; and `DONE 1`, or another
-//! [`Outcome`], is what becomes of the second of all errands on their way, or with `ANSWERED 404`
-//! of the first message.
+//! /path`, header lines, an empty line, and the body. Other records are commands: `SLEEP 5000` ends
+//! all instances and lets 5,000 milliseconds pass; `WAIT 5000` only lets them pass; `FAIL 3` lets
+//! the storage fail after three reads in the next turn; `DONE 1`, or another [`Outcome`], is the
+//! outcome of the second effect in flight, and `ANSWERED 404` that of the first message.
 
 use std::collections::BTreeMap;
 
@@ -306,8 +305,8 @@ fn print_query(read: &Read) -> String {
 struct Named {
     object: Object,
     life: Option<Life>,
-    /// Pages that it has given once, with their entity tags, by where they begin: what is not at
-    /// the tail stays.
+    /// Pages that were returned, with their entity tags, by the offset where they begin. A page
+    /// that does not reach the tail never changes.
     pages: BTreeMap<Offset, (Option<String>, Vec<u8>)>,
 }
 

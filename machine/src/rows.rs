@@ -95,8 +95,7 @@ pub struct StreamRow {
     /// The registry's shard that has been, or will be, told of the creation, and of the end; if
     /// any.
     pub registered: Option<u64>,
-    /// Who is still to be told of the creation. It says in the head row what would otherwise be
-    /// rows of their own.
+    /// Receivers that do not have the creation yet. This field saves them rows in the outbox.
     pub unannounced: Unannounced,
     /// The open segment.
     pub segment: u64,
@@ -112,7 +111,7 @@ pub struct StreamRow {
     pub closed: Option<Closed>,
 }
 
-/// Who is still to be told of a stream's creation.
+/// Receivers that do not have a stream's creation yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unannounced {
     pub registry: bool,

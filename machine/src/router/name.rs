@@ -58,7 +58,9 @@ pub fn canonical(id: &str, limits: &Limits) -> Result<String, Refusal> {
                 let (high, low) = (digit(), digit());
                 let decoded = high
                     .zip(low)
-                    .and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
+                    .map(|(high, low)| {
+                        u8::try_from(high * 16 + low).expect("two hexadecimal digits are a byte")
+                    })
                     .ok_or(MALFORMED)?;
                 if !is_unreserved(decoded) {
                     push_encoded(&mut name, decoded);
