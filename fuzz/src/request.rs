@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use machine::live_reader::{Frame, LiveHead as LineHead};
+use machine::live_reader::{Frame, LiveHead};
 use machine::message::{self, Message};
 use machine::router::{self, Route, Settings, target};
 use machine::rows::{Expiry, ProducerStamp, StreamRow as StoredHead, Write};
@@ -525,7 +525,7 @@ impl Server {
             assert_eq!(
                 to.live,
                 read.live.is_some(),
-                "the router offers a line to live reads"
+                "the router offers a connection to live reads"
             );
         }
         self.hand_over(to.name, &handed);
@@ -591,15 +591,16 @@ impl Named {
             } => answer,
             Effect::Attach {
                 call: CallId(0),
-                line,
+                subscriber,
             } => {
-                let told = line
+                let told = subscriber
                     .answer
                     .header(internal_headers::LIVE_HEAD)
-                    .and_then(LineHead::from_header);
-                assert_eq!(told.as_ref(), Some(&line.head));
-                assert!(line.head.attached && line.head.up_to_date && !line.head.closed);
-                &line.answer
+                    .and_then(LiveHead::from_header);
+                assert_eq!(told.as_ref(), Some(&subscriber.head));
+                let head = &subscriber.head;
+                assert!(head.attached && head.up_to_date && !head.closed);
+                &subscriber.answer
             }
             Effect::Answer { .. }
             | Effect::Attach { .. }

@@ -166,7 +166,10 @@ pub enum Effect {
     Answer { call: CallId, answer: Answer },
     /// Keep the caller as a reader at the tail: everything that [`Turn::broadcast`] says from now on
     /// reaches it, until it leaves.
-    Attach { call: CallId, line: Subscriber },
+    Attach {
+        call: CallId,
+        subscriber: Subscriber,
+    },
     /// Store a segment in the cold tier, in the background, and report with [`Input::PutFinished`].
     Put(segment::Put),
     /// Delete these objects of the cold tier, those that are not there too, and report with

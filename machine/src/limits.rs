@@ -1,6 +1,8 @@
 //! All tunable numbers. The simulator draws them at random. The shells read the public ones from
 //! their configuration (see [`crate::router::settings`]).
 
+use crate::live_reader::RECONNECT_DOUBLINGS_MAX;
+
 /// Limits of the machine. Sizes are in bytes and times in milliseconds unless the name says
 /// otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +33,9 @@ pub struct Limits {
     /// Largest payload that is sent to subscribers. A larger append is announced without its bytes,
     /// and each reader fetches it as a page.
     pub frame_bytes_max: u64,
-    /// Longest pause before a live reader reconnects after its connection to the stream broke. It
-    /// doubles with each further failure, up to 16 times this value.
-    pub redial_ms_max: u64,
+    /// Bound of the random pause before a live reader reconnects after its connection to the stream
+    /// broke. It doubles with each failed attempt, up to [`Self::reconnect_ms_max`].
+    pub reconnect_base_ms: u64,
     /// Whether there is a cold tier. Without one, segments are never sealed.
     pub cold: bool,
     /// Whether streams send events to the registry.
@@ -137,7 +139,7 @@ impl Limits {
         sse_heartbeat_ms: 15_000,
         reader_held_bytes_max: 256 << 10,
         frame_bytes_max: 256 << 10,
-        redial_ms_max: 1_000,
+        reconnect_base_ms: 1_000,
         cold: false,
         registry: false,
         registry_shards: 1,
@@ -186,6 +188,13 @@ impl Limits {
     #[must_use]
     pub const fn takes_body(&self, held: u64, bytes: u64) -> bool {
         held == 0 || held.saturating_add(bytes) <= self.bodies_bytes_max
+    }
+
+    /// Returns the bound of the pause between attempts to reconnect when many have failed: 16 times
+    /// `reconnect_base_ms`.
+    #[must_use]
+    pub const fn reconnect_ms_max(&self) -> u64 {
+        self.reconnect_base_ms << RECONNECT_DOUBLINGS_MAX
     }
 
     /// Returns the largest body that the registry accepts. It fits every event that a stream can

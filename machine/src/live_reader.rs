@@ -5,13 +5,16 @@
 //! frame does not begin there, when the connection closes, and when the client falls behind. So
 //! there are no gaps and no duplicates.
 //!
-//! The Cloudflare shell runs a JavaScript twin of this module (`shells/worker/js/tail.mjs`).
-//! `cargo xtask tail-traces` and `tests/tail-cases.json` check that both behave the same.
+//! The Cloudflare shell runs a JavaScript twin of this module (`shells/worker/js/live_reader.mjs`).
+//! `cargo xtask live-reader-traces` and `tests/live-reader-cases.json` check that both behave the same.
 
 use serde::{Deserialize, Serialize};
 
 use crate::wire::{header, sse};
 use crate::{Class, Millis, Offset, StreamEnd};
+
+/// The longest pause before an attempt to reconnect doubles this many times at most.
+pub(crate) const RECONNECT_DOUBLINGS_MAX: u32 = 4;
 
 /// Response of the stream to a connection attempt, sent in the
 /// [`LIVE_HEAD`](crate::wire::internal_headers::LIVE_HEAD) header.
@@ -35,8 +38,9 @@ pub struct LiveHead {
     pub heartbeat_ms: u64,
     /// Bytes that may be buffered for a client that does not read.
     pub held_bytes_max: u64,
-    /// Longest pause before the first attempt to reconnect.
-    pub redial_ms_max: u64,
+    /// Bound of the random pause before the first attempt to reconnect, which doubles with each
+    /// failed attempt, up to [`Limits::reconnect_ms_max`](crate::Limits::reconnect_ms_max).
+    pub reconnect_base_ms: u64,
     /// `Cache-Control` of a long-poll answer with content.
     pub cache_control: String,
 }
@@ -94,19 +98,19 @@ impl Frame {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The stream answered a connection attempt with a [`LiveHead`]: a page, or a connection.
-    Dialled { head: LiveHead, body: Vec<u8> },
+    Connected { head: LiveHead, body: Vec<u8> },
     /// The stream answered a connection attempt with another response, which a long-poll forwards.
-    Passed { status: u16 },
+    Forwarded { status: u16 },
     /// A connection attempt was not answered.
     Unanswered,
     /// A message arrived over the connection.
     Message { frame: Frame, body: Vec<u8> },
     /// The connection closed or broke.
-    LineClosed,
+    Disconnected,
     /// The client has read, and there is room for more.
-    Pull,
+    Drained,
     /// The client does not read, and the buffer is full.
-    Full,
+    Backpressure,
     /// The deadline has passed. Ticks at other times do no harm.
     Tick,
     /// The client sends nothing more: it disconnected, or closed only its half of the connection.
@@ -121,9 +125,9 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Connect to the stream from this position, after a pause.
-    Dial { from: Offset, after_ms: u64 },
+    Connect { from: Offset, after_ms: u64 },
     /// Close the connection, and pass in nothing more from it.
-    HangUp,
+    Disconnect,
     /// Write these bytes to the client.
     Emit(Vec<u8>),
     /// Answer the long-poll with this response.
@@ -133,9 +137,9 @@ pub enum Effect {
         body: Vec<u8>,
     },
     /// Answer the long-poll with the response that opened the connection.
-    AnswerHeld,
+    RespondEmpty,
     /// Answer the long-poll with the stream's response to the connection attempt.
-    AnswerPassed,
+    Forward,
     /// End the response.
     End,
 }
@@ -143,7 +147,7 @@ pub enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// A connection attempt is under way.
-    Dialling,
+    Connecting,
     /// The connection is open.
     Attached,
     /// The client must read before the reader connects again.
@@ -166,7 +170,7 @@ pub struct LiveReader {
     ends_at: Millis,
     written_at: Millis,
     heartbeat_ms: u64,
-    redial_ms_max: u64,
+    reconnect_base_ms: u64,
     cache_control: String,
 }
 
@@ -178,7 +182,7 @@ impl LiveReader {
         Self {
             class: head.class,
             incarnation: head.incarnation.clone(),
-            phase: Phase::Dialling,
+            phase: Phase::Connecting,
             position: head.next,
             cursor: head.cursor,
             sent_up_to_date: false,
@@ -186,7 +190,7 @@ impl LiveReader {
             ends_at: now.plus(head.age_ms_max),
             written_at: now,
             heartbeat_ms: head.heartbeat_ms,
-            redial_ms_max: head.redial_ms_max,
+            reconnect_base_ms: head.reconnect_base_ms,
             cache_control: head.cache_control.clone(),
         }
     }
@@ -201,7 +205,7 @@ impl LiveReader {
     #[must_use]
     pub fn deadline(&self) -> Millis {
         match (self.class, self.phase) {
-            (Class::Sse, Phase::Dialling | Phase::Attached) => {
+            (Class::Sse, Phase::Connecting | Phase::Attached) => {
                 self.ends_at.min(self.written_at.plus(self.heartbeat_ms))
             }
             (Class::LongPoll, _) | (Class::Sse, Phase::Behind | Phase::Ended) => self.ends_at,
@@ -217,25 +221,25 @@ impl LiveReader {
             return Vec::new();
         }
         match input {
-            Input::Dialled { head, body } => self.dialled(now, head, body),
-            Input::Passed { status } => self.passed(status, jitter),
-            Input::Unanswered => self.redial(jitter),
+            Input::Connected { head, body } => self.connected(now, head, body),
+            Input::Forwarded { status } => self.forwarded(status, jitter),
+            Input::Unanswered => self.reconnect(jitter),
             Input::Message { frame, body } => self.message(now, frame, body),
-            Input::LineClosed if self.phase == Phase::Attached => {
+            Input::Disconnected if self.phase == Phase::Attached => {
                 self.attempts = 0;
-                self.redial(jitter)
+                self.reconnect(jitter)
             }
-            Input::Pull if self.phase == Phase::Behind => vec![self.dial(0)],
-            Input::Full if self.phase == Phase::Attached => self.full(),
-            Input::LineClosed | Input::Pull | Input::Full => Vec::new(),
+            Input::Drained if self.phase == Phase::Behind => vec![self.connect(0)],
+            Input::Backpressure if self.phase == Phase::Attached => self.backpressure(),
+            Input::Disconnected | Input::Drained | Input::Backpressure => Vec::new(),
             Input::Tick => self.tick(now),
             Input::HalfClosed => self.half_closed(now),
             Input::Ending | Input::ClientGone => self.end(),
         }
     }
 
-    fn dialled(&mut self, now: Millis, head: LiveHead, body: Vec<u8>) -> Vec<Effect> {
-        if self.phase != Phase::Dialling || head.incarnation != self.incarnation {
+    fn connected(&mut self, now: Millis, head: LiveHead, body: Vec<u8>) -> Vec<Effect> {
+        if self.phase != Phase::Connecting || head.incarnation != self.incarnation {
             return self.end();
         }
         self.attempts = 0;
@@ -258,13 +262,13 @@ impl LiveReader {
         }
     }
 
-    fn passed(&mut self, status: u16, jitter: u64) -> Vec<Effect> {
+    fn forwarded(&mut self, status: u16, jitter: u64) -> Vec<Effect> {
         match self.class {
-            Class::Sse if status >= 500 => self.redial(jitter),
+            Class::Sse if status >= 500 => self.reconnect(jitter),
             Class::Sse => self.end(),
             Class::LongPoll => {
                 self.phase = Phase::Ended;
-                vec![Effect::AnswerPassed]
+                vec![Effect::Forward]
             }
         }
     }
@@ -277,7 +281,7 @@ impl LiveReader {
             return self.end();
         }
         if frame.from != self.position || !frame.whole {
-            return vec![Effect::HangUp, self.dial(0)];
+            return vec![Effect::Disconnect, self.connect(0)];
         }
         self.position = frame.next;
         self.cursor = self.cursor.max(frame.cursor);
@@ -305,7 +309,7 @@ impl LiveReader {
                         _ => (name, value),
                     });
                 vec![
-                    Effect::HangUp,
+                    Effect::Disconnect,
                     Effect::Answer {
                         status,
                         headers: headers.collect(),
@@ -316,14 +320,14 @@ impl LiveReader {
         }
     }
 
-    fn full(&mut self) -> Vec<Effect> {
+    fn backpressure(&mut self) -> Vec<Effect> {
         match self.class {
             Class::Sse => {
                 self.phase = Phase::Behind;
-                vec![Effect::HangUp]
+                vec![Effect::Disconnect]
             }
             // A long-poll has nothing before its answer that its client would have to read first.
-            Class::LongPoll => vec![Effect::HangUp, self.dial(0)],
+            Class::LongPoll => vec![Effect::Disconnect, self.connect(0)],
         }
     }
 
@@ -362,27 +366,27 @@ impl LiveReader {
         Effect::Emit([sse::id_line(self.position), data, control].concat())
     }
 
-    fn dial(&mut self, after_ms: u64) -> Effect {
-        self.phase = Phase::Dialling;
-        Effect::Dial {
+    fn connect(&mut self, after_ms: u64) -> Effect {
+        self.phase = Phase::Connecting;
+        Effect::Connect {
             from: self.position,
             after_ms,
         }
     }
 
-    /// Connects after a random pause, whose upper bound doubles with each failed attempt.
-    fn redial(&mut self, jitter: u64) -> Vec<Effect> {
-        let longest = self.redial_ms_max << self.attempts.min(4);
+    /// Connects after a random pause. Its bound doubles with each failed attempt, up to a maximum.
+    fn reconnect(&mut self, jitter: u64) -> Vec<Effect> {
+        let bound = self.reconnect_base_ms << self.attempts.min(RECONNECT_DOUBLINGS_MAX);
         self.attempts += 1;
-        vec![self.dial(longest * jitter / 1_000)]
+        vec![self.connect(bound * jitter / 1_000)]
     }
 
     fn end(&mut self) -> Vec<Effect> {
         self.phase = Phase::Ended;
         let last = match self.class {
             Class::Sse => Effect::End,
-            Class::LongPoll => Effect::AnswerHeld,
+            Class::LongPoll => Effect::RespondEmpty,
         };
-        vec![Effect::HangUp, last]
+        vec![Effect::Disconnect, last]
     }
 }

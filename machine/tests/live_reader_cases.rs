@@ -24,7 +24,7 @@ struct Case {
 struct Step {
     at: u64,
     #[serde(default)]
-    chance: u64,
+    jitter: u64,
     input: Map<String, Value>,
     effects: Vec<Value>,
     deadline: Option<u64>,
@@ -32,7 +32,7 @@ struct Step {
 
 /// Writes out the offsets.
 fn cases() -> Cases {
-    let text = include_str!("../../tests/tail-cases.json");
+    let text = include_str!("../../tests/live-reader-cases.json");
     let mut written_out = String::new();
     let mut parts = text.split('@');
     written_out.push_str(parts.next().unwrap_or_default());
@@ -67,11 +67,11 @@ fn body(input: &Map<String, Value>) -> Vec<u8> {
 
 fn input(defaults: &Map<String, Value>, class: Class, input: &Map<String, Value>) -> Input {
     match input["type"].as_str().expect("an input has a type") {
-        "dialled" => Input::Dialled {
+        "connected" => Input::Connected {
             head: head(defaults, class, &input["head"]),
             body: body(input),
         },
-        "passed" => Input::Passed {
+        "forwarded" => Input::Forwarded {
             status: serde_json::from_value(input["status"].clone()).expect("a status"),
         },
         "unanswered" => Input::Unanswered,
@@ -82,9 +82,9 @@ fn input(defaults: &Map<String, Value>, class: Class, input: &Map<String, Value>
                 body: body(input),
             }
         }
-        "line-closed" => Input::LineClosed,
-        "pull" => Input::Pull,
-        "full" => Input::Full,
+        "disconnected" => Input::Disconnected,
+        "drained" => Input::Drained,
+        "backpressure" => Input::Backpressure,
         "half-closed" => Input::HalfClosed,
         "ending" => Input::Ending,
         "tick" => Input::Tick,
@@ -96,10 +96,10 @@ fn input(defaults: &Map<String, Value>, class: Class, input: &Map<String, Value>
 fn told(effect: Effect) -> Value {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the cases are text");
     match effect {
-        Effect::Dial { from, after_ms } => {
-            json!({"type": "dial", "from": from, "after_ms": after_ms})
+        Effect::Connect { from, after_ms } => {
+            json!({"type": "connect", "from": from, "after_ms": after_ms})
         }
-        Effect::HangUp => json!({"type": "hang-up"}),
+        Effect::Disconnect => json!({"type": "disconnect"}),
         Effect::Emit(bytes) => json!({"type": "emit", "text": text(bytes)}),
         Effect::Answer {
             status,
@@ -108,8 +108,8 @@ fn told(effect: Effect) -> Value {
         } => {
             json!({"type": "answer", "status": status, "headers": headers, "body": text(body)})
         }
-        Effect::AnswerHeld => json!({"type": "answer-held"}),
-        Effect::AnswerPassed => json!({"type": "answer-passed"}),
+        Effect::RespondEmpty => json!({"type": "respond-empty"}),
+        Effect::Forward => json!({"type": "forward"}),
         Effect::End => json!({"type": "end"}),
     }
 }
@@ -130,7 +130,7 @@ fn every_case_goes_as_written() {
                 .entry(step.input["type"].to_string())
                 .or_insert(0) += 1;
             let effects: Vec<_> = tail
-                .step(Millis(step.at), step.chance, input)
+                .step(Millis(step.at), step.jitter, input)
                 .into_iter()
                 .map(told)
                 .collect();

@@ -72,9 +72,9 @@ enum Act {
     /// Leaves the object alone until it sleeps.
     Sleep,
     /// Opens a line.
-    Dial,
+    Connect,
     /// Closes all lines.
-    HangUp,
+    Disconnect,
     /// Sends a message over all lines.
     Say(String),
 }
@@ -207,7 +207,7 @@ enum Cause {
     Alarm,
     Line(LineId),
     /// A line that is opened by a call that is not counted.
-    Dial(LineId),
+    Connect(LineId),
 }
 
 /// A handler at work.
@@ -311,13 +311,13 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 }
                 self.object.instance = None;
             }
-            Act::Dial => {
+            Act::Connect => {
                 let line = self.lines.push(Vec::new());
                 self.object.lines.push((line, "nothing".to_owned()));
-                self.handle("dial", Cause::Dial(line))?;
+                self.handle("connect", Cause::Connect(line))?;
                 self.until(|play| play.object.pending().is_none())?;
             }
-            Act::HangUp => {
+            Act::Disconnect => {
                 for (line, _) in self.object.lines.clone() {
                     self.log.push("line is closed".to_owned());
                     if self.program.handlers.contains_key("close") {
@@ -559,7 +559,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 }
             }
             Step::Attach(text) => {
-                let mine = |line: &LineId| matches!(cause, Cause::Dial(mine) | Cause::Line(mine) if mine == *line);
+                let mine = |line: &LineId| matches!(cause, Cause::Connect(mine) | Cause::Line(mine) if mine == *line);
                 for (_, kept) in self.object.lines.iter_mut().filter(|(line, _)| mine(line)) {
                     kept.clone_from(text);
                 }
@@ -665,8 +665,8 @@ mod tests {
     #[test]
     fn a_sleeping_object_forgets_and_keeps_its_lines() {
         let seen = seen(
-            r#"{"name": "", "handlers": {"dial": [{"remember": 1}, {"attach": "kept"}], "read": ["recall", "lines"]},
-                "script": ["dial", "sleep", {"call": "read"}]}"#,
+            r#"{"name": "", "handlers": {"connect": [{"remember": 1}, {"attach": "kept"}], "read": ["recall", "lines"]},
+                "script": ["connect", "sleep", {"call": "read"}]}"#,
         );
         let logs: Vec<_> = seen.into_iter().map(|seen| seen.log).collect();
         assert_eq!(logs, [["read: memory empty", "read: lines kept"]]);

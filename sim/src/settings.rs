@@ -358,7 +358,7 @@ pub fn limits(choices: &mut Choices<'_>) -> Limits {
         sse_heartbeat_ms: (100 + choices.magnitude(20_000)).max(sse_max_age_ms / 200),
         reader_held_bytes_max: choices.one_of(&[usual.reader_held_bytes_max, 1, 100, 500, 2_000]),
         frame_bytes_max: choices.one_of(&[usual.frame_bytes_max, 0, 8, 20, 60]),
-        redial_ms_max: choices.magnitude(2_000),
+        reconnect_base_ms: choices.magnitude(2_000),
         row_bytes_max,
         touch_slack_divisor: choices.one_of(&[usual.touch_slack_divisor, 1, 2, 3, 16, 1_000]),
         alarm_grace_ms: choices.one_of(&[usual.alarm_grace_ms, 0, 500, 5_000]),

@@ -64,8 +64,8 @@ class Run {
     return ended;
   }
 
-  async dial() {
-    const line = { told: [], socket: new WebSocket(`${this.base.replace("http", "ws")}/dial`) };
+  async connect() {
+    const line = { told: [], socket: new WebSocket(`${this.base.replace("http", "ws")}/connect`) };
     this.lines.push(line);
     line.socket.on("message", (data) => line.told.push(data.toString()));
     line.socket.on("error", () => {});
@@ -78,14 +78,14 @@ class Run {
   }
 
   async act(act) {
-    if (act === "dial") return this.dial();
+    if (act === "connect") return this.connect();
     if (act === "finish") return Promise.all(this.pending);
     if (act === "sleep") return sleep(asleepAfterMs);
     if (act === "kill") {
       this.server = await this.restart();
       return Promise.all(this.pending);
     }
-    if (act === "hang_up") {
+    if (act === "disconnect") {
       for (const line of this.lines) {
         line.left = true;
         line.socket.close();

@@ -32,7 +32,7 @@ export class Subject extends DurableObject {
 
   async fetch(request) {
     const handler = new URL(request.url).pathname.split("/")[2];
-    if (handler === "dial") {
+    if (handler === "connect") {
       const { 0: client, 1: server } = new WebSocketPair();
       this.ctx.acceptWebSocket(server);
       await this.#run(handler, { line: server });

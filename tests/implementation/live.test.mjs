@@ -177,11 +177,11 @@ test.skipIf(process.platform !== "linux")("a reader that does not read costs lit
 
   const stream = await Stream.create(server.url);
   const slow = await stream.events("-1", { paused: true });
-  await eventually("the slow reader's line", async () => (await stream.statistics()).lines === 1);
+  await eventually("the slow reader's line", async () => (await stream.statistics()).subscribers === 1);
   const { grown, written, tail } = await appendMuch(stream);
   console.log(`40 MB appended: memory grown by ${(without.grown / 1e6).toFixed(1)} MB, with a reader that does not read by ${(grown / 1e6).toFixed(1)} MB`);
   expect(grown - without.grown).toBeLessThan(0.75 * slowBytes);
-  await eventually("no more lines than the slow reader's", async () => (await stream.statistics()).lines <= 1);
+  await eventually("no more lines than the slow reader's", async () => (await stream.statistics()).subscribers <= 1);
 
   slow.resume();
   await slow.control(({ streamNextOffset }) => streamNextOffset === tail, { timeoutMs: 30_000 });
@@ -195,10 +195,10 @@ test("200 readers that come and go leave no line behind", async () => {
   for (const round of range(10)) {
     const readers = await Promise.all(range(20).map(() => stream.events("now")));
     await Promise.all(readers.map((reader) => reader.upToDate()));
-    if (round === 0) await eventually("20 lines", async () => (await stream.statistics()).lines === 20);
+    if (round === 0) await eventually("20 lines", async () => (await stream.statistics()).subscribers === 20);
     for (const reader of readers) reader.close();
   }
-  await eventually("no line", async () => (await stream.statistics()).lines === 0);
+  await eventually("no line", async () => (await stream.statistics()).subscribers === 0);
 });
 
 test("long-polls that are given up leave no line behind", async () => {
@@ -206,7 +206,7 @@ test("long-polls that are given up leave no line behind", async () => {
   for (let round = 0; round < 5; round += 1) {
     await Promise.all(range(20).map(() => stream.longPoll("now", { signal: AbortSignal.timeout(50) }).catch(() => undefined)));
   }
-  await eventually("no line", async () => (await stream.statistics()).lines === 0);
+  await eventually("no line", async () => (await stream.statistics()).subscribers === 0);
 });
 
 test("readers of a deleted stream leave no line behind, and those of its successor get its data only", async () => {
@@ -216,7 +216,7 @@ test("readers of a deleted stream leave no line behind, and those of its success
   await stream.delete();
   await Promise.all(readers.map((reader) => reader.end({ timeoutMs: 3_000 })));
   await stream.put();
-  expect((await stream.statistics()).lines).toBe(0);
+  expect((await stream.statistics()).subscribers).toBe(0);
   const reader = await stream.events("-1");
   await stream.append("new");
   expect((await reader.next({ type: "data" })).data).toBe("new");

@@ -133,7 +133,7 @@ describe.runIf(shell === "worker")("reads", () => {
     const stream = await Stream.create(server.url);
     const reader = await stream.events("-1");
     await reader.upToDate();
-    await eventually("the reader's line", async () => (await stream.statistics()).lines === 1);
+    await eventually("the reader's line", async () => (await stream.statistics()).subscribers === 1);
     expect(await rowsWritten(stream, () => new Promise((resolve) => setTimeout(resolve, 1_000)))).toBe(0);
     reader.close();
   });

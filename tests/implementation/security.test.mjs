@@ -229,7 +229,7 @@ describe("internal headers", () => {
   const forged = [
     ["X-Cache-Mode: shared"],
     ["X-Object-Timing: 1"],
-    ['Stream-Line: {"class":"sse","attached":true}'],
+    ['Stream-Subscriber: {"class":"sse","attached":true}'],
     ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="],
   ];
   // What differs from one answer to the next without any forged header.
@@ -242,7 +242,7 @@ describe("internal headers", () => {
     for (const [what, query] of reads) {
       const lines = [`GET ${stream.path}${query} HTTP/1.1`, "Host: h"];
       const plain = await raw(base, lines);
-      expect(plain.head, what).not.toMatch(/^(stream-line|x-cache-mode|x-object-timing|upgrade|server-timing):/im);
+      expect(plain.head, what).not.toMatch(/^(stream-subscriber|x-cache-mode|x-object-timing|upgrade|server-timing):/im);
       for (const headers of forged) {
         const answer = await raw(base, [...lines, ...headers]);
         expect(compared(answer), `${what}, ${headers[0]}`).toBe(compared(plain));

@@ -155,7 +155,10 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         ),
         step("documentation", Work::Programs(vec![documentation])),
         step("unit tests", Work::Programs(unit_tests(project))),
-        step("tail traces", Work::Telling(own(&["tail-traces"]))),
+        step(
+            "live reader traces",
+            Work::Telling(own(&["live-reader-traces"])),
+        ),
         step("corpora", Work::Telling(own(&["coverage"]))),
         step(
             "simulate",

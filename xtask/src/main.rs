@@ -124,7 +124,7 @@ enum Command {
         write: bool,
     },
     /// Hold the live reader in JavaScript to traces of the one in Rust
-    TailTraces,
+    LiveReaderTraces,
     /// Run everything that must pass
     Test,
 }
@@ -174,7 +174,7 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             None => fuzz::fuzz(project, target, minutes),
         },
         Command::Coverage { write } => coverage::coverage(project, write),
-        Command::TailTraces => suite::tail_traces(project),
+        Command::LiveReaderTraces => suite::live_reader_traces(project),
         Command::Test => gate::run(project),
     }
 }

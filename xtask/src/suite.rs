@@ -213,8 +213,8 @@ impl Counts {
 }
 
 /// Lets the machine write traces of its live reader, and replays them on the JavaScript twin.
-pub(crate) fn tail_traces(project: &Project) -> Result<ExitCode> {
-    let traces = project.path("target/tail-traces.jsonl");
+pub(crate) fn live_reader_traces(project: &Project) -> Result<ExitCode> {
+    let traces = project.path("target/live-reader-traces.jsonl");
     let output = fs::File::create(&traces)?;
     crate::project::run(
         project
@@ -225,14 +225,14 @@ pub(crate) fn tail_traces(project: &Project) -> Result<ExitCode> {
                 "--package",
                 "machine",
                 "--example",
-                "tail_traces",
+                "live_reader_traces",
             ])
             .stdout(output),
     )?;
     crate::project::run(
         project
             .command("node")
-            .arg("tests/tail-traces.mjs")
+            .arg("tests/live-reader-traces.mjs")
             .arg(traces),
     )?;
     Ok(ExitCode::SUCCESS)

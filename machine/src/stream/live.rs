@@ -124,7 +124,7 @@ impl StreamState {
             },
             heartbeat_ms: limits.sse_heartbeat_ms,
             held_bytes_max: limits.reader_held_bytes_max,
-            redial_ms_max: limits.redial_ms_max,
+            reconnect_base_ms: limits.reconnect_base_ms,
             cache_control: String::new(),
         }
     }

@@ -123,7 +123,7 @@ fn effect_of(
 ) -> Result<Effect, StorageError> {
     Ok(match reply {
         Ok(Response::Answer(answer)) => Effect::Answer { call, answer },
-        Ok(Response::Attach(line)) => Effect::Attach { call, line },
+        Ok(Response::Attach(subscriber)) => Effect::Attach { call, subscriber },
         Err(StepError::Refused(refusal)) => {
             let answer = Answer::refusal(&refusal);
             let answer = if bodiless {

@@ -16,8 +16,8 @@ pub const UPGRADE: &str = "Upgrade";
 pub const TIMING: &str = "X-Object-Timing";
 
 /// Object to the reader's side: [`crate::live_reader::LiveHead`] as JSON, in each answer to a live
-/// read that continues. `shells/worker/js/tail.mjs` repeats the name.
-pub const LIVE_HEAD: &str = "Stream-Line";
+/// read that continues. `shells/worker/js/live_reader.mjs` repeats the name.
+pub const LIVE_HEAD: &str = "Stream-Subscriber";
 
 /// All internal headers. Clients cannot set them.
 pub const ALL: [&str; 4] = [CACHE_MODE, UPGRADE, TIMING, LIVE_HEAD];

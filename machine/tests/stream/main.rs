@@ -472,7 +472,7 @@ proptest! {
                 if page.attached {
                     break;
                 }
-                let head = machine::live_reader::LiveHead::from_header(page.header("Stream-Line")).expect("a head");
+                let head = machine::live_reader::LiveHead::from_header(page.header("Stream-Subscriber")).expect("a head");
                 let text = page.text();
                 let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("data:")).collect();
                 read.push_str(&String::from_utf8_lossy(&records(content_type, lines.join("\n").as_bytes())));

@@ -534,10 +534,10 @@ impl Shell {
             Effect::Put(_) | Effect::Collect { .. } | Effect::Send { .. } => {
                 unreachable!("they are kept apart")
             }
-            Effect::Attach { line, .. } => {
-                self.incarnation = Some(line.incarnation);
+            Effect::Attach { subscriber, .. } => {
+                self.incarnation = Some(subscriber.incarnation);
                 Answered {
-                    answer: line.answer,
+                    answer: subscriber.answer,
                     body: Vec::new(),
                     attached: true,
                 }

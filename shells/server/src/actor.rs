@@ -34,7 +34,7 @@ use crate::subscribers::{Subscribers, Subscription};
 pub(crate) enum Reply {
     Answered(Answered),
     Attached {
-        line: Subscriber,
+        subscriber: Subscriber,
         subscription: Subscription,
     },
     Done,
@@ -228,7 +228,7 @@ impl Rows for View<'_> {
             .iter()
             .flat_map(|(_, effects)| &effects.after_commit)
             .filter(
-                |(effect, _)| matches!(effect, Effect::Attach { line, .. } if line.incarnation == incarnation),
+                |(effect, _)| matches!(effect, Effect::Attach { subscriber, .. } if subscriber.incarnation == incarnation),
             );
         Ok(attached as u64 + attaching.count() as u64)
     }

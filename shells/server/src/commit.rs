@@ -170,9 +170,15 @@ impl ActorState {
                         effect,
                     });
                 }
-                Effect::Attach { call, line } => {
-                    let subscription = self.subscribers.attach(streams, &actor.name, &line);
-                    self.reply(call, Reply::Attached { line, subscription });
+                Effect::Attach { call, subscriber } => {
+                    let subscription = self.subscribers.attach(streams, &actor.name, &subscriber);
+                    self.reply(
+                        call,
+                        Reply::Attached {
+                            subscriber,
+                            subscription,
+                        },
+                    );
                 }
             }
         }

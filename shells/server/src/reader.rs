@@ -27,16 +27,16 @@ use crate::metrics::Counted;
 use crate::streams::Streams;
 use crate::subscribers::Subscription;
 
-type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Connected> + Send>>;
 
 /// The answer to a connection attempt.
-enum Dialled {
+enum Connected {
     /// The reader is attached at the tail.
     Attached(LiveHead, Subscription),
     /// A page for the reader's machine.
     Page(LiveHead, Vec<u8>),
     /// An answer to pass to the client.
-    Passed(Outgoing),
+    Forwarded(Outgoing),
 }
 
 pub(crate) struct Reader {
@@ -44,15 +44,15 @@ pub(crate) struct Reader {
     name: Arc<str>,
     /// The read that each attempt repeats, from another offset.
     read: Read,
-    tail: LiveReader,
-    dial: Option<Dial>,
+    live_reader: LiveReader,
+    connecting: Option<Connecting>,
     subscription: Option<Subscription>,
     /// Bytes for the client, not sent yet.
     emitted: VecDeque<Bytes>,
     /// The answer to the first attempt.
     held: Answer,
     /// The last answer that is not for the reader's machine.
-    passed: Option<Outgoing>,
+    forwarded: Option<Outgoing>,
     /// The answer of the long-poll.
     answer: Option<Outgoing>,
     ending: watch::Receiver<bool>,
@@ -84,23 +84,26 @@ fn body(answer: Answer) -> Vec<u8> {
 }
 
 /// Turns a reply into the answer of a connection attempt. `reply` is `None` if the job failed.
-async fn dialled(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Dialled {
+async fn connected(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> Connected {
     match reply {
-        Some(Reply::Attached { line, subscription }) => Dialled::Attached(line.head, subscription),
+        Some(Reply::Attached {
+            subscriber,
+            subscription,
+        }) => Connected::Attached(subscriber.head, subscription),
         Some(Reply::Answered(Answered { answer, rendering })) => match (head(&answer), rendering) {
             (Some(head), Some(rendering)) => {
                 match Pages::new(streams, name, rendering).whole().await {
-                    Ok(body) => Dialled::Page(head, body),
-                    Err(failed) => Dialled::Passed(failure(streams, &failed)),
+                    Ok(body) => Connected::Page(head, body),
+                    Err(failed) => Connected::Forwarded(failure(streams, &failed)),
                 }
             }
-            (Some(head), None) => Dialled::Page(head, body(answer)),
+            (Some(head), None) => Connected::Page(head, body(answer)),
             (None, rendering) => {
                 let reply = Reply::Answered(Answered { answer, rendering });
-                Dialled::Passed(plain(streams, name, Some(reply)).await)
+                Connected::Forwarded(plain(streams, name, Some(reply)).await)
             }
         },
-        reply => Dialled::Passed(plain(streams, name, reply).await),
+        reply => Connected::Forwarded(plain(streams, name, reply).await),
     }
 }
 
@@ -114,27 +117,28 @@ pub(crate) async fn hold(
     seat: Seat,
 ) -> Outgoing {
     let held = match &reply {
-        Reply::Attached { line, .. } => Some(line.answer.clone()),
+        Reply::Attached { subscriber, .. } => Some(subscriber.answer.clone()),
         Reply::Answered(answered) => Some(answered.answer.clone()),
         Reply::Done => None,
     };
-    let first = dialled(streams, name, Some(reply)).await;
-    let (Some(held), Dialled::Attached(head, _) | Dialled::Page(head, _)) = (held, &first) else {
+    let first = connected(streams, name, Some(reply)).await;
+    let (Some(held), Connected::Attached(head, _) | Connected::Page(head, _)) = (held, &first)
+    else {
         return match first {
-            Dialled::Passed(outgoing) => outgoing,
-            Dialled::Attached(..) | Dialled::Page(..) => unavailable(streams),
+            Connected::Forwarded(outgoing) => outgoing,
+            Connected::Attached(..) | Connected::Page(..) => unavailable(streams),
         };
     };
     let class = head.class;
     let mut reader = Reader {
         name: name.into(),
         read,
-        tail: LiveReader::new(streams.platform.now(), head),
-        dial: None,
+        live_reader: LiveReader::new(streams.platform.now(), head),
+        connecting: None,
         subscription: None,
         emitted: VecDeque::new(),
         held,
-        passed: None,
+        forwarded: None,
         answer: None,
         ending,
         seat,
@@ -160,11 +164,11 @@ impl Reader {
                 if let Some(bytes) = reader.emitted.pop_front() {
                     return Some((bytes, reader));
                 }
-                if reader.tail.is_ended() {
+                if reader.live_reader.is_ended() {
                     return None;
                 }
                 // hyper polls only when the client has taken everything before.
-                reader.step(Input::Pull);
+                reader.step(Input::Drained);
                 reader.advance().await;
             }
         })
@@ -176,7 +180,7 @@ impl Reader {
             if let Some(answer) = self.answer.take() {
                 return answer;
             }
-            if self.tail.is_ended() {
+            if self.live_reader.is_ended() {
                 return unavailable(&self.streams);
             }
             self.advance().await;
@@ -188,18 +192,18 @@ impl Reader {
         enum Event {
             Ending,
             HalfClosed,
-            Dialled(Dialled),
+            Connected(Connected),
             Message(Input),
         }
         let wait = self
-            .tail
+            .live_reader
             .deadline()
             .0
             .saturating_sub(self.streams.platform.now().0);
         let event = tokio::select! {
             biased;
             _ = self.ending.wait_for(|ending| *ending) => Event::Ending,
-            dialled = either(self.dial.as_mut()) => Event::Dialled(dialled),
+            connected = either(self.connecting.as_mut()) => Event::Connected(connected),
             () = self.seat.half_closed(), if !self.is_half_closed => Event::HalfClosed,
             input = next_message(self.subscription.as_mut()) => Event::Message(input),
             () = tokio::time::sleep(Duration::from_millis(wait)) => Event::Message(Input::Tick),
@@ -210,12 +214,12 @@ impl Reader {
                 self.is_half_closed = true;
                 self.step(Input::HalfClosed);
             }
-            Event::Dialled(dialled) => {
-                self.dial = None;
-                self.take(dialled);
+            Event::Connected(connected) => {
+                self.connecting = None;
+                self.take(connected);
             }
             Event::Message(input) => {
-                if input == Input::LineClosed {
+                if input == Input::Disconnected {
                     self.subscription = None;
                 }
                 self.step(input);
@@ -224,39 +228,39 @@ impl Reader {
     }
 
     /// Handles the answer to a connection attempt.
-    fn take(&mut self, dialled: Dialled) {
-        match dialled {
-            Dialled::Attached(head, subscription) => {
+    fn take(&mut self, connected: Connected) {
+        match connected {
+            Connected::Attached(head, subscription) => {
                 self.subscription = Some(subscription);
                 let body = Vec::new();
-                self.step(Input::Dialled { head, body });
+                self.step(Input::Connected { head, body });
             }
-            Dialled::Page(head, body) => self.step(Input::Dialled { head, body }),
-            Dialled::Passed(outgoing) => {
+            Connected::Page(head, body) => self.step(Input::Connected { head, body }),
+            Connected::Forwarded(outgoing) => {
                 let status = outgoing.status();
-                self.passed = Some(outgoing);
-                self.step(Input::Passed { status });
+                self.forwarded = Some(outgoing);
+                self.step(Input::Forwarded { status });
             }
         }
     }
 
     fn step(&mut self, input: Input) {
         let now = self.streams.platform.now();
-        let chance = self.streams.platform.random().unwrap_or_default() % 1_000;
-        for effect in self.tail.step(now, chance, input) {
+        let jitter = self.streams.platform.random().unwrap_or_default() % 1_000;
+        for effect in self.live_reader.step(now, jitter, input) {
             match effect {
-                Effect::Dial { from, after_ms } => {
+                Effect::Connect { from, after_ms } => {
                     let (streams, name) = (Arc::clone(&self.streams), Arc::clone(&self.name));
                     let call = Call::Read(self.read.again_from(from));
-                    self.dial = Some(Box::pin(async move {
+                    self.connecting = Some(Box::pin(async move {
                         if after_ms > 0 {
                             tokio::time::sleep(Duration::from_millis(after_ms)).await;
                         }
                         let reply = ask(&streams, &name, call).await;
-                        dialled(&streams, &name, reply).await
+                        connected(&streams, &name, reply).await
                     }));
                 }
-                Effect::HangUp => self.subscription = None,
+                Effect::Disconnect => self.subscription = None,
                 Effect::Emit(bytes) => self.emitted.push_back(bytes.into()),
                 Effect::Answer {
                     status,
@@ -268,8 +272,8 @@ impl Reader {
                         .map(|(name, value)| (name.as_str(), value.as_str()));
                     self.answer = Some(Outgoing::whole(status, headers, body));
                 }
-                Effect::AnswerHeld => self.answer = Some(response(&self.held, Vec::new())),
-                Effect::AnswerPassed => self.answer = self.passed.take(),
+                Effect::RespondEmpty => self.answer = Some(response(&self.held, Vec::new())),
+                Effect::Forward => self.answer = self.forwarded.take(),
                 Effect::End => {}
             }
         }
@@ -277,9 +281,9 @@ impl Reader {
 }
 
 /// Waits for the connection attempt. Without one, waits for ever.
-async fn either(dial: Option<&mut Dial>) -> Dialled {
-    match dial {
-        Some(dial) => dial.await,
+async fn either(connecting: Option<&mut Connecting>) -> Connected {
+    match connecting {
+        Some(connecting) => connecting.await,
         None => std::future::pending().await,
     }
 }

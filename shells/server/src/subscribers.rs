@@ -21,26 +21,27 @@ impl Subscribers {
         &mut self,
         streams: &Arc<Streams>,
         name: &Arc<str>,
-        line: &Subscriber,
+        subscriber: &Subscriber,
     ) -> Subscription {
-        let subscriber = streams.subscriber();
+        let number = streams.subscriber();
         let (sender, receiver) = mpsc::unbounded_channel();
         let held = Arc::new(AtomicUsize::new(0));
         self.0.insert(
-            subscriber,
+            number,
             SubscriberSender {
-                class: line.class,
-                incarnation: line.incarnation,
+                class: subscriber.class,
+                incarnation: subscriber.incarnation,
                 messages: sender,
                 held: Arc::clone(&held),
-                held_bytes_max: usize::try_from(line.head.held_bytes_max).unwrap_or(usize::MAX),
+                held_bytes_max: usize::try_from(subscriber.head.held_bytes_max)
+                    .unwrap_or(usize::MAX),
             },
         );
         Subscription {
             messages: receiver,
             held,
-            subscriber,
-            incarnation: line.incarnation,
+            subscriber: number,
+            incarnation: subscriber.incarnation,
             name: Arc::clone(name),
             streams: Arc::clone(streams),
         }
@@ -136,10 +137,10 @@ impl Subscription {
     pub(crate) async fn next(&mut self) -> live_reader::Input {
         let message = self.messages.recv().await;
         if self.held.load(Ordering::Acquire) & OVERFLOWED != 0 {
-            return live_reader::Input::Full;
+            return live_reader::Input::Backpressure;
         }
         let Some(message) = message else {
-            return live_reader::Input::LineClosed;
+            return live_reader::Input::Disconnected;
         };
         self.held.fetch_sub(message.body.len(), Ordering::AcqRel);
         let LiveMessage { frame, body } = Arc::unwrap_or_clone(message);

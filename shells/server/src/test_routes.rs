@@ -42,7 +42,7 @@ impl Test {
                 let tables = state.database.as_ref().map(|database| database.tables());
                 let segments = state.database.as_deref().map(stored_segments);
                 let stats = format!(
-                    "{{\"instance\":\"{:016x}\",\"lines\":{},\"tables\":{:?},\"segments\":[{}]}}",
+                    "{{\"instance\":\"{:016x}\",\"subscribers\":{},\"tables\":{:?},\"segments\":[{}]}}",
                     state.instance(platform).unwrap_or_default(),
                     state.subscribers.len(),
                     tables.and_then(Result::ok).unwrap_or_default(),

@@ -14,7 +14,7 @@ const failed = (/** @type {string} */ what, /** @type {unknown} */ error) => {
 };
 
 /**
- * Whether the segment is known to be stored. Nothing is put over an object that is there.
+ * Puts a segment. Returns whether it is known to be stored. An existing object is not replaced.
  *
  * @param {R2Bucket} bucket
  * @param {StreamObject} object
@@ -54,7 +54,9 @@ export async function runEffect(effect, env, object, report) {
     case "put": {
       const job = effect.put;
       try {
-        const stored = await put(env.SEGMENTS, object, job).catch((error) => failed("a segment was not stored", error));
+        const stored = await put(env.SEGMENTS, object, job).catch((error) =>
+          failed("a segment was not stored", error),
+        );
         report((object) => object.stored(job, stored === true));
       } finally {
         release(job);
@@ -84,7 +86,9 @@ export async function runEffect(effect, env, object, report) {
       break;
     }
     case "index": {
-      const statements = effect.statements.map(({ sql, values }) => env.ADMIN_INDEX.prepare(sql).bind(...values));
+      const statements = effect.statements.map(({ sql, values }) =>
+        env.ADMIN_INDEX.prepare(sql).bind(...values),
+      );
       const done = await env.ADMIN_INDEX.batch(statements).then(
         () => true,
         (error) => failed("the admin index did not answer", error),

@@ -1,8 +1,9 @@
-// The Worker's entry: hands every event to the Rust code in `build/`, does the waiting for it, and survives its panics.
+// The Worker's entry. It hands every event to the Rust code in `build/`, waits on its behalf, and
+// survives its panics.
 //
-// The Rust code runs to completion in each call. When it panics, that call throws, and the object is reset at once: what it has
-// written in this turn is undone, and nobody else was in the middle of anything. The next call gets a new wasm instance,
-// which `build/index.js` sees to.
+// The Rust code runs to completion in each call. If it panics, that call throws, and the object is
+// reset at once, which undoes the writes of this turn. No other call is affected, because none was
+// running. `build/index.js` gives the next call a new wasm instance.
 
 import { DurableObject, WorkerEntrypoint } from "cloudflare:workers";
 import * as inner from "../build/index.js";
@@ -14,26 +15,26 @@ import { release } from "./release.mjs";
 /** @import { Effect, Incoming, Router, StreamObject as Inner } from "../build/index.js" */
 
 /**
- * A response, and what is known of how it came about.
+ * A response, and what is known about its origin.
  *
  * @typedef {object} Answered
  * @property {Response} response
- * @property {string} [cache] What came of the cache: hit, miss or bypass.
+ * @property {string} [cache] The outcome of the cache: hit, miss or bypass.
  * @property {number} [cacheMs]
  * @property {boolean} [isTimed]
  */
 
-// Taken while the code is whole.
+// Read at the start, because the Rust code may have panicked when they are needed.
 const UNAVAILABLE = inner.StreamObject.unavailable();
 const DRAINING = inner.StreamObject.draining();
 
 const unavailable = () => new Response(UNAVAILABLE.body, UNAVAILABLE);
 
-// The platform hands over a body in pieces of this size, through one buffer.
+// A body is read in pieces of this size, through one buffer.
 const PIECE_BYTES = 256 << 10;
 
 /**
- * Gives `incoming` the body piece by piece, as far as it wants it.
+ * Gives `incoming` the body piece by piece, as long as it wants more.
  *
  * @param {Request} request
  * @param {ReadableStream<Uint8Array>} body
@@ -57,13 +58,14 @@ async function receive(request, body, incoming) {
 }
 
 /**
- * Reads what is left of a body and throws it away: a client that is still sending could not read its answer otherwise.
- * Ends where the body does, at a bound, or when nothing more comes, because some announce a body and wait for the answer.
+ * Reads the rest of a body and discards it, because a client that is still sending could not read
+ * its answer otherwise. Stops at the end of the body, at a bound, and when nothing more arrives,
+ * because some clients announce a body and then wait for the answer.
  *
  * @param {Request} request
  */
 async function drain(request) {
-  // Who asks first sends nothing after a refusal, and reading would invite it.
+  // A client that sent `Expect` sends no body after a refusal, but would if it were read.
   if (request.body === null || request.headers.has("Expect")) return;
   const reader = request.body.getReader();
   for (let discarded = 0; discarded < DRAINING.bytesMax; ) {
@@ -73,7 +75,7 @@ async function drain(request) {
     const silence = new Promise((resolve) => {
       timer = setTimeout(resolve, DRAINING.silenceMs, undefined);
     });
-    // A client that is gone needs no answer.
+    // If the read fails, the client has disconnected.
     const piece = await Promise.race([reader.read(), silence]).catch(() => undefined);
     clearTimeout(timer);
     if (piece === undefined || piece.done) return;
@@ -93,7 +95,7 @@ export class StreamObject extends DurableObject {
   }
 
   /**
-   * Calls into the Rust code, and begins the effects that come of it.
+   * Calls the Rust code, and begins the effects that it asks for.
    *
    * @template T
    * @param {(object: Inner) => T} call
@@ -106,7 +108,7 @@ export class StreamObject extends DurableObject {
       if (effects.length > 0) this.ctx.waitUntil(this.#runEffects(effects));
       return result;
     } catch (error) {
-      // Anything that is thrown through Rust frames leaves them as a panic would.
+      // An error thrown through Rust frames leaves their state broken, as a panic does.
       this.ctx.abort("the code has failed");
       throw error;
     }
@@ -117,7 +119,9 @@ export class StreamObject extends DurableObject {
     // No effect leaves before its turn is durable.
     await this.ctx.storage.sync();
     await Promise.all(
-      effects.map((effect) => runEffect(effect, this.env, this.inner, (outcome) => this.#run(outcome))),
+      effects.map((effect) =>
+        runEffect(effect, this.env, this.inner, (outcome) => this.#run(outcome)),
+      ),
     );
   }
 
@@ -143,7 +147,7 @@ export class StreamObject extends DurableObject {
       return result;
     }
     try {
-      // When the body breaks off, this throws, and nothing of it is stored.
+      // If the body is incomplete, this throws, and nothing is stored.
       await receive(request, body, incoming);
       const isTaken = incoming.isWanted();
       const result = this.#run((object) => object.fetchWithBody(request, incoming));
@@ -158,15 +162,15 @@ export class StreamObject extends DurableObject {
     this.#run((object) => object.alarm());
   }
 
-  // Readers send nothing over their lines, so that there is no handler for messages.
-  /** @param {WebSocket} line */
-  webSocketClose(line) {
-    this.#run((object) => object.webSocketClose(line));
+  // Subscribers send no messages, so there is no handler for them.
+  /** @param {WebSocket} subscriber */
+  webSocketClose(subscriber) {
+    this.#run((object) => object.webSocketClose(subscriber));
   }
 
-  /** @param {WebSocket} line */
-  webSocketError(line) {
-    this.#run((object) => object.webSocketClose(line));
+  /** @param {WebSocket} subscriber */
+  webSocketError(subscriber) {
+    this.#run((object) => object.webSocketClose(subscriber));
   }
 }
 
@@ -174,7 +178,7 @@ export class StreamObject extends DurableObject {
 let router;
 
 /**
- * A copy that the cache keeps: for everybody, at any time.
+ * Returns the copy for the cache, without the headers that belong to one request.
  *
  * @param {Response} response
  */
@@ -185,8 +189,9 @@ function forAll(response) {
 }
 
 /**
- * Asks the cache first, and tells it the answer. The result says in `cache` what came of it: hit, miss or bypass. When the cache
- * fails, the object answers as if there were none.
+ * Looks into the cache first, and stores the object's answer there. `cache` of the result says
+ * whether it was a hit, a miss or a bypass. If the cache fails, the object answers as if there were
+ * no cache.
  *
  * @param {string | null} url
  * @param {() => Promise<Response>} ask
@@ -201,7 +206,7 @@ async function throughCache(url, ask, router, context) {
   try {
     kept = await caches.default.match(url);
   } catch (error) {
-    console.error("the cache was not asked", error);
+    console.error("the cache could not be read", error);
     return { response: await ask(), cache: "bypass", cacheMs: Date.now() - began };
   }
   const cacheMs = Date.now() - began;
@@ -209,13 +214,13 @@ async function throughCache(url, ask, router, context) {
   const response = await ask();
   if (router.mayKeep(response.status, response.headers.get("Cache-Control") ?? "")) {
     const keeping = caches.default.put(url, forAll(response.clone()));
-    context.waitUntil(keeping.catch((error) => console.error("the cache was not told", error)));
+    context.waitUntil(keeping.catch((error) => console.error("the cache could not be written", error)));
   }
   return { response, cache: "miss", cacheMs };
 }
 
 /**
- * The response of the request's stream, or the router's own.
+ * Returns the answer of the request's stream, or of the router.
  *
  * @param {Request} request
  * @param {Env} env
@@ -230,12 +235,15 @@ async function routed(request, env, context) {
     return { response: to.answer };
   }
   const ask = () => to.stub.fetch(to.request);
-  const answered = to.cache === undefined ? { response: await ask() } : await throughCache(to.cache, ask, router, context);
+  const answered =
+    to.cache === undefined
+      ? { response: await ask() }
+      : await throughCache(to.cache, ask, router, context);
   return { ...answered, isTimed: to.isTimed };
 }
 
 /**
- * The response with what it says beside the answer: to browsers of other pages, of the cache, and of times.
+ * Returns the response with the headers that the router adds: CORS, `X-Cache` and `Server-Timing`.
  *
  * @param {Request} request
  * @param {Answered} answered
@@ -247,7 +255,9 @@ function finished(request, { response, cache, cacheMs, isTimed }, began) {
   for (const [name, value] of pairs) last.headers.set(name, value);
   if (cache !== undefined) last.headers.set("X-Cache", cache);
   if (isTimed) {
-    if (cache !== undefined) last.headers.append("Server-Timing", `cache;desc=${cache};dur=${cacheMs}`);
+    if (cache !== undefined) {
+      last.headers.append("Server-Timing", `cache;desc=${cache};dur=${cacheMs}`);
+    }
     last.headers.append("Server-Timing", `edge;dur=${Date.now() - began}`);
   }
   return last;
@@ -263,9 +273,9 @@ export default class extends WorkerEntrypoint {
     try {
       answered = await routed(request, this.env, this.ctx);
       if (isLive(answered.response)) {
-        const dial = async (/** @type {Request} */ request) =>
+        const connect = async (/** @type {Request} */ request) =>
           (await routed(request, this.env, this.ctx)).response;
-        const response = await serveLive(request, answered.response, dial);
+        const response = await serveLive(request, answered.response, connect);
         answered = { response, cache: answered.cache };
       }
     } catch (error) {

@@ -1,11 +1,11 @@
-// Streams bodies that are partly in R2 or have several pages. The Rust code makes and checks them;
-// this fetches what it asks for.
+// Streams bodies that are partly in R2 or have several pages. The Rust code makes and checks them.
+// This module fetches what it asks for.
 
 import { release } from "./release.mjs";
 
 /** @import { PageStep, Pages } from "../build/index.js" */
 
-/** Why a page cannot be made, in the words of the Rust code. */
+/** A page cannot be made. The message is the Rust code's reason. */
 class Damaged extends Error {}
 
 /** @param {PageStep} step */
@@ -15,8 +15,8 @@ function checked(step) {
 }
 
 /**
- * The body's bytes as they come. Throws when it is damaged, R2 fails, or the stream ends before the
- * body. Owns `pages`, and frees them.
+ * Yields the body's bytes. Throws if the body is damaged, R2 fails, or the stream is deleted before
+ * the body's end. Owns `pages`, and frees them.
  *
  * @param {Pages} pages
  * @param {R2Bucket} bucket
@@ -48,7 +48,7 @@ async function* bytesOf(pages, bucket, readOn) {
 }
 
 /**
- * The response of several pieces, once its first bytes are known to be whole.
+ * Returns the streamed response after its first bytes were checked.
  *
  * @param {Pages} pages
  * @param {R2Bucket} bucket
@@ -68,7 +68,7 @@ export async function streamPages(pages, bucket, readOn, failure) {
           if (next.done) controller.close();
           else controller.enqueue(next.value);
         } catch (error) {
-          // The client is cut off, and reads on from where it was.
+          // The client's connection is cut. The client reads on from its offset.
           console.error("a response broke off", error);
           throw error;
         }
@@ -77,7 +77,7 @@ export async function streamPages(pages, bucket, readOn, failure) {
         await bytes.return();
       },
     },
-    // Nothing is made before the client has taken what was made.
+    // No bytes are made until the client has taken those before them.
     { highWaterMark: 0 },
   );
   const response = pages.response(body);

@@ -1,14 +1,14 @@
-// Carries out what a `Tail` decides: one client's SSE response or long-poll, kept going over lines
-// to its stream.
+// Carries out what a `LiveReader` decides for one client's SSE response or long-poll. The reader
+// subscribes to its stream over a WebSocket.
 
-import { LIVE_HEAD, Tail } from "./tail.mjs";
+import { LIVE_HEAD, LiveReader } from "./live_reader.mjs";
 
-/** @import { Answer, Effect, Frame, Head, Input } from "./tail.mjs" */
+/** @import { Answer, Effect, Frame, Head, Input } from "./live_reader.mjs" */
 
-/** @typedef {(request: Request) => Promise<Response>} Dial */
+/** @typedef {(request: Request) => Promise<Response>} Connect */
 
 /**
- * What is for the client.
+ * The client's side of the response.
  *
  * @typedef {object} Client
  * @property {(bytes: Uint8Array) => void} emit
@@ -31,7 +31,7 @@ function decodedMessage(message) {
 }
 
 /**
- * The head that an answer to a dial carries, if it does.
+ * Returns the live head of an answer to a connection attempt, if it has one.
  *
  * @param {Response} response
  * @returns {Head | undefined}
@@ -49,83 +49,84 @@ function clientHeaders(response) {
 }
 
 class Reader {
-  /** What the last dial was answered with, where that was no head. @type {Response | undefined} */
-  #passed;
+  /** The last answer that has no live head. @type {Response | undefined} */
+  #forwarded;
   /** @type {WebSocket | undefined} */
-  #line;
+  #subscription;
   /** @type {number | null} */
   #timer = null;
   #timerAt = Infinity;
 
   /**
    * @param {Request} request
-   * @param {Response} response The answer to the first dial.
+   * @param {Response} response The answer to the first connection attempt.
    * @param {Head} head
-   * @param {Dial} dial
+   * @param {Connect} connect
    * @param {Client} client
    */
-  constructor(request, response, head, dial, client) {
+  constructor(request, response, head, connect, client) {
     this.request = request;
     this.held = response;
     this.head = head;
-    this.dial = dial;
+    this.connect = connect;
     this.client = client;
-    this.tail = new Tail(Date.now(), head);
+    this.machine = new LiveReader(Date.now(), head);
   }
 
   /** @param {Input} input */
   step(input) {
-    const chance = Math.floor(Math.random() * 1000);
-    for (const effect of this.tail.step(Date.now(), chance, input)) this.#run(effect);
+    const jitter = Math.floor(Math.random() * 1000);
+    for (const effect of this.machine.step(Date.now(), jitter, input)) this.#run(effect);
     this.#schedule();
   }
 
   /**
-   * Takes the answer to a dial.
+   * Handles the answer to a connection attempt.
    *
    * @param {Response} response
    */
   async take(response) {
     const head = headOf(response);
     if (head === undefined) {
-      this.#passed = response;
-      return this.step({ type: "passed", status: response.status });
+      this.#forwarded = response;
+      return this.step({ type: "forwarded", status: response.status });
     }
-    const line = response.webSocket;
-    const body = line === null ? new Uint8Array(await response.arrayBuffer()) : EMPTY;
-    if (line !== null) {
-      if (this.tail.isEnded) return line.accept(), line.close(1000);
-      this.#attach(line);
+    const socket = response.webSocket;
+    const body = socket === null ? new Uint8Array(await response.arrayBuffer()) : EMPTY;
+    if (socket !== null) {
+      if (this.machine.isEnded) return socket.accept(), socket.close(1000);
+      this.#attach(socket);
     }
-    this.step({ type: "dialled", head, body });
+    this.step({ type: "connected", head, body });
   }
 
-  /** @param {WebSocket} line */
-  #attach(line) {
-    line.binaryType = "arraybuffer";
-    line.accept();
-    this.#line = line;
-    line.addEventListener("message", (event) => {
-      if (this.#line === line && event.data instanceof ArrayBuffer) this.step(decodedMessage(event.data));
+  /** @param {WebSocket} socket */
+  #attach(socket) {
+    socket.binaryType = "arraybuffer";
+    socket.accept();
+    this.#subscription = socket;
+    socket.addEventListener("message", (event) => {
+      if (this.#subscription !== socket || !(event.data instanceof ArrayBuffer)) return;
+      this.step(decodedMessage(event.data));
     });
     const closed = () => {
-      if (this.#line !== line) return;
-      this.#line = undefined;
-      this.step({ type: "line-closed" });
+      if (this.#subscription !== socket) return;
+      this.#subscription = undefined;
+      this.step({ type: "disconnected" });
     };
-    line.addEventListener("close", closed);
-    line.addEventListener("error", closed);
+    socket.addEventListener("close", closed);
+    socket.addEventListener("error", closed);
   }
 
   /** @param {string} from */
-  async #dialFrom(from) {
+  async #connectFrom(from) {
     const url = new URL(this.request.url);
     url.searchParams.set("offset", from);
     const headers = new Headers(this.request.headers);
-    // It says where the client was when it connected.
+    // It names the position of the client's first request, and `offset` the present one.
     headers.delete("Last-Event-ID");
     try {
-      await this.take(await this.dial(new Request(url, { headers })));
+      await this.take(await this.connect(new Request(url, { headers })));
     } catch {
       this.step({ type: "unanswered" });
     }
@@ -134,13 +135,13 @@ class Reader {
   /** @param {Effect} effect */
   #run(effect) {
     switch (effect.type) {
-      case "dial":
-        if (effect.after_ms === 0) this.#dialFrom(effect.from);
-        else setTimeout(() => this.#dialFrom(effect.from), effect.after_ms);
+      case "connect":
+        if (effect.after_ms === 0) this.#connectFrom(effect.from);
+        else setTimeout(() => this.#connectFrom(effect.from), effect.after_ms);
         break;
-      case "hang-up":
-        this.#line?.close(1000);
-        this.#line = undefined;
+      case "disconnect":
+        this.#subscription?.close(1000);
+        this.#subscription = undefined;
         break;
       case "emit":
         this.client.emit(effect.bytes);
@@ -148,14 +149,14 @@ class Reader {
       case "answer":
         this.client.answer(answered(effect));
         break;
-      case "answer-held": {
+      case "respond-empty": {
         const { status } = this.head;
         this.client.answer(new Response(null, { status, headers: clientHeaders(this.held) }));
         break;
       }
-      case "answer-passed":
-        if (this.#passed === undefined) throw new Error("no answer has been passed on");
-        this.client.answer(this.#passed);
+      case "forward":
+        if (this.#forwarded === undefined) throw new Error("there is no answer to forward");
+        this.client.answer(this.#forwarded);
         break;
       case "end":
         this.client.end();
@@ -163,13 +164,13 @@ class Reader {
     }
   }
 
-  /** One timer at a time; one that comes early finds nothing to do and is set anew. */
+  /** Keeps one timer. If it fires early, the machine does nothing, and a new one is set. */
   #schedule() {
-    if (this.tail.isEnded) {
+    if (this.machine.isEnded) {
       clearTimeout(this.#timer);
       return;
     }
-    const deadline = this.tail.deadline;
+    const deadline = this.machine.deadline;
     if (this.#timerAt <= deadline) return;
     clearTimeout(this.#timer);
     this.#timerAt = deadline;
@@ -183,46 +184,47 @@ class Reader {
 
 /** @param {Answer} answer */
 function answered({ status, headers, body }) {
-  // The platform refuses even an empty body with a status that has none.
+  // The platform rejects a body, even an empty one, with a status such as 204.
   return new Response(body.byteLength === 0 ? null : body, { status, headers });
 }
 
 /**
- * Whether an answer to a request is the beginning of a live read.
+ * Returns whether an answer begins a live read.
  *
  * @param {Response} response
  */
 export const isLive = (response) => response.headers.has(LIVE_HEAD);
 
 /**
- * Answers a live read whose first dial was answered with the head of a line.
+ * Answers a live read. `response` has the live head that answered the first connection attempt.
  *
  * @param {Request} request
  * @param {Response} response
- * @param {Dial} dial
+ * @param {Connect} connect
  * @returns {Promise<Response>}
  */
-export function serveLive(request, response, dial) {
+export function serveLive(request, response, connect) {
   const head = headOf(response);
   if (head === undefined) throw new Error("the answer is not that of a live read");
   return head.class === "sse"
-    ? serveEvents(request, response, head, dial)
-    : serveLongPoll(request, response, head, dial);
+    ? serveEvents(request, response, head, connect)
+    : serveLongPoll(request, response, head, connect);
 }
 
 /**
  * @param {Request} request
  * @param {Response} response
  * @param {Head} head
- * @param {Dial} dial
+ * @param {Connect} connect
  */
-async function serveEvents(request, response, head, dial) {
+async function serveEvents(request, response, head, connect) {
   /** @type {ReadableStreamDefaultController<Uint8Array>} */
   let controller;
   let ended = false;
-  // Tells the tail whether its client reads.
+  // Says whether the client reads.
   const pressure = () => {
-    if (!ended) reader.step({ type: (controller.desiredSize ?? 0) > 0 ? "pull" : "full" });
+    if (ended) return;
+    reader.step({ type: (controller.desiredSize ?? 0) > 0 ? "drained" : "backpressure" });
   };
   const client = {
     emit(/** @type {Uint8Array} */ bytes) {
@@ -237,11 +239,11 @@ async function serveEvents(request, response, head, dial) {
       try {
         controller.close();
       } catch {
-        // The client has left, and with it the stream.
+        // The client has disconnected, which has closed the stream of events.
       }
     },
   };
-  const reader = new Reader(request, response, head, dial, client);
+  const reader = new Reader(request, response, head, connect, client);
   const events = new ReadableStream(
     {
       start(/** @type {ReadableStreamDefaultController<Uint8Array>} */ given) {
@@ -253,7 +255,10 @@ async function serveEvents(request, response, head, dial) {
         reader.step({ type: "client-gone" });
       },
     },
-    { highWaterMark: head.held_bytes_max, size: (/** @type {Uint8Array} */ chunk) => chunk.byteLength },
+    {
+      highWaterMark: head.held_bytes_max,
+      size: (/** @type {Uint8Array} */ chunk) => chunk.byteLength,
+    },
   );
   await reader.take(response);
   return new Response(events, { status: head.status, headers: clientHeaders(response) });
@@ -263,15 +268,16 @@ async function serveEvents(request, response, head, dial) {
  * @param {Request} request
  * @param {Response} response
  * @param {Head} head
- * @param {Dial} dial
+ * @param {Connect} connect
  * @returns {Promise<Response>}
  */
-function serveLongPoll(request, response, head, dial) {
+function serveLongPoll(request, response, head, connect) {
   return new Promise((answer, reject) => {
     const unused = () => reject(new Error("a long-poll has no events"));
-    const reader = new Reader(request, response, head, dial, { emit: unused, answer, end: unused });
-    // A client's departure is not noticed before something is written to it: the line is closed
-    // when the long-poll's time is over.
+    const client = { emit: unused, answer, end: unused };
+    const reader = new Reader(request, response, head, connect, client);
+    // The platform reports that a client has disconnected only when something is written to it. The
+    // reader of such a client ends when the long-poll's time is over.
     reader.take(response).catch(reject);
   });
 }

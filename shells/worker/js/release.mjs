@@ -11,6 +11,6 @@ export function release(object) {
   try {
     object?.release();
   } catch {
-    // It is an object of an instance that has panicked.
+    // The object belonged to an instance that has panicked.
   }
 }

@@ -1,7 +1,7 @@
 //! The Cloudflare shell: a router, and one Durable Object per stream. It carries out what the
 //! machine decides, and decides nothing itself.
 //!
-//! Nothing in here waits: the JavaScript code in `js/` waits for bodies, objects and lines. A panic
+//! Nothing in here waits: the JavaScript code in `js/` waits for bodies, objects and readers. A panic
 //! aborts the wasm instance that everything in the isolate shares, and would leave every Rust
 //! future hanging; so there are none, and all that a panic ever breaks is the call that it happens
 //! in.

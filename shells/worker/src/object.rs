@@ -34,7 +34,7 @@ export interface Prepared {
 }
 "#;
 
-/// Closes a line whose stream has nothing more for it (RFC 6455, 7.4.1).
+/// Closes the connection of a subscriber when its stream has ended (RFC 6455, 7.4.1).
 const NORMAL_CLOSURE: u16 = 1_000;
 
 #[wasm_bindgen]
@@ -44,8 +44,8 @@ pub struct StreamObject {
     /// Woken by the first event that needs it, and dropped when a turn fails.
     stream: RefCell<Option<Stream>>,
     calls: Cell<u64>,
-    /// Whether there may be lines: those of a former instance last.
-    has_lines: Cell<bool>,
+    /// Whether there may be subscribers. Those of an earlier instance stay connected.
+    has_subscribers: Cell<bool>,
     /// What is to run once the turn is durable, until the entry takes it.
     effects: RefCell<Vec<JsValue>>,
     #[cfg(feature = "test-routes")]
@@ -62,7 +62,7 @@ impl StreamObject {
             storage: Storage::new(context.unchecked_into::<ObjectContext>()),
             stream: RefCell::default(),
             calls: Cell::default(),
-            has_lines: Cell::new(true),
+            has_subscribers: Cell::new(true),
             effects: RefCell::default(),
             #[cfg(feature = "test-routes")]
             test: crate::test_routes::State::default(),
@@ -267,13 +267,13 @@ impl StreamObject {
         self.event(Input::Alarm)
     }
 
-    /// A reader has let go of its line, or was cut off.
+    /// Handles the end of a subscriber's connection.
     ///
     /// # Errors
     /// When the turn failed.
     #[wasm_bindgen(js_name = webSocketClose)]
-    pub fn web_socket_close(&self, line: &JsValue) -> Result<(), JsValue> {
-        match self.storage.incarnation(line)? {
+    pub fn web_socket_close(&self, subscriber: &JsValue) -> Result<(), JsValue> {
+        match self.storage.incarnation(subscriber)? {
             Some(incarnation) => self.event(Input::SubscriberLeft { incarnation }),
             None => Ok(()),
         }
@@ -375,8 +375,8 @@ impl StreamObject {
         for effect in turn.after_commit {
             match effect {
                 Effect::Answer { answer, .. } => response = Some(self.respond(answer)?),
-                Effect::Attach { line, .. } => {
-                    response = Some(Responded::Whole(self.attach(&line)?))
+                Effect::Attach { subscriber, .. } => {
+                    response = Some(Responded::Whole(self.attach(&subscriber)?))
                 }
                 Effect::Put(put) => self.effects.borrow_mut().push(effects::put(put)?),
                 Effect::Collect { effect, keys } => self
@@ -408,39 +408,39 @@ impl StreamObject {
         response::response(&answer, Some(&body)).map(Responded::Whole)
     }
 
-    fn attach(&self, line: &Subscriber) -> Result<Response, JsValue> {
+    fn attach(&self, subscriber: &Subscriber) -> Result<Response, JsValue> {
         let pair = WebSocketPair::new()?;
-        self.has_lines.set(true);
+        self.has_subscribers.set(true);
         self.storage
-            .keep_line(&pair.end(1), line.class, line.incarnation)?;
-        response::upgrade(&line.answer, &pair.end(0))
+            .keep_subscriber(&pair.end(1), subscriber.class, subscriber.incarnation)?;
+        response::upgrade(&subscriber.answer, &pair.end(0))
     }
 
     /// Sent after the turn's writes, and so held by the output gate until they are durable.
     fn broadcast(&self, live: &Broadcast) -> Result<(), JsValue> {
-        // To ask for the lines wakes those that sleep.
-        if !self.has_lines.get() {
+        // Asking the platform for its WebSockets wakes those that hibernate.
+        if !self.has_subscribers.get() {
             return Ok(());
         }
-        let mut has_lines = false;
+        let mut has_subscribers = false;
         for class in [Class::Sse, Class::LongPoll] {
-            let lines = self.storage.lines(class, live.incarnation)?;
-            if lines.length() == 0 {
+            let subscribers = self.storage.subscribers(class, live.incarnation)?;
+            if subscribers.length() == 0 {
                 continue;
             }
-            has_lines = true;
+            has_subscribers = true;
             let message = live.message(class).map_err(described)?;
             let message = Uint8Array::from(message.as_slice());
-            for line in lines.iter() {
-                let line: Socket = line.unchecked_into();
-                // A line that was closed meanwhile cannot be sent to, and need not.
-                let sent = line.send(&message);
+            for subscriber in subscribers.iter() {
+                let subscriber: Socket = subscriber.unchecked_into();
+                // Sending fails if the connection has closed meanwhile, which does no harm.
+                let sent = subscriber.send(&message);
                 if sent.is_ok() && live.end.is_some() {
-                    drop(line.close(NORMAL_CLOSURE, "finished"));
+                    drop(subscriber.close(NORMAL_CLOSURE, "finished"));
                 }
             }
         }
-        self.has_lines.set(has_lines);
+        self.has_subscribers.set(has_subscribers);
         Ok(())
     }
 

@@ -70,7 +70,7 @@ extern "C" {
     #[wasm_bindgen(method, getter, catch, js_name = rowsWritten)]
     pub(crate) fn rows_written(this: &Cursor) -> Result<f64, JsValue>;
 
-    /// The two ends of a line.
+    /// The two ends of a WebSocket.
     pub(crate) type WebSocketPair;
 
     #[wasm_bindgen(constructor, catch, js_class = "WebSocketPair")]

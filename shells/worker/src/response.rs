@@ -33,13 +33,13 @@ pub(crate) fn streamed(answer: &Answer, body: &ReadableStream) -> Result<Respons
     Response::new_with_opt_readable_stream_and_init(Some(body), &init)
 }
 
-/// The response that hands a line to its reader, with the headers of the answer that the reader
+/// The response that hands a WebSocket to its reader, with the headers of the answer that the reader
 /// holds.
-pub(crate) fn upgrade(answer: &Answer, line: &Socket) -> Result<Response, JsValue> {
+pub(crate) fn upgrade(answer: &Answer, socket: &Socket) -> Result<Response, JsValue> {
     let init = ResponseInit::new();
     init.set_status(101);
     init.set_headers(headers(answer)?.as_ref());
-    Reflect::set(&init, &"webSocket".into(), line)?;
+    Reflect::set(&init, &"webSocket".into(), socket)?;
     Response::new_with_opt_str_and_init(None, &init)
 }
 

@@ -102,16 +102,20 @@ impl Storage {
         Ok(frames)
     }
 
-    /// The lines of this incarnation's readers.
-    pub(crate) fn lines(&self, class: Class, incarnation: Incarnation) -> Result<Array, JsValue> {
+    /// Returns the WebSockets of this incarnation's subscribers.
+    pub(crate) fn subscribers(
+        &self,
+        class: Class,
+        incarnation: Incarnation,
+    ) -> Result<Array, JsValue> {
         self.context.web_sockets(&tag(class, incarnation))
     }
 
-    /// Whose reader has a line.
-    pub(crate) fn incarnation(&self, line: &JsValue) -> Result<Option<Incarnation>, JsValue> {
+    /// Returns the incarnation that a subscriber reads.
+    pub(crate) fn incarnation(&self, subscriber: &JsValue) -> Result<Option<Incarnation>, JsValue> {
         let tag = self
             .context
-            .tags(line)?
+            .tags(subscriber)?
             .get(0)
             .as_string()
             .unwrap_or_default();
@@ -120,14 +124,14 @@ impl Storage {
             .and_then(|(_, incarnation)| Incarnation::from_text(incarnation)))
     }
 
-    pub(crate) fn keep_line(
+    pub(crate) fn keep_subscriber(
         &self,
-        line: &Socket,
+        subscriber: &Socket,
         class: Class,
         incarnation: Incarnation,
     ) -> Result<(), JsValue> {
         self.context
-            .accept_web_socket(line, &Array::of1(&tag(class, incarnation).into()))
+            .accept_web_socket(subscriber, &Array::of1(&tag(class, incarnation).into()))
     }
 
     /// Executes one statement, and hands over its rows.
@@ -266,7 +270,7 @@ impl Storage {
         Ok(tables)
     }
 
-    pub(crate) fn all_lines(&self) -> Result<u32, JsValue> {
+    pub(crate) fn all_subscribers(&self) -> Result<u32, JsValue> {
         let get = js_sys::Reflect::get(&self.context, &"getWebSockets".into())?;
         Ok(get
             .unchecked_into::<js_sys::Function>()
@@ -351,13 +355,17 @@ impl Rows for Storage {
     fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
         let mut attached = 0;
         for class in [Class::Sse, Class::LongPoll] {
-            attached += u64::from(self.lines(class, incarnation).map_err(unreadable)?.length());
+            attached += u64::from(
+                self.subscribers(class, incarnation)
+                    .map_err(unreadable)?
+                    .length(),
+            );
         }
         Ok(attached)
     }
 }
 
-/// By what the platform finds a line again: constant for as long as it lasts.
+/// Returns the tag by which the platform finds a subscriber again. It never changes.
 fn tag(class: Class, incarnation: Incarnation) -> String {
     let class = match class {
         Class::Sse => "sse",

@@ -58,7 +58,7 @@ impl StreamObject {
         let tables = self.storage.tables()?;
         let json = serde_json::json!({
             "instance": format!("{:016x}", self.test.instance.get()),
-            "lines": self.storage.all_lines()?,
+            "subscribers": self.storage.all_subscribers()?,
             "rows_written": counts.rows_written,
             "rows_read": counts.rows_read,
             "alarms_set": counts.alarms_set,

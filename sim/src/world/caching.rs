@@ -143,7 +143,7 @@ impl World<'_, '_> {
     /// A cache asks in the background for what it has given to its client.
     fn ask_again(&mut self, answered: CallId, way: Way) {
         let call = &self.calls[answered];
-        // Only an edge dials, and for nobody that does not wait.
+        // Only an edge connects, and only while its client waits.
         if call.request.parameter("live").is_some() {
             return;
         }

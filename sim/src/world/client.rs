@@ -97,7 +97,7 @@ pub(super) struct Call {
     pub(super) object: ObjectId,
     /// What it is part of, unless an object has sent it.
     operation: Option<OperationId>,
-    /// The edge that dials, if it is not a client's own.
+    /// The edge that connects, if it is not a client's own.
     pub(super) reader: Option<ReaderId>,
     pub(super) request: Rc<Request>,
     /// What was known to anybody when it was sent.
@@ -221,7 +221,7 @@ impl World<'_, '_> {
             }
             let delay = self.course.network_delay();
             self.course
-                .schedule(delay, Event::Dial { reader, from: None });
+                .schedule(delay, Event::Connect { reader, from: None });
             return;
         }
         self.send(call);
@@ -278,7 +278,7 @@ impl World<'_, '_> {
 
     pub(super) fn reply(&mut self, call: CallId, received: Received) {
         if let Some(reader) = self.calls[call].reader {
-            return self.dialled(reader, received);
+            return self.connected(reader, received);
         }
         if let Some(sending) = self.calls[call].sending {
             return self.message_answered(sending, call, &received);

@@ -77,7 +77,9 @@ impl World<'_, '_> {
                             }
                         }
                     }
-                    [Effect::Attach { line, .. }] => (plain(&line.answer), true, None, false),
+                    [Effect::Attach { subscriber, .. }] => {
+                        (plain(&subscriber.answer), true, None, false)
+                    }
                     _ => {
                         return self.course.fail(
                             Oracle::Contract,

@@ -44,7 +44,7 @@ impl World<'_, '_> {
                         self.course
                             .note("network", || format!("c{call} loses its answer"));
                         if let Some(line) = received.line {
-                            self.hang_up(line);
+                            self.disconnect(line);
                         }
                         self.course.schedule(delay + 1_000, Event::Lost { call });
                     } else {
@@ -63,7 +63,7 @@ impl World<'_, '_> {
                     if self.course.fault(Fault::LineCut) {
                         self.course.hit(Mark::LineCut);
                         self.course.changed(Fault::LineCut);
-                        self.hang_up(line);
+                        self.disconnect(line);
                         self.close_line(line);
                     } else {
                         let when = self.arrival(line);
@@ -74,7 +74,7 @@ impl World<'_, '_> {
                 Outgoing::Effect { instance, effect } => self.begin_effect(at, instance, effect),
                 Outgoing::Close { line } => {
                     self.close_line(line);
-                    self.hang_up(line);
+                    self.disconnect(line);
                 }
             }
         }
@@ -96,7 +96,7 @@ impl World<'_, '_> {
     }
 
     /// The object learns that a line is closed, some time.
-    pub(super) fn hang_up(&mut self, line: LineId) {
+    pub(super) fn disconnect(&mut self, line: LineId) {
         let late = self.course.fault(Fault::GoneLate);
         let delay = if late {
             self.course.choices.upto(60_000)

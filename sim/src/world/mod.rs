@@ -81,8 +81,8 @@ pub enum Event {
     LineGone {
         line: LineId,
     },
-    /// An edge dials, for the first time or again.
-    Dial {
+    /// An edge connects, for the first time or again.
+    Connect {
         reader: ReaderId,
         from: Option<Offset>,
     },
@@ -291,7 +291,7 @@ impl<'w, 't> World<'w, 't> {
             Event::Message { line, message } => self.message(line, &message),
             Event::LineClosed { line } => self.line_closed(line),
             Event::LineGone { line } => self.line_gone(line),
-            Event::Dial { reader, from } => self.dial(reader, from),
+            Event::Connect { reader, from } => self.connect(reader, from),
             Event::Tick { reader } => self.tick(reader),
             Event::Drain { reader } => self.drain(reader),
             Event::Leave { reader } => self.leave(reader),
@@ -328,9 +328,10 @@ impl<'w, 't> World<'w, 't> {
                 self.readers.iter_mut().for_each(Reader::hurry);
                 self.phase = Phase::Healing;
                 self.course.note("world", || "heals".to_owned());
-                let redial = self.course.settings.limits.redial_ms_max * 16;
+                let reconnect = self.course.settings.limits.reconnect_ms_max();
                 let network = self.course.settings.delays.network * 40 + 60_000;
-                self.course.schedule(stall + redial + network, Event::Judge);
+                self.course
+                    .schedule(stall + reconnect + network, Event::Judge);
             }
             Phase::Reading if self.unread == 0 => {
                 self.phase = Phase::Waiting;

@@ -698,7 +698,7 @@ impl World<'_, '_> {
                     }
                 }
             }
-            Effect::Attach { call, line } => {
+            Effect::Attach { call, subscriber } => {
                 let call = CallId::from(call);
                 let platform = &mut self.objects[at].platform;
                 let number = self.lines.push(Line {
@@ -709,13 +709,13 @@ impl World<'_, '_> {
                     finished: false,
                 });
                 let attachment = Attachment {
-                    class: line.class,
-                    incarnation: line.incarnation,
+                    class: subscriber.class,
+                    incarnation: subscriber.incarnation,
                 };
                 platform.lines.push((number, attachment));
                 let lines = platform.lines.len() as u64;
                 self.course.marks.reach(Watermark::Lines, lines);
-                let response = plain(&line.answer);
+                let response = plain(&subscriber.answer);
                 self.hold_answer(
                     at,
                     call,

@@ -33,9 +33,9 @@ pub(super) struct Reader {
     tail: Option<LiveReader>,
     class: Class,
     held_bytes_max: u64,
-    /// The answer to the first dial, and to one that was passed on.
+    /// The answers to the first connection attempt, and to one that was forwarded.
     held: Option<Received>,
-    passed: Option<Received>,
+    forwarded: Option<Received>,
     line: Option<LineId>,
     /// What the object was when it last said anything.
     place: Place,
@@ -44,7 +44,7 @@ pub(super) struct Reader {
     draining: bool,
     tick_at: u64,
     follower: Option<Follower>,
-    dials: u64,
+    attempts: u64,
     cut: bool,
     left: bool,
     over: bool,
@@ -70,7 +70,7 @@ impl Reader {
             class: Class::LongPoll,
             held_bytes_max: 0,
             held: None,
-            passed: None,
+            forwarded: None,
             line: None,
             place: Place::default(),
             queue: VecDeque::new(),
@@ -78,7 +78,7 @@ impl Reader {
             draining: false,
             tick_at: u64::MAX,
             follower: None,
-            dials: 0,
+            attempts: 0,
             cut: false,
             left: false,
             over: false,
@@ -122,13 +122,15 @@ impl Reader {
 
 impl World<'_, '_> {
     /// An edge asks the stream, for the first time or again from a position.
-    pub(super) fn dial(&mut self, reader: ReaderId, from: Option<Offset>) {
+    pub(super) fn connect(&mut self, reader: ReaderId, from: Option<Offset>) {
         let it = &mut self.readers[reader];
         if it.left && it.tail.is_none() {
             return;
         }
-        it.dials += 1;
-        self.course.marks.reach(Watermark::Dials, it.dials);
+        it.attempts += 1;
+        self.course
+            .marks
+            .reach(Watermark::ConnectionAttempts, it.attempts);
         let request = match from {
             None => Rc::clone(&it.request),
             Some(offset) => Rc::new(it.request.from_offset(&offset.to_string())),
@@ -136,13 +138,13 @@ impl World<'_, '_> {
         let (object, operation) = (it.object, it.operation);
         let call = self.call(object, operation, Some(reader), &request);
         self.course.note("edge", || {
-            format!("reader {reader} dials c{call} {}", request.line())
+            format!("reader {reader} connects with c{call} {}", request.line())
         });
         self.send(call);
     }
 
-    /// A dial was answered.
-    pub(super) fn dialled(&mut self, reader: ReaderId, received: Received) {
+    /// A connection attempt was answered.
+    pub(super) fn connected(&mut self, reader: ReaderId, received: Received) {
         let head = received
             .response
             .header(internal_headers::LIVE_HEAD)
@@ -174,13 +176,13 @@ impl World<'_, '_> {
         let it = &mut self.readers[reader];
         let Some(head) = head else {
             let status = received.response.status;
-            it.passed = Some(received);
-            return self.step(reader, Input::Passed { status });
+            it.forwarded = Some(received);
+            return self.step(reader, Input::Forwarded { status });
         };
         let body = if let Some(line) = received.line {
             if it.left || it.tail.as_ref().is_none_or(LiveReader::is_ended) {
                 self.course.hit(Mark::LineUnwanted);
-                self.hang_up(line);
+                self.disconnect(line);
                 if self.readers[reader].left {
                     self.step(reader, Input::ClientGone);
                 }
@@ -195,7 +197,7 @@ impl World<'_, '_> {
             }
             received.response.body.to_vec()
         };
-        self.step(reader, Input::Dialled { head, body });
+        self.step(reader, Input::Connected { head, body });
     }
 
     fn begin_following(&mut self, reader: ReaderId, received: &Received) {
@@ -245,9 +247,9 @@ impl World<'_, '_> {
         self.advance();
     }
 
-    /// A dial was not answered, or the edge found that the object is not to be reached.
+    /// A connection attempt was not answered, or the edge cannot reach the object.
     pub(super) fn unanswered(&mut self, reader: ReaderId) {
-        self.course.hit(Mark::DialFailed);
+        self.course.hit(Mark::ConnectFailed);
         self.course
             .note("edge", || format!("reader {reader} is not answered"));
         let it = &mut self.readers[reader];
@@ -264,13 +266,13 @@ impl World<'_, '_> {
                 ..Response::default()
             };
             let place = self.readers[reader].place;
-            self.readers[reader].passed = Some(Received {
+            self.readers[reader].forwarded = Some(Received {
                 response: unavailable,
                 place,
                 line: None,
                 fetching: None,
             });
-            self.step(reader, Input::Passed { status: 503 });
+            self.step(reader, Input::Forwarded { status: 503 });
         }
     }
 
@@ -325,7 +327,7 @@ impl World<'_, '_> {
         it.cut = true;
         self.course
             .note("edge", || format!("reader {reader}: line {line} is closed"));
-        self.step(reader, Input::LineClosed);
+        self.step(reader, Input::Disconnected);
     }
 
     pub(super) fn tick(&mut self, reader: ReaderId) {
@@ -355,7 +357,7 @@ impl World<'_, '_> {
 
     /// One input to the machine of the reader's side, and what it asks for.
     fn step(&mut self, reader: ReaderId, input: Input) {
-        let chance = if self.course.settings.limits.redial_ms_max == 0 {
+        let jitter = if self.course.settings.limits.reconnect_base_ms == 0 {
             0
         } else {
             self.course.choices.upto(999)
@@ -364,7 +366,7 @@ impl World<'_, '_> {
         let is_tick = input == Input::Tick;
         let it = &mut self.readers[reader];
         let Some(tail) = &mut it.tail else { return };
-        let effects = tail.step(Millis(now + it.ahead), chance, input);
+        let effects = tail.step(Millis(now + it.ahead), jitter, input);
         let mut emitted = false;
         let aged = is_tick && tail.is_ended();
         for effect in effects {
@@ -372,18 +374,18 @@ impl World<'_, '_> {
                 .digest
                 .number(self.course.now ^ reader.number() as u64);
             match effect {
-                Effect::Dial { from, after_ms } => {
+                Effect::Connect { from, after_ms } => {
                     self.course.schedule(
                         after_ms,
-                        Event::Dial {
+                        Event::Connect {
                             reader,
                             from: Some(from),
                         },
                     );
                 }
-                Effect::HangUp => {
+                Effect::Disconnect => {
                     if let Some(line) = self.readers[reader].line.take() {
-                        self.hang_up(line);
+                        self.disconnect(line);
                     }
                 }
                 Effect::Emit(bytes) => {
@@ -414,7 +416,7 @@ impl World<'_, '_> {
                         },
                     );
                 }
-                Effect::AnswerHeld => {
+                Effect::RespondEmpty => {
                     let held = self.readers[reader].held.clone();
                     if let Some(Received {
                         mut response,
@@ -430,13 +432,13 @@ impl World<'_, '_> {
                         self.hand_over(reader, response);
                     }
                 }
-                Effect::AnswerPassed => {
-                    if let Some(passed) = self.readers[reader].passed.take() {
+                Effect::Forward => {
+                    if let Some(forwarded) = self.readers[reader].forwarded.take() {
                         if self.readers[reader].cut {
-                            self.course.hit(Mark::LongPollRedialled);
+                            self.course.hit(Mark::LongPollReconnected);
                         }
-                        self.readers[reader].place = passed.place;
-                        self.hand_over(reader, passed.response);
+                        self.readers[reader].place = forwarded.place;
+                        self.hand_over(reader, forwarded.response);
                     }
                 }
                 Effect::End => {
@@ -497,12 +499,12 @@ impl World<'_, '_> {
             return;
         }
         if it.queued_bytes < it.held_bytes_max {
-            self.step(reader, Input::Pull);
+            self.step(reader, Input::Drained);
         } else {
             if it.line.is_some() {
                 self.course.marks.hit(Mark::ReaderFull);
             }
-            self.step(reader, Input::Full);
+            self.step(reader, Input::Backpressure);
         }
     }
 

@@ -575,9 +575,9 @@ impl Client {
                         format!("a{attempt}: {waited} ms"),
                     );
                 }
-                // A stream that lets go of its readers has them dial again, which takes a while.
-                let redial = shared.settings.workload.limits.redial_ms_max * 4;
-                let late = outdated.is_some_and(|at| at + slack + redial < now());
+                // A stream that disconnects its readers makes them reconnect, which takes a while.
+                let reconnect = shared.settings.workload.limits.reconnect_base_ms * 4;
+                let late = outdated.is_some_and(|at| at + slack + reconnect < now());
                 if late && !excused {
                     shared.fail(
                         Oracle::NoLostWake,

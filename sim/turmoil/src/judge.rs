@@ -646,9 +646,9 @@ impl Judge {
         ))
     }
 
-    /// Whether a stream has ended, or another begun, since something was asked of it. A poll whose
-    /// link was cut meanwhile finds another stream when it dials, and is answered for the one that
-    /// it knew.
+    /// Whether a stream has ended, or another begun, since the attempt began. A long-poll whose
+    /// connection was cut meanwhile finds another stream when it reconnects, and is answered for the
+    /// one that it knew.
     pub(crate) fn has_turned_over(&self, attempt: usize) -> bool {
         let Attempt { name, from, .. } = self.attempts[attempt];
         let versions = &self.names[name].versions[from..];

@@ -24,8 +24,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const SLACK_MS: u64 = 2_000;
 /// For the server to tell what it has, where nothing breaks.
 const TOLD_MS: u64 = 1_000;
-/// While things break, a reader dials so often.
-const DIALS_MAX: u64 = 8;
+/// Connection attempts of one reader while things break.
+const ATTEMPTS_MAX: u64 = 8;
 /// For the head of an answer.
 const HEAD: Duration = Duration::from_secs(15);
 
@@ -53,7 +53,7 @@ pub(crate) fn follow(company: &Company, who: &str, name: usize, request: Rc<Requ
         name,
         request,
         readings: Rc::clone(&follow.readings),
-        dials: 0,
+        attempts: 0,
         cut_within: None,
         finished: false,
     };
@@ -74,10 +74,10 @@ struct Reader {
     company: Company,
     who: String,
     name: usize,
-    /// What is asked with the next dial.
+    /// What is asked with the next connection attempt.
     request: Rc<Request>,
     readings: Rc<RefCell<Vec<Reading>>>,
-    dials: u64,
+    attempts: u64,
     /// Whether the last connection broke off, and within an event.
     cut_within: Option<bool>,
     finished: bool,
@@ -107,16 +107,16 @@ impl Reader {
         let shared = self.company.shared.lock();
         shared.goes_on()
             && shared.phase < Phase::Reading
-            && (self.dials < DIALS_MAX || shared.phase > Phase::Busy)
+            && (self.attempts < ATTEMPTS_MAX || shared.phase > Phase::Busy)
     }
 
     async fn run(&mut self) {
         while self.goes_on() && !self.finished {
-            self.dials += 1;
+            self.attempts += 1;
             self.company.shared.lock().under_way += 1;
-            let dialled = self.dial().await;
+            let connected = self.connect().await;
             self.company.shared.lock().under_way -= 1;
-            if let Err(Lost(reason)) = dialled {
+            if let Err(Lost(reason)) = connected {
                 self.note(&format!("is cut off: {reason}"));
             }
             let pause = self.company.shared.lock().choices.upto(300);
@@ -124,7 +124,7 @@ impl Reader {
         }
     }
 
-    async fn dial(&mut self) -> Result<(), Lost> {
+    async fn connect(&mut self) -> Result<(), Lost> {
         let company = self.company.clone();
         let request = Rc::clone(&self.request);
         let attempt = company.sent(self.name, &request);
@@ -303,7 +303,8 @@ impl Reader {
         } else {
             0
         };
-        let slack = TOLD_MS + settings.latency_ms_max * 4 + work + tier + limits.redial_ms_max * 4;
+        let slack =
+            TOLD_MS + settings.latency_ms_max * 4 + work + tier + limits.reconnect_base_ms * 4;
         let since = since.max(told_at);
         // A read that fails is tried again, after longer and longer pauses.
         let excused =

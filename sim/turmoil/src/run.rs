@@ -544,7 +544,7 @@ impl World {
         let (limits, bounds) = (&settings.workload.limits, &settings.bounds);
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let readers =
-            limits.sse_max_age_ms.max(limits.long_poll_timeout_ms) + limits.redial_ms_max * 4;
+            limits.sse_max_age_ms.max(limits.long_poll_timeout_ms) + limits.reconnect_base_ms * 4;
         readers
             + millis(bounds.write_timeout) * 2
             + millis(bounds.head_timeout)

@@ -175,8 +175,8 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         },
         sse_max_age_ms,
         sse_heartbeat_ms: (200 + choices.magnitude(3_000)).max(sse_max_age_ms / 20),
-        // Never 0: who finds the queue full would dial again and again within one moment.
-        redial_ms_max: 10 + inner.redial_ms_max / 2,
+        // Never 0: a reader that finds the queue full would reconnect again and again in one instant.
+        reconnect_base_ms: 10 + inner.reconnect_base_ms / 2,
         alarm_grace_ms: inner.alarm_grace_ms.min(2_000),
         alarm_delay_ms_min: inner.alarm_delay_ms_min.min(1_000),
         clock_skew_ms_max: 0,

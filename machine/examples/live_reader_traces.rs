@@ -1,5 +1,5 @@
 //! Prints what live readers do on seeded inputs, one trace of JSON a line. The Worker's JavaScript
-//! twin is held to them by `cargo xtask tail-traces`.
+//! twin is held to them by `cargo xtask live-reader-traces`.
 #![allow(clippy::print_stdout, reason = "prints for a test")]
 
 use machine::live_reader::{Effect, Frame, Input, LiveHead, LiveReader};
@@ -24,7 +24,7 @@ impl Random {
 
     fn pick_of_network(&mut self) -> Input {
         if self.one_in(8) {
-            Input::LineClosed
+            Input::Disconnected
         } else {
             Input::Unanswered
         }
@@ -53,7 +53,7 @@ fn head(random: &mut Random, class: Class, position: u64) -> LiveHead {
         age_ms_max: 1 + random.below(60_000),
         heartbeat_ms: 1 + random.below(15_000),
         held_bytes_max: 1_000,
-        redial_ms_max: random.below(2_000),
+        reconnect_base_ms: random.below(2_000),
         cache_control: random.pick(&["no-store", "private"]).to_owned(),
     }
 }
@@ -109,16 +109,16 @@ fn input(random: &mut Random, class: Class, position: &mut u64) -> Input {
             } else {
                 body(random)
             };
-            Input::Dialled { head, body }
+            Input::Connected { head, body }
         }
         6..=10 => message(random, class, position),
-        11..=14 => Input::Pull,
-        15 => Input::Full,
+        11..=14 => Input::Drained,
+        15 => Input::Backpressure,
         16 | 17 => Input::Tick,
-        18 | 19 => Input::LineClosed,
+        18 | 19 => Input::Disconnected,
         20 => Input::HalfClosed,
         21 => Input::Unanswered,
-        22 => Input::Passed {
+        22 => Input::Forwarded {
             status: random.pick(&[200, 404, 499, 500, 503]),
         },
         _ if random.one_in(2) => Input::Ending,
@@ -132,17 +132,17 @@ fn text(bytes: &[u8]) -> &str {
 
 fn shown(input: &Input) -> Value {
     match input {
-        Input::Dialled { head, body } => {
-            json!({"type": "dialled", "head": head, "body": text(body)})
+        Input::Connected { head, body } => {
+            json!({"type": "connected", "head": head, "body": text(body)})
         }
-        Input::Passed { status } => json!({"type": "passed", "status": status}),
+        Input::Forwarded { status } => json!({"type": "forwarded", "status": status}),
         Input::Unanswered => json!({"type": "unanswered"}),
         Input::Message { frame, body } => {
             json!({"type": "message", "frame": frame, "body": text(body)})
         }
-        Input::LineClosed => json!({"type": "line-closed"}),
-        Input::Pull => json!({"type": "pull"}),
-        Input::Full => json!({"type": "full"}),
+        Input::Disconnected => json!({"type": "disconnected"}),
+        Input::Drained => json!({"type": "drained"}),
+        Input::Backpressure => json!({"type": "backpressure"}),
         Input::Tick => json!({"type": "tick"}),
         Input::HalfClosed => json!({"type": "half-closed"}),
         Input::Ending => json!({"type": "ending"}),
@@ -152,18 +152,18 @@ fn shown(input: &Input) -> Value {
 
 fn done(effect: &Effect) -> Value {
     match effect {
-        Effect::Dial { from, after_ms } => {
-            json!({"type": "dial", "from": from, "after_ms": after_ms})
+        Effect::Connect { from, after_ms } => {
+            json!({"type": "connect", "from": from, "after_ms": after_ms})
         }
-        Effect::HangUp => json!({"type": "hang-up"}),
+        Effect::Disconnect => json!({"type": "disconnect"}),
         Effect::Emit(bytes) => json!({"type": "emit", "bytes": text(bytes)}),
         Effect::Answer {
             status,
             headers,
             body,
         } => json!({"type": "answer", "status": status, "headers": headers, "body": text(body)}),
-        Effect::AnswerHeld => json!({"type": "answer-held"}),
-        Effect::AnswerPassed => json!({"type": "answer-passed"}),
+        Effect::RespondEmpty => json!({"type": "respond-empty"}),
+        Effect::Forward => json!({"type": "forward"}),
         Effect::End => json!({"type": "end"}),
     }
 }
@@ -177,17 +177,17 @@ fn trace(seed: u64) -> Value {
     let mut now = 1_000;
     let mut reader = LiveReader::new(Millis(now), &first);
     let mut steps = Vec::new();
-    let mut next = Input::Dialled {
+    let mut next = Input::Connected {
         head: first.clone(),
         body: Vec::new(),
     };
     for _ in 0..30 {
-        let chance = random.below(1_000);
+        let jitter = random.below(1_000);
         let input_shown = shown(&next);
-        let effects = reader.step(Millis(now), chance, next);
+        let effects = reader.step(Millis(now), jitter, next);
         let effects: Vec<_> = effects.iter().map(done).collect();
         steps.push(json!({
-            "at": now, "chance": chance, "input": input_shown, "effects": effects,
+            "at": now, "jitter": jitter, "input": input_shown, "effects": effects,
             "deadline": reader.deadline().0, "ended": reader.is_ended(),
         }));
         if reader.is_ended() && random.one_in(2) {

@@ -1,16 +1,16 @@
-// The reader's side of a live read, without any I/O: the twin of `machine/src/live_reader.rs`, which
-// explains its words. `cargo xtask tail-traces` replays here what the Rust machine has done.
+// The reader's side of a live read, without any I/O. It is the twin of `machine/src/live_reader.rs`,
+// which explains its words. `cargo xtask live-reader-traces` checks that both do the same.
 //
 // The twin exists because a panic of the Rust code ends the wasm instance of the whole isolate.
 // In JavaScript the live readers survive it.
 
 /** The header that carries a `Head` (`machine/src/wire/internal_headers.rs`). */
-export const LIVE_HEAD = "Stream-Line";
+export const LIVE_HEAD = "Stream-Subscriber";
 
 /** @typedef {"sse" | "long-poll"} Class */
 
 /**
- * What the object tells the reader's side with each answer to a dial (`LiveHead`).
+ * The object's answer to a connection attempt (`live_reader::LiveHead`).
  *
  * @typedef {object} Head
  * @property {Class} class
@@ -24,12 +24,12 @@ export const LIVE_HEAD = "Stream-Line";
  * @property {number} age_ms_max
  * @property {number} heartbeat_ms
  * @property {number} held_bytes_max
- * @property {number} redial_ms_max
+ * @property {number} reconnect_base_ms
  * @property {string} cache_control
  */
 
 /**
- * One message over a line (`live_reader::Frame`).
+ * One message from the object to a subscriber (`live_reader::Frame`).
  *
  * @typedef {object} Frame
  * @property {string} from
@@ -42,31 +42,40 @@ export const LIVE_HEAD = "Stream-Line";
  */
 
 /**
- * What can happen to a reader (`live_reader::Input`).
+ * An event for the reader (`live_reader::Input`).
  *
- * @typedef {{ type: "dialled", head: Head, body: Uint8Array }
- *   | { type: "passed", status: number }
+ * @typedef {{ type: "connected", head: Head, body: Uint8Array }
+ *   | { type: "forwarded", status: number }
  *   | { type: "message", frame: Frame, body: Uint8Array }
- *   | { type: "unanswered" | "line-closed" | "pull" | "full" | "tick" }
+ *   | { type: "unanswered" | "disconnected" | "drained" | "backpressure" | "tick" }
  *   | { type: "half-closed" | "ending" | "client-gone" }
  * } Input
  */
 
-/** @typedef {{ type: "answer", status: number, headers: [string, string][], body: Uint8Array }} Answer */
+/**
+ * The answer of a long-poll.
+ *
+ * @typedef {object} Answer
+ * @property {"answer"} type
+ * @property {number} status
+ * @property {[string, string][]} headers
+ * @property {Uint8Array} body
+ */
 
 /**
- * What the reader is to do (`live_reader::Effect`).
+ * An action for the shell (`live_reader::Effect`).
  *
- * @typedef {{ type: "dial", from: string, after_ms: number }
+ * @typedef {{ type: "connect", from: string, after_ms: number }
  *   | { type: "emit", bytes: Uint8Array }
  *   | Answer
- *   | { type: "hang-up" | "answer-held" | "answer-passed" | "end" }
+ *   | { type: "disconnect" | "respond-empty" | "forward" | "end" }
  * } Effect
  */
 
 const encoder = new TextEncoder();
 const HEARTBEAT = encoder.encode(": heartbeat\n\n");
 const EMPTY = new Uint8Array();
+const RECONNECT_DOUBLINGS_MAX = 4;
 
 /** @param {Uint8Array[]} parts */
 function concatenated(...parts) {
@@ -96,10 +105,11 @@ function controlEvent(next, cursor, upToDate, closed) {
   return encoder.encode(`${idLine(next)}event: control\ndata:${JSON.stringify(control)}\n\n`);
 }
 
-export class Tail {
-  /** @type {"dialling" | "attached" | "behind" | "ended"} */
-  phase = "dialling";
-  toldUpToDate = false;
+/** One client's live read. */
+export class LiveReader {
+  /** @type {"connecting" | "attached" | "behind" | "ended"} */
+  phase = "connecting";
+  sentUpToDate = false;
   attempts = 0;
 
   /**
@@ -114,7 +124,7 @@ export class Tail {
     this.endsAt = now + head.age_ms_max;
     this.writtenAt = now;
     this.heartbeatMs = head.heartbeat_ms;
-    this.redialMsMax = head.redial_ms_max;
+    this.reconnectBaseMs = head.reconnect_base_ms;
     this.cacheControl = head.cache_control;
   }
 
@@ -123,35 +133,36 @@ export class Tail {
   }
 
   get deadline() {
-    const writes = this.class === "sse" && (this.phase === "dialling" || this.phase === "attached");
+    const isOpen = this.phase === "connecting" || this.phase === "attached";
+    const writes = this.class === "sse" && isOpen;
     return writes ? Math.min(this.endsAt, this.writtenAt + this.heartbeatMs) : this.endsAt;
   }
 
   /**
    * @param {number} now
-   * @param {number} chance
+   * @param {number} jitter
    * @param {Input} input
    * @returns {Effect[]}
    */
-  step(now, chance, input) {
+  step(now, jitter, input) {
     if (this.isEnded) return [];
     switch (input.type) {
-      case "dialled":
-        return this.#dialled(now, input.head, input.body);
-      case "passed":
-        return this.#passed(input.status, chance);
+      case "connected":
+        return this.#connected(now, input.head, input.body);
+      case "forwarded":
+        return this.#forwarded(input.status, jitter);
       case "unanswered":
-        return this.#redial(chance);
+        return this.#reconnect(jitter);
       case "message":
         return this.#message(now, input.frame, input.body);
-      case "line-closed":
+      case "disconnected":
         if (this.phase !== "attached") return [];
         this.attempts = 0;
-        return this.#redial(chance);
-      case "pull":
-        return this.phase === "behind" ? [this.#dial(0)] : [];
-      case "full":
-        return this.#full();
+        return this.#reconnect(jitter);
+      case "drained":
+        return this.phase === "behind" ? [this.#connect(0)] : [];
+      case "backpressure":
+        return this.#backpressure();
       case "tick":
         return this.#tick(now);
       case "half-closed":
@@ -168,15 +179,15 @@ export class Tail {
    * @param {Uint8Array} body
    * @returns {Effect[]}
    */
-  #dialled(now, head, body) {
-    if (this.phase !== "dialling" || head.incarnation !== this.incarnation) return this.#end();
+  #connected(now, head, body) {
+    if (this.phase !== "connecting" || head.incarnation !== this.incarnation) return this.#end();
     this.attempts = 0;
     this.position = head.next;
     this.cursor = Math.max(this.cursor, head.cursor);
     if (head.attached) {
       this.phase = "attached";
       this.cacheControl = head.cache_control;
-      if (this.class === "long-poll" || this.toldUpToDate) return [];
+      if (this.class === "long-poll" || this.sentUpToDate) return [];
       return [this.#emit(now, EMPTY, true, false)];
     }
     this.phase = "behind";
@@ -186,13 +197,13 @@ export class Tail {
 
   /**
    * @param {number} status
-   * @param {number} chance
+   * @param {number} jitter
    * @returns {Effect[]}
    */
-  #passed(status, chance) {
-    if (this.class === "sse") return status >= 500 ? this.#redial(chance) : this.#end();
+  #forwarded(status, jitter) {
+    if (this.class === "sse") return status >= 500 ? this.#reconnect(jitter) : this.#end();
     this.phase = "ended";
-    return [{ type: "answer-passed" }];
+    return [{ type: "forward" }];
   }
 
   /**
@@ -204,7 +215,9 @@ export class Tail {
   #message(now, frame, body) {
     if (this.phase !== "attached") return [];
     if (frame.end === "deleted" && this.class === "sse") return this.#end();
-    if (frame.from !== this.position || !frame.whole) return [{ type: "hang-up" }, this.#dial(0)];
+    if (frame.from !== this.position || !frame.whole) {
+      return [{ type: "disconnect" }, this.#connect(0)];
+    }
     this.position = frame.next;
     this.cursor = Math.max(this.cursor, frame.cursor);
     if (this.class === "sse") {
@@ -216,7 +229,7 @@ export class Tail {
     if (status === undefined) throw new Error("a long-poll's frame has a status");
     this.phase = "ended";
     return [
-      { type: "hang-up" },
+      { type: "disconnect" },
       { type: "answer", status, headers: this.#answerHeaders(status, headers ?? []), body },
     ];
   }
@@ -235,12 +248,12 @@ export class Tail {
   }
 
   /** @returns {Effect[]} */
-  #full() {
+  #backpressure() {
     if (this.phase !== "attached") return [];
-    // A long-poll always takes its answer, so that nothing waits for its client to read.
-    if (this.class === "long-poll") return [{ type: "hang-up" }, this.#dial(0)];
+    // A long-poll has nothing before its answer that its client would have to read first.
+    if (this.class === "long-poll") return [{ type: "disconnect" }, this.#connect(0)];
     this.phase = "behind";
-    return [{ type: "hang-up" }];
+    return [{ type: "disconnect" }];
   }
 
   /**
@@ -270,34 +283,36 @@ export class Tail {
    */
   #emit(now, data, upToDate, closed) {
     this.writtenAt = now;
-    this.toldUpToDate = upToDate;
+    this.sentUpToDate = upToDate;
     const control = controlEvent(this.position, this.cursor, upToDate, closed);
     if (data.byteLength === 0) return { type: "emit", bytes: control };
-    return { type: "emit", bytes: concatenated(encoder.encode(idLine(this.position)), data, control) };
+    const id = encoder.encode(idLine(this.position));
+    return { type: "emit", bytes: concatenated(id, data, control) };
   }
 
   /**
    * @param {number} afterMs
    * @returns {Effect}
    */
-  #dial(afterMs) {
-    this.phase = "dialling";
-    return { type: "dial", from: this.position, after_ms: afterMs };
+  #connect(afterMs) {
+    this.phase = "connecting";
+    return { type: "connect", from: this.position, after_ms: afterMs };
   }
 
   /**
-   * @param {number} chance
+   * @param {number} jitter
    * @returns {Effect[]}
    */
-  #redial(chance) {
-    const longest = this.redialMsMax * 2 ** Math.min(this.attempts, 4);
+  #reconnect(jitter) {
+    const doublings = Math.min(this.attempts, RECONNECT_DOUBLINGS_MAX);
+    const bound = this.reconnectBaseMs * 2 ** doublings;
     this.attempts += 1;
-    return [this.#dial(Math.floor((longest * chance) / 1000))];
+    return [this.#connect(Math.floor((bound * jitter) / 1000))];
   }
 
   /** @returns {Effect[]} */
   #end() {
     this.phase = "ended";
-    return [{ type: "hang-up" }, { type: this.class === "sse" ? "end" : "answer-held" }];
+    return [{ type: "disconnect" }, { type: this.class === "sse" ? "end" : "respond-empty" }];
   }
 }
