@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::choices::{Choices, Enumeration};
-use crate::course::Course;
-use crate::ids::{CallId, Id, LineId, ObjectId, Table};
+use crate::engine::Engine;
+use crate::ids::{CallId, ConnectionId, Id, ObjectId, Table};
 use crate::platform::{self, Due, Object, Outgoing, Remains};
 use crate::settings::{Faults, Settings};
 
@@ -156,7 +156,7 @@ struct Memory(Option<u64>);
 
 impl platform::Program for Memory {
     type Storage = Tables;
-    type Witness = ();
+    type Snapshot = ();
     type Attachment = String;
     type Answer = &'static str;
     type Message = String;
@@ -188,13 +188,13 @@ struct Call {
     /// Whether the beginning of its answer has come, and what of the body waits for that.
     begun: bool,
     waiting: Vec<String>,
-    told: Vec<String>,
+    heard: Vec<String>,
 }
 
 impl Call {
     fn seen(&self) -> String {
         let outcome = self.outcome.unwrap_or("unanswered");
-        format!("{outcome} {}", self.told.concat())
+        format!("{outcome} {}", self.heard.concat())
             .trim()
             .to_owned()
     }
@@ -205,9 +205,9 @@ impl Call {
 enum Cause {
     Call(CallId),
     Alarm,
-    Line(LineId),
+    Line(ConnectionId),
     /// A line that is opened by a call that is not counted.
-    Connect(LineId),
+    Connect(ConnectionId),
 }
 
 /// A handler at work.
@@ -228,7 +228,7 @@ struct Handling<'p> {
 struct Turn {
     writes: Vec<Write>,
     alarm: Option<Option<u64>>,
-    messages: Vec<(LineId, String)>,
+    messages: Vec<(ConnectionId, String)>,
 }
 
 /// How a turn ended.
@@ -242,11 +242,11 @@ enum End {
 /// One run of a program.
 struct Play<'p, 'w, 't> {
     program: &'p Program,
-    course: Course<'w, 't, Event>,
+    engine: Engine<'w, 't, Event>,
     object: Object<Memory>,
     handlings: Vec<Handling<'p>>,
     calls: Table<CallId, Call>,
-    lines: Table<LineId, Vec<String>>,
+    lines: Table<ConnectionId, Vec<String>>,
     log: Vec<String>,
     taken: BTreeSet<(&'p str, usize)>,
 }
@@ -259,7 +259,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         };
         Self {
             program,
-            course: Course::new(choices, settings, false),
+            engine: Engine::new(choices, settings, false),
             object: Object::new(ObjectId::new(0), Tables::default()),
             handlings: Vec::new(),
             calls: Table::default(),
@@ -293,12 +293,12 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 self.until(|play| play.calls.iter().all(|call| call.outcome.is_some()))?
             }
             Act::Wait(ms) => {
-                self.course.schedule(*ms, Event::Script);
+                self.engine.schedule(*ms, Event::Script);
                 while !matches!(self.happen()?, Event::Script) {}
             }
             Act::Hear(text) => self.until(|play| {
-                let told = play.calls.iter().map(|call| &call.told).chain(&play.lines);
-                told.flatten().any(|told| told == text)
+                let heard = play.calls.iter().map(|call| &call.heard).chain(&play.lines);
+                heard.flatten().any(|heard| heard == text)
             })?,
             Act::Kill => {
                 self.die()?;
@@ -313,21 +313,21 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
             }
             Act::Connect => {
                 let line = self.lines.push(Vec::new());
-                self.object.lines.push((line, "nothing".to_owned()));
+                self.object.connections.push((line, "nothing".to_owned()));
                 self.handle("connect", Cause::Connect(line))?;
                 self.until(|play| play.object.pending().is_none())?;
             }
             Act::Disconnect => {
-                for (line, _) in self.object.lines.clone() {
+                for (line, _) in self.object.connections.clone() {
                     self.log.push("line is closed".to_owned());
                     if self.program.handlers.contains_key("close") {
                         self.handle("close", Cause::Line(line))?;
                     }
-                    self.object.lines.retain(|(each, _)| *each != line);
+                    self.object.connections.retain(|(each, _)| *each != line);
                 }
             }
             Act::Say(text) => {
-                for (line, _) in self.object.lines.clone() {
+                for (line, _) in self.object.connections.clone() {
                     self.log.push(format!("line says {text}"));
                     self.handle("message", Cause::Line(line))?;
                 }
@@ -347,26 +347,26 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
     /// Lets the next thing happen.
     fn happen(&mut self) -> Result<Event, String> {
         let event = self
-            .course
+            .engine
             .take_next()
             .ok_or("what the script waits for never comes")?;
         match &event {
             Event::Script => {}
             Event::Resume { handling } => self.go_on(*handling)?,
             Event::Platform(platform::Event::Durable { epoch, number, .. }) => {
-                if self.object.durable(&mut self.course, *epoch, *number)? {
+                if self.object.durable(&mut self.engine, *epoch, *number)? {
                     self.release();
                     self.resume_synced()?;
                 }
             }
             Event::Platform(platform::Event::Alarm { token, again, .. }) => {
-                match self.object.alarm_due(&mut self.course, *token, *again) {
+                match self.object.alarm_due(&mut self.engine, *token, *again) {
                     None => {}
                     Some(Due::Runs) => {
                         self.log.push("alarm comes".to_owned());
                         self.handle("alarm", Cause::Alarm)?;
                     }
-                    Some(Due::Fails) => self.object.alarm_failed(&mut self.course),
+                    Some(Due::Fails) => self.object.alarm_failed(&mut self.engine),
                 }
             }
             Event::Platform(platform::Event::Crash { .. } | platform::Event::Idle { .. }) => {}
@@ -418,7 +418,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
             return Ok(());
         }
         if self.object.instance.is_none() {
-            self.object.begin_instance(&mut self.course);
+            self.object.begin_instance(&mut self.engine);
             self.object.instance = Some(Memory::default());
         }
         let mut turn = Turn::default();
@@ -432,15 +432,21 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         let alarm = turn.alarm.or(ended);
         if !turn.writes.is_empty() || alarm.is_some() {
             self.object
-                .commit(&mut self.course, turn.writes, alarm, handled, ());
+                .commit(&mut self.engine, turn.writes, alarm, handled, ());
         }
-        let now = self.course.now;
-        self.object.set_alarm(&mut self.course, alarm, now);
+        let now = self.engine.now();
+        self.object.set_alarm(&mut self.engine, alarm, now);
         for (line, message) in turn.messages {
-            self.object.hold(Outgoing::Message { line, message }, true);
+            self.object.hold(
+                Outgoing::Message {
+                    connection: line,
+                    message,
+                },
+                true,
+            );
         }
         match (end, cause) {
-            (End::Thrown, Cause::Alarm) => self.object.alarm_failed(&mut self.course),
+            (End::Thrown, Cause::Alarm) => self.object.alarm_failed(&mut self.engine),
             (End::Done, Cause::Call(call)) if !streams => {
                 self.object.hold(
                     Outgoing::Answer {
@@ -469,7 +475,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         while let Some((index, step)) = self.handlings[handling].steps.pop_front() {
             match step {
                 Step::Pause(ms) => {
-                    self.course.schedule(*ms, Event::Resume { handling });
+                    self.engine.schedule(*ms, Event::Resume { handling });
                     return End::Waits;
                 }
                 Step::Sync => {
@@ -540,7 +546,9 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 let memory = memory.map_or_else(|| "empty".to_owned(), |number| number.to_string());
                 self.say(handling, &format!("memory {memory}"));
             }
-            Step::Alarm(ms) => turn.alarm = Some(Some(self.course.now.saturating_add_signed(*ms))),
+            Step::Alarm(ms) => {
+                turn.alarm = Some(Some(self.engine.now().saturating_add_signed(*ms)))
+            }
             Step::NoAlarm => turn.alarm = Some(None),
             Step::GetAlarm => {
                 let alarm = turn.alarm.unwrap_or_else(|| self.object.alarm.seen());
@@ -552,25 +560,30 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 if let Cause::Call(call) = cause {
                     let call = &mut self.calls[call];
                     if call.begun {
-                        call.told.push(text.clone());
+                        call.heard.push(text.clone());
                     } else {
                         call.waiting.push(text.clone());
                     }
                 }
             }
             Step::Attach(text) => {
-                let mine = |line: &LineId| matches!(cause, Cause::Connect(mine) | Cause::Line(mine) if mine == *line);
-                for (_, kept) in self.object.lines.iter_mut().filter(|(line, _)| mine(line)) {
+                let mine = |line: &ConnectionId| matches!(cause, Cause::Connect(mine) | Cause::Line(mine) if mine == *line);
+                for (_, kept) in self
+                    .object
+                    .connections
+                    .iter_mut()
+                    .filter(|(line, _)| mine(line))
+                {
                     kept.clone_from(text);
                 }
             }
             Step::Send(text) => {
-                let lines = self.object.lines.iter();
+                let lines = self.object.connections.iter();
                 turn.messages
                     .extend(lines.map(|(line, _)| (*line, text.clone())));
             }
             Step::Lines => {
-                let kept = joined(self.object.lines.iter().map(|(_, kept)| kept));
+                let kept = joined(self.object.connections.iter().map(|(_, kept)| kept));
                 let kept = if kept.is_empty() { "none" } else { &kept };
                 self.say(handling, &format!("lines {kept}"));
             }
@@ -599,11 +612,14 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 } => {
                     let call = &mut self.calls[call];
                     call.begun = true;
-                    call.told.append(&mut call.waiting);
+                    call.heard.append(&mut call.waiting);
                 }
                 Outgoing::Answer { call, answer } => self.calls[call].outcome = Some(answer),
-                Outgoing::Message { line, message } => self.lines[line].push(message),
-                Outgoing::Close { line } => self.lines[line].push("closed".to_owned()),
+                Outgoing::Message {
+                    connection,
+                    message,
+                } => self.lines[connection].push(message),
+                Outgoing::Close { connection } => self.lines[connection].push("closed".to_owned()),
             }
         }
     }
@@ -623,14 +639,14 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
 
     /// The instance ends, and whatever hangs on it.
     fn die(&mut self) -> Result<(), String> {
-        let remains: Remains<Memory> = self.object.crash(&mut self.course)?;
+        let remains: Remains<Memory> = self.object.crash(&mut self.engine)?;
         for call in &mut self.calls {
             call.outcome.get_or_insert("failed");
         }
-        for (line, _) in core::mem::take(&mut self.object.lines) {
+        for (line, _) in core::mem::take(&mut self.object.connections) {
             self.lines[line].push("closed".to_owned());
         }
-        self.object.settle_alarm(&mut self.course, &remains);
+        self.object.settle_alarm(&mut self.engine, &remains);
         Ok(())
     }
 }

@@ -67,7 +67,7 @@ pub struct Stored<W> {
     vary: Vec<(String, Option<String>)>,
     asked_at: u64,
     received_at: u64,
-    witness: W,
+    provenance: W,
 }
 
 impl<W> Stored<W> {
@@ -112,7 +112,7 @@ pub enum Lookup<W> {
     /// background.
     Answer {
         response: Response,
-        witness: W,
+        provenance: W,
         /// When the stored answer was asked for, or was last found to be unchanged.
         asked_at: u64,
         is_stale: bool,
@@ -188,7 +188,7 @@ impl<W: Clone> HttpCache<W> {
         if !says.no_cache && !wants.no_cache && (is_fresh || may_be_stale) {
             return Lookup::Answer {
                 response: stored.aged(now),
-                witness: stored.witness.clone(),
+                provenance: stored.provenance.clone(),
                 asked_at: stored.asked_at,
                 is_stale: !is_fresh,
             };
@@ -210,7 +210,7 @@ impl<W: Clone> HttpCache<W> {
         request: &Request,
         revalidated: Option<Stored<W>>,
         response: Response,
-        witness: W,
+        provenance: W,
     ) -> (Done, Response) {
         if request.method != "GET" {
             let is_safe = request.method == "HEAD";
@@ -231,7 +231,7 @@ impl<W: Clone> HttpCache<W> {
                 headers.retain(|(each, _)| !each.eq_ignore_ascii_case(&name));
                 stored.response.headers.push((name, value));
             }
-            (stored.asked_at, stored.received_at, stored.witness) = (asked_at, now, witness);
+            (stored.asked_at, stored.received_at, stored.provenance) = (asked_at, now, provenance);
             let given = stored.response.clone();
             if self.may_store(request, &given) {
                 self.stored.insert(url.to_owned(), stored);
@@ -255,7 +255,7 @@ impl<W: Clone> HttpCache<W> {
             vary: vary.collect(),
             asked_at,
             received_at: now,
-            witness,
+            provenance,
         };
         let before = self.stored.insert(url.to_owned(), stored);
         let done = if before.is_some() {

@@ -45,7 +45,7 @@ ids! {
     /// A reader's side of a live read.
     ReaderId
     /// A connection between an edge and an object.
-    LineId
+    ConnectionId
     CacheId
     /// A put of an object of the cold tier.
     UploadId
@@ -54,7 +54,7 @@ ids! {
     /// The fetching of an answer's body from the cold tier.
     FetchId
     /// A message from object to object.
-    SendingId
+    RpcId
 }
 
 impl From<CallId> for machine::CallId {

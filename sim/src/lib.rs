@@ -7,12 +7,13 @@
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 pub mod choices;
-pub mod course;
+pub mod cold_tier;
+pub mod coverage;
 pub mod digest;
+pub mod engine;
 pub mod fidelity;
 pub mod http_cache;
 pub mod ids;
-pub mod marks;
 pub mod model;
 pub mod oracles;
 pub mod platform;
@@ -22,7 +23,6 @@ pub mod segments;
 pub mod settings;
 pub mod shrink;
 pub mod storage;
-pub mod tier;
 pub mod workload;
 pub mod world;
 

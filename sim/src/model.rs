@@ -123,7 +123,7 @@ pub struct Mismatch {
 
 /// What the world saw of the turn that answered.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub struct TurnFacts {
     /// The instance's clock.
     pub now: u64,
     /// Readers at the tail of the stream before the turn.
@@ -373,7 +373,7 @@ impl Model {
         then: State,
         request: &Request,
         response: &Response,
-        facts: &Facts,
+        facts: &TurnFacts,
     ) -> Verdict {
         let present = core::mem::replace(&mut self.state, then);
         let archive = self.archive.clone();
@@ -392,7 +392,7 @@ impl Model {
         then: State,
         request: &Request,
         response: &Response,
-        facts: &Facts,
+        facts: &TurnFacts,
     ) -> Result<State, Mismatch> {
         let present = core::mem::replace(&mut self.state, then);
         let archive = self.archive.clone();
@@ -434,7 +434,7 @@ impl Model {
     ///
     /// # Errors
     /// When the stream ended too early, or should have.
-    pub fn alarm(&mut self, facts: &Facts) -> Verdict {
+    pub fn alarm(&mut self, facts: &TurnFacts) -> Verdict {
         self.settle_expiry(facts, false)?;
         self.turned(facts)
     }
@@ -444,14 +444,14 @@ impl Model {
     ///
     /// # Errors
     /// When it seals elsewhere than at the tail.
-    pub fn turned(&mut self, facts: &Facts) -> Verdict {
+    pub fn turned(&mut self, facts: &TurnFacts) -> Verdict {
         self.seal(facts)?;
         self.note();
         Ok(())
     }
 
     /// The boundary of a segment is fixed in one turn, at its tail, for ever.
-    fn seal(&mut self, facts: &Facts) -> Verdict {
+    fn seal(&mut self, facts: &TurnFacts) -> Verdict {
         let Some((number, units)) = facts.sealed else {
             return Ok(());
         };
@@ -515,12 +515,12 @@ impl Model {
 
     /// What the body of a plain read from an offset is, if it begins now and has all pages.
     #[must_use]
-    pub fn promised(&self, asked: Option<&str>) -> Option<Vec<u8>> {
+    pub fn promised(&self, offset: Option<&str>) -> Option<Vec<u8>> {
         let life = self.state.life.as_ref()?;
         let tail = life.content.len();
-        let start = match asked {
+        let start = match offset {
             None | Some("-1") => 0,
-            Some(text) => life.segments.asked(token(text)?).min(tail),
+            Some(text) => life.segments.position_requested(token(text)?).min(tail),
         };
         let begin = if start == tail {
             tail
@@ -534,7 +534,7 @@ impl Model {
     ///
     /// # Errors
     /// When it was given of another life, or not given although this one lasts.
-    pub fn continued(&mut self, id: u64, given: bool, facts: &Facts) -> Verdict {
+    pub fn continued(&mut self, id: u64, given: bool, facts: &TurnFacts) -> Verdict {
         self.settle_expiry(facts, false)?;
         let life = self.state.life.as_mut().filter(|life| life.id == id);
         if given != life.is_some() {
@@ -560,7 +560,12 @@ impl Model {
     ///
     /// # Errors
     /// When the answer is none of those allowed.
-    pub fn answered(&mut self, request: &Request, response: &Response, facts: &Facts) -> Verdict {
+    pub fn answered(
+        &mut self,
+        request: &Request,
+        response: &Response,
+        facts: &TurnFacts,
+    ) -> Verdict {
         let deletes = request.method == "DELETE" && response.status == 204;
         self.settle_expiry(facts, deletes)?;
         let faults = faults(request, &self.bounds);
@@ -617,7 +622,10 @@ impl Model {
                 response,
             );
         };
-        let (start, end) = (life.segments.told(tag.start), life.segments.told(tag.end));
+        let (start, end) = (
+            life.segments.position_sent(tag.start),
+            life.segments.position_sent(tag.end),
+        );
         let fits = start <= end && end.is_some_and(|end| end <= life.content.len());
         let named = life
             .named
@@ -656,7 +664,7 @@ impl Model {
         self.at_tail(response)
     }
 
-    fn settle_expiry(&mut self, facts: &Facts, deletes: bool) -> Verdict {
+    fn settle_expiry(&mut self, facts: &TurnFacts, deletes: bool) -> Verdict {
         let Some(life) = &mut self.state.life else {
             return Ok(());
         };
@@ -688,7 +696,7 @@ impl Model {
         Ok(())
     }
 
-    fn created(&mut self, request: &Request, response: &Response, facts: &Facts) -> Verdict {
+    fn created(&mut self, request: &Request, response: &Response, facts: &TurnFacts) -> Verdict {
         let content_type = request
             .header("Content-Type")
             .filter(|text| !text.trim().is_empty());
@@ -760,18 +768,18 @@ impl Model {
         self.names_type(response)
     }
 
-    fn confirmed(&mut self, request: &Request, response: &Response, facts: &Facts) -> Verdict {
+    fn confirmed(&mut self, request: &Request, response: &Response, facts: &TurnFacts) -> Verdict {
         let Some(life) = &mut self.state.life else {
             return Ok(());
         };
-        let asked = request
+        let requested = request
             .header("Content-Type")
             .filter(|text| !text.trim().is_empty());
         let ttl = request
             .header("Stream-TTL")
             .and_then(|text| text.parse().ok());
         let expires = request.header("Stream-Expires-At").and_then(time);
-        let same = essence(asked.unwrap_or("application/octet-stream"))
+        let same = essence(requested.unwrap_or("application/octet-stream"))
             == essence(&life.content_type)
             && ttl == life.ttl
             && expires == life.expires.as_ref().map(|(at, _)| *at)
@@ -797,7 +805,7 @@ impl Model {
         self.names_type(response)
     }
 
-    fn appended(&mut self, request: &Request, response: &Response, facts: &Facts) -> Verdict {
+    fn appended(&mut self, request: &Request, response: &Response, facts: &TurnFacts) -> Verdict {
         let Some(life) = &mut self.state.life else {
             return Ok(());
         };
@@ -827,8 +835,9 @@ impl Model {
         }
         // What the protocol does not put into an order may be told in any.
         let mut allowed = Vec::new();
-        let asked = request.header("Content-Type").unwrap_or_default();
-        let mismatched = !request.body.is_empty() && essence(asked) != essence(&life.content_type);
+        let requested = request.header("Content-Type").unwrap_or_default();
+        let mismatched =
+            !request.body.is_empty() && essence(requested) != essence(&life.content_type);
         if mismatched {
             allowed.push(409);
         }
@@ -857,9 +866,9 @@ impl Model {
                     .producers
                     .get(&claim.id)
                     .map(|(epoch, _)| epoch.to_string());
-                let told = response.header("Producer-Epoch");
+                let epoch = response.header("Producer-Epoch");
                 ensure(
-                    told == current.as_deref(),
+                    epoch == current.as_deref(),
                     || format!("Producer-Epoch: {current:?}"),
                     response,
                 )?;
@@ -967,16 +976,16 @@ impl Model {
         self.names_type(response)
     }
 
-    fn read(&mut self, request: &Request, response: &Response, facts: &Facts) -> Verdict {
+    fn read(&mut self, request: &Request, response: &Response, facts: &TurnFacts) -> Verdict {
         let Some(life) = &mut self.state.life else {
             return Ok(());
         };
         life.use_at(facts.now);
         let tail = life.content.len();
         let live = request.parameter("live");
-        let asked = request.parameter("offset");
+        let offset = request.parameter("offset");
         let start = life.segments.begin(request, tail).unwrap_or(tail);
-        let told = |token| life.segments.told(token);
+        let sent = |token| life.segments.position_sent(token);
         if start == tail && live.is_some() && !life.closed {
             let status = if live == Some("sse") { 200 } else { 204 };
             ensure(
@@ -1000,7 +1009,7 @@ impl Model {
             return self.at_tail(response);
         }
         if live == Some("sse") {
-            let end = facts.page_end.and_then(told).unwrap_or(u64::MAX);
+            let end = facts.page_end.and_then(sent).unwrap_or(u64::MAX);
             let reasonable = if start == tail {
                 end == tail
             } else {
@@ -1029,7 +1038,7 @@ impl Model {
         let end = response
             .header("Stream-Next-Offset")
             .and_then(token)
-            .and_then(told)
+            .and_then(sent)
             .unwrap_or(u64::MAX);
         let reasonable = if start == tail {
             end == tail
@@ -1059,7 +1068,7 @@ impl Model {
             || format!("Stream-Closed: {eof}"),
             response,
         )?;
-        let tagged = asked != Some("now");
+        let tagged = offset != Some("now");
         ensure(
             response.header("ETag").is_some() == tagged,
             || format!("an ETag: {tagged}"),
@@ -1136,7 +1145,7 @@ impl Model {
             return Ok(());
         };
         let next = response.header("Stream-Next-Offset").and_then(token);
-        let next = next.and_then(|token| life.segments.told(token));
+        let next = next.and_then(|token| life.segments.position_sent(token));
         let tail = life.content.len();
         ensure(
             next == Some(tail),
@@ -1155,9 +1164,9 @@ impl Model {
         let Some(life) = &self.state.life else {
             return Ok(());
         };
-        let told = response.header("Content-Type");
+        let content_type = response.header("Content-Type");
         ensure(
-            told == Some(&life.content_type),
+            content_type == Some(&life.content_type),
             || format!("Content-Type: {}", life.content_type),
             response,
         )
@@ -1189,13 +1198,13 @@ fn ensure(holds: bool, expected: impl FnOnce() -> String, response: &Response) -
 
 fn echoes(claim: Option<&Claim>, response: &Response) -> Verdict {
     let Some(claim) = claim else { return Ok(()) };
-    let told = (
+    let echoed = (
         response.header("Producer-Epoch"),
         response.header("Producer-Seq"),
     );
     let (epoch, seq) = (claim.epoch.to_string(), claim.seq.to_string());
     ensure(
-        told == (Some(&epoch), Some(&seq)),
+        echoed == (Some(&epoch), Some(&seq)),
         || format!("Producer-Epoch: {epoch}, Producer-Seq: {seq}"),
         response,
     )

@@ -3,9 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::choices::Choices;
-use crate::course::Failure;
+use crate::coverage::Coverage;
 use crate::digest::Digest;
-use crate::marks::Marks;
+use crate::engine::Failure;
 use crate::oracles::Oracle;
 use crate::settings::Settings;
 use crate::storage;
@@ -44,7 +44,7 @@ pub struct Outcome {
     /// write.
     pub answers_read: u64,
     pub simulated_ms: u64,
-    pub marks: Marks,
+    pub coverage: Coverage,
     pub failure: Option<Failure>,
     pub trace: Vec<String>,
     /// What holds for the run, and its state at the end, for those who trace it.
@@ -86,11 +86,11 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
         let text = text
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("a panic");
-        world.course.failure = Some(Failure {
+        world.engine.recorder.failure = Some(Failure {
             oracle: Oracle::Panic,
             expected: "no panic".to_owned(),
             actual: text.to_owned(),
-            event: world.course.events,
+            event: world.engine.events(),
         });
     }
     let state = if options.traced {
@@ -99,13 +99,16 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
         String::new()
     };
     let (operations, answers_read) = (world.operation_count(), world.answers_read());
-    let course = &mut world.course;
-    let (hash, events, simulated_ms) =
-        (course.digest.value(), course.events, course.simulated_ms());
-    let marks = core::mem::take(&mut course.marks);
+    let engine = &mut world.engine;
+    let (hash, events, simulated_ms) = (
+        engine.recorder.digest.value(),
+        engine.events(),
+        engine.simulated_ms(),
+    );
+    let coverage = core::mem::take(&mut engine.recorder.coverage);
     let (failure, trace) = (
-        course.failure.take(),
-        course.trace.take().unwrap_or_default(),
+        engine.recorder.failure.take(),
+        engine.recorder.trace.take().unwrap_or_default(),
     );
     drop(world);
     Outcome {
@@ -116,7 +119,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
         operations,
         answers_read,
         simulated_ms,
-        marks,
+        coverage,
         failure,
         trace,
         settings: shown,

@@ -42,7 +42,7 @@ impl Segments {
     /// place has one name that may be told, the one by the content before it, so that no seal can
     /// change it.
     #[must_use]
-    pub fn told(&self, (segment, position): Token) -> Option<u64> {
+    pub fn position_sent(&self, (segment, position): Token) -> Option<u64> {
         if segment > 0 && position == 0 {
             return None;
         }
@@ -54,7 +54,7 @@ impl Segments {
 
     /// The place that a client asks for with an offset, whether it was told it or not.
     #[must_use]
-    pub fn asked(&self, (segment, position): Token) -> u64 {
+    pub fn position_requested(&self, (segment, position): Token) -> u64 {
         let place = self
             .start(segment)
             .map(|start| start.saturating_add(position));
@@ -72,7 +72,7 @@ impl Segments {
         match request.parameter("offset") {
             None | Some("-1") => Some(0),
             Some("now") => None,
-            Some(text) => token(text).map(|token| self.asked(token).min(length)),
+            Some(text) => token(text).map(|token| self.position_requested(token).min(length)),
         }
     }
 
@@ -164,18 +164,21 @@ mod tests {
         let mut segments = Segments::default();
         segments.seal(3);
         segments.seal(5);
-        assert_eq!(segments.told((0, 3)), Some(3));
-        assert_eq!(segments.told((1, 0)), None);
-        assert_eq!(segments.asked((1, 0)), 3);
-        assert_eq!(segments.told((0, 4)), None);
-        assert_eq!(segments.told((2, 7)), Some(12));
-        assert_eq!(segments.told((3, 0)), None);
-        assert_eq!(segments.asked((0, 9)), 3);
-        assert_eq!(segments.asked((9, 0)), u64::MAX);
+        assert_eq!(segments.position_sent((0, 3)), Some(3));
+        assert_eq!(segments.position_sent((1, 0)), None);
+        assert_eq!(segments.position_requested((1, 0)), 3);
+        assert_eq!(segments.position_sent((0, 4)), None);
+        assert_eq!(segments.position_sent((2, 7)), Some(12));
+        assert_eq!(segments.position_sent((3, 0)), None);
+        assert_eq!(segments.position_requested((0, 9)), 3);
+        assert_eq!(segments.position_requested((9, 0)), u64::MAX);
         for place in 0..9 {
             for earlier in [false, true] {
                 let spelled = token(&segments.spell(place, earlier));
-                assert_eq!(spelled.map(|token| segments.asked(token)), Some(place));
+                assert_eq!(
+                    spelled.map(|token| segments.position_requested(token)),
+                    Some(place)
+                );
             }
         }
         assert_eq!(segments.spell(3, true), spell((0, 3)));

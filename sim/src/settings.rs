@@ -7,7 +7,7 @@ use std::fmt::{self, Debug, Formatter};
 use machine::Limits;
 
 use crate::choices::Choices;
-use crate::marks::{FAULTS, Fault};
+use crate::coverage::{FAULTS, Fault};
 use crate::oracles::Oracle;
 use crate::workload::{KINDS, Kind};
 
@@ -60,7 +60,7 @@ pub struct Delays {
     /// Each instance's clock is off by this at most, either way.
     pub skew: u64,
     /// An object of the cold tier is on its way, or an answer from it, for so long.
-    pub tier: u64,
+    pub cold_tier: u64,
     /// What was given up may still take effect after this.
     pub late: u64,
     /// A client takes so long for a page of an answer.
@@ -161,7 +161,7 @@ impl Settings {
             } else {
                 0
             },
-            tier: choices.magnitude(10_000),
+            cold_tier: choices.magnitude(10_000),
             late: choices.magnitude(60_000),
             page: choices.added().magnitude(2_000),
         };
@@ -294,13 +294,13 @@ fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     }
     segments(choices, limits);
     let there_and_back = delays.network * 2 + delays.commit * 2 + delays.skew * 2;
-    limits.put_timeout_ms = 200 + delays.tier / 4 + choices.magnitude(30_000);
+    limits.put_timeout_ms = 200 + delays.cold_tier / 4 + choices.magnitude(30_000);
     put_times(choices, limits);
     producers(choices, limits);
     limits.reply_timeout_ms = 200 + there_and_back + choices.magnitude(30_000);
     limits.retry_base_ms = 1 + choices.magnitude(5_000);
     limits.retry_ms_max = limits.retry_base_ms.max(1_000 + choices.magnitude(60_000));
-    let longest = delays.stall + delays.commit + delays.tier + delays.late + there_and_back;
+    let longest = delays.stall + delays.commit + delays.cold_tier + delays.late + there_and_back;
     limits.collect_grace_ms = longest + 1_000 + choices.magnitude(60_000);
 }
 

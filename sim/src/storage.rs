@@ -404,7 +404,7 @@ impl platform::Storage for Store {
     }
 }
 
-fn mark(row: &HotRow) -> RowMeta {
+fn situation(row: &HotRow) -> RowMeta {
     RowMeta {
         key: row.key,
         units: row.units,
@@ -453,7 +453,7 @@ impl Rows for Store {
             .table(table)?
             .range(..=key)
             .next_back()
-            .map(|(_, row)| mark(row)))
+            .map(|(_, row)| situation(row)))
     }
 
     fn first_at_or_after_bytes(
@@ -472,7 +472,7 @@ impl Rows for Store {
         let mut messages = behind.filter(|(key, _)| **key == RowKey::at(key.position()));
         Ok(messages
             .find(|(_, row)| row.bytes_before >= bytes_before)
-            .map(|(_, row)| mark(row)))
+            .map(|(_, row)| situation(row)))
     }
 
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {

@@ -111,21 +111,21 @@ pub struct Claim {
 
 /// What a client does next.
 #[derive(Clone, Debug)]
-pub enum Next {
+pub enum Action {
     Send {
         request: Request,
-        /// Marks the body, so that it can be found again.
-        mark: Option<String>,
+        /// Coverage the body, so that it can be found again.
+        marker: Option<String>,
         claim: Option<Claim>,
     },
     Wait(u64),
 }
 
-impl Next {
+impl Action {
     const fn send(request: Request) -> Self {
         Self::Send {
             request,
-            mark: None,
+            marker: None,
             claim: None,
         }
     }
@@ -133,7 +133,7 @@ impl Next {
 
 /// What the generator looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Scene<'a> {
+pub struct Context<'a> {
     pub settings: &'a Settings,
     pub life: Option<&'a Life>,
     /// Whether it may have expired, though it is still there.
@@ -145,73 +145,81 @@ pub struct Scene<'a> {
 }
 
 /// Draws what a client does next.
-pub fn next(choices: &mut Choices<'_>, scene: Scene<'_>) -> Next {
-    if scene.settings.enumerated {
-        return letter(choices, &scene);
+pub fn next(choices: &mut Choices<'_>, context: Context<'_>) -> Action {
+    if context.settings.enumerated {
+        return enumerated_action(choices, &context);
     }
-    if scene.settings.writers {
-        return write(&scene);
+    if context.settings.writers {
+        return write(&context);
     }
-    let mut weights = scene.settings.weights;
-    if scene.life.is_none() {
+    let mut weights = context.settings.weights;
+    if context.life.is_none() {
         // There is little else to do.
         weights[Kind::Create as usize] += weights.iter().sum::<u64>();
     }
-    if scene.has_ended {
+    if context.has_ended {
         // The moment between the end of a stream and its removal is short.
         weights[Kind::Create as usize] += weights.iter().sum::<u64>() / 2;
     }
-    let scene = &scene;
-    let mut next = unconditional(choices, scene, &weights);
-    if let Next::Send { request, .. } = &mut next {
-        add_conditions(choices.added(), scene, request);
+    let context = &context;
+    let mut next = unconditional(choices, context, &weights);
+    if let Action::Send { request, .. } = &mut next {
+        add_conditions(choices.added(), context, request);
     }
     next
 }
 
-fn unconditional(choices: &mut Choices<'_>, scene: &Scene<'_>, weights: &[u64; KINDS]) -> Next {
+fn unconditional(
+    choices: &mut Choices<'_>,
+    context: &Context<'_>,
+    weights: &[u64; KINDS],
+) -> Action {
     match Kind::ALL[choices.weighted(weights)] {
-        Kind::Append => append(choices, scene, false),
-        Kind::Produce => append(choices, scene, true),
-        Kind::Read => Next::send(read(choices, scene, None)),
-        Kind::ReadAgain => Next::send(read_again(choices, scene)),
-        Kind::LongPoll => Next::send(read(choices, scene, Some("long-poll"))),
-        Kind::Follow => Next::send(read(choices, scene, Some("sse"))),
-        Kind::Head => Next::send(Request::new("HEAD")),
-        Kind::Create => create(choices, scene),
-        Kind::Close => close(choices, scene),
-        Kind::Delete => Next::send(Request::new("DELETE")),
-        Kind::Malformed => Next::send(malformed(choices, scene)),
+        Kind::Append => append(choices, context, false),
+        Kind::Produce => append(choices, context, true),
+        Kind::Read => Action::send(read(choices, context, None)),
+        Kind::ReadAgain => Action::send(read_again(choices, context)),
+        Kind::LongPoll => Action::send(read(choices, context, Some("long-poll"))),
+        Kind::Follow => Action::send(read(choices, context, Some("sse"))),
+        Kind::Head => Action::send(Request::new("HEAD")),
+        Kind::Create => create(choices, context),
+        Kind::Close => close(choices, context),
+        Kind::Delete => Action::send(Request::new("DELETE")),
+        Kind::Malformed => Action::send(malformed(choices, context)),
         Kind::Wait => {
-            let ttl = scene.life.and_then(Life::ttl_ms).unwrap_or(0).min(100_000);
-            Next::Wait(choices.one_of(&[ttl, ttl / 2, ttl * 2, 100]) + choices.magnitude(10_000))
+            let ttl = context
+                .life
+                .and_then(Life::ttl_ms)
+                .unwrap_or(0)
+                .min(100_000);
+            Action::Wait(choices.one_of(&[ttl, ttl / 2, ttl * 2, 100]) + choices.magnitude(10_000))
         }
     }
 }
 
 /// One of the few things that are done where all runs are enumerated.
-fn letter(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
+fn enumerated_action(choices: &mut Choices<'_>, context: &Context<'_>) -> Action {
     let text = ("Content-Type", "text/plain".to_owned());
-    let mark = format!("#{};", scene.operation);
+    let marker = format!("#{};", context.operation);
     let post = |headers, body: String| Request {
         method: "POST",
         headers,
         body: body.into(),
         ..Request::default()
     };
-    let next = scene
+    let next = context
         .life
         .and_then(|life| life.producers().get("p0"))
         .map_or(0, |(_, seq)| seq + 1);
     match choices.upto(8) {
-        0 => Next::send(Request {
+        0 => Action::send(Request {
             method: "PUT",
             headers: vec![text],
             ..Request::default()
         }),
-        1 => Next::Send {
-            request: post(vec![text], format!("ab{mark}")),
-            mark: Some(mark),
+        1 => Action::Send {
+            request: post(vec![text], format!("ab{marker}")),
+            marker: Some(marker),
             claim: None,
         },
         choice @ 2..=4 => {
@@ -220,68 +228,68 @@ fn letter(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
                 epoch: 0,
                 seq: if choice == 2 { next } else { 0 },
             };
-            let mut request = post(vec![text], mark.clone());
+            let mut request = post(vec![text], marker.clone());
             stamp(&mut request, &claim);
             if choice == 4 {
                 request.headers.push(("Stream-Closed", "true".to_owned()));
             }
-            Next::Send {
+            Action::Send {
                 request,
-                mark: Some(mark),
+                marker: Some(marker),
                 claim: Some(claim),
             }
         }
-        5 => Next::send(Request {
+        5 => Action::send(Request {
             method: "GET",
             query: vec![("offset", "-1".to_owned())],
             ..Request::default()
         }),
-        6 => Next::send(Request::new("DELETE")),
+        6 => Action::send(Request::new("DELETE")),
         7 => {
             let ttl = ("Stream-TTL", "1".to_owned());
-            Next::send(Request {
+            Action::send(Request {
                 method: "PUT",
                 headers: vec![text, ttl],
                 ..Request::default()
             })
         }
-        _ => Next::Wait(1_000),
+        _ => Action::Wait(1_000),
     }
 }
 
 /// An append to the stream, once it is there.
-fn write(scene: &Scene<'_>) -> Next {
+fn write(context: &Context<'_>) -> Action {
     let json = vec![("Content-Type", "application/json".to_owned())];
-    if scene.life.is_none() {
-        return Next::send(Request {
+    if context.life.is_none() {
+        return Action::send(Request {
             method: "PUT",
             headers: json,
             ..Request::default()
         });
     }
-    let mark = format!("#{};", scene.operation);
+    let marker = format!("#{};", context.operation);
     let request = Request {
         method: "POST",
         headers: json,
-        body: format!("\"{mark}\"").into(),
+        body: format!("\"{marker}\"").into(),
         ..Request::default()
     };
-    Next::Send {
+    Action::Send {
         request,
-        mark: Some(mark),
+        marker: Some(marker),
         claim: None,
     }
 }
 
 /// Makes a write depend on the state of the stream, and an event stream go on from an event, now
 /// and then.
-fn add_conditions(choices: &mut Choices<'_>, scene: &Scene<'_>, request: &mut Request) {
+fn add_conditions(choices: &mut Choices<'_>, context: &Context<'_>, request: &mut Request) {
     if request.parameter("live") == Some("sse") && choices.percent(30) {
-        let known = &scene.knowledge.offsets;
+        let known = &context.knowledge.offsets;
         let id = match choices.weighted(&[8, 4, 4, 1, 1]) {
             0 => known.last().cloned(),
             1 => known.first().cloned(),
-            2 => scene
+            2 => context
                 .life
                 .map(|life| life.segments.spell(life.content.len(), true)),
             3 => Some(spell((0, 4_999_999_999_999_999))),
@@ -295,24 +303,29 @@ fn add_conditions(choices: &mut Choices<'_>, scene: &Scene<'_>, request: &mut Re
         return;
     }
     if request.method == "POST" && choices.upto(2) < 2 {
-        let tail = scene.life.map_or(0, |life| life.content.len());
-        let spelled = |earlier| match scene.life {
+        let tail = context.life.map_or(0, |life| life.content.len());
+        let spelled = |earlier| match context.life {
             Some(life) => life.segments.spell(tail, earlier),
             None => spell((0, 0)),
         };
-        let known = scene.knowledge.offsets.last();
+        let known = context.knowledge.offsets.last();
         let offset = match choices.weighted(&[6, 4, 4, 4, 1, 1]) {
             0 if known.is_some() => known.cloned().unwrap_or_default(),
             0 | 1 => spelled(false),
             2 => spelled(true),
-            3 => scene.knowledge.offsets.first().cloned().unwrap_or_default(),
+            3 => context
+                .knowledge
+                .offsets
+                .first()
+                .cloned()
+                .unwrap_or_default(),
             4 => "-1".to_owned(),
             _ => "now".to_owned(),
         };
         request.headers.push(("Stream-Expected-Offset", offset));
     }
     let list = |choices: &mut Choices<'_>| {
-        let tag = scene
+        let tag = context
             .knowledge
             .state
             .clone()
@@ -332,7 +345,7 @@ fn add_conditions(choices: &mut Choices<'_>, scene: &Scene<'_>, request: &mut Re
     }
 }
 
-fn create(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
+fn create(choices: &mut Choices<'_>, context: &Context<'_>) -> Action {
     let mut request = Request::new("PUT");
     let types = [
         "application/json",
@@ -342,7 +355,7 @@ fn create(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
         "Application/JSON",
         "",
     ];
-    let content_type = match scene.life {
+    let content_type = match context.life {
         // So that it is confirmed more often than not.
         Some(life) if choices.upto(2) > 0 => life.content_type.clone(),
         _ => choices.one_of(&types).to_owned(),
@@ -351,13 +364,13 @@ fn create(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
     if !content_type.is_empty() {
         request.headers.push(("Content-Type", content_type));
     }
-    if choices.percent(scene.settings.ttl_percent) {
+    if choices.percent(context.settings.ttl_percent) {
         if choices.upto(3) < 3 {
             let ttl = choices.one_of(&[1, 2, 5, 30, 3_600, 0, 9_007_199_254_740_991_u64]);
             request.headers.push(("Stream-TTL", ttl.to_string()));
         } else {
             let at =
-                (scene.now + choices.magnitude(60_000)).saturating_sub(choices.magnitude(2_000));
+                (context.now + choices.magnitude(60_000)).saturating_sub(choices.magnitude(2_000));
             let text = if choices.upto(9) == 9 {
                 "9999-12-31T23:59:59.999Z".to_owned()
             } else {
@@ -372,7 +385,7 @@ fn create(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
             choices.one_of(&["true", "TRUE", "yes"]).to_owned(),
         ));
     }
-    let mut mark = None;
+    let mut marker = None;
     if choices.percent(40) {
         let content = if json {
             Content::Messages(Vec::new())
@@ -383,38 +396,38 @@ fn create(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
                 ends: Vec::new(),
             }
         };
-        let (body, marked) = body(choices, scene, &content);
+        let (body, marked) = body(choices, context, &content);
         request.body = body;
-        mark = marked;
+        marker = marked;
         if json && choices.percent(15) {
             request.body = Bytes::from_static(b"{\"cut");
-            mark = None;
+            marker = None;
         }
     }
     let mut claim = None;
     if choices.percent(8) {
-        let drawn = drawn_claim(choices, scene);
+        let drawn = drawn_claim(choices, context);
         stamp(&mut request, &drawn);
         claim = Some(drawn);
     }
-    Next::Send {
+    Action::Send {
         request,
-        mark,
+        marker,
         claim,
     }
 }
 
-fn append(choices: &mut Choices<'_>, scene: &Scene<'_>, by_producer: bool) -> Next {
+fn append(choices: &mut Choices<'_>, context: &Context<'_>, by_producer: bool) -> Action {
     let mut request = Request::new("POST");
     let nothing = Content::Run {
         text: true,
         bytes: Vec::new(),
         ends: Vec::new(),
     };
-    let content = scene.life.map_or(&nothing, |life| &*life.content);
-    let (body, mark) = body(choices, scene, content);
+    let content = context.life.map_or(&nothing, |life| &*life.content);
+    let (body, marker) = body(choices, context, content);
     request.body = body;
-    let content_type = scene
+    let content_type = context
         .life
         .map_or("text/plain", |life| life.content_type.as_str());
     let content_type = if choices.percent(3) {
@@ -427,12 +440,12 @@ fn append(choices: &mut Choices<'_>, scene: &Scene<'_>, by_producer: bool) -> Ne
         .push(("Content-Type", content_type.to_owned()));
     let mut claim = None;
     if by_producer {
-        let drawn = drawn_claim(choices, scene);
+        let drawn = drawn_claim(choices, context);
         stamp(&mut request, &drawn);
         claim = Some(drawn);
     }
     if choices.percent(10) {
-        let last = scene.life.and_then(Life::stream_seq).unwrap_or_default();
+        let last = context.life.and_then(Life::stream_seq).unwrap_or_default();
         let higher = format!("{last}{}", choices.one_of(&["1", "0", "a"]));
         let other = choices.one_of(&["10", "2", "b"]).to_owned();
         request.headers.push((
@@ -443,47 +456,47 @@ fn append(choices: &mut Choices<'_>, scene: &Scene<'_>, by_producer: bool) -> Ne
     if choices.percent(2) {
         request.headers.push(("Stream-Closed", "true".to_owned()));
     }
-    Next::Send {
+    Action::Send {
         request,
-        mark,
+        marker,
         claim,
     }
 }
 
-fn close(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Next {
+fn close(choices: &mut Choices<'_>, context: &Context<'_>) -> Action {
     if choices.upto(2) == 2 {
-        let Next::Send {
+        let Action::Send {
             mut request,
-            mark,
+            marker,
             claim,
-        } = append(choices, scene, true)
+        } = append(choices, context, true)
         else {
-            return Next::Wait(0);
+            return Action::Wait(0);
         };
         request.headers.retain(|(name, _)| *name != "Stream-Closed");
         request.headers.push(("Stream-Closed", "true".to_owned()));
-        return Next::Send {
+        return Action::Send {
             request,
-            mark,
+            marker,
             claim,
         };
     }
     let mut request = Request::new("POST");
     request.headers.push(("Stream-Closed", "true".to_owned()));
     if choices.percent(30) {
-        stamp(&mut request, &drawn_claim(choices, scene));
+        stamp(&mut request, &drawn_claim(choices, context));
     }
     if choices.percent(20) {
         request
             .headers
             .push(("Content-Type", "no type at all".to_owned()));
     }
-    Next::send(request)
+    Action::send(request)
 }
 
-fn drawn_claim(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Claim {
-    let id = format!("p{}", choices.upto(scene.settings.producers - 1));
-    let (epoch, seq) = match scene.life.and_then(|life| life.producers().get(&id)) {
+fn drawn_claim(choices: &mut Choices<'_>, context: &Context<'_>) -> Claim {
+    let id = format!("p{}", choices.upto(context.settings.producers - 1));
+    let (epoch, seq) = match context.life.and_then(|life| life.producers().get(&id)) {
         None => match choices.weighted(&[20, 1, 1]) {
             0 => (0, 0),
             1 => (choices.magnitude(5), choices.magnitude(3)),
@@ -515,15 +528,15 @@ fn stamp(request: &mut Request, claim: &Claim) {
         .push(("Producer-Seq", claim.seq.to_string()));
 }
 
-fn read(choices: &mut Choices<'_>, scene: &Scene<'_>, live: Option<&str>) -> Request {
+fn read(choices: &mut Choices<'_>, context: &Context<'_>, live: Option<&str>) -> Request {
     let mut request = Request::new("GET");
-    if let Some(offset) = drawn_offset(choices, scene, live.is_some()) {
+    if let Some(offset) = drawn_offset(choices, context, live.is_some()) {
         request.query.push(("offset", offset));
     }
     if let Some(live) = live {
         request.query.push(("live", live.to_owned()));
         let cursor = match choices.upto(5) {
-            0..=2 => scene.knowledge.cursor.clone(),
+            0..=2 => context.knowledge.cursor.clone(),
             3 => None,
             _ => Some(choices.magnitude(1 << 40).to_string()),
         };
@@ -534,9 +547,9 @@ fn read(choices: &mut Choices<'_>, scene: &Scene<'_>, live: Option<&str>) -> Req
     request
 }
 
-fn drawn_offset(choices: &mut Choices<'_>, scene: &Scene<'_>, live: bool) -> Option<String> {
-    let known = &scene.knowledge.offsets;
-    let tail = scene.life.map_or(0, |life| life.content.len());
+fn drawn_offset(choices: &mut Choices<'_>, context: &Context<'_>, live: bool) -> Option<String> {
+    let known = &context.knowledge.offsets;
+    let tail = context.life.map_or(0, |life| life.content.len());
     Some(match choices.weighted(&[8, 4, 3, 3, 1]) {
         0 if !known.is_empty() => {
             let back = choices.magnitude(known.len() as u64 - 1);
@@ -552,7 +565,7 @@ fn drawn_offset(choices: &mut Choices<'_>, scene: &Scene<'_>, live: bool) -> Opt
                 choices.boundary(tail)
             };
             let earlier = choices.upto(1) == 1;
-            match scene.life {
+            match context.life {
                 Some(life) => life.segments.spell(position, earlier),
                 None => spell((0, position)),
             }
@@ -564,9 +577,9 @@ fn drawn_offset(choices: &mut Choices<'_>, scene: &Scene<'_>, live: bool) -> Opt
     })
 }
 
-fn read_again(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Request {
-    let Some((offset, tag)) = &scene.knowledge.tag else {
-        return read(choices, scene, None);
+fn read_again(choices: &mut Choices<'_>, context: &Context<'_>) -> Request {
+    let Some((offset, tag)) = &context.knowledge.tag else {
+        return read(choices, context, None);
     };
     let mut request = Request::new("GET");
     request.query.push(("offset", offset.clone()));
@@ -580,7 +593,7 @@ fn read_again(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Request {
     request
 }
 
-fn malformed(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Request {
+fn malformed(choices: &mut Choices<'_>, context: &Context<'_>) -> Request {
     let mut request = Request::new("GET");
     match choices.upto(12) {
         0 => request.query.push(("offset", "0_0".to_owned())),
@@ -599,7 +612,7 @@ fn malformed(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Request {
             let body = Bytes::from_static(b"[1");
             let content_type = (
                 "Content-Type",
-                scene
+                context
                     .life
                     .map_or("application/json", |life| &life.content_type)
                     .to_owned(),
@@ -614,7 +627,7 @@ fn malformed(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Request {
                     method: "PUT",
                     headers: vec![
                         ("Stream-TTL", "9".to_owned()),
-                        ("Stream-Expires-At", timestamp(scene.now + 9_000)),
+                        ("Stream-Expires-At", timestamp(context.now + 9_000)),
                     ],
                     ..request
                 },
@@ -652,25 +665,25 @@ fn malformed(choices: &mut Choices<'_>, scene: &Scene<'_>) -> Request {
     request
 }
 
-/// A body for this kind of stream, often with a mark in it by which it can be found again.
+/// A body for this kind of stream, often with a marker in it by which it can be found again.
 fn body(
     choices: &mut Choices<'_>,
-    scene: &Scene<'_>,
+    context: &Context<'_>,
     content: &Content,
 ) -> (Bytes, Option<String>) {
     let size = if choices.percent(4) {
         choices.boundary(
-            scene
+            context
                 .settings
                 .limits
                 .append_bytes_max
-                .min(scene.settings.body_bytes * 10),
+                .min(context.settings.body_bytes * 10),
         )
     } else {
-        1 + choices.magnitude(scene.settings.body_bytes)
+        1 + choices.magnitude(context.settings.body_bytes)
     };
     let mut filler = Filler(choices.upto(255));
-    let mark = format!("#{};", scene.operation);
+    let marker = format!("#{};", context.operation);
     let marked = choices.upto(4) > 0;
     match content {
         Content::Messages(_) => {
@@ -679,7 +692,7 @@ fn body(
                 .map(|_| filler.json(size / (count + 1)))
                 .collect();
             if marked {
-                messages.push(format!("{{\"m\":\"{mark}\"}}"));
+                messages.push(format!("{{\"m\":\"{marker}\"}}"));
             }
             let body = match choices.upto(7) {
                 0 if messages.len() == 1 => messages.remove(0),
@@ -689,7 +702,7 @@ fn body(
                 4 => format!("{{\"a\":[{}]}}", messages.join(",")),
                 _ => format!("[{}]", messages.join(",")),
             };
-            (body.into(), Some(mark).filter(|_| marked))
+            (body.into(), Some(marker).filter(|_| marked))
         }
         Content::Run { text, .. } => {
             let mut body = if *text {
@@ -730,18 +743,18 @@ fn body(
                 body.splice(..0, begin.iter().copied());
                 body.extend_from_slice(end);
             }
-            let fits = marked && body.len() > mark.len();
+            let fits = marked && body.len() > marker.len();
             if fits {
-                let end = body.len() - mark.len();
+                let end = body.len() - marker.len();
                 // Not inside a character.
                 let end = (0..=end)
                     .rev()
                     .find(|at| body[*at] & 0xc0 != 0x80 || !*text)
                     .unwrap_or(0);
                 body.truncate(end);
-                body.extend_from_slice(mark.as_bytes());
+                body.extend_from_slice(marker.as_bytes());
             }
-            (body.into(), Some(mark).filter(|_| fits))
+            (body.into(), Some(marker).filter(|_| fits))
         }
     }
 }
@@ -759,7 +772,7 @@ impl Filler {
     }
 
     fn bytes(&mut self, size: u64) -> Vec<u8> {
-        // No '#', which begins marks.
+        // No '#', because markers begin with it.
         (0..size)
             .map(|_| self.next(256) as u8)
             .map(|byte| if byte == b'#' { 0 } else { byte })

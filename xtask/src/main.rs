@@ -8,11 +8,11 @@
 )]
 
 mod bundle;
+mod ci;
 mod clients;
 mod coverage;
 mod dev;
 mod fuzz;
-mod gate;
 mod peers;
 mod project;
 mod server;
@@ -149,9 +149,9 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             all,
             cold,
             only,
-        } => suite::conformance(project, shell, foreign(url), all, cold, only),
+        } => suite::conformance(project, shell, non_empty(url), all, cold, only),
         Command::Implementation { shell, url, files } => {
-            suite::implementation(project, shell, foreign(url), &files)
+            suite::implementation(project, shell, non_empty(url), &files)
         }
         Command::Clients { shell, upstream } => {
             clients::clients(project, shell, upstream.as_deref())
@@ -162,7 +162,7 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             rounds,
             ..
         } => peers::compare(project, rounds),
-        Command::Perf { url, .. } => suite::perf(project, foreign(url)),
+        Command::Perf { url, .. } => suite::perf(project, non_empty(url)),
         Command::Fuzz {
             target,
             minutes,
@@ -175,11 +175,11 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         },
         Command::Coverage { write } => coverage::coverage(project, write),
         Command::LiveReaderTraces => suite::live_reader_traces(project),
-        Command::Test => gate::run(project),
+        Command::Test => ci::run(project),
     }
 }
 
 /// A variable that is set to nothing names no server.
-fn foreign(url: Option<String>) -> Option<String> {
+fn non_empty(url: Option<String>) -> Option<String> {
     url.filter(|url| !url.is_empty())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use sim::marks::{Fault, Mark, Marks, Watermark};
+use sim::coverage::{Coverage, Fault, Situation, Watermark};
 use sim::run::{self, Options, Outcome};
 use sim::storage;
 
@@ -14,8 +14,8 @@ use super::watch::Watch;
 use super::{clock, commit_number, findings, replay};
 use crate::{Seeds, Subject};
 
-/// So many runs come across every mark.
-const RUNS_FOR_ALL_MARKS: u64 = 30_000;
+/// So many runs come across every situation.
+const RUNS_FOR_ALL_SITUATIONS: u64 = 30_000;
 
 #[derive(Default)]
 struct Totals {
@@ -23,7 +23,7 @@ struct Totals {
     events: u64,
     operations: u64,
     simulated_ms: u64,
-    marks: Marks,
+    coverage: Coverage,
 }
 
 impl Totals {
@@ -33,7 +33,7 @@ impl Totals {
         self.operations += outcome.operations;
         // A stream that ends in the year 9999 makes for a long wait in which nothing happens.
         self.simulated_ms += outcome.simulated_ms.min(86_400_000);
-        self.marks.add(&outcome.marks);
+        self.coverage.add(&outcome.coverage);
     }
 
     fn line(&self, elapsed: Duration) -> String {
@@ -125,13 +125,17 @@ pub(crate) fn run(
         println!("\nto see it again: cargo sim replay {seed} --trace");
         return Ok(ExitCode::FAILURE);
     }
-    println!("\nmarks");
-    for mark in Mark::ALL {
-        println!("{:>12}  {}", totals.marks.count(*mark), mark.text());
+    println!("\nsituations");
+    for situation in Situation::ALL {
+        println!(
+            "{:>12}  {}",
+            totals.coverage.count(*situation),
+            situation.text()
+        );
     }
     println!("faults{:>34} {:>9} {:>9}", "runs", "fired", "changed");
     for fault in Fault::ALL {
-        let tally = totals.marks.tally(*fault);
+        let tally = totals.coverage.tally(*fault);
         println!(
             "{:>12}  {:<16} {:>8} {:>9} {:>9}  {}",
             "",
@@ -146,17 +150,17 @@ pub(crate) fn run(
     for watermark in Watermark::ALL {
         println!(
             "{:>12}  {}",
-            totals.marks.height(*watermark),
+            totals.coverage.height(*watermark),
             watermark.text()
         );
     }
-    let missed: Vec<_> = totals.marks.missed().map(Mark::text).collect();
-    if totals.runs >= RUNS_FOR_ALL_MARKS && !missed.is_empty() {
+    let missed: Vec<_> = totals.coverage.missed().map(Situation::text).collect();
+    if totals.runs >= RUNS_FOR_ALL_SITUATIONS && !missed.is_empty() {
         println!("\nnever came across: {}", missed.join("; "));
         return Ok(ExitCode::FAILURE);
     }
-    let inert: Vec<_> = totals.marks.inert().map(Fault::text).collect();
-    if totals.runs >= RUNS_FOR_ALL_MARKS && !inert.is_empty() {
+    let inert: Vec<_> = totals.coverage.inert().map(Fault::text).collect();
+    if totals.runs >= RUNS_FOR_ALL_SITUATIONS && !inert.is_empty() {
         println!("\nfaults that changed nothing: {}", inert.join("; "));
         return Ok(ExitCode::FAILURE);
     }
@@ -172,7 +176,7 @@ fn merge(totals: &Mutex<Totals>, mine: &mut Totals, elapsed: Option<Duration>) {
     totals.events += mine.events;
     totals.operations += mine.operations;
     totals.simulated_ms += mine.simulated_ms;
-    totals.marks.add(&mine.marks);
+    totals.coverage.add(&mine.coverage);
     *mine = Totals::default();
     if let Some(elapsed) = elapsed {
         println!("{:>4} s  {}", elapsed.as_secs(), totals.line(elapsed));

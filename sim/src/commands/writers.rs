@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use sim::choices::Choices;
-use sim::marks::{Fault, Watermark};
+use sim::coverage::{Fault, Watermark};
 use sim::run::{self, Options};
 use sim::settings::Settings;
 
@@ -27,14 +27,14 @@ pub(crate) fn writers(writers: u64, appends: u64, seeds: Seeds) -> Result<ExitCo
         let of = |faults: &[Fault]| {
             faults
                 .iter()
-                .map(|fault| outcome.marks.tally(*fault).fired)
+                .map(|fault| outcome.coverage.tally(*fault).fired)
                 .sum::<u64>()
         };
         let fired = of(Fault::ALL);
         println!(
             "seed {seed}: {} appends of {writers} writers answered, each offset read from; {} segments, {fired} faults ({} of R2), {} events ({:.1} s)",
             outcome.answers_read,
-            outcome.marks.height(Watermark::Segments),
+            outcome.coverage.height(Watermark::Segments),
             of(&[Fault::Put, Fault::Get, Fault::Collect]),
             outcome.events,
             start.elapsed().as_secs_f64(),

@@ -1,6 +1,6 @@
 //! What a client is shown through a cache.
 
-use super::Place;
+use super::Position;
 use crate::model::{Content, Mismatch};
 use crate::request::{Response, excerpt};
 
@@ -13,9 +13,9 @@ const SHOWN_MS_MAX: u64 = (60 + 300) * 1_000;
 pub struct CachedRead<'a> {
     pub response: &'a Response,
     /// What the stream was when it last vouched for the answer.
-    pub place: Place,
+    pub position: Position,
     /// What was known to anybody when the client asked.
-    pub floor: Place,
+    pub floor: Position,
     /// How long ago it was asked for.
     pub age_ms: u64,
     pub is_live: bool,
@@ -43,21 +43,27 @@ impl CachedRead<'_> {
                 excerpt(&self.response.body),
             );
         }
-        let is_former = self.place.life() != self.floor.life() && self.place < self.floor;
+        let is_former = self.position.life() != self.floor.life() && self.position < self.floor;
         if (is_former || self.is_live) && self.age_ms > SHOWN_MS_MAX {
-            let expected = format!("nothing of {:?} when {:?} is known", self.place, self.floor);
+            let expected = format!(
+                "nothing of {:?} when {:?} is known",
+                self.position, self.floor
+            );
             return mismatch(expected, format!("{} after {} ms", line(), self.age_ms));
         }
         if self.is_live || !self.response.is_true("Stream-Up-To-Date") {
             return Ok(());
         }
         // The client stops here: nothing that was written may be hidden from it.
-        if self.place < self.floor {
+        if self.position < self.floor {
             return mismatch(format!("{:?} or later, up to date", self.floor), line());
         }
         let is_closed = self.response.is_true("Stream-Closed");
-        if self.next != self.place.position || is_closed != self.place.closed {
-            return mismatch(format!("to be up to date only at {:?}", self.place), line());
+        if self.next != self.position.length || is_closed != self.position.closed {
+            return mismatch(
+                format!("to be up to date only at {:?}", self.position),
+                line(),
+            );
         }
         Ok(())
     }

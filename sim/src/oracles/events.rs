@@ -130,15 +130,17 @@ impl Follower {
         let fields: serde_json::Value =
             serde_json::from_slice(payload).map_err(|_| mismatch("a JSON object".to_owned()))?;
         // A client that is cut off after an event asks for what follows it by its id.
-        let told = fields["streamNextOffset"].as_str().unwrap_or_default();
-        if self.id != told.as_bytes() || (self.data.is_some() && self.data_id != told.as_bytes()) {
+        let next_offset = fields["streamNextOffset"].as_str().unwrap_or_default();
+        if self.id != next_offset.as_bytes()
+            || (self.data.is_some() && self.data_id != next_offset.as_bytes())
+        {
             return Err(Mismatch {
-                expected: format!("the id {told} with the data and with this event"),
+                expected: format!("the id {next_offset} with the data and with this event"),
                 actual: format!("{} and {}", excerpt(&self.data_id), excerpt(&self.id)),
             });
         }
-        let next = token(told);
-        let next = next.and_then(|token| segments.told(token));
+        let next = token(next_offset);
+        let next = next.and_then(|token| segments.position_sent(token));
         let next = next.ok_or_else(|| mismatch("streamNextOffset".to_owned()))?;
         let closed = fields["streamClosed"].as_bool().unwrap_or(false);
         let up_to_date = fields["upToDate"].as_bool().unwrap_or(false);

@@ -5,7 +5,7 @@ mod alarm_loop;
 mod cached_reads;
 mod events;
 mod offset_law;
-mod place;
+mod position;
 mod recency;
 
 use core::fmt;
@@ -17,7 +17,7 @@ pub use alarm_loop::{AlarmLoop, AlarmTurn};
 pub use cached_reads::CachedRead;
 pub use events::{Delivery, Follower};
 pub use offset_law::{OffsetLaw, units};
-pub use place::Place;
+pub use position::Position;
 pub use recency::Recency;
 
 /// An enumeration of oracles with a stable name and a meaning for each.
@@ -56,7 +56,7 @@ oracles! {
     Causes: "causes", "Each durable change was asked for by a request that was under way.";
     ColdAnswers: "cold answers", "A body fetched from the cold tier is the content that its answer names.";
     Contract: "contract", "A turn asks for what the executor's contract allows, and for nothing else.";
-    Coverage: "coverage", "Segments and hot rows tile the stream, and stored objects hold what was sealed.";
+    Segments: "segments", "Segments and hot rows tile the stream, and stored objects hold what was sealed.";
     EntityTags: "entity tags", "One entity tag names one state of one stream.";
     Events: "events", "An event stream shows the content in order, and its control events are true.";
     ExactlyOnce: "exactly once", "What was acknowledged is there, and a producer's append is there once.";
@@ -78,7 +78,7 @@ oracles! {
     RowsTile: "rows tile", "Hot rows follow one another without gap or overlap, and end at the tail.";
     Run: "run", "The hosts of the simulated network run.";
     RunEnds: "an end", "A run comes to its end within a bounded number of events.";
-    SamePages: "same pages", "A page ends at the same place whether it is hot or cold.";
+    SamePages: "same pages", "A page ends at the same position whether it is hot or cold.";
     SameTags: "same tags", "The same content keeps its entity tag.";
     SegmentSize: "segment size", "No segment grows beyond its limits.";
     StepEnds: "a step ends", "A step reads its storage a bounded number of times.";

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::Place;
+use super::Position;
 use crate::ids::ObjectId;
 use crate::model::Mismatch;
 
 /// The latest state of each object that any client knows of.
 #[derive(Debug, Default)]
 pub struct Recency {
-    known: BTreeMap<ObjectId, Place>,
+    known: BTreeMap<ObjectId, Position>,
 }
 
 impl Recency {
     /// What an answer to a request that is sent now must not be behind.
     #[must_use]
-    pub fn floor(&self, object: ObjectId) -> Place {
+    pub fn floor(&self, object: ObjectId) -> Position {
         self.known.get(&object).copied().unwrap_or_default()
     }
 
@@ -26,12 +26,12 @@ impl Recency {
     pub fn observe(
         &mut self,
         object: ObjectId,
-        floor: Place,
-        state: Place,
-        told: Place,
+        floor: Position,
+        state: Position,
+        learned: Position,
     ) -> Result<(), Mismatch> {
         let known = self.known.entry(object).or_default();
-        *known = (*known).max(told);
+        *known = (*known).max(learned);
         if state < floor {
             return Err(Mismatch {
                 expected: format!("{floor:?} or later"),

@@ -2,8 +2,8 @@
 //! own, which hears of a change before the commit or after it.
 
 use super::{Event, Object, Program};
-use crate::course::Course;
-use crate::marks::{Fault, Mark, Watermark};
+use crate::coverage::{Fault, Situation, Watermark};
+use crate::engine::Engine;
 
 /// An alarm that fails is tried again after this, doubled each time (`alarm-scheduler.c++`).
 const ALARM_RETRY_MS: u64 = 2_000;
@@ -71,24 +71,24 @@ impl<P: Program> Object<P> {
     /// when it is durable.
     pub fn set_alarm<E: From<Event>>(
         &mut self,
-        course: &mut Course<'_, '_, E>,
+        engine: &mut Engine<'_, '_, E>,
         alarm: Option<Option<u64>>,
         now: u64,
     ) {
         let Some(alarm) = alarm else { return };
-        course.note("object", || format!("alarm {alarm:?}, now {now}"));
+        engine.note("object", || format!("alarm {alarm:?}, now {now}"));
         self.alarm.stored = alarm;
         self.alarm.deferred = false;
         let scheduled = self.alarm.scheduled;
         if alarm.is_some() && (scheduled.is_none() || alarm < scheduled) {
-            self.schedule_alarm(course, alarm);
+            self.schedule_alarm(engine, alarm);
         }
     }
 
     /// A turn's word on the alarm is durable.
     pub(super) fn alarm_stored<E: From<Event>>(
         &mut self,
-        course: &mut Course<'_, '_, E>,
+        engine: &mut Engine<'_, '_, E>,
         alarm: Option<u64>,
     ) {
         self.alarm.durable = alarm;
@@ -100,61 +100,61 @@ impl<P: Program> Object<P> {
         }
         // Moving it later, or removing it, follows the commit, and may fail.
         if scheduled.is_some() && alarm.is_none_or(|alarm| scheduled < Some(alarm)) {
-            if course.fault(Fault::AlarmNotMoved) {
-                course.hit(Mark::AlarmNotMoved);
-                course.changed(Fault::AlarmNotMoved);
+            if engine.fault(Fault::AlarmNotMoved) {
+                engine.cover(Situation::AlarmNotMoved);
+                engine.changed(Fault::AlarmNotMoved);
             } else {
-                self.schedule_alarm(course, alarm);
+                self.schedule_alarm(engine, alarm);
             }
         }
     }
 
     /// An alarm that was moved earlier by what a crash has lost now comes early; one that was moved
     /// later stands.
-    pub(super) fn alarm_restored<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) {
+    pub(super) fn alarm_restored<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) {
         let (durable, scheduled) = (self.alarm.durable, self.alarm.scheduled);
         if durable.is_some() && (scheduled.is_none() || durable < scheduled) {
-            self.schedule_alarm(course, durable);
+            self.schedule_alarm(engine, durable);
         }
     }
 
     fn schedule_alarm<E: From<Event>>(
         &mut self,
-        course: &mut Course<'_, '_, E>,
+        engine: &mut Engine<'_, '_, E>,
         alarm: Option<u64>,
     ) {
         self.alarm.token += 1;
         self.alarm.scheduled = alarm;
         let Some(mut when) = alarm else { return };
-        if course.fault(Fault::AlarmLate) {
-            let late = course.choices.upto(course.settings.delays.alarm_late);
+        if engine.fault(Fault::AlarmLate) {
+            let late = engine.choices.upto(engine.settings.delays.alarm_late);
             if late > 0 {
-                course.hit(Mark::AlarmLate);
-                course.changed(Fault::AlarmLate);
+                engine.cover(Situation::AlarmLate);
+                engine.changed(Fault::AlarmLate);
             }
             when += late;
-        } else if course.fault(Fault::AlarmEarly) {
-            let early = course.choices.upto(course.settings.delays.alarm_early);
-            if early > 0 && when > course.now + early {
-                course.hit(Mark::AlarmEarly);
-                course.changed(Fault::AlarmEarly);
+        } else if engine.fault(Fault::AlarmEarly) {
+            let early = engine.choices.upto(engine.settings.delays.alarm_early);
+            if early > 0 && when > engine.now() + early {
+                engine.cover(Situation::AlarmEarly);
+                engine.changed(Fault::AlarmEarly);
             }
             when = when.saturating_sub(early);
         }
         // Not even an alarm of the past comes in no time.
-        let when = when.max(course.now + ALARM_DELAY_MS);
+        let when = when.max(engine.now() + ALARM_DELAY_MS);
         let alarm = Event::Alarm {
             object: self.number,
             token: self.alarm.token,
             again: false,
         };
-        course.schedule_at(when, alarm.into());
+        engine.schedule_at(when, alarm.into());
     }
 
     /// The scheduler's time has come; `None` when it has been told otherwise since.
     pub fn alarm_due<E: From<Event>>(
         &mut self,
-        course: &mut Course<'_, '_, E>,
+        engine: &mut Engine<'_, '_, E>,
         token: u64,
         again: bool,
     ) -> Option<Due> {
@@ -168,34 +168,34 @@ impl<P: Program> Object<P> {
                 token,
                 again,
             };
-            course.schedule(ALARM_DELAY_MS, alarm.into());
+            engine.schedule(ALARM_DELAY_MS, alarm.into());
             return None;
         }
-        course.note("object", || {
+        engine.note("object", || {
             if again { "alarm, once more" } else { "alarm" }.to_owned()
         });
-        course.hit(Mark::AlarmFired);
+        engine.cover(Situation::AlarmFired);
         if again {
-            course.hit(Mark::AlarmTwice);
-            course.changed(Fault::AlarmTwice);
+            engine.cover(Situation::AlarmTwice);
+            engine.changed(Fault::AlarmTwice);
             self.alarm.handling = true;
             return Some(Due::Runs);
         }
         self.alarm.scheduled = None;
-        if course.fault(Fault::AlarmTwice) {
-            let delay = course.choices.upto(5_000);
+        if engine.fault(Fault::AlarmTwice) {
+            let delay = engine.choices.upto(5_000);
             let alarm = Event::Alarm {
                 object: self.number,
                 token,
                 again: true,
             };
-            course.schedule(delay, alarm.into());
+            engine.schedule(delay, alarm.into());
         }
-        if course.fault(Fault::AlarmFails) {
-            course.changed(Fault::AlarmFails);
+        if engine.fault(Fault::AlarmFails) {
+            engine.changed(Fault::AlarmFails);
             return Some(Due::Fails);
         }
-        let due = course.now + course.settings.delays.alarm_early;
+        let due = engine.now() + engine.settings.delays.alarm_early;
         self.alarm.handling = true;
         self.alarm.deferred = self.alarm.stored.is_some_and(|stored| stored <= due);
         Some(Due::Runs)
@@ -215,48 +215,48 @@ impl<P: Program> Object<P> {
 
     /// The handler did not get through: the platform tries again, and gives up at last. An alarm
     /// that has been set meanwhile takes the place of another try.
-    pub fn alarm_failed<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) {
+    pub fn alarm_failed<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) {
         self.alarm.handling = false;
         self.alarm.deferred = false;
         if self.alarm.scheduled.is_none() {
-            self.try_again(course);
+            self.try_again(engine);
         }
     }
 
     /// The handler of an alarm that was moved later, of which the scheduler had not heard, did not
     /// get through: now it hears.
-    pub fn alarm_stands<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) {
+    pub fn alarm_stands<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) {
         if self.alarm.scheduled.is_none() && self.alarm.stored.is_some() {
-            self.schedule_alarm(course, self.alarm.stored);
+            self.schedule_alarm(engine, self.alarm.stored);
         }
     }
 
-    pub(super) fn try_again<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) {
+    pub(super) fn try_again<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) {
         self.alarm.tries += 1;
         let tries = self.alarm.tries;
-        course.marks.reach(Watermark::AlarmTries, tries);
+        engine.raise(Watermark::AlarmTries, tries);
         if tries > ALARM_RETRIES_MAX {
             self.alarm.tries = 0;
             self.alarm.durable = None;
             self.alarm.abandoned = true;
             // One that has been set since is another alarm.
             if self.commits.iter().any(|commit| commit.alarm.is_some()) {
-                return self.schedule_alarm(course, self.alarm.stored);
+                return self.schedule_alarm(engine, self.alarm.stored);
             }
             self.alarm.stored = None;
-            course.note("object", || "alarm given up".to_owned());
-            self.schedule_alarm(course, None);
-            course.hit(Mark::AlarmAbandoned);
+            engine.note("object", || "alarm given up".to_owned());
+            self.schedule_alarm(engine, None);
+            engine.cover(Situation::AlarmAbandoned);
             return;
         }
-        course.hit(Mark::AlarmRetried);
+        engine.cover(Situation::AlarmRetried);
         let pause = ALARM_RETRY_MS << (tries - 1);
-        let jitter = if course.settings.enumerated {
+        let jitter = if engine.settings.enumerated {
             0
         } else {
-            course.choices.upto(pause / 4)
+            engine.choices.upto(pause / 4)
         };
-        let when = course.now + pause + jitter;
-        self.schedule_alarm(course, Some(when));
+        let when = engine.now() + pause + jitter;
+        self.schedule_alarm(engine, Some(when));
     }
 }

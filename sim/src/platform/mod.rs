@@ -1,6 +1,6 @@
 //! An object as the platform runs it, whatever program runs on it: one event at a time, the writes
-//! of a turn at once and durable later, an output gate, an alarm, lines that survive sleep, and an
-//! end at any time.
+//! of a turn at once and durable later, an output gate, an alarm, connections that survive sleep,
+//! and an end at any time.
 //!
 //! What a program is told, and what it answers, is its own affair ([`Program`]): [`crate::world`]
 //! runs the stream machine on it.
@@ -12,17 +12,17 @@ use std::fmt::Debug;
 
 pub use alarm::{Alarm, Due};
 
-use crate::course::Course;
-use crate::ids::{CallId, LineId, ObjectId};
-use crate::marks::{Fault, Mark, Watermark};
+use crate::coverage::{Fault, Situation, Watermark};
+use crate::engine::Engine;
+use crate::ids::{CallId, ConnectionId, ObjectId};
 
 /// What runs on an object, as far as the platform knows it. A value is the memory of one instance.
 pub trait Program: Clone + Debug {
     /// The storage that an instance sees.
     type Storage: Storage;
     /// What is kept beside each commit, for those who judge what was kept.
-    type Witness: Clone + Debug + Default;
-    /// What is kept with a line while the instance sleeps.
+    type Snapshot: Clone + Debug + Default;
+    /// What is kept with a connection while the instance sleeps.
     type Attachment: Debug;
     type Answer: Debug;
     type Message: Debug;
@@ -66,7 +66,7 @@ pub enum Event {
     Idle {
         object: ObjectId,
         epoch: u64,
-        cut_lines: bool,
+        cut_connections: bool,
     },
     Alarm {
         object: ObjectId,
@@ -83,7 +83,7 @@ struct Commit<P: Program> {
     alarm: Option<Option<u64>>,
     /// Whether it ends the handling of an alarm.
     handles_alarm: bool,
-    witness: P::Witness,
+    snapshot: P::Snapshot,
 }
 
 /// Something that waits for the output gate.
@@ -101,11 +101,11 @@ pub enum Outgoing<P: Program> {
         answer: P::Answer,
     },
     Message {
-        line: LineId,
+        connection: ConnectionId,
         message: P::Message,
     },
     Close {
-        line: LineId,
+        connection: ConnectionId,
     },
     /// An effect, asked for by this instance.
     Effect {
@@ -152,7 +152,7 @@ pub struct Object<P: Program> {
     number: ObjectId,
     pub storage: P::Storage,
     disk: <P::Storage as Storage>::Disk,
-    durable_witness: P::Witness,
+    durable_snapshot: P::Snapshot,
     commits: VecDeque<Commit<P>>,
     issued: u64,
     committed: u64,
@@ -168,7 +168,7 @@ pub struct Object<P: Program> {
     /// Calls that an instance has begun with and not answered.
     pub begun: Vec<CallId>,
     /// Lines whose end it holds, in the order in which they came.
-    pub lines: Vec<(LineId, P::Attachment)>,
+    pub connections: Vec<(ConnectionId, P::Attachment)>,
     pub alarm: Alarm,
     pub last_crash_at: u64,
 }
@@ -180,7 +180,7 @@ impl<P: Program> Object<P> {
             number,
             storage,
             disk: Default::default(),
-            durable_witness: P::Witness::default(),
+            durable_snapshot: P::Snapshot::default(),
             commits: VecDeque::new(),
             issued: 0,
             committed: 0,
@@ -191,7 +191,7 @@ impl<P: Program> Object<P> {
             instances: 0,
             epoch: 0,
             begun: Vec::new(),
-            lines: Vec::new(),
+            connections: Vec::new(),
             alarm: Alarm::default(),
             last_crash_at: 0,
         }
@@ -199,8 +199,8 @@ impl<P: Program> Object<P> {
 
     /// What was true when what is durable was written.
     #[must_use]
-    pub const fn durable_witness(&self) -> &P::Witness {
-        &self.durable_witness
+    pub const fn durable_snapshot(&self) -> &P::Snapshot {
+        &self.durable_snapshot
     }
 
     /// Why it is not at rest; `None` when it is.
@@ -224,10 +224,10 @@ impl<P: Program> Object<P> {
 
     /// A new instance is about to be: its clock begins. Gives what that shows, and the number of
     /// the instance.
-    pub fn begin_instance<E>(&mut self, course: &mut Course<'_, '_, E>) -> (u64, u64) {
-        let skew = course.settings.delays.skew;
+    pub fn begin_instance<E>(&mut self, engine: &mut Engine<'_, '_, E>) -> (u64, u64) {
+        let skew = engine.settings.delays.skew;
         let (ahead, behind) = if skew > 0 {
-            (course.choices.upto(skew), course.choices.upto(skew))
+            (engine.choices.upto(skew), engine.choices.upto(skew))
         } else {
             (0, 0)
         };
@@ -236,9 +236,9 @@ impl<P: Program> Object<P> {
             behind,
             last: 0,
         };
-        let now = clock.read(course.now);
+        let now = clock.read(engine.now());
         if now < self.clock.last {
-            course.hit(Mark::ClockWentBack);
+            engine.cover(Situation::ClockWentBack);
         }
         self.clock = clock;
         self.instances += 1;
@@ -249,27 +249,27 @@ impl<P: Program> Object<P> {
     /// their way.
     pub fn commit<E: From<Event>>(
         &mut self,
-        course: &mut Course<'_, '_, E>,
+        engine: &mut Engine<'_, '_, E>,
         writes: Vec<<P::Storage as Storage>::Write>,
         alarm: Option<Option<u64>>,
         handles_alarm: bool,
-        witness: P::Witness,
+        snapshot: P::Snapshot,
     ) {
         self.issued += 1;
-        let stalls = course.fault(Fault::CommitStalls);
+        let stalls = engine.fault(Fault::CommitStalls);
         let longest = if stalls {
-            course.settings.delays.stall
+            engine.settings.delays.stall
         } else {
-            course.settings.delays.commit
+            engine.settings.delays.commit
         };
         // Where all runs are enumerated, long enough for a crash to come first.
-        let delay = if course.settings.enumerated {
+        let delay = if engine.settings.enumerated {
             1
         } else {
-            course.choices.upto(longest)
+            engine.choices.upto(longest)
         };
-        if stalls && delay > course.settings.delays.commit {
-            course.changed(Fault::CommitStalls);
+        if stalls && delay > engine.settings.delays.commit {
+            engine.changed(Fault::CommitStalls);
         }
         let (epoch, number) = (self.epoch, self.issued);
         self.commits.push_back(Commit {
@@ -277,28 +277,28 @@ impl<P: Program> Object<P> {
             writes,
             alarm,
             handles_alarm,
-            witness,
+            snapshot,
         });
         let pending = self.commits.len() as u64;
-        self.last_durable_at = self.last_durable_at.max(course.now + delay);
+        self.last_durable_at = self.last_durable_at.max(engine.now() + delay);
         if pending == 3 {
-            course.hit(Mark::CommitsQueued);
+            engine.cover(Situation::CommitsQueued);
         }
-        course.marks.reach(Watermark::Commits, pending);
+        engine.raise(Watermark::Commits, pending);
         let durable = Event::Durable {
             object: self.number,
             epoch,
             number,
         };
-        course.schedule_at(self.last_durable_at, durable.into());
+        engine.schedule_at(self.last_durable_at, durable.into());
     }
 
     /// What has been answered without a write is part of what is durable, or will be with the last
     /// commit.
-    pub fn remember(&mut self, witness: P::Witness) {
+    pub fn remember(&mut self, snapshot: P::Snapshot) {
         match self.commits.back_mut() {
-            Some(commit) => commit.witness = witness,
-            None => self.durable_witness = witness,
+            Some(commit) => commit.snapshot = snapshot,
+            None => self.durable_snapshot = snapshot,
         }
     }
 
@@ -308,7 +308,7 @@ impl<P: Program> Object<P> {
     /// When the durable storage refuses what the instance's own did not.
     pub fn durable<E: From<Event>>(
         &mut self,
-        course: &mut Course<'_, '_, E>,
+        engine: &mut Engine<'_, '_, E>,
         epoch: u64,
         number: u64,
     ) -> Result<bool, String> {
@@ -320,25 +320,25 @@ impl<P: Program> Object<P> {
             .front()
             .is_some_and(|commit| commit.number <= number)
         {
-            self.persist(course)?;
+            self.persist(engine)?;
         }
-        course.note("storage", || format!("durable {number}"));
+        engine.note("storage", || format!("durable {number}"));
         Ok(true)
     }
 
     /// The first commit on its way has arrived.
-    fn persist<E: From<Event>>(&mut self, course: &mut Course<'_, '_, E>) -> Result<(), String> {
+    fn persist<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) -> Result<(), String> {
         let Some(commit) = self.commits.pop_front() else {
             return Ok(());
         };
         P::Storage::persist(&mut self.disk, &commit.writes)?;
         self.committed = commit.number;
-        self.durable_witness = commit.witness;
+        self.durable_snapshot = commit.snapshot;
         if commit.handles_alarm {
             self.alarm.handled();
         }
         if let Some(alarm) = commit.alarm {
-            self.alarm_stored(course, alarm);
+            self.alarm_stored(engine, alarm);
         }
         Ok(())
     }
@@ -366,42 +366,41 @@ impl<P: Program> Object<P> {
     }
 
     /// The instance dies: of its commits on their way some first ones arrive, and everything else
-    /// of it is gone. The alarm is looked after by [`Self::settle_alarm`], and its lines are left
-    /// to be cut.
+    /// of it is gone. [`Self::settle_alarm`] looks after the alarm. The caller cuts its connections.
     ///
     /// # Errors
     /// When the storage cannot be restored.
     pub fn crash<E: From<Event>>(
         &mut self,
-        course: &mut Course<'_, '_, E>,
+        engine: &mut Engine<'_, '_, E>,
     ) -> Result<Remains<P>, String> {
         let pending = self.commits.len();
-        let kept = usize::try_from(course.choices.upto(pending as u64)).unwrap_or(0);
-        course.note("object", || {
+        let kept = usize::try_from(engine.choices.upto(pending as u64)).unwrap_or(0);
+        engine.note("object", || {
             format!("crashes with {pending} commits on their way, of which {kept} arrive")
         });
-        course.hit(Mark::Crash);
+        engine.cover(Situation::Crash);
         for _ in 0..kept {
-            self.persist(course)?;
+            self.persist(engine)?;
         }
-        let goes_on = pending == 0 && course.fault(Fault::Zombie);
+        let goes_on = pending == 0 && engine.fault(Fault::StaleInstance);
         let unanswered = self.held.iter().any(|held| {
             matches!(held.what, Outgoing::Answer { .. }) && held.gate <= self.committed
         });
         if kept > 0 && unanswered {
-            course.hit(Mark::CrashKeptUnanswered);
+            engine.cover(Situation::CrashKeptUnanswered);
         }
         if kept < pending {
-            course.hit(Mark::CrashLostCommit);
+            engine.cover(Situation::CrashLostCommit);
         }
         let alarm_unhandled =
             self.alarm.is_handled() || self.commits.iter().any(|commit| commit.handles_alarm);
         self.commits.clear();
         self.held.clear();
         self.committed = self.issued;
-        self.last_durable_at = course.now;
+        self.last_durable_at = engine.now();
         self.epoch += 1;
-        self.last_crash_at = course.now;
+        self.last_crash_at = engine.now();
         self.alarm.restore();
         self.storage.restore(&self.disk)?;
         Ok(Remains {
@@ -417,13 +416,13 @@ impl<P: Program> Object<P> {
     /// What a crash leaves to be done about the alarm.
     pub fn settle_alarm<E: From<Event>>(
         &mut self,
-        course: &mut Course<'_, '_, E>,
+        engine: &mut Engine<'_, '_, E>,
         remains: &Remains<P>,
     ) {
         if remains.alarm_unhandled {
-            self.try_again(course);
+            self.try_again(engine);
         } else {
-            self.alarm_restored(course);
+            self.alarm_restored(engine);
         }
     }
 

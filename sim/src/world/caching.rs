@@ -4,21 +4,21 @@ use std::rc::Rc;
 
 use super::client::Received;
 use super::{Event, World};
+use crate::coverage::Situation;
 use crate::http_cache::{Done, HttpCache, Lookup, Scope, Stored};
 use crate::ids::{CacheId, CallId, ClientId, Table};
-use crate::marks::Mark;
-use crate::oracles::{CachedRead, Oracle, Place};
+use crate::oracles::{CachedRead, Oracle, Position};
 use crate::request::{Request, Response};
 
 /// What the world remembers of a stored answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Witness {
-    place: Place,
+pub(super) struct Provenance {
+    position: Position,
     client: ClientId,
 }
 
 /// All caches of the world.
-pub(super) type Caches = Table<CacheId, HttpCache<Witness>>;
+pub(super) type Caches = Table<CacheId, HttpCache<Provenance>>;
 
 /// How a call's answer gets to its client.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ pub(super) enum Way {
     Forwarded {
         cache: CacheId,
         asked_at: u64,
-        revalidates: Option<Box<Stored<Witness>>>,
+        revalidates: Option<Box<Stored<Provenance>>>,
         /// Whether the client has its answer already.
         in_background: bool,
     },
@@ -41,7 +41,7 @@ pub(super) enum Way {
 impl World<'_, '_> {
     /// Puts caches before clients, as the settings say.
     pub(super) fn place_caches(&mut self) {
-        let settings = &self.course.settings.caches;
+        let settings = &self.engine.settings.caches;
         let (cached, shared, serves_stale) = (
             settings.percent,
             settings.shared_percent,
@@ -49,7 +49,7 @@ impl World<'_, '_> {
         );
         let mut common = None;
         for client in self.clients.ids() {
-            let choices = self.course.choices.third();
+            let choices = self.engine.choices.third();
             if !choices.percent(cached) {
                 continue;
             }
@@ -82,7 +82,7 @@ impl World<'_, '_> {
         let Some(cache) = self.clients[client].cache else {
             return false;
         };
-        let now = self.course.now;
+        let now = self.engine.now();
         let url = self.cached_url(call);
         let request = Rc::clone(&self.calls[call].request);
         let forwarded = |revalidates, in_background| Way::Forwarded {
@@ -97,7 +97,7 @@ impl World<'_, '_> {
                 false
             }
             Lookup::Revalidate { tag, stored } => {
-                self.course
+                self.engine
                     .note("cache", || format!("c{call} is sent on with {tag}"));
                 self.calls[call].request = conditional(&request, tag);
                 self.calls[call].way = forwarded(Some(stored), false);
@@ -105,36 +105,36 @@ impl World<'_, '_> {
             }
             Lookup::Answer {
                 response,
-                witness,
+                provenance,
                 asked_at,
                 is_stale,
             } => {
-                self.course.hit(Mark::CacheHit);
+                self.engine.cover(Situation::CacheHit);
                 if request.parameter("live").is_some() {
-                    self.course.hit(Mark::CacheHitLongPoll);
+                    self.engine.cover(Situation::CacheHitLongPoll);
                 }
-                if witness.client != client {
-                    self.course.hit(Mark::CacheHitOther);
+                if provenance.client != client {
+                    self.engine.cover(Situation::CacheHitOther);
                 }
-                if witness.place.life() != self.calls[call].floor.life() {
-                    self.course.hit(Mark::CacheHitFormer);
+                if provenance.position.life() != self.calls[call].floor.life() {
+                    self.engine.cover(Situation::CacheHitFormer);
                 }
-                self.course.note("cache", || {
+                self.engine.note("cache", || {
                     format!("answers c{call} by itself, stale {is_stale}")
                 });
                 self.calls[call].way = Way::Answered { asked_at };
                 if is_stale {
-                    self.course.hit(Mark::CacheStale);
+                    self.engine.cover(Situation::CacheStale);
                     self.ask_again(call, forwarded(None, true));
                 }
-                let delay = self.course.network_delay();
+                let delay = self.engine.network_delay();
                 let received = Received {
                     response,
-                    place: witness.place,
-                    line: None,
+                    position: provenance.position,
+                    connection: None,
                     fetching: None,
                 };
-                self.course.schedule(delay, Event::Reply { call, received });
+                self.engine.schedule(delay, Event::Reply { call, received });
                 true
             }
         }
@@ -151,7 +151,7 @@ impl World<'_, '_> {
             (call.object, call.operation(), Rc::clone(&call.request));
         let call = self.call(object, operation, None, &request);
         self.calls[call].way = way;
-        self.course
+        self.engine
             .note("cache", || format!("c{call} asks again for c{answered}"));
         self.send(call);
     }
@@ -180,11 +180,11 @@ impl World<'_, '_> {
         };
         let url = self.cached_url(call);
         let request = Rc::clone(&self.calls[call].request);
-        let witness = Witness {
-            place: received.place,
+        let provenance = Provenance {
+            position: received.position,
             client: self.operations[self.calls[call].operation()].client,
         };
-        let now = self.course.now;
+        let now = self.engine.now();
         let it = &mut self.caches[cache];
         let scope = it.scope;
         let revalidates = revalidates.map(|stored| *stored);
@@ -195,23 +195,23 @@ impl World<'_, '_> {
             &request,
             revalidates,
             received.response,
-            witness,
+            provenance,
         );
-        self.course.note("cache", || format!("c{call}: {done:?}"));
+        self.engine.note("cache", || format!("c{call}: {done:?}"));
         match done {
             Done::Stored | Done::Replaced => {
-                self.course.hit(Mark::CacheStored);
+                self.engine.cover(Situation::CacheStored);
                 if done == Done::Replaced && (is_revalidation || in_background) {
-                    self.course.hit(Mark::CacheReplaced);
+                    self.engine.cover(Situation::CacheReplaced);
                 }
                 self.check_shared(scope, &request, &response);
             }
             Done::Freshened => {
-                self.course.hit(Mark::CacheRevalidated);
+                self.engine.cover(Situation::CacheRevalidated);
                 self.check_shared(scope, &request, &response);
             }
-            Done::Refused => self.course.hit(Mark::CacheRefused),
-            Done::Invalidated => self.course.hit(Mark::CacheInvalidated),
+            Done::Refused => self.engine.cover(Situation::CacheRefused),
+            Done::Invalidated => self.engine.cover(Situation::CacheInvalidated),
             Done::Passed => {}
         }
         let received = Received {
@@ -226,9 +226,9 @@ impl World<'_, '_> {
 
     /// What is kept for several clients is no private answer.
     fn check_shared(&mut self, scope: Scope, request: &Request, response: &Response) {
-        if scope == Scope::Shared && self.course.settings.whole_reads && response.status < 300 {
+        if scope == Scope::Shared && self.engine.settings.whole_reads && response.status < 300 {
             let expected = format!("no shared cache to keep {}", request.line());
-            self.course
+            self.engine
                 .fail(Oracle::PrivateAnswers, expected, response.line());
         }
     }
@@ -246,25 +246,25 @@ impl World<'_, '_> {
     fn check_cached(&mut self, call: CallId, received: &Received, asked_at: u64) {
         let call = &self.calls[call];
         let Received {
-            response, place, ..
+            response, position, ..
         } = received;
-        let (Some(life), 200) = (place.life(), response.status) else {
+        let (Some(life), 200) = (position.life(), response.status) else {
             return;
         };
-        let Some(next) = self.told_place(call.object, life, response) else {
+        let Some(next) = self.next_position(call.object, life, response) else {
             return;
         };
         let read = CachedRead {
             response,
-            place: *place,
+            position: *position,
             floor: call.floor,
-            age_ms: self.course.now.saturating_sub(asked_at),
+            age_ms: self.engine.now().saturating_sub(asked_at),
             is_live: call.request.parameter("live").is_some(),
             content: self.objects[call.object].model.content(life),
             next,
         };
         let verdict = read.check();
-        self.course.check(Oracle::CachedReads, verdict);
+        self.engine.check(Oracle::CachedReads, verdict);
     }
 }
 

@@ -7,26 +7,26 @@ use machine::wire::request::AwaitsBody;
 
 use super::caching::Way;
 use super::reader::Reader;
-use super::zombie::Zombie;
+use super::stale_instance::StaleInstance;
 use super::{Event, Phase, World};
+use crate::coverage::{Fault, Situation, Watermark};
 use crate::ids::{
-    CacheId, CallId, ClientId, FetchId, Id, LineId, ObjectId, OperationId, ReaderId, SendingId,
+    CacheId, CallId, ClientId, ConnectionId, FetchId, Id, ObjectId, OperationId, ReaderId, RpcId,
     Table,
 };
-use crate::marks::{Fault, Mark, Watermark};
 use crate::model::{Content, Model};
-use crate::oracles::{self, Oracle, Place};
+use crate::oracles::{self, Oracle, Position};
 use crate::request::{Request, Response};
 use crate::segments::token;
-use crate::workload::{self, Claim, Knowledge, Next, Scene};
+use crate::workload::{self, Action, Claim, Context, Knowledge};
 
 /// An answer, and what the object was when it gave it.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub(super) response: Response,
-    pub(super) place: Place,
-    /// The line that comes with it.
-    pub(super) line: Option<LineId>,
+    pub(super) position: Position,
+    /// The connection that comes with it.
+    pub(super) connection: Option<ConnectionId>,
     /// The fetching of its body, where that is in the cold tier in part.
     pub(super) fetching: Option<FetchId>,
 }
@@ -64,7 +64,7 @@ pub(super) struct Operation {
     pub(super) client: ClientId,
     object: ObjectId,
     request: Rc<Request>,
-    mark: Option<String>,
+    marker: Option<String>,
     claim: Option<Claim>,
     sent_at: u64,
     attempts: u64,
@@ -101,14 +101,14 @@ pub(super) struct Call {
     pub(super) reader: Option<ReaderId>,
     pub(super) request: Rc<Request>,
     /// What was known to anybody when it was sent.
-    pub(super) floor: Place,
+    pub(super) floor: Position,
     pub(super) epoch: u64,
     pub(super) awaits: Option<AwaitsBody>,
-    pub(super) zombie: Option<Box<Zombie>>,
+    pub(super) stale_instance: Option<Box<StaleInstance>>,
     /// Of the object, when the request came before its body.
     pub(super) turns_at_arrival: Option<u64>,
     /// The message that it carries, if an object has sent it.
-    pub(super) sending: Option<SendingId>,
+    pub(super) rpc: Option<RpcId>,
     pub(super) way: Way,
 }
 
@@ -124,40 +124,40 @@ impl World<'_, '_> {
     /// A client does the next thing.
     pub(super) fn think(&mut self, client: ClientId) {
         self.clients[client].following = false;
-        let done = self.operation_count() >= self.course.settings.operations;
+        let done = self.operation_count() >= self.engine.settings.operations;
         if self.phase != Phase::Busy || done {
             self.clients[client].busy = false;
             self.advance();
             return;
         }
-        let name = self.course.choices.upto(self.course.settings.names - 1);
+        let name = self.engine.choices.upto(self.engine.settings.names - 1);
         let object = ObjectId::new(usize::try_from(name).expect("a run has few names"));
         let Model { state, bounds, .. } = &self.objects[object].model;
         let ends = state.life.as_ref().and_then(|life| life.ends(bounds));
-        let scene = Scene {
-            settings: &self.course.settings,
+        let context = Context {
+            settings: &self.engine.settings,
             life: state.life.as_ref(),
-            has_ended: ends.is_some_and(|(least, _)| least <= self.course.now),
+            has_ended: ends.is_some_and(|(least, _)| least <= self.engine.now()),
             knowledge: &self.clients[client].knowledge[object],
             operation: self.operations.len() as u64,
-            now: self.course.now,
+            now: self.engine.now(),
         };
-        let next = workload::next(self.course.choices, scene);
-        let (request, mark, claim, pause) = match next {
-            Next::Send {
+        let next = workload::next(self.engine.choices, context);
+        let (request, marker, claim, pause) = match next {
+            Action::Send {
                 request,
-                mark,
+                marker,
                 claim,
-            } => (request, mark, claim, None),
-            Next::Wait(pause) => (Request::default(), None, None, Some(pause)),
+            } => (request, marker, claim, None),
+            Action::Wait(pause) => (Request::default(), None, None, Some(pause)),
         };
-        let operation = self.begin(client, object, request, mark, claim);
+        let operation = self.begin(client, object, request, marker, claim);
         match pause {
             Some(pause) => {
-                self.course
+                self.engine
                     .note("client", || format!("{client} waits for {pause} ms"));
                 self.operations[operation].done = true;
-                self.course.schedule(pause, Event::Think { client });
+                self.engine.schedule(pause, Event::Think { client });
             }
             None => self.attempt(operation),
         }
@@ -168,16 +168,16 @@ impl World<'_, '_> {
         client: ClientId,
         object: ObjectId,
         request: Request,
-        mark: Option<String>,
+        marker: Option<String>,
         claim: Option<Claim>,
     ) -> OperationId {
         self.operations.push(Operation {
             client,
             object,
             request: Rc::new(request),
-            mark,
+            marker,
             claim,
-            sent_at: self.course.now,
+            sent_at: self.engine.now(),
             attempts: 0,
             sent: 0,
             acknowledged: Vec::new(),
@@ -194,11 +194,10 @@ impl World<'_, '_> {
         let request = Rc::clone(&self.operations[operation].request);
         self.operations[operation].attempts += 1;
         self.operations[operation].sent += 1;
-        self.course
-            .marks
-            .reach(Watermark::Attempts, self.operations[operation].attempts);
+        self.engine
+            .raise(Watermark::Attempts, self.operations[operation].attempts);
         let call = self.call(object, operation, None, &request);
-        self.course.note("client", || {
+        self.engine.note("client", || {
             format!("{client} c{call} {} on name {object}", request.line())
         });
         if self.ask_cache(call, client) {
@@ -211,30 +210,30 @@ impl World<'_, '_> {
                 .is_some_and(|live| matches!(live, "sse" | "long-poll"))
         {
             let reader = self.readers.next_id();
-            let slow = self.course.fault(Fault::SlowReader);
-            let ahead = self.course.choices.upto(self.course.settings.delays.skew);
+            let slow = self.engine.fault(Fault::SlowReader);
+            let ahead = self.engine.choices.upto(self.engine.settings.delays.skew);
             self.readers
                 .push(Reader::new(object, operation, call, request, slow, ahead));
-            if self.course.fault(Fault::Leave) {
-                let after = self.course.choices.magnitude(20_000);
-                self.course.schedule(after, Event::Leave { reader });
+            if self.engine.fault(Fault::Leave) {
+                let after = self.engine.choices.magnitude(20_000);
+                self.engine.schedule(after, Event::Leave { reader });
             }
-            let delay = self.course.network_delay();
-            self.course
+            let delay = self.engine.network_delay();
+            self.engine
                 .schedule(delay, Event::Connect { reader, from: None });
             return;
         }
         self.send(call);
-        if self.course.fault(Fault::Duplicate) {
-            self.course.hit(Mark::DuplicateInFlight);
+        if self.engine.fault(Fault::Duplicate) {
+            self.engine.cover(Situation::DuplicateInFlight);
             self.operations[operation].sent += 1;
             let copy = self.call(object, operation, None, &request);
             self.calls[copy].way = self.calls[call].way.clone();
-            self.course.note("client", || {
+            self.engine.note("client", || {
                 format!("{client} c{copy} is a copy of c{call}")
             });
             if self.send(copy) {
-                self.course.changed(Fault::Duplicate);
+                self.engine.changed(Fault::Duplicate);
             }
         }
     }
@@ -254,24 +253,24 @@ impl World<'_, '_> {
             floor: self.recency.floor(object),
             epoch: 0,
             awaits: None,
-            zombie: None,
+            stale_instance: None,
             turns_at_arrival: None,
-            sending: None,
+            rpc: None,
             way: Way::Direct,
         })
     }
 
     /// Sends a call's request, and tells whether it will arrive.
     pub(super) fn send(&mut self, call: CallId) -> bool {
-        let delay = self.course.network_delay();
-        let lost = self.course.fault(Fault::RequestLost);
+        let delay = self.engine.network_delay();
+        let lost = self.engine.fault(Fault::RequestLost);
         if lost {
-            self.course.hit(Mark::RequestLost);
-            self.course.changed(Fault::RequestLost);
-            self.course.note("network", || format!("c{call} is lost"));
-            self.course.schedule(delay + 1_000, Event::Lost { call });
+            self.engine.cover(Situation::RequestLost);
+            self.engine.changed(Fault::RequestLost);
+            self.engine.note("network", || format!("c{call} is lost"));
+            self.engine.schedule(delay + 1_000, Event::Lost { call });
         } else {
-            self.course.schedule(delay, Event::Arrive { call });
+            self.engine.schedule(delay, Event::Arrive { call });
         }
         !lost
     }
@@ -280,13 +279,13 @@ impl World<'_, '_> {
         if let Some(reader) = self.calls[call].reader {
             return self.connected(reader, received);
         }
-        if let Some(sending) = self.calls[call].sending {
-            return self.message_answered(sending, call, &received);
+        if let Some(rpc) = self.calls[call].rpc {
+            return self.message_answered(rpc, call, &received);
         }
         let Some(received) = self.pass_cache(call, received) else {
             return;
         };
-        self.course.note("client", || {
+        self.engine.note("client", || {
             format!("c{call} ← {}", received.response.line())
         });
         if !self.observe_cached(call, &received) {
@@ -296,16 +295,16 @@ impl World<'_, '_> {
         let status = received.response.status;
         let operation = &mut self.operations[self.calls[call].operation()];
         let success = (200..300).contains(&status);
-        if let (true, Some(life)) = (success, received.place.life()) {
+        if let (true, Some(life)) = (success, received.position.life()) {
             operation.acknowledged.push((life, status));
             let offset = received.response.header("Stream-Next-Offset");
             operation.offset = offset
-                .filter(|_| operation.mark.is_some())
+                .filter(|_| operation.marker.is_some())
                 .map(str::to_owned);
         }
         if status >= 500 {
             operation.unknown = true;
-            return self.in_vain(call);
+            return self.failed(call);
         }
         let crashed = self.objects[operation.object].platform.last_crash_at > operation.sent_at;
         if operation.unknown
@@ -314,7 +313,7 @@ impl World<'_, '_> {
             && operation.claim.is_some()
             && !operation.request.body.is_empty()
         {
-            self.course.marks.hit(Mark::DuplicateAfterCrash);
+            self.engine.cover(Situation::DuplicateAfterCrash);
         }
         self.settle(call, &received.response);
     }
@@ -323,31 +322,31 @@ impl World<'_, '_> {
         if let Some(reader) = self.calls[call].reader {
             return self.unanswered(reader);
         }
-        if let Some(sending) = self.calls[call].sending {
-            return self.message_lost(sending);
+        if let Some(rpc) = self.calls[call].rpc {
+            return self.message_lost(rpc);
         }
         if self.is_in_background(call) {
             return;
         }
-        self.course
+        self.engine
             .note("client", || format!("c{call} is not answered"));
         self.operations[self.calls[call].operation()].unknown = true;
-        self.in_vain(call);
+        self.failed(call);
     }
 
     /// Tries again, or gives up.
-    fn in_vain(&mut self, call: CallId) {
+    fn failed(&mut self, call: CallId) {
         let number = self.calls[call].operation();
         let operation = &self.operations[number];
         if operation.done {
             return;
         }
-        if operation.attempts <= self.course.settings.retries || operation.last.is_some() {
+        if operation.attempts <= self.engine.settings.retries || operation.last.is_some() {
             let pause = self
-                .course
+                .engine
                 .choices
-                .upto(self.course.settings.delays.think / 4);
-            self.course
+                .upto(self.engine.settings.delays.think / 4);
+            self.engine
                 .schedule(pause, Event::Retry { operation: number });
         } else {
             self.finish(number);
@@ -408,8 +407,8 @@ impl World<'_, '_> {
         }
         operation.done = true;
         let client = operation.client;
-        let pause = self.course.choices.upto(self.course.settings.delays.think);
-        self.course.schedule(pause, Event::Think { client });
+        let pause = self.engine.choices.upto(self.engine.settings.delays.think);
+        self.engine.schedule(pause, Event::Think { client });
     }
 
     fn learn(&mut self, operation: OperationId, response: &Response) {
@@ -426,7 +425,7 @@ impl World<'_, '_> {
         cursor: Option<u64>,
     ) {
         let Operation { client, object, .. } = self.operations[operation];
-        let earlier = self.course.choices.upto(1) == 1;
+        let earlier = self.engine.choices.upto(1) == 1;
         let spelled = self.objects[object]
             .model
             .segments(life)
@@ -439,14 +438,17 @@ impl World<'_, '_> {
     }
 
     /// The place in the whole stream of the offset that an answer tells.
-    pub(super) fn told_place(
+    pub(super) fn next_position(
         &self,
         object: ObjectId,
         life: u64,
         response: &Response,
     ) -> Option<u64> {
         let token = response.header("Stream-Next-Offset").and_then(token)?;
-        self.objects[object].model.segments(life).told(token)
+        self.objects[object]
+            .model
+            .segments(life)
+            .position_sent(token)
     }
 
     /// Holds an answer against everything that was known when it was asked for.
@@ -455,7 +457,7 @@ impl World<'_, '_> {
         let request = Rc::clone(&self.calls[call].request);
         let Received {
             response,
-            place: state,
+            position: state,
             ..
         } = received;
         if matches!(response.status, 400 | 413 | 500..) {
@@ -463,7 +465,7 @@ impl World<'_, '_> {
         }
         let Some(life) = state.life() else { return };
         let content = self.objects[object].model.content(life);
-        let next = self.told_place(object, life, response);
+        let next = self.next_position(object, life, response);
         let shown = match request.method {
             "GET" if response.status == 200 => Some(&response.body),
             // A producer's 204 is a duplicate, and does not say where the data is.
@@ -480,7 +482,7 @@ impl World<'_, '_> {
             return;
         };
         let Some(units) = oracles::units(content, shown) else {
-            return self.course.fail(
+            return self.engine.fail(
                 Oracle::OffsetLaw,
                 "a body of the stream's type".to_owned(),
                 response.line(),
@@ -488,15 +490,15 @@ impl World<'_, '_> {
         };
         let from = next.saturating_sub(units.len() as u64);
         let verdict = self.law.observe(object, life, from, &units);
-        self.course.check(Oracle::OffsetLaw, verdict);
+        self.engine.check(Oracle::OffsetLaw, verdict);
     }
 
     /// Linearizability, in linear time: what an answer tells is never behind what was known when it
     /// was asked for.
-    pub(super) fn note_known(&mut self, object: ObjectId, floor: Place, received: &Received) {
+    pub(super) fn note_known(&mut self, object: ObjectId, floor: Position, received: &Received) {
         let Received {
             response,
-            place: state,
+            position: state,
             ..
         } = received;
         if matches!(response.status, 400 | 413 | 500..) {
@@ -505,14 +507,20 @@ impl World<'_, '_> {
         let state = *state;
         let next = state
             .life()
-            .and_then(|life| self.told_place(object, life, response));
-        let told = state.known_to(next.unwrap_or(0), response.is_true("Stream-Closed"));
-        self.note_told(object, floor, state, told);
+            .and_then(|life| self.next_position(object, life, response));
+        let learned = state.known_to(next.unwrap_or(0), response.is_true("Stream-Closed"));
+        self.note_learned(object, floor, state, learned);
     }
 
-    pub(super) fn note_told(&mut self, object: ObjectId, floor: Place, state: Place, told: Place) {
-        let verdict = self.recency.observe(object, floor, state, told);
-        self.course.check(Oracle::Recency, verdict);
+    pub(super) fn note_learned(
+        &mut self,
+        object: ObjectId,
+        floor: Position,
+        state: Position,
+        learned: Position,
+    ) {
+        let verdict = self.recency.observe(object, floor, state, learned);
+        self.engine.check(Oracle::Recency, verdict);
     }
 
     /// What holds of an answer when it is made.
@@ -536,41 +544,43 @@ impl World<'_, '_> {
         self.note_conditions(object, &request, response);
         match (request.method, response.status) {
             ("GET", 204) if request.parameter("live") == Some("sse") => {
-                self.course.hit(Mark::EventsNotAgain)
+                self.engine.cover(Situation::EventsNotAgain)
             }
-            (_, 412) => self.course.hit(Mark::PreconditionFailed),
-            (_, 304) => self.course.hit(Mark::NotModified),
-            (_, 400) => self.course.hit(Mark::BadRequest),
-            (_, 413) => self.course.hit(Mark::TooLarge),
-            ("POST", 403) => self.course.hit(Mark::EpochFenced),
-            ("POST", 409) if has("Producer-Expected-Seq") => self.course.hit(Mark::SequenceGap),
-            ("POST", 409) if has("Stream-Closed") => self.course.hit(Mark::AppendToClosed),
-            ("POST", 409) if body("tail_elsewhere") => self.course.hit(Mark::TailElsewhere),
+            (_, 412) => self.engine.cover(Situation::PreconditionFailed),
+            (_, 304) => self.engine.cover(Situation::NotModified),
+            (_, 400) => self.engine.cover(Situation::BadRequest),
+            (_, 413) => self.engine.cover(Situation::TooLarge),
+            ("POST", 403) => self.engine.cover(Situation::EpochFenced),
+            ("POST", 409) if has("Producer-Expected-Seq") => {
+                self.engine.cover(Situation::SequenceGap)
+            }
+            ("POST", 409) if has("Stream-Closed") => self.engine.cover(Situation::AppendToClosed),
+            ("POST", 409) if body("tail_elsewhere") => self.engine.cover(Situation::TailElsewhere),
             ("POST", 409) if body("sequence_regression") => {
-                self.course.hit(Mark::SequenceRegression)
+                self.engine.cover(Situation::SequenceRegression)
             }
             // An append that closes is answered 200 the first time.
             ("POST", 204)
                 if has("Producer-Seq") && has("Stream-Closed") && !request.body.is_empty() =>
             {
-                self.course.hit(Mark::ClosingRepeated);
+                self.engine.cover(Situation::ClosingRepeated);
             }
             ("POST", 204) if has("Producer-Seq") && !has("Stream-Closed") => {
-                self.course.hit(Mark::Duplicate)
+                self.engine.cover(Situation::Duplicate)
             }
             ("POST", 200)
                 if request.header("Producer-Seq") == Some("0")
                     && request.header("Producer-Epoch") != Some("0") =>
             {
-                self.course.hit(Mark::EpochRaised);
+                self.engine.cover(Situation::EpochRaised);
             }
-            ("PUT", 200) => self.course.hit(Mark::Confirmed),
-            ("PUT", 409) => self.course.hit(Mark::ExistsOtherwise),
+            ("PUT", 200) => self.engine.cover(Situation::Confirmed),
+            ("PUT", 409) => self.engine.cover(Situation::ExistsOtherwise),
             ("PUT", 201) if self.objects[object].model.state.last_life > 1 => {
-                self.course.hit(Mark::CreatedAgain)
+                self.engine.cover(Situation::CreatedAgain)
             }
             ("GET", 200) if has("Stream-Next-Offset") && !has("Stream-Up-To-Date") => {
-                self.course.hit(Mark::PageCut)
+                self.engine.cover(Situation::PageCut)
             }
             _ => {}
         }
@@ -587,25 +597,25 @@ impl World<'_, '_> {
         if let Some(expected) = request.header("Stream-Expected-Offset") {
             let is_open = !response.is_true("Stream-Closed");
             if is_duplicate && is_open && response.header("Stream-Next-Offset") != Some(expected) {
-                self.course.hit(Mark::ConditionalDuplicate);
+                self.engine.cover(Situation::ConditionalDuplicate);
             } else if !request.body.is_empty() {
-                self.course.hit(Mark::TailExpected);
+                self.engine.cover(Situation::TailExpected);
                 let life = self.objects[object].model.state.life.as_ref();
                 let names = life.and_then(|life| {
-                    let place = life.segments.asked(token(expected)?);
-                    Some([true, false].map(|earlier| life.segments.spell(place, earlier)))
+                    let position = life.segments.position_requested(token(expected)?);
+                    Some([true, false].map(|earlier| life.segments.spell(position, earlier)))
                 });
                 if let Some([end, _]) = names.filter(|[end, start]| end != start) {
-                    self.course.hit(if expected == end {
-                        Mark::TailAsEnd
+                    self.engine.cover(if expected == end {
+                        Situation::TailAsEnd
                     } else {
-                        Mark::TailAsStart
+                        Situation::TailAsStart
                     });
                 }
             }
         }
         if request.header("If-Match").is_some_and(|list| list != "*") {
-            self.course.hit(Mark::PreconditionMet);
+            self.engine.cover(Situation::PreconditionMet);
         }
     }
 
@@ -616,21 +626,21 @@ impl World<'_, '_> {
         } = &self.calls[call];
         let (object, request) = (*object, Rc::clone(request));
         let response = &received.response;
-        let Some(life) = received.place.life() else {
+        let Some(life) = received.position.life() else {
             return;
         };
-        let next = self.told_place(object, life, response);
+        let next = self.next_position(object, life, response);
         if let (Some(tag), Some(next)) = (response.header("ETag"), next) {
             let closed = response.is_true("Stream-Closed");
             let named = (object, life, next, closed);
             let before = self.tags.insert(tag.to_owned(), named);
             if let Some(before) = before.filter(|before| *before != named) {
                 let expected = format!("{tag} for (name, life, end, closed) {before:?} only");
-                self.course
+                self.engine
                     .fail(Oracle::EntityTags, expected, format!("{named:?}"));
             }
             if closed && request.method == "GET" && self.open_ends.contains(&(object, life, next)) {
-                self.course.hit(Mark::ChangedByClose);
+                self.engine.cover(Situation::ChangedByClose);
             }
             if !closed {
                 self.open_ends.insert((object, life, next));
@@ -639,7 +649,7 @@ impl World<'_, '_> {
     }
 
     /// Asks an object for nothing but to look at itself.
-    pub(super) fn begin_prod(&mut self, object: ObjectId) -> OperationId {
+    pub(super) fn begin_nudge(&mut self, object: ObjectId) -> OperationId {
         let operation = self.begin(
             self.first_client(),
             object,
@@ -676,19 +686,19 @@ impl World<'_, '_> {
         let mut counts: BTreeMap<(ObjectId, u64), BTreeMap<String, u64>> = BTreeMap::new();
         for (at, object) in self.objects.named() {
             for life in 1..=object.model.lives() {
-                counts.insert((at, life), marks_in(object.model.content(life)));
+                counts.insert((at, life), markers_in(object.model.content(life)));
             }
         }
         let mut accepted: BTreeMap<(ObjectId, u64, &Claim), OperationId> = BTreeMap::new();
         let mut failed = None;
         for (number, operation) in self.operations.named() {
-            let Some(mark) = &operation.mark else {
+            let Some(marker) = &operation.marker else {
                 continue;
             };
             for life in 1..=self.objects[operation.object].model.lives() {
                 let count = counts
                     .get(&(operation.object, life))
-                    .and_then(|counts| counts.get(mark))
+                    .and_then(|counts| counts.get(marker))
                     .copied()
                     .unwrap_or(0);
                 let acknowledged = |status: &[u16]| {
@@ -725,7 +735,7 @@ impl World<'_, '_> {
                 if count < least || count > most {
                     failed = Some((
                         format!(
-                            "{mark} of operation {number} {least} to {most} times in life {life}"
+                            "{marker} of operation {number} {least} to {most} times in life {life}"
                         ),
                         format!("{count} times; acknowledged {:?}", operation.acknowledged),
                     ));
@@ -733,13 +743,13 @@ impl World<'_, '_> {
             }
         }
         if let Some((expected, actual)) = failed {
-            self.course.fail(Oracle::ExactlyOnce, expected, actual);
+            self.engine.fail(Oracle::ExactlyOnce, expected, actual);
         }
     }
 }
 
-/// All marks in some content, counted.
-fn marks_in(content: &Content) -> BTreeMap<String, u64> {
+/// Counts all markers in some content.
+fn markers_in(content: &Content) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     let mut count = |bytes: &[u8]| {
         for (start, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'#') {

@@ -13,10 +13,10 @@ use machine::{Answer, EffectId, Input};
 use super::World;
 use super::client::Received;
 use super::object::{ObjectEffect, View};
+use crate::cold_tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Report};
+use crate::coverage::{Fault, Situation, Watermark};
 use crate::ids::{CallId, CollectionId, FetchId, ObjectId, Table, UploadId};
-use crate::marks::{Fault, Mark, Watermark};
-use crate::oracles::{Oracle, Place};
-use crate::tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Told};
+use crate::oracles::{Oracle, Position};
 
 /// What can happen in the cold tier.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ pub enum Event {
     /// An object is there from now on.
     Land { upload: UploadId },
     /// Whoever put it learns what came of it.
-    PutTold { upload: UploadId, stored: bool },
+    PutReported { upload: UploadId, stored: bool },
     /// Objects are deleted.
     Delete { collection: CollectionId },
     /// Whoever had them deleted learns what came of it.
@@ -89,7 +89,7 @@ struct Fetching {
     /// segments were stored.
     then: (u64, u64),
     /// What it was when the answer began.
-    place: Place,
+    position: Position,
     /// Whether the present page is in the tier in part.
     is_cold: bool,
     pages: u64,
@@ -127,7 +127,7 @@ impl Cold {
 
     /// The life that an answer is about.
     pub(super) fn life_of(&self, fetching: FetchId) -> u64 {
-        self.fetchings[fetching].place.life().unwrap_or(0)
+        self.fetchings[fetching].position.life().unwrap_or(0)
     }
 
     /// Whether an object's put is under way.
@@ -146,9 +146,7 @@ impl World<'_, '_> {
             ObjectEffect::Collect { effect, keys } => {
                 self.begin_collection(at, instance, effect, keys)
             }
-            ObjectEffect::Send { effect, message } => {
-                self.begin_sending(at, instance, effect, message)
-            }
+            ObjectEffect::Send { effect, message } => self.begin_rpc(at, instance, effect, message),
         }
     }
 
@@ -156,7 +154,7 @@ impl World<'_, '_> {
         match event {
             Event::Upload { upload } => self.upload(upload),
             Event::Land { upload } => self.land(upload),
-            Event::PutTold { upload, stored } => self.put_told(upload, stored),
+            Event::PutReported { upload, stored } => self.put_reported(upload, stored),
             Event::Delete { collection } => self.delete_objects(collection),
             Event::Collected { collection, done } => self.objects_collected(collection, done),
             Event::Fetch { fetching } => self.fetch_more(fetching),
@@ -165,27 +163,28 @@ impl World<'_, '_> {
     }
 
     fn begin_put(&mut self, at: ObjectId, instance: u64, put: &Put) {
-        self.course.note("cold", || {
+        self.engine.note("cold", || {
             format!("object {at} puts {} ({:?})", put.key, put.id)
         });
         if !self.cold.begun.insert(put.key.clone()) {
-            return self.course.fail(
+            return self.engine.fail(
                 Oracle::Keys,
                 "a key that nobody has used".to_owned(),
                 put.key.clone(),
             );
         }
-        self.course
-            .marks
-            .reach(Watermark::PutAttempts, put.id.attempt);
+        self.engine.raise(Watermark::PutAttempts, put.id.attempt);
         let others = put.key.rsplit_once('-').map_or("", |(others, _)| others);
         if put.id.attempt > 1 && self.cold.has_with_prefix(others) {
-            self.course.hit(Mark::PutStoredUntold);
+            self.engine.cover(Situation::PutStoredUntold);
         }
-        let trickles = self.course.fault(Fault::Trickle);
-        let duration = self.course.choices.upto(self.course.settings.delays.tier);
+        let trickles = self.engine.fault(Fault::Trickle);
+        let duration = self
+            .engine
+            .choices
+            .upto(self.engine.settings.delays.cold_tier);
         let platform = &self.objects[at].platform;
-        let view = View::new(&platform.storage, &platform.lines);
+        let view = View::new(&platform.storage, &platform.connections);
         let encoder = put.begin(&view).ok();
         let epoch = platform.epoch;
         let reads = view.reads.get();
@@ -205,23 +204,23 @@ impl World<'_, '_> {
                 .map_or_else(Vec::new, |encoder| encoder.head().to_vec()),
             encoder,
             receipt: None,
-            ends_at: self.course.now + duration,
+            ends_at: self.engine.now() + duration,
             trickles,
             outcome: PutOutcome::GOOD,
             over: false,
         });
-        self.course.schedule(0, Event::Upload { upload }.into());
+        self.engine.schedule(0, Event::Upload { upload }.into());
     }
 
     /// An upload cannot go on: its rows are gone.
     fn cut_upload(&mut self, upload: UploadId) {
-        self.course.hit(Mark::PutCut);
-        self.course
+        self.engine.cover(Situation::PutCut);
+        self.engine
             .note("cold", || format!("the put {upload} cannot go on"));
         self.cold.uploads[upload].over = true;
-        self.course.schedule(
+        self.engine.schedule(
             0,
-            Event::PutTold {
+            Event::PutReported {
                 upload,
                 stored: false,
             }
@@ -231,7 +230,7 @@ impl World<'_, '_> {
 
     fn upload(&mut self, upload: UploadId) {
         let World {
-            course,
+            engine,
             objects,
             cold,
             ..
@@ -253,10 +252,10 @@ impl World<'_, '_> {
             };
             it.bytes.extend(piece);
             if it.trickles {
-                course.changed(Fault::Trickle);
+                engine.changed(Fault::Trickle);
                 it.encoder = Some(encoder);
-                let delay = course.choices.upto(it.ends_at.saturating_sub(course.now));
-                return course.schedule(delay, Event::Upload { upload }.into());
+                let delay = engine.choices.upto(it.ends_at.saturating_sub(engine.now()));
+                return engine.schedule(delay, Event::Upload { upload }.into());
             }
         }
         let Ok((end, receipt)) = encoder.finish() else {
@@ -265,7 +264,7 @@ impl World<'_, '_> {
         it.bytes.extend(end);
         if it.bytes.len() as u64 != it.length {
             let actual = it.bytes.len().to_string();
-            return course.fail(
+            return engine.fail(
                 Oracle::Contract,
                 format!("an object of {} bytes", it.length),
                 actual,
@@ -277,42 +276,45 @@ impl World<'_, '_> {
 
     /// All of an object is on its way; what comes of it is chance.
     fn send_object(&mut self, upload: UploadId) {
-        let course = &mut self.course;
+        let engine = &mut self.engine;
         let it = &mut self.cold.uploads[upload];
-        let mut delay = course.choices.upto(it.ends_at.saturating_sub(course.now));
-        if course.now < crate::settings::BEGINNING + course.settings.outage_ms {
+        let mut delay = engine.choices.upto(it.ends_at.saturating_sub(engine.now()));
+        if engine.now() < crate::settings::BEGINNING + engine.settings.outage_ms {
             it.outcome = PutOutcome::BAD[0];
-            course.hit(Mark::PutFailed);
-        } else if course.fault(Fault::Put) {
-            course.changed(Fault::Put);
-            let choice = course.choices.upto(PutOutcome::BAD.len() as u64 - 1);
+            engine.cover(Situation::PutFailed);
+        } else if engine.fault(Fault::Put) {
+            engine.changed(Fault::Put);
+            let choice = engine.choices.upto(PutOutcome::BAD.len() as u64 - 1);
             it.outcome = PutOutcome::BAD[usize::try_from(choice).unwrap_or(0)];
-            course.hit(match it.outcome.told {
-                Told::Truth => Mark::PutLate,
-                Told::Failure => Mark::PutFailed,
-                Told::Never => Mark::PutUnanswered,
+            engine.cover(match it.outcome.report {
+                Report::Truth => Situation::PutLate,
+                Report::Failure => Situation::PutFailed,
+                Report::Never => Situation::PutUnanswered,
             });
-            course.note("cold", || {
+            engine.note("cold", || {
                 let PutOutcome {
                     lands,
                     is_late,
-                    told,
+                    report,
                 } = it.outcome;
-                format!("{} lands {lands}, late {is_late}, told {told:?}", it.key)
+                format!(
+                    "{} lands {lands}, late {is_late}, report {report:?}",
+                    it.key
+                )
             });
         }
-        if it.outcome.told == Told::Failure {
-            let told = Event::PutTold {
+        if it.outcome.report == Report::Failure {
+            let reported = Event::PutReported {
                 upload,
                 stored: false,
             };
-            course.schedule(delay, told.into());
+            engine.schedule(delay, reported.into());
         }
         if it.outcome.is_late {
-            delay += course.choices.upto(course.settings.delays.late);
+            delay += engine.choices.upto(engine.settings.delays.late);
         }
         if it.outcome.lands {
-            course.schedule(delay, Event::Land { upload }.into());
+            engine.schedule(delay, Event::Land { upload }.into());
         } else {
             it.over = true;
         }
@@ -323,28 +325,28 @@ impl World<'_, '_> {
         it.over = true;
         let platform = &self.objects[it.at].platform;
         // Whose instance is lost in a crash may have been cut off in the middle.
-        if platform.epoch != it.epoch && self.course.choices.upto(1) == 1 {
+        if platform.epoch != it.epoch && self.engine.choices.upto(1) == 1 {
             return;
         }
         let bytes = Bytes::from(core::mem::take(&mut it.bytes));
-        self.course.digest.bytes(&bytes);
-        self.course.note("cold", || format!("{} is stored", it.key));
+        self.engine.recorder.digest.bytes(&bytes);
+        self.engine.note("cold", || format!("{} is stored", it.key));
         let head = platform.storage.shelf.head();
         if head.map(|head| head.incarnation) != Some(it.id.incarnation) {
-            self.course.hit(Mark::PutAfterEnd);
+            self.engine.cover(Situation::PutAfterEnd);
         }
         self.cold.objects.insert(it.key.clone(), bytes);
-        if it.outcome.told == Told::Truth {
-            let delay = self.course.network_delay();
-            let told = Event::PutTold {
+        if it.outcome.report == Report::Truth {
+            let delay = self.engine.network_delay();
+            let reported = Event::PutReported {
                 upload,
                 stored: true,
             };
-            self.course.schedule(delay, told.into());
+            self.engine.schedule(delay, reported.into());
         }
     }
 
-    fn put_told(&mut self, upload: UploadId, stored: bool) {
+    fn put_reported(&mut self, upload: UploadId, stored: bool) {
         let it = &self.cold.uploads[upload];
         let (at, id) = (it.at, it.id);
         let receipt = it.receipt.clone().filter(|_| stored);
@@ -358,7 +360,7 @@ impl World<'_, '_> {
             .is_some_and(|head| head.incarnation == id.incarnation);
         let mut waiting = shelf.segments().filter(|segment| segment.stored.is_none());
         if stored && lives && waiting.any(|segment| segment.number == id.segment) {
-            self.course.hit(Mark::CrashBetweenPutAndRow);
+            self.engine.cover(Situation::CrashBetweenPutAndRow);
         }
     }
 
@@ -369,10 +371,10 @@ impl World<'_, '_> {
         effect: EffectId,
         keys: Vec<String>,
     ) {
-        self.course
+        self.engine
             .note("cold", || format!("object {at} collects {keys:?}"));
-        if keys.len() as u64 > self.course.settings.limits.collect_keys_max.max(1) {
-            return self.course.fail(
+        if keys.len() as u64 > self.engine.settings.limits.collect_keys_max.max(1) {
+            return self.engine.fail(
                 Oracle::Contract,
                 "no more keys at once than agreed".to_owned(),
                 keys.len().to_string(),
@@ -385,19 +387,19 @@ impl World<'_, '_> {
             effect,
             keys,
         });
-        let mut delay = self.course.network_delay();
+        let mut delay = self.engine.network_delay();
         let mut outcome = DeleteOutcome::GOOD;
-        if self.course.fault(Fault::Collect) {
-            self.course.changed(Fault::Collect);
-            self.course.hit(Mark::CollectionFailed);
+        if self.engine.fault(Fault::Collect) {
+            self.engine.changed(Fault::Collect);
+            self.engine.cover(Situation::CollectionFailed);
             let choice = self
-                .course
+                .engine
                 .choices
                 .upto(DeleteOutcome::BAD.len() as u64 - 1);
             outcome = DeleteOutcome::BAD[usize::try_from(choice).unwrap_or(0)];
-            if outcome.told == Told::Failure {
+            if outcome.report == Report::Failure {
                 let done = false;
-                self.course
+                self.engine
                     .schedule(delay, Event::Collected { collection, done }.into());
             }
             match outcome.deletes {
@@ -406,14 +408,14 @@ impl World<'_, '_> {
                 Deletes::All => {}
             }
             if outcome.is_late {
-                delay += self.course.choices.upto(self.course.settings.delays.late);
+                delay += self.engine.choices.upto(self.engine.settings.delays.late);
             }
         }
-        self.course
+        self.engine
             .schedule(delay, Event::Delete { collection }.into());
-        if outcome.told == Told::Truth {
+        if outcome.report == Report::Truth {
             let done = true;
-            self.course
+            self.engine
                 .schedule(delay + 1, Event::Collected { collection, done }.into());
         }
     }
@@ -422,16 +424,16 @@ impl World<'_, '_> {
         let referenced = self.referenced();
         for key in &self.cold.collections[collection].keys {
             if referenced.contains(key) {
-                return self.course.fail(
-                    Oracle::Coverage,
+                return self.engine.fail(
+                    Oracle::Segments,
                     "no object to be deleted that a stream refers to".to_owned(),
                     key.clone(),
                 );
             }
             if self.cold.objects.remove(key).is_some() {
-                self.course.hit(Mark::Collected);
+                self.engine.cover(Situation::Collected);
             } else {
-                self.course.hit(Mark::CollectionRepeated);
+                self.engine.cover(Situation::CollectionRepeated);
             }
         }
     }
@@ -450,7 +452,7 @@ impl World<'_, '_> {
         &mut self,
         at: ObjectId,
         call: CallId,
-        place: Place,
+        position: Position,
         answer: &Answer,
     ) -> Option<FetchId> {
         let Body::Plan(plan) = &answer.body else {
@@ -466,7 +468,7 @@ impl World<'_, '_> {
             at,
             epoch: platform.epoch,
             then,
-            place,
+            position,
             is_cold: plan.is_cold(),
             pages: 1,
             rendering,
@@ -495,15 +497,18 @@ impl World<'_, '_> {
         let Some(fetching) = received.fetching.take() else {
             return;
         };
-        let trickles = self.course.fault(Fault::Trickle);
-        let duration = self.course.choices.upto(self.course.settings.delays.tier);
+        let trickles = self.engine.fault(Fault::Trickle);
+        let duration = self
+            .engine
+            .choices
+            .upto(self.engine.settings.delays.cold_tier);
         let it = &mut self.cold.fetchings[fetching];
         it.received = Some(received);
         it.call = call;
         it.trickles = trickles;
-        it.ends_at = self.course.now + duration;
-        let delay = self.course.choices.upto(duration);
-        self.course
+        it.ends_at = self.engine.now() + duration;
+        let delay = self.engine.choices.upto(duration);
+        self.engine
             .schedule(delay, Event::Fetch { fetching }.into());
     }
 
@@ -512,18 +517,18 @@ impl World<'_, '_> {
         let at = it.at;
         // Whoever hands it on may be gone with its object.
         let is_orphan = self.objects[at].platform.epoch != it.epoch;
-        let fails = it.is_cold && self.course.fault(Fault::Get);
+        let fails = it.is_cold && self.engine.fault(Fault::Get);
         if fails {
-            self.course.changed(Fault::Get);
-            self.course.hit(Mark::GetFailed);
+            self.engine.changed(Fault::Get);
+            self.engine.cover(Situation::GetFailed);
         }
-        if fails || is_orphan && self.course.choices.upto(1) == 1 {
+        if fails || is_orphan && self.engine.choices.upto(1) == 1 {
             return self.break_off(fetching);
         }
         loop {
             match self.fetch_piece(fetching) {
                 Err(damaged) => {
-                    return self.course.fail(
+                    return self.engine.fail(
                         Oracle::ColdAnswers,
                         "what was planned to be there until it is sent".to_owned(),
                         damaged.to_string(),
@@ -534,11 +539,11 @@ impl World<'_, '_> {
             }
             let it = &self.cold.fetchings[fetching];
             if it.trickles {
-                self.course.changed(Fault::Trickle);
-                let left = it.ends_at.saturating_sub(self.course.now);
-                let delay = self.course.choices.upto(left);
+                self.engine.changed(Fault::Trickle);
+                let left = it.ends_at.saturating_sub(self.engine.now());
+                let delay = self.engine.choices.upto(left);
                 return self
-                    .course
+                    .engine
                     .schedule(delay, Event::Fetch { fetching }.into());
             }
         }
@@ -559,7 +564,7 @@ impl World<'_, '_> {
             .ok_or_else(|| it.rendering.missing())?;
         let left = fetch.length - taken;
         let piece = left.div_ceil(if it.trickles {
-            1 + self.course.choices.upto(2)
+            1 + self.engine.choices.upto(2)
         } else {
             1
         });
@@ -581,11 +586,11 @@ impl World<'_, '_> {
         let Some(rest) = it.rendering.rest() else {
             return self.fetched(fetching);
         };
-        self.course
+        self.engine
             .note("cold", || format!("a page is sent, {rest:?} is not"));
-        let slowest = self.course.settings.delays.page;
-        let delay = self.course.choices.added().upto(slowest);
-        self.course
+        let slowest = self.engine.settings.delays.page;
+        let delay = self.engine.choices.added().upto(slowest);
+        self.engine
             .schedule(delay, Event::Taken { fetching }.into());
     }
 
@@ -599,13 +604,13 @@ impl World<'_, '_> {
         // Whoever hands it on may be gone with its object.
         let is_orphan = self.objects[at].platform.epoch != it.epoch;
         if is_orphan {
-            if self.course.choices.added().upto(1) == 1 {
+            if self.engine.choices.added().upto(1) == 1 {
                 return self.break_off(fetching);
             }
-            self.course.hit(Mark::WholeReadMoved);
+            self.engine.cover(Situation::WholeReadMoved);
         }
         self.turn_for(at, Input::Continue { id, rest }, None, Some(fetching));
-        if self.course.failure.is_none() && self.cold.fetchings[fetching].pages == pages {
+        if self.engine.recorder.failure.is_none() && self.cold.fetchings[fetching].pages == pages {
             // Its stream has ended, or the turn has failed.
             self.break_off(fetching);
         }
@@ -614,34 +619,34 @@ impl World<'_, '_> {
     /// The next page of an answer has been planned, or will never be.
     pub(super) fn next_page(&mut self, fetching: FetchId, answer: &Answer) {
         let Body::Plan(plan) = &answer.body else {
-            return self.course.hit(Mark::WholeReadGone);
+            return self.engine.cover(Situation::WholeReadGone);
         };
         let at = self.cold.fetchings[fetching].at;
         let then = self.tiers_of(at);
         let duration = self
-            .course
+            .engine
             .choices
             .added()
-            .upto(self.course.settings.delays.tier);
+            .upto(self.engine.settings.delays.cold_tier);
         let platform = &self.objects[at].platform;
         let it = &mut self.cold.fetchings[fetching];
         let Ok(rendering) = plan.begin(|span| platform.storage.frames(span)) else {
             let expected = "rows that can be read".to_owned();
             return self
-                .course
+                .engine
                 .fail(Oracle::Storage, expected, format!("{plan:?}"));
         };
         if it.then != then {
-            self.course.hit(Mark::ReadDuringDrop);
+            self.engine.cover(Situation::ReadDuringDrop);
         }
         it.then = then;
         it.epoch = platform.epoch;
         it.is_cold = plan.is_cold();
         it.pages += 1;
         it.rendering = rendering;
-        it.ends_at = self.course.now + duration;
-        let delay = self.course.choices.added().upto(duration);
-        self.course
+        it.ends_at = self.engine.now() + duration;
+        let delay = self.engine.choices.added().upto(duration);
+        self.engine
             .schedule(delay, Event::Fetch { fetching }.into());
     }
 
@@ -653,10 +658,10 @@ impl World<'_, '_> {
         if let Some(promised) = promised.filter(|promised| !promised.starts_with(&it.body)) {
             let expected = format!("the beginning of {}", crate::request::excerpt(promised));
             let actual = crate::request::excerpt(&it.body);
-            return self.course.fail(Oracle::ColdAnswers, expected, actual);
+            return self.engine.fail(Oracle::ColdAnswers, expected, actual);
         }
-        let delay = self.course.network_delay();
-        self.course.schedule(delay, super::Event::Lost { call });
+        let delay = self.engine.network_delay();
+        self.engine.schedule(delay, super::Event::Lost { call });
     }
 
     /// An answer is whole, and what it would have been at once.
@@ -664,13 +669,13 @@ impl World<'_, '_> {
         let now = self.tiers_of(self.cold.fetchings[fetching].at);
         let it = &mut self.cold.fetchings[fetching];
         if it.then != now {
-            self.course.hit(Mark::ReadDuringDrop);
+            self.engine.cover(Situation::ReadDuringDrop);
         }
         if it.pages > 1 {
-            self.course.hit(Mark::WholeRead);
-            let present = Place::of(&self.objects[it.at].model.state);
-            if present.life() == it.place.life() && present > it.place {
-                self.course.hit(Mark::WholeReadFixed);
+            self.engine.cover(Situation::WholeRead);
+            let present = Position::of(&self.objects[it.at].model.state);
+            if present.life() == it.position.life() && present > it.position {
+                self.engine.cover(Situation::WholeReadFixed);
             }
         }
         let Some(received) = it.received.take() else {
@@ -679,11 +684,11 @@ impl World<'_, '_> {
         if received.response.body != it.body {
             let expected = crate::request::excerpt(&received.response.body);
             let actual = crate::request::excerpt(&it.body);
-            return self.course.fail(Oracle::ColdAnswers, expected, actual);
+            return self.engine.fail(Oracle::ColdAnswers, expected, actual);
         }
         let call = it.call;
-        let delay = self.course.network_delay();
-        self.course
+        let delay = self.engine.network_delay();
+        self.engine
             .schedule(delay, super::Event::Reply { call, received });
     }
 }

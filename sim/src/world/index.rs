@@ -91,10 +91,10 @@ impl Index {
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(connection) = &self.sqlite {
             sqlite::execute(connection, statements)?;
-            let told = sqlite::rows(connection).map_err(|error| error.to_string())?;
+            let found = sqlite::rows(connection).map_err(|error| error.to_string())?;
             let meant = self.rows();
-            if told != meant {
-                return Err(format!("SQLite has {told:?}, where {meant:?} is meant"));
+            if found != meant {
+                return Err(format!("SQLite has {found:?}, where {meant:?} is meant"));
             }
         }
         Ok(changed)

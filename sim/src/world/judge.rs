@@ -7,10 +7,10 @@ use machine::{Effect, Turn, Write, live_reader};
 
 use super::World;
 use super::object::{has_rest, plain, rendered};
+use crate::coverage::{Situation, Watermark};
 use crate::ids::{CallId, FetchId, ObjectId};
-use crate::marks::{Mark, Watermark};
-use crate::model::Facts;
-use crate::oracles::{Oracle, Place};
+use crate::model::TurnFacts;
+use crate::oracles::{Oracle, Position};
 
 const fn is_answer(effect: &Effect) -> bool {
     matches!(effect, Effect::Answer { .. } | Effect::Attach { .. })
@@ -28,9 +28,9 @@ impl World<'_, '_> {
         at: ObjectId,
         (call, page_of): (Option<CallId>, Option<FetchId>),
         turn: &Turn,
-        facts: Facts,
+        facts: TurnFacts,
         (is_alarm, is_gone): (bool, bool),
-        before: Place,
+        before: Position,
     ) {
         let model_life = self.objects[at].model.state.life.clone();
         let object = &mut self.objects[at];
@@ -69,7 +69,7 @@ impl World<'_, '_> {
                                 )
                             }
                             Err(damaged) => {
-                                return self.course.fail(
+                                return self.engine.fail(
                                     Oracle::Storage,
                                     "what can be rendered".to_owned(),
                                     damaged,
@@ -81,7 +81,7 @@ impl World<'_, '_> {
                         (plain(&subscriber.answer), true, None, false)
                     }
                     _ => {
-                        return self.course.fail(
+                        return self.engine.fail(
                             Oracle::Contract,
                             "one answer to one call".to_owned(),
                             format!("{:?}", turn.after_commit),
@@ -91,7 +91,7 @@ impl World<'_, '_> {
                 object.model.answered(
                     request,
                     &response,
-                    &Facts {
+                    &TurnFacts {
                         kept,
                         page_end,
                         has_rest,
@@ -100,60 +100,60 @@ impl World<'_, '_> {
                 )
             }
         };
-        self.course.check(Oracle::Model, verdict);
+        self.engine.check(Oracle::Model, verdict);
         self.check_rows(at, turn);
         self.check_segments(at, turn);
         let object = &self.objects[at];
-        let after = Place::of(&object.model.state);
+        let after = Position::of(&object.model.state);
         if facts.dropped {
             let deleted = call.is_some_and(|call| self.calls[call].request.method == "DELETE");
             if facts.attached > 0 {
-                self.course.marks.hit(if deleted {
-                    Mark::DeletedUnderReader
+                self.engine.cover(if deleted {
+                    Situation::DeletedUnderReader
                 } else {
-                    Mark::ExpiredUnderReader
+                    Situation::ExpiredUnderReader
                 });
             }
             if !deleted {
-                self.course.marks.hit(if is_alarm {
-                    Mark::ExpiredByAlarm
+                self.engine.cover(if is_alarm {
+                    Situation::ExpiredByAlarm
                 } else {
-                    Mark::ExpiredByCall
+                    Situation::ExpiredByCall
                 });
                 let ends = model_life.and_then(|life| life.ends(&self.objects[at].model.bounds));
                 if ends.is_some_and(|(least, most)| least < most && facts.now > least + 1) {
-                    self.course.marks.hit(Mark::ExpiredLate);
+                    self.engine.cover(Situation::ExpiredLate);
                 }
             }
         } else if facts.attached > 0 {
             let ends = model_life.and_then(|life| life.ends(&self.objects[at].model.bounds));
             if ends.is_some_and(|(_, most)| facts.now >= most) {
-                self.course.marks.hit(Mark::KeptByReader);
+                self.engine.cover(Situation::KeptByReader);
             }
         }
         // Every reader at the tail is told of everything that happens there.
         let model = &self.objects[at].model;
         if before != after && before.life().is_some() {
-            let told = turn.broadcast.as_ref().is_some_and(|live| {
+            let announced = turn.broadcast.as_ref().is_some_and(|live| {
                 let ended = after.life() != before.life();
                 let segments = model.segments(before.life().unwrap_or(0));
-                let place =
-                    |offset: machine::Offset| segments.told((offset.segment, offset.position));
-                place(live.from) == Some(before.position)
-                    && (ended || place(live.next) == Some(after.position))
+                let sent = |offset: machine::Offset| {
+                    segments.position_sent((offset.segment, offset.position))
+                };
+                sent(live.from) == Some(before.length)
+                    && (ended || sent(live.next) == Some(after.length))
             });
-            if !told {
-                self.course.fail(
+            if !announced {
+                self.engine.fail(
                     Oracle::NoLostWake,
                     format!("a broadcast from {before:?} to {after:?}"),
                     format!("{:?}", turn.broadcast),
                 );
             }
         }
-        self.course.marks.reach(Watermark::Units, after.position);
-        self.course
-            .marks
-            .reach(Watermark::Lives, self.objects[at].model.state.last_life);
+        self.engine.raise(Watermark::Units, after.length);
+        self.engine
+            .raise(Watermark::Lives, self.objects[at].model.state.last_life);
     }
 
     /// Rows follow one another without gap or overlap, and end at the tail; where there is no
@@ -169,7 +169,7 @@ impl World<'_, '_> {
                     shelf.row_count(),
                     object.platform.storage.table_count()
                 );
-                self.course.fail(
+                self.engine.fail(
                     Oracle::StorageFreed,
                     "nothing of a stream that is no more".to_owned(),
                     left,
@@ -202,7 +202,7 @@ impl World<'_, '_> {
                 broken = Some(format!("the tail at {tail}"));
             }
             if let Some(actual) = broken {
-                return self.course.fail(
+                return self.engine.fail(
                     Oracle::RowsTile,
                     format!("a row at {} with {bytes} before it", key.stored()),
                     actual,
@@ -222,12 +222,12 @@ impl World<'_, '_> {
             }
             let rows = shelf.row_count();
             if count > 1 {
-                self.course.hit(Mark::SeveralRows);
+                self.engine.cover(Situation::SeveralRows);
             }
             if parts > 0 {
-                self.course.hit(Mark::MessageOverRows);
+                self.engine.cover(Situation::MessageOverRows);
             }
-            self.course.marks.reach(Watermark::Rows, rows);
+            self.engine.raise(Watermark::Rows, rows);
         }
     }
 
@@ -236,20 +236,20 @@ impl World<'_, '_> {
         let object = &self.objects[at];
         let life = object.model.state.life.as_ref()?;
         let (_, most) = life.ends(&object.model.bounds)?;
-        let slack = life.ttl_ms().unwrap_or(0) / self.course.settings.limits.touch_slack_divisor;
+        let slack = life.ttl_ms().unwrap_or(0) / self.engine.settings.limits.touch_slack_divisor;
         let alarm = object.platform.alarm.stored?;
-        let end = most.saturating_add(slack).max(alarm).max(self.course.now);
-        let delays = self.course.settings.limits.alarm_delay_ms_min * 2
-            + self.course.settings.delays.skew * 4
+        let end = most.saturating_add(slack).max(alarm).max(self.engine.now());
+        let delays = self.engine.settings.limits.alarm_delay_ms_min * 2
+            + self.engine.settings.delays.skew * 4
             + 1_000;
-        let near = end < self.course.now + 10_000_000;
+        let near = end < self.engine.now() + 10_000_000;
         (near && !object.platform.alarm.abandoned)
-            .then(|| end + delays + self.course.settings.delays.commit * 2)
+            .then(|| end + delays + self.engine.settings.delays.commit * 2)
     }
 
     pub(super) fn judge_expiry(&mut self) {
         for at in self.objects.ids() {
-            let now = self.course.now;
+            let now = self.engine.now();
             let object = &self.objects[at];
             let Some(life) = &object.model.state.life else {
                 continue;
@@ -262,7 +262,7 @@ impl World<'_, '_> {
                 && self.latest_end(at).is_some_and(|end| end <= now)
             {
                 let state = self.objects[at].state();
-                self.course.fail(
+                self.engine.fail(
                     Oracle::Expiry,
                     "the storage of an expired stream to be free".to_owned(),
                     state,

@@ -1,16 +1,16 @@
-//! The world: clients, edges and objects on one course, and what the next event does to them.
+//! The world: clients, edges and objects, and what each event does to them.
 
 mod caching;
 mod client;
 mod cold;
+mod connection;
 mod index;
+mod invariants;
 mod judge;
-mod line;
 mod object;
 mod reader;
-mod rest;
-mod sending;
-mod zombie;
+mod rpc;
+mod stale_instance;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,9 +18,9 @@ use machine::offset::Offset;
 use machine::router::name;
 
 use crate::choices::Choices;
-use crate::course::Course;
-use crate::ids::{CallId, ClientId, LineId, ObjectId, OperationId, ReaderId, SendingId, Table};
-use crate::marks::Watermark;
+use crate::coverage::Watermark;
+use crate::engine::Engine;
+use crate::ids::{CallId, ClientId, ConnectionId, ObjectId, OperationId, ReaderId, RpcId, Table};
 use crate::oracles::{AlarmLoop, OffsetLaw, Oracle, Recency};
 use crate::platform;
 use crate::settings::Settings;
@@ -28,11 +28,11 @@ use crate::storage;
 use caching::Caches;
 use client::{Call, Client, Operation, Received};
 use cold::Cold;
+use connection::Connection;
 use index::Index;
-use line::Line;
 use object::{Message, Object};
 use reader::Reader;
-use sending::Sending;
+use rpc::Rpc;
 
 /// What can happen.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub enum Event {
     /// Something happens in the cold tier.
     Cold(cold::Event),
     /// Something happens to a message from object to object, or to the index.
-    Sending(sending::Event),
+    Rpc(rpc::Event),
     /// An answer reaches whoever asked.
     Reply {
         call: CallId,
@@ -68,18 +68,18 @@ pub enum Event {
     Lost {
         call: CallId,
     },
-    /// A message reaches the reader's side of a line.
+    /// A message reaches the reader's side of a connection.
     Message {
-        line: LineId,
+        connection: ConnectionId,
         message: Message,
     },
-    /// The reader's side learns that its line is closed.
-    LineClosed {
-        line: LineId,
+    /// The reader's side learns that its connection is closed.
+    ConnectionClosed {
+        connection: ConnectionId,
     },
-    /// The object learns that a line is closed.
-    LineGone {
-        line: LineId,
+    /// The object learns that a connection is closed.
+    ConnectionGone {
+        connection: ConnectionId,
     },
     /// An edge connects, for the first time or again.
     Connect {
@@ -109,9 +109,9 @@ impl From<cold::Event> for Event {
     }
 }
 
-impl From<sending::Event> for Event {
-    fn from(event: sending::Event) -> Self {
-        Self::Sending(event)
+impl From<rpc::Event> for Event {
+    fn from(event: rpc::Event) -> Self {
+        Self::Rpc(event)
     }
 }
 
@@ -137,26 +137,26 @@ enum Phase {
 /// See the module.
 #[derive(Debug)]
 pub struct World<'w, 't> {
-    pub course: Course<'w, 't, Event>,
+    pub engine: Engine<'w, 't, Event>,
     objects: Table<ObjectId, Object>,
     clients: Table<ClientId, Client>,
     operations: Table<OperationId, Operation>,
     calls: Table<CallId, Call>,
-    lines: Table<LineId, Line>,
+    connections: Table<ConnectionId, Connection>,
     readers: Table<ReaderId, Reader>,
     law: OffsetLaw,
     recency: Recency,
     alarm_loop: AlarmLoop,
     cold: Cold,
     index: Index,
-    sendings: Table<SendingId, Sending>,
+    rpcs: Table<RpcId, Rpc>,
     caches: Caches,
     /// Where each page ended; see [`World::same_page`].
-    pages: BTreeMap<rest::Asked, u64>,
+    pages: BTreeMap<invariants::Asked, u64>,
     /// The tag of each content; see [`World::same_tag`].
-    tag_of: BTreeMap<rest::Tagged, String>,
+    tag_of: BTreeMap<invariants::Tagged, String>,
     /// How often something was still to be done when nothing was left to happen.
-    prods: u64,
+    nudges: u64,
     /// What each entity tag was given for: name, life, end, closed.
     tags: BTreeMap<String, (ObjectId, u64, u64, bool)>,
     /// Ends of open streams for which one was given.
@@ -197,23 +197,23 @@ impl<'w, 't> World<'w, 't> {
             clients.push(Client::new(objects.len()));
         }
         let mut world = Self {
-            course: Course::new(choices, settings, traced),
+            engine: Engine::new(choices, settings, traced),
             objects,
             clients,
             operations: Table::default(),
             calls: Table::default(),
-            lines: Table::default(),
+            connections: Table::default(),
             readers: Table::default(),
             law: OffsetLaw::default(),
             recency: Recency::default(),
             alarm_loop: AlarmLoop::default(),
             cold: Cold::default(),
             index: Index::new(storage),
-            sendings: Table::default(),
+            rpcs: Table::default(),
             caches: Caches::default(),
             pages: BTreeMap::new(),
             tag_of: BTreeMap::new(),
-            prods: 0,
+            nudges: 0,
             tags: BTreeMap::new(),
             open_ends: BTreeSet::new(),
             phase: Phase::Busy,
@@ -230,30 +230,28 @@ impl<'w, 't> World<'w, 't> {
     pub fn run(&mut self, until: u64) {
         for client in self.clients.ids() {
             let delay = self
-                .course
+                .engine
                 .choices
-                .upto(self.course.settings.delays.network);
-            self.course.schedule(delay, Event::Think { client });
+                .upto(self.engine.settings.delays.network);
+            self.engine.schedule(delay, Event::Think { client });
         }
-        while self.course.failure.is_none() && self.course.events < until {
-            let Some(event) = self.course.take_next() else {
-                if self.rests() {
+        while self.engine.recorder.failure.is_none() && self.engine.events() < until {
+            let Some(event) = self.engine.take_next() else {
+                if self.is_over() {
                     break;
                 }
                 continue;
             };
             self.happen(event);
         }
-        self.course
-            .marks
-            .reach(Watermark::Events, self.course.events);
-        self.course.marks.reach(
+        self.engine.raise(Watermark::Events, self.engine.events());
+        self.engine.raise(
             Watermark::SimulatedSeconds,
-            self.course.simulated_ms() / 1_000,
+            self.engine.simulated_ms() / 1_000,
         );
-        self.course.marks.reach(
+        self.engine.raise(
             Watermark::TapeBytes,
-            self.course.choices.tape().len() as u64,
+            self.engine.choices.tape().len() as u64,
         );
     }
 
@@ -285,12 +283,15 @@ impl<'w, 't> World<'w, 't> {
             Event::Body { call } => self.body_complete(call),
             Event::Platform(event) => self.happen_to_object(event),
             Event::Cold(event) => self.happen_in_cold(event),
-            Event::Sending(event) => self.happen_to_sending(event),
+            Event::Rpc(event) => self.happen_to_rpc(event),
             Event::Reply { call, received } => self.reply(call, received),
             Event::Lost { call } => self.lost(call),
-            Event::Message { line, message } => self.message(line, &message),
-            Event::LineClosed { line } => self.line_closed(line),
-            Event::LineGone { line } => self.line_gone(line),
+            Event::Message {
+                connection,
+                message,
+            } => self.message(connection, &message),
+            Event::ConnectionClosed { connection } => self.connection_closed(connection),
+            Event::ConnectionGone { connection } => self.connection_gone(connection),
             Event::Connect { reader, from } => self.connect(reader, from),
             Event::Tick { reader } => self.tick(reader),
             Event::Drain { reader } => self.drain(reader),
@@ -314,23 +315,23 @@ impl<'w, 't> World<'w, 't> {
 
     /// Goes on to the next phase when nothing of this one is left to be done.
     fn advance(&mut self) {
-        let begun = self.operation_count() >= self.course.settings.operations;
+        let begun = self.operation_count() >= self.engine.settings.operations;
         let idle = self
             .clients
             .iter()
             .all(|client| !client.busy || client.following);
         match self.phase {
             Phase::Busy if begun && idle => {
-                let stall = self.course.settings.delays.stall
-                    + self.course.settings.delays.body
-                    + self.course.settings.delays.commit;
-                self.course.settings.heal();
+                let stall = self.engine.settings.delays.stall
+                    + self.engine.settings.delays.body
+                    + self.engine.settings.delays.commit;
+                self.engine.settings.heal();
                 self.readers.iter_mut().for_each(Reader::hurry);
                 self.phase = Phase::Healing;
-                self.course.note("world", || "heals".to_owned());
-                let reconnect = self.course.settings.limits.reconnect_ms_max();
-                let network = self.course.settings.delays.network * 40 + 60_000;
-                self.course
+                self.engine.note("world", || "heals".to_owned());
+                let reconnect = self.engine.settings.limits.reconnect_ms_max();
+                let network = self.engine.settings.delays.network * 40 + 60_000;
+                self.engine
                     .schedule(stall + reconnect + network, Event::Judge);
             }
             Phase::Reading if self.unread == 0 => {
@@ -342,7 +343,7 @@ impl<'w, 't> World<'w, 't> {
                     .filter_map(|object| self.latest_end(object))
                     .max();
                 if let Some(last) = last {
-                    self.course.schedule_at(last, Event::JudgeExpiry);
+                    self.engine.schedule_at(last, Event::JudgeExpiry);
                 }
             }
             Phase::Busy | Phase::Healing | Phase::Reading | Phase::Waiting => {}
@@ -360,10 +361,10 @@ impl<'w, 't> World<'w, 't> {
             self.progress = progress;
             if self.patience > 0 {
                 // A page from the cold tier takes its time.
-                let pause = 5_000 + self.course.settings.delays.tier * 2;
-                return self.course.schedule(pause, Event::Judge);
+                let pause = 5_000 + self.engine.settings.delays.cold_tier * 2;
+                return self.engine.schedule(pause, Event::Judge);
             }
-            self.course.fail(
+            self.engine.fail(
                 Oracle::Liveness,
                 "nothing left to be done".to_owned(),
                 reason,
@@ -374,12 +375,12 @@ impl<'w, 't> World<'w, 't> {
             self.leave(reader);
         }
         self.phase = Phase::Reading;
-        self.course
+        self.engine
             .note("world", || "reads everything once more".to_owned());
         for object in self.objects.ids() {
             self.read_all(object);
         }
-        if self.course.settings.writers {
+        if self.engine.settings.writers {
             self.read_all_answers();
         }
     }

@@ -22,12 +22,12 @@ use super::Event;
 use super::World;
 use super::client::Received;
 use super::cold::Cold;
-use super::line::Line;
-use super::zombie::Zombie;
-use crate::ids::{CallId, FetchId, Id, LineId, ObjectId};
-use crate::marks::{Fault, Mark, Watermark};
-use crate::model::{Bounds, Facts, Model, State};
-use crate::oracles::{AlarmTurn, Oracle, Place};
+use super::connection::Connection;
+use super::stale_instance::StaleInstance;
+use crate::coverage::{Fault, Situation, Watermark};
+use crate::ids::{CallId, ConnectionId, FetchId, Id, ObjectId};
+use crate::model::{Bounds, Model, State, TurnFacts};
+use crate::oracles::{AlarmTurn, Oracle, Position};
 use crate::platform::{self, Due, Outgoing, Program};
 use crate::request::{Request, Response};
 use crate::settings::Settings;
@@ -35,14 +35,14 @@ use crate::storage::{self, Store};
 
 impl Program for Stream {
     type Storage = Store;
-    type Witness = State;
+    type Snapshot = State;
     type Attachment = Attachment;
     type Answer = Received;
     type Message = Message;
     type Effect = ObjectEffect;
 }
 
-/// What an object keeps with a line.
+/// What an object keeps with a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Attachment {
     pub(super) class: Class,
@@ -63,11 +63,11 @@ pub enum ObjectEffect {
     },
 }
 
-/// What goes over a line, and what the object was when it said so.
+/// What goes over a connection, and what the object was when it said so.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub(super) bytes: Bytes,
-    pub(super) place: Place,
+    pub(super) position: Position,
 }
 
 /// A stream's object.
@@ -123,11 +123,11 @@ impl Object {
     pub(super) fn state(&self) -> String {
         let shelf = &self.platform.storage.shelf;
         let mut state = format!(
-            "{}\n  epoch {}, {} commits on their way, {} lines, alarm {:?}\n  head {:?}\n",
+            "{}\n  epoch {}, {} commits on their way, {} connections, alarm {:?}\n  head {:?}\n",
             self.url,
             self.platform.epoch,
             self.platform.commits_pending(),
-            self.platform.lines.len(),
+            self.platform.connections.len(),
             self.platform.alarm,
             shelf.head(),
         );
@@ -163,12 +163,12 @@ const STEP_READS_MAX: u64 = 1_000_000;
 /// What the machine is shown of an object.
 pub(super) struct View<'a> {
     pub(super) store: &'a Store,
-    lines: &'a [(LineId, Attachment)],
+    lines: &'a [(ConnectionId, Attachment)],
     pub(super) reads: Cell<u64>,
 }
 
 impl<'a> View<'a> {
-    pub(super) const fn new(store: &'a Store, lines: &'a [(LineId, Attachment)]) -> Self {
+    pub(super) const fn new(store: &'a Store, lines: &'a [(ConnectionId, Attachment)]) -> Self {
         Self {
             store,
             lines,
@@ -303,7 +303,7 @@ impl World<'_, '_> {
         let object = &mut self.objects[at];
         self.calls[call].epoch = object.platform.epoch;
         object.platform.begun.push(call);
-        match parsed(&request, &object.url, &self.course.settings) {
+        match parsed(&request, &object.url, &self.engine.settings) {
             Err(refusal) => self.refuse(call, &Answer::refusal(&refusal), true),
             Ok(Parsed::Whole(whole)) => {
                 self.turn(
@@ -317,10 +317,10 @@ impl World<'_, '_> {
             }
             Ok(Parsed::AwaitsBody(awaits)) => {
                 self.calls[call].awaits = Some(awaits);
-                if self.course.fault(Fault::SlowBody) {
+                if self.engine.fault(Fault::SlowBody) {
                     self.calls[call].turns_at_arrival = Some(self.objects[at].turns);
-                    let delay = self.course.choices.upto(self.course.settings.delays.body);
-                    self.course.schedule(delay, Event::Body { call });
+                    let delay = self.engine.choices.upto(self.engine.settings.delays.body);
+                    self.engine.schedule(delay, Event::Body { call });
                 } else {
                     self.body_complete(call);
                 }
@@ -336,8 +336,8 @@ impl World<'_, '_> {
         };
         let body = self.calls[call].request.body.clone();
         if self.objects[at].platform.epoch != self.calls[call].epoch {
-            if let Some(zombie) = self.calls[call].zombie.take() {
-                self.haunt(call, *zombie, awaits.with_body(body));
+            if let Some(stale_instance) = self.calls[call].stale_instance.take() {
+                self.continue_stale(call, *stale_instance, awaits.with_body(body));
             }
             return;
         }
@@ -345,8 +345,8 @@ impl World<'_, '_> {
             .turns_at_arrival
             .is_some_and(|turns| turns < self.objects[at].turns)
         {
-            self.course.hit(Mark::SlowBody);
-            self.course.changed(Fault::SlowBody);
+            self.engine.cover(Situation::SlowBody);
+            self.engine.changed(Fault::SlowBody);
         }
         match awaits.with_body(body) {
             Err(refusal) => self.refuse(call, &Answer::refusal(&refusal), true),
@@ -369,16 +369,16 @@ impl World<'_, '_> {
             let verdict = self.objects[at]
                 .model
                 .refused(&self.calls[call].request, &response);
-            self.course.check(Oracle::Model, verdict);
+            self.engine.check(Oracle::Model, verdict);
         }
-        let place = Place::of(&self.objects[at].model.state);
+        let position = Position::of(&self.objects[at].model.state);
         self.hold_answer(
             at,
             call,
             Received {
                 response,
-                place,
-                line: None,
+                position,
+                connection: None,
                 fetching: None,
             },
         );
@@ -386,10 +386,10 @@ impl World<'_, '_> {
 
     /// Whether what was done with so many reads was not stopped for them.
     pub(super) fn ends(&mut self, reads: u64) -> bool {
-        self.course.marks.reach(Watermark::StepReads, reads);
+        self.engine.raise(Watermark::StepReads, reads);
         if reads > STEP_READS_MAX {
             let expected = format!("{STEP_READS_MAX} reads of storage at most");
-            self.course
+            self.engine
                 .fail(Oracle::StepEnds, expected, "another one".to_owned());
         }
         reads <= STEP_READS_MAX
@@ -416,10 +416,10 @@ impl World<'_, '_> {
         let consumes = ended.is_some();
         let is_gone = matches!(input, Input::SubscriberLeft { .. });
         if self.objects[at].platform.instances < INSTANCES_MAX
-            && self.course.fault(Fault::TurnFails)
+            && self.engine.fault(Fault::TurnFails)
         {
             if is_alarm && !consumes {
-                self.objects[at].platform.alarm_stands(&mut self.course);
+                self.objects[at].platform.alarm_stands(&mut self.engine);
             }
             return self.turn_failed(at, call, consumes);
         }
@@ -432,8 +432,8 @@ impl World<'_, '_> {
             object.alarm_set_at = head.alarm_at.map_or(0, |alarm| alarm.0);
         }
         let platform = &mut object.platform;
-        let now = platform.clock.read(self.course.now);
-        let view = View::new(&platform.storage, &platform.lines);
+        let now = platform.clock.read(self.engine.now());
+        let view = View::new(&platform.storage, &platform.connections);
         let incarnation = platform.storage.shelf.head().map(|head| head.incarnation);
         let attached = incarnation.map_or(0, |incarnation| view.attached(incarnation).unwrap_or(0));
         // Who was a reader of a former stream under this name is nothing to the present one.
@@ -447,7 +447,7 @@ impl World<'_, '_> {
             | Input::CollectFinished { .. }
             | Input::SendFinished { .. } => attached,
         };
-        let before = Place::of(&object.model.state);
+        let before = Position::of(&object.model.state);
         let alarm_came = object.alarm_set_at;
         let Some(stream) = &mut platform.instance else {
             return;
@@ -460,7 +460,7 @@ impl World<'_, '_> {
         let turn = match done {
             Ok(turn) => turn,
             Err(error) => {
-                return self.course.fail(
+                return self.engine.fail(
                     Oracle::Storage,
                     "rows that can be read".to_owned(),
                     error.to_string(),
@@ -471,7 +471,7 @@ impl World<'_, '_> {
         let used = |head: Option<&StreamRow>| head.map(|head| (head.incarnation, head.touched_at));
         let used_before = used(platform.storage.shelf.head());
         if let Err(reason) = platform.storage.apply(&turn.writes) {
-            return self.course.fail(
+            return self.engine.fail(
                 Oracle::Storage,
                 "writes that can be carried out".to_owned(),
                 reason,
@@ -487,13 +487,13 @@ impl World<'_, '_> {
                 "{stored} producers in memory at most, one for each row of the open segment"
             );
             return self
-                .course
+                .engine
                 .fail(Oracle::Memory, expected, remembered.to_string());
         }
         if let AlarmChange::Set(at) = turn.alarm
             && at.0 > ALARM_MAX
         {
-            return self.course.fail(
+            return self.engine.fail(
                 Oracle::AlarmTime,
                 format!("a time up to {ALARM_MAX}"),
                 at.0.to_string(),
@@ -506,18 +506,18 @@ impl World<'_, '_> {
         let alarms = AlarmTurn {
             is_idle: idle_alarm,
             came: alarm_came,
-            now: self.course.now,
+            now: self.engine.now(),
             set: match turn.alarm {
                 AlarmChange::Set(at) => Some(at.0),
                 AlarmChange::Keep | AlarmChange::Clear => None,
             },
         };
         let (streak, verdict) = self.alarm_loop.after_turn(at, alarms);
-        let marks = &mut self.course.marks;
-        marks.reach(Watermark::IdleAlarms, streak.idle);
-        marks.reach(Watermark::StaleAlarms, streak.stale);
+        let coverage = &mut self.engine.recorder.coverage;
+        coverage.raise(Watermark::IdleAlarms, streak.idle);
+        coverage.raise(Watermark::StaleAlarms, streak.stale);
         if verdict.is_err() {
-            return self.course.check(Oracle::AlarmLoop, verdict);
+            return self.engine.check(Oracle::AlarmLoop, verdict);
         }
         let dropped = turn.writes.contains(&Write::DropTables);
         self.digest_turn(&turn);
@@ -527,7 +527,7 @@ impl World<'_, '_> {
             AlarmChange::Clear => Some(None),
         };
         let wrote = !turn.writes.is_empty() || alarm.is_some();
-        let facts = Facts {
+        let facts = TurnFacts {
             now,
             attached,
             dropped,
@@ -547,19 +547,19 @@ impl World<'_, '_> {
         if facts.sealed.is_some() {
             self.note_forgotten(at, now);
         }
-        if self.course.failure.is_some() {
+        if self.engine.recorder.failure.is_some() {
             return;
         }
         let Object {
             platform, model, ..
         } = &mut self.objects[at];
-        let witness = model.state.clone();
+        let snapshot = model.state.clone();
         if wrote {
-            platform.commit(&mut self.course, turn.writes, alarm, consumes, witness);
+            platform.commit(&mut self.engine, turn.writes, alarm, consumes, snapshot);
         } else {
-            platform.remember(witness);
+            platform.remember(snapshot);
         }
-        platform.set_alarm(&mut self.course, alarm, now);
+        platform.set_alarm(&mut self.engine, alarm, now);
         if let Some(Some(alarm)) = alarm {
             self.objects[at].alarm_set_at = alarm;
         }
@@ -576,13 +576,13 @@ impl World<'_, '_> {
         }
         self.release(at);
         self.check_armed(at, now);
-        self.misfortune(at);
+        self.inject_faults(at);
     }
 
     /// A segment was sealed: the producers that the object does not know any more are those that
     /// were idle.
     fn note_forgotten(&mut self, at: ObjectId, now: u64) {
-        let limits = &self.course.settings.limits;
+        let limits = &self.engine.settings.limits;
         let idle_ms = limits.producer_max_idle_ms;
         let Object {
             platform, model, ..
@@ -590,9 +590,9 @@ impl World<'_, '_> {
         let shelf = &platform.storage.shelf;
         let (forgotten, left) = model.forget(now, idle_ms, |producer| shelf.knows(producer));
         if forgotten > 0 {
-            self.course.hit(Mark::ProducersForgotten);
+            self.engine.cover(Situation::ProducersForgotten);
         }
-        let limits = &self.course.settings.limits;
+        let limits = &self.engine.settings.limits;
         let verdict = left.and_then(|left| {
             if left > 0 && forgotten < limits.producers_forgotten_max {
                 return Err(crate::model::Mismatch {
@@ -602,18 +602,18 @@ impl World<'_, '_> {
             }
             Ok(())
         });
-        self.course.check(Oracle::Producers, verdict);
+        self.engine.check(Oracle::Producers, verdict);
     }
 
     /// A new instance over what is stored.
     fn wake(&mut self, at: ObjectId) -> bool {
         let platform = &mut self.objects[at].platform;
-        let (now, number) = platform.begin_instance(&mut self.course);
+        let (now, number) = platform.begin_instance(&mut self.engine);
         let nonce = number << 8 | at.number() as u64;
         match Stream::wake(
             Millis(now),
             &platform.storage,
-            &self.course.settings.limits,
+            &self.engine.settings.limits,
             nonce,
         ) {
             Ok(stream) => {
@@ -621,7 +621,7 @@ impl World<'_, '_> {
                 true
             }
             Err(unreadable) => {
-                self.course.fail(
+                self.engine.fail(
                     Oracle::Storage,
                     "rows that can be read".to_owned(),
                     unreadable.to_string(),
@@ -633,7 +633,7 @@ impl World<'_, '_> {
 
     fn digest_turn(&mut self, turn: &Turn) {
         for write in &turn.writes {
-            self.course.digest.number(match write {
+            self.engine.recorder.digest.number(match write {
                 Write::CreateTables => 1,
                 Write::InsertStream(head) => 2 ^ head.created_at.0,
                 Write::UpdateStream(head) => 3 ^ head.touched_at.0,
@@ -656,13 +656,13 @@ impl World<'_, '_> {
         }
         match turn.alarm {
             AlarmChange::Keep => {}
-            AlarmChange::Set(at) => self.course.digest.number(at.0),
-            AlarmChange::Clear => self.course.digest.number(0),
+            AlarmChange::Set(at) => self.engine.recorder.digest.number(at.0),
+            AlarmChange::Clear => self.engine.recorder.digest.number(0),
         }
     }
 
     fn carry_out(&mut self, at: ObjectId, gated: Effect) {
-        let place = Place::of(&self.objects[at].model.state);
+        let position = Position::of(&self.objects[at].model.state);
         match gated {
             Effect::Put(put) => self.hold_effect(at, ObjectEffect::Put(put)),
             Effect::Collect { effect, keys } => {
@@ -675,7 +675,7 @@ impl World<'_, '_> {
                 let call = CallId::from(call);
                 match rendered(&self.objects[at].platform.storage, &self.cold, &answer) {
                     Ok(mut response) => {
-                        let fetching = self.plan_fetching(at, call, place, &answer);
+                        let fetching = self.plan_fetching(at, call, position, &answer);
                         if has_rest(&answer) {
                             let asked = self.calls[call].request.parameter("offset");
                             let promised = self.objects[at].model.promised(asked);
@@ -683,14 +683,14 @@ impl World<'_, '_> {
                         }
                         let received = Received {
                             response,
-                            place,
-                            line: None,
+                            position,
+                            connection: None,
                             fetching,
                         };
                         self.hold_answer(at, call, received);
                     }
                     Err(damaged) => {
-                        self.course.fail(
+                        self.engine.fail(
                             Oracle::Storage,
                             "what can be rendered".to_owned(),
                             damaged,
@@ -701,7 +701,7 @@ impl World<'_, '_> {
             Effect::Attach { call, subscriber } => {
                 let call = CallId::from(call);
                 let platform = &mut self.objects[at].platform;
-                let number = self.lines.push(Line {
+                let number = self.connections.push(Connection {
                     object: at,
                     epoch: platform.epoch,
                     reader: None,
@@ -712,17 +712,17 @@ impl World<'_, '_> {
                     class: subscriber.class,
                     incarnation: subscriber.incarnation,
                 };
-                platform.lines.push((number, attachment));
-                let lines = platform.lines.len() as u64;
-                self.course.marks.reach(Watermark::Lines, lines);
+                platform.connections.push((number, attachment));
+                let connections = platform.connections.len() as u64;
+                self.engine.raise(Watermark::Connections, connections);
                 let response = plain(&subscriber.answer);
                 self.hold_answer(
                     at,
                     call,
                     Received {
                         response,
-                        place,
-                        line: Some(number),
+                        position,
+                        connection: Some(number),
                         fetching: None,
                     },
                 );
@@ -737,7 +737,7 @@ impl World<'_, '_> {
     }
 
     fn hold_answer(&mut self, at: ObjectId, call: CallId, received: Received) {
-        self.course.note("object", || {
+        self.engine.note("object", || {
             format!("c{call} is answered {}", received.response.line())
         });
         self.note_answer(call, &received.response);
@@ -747,52 +747,58 @@ impl World<'_, '_> {
         };
         self.objects[at]
             .platform
-            .hold(answer, self.course.settings.gated);
+            .hold(answer, self.engine.settings.gated);
         self.release(at);
     }
 
-    /// One message to each line of the incarnation.
-    fn broadcast(&mut self, at: ObjectId, live: &Broadcast, before: Place) {
-        let after = Place::of(&self.objects[at].model.state);
-        let place = if live.end == Some(machine::StreamEnd::Deleted) {
+    /// One message to each connection of the incarnation.
+    fn broadcast(&mut self, at: ObjectId, live: &Broadcast, before: Position) {
+        let after = Position::of(&self.objects[at].model.state);
+        let position = if live.end == Some(machine::StreamEnd::Deleted) {
             before
         } else {
             after
         };
         for class in [Class::Sse, Class::LongPoll] {
-            let attached = self.objects[at].platform.lines.iter();
-            let lines: Vec<LineId> = attached
-                .filter(|(line, attachment)| {
+            let attached = self.objects[at].platform.connections.iter();
+            let connections: Vec<ConnectionId> = attached
+                .filter(|(connection, attachment)| {
                     attachment.class == class
                         && attachment.incarnation == live.incarnation
-                        && !self.lines[*line].finished
+                        && !self.connections[*connection].finished
                 })
-                .map(|(line, _)| *line)
+                .map(|(connection, _)| *connection)
                 .collect();
-            if lines.is_empty() {
+            if connections.is_empty() {
                 continue;
             }
             let message = match live.message(class) {
                 Ok(bytes) => Message {
                     bytes: bytes.into(),
-                    place,
+                    position,
                 },
                 Err(damaged) => {
-                    return self.course.fail(
+                    return self.engine.fail(
                         Oracle::Storage,
                         "frames that can be sent".to_owned(),
                         damaged.to_string(),
                     );
                 }
             };
-            for line in lines {
-                let gated = self.course.settings.gated;
+            for connection in connections {
+                let gated = self.engine.settings.gated;
                 let platform = &mut self.objects[at].platform;
                 let message = message.clone();
-                platform.hold(Outgoing::Message { line, message }, gated);
+                platform.hold(
+                    Outgoing::Message {
+                        connection,
+                        message,
+                    },
+                    gated,
+                );
                 if live.end.is_some() {
-                    platform.hold(Outgoing::Close { line }, gated);
-                    self.lines[line].finished = true;
+                    platform.hold(Outgoing::Close { connection }, gated);
+                    self.connections[connection].finished = true;
                 }
             }
         }
@@ -800,46 +806,46 @@ impl World<'_, '_> {
 
     /// A turn fails: nothing of it is stored, nobody is told, and the instance is dropped.
     fn turn_failed(&mut self, at: ObjectId, call: Option<CallId>, consumes: bool) {
-        self.course.hit(Mark::TurnFailed);
-        self.course.changed(Fault::TurnFails);
-        self.course.note("object", || "a turn fails".to_owned());
+        self.engine.cover(Situation::TurnFailed);
+        self.engine.changed(Fault::TurnFails);
+        self.engine.note("object", || "a turn fails".to_owned());
         self.objects[at].forget();
         if consumes {
-            self.objects[at].platform.alarm_failed(&mut self.course);
+            self.objects[at].platform.alarm_failed(&mut self.engine);
         }
         if let Some(call) = call {
             self.refuse(
                 call,
-                &Answer::unavailable(&self.course.settings.limits.clone()),
+                &Answer::unavailable(&self.engine.settings.limits.clone()),
                 false,
             );
         }
     }
 
     /// What may befall an instance after a turn.
-    fn misfortune(&mut self, at: ObjectId) {
+    fn inject_faults(&mut self, at: ObjectId) {
         if self.objects[at].platform.instances > INSTANCES_MAX {
             return;
         }
         let epoch = self.objects[at].platform.epoch;
-        if self.course.fault(Fault::Crash) {
-            let longest = self.course.settings.delays.commit * 2;
-            let delay = self.course.choices.upto(longest);
+        if self.engine.fault(Fault::Crash) {
+            let longest = self.engine.settings.delays.commit * 2;
+            let delay = self.engine.choices.upto(longest);
             let crash = platform::Event::Crash { object: at, epoch };
-            self.course.schedule(delay, crash.into());
+            self.engine.schedule(delay, crash.into());
         }
-        for (fault, cut_lines) in [(Fault::Hibernate, false), (Fault::Evict, true)] {
-            if self.course.fault(fault) {
+        for (fault, cut_connections) in [(Fault::Hibernate, false), (Fault::Evict, true)] {
+            if self.engine.fault(fault) {
                 let delay = self
-                    .course
+                    .engine
                     .choices
-                    .upto(self.course.settings.delays.commit + self.course.settings.delays.network);
+                    .upto(self.engine.settings.delays.commit + self.engine.settings.delays.network);
                 let idle = platform::Event::Idle {
                     object: at,
                     epoch,
-                    cut_lines,
+                    cut_connections,
                 };
-                self.course.schedule(delay, idle.into());
+                self.engine.schedule(delay, idle.into());
             }
         }
     }
@@ -853,7 +859,7 @@ impl World<'_, '_> {
                 number,
             } => match self.objects[at]
                 .platform
-                .durable(&mut self.course, epoch, number)
+                .durable(&mut self.engine, epoch, number)
             {
                 Ok(true) => self.release(at),
                 Ok(false) => {}
@@ -863,20 +869,20 @@ impl World<'_, '_> {
             platform::Event::Idle {
                 object: at,
                 epoch,
-                cut_lines,
-            } => self.idle(at, epoch, cut_lines),
+                cut_connections,
+            } => self.idle(at, epoch, cut_connections),
             platform::Event::Alarm {
                 object: at,
                 token,
                 again,
             } => match self.objects[at]
                 .platform
-                .alarm_due(&mut self.course, token, again)
+                .alarm_due(&mut self.engine, token, again)
             {
                 None => {}
                 Some(Due::Fails) => {
                     self.objects[at].forget();
-                    self.objects[at].platform.alarm_failed(&mut self.course);
+                    self.objects[at].platform.alarm_failed(&mut self.engine);
                 }
                 Some(Due::Runs) => self.turn(at, Input::Alarm, None),
             },
@@ -884,7 +890,7 @@ impl World<'_, '_> {
     }
 
     fn refused_by_storage(&mut self, reason: String) {
-        self.course.fail(
+        self.engine.fail(
             Oracle::Storage,
             "writes that can be carried out".to_owned(),
             reason,
@@ -899,65 +905,73 @@ impl World<'_, '_> {
             return;
         }
         let state = model.state.clone();
-        let mut remains = match platform.crash(&mut self.course) {
+        let mut remains = match platform.crash(&mut self.engine) {
             Ok(remains) => remains,
             Err(reason) => return self.refused_by_storage(reason),
         };
-        let (present, back) = (Place::of(&state), Place::of(platform.durable_witness()));
+        let (present, back) = (
+            Position::of(&state),
+            Position::of(platform.durable_snapshot()),
+        );
         if remains.lost_commits {
             if present.life().is_some() && back < present && back.life() != present.life() {
-                self.course.hit(Mark::CrashLostCreation);
+                self.engine.cover(Situation::CrashLostCreation);
             }
             if present.life().is_none() && back.life().is_some() {
-                self.course.hit(Mark::CrashLostDeletion);
+                self.engine.cover(Situation::CrashLostDeletion);
             }
         }
-        if remains.lost_commits || !remains.begun.is_empty() || !platform.lines.is_empty() {
-            self.course.changed(Fault::Crash);
+        if remains.lost_commits || !remains.begun.is_empty() || !platform.connections.is_empty() {
+            self.engine.changed(Fault::Crash);
         }
-        model.restart(platform.durable_witness().clone());
+        model.restart(platform.durable_snapshot().clone());
         for call in core::mem::take(&mut remains.begun) {
             if remains.goes_on && self.calls[call].awaits.is_some() {
-                let zombie = Zombie {
+                let stale_instance = StaleInstance {
                     stream: remains.instance.clone(),
                     state: state.clone(),
                     clock: remains.clock,
                 };
-                self.calls[call].zombie = Some(Box::new(zombie));
-                self.course.changed(Fault::Zombie);
+                self.calls[call].stale_instance = Some(Box::new(stale_instance));
+                self.engine.changed(Fault::StaleInstance);
                 continue;
             }
             self.calls[call].awaits = None;
-            let delay = self.course.network_delay();
-            self.course.schedule(delay, Event::Lost { call });
+            let delay = self.engine.network_delay();
+            self.engine.schedule(delay, Event::Lost { call });
         }
-        self.cut_lines(at);
+        self.cut_connections(at);
         self.objects[at]
             .platform
-            .settle_alarm(&mut self.course, &remains);
+            .settle_alarm(&mut self.engine, &remains);
     }
 
-    /// The instance sleeps, if it is idle: hibernates with its lines, or is moved without them.
-    fn idle(&mut self, at: ObjectId, epoch: u64, cut_lines: bool) {
+    /// The instance sleeps, if it is idle: hibernates with its connections, or is moved without them.
+    fn idle(&mut self, at: ObjectId, epoch: u64, cut_connections: bool) {
         let platform = &self.objects[at].platform;
         if platform.epoch != epoch || !platform.is_idle() {
             return;
         }
-        self.course.note("object", || {
-            if cut_lines { "is moved" } else { "hibernates" }.to_owned()
+        self.engine.note("object", || {
+            if cut_connections {
+                "is moved"
+            } else {
+                "hibernates"
+            }
+            .to_owned()
         });
         self.objects[at].forget();
-        self.course.changed(if cut_lines {
+        self.engine.changed(if cut_connections {
             Fault::Evict
         } else {
             Fault::Hibernate
         });
-        if cut_lines {
-            self.course.hit(Mark::Evicted);
+        if cut_connections {
+            self.engine.cover(Situation::Evicted);
             self.objects[at].platform.epoch += 1;
-            self.cut_lines(at);
-        } else if !self.objects[at].platform.lines.is_empty() {
-            self.course.hit(Mark::Hibernated);
+            self.cut_connections(at);
+        } else if !self.objects[at].platform.connections.is_empty() {
+            self.engine.cover(Situation::Hibernated);
         }
     }
 }

@@ -13,10 +13,10 @@ use machine::{Class, Millis, StreamEnd};
 use super::client::Received;
 use super::object::Message;
 use super::{Event, Phase, World};
-use crate::ids::{CallId, Id, LineId, ObjectId, OperationId, ReaderId};
-use crate::marks::{Fault, Mark, Watermark};
+use crate::coverage::{Fault, Situation, Watermark};
+use crate::ids::{CallId, ConnectionId, Id, ObjectId, OperationId, ReaderId};
 use crate::model::{Content, Model};
-use crate::oracles::{self, Delivery, Follower, Oracle, Place};
+use crate::oracles::{self, Delivery, Follower, Oracle, Position};
 use crate::request::{Request, Response};
 
 /// One client's live read.
@@ -36,10 +36,10 @@ pub(super) struct Reader {
     /// The answers to the first connection attempt, and to one that was forwarded.
     held: Option<Received>,
     forwarded: Option<Received>,
-    line: Option<LineId>,
+    connection: Option<ConnectionId>,
     /// What the object was when it last said anything.
-    place: Place,
-    queue: VecDeque<(Vec<u8>, Place)>,
+    position: Position,
+    queue: VecDeque<(Vec<u8>, Position)>,
     queued_bytes: u64,
     draining: bool,
     tick_at: u64,
@@ -71,8 +71,8 @@ impl Reader {
             held_bytes_max: 0,
             held: None,
             forwarded: None,
-            line: None,
-            place: Place::default(),
+            connection: None,
+            position: Position::default(),
             queue: VecDeque::new(),
             queued_bytes: 0,
             draining: false,
@@ -128,16 +128,15 @@ impl World<'_, '_> {
             return;
         }
         it.attempts += 1;
-        self.course
-            .marks
-            .reach(Watermark::ConnectionAttempts, it.attempts);
+        self.engine
+            .raise(Watermark::ConnectionAttempts, it.attempts);
         let request = match from {
             None => Rc::clone(&it.request),
             Some(offset) => Rc::new(it.request.from_offset(&offset.to_string())),
         };
         let (object, operation) = (it.object, it.operation);
         let call = self.call(object, operation, Some(reader), &request);
-        self.course.note("edge", || {
+        self.engine.note("edge", || {
             format!("reader {reader} connects with c{call} {}", request.line())
         });
         self.send(call);
@@ -149,12 +148,12 @@ impl World<'_, '_> {
             .response
             .header(internal_headers::LIVE_HEAD)
             .and_then(LiveHead::from_header);
-        self.course.note("edge", || {
+        self.engine.note("edge", || {
             format!("reader {reader} ← {}", received.response.line())
         });
-        let now = self.course.now;
+        let now = self.engine.now();
         let it = &mut self.readers[reader];
-        it.place = received.place;
+        it.position = received.position;
         if it.tail.is_none() {
             let Some(head) = &head else {
                 it.over = true;
@@ -162,8 +161,8 @@ impl World<'_, '_> {
                 if left {
                     return self.finish(self.readers[reader].operation);
                 }
-                let delay = self.course.network_delay();
-                return self.course.schedule(delay, Event::Reply { call, received });
+                let delay = self.engine.network_delay();
+                return self.engine.schedule(delay, Event::Reply { call, received });
             };
             it.tail = Some(LiveReader::new(Millis(now + it.ahead), head));
             it.class = head.class;
@@ -179,21 +178,21 @@ impl World<'_, '_> {
             it.forwarded = Some(received);
             return self.step(reader, Input::Forwarded { status });
         };
-        let body = if let Some(line) = received.line {
+        let body = if let Some(connection) = received.connection {
             if it.left || it.tail.as_ref().is_none_or(LiveReader::is_ended) {
-                self.course.hit(Mark::LineUnwanted);
-                self.disconnect(line);
+                self.engine.cover(Situation::ConnectionUnwanted);
+                self.disconnect(connection);
                 if self.readers[reader].left {
                     self.step(reader, Input::ClientGone);
                 }
                 return;
             }
-            it.line = Some(line);
-            self.lines[line].reader = Some(reader);
+            it.connection = Some(connection);
+            self.connections[connection].reader = Some(reader);
             Vec::new()
         } else {
             if head.class == Class::Sse && !received.response.body.is_empty() {
-                self.course.marks.hit(Mark::EventsPaged);
+                self.engine.cover(Situation::EventsPaged);
             }
             received.response.body.to_vec()
         };
@@ -203,19 +202,19 @@ impl World<'_, '_> {
     fn begin_following(&mut self, reader: ReaderId, received: &Received) {
         let it = &self.readers[reader];
         let (object, call) = (it.object, it.call);
-        let Some(life) = received.place.life() else {
-            return self.course.fail(
+        let Some(life) = received.position.life() else {
+            return self.engine.fail(
                 Oracle::Events,
                 "a stream to follow".to_owned(),
                 received.response.line(),
             );
         };
         let model = &self.objects[object].model;
-        let (segments, length) = (model.segments(life), received.place.position);
-        let asked = segments.begin(&it.request, length);
-        let position = asked.map(|asked| model.content(life).begin(asked));
+        let (segments, length) = (model.segments(life), received.position.length);
+        let begin = segments.begin(&it.request, length);
+        let position = begin.map(|begin| model.content(life).begin(begin));
         if segments.resumed(&it.request, length).is_some() {
-            self.course.marks.hit(Mark::EventsResumed);
+            self.engine.cover(Situation::EventsResumed);
         }
         let binary = matches!(
             self.objects[object].model.content(life),
@@ -225,7 +224,7 @@ impl World<'_, '_> {
         if (encoding == Some("base64")) != binary
             || received.response.header("Content-Type") != Some("text/event-stream")
         {
-            return self.course.fail(
+            return self.engine.fail(
                 Oracle::Events,
                 format!("an event stream, in base64: {binary}"),
                 received.response.line(),
@@ -242,15 +241,15 @@ impl World<'_, '_> {
         let client = self.operations[self.readers[reader].operation].client;
         self.clients[client].following = true;
         let floor = self.calls[call].floor;
-        let known = received.place.known_to(0, false);
-        self.note_told(object, floor, received.place, known);
+        let known = received.position.known_to(0, false);
+        self.note_learned(object, floor, received.position, known);
         self.advance();
     }
 
     /// A connection attempt was not answered, or the edge cannot reach the object.
     pub(super) fn unanswered(&mut self, reader: ReaderId) {
-        self.course.hit(Mark::ConnectFailed);
-        self.course
+        self.engine.cover(Situation::ConnectFailed);
+        self.engine
             .note("edge", || format!("reader {reader} is not answered"));
         let it = &mut self.readers[reader];
         if it.tail.is_none() {
@@ -258,80 +257,81 @@ impl World<'_, '_> {
             let call = it.call;
             return self.lost(call);
         }
-        if self.course.choices.upto(1) == 0 {
+        if self.engine.choices.upto(1) == 0 {
             self.step(reader, Input::Unanswered);
         } else {
             let unavailable = Response {
                 status: 503,
                 ..Response::default()
             };
-            let place = self.readers[reader].place;
+            let position = self.readers[reader].position;
             self.readers[reader].forwarded = Some(Received {
                 response: unavailable,
-                place,
-                line: None,
+                position,
+                connection: None,
                 fetching: None,
             });
             self.step(reader, Input::Forwarded { status: 503 });
         }
     }
 
-    pub(super) fn message(&mut self, line: LineId, message: &Message) {
-        let Some(reader) = self.lines[line].reader else {
+    pub(super) fn message(&mut self, connection: ConnectionId, message: &Message) {
+        let Some(reader) = self.connections[connection].reader else {
             return;
         };
-        if self.readers[reader].line != Some(line) {
+        if self.readers[reader].connection != Some(connection) {
             return;
         }
         let Some((frame, body)) = Frame::decode(&message.bytes) else {
-            return self.course.fail(
+            return self.engine.fail(
                 Oracle::Contract,
                 "a message that can be read".to_owned(),
                 crate::request::excerpt(&message.bytes),
             );
         };
-        self.course.note("edge", || {
+        self.engine.note("edge", || {
             format!(
-                "reader {reader} line {line}: {frame:?} {}",
+                "reader {reader} connection {connection}: {frame:?} {}",
                 crate::request::excerpt(&body)
             )
         });
         let it = &mut self.readers[reader];
-        it.place = message.place;
+        it.position = message.position;
         if !frame.whole {
-            self.course.marks.hit(Mark::FrameNotWhole);
+            self.engine.cover(Situation::FrameNotWhole);
         } else if it.class == Class::Sse && !body.is_empty() {
-            self.course.marks.hit(Mark::EventsPushed);
+            self.engine.cover(Situation::EventsPushed);
         }
         if it.class == Class::LongPoll {
-            self.course.marks.hit(match frame.end {
-                None => Mark::LongPollWoken,
-                Some(StreamEnd::Closed) => Mark::LongPollClosed,
-                Some(StreamEnd::Deleted) => Mark::LongPollGone,
+            self.engine.cover(match frame.end {
+                None => Situation::LongPollWoken,
+                Some(StreamEnd::Closed) => Situation::LongPollClosed,
+                Some(StreamEnd::Deleted) => Situation::LongPollGone,
             });
         } else if frame.end == Some(StreamEnd::Deleted) {
-            self.course.marks.hit(Mark::EventsGone);
+            self.engine.cover(Situation::EventsGone);
         }
         self.step(reader, Input::Message { frame, body });
     }
 
-    pub(super) fn line_closed(&mut self, line: LineId) {
-        let Some(reader) = self.lines[line].reader else {
+    pub(super) fn connection_closed(&mut self, connection: ConnectionId) {
+        let Some(reader) = self.connections[connection].reader else {
             return;
         };
         let it = &mut self.readers[reader];
-        if it.line != Some(line) {
+        if it.connection != Some(connection) {
             return;
         }
-        it.line = None;
+        it.connection = None;
         it.cut = true;
-        self.course
-            .note("edge", || format!("reader {reader}: line {line} is closed"));
+        self.engine.note("edge", || {
+            format!("reader {reader}: connection {connection} is closed")
+        });
         self.step(reader, Input::Disconnected);
     }
 
     pub(super) fn tick(&mut self, reader: ReaderId) {
-        if self.readers[reader].tick_at == self.course.now {
+        if self.readers[reader].tick_at == self.engine.now() {
             self.readers[reader].tick_at = u64::MAX;
             self.step(reader, Input::Tick);
         }
@@ -345,11 +345,11 @@ impl World<'_, '_> {
         }
         it.left = true;
         let operation = it.operation;
-        self.course.hit(Mark::ReaderLeft);
+        self.engine.cover(Situation::ReaderLeft);
         if self.phase == Phase::Busy {
-            self.course.changed(Fault::Leave);
+            self.engine.changed(Fault::Leave);
         }
-        self.course
+        self.engine
             .note("client", || format!("of reader {reader} leaves"));
         self.step(reader, Input::ClientGone);
         self.finish(operation);
@@ -357,12 +357,12 @@ impl World<'_, '_> {
 
     /// One input to the machine of the reader's side, and what it asks for.
     fn step(&mut self, reader: ReaderId, input: Input) {
-        let jitter = if self.course.settings.limits.reconnect_base_ms == 0 {
+        let jitter = if self.engine.settings.limits.reconnect_base_ms == 0 {
             0
         } else {
-            self.course.choices.upto(999)
+            self.engine.choices.upto(999)
         };
-        let now = self.course.now;
+        let now = self.engine.now();
         let is_tick = input == Input::Tick;
         let it = &mut self.readers[reader];
         let Some(tail) = &mut it.tail else { return };
@@ -370,12 +370,13 @@ impl World<'_, '_> {
         let mut emitted = false;
         let aged = is_tick && tail.is_ended();
         for effect in effects {
-            self.course
+            self.engine
+                .recorder
                 .digest
-                .number(self.course.now ^ reader.number() as u64);
+                .number(self.engine.now() ^ reader.number() as u64);
             match effect {
                 Effect::Connect { from, after_ms } => {
-                    self.course.schedule(
+                    self.engine.schedule(
                         after_ms,
                         Event::Connect {
                             reader,
@@ -384,19 +385,19 @@ impl World<'_, '_> {
                     );
                 }
                 Effect::Disconnect => {
-                    if let Some(line) = self.readers[reader].line.take() {
-                        self.disconnect(line);
+                    if let Some(connection) = self.readers[reader].connection.take() {
+                        self.disconnect(connection);
                     }
                 }
                 Effect::Emit(bytes) => {
                     if is_tick {
-                        self.course.hit(Mark::Heartbeat);
+                        self.engine.cover(Situation::Heartbeat);
                     }
                     emitted = true;
                     let it = &mut self.readers[reader];
                     it.queued_bytes += bytes.len() as u64;
-                    let place = it.place;
-                    it.queue.push_back((bytes, place));
+                    let position = it.position;
+                    it.queue.push_back((bytes, position));
                 }
                 Effect::Answer {
                     status,
@@ -420,30 +421,30 @@ impl World<'_, '_> {
                     let held = self.readers[reader].held.clone();
                     if let Some(Received {
                         mut response,
-                        place,
+                        position,
                         ..
                     }) = held
                     {
                         if !self.readers[reader].left {
-                            self.course.hit(Mark::LongPollTimeout);
+                            self.engine.cover(Situation::LongPollTimeout);
                         }
                         response.body = Bytes::new();
-                        self.readers[reader].place = place;
+                        self.readers[reader].position = position;
                         self.hand_over(reader, response);
                     }
                 }
                 Effect::Forward => {
                     if let Some(forwarded) = self.readers[reader].forwarded.take() {
                         if self.readers[reader].cut {
-                            self.course.hit(Mark::LongPollReconnected);
+                            self.engine.cover(Situation::LongPollReconnected);
                         }
-                        self.readers[reader].place = forwarded.place;
+                        self.readers[reader].position = forwarded.position;
                         self.hand_over(reader, forwarded.response);
                     }
                 }
                 Effect::End => {
                     if aged {
-                        self.course.hit(Mark::EventsAged);
+                        self.engine.cover(Situation::EventsAged);
                     }
                     self.readers[reader].over = true;
                 }
@@ -458,9 +459,9 @@ impl World<'_, '_> {
             while self.read_chunk(reader) {}
         } else if !self.readers[reader].queue.is_empty() && !self.readers[reader].draining {
             self.readers[reader].draining = true;
-            self.course.changed(Fault::SlowReader);
-            let delay = self.course.choices.upto(5_000);
-            self.course.schedule(delay, Event::Drain { reader });
+            self.engine.changed(Fault::SlowReader);
+            let delay = self.engine.choices.upto(5_000);
+            self.engine.schedule(delay, Event::Drain { reader });
         }
         let it = &mut self.readers[reader];
         if it.over && it.queue.is_empty() {
@@ -481,7 +482,7 @@ impl World<'_, '_> {
             .deadline()
             .0
             .saturating_sub(it.ahead)
-            .max(self.course.now);
+            .max(self.engine.now());
         if deadline < it.tick_at {
             it.tick_at = deadline;
             self.schedule_timer(deadline, reader);
@@ -490,7 +491,7 @@ impl World<'_, '_> {
 
     /// A timer of the edge; never early, and its order among others is its own.
     fn schedule_timer(&mut self, at: u64, reader: ReaderId) {
-        self.course.schedule_at(at, Event::Tick { reader });
+        self.engine.schedule_at(at, Event::Tick { reader });
     }
 
     fn pressure(&mut self, reader: ReaderId) {
@@ -501,8 +502,8 @@ impl World<'_, '_> {
         if it.queued_bytes < it.held_bytes_max {
             self.step(reader, Input::Drained);
         } else {
-            if it.line.is_some() {
-                self.course.marks.hit(Mark::ReaderFull);
+            if it.connection.is_some() {
+                self.engine.cover(Situation::ReaderFull);
             }
             self.step(reader, Input::Backpressure);
         }
@@ -536,7 +537,7 @@ impl World<'_, '_> {
         let deliveries = match received {
             Ok(deliveries) => deliveries,
             Err(mismatch) => {
-                self.course.check(Oracle::Events, Err(mismatch));
+                self.engine.check(Oracle::Events, Err(mismatch));
                 return false;
             }
         };
@@ -547,31 +548,31 @@ impl World<'_, '_> {
             closed,
         } in deliveries
         {
-            self.course.note("client", || {
+            self.engine.note("client", || {
                 format!("of reader {reader} is at {next}, up to date {up_to_date}, closed {closed}")
             });
             if state.life() != Some(life) {
-                self.course
+                self.engine
                     .fail(Oracle::Events, format!("life {life}"), format!("{state:?}"));
                 return false;
             }
-            let at_tail = next == state.position;
+            let at_tail = next == state.length;
             if up_to_date != at_tail || closed != (at_tail && state.closed) {
                 let actual = format!("at {next}: up to date {up_to_date}, closed {closed}");
-                self.course
+                self.engine
                     .fail(Oracle::Events, format!("the state of {state:?}"), actual);
                 return false;
             }
             if closed {
-                self.course.hit(Mark::EventsClosed);
+                self.engine.cover(Situation::EventsClosed);
             }
             let content = self.objects[object].model.content(life);
             let page = content.page(from, next).unwrap_or_default();
             let units = oracles::units(content, &page).unwrap_or_default();
             let verdict = self.law.observe(object, life, from, &units);
-            self.course.check(Oracle::OffsetLaw, verdict);
+            self.engine.check(Oracle::OffsetLaw, verdict);
             let floor = self.calls[call].floor;
-            self.note_told(object, floor, state, state.known_to(next, closed));
+            self.note_learned(object, floor, state, state.known_to(next, closed));
             self.learn_position(operation, life, next, cursor);
         }
         true
@@ -581,28 +582,28 @@ impl World<'_, '_> {
     fn hand_over(&mut self, reader: ReaderId, response: Response) {
         let it = &mut self.readers[reader];
         it.over = true;
-        let (call, place, left, object) = (it.call, it.place, it.left, it.object);
+        let (call, position, left, object) = (it.call, it.position, it.left, it.object);
         if left {
             return;
         }
         let reason = self.fault_in_long_poll(reader, &response);
         if let Some(reason) = reason {
-            self.course.fail(Oracle::LongPoll, reason, response.line());
+            self.engine.fail(Oracle::LongPoll, reason, response.line());
             return;
         }
         debug_assert!(
             object.number() < self.objects.len(),
             "readers read what there is"
         );
-        let delay = self.course.network_delay();
-        self.course.schedule(
+        let delay = self.engine.network_delay();
+        self.engine.schedule(
             delay,
             Event::Reply {
                 call,
                 received: Received {
                     response,
-                    place,
-                    line: None,
+                    position,
+                    connection: None,
                     fetching: None,
                 },
             },
@@ -615,18 +616,21 @@ impl World<'_, '_> {
         if response.status >= 400 {
             return None;
         }
-        let life = it.place.life().unwrap_or(0);
-        let told = |response: &Response| self.told_place(it.object, life, response);
-        let Some(next) = told(response) else {
+        let life = it.position.life().unwrap_or(0);
+        let next_position = |response: &Response| self.next_position(it.object, life, response);
+        let Some(next) = next_position(response) else {
             return Some("Stream-Next-Offset".to_owned());
         };
         let closed = response.is_true("Stream-Closed");
-        let start = it.held.as_ref().and_then(|held| told(&held.response));
+        let start = it
+            .held
+            .as_ref()
+            .and_then(|held| next_position(&held.response));
         let content = self.objects[it.object].model.content(life);
         if it
             .held
             .as_ref()
-            .is_some_and(|held| held.place.life() != it.place.life())
+            .is_some_and(|held| held.position.life() != it.position.life())
         {
             // Dialled again, it reached another stream under the same name, which answered for
             // itself.
@@ -642,12 +646,12 @@ impl World<'_, '_> {
                 return Some(format!("the content from {start} to {next}"));
             }
         }
-        let up_to_date = next == it.place.position;
+        let up_to_date = next == it.position.length;
         if response.is_true("Stream-Up-To-Date") != up_to_date {
             return Some(format!("Stream-Up-To-Date: {up_to_date}"));
         }
-        if closed != (up_to_date && it.place.closed) {
-            return Some(format!("Stream-Closed: {}", it.place.closed));
+        if closed != (up_to_date && it.position.closed) {
+            return Some(format!("Stream-Closed: {}", it.position.closed));
         }
         if !closed {
             let client = it

@@ -11,23 +11,23 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use sim::cold_tier::{self, Parts};
 use sim::oracles::Oracle;
 use sim::request::{Request, Response};
-use sim::tier::{self, Parts};
-use sim::workload::{self, Claim, Knowledge, Next, Scene};
+use sim::workload::{self, Action, Claim, Context, Knowledge};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
+use crate::coverage::{Fault, Situation};
 use crate::judge::{Judge, Notable, stream};
 use crate::live;
-use crate::marks::{Fault, Mark};
-use crate::platform::{Fate, Fragile};
+use crate::platform::{ConnectionFault, FaultyStream};
 use crate::shared::{Inner, Phase, SERVER, Shared, now};
 
 pub(crate) const PORT: u16 = 80;
 /// A client that waits for the others looks up so often.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const CONNECT: Duration = Duration::from_secs(3);
 /// After the heal, an answer comes within this, or not at all.
 pub(crate) const LIVENESS_MS: u64 = 120_000;
@@ -36,7 +36,7 @@ const OUTDATED_MS: u64 = 1_000;
 
 /// What all clients of a run share.
 #[derive(Clone)]
-pub(crate) struct Company {
+pub(crate) struct ClientContext {
     pub(crate) shared: Shared,
     pub(crate) judge: Rc<RefCell<Judge>>,
     pub(crate) follows: Rc<RefCell<Vec<live::Follow>>>,
@@ -45,7 +45,7 @@ pub(crate) struct Company {
 /// An open connection.
 pub(crate) struct Connection {
     sender: SendRequest<Sent>,
-    pub(crate) fate: Rc<Fate>,
+    pub(crate) fault: Rc<ConnectionFault>,
     /// What had happened to the network when it was opened.
     pub(crate) disturbances: u64,
 }
@@ -54,7 +54,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) struct Lost(pub(crate) String);
 
-impl Company {
+impl ClientContext {
     /// Judges what has become durable.
     pub(crate) fn absorb(&self) {
         let mut shared = self.shared.lock();
@@ -68,10 +68,10 @@ impl Company {
         }
         for notable in std::mem::take(&mut judge.notable) {
             match notable {
-                Notable::CreatedAgain => shared.hit(Mark::CreatedAgain),
-                Notable::DeletedUnderReader => shared.hit(Mark::DeletedUnderReader),
-                Notable::ExpiredAlone => shared.hit(Mark::ExpiredByAlarm),
-                Notable::ExpiredAfterCrash => shared.hit(Mark::ExpiredAfterCrash),
+                Notable::CreatedAgain => shared.cover(Situation::CreatedAgain),
+                Notable::DeletedUnderReader => shared.cover(Situation::DeletedUnderReader),
+                Notable::ExpiredAlone => shared.cover(Situation::ExpiredByAlarm),
+                Notable::ExpiredAfterCrash => shared.cover(Situation::ExpiredAfterCrash),
                 Notable::Shown {
                     name,
                     life,
@@ -81,7 +81,7 @@ impl Company {
                 } => {
                     let parts = judge.life(name).filter(|it| it.id == life).and_then(|it| {
                         let disk = shared.disks.get(&stream(name))?;
-                        Some(tier::parts(disk, it, from, to))
+                        Some(cold_tier::parts(disk, it, from, to))
                     });
                     note_parts(&mut shared, parts.unwrap_or_default(), live);
                 }
@@ -131,10 +131,10 @@ impl Company {
         });
         shared.check(Oracle::Answers, verdict);
         if shared.settings.workload.whole_reads && !response.body.is_empty() {
-            shared.hit(if ended {
-                Mark::WholeReadGone
+            shared.cover(if ended {
+                Situation::WholeReadGone
             } else {
-                Mark::WholeReadCut
+                Situation::WholeReadCut
             });
         }
     }
@@ -145,8 +145,8 @@ impl Company {
         let stream = timeout(CONNECT, TcpStream::connect((SERVER, PORT))).await;
         let stream = stream.map_err(|_| Lost("no connection in time".to_owned()))?;
         let stream = stream.map_err(|error| Lost(format!("no connection: {error}")))?;
-        let fate = Rc::new(Fate::default());
-        let io = TokioIo::new(Fragile::new(stream, Rc::clone(&fate)));
+        let fault = Rc::new(ConnectionFault::default());
+        let io = TokioIo::new(FaultyStream::new(stream, Rc::clone(&fault)));
         let (sender, connection) = http1::handshake(io)
             .await
             .map_err(|error| Lost(format!("no connection: {error}")))?;
@@ -156,7 +156,7 @@ impl Company {
         });
         Ok(Connection {
             sender,
-            fate,
+            fault,
             disturbances,
         })
     }
@@ -198,7 +198,7 @@ impl Company {
             .note("network", || format!("a{attempt} is sent"));
         let bytes = request.body.clone();
         if slow {
-            self.shared.lock().hit(Mark::SlowBody);
+            self.shared.lock().cover(Situation::SlowBody);
             self.shared.lock().changed(Fault::SlowBody);
         }
         let feed = async move {
@@ -219,7 +219,7 @@ impl Company {
         ready.map_err(|error| Lost(format!("the connection is closed: {error}")))?;
         tokio::task::spawn_local(feed);
         let head = connection.sender.send_request(sent).await;
-        if connection.fate.cut_writing.get() {
+        if connection.fault.cut_writing.get() {
             self.judge.borrow_mut().cut(attempt);
         }
         head.map_err(|error| Lost(format!("no answer: {error}")))
@@ -230,25 +230,25 @@ impl Company {
         let shared = self.shared.lock();
         shared.disturbances != connection.disturbances
             || shared.disturbed > 0
-            || connection.fate.cut_reading.get()
-            || connection.fate.cut_writing.get()
+            || connection.fault.cut_reading.get()
+            || connection.fault.cut_writing.get()
     }
 }
 
 /// One client's life.
-pub(crate) async fn run(company: Company, number: u64) {
+pub(crate) async fn run(context: ClientContext, number: u64) {
     let who = format!("client {number}");
-    let settings = company.shared.settings();
-    let names = company.judge.borrow().names();
+    let settings = context.shared.settings();
+    let names = context.judge.borrow().names();
     let mut client = Client {
-        company: company.clone(),
+        context: context.clone(),
         who,
         knowledge: vec![Knowledge::default(); names],
         connection: None,
     };
-    while company.goes_on() && company.phase() == Phase::Busy {
+    while context.goes_on() && context.phase() == Phase::Busy {
         let operation = {
-            let mut shared = company.shared.lock();
+            let mut shared = context.shared.lock();
             if shared.operations >= settings.workload.operations {
                 break;
             }
@@ -257,31 +257,31 @@ pub(crate) async fn run(company: Company, number: u64) {
         };
         client.operate(operation).await;
         let pause = {
-            let mut shared = company.shared.lock();
+            let mut shared = context.shared.lock();
             let most = shared.settings.think_ms_max;
             shared.choices.upto(most)
         };
         sleep(Duration::from_millis(pause)).await;
     }
-    company.shared.lock().idle += 1;
-    while company.goes_on() && company.phase() < Phase::Reading {
-        sleep(LOOK).await;
+    context.shared.lock().idle += 1;
+    while context.goes_on() && context.phase() < Phase::Reading {
+        sleep(POLL_INTERVAL).await;
     }
-    if number == 0 && company.goes_on() {
+    if number == 0 && context.goes_on() {
         client.connection = None;
         for name in 0..names {
             client.read_everything(name).await;
         }
-        company.shared.lock().phase = Phase::Waiting;
+        context.shared.lock().phase = Phase::Waiting;
     }
     client.connection = None;
-    while company.goes_on() && company.phase() < Phase::Waiting {
-        sleep(LOOK).await;
+    while context.goes_on() && context.phase() < Phase::Waiting {
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 struct Client {
-    company: Company,
+    context: ClientContext,
     who: String,
     /// Of each name.
     knowledge: Vec<Knowledge>,
@@ -291,15 +291,15 @@ struct Client {
 impl Client {
     /// The next thing, in as many attempts as it takes.
     async fn operate(&mut self, operation: u64) {
-        let company = self.company.clone();
-        company.absorb();
-        let settings = company.shared.settings();
+        let context = self.context.clone();
+        context.absorb();
+        let settings = context.shared.settings();
         let (name, next) = {
-            let mut shared = company.shared.lock();
-            let judge = company.judge.borrow();
+            let mut shared = context.shared.lock();
+            let judge = context.judge.borrow();
             let name =
                 usize::try_from(shared.choices.upto(settings.workload.names - 1)).unwrap_or(0);
-            let scene = Scene {
+            let context = Context {
                 settings: &settings.workload,
                 life: judge.life(name),
                 has_ended: judge.has_ended(name, now()),
@@ -307,13 +307,13 @@ impl Client {
                 operation,
                 now: now(),
             };
-            (name, workload::next(&mut shared.choices, scene))
+            (name, workload::next(&mut shared.choices, context))
         };
         let (request, claim) = match next {
-            Next::Send { request, claim, .. } => (Rc::new(request), claim),
-            Next::Wait(pause) => {
+            Action::Send { request, claim, .. } => (Rc::new(request), claim),
+            Action::Wait(pause) => {
                 let pause = pause.min(3_000);
-                company
+                context
                     .shared
                     .lock()
                     .note(&self.who, || format!("waits for {pause} ms"));
@@ -321,7 +321,7 @@ impl Client {
             }
         };
         if request.method == "GET" && request.parameter("live") == Some("sse") {
-            return live::follow(&company, &self.who, name, request);
+            return live::follow(&context, &self.who, name, request);
         }
         let mut unknown_since = None;
         for _ in 0..=settings.workload.retries {
@@ -333,12 +333,12 @@ impl Client {
                     return;
                 }
                 Ok(_) => {}
-                Err(_) if !company.goes_on() => return,
+                Err(_) if !context.goes_on() => return,
                 Err(_) => {
                     unknown_since.get_or_insert(begun);
                 }
             }
-            let pause = company.shared.lock().choices.upto(300);
+            let pause = context.shared.lock().choices.upto(300);
             sleep(Duration::from_millis(pause)).await;
         }
     }
@@ -350,25 +350,25 @@ impl Client {
         response: &Response,
         unknown_since: Option<u64>,
     ) {
-        let mut shared = self.company.shared.lock();
+        let mut shared = self.context.shared.lock();
         let duplicate = claim.is_some()
             && request.method == "POST"
             && response.status == 204
             && !request.body.is_empty();
         if duplicate {
-            shared.hit(Mark::Duplicate);
+            shared.cover(Situation::Duplicate);
             if unknown_since.is_some_and(|since| shared.crashed_at > since) {
-                shared.hit(Mark::DuplicateAfterCrash);
+                shared.cover(Situation::DuplicateAfterCrash);
             }
         }
     }
 
     /// One request, and its whole answer.
     async fn attempt(&mut self, name: usize, request: &Rc<Request>) -> Result<Response, Lost> {
-        let company = self.company.clone();
-        let attempt = company.sent(name, request);
+        let context = self.context.clone();
+        let attempt = context.sent(name, request);
         let (patience, twice) = {
-            let mut shared = company.shared.lock();
+            let mut shared = context.shared.lock();
             shared.note(&self.who, || {
                 format!("a{attempt} {} on {}", request.line(), stream(name))
             });
@@ -386,11 +386,11 @@ impl Client {
             (patience, shared.fault(Fault::Twice))
         };
         if twice {
-            let copies = 1 + company.shared.lock().choices.upto(2);
+            let copies = 1 + context.shared.lock().choices.upto(2);
             (0..copies).for_each(|_| self.send_copy(name, request));
         }
         let leaves = if request.parameter("live").is_some() {
-            let mut shared = company.shared.lock();
+            let mut shared = context.shared.lock();
             shared
                 .fault(Fault::Leave)
                 .then(|| shared.choices.magnitude(5_000))
@@ -400,9 +400,9 @@ impl Client {
         let exchange = self.exchange(attempt, name, request);
         let limit = Duration::from_millis(leaves.unwrap_or(patience).min(patience));
         let done = timeout(limit, exchange).await;
-        let mut shared = company.shared.lock();
+        let mut shared = context.shared.lock();
         shared.under_way -= 1;
-        company.judge.borrow_mut().over(attempt, now());
+        context.judge.borrow_mut().over(attempt, now());
         match done {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(Lost(reason))) => {
@@ -425,31 +425,31 @@ impl Client {
 
     /// The same request again, on a connection of its own, whose answer is judged, too.
     fn send_copy(&self, name: usize, request: &Rc<Request>) {
-        let company = self.company.clone();
+        let context = self.context.clone();
         let request = Rc::clone(request);
         let who = format!("{}'", self.who);
         tokio::task::spawn_local(async move {
-            let attempt = company.sent(name, &request);
-            company
+            let attempt = context.sent(name, &request);
+            context
                 .shared
                 .lock()
                 .note(&who, || format!("a{attempt} is a copy"));
-            let Ok(mut connection) = company.connect().await else {
+            let Ok(mut connection) = context.connect().await else {
                 return;
             };
-            company.shared.lock().changed(Fault::Twice);
+            context.shared.lock().changed(Fault::Twice);
             let response = async {
-                let head = company
+                let head = context
                     .send(&mut connection, attempt, name, &request)
                     .await?;
                 whole(head).await
             };
-            let patience = company.shared.settings().patience_ms;
+            let patience = context.shared.settings().patience_ms;
             let patience = Duration::from_millis(patience);
             if let Ok(Ok(response)) = timeout(patience, response).await {
-                company.answered(&who, attempt, &request, &response);
+                context.answered(&who, attempt, &request, &response);
             }
-            company.judge.borrow_mut().over(attempt, now());
+            context.judge.borrow_mut().over(attempt, now());
         });
     }
 
@@ -459,9 +459,9 @@ impl Client {
         name: usize,
         request: &Rc<Request>,
     ) -> Result<Response, Lost> {
-        let company = self.company.clone();
+        let context = self.context.clone();
         let cuts = {
-            let mut shared = company.shared.lock();
+            let mut shared = context.shared.lock();
             let writes = shared.fault(Fault::CutRequest);
             let writes = writes.then(|| shared.choices.upto(300 + request.body.len() as u64));
             let reads = shared.fault(Fault::CutResponse);
@@ -469,7 +469,7 @@ impl Client {
             (writes, reads)
         };
         let reused = {
-            let mut shared = company.shared.lock();
+            let mut shared = context.shared.lock();
             let percent = shared.settings.reuse_percent;
             cuts == (None, None) && shared.choices.percent(percent)
         };
@@ -480,31 +480,31 @@ impl Client {
         let was_kept = kept.is_some();
         let mut connection = match kept {
             Some(connection) => connection,
-            None => company.connect().await?,
+            None => context.connect().await?,
         };
-        connection.fate.writes_left.set(cuts.0);
-        connection.fate.reads_left.set(cuts.1);
+        connection.fault.writes_left.set(cuts.0);
+        connection.fault.reads_left.set(cuts.1);
         let begun = now();
         let response = async {
-            let head = company
+            let head = context
                 .send(&mut connection, attempt, name, request)
                 .await?;
             self.whole(attempt, request, head).await
         };
         let response = response.await;
-        let fate = &connection.fate;
-        if fate.cut_writing.get() {
-            let mut shared = company.shared.lock();
-            company.judge.borrow_mut().cut(attempt);
-            shared.hit(Mark::RequestCut);
-            if fate.written.get() > 0 {
+        let fault = &connection.fault;
+        if fault.cut_writing.get() {
+            let mut shared = context.shared.lock();
+            context.judge.borrow_mut().cut(attempt);
+            shared.cover(Situation::RequestCut);
+            if fault.written.get() > 0 {
                 shared.changed(Fault::CutRequest);
             }
         }
-        if fate.cut_reading.get() {
-            let mut shared = company.shared.lock();
-            shared.hit(Mark::ResponseCut);
-            if fate.read.get() > 0 {
+        if fault.cut_reading.get() {
+            let mut shared = context.shared.lock();
+            shared.cover(Situation::ResponseCut);
+            if fault.read.get() > 0 {
                 shared.changed(Fault::CutResponse);
             }
         }
@@ -515,12 +515,12 @@ impl Client {
             Err(Lost(reason)) => {
                 // An answer of several pages breaks off when its stream ends, or the turn for one
                 // fails.
-                let ended = company.shared.settings().workload.whole_reads
-                    && (company.judge.borrow().has_turned_over(attempt)
-                        || company.shared.lock().storage_failed_at >= begun);
-                let some = connection.fate.read.get() > 0 && !was_kept && !ended;
-                if some && !company.is_excused(&connection) && !self.company.shared.lock().ending {
-                    company.shared.lock().fail(
+                let ended = context.shared.settings().workload.whole_reads
+                    && (context.judge.borrow().has_turned_over(attempt)
+                        || context.shared.lock().storage_failed_at >= begun);
+                let some = connection.fault.read.get() > 0 && !was_kept && !ended;
+                if some && !context.is_excused(&connection) && !self.context.shared.lock().ending {
+                    context.shared.lock().fail(
                         Oracle::Wire,
                         "a whole answer, where nothing has cut it".to_owned(),
                         format!("a{attempt}: {reason}"),
@@ -529,7 +529,7 @@ impl Client {
                 return Err(Lost(reason));
             }
         };
-        company.answered(&self.who, attempt, request, &response);
+        context.answered(&self.who, attempt, request, &response);
         self.note_poll(&connection, attempt, request, &response, begun);
         let closes = response
             .header("Connection")
@@ -553,21 +553,21 @@ impl Client {
             return;
         }
         let waited = now() - begun;
-        let excused = self.company.is_excused(connection);
-        let judge = self.company.judge.borrow();
+        let excused = self.context.is_excused(connection);
+        let judge = self.context.judge.borrow();
         let outdated = judge.outdated_at(attempt, response);
         let has_turned_over = judge.has_turned_over(attempt);
-        let mut shared = self.company.shared.lock();
+        let mut shared = self.context.shared.lock();
         let least = shared.settings.workload.limits.long_poll_timeout_ms;
         let slack =
             OUTDATED_MS + shared.settings.latency_ms_max * 4 + shared.settings.work_ms_max * 4;
         match response.status {
             204 if response.is_true("Stream-Closed") && waited > 100 => {
-                shared.hit(Mark::LongPollClosed)
+                shared.cover(Situation::LongPollClosed)
             }
             204 if response.is_true("Stream-Closed") => {}
             204 => {
-                shared.hit(Mark::LongPollTimeout);
+                shared.cover(Situation::LongPollTimeout);
                 if waited + 10 < least && !excused && !shared.ending && !has_turned_over {
                     shared.fail(
                         Oracle::LongPoll,
@@ -586,8 +586,8 @@ impl Client {
                     );
                 }
             }
-            200 if waited > 150 => shared.hit(Mark::LongPollWoken),
-            404 if waited > 150 => shared.hit(Mark::LongPollGone),
+            200 if waited > 150 => shared.cover(Situation::LongPollWoken),
+            404 if waited > 150 => shared.cover(Situation::LongPollGone),
             _ => {}
         }
     }
@@ -613,7 +613,7 @@ impl Client {
                 Err(error) => {
                     response.body = bytes.freeze();
                     if request.parameter("live").is_none() && response.status == 200 {
-                        self.company.broke_off(&self.who, attempt, &response);
+                        self.context.broke_off(&self.who, attempt, &response);
                     }
                     return Err(Lost(format!("half an answer: {error}")));
                 }
@@ -625,10 +625,10 @@ impl Client {
 
     /// A last look at a name: everything that was acknowledged is there, as the model has it.
     async fn read_everything(&mut self, name: usize) {
-        let company = self.company.clone();
+        let context = self.context.clone();
         let mut offset = "-1".to_owned();
         let since = now();
-        while company.goes_on() {
+        while context.goes_on() {
             let mut request = Request::new("GET");
             request.query.push(("offset", offset.clone()));
             let answer = self.attempt(name, &Rc::new(request)).await;
@@ -643,14 +643,14 @@ impl Client {
                 }
                 Ok(response) if response.status < 500 => return,
                 Ok(_) | Err(_) if now() > since + LIVENESS_MS => {
-                    company.shared.lock().fail(
+                    context.shared.lock().fail(
                         Oracle::Liveness,
                         format!("to read {} after the heal", stream(name)),
                         format!("{answer:?}"),
                     );
                     return;
                 }
-                Ok(_) | Err(_) => sleep(LOOK).await,
+                Ok(_) | Err(_) => sleep(POLL_INTERVAL).await,
             }
         }
     }
@@ -746,37 +746,37 @@ pub(crate) async fn whole(head: hyper::Response<Incoming>) -> Result<Response, L
     Ok(response)
 }
 
-/// Which tiers something was read from is worth a mark, too.
+/// Counts the tiers that something was read from.
 fn note_parts(shared: &mut Inner, parts: Parts, live: bool) {
     let Parts {
         cold,
         hot,
         from_middle,
     } = parts;
-    let marks = [
-        (cold > 0, Mark::RowsDropped),
-        (cold > 0 && live, Mark::EventsCold),
-        (cold > 0 && hot > 0, Mark::PageColdAndHot),
-        (cold + hot > 1, Mark::PageStitched),
-        (from_middle, Mark::PageFromMiddle),
+    let situations = [
+        (cold > 0, Situation::RowsDropped),
+        (cold > 0 && live, Situation::EventsCold),
+        (cold > 0 && hot > 0, Situation::PageColdAndHot),
+        (cold + hot > 1, Situation::PageStitched),
+        (from_middle, Situation::PageFromMiddle),
     ];
-    let hit = marks.into_iter().filter(|(hit, _)| *hit);
-    hit.for_each(|(_, mark)| shared.hit(mark));
+    let holding = situations.into_iter().filter(|(holds, _)| *holds);
+    holding.for_each(|(_, situation)| shared.cover(situation));
 }
 
-/// What an answer is worth a mark for.
+/// Counts the situation that an answer shows.
 fn note_answer(shared: &mut Inner, request: &Request, response: &Response) {
     match (request.method, response.status) {
-        (_, 304) => shared.hit(Mark::NotModified),
-        (_, 400) => shared.hit(Mark::BadRequest),
-        (_, 413) => shared.hit(Mark::TooLarge),
-        (_, 503) => shared.hit(Mark::Unavailable),
-        ("POST", 403) => shared.hit(Mark::EpochFenced),
+        (_, 304) => shared.cover(Situation::NotModified),
+        (_, 400) => shared.cover(Situation::BadRequest),
+        (_, 413) => shared.cover(Situation::TooLarge),
+        (_, 503) => shared.cover(Situation::Unavailable),
+        ("POST", 403) => shared.cover(Situation::EpochFenced),
         ("GET", 200)
             if response.header("Stream-Next-Offset").is_some()
                 && !response.is_true("Stream-Up-To-Date") =>
         {
-            shared.hit(Mark::PageCut);
+            shared.cover(Situation::PageCut);
         }
         _ => {}
     }

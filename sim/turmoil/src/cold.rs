@@ -19,11 +19,11 @@ use object_store::{
     MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
     PutResult, Result,
 };
+use sim::cold_tier::{self, DeleteOutcome, Deletes, Objects, PutOutcome, Report};
 use sim::oracles::Oracle;
-use sim::tier::{self, DeleteOutcome, Deletes, Objects, PutOutcome, Told};
 use tokio::time::sleep;
 
-use crate::marks::{Fault, Mark};
+use crate::coverage::{Fault, Situation};
 use crate::shared::{Inner, Shared, now};
 
 /// A body comes in so many pieces at most.
@@ -31,7 +31,7 @@ const PIECES_MAX: u64 = 4;
 
 /// What is in the tier, and what is on its way there.
 #[derive(Debug, Default)]
-pub(crate) struct Tier {
+pub(crate) struct ColdTier {
     pub(crate) objects: Objects,
     /// Every key that a put was ever begun for.
     begun: BTreeSet<String>,
@@ -68,7 +68,7 @@ impl Drop for Waiting {
     }
 }
 
-impl Tier {
+impl ColdTier {
     pub(crate) fn is_still(&self) -> bool {
         self.coming.is_empty()
     }
@@ -98,7 +98,10 @@ impl Tier {
 impl Inner {
     /// Every object that a stream refers to.
     pub(crate) fn referenced(&self) -> BTreeSet<String> {
-        self.disks.values().flat_map(tier::referenced).collect()
+        self.disks
+            .values()
+            .flat_map(cold_tier::referenced)
+            .collect()
     }
 
     /// What is due has happened.
@@ -111,7 +114,7 @@ impl Inner {
         {
             let Coming { change, cut } = entry.remove();
             if cut.load(Ordering::Relaxed) && self.choices.upto(1) == 1 {
-                self.hit(Mark::ColdCutOff);
+                self.cover(Situation::ColdCutOff);
                 self.note("cold", || format!("{change:?} is broken off"));
                 continue;
             }
@@ -126,7 +129,7 @@ impl Inner {
         self.note("cold", || format!("{key} is stored, {} bytes", bytes.len()));
         let mut heads = self.disks.values().filter_map(|disk| disk.head());
         if !heads.any(|head| key.starts_with(&key_prefix(&head.name, head.incarnation))) {
-            self.hit(Mark::PutAfterEnd);
+            self.cover(Situation::PutAfterEnd);
         }
         self.tier.objects.insert(key, bytes);
     }
@@ -137,13 +140,13 @@ impl Inner {
         for key in keys {
             if referenced.contains(key) {
                 let expected = "no object to be deleted that a stream refers to".to_owned();
-                return self.fail(Oracle::Coverage, expected, key.clone());
+                return self.fail(Oracle::Segments, expected, key.clone());
             }
             let was_there = self.tier.objects.remove(key).is_some();
-            self.hit(if was_there {
-                Mark::Collected
+            self.cover(if was_there {
+                Situation::Collected
             } else {
-                Mark::CollectionRepeated
+                Situation::CollectionRepeated
             });
         }
     }
@@ -168,7 +171,7 @@ impl Inner {
     fn throttled(&mut self) -> Result<()> {
         if self.fault(Fault::Throttle) {
             self.changed(Fault::Throttle);
-            self.hit(Mark::Throttled);
+            self.cover(Situation::Throttled);
             return Err(failed("slow down"));
         }
         Ok(())
@@ -198,7 +201,7 @@ impl Display for Bucket {
 /// Something asked for, what is told of it, and when.
 struct Asked<T> {
     waiting: Option<Waiting>,
-    told: Told,
+    report: Report,
     told_at: u64,
     answer: T,
 }
@@ -219,17 +222,17 @@ impl Bucket {
     }
 
     /// Waits for what is told; `None` when that is never anything.
-    async fn wait<T>(&self, asked: Asked<T>) -> (Told, T) {
+    async fn wait<T>(&self, asked: Asked<T>) -> (Report, T) {
         let Asked {
             mut waiting,
-            told,
+            report,
             told_at,
             answer,
         } = asked;
-        match told {
-            Told::Never => pending::<()>().await,
-            Told::Failure => {}
-            Told::Truth => {
+        match report {
+            Report::Never => pending::<()>().await,
+            Report::Failure => {}
+            Report::Truth => {
                 if let Some(waiting) = &waiting {
                     sleep(Duration::from_millis(waiting.at.saturating_sub(now()))).await;
                     let at = waiting.at.max(now());
@@ -241,7 +244,7 @@ impl Bucket {
         if let Some(waiting) = &mut waiting {
             waiting.is_over = true;
         }
-        (told, answer)
+        (report, answer)
     }
 
     fn begin_put(&self, key: String, bytes: Bytes, mode: &PutMode) -> Result<Asked<()>> {
@@ -261,16 +264,16 @@ impl Bucket {
         shared.throttled()?;
         let others = key.rsplit_once('-').map_or("", |(others, _)| others);
         if !key.ends_with("-1") && shared.tier.has_with_prefix(others) {
-            shared.hit(Mark::PutStoredUntold);
+            shared.cover(Situation::PutStoredUntold);
         }
         let takes = shared.takes();
         let outcome = if shared.fault(Fault::Put) {
             shared.changed(Fault::Put);
             let outcome = shared.one_of(&PutOutcome::BAD);
-            shared.hit(match outcome.told {
-                Told::Truth => Mark::PutLate,
-                Told::Failure => Mark::PutFailed,
-                Told::Never => Mark::PutUnanswered,
+            shared.cover(match outcome.report {
+                Report::Truth => Situation::PutLate,
+                Report::Failure => Situation::PutFailed,
+                Report::Never => Situation::PutUnanswered,
             });
             shared.note("cold", || format!("{key}: {outcome:?}"));
             outcome
@@ -284,7 +287,7 @@ impl Bucket {
             .then(|| shared.tier.plan(now() + takes + longer, change));
         Ok(Asked {
             waiting,
-            told: outcome.told,
+            report: outcome.report,
             told_at: now() + takes,
             answer: (),
         })
@@ -322,21 +325,21 @@ impl Bucket {
         };
         shared.note("cold", || format!("{key} is asked for, {range:?}"));
         let takes = shared.takes();
-        let mut told = Told::Truth;
+        let mut report = Report::Truth;
         let mut ending = None;
         if shared.fault(Fault::Get) {
             shared.changed(Fault::Get);
             shared.disturbances += 1;
-            let (mark, how) = shared.one_of(&[
-                (Mark::GetFailed, (Told::Failure, false)),
-                (Mark::GetCut, (Told::Truth, false)),
-                (Mark::GetSilent, (Told::Truth, true)),
-                (Mark::GetUnanswered, (Told::Never, false)),
+            let (situation, how) = shared.one_of(&[
+                (Situation::GetFailed, (Report::Failure, false)),
+                (Situation::GetCut, (Report::Truth, false)),
+                (Situation::GetSilent, (Report::Truth, true)),
+                (Situation::GetUnanswered, (Report::Never, false)),
             ]);
-            shared.hit(mark);
-            shared.note("cold", || format!("{key}: {}", mark.text()));
-            told = how.0;
-            if told == Told::Truth {
+            shared.cover(situation);
+            shared.note("cold", || format!("{key}: {}", situation.text()));
+            report = how.0;
+            if report == Report::Truth {
                 ending = Some(if how.1 {
                     Piece::Silence
                 } else {
@@ -361,7 +364,7 @@ impl Bucket {
         };
         Ok(Asked {
             waiting: None,
-            told,
+            report,
             told_at: now() + takes,
             answer,
         })
@@ -427,7 +430,7 @@ impl Bucket {
         let takes = shared.takes();
         let outcome = if shared.fault_ever(Fault::Collect) {
             shared.changed(Fault::Collect);
-            shared.hit(Mark::CollectionFailed);
+            shared.cover(Situation::CollectionFailed);
             shared.one_of(&DeleteOutcome::BAD)
         } else {
             DeleteOutcome::GOOD
@@ -438,7 +441,7 @@ impl Bucket {
             Deletes::AllButLast => drop(keys.pop()),
             Deletes::All => {}
         }
-        let gone = if outcome.told == Told::Truth {
+        let gone = if outcome.report == Report::Truth {
             paths.len()
         } else {
             0
@@ -466,7 +469,7 @@ impl Bucket {
         let change = Change::Delete { keys };
         Ok(Asked {
             waiting: Some(shared.tier.plan(now() + takes + longer, change)),
-            told: outcome.told,
+            report: outcome.report,
             told_at: now() + takes,
             answer,
         })
@@ -504,12 +507,12 @@ impl ObjectStore for Bucket {
             .collect();
         let asked = self.begin_put(location.as_ref().to_owned(), bytes, &options.mode)?;
         match self.wait(asked).await.0 {
-            Told::Truth => Ok(PutResult {
+            Report::Truth => Ok(PutResult {
                 e_tag: None,
                 version: None,
                 extensions: Default::default(),
             }),
-            Told::Failure | Told::Never => Err(failed("not stored, as drawn")),
+            Report::Failure | Report::Never => Err(failed("not stored, as drawn")),
         }
     }
 
@@ -517,8 +520,8 @@ impl ObjectStore for Bucket {
         self.leave().await;
         let asked = self.begin_get(location, &options)?;
         match self.wait(asked).await {
-            (Told::Truth, found) => Ok(found),
-            (Told::Failure | Told::Never, _) => Err(failed("not read, as drawn")),
+            (Report::Truth, found) => Ok(found),
+            (Report::Failure | Report::Never, _) => Err(failed("not read, as drawn")),
         }
     }
 

@@ -11,12 +11,12 @@ use sim::choices::Choices;
 use sim::oracles::Oracle;
 use sim::shrink::{self, Shrunk};
 
-use crate::marks::{Fault, Mark, Marks};
+use crate::coverage::{Coverage, Fault, Situation};
 use crate::run::{self, Options, Outcome};
 use crate::{Seeds, Subject};
 
-/// So many runs come across every mark.
-const RUNS_FOR_ALL_MARKS: u64 = 200;
+/// So many runs come across every situation.
+const RUNS_FOR_ALL_SITUATIONS: u64 = 200;
 /// How many of the last events are told of a failure.
 const EVENTS_TOLD: usize = 60;
 const TRIES_MAX: u64 = 5_000;
@@ -53,7 +53,7 @@ struct Totals {
     events: u64,
     operations: u64,
     simulated_ms: u64,
-    marks: Marks,
+    coverage: Coverage,
 }
 
 impl Totals {
@@ -62,13 +62,13 @@ impl Totals {
         self.events += outcome.events;
         self.operations += outcome.operations;
         self.simulated_ms += outcome.simulated_ms;
-        self.marks.add(&outcome.marks);
+        self.coverage.add(&outcome.coverage);
     }
 
     /// As a line for another process.
     fn spell(&self) -> String {
         let numbers = [self.runs, self.events, self.operations, self.simulated_ms];
-        let numbers = numbers.into_iter().chain(self.marks.numbers());
+        let numbers = numbers.into_iter().chain(self.coverage.numbers());
         let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
         numbers.join(" ")
     }
@@ -81,7 +81,7 @@ impl Totals {
             events: numbers.next()?,
             operations: numbers.next()?,
             simulated_ms: numbers.next()?,
-            marks: Marks::from_numbers(numbers)?,
+            coverage: Coverage::from_numbers(numbers)?,
         })
     }
 
@@ -92,7 +92,7 @@ impl Totals {
             sum.events += totals.events;
             sum.operations += totals.operations;
             sum.simulated_ms += totals.simulated_ms;
-            sum.marks.add(&totals.marks);
+            sum.coverage.add(&totals.coverage);
         }
         sum
     }
@@ -220,13 +220,17 @@ fn listen(
 }
 
 fn tell_totals(totals: &Totals) -> ExitCode {
-    println!("\nmarks");
-    for mark in Mark::ALL {
-        println!("{:>12}  {}", totals.marks.count(*mark), mark.text());
+    println!("\nsituations");
+    for situation in Situation::ALL {
+        println!(
+            "{:>12}  {}",
+            totals.coverage.count(*situation),
+            situation.text()
+        );
     }
     println!("faults{:>34} {:>9} {:>9}", "runs", "fired", "changed");
     for fault in Fault::ALL {
-        let tally = totals.marks.tally(*fault);
+        let tally = totals.coverage.tally(*fault);
         println!(
             "{:>12}  {:<18} {:>6} {:>9} {:>9}  {}",
             "",
@@ -237,13 +241,13 @@ fn tell_totals(totals: &Totals) -> ExitCode {
             fault.change()
         );
     }
-    let missed: Vec<_> = totals.marks.missed().map(Mark::text).collect();
-    if totals.runs >= RUNS_FOR_ALL_MARKS && !missed.is_empty() {
+    let missed: Vec<_> = totals.coverage.missed().map(Situation::text).collect();
+    if totals.runs >= RUNS_FOR_ALL_SITUATIONS && !missed.is_empty() {
         println!("\nnever came across: {}", missed.join("; "));
         return ExitCode::FAILURE;
     }
-    let inert: Vec<_> = totals.marks.inert().map(Fault::text).collect();
-    if totals.runs >= RUNS_FOR_ALL_MARKS && !inert.is_empty() {
+    let inert: Vec<_> = totals.coverage.inert().map(Fault::text).collect();
+    if totals.runs >= RUNS_FOR_ALL_SITUATIONS && !inert.is_empty() {
         println!("\nfaults that changed nothing: {}", inert.join("; "));
         return ExitCode::FAILURE;
     }

@@ -6,12 +6,12 @@
 use std::rc::Rc;
 
 use machine::rows::{Expiry, ProducerStamp};
+use sim::cold_tier::{self, Objects};
 use sim::ids::{Id as _, ObjectId};
-use sim::model::{Bounds, Content, Facts, Life, Mismatch, Model, State};
-use sim::oracles::{Delivery, Follower, OffsetLaw, Oracle, Place, units};
+use sim::model::{Bounds, Content, Life, Mismatch, Model, State, TurnFacts};
+use sim::oracles::{Delivery, Follower, OffsetLaw, Oracle, Position, units};
 use sim::request::{Request, Response, excerpt};
 use sim::segments::{spell, token};
-use sim::tier::{self, Objects};
 
 use crate::settings::Settings;
 use crate::storage::{Logged, Written};
@@ -60,7 +60,7 @@ struct Name {
     versions: Vec<Version>,
 }
 
-/// Something that is worth a mark.
+/// Something that is counted as a situation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notable {
     CreatedAgain,
@@ -221,8 +221,8 @@ impl Judge {
                         let Some(life) = self.life(name) else {
                             continue;
                         };
-                        let held = tier::holds(objects, head, life, segment);
-                        held.map_err(|mismatch| (Oracle::Coverage, mismatch))?;
+                        let held = cold_tier::holds(objects, head, life, segment);
+                        held.map_err(|mismatch| (Oracle::Segments, mismatch))?;
                     }
                 }
             }
@@ -251,7 +251,7 @@ impl Judge {
             .iter()
             .filter(|attempt| attempt.name == name && Self::is_under_way(attempt, turn.now))
             .count() as u64;
-        let facts = Facts {
+        let facts = TurnFacts {
             now: turn.now,
             // Whoever is under way may have used it at any time.
             attached: if turn.dropped { 0 } else { used },
@@ -431,8 +431,8 @@ impl Judge {
         let mut nearest = None;
         for version in from..self.names[name].versions.len() {
             let state = self.names[name].versions[version].state.clone();
-            let then = Place::of(&state);
-            let told = Facts {
+            let then = Position::of(&state);
+            let told = TurnFacts {
                 now: sent_at,
                 attached: 1,
                 dropped: false,
@@ -442,30 +442,30 @@ impl Judge {
                 sealed: None,
             };
             if changing && let Some(next) = self.names[name].versions.get(version + 1) {
-                let facts = Facts {
+                let facts = TurnFacts {
                     now: next.cause.now,
                     dropped: next.cause.dropped,
                     sealed: next.cause.sealed,
                     attached: u64::from(!next.cause.dropped),
                     ..told
                 };
-                let (place, open) = (
-                    Place::of(&next.state),
+                let (position, open) = (
+                    Position::of(&next.state),
                     next.cause.changes && !next.cause.told,
                 );
                 let after = self.names[name]
                     .model
                     .after(state.clone(), &request, response, &facts);
-                if open && after.is_ok_and(|after| Place::of(&after) == place) {
+                if open && after.is_ok_and(|after| Position::of(&after) == position) {
                     self.names[name].versions[version + 1].cause.told = true;
-                    return self.observe(name, &request, response, place);
+                    return self.observe(name, &request, response, position);
                 }
             }
             match self.names[name]
                 .model
                 .after(state, &request, response, &told)
             {
-                Ok(after) if Place::of(&after) == then => {
+                Ok(after) if Position::of(&after) == then => {
                     if let Some(life) = then
                         .life()
                         .filter(|_| request.method == "GET" && response.status < 400)
@@ -478,7 +478,7 @@ impl Judge {
                     nearest = Some(Mismatch {
                         expected: format!(
                             "{then:?} to have become {:?}, once for each answer",
-                            Place::of(&after)
+                            Position::of(&after)
                         ),
                         actual: response.line(),
                     });
@@ -515,7 +515,7 @@ impl Judge {
         if !self.names[name].model.bounds.whole_reads || response.body.is_empty() {
             return Ok(());
         }
-        let facts = Facts {
+        let facts = TurnFacts {
             now: sent_at,
             attached: 1,
             dropped: false,
@@ -544,14 +544,14 @@ impl Judge {
         name: usize,
         request: &Request,
         response: &Response,
-        place: Place,
+        position: Position,
     ) -> Result<(), Mismatch> {
-        let Some(life) = place.life() else {
+        let Some(life) = position.life() else {
             return Ok(());
         };
         let model = &self.names[name].model;
         let next = response.header("Stream-Next-Offset").and_then(token);
-        let next = next.and_then(|token| model.segments(life).told(token));
+        let next = next.and_then(|token| model.segments(life).position_sent(token));
         let shown = match (request.method, response.status) {
             ("GET", 200) => &response.body,
             ("POST", 200) => &request.body,
@@ -594,7 +594,8 @@ impl Judge {
                 continue;
             };
             let told = response.header("Stream-Next-Offset").and_then(token);
-            let Some(next) = told.and_then(|token| model.segments(life.id).told(token)) else {
+            let Some(next) = told.and_then(|token| model.segments(life.id).position_sent(token))
+            else {
                 continue;
             };
             let up_to_date = next == life.content.len();
@@ -608,7 +609,7 @@ impl Judge {
             let asked = match request.parameter("offset") {
                 Some("-1") => Some(0),
                 Some("now") | None => None,
-                Some(text) => token(text).map(|token| life.segments.asked(token)),
+                Some(text) => token(text).map(|token| life.segments.position_requested(token)),
             };
             let started = versions[from..=at].iter().filter_map(|version| {
                 let it = version.state.life.as_ref().filter(|it| it.id == life.id)?;
@@ -669,7 +670,7 @@ impl Judge {
             let Some(life) = &version.state.life else {
                 continue;
             };
-            if model.segments(life.id).told(told) == Some(life.content.len()) {
+            if model.segments(life.id).position_sent(told) == Some(life.content.len()) {
                 latest = Some(at);
             }
         }
@@ -803,7 +804,7 @@ impl Judge {
 
     /// Where a reader of an event stream goes on: offset, cursor, and whether it has come to the
     /// end.
-    pub(crate) fn place(
+    pub(crate) fn position(
         &self,
         attempt: usize,
         readings: &[Reading],

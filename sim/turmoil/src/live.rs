@@ -12,14 +12,14 @@ use sim::oracles::Oracle;
 use sim::request::{Request, Response};
 use tokio::time::{sleep, timeout};
 
-use crate::client::{Company, Connection, Lost, head_of, whole};
+use crate::client::{ClientContext, Connection, Lost, head_of, whole};
+use crate::coverage::{Fault, Situation};
 use crate::judge::{Progress, Reading, stream};
-use crate::marks::{Fault, Mark};
 use crate::settings::TIER_STEPS;
 use crate::shared::{Phase, now};
 
 /// How often a reader looks up from waiting.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// For the network, and for the server to notice.
 const SLACK_MS: u64 = 2_000;
 /// For the server to tell what it has, where nothing breaks.
@@ -38,8 +38,8 @@ pub(crate) struct Follow {
 }
 
 /// Begins to follow a stream.
-pub(crate) fn follow(company: &Company, who: &str, name: usize, request: Rc<Request>) {
-    let mut follows = company.follows.borrow_mut();
+pub(crate) fn follow(context: &ClientContext, who: &str, name: usize, request: Rc<Request>) {
+    let mut follows = context.follows.borrow_mut();
     let number = follows.len();
     let follow = Follow {
         number,
@@ -48,7 +48,7 @@ pub(crate) fn follow(company: &Company, who: &str, name: usize, request: Rc<Requ
         readings: Rc::default(),
     };
     let mut reader = Reader {
-        company: company.clone(),
+        context: context.clone(),
         who: format!("reader {number}"),
         name,
         request,
@@ -57,7 +57,7 @@ pub(crate) fn follow(company: &Company, who: &str, name: usize, request: Rc<Requ
         cut_within: None,
         finished: false,
     };
-    company.shared.lock().note(who, || {
+    context.shared.lock().note(who, || {
         format!("follows {} as reader {number}", stream(name))
     });
     let over = Rc::clone(&follow.over);
@@ -71,7 +71,7 @@ pub(crate) fn follow(company: &Company, who: &str, name: usize, request: Rc<Requ
 }
 
 struct Reader {
-    company: Company,
+    context: ClientContext,
     who: String,
     name: usize,
     /// What is asked with the next connection attempt.
@@ -97,14 +97,14 @@ enum End {
 
 impl Reader {
     fn note(&self, what: &str) {
-        self.company
+        self.context
             .shared
             .lock()
             .note(&self.who, || what.to_owned());
     }
 
     fn goes_on(&self) -> bool {
-        let shared = self.company.shared.lock();
+        let shared = self.context.shared.lock();
         shared.goes_on()
             && shared.phase < Phase::Reading
             && (self.attempts < ATTEMPTS_MAX || shared.phase > Phase::Busy)
@@ -113,49 +113,49 @@ impl Reader {
     async fn run(&mut self) {
         while self.goes_on() && !self.finished {
             self.attempts += 1;
-            self.company.shared.lock().under_way += 1;
+            self.context.shared.lock().under_way += 1;
             let connected = self.connect().await;
-            self.company.shared.lock().under_way -= 1;
+            self.context.shared.lock().under_way -= 1;
             if let Err(Lost(reason)) = connected {
                 self.note(&format!("is cut off: {reason}"));
             }
-            let pause = self.company.shared.lock().choices.upto(300);
+            let pause = self.context.shared.lock().choices.upto(300);
             sleep(Duration::from_millis(pause)).await;
         }
     }
 
     async fn connect(&mut self) -> Result<(), Lost> {
-        let company = self.company.clone();
+        let context = self.context.clone();
         let request = Rc::clone(&self.request);
-        let attempt = company.sent(self.name, &request);
+        let attempt = context.sent(self.name, &request);
         let began = now();
-        let boot = company.shared.lock().boot;
+        let boot = context.shared.lock().boot;
         self.note(&format!("a{attempt} {}", request.line()));
-        let mut connection = company.connect().await.inspect_err(|_| {
-            company.judge.borrow_mut().over(attempt, now());
+        let mut connection = context.connect().await.inspect_err(|_| {
+            context.judge.borrow_mut().over(attempt, now());
         })?;
         let (cut, leaves, slow) = {
-            let mut shared = company.shared.lock();
+            let mut shared = context.shared.lock();
             let cut = shared.fault(Fault::CutResponse) || shared.fault(Fault::CutResponse);
             let cut = cut.then(|| 300 + shared.choices.upto(600));
             let leaves = shared.fault(Fault::Leave);
             let leaves = leaves.then(|| shared.choices.magnitude(8_000));
             (cut, leaves, shared.fault(Fault::SlowReader))
         };
-        connection.fate.reads_left.set(cut);
+        connection.fault.reads_left.set(cut);
         let head = timeout(
             HEAD,
-            company.send(&mut connection, attempt, self.name, &request),
+            context.send(&mut connection, attempt, self.name, &request),
         )
         .await;
         let head = match head {
             Ok(Ok(head)) => head,
             Ok(Err(lost)) => {
-                company.judge.borrow_mut().over(attempt, now());
+                context.judge.borrow_mut().over(attempt, now());
                 return Err(lost);
             }
             Err(_) => {
-                company.judge.borrow_mut().over(attempt, now());
+                context.judge.borrow_mut().over(attempt, now());
                 return Err(Lost("no answer in time".to_owned()));
             }
         };
@@ -163,37 +163,37 @@ impl Reader {
         if response.status != 200 {
             let response = timeout(HEAD, whole(head)).await;
             let response = response.map_err(|_| Lost("half an answer in time".to_owned()))??;
-            company.answered(&self.who, attempt, &request, &response);
+            context.answered(&self.who, attempt, &request, &response);
             self.refused(&response);
             return Ok(());
         }
         self.note(&format!("a{attempt} ← {}", response.line()));
-        company.absorb();
-        let readings = company.judge.borrow_mut().follows(attempt, &response);
+        context.absorb();
+        let readings = context.judge.borrow_mut().follows(attempt, &response);
         match readings {
             Ok(readings) => self.readings.replace(readings),
             Err(mismatch) => {
-                company.shared.lock().check(Oracle::Events, Err(mismatch));
+                context.shared.lock().check(Oracle::Events, Err(mismatch));
                 return Ok(());
             }
         };
         if response.header("Stream-SSE-Data-Encoding").is_some() {
-            company.shared.lock().hit(Mark::EventsBase64);
+            context.shared.lock().cover(Situation::EventsBase64);
         }
-        company.judge.borrow_mut().readers[self.name] += 1;
+        context.judge.borrow_mut().readers[self.name] += 1;
         let end = self
             .read(attempt, head.into_body(), &connection, leaves, slow)
             .await;
-        company.absorb();
-        company.judge.borrow_mut().readers[self.name] -= 1;
-        company.judge.borrow_mut().over(attempt, now());
+        context.absorb();
+        context.judge.borrow_mut().readers[self.name] -= 1;
+        context.judge.borrow_mut().over(attempt, now());
         self.ended(attempt, end, &connection, began, boot, slow);
         Ok(())
     }
 
     /// The stream has answered otherwise than with events.
     fn refused(&mut self, response: &Response) {
-        let shared = self.company.shared.lock();
+        let shared = self.context.shared.lock();
         let bounds = &shared.settings.bounds;
         let tight = bounds.readers_max == 1 || bounds.connections_max <= 2 || bounds.queue_max == 1;
         self.finished = response.status < 500 || (tight && shared.phase > Phase::Busy);
@@ -208,8 +208,8 @@ impl Reader {
         leaves: Option<u64>,
         slow: bool,
     ) -> End {
-        let company = self.company.clone();
-        let settings = company.shared.settings();
+        let context = self.context.clone();
+        let settings = context.shared.settings();
         let silence =
             settings.workload.limits.sse_heartbeat_ms * 2 + SLACK_MS + settings.latency_ms_max * 2;
         let began = now();
@@ -217,10 +217,10 @@ impl Reader {
         let mut told_at = began;
         let mut last = [0; 2];
         loop {
-            if !company.shared.lock().goes_on() || company.phase() >= Phase::Reading {
+            if !context.shared.lock().goes_on() || context.phase() >= Phase::Reading {
                 return End::Over;
             }
-            let busy = company.phase() == Phase::Busy;
+            let busy = context.phase() == Phase::Busy;
             if let Some(after) = leaves
                 && busy
                 && now() >= began + after
@@ -228,16 +228,16 @@ impl Reader {
                 return End::Left;
             }
             if slow && busy {
-                let pause = company.shared.lock().choices.magnitude(3_000);
+                let pause = context.shared.lock().choices.magnitude(3_000);
                 if pause > 100 {
-                    let mut shared = company.shared.lock();
+                    let mut shared = context.shared.lock();
                     shared.changed(Fault::SlowReader);
-                    shared.hit(Mark::EventsSlow);
+                    shared.cover(Situation::EventsSlow);
                 }
                 sleep(Duration::from_millis(pause)).await;
                 heard = heard.max(now());
             }
-            let frame = match timeout(LOOK, body.frame()).await {
+            let frame = match timeout(POLL_INTERVAL, body.frame()).await {
                 Ok(None) => return End::Whole,
                 Ok(Some(Err(error))) => {
                     self.cut_within = Some(last != *b"\n\n" && last != [0; 2]);
@@ -246,7 +246,7 @@ impl Reader {
                 Ok(Some(Ok(frame))) => frame,
                 Err(_) if now() > heard + silence => return End::Silent,
                 Err(_) => {
-                    if !slow && !company.is_excused(connection) {
+                    if !slow && !context.is_excused(connection) {
                         self.check_told(attempt, told_at);
                     }
                     continue;
@@ -259,15 +259,15 @@ impl Reader {
             for byte in &bytes {
                 last = [last[1], *byte];
             }
-            company.absorb();
+            context.absorb();
             let told = {
                 let mut readings = self.readings.borrow_mut();
-                company
+                context
                     .judge
                     .borrow_mut()
                     .told(attempt, &mut readings, &bytes)
             };
-            let mut shared = company.shared.lock();
+            let mut shared = context.shared.lock();
             shared.note(&self.who, || sim::request::excerpt(&bytes));
             match told {
                 Ok(progress) => {
@@ -283,14 +283,14 @@ impl Reader {
 
     /// What has been durable for a while is told to those at the tail.
     fn check_told(&self, attempt: usize, told_at: u64) {
-        self.company.absorb();
+        self.context.absorb();
         let behind = self
-            .company
+            .context
             .judge
             .borrow()
             .behind_since(attempt, &self.readings.borrow());
         let Some(since) = behind else { return };
-        let mut shared = self.company.shared.lock();
+        let mut shared = self.context.shared.lock();
         let settings = Arc::clone(&shared.settings);
         let limits = &settings.workload.limits;
         let work = if settings.chance(Fault::WorkDelayed) > 0 {
@@ -326,35 +326,35 @@ impl Reader {
         boot: u64,
         slow: bool,
     ) {
-        let company = self.company.clone();
-        let excused = company.is_excused(connection) || slow;
+        let context = self.context.clone();
+        let excused = context.is_excused(connection) || slow;
         let readings = self.readings.borrow();
-        let judge = company.judge.borrow();
-        let place = judge.place(attempt, &readings);
+        let judge = context.judge.borrow();
+        let position = judge.position(attempt, &readings);
         let gone = judge.is_gone(attempt, &readings);
-        self.finished = place.as_ref().is_some_and(|(_, _, finished)| *finished);
-        let mut shared = company.shared.lock();
+        self.finished = position.as_ref().is_some_and(|(_, _, finished)| *finished);
+        let mut shared = context.shared.lock();
         let limits = &shared.settings.workload.limits;
         let aged = now() >= began + limits.sse_max_age_ms;
         let server_ended = shared.boot != boot || shared.ending;
         let silence = limits.sse_heartbeat_ms * 2;
         match end {
-            End::Whole if self.finished => shared.hit(Mark::EventsClosed),
-            End::Whole if gone => shared.hit(Mark::EventsGone),
-            End::Whole if aged => shared.hit(Mark::EventsAged),
-            End::Whole if server_ended => shared.hit(Mark::EndedUnderReader),
+            End::Whole if self.finished => shared.cover(Situation::EventsClosed),
+            End::Whole if gone => shared.cover(Situation::EventsGone),
+            End::Whole if aged => shared.cover(Situation::EventsAged),
+            End::Whole if server_ended => shared.cover(Situation::EndedUnderReader),
             End::Whole => shared.fail(
                 Oracle::Events,
                 "an event stream that goes on".to_owned(),
                 format!("reader's a{attempt} ended after {} ms", now() - began),
             ),
             End::Broken(reason) => {
-                if connection.fate.cut_reading.get() {
-                    shared.hit(Mark::ResponseCut);
+                if connection.fault.cut_reading.get() {
+                    shared.cover(Situation::ResponseCut);
                     shared.changed(Fault::CutResponse);
                 }
                 if shared.boot != boot || shared.dead {
-                    shared.hit(Mark::CrashMidBody);
+                    shared.cover(Situation::CrashMidBody);
                 }
                 if !excused && !server_ended {
                     shared.fail(
@@ -365,7 +365,7 @@ impl Reader {
                 }
             }
             End::Silent => {
-                shared.hit(Mark::EventsSilent);
+                shared.cover(Situation::EventsSilent);
                 if !excused && !server_ended {
                     shared.fail(
                         Oracle::Events,
@@ -380,7 +380,7 @@ impl Reader {
             }
             End::Over => {}
         }
-        if let Some((offset, cursor, _)) = place {
+        if let Some((offset, cursor, _)) = position {
             let mut next = Request::new("GET");
             next.query.push(("offset", offset));
             next.query.push(("live", "sse".to_owned()));
@@ -399,19 +399,19 @@ fn note_progress(
     cut_within: Option<bool>,
 ) {
     if bytes.starts_with(b":") {
-        shared.hit(Mark::Heartbeat);
+        shared.cover(Situation::Heartbeat);
     }
     if progress.data {
-        shared.hit(if progress.pushed {
-            Mark::Events
+        shared.cover(if progress.pushed {
+            Situation::Events
         } else {
-            Mark::EventsPaged
+            Situation::EventsPaged
         });
     }
     if let Some(within) = cut_within {
-        shared.hit(Mark::EventsResumed);
+        shared.cover(Situation::EventsResumed);
         if within {
-            shared.hit(Mark::EventsResumedWithin);
+            shared.cover(Situation::EventsResumedWithin);
         }
     }
 }

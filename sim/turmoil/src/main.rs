@@ -6,9 +6,9 @@
 mod client;
 mod cold;
 mod commands;
+mod coverage;
 mod judge;
 mod live;
-mod marks;
 mod platform;
 mod run;
 mod settings;

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use turmoil::net::{TcpListener, TcpStream};
 
-use crate::marks::Fault;
+use crate::coverage::Fault;
 use crate::shared::{Shared, now};
 
 /// The platform of one server.
@@ -103,7 +103,7 @@ impl Listener for Accepting {
 
 /// What has become of a client's connection.
 #[derive(Debug, Default)]
-pub(crate) struct Fate {
+pub(crate) struct ConnectionFault {
     /// Bytes that may still pass before it breaks off, where it is to.
     pub(crate) writes_left: Cell<Option<u64>>,
     pub(crate) reads_left: Cell<Option<u64>>,
@@ -118,16 +118,16 @@ pub(crate) struct Fate {
 const PIECE: usize = 4_096;
 
 /// A client's end of a connection.
-pub(crate) struct Fragile {
+pub(crate) struct FaultyStream {
     stream: Option<TcpStream>,
-    fate: Rc<Fate>,
+    fault: Rc<ConnectionFault>,
 }
 
-impl Fragile {
-    pub(crate) const fn new(stream: TcpStream, fate: Rc<Fate>) -> Self {
+impl FaultyStream {
+    pub(crate) const fn new(stream: TcpStream, fault: Rc<ConnectionFault>) -> Self {
         Self {
             stream: Some(stream),
-            fate,
+            fault,
         }
     }
 
@@ -136,19 +136,19 @@ impl Fragile {
     }
 }
 
-impl AsyncRead for Fragile {
+impl AsyncRead for FaultyStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let fate = Rc::clone(&self.fate);
+        let fault = Rc::clone(&self.fault);
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(Self::broken()));
         };
-        let left = fate.reads_left.get();
+        let left = fault.reads_left.get();
         if left == Some(0) {
-            fate.cut_reading.set(true);
+            fault.cut_reading.set(true);
             self.stream = None;
             return Poll::Ready(Err(Self::broken()));
         }
@@ -160,25 +160,25 @@ impl AsyncRead for Fragile {
         let read = Pin::new(stream).poll_read(context, &mut part);
         let count = part.filled().len() as u64;
         buffer.put_slice(part.filled());
-        fate.read.set(fate.read.get() + count);
-        fate.reads_left.set(left.map(|left| left - count));
+        fault.read.set(fault.read.get() + count);
+        fault.reads_left.set(left.map(|left| left - count));
         read
     }
 }
 
-impl AsyncWrite for Fragile {
+impl AsyncWrite for FaultyStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let fate = Rc::clone(&self.fate);
+        let fault = Rc::clone(&self.fault);
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(Self::broken()));
         };
-        let left = fate.writes_left.get();
+        let left = fault.writes_left.get();
         if left == Some(0) && !bytes.is_empty() {
-            fate.cut_writing.set(true);
+            fault.cut_writing.set(true);
             self.stream = None;
             return Poll::Ready(Err(Self::broken()));
         }
@@ -188,8 +188,8 @@ impl AsyncWrite for Fragile {
         let part = &bytes[..bytes.len().min(most)];
         let written = Pin::new(stream).poll_write(context, part);
         if let Poll::Ready(Ok(count)) = written {
-            fate.written.set(fate.written.get() + count as u64);
-            fate.writes_left.set(left.map(|left| left - count as u64));
+            fault.written.set(fault.written.get() + count as u64);
+            fault.writes_left.set(left.map(|left| left - count as u64));
         }
         written
     }

@@ -17,20 +17,20 @@ use machine::wire::CacheMode;
 use object_store::ObjectStore;
 use server::{Config, Server};
 use sim::choices::{Choices, Draw};
-use sim::course::Failure;
+use sim::cold_tier::{self, Objects};
+use sim::engine::Failure;
 use sim::model::Mismatch;
 use sim::oracles::Oracle;
 use sim::settings::BEGINNING;
 use sim::storage::Shelf;
-use sim::tier::{self, Objects};
 use tokio::sync::Notify;
 use turmoil::Sim;
 use turmoil::net::TcpListener;
 
-use crate::client::{self, Company, LIVENESS_MS, PORT};
+use crate::client::{self, ClientContext, LIVENESS_MS, PORT};
 use crate::cold::Bucket;
+use crate::coverage::{Coverage, Fault, Situation};
 use crate::judge::{Judge, stream};
-use crate::marks::{Fault, Mark, Marks};
 use crate::platform::{Accepting, Simulated};
 use crate::settings::Settings;
 use crate::shared::{Phase, SERVER, Shared, client_host};
@@ -52,7 +52,7 @@ pub(crate) struct Outcome {
     pub(crate) events: u64,
     pub(crate) operations: u64,
     pub(crate) simulated_ms: u64,
-    pub(crate) marks: Marks,
+    pub(crate) coverage: Coverage,
     pub(crate) failure: Option<Failure>,
     pub(crate) trace: Vec<String>,
     pub(crate) settings: String,
@@ -77,7 +77,7 @@ impl Default for Options {
 
 /// What the network suffers, and is to be relieved of.
 #[derive(Clone, Debug)]
-enum Relief {
+enum FaultEnd {
     Repair(u64),
     Release(u64),
     Calm,
@@ -88,9 +88,9 @@ enum Relief {
 struct World {
     sim: Sim<'static>,
     shared: Shared,
-    company: Company,
+    context: ClientContext,
     /// What is to be done, and when.
-    agenda: BTreeMap<(u64, u64), Relief>,
+    agenda: BTreeMap<(u64, u64), FaultEnd>,
     entries: u64,
     /// What is broken of each client's link, for the last of several to repair.
     broken: Vec<u64>,
@@ -139,7 +139,7 @@ pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
         events: inner.events,
         operations: inner.operations,
         simulated_ms: inner.now - BEGINNING,
-        marks: std::mem::take(&mut inner.marks),
+        coverage: std::mem::take(&mut inner.coverage),
         failure: inner.failure.take(),
         trace: inner.trace.take().unwrap_or_default(),
         settings: shown,
@@ -207,7 +207,7 @@ impl World {
             .max_message_latency(Duration::from_millis(settings.latency_ms_max))
             .tcp_capacity(usize::try_from(settings.tcp_capacity).unwrap_or(64))
             .build();
-        let company = Company {
+        let context = ClientContext {
             shared: shared.clone(),
             judge: Rc::new(RefCell::new(Judge::new(&settings))),
             follows: Rc::default(),
@@ -215,16 +215,16 @@ impl World {
         let it = shared.clone();
         sim.host(SERVER, move || serve(it.clone()));
         for client in 0..settings.workload.clients {
-            let company = company.clone();
+            let context = context.clone();
             sim.client(client_host(client), async move {
-                client::run(company, client).await;
+                client::run(context, client).await;
                 Ok(())
             });
         }
         Self {
             sim,
             shared: shared.clone(),
-            company,
+            context,
             agenda: BTreeMap::new(),
             entries: 0,
             broken: vec![0; usize::try_from(settings.workload.clients).unwrap_or(0)],
@@ -238,7 +238,7 @@ impl World {
         BEGINNING + u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn plan(&mut self, after: u64, what: Relief) {
+    fn plan(&mut self, after: u64, what: FaultEnd) {
         self.entries += 1;
         self.agenda.insert((self.now() + after, self.entries), what);
     }
@@ -274,7 +274,7 @@ impl World {
                     );
                 }
             };
-            self.company.absorb();
+            self.context.absorb();
             self.look_after_server();
             if !self.shared.lock().goes_on() {
                 return;
@@ -340,18 +340,18 @@ impl World {
             let most = shared.settings.nemesis_ms_max;
             shared.choices.between(50, most)
         };
-        self.plan(pause, Relief::Strike);
+        self.plan(pause, FaultEnd::Strike);
     }
 
-    fn relieve(&mut self, what: &Relief) {
+    fn relieve(&mut self, what: &FaultEnd) {
         match what {
-            Relief::Strike => {
+            FaultEnd::Strike => {
                 if self.shared.lock().phase == Phase::Busy {
-                    self.strike();
+                    self.inject_fault();
                     self.plan_strike();
                 }
             }
-            Relief::Repair(client) | Relief::Release(client) => {
+            FaultEnd::Repair(client) | FaultEnd::Release(client) => {
                 let at = usize::try_from(*client).unwrap_or(0);
                 self.broken[at] = self.broken[at].saturating_sub(1);
                 self.shared.lock().disturbed -= 1;
@@ -362,7 +362,7 @@ impl World {
                         .note("world", || format!("the link of client {client} is whole"));
                 }
             }
-            Relief::Calm => {
+            FaultEnd::Calm => {
                 let most = {
                     let mut shared = self.shared.lock();
                     shared.disturbed -= 1;
@@ -375,7 +375,7 @@ impl World {
     }
 
     /// One of the things that may happen to the server or the network.
-    fn strike(&mut self) {
+    fn inject_fault(&mut self) {
         const STRIKES: [Fault; 7] = [
             Fault::Crash,
             Fault::Bounce,
@@ -392,7 +392,7 @@ impl World {
                 return;
             }
             let fault = STRIKES[shared.choices.weighted(&weights)];
-            shared.marks.fired(fault);
+            shared.coverage.fired(fault);
             let client = shared.choices.upto(self.broken.len() as u64 - 1);
             let lasts = 50 + shared.choices.magnitude(6_000);
             (fault, client, lasts, shared.under_way > 0)
@@ -425,7 +425,7 @@ impl World {
             }
             Fault::Partition if free => {
                 self.sim.partition(SERVER, host);
-                self.break_link(at, Relief::Repair(client), lasts);
+                self.break_link(at, FaultEnd::Repair(client), lasts);
             }
             Fault::OneWay if free => {
                 let away = self.shared.lock().choices.upto(1) == 1;
@@ -434,11 +434,11 @@ impl World {
                 } else {
                     self.sim.partition_oneway(host, SERVER);
                 }
-                self.break_link(at, Relief::Repair(client), lasts);
+                self.break_link(at, FaultEnd::Repair(client), lasts);
             }
             Fault::Hold if free => {
                 self.sim.hold(SERVER, host);
-                self.break_link(at, Relief::Release(client), lasts);
+                self.break_link(at, FaultEnd::Release(client), lasts);
             }
             Fault::Latency => {
                 let most = self.shared.lock().settings.latency_ms_max + lasts / 4;
@@ -448,7 +448,7 @@ impl World {
                 shared.disturbed += 1;
                 shared.disturbances += 1;
                 drop(shared);
-                self.plan(lasts, Relief::Calm);
+                self.plan(lasts, FaultEnd::Calm);
             }
             // The link is broken already.
             Fault::Partition | Fault::OneWay | Fault::Hold => return,
@@ -475,13 +475,13 @@ impl World {
         }
     }
 
-    fn break_link(&mut self, at: usize, relief: Relief, lasts: u64) {
+    fn break_link(&mut self, at: usize, fault_end: FaultEnd, lasts: u64) {
         self.broken[at] += 1;
         let mut shared = self.shared.lock();
         shared.disturbed += 1;
         shared.disturbances += 1;
         drop(shared);
-        self.plan(lasts, relief);
+        self.plan(lasts, fault_end);
     }
 
     /// Goes on to the next phase; true when there is none.
@@ -511,7 +511,7 @@ impl World {
             },
             Phase::Waiting if self.waits_until == 0 => {
                 let last = {
-                    let judge = self.company.judge.borrow();
+                    let judge = self.context.judge.borrow();
                     (0..judge.names())
                         .filter_map(|name| judge.latest_end(name))
                         .filter(|end| *end < now + EXPIRY_MS_MAX)
@@ -583,8 +583,8 @@ impl World {
         if idle < clients {
             return Some(format!("{} clients wait for answers", clients - idle));
         }
-        let judge = self.company.judge.borrow();
-        let follows = self.company.follows.borrow();
+        let judge = self.context.judge.borrow();
+        let follows = self.context.follows.borrow();
         follows.iter().find_map(|follow| {
             if *follow.over.borrow() {
                 return None;
@@ -628,7 +628,7 @@ impl World {
     fn judge_rest(&mut self) {
         let now = self.now();
         let slack = self.expiry_slack();
-        let judge = self.company.judge.borrow();
+        let judge = self.context.judge.borrow();
         let mut shared = self.shared.lock();
         for name in 0..judge.names() {
             if let Some(end) = judge
@@ -678,19 +678,19 @@ impl World {
             .disks
             .iter()
             .filter(|(name, _)| name::is_registry(name));
-        let told = shards.map(|(_, disk)| disk.segments().count()).max();
+        let registry = shards.map(|(_, disk)| disk.segments().count()).max();
         let cold = !shared.tier.objects.is_empty();
-        let marks = [
-            (told.is_some(), Mark::RegistryTold),
+        let situations = [
+            (registry.is_some(), Situation::RegistryTold),
             (
-                told.is_some_and(|segments| segments > 0),
-                Mark::RegistryCold,
+                registry.is_some_and(|segments| segments > 0),
+                Situation::RegistryCold,
             ),
-            (cold, Mark::SettledCold),
-            (true, Mark::Settled),
+            (cold, Situation::SettledCold),
+            (true, Situation::Settled),
         ];
-        let hit = marks.into_iter().filter(|(hit, _)| *hit);
-        hit.for_each(|(_, mark)| shared.hit(mark));
+        let holding = situations.into_iter().filter(|(holds, _)| *holds);
+        holding.for_each(|(_, situation)| shared.cover(situation));
     }
 }
 
@@ -701,7 +701,7 @@ fn judge_tiers(
     disks: &BTreeMap<String, Shelf>,
     objects: &Objects,
 ) -> Result<(), (Oracle, Mismatch)> {
-    let referenced: BTreeSet<_> = disks.values().flat_map(tier::referenced).collect();
+    let referenced: BTreeSet<_> = disks.values().flat_map(cold_tier::referenced).collect();
     let there: BTreeSet<_> = objects.keys().cloned().collect();
     if let Some(key) = there.symmetric_difference(&referenced).next() {
         let mismatch = Mismatch {
@@ -711,24 +711,25 @@ fn judge_tiers(
         return Err((Oracle::Orphans, mismatch));
     }
     let shards = disks.iter().filter(|(name, _)| name::is_registry(name));
-    let told: Vec<_> = shards
+    let sent: Vec<_> = shards
         .map(|(_, disk)| records(disk, objects))
         .collect::<Result<_, _>>()
         .map_err(|mismatch| (Oracle::Registry, mismatch))?;
     for name in 0..judge.names() {
         if let (Some(life), Some(disk)) = (judge.life(name), disks.get(&stream(name))) {
-            let mut verdict = tier::tiles(disk, life);
+            let mut verdict = cold_tier::tiles(disk, life);
             for segment in disk.segments() {
                 let held = || {
-                    disk.head()
-                        .map_or(Ok(()), |head| tier::holds(objects, head, life, segment))
+                    disk.head().map_or(Ok(()), |head| {
+                        cold_tier::holds(objects, head, life, segment)
+                    })
                 };
                 verdict = verdict.and_then(|()| held());
             }
-            verdict.map_err(|mismatch| (Oracle::Coverage, mismatch))?;
+            verdict.map_err(|mismatch| (Oracle::Segments, mismatch))?;
         }
-        let expected = tier::registered(&stream(name), judge.state(name));
-        tier::one_was_told(&stream(name), told.iter().map(Vec::as_slice), &expected)
+        let expected = cold_tier::registered(&stream(name), judge.state(name));
+        cold_tier::one_was_sent(&stream(name), sent.iter().map(Vec::as_slice), &expected)
             .map_err(|mismatch| (Oracle::Registry, mismatch))?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use sim::choices::Choices;
 use sim::settings::Faults as NoFaults;
 use sim::workload::{KINDS, Kind};
 
-use crate::marks::{FAULTS, Fault};
+use crate::coverage::{FAULTS, Fault};
 
 /// A run has so many hosts at most, the server included.
 pub(crate) const HOSTS_MAX: u64 = 6;

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sim::choices::Choices;
-use sim::course::Failure;
 use sim::digest::Digest;
+use sim::engine::Failure;
 use sim::model::Mismatch;
 use sim::oracles::Oracle;
 use sim::settings::BEGINNING;
 use sim::storage::Shelf;
 use tokio::sync::Notify;
 
-use crate::cold::Tier;
-use crate::marks::{Fault, Mark, Marks};
+use crate::cold::ColdTier;
+use crate::coverage::{Coverage, Fault, Situation};
 use crate::settings::Settings;
 use crate::storage::Logged;
 
@@ -52,7 +52,7 @@ pub(crate) struct Shared(Arc<Mutex<Inner>>);
 pub(crate) struct Inner {
     pub(crate) choices: Choices<'static>,
     pub(crate) settings: Arc<Settings>,
-    pub(crate) marks: Marks,
+    pub(crate) coverage: Coverage,
     pub(crate) digest: Digest,
     pub(crate) trace: Option<Vec<String>>,
     /// Lines of the trace, whether it is kept or not.
@@ -65,7 +65,7 @@ pub(crate) struct Inner {
     /// The streams' databases, as a crash leaves them, and the index of alarms.
     pub(crate) disks: BTreeMap<String, Shelf>,
     pub(crate) alarms: BTreeMap<String, u64>,
-    pub(crate) tier: Tier,
+    pub(crate) tier: ColdTier,
     /// When the alarms were last looked for, and how often at that time.
     pub(crate) asked_due: (u64, u64),
     /// When the server last asked for the time, and how often at that time.
@@ -109,16 +109,16 @@ impl Shared {
         traced: bool,
         until: u64,
     ) -> Self {
-        let mut marks = Marks::default();
+        let mut coverage = Coverage::default();
         let on = |fault: &&Fault| settings.chance(**fault) > 0;
         Fault::ALL
             .iter()
             .filter(on)
-            .for_each(|fault| marks.fault_is_on(*fault));
+            .for_each(|fault| coverage.fault_is_on(*fault));
         Self(Arc::new(Mutex::new(Inner {
             choices,
             settings: Arc::new(settings),
-            marks,
+            coverage,
             digest: Digest::default(),
             trace: traced.then(Vec::new),
             events: 0,
@@ -128,7 +128,7 @@ impl Shared {
             now: BEGINNING,
             disks: BTreeMap::new(),
             alarms: BTreeMap::new(),
-            tier: Tier::default(),
+            tier: ColdTier::default(),
             asked_due: (0, 0),
             asked_now: (0, 0),
             storage_failed_at: 0,
@@ -165,7 +165,7 @@ impl Inner {
         let chance = self.settings.chance(fault);
         let fires = self.phase == Phase::Busy && chance > 0 && self.choices.percent(chance);
         if fires {
-            self.marks.fired(fault);
+            self.coverage.fired(fault);
         }
         fires
     }
@@ -180,17 +180,17 @@ impl Inner {
             self.broken_late < BROKEN_LATE_MAX && chance > 0 && self.choices.percent(chance);
         if fires {
             self.broken_late += 1;
-            self.marks.fired(fault);
+            self.coverage.fired(fault);
         }
         fires
     }
 
     pub(crate) const fn changed(&mut self, fault: Fault) {
-        self.marks.changed(fault);
+        self.coverage.changed(fault);
     }
 
-    pub(crate) const fn hit(&mut self, mark: Mark) {
-        self.marks.hit(mark);
+    pub(crate) const fn cover(&mut self, situation: Situation) {
+        self.coverage.cover(situation);
     }
 
     /// Whether the run goes on.
@@ -228,8 +228,12 @@ impl Inner {
         self.asked_now = (now, asked);
         if asked > NOW_ASKED_MAX {
             let actual = format!("the server asks for it {asked} times at {now}");
-            self.fail(Oracle::TimeGoesOn, "a server that rests".to_owned(), actual);
-            // There is no other way out of a host that never rests.
+            self.fail(
+                Oracle::TimeGoesOn,
+                "a server that is_over".to_owned(),
+                actual,
+            );
+            // There is no other way out of a host that never is_over.
             panic!("the server does not rest");
         }
     }

@@ -15,7 +15,7 @@ use sim::oracles::Oracle;
 use sim::platform::Storage as _;
 use sim::storage::{Kind, Store};
 
-use crate::marks::{Fault, Mark};
+use crate::coverage::{Fault, Situation};
 use crate::shared::{Inner, SERVER, Shared, client_host, now};
 
 /// How often the alarms may be looked for within a millisecond.
@@ -125,23 +125,23 @@ impl Inner {
             format!("{name}: a commit of {} turns", turns.len())
         });
         if turns.len() > 1 {
-            self.hit(Mark::GroupCommit);
+            self.cover(Situation::GroupCommit);
         }
         for turn in &turns {
             if turn.sealed.is_some() {
-                self.hit(Mark::Sealed);
+                self.cover(Situation::Sealed);
                 if turn.closes {
-                    self.hit(Mark::SealedByClose);
+                    self.cover(Situation::SealedByClose);
                 }
             }
             for (_, segment) in &turn.stored {
-                self.hit(Mark::Stored);
+                self.cover(Situation::Stored);
                 if segment
                     .stored
                     .as_ref()
                     .is_some_and(|stored| stored.attempt > 1)
                 {
-                    self.hit(Mark::StoredAgain);
+                    self.cover(Situation::StoredAgain);
                 }
             }
         }
@@ -175,7 +175,7 @@ impl Storage for Disks {
         let mut shared = self.shared.lock();
         shared.storage_fails(self.boot, "opening")?;
         if shared.disks.contains_key(name) && !shared.opened.insert((self.boot, name.to_owned())) {
-            shared.hit(Mark::PutToSleep);
+            shared.cover(Situation::PutToSleep);
         }
         shared.log.push(Logged::Opened {
             name: name.to_owned(),
@@ -246,7 +246,7 @@ impl Storage for Disks {
                 "alarms that are seen to".to_owned(),
                 actual,
             );
-            // There is no other way out of a host that never rests.
+            // There is no other way out of a host that never is_over.
             panic!("the server asks for alarms without end");
         }
         shared.alarm_fails(self.boot, "reading the alarms")?;
@@ -277,7 +277,7 @@ impl Database for Disk {
         }
         if let Err(error) = fails {
             if others {
-                shared.hit(Mark::GroupFailed);
+                shared.cover(Situation::GroupFailed);
             }
             return Err(error);
         }
@@ -317,10 +317,10 @@ impl Database for Disk {
             shared.changed(Fault::CommitFails);
             shared.storage_failed_at = now();
             if shared.choices.upto(1) == 1 {
-                shared.hit(Mark::CommitUnknownKept);
+                shared.cover(Situation::CommitUnknownKept);
                 shared.store(&self.name, &self.store, turns);
             } else {
-                shared.hit(Mark::CommitUnknownLost);
+                shared.cover(Situation::CommitUnknownLost);
             }
             shared.note("storage", || {
                 format!("{}: the commit is told to have failed", self.name)
@@ -331,14 +331,14 @@ impl Database for Disk {
             shared.changed(Fault::CrashAtCommit);
             shared.die();
             if shared.choices.upto(1) == 1 {
-                shared.hit(Mark::KeptUnanswered);
+                shared.cover(Situation::KeptUnanswered);
                 shared.store(&self.name, &self.store, turns);
                 shared.note("storage", || {
                     format!("{}: the server dies after it", self.name)
                 });
                 return Ok(());
             }
-            shared.hit(Mark::LostCommit);
+            shared.cover(Situation::LostCommit);
             shared.note("storage", || {
                 format!("{}: the server dies before the commit", self.name)
             });

@@ -1,4 +1,4 @@
-//! `test`: everything that must pass, one step after the other, up to the first that fails.
+//! `test`: runs everything that must pass, step by step, up to the first failure.
 
 use crate::bundle;
 use crate::project::{Project, output};
@@ -20,8 +20,8 @@ struct Step {
 
 enum Work {
     Programs(Vec<Command>),
-    /// A program whose last line tells what came out.
-    Telling(Command),
+    /// A program whose last line is the summary of its result.
+    Summarised(Command),
     SizeLimit,
 }
 
@@ -157,66 +157,66 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         step("unit tests", Work::Programs(unit_tests(project))),
         step(
             "live reader traces",
-            Work::Telling(own(&["live-reader-traces"])),
+            Work::Summarised(own(&["live-reader-traces"])),
         ),
-        step("corpora", Work::Telling(own(&["coverage"]))),
+        step("corpora", Work::Summarised(own(&["coverage"]))),
         step(
             "simulate",
-            Work::Telling(simulator(&["run", "--minutes", "1"])),
+            Work::Summarised(simulator(&["run", "--minutes", "1"])),
         ),
-        step("simulator is sound", Work::Telling(simulator(&["meta"]))),
+        step("simulator is sound", Work::Summarised(simulator(&["meta"]))),
         step(
             "planted faults stand",
-            Work::Telling(simulator(&["mutants", "--check"])),
+            Work::Summarised(simulator(&["mutants", "--check"])),
         ),
         step(
             "planted faults caught",
-            Work::Telling(simulator(&["mutants", "--pick", "3"])),
+            Work::Summarised(simulator(&["mutants", "--pick", "3"])),
         ),
         step(
             "outer layer is sound",
-            Work::Telling(simulator(&["turmoil", "--meta", "--seeds", "0..50"])),
+            Work::Summarised(simulator(&["turmoil", "--meta", "--seeds", "0..50"])),
         ),
         step(
             "outer layer",
-            Work::Telling(simulator(&["turmoil", "--seeds", "0..1000"])),
+            Work::Summarised(simulator(&["turmoil", "--seeds", "0..1000"])),
         ),
         step(
             "faults of the server",
-            Work::Telling(simulator(&["mutants", "--turmoil", "--check"])),
+            Work::Summarised(simulator(&["mutants", "--turmoil", "--check"])),
         ),
-        step("simulator is true", Work::Telling(own(&["fidelity"]))),
-        step("build", Work::Telling(own(&["build"]))),
+        step("simulator is true", Work::Summarised(own(&["fidelity"]))),
+        step("build", Work::Summarised(own(&["build"]))),
         step(
             "build test routes",
-            Work::Telling(own(&["build", "--features", "test-routes"])),
+            Work::Summarised(own(&["build", "--features", "test-routes"])),
         ),
         // After the build, which writes the declarations of the Rust code.
         step("types of JavaScript", Work::Programs(vec![types])),
         step("deploy dry run", Work::Programs(vec![dry_run])),
         step("size", Work::SizeLimit),
-        step("conformance", Work::Telling(own(&["conformance"]))),
+        step("conformance", Work::Summarised(own(&["conformance"]))),
         step(
             "conformance cold",
-            Work::Telling(own(&["conformance", "--cold"])),
+            Work::Summarised(own(&["conformance", "--cold"])),
         ),
-        step("implementation", Work::Telling(own(&["implementation"]))),
-        step("clients", Work::Telling(own(&["clients"]))),
+        step("implementation", Work::Summarised(own(&["implementation"]))),
+        step("clients", Work::Summarised(own(&["clients"]))),
         step(
             "conformance server",
-            Work::Telling(own(&["conformance", "--shell", "server"])),
+            Work::Summarised(own(&["conformance", "--shell", "server"])),
         ),
         step(
             "conformance server cold",
-            Work::Telling(own(&["conformance", "--shell", "server", "--cold"])),
+            Work::Summarised(own(&["conformance", "--shell", "server", "--cold"])),
         ),
         step(
             "implementation server",
-            Work::Telling(own(&["implementation", "--shell", "server"])),
+            Work::Summarised(own(&["implementation", "--shell", "server"])),
         ),
         step(
             "clients server",
-            Work::Telling(own(&["clients", "--shell", "server"])),
+            Work::Summarised(own(&["clients", "--shell", "server"])),
         ),
     ])
 }
@@ -256,7 +256,7 @@ impl Work {
                     detail: String::new(),
                 })
             }
-            Self::Telling(mut command) => {
+            Self::Summarised(mut command) => {
                 let passed = run_into(&mut command, &File::create(&log)?)?;
                 let log = fs::read_to_string(&log)?;
                 let last_line = log.lines().last().unwrap_or_default().to_owned();

@@ -5,14 +5,14 @@ use crate::model::State;
 /// A state of a name, as far as an answer tells it. Later states are greater: lives follow one
 /// another with nothing in between, a stream grows, and is closed once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct Position {
     /// Odd while a life lasts, even before and after.
     rank: u64,
-    pub position: u64,
+    pub length: u64,
     pub closed: bool,
 }
 
-impl Place {
+impl Position {
     /// The whole state.
     #[must_use]
     pub fn of(state: &State) -> Self {
@@ -23,7 +23,7 @@ impl Place {
             },
             Some(life) => Self {
                 rank: life.id * 2 - 1,
-                position: life.content.len(),
+                length: life.content.len(),
                 closed: life.closed,
             },
         }
@@ -31,12 +31,12 @@ impl Place {
 
     /// The same, as far as an answer goes that tells less.
     #[must_use]
-    pub fn known_to(self, position: u64, closed: bool) -> Self {
+    pub fn known_to(self, length: u64, closed: bool) -> Self {
         if self.life().is_none() {
             self
         } else {
             Self {
-                position,
+                length,
                 closed,
                 ..self
             }

@@ -13,15 +13,15 @@ use machine::{
 use super::client::Received;
 use super::object::plain;
 use super::{Event, World};
+use crate::coverage::Situation;
 use crate::ids::CallId;
-use crate::marks::Mark;
-use crate::model::{Facts, State};
-use crate::oracles::{Oracle, Place};
+use crate::model::{State, TurnFacts};
+use crate::oracles::{Oracle, Position};
 use crate::platform::Clock;
 
 /// What a dead instance goes on with.
 #[derive(Debug)]
-pub(super) struct Zombie {
+pub(super) struct StaleInstance {
     pub(super) stream: Option<Stream>,
     pub(super) state: State,
     pub(super) clock: Clock,
@@ -94,14 +94,19 @@ impl Rows for Grave {
 impl World<'_, '_> {
     /// A dead instance goes on with a request that it had begun: it may compute, but never touch
     /// its storage.
-    pub(super) fn haunt(&mut self, call: CallId, zombie: Zombie, whole: Result<Call, Refusal>) {
-        let Zombie {
+    pub(super) fn continue_stale(
+        &mut self,
+        call: CallId,
+        stale_instance: StaleInstance,
+        whole: Result<Call, Refusal>,
+    ) {
+        let StaleInstance {
             stream,
             state,
             mut clock,
-        } = zombie;
+        } = stale_instance;
         let at = self.calls[call].object;
-        let now = clock.read(self.course.now);
+        let now = clock.read(self.engine.now());
         let grave = Grave::default();
         let refused = whole.is_err();
         let answered = match whole {
@@ -122,20 +127,20 @@ impl World<'_, '_> {
             }),
         };
         let Some(answer) = answered else {
-            self.course.hit(Mark::ZombieKilled);
-            self.course
-                .note("zombie", || format!("c{call} is stopped at its storage"));
-            let delay = self.course.network_delay();
-            self.course.schedule(delay, Event::Lost { call });
+            self.engine.cover(Situation::StaleStopped);
+            self.engine
+                .note("stale", || format!("c{call} is stopped at its storage"));
+            let delay = self.engine.network_delay();
+            self.engine.schedule(delay, Event::Lost { call });
             return;
         };
-        self.course.hit(Mark::ZombieAnswered);
+        self.engine.cover(Situation::StaleAnswered);
         let response = plain(&answer);
-        self.course
-            .note("zombie", || format!("c{call} {}", response.line()));
-        let place = Place::of(&state);
+        self.engine
+            .note("stale", || format!("c{call} {}", response.line()));
+        let position = Position::of(&state);
         let model = &mut self.objects[at].model;
-        let facts = Facts {
+        let facts = TurnFacts {
             now,
             attached: 0,
             dropped: false,
@@ -150,16 +155,16 @@ impl World<'_, '_> {
         } else {
             model.answered_in(state, request, &response, &facts)
         };
-        self.course.check(Oracle::Model, verdict);
-        let delay = self.course.network_delay();
-        self.course.schedule(
+        self.engine.check(Oracle::Model, verdict);
+        let delay = self.engine.network_delay();
+        self.engine.schedule(
             delay,
             Event::Reply {
                 call,
                 received: Received {
                     response,
-                    place,
-                    line: None,
+                    position,
+                    connection: None,
                     fetching: None,
                 },
             },

@@ -8,8 +8,8 @@ use machine::{EffectId, Input, SendOutcome};
 
 use super::World;
 use super::client::Received;
-use crate::ids::{CallId, ObjectId, SendingId};
-use crate::marks::{Fault, Mark};
+use crate::coverage::{Fault, Situation};
+use crate::ids::{CallId, ObjectId, RpcId};
 use crate::oracles::Oracle;
 use crate::request::Request;
 
@@ -17,17 +17,14 @@ use crate::request::Request;
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// The index executes it.
-    Execute { sending: SendingId },
+    Execute { rpc: RpcId },
     /// Its sender learns what came of it, or that nobody knows.
-    Told {
-        sending: SendingId,
-        status: Option<u16>,
-    },
+    Finished { rpc: RpcId, status: Option<u16> },
 }
 
 /// A message on its way.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct Rpc {
     at: ObjectId,
     instance: u64,
     effect: EffectId,
@@ -35,7 +32,7 @@ pub(super) struct Sending {
     /// Whether its answer gets back.
     is_answered: bool,
     executed: bool,
-    told: bool,
+    finished: bool,
 }
 
 /// What becomes of a message.
@@ -50,7 +47,7 @@ struct Fate {
 }
 
 /// One line for the trace.
-fn line(message: &Message) -> String {
+fn summary(message: &Message) -> String {
     match message {
         Message::Registry(request) => {
             let body = String::from_utf8_lossy(&request.body);
@@ -69,9 +66,9 @@ fn line(message: &Message) -> String {
 impl World<'_, '_> {
     fn fate(&mut self) -> Fate {
         let (mut copies, mut is_late, mut is_answered, mut fails) = (1, false, true, false);
-        if self.course.fault(Fault::Message) {
-            self.course.changed(Fault::Message);
-            match self.course.choices.upto(6) {
+        if self.engine.fault(Fault::Message) {
+            self.engine.changed(Fault::Message);
+            match self.engine.choices.upto(6) {
                 0 => (copies, fails) = (0, true),
                 1 => (is_answered, fails) = (false, true),
                 2 => copies = 2,
@@ -80,14 +77,14 @@ impl World<'_, '_> {
                 5 => is_answered = false,
                 _ => (copies, is_late) = (2, true),
             }
-            let marks = [
-                (copies == 0 || !is_answered, Mark::MessageLost),
-                (copies == 2, Mark::MessageTwice),
-                (is_late, Mark::MessageLate),
+            let situations = [
+                (copies == 0 || !is_answered, Situation::MessageLost),
+                (copies == 2, Situation::MessageTwice),
+                (is_late, Situation::MessageLate),
             ];
-            for (hit, mark) in marks {
-                if hit {
-                    self.course.hit(mark);
+            for (holds, situation) in situations {
+                if holds {
+                    self.engine.cover(situation);
                 }
             }
         }
@@ -99,29 +96,30 @@ impl World<'_, '_> {
         }
     }
 
-    pub(super) fn begin_sending(
+    pub(super) fn begin_rpc(
         &mut self,
         at: ObjectId,
         instance: u64,
         effect: EffectId,
         message: Message,
     ) {
-        self.course
-            .note("message", || format!("of object {at}: {}", line(&message)));
+        self.engine.note("message", || {
+            format!("of object {at}: {}", summary(&message))
+        });
         let fate = self.fate();
-        let sending = self.sendings.next_id();
+        let rpc = self.rpcs.next_id();
         let (request, statements) = match message {
             Message::Registry(request) => (Some(request), Vec::new()),
             Message::Index(statements) => (None, statements),
         };
-        self.sendings.push(Sending {
+        self.rpcs.push(Rpc {
             at,
             instance,
             effect,
             statements: Rc::new(statements),
             is_answered: fate.is_answered,
             executed: false,
-            told: false,
+            finished: false,
         });
         let request = request.map(|request| {
             let to = self.object_named(&request.stream);
@@ -134,101 +132,91 @@ impl World<'_, '_> {
             (to, Rc::new(request))
         });
         for copy in 0..fate.copies {
-            let mut delay = self.course.network_delay();
+            let mut delay = self.engine.network_delay();
             // Of two copies one is in time.
             if fate.is_late && (fate.copies == 1 || copy > 0) {
-                delay += self.course.choices.upto(self.course.settings.delays.late);
+                delay += self.engine.choices.upto(self.engine.settings.delays.late);
             }
             match &request {
-                None => self
-                    .course
-                    .schedule(delay, Event::Execute { sending }.into()),
+                None => self.engine.schedule(delay, Event::Execute { rpc }.into()),
                 Some((to, request)) => {
                     let call = self.call(*to, None, None, request);
-                    self.calls[call].sending = Some(sending);
-                    self.course.schedule(delay, super::Event::Arrive { call });
+                    self.calls[call].rpc = Some(rpc);
+                    self.engine.schedule(delay, super::Event::Arrive { call });
                 }
             }
         }
         if fate.fails {
-            let delay = self.course.network_delay();
-            let told = Event::Told {
-                sending,
-                status: None,
-            };
-            self.course.schedule(delay, told.into());
+            let delay = self.engine.network_delay();
+            let finished = Event::Finished { rpc, status: None };
+            self.engine.schedule(delay, finished.into());
         }
     }
 
-    pub(super) fn happen_to_sending(&mut self, event: Event) {
+    pub(super) fn happen_to_rpc(&mut self, event: Event) {
         match event {
-            Event::Execute { sending } => self.execute(sending),
-            Event::Told { sending, status } => self.told(sending, status),
+            Event::Execute { rpc } => self.execute(rpc),
+            Event::Finished { rpc, status } => self.finished(rpc, status),
         }
     }
 
     /// The index takes a message.
-    fn execute(&mut self, sending: SendingId) {
-        let it = &mut self.sendings[sending];
+    fn execute(&mut self, rpc: RpcId) {
+        let it = &mut self.rpcs[rpc];
         if core::mem::replace(&mut it.executed, true) {
-            self.course.hit(Mark::IndexRepeated);
+            self.engine.cover(Situation::IndexRepeated);
         }
         let statements = Rc::clone(&it.statements);
         match self.index.execute(&statements) {
             Ok(changed) => {
-                self.course.digest.number(changed);
+                self.engine.recorder.digest.number(changed);
                 if changed == 0 {
-                    self.course.hit(Mark::IndexLate);
+                    self.engine.cover(Situation::IndexLate);
                 }
             }
             Err(reason) => {
-                return self.course.fail(
+                return self.engine.fail(
                     Oracle::Index,
                     "statements that mean one thing".to_owned(),
                     reason,
                 );
             }
         }
-        if self.sendings[sending].is_answered {
-            let delay = self.course.network_delay();
-            let told = Event::Told {
-                sending,
+        if self.rpcs[rpc].is_answered {
+            let delay = self.engine.network_delay();
+            let finished = Event::Finished {
+                rpc,
                 status: Some(200),
             };
-            self.course.schedule(delay, told.into());
+            self.engine.schedule(delay, finished.into());
         }
     }
 
     /// The registry has answered a message.
-    pub(super) fn message_answered(
-        &mut self,
-        sending: SendingId,
-        call: CallId,
-        received: &Received,
-    ) {
+    pub(super) fn message_answered(&mut self, rpc: RpcId, call: CallId, received: &Received) {
         let status = received.response.status;
-        self.course.note("message", || {
-            format!("{sending} ← {}", received.response.line())
+        self.engine.note("message", || {
+            format!("{rpc} ← {}", received.response.line())
         });
         match (self.calls[call].request.method, status) {
-            ("PUT", 201) => self.course.hit(Mark::RegistryCreated),
-            ("POST", 204) => self.course.hit(Mark::RegistryRetried),
+            ("PUT", 201) => self.engine.cover(Situation::RegistryCreated),
+            ("POST", 204) => self.engine.cover(Situation::RegistryRetried),
             _ => {}
         }
-        if self.sendings[sending].is_answered {
-            self.told(sending, Some(status));
+        if self.rpcs[rpc].is_answered {
+            self.finished(rpc, Some(status));
         }
     }
 
     /// The registry has not answered.
-    pub(super) fn message_lost(&mut self, sending: SendingId) {
-        self.told(sending, None);
+    pub(super) fn message_lost(&mut self, rpc: RpcId) {
+        self.finished(rpc, None);
     }
 
-    fn told(&mut self, sending: SendingId, status: Option<u16>) {
-        let it = &mut self.sendings[sending];
+    fn finished(&mut self, rpc: RpcId, status: Option<u16>) {
+        let it = &mut self.rpcs[rpc];
         let (at, effect) = (it.at, it.effect);
-        if core::mem::replace(&mut it.told, true)
+        if core::mem::replace(&mut it.finished, true)
             || self.objects[at].platform.present() != Some(it.instance)
         {
             return;

@@ -1,4 +1,4 @@
-//! Marks: things that must happen in some of many runs, or the simulator proves nothing.
+//! Coverage: things that must happen in some of many runs, or the simulator proves nothing.
 //! Watermarks: how far it went. Faults: what breaks, and whether that made a difference.
 
 /// An enumeration with a text for each, and how many there are.
@@ -24,7 +24,7 @@ macro_rules! named {
 
 named! {
     /// Something that a batch of runs must come across.
-    Mark, MARKS {
+    Situation, SITUATIONS {
         Crash: "crash",
         CrashLostCommit: "crash that lost a commit",
         CrashKeptUnanswered: "crash with a commit durable but unanswered",
@@ -33,8 +33,8 @@ named! {
         TurnFailed: "turn failed",
         Hibernated: "hibernated with readers at the tail",
         Evicted: "evicted",
-        ZombieAnswered: "zombie answered",
-        ZombieKilled: "zombie touched its storage",
+        StaleAnswered: "stale instance answered",
+        StaleStopped: "stale instance touched its storage",
         ClockWentBack: "instance with a clock behind the last one's",
         RequestLost: "request lost",
         AnswerLost: "answer lost",
@@ -83,8 +83,8 @@ named! {
         LongPollClosed: "long-poll woken by a close",
         LongPollGone: "long-poll woken by an end",
         LongPollTimeout: "long-poll timed out",
-        LongPollReconnected: "long-poll whose line was cut",
-        EventsPushed: "events pushed over a line",
+        LongPollReconnected: "long-poll whose connection was cut",
+        EventsPushed: "events pushed over a connection",
         EventsPaged: "events read as a page",
         EventsResumed: "events resumed from the last one's id",
         EventsNotAgain: "no events for who has the end of a closed stream",
@@ -92,11 +92,11 @@ named! {
         EventsAged: "event stream ended by age",
         EventsGone: "event stream ended by an end of the stream",
         Heartbeat: "heartbeat",
-        LineCut: "line cut",
+        ConnectionCut: "connection cut",
         FrameNotWhole: "append announced, not pushed",
-        ReaderFull: "reader that fell behind and let go of its line",
+        ReaderFull: "reader that fell behind and let go of its connection",
         ReaderLeft: "reader left",
-        LineUnwanted: "line for a reader that is no more",
+        ConnectionUnwanted: "connection for a reader that is gone",
         ConnectFailed: "connection attempt failed",
         Sealed: "segment sealed",
         SealedByAge: "segment sealed by age",
@@ -158,7 +158,7 @@ named! {
     Watermark, WATERMARKS {
         Units: "longest stream (messages or bytes)",
         Rows: "most rows",
-        Lines: "most lines to one object",
+        Connections: "most connections to one object",
         Commits: "most commits on their way",
         Attempts: "most attempts of one request",
         AlarmTries: "most tries of one alarm",
@@ -184,12 +184,12 @@ named! {
         /// After a turn: the instance dies before its commits are durable, or while they become so.
         Crash: "crash",
         /// At a crash: the old instance goes on with the requests that it has begun.
-        Zombie: "zombie",
+        StaleInstance: "stale instance",
         /// A turn fails: nothing of it is stored, and the instance is dropped.
         TurnFails: "turn fails",
-        /// After a turn: the instance is put to sleep once it is idle, and its lines are kept.
+        /// After a turn: the instance is put to sleep once it is idle, and its connections are kept.
         Hibernate: "hibernate",
-        /// The same, but the object is moved: its lines are cut.
+        /// The same, but the object is moved: its connections are cut.
         Evict: "evict",
         RequestLost: "request lost",
         AnswerLost: "answer lost",
@@ -197,12 +197,12 @@ named! {
         Duplicate: "duplicate",
         /// A request's body comes in slowly.
         SlowBody: "slow body",
-        LineCut: "line cut",
+        ConnectionCut: "connection cut",
         /// A reader is slow, or stops reading for a while.
         SlowReader: "slow reader",
         /// A reader leaves before its response ends.
         Leave: "leave",
-        /// The object learns late, or never, that a line was closed.
+        /// The object learns late, or never, that a connection was closed.
         GoneLate: "gone late",
         AlarmLate: "alarm late",
         AlarmEarly: "alarm early",
@@ -233,16 +233,16 @@ impl Fault {
     #[must_use]
     pub const fn change(self) -> &'static str {
         match self {
-            Self::Crash => "a commit, a request in hand or a line was lost",
-            Self::Zombie => "a request went on in a dead instance",
+            Self::Crash => "a commit, a request in hand or a connection was lost",
+            Self::StaleInstance => "a request went on in a dead instance",
             Self::TurnFails => "a turn was taken back",
             Self::Hibernate => "an instance was dropped",
-            Self::Evict => "an instance was dropped, and its lines were cut",
+            Self::Evict => "an instance was dropped, and its connections were cut",
             Self::RequestLost => "a request did not arrive",
             Self::AnswerLost => "an answer did not arrive",
             Self::Duplicate => "the copy was sent on its way",
             Self::SlowBody => "another turn came before the body",
-            Self::LineCut => "a message did not arrive",
+            Self::ConnectionCut => "a message did not arrive",
             Self::SlowReader => "something had to wait for the reader",
             Self::Leave => "the reader was still there to leave",
             Self::GoneLate => "later than the slowest network",
@@ -273,27 +273,27 @@ pub struct Tally {
     pub changed: u64,
 }
 
-/// Counts of all marks and faults, and all watermarks.
+/// Counts of all situations and faults, and all watermarks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Marks {
-    counts: [u64; MARKS],
+pub struct Coverage {
+    counts: [u64; SITUATIONS],
     heights: [u64; WATERMARKS],
     tallies: [Tally; FAULTS],
 }
 
-impl Default for Marks {
+impl Default for Coverage {
     fn default() -> Self {
         Self {
-            counts: [0; MARKS],
+            counts: [0; SITUATIONS],
             heights: [0; WATERMARKS],
             tallies: [Tally::default(); FAULTS],
         }
     }
 }
 
-impl Marks {
-    pub const fn hit(&mut self, mark: Mark) {
-        self.counts[mark as usize] += 1;
+impl Coverage {
+    pub const fn cover(&mut self, situation: Situation) {
+        self.counts[situation as usize] += 1;
     }
 
     /// It can happen in this run.
@@ -309,14 +309,14 @@ impl Marks {
         self.tallies[fault as usize].changed += 1;
     }
 
-    pub fn reach(&mut self, watermark: Watermark, height: u64) {
-        let place = &mut self.heights[watermark as usize];
-        *place = (*place).max(height);
+    pub fn raise(&mut self, watermark: Watermark, height: u64) {
+        let highest = &mut self.heights[watermark as usize];
+        *highest = (*highest).max(height);
     }
 
     #[must_use]
-    pub const fn count(&self, mark: Mark) -> u64 {
-        self.counts[mark as usize]
+    pub const fn count(&self, situation: Situation) -> u64 {
+        self.counts[situation as usize]
     }
 
     #[must_use]
@@ -344,12 +344,12 @@ impl Marks {
         }
     }
 
-    /// The marks that nothing has hit.
-    pub fn missed(&self) -> impl Iterator<Item = Mark> {
-        Mark::ALL
+    /// Returns the situations that no run has come across.
+    pub fn missed(&self) -> impl Iterator<Item = Situation> {
+        Situation::ALL
             .iter()
             .copied()
-            .filter(|mark| self.count(*mark) == 0)
+            .filter(|situation| self.count(*situation) == 0)
     }
 
     /// The faults that have changed nothing.

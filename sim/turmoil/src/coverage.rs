@@ -1,10 +1,10 @@
 //! What the runs of this layer must have come across, and what breaks in them.
 
-use sim::marks::Tally;
+use sim::coverage::Tally;
 
 sim::named! {
     /// Something that a batch of runs must come across.
-    Mark, MARKS {
+    Situation, SITUATIONS {
         LostCommit: "crash before a commit was durable",
         KeptUnanswered: "crash after a commit was durable, before its answers",
         CommitUnknownKept: "commit told to have failed, and durable",
@@ -137,23 +137,23 @@ impl Fault {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Marks {
-    counts: [u64; MARKS],
+pub(crate) struct Coverage {
+    counts: [u64; SITUATIONS],
     tallies: [Tally; FAULTS],
 }
 
-impl Default for Marks {
+impl Default for Coverage {
     fn default() -> Self {
         Self {
-            counts: [0; MARKS],
+            counts: [0; SITUATIONS],
             tallies: [Tally::default(); FAULTS],
         }
     }
 }
 
-impl Marks {
-    pub(crate) const fn hit(&mut self, mark: Mark) {
-        self.counts[mark as usize] += 1;
+impl Coverage {
+    pub(crate) const fn cover(&mut self, situation: Situation) {
+        self.counts[situation as usize] += 1;
     }
 
     pub(crate) const fn fault_is_on(&mut self, fault: Fault) {
@@ -168,8 +168,8 @@ impl Marks {
         self.tallies[fault as usize].changed += 1;
     }
 
-    pub(crate) const fn count(&self, mark: Mark) -> u64 {
-        self.counts[mark as usize]
+    pub(crate) const fn count(&self, situation: Situation) -> u64 {
+        self.counts[situation as usize]
     }
 
     pub(crate) const fn tally(&self, fault: Fault) -> Tally {
@@ -196,22 +196,22 @@ impl Marks {
 
     /// What another process has told.
     pub(crate) fn from_numbers(mut numbers: impl Iterator<Item = u64>) -> Option<Self> {
-        let mut marks = Self::default();
-        for count in &mut marks.counts {
+        let mut coverage = Self::default();
+        for count in &mut coverage.counts {
             *count = numbers.next()?;
         }
-        for tally in &mut marks.tallies {
+        for tally in &mut coverage.tallies {
             (tally.runs, tally.fired, tally.changed) =
                 (numbers.next()?, numbers.next()?, numbers.next()?);
         }
-        Some(marks)
+        Some(coverage)
     }
 
-    pub(crate) fn missed(&self) -> impl Iterator<Item = Mark> {
-        Mark::ALL
+    pub(crate) fn missed(&self) -> impl Iterator<Item = Situation> {
+        Situation::ALL
             .iter()
             .copied()
-            .filter(|mark| self.count(*mark) == 0)
+            .filter(|situation| self.count(*situation) == 0)
     }
 
     pub(crate) fn inert(&self) -> impl Iterator<Item = Fault> {

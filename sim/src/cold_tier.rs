@@ -15,7 +15,7 @@ pub type Objects = BTreeMap<String, Bytes>;
 
 /// What is told of something that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Report {
     /// The truth, once it is done.
     Truth,
     /// That it failed, at once.
@@ -29,33 +29,33 @@ pub struct PutOutcome {
     pub lands: bool,
     /// It lands later than anybody would wait for.
     pub is_late: bool,
-    pub told: Told,
+    pub report: Report,
 }
 
 impl PutOutcome {
     pub const GOOD: Self = Self {
         lands: true,
         is_late: false,
-        told: Told::Truth,
+        report: Report::Truth,
     };
 
     /// Those that are not good.
     pub const BAD: [Self; 7] = {
-        const fn bad(lands: bool, is_late: bool, told: Told) -> PutOutcome {
+        const fn bad(lands: bool, is_late: bool, report: Report) -> PutOutcome {
             PutOutcome {
                 lands,
                 is_late,
-                told,
+                report,
             }
         }
         [
-            bad(false, false, Told::Failure),
-            bad(true, false, Told::Failure),
-            bad(true, true, Told::Failure),
-            bad(true, true, Told::Truth),
-            bad(true, false, Told::Never),
-            bad(false, false, Told::Never),
-            bad(true, true, Told::Never),
+            bad(false, false, Report::Failure),
+            bad(true, false, Report::Failure),
+            bad(true, true, Report::Failure),
+            bad(true, true, Report::Truth),
+            bad(true, false, Report::Never),
+            bad(false, false, Report::Never),
+            bad(true, true, Report::Never),
         ]
     };
 }
@@ -65,7 +65,7 @@ impl PutOutcome {
 pub struct DeleteOutcome {
     pub deletes: Deletes,
     pub is_late: bool,
-    pub told: Told,
+    pub report: Report,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,24 +79,24 @@ impl DeleteOutcome {
     pub const GOOD: Self = Self {
         deletes: Deletes::All,
         is_late: false,
-        told: Told::Truth,
+        report: Report::Truth,
     };
 
     /// Those that are not good.
     pub const BAD: [Self; 5] = {
-        const fn bad(deletes: Deletes, is_late: bool, told: Told) -> DeleteOutcome {
+        const fn bad(deletes: Deletes, is_late: bool, report: Report) -> DeleteOutcome {
             DeleteOutcome {
                 deletes,
                 is_late,
-                told,
+                report,
             }
         }
         [
-            bad(Deletes::None, false, Told::Failure),
-            bad(Deletes::All, false, Told::Failure),
-            bad(Deletes::AllButLast, false, Told::Failure),
-            bad(Deletes::All, false, Told::Never),
-            bad(Deletes::All, true, Told::Failure),
+            bad(Deletes::None, false, Report::Failure),
+            bad(Deletes::All, false, Report::Failure),
+            bad(Deletes::AllButLast, false, Report::Failure),
+            bad(Deletes::All, false, Report::Never),
+            bad(Deletes::All, true, Report::Failure),
         ]
     };
 }
@@ -295,27 +295,27 @@ pub fn registered(name: &str, state: &State) -> Vec<String> {
 ///
 /// # Errors
 /// What was expected, and what each shard was told.
-pub fn one_was_told<'a, M: AsRef<[u8]> + 'a>(
+pub fn one_was_sent<'a, M: AsRef<[u8]> + 'a>(
     name: &str,
     shards: impl Iterator<Item = &'a [M]>,
     expected: &[String],
 ) -> Result<(), Mismatch> {
-    let told: Vec<_> = shards
-        .map(|messages| told_of(name, messages.iter()))
+    let sent: Vec<_> = shards
+        .map(|messages| sent_of(name, messages.iter()))
         .filter(|events| !events.is_empty())
         .collect();
-    match told.as_slice() {
+    match sent.as_slice() {
         [] if expected.is_empty() => Ok(()),
         [events] if events == expected => Ok(()),
         _ => Err(Mismatch {
-            expected: format!("one shard that was told {expected:?}"),
-            actual: format!("{told:?}"),
+            expected: format!("one shard that was sent {expected:?}"),
+            actual: format!("{sent:?}"),
         }),
     }
 }
 
 /// What was told of the streams of a name.
-fn told_of(name: &str, messages: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<String> {
+fn sent_of(name: &str, messages: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<String> {
     let of_name = format!(r#""key":"{name}""#);
     messages
         .map(|message| String::from_utf8_lossy(message.as_ref()).into_owned())

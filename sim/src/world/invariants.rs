@@ -9,13 +9,13 @@ use machine::{Turn, Write};
 
 use super::object::{ALARM_MAX, Object};
 use super::{Event, Phase, World};
+use crate::cold_tier::{self, Parts};
+use crate::coverage::{Situation, Watermark};
 use crate::ids::ObjectId;
-use crate::marks::{Mark, Watermark};
 use crate::model::{Content, Mismatch};
 use crate::oracles::Oracle;
 use crate::request::{Request, Response};
 use crate::segments::{spell, token};
-use crate::tier::{self, Parts};
 
 /// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so
 /// much.
@@ -26,7 +26,7 @@ pub(super) type Asked = (ObjectId, u64, u64, u64, u64);
 pub(super) type Tagged = (ObjectId, u64, u64, u64, u64, (bool, bool));
 
 /// An alarm that the platform has given up is made up for by a request, some of which come in vain.
-const PRODS_MAX: u64 = 40;
+const NUDGES_MAX: u64 = 40;
 
 type Broken = (Oracle, String, String);
 
@@ -41,7 +41,7 @@ fn broken<T>(
 impl World<'_, '_> {
     fn judge_broken(&mut self, verdict: Result<(), Broken>) {
         if let Err((oracle, expected, actual)) = verdict {
-            self.course.fail(oracle, expected, actual);
+            self.engine.fail(oracle, expected, actual);
         }
     }
 
@@ -51,7 +51,7 @@ impl World<'_, '_> {
             .objects
             .iter()
             .map(|object| &object.platform.storage.shelf);
-        shelves.flat_map(tier::referenced).collect()
+        shelves.flat_map(cold_tier::referenced).collect()
     }
 
     /// Segments and hot rows tile the stream, and what is stored is what was sealed.
@@ -61,22 +61,22 @@ impl World<'_, '_> {
         let object = &self.objects[at];
         if let (Some(life), false) = (&object.model.state.life, turn.writes.is_empty()) {
             let shelf = &object.platform.storage.shelf;
-            let mut verdict = tier::tiles(shelf, life);
+            let mut verdict = cold_tier::tiles(shelf, life);
             for write in &turn.writes {
                 if let (Write::UpdateSegment(segment), Ok(()), Some(head)) =
                     (write, &verdict, shelf.head())
                 {
-                    verdict = tier::holds(self.cold.objects(), head, life, segment);
+                    verdict = cold_tier::holds(self.cold.objects(), head, life, segment);
                 }
             }
-            self.course.check(Oracle::Coverage, verdict);
+            self.engine.check(Oracle::Segments, verdict);
         }
     }
 
     /// A segment that has reached its size is sealed by the append that fills it, so that the open
     /// one never has.
     fn check_size(&mut self, at: ObjectId) {
-        let limits = &self.course.settings.limits;
+        let limits = &self.engine.settings.limits;
         let shelf = &self.objects[at].platform.storage.shelf;
         let Some(row) = shelf.last_row().filter(|_| limits.cold) else {
             return;
@@ -87,13 +87,13 @@ impl World<'_, '_> {
                 "an open segment of less than {} bytes",
                 limits.segment_bytes_max
             );
-            self.course
+            self.engine
                 .fail(Oracle::SegmentSize, expected, format!("{bytes} bytes"));
         }
     }
 
     fn note_tiers(&mut self, at: ObjectId, turn: &Turn) {
-        let limits = &self.course.settings.limits;
+        let limits = &self.engine.settings.limits;
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
         let closed = shelf.head().is_some_and(|head| head.closed.is_some());
@@ -104,53 +104,53 @@ impl World<'_, '_> {
             tried += u64::from(segment.attempts > 0);
         }
         let putting = self.cold.is_putting(at);
-        let marks = &mut self.course.marks;
-        marks.reach(
+        let coverage = &mut self.engine.recorder.coverage;
+        coverage.raise(
             Watermark::Segments,
             shelf.head().map_or(0, |head| head.segment),
         );
-        marks.reach(Watermark::Unstored, waiting);
-        marks.reach(Watermark::Outbox, shelf.outbox().count() as u64);
+        coverage.raise(Watermark::Unstored, waiting);
+        coverage.raise(Watermark::Outbox, shelf.outbox().count() as u64);
         for write in &turn.writes {
             match write {
                 Write::InsertSegment(segment) => {
-                    marks.hit(Mark::Sealed);
+                    coverage.cover(Situation::Sealed);
                     if closed {
-                        marks.hit(Mark::SealedByClose);
+                        coverage.cover(Situation::SealedByClose);
                     } else if segment.bytes < limits.segment_bytes_max
                         && segment.messages < limits.segment_messages_max
                     {
-                        marks.hit(Mark::SealedByAge);
+                        coverage.cover(Situation::SealedByAge);
                     }
                     if waiting > 1 {
-                        marks.hit(if closed {
-                            Mark::TwoUnstored
+                        coverage.cover(if closed {
+                            Situation::TwoUnstored
                         } else {
-                            Mark::SealedDuringPut
+                            Situation::SealedDuringPut
                         });
                     }
                 }
                 Write::UpdateSegment(segment) => {
                     if let Some(stored) = &segment.stored {
-                        marks.hit(Mark::Stored);
+                        coverage.cover(Situation::Stored);
                         if waiting > 1 {
-                            marks.hit(Mark::StoredAfterOutage);
+                            coverage.cover(Situation::StoredAfterOutage);
                         }
                         if stored.attempt < segment.attempts {
-                            marks.hit(Mark::StoredByEarlier);
+                            coverage.cover(Situation::StoredByEarlier);
                         }
                     }
                 }
-                Write::InsertHot { .. } if tried > 0 => marks.hit(Mark::AppendDuringPut),
+                Write::InsertHot { .. } if tried > 0 => coverage.cover(Situation::AppendDuringPut),
                 Write::InsertStream(head) => {
                     let prefix = key_prefix(&head.name, head.incarnation);
                     let of_name = prefix.split_inclusive('/').next().unwrap_or_default();
                     if self.cold.has_with_prefix(of_name) {
-                        marks.hit(Mark::CreatedDuringCollection);
+                        coverage.cover(Situation::CreatedDuringCollection);
                     }
                 }
-                Write::DropTables if putting => marks.hit(Mark::DeletedDuringPut),
-                Write::UpdateTask(_) => marks.hit(Mark::CollectionInBatches),
+                Write::DropTables if putting => coverage.cover(Situation::DeletedDuringPut),
+                Write::UpdateTask(_) => coverage.cover(Situation::CollectionInBatches),
                 Write::CreateTables
                 | Write::UpdateStream(_)
                 | Write::InsertHot { .. }
@@ -175,26 +175,26 @@ impl World<'_, '_> {
         let Some(life) = &object.model.state.life else {
             return;
         };
-        let asked = request.parameter("offset");
+        let offset = request.parameter("offset");
         let (Some(end), 200, "GET", true) = (
-            self.told_place(at, life.id, response),
+            self.next_position(at, life.id, response),
             response.status,
             request.method,
-            asked != Some("now"),
+            offset != Some("now"),
         ) else {
             return;
         };
         let tail = life.content.len();
-        let start = asked
+        let start = offset
             .and_then(token)
-            .map_or(0, |token| life.segments.asked(token))
+            .map_or(0, |token| life.segments.position_requested(token))
             .min(tail);
         self.same_tag(at, start, end, response);
         if start >= tail {
             return;
         }
         self.note_page(at, start, end);
-        if self.course.settings.whole_reads && request.parameter("live").is_none() {
+        if self.engine.settings.whole_reads && request.parameter("live").is_none() {
             // It has all pages, wherever they end.
             return;
         }
@@ -202,10 +202,10 @@ impl World<'_, '_> {
         let Some(life) = &object.model.state.life else {
             return;
         };
-        let asked = (at, object.platform.epoch, life.id, start, tail);
-        let before = *self.pages.entry(asked).or_insert(end);
+        let page = (at, object.platform.epoch, life.id, start, tail);
+        let before = *self.pages.entry(page).or_insert(end);
         if before != end {
-            self.course.fail(
+            self.engine.fail(
                 Oracle::SamePages,
                 format!("a page from {start} to {before}, as before"),
                 end.to_string(),
@@ -226,7 +226,7 @@ impl World<'_, '_> {
         let before = self.tag_of.entry(tagged).or_insert_with(|| tag.to_owned());
         if before != tag {
             let expected = format!("the tag {before} of {start} to {end}, as before");
-            self.course.fail(Oracle::SameTags, expected, tag.to_owned());
+            self.engine.fail(Oracle::SameTags, expected, tag.to_owned());
         }
     }
 
@@ -239,18 +239,18 @@ impl World<'_, '_> {
             cold,
             hot,
             from_middle,
-        } = tier::parts(&object.platform.storage.shelf, life, start, end);
+        } = cold_tier::parts(&object.platform.storage.shelf, life, start, end);
         let inside = life.content.begin(start) != start;
-        let marks = [
-            (cold + hot > 1, Mark::PageStitched),
-            (cold > 0 && hot > 0, Mark::PageColdAndHot),
-            (from_middle, Mark::PageFromMiddle),
-            (inside, Mark::PageFromInside),
-            (inside && from_middle, Mark::PageFromInsideCold),
+        let situations = [
+            (cold + hot > 1, Situation::PageStitched),
+            (cold > 0 && hot > 0, Situation::PageColdAndHot),
+            (from_middle, Situation::PageFromMiddle),
+            (inside, Situation::PageFromInside),
+            (inside && from_middle, Situation::PageFromInsideCold),
         ];
-        for (hit, mark) in marks {
-            if hit {
-                self.course.hit(mark);
+        for (holds, situation) in situations {
+            if holds {
+                self.engine.cover(situation);
             }
         }
     }
@@ -258,7 +258,7 @@ impl World<'_, '_> {
     /// The latest time for which an alarm must be set, and why.
     fn needs_alarm(&self, at: ObjectId, now: u64) -> Option<(u64, &'static str)> {
         let object = &self.objects[at];
-        let limits = &self.course.settings.limits;
+        let limits = &self.engine.settings.limits;
         let shelf = &object.platform.storage.shelf;
         let skew = object.model.bounds.skew_ms;
         let mut needs = Vec::new();
@@ -300,7 +300,7 @@ impl World<'_, '_> {
         };
         let object = &self.objects[at];
         let alarm = &object.platform.alarm;
-        let grace = self.course.settings.limits.alarm_grace_ms;
+        let grace = self.engine.settings.limits.alarm_grace_ms;
         if alarm.abandoned && alarm.stored.is_none() {
             let believed = object
                 .platform
@@ -315,7 +315,7 @@ impl World<'_, '_> {
         }
         if alarm.stored.is_none_or(|stored| stored > latest) {
             let actual = format!("{alarm:?}");
-            self.course.fail(
+            self.engine.fail(
                 Oracle::AlarmArmed,
                 format!("an alarm by {latest}: {why}"),
                 actual,
@@ -334,16 +334,16 @@ impl World<'_, '_> {
         if let Some(segment) = unstored.next() {
             return Some(format!("{segment:?}"));
         }
-        let limits = &self.course.settings.limits;
+        let limits = &self.engine.settings.limits;
         let aged = shelf.rows().next().filter(|row| {
             let at = row.at.0.saturating_add(limits.segment_age_ms_max);
-            limits.cold && at <= self.course.now && at <= ALARM_MAX
+            limits.cold && at <= self.engine.now() && at <= ALARM_MAX
         });
         aged.map(|_| "an old open segment".to_owned())
     }
 
     /// Nothing is left to happen: everything must be done. Says whether the run is over.
-    pub(super) fn rests(&mut self) -> bool {
+    pub(super) fn is_over(&mut self) -> bool {
         if self.phase != Phase::Waiting {
             return true;
         }
@@ -352,17 +352,17 @@ impl World<'_, '_> {
             .ids()
             .find_map(|at| Some((at, self.undone(at)?)));
         let Some((at, reason)) = undone else {
-            let verdict = self.check_rest();
+            let verdict = self.check_quiescent();
             self.judge_broken(verdict);
-            if self.course.settings.limits.cold {
-                self.course.hit(Mark::Settled);
+            if self.engine.settings.limits.cold {
+                self.engine.cover(Situation::Settled);
             }
             return true;
         };
         let object = &self.objects[at];
-        self.prods += 1;
-        if !object.platform.alarm.abandoned || self.prods > PRODS_MAX {
-            self.course.fail(
+        self.nudges += 1;
+        if !object.platform.alarm.abandoned || self.nudges > NUDGES_MAX {
+            self.engine.fail(
                 Oracle::Liveness,
                 format!("nothing left to be done by object {at}"),
                 reason,
@@ -370,7 +370,7 @@ impl World<'_, '_> {
             return true;
         }
         // The machine has to find by itself that its alarm is lost, when somebody comes.
-        let limits = &self.course.settings.limits;
+        let limits = &self.engine.settings.limits;
         let believed = object
             .platform
             .storage
@@ -378,17 +378,17 @@ impl World<'_, '_> {
             .head()
             .and_then(|head| head.alarm_at);
         let believed = believed.map_or(0, |at| at.0).max(object.alarm_set_at);
-        let when = believed.max(self.course.now)
+        let when = believed.max(self.engine.now())
             + limits.alarm_grace_ms
             + object.model.bounds.skew_ms
             + 1_000;
-        let operation = self.begin_prod(at);
-        self.course.schedule_at(when, Event::Retry { operation });
+        let operation = self.begin_nudge(at);
+        self.engine.schedule_at(when, Event::Retry { operation });
         false
     }
 
     /// What is left is what the streams that live need, and everybody has been told of them.
-    fn check_rest(&self) -> Result<(), Broken> {
+    fn check_quiescent(&self) -> Result<(), Broken> {
         let (there, referenced) = (self.cold.keys(), self.referenced());
         if let Some(key) = there.symmetric_difference(&referenced).next() {
             let expected = format!("the objects {referenced:?}");
@@ -410,19 +410,19 @@ impl World<'_, '_> {
                 }
                 (Some(life), Some(head)) => {
                     for segment in shelf.segments() {
-                        let held = tier::holds(self.cold.objects(), head, life, segment);
+                        let held = cold_tier::holds(self.cold.objects(), head, life, segment);
                         held.or_else(|Mismatch { expected, actual }| {
-                            broken(Oracle::Coverage, expected, actual)
+                            broken(Oracle::Segments, expected, actual)
                         })?;
                     }
                 }
                 (None, _) | (Some(_), None) => {}
             }
         }
-        if self.course.settings.limits.registry {
+        if self.engine.settings.limits.registry {
             self.check_registry()?;
         }
-        if self.course.settings.limits.index {
+        if self.engine.settings.limits.index {
             self.check_index()?;
         }
         Ok(())
@@ -432,18 +432,18 @@ impl World<'_, '_> {
     fn check_registry(&self) -> Result<(), Broken> {
         let is_registry = |object: &&Object| name::is_registry(&object.name);
         let (shards, streams): (Vec<_>, Vec<_>) = self.objects.iter().partition(is_registry);
-        let told = |shard: &&Object| {
+        let sent = |shard: &&Object| {
             let content = shard.model.state.life.as_ref().map(|life| &*life.content);
             match content {
                 Some(Content::Messages(messages)) => messages.clone(),
                 _ => Vec::new(),
             }
         };
-        let told: Vec<_> = shards.iter().map(told).collect();
+        let sent: Vec<_> = shards.iter().map(sent).collect();
         for object in streams {
             let name = &object.name;
-            let expected = tier::registered(name, &object.model.state);
-            tier::one_was_told(name, told.iter().map(Vec::as_slice), &expected).or_else(
+            let expected = cold_tier::registered(name, &object.model.state);
+            cold_tier::one_was_sent(name, sent.iter().map(Vec::as_slice), &expected).or_else(
                 |Mismatch { expected, actual }| broken(Oracle::Registry, expected, actual),
             )?;
         }

@@ -1,0 +1,52 @@
+//! What is kept of a run: its digest, its coverage, its first failure, and its trace.
+
+use crate::coverage::Coverage;
+use crate::digest::Digest;
+use crate::oracles::Oracle;
+
+/// The first violation that an oracle found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub oracle: Oracle,
+    pub expected: String,
+    pub actual: String,
+    /// Number of the event that showed it.
+    pub event: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Recorder {
+    pub digest: Digest,
+    pub coverage: Coverage,
+    pub failure: Option<Failure>,
+    pub trace: Option<Vec<String>>,
+}
+
+impl Recorder {
+    pub(super) fn new(coverage: Coverage, traced: bool) -> Self {
+        Self {
+            digest: Digest::default(),
+            coverage,
+            failure: None,
+            trace: traced.then(Vec::new),
+        }
+    }
+
+    /// Adds a line to the trace, if one is kept.
+    pub(super) fn note(
+        &mut self,
+        simulated_ms: u64,
+        event: u64,
+        who: &str,
+        what: impl FnOnce() -> String,
+    ) {
+        if let Some(trace) = &mut self.trace {
+            let (seconds, millis) = (simulated_ms / 1_000, simulated_ms % 1_000);
+            trace.push(format!(
+                "{seconds:>6}.{millis:03} e{event:<5} {who:<10} {}",
+                what()
+            ));
+        }
+    }
+}
