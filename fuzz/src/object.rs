@@ -5,14 +5,11 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use machine::plan::Plan;
-use machine::rows::{
-    HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
-    WriterColumns,
-};
 use machine::segment::{self, Put, Receipt};
+use machine::storage::Guarded;
 use machine::wire::answer::Body;
 use machine::{
-    AlarmChange, Answer, CallId, Effect, Input, Limits, Millis, Rows, StorageError, Stream, Turn,
+    AlarmChange, Answer, CallId, Context, Effect, Input, Limits, Millis, StorageError, Stream, Turn,
 };
 use sim::storage::{Kind, Store};
 
@@ -74,18 +71,27 @@ impl Object {
     }
 
     fn try_step(&mut self, now: Millis, input: Input) -> Result<Turn, StorageError> {
-        let rows = Failing {
-            store: &self.store,
-            reads_left: Cell::new(self.reads_left),
-        };
+        let reads_left = Cell::new(self.reads_left);
+        let storage = Guarded::new(self.store.storage(), || match reads_left.get() {
+            Some(0) => Err(StorageError("as it was asked for".to_owned())),
+            left => {
+                reads_left.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        });
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => {
                 self.wakes += 1;
-                Stream::wake(now, &rows, &self.limits, self.wakes)?
+                Stream::wake(now, &storage, &self.limits, self.wakes)?
             }
         };
-        let mut turn = stream.step(now, input, &rows)?;
+        let context = Context {
+            now,
+            storage: &storage,
+            subscribers: &|_| Ok(0),
+        };
+        let mut turn = stream.step(&context, input)?;
         assert!(
             turn.needs_transaction()
                 || turn.writes.len() + usize::from(turn.alarm != AlarmChange::Keep) <= 1,
@@ -116,7 +122,7 @@ impl Object {
     /// The object of a put, and its receipt; `None` when the rows are gone, so that there is
     /// nothing to be put.
     pub(crate) fn encode(&self, put: &Put) -> Option<(Vec<u8>, Receipt)> {
-        let mut encoder = put.begin(&self.store).ok()?;
+        let mut encoder = put.begin(self.store.storage()).ok()?;
         let length = encoder.length();
         let mut object = encoder.head().to_vec();
         while let Some(span) = encoder.next_span() {
@@ -203,71 +209,5 @@ impl Object {
     pub(crate) fn cold_is_tidy(&self) -> bool {
         let segments = self.store.shelf.segments();
         segments.filter(|sealed| sealed.stored.is_some()).count() == self.cold.len()
-    }
-}
-
-/// Storage that can be read so often and no more.
-struct Failing<'a> {
-    store: &'a Store,
-    reads_left: Cell<Option<u64>>,
-}
-
-impl Failing<'_> {
-    fn read(&self) -> Result<&Store, StorageError> {
-        match self.reads_left.get() {
-            Some(0) => Err(StorageError("as it was asked for".to_owned())),
-            left => {
-                self.reads_left.set(left.map(|left| left - 1));
-                Ok(self.store)
-            }
-        }
-    }
-}
-
-impl Rows for Failing<'_> {
-    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        self.read()?.head()
-    }
-
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
-        self.read()?.at_or_before(table, key)
-    }
-
-    fn first_at_or_after_bytes(
-        &self,
-        table: HotTable,
-        after: RowKey,
-        bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        self.read()?
-            .first_at_or_after_bytes(table, after, bytes_before)
-    }
-
-    fn writers(
-        &self,
-        table: HotTable,
-        each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError> {
-        self.read()?.writers(table, each)
-    }
-
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
-        self.read()?.producer(id)
-    }
-
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.read()?.segment(number)
-    }
-
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        self.read()?.retried_segments(each)
-    }
-
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        self.read()?.outbox()
-    }
-
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
-        self.read()?.attached(incarnation)
     }
 }

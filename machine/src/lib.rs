@@ -1,9 +1,9 @@
 //! The Durable Streams state machine.
 //!
 //! [`Stream`] holds one stream's logic and nothing else: no async, no clock, no entropy, no I/O. A
-//! shell hands it one [`Input`] at a time, together with the time and a synchronous view of the
-//! stored [`Rows`], and carries out the [`Turn`] that comes back. The reader's side of a live read
-//! is a second, smaller machine, [`live_reader::LiveReader`].
+//! shell hands it one [`Input`] at a time, together with its [`Context`]: the time, the
+//! [`Storage`], and the subscribers. It carries out the [`Turn`] that comes back. The reader's side
+//! of a live read is a second, smaller machine, [`live_reader::LiveReader`].
 //!
 //! # The executor's contract
 //!
@@ -34,7 +34,6 @@
 #![forbid(unsafe_code)]
 
 pub mod frames;
-mod hot_table;
 pub mod limits;
 pub mod live_reader;
 pub mod message;
@@ -42,9 +41,8 @@ pub mod offset;
 pub mod plan;
 pub mod refusal;
 pub mod router;
-pub mod rows;
 pub mod segment;
-pub mod sql;
+pub mod storage;
 mod stream;
 pub mod wire;
 
@@ -55,7 +53,9 @@ pub use limits::Limits;
 pub use message::Message;
 pub use offset::Offset;
 pub use refusal::Refusal;
-pub use rows::{Rows, StorageError, Write};
+pub use storage::rows::{self, Write};
+pub use storage::sql;
+pub use storage::{Storage, StorageError};
 pub use stream::Stream;
 pub use wire::answer::Answer;
 pub use wire::request::Call;
@@ -91,6 +91,16 @@ pub enum SendOutcome {
     Status(u16),
     /// It failed, or it is not known whether it did.
     Failed,
+}
+
+/// What a step may know beside its input.
+pub struct Context<'a> {
+    pub now: Millis,
+    /// The rows as of the beginning of the step.
+    pub storage: &'a dyn Storage,
+    /// Counts the readers that are attached at the tail of an incarnation. Asked only when a TTL
+    /// has run out.
+    pub subscribers: &'a dyn Fn(rows::Incarnation) -> Result<u64, StorageError>,
 }
 
 /// What can happen to a stream.

@@ -4,7 +4,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::router::{STREAM_PREFIX, name};
-use crate::rows::{Incarnation, StorageError};
+use crate::rows::Incarnation;
+use crate::storage::StorageError;
 use crate::wire::header;
 use crate::{Millis, Offset};
 

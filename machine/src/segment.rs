@@ -37,9 +37,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::hot_table::HotTableReader;
 use crate::plan::{self, ColdPart, CorruptionError, Span};
-use crate::rows::{Garbage, HotTable, Incarnation, RowKey, Rows, StorageError};
+use crate::rows::{Garbage, HotTable, Incarnation, RowKey};
+use crate::storage::hot_table::HotTableReader;
+use crate::storage::{Storage, StorageError};
 use crate::wire::{Format, content_type};
 
 const MAGIC: [u8; 4] = *b"DSsg";
@@ -152,7 +153,7 @@ impl Put {
     ///
     /// # Errors
     /// Fails when the rows cannot be read or do not match the segment. Nothing must be put then.
-    pub fn begin(&self, rows: &impl Rows) -> Result<Encoder, StorageError> {
+    pub fn begin(&self, rows: &dyn Storage) -> Result<Encoder, StorageError> {
         let hot = HotTableReader::new(self.table, rows);
         let last = hot.row(RowKey::LAST)?;
         if last.end() != self.units || last.bytes_through() != self.bytes {

@@ -8,7 +8,7 @@ use machine::rows::{HotTable, RowKey, SealedSegment, StreamRow};
 use machine::segment::{self, key, key_prefix};
 
 use crate::model::{Content, Life, Mismatch, State};
-use crate::storage::Shelf;
+use machine::storage::MemoryRows;
 
 /// Objects by their keys.
 pub type Objects = BTreeMap<String, Bytes>;
@@ -110,7 +110,7 @@ fn broken<T>(expected: impl Into<String>, actual: impl Into<String>) -> Result<T
 
 /// The keys of the objects that a stream refers to.
 #[must_use]
-pub fn referenced(shelf: &Shelf) -> BTreeSet<String> {
+pub fn referenced(shelf: &MemoryRows) -> BTreeSet<String> {
     let Some(head) = shelf.head() else {
         return BTreeSet::new();
     };
@@ -126,7 +126,7 @@ pub fn referenced(shelf: &Shelf) -> BTreeSet<String> {
 ///
 /// # Errors
 /// When they do not.
-pub fn tiles(shelf: &Shelf, life: &Life) -> Result<(), Mismatch> {
+pub fn tiles(shelf: &MemoryRows, life: &Life) -> Result<(), Mismatch> {
     let Some(head) = shelf.head() else {
         return broken("a head row", "none");
     };
@@ -249,7 +249,7 @@ pub struct Parts {
 
 /// The parts of a page from one place to another.
 #[must_use]
-pub fn parts(shelf: &Shelf, life: &Life, start: u64, end: u64) -> Parts {
+pub fn parts(shelf: &MemoryRows, life: &Life, start: u64, end: u64) -> Parts {
     let mut parts = Parts::default();
     for segment in shelf.segments() {
         let bounds = life

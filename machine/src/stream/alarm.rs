@@ -1,19 +1,19 @@
 //! The alarm: one for all reasons, derived from the state after every step.
 
 use super::{Stream, Unsaved};
-use crate::rows::{Rows, StorageError};
-use crate::{AlarmChange, Millis, Turn};
+use crate::storage::StorageError;
+use crate::{AlarmChange, Context, Millis, Turn};
 
 impl Stream {
     /// The alarm has come; another is set where one is still needed.
     pub(super) fn alarm(
         &mut self,
-        now: Millis,
-        rows: &impl Rows,
+        context: &Context<'_>,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
         self.fired_at = self.alarm_at.take();
-        self.expire_if_due(now, rows, turn)?;
+        self.expire_if_due(context, turn)?;
+        let (now, rows) = (context.now, context.storage);
         match &mut self.state {
             Some(state) => state.seal_if_full(now, &self.limits, rows, turn),
             None => Ok(()),

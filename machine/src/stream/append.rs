@@ -8,7 +8,8 @@ use super::producer::{self, Admission};
 use super::{StepError, Stream, StreamState};
 use crate::frames::Frames;
 use crate::plan::FRAME_OVERHEAD;
-use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Rows, Write, WriterColumns};
+use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Write, WriterColumns};
+use crate::storage::Storage;
 use crate::wire::request::Append;
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type, json};
@@ -34,7 +35,7 @@ impl Stream {
         &mut self,
         now: Millis,
         append: Append,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<Answer, StepError> {
         let (state, limits) = self.state_in_use(now)?;

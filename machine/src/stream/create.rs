@@ -2,7 +2,8 @@
 
 use super::outbox::Outbox;
 use super::{Creation, StepError, Stream, StreamState, incarnation, precondition, producer};
-use crate::rows::{Closed, Expiry, Rows, Write};
+use crate::rows::{Closed, Expiry, Write};
+use crate::storage::Storage;
 use crate::wire::request::Create;
 use crate::wire::text::Ending;
 use crate::wire::{content_type, header};
@@ -13,7 +14,7 @@ impl Stream {
         &mut self,
         now: Millis,
         create: Create,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<Answer, StepError> {
         if let Some(state) = &self.state {

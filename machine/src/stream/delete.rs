@@ -2,14 +2,14 @@
 
 use super::{StepError, Stream};
 use crate::wire::request::Preconditions;
-use crate::{Answer, Millis, Rows, Turn};
+use crate::{Answer, Millis, Storage, Turn};
 
 impl Stream {
     pub(super) fn delete(
         &mut self,
         now: Millis,
         preconditions: &Preconditions,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<Answer, StepError> {
         let (state, _) = self.state()?;

@@ -6,8 +6,9 @@
 //! most the slack.
 
 use super::{StepError, Stream, StreamState};
-use crate::rows::{Expiry, HotTable, Incarnation, Rows, StorageError, StreamRow, Write};
-use crate::{Broadcast, Limits, Millis, StreamEnd, Turn};
+use crate::rows::{Expiry, HotTable, Incarnation, StreamRow, Write};
+use crate::storage::{Storage, StorageError};
+use crate::{Broadcast, Context, Limits, Millis, StreamEnd, Turn};
 
 /// When the stream was last read or written.
 #[derive(Clone, Copy, Debug)]
@@ -103,10 +104,10 @@ impl Stream {
     /// counts as use (protocol 5.1), except when the expiry is fixed.
     pub(super) fn expire_if_due(
         &mut self,
-        now: Millis,
-        rows: &impl Rows,
+        context: &Context<'_>,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
+        let now = context.now;
         let Some(state) = &mut self.state else {
             return Ok(());
         };
@@ -114,14 +115,14 @@ impl Stream {
             return Ok(());
         }
         let slides = matches!(state.row.expiry, Expiry::Sliding { .. });
-        if slides && rows.attached(state.row.incarnation)? > 0 {
+        if slides && (context.subscribers)(state.row.incarnation)? > 0 {
             state.touch(now, &self.limits);
             // A TTL of 0 is due at once, and subscribers do not extend it.
             if !state.is_due(now) {
                 return Ok(());
             }
         }
-        self.end(now, rows, turn)
+        self.end(now, context.storage, turn)
     }
 
     /// Records that a subscriber was present until now. Ignores subscribers of another incarnation.
@@ -137,7 +138,7 @@ impl Stream {
     pub(super) fn end(
         &mut self,
         now: Millis,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
         let Some(state) = self.state.take() else {

@@ -14,14 +14,15 @@ mod producer;
 mod read;
 mod seal;
 
-use crate::rows::{
-    Expiry, HotTable, Incarnation, RowKey, Rows, StorageError, StreamRow, Unannounced, Write,
-};
+use crate::rows::{Expiry, HotTable, Incarnation, RowKey, StreamRow, Unannounced, Write};
+use crate::storage::{Storage, StorageError};
 use crate::wire::cursor::splitmix64;
 use crate::wire::request::Call;
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type};
-use crate::{Answer, CallId, Effect, Input, Limits, Millis, Offset, Refusal, Subscriber, Turn};
+use crate::{
+    Answer, CallId, Context, Effect, Input, Limits, Millis, Offset, Refusal, Subscriber, Turn,
+};
 
 /// An instance of a stream: what it remembers beyond its rows, all of which a new instance can find
 /// again.
@@ -143,7 +144,7 @@ impl Stream {
     ///
     /// # Errors
     /// When the rows cannot be read.
-    pub fn upgrade(now: Millis, rows: &impl Rows) -> Result<Option<Write>, StorageError> {
+    pub fn upgrade(now: Millis, rows: &dyn Storage) -> Result<Option<Write>, StorageError> {
         Ok(rows.former()?.map(|former| Write::Upgrade { former, now }))
     }
 
@@ -153,7 +154,7 @@ impl Stream {
     /// When the rows cannot be read.
     pub fn wake(
         now: Millis,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         limits: &Limits,
         instance_seed: u64,
     ) -> Result<Self, StorageError> {
@@ -178,39 +179,34 @@ impl Stream {
     /// # Errors
     /// When the rows cannot be read. The step is void then: the instance must be dropped and its
     /// turn with it.
-    pub fn step(
-        &mut self,
-        now: Millis,
-        input: Input,
-        rows: &impl Rows,
-    ) -> Result<Turn, StorageError> {
+    pub fn step(&mut self, context: &Context<'_>, input: Input) -> Result<Turn, StorageError> {
         let mut turn = Turn::default();
-        self.act(now, input, rows, &mut turn)?;
-        self.settle(now, &mut turn);
+        self.act(context, input, &mut turn)?;
+        self.settle(context.now, &mut turn);
         Ok(turn)
     }
 
     fn act(
         &mut self,
-        now: Millis,
+        context: &Context<'_>,
         input: Input,
-        rows: &impl Rows,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
+        let (now, rows) = (context.now, context.storage);
         match input {
             Input::Call { id, call } => {
-                self.expire_if_due(now, rows, turn)?;
+                self.expire_if_due(context, turn)?;
                 let bodiless = call == Call::Metadata;
                 let reply = self.call(now, call, rows, turn);
                 turn.after_commit.push(effect_of(id, reply, bodiless)?);
             }
             Input::Continue { id, rest } => {
-                self.expire_if_due(now, rows, turn)?;
+                self.expire_if_due(context, turn)?;
                 let reply = self.read_on(now, rest, rows);
                 turn.after_commit.push(effect_of(id, reply, false)?);
             }
             Input::SubscriberLeft { incarnation } => self.reader_gone(now, incarnation),
-            Input::Alarm => self.alarm(now, rows, turn)?,
+            Input::Alarm => self.alarm(context, turn)?,
             Input::PutFinished { id, receipt } => self.stored(now, id, receipt, rows, turn)?,
             Input::CollectFinished { effect, done } => self.collected(now, effect, done, turn),
             Input::SendFinished { effect, reply } => self.replied(now, effect, reply, turn),
@@ -233,7 +229,7 @@ impl Stream {
         &mut self,
         now: Millis,
         call: Call,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<Response, StepError> {
         match call {
@@ -313,7 +309,7 @@ impl StreamState {
     fn recall(
         now: Millis,
         head: StreamRow,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         limits: &Limits,
         instance_seed: u64,
     ) -> Result<Self, StorageError> {

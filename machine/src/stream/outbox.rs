@@ -9,9 +9,8 @@ use super::seal::backoff;
 use super::{Stream, StreamState};
 use crate::message::{Change, Event};
 use crate::router::name;
-use crate::rows::{
-    Garbage, Lane, Rows, StorageError, StreamRow, Task, TaskKind, Unannounced, Write,
-};
+use crate::rows::{Garbage, Lane, StreamRow, Task, TaskKind, Unannounced, Write};
+use crate::storage::{Storage, StorageError};
 use crate::{Effect, EffectId, Limits, Millis, SendOutcome, Turn, segment};
 
 /// Everything that remains to be done.
@@ -84,7 +83,10 @@ const fn slot(lane: Lane) -> usize {
 
 impl Outbox {
     /// What a former instance has left to do.
-    pub(super) fn recall(head: Option<&StreamRow>, rows: &impl Rows) -> Result<Self, StorageError> {
+    pub(super) fn recall(
+        head: Option<&StreamRow>,
+        rows: &dyn Storage,
+    ) -> Result<Self, StorageError> {
         let mut recalled = Self::default();
         if let Some(outbox) = rows.outbox()? {
             recalled.has_table = true;

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::StreamState;
-use crate::rows::{HotTable, ProducerStamp, ProducerState, Rows, StorageError, WriterColumns};
+use crate::rows::{HotTable, ProducerStamp, ProducerState, WriterColumns};
+use crate::storage::{Storage, StorageError};
 use crate::{Millis, Offset, Refusal};
 
 /// The last accepted state of each producer in the open segment. Only a stored append adds a
@@ -121,7 +122,7 @@ impl Producers {
 impl StreamState {
     /// Returns the producers of the open segment. Reads them from the rows if this instance has not
     /// done so.
-    pub(super) fn producers(&mut self, rows: &impl Rows) -> Result<&mut Producers, StorageError> {
+    pub(super) fn producers(&mut self, rows: &dyn Storage) -> Result<&mut Producers, StorageError> {
         let known = match self.producers.take() {
             Some(producers) => producers,
             None => {
@@ -144,7 +145,7 @@ impl StreamState {
     pub(super) fn last_state(
         &mut self,
         producer: &str,
-        rows: &impl Rows,
+        rows: &dyn Storage,
     ) -> Result<Option<ProducerState>, StorageError> {
         let has_sealed = self.row.segment > 0;
         match self.producers(rows)?.producers.get(producer) {

@@ -11,10 +11,11 @@
 
 use super::seal::{self, missing};
 use super::{Response, StepError, Stream, StreamState};
-use crate::hot_table::HotTableReader;
 use crate::plan::{HotPart, Part, Plan, Rest, Shape};
-use crate::rows::{HotTable, RowKey, Rows, StorageError};
+use crate::rows::{HotTable, RowKey};
 use crate::segment::Index;
+use crate::storage::hot_table::HotTableReader;
+use crate::storage::{Storage, StorageError};
 use crate::wire::answer::Body;
 use crate::wire::entity_tag::{self, Reach};
 use crate::wire::request::{Read, StartOffset};
@@ -49,7 +50,7 @@ impl Stream {
         &mut self,
         now: Millis,
         read: Read,
-        rows: &impl Rows,
+        rows: &dyn Storage,
     ) -> Result<Response, StepError> {
         let (state, limits) = self.state_in_use(now)?;
         let tail = state.tail();
@@ -120,7 +121,7 @@ impl Stream {
         &mut self,
         now: Millis,
         rest: Rest,
-        rows: &impl Rows,
+        rows: &dyn Storage,
     ) -> Result<Response, StepError> {
         let (state, limits) = self.state()?;
         if state.row.incarnation != rest.incarnation {
@@ -210,7 +211,7 @@ impl StreamState {
     /// Returns the canonical offset of a place. The end of a segment and the beginning of the next
     /// one are the same place; the server only sends the former. An offset beyond the tail did not
     /// come from this stream, so its reader waits at the tail.
-    fn place(&self, offset: Offset, rows: &impl Rows) -> Result<Offset, StorageError> {
+    fn place(&self, offset: Offset, rows: &dyn Storage) -> Result<Offset, StorageError> {
         let open = self.row.segment;
         let place = if offset.segment > open {
             self.tail()
@@ -235,14 +236,18 @@ impl StreamState {
 
     /// Returns the canonical offset if this stream can have sent `offset`; accepts both offsets of
     /// the boundary between two segments.
-    fn sent_place(&self, offset: Offset, rows: &impl Rows) -> Result<Option<Offset>, StorageError> {
+    fn sent_place(
+        &self,
+        offset: Offset,
+        rows: &dyn Storage,
+    ) -> Result<Option<Offset>, StorageError> {
         let place = self.place(offset, rows)?;
         let is_start = offset.position == 0 && offset.segment <= self.row.segment;
         Ok((place == offset || is_start).then_some(place))
     }
 
     /// Returns the number of messages or bytes of a sealed segment.
-    fn units(&self, sealed: u64, rows: &impl Rows) -> Result<u64, StorageError> {
+    fn units(&self, sealed: u64, rows: &dyn Storage) -> Result<u64, StorageError> {
         if sealed + 1 == self.row.segment {
             return Ok(self.sealed_units);
         }
@@ -250,7 +255,7 @@ impl StreamState {
         Ok(segment.units)
     }
 
-    fn segment(&self, number: u64, rows: &impl Rows) -> Result<Segment, StorageError> {
+    fn segment(&self, number: u64, rows: &dyn Storage) -> Result<Segment, StorageError> {
         if number == self.row.segment {
             return Ok(Segment {
                 number,
@@ -303,7 +308,7 @@ impl StreamState {
         start: Offset,
         to: Offset,
         shape: Shape,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         limits: &Limits,
     ) -> Result<Page, StorageError> {
         assert!(
@@ -360,7 +365,7 @@ impl StreamState {
     }
 
     /// Plans the end of a closed text stream: the incomplete character after its last whole one.
-    fn unfinished_end(&self, rows: &impl Rows) -> Result<Plan, StorageError> {
+    fn unfinished_end(&self, rows: &dyn Storage) -> Result<Plan, StorageError> {
         let beyond = Segment {
             number: self.row.segment,
             units: 0,
@@ -394,7 +399,7 @@ impl StreamState {
         &self,
         segment: &Segment,
         start: u64,
-        rows: &impl Rows,
+        rows: &dyn Storage,
     ) -> Result<Vec<Part>, StorageError> {
         let begin = match &segment.source {
             Source::HotTableReader(_) if start == 0 => 0,
@@ -440,7 +445,7 @@ impl Segment {
         start: u64,
         budget: u64,
         is_first: bool,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         limits: &Limits,
     ) -> Result<Option<(u64, u64)>, StorageError> {
         assert!(start < self.units, "a page begins before its segment's end");
@@ -493,7 +498,7 @@ impl Segment {
         lead: u64,
         start: u64,
         end: u64,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         limits: &Limits,
     ) -> Result<Part, StorageError> {
         assert!(
@@ -531,7 +536,7 @@ impl Segment {
 /// position and those bytes. `floor` is the multiple of the step that `start` belongs to. The
 /// segment must have a row that ends beyond `room`.
 fn entry_within(
-    hot: &HotTableReader<'_, impl Rows>,
+    hot: &HotTableReader<'_>,
     start: u64,
     floor: u64,
     room: u64,

@@ -8,10 +8,10 @@
 
 use super::{OpenSegment, Stream, StreamState};
 use crate::rows::{
-    HotTable, Incarnation, ProducerStamp, Rows, SealedSegment, StorageError, StoredSegment,
-    StreamRow, Write,
+    HotTable, Incarnation, ProducerStamp, SealedSegment, StoredSegment, StreamRow, Write,
 };
 use crate::segment::{self, Context, Put, PutId, Receipt};
+use crate::storage::{Storage, StorageError};
 use crate::wire::Format;
 use crate::wire::cursor::splitmix64;
 use crate::{Effect, Limits, Millis, Turn};
@@ -45,7 +45,7 @@ impl Stream {
         now: Millis,
         id: PutId,
         receipt: Option<Receipt>,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
         let Some(state) = self
@@ -111,7 +111,7 @@ impl StreamState {
         &mut self,
         now: Millis,
         limits: &Limits,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
         let Some(opened_at) = self.tail.opened_at.filter(|_| limits.cold) else {
@@ -142,7 +142,7 @@ impl StreamState {
         &mut self,
         now: Millis,
         limits: &Limits,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
         if self.row.segment == 0 {
@@ -278,7 +278,7 @@ impl Unstored {
 pub(super) fn unstored(
     head: &StreamRow,
     instance_seed: u64,
-    rows: &impl Rows,
+    rows: &dyn Storage,
     limits: &Limits,
 ) -> Result<Option<Unstored>, StorageError> {
     let waits = |number: u64| -> Result<Option<SealedSegment>, StorageError> {

@@ -47,7 +47,7 @@ fn the_append_that_fills_a_segment_seals_it_and_none_waits() {
     shell.store();
     assert_eq!((shell.puts.len(), shell.objects.len()), (1, 1));
     shell.store();
-    assert_eq!((shell.rows.hot_rows(), shell.objects.len()), (1, 2));
+    assert_eq!((shell.rows.row_count(), shell.objects.len()), (1, 2));
     assert_eq!(shell.get("?offset=-1").text(), "[1,2,3,4,5,6,7,8,9,10]");
     // The end of a segment is the beginning of the next.
     for (offset, expected) in [
@@ -84,12 +84,12 @@ fn segments_keep_their_size_however_many_wait() {
         fail(&mut shell);
         shell.sleep();
     }
-    assert_eq!(shell.rows.hot_tables(), COUNT as usize + 1);
+    assert_eq!(shell.rows.hot_tables().count(), COUNT as usize + 1);
     assert_eq!(shell.get("?offset=-1").status(), 200);
     shell.sleep();
-    shell.rows.asked.set(0);
+    shell.asked.set(0);
     shell.fire_until(|shell| !shell.puts.is_empty());
-    let asked = shell.rows.asked.get();
+    let asked = shell.asked.get();
     assert!(asked < 20, "{asked} questions on waking");
     for stored in 1..=COUNT {
         assert_eq!(shell.puts.len(), 1, "one at a time");
@@ -101,14 +101,17 @@ fn segments_keep_their_size_however_many_wait() {
             shell.fire_until(|shell| !shell.puts.is_empty());
         }
     }
-    assert_eq!((shell.rows.hot_tables(), shell.rows.hot_rows()), (1, 0));
+    assert_eq!(
+        (shell.rows.hot_tables().count(), shell.rows.row_count()),
+        (1, 0)
+    );
     // Deleted while some wait.
     for _ in 0..3 {
         shell.post(JSON, b"[1,2,3]");
     }
     shell.sleep();
     assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
-    assert_eq!(shell.rows.hot_tables(), 0);
+    assert_eq!(shell.rows.hot_tables().count(), 0);
 }
 
 #[test]
@@ -159,7 +162,7 @@ fn closing_seals_and_leaves_nothing_hot() {
     let answered = shell.request("POST", "", &headers, b"b");
     assert_eq!(next(&answered), Offset::new(0, 2));
     shell.store();
-    assert_eq!((shell.rows.hot_rows(), shell.puts.len()), (0, 0));
+    assert_eq!((shell.rows.row_count(), shell.puts.len()), (0, 0));
     shell.sleep();
     let page = shell.get("?offset=-1");
     assert_eq!(
@@ -188,7 +191,7 @@ fn a_stream_closed_while_a_put_is_under_way_has_both_segments_stored() {
         shell.fire();
         shell.store();
     }
-    assert_eq!((shell.rows.hot_rows(), shell.puts.len()), (0, 0));
+    assert_eq!((shell.rows.row_count(), shell.puts.len()), (0, 0));
     assert_eq!(shell.get("?offset=-1").text(), "[1,2,3,4]");
 }
 
@@ -203,7 +206,7 @@ fn a_quiet_stream_is_moved_by_the_alarm() {
     shell.sleep();
     shell.fire();
     shell.settle();
-    assert_eq!((shell.rows.hot_rows(), shell.objects.len()), (0, 1));
+    assert_eq!((shell.rows.row_count(), shell.objects.len()), (0, 1));
     assert_eq!(shell.get("?offset=-1").text(), "[1]");
     // Readers that have been told of the end of the sealed segment follow on.
     shell.post(JSON, b"2");
@@ -314,7 +317,7 @@ fn idle_producers_are_forgotten_when_a_segment_is_sealed_in_bounded_work() {
         assert_eq!(post(&mut shell, producer, "0"), 200);
         shell.settle();
     }
-    assert_eq!(shell.rows.producers.borrow().len(), 99);
+    assert_eq!(shell.rows.producers().count(), 99);
     shell.now = shell.now.plus(999);
     assert_eq!(post(&mut shell, 98, "1"), 200);
     shell.now = shell.now.plus(1);
@@ -324,7 +327,7 @@ fn idle_producers_are_forgotten_when_a_segment_is_sealed_in_bounded_work() {
         shell.sleep();
         shell.post(JSON, b"[1,2,3]");
         shell.settle();
-        assert_eq!(shell.rows.producers.borrow().len(), left);
+        assert_eq!(shell.rows.producers().count(), left);
     }
     // Whoever was forgotten begins anew, and whoever was not goes on.
     assert_eq!(post(&mut shell, 0, "1"), 409);

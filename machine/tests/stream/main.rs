@@ -142,13 +142,13 @@ fn the_alarm_ends_a_stream_that_nobody_asks_for() {
 fn readers_at_the_tail_keep_a_sliding_stream_and_not_a_fixed_one() {
     let mut shell = stream(BINARY, &[("Stream-TTL", "80")]);
     assert!(shell.get("?offset=-1&live=sse").attached);
-    shell.rows.attached.set(1);
+    shell.attached = 1;
     for _ in 0..5 {
         shell.sleep();
         shell.fire();
         assert!(!shell.rows.is_empty());
     }
-    shell.rows.attached.set(0);
+    shell.attached = 0;
     shell.leave();
     let left = shell.now;
     while shell.alarm.is_some() {
@@ -158,7 +158,7 @@ fn readers_at_the_tail_keep_a_sliding_stream_and_not_a_fixed_one() {
 
     let mut shell = stream(BINARY, &[("Stream-Expires-At", "2027-01-15T08:00:10Z")]);
     assert!(shell.get("?offset=-1&live=sse").attached);
-    shell.rows.attached.set(1);
+    shell.attached = 1;
     shell.fire();
     assert!(shell.rows.is_empty());
     assert_eq!(shell.now, Millis(1_800_000_010_000));
@@ -179,7 +179,7 @@ fn a_reader_of_the_former_stream_is_no_use_of_its_successor() {
 #[test]
 fn a_clock_behind_the_platforms_makes_no_alarm_loop() {
     let mut shell = stream(BINARY, &[("Stream-TTL", "1")]);
-    shell.rows.attached.set(1);
+    shell.attached = 1;
     let mut platform = shell.now;
     for _ in 0..400 {
         let at = shell.alarm.take().expect("an alarm is set");
@@ -217,7 +217,7 @@ fn an_alarm_that_came_before_its_time_comes_again_after_a_pause() {
 fn a_lost_alarm_is_set_again_by_the_next_event() {
     let mut shell = stream(BINARY, &[("Stream-TTL", "8")]);
     shell.alarm = None;
-    shell.rows.attached.set(1);
+    shell.attached = 1;
     shell.now = shell.now.plus(200_000);
     shell.sleep();
     assert_eq!(shell.get("").status(), 200);

@@ -1,259 +1,19 @@
 //! The smallest shell there is: rows in memory, one object, every turn durable at once.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use machine::plan::{CorruptionError, Plan, Rest, Span};
-use machine::rows::{
-    HotRow, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment,
-    StreamRow, Task, Write, WriterColumns,
-};
+use machine::rows::Incarnation;
 use machine::segment::{Put, Receipt};
+use machine::storage::{Guarded, MemoryRows};
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed};
 use machine::{
-    AlarmChange, Answer, Broadcast, CallId, Effect, EffectId, Input, Limits, Message, Millis,
-    Refusal, Rows, SendOutcome, StorageError, Stream,
+    AlarmChange, Answer, Broadcast, CallId, Context, Effect, EffectId, Input, Limits, Message,
+    Millis, Refusal, SendOutcome, StorageError, Stream,
 };
-
-#[derive(Default)]
-pub(crate) struct Memory {
-    head: RefCell<Option<StreamRow>>,
-    hot: RefCell<BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>>,
-    segments: RefCell<Option<BTreeMap<u64, SealedSegment>>>,
-    pub(crate) producers: RefCell<BTreeMap<String, (ProducerState, Millis)>>,
-    pub(crate) outbox: RefCell<Option<BTreeMap<u64, Task>>>,
-    pub(crate) attached: Cell<u64>,
-    /// How many segments have been asked for.
-    pub(crate) asked: Cell<u64>,
-}
-
-fn mark(row: &HotRow) -> RowMeta {
-    RowMeta {
-        key: row.key,
-        units: row.units,
-        bytes_before: row.bytes_before,
-        bytes: row.frames.bytes(),
-        at: row.at,
-    }
-}
-
-impl Memory {
-    fn table<T>(
-        &self,
-        table: HotTable,
-        ask: impl FnOnce(&BTreeMap<RowKey, HotRow>) -> T,
-    ) -> Result<T, StorageError> {
-        let hot = self.hot.borrow();
-        hot.get(&table)
-            .map(ask)
-            .ok_or_else(|| StorageError(format!("no such table: {table:?}")))
-    }
-}
-
-impl Rows for Memory {
-    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        Ok(self.head.borrow().clone())
-    }
-
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
-        self.table(table, |rows| {
-            rows.range(..=key).next_back().map(|(_, row)| mark(row))
-        })
-    }
-
-    fn first_at_or_after_bytes(
-        &self,
-        table: HotTable,
-        after: RowKey,
-        bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        self.table(table, |rows| {
-            rows.values()
-                .filter(|row| row.key > after && row.key == RowKey::at(row.key.position()))
-                .find(|row| row.bytes_before >= bytes_before)
-                .map(mark)
-        })
-    }
-
-    fn writers(
-        &self,
-        table: HotTable,
-        each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError> {
-        self.table(table, |rows| {
-            for row in rows.values() {
-                each(WriterColumns {
-                    at: row.at,
-                    producer: row.producer.clone(),
-                    stream_seq: row.stream_seq.clone(),
-                });
-            }
-        })
-    }
-
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
-        Ok(self.producers.borrow().get(id).map(|(state, _)| *state))
-    }
-
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.asked.set(self.asked.get() + 1);
-        let segments = self.segments.borrow();
-        let segments = segments
-            .as_ref()
-            .ok_or_else(|| StorageError("no segments".to_owned()))?;
-        Ok(segments.get(&number).cloned())
-    }
-
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        let segments = self.segments.borrow();
-        let segments = segments
-            .as_ref()
-            .ok_or_else(|| StorageError("no segments".to_owned()))?;
-        let retried = segments.values().filter(|segment| segment.attempts > 1);
-        retried.for_each(|segment| each(segment.number, segment.attempts));
-        Ok(())
-    }
-
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        let outbox = self.outbox.borrow();
-        Ok(outbox
-            .as_ref()
-            .map(|outbox| outbox.values().cloned().collect()))
-    }
-
-    fn attached(&self, _: Incarnation) -> Result<u64, StorageError> {
-        Ok(self.attached.get())
-    }
-}
-
-impl Memory {
-    fn apply(&self, write: Write) {
-        let mut hot = self.hot.borrow_mut();
-        let mut segments = self.segments.borrow_mut();
-        let mut outbox = self.outbox.borrow_mut();
-        match write {
-            Write::CreateTables => {
-                assert!(
-                    hot.is_empty() && segments.is_none(),
-                    "a stream is created once"
-                );
-                hot.insert(HotTable::of(0), BTreeMap::new());
-            }
-            Write::InsertStream(head) => {
-                assert!(
-                    self.head.replace(Some(head)).is_none(),
-                    "there is one head row"
-                )
-            }
-            Write::UpdateStream(head) => assert!(
-                self.head.replace(Some(head)).is_some(),
-                "there is a head row to update"
-            ),
-            Write::InsertHot { table, row } => {
-                let rows = hot.get_mut(&table).expect("there is a table");
-                assert!(rows.insert(row.key, row).is_none(), "a key is used once");
-            }
-            Write::CreateSealedTables => {
-                assert!(segments.replace(BTreeMap::new()).is_none(), "made once")
-            }
-            Write::CreateHot(table) => {
-                assert!(
-                    hot.insert(table, BTreeMap::new()).is_none(),
-                    "the table is free"
-                )
-            }
-            Write::DropHot(table) => assert!(hot.remove(&table).is_some(), "there is a table"),
-            Write::InsertSegment(segment) => {
-                let segments = segments.as_mut().expect("there is a table");
-                assert!(
-                    segments.insert(segment.number, segment).is_none(),
-                    "a segment is sealed once"
-                );
-            }
-            Write::UpdateSegment(segment) => {
-                let segments = segments.as_mut().expect("there is a table");
-                assert!(
-                    segments.insert(segment.number, segment).is_some(),
-                    "there is such a segment"
-                );
-            }
-            Write::PutProducer { stamp, used_at } => {
-                let ProducerStamp { id, epoch, seq } = stamp;
-                let state = (ProducerState { epoch, seq }, used_at);
-                self.producers.borrow_mut().insert(id, state);
-            }
-            Write::ForgetProducers { used_at, most } => {
-                let mut producers = self.producers.borrow_mut();
-                let idle = producers.iter().filter(|(_, (_, used))| *used <= used_at);
-                let mut idle: Vec<_> = idle.map(|(id, (_, used))| (*used, id.clone())).collect();
-                idle.sort();
-                idle.truncate(most as usize);
-                for (_, id) in &idle {
-                    producers.remove(id);
-                }
-            }
-            Write::CreateOutbox => assert!(outbox.replace(BTreeMap::new()).is_none(), "made once"),
-            Write::InsertTask(task) => {
-                let outbox = outbox.as_mut().expect("there is a table");
-                assert!(outbox.insert(task.id, task).is_none(), "an id is used once");
-            }
-            Write::UpdateTask(task) => {
-                let outbox = outbox.as_mut().expect("there is a table");
-                assert!(
-                    outbox.insert(task.id, task).is_some(),
-                    "there is such a chore"
-                );
-            }
-            Write::RemoveTask { id } => {
-                let outbox = outbox.as_mut().expect("there is a table");
-                assert!(outbox.remove(&id).is_some(), "there is such a chore");
-            }
-            Write::DropOutbox => assert!(
-                outbox.take().is_some_and(|outbox| outbox.is_empty()),
-                "none is left"
-            ),
-            Write::Upgrade { .. } => panic!("there is nothing of version 0.1"),
-            Write::DropTables => {
-                assert!(hot.is_empty(), "each hot table is dropped by itself");
-                segments.take();
-                self.producers.borrow_mut().clear();
-                self.head.replace(None);
-            }
-        }
-    }
-
-    fn frames(&self, span: Span, limits: &Limits) -> Result<Vec<u8>, StorageError> {
-        self.table(span.table, |rows| {
-            let rows: Vec<_> = rows
-                .range(span.from..=span.to)
-                .map(|(_, row)| row)
-                .collect();
-            let bytes: u64 = rows.iter().map(|row| row.frames.bytes()).sum();
-            assert!(
-                bytes <= limits.row_bytes_max || rows.len() == 1,
-                "a span is fetched as one value"
-            );
-            rows.iter().flat_map(|row| row.frames.make()).collect()
-        })
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.head.borrow().is_none()
-            && self.hot.borrow().is_empty()
-            && self.segments.borrow().is_none()
-            && self.outbox.borrow().is_none()
-    }
-
-    pub(crate) fn hot_tables(&self) -> usize {
-        self.hot.borrow().len()
-    }
-
-    pub(crate) fn hot_rows(&self) -> usize {
-        self.hot.borrow().values().map(BTreeMap::len).sum()
-    }
-}
 
 /// An answer with its body made.
 #[derive(Debug)]
@@ -287,7 +47,11 @@ impl Answered {
 }
 
 pub(crate) struct Shell {
-    pub(crate) rows: Memory,
+    pub(crate) rows: MemoryRows,
+    /// How many readers are at the tail.
+    pub(crate) attached: u64,
+    /// How many questions the storage was asked.
+    pub(crate) asked: Cell<u64>,
     pub(crate) limits: Limits,
     pub(crate) now: Millis,
     pub(crate) alarm: Option<Millis>,
@@ -311,7 +75,9 @@ pub(crate) struct Shell {
 impl Shell {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
-            rows: Memory::default(),
+            rows: MemoryRows::default(),
+            attached: 0,
+            asked: Cell::new(0),
             limits,
             now: Millis(1_800_000_000_000),
             alarm: None,
@@ -338,19 +104,25 @@ impl Shell {
     }
 
     pub(crate) fn input(&mut self, input: Input) -> Vec<Effect> {
+        let storage = Guarded::new(&self.rows, || {
+            self.asked.set(self.asked.get() + 1);
+            Ok(())
+        });
         let mut stream = self.stream.take().unwrap_or_else(|| {
             self.wakes += 1;
-            Stream::wake(self.now, &self.rows, &self.limits, self.wakes)
-                .expect("memory can be read")
+            Stream::wake(self.now, &storage, &self.limits, self.wakes).expect("memory can be read")
         });
-        let turn = stream
-            .step(self.now, input, &self.rows)
-            .expect("memory can be read");
+        let context = Context {
+            now: self.now,
+            storage: &storage,
+            subscribers: &|_| Ok(self.attached),
+        };
+        let turn = stream.step(&context, input).expect("memory can be read");
         self.stream = Some(stream);
         self.written = turn.writes.len();
-        turn.writes
-            .into_iter()
-            .for_each(|write| self.rows.apply(write));
+        for write in &turn.writes {
+            self.rows.apply(write).expect("the rows take the write");
+        }
         match turn.alarm {
             AlarmChange::Keep => {}
             AlarmChange::Set(at) => self.alarm = Some(at),
@@ -369,16 +141,22 @@ impl Shell {
         answers
     }
 
+    fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
+        let frames = self.rows.frames(span)?;
+        assert!(
+            frames.len() as u64 <= self.limits.row_bytes_max || span.from == span.to,
+            "a span is fetched as one value"
+        );
+        Ok(frames)
+    }
+
     /// The object of a put, and its receipt.
     pub(crate) fn encode(&self, put: &Put) -> (Vec<u8>, Receipt) {
         let mut encoder = put.begin(&self.rows).expect("the rows are there");
         let length = encoder.length();
         let mut object = encoder.head().to_vec();
         while let Some(span) = encoder.next_span() {
-            let frames = self
-                .rows
-                .frames(span, &self.limits)
-                .expect("the rows are there");
+            let frames = self.frames(span).expect("the rows are there");
             object.extend(encoder.push(frames).expect("the frames are whole"));
         }
         let (end, receipt) = encoder.finish().expect("all was pushed");
@@ -461,7 +239,7 @@ impl Shell {
     }
 
     fn render_page(&mut self, plan: &Plan) -> Result<(Vec<u8>, Option<Rest>), CorruptionError> {
-        let Ok(mut rendering) = plan.begin(|span| self.rows.frames(span, &self.limits)) else {
+        let Ok(mut rendering) = plan.begin(|span| self.frames(span)) else {
             panic!("the rows are there")
         };
         let mut body = Vec::new();

@@ -10,13 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use machine::plan::BodyWriter;
-use machine::rows::{
-    Former, HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
-    WriterColumns,
-};
+use machine::rows::Incarnation;
 use machine::wire::answer::Body;
 use machine::{
-    AlarmChange, Answer, CallId, Effect, Input, Rows, StorageError, Stream, Subscriber, Turn,
+    AlarmChange, Answer, CallId, Context, Effect, Input, Storage, StorageError, Stream, Subscriber,
+    Turn,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -160,78 +158,24 @@ pub(crate) enum TurnError {
     Panicked,
 }
 
-/// What the machine can read during a step.
-pub(crate) struct View<'a> {
-    pub(crate) database: Option<&'a dyn Database>,
-    pub(crate) subscribers: &'a Subscribers,
-    pub(crate) waiting: &'a [(Job, Effects)],
+/// What the machine reads. There is nothing where there is no file.
+pub(crate) fn rows(database: Option<&dyn Database>) -> Option<&dyn Storage> {
+    database.map(Database::rows)
 }
 
-impl Rows for View<'_> {
-    fn former(&self) -> Result<Option<Former>, StorageError> {
-        self.database.map_or(Ok(None), |database| database.former())
-    }
-
-    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        self.database.map_or(Ok(None), |database| database.head())
-    }
-
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
-        self.database
-            .map_or(Ok(None), |database| database.at_or_before(table, key))
-    }
-
-    fn writers(
-        &self,
-        table: HotTable,
-        each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError> {
-        self.database
-            .map_or(Ok(()), |database| database.writers(table, each))
-    }
-
-    fn first_at_or_after_bytes(
-        &self,
-        table: HotTable,
-        after: RowKey,
-        bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        self.database.map_or(Ok(None), |database| {
-            database.first_at_or_after_bytes(table, after, bytes_before)
-        })
-    }
-
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
-        self.database
-            .map_or(Ok(None), |database| database.producer(id))
-    }
-
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.database
-            .map_or(Ok(None), |database| database.segment(number))
-    }
-
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        self.database
-            .map_or(Ok(()), |database| database.retried_segments(each))
-    }
-
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        self.database.map_or(Ok(None), |database| database.outbox())
-    }
-
-    /// Counts subscribers that the present batch attaches, too.
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
-        let attached = self.subscribers.count(incarnation);
-        let attaching = self
-            .waiting
-            .iter()
-            .flat_map(|(_, effects)| &effects.after_commit)
-            .filter(
-                |(effect, _)| matches!(effect, Effect::Attach { subscriber, .. } if subscriber.incarnation == incarnation),
-            );
-        Ok(attached as u64 + attaching.count() as u64)
-    }
+/// The subscribers of an incarnation, with those that turns of the present batch attach.
+fn attached(
+    subscribers: &Subscribers,
+    waiting: &[(Job, Effects)],
+    incarnation: Incarnation,
+) -> u64 {
+    let attaching = waiting
+        .iter()
+        .flat_map(|(_, effects)| &effects.after_commit)
+        .filter(|(effect, _)| {
+            matches!(effect, Effect::Attach { subscriber, .. } if subscriber.incarnation == incarnation)
+        });
+    subscribers.count(incarnation) as u64 + attaching.count() as u64
 }
 
 impl StreamActor {
@@ -360,15 +304,9 @@ impl ActorState {
     ) {
         let done = catch_unwind(AssertUnwindSafe(|| {
             self.open(streams, actor)?;
-            let view = View {
-                database: self.database.as_deref(),
-                subscribers: &self.subscribers,
-                waiting: &batch.waiting,
-            };
-            encoding.perform(&view, |span| {
-                let frames = view
-                    .database
-                    .map_or(Ok(Vec::new()), |database| database.frames(span))?;
+            let database = self.database.as_deref();
+            encoding.perform(&rows(database), |span| {
+                let frames = database.map_or(Ok(Vec::new()), |database| database.frames(span))?;
                 batch.bytes += frames.len();
                 Ok(frames)
             })?;
@@ -393,11 +331,7 @@ impl ActorState {
                 self.upgrade(streams, actor)?;
             }
             let now = streams.platform.now();
-            let view = View {
-                database: self.database.as_deref(),
-                subscribers: &self.subscribers,
-                waiting: &batch.waiting,
-            };
+            let storage = rows(self.database.as_deref());
             let stream = match &mut self.stream {
                 Some(stream) => stream,
                 none => {
@@ -405,13 +339,19 @@ impl ActorState {
                     (self.instance, self.pending_effects) = (streams.instance(), 0);
                     none.insert(Stream::wake(
                         now,
-                        &view,
+                        &storage,
                         &streams.settings.limits,
                         instance_seed,
                     )?)
                 }
             };
-            turn = stream.step(now, input, &view)?;
+            let subscribers = &self.subscribers;
+            let context = Context {
+                now,
+                storage: &storage,
+                subscribers: &|incarnation| Ok(attached(subscribers, &batch.waiting, incarnation)),
+            };
+            turn = stream.step(&context, input)?;
         }
         self.write(streams, actor, &turn.writes)?;
         #[cfg(feature = "test-routes")]
@@ -453,7 +393,8 @@ impl ActorState {
             self.has_tables = false;
             self.database = streams.storage.open(&actor.name)?;
             if let Some(database) = &self.database {
-                self.has_tables = database.head()?.is_some() || database.outbox()?.is_some();
+                self.has_tables =
+                    database.rows().head()?.is_some() || database.rows().outbox()?.is_some();
                 streams.opened(actor);
             }
             self.is_open = true;

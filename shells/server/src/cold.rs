@@ -14,7 +14,7 @@ use machine::message::Request;
 use machine::plan::{BodyWriter, CorruptionError, Fetch, Rest, Span};
 use machine::segment::{Encoder, Put, Receipt};
 use machine::wire::request::{self, Parsed, RequestHead};
-use machine::{Answer, Effect, Input, Message, Rows, SendOutcome, StorageError};
+use machine::{Answer, Effect, Input, Message, SendOutcome, Storage, StorageError};
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
@@ -344,7 +344,7 @@ impl Encoding {
     /// When the rows no longer exist, or are damaged.
     pub(crate) fn perform(
         self,
-        rows: &impl Rows,
+        rows: &dyn Storage,
         frames: impl FnOnce(Span) -> Result<Vec<u8>, StorageError>,
     ) -> Result<(), EncodeError> {
         let (piece, next) = match self.work {

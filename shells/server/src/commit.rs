@@ -7,7 +7,7 @@ use std::sync::Arc;
 use machine::plan::BodyWriter;
 use machine::{AlarmChange, Broadcast, CallId, Effect, Stream, Write};
 
-use crate::actor::{ActorState, Answered, Job, Reply, StreamActor, TurnError, View};
+use crate::actor::{ActorState, Answered, Job, Reply, StreamActor, TurnError, rows};
 use crate::alarms;
 use crate::cold::EffectJob;
 use crate::streams::Streams;
@@ -36,12 +36,8 @@ impl ActorState {
         streams: &Arc<Streams>,
         actor: &StreamActor,
     ) -> Result<(), TurnError> {
-        let view = View {
-            database: self.database.as_deref(),
-            subscribers: &self.subscribers,
-            waiting: &[],
-        };
-        let write = Stream::upgrade(streams.platform.now(), &view)?;
+        let storage = rows(self.database.as_deref());
+        let write = Stream::upgrade(streams.platform.now(), &storage)?;
         self.write(streams, actor, write.as_slice())
     }
 

@@ -6,11 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use machine::plan::Span;
-use machine::rows::{
-    Former, HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
-    WriterColumns,
-};
-use machine::{Millis, Rows, StorageError, Write};
+use machine::{Millis, StorageError, Write};
 use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest, Sha256};
 
@@ -29,10 +25,6 @@ pub(crate) struct Files {
     /// The lock of the directory, held while the server runs.
     _lock: File,
 }
-
-/// A stream's file.
-#[derive(Debug)]
-struct Stored(sqlite::Database);
 
 impl Files {
     /// Opens the directory. Creates it if it does not exist.
@@ -126,83 +118,36 @@ impl Storage for Files {
 fn connect(path: &Path, flags: OpenFlags, cache_kib: u32) -> io::Result<Box<dyn Database>> {
     let connection = Connection::open_with_flags(path, flags).map_err(io::Error::other)?;
     configure(&connection, cache_kib).map_err(io::Error::other)?;
-    Ok(Box::new(Stored(sqlite::Database::new(connection))))
+    Ok(Box::new(sqlite::Database::new(connection)))
 }
 
-impl Database for Stored {
+impl Database for sqlite::Database {
+    fn rows(&self) -> &dyn machine::Storage {
+        self
+    }
+
     fn begin(&mut self) -> io::Result<()> {
-        self.0.begin().map_err(io::Error::other)
+        Self::begin(self).map_err(io::Error::other)
     }
 
     fn apply(&mut self, writes: &[Write]) -> io::Result<()> {
-        self.0.apply(writes).map_err(io::Error::other)
+        Self::apply(self, writes).map_err(io::Error::other)
     }
 
     fn commit(&mut self) -> io::Result<()> {
-        self.0.commit().map_err(io::Error::other)
+        Self::commit(self).map_err(io::Error::other)
     }
 
     fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
-        self.0.frames(span)
+        Self::frames(self, span)
     }
 
     fn tables(&self) -> io::Result<Vec<String>> {
-        self.0.tables().map_err(io::Error::other)
+        Self::tables(self).map_err(io::Error::other)
     }
 
     fn close(self: Box<Self>) -> io::Result<()> {
-        self.0.close().map_err(io::Error::other)
-    }
-}
-
-impl Rows for Stored {
-    fn former(&self) -> Result<Option<Former>, StorageError> {
-        self.0.former()
-    }
-
-    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        self.0.head()
-    }
-
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
-        self.0.at_or_before(table, key)
-    }
-
-    fn first_at_or_after_bytes(
-        &self,
-        table: HotTable,
-        after: RowKey,
-        bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        self.0.first_at_or_after_bytes(table, after, bytes_before)
-    }
-
-    fn writers(
-        &self,
-        table: HotTable,
-        each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError> {
-        self.0.writers(table, each)
-    }
-
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
-        self.0.producer(id)
-    }
-
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.0.segment(number)
-    }
-
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        self.0.retried_segments(each)
-    }
-
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        self.0.outbox()
-    }
-
-    fn attached(&self, _incarnation: Incarnation) -> Result<u64, StorageError> {
-        Ok(0)
+        Self::close(*self).map_err(io::Error::other)
     }
 }
 

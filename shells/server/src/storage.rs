@@ -5,14 +5,14 @@ use std::fmt::Debug;
 use std::io;
 
 use machine::plan::Span;
-use machine::{Millis, Rows, StorageError, Write};
+use machine::{Millis, StorageError, Write};
 
-/// The rows of one stream. [`Rows::attached`] is never called, because subscribers are not stored.
-///
-/// Dropping it discards uncommitted writes.
-pub trait Database: Rows + Debug + Send {
-    /// Opens a transaction. [`Self::commit`] makes its writes durable all at once. Reads see them
-    /// before that.
+/// The rows of one stream. Dropping it discards uncommitted writes.
+pub trait Database: Debug + Send {
+    /// What the machine reads. It sees the writes of the open transaction.
+    fn rows(&self) -> &dyn machine::Storage;
+
+    /// Opens a transaction. [`Self::commit`] makes its writes durable all at once.
     ///
     /// # Errors
     /// When the storage cannot be locked or read.

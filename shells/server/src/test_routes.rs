@@ -57,7 +57,7 @@ impl Test {
 /// Returns the segments that are known to be stored, each as JSON.
 fn stored_segments(database: &dyn Database) -> Result<Vec<String>, StorageError> {
     let mut stored = Vec::new();
-    let Some(head) = database.head()? else {
+    let Some(head) = database.rows().head()? else {
         return Ok(stored);
     };
     let prefix = segment::key_prefix(&head.name, head.incarnation);

@@ -1,4 +1,4 @@
-//! The rows of a stream in SQLite: the machine's read port and its writes, over a `rusqlite`
+//! The rows of a stream in SQLite: the machine's storage port and its writes, over a `rusqlite`
 //! connection. The server uses it with one file per stream, the simulator with databases in memory.
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@ use machine::rows::{
     Former, HotTable, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{StorageError, Write};
+use machine::{Storage, StorageError, Write};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, Row, ToSql, params_from_iter};
 
@@ -15,8 +15,7 @@ use rusqlite::{Connection, Result, Row, ToSql, params_from_iter};
 /// evicted.
 const STATEMENTS_KEPT: usize = 64;
 
-/// The database of one stream. It has the methods of [`machine::Rows`], except `attached`, because
-/// subscribers are not stored.
+/// The database of one stream.
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
@@ -92,118 +91,6 @@ impl Database {
         Ok(frames.unwrap_or_default())
     }
 
-    /// See [`machine::Rows::former`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn former(&self) -> Result<Option<Former>, StorageError> {
-        match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
-            Some(()) => self.one(sql::FORMER, &[], |row| sql::former(row)),
-            None => Ok(None),
-        }
-    }
-
-    /// See [`machine::Rows::head`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
-            Some(()) => self.one(sql::HEAD, &[], |row| sql::head(row)),
-            None => Ok(None),
-        }
-    }
-
-    /// See [`machine::Rows::at_or_before`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn at_or_before(
-        &self,
-        table: HotTable,
-        key: RowKey,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        let key = Value::Integer(key.stored());
-        self.one(&sql::at_or_before(table), &[key], |row| sql::row_mark(row))
-    }
-
-    /// See [`machine::Rows::first_at_or_after_bytes`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn first_at_or_after_bytes(
-        &self,
-        table: HotTable,
-        after: RowKey,
-        bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        let values = [after.stored(), bytes_before].map(Value::Integer);
-        self.one(&sql::first_at_or_after_bytes(table), &values, |row| {
-            sql::row_mark(row)
-        })
-    }
-
-    /// See [`machine::Rows::writers`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn writers(
-        &self,
-        table: HotTable,
-        each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError> {
-        self.ask(&sql::writers(table), &[], |row| {
-            each(sql::writer_mark(&Cells(row))?);
-            Ok(())
-        })
-    }
-
-    /// See [`machine::Rows::producer`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
-        self.one(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
-    }
-
-    /// See [`machine::Rows::segment`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.one(sql::SEGMENT, &[Value::Integer(number)], |row| {
-            sql::segment(row)
-        })
-    }
-
-    /// See [`machine::Rows::retried_segments`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        self.ask(sql::RETRIED_SEGMENTS, &[], |row| {
-            let (number, attempts) = sql::retried_segment(&Cells(row))?;
-            each(number, attempts);
-            Ok(())
-        })
-    }
-
-    /// See [`machine::Rows::outbox`].
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        if self.one(sql::CHORES_EXIST, &[], |_| Ok(()))?.is_none() {
-            return Ok(None);
-        }
-        let mut outbox = Vec::new();
-        self.ask(sql::CHORES, &[], |row| {
-            outbox.push(sql::task(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(Some(outbox))
-    }
-
     /// Decodes the last row of a result.
     fn one<T>(
         &self,
@@ -253,6 +140,80 @@ impl Database {
             each(row)?;
         }
         Ok(())
+    }
+}
+
+impl Storage for Database {
+    fn former(&self) -> Result<Option<Former>, StorageError> {
+        match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
+            Some(()) => self.one(sql::FORMER, &[], |row| sql::former(row)),
+            None => Ok(None),
+        }
+    }
+
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
+        match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
+            Some(()) => self.one(sql::HEAD, &[], |row| sql::head(row)),
+            None => Ok(None),
+        }
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
+        let key = Value::Integer(key.stored());
+        self.one(&sql::at_or_before(table), &[key], |row| sql::row_mark(row))
+    }
+
+    fn first_at_or_after_bytes(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMeta>, StorageError> {
+        let values = [after.stored(), bytes_before].map(Value::Integer);
+        self.one(&sql::first_at_or_after_bytes(table), &values, |row| {
+            sql::row_mark(row)
+        })
+    }
+
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
+        self.ask(&sql::writers(table), &[], |row| {
+            each(sql::writer_mark(&Cells(row))?);
+            Ok(())
+        })
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
+        self.one(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
+        self.one(sql::SEGMENT, &[Value::Integer(number)], |row| {
+            sql::segment(row)
+        })
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
+        self.ask(sql::RETRIED_SEGMENTS, &[], |row| {
+            let (number, attempts) = sql::retried_segment(&Cells(row))?;
+            each(number, attempts);
+            Ok(())
+        })
+    }
+
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        if self.one(sql::CHORES_EXIST, &[], |_| Ok(()))?.is_none() {
+            return Ok(None);
+        }
+        let mut outbox = Vec::new();
+        self.ask(sql::CHORES, &[], |row| {
+            outbox.push(sql::task(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(Some(outbox))
     }
 }
 

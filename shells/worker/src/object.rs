@@ -11,8 +11,8 @@ use machine::wire::answer::Body;
 use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
-    Answer, Broadcast, Call, CallId, Class, Effect, EffectId, Input, Limits, Millis, SendOutcome,
-    Stream, Subscriber,
+    Answer, Broadcast, Call, CallId, Class, Context, Effect, EffectId, Input, Limits, Millis,
+    SendOutcome, Stream, Subscriber,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
@@ -366,7 +366,12 @@ impl StreamObject {
                 Stream::wake(now, storage, limits, instance_seed()?).map_err(described)?
             }
         };
-        let turn = stream.step(now, input, storage).map_err(described)?;
+        let context = Context {
+            now,
+            storage,
+            subscribers: &|incarnation| storage.attached(incarnation),
+        };
+        let turn = stream.step(&context, input).map_err(described)?;
         storage.apply(&turn, || self.before_commit())?;
         if let Some(live) = &turn.broadcast {
             self.broadcast(live)?;

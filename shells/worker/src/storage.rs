@@ -1,4 +1,4 @@
-//! The stored rows of one object: the machine's read port, and the carrying out of its writes.
+//! The stored rows of one object: the machine's storage port, and the carrying out of its writes.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use machine::rows::{
     WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{AlarmChange, Class, Rows, StorageError, Turn, Write};
+use machine::{AlarmChange, Class, StorageError, Turn, Write};
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::platform::{Cursor, ObjectContext, ObjectStorage, Socket, Sql};
@@ -109,6 +109,19 @@ impl Storage {
         incarnation: Incarnation,
     ) -> Result<Array, JsValue> {
         self.context.web_sockets(&tag(class, incarnation))
+    }
+
+    /// Counts the subscribers of this incarnation.
+    pub(crate) fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
+        let mut attached = 0;
+        for class in [Class::Sse, Class::LongPoll] {
+            attached += u64::from(
+                self.subscribers(class, incarnation)
+                    .map_err(unreadable)?
+                    .length(),
+            );
+        }
+        Ok(attached)
     }
 
     /// Returns the incarnation that a subscriber reads.
@@ -280,7 +293,7 @@ impl Storage {
     }
 }
 
-impl Rows for Storage {
+impl machine::Storage for Storage {
     fn former(&self) -> Result<Option<Former>, StorageError> {
         match self.ask(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
             Some(()) => self.ask(sql::FORMER, &[], |row| sql::former(row)),
@@ -350,18 +363,6 @@ impl Rows for Storage {
             outbox.push(task)
         })?;
         Ok(Some(outbox))
-    }
-
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
-        let mut attached = 0;
-        for class in [Class::Sse, Class::LongPoll] {
-            attached += u64::from(
-                self.subscribers(class, incarnation)
-                    .map_err(unreadable)?
-                    .length(),
-            );
-        }
-        Ok(attached)
     }
 }
 

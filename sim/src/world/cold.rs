@@ -2,6 +2,7 @@
 //! what they need while other things happen, and deletions in batches; each of them done, not done,
 //! done late, and told or not.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use machine::{Answer, EffectId, Input};
 
 use super::World;
 use super::client::Received;
-use super::object::{ObjectEffect, View};
+use super::object::{ObjectEffect, bounded};
 use crate::cold_tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Report};
 use crate::coverage::{Fault, Situation, Watermark};
 use crate::ids::{CallId, CollectionId, FetchId, ObjectId, Table, UploadId};
@@ -184,10 +185,10 @@ impl World<'_, '_> {
             .choices
             .upto(self.engine.settings.delays.cold_tier);
         let platform = &self.objects[at].platform;
-        let view = View::new(&platform.storage, &platform.connections);
-        let encoder = put.begin(&view).ok();
+        let reads = Cell::new(0);
+        let encoder = put.begin(&bounded(&platform.storage, &reads)).ok();
         let epoch = platform.epoch;
-        let reads = view.reads.get();
+        let reads = reads.get();
         if !self.ends(reads) {
             return;
         }

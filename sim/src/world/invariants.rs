@@ -110,7 +110,7 @@ impl World<'_, '_> {
             shelf.head().map_or(0, |head| head.segment),
         );
         coverage.raise(Watermark::Unstored, waiting);
-        coverage.raise(Watermark::Outbox, shelf.outbox().count() as u64);
+        coverage.raise(Watermark::Outbox, shelf.tasks().count() as u64);
         for write in &turn.writes {
             match write {
                 Write::InsertSegment(segment) => {
@@ -279,7 +279,7 @@ impl World<'_, '_> {
             needs.push((at, "the open segment grows old"));
         }
         let wait = limits.reply_timeout_ms.max(limits.retry_ms_max);
-        let outbox = shelf.outbox();
+        let outbox = shelf.tasks();
         needs.extend(outbox.map(|task| {
             (
                 task.due_at.0.max(now + wait + skew),
@@ -327,7 +327,7 @@ impl World<'_, '_> {
     fn undone(&self, at: ObjectId) -> Option<String> {
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
-        if let Some(task) = shelf.outbox().next() {
+        if let Some(task) = shelf.tasks().next() {
             return Some(format!("{task:?}"));
         }
         let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());

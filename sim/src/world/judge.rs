@@ -162,7 +162,7 @@ impl World<'_, '_> {
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
         let Some(life) = &object.model.state.life else {
-            let outbox = u64::from(shelf.outbox().next().is_some());
+            let outbox = u64::from(shelf.tasks().next().is_some());
             if !shelf.is_freed() || object.platform.storage.table_count() != outbox {
                 let left = format!(
                     "{} rows, {} tables",

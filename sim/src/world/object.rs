@@ -5,17 +5,15 @@ use std::cell::Cell;
 use bytes::Bytes;
 use machine::plan::{CorruptionError, Plan};
 use machine::router::target;
-use machine::rows::{
-    HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
-    WriterColumns,
-};
+use machine::rows::{Incarnation, StreamRow};
 use machine::segment::Put;
+use machine::storage::Guarded;
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::wire::{CacheMode, internal_headers};
 use machine::{
-    AlarmChange, Answer, Broadcast, Class, Effect, EffectId, Input, Millis, Rows, StorageError,
-    Stream, Turn, Write,
+    AlarmChange, Answer, Broadcast, Class, Context, Effect, EffectId, Input, Millis, Storage,
+    StorageError, Stream, Turn, Write,
 };
 
 use super::Event;
@@ -160,89 +158,26 @@ pub(super) const ALARM_MAX: u64 = 8_640_000_000_000_000;
 /// A step reads each row a few times at most.
 const STEP_READS_MAX: u64 = 1_000_000;
 
-/// What the machine is shown of an object.
-pub(super) struct View<'a> {
-    pub(super) store: &'a Store,
-    lines: &'a [(ConnectionId, Attachment)],
-    pub(super) reads: Cell<u64>,
-}
-
-impl<'a> View<'a> {
-    pub(super) const fn new(store: &'a Store, lines: &'a [(ConnectionId, Attachment)]) -> Self {
-        Self {
-            store,
-            lines,
-            reads: Cell::new(0),
-        }
-    }
-
-    /// A step that reads without end is stopped.
-    fn read(&self) -> Result<(), StorageError> {
-        self.reads.update(|reads| reads + 1);
-        if self.reads.get() > STEP_READS_MAX {
+/// The object's storage, which stops a step that reads without end. Counts in `reads`.
+pub(super) fn bounded<'a>(
+    store: &'a Store,
+    reads: &'a Cell<u64>,
+) -> Guarded<'a, dyn Storage + 'a, impl Fn() -> Result<(), StorageError> + 'a> {
+    Guarded::new(store.storage(), || {
+        reads.update(|reads| reads + 1);
+        if reads.get() > STEP_READS_MAX {
             return Err(StorageError("a step reads and reads".to_owned()));
         }
         Ok(())
-    }
+    })
 }
 
-impl Rows for View<'_> {
-    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        self.read()?;
-        self.store.head()
-    }
-
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
-        self.read()?;
-        self.store.at_or_before(table, key)
-    }
-
-    fn writers(
-        &self,
-        table: HotTable,
-        each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError> {
-        self.read()?;
-        self.store.writers(table, each)
-    }
-
-    fn first_at_or_after_bytes(
-        &self,
-        table: HotTable,
-        after: RowKey,
-        bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        self.read()?;
-        self.store
-            .first_at_or_after_bytes(table, after, bytes_before)
-    }
-
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
-        self.read()?;
-        self.store.producer(id)
-    }
-
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.read()?;
-        self.store.segment(number)
-    }
-
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        self.read()?;
-        self.store.retried_segments(each)
-    }
-
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        self.read()?;
-        self.store.outbox()
-    }
-
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError> {
-        let lines = self.lines.iter();
-        Ok(lines
-            .filter(|(_, line)| line.incarnation == incarnation)
-            .count() as u64)
-    }
+/// How many readers are connected to this incarnation.
+fn attached(connections: &[(ConnectionId, Attachment)], incarnation: Incarnation) -> u64 {
+    let connections = connections.iter();
+    connections
+        .filter(|(_, attachment)| attachment.incarnation == incarnation)
+        .count() as u64
 }
 
 fn response(answer: &Answer, body: Bytes) -> Response {
@@ -433,9 +368,9 @@ impl World<'_, '_> {
         }
         let platform = &mut object.platform;
         let now = platform.clock.read(self.engine.now());
-        let view = View::new(&platform.storage, &platform.connections);
         let incarnation = platform.storage.shelf.head().map(|head| head.incarnation);
-        let attached = incarnation.map_or(0, |incarnation| view.attached(incarnation).unwrap_or(0));
+        let count = |incarnation| attached(&platform.connections, incarnation);
+        let attached = incarnation.map_or(0, count);
         // Who was a reader of a former stream under this name is nothing to the present one.
         let attached = match &input {
             Input::SubscriberLeft { incarnation: gone } if incarnation != Some(*gone) => 0,
@@ -452,8 +387,16 @@ impl World<'_, '_> {
         let Some(stream) = &mut platform.instance else {
             return;
         };
-        let done = stream.step(Millis(now), input, &view);
-        let reads = view.reads.get();
+        let reads = Cell::new(0);
+        let done = stream.step(
+            &Context {
+                now: Millis(now),
+                storage: &bounded(&platform.storage, &reads),
+                subscribers: &|incarnation| Ok(count(incarnation)),
+            },
+            input,
+        );
+        let reads = reads.get();
         if !self.ends(reads) {
             return;
         }
@@ -612,7 +555,7 @@ impl World<'_, '_> {
         let nonce = number << 8 | at.number() as u64;
         match Stream::wake(
             Millis(now),
-            &platform.storage,
+            platform.storage.storage(),
             &self.engine.settings.limits,
             nonce,
         ) {

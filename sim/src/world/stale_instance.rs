@@ -2,12 +2,9 @@
 
 use std::cell::Cell;
 
-use machine::rows::{
-    HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
-    WriterColumns,
-};
+use machine::storage::{Guarded, MemoryRows};
 use machine::{
-    AlarmChange, Answer, Call, Effect, Input, Millis, Refusal, Rows, StorageError, Stream,
+    AlarmChange, Answer, Call, Context, Effect, Input, Millis, Refusal, StorageError, Stream,
 };
 
 use super::client::Received;
@@ -27,70 +24,6 @@ pub(super) struct StaleInstance {
     pub(super) clock: Clock,
 }
 
-/// The storage of a dead instance: whoever touches it is stopped.
-#[derive(Default)]
-struct Grave {
-    touched: Cell<bool>,
-}
-
-impl Grave {
-    fn touch<T>(&self) -> Result<T, StorageError> {
-        self.touched.set(true);
-        Err(StorageError("this instance is dead".to_owned()))
-    }
-}
-
-impl Rows for Grave {
-    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        self.touch()
-    }
-
-    fn at_or_before(
-        &self,
-        _table: HotTable,
-        _key: RowKey,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        self.touch()
-    }
-
-    fn writers(
-        &self,
-        _table: HotTable,
-        _each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError> {
-        self.touch()
-    }
-
-    fn first_at_or_after_bytes(
-        &self,
-        _table: HotTable,
-        _after: RowKey,
-        _bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        self.touch()
-    }
-
-    fn producer(&self, _id: &str) -> Result<Option<ProducerState>, StorageError> {
-        self.touch()
-    }
-
-    fn segment(&self, _number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.touch()
-    }
-
-    fn retried_segments(&self, _each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        self.touch()
-    }
-
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        self.touch()
-    }
-
-    fn attached(&self, _incarnation: Incarnation) -> Result<u64, StorageError> {
-        self.touch()
-    }
-}
-
 impl World<'_, '_> {
     /// A dead instance goes on with a request that it had begun: it may compute, but never touch
     /// its storage.
@@ -107,7 +40,11 @@ impl World<'_, '_> {
         } = stale_instance;
         let at = self.calls[call].object;
         let now = clock.read(self.engine.now());
-        let grave = Grave::default();
+        let touched = Cell::new(false);
+        let storage = Guarded::new(&None::<&MemoryRows>, || {
+            touched.set(true);
+            Err(StorageError("this instance is dead".to_owned()))
+        });
         let refused = whole.is_err();
         let answered = match whole {
             Err(refusal) => Some(Answer::refusal(&refusal)),
@@ -116,10 +53,17 @@ impl World<'_, '_> {
                     id: call.into(),
                     call: whole,
                 };
-                let mut turn = stream.step(Millis(now), input, &grave).ok()?;
-                let quiet = turn.writes.is_empty()
-                    && turn.alarm == AlarmChange::Keep
-                    && !grave.touched.get();
+                let context = Context {
+                    now: Millis(now),
+                    storage: &storage,
+                    subscribers: &|_| {
+                        touched.set(true);
+                        Err(StorageError("this instance is dead".to_owned()))
+                    },
+                };
+                let mut turn = stream.step(&context, input).ok()?;
+                let quiet =
+                    turn.writes.is_empty() && turn.alarm == AlarmChange::Keep && !touched.get();
                 match turn.after_commit.pop() {
                     Some(Effect::Answer { answer, .. }) if quiet => Some(answer),
                     _ => None,

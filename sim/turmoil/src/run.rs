@@ -13,6 +13,7 @@ use machine::router;
 use machine::router::name;
 use machine::rows::HotTable;
 use machine::segment;
+use machine::storage::MemoryRows;
 use machine::wire::CacheMode;
 use object_store::ObjectStore;
 use server::{Config, Server};
@@ -22,7 +23,6 @@ use sim::engine::Failure;
 use sim::model::Mismatch;
 use sim::oracles::Oracle;
 use sim::settings::BEGINNING;
-use sim::storage::Shelf;
 use tokio::sync::Notify;
 use turmoil::Sim;
 use turmoil::net::TcpListener;
@@ -604,7 +604,7 @@ impl World {
         let shared = self.shared.lock();
         let limits = &shared.settings.workload.limits;
         let of_streams = shared.disks.iter().find_map(|(name, disk)| {
-            if let Some(task) = disk.outbox().next() {
+            if let Some(task) = disk.tasks().next() {
                 return Some(format!("{name}: {task:?}"));
             }
             // A creation is announced by the stream's row, not by a row of the outbox.
@@ -642,7 +642,7 @@ impl World {
                     actual,
                 );
             }
-            let disk = shared.disks.get(&stream(name)).map(Shelf::is_empty);
+            let disk = shared.disks.get(&stream(name)).map(MemoryRows::is_empty);
             match (judge.life(name), disk) {
                 (None, Some(false)) => {
                     let expected = "nothing of a stream that is no more".to_owned();
@@ -698,7 +698,7 @@ impl World {
 /// told of them.
 fn judge_tiers(
     judge: &Judge,
-    disks: &BTreeMap<String, Shelf>,
+    disks: &BTreeMap<String, MemoryRows>,
     objects: &Objects,
 ) -> Result<(), (Oracle, Mismatch)> {
     let referenced: BTreeSet<_> = disks.values().flat_map(cold_tier::referenced).collect();
@@ -736,7 +736,7 @@ fn judge_tiers(
 }
 
 /// All records of a stream, wherever they are.
-fn records(shelf: &Shelf, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
+fn records(shelf: &MemoryRows, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
     let Some(head) = shelf.head() else {
         return Ok(Vec::new());
     };

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use machine::storage::MemoryRows;
 use sim::choices::Choices;
 use sim::digest::Digest;
 use sim::engine::Failure;
 use sim::model::Mismatch;
 use sim::oracles::Oracle;
 use sim::settings::BEGINNING;
-use sim::storage::Shelf;
 use tokio::sync::Notify;
 
 use crate::cold::ColdTier;
@@ -63,7 +63,7 @@ pub(crate) struct Inner {
     /// The time of the last step's beginning, for where no host is running.
     pub(crate) now: u64,
     /// The streams' databases, as a crash leaves them, and the index of alarms.
-    pub(crate) disks: BTreeMap<String, Shelf>,
+    pub(crate) disks: BTreeMap<String, MemoryRows>,
     pub(crate) alarms: BTreeMap<String, u64>,
     pub(crate) tier: ColdTier,
     /// When the alarms were last looked for, and how often at that time.

@@ -5,11 +5,9 @@
 use std::io;
 
 use machine::plan::Span;
-use machine::rows::{
-    HotTable, Incarnation, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow,
-    Task, WriterColumns,
-};
-use machine::{Millis, Rows, StorageError, Write};
+use machine::rows::{ProducerStamp, SealedSegment, StreamRow};
+use machine::storage::MemoryRows;
+use machine::{Millis, StorageError, Write};
 use server::{Database, Due, Storage};
 use sim::oracles::Oracle;
 use sim::platform::Storage as _;
@@ -155,7 +153,7 @@ impl Inner {
 }
 
 impl Disks {
-    fn disk(&self, name: &str, shelf: Option<sim::storage::Shelf>) -> Box<dyn Database> {
+    fn disk(&self, name: &str, shelf: Option<MemoryRows>) -> Box<dyn Database> {
         let mut store = Store::new(Kind::Map);
         if let Some(shelf) = &shelf {
             store.restore(shelf).expect("maps can be restored");
@@ -188,9 +186,7 @@ impl Storage for Disks {
     fn create(&self, name: &str) -> io::Result<Box<dyn Database>> {
         let mut shared = self.shared.lock();
         shared.storage_fails(self.boot, "creating")?;
-        let was = shared
-            .disks
-            .insert(name.to_owned(), sim::storage::Shelf::default());
+        let was = shared.disks.insert(name.to_owned(), MemoryRows::default());
         if let Some(was) = was.filter(|was| !was.is_empty()) {
             shared.fail(
                 Oracle::Storage,
@@ -262,6 +258,10 @@ impl Storage for Disks {
 }
 
 impl Database for Disk {
+    fn rows(&self) -> &dyn machine::Storage {
+        self.store.storage()
+    }
+
     fn begin(&mut self) -> io::Result<()> {
         self.turns.clear();
         self.shared.lock().storage_fails(self.boot, "beginning")
@@ -443,52 +443,4 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
         });
     }
     written
-}
-
-impl Rows for Disk {
-    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        self.store.head()
-    }
-
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
-        self.store.at_or_before(table, key)
-    }
-
-    fn first_at_or_after_bytes(
-        &self,
-        table: HotTable,
-        after: RowKey,
-        bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError> {
-        self.store
-            .first_at_or_after_bytes(table, after, bytes_before)
-    }
-
-    fn writers(
-        &self,
-        table: HotTable,
-        each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError> {
-        self.store.writers(table, each)
-    }
-
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
-        self.store.producer(id)
-    }
-
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.store.segment(number)
-    }
-
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        self.store.retried_segments(each)
-    }
-
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        self.store.outbox()
-    }
-
-    fn attached(&self, _incarnation: Incarnation) -> Result<u64, StorageError> {
-        Ok(0)
-    }
 }

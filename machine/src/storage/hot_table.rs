@@ -1,17 +1,18 @@
 //! Lookup of rows in one hot table.
 
+use super::port::{Storage, StorageError};
+use super::rows::{HotTable, RowKey, RowMeta};
 use crate::plan::{FRAME_OVERHEAD, Span};
-use crate::rows::{HotTable, RowKey, RowMeta, Rows, StorageError};
 
 /// Looks up rows in one hot table. The table has rows from the beginning of the segment without a
 /// gap.
-pub(crate) struct HotTableReader<'a, R> {
+pub(crate) struct HotTableReader<'a> {
     table: HotTable,
-    rows: &'a R,
+    rows: &'a dyn Storage,
 }
 
-impl<'a, R: Rows> HotTableReader<'a, R> {
-    pub(crate) const fn new(table: HotTable, rows: &'a R) -> Self {
+impl<'a> HotTableReader<'a> {
+    pub(crate) const fn new(table: HotTable, rows: &'a dyn Storage) -> Self {
         Self { table, rows }
     }
 

@@ -6,13 +6,14 @@
 
 use bytes::Bytes;
 
+use super::port::StorageError;
+use super::rows::{
+    Closed, Expiry, Former, Garbage, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey,
+    RowMeta, SealedSegment, StoredSegment, StreamRow, Task, TaskKind, Unannounced, Write,
+    WriterColumns,
+};
 use crate::Millis;
 use crate::message::{Change, Event};
-use crate::rows::{
-    Closed, Expiry, Former, Garbage, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey,
-    RowMeta, SealedSegment, StorageError, StoredSegment, StreamRow, Task, TaskKind, Unannounced,
-    Write, WriterColumns,
-};
 
 /// A value bound to a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

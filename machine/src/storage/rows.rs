@@ -1,4 +1,4 @@
-//! The durable state as typed rows: what is written, and what can be asked.
+//! The durable state as typed rows, and every change of it.
 
 use core::fmt;
 use core::ops::RangeInclusive;
@@ -397,87 +397,4 @@ impl Write {
             | Self::Upgrade { .. } => false,
         }
     }
-}
-
-/// The storage could not be asked; the step is void and the instance must be dropped.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the storage could not be read: {0}")]
-pub struct StorageError(pub String);
-
-/// What the machine may ask of the storage: synchronous, and true as of the step's beginning.
-pub trait Rows {
-    /// What there is of version 0.1, whose tables have to be upgraded before anything else is
-    /// asked.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn former(&self) -> Result<Option<Former>, StorageError> {
-        Ok(None)
-    }
-
-    /// The head row; `None` where there is no stream, and then no table either.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn head(&self) -> Result<Option<StreamRow>, StorageError>;
-
-    /// The last row at or before `key`.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError>;
-
-    /// The first row behind `after` that begins a message and has at least `bytes_before` framed
-    /// bytes of its segment before it.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn first_at_or_after_bytes(
-        &self,
-        table: HotTable,
-        after: RowKey,
-        bytes_before: u64,
-    ) -> Result<Option<RowMeta>, StorageError>;
-
-    /// Hands over every row that names a producer or a `Stream-Seq`, in order of keys.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn writers(
-        &self,
-        table: HotTable,
-        each: &mut dyn FnMut(WriterColumns),
-    ) -> Result<(), StorageError>;
-
-    /// A producer's last word in the sealed segments. Asked only where a segment has been sealed.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError>;
-
-    /// A sealed segment. Asked only where a segment has been sealed.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError>;
-
-    /// Hands over number and attempts of every sealed segment that took more than one. Asked only
-    /// where a segment has been sealed.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError>;
-
-    /// All chores, in order of their ids; `None` where there is no table of them.
-    ///
-    /// # Errors
-    /// When the storage cannot be read.
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError>;
-
-    /// How many readers are attached at the tail of this incarnation. Asked only when a TTL has run
-    /// out.
-    ///
-    /// # Errors
-    /// When they cannot be counted.
-    fn attached(&self, incarnation: Incarnation) -> Result<u64, StorageError>;
 }

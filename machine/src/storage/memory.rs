@@ -1,0 +1,398 @@
+//! The rows of one stream in memory: for tests, and for everything that simulates storage.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::port::{Storage, StorageError};
+use super::rows::{
+    Former, HotRow, HotTable, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment,
+    StreamRow, Task, Write, WriterColumns,
+};
+use crate::Millis;
+use crate::plan::Span;
+
+/// The rows of one stream in ordered maps. It refuses every write that SQLite refuses, and those
+/// that change a row that is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryRows {
+    has_tables: bool,
+    head: Option<StreamRow>,
+    hot: BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>,
+    /// Segments and producers, once there are tables for them.
+    sealed: Option<Sealed>,
+    outbox: Option<BTreeMap<u64, Task>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Sealed {
+    segments: BTreeMap<u64, SealedSegment>,
+    producers: BTreeMap<String, (ProducerState, Millis)>,
+}
+
+impl MemoryRows {
+    /// Whether nothing at all is stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.is_freed() && self.outbox.is_none()
+    }
+
+    /// Whether nothing of a stream is stored. Tasks may be left.
+    #[must_use]
+    pub fn is_freed(&self) -> bool {
+        !self.has_tables && self.head.is_none() && self.hot.is_empty() && self.sealed.is_none()
+    }
+
+    /// The sealed segments, in order.
+    pub fn segments(&self) -> impl Iterator<Item = &SealedSegment> {
+        self.sealed
+            .iter()
+            .flat_map(|sealed| sealed.segments.values())
+    }
+
+    /// The producers of the sealed segments, in order of their ids.
+    pub fn producers(&self) -> impl Iterator<Item = &str> {
+        let sealed = self.sealed.iter();
+        sealed.flat_map(|sealed| sealed.producers.keys().map(String::as_str))
+    }
+
+    /// Whether a producer is known, from the sealed segments or from the open one.
+    #[must_use]
+    pub fn knows(&self, producer: &str) -> bool {
+        let sealed = self.sealed.as_ref();
+        let is_named = |row: &HotRow| {
+            row.producer
+                .as_ref()
+                .is_some_and(|stamp| stamp.id == producer)
+        };
+        sealed.is_some_and(|sealed| sealed.producers.contains_key(producer))
+            || self.rows().any(is_named)
+    }
+
+    /// The tasks of the outbox, in order.
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.outbox.iter().flat_map(BTreeMap::values)
+    }
+
+    /// The hot tables, in order.
+    pub fn hot_tables(&self) -> impl Iterator<Item = HotTable> {
+        self.hot.keys().copied()
+    }
+
+    /// The rows of one hot table, in order; `None` when there is no such table.
+    pub fn table(&self, table: HotTable) -> Option<impl Iterator<Item = &HotRow>> {
+        self.hot.get(&table).map(BTreeMap::values)
+    }
+
+    /// The row of the stream, if there is one.
+    #[must_use]
+    pub const fn head(&self) -> Option<&StreamRow> {
+        self.head.as_ref()
+    }
+
+    /// The rows of the open segment, in order.
+    pub fn rows(&self) -> impl Iterator<Item = &HotRow> {
+        let open = self.head.as_ref().filter(|head| head.writable);
+        let table = open.and_then(|head| self.hot.get(&HotTable::of(head.segment)));
+        table.into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// How many rows the open segment has.
+    #[must_use]
+    pub fn open_row_count(&self) -> u64 {
+        let open = self.head.as_ref().filter(|head| head.writable);
+        let table = open.and_then(|head| self.hot.get(&HotTable::of(head.segment)));
+        table.map_or(0, |table| table.len() as u64)
+    }
+
+    /// The last row of the open segment.
+    #[must_use]
+    pub fn last_row(&self) -> Option<&HotRow> {
+        let open = self.head.as_ref().filter(|head| head.writable)?;
+        let table = self.hot.get(&HotTable::of(open.segment))?;
+        table.last_key_value().map(|(_, row)| row)
+    }
+
+    /// How many rows all hot tables have.
+    #[must_use]
+    pub fn row_count(&self) -> u64 {
+        self.hot.values().map(|table| table.len() as u64).sum()
+    }
+
+    /// How many tables there are.
+    #[must_use]
+    pub fn table_count(&self) -> u64 {
+        let sealed = if self.sealed.is_some() { 2 } else { 0 };
+        let others = u64::from(self.has_tables) + u64::from(self.outbox.is_some());
+        others + self.hot.len() as u64 + sealed
+    }
+
+    /// The joined frames of the rows of a span.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    pub fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
+        let rows = self.hot_table(span.table)?.range(span.from..=span.to);
+        let frames: Vec<_> = rows.map(|(_, row)| row.frames.make()).collect();
+        if frames.is_empty() {
+            return Err(StorageError("no rows to be joined".to_owned()));
+        }
+        Ok(frames.concat())
+    }
+
+    /// Carries out one write.
+    ///
+    /// # Errors
+    /// When it does not fit the rows that there are, with the reason. A part of it may have been
+    /// carried out.
+    pub fn apply(&mut self, write: &Write) -> Result<(), String> {
+        match write {
+            Write::CreateTables => {
+                if !self.is_freed() {
+                    return Err("the tables exist already".to_owned());
+                }
+                self.has_tables = true;
+                self.hot.insert(HotTable::of(0), BTreeMap::new());
+                Ok(())
+            }
+            Write::InsertStream(row) => {
+                if !self.has_tables {
+                    return Err("there is no table of the stream".to_owned());
+                }
+                free(self.head.replace(row.clone()).is_none(), "row of a stream")
+            }
+            Write::UpdateStream(new) => {
+                let row = self.head.as_mut().ok_or("there is no stream")?;
+                *row = StreamRow {
+                    incarnation: row.incarnation,
+                    name: row.name.clone(),
+                    content_type: row.content_type.clone(),
+                    created_at: row.created_at,
+                    expiry: row.expiry.clone(),
+                    version: row.version,
+                    ..new.clone()
+                };
+                Ok(())
+            }
+            Write::InsertHot { table, row } => {
+                let rows = there(self.hot.get_mut(table), "hot table")?;
+                free(rows.insert(row.key, row.clone()).is_none(), "hot row")
+            }
+            Write::CreateHot(table) => free(
+                self.hot.insert(*table, BTreeMap::new()).is_none(),
+                "hot table",
+            ),
+            Write::DropHot(table) => there(self.hot.remove(table), "hot table").map(drop),
+            Write::CreateSealedTables => free(
+                self.sealed.replace(Sealed::default()).is_none(),
+                "table of segments",
+            ),
+            Write::InsertSegment(segment) => {
+                let segments = &mut self.sealed_mut()?.segments;
+                let is_free = segments.insert(segment.number, segment.clone()).is_none();
+                free(is_free, "segment")
+            }
+            Write::UpdateSegment(new) => {
+                let segments = &mut self.sealed_mut()?.segments;
+                let segment = there(segments.get_mut(&new.number), "segment")?;
+                segment.attempts = new.attempts;
+                segment.attempted_at = new.attempted_at;
+                segment.stored.clone_from(&new.stored);
+                Ok(())
+            }
+            Write::PutProducer { stamp, used_at } => {
+                let ProducerStamp { id, epoch, seq } = stamp.clone();
+                let state = ProducerState { epoch, seq };
+                let producers = &mut self.sealed_mut()?.producers;
+                producers.insert(id, (state, *used_at));
+                Ok(())
+            }
+            Write::ForgetProducers { used_at, most } => {
+                let producers = &mut self.sealed_mut()?.producers;
+                let idle = producers.iter().filter(|(_, (_, used))| used <= used_at);
+                let mut idle: Vec<_> = idle.map(|(id, (_, used))| (*used, id.clone())).collect();
+                idle.sort();
+                idle.truncate(usize::try_from(*most).unwrap_or(usize::MAX));
+                for (_, id) in &idle {
+                    producers.remove(id);
+                }
+                Ok(())
+            }
+            Write::CreateOutbox => free(
+                self.outbox.replace(BTreeMap::new()).is_none(),
+                "table of tasks",
+            ),
+            Write::InsertTask(task) => {
+                let is_free = self.tasks_mut()?.insert(task.id, task.clone()).is_none();
+                free(is_free, "task")
+            }
+            Write::UpdateTask(new) => {
+                there(self.tasks_mut()?.get_mut(&new.id), "task")?.clone_from(new);
+                Ok(())
+            }
+            Write::RemoveTask { id } => there(self.tasks_mut()?.remove(id), "task").map(drop),
+            Write::DropOutbox => match self.outbox.take() {
+                Some(outbox) if outbox.is_empty() => Ok(()),
+                Some(outbox) => Err(format!("{} tasks are dropped", outbox.len())),
+                None => Err("there is no table of tasks".to_owned()),
+            },
+            Write::Upgrade { .. } => Err("there is nothing of version 0.1".to_owned()),
+            Write::DropTables => {
+                if !self.has_tables || !self.hot.is_empty() {
+                    return Err("there are no tables to drop, or hot ones are left".to_owned());
+                }
+                *self = Self {
+                    outbox: self.outbox.take(),
+                    ..Self::default()
+                };
+                Ok(())
+            }
+        }
+    }
+
+    /// The writes that make these rows from nothing.
+    #[must_use]
+    pub fn as_writes(&self) -> Vec<Write> {
+        let mut writes = Vec::new();
+        if let Some(outbox) = &self.outbox {
+            writes.push(Write::CreateOutbox);
+            writes.extend(outbox.values().cloned().map(Write::InsertTask));
+        }
+        let Some(head) = &self.head else {
+            return writes;
+        };
+        writes.extend([Write::CreateTables, Write::InsertStream(head.clone())]);
+        if !self.hot.contains_key(&HotTable::of(0)) {
+            writes.push(Write::DropHot(HotTable::of(0)));
+        }
+        for (table, rows) in &self.hot {
+            if *table != HotTable::of(0) {
+                writes.push(Write::CreateHot(*table));
+            }
+            writes.extend(rows.values().map(|row| Write::InsertHot {
+                table: *table,
+                row: row.clone(),
+            }));
+        }
+        if let Some(sealed) = &self.sealed {
+            writes.push(Write::CreateSealedTables);
+            writes.extend(sealed.segments.values().cloned().map(Write::InsertSegment));
+            writes.extend(sealed.producers.iter().map(|(id, (state, used_at))| {
+                let ProducerState { epoch, seq } = *state;
+                let stamp = ProducerStamp {
+                    id: id.clone(),
+                    epoch,
+                    seq,
+                };
+                Write::PutProducer {
+                    stamp,
+                    used_at: *used_at,
+                }
+            }));
+        }
+        writes
+    }
+
+    fn hot_table(&self, table: HotTable) -> Result<&BTreeMap<RowKey, HotRow>, StorageError> {
+        there(self.hot.get(&table), "hot table").map_err(StorageError)
+    }
+
+    fn sealed(&self) -> Result<&Sealed, StorageError> {
+        there(self.sealed.as_ref(), "table of segments").map_err(StorageError)
+    }
+
+    fn sealed_mut(&mut self) -> Result<&mut Sealed, String> {
+        there(self.sealed.as_mut(), "table of segments")
+    }
+
+    fn tasks_mut(&mut self) -> Result<&mut BTreeMap<u64, Task>, String> {
+        there(self.outbox.as_mut(), "table of tasks")
+    }
+}
+
+fn there<T>(found: Option<T>, what: &str) -> Result<T, String> {
+    found.ok_or_else(|| format!("there is no such {what}"))
+}
+
+fn free(is_free: bool, what: &str) -> Result<(), String> {
+    if is_free {
+        Ok(())
+    } else {
+        Err(format!("there is such a {what} already"))
+    }
+}
+
+impl Storage for MemoryRows {
+    fn former(&self) -> Result<Option<Former>, StorageError> {
+        Ok(None)
+    }
+
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
+        Ok(self.head.clone())
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
+        let row = self.hot_table(table)?.range(..=key).next_back();
+        Ok(row.map(|(_, row)| meta(row)))
+    }
+
+    fn first_at_or_after_bytes(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMeta>, StorageError> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let mut rows = self.hot_table(table)?.range(behind).map(|(_, row)| row);
+        let row = rows.find(|row| {
+            row.key == RowKey::at(row.key.position()) && row.bytes_before >= bytes_before
+        });
+        Ok(row.map(meta))
+    }
+
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
+        for row in self.hot_table(table)?.values() {
+            if row.producer.is_some() || row.stream_seq.is_some() {
+                each(WriterColumns {
+                    at: row.at,
+                    producer: row.producer.clone(),
+                    stream_seq: row.stream_seq.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
+        Ok(self.sealed()?.producers.get(id).map(|(state, _)| *state))
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
+        Ok(self.sealed()?.segments.get(&number).cloned())
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
+        let segments = self.sealed()?.segments.values();
+        let retried = segments.filter(|segment| segment.attempts > 1);
+        retried.for_each(|segment| each(segment.number, segment.attempts));
+        Ok(())
+    }
+
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        let outbox = self.outbox.as_ref();
+        Ok(outbox.map(|outbox| outbox.values().cloned().collect()))
+    }
+}
+
+fn meta(row: &HotRow) -> RowMeta {
+    RowMeta {
+        key: row.key,
+        units: row.units,
+        bytes_before: row.bytes_before,
+        bytes: row.frames.bytes(),
+        at: row.at,
+    }
+}

@@ -1,0 +1,205 @@
+//! The storage port: what the machine asks of the storage.
+
+use super::rows::{
+    Former, HotTable, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
+};
+
+/// The storage could not be read. The step is void, and the instance must be dropped.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the storage could not be read: {0}")]
+pub struct StorageError(pub String);
+
+/// What the machine asks of the storage. Answers are synchronous, and true as of the beginning of
+/// the step.
+pub trait Storage {
+    /// What there is of version 0.1, whose tables have to be upgraded before anything else is
+    /// asked.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn former(&self) -> Result<Option<Former>, StorageError>;
+
+    /// The row of the stream. `None` where there is no stream, and then no table either.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn head(&self) -> Result<Option<StreamRow>, StorageError>;
+
+    /// The last row at or before `key`.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError>;
+
+    /// The first row behind `after` that begins a message and has at least `bytes_before` framed
+    /// bytes of its segment before it.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn first_at_or_after_bytes(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMeta>, StorageError>;
+
+    /// Hands over every row that names a producer or a `Stream-Seq`, in order of keys.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError>;
+
+    /// The last state of a producer in the sealed segments. Asked only where a segment is sealed.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError>;
+
+    /// A sealed segment. Asked only where a segment is sealed.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError>;
+
+    /// Hands over number and attempts of every sealed segment that took more than one attempt.
+    /// Asked only where a segment is sealed.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError>;
+
+    /// All tasks of the outbox, in order of their ids. `None` where there is no table of them.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError>;
+}
+
+/// Where there is nothing stored, every answer is "none".
+impl<S: Storage + ?Sized> Storage for Option<&S> {
+    fn former(&self) -> Result<Option<Former>, StorageError> {
+        self.map_or(Ok(None), S::former)
+    }
+
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
+        self.map_or(Ok(None), S::head)
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
+        self.map_or(Ok(None), |storage| storage.at_or_before(table, key))
+    }
+
+    fn first_at_or_after_bytes(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMeta>, StorageError> {
+        self.map_or(Ok(None), |storage| {
+            storage.first_at_or_after_bytes(table, after, bytes_before)
+        })
+    }
+
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
+        self.map_or(Ok(()), |storage| storage.writers(table, each))
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
+        self.map_or(Ok(None), |storage| storage.producer(id))
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
+        self.map_or(Ok(None), |storage| storage.segment(number))
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
+        self.map_or(Ok(()), |storage| storage.retried_segments(each))
+    }
+
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        self.map_or(Ok(None), S::outbox)
+    }
+}
+
+/// A storage that asks `before` first, and passes the question on when that returns `Ok`. It counts
+/// questions, bounds them, and lets them fail.
+#[derive(Debug)]
+pub struct Guarded<'a, S: ?Sized, F> {
+    storage: &'a S,
+    before: F,
+}
+
+impl<'a, S, F> Guarded<'a, S, F>
+where
+    S: Storage + ?Sized,
+    F: Fn() -> Result<(), StorageError>,
+{
+    /// Guards `storage`.
+    pub const fn new(storage: &'a S, before: F) -> Self {
+        Self { storage, before }
+    }
+
+    fn ask(&self) -> Result<&'a S, StorageError> {
+        (self.before)().map(|()| self.storage)
+    }
+}
+
+impl<S, F> Storage for Guarded<'_, S, F>
+where
+    S: Storage + ?Sized,
+    F: Fn() -> Result<(), StorageError>,
+{
+    fn former(&self) -> Result<Option<Former>, StorageError> {
+        self.ask()?.former()
+    }
+
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
+        self.ask()?.head()
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
+        self.ask()?.at_or_before(table, key)
+    }
+
+    fn first_at_or_after_bytes(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMeta>, StorageError> {
+        self.ask()?
+            .first_at_or_after_bytes(table, after, bytes_before)
+    }
+
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
+        self.ask()?.writers(table, each)
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
+        self.ask()?.producer(id)
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
+        self.ask()?.segment(number)
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
+        self.ask()?.retried_segments(each)
+    }
+
+    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+        self.ask()?.outbox()
+    }
+}
