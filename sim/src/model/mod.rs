@@ -1,0 +1,433 @@
+//! The reference model: what the protocol allows, written as plainly as possible and without any
+//! code of the machine.
+//!
+//! [`Model::answered`] takes requests in the order in which the object took them, and judges each
+//! answer.
+
+mod append;
+mod conditions;
+mod content;
+mod create;
+mod faults;
+mod read;
+mod state;
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+pub use content::Content;
+use faults::faults;
+pub use faults::time;
+pub use state::{Life, State};
+
+use crate::request::{Request, Response};
+use crate::segments::{Segments, Token, token};
+
+/// The difference between what the reference allows and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    pub expected: String,
+    pub actual: String,
+}
+
+/// What the world saw of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct TurnFacts {
+    /// The instance's clock.
+    pub now: u64,
+    /// Readers at the tail of the stream before the turn.
+    pub attached: u64,
+    /// Whether the turn removed the stream's rows.
+    pub dropped: bool,
+    /// Whether the caller was kept as a reader at the tail.
+    pub kept: bool,
+    /// The end of an SSE page.
+    pub page_end: Option<Token>,
+    /// Whether the answer is only the beginning of one.
+    pub has_rest: bool,
+    /// The number and the length of the segment that the turn sealed.
+    pub sealed: Option<(u64, u64)>,
+}
+
+/// The bounds that the server was configured with.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    pub body_bytes: u64,
+    pub page_bytes: u64,
+    /// A page may end every so many framed bytes.
+    ///
+    /// A segment has at most `page_ends_max` such ends.
+    pub page_step: u64,
+    pub page_ends_max: u64,
+    /// Whether a plain read is answered with all pages up to the tail.
+    pub whole_reads: bool,
+    /// A new instance may be late by this fraction of a TTL.
+    pub slack_divisor: u64,
+    /// The greatest difference between the clocks of two instances.
+    pub skew_ms: u64,
+    pub cursor_epoch_ms: u64,
+    pub cursor_interval_ms: u64,
+}
+
+impl Bounds {
+    /// Returns how many bytes a page may have before its last append.
+    ///
+    /// A page may also be as long as the distance between two possible ends, which grows with the
+    /// segment.
+    fn page_limit(&self, framed: u64) -> u64 {
+        let steps = framed
+            .div_ceil(self.page_step)
+            .div_ceil(self.page_ends_max.max(1));
+        self.page_bytes.max(1).max(self.page_step * steps)
+    }
+}
+
+/// The reference model of one name.
+#[derive(Debug)]
+pub struct Model {
+    pub state: State,
+    pub bounds: Bounds,
+    lives: u64,
+    /// The last known content and segments of each life.
+    archive: Vec<(Rc<Content>, Rc<Segments>)>,
+    /// Idle producers that were forgotten, each with its life.
+    forgotten: BTreeSet<(u64, String)>,
+}
+
+type Verdict = Result<(), Mismatch>;
+
+impl Model {
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        let none = Rc::new(Content::Messages(Vec::new()));
+        Self {
+            state: State::default(),
+            bounds,
+            lives: 0,
+            archive: vec![(none, Rc::default())],
+            forgotten: BTreeSet::new(),
+        }
+    }
+
+    /// Returns the content of a present or past life.
+    #[must_use]
+    pub fn content(&self, life: u64) -> &Content {
+        &self.archive[usize::try_from(life).unwrap_or(0)].0
+    }
+
+    /// Returns the segments of a present or past life.
+    #[must_use]
+    pub fn segments(&self, life: u64) -> &Segments {
+        &self.archive[usize::try_from(life).unwrap_or(0)].1
+    }
+
+    /// Begins again from `state`, because an instance has ended.
+    pub fn restart(&mut self, state: State) {
+        self.state = state;
+        if let Some(life) = &mut self.state.life {
+            life.forgot = true;
+        }
+        self.note();
+    }
+
+    /// Judges an answer that was given in an earlier state, without changing this model.
+    ///
+    /// # Errors
+    /// When the answer was not allowed in that state.
+    pub fn answered_in(
+        &mut self,
+        then: State,
+        request: &Request,
+        response: &Response,
+        facts: &TurnFacts,
+    ) -> Verdict {
+        let present = core::mem::replace(&mut self.state, then);
+        let archive = self.archive.clone();
+        let verdict = self.answered(request, response, facts);
+        self.archive = archive;
+        self.state = present;
+        verdict
+    }
+
+    /// Returns what an earlier state becomes by an answer that was given in it, without changing
+    /// this model.
+    ///
+    /// # Errors
+    /// When the answer was not allowed in that state.
+    pub fn after(
+        &mut self,
+        then: State,
+        request: &Request,
+        response: &Response,
+        facts: &TurnFacts,
+    ) -> Result<State, Mismatch> {
+        let present = core::mem::replace(&mut self.state, then);
+        let archive = self.archive.clone();
+        let lives = core::mem::replace(&mut self.lives, self.state.last_life);
+        let verdict = self.answered(request, response, facts);
+        self.lives = lives;
+        self.archive = archive;
+        let after = core::mem::replace(&mut self.state, present);
+        verdict.map(|()| after)
+    }
+
+    /// Notes that a read used the present life between these two times.
+    pub fn read_between(&mut self, life: u64, asked_at: u64, answered_at: u64) {
+        if let Some(it) = self.state.life.as_mut().filter(|it| it.id == life) {
+            it.used = (it.used.0.max(asked_at), it.used.1.max(answered_at));
+        }
+    }
+
+    /// Returns how many lives have begun.
+    #[must_use]
+    pub const fn lives(&self) -> u64 {
+        self.lives
+    }
+
+    /// Judges a refusal that did not need the stream.
+    ///
+    /// # Errors
+    /// When the request has no such fault.
+    pub fn refused(&self, request: &Request, response: &Response) -> Verdict {
+        let faults = faults(request, &self.bounds);
+        ensure(
+            faults.contains(&response.status),
+            || format!("an answer of {faults:?}"),
+            response,
+        )
+    }
+
+    /// Judges the turn of an alarm.
+    ///
+    /// # Errors
+    /// When the stream ended too early, or should have.
+    pub fn alarm(&mut self, facts: &TurnFacts) -> Verdict {
+        self.settle_expiry(facts, false)?;
+        self.turned(facts)
+    }
+
+    /// Judges a turn that no request has caused. It may seal the open segment and change nothing
+    /// else.
+    ///
+    /// # Errors
+    /// When it seals a segment anywhere but at the tail.
+    pub fn turned(&mut self, facts: &TurnFacts) -> Verdict {
+        self.seal(facts)?;
+        self.note();
+        Ok(())
+    }
+
+    /// Fixes the end of the open segment at the tail, for ever, if the turn has sealed it.
+    fn seal(&mut self, facts: &TurnFacts) -> Verdict {
+        let Some((number, units)) = facts.sealed else {
+            return Ok(());
+        };
+        let life = self.state.life.as_mut();
+        let (next, length) = life.as_ref().map_or((None, 0), |life| {
+            let start = life.segments.start(number).unwrap_or(0);
+            (Some(life.segments.sealed()), life.content.len() - start)
+        });
+        let Some(life) = life.filter(|_| next == Some(number) && units == length && units > 0)
+        else {
+            return Err(Mismatch {
+                expected: format!("the segment {next:?} to be sealed at {length}"),
+                actual: format!("{number} at {units}"),
+            });
+        };
+        let end = life.content.len();
+        Rc::make_mut(&mut life.segments).seal(end);
+        Ok(())
+    }
+
+    /// Removes the producers that a seal has forgotten, because they were idle for `idle_ms`
+    /// (protocol 5.2.1). Returns how many were forgotten, and how many idle ones are left.
+    pub fn forget(
+        &mut self,
+        now: u64,
+        idle_ms: u64,
+        is_known: impl Fn(&str) -> bool,
+    ) -> (u64, Result<u64, Mismatch>) {
+        let Some(life) = self.state.life.as_mut().filter(|life| !life.closed) else {
+            return (0, Ok(0));
+        };
+        let (mut forgotten, mut left) = (0, 0);
+        for producer in life.producers.keys().cloned().collect::<Vec<_>>() {
+            let used_at = life.produced_at.get(&producer).copied().unwrap_or(0);
+            let is_idle = used_at.saturating_add(idle_ms) <= now;
+            if is_known(&producer) {
+                left += u64::from(is_idle);
+                continue;
+            }
+            if !is_idle {
+                let mismatch = Mismatch {
+                    expected: format!(
+                        "{producer}, which appended at {used_at}, to be known at {now}"
+                    ),
+                    actual: "it was forgotten".to_owned(),
+                };
+                return (forgotten, Err(mismatch));
+            }
+            forgotten += 1;
+            Rc::make_mut(&mut life.producers).remove(&producer);
+            self.forgotten.insert((life.id, producer));
+        }
+        (forgotten, Ok(left))
+    }
+
+    /// Returns whether a producer was ever forgotten. Its repeated appends may be stored again.
+    #[must_use]
+    pub fn has_forgotten(&self, life: u64, producer: &str) -> bool {
+        self.forgotten.contains(&(life, producer.to_owned()))
+    }
+
+    /// Notes that one of `attached` readers at the tail has left.
+    pub fn gone(&mut self, now: u64, attached: u64) {
+        if let Some(life) = self.state.life.as_mut().filter(|_| attached > 0) {
+            life.maybe_used_at(now);
+        }
+    }
+
+    /// Judges the answer to a request, and takes over what the request has changed.
+    ///
+    /// # Errors
+    /// When the answer is not allowed.
+    pub fn answered(
+        &mut self,
+        request: &Request,
+        response: &Response,
+        facts: &TurnFacts,
+    ) -> Verdict {
+        let deletes = request.method == "DELETE" && response.status == 204;
+        self.settle_expiry(facts, deletes)?;
+        let faults = faults(request, &self.bounds);
+        if !faults.is_empty() {
+            return ensure(
+                faults.contains(&response.status),
+                || format!("an answer of {faults:?}"),
+                response,
+            );
+        }
+        ensure(
+            response.header("Cache-Control").is_some(),
+            || "a Cache-Control".to_owned(),
+            response,
+        )?;
+        let done = match (request.method, self.state.life.is_some()) {
+            ("PUT", false) => self.created(request, response, facts),
+            (_, false) => ensure(
+                response.status == 404,
+                || "404: there is no stream".to_owned(),
+                response,
+            ),
+            ("PUT", true) => self.confirmed(request, response, facts),
+            ("POST", true) => self.appended(request, response, facts),
+            ("DELETE", true) if response.status == 412 => self.failed(request, response),
+            ("DELETE", true) => {
+                self.meets(request, response)?;
+                ensure(
+                    deletes && facts.dropped,
+                    || "204, and nothing left".to_owned(),
+                    response,
+                )?;
+                self.state.life = None;
+                Ok(())
+            }
+            ("HEAD", true) => self.described(response),
+            _ => self.read(request, response, facts),
+        };
+        self.note();
+        done?;
+        self.name(response)
+    }
+
+    /// Judges whether the stream has expired in this turn.
+    fn settle_expiry(&mut self, facts: &TurnFacts, deletes: bool) -> Verdict {
+        let Some(life) = &mut self.state.life else {
+            return Ok(());
+        };
+        let ends = life.ends(&self.bounds);
+        let (least, most) = ends.unwrap_or((u64::MAX, u64::MAX));
+        let mismatch = |expected: &str| Mismatch {
+            expected: expected.to_owned(),
+            actual: format!(
+                "now {}, ends {ends:?}, {} attached",
+                facts.now, facts.attached
+            ),
+        };
+        let watched = facts.attached > 0 && life.ttl.is_some_and(|ttl| ttl > 0);
+        if facts.dropped && !deletes {
+            if facts.now < least {
+                return Err(mismatch("the stream lives on"));
+            }
+            if watched {
+                return Err(mismatch("a stream with readers at its tail lives on"));
+            }
+            self.state.life = None;
+        } else if watched {
+            if facts.now >= least {
+                life.maybe_used_at(facts.now);
+            }
+        } else if facts.now >= most && !deletes {
+            return Err(mismatch("the stream has expired"));
+        }
+        Ok(())
+    }
+
+    /// Judges whether an answer names the tail, and whether the stream is closed.
+    fn at_tail(&self, response: &Response) -> Verdict {
+        let Some(life) = &self.state.life else {
+            return Ok(());
+        };
+        let next = response.header("Stream-Next-Offset").and_then(token);
+        let next = next.and_then(|token| life.segments.position_sent(token));
+        let tail = life.content.len();
+        ensure(
+            next == Some(tail),
+            || format!("Stream-Next-Offset: {tail}"),
+            response,
+        )?;
+        let closed = life.closed;
+        ensure(
+            response.is_true("Stream-Closed") == closed,
+            || format!("Stream-Closed: {closed}"),
+            response,
+        )
+    }
+
+    /// Judges whether an answer names the content type.
+    fn names_type(&self, response: &Response) -> Verdict {
+        let Some(life) = &self.state.life else {
+            return Ok(());
+        };
+        let content_type = response.header("Content-Type");
+        ensure(
+            content_type == Some(&life.content_type),
+            || format!("Content-Type: {}", life.content_type),
+            response,
+        )
+    }
+
+    /// Archives the present content and segments.
+    fn note(&mut self) {
+        if let Some(life) = &self.state.life {
+            let archived = &mut self.archive[usize::try_from(life.id).unwrap_or(0)];
+            if !Rc::ptr_eq(&archived.0, &life.content) {
+                archived.0 = Rc::clone(&life.content);
+            }
+            if !Rc::ptr_eq(&archived.1, &life.segments) {
+                archived.1 = Rc::clone(&life.segments);
+            }
+        }
+    }
+}
+
+fn ensure(holds: bool, expected: impl FnOnce() -> String, response: &Response) -> Verdict {
+    if holds {
+        Ok(())
+    } else {
+        Err(Mismatch {
+            expected: expected(),
+            actual: response.line(),
+        })
+    }
+}

@@ -1,0 +1,253 @@
+//! Reads: GET and HEAD (protocol 5.5 to 5.8).
+
+use super::content::Content;
+use super::{Mismatch, Model, TurnFacts, Verdict, ensure};
+use crate::request::{Request, Response};
+use crate::segments::{tag, token};
+
+/// The bytes that the server adds to each stored append.
+const FRAME_BYTES: usize = 4;
+
+impl Model {
+    /// Returns the body of a plain read from an offset that begins now and has all pages.
+    #[must_use]
+    pub fn promised(&self, offset: Option<&str>) -> Option<Vec<u8>> {
+        let life = self.state.life.as_ref()?;
+        let tail = life.content.len();
+        let start = match offset {
+            None | Some("-1") => 0,
+            Some(text) => life.segments.position_requested(token(text)?).min(tail),
+        };
+        let begin = if start == tail {
+            tail
+        } else {
+            life.content.begin(start)
+        };
+        life.content.page(begin, tail)
+    }
+
+    /// Judges whether the next page of an answer about a life was given.
+    ///
+    /// # Errors
+    /// When it was given after that life had ended, or not given although it lasts.
+    pub fn continued(&mut self, id: u64, given: bool, facts: &TurnFacts) -> Verdict {
+        self.settle_expiry(facts, false)?;
+        let life = self.state.life.as_mut().filter(|life| life.id == id);
+        if given != life.is_some() {
+            return Err(Mismatch {
+                expected: format!("the next page of life {id}: {}", life.is_some()),
+                actual: given.to_string(),
+            });
+        }
+        if let Some(life) = life {
+            life.use_at(facts.now);
+        }
+        self.turned(facts)
+    }
+
+    pub(super) fn described(&self, response: &Response) -> Verdict {
+        let Some(life) = &self.state.life else {
+            return Ok(());
+        };
+        ensure(
+            response.status == 200 && response.body.is_empty(),
+            || "200 without a body".to_owned(),
+            response,
+        )?;
+        let ttl = life.ttl.map(|seconds| seconds.to_string());
+        ensure(
+            response.header("Stream-TTL") == ttl.as_deref(),
+            || format!("Stream-TTL: {ttl:?}"),
+            response,
+        )?;
+        let expires = life.expires.as_ref().map(|(_, text)| text.as_str());
+        ensure(
+            response.header("Stream-Expires-At") == expires,
+            || format!("Stream-Expires-At: {expires:?}"),
+            response,
+        )?;
+        ensure(
+            response.header("Cache-Control") == Some("no-store"),
+            || "no-store".to_owned(),
+            response,
+        )?;
+        let all = response.header("ETag").and_then(tag);
+        let names_all = all
+            .filter(|tag| tag.start == (0, 0) && tag.closed == life.closed && life.is_at(tag.end));
+        ensure(
+            names_all.is_some(),
+            || "the entity tag of the whole stream".to_owned(),
+            response,
+        )?;
+        self.at_tail(response)?;
+        self.names_type(response)
+    }
+
+    pub(super) fn read(
+        &mut self,
+        request: &Request,
+        response: &Response,
+        facts: &TurnFacts,
+    ) -> Verdict {
+        let Some(life) = &mut self.state.life else {
+            return Ok(());
+        };
+        life.use_at(facts.now);
+        let tail = life.content.len();
+        let live = request.parameter("live");
+        let offset = request.parameter("offset");
+        let start = life.segments.begin(request, tail).unwrap_or(tail);
+        let sent = |token| life.segments.position_sent(token);
+        if start == tail && live.is_some() && !life.closed {
+            let status = if live == Some("sse") { 200 } else { 204 };
+            ensure(
+                facts.kept && response.status == status,
+                || "to be kept as a reader at the tail".to_owned(),
+                response,
+            )?;
+            return if status == 204 {
+                self.at_tail(response)
+            } else {
+                Ok(())
+            };
+        }
+        ensure(!facts.kept, || "to be answered".to_owned(), response)?;
+        if life.closed && life.segments.resumed(request, tail) == Some(tail) {
+            ensure(
+                response.status == 204 && response.is_true("Stream-Up-To-Date"),
+                || "204, so that a browser does not connect again".to_owned(),
+                response,
+            )?;
+            return self.at_tail(response);
+        }
+        if live == Some("sse") {
+            let end = facts.page_end.and_then(sent).unwrap_or(u64::MAX);
+            let reasonable = if start == tail {
+                end == tail
+            } else {
+                start < end && end <= tail && life.content.is_end(end)
+            };
+            ensure(
+                reasonable,
+                || format!("a page from {start} to at most {tail}"),
+                response,
+            )?;
+            return ensure(response.status == 200, || "200".to_owned(), response);
+        }
+        if live == Some("long-poll") && start == tail {
+            ensure(
+                response.status == 204,
+                || "204: the end of a closed stream".to_owned(),
+                response,
+            )?;
+            ensure(
+                response.is_true("Stream-Up-To-Date"),
+                || "Stream-Up-To-Date".to_owned(),
+                response,
+            )?;
+            return self.at_tail(response);
+        }
+        let end = response
+            .header("Stream-Next-Offset")
+            .and_then(token)
+            .and_then(sent)
+            .unwrap_or(u64::MAX);
+        let reasonable = if start == tail {
+            end == tail
+        } else {
+            start < end && end <= tail && life.content.is_end(end)
+        };
+        ensure(
+            reasonable,
+            || format!("a page from {start} to at most {tail}"),
+            response,
+        )?;
+        let whole = self.bounds.whole_reads && live.is_none();
+        ensure(
+            !whole || end == tail,
+            || format!("everything up to {tail}"),
+            response,
+        )?;
+        let reached = end == tail;
+        ensure(
+            response.is_true("Stream-Up-To-Date") == reached,
+            || format!("Stream-Up-To-Date: {reached}"),
+            response,
+        )?;
+        let eof = reached && life.closed;
+        ensure(
+            response.is_true("Stream-Closed") == eof,
+            || format!("Stream-Closed: {eof}"),
+            response,
+        )?;
+        let tagged = offset != Some("now");
+        ensure(
+            response.header("ETag").is_some() == tagged,
+            || format!("an ETag: {tagged}"),
+            response,
+        )?;
+        let known = request.header("If-None-Match").unwrap_or_default();
+        let tag = response.header("ETag").unwrap_or("none");
+        let named = live.is_none()
+            && known
+                .split(", ")
+                .any(|each| each == "*" || each.trim_start_matches("W/") == tag)
+            && tagged;
+        let status = if named { 304 } else { 200 };
+        ensure(response.status == status, || status.to_string(), response)?;
+        if live.is_some() && !eof {
+            let client = request
+                .parameter("cursor")
+                .and_then(|text| text.parse::<u64>().ok());
+            let cursor = response
+                .header("Stream-Cursor")
+                .and_then(|text| text.parse::<u64>().ok());
+            let present = facts.now.saturating_sub(self.bounds.cursor_epoch_ms)
+                / self.bounds.cursor_interval_ms;
+            let ahead = cursor.is_some_and(|cursor| {
+                cursor >= present && client.is_none_or(|client| cursor > client)
+            });
+            ensure(
+                ahead,
+                || format!("a cursor of {present} or more, and beyond {client:?}"),
+                response,
+            )?;
+        }
+        if status == 304 {
+            return ensure(response.body.is_empty(), || "no body".to_owned(), response);
+        }
+        let begin = if start == tail {
+            tail
+        } else {
+            life.content.begin(start)
+        };
+        let page = life.content.page(begin, end).unwrap_or_default();
+        if whole && facts.has_rest {
+            let begins = !response.body.is_empty() && page.starts_with(&response.body);
+            let expected = || format!("the beginning of {}", crate::request::excerpt(&page));
+            ensure(begins, expected, response)?;
+            return self.names_type(response);
+        }
+        let expected = || format!("the body {}", crate::request::excerpt(&page));
+        ensure(
+            response.body == page || (page == b"[]" && response.body.is_empty() && start != tail),
+            expected,
+            response,
+        )?;
+        if let Content::Run { ends, bytes, .. } = &*life.content
+            && start != tail
+            && !whole
+        {
+            // Only the last append may exceed the size of a page.
+            let last = life.content.begin(end - 1);
+            let framed = (bytes.len() + ends.len() * FRAME_BYTES) as u64;
+            let limit = self.bounds.page_limit(framed);
+            ensure(
+                last - begin <= limit,
+                || format!("at most {limit} bytes before the last append"),
+                response,
+            )?;
+        }
+        self.names_type(response)
+    }
+}
