@@ -304,13 +304,13 @@ fn print_query(read: &Read) -> String {
 /// A stream, and what it must hold.
 struct Named {
     object: Object,
-    life: Option<Life>,
+    incarnation: Option<Incarnation>,
     /// Pages that were returned, with their entity tags, by the offset where they begin. A page
     /// that does not reach the tail never changes.
     pages: BTreeMap<Offset, (Option<String>, Vec<u8>)>,
 }
 
-struct Life {
+struct Incarnation {
     format: Format,
     expires: bool,
     tail: Offset,
@@ -547,7 +547,7 @@ impl Server {
         assert_eq!(again.as_ref(), Ok(&call), "a call survives being printed");
         let named = self.objects.entry(name).or_insert_with(|| Named {
             object: Object::new(limits.clone()),
-            life: None,
+            incarnation: None,
             pages: BTreeMap::new(),
         });
         named.object.reads_left = self.reads_left.take();
@@ -674,14 +674,14 @@ impl Named {
     /// A stream goes when it is deleted, and when it expires.
     fn note_removal(&mut self, turn: &Turn) {
         if turn.writes.contains(&Write::DropTables) {
-            self.life = None;
+            self.incarnation = None;
             self.pages.clear();
         }
     }
 
     fn created(&mut self, create: &Create, answer: &Answer) {
         let format = content_type::format(&create.content_type);
-        self.life = Some(Life {
+        self.incarnation = Some(Incarnation {
             format,
             expires: create.expiry != Expiry::Never,
             tail: next_offset(answer),
@@ -690,18 +690,18 @@ impl Named {
     }
 
     fn appended(&mut self, append: &Append, answer: &Answer, live: Option<&Broadcast>) {
-        let life = self
-            .life
+        let incarnation = self
+            .incarnation
             .as_mut()
             .expect("only a stream can be appended to");
         let next = next_offset(answer);
         let Some(live) = live else {
-            assert_eq!(next, life.tail, "what is not told is not new");
+            assert_eq!(next, incarnation.tail, "what is not told is not new");
             return;
         };
         assert_eq!(live.next, next, "the readers are told what the writer is");
         assert_eq!(
-            live.from, life.tail,
+            live.from, incarnation.tail,
             "the tail moves from where it was, and sealing does not rename it"
         );
         for class in [Class::Sse, Class::LongPoll] {
@@ -714,8 +714,10 @@ impl Named {
                 (live.from, live.next, live.end)
             );
         }
-        life.tail = next;
-        life.records.extend(records(life.format, &append.body));
+        incarnation.tail = next;
+        incarnation
+            .records
+            .extend(records(incarnation.format, &append.body));
     }
 
     /// One answer has what all pages have together.
@@ -738,10 +740,13 @@ impl Named {
         };
         assert_eq!(answer.header("Stream-Up-To-Date"), Some("true"));
         let body = self.object.body(now, answer).expect("a map can be read");
-        let life = self.life.as_ref().expect("only a stream can be read");
-        let whole = records(life.format, &body);
+        let incarnation = self
+            .incarnation
+            .as_ref()
+            .expect("only a stream can be read");
+        let whole = records(incarnation.format, &body);
         assert_eq!(whole.concat(), content.concat(), "all pages at once");
-        assert!(life.format != Format::Json || whole.len() == content.len());
+        assert!(incarnation.format != Format::Json || whole.len() == content.len());
     }
 
     /// Everything that was accepted is there, in its order.
@@ -769,21 +774,27 @@ impl Named {
                 panic!("a catch-up read is answered")
             };
             if answer.status == 404 {
-                let gone = self.life.as_ref().is_none_or(|life| life.expires);
+                let gone = self
+                    .incarnation
+                    .as_ref()
+                    .is_none_or(|incarnation| incarnation.expires);
                 assert!(gone, "a stream is lost");
                 return;
             }
             assert_eq!(answer.status, 200);
             let page = self.object.body(now, answer).expect("a map can be read");
             let next = next_offset(answer);
-            let life = self.life.as_ref().expect("only a stream can be read");
-            content.extend(records(life.format, &page));
+            let incarnation = self
+                .incarnation
+                .as_ref()
+                .expect("only a stream can be read");
+            content.extend(records(incarnation.format, &page));
             if answer.header("Stream-Up-To-Date").is_some() {
-                assert_eq!(next, life.tail);
-                if life.format == Format::Json {
-                    assert_eq!(content, life.records, "messages");
+                assert_eq!(next, incarnation.tail);
+                if incarnation.format == Format::Json {
+                    assert_eq!(content, incarnation.records, "messages");
                 } else {
-                    assert_eq!(content.concat(), life.records.concat(), "bytes");
+                    assert_eq!(content.concat(), incarnation.records.concat(), "bytes");
                 }
                 if is_known {
                     return self.read_at_once(now, &content);
@@ -791,7 +802,7 @@ impl Named {
                 // The tail as the last writer knows it, though that may be the end of a sealed
                 // segment by now.
                 is_known = true;
-                from = StartOffset::Offset(life.tail);
+                from = StartOffset::Offset(incarnation.tail);
                 continue;
             }
             assert!(!is_known, "nothing is behind the tail");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use machine::rows::{HotTable, RowKey, SealedSegment, StreamRow};
 use machine::segment::{self, key, key_prefix};
 
-use crate::model::{Content, Life, Mismatch, State};
+use crate::model::{Content, Incarnation, Mismatch, State};
 use machine::storage::MemoryRows;
 
 /// Objects by their keys.
@@ -126,11 +126,11 @@ pub fn referenced(shelf: &MemoryRows) -> BTreeSet<String> {
 ///
 /// # Errors
 /// When they do not.
-pub fn tiles(shelf: &MemoryRows, life: &Life) -> Result<(), Mismatch> {
+pub fn tiles(shelf: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismatch> {
     let Some(head) = shelf.head() else {
         return broken("a head row", "none");
     };
-    let segments = &life.segments;
+    let segments = &incarnation.segments;
     if head.segment != segments.sealed() {
         let expected = format!("{} sealed segments", segments.sealed());
         return broken(expected, head.segment.to_string());
@@ -187,7 +187,7 @@ pub fn tiles(shelf: &MemoryRows, life: &Life) -> Result<(), Mismatch> {
 pub fn holds(
     objects: &Objects,
     head: &StreamRow,
-    life: &Life,
+    incarnation: &Incarnation,
     sealed: &SealedSegment,
 ) -> Result<(), Mismatch> {
     let Some(stored) = &sealed.stored else {
@@ -202,16 +202,16 @@ pub fn holds(
         Ok(decoded) => decoded,
         Err(damaged) => return broken(format!("an object at {key}"), damaged.to_string()),
     };
-    let bounds = life.segments.start(sealed.number);
+    let bounds = incarnation.segments.start(sealed.number);
     let (from, to) = (
         bounds.unwrap_or(0),
-        life.segments.end(sealed.number).unwrap_or(0),
+        incarnation.segments.end(sealed.number).unwrap_or(0),
     );
     let (from, to) = (
         usize::try_from(from).unwrap_or(0),
         usize::try_from(to).unwrap_or(0),
     );
-    let holds = match &*life.content {
+    let holds = match &*incarnation.content {
         Content::Messages(messages) => decoded
             .records
             .iter()
@@ -249,13 +249,13 @@ pub struct Parts {
 
 /// The parts of a page from one place to another.
 #[must_use]
-pub fn parts(shelf: &MemoryRows, life: &Life, start: u64, end: u64) -> Parts {
+pub fn parts(shelf: &MemoryRows, incarnation: &Incarnation, start: u64, end: u64) -> Parts {
     let mut parts = Parts::default();
     for segment in shelf.segments() {
-        let bounds = life
+        let bounds = incarnation
             .segments
             .start(segment.number)
-            .zip(life.segments.end(segment.number));
+            .zip(incarnation.segments.end(segment.number));
         let Some((first, last)) = bounds.filter(|(first, last)| *first < end && start < *last)
         else {
             continue;
@@ -267,7 +267,10 @@ pub fn parts(shelf: &MemoryRows, life: &Life, start: u64, end: u64) -> Parts {
             parts.hot += 1;
         }
     }
-    let open = life.segments.start(life.segments.sealed()).unwrap_or(0);
+    let open = incarnation
+        .segments
+        .start(incarnation.segments.sealed())
+        .unwrap_or(0);
     parts.hot += u64::from(open < end);
     parts
 }
@@ -282,7 +285,7 @@ pub fn registered(name: &str, state: &State) -> Vec<String> {
         events.push(format!(
             r#"{{"type":"stream","key":"{name}","value":{{"path":"{name}","contentType":{content_type},"createdAt":{created_at}}},"headers":{{"operation":"insert"}}}}"#
         ));
-        if number + 1 < state.history.len() || state.life.is_none() {
+        if number + 1 < state.history.len() || state.incarnation.is_none() {
             events.push(format!(
                 r#"{{"type":"stream","key":"{name}","headers":{{"operation":"delete"}}}}"#
             ));

@@ -162,7 +162,7 @@ named! {
         Commits: "most commits on their way",
         Attempts: "most attempts of one request",
         AlarmTries: "most tries of one alarm",
-        Lives: "most creations of one name",
+        Incarnations: "most creations of one name",
         ConnectionAttempts: "most connection attempts of one reader",
         Events: "most events of one run",
         SimulatedSeconds: "longest run (simulated seconds)",

@@ -127,8 +127,8 @@ pub fn token(text: &str) -> Option<Token> {
 /// An entity tag, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag<'a> {
-    /// Names the stream's life.
-    pub life: &'a str,
+    /// Names the stream's incarnation.
+    pub incarnation: &'a str,
     pub start: Token,
     pub end: Token,
     pub closed: bool,
@@ -143,11 +143,11 @@ pub fn tag(text: &str) -> Option<Tag<'_>> {
     let is_page = inner.ends_with(":p");
     let closed = inner.ends_with(":c");
     let inner = inner.trim_end_matches(":p").trim_end_matches(":c");
-    let [life, start, end] = *inner.split(':').collect::<Vec<_>>() else {
+    let [incarnation, start, end] = *inner.split(':').collect::<Vec<_>>() else {
         return None;
     };
     Some(Tag {
-        life,
+        incarnation,
         start: token(start)?,
         end: token(end)?,
         closed,

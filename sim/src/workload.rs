@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::choices::Choices;
-use crate::model::{Content, Life};
+use crate::model::{Content, Incarnation};
 use crate::request::{Request, Response};
 use crate::segments::spell;
 use crate::settings::Settings;
@@ -135,7 +135,7 @@ impl Action {
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub settings: &'a Settings,
-    pub life: Option<&'a Life>,
+    pub incarnation: Option<&'a Incarnation>,
     /// Whether it may have expired, though it is still there.
     pub has_ended: bool,
     pub knowledge: &'a Knowledge,
@@ -153,7 +153,7 @@ pub fn next(choices: &mut Choices<'_>, context: Context<'_>) -> Action {
         return write(&context);
     }
     let mut weights = context.settings.weights;
-    if context.life.is_none() {
+    if context.incarnation.is_none() {
         // There is little else to do.
         weights[Kind::Create as usize] += weights.iter().sum::<u64>();
     }
@@ -188,8 +188,8 @@ fn unconditional(
         Kind::Malformed => Action::send(malformed(choices, context)),
         Kind::Wait => {
             let ttl = context
-                .life
-                .and_then(Life::ttl_ms)
+                .incarnation
+                .and_then(Incarnation::ttl_ms)
                 .unwrap_or(0)
                 .min(100_000);
             Action::Wait(choices.one_of(&[ttl, ttl / 2, ttl * 2, 100]) + choices.magnitude(10_000))
@@ -208,8 +208,8 @@ fn enumerated_action(choices: &mut Choices<'_>, context: &Context<'_>) -> Action
         ..Request::default()
     };
     let next = context
-        .life
-        .and_then(|life| life.producers().get("p0"))
+        .incarnation
+        .and_then(|incarnation| incarnation.producers().get("p0"))
         .map_or(0, |(_, seq)| seq + 1);
     match choices.upto(8) {
         0 => Action::send(Request {
@@ -260,7 +260,7 @@ fn enumerated_action(choices: &mut Choices<'_>, context: &Context<'_>) -> Action
 /// An append to the stream, once it is there.
 fn write(context: &Context<'_>) -> Action {
     let json = vec![("Content-Type", "application/json".to_owned())];
-    if context.life.is_none() {
+    if context.incarnation.is_none() {
         return Action::send(Request {
             method: "PUT",
             headers: json,
@@ -290,8 +290,8 @@ fn add_conditions(choices: &mut Choices<'_>, context: &Context<'_>, request: &mu
             0 => known.last().cloned(),
             1 => known.first().cloned(),
             2 => context
-                .life
-                .map(|life| life.segments.spell(life.content.len(), true)),
+                .incarnation
+                .map(|incarnation| incarnation.segments.spell(incarnation.content.len(), true)),
             3 => Some(spell((0, 4_999_999_999_999_999))),
             _ => None,
         };
@@ -303,9 +303,11 @@ fn add_conditions(choices: &mut Choices<'_>, context: &Context<'_>, request: &mu
         return;
     }
     if request.method == "POST" && choices.upto(2) < 2 {
-        let tail = context.life.map_or(0, |life| life.content.len());
-        let spelled = |earlier| match context.life {
-            Some(life) => life.segments.spell(tail, earlier),
+        let tail = context
+            .incarnation
+            .map_or(0, |incarnation| incarnation.content.len());
+        let spelled = |earlier| match context.incarnation {
+            Some(incarnation) => incarnation.segments.spell(tail, earlier),
             None => spell((0, 0)),
         };
         let known = context.knowledge.offsets.last();
@@ -355,9 +357,9 @@ fn create(choices: &mut Choices<'_>, context: &Context<'_>) -> Action {
         "Application/JSON",
         "",
     ];
-    let content_type = match context.life {
+    let content_type = match context.incarnation {
         // So that it is confirmed more often than not.
-        Some(life) if choices.upto(2) > 0 => life.content_type.clone(),
+        Some(incarnation) if choices.upto(2) > 0 => incarnation.content_type.clone(),
         _ => choices.one_of(&types).to_owned(),
     };
     let json = content_type.to_lowercase().starts_with("application/json");
@@ -424,12 +426,14 @@ fn append(choices: &mut Choices<'_>, context: &Context<'_>, by_producer: bool) -
         bytes: Vec::new(),
         ends: Vec::new(),
     };
-    let content = context.life.map_or(&nothing, |life| &*life.content);
+    let content = context
+        .incarnation
+        .map_or(&nothing, |incarnation| &*incarnation.content);
     let (body, marker) = body(choices, context, content);
     request.body = body;
-    let content_type = context
-        .life
-        .map_or("text/plain", |life| life.content_type.as_str());
+    let content_type = context.incarnation.map_or("text/plain", |incarnation| {
+        incarnation.content_type.as_str()
+    });
     let content_type = if choices.percent(3) {
         "application/x-other"
     } else {
@@ -445,7 +449,10 @@ fn append(choices: &mut Choices<'_>, context: &Context<'_>, by_producer: bool) -
         claim = Some(drawn);
     }
     if choices.percent(10) {
-        let last = context.life.and_then(Life::stream_seq).unwrap_or_default();
+        let last = context
+            .incarnation
+            .and_then(Incarnation::stream_seq)
+            .unwrap_or_default();
         let higher = format!("{last}{}", choices.one_of(&["1", "0", "a"]));
         let other = choices.one_of(&["10", "2", "b"]).to_owned();
         request.headers.push((
@@ -496,7 +503,10 @@ fn close(choices: &mut Choices<'_>, context: &Context<'_>) -> Action {
 
 fn drawn_claim(choices: &mut Choices<'_>, context: &Context<'_>) -> Claim {
     let id = format!("p{}", choices.upto(context.settings.producers - 1));
-    let (epoch, seq) = match context.life.and_then(|life| life.producers().get(&id)) {
+    let (epoch, seq) = match context
+        .incarnation
+        .and_then(|incarnation| incarnation.producers().get(&id))
+    {
         None => match choices.weighted(&[20, 1, 1]) {
             0 => (0, 0),
             1 => (choices.magnitude(5), choices.magnitude(3)),
@@ -549,7 +559,9 @@ fn read(choices: &mut Choices<'_>, context: &Context<'_>, live: Option<&str>) ->
 
 fn drawn_offset(choices: &mut Choices<'_>, context: &Context<'_>, live: bool) -> Option<String> {
     let known = &context.knowledge.offsets;
-    let tail = context.life.map_or(0, |life| life.content.len());
+    let tail = context
+        .incarnation
+        .map_or(0, |incarnation| incarnation.content.len());
     Some(match choices.weighted(&[8, 4, 3, 3, 1]) {
         0 if !known.is_empty() => {
             let back = choices.magnitude(known.len() as u64 - 1);
@@ -565,8 +577,8 @@ fn drawn_offset(choices: &mut Choices<'_>, context: &Context<'_>, live: bool) ->
                 choices.boundary(tail)
             };
             let earlier = choices.upto(1) == 1;
-            match context.life {
-                Some(life) => life.segments.spell(position, earlier),
+            match context.incarnation {
+                Some(incarnation) => incarnation.segments.spell(position, earlier),
                 None => spell((0, position)),
             }
         }
@@ -613,8 +625,8 @@ fn malformed(choices: &mut Choices<'_>, context: &Context<'_>) -> Request {
             let content_type = (
                 "Content-Type",
                 context
-                    .life
-                    .map_or("application/json", |life| &life.content_type)
+                    .incarnation
+                    .map_or("application/json", |incarnation| &incarnation.content_type)
                     .to_owned(),
             );
             request = match choice {

@@ -15,16 +15,16 @@ impl Model {
         response: &Response,
         facts: &TurnFacts,
     ) -> Verdict {
-        let Some(life) = &mut self.state.life else {
+        let Some(incarnation) = &mut self.state.incarnation else {
             return Ok(());
         };
         let claim = claim(request);
         let closes = is_closed(request);
-        if life.closed {
-            life.maybe_used_at(facts.now);
-            let repeated = claim.is_some() && claim == life.closed_by;
+        if incarnation.closed {
+            incarnation.maybe_used_at(facts.now);
+            let repeated = claim.is_some() && claim == incarnation.closed_by;
             let only_closes = closes && request.body.is_empty() && claim.is_none();
-            let closes_again = only_closes && !life.ends_elsewhere(request);
+            let closes_again = only_closes && !incarnation.ends_elsewhere(request);
             if closes_again {
                 if response.status == 412 {
                     return self.failed(request, response);
@@ -46,11 +46,11 @@ impl Model {
         let mut allowed = Vec::new();
         let requested = request.header("Content-Type").unwrap_or_default();
         let mismatched =
-            !request.body.is_empty() && essence(requested) != essence(&life.content_type);
+            !request.body.is_empty() && essence(requested) != essence(&incarnation.content_type);
         if mismatched {
             allowed.push(409);
         }
-        let mut content = Rc::clone(&life.content);
+        let mut content = Rc::clone(&incarnation.content);
         if !request.body.is_empty() {
             // An empty array appends nothing (9.1.3).
             let added = extend(Rc::make_mut(&mut content), &request.body);
@@ -60,7 +60,7 @@ impl Model {
         }
         let mut duplicate = None;
         if let Some(claim) = &claim {
-            match life.producers.get(&claim.id) {
+            match incarnation.producers.get(&claim.id) {
                 None if claim.seq == 0 => {}
                 None => allowed.push(409),
                 Some((epoch, _)) if claim.epoch < *epoch => allowed.push(403),
@@ -71,7 +71,7 @@ impl Model {
                 Some(_) => {}
             }
             if response.status == 403 {
-                let current = life
+                let current = incarnation
                     .producers
                     .get(&claim.id)
                     .map(|(epoch, _)| epoch.to_string());
@@ -84,18 +84,18 @@ impl Model {
             }
         }
         // A retry carries its old Stream-Seq and still succeeds.
-        let regressed = match (request.header("Stream-Seq"), &life.stream_seq) {
+        let regressed = match (request.header("Stream-Seq"), &incarnation.stream_seq) {
             (Some(next), Some(last)) => next.as_bytes() <= last.as_bytes(),
             _ => false,
         };
         // So does a retry that expects the tail or state from before its append.
-        let elsewhere = life.ends_elsewhere(request);
+        let elsewhere = incarnation.ends_elsewhere(request);
         let says_tail = !allowed.contains(&409) && duplicate.is_none();
         if duplicate.is_none() {
             if regressed || elsewhere {
                 allowed.push(409);
             }
-            match life.fails(request) {
+            match incarnation.fails(request) {
                 Some(true) => allowed.push(412),
                 None if response.status == 412 => allowed.push(412),
                 _ => {}
@@ -103,7 +103,7 @@ impl Model {
         }
         if let Some(seq) = duplicate {
             if response.status == 204 {
-                life.use_at(facts.now);
+                incarnation.use_at(facts.now);
                 let last = claim.map(|claim| Claim { seq, ..claim });
                 echoes(last.as_ref(), response)?;
                 return self.at_tail(response);
@@ -111,7 +111,7 @@ impl Model {
             allowed.push(204);
         }
         if !allowed.is_empty() {
-            life.maybe_used_at(facts.now);
+            incarnation.maybe_used_at(facts.now);
             ensure(
                 allowed.contains(&response.status),
                 || format!("an answer of {allowed:?}"),
@@ -123,25 +123,25 @@ impl Model {
                 _ => Ok(()),
             };
         }
-        life.use_at(facts.now);
+        incarnation.use_at(facts.now);
         let new_data = claim.is_some() && !request.body.is_empty();
         let status = if new_data { 200 } else { 204 };
         ensure(response.status == status, || status.to_string(), response)?;
         echoes(claim.as_ref(), response)?;
-        life.content = content;
+        incarnation.content = content;
         if !request.body.is_empty() {
             if let Some(claim) = &claim {
-                Rc::make_mut(&mut life.producers)
+                Rc::make_mut(&mut incarnation.producers)
                     .insert(claim.id.clone(), (claim.epoch, claim.seq));
-                Rc::make_mut(&mut life.produced_at).insert(claim.id.clone(), facts.now);
+                Rc::make_mut(&mut incarnation.produced_at).insert(claim.id.clone(), facts.now);
             }
             if let Some(seq) = request.header("Stream-Seq") {
-                life.stream_seq = Some(seq.to_owned());
+                incarnation.stream_seq = Some(seq.to_owned());
             }
         }
         if closes {
-            life.closed = true;
-            life.closed_by = claim;
+            incarnation.closed = true;
+            incarnation.closed_by = claim;
         }
         self.seal(facts)?;
         self.at_tail(response)

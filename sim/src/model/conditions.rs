@@ -5,13 +5,13 @@ use crate::request::{Request, Response};
 use crate::segments::tag;
 
 impl Model {
-    /// Judges the entity tag of an answer. All tags of a life name it alike.
+    /// Judges the entity tag of an answer. All tags of an incarnation name it alike.
     pub(super) fn name(&mut self, response: &Response) -> Verdict {
         let Some(text) = response.header("ETag") else {
             return Ok(());
         };
-        let life = self.state.life.as_mut();
-        let (Some(life), Some(tag)) = (life, tag(text)) else {
+        let incarnation = self.state.incarnation.as_mut();
+        let (Some(incarnation), Some(tag)) = (incarnation, tag(text)) else {
             return ensure(
                 false,
                 || "no entity tag, or one of ours".to_owned(),
@@ -19,16 +19,16 @@ impl Model {
             );
         };
         let (start, end) = (
-            life.segments.position_sent(tag.start),
-            life.segments.position_sent(tag.end),
+            incarnation.segments.position_sent(tag.start),
+            incarnation.segments.position_sent(tag.end),
         );
-        let fits = start <= end && end.is_some_and(|end| end <= life.content.len());
-        let named = life
+        let fits = start <= end && end.is_some_and(|end| end <= incarnation.content.len());
+        let named = incarnation
             .named
-            .get_or_insert_with(|| tag.life.to_owned())
+            .get_or_insert_with(|| tag.incarnation.to_owned())
             .clone();
         ensure(
-            fits && start.is_some() && named == tag.life,
+            fits && start.is_some() && named == tag.incarnation,
             || format!("a tag of {named}, within its content"),
             response,
         )
@@ -38,9 +38,9 @@ impl Model {
     pub(super) fn meets(&self, request: &Request, response: &Response) -> Verdict {
         let fails = self
             .state
-            .life
+            .incarnation
             .as_ref()
-            .and_then(|life| life.fails(request));
+            .and_then(|incarnation| incarnation.fails(request));
         ensure(fails != Some(true), || "412".to_owned(), response)
     }
 
@@ -48,9 +48,9 @@ impl Model {
     pub(super) fn failed(&self, request: &Request, response: &Response) -> Verdict {
         let fails = self
             .state
-            .life
+            .incarnation
             .as_ref()
-            .and_then(|life| life.fails(request));
+            .and_then(|incarnation| incarnation.fails(request));
         ensure(fails != Some(false), || "not 412".to_owned(), response)?;
         ensure(
             response.header("ETag").is_some(),

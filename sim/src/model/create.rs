@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::content::{empty, extend};
 use super::faults::{claim, essence, is_closed, time};
-use super::state::Life;
+use super::state::Incarnation;
 use super::{Model, TurnFacts, Verdict, ensure};
 use crate::request::{Request, Response};
 
@@ -48,7 +48,7 @@ impl Model {
             || "a Location".to_owned(),
             response,
         )?;
-        self.lives += 1;
+        self.incarnations += 1;
         self.archive.push((Rc::new(empty("")), Rc::default()));
         let producers = claim.iter().filter(|_| !content.is_empty());
         let producers = producers
@@ -58,8 +58,8 @@ impl Model {
             .iter()
             .map(|claim| (claim.id.clone(), facts.now))
             .collect();
-        let life = Life {
-            id: self.lives,
+        let incarnation = Incarnation {
+            id: self.incarnations,
             ttl: request
                 .header("Stream-TTL")
                 .and_then(|text| text.parse().ok()),
@@ -78,9 +78,9 @@ impl Model {
             stream_seq: None,
             content_type,
         };
-        Rc::make_mut(&mut self.state.history).push((facts.now, life.content_type.clone()));
-        self.state.last_life = life.id;
-        self.state.life = Some(life);
+        Rc::make_mut(&mut self.state.history).push((facts.now, incarnation.content_type.clone()));
+        self.state.last_incarnation = incarnation.id;
+        self.state.incarnation = Some(incarnation);
         self.seal(facts)?;
         self.at_tail(response)?;
         self.names_type(response)
@@ -92,7 +92,7 @@ impl Model {
         response: &Response,
         facts: &TurnFacts,
     ) -> Verdict {
-        let Some(life) = &mut self.state.life else {
+        let Some(incarnation) = &mut self.state.incarnation else {
             return Ok(());
         };
         let requested = request
@@ -103,11 +103,11 @@ impl Model {
             .and_then(|text| text.parse().ok());
         let expires = request.header("Stream-Expires-At").and_then(time);
         let same = essence(requested.unwrap_or("application/octet-stream"))
-            == essence(&life.content_type)
-            && ttl == life.ttl
-            && expires == life.expires.as_ref().map(|(at, _)| *at)
-            && is_closed(request) == life.closed;
-        life.maybe_used_at(facts.now);
+            == essence(&incarnation.content_type)
+            && ttl == incarnation.ttl
+            && expires == incarnation.expires.as_ref().map(|(at, _)| *at)
+            && is_closed(request) == incarnation.closed;
+        incarnation.maybe_used_at(facts.now);
         if response.status == 412 {
             return self.failed(request, response);
         }

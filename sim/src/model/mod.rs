@@ -18,7 +18,7 @@ use std::rc::Rc;
 pub use content::Content;
 use faults::faults;
 pub use faults::time;
-pub use state::{Life, State};
+pub use state::{Incarnation, State};
 
 use crate::request::{Request, Response};
 use crate::segments::{Segments, Token, token};
@@ -87,10 +87,10 @@ impl Bounds {
 pub struct Model {
     pub state: State,
     pub bounds: Bounds,
-    lives: u64,
-    /// The last known content and segments of each life.
+    incarnations: u64,
+    /// The last known content and segments of each incarnation.
     archive: Vec<(Rc<Content>, Rc<Segments>)>,
-    /// Idle producers that were forgotten, each with its life.
+    /// Idle producers that were forgotten, each with its incarnation.
     forgotten: BTreeSet<(u64, String)>,
 }
 
@@ -103,29 +103,29 @@ impl Model {
         Self {
             state: State::default(),
             bounds,
-            lives: 0,
+            incarnations: 0,
             archive: vec![(none, Rc::default())],
             forgotten: BTreeSet::new(),
         }
     }
 
-    /// Returns the content of a present or past life.
+    /// Returns the content of a present or past incarnation.
     #[must_use]
-    pub fn content(&self, life: u64) -> &Content {
-        &self.archive[usize::try_from(life).unwrap_or(0)].0
+    pub fn content(&self, incarnation: u64) -> &Content {
+        &self.archive[usize::try_from(incarnation).unwrap_or(0)].0
     }
 
-    /// Returns the segments of a present or past life.
+    /// Returns the segments of a present or past incarnation.
     #[must_use]
-    pub fn segments(&self, life: u64) -> &Segments {
-        &self.archive[usize::try_from(life).unwrap_or(0)].1
+    pub fn segments(&self, incarnation: u64) -> &Segments {
+        &self.archive[usize::try_from(incarnation).unwrap_or(0)].1
     }
 
     /// Begins again from `state`, because an instance has ended.
     pub fn restart(&mut self, state: State) {
         self.state = state;
-        if let Some(life) = &mut self.state.life {
-            life.forgot = true;
+        if let Some(incarnation) = &mut self.state.incarnation {
+            incarnation.forgot = true;
         }
         self.note();
     }
@@ -163,25 +163,30 @@ impl Model {
     ) -> Result<State, Mismatch> {
         let present = core::mem::replace(&mut self.state, then);
         let archive = self.archive.clone();
-        let lives = core::mem::replace(&mut self.lives, self.state.last_life);
+        let incarnations = core::mem::replace(&mut self.incarnations, self.state.last_incarnation);
         let verdict = self.answered(request, response, facts);
-        self.lives = lives;
+        self.incarnations = incarnations;
         self.archive = archive;
         let after = core::mem::replace(&mut self.state, present);
         verdict.map(|()| after)
     }
 
-    /// Notes that a read used the present life between these two times.
-    pub fn read_between(&mut self, life: u64, asked_at: u64, answered_at: u64) {
-        if let Some(it) = self.state.life.as_mut().filter(|it| it.id == life) {
+    /// Notes that a read used the present incarnation between these two times.
+    pub fn read_between(&mut self, incarnation: u64, asked_at: u64, answered_at: u64) {
+        if let Some(it) = self
+            .state
+            .incarnation
+            .as_mut()
+            .filter(|it| it.id == incarnation)
+        {
             it.used = (it.used.0.max(asked_at), it.used.1.max(answered_at));
         }
     }
 
-    /// Returns how many lives have begun.
+    /// Returns how many incarnations have begun.
     #[must_use]
-    pub const fn lives(&self) -> u64 {
-        self.lives
+    pub const fn incarnations(&self) -> u64 {
+        self.incarnations
     }
 
     /// Judges a refusal that did not need the stream.
@@ -222,20 +227,24 @@ impl Model {
         let Some((number, units)) = facts.sealed else {
             return Ok(());
         };
-        let life = self.state.life.as_mut();
-        let (next, length) = life.as_ref().map_or((None, 0), |life| {
-            let start = life.segments.start(number).unwrap_or(0);
-            (Some(life.segments.sealed()), life.content.len() - start)
+        let incarnation = self.state.incarnation.as_mut();
+        let (next, length) = incarnation.as_ref().map_or((None, 0), |incarnation| {
+            let start = incarnation.segments.start(number).unwrap_or(0);
+            (
+                Some(incarnation.segments.sealed()),
+                incarnation.content.len() - start,
+            )
         });
-        let Some(life) = life.filter(|_| next == Some(number) && units == length && units > 0)
+        let Some(incarnation) =
+            incarnation.filter(|_| next == Some(number) && units == length && units > 0)
         else {
             return Err(Mismatch {
                 expected: format!("the segment {next:?} to be sealed at {length}"),
                 actual: format!("{number} at {units}"),
             });
         };
-        let end = life.content.len();
-        Rc::make_mut(&mut life.segments).seal(end);
+        let end = incarnation.content.len();
+        Rc::make_mut(&mut incarnation.segments).seal(end);
         Ok(())
     }
 
@@ -247,12 +256,17 @@ impl Model {
         idle_ms: u64,
         is_known: impl Fn(&str) -> bool,
     ) -> (u64, Result<u64, Mismatch>) {
-        let Some(life) = self.state.life.as_mut().filter(|life| !life.closed) else {
+        let Some(incarnation) = self
+            .state
+            .incarnation
+            .as_mut()
+            .filter(|incarnation| !incarnation.closed)
+        else {
             return (0, Ok(0));
         };
         let (mut forgotten, mut left) = (0, 0);
-        for producer in life.producers.keys().cloned().collect::<Vec<_>>() {
-            let used_at = life.produced_at.get(&producer).copied().unwrap_or(0);
+        for producer in incarnation.producers.keys().cloned().collect::<Vec<_>>() {
+            let used_at = incarnation.produced_at.get(&producer).copied().unwrap_or(0);
             let is_idle = used_at.saturating_add(idle_ms) <= now;
             if is_known(&producer) {
                 left += u64::from(is_idle);
@@ -268,22 +282,22 @@ impl Model {
                 return (forgotten, Err(mismatch));
             }
             forgotten += 1;
-            Rc::make_mut(&mut life.producers).remove(&producer);
-            self.forgotten.insert((life.id, producer));
+            Rc::make_mut(&mut incarnation.producers).remove(&producer);
+            self.forgotten.insert((incarnation.id, producer));
         }
         (forgotten, Ok(left))
     }
 
     /// Returns whether a producer was ever forgotten. Its repeated appends may be stored again.
     #[must_use]
-    pub fn has_forgotten(&self, life: u64, producer: &str) -> bool {
-        self.forgotten.contains(&(life, producer.to_owned()))
+    pub fn has_forgotten(&self, incarnation: u64, producer: &str) -> bool {
+        self.forgotten.contains(&(incarnation, producer.to_owned()))
     }
 
     /// Notes that one of `attached` readers at the tail has left.
     pub fn gone(&mut self, now: u64, attached: u64) {
-        if let Some(life) = self.state.life.as_mut().filter(|_| attached > 0) {
-            life.maybe_used_at(now);
+        if let Some(incarnation) = self.state.incarnation.as_mut().filter(|_| attached > 0) {
+            incarnation.maybe_used_at(now);
         }
     }
 
@@ -312,7 +326,7 @@ impl Model {
             || "a Cache-Control".to_owned(),
             response,
         )?;
-        let done = match (request.method, self.state.life.is_some()) {
+        let done = match (request.method, self.state.incarnation.is_some()) {
             ("PUT", false) => self.created(request, response, facts),
             (_, false) => ensure(
                 response.status == 404,
@@ -329,7 +343,7 @@ impl Model {
                     || "204, and nothing left".to_owned(),
                     response,
                 )?;
-                self.state.life = None;
+                self.state.incarnation = None;
                 Ok(())
             }
             ("HEAD", true) => self.described(response),
@@ -342,10 +356,10 @@ impl Model {
 
     /// Judges whether the stream has expired in this turn.
     fn settle_expiry(&mut self, facts: &TurnFacts, deletes: bool) -> Verdict {
-        let Some(life) = &mut self.state.life else {
+        let Some(incarnation) = &mut self.state.incarnation else {
             return Ok(());
         };
-        let ends = life.ends(&self.bounds);
+        let ends = incarnation.ends(&self.bounds);
         let (least, most) = ends.unwrap_or((u64::MAX, u64::MAX));
         let mismatch = |expected: &str| Mismatch {
             expected: expected.to_owned(),
@@ -354,7 +368,7 @@ impl Model {
                 facts.now, facts.attached
             ),
         };
-        let watched = facts.attached > 0 && life.ttl.is_some_and(|ttl| ttl > 0);
+        let watched = facts.attached > 0 && incarnation.ttl.is_some_and(|ttl| ttl > 0);
         if facts.dropped && !deletes {
             if facts.now < least {
                 return Err(mismatch("the stream lives on"));
@@ -362,10 +376,10 @@ impl Model {
             if watched {
                 return Err(mismatch("a stream with readers at its tail lives on"));
             }
-            self.state.life = None;
+            self.state.incarnation = None;
         } else if watched {
             if facts.now >= least {
-                life.maybe_used_at(facts.now);
+                incarnation.maybe_used_at(facts.now);
             }
         } else if facts.now >= most && !deletes {
             return Err(mismatch("the stream has expired"));
@@ -375,18 +389,18 @@ impl Model {
 
     /// Judges whether an answer names the tail, and whether the stream is closed.
     fn at_tail(&self, response: &Response) -> Verdict {
-        let Some(life) = &self.state.life else {
+        let Some(incarnation) = &self.state.incarnation else {
             return Ok(());
         };
         let next = response.header("Stream-Next-Offset").and_then(token);
-        let next = next.and_then(|token| life.segments.position_sent(token));
-        let tail = life.content.len();
+        let next = next.and_then(|token| incarnation.segments.position_sent(token));
+        let tail = incarnation.content.len();
         ensure(
             next == Some(tail),
             || format!("Stream-Next-Offset: {tail}"),
             response,
         )?;
-        let closed = life.closed;
+        let closed = incarnation.closed;
         ensure(
             response.is_true("Stream-Closed") == closed,
             || format!("Stream-Closed: {closed}"),
@@ -396,26 +410,26 @@ impl Model {
 
     /// Judges whether an answer names the content type.
     fn names_type(&self, response: &Response) -> Verdict {
-        let Some(life) = &self.state.life else {
+        let Some(incarnation) = &self.state.incarnation else {
             return Ok(());
         };
         let content_type = response.header("Content-Type");
         ensure(
-            content_type == Some(&life.content_type),
-            || format!("Content-Type: {}", life.content_type),
+            content_type == Some(&incarnation.content_type),
+            || format!("Content-Type: {}", incarnation.content_type),
             response,
         )
     }
 
     /// Archives the present content and segments.
     fn note(&mut self) {
-        if let Some(life) = &self.state.life {
-            let archived = &mut self.archive[usize::try_from(life.id).unwrap_or(0)];
-            if !Rc::ptr_eq(&archived.0, &life.content) {
-                archived.0 = Rc::clone(&life.content);
+        if let Some(incarnation) = &self.state.incarnation {
+            let archived = &mut self.archive[usize::try_from(incarnation.id).unwrap_or(0)];
+            if !Rc::ptr_eq(&archived.0, &incarnation.content) {
+                archived.0 = Rc::clone(&incarnation.content);
             }
-            if !Rc::ptr_eq(&archived.1, &life.segments) {
-                archived.1 = Rc::clone(&life.segments);
+            if !Rc::ptr_eq(&archived.1, &incarnation.segments) {
+                archived.1 = Rc::clone(&incarnation.segments);
             }
         }
     }

@@ -12,41 +12,51 @@ impl Model {
     /// Returns the body of a plain read from an offset that begins now and has all pages.
     #[must_use]
     pub fn promised(&self, offset: Option<&str>) -> Option<Vec<u8>> {
-        let life = self.state.life.as_ref()?;
-        let tail = life.content.len();
+        let incarnation = self.state.incarnation.as_ref()?;
+        let tail = incarnation.content.len();
         let start = match offset {
             None | Some("-1") => 0,
-            Some(text) => life.segments.position_requested(token(text)?).min(tail),
+            Some(text) => incarnation
+                .segments
+                .position_requested(token(text)?)
+                .min(tail),
         };
         let begin = if start == tail {
             tail
         } else {
-            life.content.begin(start)
+            incarnation.content.begin(start)
         };
-        life.content.page(begin, tail)
+        incarnation.content.page(begin, tail)
     }
 
-    /// Judges whether the next page of an answer about a life was given.
+    /// Judges whether the next page of an answer about an incarnation was given.
     ///
     /// # Errors
-    /// When it was given after that life had ended, or not given although it lasts.
+    /// When it was given after that incarnation had ended, or not given although it lasts.
     pub fn continued(&mut self, id: u64, given: bool, facts: &TurnFacts) -> Verdict {
         self.settle_expiry(facts, false)?;
-        let life = self.state.life.as_mut().filter(|life| life.id == id);
-        if given != life.is_some() {
+        let incarnation = self
+            .state
+            .incarnation
+            .as_mut()
+            .filter(|incarnation| incarnation.id == id);
+        if given != incarnation.is_some() {
             return Err(Mismatch {
-                expected: format!("the next page of life {id}: {}", life.is_some()),
+                expected: format!(
+                    "the next page of incarnation {id}: {}",
+                    incarnation.is_some()
+                ),
                 actual: given.to_string(),
             });
         }
-        if let Some(life) = life {
-            life.use_at(facts.now);
+        if let Some(incarnation) = incarnation {
+            incarnation.use_at(facts.now);
         }
         self.turned(facts)
     }
 
     pub(super) fn described(&self, response: &Response) -> Verdict {
-        let Some(life) = &self.state.life else {
+        let Some(incarnation) = &self.state.incarnation else {
             return Ok(());
         };
         ensure(
@@ -54,13 +64,13 @@ impl Model {
             || "200 without a body".to_owned(),
             response,
         )?;
-        let ttl = life.ttl.map(|seconds| seconds.to_string());
+        let ttl = incarnation.ttl.map(|seconds| seconds.to_string());
         ensure(
             response.header("Stream-TTL") == ttl.as_deref(),
             || format!("Stream-TTL: {ttl:?}"),
             response,
         )?;
-        let expires = life.expires.as_ref().map(|(_, text)| text.as_str());
+        let expires = incarnation.expires.as_ref().map(|(_, text)| text.as_str());
         ensure(
             response.header("Stream-Expires-At") == expires,
             || format!("Stream-Expires-At: {expires:?}"),
@@ -72,8 +82,9 @@ impl Model {
             response,
         )?;
         let all = response.header("ETag").and_then(tag);
-        let names_all = all
-            .filter(|tag| tag.start == (0, 0) && tag.closed == life.closed && life.is_at(tag.end));
+        let names_all = all.filter(|tag| {
+            tag.start == (0, 0) && tag.closed == incarnation.closed && incarnation.is_at(tag.end)
+        });
         ensure(
             names_all.is_some(),
             || "the entity tag of the whole stream".to_owned(),
@@ -89,16 +100,16 @@ impl Model {
         response: &Response,
         facts: &TurnFacts,
     ) -> Verdict {
-        let Some(life) = &mut self.state.life else {
+        let Some(incarnation) = &mut self.state.incarnation else {
             return Ok(());
         };
-        life.use_at(facts.now);
-        let tail = life.content.len();
+        incarnation.use_at(facts.now);
+        let tail = incarnation.content.len();
         let live = request.parameter("live");
         let offset = request.parameter("offset");
-        let start = life.segments.begin(request, tail).unwrap_or(tail);
-        let sent = |token| life.segments.position_sent(token);
-        if start == tail && live.is_some() && !life.closed {
+        let start = incarnation.segments.begin(request, tail).unwrap_or(tail);
+        let sent = |token| incarnation.segments.position_sent(token);
+        if start == tail && live.is_some() && !incarnation.closed {
             let status = if live == Some("sse") { 200 } else { 204 };
             ensure(
                 facts.kept && response.status == status,
@@ -112,7 +123,7 @@ impl Model {
             };
         }
         ensure(!facts.kept, || "to be answered".to_owned(), response)?;
-        if life.closed && life.segments.resumed(request, tail) == Some(tail) {
+        if incarnation.closed && incarnation.segments.resumed(request, tail) == Some(tail) {
             ensure(
                 response.status == 204 && response.is_true("Stream-Up-To-Date"),
                 || "204, so that a browser does not connect again".to_owned(),
@@ -125,7 +136,7 @@ impl Model {
             let reasonable = if start == tail {
                 end == tail
             } else {
-                start < end && end <= tail && life.content.is_end(end)
+                start < end && end <= tail && incarnation.content.is_end(end)
             };
             ensure(
                 reasonable,
@@ -155,7 +166,7 @@ impl Model {
         let reasonable = if start == tail {
             end == tail
         } else {
-            start < end && end <= tail && life.content.is_end(end)
+            start < end && end <= tail && incarnation.content.is_end(end)
         };
         ensure(
             reasonable,
@@ -174,7 +185,7 @@ impl Model {
             || format!("Stream-Up-To-Date: {reached}"),
             response,
         )?;
-        let eof = reached && life.closed;
+        let eof = reached && incarnation.closed;
         ensure(
             response.is_true("Stream-Closed") == eof,
             || format!("Stream-Closed: {eof}"),
@@ -219,9 +230,9 @@ impl Model {
         let begin = if start == tail {
             tail
         } else {
-            life.content.begin(start)
+            incarnation.content.begin(start)
         };
-        let page = life.content.page(begin, end).unwrap_or_default();
+        let page = incarnation.content.page(begin, end).unwrap_or_default();
         if whole && facts.has_rest {
             let begins = !response.body.is_empty() && page.starts_with(&response.body);
             let expected = || format!("the beginning of {}", crate::request::excerpt(&page));
@@ -234,12 +245,12 @@ impl Model {
             expected,
             response,
         )?;
-        if let Content::Run { ends, bytes, .. } = &*life.content
+        if let Content::Run { ends, bytes, .. } = &*incarnation.content
             && start != tail
             && !whole
         {
             // Only the last append may exceed the size of a page.
-            let last = life.content.begin(end - 1);
+            let last = incarnation.content.begin(end - 1);
             let framed = (bytes.len() + ends.len() * FRAME_BYTES) as u64;
             let limit = self.bounds.page_limit(framed);
             ensure(

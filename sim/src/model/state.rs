@@ -17,7 +17,7 @@ pub(super) struct Claim {
 
 /// A stream from its creation to its end.
 #[derive(Clone, Debug)]
-pub struct Life {
+pub struct Incarnation {
     /// Counts the creations of this name.
     pub id: u64,
     pub content_type: String,
@@ -32,14 +32,14 @@ pub struct Life {
     pub content: Rc<Content>,
     pub segments: Rc<Segments>,
     pub(super) producers: Rc<BTreeMap<String, (u64, u64)>>,
-    /// The name of this life in its entity tags, once one was seen.
+    /// The name of this incarnation in its entity tags, once one was seen.
     pub(super) named: Option<String>,
     /// The time of each producer's last append.
     pub(super) produced_at: Rc<BTreeMap<String, u64>>,
     pub(super) stream_seq: Option<String>,
 }
 
-impl Life {
+impl Incarnation {
     /// Returns the time from which the stream may be gone, and the time from which it must be.
     #[must_use]
     pub fn ends(&self, bounds: &Bounds) -> Option<(u64, u64)> {
@@ -76,7 +76,7 @@ impl Life {
     }
 
     /// Returns whether a condition of the request fails (RFC 9110, 13.1); `None` if that cannot be
-    /// known because no entity tag of this life was seen.
+    /// known because no entity tag of this incarnation was seen.
     pub(super) fn fails(&self, request: &Request) -> Option<bool> {
         let matched = request
             .header("If-Match")
@@ -109,7 +109,7 @@ impl Life {
                 continue;
             };
             match &self.named {
-                Some(named) if named == tag.life => return Some(true),
+                Some(named) if named == tag.incarnation => return Some(true),
                 Some(_) => {}
                 None => known = None,
             }
@@ -147,9 +147,9 @@ impl Life {
 /// The part of the model that a crash can take back.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    pub life: Option<Life>,
-    /// The id of the last life.
-    pub last_life: u64,
-    /// The time of creation and the content type of each life.
+    pub incarnation: Option<Incarnation>,
+    /// The id of the last incarnation.
+    pub last_incarnation: u64,
+    /// The time of creation and the content type of each incarnation.
     pub history: Rc<Vec<(u64, String)>>,
 }

@@ -19,7 +19,7 @@ pub struct CachedRead<'a> {
     /// How long ago it was asked for.
     pub age_ms: u64,
     pub is_live: bool,
-    /// The content of the life that the answer is of, and the place that it leads to.
+    /// The content of the incarnation that the answer is of, and the place that it leads to.
     pub content: &'a Content,
     pub next: u64,
 }
@@ -43,7 +43,8 @@ impl CachedRead<'_> {
                 excerpt(&self.response.body),
             );
         }
-        let is_former = self.position.life() != self.floor.life() && self.position < self.floor;
+        let is_former =
+            self.position.incarnation() != self.floor.incarnation() && self.position < self.floor;
         if (is_former || self.is_live) && self.age_ms > SHOWN_MS_MAX {
             let expected = format!(
                 "nothing of {:?} when {:?} is known",

@@ -13,7 +13,7 @@ pub struct Follower {
     /// Where it is; `None` until the first control event, when it began at the tail.
     pub position: Option<u64>,
     pub cursor: Option<u64>,
-    pub life: u64,
+    pub incarnation: u64,
     pub finished: bool,
     base64: bool,
     data: Option<Vec<u8>>,
@@ -34,11 +34,11 @@ pub struct Delivery {
 
 impl Follower {
     #[must_use]
-    pub const fn new(position: Option<u64>, life: u64, base64: bool) -> Self {
+    pub const fn new(position: Option<u64>, incarnation: u64, base64: bool) -> Self {
         Self {
             position,
             cursor: None,
-            life,
+            incarnation,
             finished: false,
             base64,
             data: None,

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use crate::ids::ObjectId;
 use crate::model::{Content, Mismatch};
 
-/// The first observation of each unit of a life fixes it (protocol 4: immutable by position).
+/// The first observation of each unit of an incarnation fixes it (protocol 4: immutable by position).
 #[derive(Debug, Default)]
 pub struct OffsetLaw {
     units: BTreeMap<(ObjectId, u64), Vec<Option<u64>>>,
@@ -21,11 +21,11 @@ impl OffsetLaw {
     pub fn observe(
         &mut self,
         object: ObjectId,
-        life: u64,
+        incarnation: u64,
         from: u64,
         units: &[u64],
     ) -> Result<(), Mismatch> {
-        let seen = self.units.entry((object, life)).or_default();
+        let seen = self.units.entry((object, incarnation)).or_default();
         let from = usize::try_from(from).unwrap_or(0);
         if seen.len() < from + units.len() {
             seen.resize(from + units.len(), None);
@@ -35,7 +35,7 @@ impl OffsetLaw {
                 Some(before) if before != *unit => {
                     return Err(Mismatch {
                         expected: format!(
-                            "{before:x} at {} of life {life}, as before",
+                            "{before:x} at {} of incarnation {incarnation}, as before",
                             from + index
                         ),
                         actual: format!("{unit:x}"),

@@ -2,11 +2,11 @@
 
 use crate::model::State;
 
-/// A state of a name, as far as an answer tells it. Later states are greater: lives follow one
+/// A state of a name, as far as an answer tells it. Later states are greater: incarnations follow one
 /// another with nothing in between, a stream grows, and is closed once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// Odd while a life lasts, even before and after.
+    /// Odd while an incarnation lasts, even before and after.
     rank: u64,
     pub length: u64,
     pub closed: bool,
@@ -16,15 +16,15 @@ impl Position {
     /// The whole state.
     #[must_use]
     pub fn of(state: &State) -> Self {
-        match &state.life {
+        match &state.incarnation {
             None => Self {
-                rank: state.last_life * 2,
+                rank: state.last_incarnation * 2,
                 ..Self::default()
             },
-            Some(life) => Self {
-                rank: life.id * 2 - 1,
-                length: life.content.len(),
-                closed: life.closed,
+            Some(incarnation) => Self {
+                rank: incarnation.id * 2 - 1,
+                length: incarnation.content.len(),
+                closed: incarnation.closed,
             },
         }
     }
@@ -32,7 +32,7 @@ impl Position {
     /// The same, as far as an answer goes that tells less.
     #[must_use]
     pub fn known_to(self, length: u64, closed: bool) -> Self {
-        if self.life().is_none() {
+        if self.incarnation().is_none() {
             self
         } else {
             Self {
@@ -43,9 +43,9 @@ impl Position {
         }
     }
 
-    /// The life that it is a state of.
+    /// The incarnation that it is a state of.
     #[must_use]
-    pub const fn life(self) -> Option<u64> {
+    pub const fn incarnation(self) -> Option<u64> {
         if self.rank % 2 == 1 {
             Some(self.rank / 2 + 1)
         } else {

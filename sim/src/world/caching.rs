@@ -116,7 +116,7 @@ impl World<'_, '_> {
                 if provenance.client != client {
                     self.engine.cover(Situation::CacheHitOther);
                 }
-                if provenance.position.life() != self.calls[call].floor.life() {
+                if provenance.position.incarnation() != self.calls[call].floor.incarnation() {
                     self.engine.cover(Situation::CacheHitFormer);
                 }
                 self.engine.note("cache", || {
@@ -248,10 +248,10 @@ impl World<'_, '_> {
         let Received {
             response, position, ..
         } = received;
-        let (Some(life), 200) = (position.life(), response.status) else {
+        let (Some(incarnation), 200) = (position.incarnation(), response.status) else {
             return;
         };
-        let Some(next) = self.next_position(call.object, life, response) else {
+        let Some(next) = self.next_position(call.object, incarnation, response) else {
             return;
         };
         let read = CachedRead {
@@ -260,7 +260,7 @@ impl World<'_, '_> {
             floor: call.floor,
             age_ms: self.engine.now().saturating_sub(asked_at),
             is_live: call.request.parameter("live").is_some(),
-            content: self.objects[call.object].model.content(life),
+            content: self.objects[call.object].model.content(incarnation),
             next,
         };
         let verdict = read.check();

@@ -70,7 +70,7 @@ pub(super) struct Operation {
     attempts: u64,
     /// Requests sent, copies included.
     sent: u64,
-    /// Lives in which it was acknowledged, with the status.
+    /// Incarnations in which it was acknowledged, with the status.
     acknowledged: Vec<(u64, u16)>,
     /// Whether an answer was lost.
     unknown: bool,
@@ -133,10 +133,13 @@ impl World<'_, '_> {
         let name = self.engine.choices.upto(self.engine.settings.names - 1);
         let object = ObjectId::new(usize::try_from(name).expect("a run has few names"));
         let Model { state, bounds, .. } = &self.objects[object].model;
-        let ends = state.life.as_ref().and_then(|life| life.ends(bounds));
+        let ends = state
+            .incarnation
+            .as_ref()
+            .and_then(|incarnation| incarnation.ends(bounds));
         let context = Context {
             settings: &self.engine.settings,
-            life: state.life.as_ref(),
+            incarnation: state.incarnation.as_ref(),
             has_ended: ends.is_some_and(|(least, _)| least <= self.engine.now()),
             knowledge: &self.clients[client].knowledge[object],
             operation: self.operations.len() as u64,
@@ -295,8 +298,8 @@ impl World<'_, '_> {
         let status = received.response.status;
         let operation = &mut self.operations[self.calls[call].operation()];
         let success = (200..300).contains(&status);
-        if let (true, Some(life)) = (success, received.position.life()) {
-            operation.acknowledged.push((life, status));
+        if let (true, Some(incarnation)) = (success, received.position.incarnation()) {
+            operation.acknowledged.push((incarnation, status));
             let offset = received.response.header("Stream-Next-Offset");
             operation.offset = offset
                 .filter(|_| operation.marker.is_some())
@@ -420,7 +423,7 @@ impl World<'_, '_> {
     pub(super) fn learn_position(
         &mut self,
         operation: OperationId,
-        life: u64,
+        incarnation: u64,
         position: u64,
         cursor: Option<u64>,
     ) {
@@ -428,7 +431,7 @@ impl World<'_, '_> {
         let earlier = self.engine.choices.upto(1) == 1;
         let spelled = self.objects[object]
             .model
-            .segments(life)
+            .segments(incarnation)
             .spell(position, earlier);
         let knowledge = &mut self.clients[client].knowledge[object];
         knowledge.learn_offset(&spelled);
@@ -441,13 +444,13 @@ impl World<'_, '_> {
     pub(super) fn next_position(
         &self,
         object: ObjectId,
-        life: u64,
+        incarnation: u64,
         response: &Response,
     ) -> Option<u64> {
         let token = response.header("Stream-Next-Offset").and_then(token)?;
         self.objects[object]
             .model
-            .segments(life)
+            .segments(incarnation)
             .position_sent(token)
     }
 
@@ -463,9 +466,11 @@ impl World<'_, '_> {
         if matches!(response.status, 400 | 413 | 500..) {
             return;
         }
-        let Some(life) = state.life() else { return };
-        let content = self.objects[object].model.content(life);
-        let next = self.next_position(object, life, response);
+        let Some(incarnation) = state.incarnation() else {
+            return;
+        };
+        let content = self.objects[object].model.content(incarnation);
+        let next = self.next_position(object, incarnation, response);
         let shown = match request.method {
             "GET" if response.status == 200 => Some(&response.body),
             // A producer's 204 is a duplicate, and does not say where the data is.
@@ -489,7 +494,7 @@ impl World<'_, '_> {
             );
         };
         let from = next.saturating_sub(units.len() as u64);
-        let verdict = self.law.observe(object, life, from, &units);
+        let verdict = self.law.observe(object, incarnation, from, &units);
         self.engine.check(Oracle::OffsetLaw, verdict);
     }
 
@@ -506,8 +511,8 @@ impl World<'_, '_> {
         }
         let state = *state;
         let next = state
-            .life()
-            .and_then(|life| self.next_position(object, life, response));
+            .incarnation()
+            .and_then(|incarnation| self.next_position(object, incarnation, response));
         let learned = state.known_to(next.unwrap_or(0), response.is_true("Stream-Closed"));
         self.note_learned(object, floor, state, learned);
     }
@@ -534,10 +539,10 @@ impl World<'_, '_> {
                 .any(|window| window == text.as_bytes())
         };
         self.same_page(object, &request, response);
-        if let Some(life) = &self.objects[object].model.state.life
+        if let Some(incarnation) = &self.objects[object].model.state.incarnation
             && request.method == "HEAD"
         {
-            let tail = life.content.len();
+            let tail = incarnation.content.len();
             self.same_tag(object, 0, tail, response);
         }
         let has = |name: &str| response.header(name).is_some();
@@ -576,7 +581,7 @@ impl World<'_, '_> {
             }
             ("PUT", 200) => self.engine.cover(Situation::Confirmed),
             ("PUT", 409) => self.engine.cover(Situation::ExistsOtherwise),
-            ("PUT", 201) if self.objects[object].model.state.last_life > 1 => {
+            ("PUT", 201) if self.objects[object].model.state.last_incarnation > 1 => {
                 self.engine.cover(Situation::CreatedAgain)
             }
             ("GET", 200) if has("Stream-Next-Offset") && !has("Stream-Up-To-Date") => {
@@ -600,10 +605,10 @@ impl World<'_, '_> {
                 self.engine.cover(Situation::ConditionalDuplicate);
             } else if !request.body.is_empty() {
                 self.engine.cover(Situation::TailExpected);
-                let life = self.objects[object].model.state.life.as_ref();
-                let names = life.and_then(|life| {
-                    let position = life.segments.position_requested(token(expected)?);
-                    Some([true, false].map(|earlier| life.segments.spell(position, earlier)))
+                let incarnation = self.objects[object].model.state.incarnation.as_ref();
+                let names = incarnation.and_then(|incarnation| {
+                    let position = incarnation.segments.position_requested(token(expected)?);
+                    Some([true, false].map(|earlier| incarnation.segments.spell(position, earlier)))
                 });
                 if let Some([end, _]) = names.filter(|[end, start]| end != start) {
                     self.engine.cover(if expected == end {
@@ -626,24 +631,28 @@ impl World<'_, '_> {
         } = &self.calls[call];
         let (object, request) = (*object, Rc::clone(request));
         let response = &received.response;
-        let Some(life) = received.position.life() else {
+        let Some(incarnation) = received.position.incarnation() else {
             return;
         };
-        let next = self.next_position(object, life, response);
+        let next = self.next_position(object, incarnation, response);
         if let (Some(tag), Some(next)) = (response.header("ETag"), next) {
             let closed = response.is_true("Stream-Closed");
-            let named = (object, life, next, closed);
+            let named = (object, incarnation, next, closed);
             let before = self.tags.insert(tag.to_owned(), named);
             if let Some(before) = before.filter(|before| *before != named) {
-                let expected = format!("{tag} for (name, life, end, closed) {before:?} only");
+                let expected =
+                    format!("{tag} for (name, incarnation, end, closed) {before:?} only");
                 self.engine
                     .fail(Oracle::EntityTags, expected, format!("{named:?}"));
             }
-            if closed && request.method == "GET" && self.open_ends.contains(&(object, life, next)) {
+            if closed
+                && request.method == "GET"
+                && self.open_ends.contains(&(object, incarnation, next))
+            {
                 self.engine.cover(Situation::ChangedByClose);
             }
             if !closed {
-                self.open_ends.insert((object, life, next));
+                self.open_ends.insert((object, incarnation, next));
             }
         }
     }
@@ -685,8 +694,11 @@ impl World<'_, '_> {
     pub(super) fn exactly_once(&mut self) {
         let mut counts: BTreeMap<(ObjectId, u64), BTreeMap<String, u64>> = BTreeMap::new();
         for (at, object) in self.objects.named() {
-            for life in 1..=object.model.lives() {
-                counts.insert((at, life), markers_in(object.model.content(life)));
+            for incarnation in 1..=object.model.incarnations() {
+                counts.insert(
+                    (at, incarnation),
+                    markers_in(object.model.content(incarnation)),
+                );
             }
         }
         let mut accepted: BTreeMap<(ObjectId, u64, &Claim), OperationId> = BTreeMap::new();
@@ -695,9 +707,9 @@ impl World<'_, '_> {
             let Some(marker) = &operation.marker else {
                 continue;
             };
-            for life in 1..=self.objects[operation.object].model.lives() {
+            for incarnation in 1..=self.objects[operation.object].model.incarnations() {
                 let count = counts
-                    .get(&(operation.object, life))
+                    .get(&(operation.object, incarnation))
                     .and_then(|counts| counts.get(marker))
                     .copied()
                     .unwrap_or(0);
@@ -705,13 +717,13 @@ impl World<'_, '_> {
                     let of = operation
                         .acknowledged
                         .iter()
-                        .filter(|(each, of)| *each == life && status.contains(of));
+                        .filter(|(each, of)| *each == incarnation && status.contains(of));
                     of.count() as u64
                 };
                 let forgotten = operation.claim.as_ref().is_some_and(|claim| {
                     self.objects[operation.object]
                         .model
-                        .has_forgotten(life, &claim.id)
+                        .has_forgotten(incarnation, &claim.id)
                 });
                 let (least, most) = match &operation.claim {
                     Some(_) if forgotten && operation.request.method == "POST" => {
@@ -720,7 +732,7 @@ impl World<'_, '_> {
                     Some(claim) if operation.request.method == "POST" => {
                         if acknowledged(&[200]) > 0
                             && accepted
-                                .insert((operation.object, life, claim), number)
+                                .insert((operation.object, incarnation, claim), number)
                                 .is_some()
                         {
                             failed = Some((
@@ -735,7 +747,7 @@ impl World<'_, '_> {
                 if count < least || count > most {
                     failed = Some((
                         format!(
-                            "{marker} of operation {number} {least} to {most} times in life {life}"
+                            "{marker} of operation {number} {least} to {most} times in incarnation {incarnation}"
                         ),
                         format!("{count} times; acknowledged {:?}", operation.acknowledged),
                     ));

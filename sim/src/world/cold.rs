@@ -126,9 +126,9 @@ impl Cold {
         object.get(from.ok()?..from.ok()?.checked_add(length.ok()?)?)
     }
 
-    /// The life that an answer is about.
-    pub(super) fn life_of(&self, fetching: FetchId) -> u64 {
-        self.fetchings[fetching].position.life().unwrap_or(0)
+    /// The incarnation that an answer is about.
+    pub(super) fn incarnation_of(&self, fetching: FetchId) -> u64 {
+        self.fetchings[fetching].position.incarnation().unwrap_or(0)
     }
 
     /// Whether an object's put is under way.
@@ -356,11 +356,11 @@ impl World<'_, '_> {
             return self.turn(at, Input::PutFinished { id, receipt }, None);
         }
         let shelf = &platform.storage.shelf;
-        let lives = shelf
+        let is_present = shelf
             .head()
             .is_some_and(|head| head.incarnation == id.incarnation);
         let mut waiting = shelf.segments().filter(|segment| segment.stored.is_none());
-        if stored && lives && waiting.any(|segment| segment.number == id.segment) {
+        if stored && is_present && waiting.any(|segment| segment.number == id.segment) {
             self.engine.cover(Situation::CrashBetweenPutAndRow);
         }
     }
@@ -675,7 +675,7 @@ impl World<'_, '_> {
         if it.pages > 1 {
             self.engine.cover(Situation::WholeRead);
             let present = Position::of(&self.objects[it.at].model.state);
-            if present.life() == it.position.life() && present > it.position {
+            if present.incarnation() == it.position.incarnation() && present > it.position {
                 self.engine.cover(Situation::WholeReadFixed);
             }
         }

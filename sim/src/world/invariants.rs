@@ -17,11 +17,11 @@ use crate::oracles::Oracle;
 use crate::request::{Request, Response};
 use crate::segments::{spell, token};
 
-/// Which page was asked for: of an object's life, in which epoch of it, from where, when it had so
+/// Which page was asked for: of an object's incarnation, in which epoch of it, from where, when it had so
 /// much.
 pub(super) type Asked = (ObjectId, u64, u64, u64, u64);
 
-/// Which content was tagged: of an object's life, in which epoch of it, from where, to where, and
+/// Which content was tagged: of an object's incarnation, in which epoch of it, from where, to where, and
 /// whether that was the tail, and closed.
 pub(super) type Tagged = (ObjectId, u64, u64, u64, u64, (bool, bool));
 
@@ -59,14 +59,16 @@ impl World<'_, '_> {
         self.note_tiers(at, turn);
         self.check_size(at);
         let object = &self.objects[at];
-        if let (Some(life), false) = (&object.model.state.life, turn.writes.is_empty()) {
+        if let (Some(incarnation), false) =
+            (&object.model.state.incarnation, turn.writes.is_empty())
+        {
             let shelf = &object.platform.storage.shelf;
-            let mut verdict = cold_tier::tiles(shelf, life);
+            let mut verdict = cold_tier::tiles(shelf, incarnation);
             for write in &turn.writes {
                 if let (Write::UpdateSegment(segment), Ok(()), Some(head)) =
                     (write, &verdict, shelf.head())
                 {
-                    verdict = cold_tier::holds(self.cold.objects(), head, life, segment);
+                    verdict = cold_tier::holds(self.cold.objects(), head, incarnation, segment);
                 }
             }
             self.engine.check(Oracle::Segments, verdict);
@@ -172,22 +174,22 @@ impl World<'_, '_> {
     /// Where a page ends depends on what the stream has, and not on where that is.
     pub(super) fn same_page(&mut self, at: ObjectId, request: &Request, response: &Response) {
         let object = &self.objects[at];
-        let Some(life) = &object.model.state.life else {
+        let Some(incarnation) = &object.model.state.incarnation else {
             return;
         };
         let offset = request.parameter("offset");
         let (Some(end), 200, "GET", true) = (
-            self.next_position(at, life.id, response),
+            self.next_position(at, incarnation.id, response),
             response.status,
             request.method,
             offset != Some("now"),
         ) else {
             return;
         };
-        let tail = life.content.len();
+        let tail = incarnation.content.len();
         let start = offset
             .and_then(token)
-            .map_or(0, |token| life.segments.position_requested(token))
+            .map_or(0, |token| incarnation.segments.position_requested(token))
             .min(tail);
         self.same_tag(at, start, end, response);
         if start >= tail {
@@ -199,10 +201,10 @@ impl World<'_, '_> {
             return;
         }
         let object = &self.objects[at];
-        let Some(life) = &object.model.state.life else {
+        let Some(incarnation) = &object.model.state.incarnation else {
             return;
         };
-        let page = (at, object.platform.epoch, life.id, start, tail);
+        let page = (at, object.platform.epoch, incarnation.id, start, tail);
         let before = *self.pages.entry(page).or_insert(end);
         if before != end {
             self.engine.fail(
@@ -217,12 +219,21 @@ impl World<'_, '_> {
     /// between.
     pub(super) fn same_tag(&mut self, at: ObjectId, start: u64, end: u64, response: &Response) {
         let object = &self.objects[at];
-        let (Some(life), Some(tag)) = (&object.model.state.life, response.header("ETag")) else {
+        let (Some(incarnation), Some(tag)) =
+            (&object.model.state.incarnation, response.header("ETag"))
+        else {
             return;
         };
         let closed = response.is_true("Stream-Closed");
-        let reaches = (end == life.content.len(), closed);
-        let tagged = (at, object.platform.epoch, life.id, start, end, reaches);
+        let reaches = (end == incarnation.content.len(), closed);
+        let tagged = (
+            at,
+            object.platform.epoch,
+            incarnation.id,
+            start,
+            end,
+            reaches,
+        );
         let before = self.tag_of.entry(tagged).or_insert_with(|| tag.to_owned());
         if before != tag {
             let expected = format!("the tag {before} of {start} to {end}, as before");
@@ -232,15 +243,15 @@ impl World<'_, '_> {
 
     fn note_page(&mut self, at: ObjectId, start: u64, end: u64) {
         let object = &self.objects[at];
-        let Some(life) = &object.model.state.life else {
+        let Some(incarnation) = &object.model.state.incarnation else {
             return;
         };
         let Parts {
             cold,
             hot,
             from_middle,
-        } = cold_tier::parts(&object.platform.storage.shelf, life, start, end);
-        let inside = life.content.begin(start) != start;
+        } = cold_tier::parts(&object.platform.storage.shelf, incarnation, start, end);
+        let inside = incarnation.content.begin(start) != start;
         let situations = [
             (cold + hot > 1, Situation::PageStitched),
             (cold > 0 && hot > 0, Situation::PageColdAndHot),
@@ -262,10 +273,10 @@ impl World<'_, '_> {
         let shelf = &object.platform.storage.shelf;
         let skew = object.model.bounds.skew_ms;
         let mut needs = Vec::new();
-        if let Some(life) = &object.model.state.life
-            && let Some((_, most)) = life.ends(&object.model.bounds)
+        if let Some(incarnation) = &object.model.state.incarnation
+            && let Some((_, most)) = incarnation.ends(&object.model.bounds)
         {
-            let slack = life.ttl_ms().unwrap_or(0) / limits.touch_slack_divisor;
+            let slack = incarnation.ttl_ms().unwrap_or(0) / limits.touch_slack_divisor;
             needs.push((most.saturating_add(slack), "the stream ends"));
         }
         let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());
@@ -400,7 +411,7 @@ impl World<'_, '_> {
         }
         for object in &self.objects {
             let shelf = &object.platform.storage.shelf;
-            match (&object.model.state.life, shelf.head()) {
+            match (&object.model.state.incarnation, shelf.head()) {
                 (None, _) if !shelf.is_empty() => {
                     return broken(
                         Oracle::Orphans,
@@ -408,9 +419,10 @@ impl World<'_, '_> {
                         object.state(),
                     );
                 }
-                (Some(life), Some(head)) => {
+                (Some(incarnation), Some(head)) => {
                     for segment in shelf.segments() {
-                        let held = cold_tier::holds(self.cold.objects(), head, life, segment);
+                        let held =
+                            cold_tier::holds(self.cold.objects(), head, incarnation, segment);
                         held.or_else(|Mismatch { expected, actual }| {
                             broken(Oracle::Segments, expected, actual)
                         })?;
@@ -433,7 +445,12 @@ impl World<'_, '_> {
         let is_registry = |object: &&Object| name::is_registry(&object.name);
         let (shards, streams): (Vec<_>, Vec<_>) = self.objects.iter().partition(is_registry);
         let sent = |shard: &&Object| {
-            let content = shard.model.state.life.as_ref().map(|life| &*life.content);
+            let content = shard
+                .model
+                .state
+                .incarnation
+                .as_ref()
+                .map(|incarnation| &*incarnation.content);
             match content {
                 Some(Content::Messages(messages)) => messages.clone(),
                 _ => Vec::new(),

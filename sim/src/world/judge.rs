@@ -32,14 +32,14 @@ impl World<'_, '_> {
         (is_alarm, is_gone): (bool, bool),
         before: Position,
     ) {
-        let model_life = self.objects[at].model.state.life.clone();
+        let model_incarnation = self.objects[at].model.state.incarnation.clone();
         let object = &mut self.objects[at];
         let verdict = match call {
             None if is_alarm => object.model.alarm(&facts),
             None if let Some(fetching) = page_of => {
                 let given = turn.after_commit.iter().any(gives_page);
-                let life = self.cold.life_of(fetching);
-                object.model.continued(life, given, &facts)
+                let incarnation = self.cold.incarnation_of(fetching);
+                object.model.continued(incarnation, given, &facts)
             }
             None => {
                 if is_gone {
@@ -120,23 +120,25 @@ impl World<'_, '_> {
                 } else {
                     Situation::ExpiredByCall
                 });
-                let ends = model_life.and_then(|life| life.ends(&self.objects[at].model.bounds));
+                let ends = model_incarnation
+                    .and_then(|incarnation| incarnation.ends(&self.objects[at].model.bounds));
                 if ends.is_some_and(|(least, most)| least < most && facts.now > least + 1) {
                     self.engine.cover(Situation::ExpiredLate);
                 }
             }
         } else if facts.attached > 0 {
-            let ends = model_life.and_then(|life| life.ends(&self.objects[at].model.bounds));
+            let ends = model_incarnation
+                .and_then(|incarnation| incarnation.ends(&self.objects[at].model.bounds));
             if ends.is_some_and(|(_, most)| facts.now >= most) {
                 self.engine.cover(Situation::KeptByReader);
             }
         }
         // Every reader at the tail is told of everything that happens there.
         let model = &self.objects[at].model;
-        if before != after && before.life().is_some() {
+        if before != after && before.incarnation().is_some() {
             let announced = turn.broadcast.as_ref().is_some_and(|live| {
-                let ended = after.life() != before.life();
-                let segments = model.segments(before.life().unwrap_or(0));
+                let ended = after.incarnation() != before.incarnation();
+                let segments = model.segments(before.incarnation().unwrap_or(0));
                 let sent = |offset: machine::Offset| {
                     segments.position_sent((offset.segment, offset.position))
                 };
@@ -152,8 +154,10 @@ impl World<'_, '_> {
             }
         }
         self.engine.raise(Watermark::Units, after.length);
-        self.engine
-            .raise(Watermark::Lives, self.objects[at].model.state.last_life);
+        self.engine.raise(
+            Watermark::Incarnations,
+            self.objects[at].model.state.last_incarnation,
+        );
     }
 
     /// Rows follow one another without gap or overlap, and end at the tail; where there is no
@@ -161,7 +165,7 @@ impl World<'_, '_> {
     fn check_rows(&mut self, at: ObjectId, turn: &Turn) {
         let object = &self.objects[at];
         let shelf = &object.platform.storage.shelf;
-        let Some(life) = &object.model.state.life else {
+        let Some(incarnation) = &object.model.state.incarnation else {
             let outbox = u64::from(shelf.tasks().next().is_some());
             if !shelf.is_freed() || object.platform.storage.table_count() != outbox {
                 let left = format!(
@@ -196,8 +200,8 @@ impl World<'_, '_> {
                     RowKey::at(row.key.position() + row.units)
                 };
             }
-            let sealed = life.segments.sealed();
-            let tail = life.content.len() - life.segments.start(sealed).unwrap_or(0);
+            let sealed = incarnation.segments.sealed();
+            let tail = incarnation.content.len() - incarnation.segments.start(sealed).unwrap_or(0);
             if broken.is_none() && key != RowKey::at(tail) {
                 broken = Some(format!("the tail at {tail}"));
             }
@@ -234,9 +238,10 @@ impl World<'_, '_> {
     /// When a stream that nobody uses must be gone, and its storage free.
     pub(super) fn latest_end(&self, at: ObjectId) -> Option<u64> {
         let object = &self.objects[at];
-        let life = object.model.state.life.as_ref()?;
-        let (_, most) = life.ends(&object.model.bounds)?;
-        let slack = life.ttl_ms().unwrap_or(0) / self.engine.settings.limits.touch_slack_divisor;
+        let incarnation = object.model.state.incarnation.as_ref()?;
+        let (_, most) = incarnation.ends(&object.model.bounds)?;
+        let slack =
+            incarnation.ttl_ms().unwrap_or(0) / self.engine.settings.limits.touch_slack_divisor;
         let alarm = object.platform.alarm.stored?;
         let end = most.saturating_add(slack).max(alarm).max(self.engine.now());
         let delays = self.engine.settings.limits.alarm_delay_ms_min * 2
@@ -251,10 +256,10 @@ impl World<'_, '_> {
         for at in self.objects.ids() {
             let now = self.engine.now();
             let object = &self.objects[at];
-            let Some(life) = &object.model.state.life else {
+            let Some(incarnation) = &object.model.state.incarnation else {
                 continue;
             };
-            let ended = life
+            let ended = incarnation
                 .ends(&object.model.bounds)
                 .is_some_and(|(_, most)| most.saturating_add(1_000) < now);
             if ended

@@ -157,7 +157,7 @@ pub struct World<'w, 't> {
     tag_of: BTreeMap<invariants::Tagged, String>,
     /// How often something was still to be done when nothing was left to happen.
     nudges: u64,
-    /// What each entity tag was given for: name, life, end, closed.
+    /// What each entity tag was given for: name, incarnation, end, closed.
     tags: BTreeMap<String, (ObjectId, u64, u64, bool)>,
     /// Ends of open streams for which one was given.
     open_ends: BTreeSet<(ObjectId, u64, u64)>,

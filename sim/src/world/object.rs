@@ -857,10 +857,13 @@ impl World<'_, '_> {
             Position::of(platform.durable_snapshot()),
         );
         if remains.lost_commits {
-            if present.life().is_some() && back < present && back.life() != present.life() {
+            if present.incarnation().is_some()
+                && back < present
+                && back.incarnation() != present.incarnation()
+            {
                 self.engine.cover(Situation::CrashLostCreation);
             }
-            if present.life().is_none() && back.life().is_some() {
+            if present.incarnation().is_none() && back.incarnation().is_some() {
                 self.engine.cover(Situation::CrashLostDeletion);
             }
         }

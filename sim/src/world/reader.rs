@@ -104,17 +104,19 @@ impl Reader {
             .follower
             .as_ref()
             .filter(|_| !self.over && !self.left)?;
-        let life = model
+        let incarnation = model
             .state
-            .life
+            .incarnation
             .as_ref()
-            .filter(|life| life.id == follower.life)?;
-        let tail = life.content.len();
+            .filter(|incarnation| incarnation.id == follower.incarnation)?;
+        let tail = incarnation.content.len();
         match follower.position {
-            Some(position) if position == tail && (follower.finished || !life.closed) => None,
+            Some(position) if position == tail && (follower.finished || !incarnation.closed) => {
+                None
+            }
             position => Some(format!(
                 "is at {position:?} of {tail}, closed {}",
-                life.closed
+                incarnation.closed
             )),
         }
     }
@@ -202,7 +204,7 @@ impl World<'_, '_> {
     fn begin_following(&mut self, reader: ReaderId, received: &Received) {
         let it = &self.readers[reader];
         let (object, call) = (it.object, it.call);
-        let Some(life) = received.position.life() else {
+        let Some(incarnation) = received.position.incarnation() else {
             return self.engine.fail(
                 Oracle::Events,
                 "a stream to follow".to_owned(),
@@ -210,14 +212,14 @@ impl World<'_, '_> {
             );
         };
         let model = &self.objects[object].model;
-        let (segments, length) = (model.segments(life), received.position.length);
+        let (segments, length) = (model.segments(incarnation), received.position.length);
         let begin = segments.begin(&it.request, length);
-        let position = begin.map(|begin| model.content(life).begin(begin));
+        let position = begin.map(|begin| model.content(incarnation).begin(begin));
         if segments.resumed(&it.request, length).is_some() {
             self.engine.cover(Situation::EventsResumed);
         }
         let binary = matches!(
-            self.objects[object].model.content(life),
+            self.objects[object].model.content(incarnation),
             Content::Run { text: false, .. }
         );
         let encoding = received.response.header("Stream-SSE-Data-Encoding");
@@ -230,7 +232,7 @@ impl World<'_, '_> {
                 received.response.line(),
             );
         }
-        let mut follower = Follower::new(position, life, binary);
+        let mut follower = Follower::new(position, incarnation, binary);
         // What is told is beyond what is asked with.
         follower.cursor = it
             .request
@@ -530,9 +532,13 @@ impl World<'_, '_> {
         let Some(follower) = &mut it.follower else {
             return true;
         };
-        let life = follower.life;
+        let incarnation = follower.incarnation;
         let model = &self.objects[object].model;
-        let received = follower.receive(&bytes, model.content(life), model.segments(life));
+        let received = follower.receive(
+            &bytes,
+            model.content(incarnation),
+            model.segments(incarnation),
+        );
         let cursor = follower.cursor;
         let deliveries = match received {
             Ok(deliveries) => deliveries,
@@ -551,9 +557,12 @@ impl World<'_, '_> {
             self.engine.note("client", || {
                 format!("of reader {reader} is at {next}, up to date {up_to_date}, closed {closed}")
             });
-            if state.life() != Some(life) {
-                self.engine
-                    .fail(Oracle::Events, format!("life {life}"), format!("{state:?}"));
+            if state.incarnation() != Some(incarnation) {
+                self.engine.fail(
+                    Oracle::Events,
+                    format!("incarnation {incarnation}"),
+                    format!("{state:?}"),
+                );
                 return false;
             }
             let at_tail = next == state.length;
@@ -566,14 +575,14 @@ impl World<'_, '_> {
             if closed {
                 self.engine.cover(Situation::EventsClosed);
             }
-            let content = self.objects[object].model.content(life);
+            let content = self.objects[object].model.content(incarnation);
             let page = content.page(from, next).unwrap_or_default();
             let units = oracles::units(content, &page).unwrap_or_default();
-            let verdict = self.law.observe(object, life, from, &units);
+            let verdict = self.law.observe(object, incarnation, from, &units);
             self.engine.check(Oracle::OffsetLaw, verdict);
             let floor = self.calls[call].floor;
             self.note_learned(object, floor, state, state.known_to(next, closed));
-            self.learn_position(operation, life, next, cursor);
+            self.learn_position(operation, incarnation, next, cursor);
         }
         true
     }
@@ -616,8 +625,9 @@ impl World<'_, '_> {
         if response.status >= 400 {
             return None;
         }
-        let life = it.position.life().unwrap_or(0);
-        let next_position = |response: &Response| self.next_position(it.object, life, response);
+        let incarnation = it.position.incarnation().unwrap_or(0);
+        let next_position =
+            |response: &Response| self.next_position(it.object, incarnation, response);
         let Some(next) = next_position(response) else {
             return Some("Stream-Next-Offset".to_owned());
         };
@@ -626,11 +636,11 @@ impl World<'_, '_> {
             .held
             .as_ref()
             .and_then(|held| next_position(&held.response));
-        let content = self.objects[it.object].model.content(life);
+        let content = self.objects[it.object].model.content(incarnation);
         if it
             .held
             .as_ref()
-            .is_some_and(|held| held.position.life() != it.position.life())
+            .is_some_and(|held| held.position.incarnation() != it.position.incarnation())
         {
             // Dialled again, it reached another stream under the same name, which answered for
             // itself.

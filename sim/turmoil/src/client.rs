@@ -74,15 +74,18 @@ impl ClientContext {
                 Notable::ExpiredAfterCrash => shared.cover(Situation::ExpiredAfterCrash),
                 Notable::Shown {
                     name,
-                    life,
+                    incarnation,
                     from,
                     to,
                     live,
                 } => {
-                    let parts = judge.life(name).filter(|it| it.id == life).and_then(|it| {
-                        let disk = shared.disks.get(&stream(name))?;
-                        Some(cold_tier::parts(disk, it, from, to))
-                    });
+                    let parts = judge
+                        .incarnation(name)
+                        .filter(|it| it.id == incarnation)
+                        .and_then(|it| {
+                            let disk = shared.disks.get(&stream(name))?;
+                            Some(cold_tier::parts(disk, it, from, to))
+                        });
                     note_parts(&mut shared, parts.unwrap_or_default(), live);
                 }
             }
@@ -235,7 +238,7 @@ impl ClientContext {
     }
 }
 
-/// One client's life.
+/// One client's incarnation.
 pub(crate) async fn run(context: ClientContext, number: u64) {
     let who = format!("client {number}");
     let settings = context.shared.settings();
@@ -301,7 +304,7 @@ impl Client {
                 usize::try_from(shared.choices.upto(settings.workload.names - 1)).unwrap_or(0);
             let context = Context {
                 settings: &settings.workload,
-                life: judge.life(name),
+                incarnation: judge.incarnation(name),
                 has_ended: judge.has_ended(name, now()),
                 knowledge: &self.knowledge[name],
                 operation,

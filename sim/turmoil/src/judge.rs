@@ -8,7 +8,7 @@ use std::rc::Rc;
 use machine::rows::{Expiry, ProducerStamp};
 use sim::cold_tier::{self, Objects};
 use sim::ids::{Id as _, ObjectId};
-use sim::model::{Bounds, Content, Life, Mismatch, Model, State, TurnFacts};
+use sim::model::{Bounds, Content, Incarnation, Mismatch, Model, State, TurnFacts};
 use sim::oracles::{Delivery, Follower, OffsetLaw, Oracle, Position, units};
 use sim::request::{Request, Response, excerpt};
 use sim::segments::{spell, token};
@@ -67,17 +67,17 @@ pub(crate) enum Notable {
     DeletedUnderReader,
     ExpiredAlone,
     ExpiredAfterCrash,
-    /// A part of a life has been shown, as a page or in events.
+    /// A part of an incarnation has been shown, as a page or in events.
     Shown {
         name: usize,
-        life: u64,
+        incarnation: u64,
         from: u64,
         to: u64,
         live: bool,
     },
 }
 
-/// One reader of an event stream, in one of the lives that it may be a reader of.
+/// One reader of an event stream, in one of the incarnations that it may be a reader of.
 #[derive(Debug)]
 pub(crate) struct Reading {
     follower: Follower,
@@ -141,8 +141,8 @@ impl Judge {
         }
     }
 
-    pub(crate) fn life(&self, name: usize) -> Option<&Life> {
-        self.names[name].model.state.life.as_ref()
+    pub(crate) fn incarnation(&self, name: usize) -> Option<&Incarnation> {
+        self.names[name].model.state.incarnation.as_ref()
     }
 
     pub(crate) fn state(&self, name: usize) -> &State {
@@ -151,16 +151,18 @@ impl Judge {
 
     pub(crate) fn has_ended(&self, name: usize, now: u64) -> bool {
         let model = &self.names[name].model;
-        let ends = self.life(name).and_then(|life| life.ends(&model.bounds));
+        let ends = self
+            .incarnation(name)
+            .and_then(|incarnation| incarnation.ends(&model.bounds));
         ends.is_some_and(|(least, _)| least <= now)
     }
 
     /// When a stream that nobody uses must be gone, at the latest.
     pub(crate) fn latest_end(&self, name: usize) -> Option<u64> {
         let model = &self.names[name].model;
-        let life = self.life(name)?;
-        let (_, most) = life.ends(&model.bounds)?;
-        Some(most.saturating_add(life.ttl_ms().unwrap_or(0) / model.bounds.slack_divisor))
+        let incarnation = self.incarnation(name)?;
+        let (_, most) = incarnation.ends(&model.bounds)?;
+        Some(most.saturating_add(incarnation.ttl_ms().unwrap_or(0) / model.bounds.slack_divisor))
     }
 
     pub(crate) fn names(&self) -> usize {
@@ -218,10 +220,10 @@ impl Judge {
                 for turn in &turns {
                     self.turn(name, at, turn, after_crash)?;
                     for (head, segment) in &turn.stored {
-                        let Some(life) = self.life(name) else {
+                        let Some(incarnation) = self.incarnation(name) else {
                             continue;
                         };
-                        let held = cold_tier::holds(objects, head, life, segment);
+                        let held = cold_tier::holds(objects, head, incarnation, segment);
                         held.map_err(|mismatch| (Oracle::Segments, mismatch))?;
                     }
                 }
@@ -331,7 +333,7 @@ impl Judge {
                 Ok(after) if wrote(&before, &after, &request, turn) => {
                     let verdict = model.answered(&request, &response, &facts);
                     verdict.map_err(|mismatch| (Oracle::Model, mismatch))?;
-                    if turn.created.is_some() && model.lives() > 1 {
+                    if turn.created.is_some() && model.incarnations() > 1 {
                         self.notable.push(Notable::CreatedAgain);
                     }
                     self.attempts[attempt].applied = true;
@@ -466,11 +468,13 @@ impl Judge {
                 .after(state, &request, response, &told)
             {
                 Ok(after) if Position::of(&after) == then => {
-                    if let Some(life) = then
-                        .life()
+                    if let Some(incarnation) = then
+                        .incarnation()
                         .filter(|_| request.method == "GET" && response.status < 400)
                     {
-                        self.names[name].model.read_between(life, sent_at, now);
+                        self.names[name]
+                            .model
+                            .read_between(incarnation, sent_at, now);
                     }
                     return self.observe(name, &request, response, then);
                 }
@@ -546,12 +550,12 @@ impl Judge {
         response: &Response,
         position: Position,
     ) -> Result<(), Mismatch> {
-        let Some(life) = position.life() else {
+        let Some(incarnation) = position.incarnation() else {
             return Ok(());
         };
         let model = &self.names[name].model;
         let next = response.header("Stream-Next-Offset").and_then(token);
-        let next = next.and_then(|token| model.segments(life).position_sent(token));
+        let next = next.and_then(|token| model.segments(incarnation).position_sent(token));
         let shown = match (request.method, response.status) {
             ("GET", 200) => &response.body,
             ("POST", 200) => &request.body,
@@ -561,20 +565,21 @@ impl Judge {
         let Some(next) = next.filter(|_| !shown.is_empty()) else {
             return Ok(());
         };
-        let Some(units) = units(model.content(life), shown) else {
+        let Some(units) = units(model.content(incarnation), shown) else {
             return Err(mismatch("a body of the stream's type", response));
         };
         let from = next.saturating_sub(units.len() as u64);
         if request.method == "GET" {
             self.notable.push(Notable::Shown {
                 name,
-                life,
+                incarnation,
                 from,
                 to: next,
                 live: false,
             });
         }
-        self.law.observe(ObjectId::new(name), life, from, &units)
+        self.law
+            .observe(ObjectId::new(name), incarnation, from, &units)
     }
 
     /// A long-poll that waited at the tail has come to its end.
@@ -590,18 +595,19 @@ impl Judge {
         let model = &self.names[name].model;
         let closed = response.is_true("Stream-Closed");
         for (at, version) in versions.iter().enumerate().skip(from) {
-            let Some(life) = &version.state.life else {
+            let Some(incarnation) = &version.state.incarnation else {
                 continue;
             };
             let told = response.header("Stream-Next-Offset").and_then(token);
-            let Some(next) = told.and_then(|token| model.segments(life.id).position_sent(token))
+            let Some(next) =
+                told.and_then(|token| model.segments(incarnation.id).position_sent(token))
             else {
                 continue;
             };
-            let up_to_date = next == life.content.len();
+            let up_to_date = next == incarnation.content.len();
             if response.is_true("Stream-Up-To-Date") != up_to_date
-                || closed != (up_to_date && life.closed)
-                || next > life.content.len()
+                || closed != (up_to_date && incarnation.closed)
+                || next > incarnation.content.len()
             {
                 continue;
             }
@@ -609,10 +615,16 @@ impl Judge {
             let asked = match request.parameter("offset") {
                 Some("-1") => Some(0),
                 Some("now") | None => None,
-                Some(text) => token(text).map(|token| life.segments.position_requested(token)),
+                Some(text) => {
+                    token(text).map(|token| incarnation.segments.position_requested(token))
+                }
             };
             let started = versions[from..=at].iter().filter_map(|version| {
-                let it = version.state.life.as_ref().filter(|it| it.id == life.id)?;
+                let it = version
+                    .state
+                    .incarnation
+                    .as_ref()
+                    .filter(|it| it.id == incarnation.id)?;
                 let tail = it.content.len();
                 asked
                     .is_none_or(|asked| asked.min(tail) == tail)
@@ -623,12 +635,14 @@ impl Judge {
                 204 => starts.contains(&next) && up_to_date && response.body.is_empty(),
                 _ => starts.iter().any(|start| {
                     *start < next
-                        && life.content.page(*start, next).as_deref() == Some(&response.body)
+                        && incarnation.content.page(*start, next).as_deref() == Some(&response.body)
                 }),
             };
             if holds {
-                let life = life.id;
-                self.names[name].model.read_between(life, sent_at, now);
+                let incarnation = incarnation.id;
+                self.names[name]
+                    .model
+                    .read_between(incarnation, sent_at, now);
                 let client = request
                     .parameter("cursor")
                     .and_then(|text| text.parse::<u64>().ok());
@@ -653,11 +667,15 @@ impl Judge {
     pub(crate) fn has_turned_over(&self, attempt: usize) -> bool {
         let Attempt { name, from, .. } = self.attempts[attempt];
         let versions = &self.names[name].versions[from..];
-        let mut lives = versions
-            .iter()
-            .map(|version| version.state.life.as_ref().map(|life| life.id));
-        let first = lives.next();
-        lives.any(|life| Some(life) != first)
+        let mut incarnations = versions.iter().map(|version| {
+            version
+                .state
+                .incarnation
+                .as_ref()
+                .map(|incarnation| incarnation.id)
+        });
+        let first = incarnations.next();
+        incarnations.any(|incarnation| Some(incarnation) != first)
     }
 
     /// When the version that an answer tells of was no longer the last.
@@ -667,17 +685,18 @@ impl Judge {
         let told = response.header("Stream-Next-Offset").and_then(token)?;
         let mut latest = None;
         for (at, version) in versions.iter().enumerate().skip(from) {
-            let Some(life) = &version.state.life else {
+            let Some(incarnation) = &version.state.incarnation else {
                 continue;
             };
-            if model.segments(life.id).position_sent(told) == Some(life.content.len()) {
+            if model.segments(incarnation.id).position_sent(told) == Some(incarnation.content.len())
+            {
                 latest = Some(at);
             }
         }
         versions.get(latest? + 1).map(|version| version.at)
     }
 
-    /// An event stream has begun: whatever lives it may be of.
+    /// An event stream has begun: whatever incarnations it may be of.
     ///
     /// # Errors
     /// When there was none at any time since it was asked for.
@@ -691,20 +710,21 @@ impl Judge {
         let base64 = response.header("Stream-SSE-Data-Encoding") == Some("base64");
         let mut readings: Vec<Reading> = Vec::new();
         for (at, version) in self.names[name].versions.iter().enumerate().skip(from) {
-            let Some(life) = &version.state.life else {
+            let Some(incarnation) = &version.state.incarnation else {
                 continue;
             };
-            let binary = matches!(*life.content, Content::Run { text: false, .. });
-            let tail = life.content.len();
-            let asked = life.segments.begin(&request, tail);
-            let position = asked.map(|asked| life.content.begin(asked));
+            let binary = matches!(*incarnation.content, Content::Run { text: false, .. });
+            let tail = incarnation.content.len();
+            let asked = incarnation.segments.begin(&request, tail);
+            let position = asked.map(|asked| incarnation.content.begin(asked));
             let known = |reading: &Reading| {
-                reading.follower.life == life.id && reading.follower.position == position
+                reading.follower.incarnation == incarnation.id
+                    && reading.follower.position == position
             };
             if binary != base64 || readings.iter().any(known) {
                 continue;
             }
-            let mut follower = Follower::new(position, life.id, base64);
+            let mut follower = Follower::new(position, incarnation.id, base64);
             follower.cursor = request
                 .parameter("cursor")
                 .and_then(|text| text.parse::<u64>().ok())
@@ -740,8 +760,8 @@ impl Judge {
         let mut nearest = None;
         let mut seen = Vec::new();
         readings.retain_mut(|reading| {
-            let life = reading.follower.life;
-            let (content, segments) = (model.content(life), model.segments(life));
+            let incarnation = reading.follower.incarnation;
+            let (content, segments) = (model.content(incarnation), model.segments(incarnation));
             let done = reading.follower.receive(bytes, content, segments);
             let verdict = done.and_then(|deliveries| {
                 for delivery in deliveries {
@@ -749,7 +769,11 @@ impl Judge {
                         from, next, closed, ..
                     } = delivery;
                     let fits = (reading.version..versions.len()).find(|at| {
-                        let of = versions[*at].state.life.as_ref().filter(|it| it.id == life);
+                        let of = versions[*at]
+                            .state
+                            .incarnation
+                            .as_ref()
+                            .filter(|it| it.id == incarnation);
                         of.is_some_and(|it| {
                             let at_tail = next == it.content.len();
                             delivery.up_to_date == at_tail && closed == (at_tail && it.closed)
@@ -758,7 +782,7 @@ impl Judge {
                     let Some(fits) = fits else {
                         return Err(Mismatch {
                             expected: format!(
-                                "what life {life} was since version {}",
+                                "what incarnation {incarnation} was since version {}",
                                 reading.version
                             ),
                             actual: format!("{delivery:?}"),
@@ -768,7 +792,7 @@ impl Judge {
                     reading.version = fits;
                     progress.data |= next > from;
                     progress.closed |= closed;
-                    seen.push((life, from, next));
+                    seen.push((incarnation, from, next));
                 }
                 Ok(())
             });
@@ -783,15 +807,19 @@ impl Judge {
         if let Some(mismatch) = nearest.filter(|_| readings.is_empty()) {
             return Err(mismatch);
         }
-        for (life, from, next) in seen {
-            if readings.iter().any(|reading| reading.follower.life == life) {
-                let content = self.names[name].model.content(life);
+        for (incarnation, from, next) in seen {
+            if readings
+                .iter()
+                .any(|reading| reading.follower.incarnation == incarnation)
+            {
+                let content = self.names[name].model.content(incarnation);
                 let page = content.page(from, next).unwrap_or_default();
                 if let Some(units) = units(content, &page) {
-                    self.law.observe(ObjectId::new(name), life, from, &units)?;
+                    self.law
+                        .observe(ObjectId::new(name), incarnation, from, &units)?;
                     self.notable.push(Notable::Shown {
                         name,
-                        life,
+                        incarnation,
                         from,
                         to: next,
                         live: true,
@@ -812,7 +840,7 @@ impl Judge {
         let name = self.attempts[attempt].name;
         let reading = readings.first()?;
         let follower = &reading.follower;
-        let segments = self.names[name].model.segments(follower.life);
+        let segments = self.names[name].model.segments(follower.incarnation);
         let offset = segments.spell(follower.position?, true);
         Some((offset, follower.cursor, follower.finished))
     }
@@ -821,19 +849,22 @@ impl Judge {
     /// now.
     pub(crate) fn behind_since(&self, attempt: usize, readings: &[Reading]) -> Option<u64> {
         let name = self.attempts[attempt].name;
-        let present = self.life(name)?.id;
+        let present = self.incarnation(name)?.id;
         let since = |reading: &Reading| {
             let follower = &reading.follower;
-            let position = follower.position.filter(|_| follower.life == present)?;
+            let position = follower
+                .position
+                .filter(|_| follower.incarnation == present)?;
             let mut later = self.names[name].versions[reading.version..].iter();
             let missed = later.find(|version| {
-                let life = version
+                let incarnation = version
                     .state
-                    .life
+                    .incarnation
                     .as_ref()
-                    .filter(|life| life.id == present);
-                life.is_some_and(|life| {
-                    life.content.len() > position || (life.closed && !follower.finished)
+                    .filter(|incarnation| incarnation.id == present);
+                incarnation.is_some_and(|incarnation| {
+                    incarnation.content.len() > position
+                        || (incarnation.closed && !follower.finished)
                 })
             });
             missed.map(|version| version.at)
@@ -845,26 +876,28 @@ impl Judge {
     /// Whether a stream that a reader reads is no more, or was not for a while.
     pub(crate) fn is_gone(&self, attempt: usize, readings: &[Reading]) -> bool {
         let name = self.attempts[attempt].name;
-        let present = self.life(name).map(|life| life.id);
+        let present = self.incarnation(name).map(|incarnation| incarnation.id);
         readings
             .iter()
-            .any(|reading| present != Some(reading.follower.life))
+            .any(|reading| present != Some(reading.follower.incarnation))
     }
 
     /// What a reader still lacks of its stream.
     pub(crate) fn lacks(&self, name: usize, readings: &[Reading]) -> Option<String> {
-        let life = self.life(name)?;
+        let incarnation = self.incarnation(name)?;
         let reading = readings
             .iter()
-            .find(|reading| reading.follower.life == life.id)?;
-        let tail = life.content.len();
+            .find(|reading| reading.follower.incarnation == incarnation.id)?;
+        let tail = incarnation.content.len();
         match reading.follower.position {
-            Some(position) if position == tail && (reading.follower.finished || !life.closed) => {
+            Some(position)
+                if position == tail && (reading.follower.finished || !incarnation.closed) =>
+            {
                 None
             }
             position => Some(format!(
                 "is at {position:?} of {tail}, closed {}",
-                life.closed
+                incarnation.closed
             )),
         }
     }
@@ -909,13 +942,16 @@ fn answer(request: &Request, turn: &Written) -> Response {
 
 /// Whether a turn has written what the model made of the request.
 fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bool {
-    let Some(life) = &after.life else {
+    let Some(incarnation) = &after.incarnation else {
         return false;
     };
-    let start = before.life.as_ref().filter(|it| it.id == life.id);
+    let start = before
+        .incarnation
+        .as_ref()
+        .filter(|it| it.id == incarnation.id);
     let start = start.map_or(0, |it| it.content.len());
     let new = usize::try_from(start).unwrap_or(usize::MAX);
-    let same = match &*life.content {
+    let same = match &*incarnation.content {
         Content::Messages(messages) => messages
             .get(new..)
             .is_some_and(|messages| messages.iter().eq(turn.records.iter())),
@@ -947,5 +983,5 @@ fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bo
         };
         request.header("Stream-TTL") == ttl.as_deref() && request.header("Stream-Expires-At") == at
     });
-    same && stamped && ordered && expires && life.closed == turn.closed
+    same && stamped && ordered && expires && incarnation.closed == turn.closed
 }

@@ -643,7 +643,7 @@ impl World {
                 );
             }
             let disk = shared.disks.get(&stream(name)).map(MemoryRows::is_empty);
-            match (judge.life(name), disk) {
+            match (judge.incarnation(name), disk) {
                 (None, Some(false)) => {
                     let expected = "nothing of a stream that is no more".to_owned();
                     shared.fail(Oracle::StorageFreed, expected, stream(name));
@@ -716,12 +716,13 @@ fn judge_tiers(
         .collect::<Result<_, _>>()
         .map_err(|mismatch| (Oracle::Registry, mismatch))?;
     for name in 0..judge.names() {
-        if let (Some(life), Some(disk)) = (judge.life(name), disks.get(&stream(name))) {
-            let mut verdict = cold_tier::tiles(disk, life);
+        if let (Some(incarnation), Some(disk)) = (judge.incarnation(name), disks.get(&stream(name)))
+        {
+            let mut verdict = cold_tier::tiles(disk, incarnation);
             for segment in disk.segments() {
                 let held = || {
                     disk.head().map_or(Ok(()), |head| {
-                        cold_tier::holds(objects, head, life, segment)
+                        cold_tier::holds(objects, head, incarnation, segment)
                     })
                 };
                 verdict = verdict.and_then(|()| held());
