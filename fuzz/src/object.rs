@@ -194,20 +194,20 @@ impl Object {
 
     /// Whether nothing at all is stored in rows.
     pub(crate) fn is_empty(&self) -> bool {
-        self.store.shelf.is_empty()
+        self.store.rows.is_empty()
     }
 
     /// Whether nothing of a stream is stored in rows; there may be something to be done for others.
     pub(crate) fn has_no_stream(&self) -> bool {
-        let shelf = &self.store.shelf;
-        shelf.head().is_none()
-            && shelf.hot_tables().next().is_none()
-            && shelf.segments().next().is_none()
+        let rows = &self.store.rows;
+        rows.head().is_none()
+            && rows.hot_tables().next().is_none()
+            && rows.segments().next().is_none()
     }
 
     /// Whether exactly what rows refer to is in the cold tier.
     pub(crate) fn cold_is_tidy(&self) -> bool {
-        let segments = self.store.shelf.segments();
+        let segments = self.store.rows.segments();
         segments.filter(|sealed| sealed.stored.is_some()).count() == self.cold.len()
     }
 }

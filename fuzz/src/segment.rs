@@ -87,7 +87,7 @@ pub fn segment(input: &[u8]) {
         );
         if object
             .store
-            .shelf
+            .rows
             .head()
             .is_none_or(|head| head.closed.is_some())
         {
@@ -193,7 +193,7 @@ fn expected(decoded: &Decoded, format: Format, appended: &mut VecDeque<Vec<u8>>)
 /// The index has the first row at or after each multiple of its step, and nothing else.
 fn index_is_of_rows(object: &Object, put: &Put, index: &Index) {
     let step = object.limits.index_step();
-    let rows = object.store.shelf.table(HotTable::of(put.id.segment));
+    let rows = object.store.rows.table(HotTable::of(put.id.segment));
     let begins = |key: RowKey| key == RowKey::at(key.position());
     let mut entries: Vec<Entry> = Vec::new();
     let rows = rows.expect("the rows are there");

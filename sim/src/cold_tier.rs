@@ -110,12 +110,12 @@ fn broken<T>(expected: impl Into<String>, actual: impl Into<String>) -> Result<T
 
 /// The keys of the objects that a stream refers to.
 #[must_use]
-pub fn referenced(shelf: &MemoryRows) -> BTreeSet<String> {
-    let Some(head) = shelf.head() else {
+pub fn referenced(rows: &MemoryRows) -> BTreeSet<String> {
+    let Some(head) = rows.head() else {
         return BTreeSet::new();
     };
     let prefix = key_prefix(&head.name, head.incarnation);
-    let stored = shelf.segments().filter_map(|segment| {
+    let stored = rows.segments().filter_map(|segment| {
         let stored = segment.stored.as_ref()?;
         Some(key(&prefix, segment.number, stored.attempt))
     });
@@ -126,8 +126,8 @@ pub fn referenced(shelf: &MemoryRows) -> BTreeSet<String> {
 ///
 /// # Errors
 /// When they do not.
-pub fn tiles(shelf: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismatch> {
-    let Some(head) = shelf.head() else {
+pub fn tiles(rows: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismatch> {
+    let Some(head) = rows.head() else {
         return broken("a head row", "none");
     };
     let segments = &incarnation.segments;
@@ -140,7 +140,7 @@ pub fn tiles(shelf: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismat
         tables.insert(HotTable::of(head.segment));
     }
     let mut next = 0;
-    for segment in shelf.segments() {
+    for segment in rows.segments() {
         let (start, end) = (segments.start(next), segments.end(next));
         let units = start.zip(end).map(|(start, end)| end - start);
         if segment.number != next || Some(segment.units) != units {
@@ -154,7 +154,7 @@ pub fn tiles(shelf: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismat
         let table = HotTable::of(segment.number);
         tables.insert(table);
         let (mut row_key, mut bytes) = (RowKey::at(0), 0);
-        for row in shelf.table(table).into_iter().flatten() {
+        for row in rows.table(table).into_iter().flatten() {
             if row.key != row_key || row.bytes_before != bytes {
                 return broken(format!("a row at {row_key:?}"), format!("{:?}", row.key));
             }
@@ -173,7 +173,7 @@ pub fn tiles(shelf: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismat
     if next != segments.sealed() {
         return broken(format!("{} segments", segments.sealed()), next.to_string());
     }
-    let there: BTreeSet<_> = shelf.hot_tables().collect();
+    let there: BTreeSet<_> = rows.hot_tables().collect();
     if there != tables {
         return broken(format!("the tables {tables:?}"), format!("{there:?}"));
     }
@@ -249,9 +249,9 @@ pub struct Parts {
 
 /// The parts of a page from one place to another.
 #[must_use]
-pub fn parts(shelf: &MemoryRows, incarnation: &Incarnation, start: u64, end: u64) -> Parts {
+pub fn parts(rows: &MemoryRows, incarnation: &Incarnation, start: u64, end: u64) -> Parts {
     let mut parts = Parts::default();
-    for segment in shelf.segments() {
+    for segment in rows.segments() {
         let bounds = incarnation
             .segments
             .start(segment.number)

@@ -25,7 +25,7 @@ pub enum Kind {
 /// What the present instance of an object sees of its storage.
 #[derive(Debug)]
 pub struct Store {
-    pub shelf: MemoryRows,
+    pub rows: MemoryRows,
     #[cfg(not(target_arch = "wasm32"))]
     sqlite: Option<sqlite::Database>,
 }
@@ -35,13 +35,13 @@ impl Store {
     pub fn new(kind: Kind) -> Self {
         match kind {
             Kind::Map => Self {
-                shelf: MemoryRows::default(),
+                rows: MemoryRows::default(),
                 #[cfg(not(target_arch = "wasm32"))]
                 sqlite: None,
             },
             #[cfg(not(target_arch = "wasm32"))]
             Kind::Sqlite => Self {
-                shelf: MemoryRows::default(),
+                rows: MemoryRows::default(),
                 sqlite: Some(database()),
             },
             #[cfg(target_arch = "wasm32")]
@@ -56,7 +56,7 @@ impl Store {
     pub fn apply(&mut self, writes: &[Write]) -> Result<(), String> {
         for write in writes {
             sql::statements(write, check)?;
-            self.shelf.apply(write)?;
+            self.rows.apply(write)?;
         }
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &self.sqlite {
@@ -74,7 +74,7 @@ impl Store {
         if let Some(sqlite) = &self.sqlite {
             return sqlite.frames(span);
         }
-        self.shelf.frames(span)
+        self.rows.frames(span)
     }
 
     /// What the machine reads from.
@@ -84,7 +84,7 @@ impl Store {
         if let Some(sqlite) = &self.sqlite {
             return sqlite;
         }
-        &self.shelf
+        &self.rows
     }
 
     /// How many tables there are.
@@ -95,7 +95,7 @@ impl Store {
             let tables = sqlite.tables().expect("a database in memory can be read");
             return tables.len() as u64;
         }
-        self.shelf.table_count()
+        self.rows.table_count()
     }
 }
 
@@ -108,7 +108,7 @@ impl platform::Storage for Store {
     }
 
     fn restore(&mut self, disk: &MemoryRows) -> Result<(), String> {
-        self.shelf.clone_from(disk);
+        self.rows.clone_from(disk);
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(sqlite) = &mut self.sqlite {
             *sqlite = database();

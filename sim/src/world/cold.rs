@@ -332,7 +332,7 @@ impl World<'_, '_> {
         let bytes = Bytes::from(core::mem::take(&mut it.bytes));
         self.engine.recorder.digest.bytes(&bytes);
         self.engine.note("cold", || format!("{} is stored", it.key));
-        let head = platform.storage.shelf.head();
+        let head = platform.storage.rows.head();
         if head.map(|head| head.incarnation) != Some(it.id.incarnation) {
             self.engine.cover(Situation::PutAfterEnd);
         }
@@ -355,11 +355,11 @@ impl World<'_, '_> {
         if platform.present() == Some(it.instance) {
             return self.turn(at, Input::PutFinished { id, receipt }, None);
         }
-        let shelf = &platform.storage.shelf;
-        let is_present = shelf
+        let rows = &platform.storage.rows;
+        let is_present = rows
             .head()
             .is_some_and(|head| head.incarnation == id.incarnation);
-        let mut waiting = shelf.segments().filter(|segment| segment.stored.is_none());
+        let mut waiting = rows.segments().filter(|segment| segment.stored.is_none());
         if stored && is_present && waiting.any(|segment| segment.number == id.segment) {
             self.engine.cover(Situation::CrashBetweenPutAndRow);
         }
@@ -485,10 +485,10 @@ impl World<'_, '_> {
 
     /// Incarnation, and number of stored segments.
     fn tiers_of(&self, at: ObjectId) -> (u64, u64) {
-        let shelf = &self.objects[at].platform.storage.shelf;
-        let stored = shelf.segments().filter(|segment| segment.stored.is_some());
+        let rows = &self.objects[at].platform.storage.rows;
+        let stored = rows.segments().filter(|segment| segment.stored.is_some());
         (
-            shelf.head().map_or(0, |head| head.incarnation.0),
+            rows.head().map_or(0, |head| head.incarnation.0),
             stored.count() as u64,
         )
     }

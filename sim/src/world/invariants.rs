@@ -47,11 +47,11 @@ impl World<'_, '_> {
 
     /// Every object of the cold tier that a stream refers to.
     pub(super) fn referenced(&self) -> BTreeSet<String> {
-        let shelves = self
+        let all_rows = self
             .objects
             .iter()
-            .map(|object| &object.platform.storage.shelf);
-        shelves.flat_map(cold_tier::referenced).collect()
+            .map(|object| &object.platform.storage.rows);
+        all_rows.flat_map(cold_tier::referenced).collect()
     }
 
     /// Segments and hot rows tile the stream, and what is stored is what was sealed.
@@ -62,11 +62,11 @@ impl World<'_, '_> {
         if let (Some(incarnation), false) =
             (&object.model.state.incarnation, turn.writes.is_empty())
         {
-            let shelf = &object.platform.storage.shelf;
-            let mut verdict = cold_tier::tiles(shelf, incarnation);
+            let rows = &object.platform.storage.rows;
+            let mut verdict = cold_tier::tiles(rows, incarnation);
             for write in &turn.writes {
                 if let (Write::UpdateSegment(segment), Ok(()), Some(head)) =
-                    (write, &verdict, shelf.head())
+                    (write, &verdict, rows.head())
                 {
                     verdict = cold_tier::holds(self.cold.objects(), head, incarnation, segment);
                 }
@@ -79,8 +79,8 @@ impl World<'_, '_> {
     /// one never has.
     fn check_size(&mut self, at: ObjectId) {
         let limits = &self.engine.settings.limits;
-        let shelf = &self.objects[at].platform.storage.shelf;
-        let Some(row) = shelf.last_row().filter(|_| limits.cold) else {
+        let rows = &self.objects[at].platform.storage.rows;
+        let Some(row) = rows.last_row().filter(|_| limits.cold) else {
             return;
         };
         let bytes = row.bytes_before + row.frames.bytes();
@@ -97,9 +97,9 @@ impl World<'_, '_> {
     fn note_tiers(&mut self, at: ObjectId, turn: &Turn) {
         let limits = &self.engine.settings.limits;
         let object = &self.objects[at];
-        let shelf = &object.platform.storage.shelf;
-        let closed = shelf.head().is_some_and(|head| head.closed.is_some());
-        let unstored = shelf.segments().filter(|segment| segment.stored.is_none());
+        let rows = &object.platform.storage.rows;
+        let closed = rows.head().is_some_and(|head| head.closed.is_some());
+        let unstored = rows.segments().filter(|segment| segment.stored.is_none());
         let (mut waiting, mut tried) = (0, 0);
         for segment in unstored {
             waiting += 1;
@@ -109,10 +109,10 @@ impl World<'_, '_> {
         let coverage = &mut self.engine.recorder.coverage;
         coverage.raise(
             Watermark::Segments,
-            shelf.head().map_or(0, |head| head.segment),
+            rows.head().map_or(0, |head| head.segment),
         );
         coverage.raise(Watermark::Unstored, waiting);
-        coverage.raise(Watermark::Outbox, shelf.tasks().count() as u64);
+        coverage.raise(Watermark::Outbox, rows.tasks().count() as u64);
         for write in &turn.writes {
             match write {
                 Write::InsertSegment(segment) => {
@@ -250,7 +250,7 @@ impl World<'_, '_> {
             cold,
             hot,
             from_middle,
-        } = cold_tier::parts(&object.platform.storage.shelf, incarnation, start, end);
+        } = cold_tier::parts(&object.platform.storage.rows, incarnation, start, end);
         let inside = incarnation.content.begin(start) != start;
         let situations = [
             (cold + hot > 1, Situation::PageStitched),
@@ -270,7 +270,7 @@ impl World<'_, '_> {
     fn needs_alarm(&self, at: ObjectId, now: u64) -> Option<(u64, &'static str)> {
         let object = &self.objects[at];
         let limits = &self.engine.settings.limits;
-        let shelf = &object.platform.storage.shelf;
+        let rows = &object.platform.storage.rows;
         let skew = object.model.bounds.skew_ms;
         let mut needs = Vec::new();
         if let Some(incarnation) = &object.model.state.incarnation
@@ -279,18 +279,18 @@ impl World<'_, '_> {
             let slack = incarnation.ttl_ms().unwrap_or(0) / limits.touch_slack_divisor;
             needs.push((most.saturating_add(slack), "the stream ends"));
         }
-        let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());
+        let mut unstored = rows.segments().filter(|segment| segment.stored.is_none());
         if unstored.next().is_some() {
             let wait = limits
                 .put_time_ms(u64::MAX, u64::MAX)
                 .max(limits.retry_ms_max);
             needs.push((now + wait + skew, "a segment is to be stored"));
-        } else if let Some(row) = shelf.rows().next().filter(|_| limits.cold) {
+        } else if let Some(row) = rows.rows().next().filter(|_| limits.cold) {
             let at = row.at.0.saturating_add(limits.segment_age_ms_max);
             needs.push((at, "the open segment grows old"));
         }
         let wait = limits.reply_timeout_ms.max(limits.retry_ms_max);
-        let outbox = shelf.tasks();
+        let outbox = rows.tasks();
         needs.extend(outbox.map(|task| {
             (
                 task.due_at.0.max(now + wait + skew),
@@ -316,7 +316,7 @@ impl World<'_, '_> {
             let believed = object
                 .platform
                 .storage
-                .shelf
+                .rows
                 .head()
                 .and_then(|head| head.alarm_at);
             let believed = believed.map_or(0, |at| at.0).max(object.alarm_set_at);
@@ -337,16 +337,16 @@ impl World<'_, '_> {
     /// What an object has left to do.
     fn undone(&self, at: ObjectId) -> Option<String> {
         let object = &self.objects[at];
-        let shelf = &object.platform.storage.shelf;
-        if let Some(task) = shelf.tasks().next() {
+        let rows = &object.platform.storage.rows;
+        if let Some(task) = rows.tasks().next() {
             return Some(format!("{task:?}"));
         }
-        let mut unstored = shelf.segments().filter(|segment| segment.stored.is_none());
+        let mut unstored = rows.segments().filter(|segment| segment.stored.is_none());
         if let Some(segment) = unstored.next() {
             return Some(format!("{segment:?}"));
         }
         let limits = &self.engine.settings.limits;
-        let aged = shelf.rows().next().filter(|row| {
+        let aged = rows.rows().next().filter(|row| {
             let at = row.at.0.saturating_add(limits.segment_age_ms_max);
             limits.cold && at <= self.engine.now() && at <= ALARM_MAX
         });
@@ -385,7 +385,7 @@ impl World<'_, '_> {
         let believed = object
             .platform
             .storage
-            .shelf
+            .rows
             .head()
             .and_then(|head| head.alarm_at);
         let believed = believed.map_or(0, |at| at.0).max(object.alarm_set_at);
@@ -410,9 +410,9 @@ impl World<'_, '_> {
             );
         }
         for object in &self.objects {
-            let shelf = &object.platform.storage.shelf;
-            match (&object.model.state.incarnation, shelf.head()) {
-                (None, _) if !shelf.is_empty() => {
+            let rows = &object.platform.storage.rows;
+            match (&object.model.state.incarnation, rows.head()) {
+                (None, _) if !rows.is_empty() => {
                     return broken(
                         Oracle::Orphans,
                         "no rows of a stream that is no more",
@@ -420,7 +420,7 @@ impl World<'_, '_> {
                     );
                 }
                 (Some(incarnation), Some(head)) => {
-                    for segment in shelf.segments() {
+                    for segment in rows.segments() {
                         let held =
                             cold_tier::holds(self.cold.objects(), head, incarnation, segment);
                         held.or_else(|Mismatch { expected, actual }| {
@@ -472,14 +472,14 @@ impl World<'_, '_> {
         let mut streams = Vec::new();
         let mut segments = Vec::new();
         for object in &self.objects {
-            let shelf = &object.platform.storage.shelf;
-            let Some(head) = shelf.head() else { continue };
+            let rows = &object.platform.storage.rows;
+            let Some(head) = rows.head() else { continue };
             streams.push(format!(
                 "{} {} {} {} None",
                 head.name, head.incarnation, head.content_type, head.created_at.0
             ));
             let prefix = key_prefix(&head.name, head.incarnation);
-            segments.extend(shelf.segments().filter_map(|segment| {
+            segments.extend(rows.segments().filter_map(|segment| {
                 let key = key(&prefix, segment.number, segment.stored.as_ref()?.attempt);
                 let (start, end) = ((segment.number, 0), (segment.number, segment.units));
                 let bytes = self

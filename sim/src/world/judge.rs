@@ -164,13 +164,13 @@ impl World<'_, '_> {
     /// stream there is nothing.
     fn check_rows(&mut self, at: ObjectId, turn: &Turn) {
         let object = &self.objects[at];
-        let shelf = &object.platform.storage.shelf;
+        let rows = &object.platform.storage.rows;
         let Some(incarnation) = &object.model.state.incarnation else {
-            let outbox = u64::from(shelf.tasks().next().is_some());
-            if !shelf.is_freed() || object.platform.storage.table_count() != outbox {
+            let outbox = u64::from(rows.tasks().next().is_some());
+            if !rows.is_freed() || object.platform.storage.table_count() != outbox {
                 let left = format!(
                     "{} rows, {} tables",
-                    shelf.row_count(),
+                    rows.row_count(),
                     object.platform.storage.table_count()
                 );
                 self.engine.fail(
@@ -184,7 +184,7 @@ impl World<'_, '_> {
         if !turn.writes.is_empty() {
             let (mut key, mut bytes) = (RowKey::at(0), 0);
             let mut broken = None;
-            for row in shelf.rows() {
+            for row in rows.rows() {
                 if row.key != key || row.bytes_before != bytes {
                     broken = Some(format!(
                         "{} with {} before it",
@@ -224,7 +224,7 @@ impl World<'_, '_> {
                 count += 1;
                 parts += u64::from(units == 0);
             }
-            let rows = shelf.row_count();
+            let rows = rows.row_count();
             if count > 1 {
                 self.engine.cover(Situation::SeveralRows);
             }

@@ -119,7 +119,7 @@ impl Object {
     }
 
     pub(super) fn state(&self) -> String {
-        let shelf = &self.platform.storage.shelf;
+        let rows = &self.platform.storage.rows;
         let mut state = format!(
             "{}\n  epoch {}, {} commits on their way, {} connections, alarm {:?}\n  head {:?}\n",
             self.url,
@@ -127,9 +127,9 @@ impl Object {
             self.platform.commits_pending(),
             self.platform.connections.len(),
             self.platform.alarm,
-            shelf.head(),
+            rows.head(),
         );
-        let rows: Vec<_> = shelf.rows().collect();
+        let rows: Vec<_> = rows.rows().collect();
         for row in rows.iter().rev().take(ROWS_SHOWN).rev() {
             state.push_str(&format!(
                 "  row {} units {} before {} at {} {:?} {:?} {}\n",
@@ -363,12 +363,12 @@ impl World<'_, '_> {
         }
         let object = &mut self.objects[at];
         object.turns += 1;
-        if let Some(head) = object.platform.storage.shelf.head() {
+        if let Some(head) = object.platform.storage.rows.head() {
             object.alarm_set_at = head.alarm_at.map_or(0, |alarm| alarm.0);
         }
         let platform = &mut object.platform;
         let now = platform.clock.read(self.engine.now());
-        let incarnation = platform.storage.shelf.head().map(|head| head.incarnation);
+        let incarnation = platform.storage.rows.head().map(|head| head.incarnation);
         let count = |incarnation| attached(&platform.connections, incarnation);
         let attached = incarnation.map_or(0, count);
         // Who was a reader of a former stream under this name is nothing to the present one.
@@ -412,7 +412,7 @@ impl World<'_, '_> {
         };
         let Object { platform, .. } = &mut self.objects[at];
         let used = |head: Option<&StreamRow>| head.map(|head| (head.incarnation, head.touched_at));
-        let used_before = used(platform.storage.shelf.head());
+        let used_before = used(platform.storage.rows.head());
         if let Err(reason) = platform.storage.apply(&turn.writes) {
             return self.engine.fail(
                 Oracle::Storage,
@@ -424,7 +424,7 @@ impl World<'_, '_> {
             .instance
             .as_ref()
             .map_or(0, Stream::producers_in_memory);
-        let stored = platform.storage.shelf.open_row_count();
+        let stored = platform.storage.rows.open_row_count();
         if remembered > stored {
             let expected = format!(
                 "{stored} producers in memory at most, one for each row of the open segment"
@@ -445,7 +445,7 @@ impl World<'_, '_> {
         // One that tries a put again, say, is not idle, however often that is in vain.
         let idle_alarm = is_alarm
             && turn.after_commit.is_empty()
-            && used_before == used(platform.storage.shelf.head());
+            && used_before == used(platform.storage.rows.head());
         let alarms = AlarmTurn {
             is_idle: idle_alarm,
             came: alarm_came,
@@ -530,8 +530,8 @@ impl World<'_, '_> {
         let Object {
             platform, model, ..
         } = &mut self.objects[at];
-        let shelf = &platform.storage.shelf;
-        let (forgotten, left) = model.forget(now, idle_ms, |producer| shelf.knows(producer));
+        let rows = &platform.storage.rows;
+        let (forgotten, left) = model.forget(now, idle_ms, |producer| rows.knows(producer));
         if forgotten > 0 {
             self.engine.cover(Situation::ProducersForgotten);
         }

@@ -737,15 +737,15 @@ fn judge_tiers(
 }
 
 /// All records of a stream, wherever they are.
-fn records(shelf: &MemoryRows, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
-    let Some(head) = shelf.head() else {
+fn records(rows: &MemoryRows, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
+    let Some(head) = rows.head() else {
         return Ok(Vec::new());
     };
     let mut records = Vec::new();
     let prefix = segment::key_prefix(&head.name, head.incarnation);
-    for sealed in shelf.segments() {
+    for sealed in rows.segments() {
         let Some(stored) = &sealed.stored else {
-            let rows = shelf
+            let rows = rows
                 .table(HotTable::of(sealed.number))
                 .into_iter()
                 .flatten();
@@ -763,7 +763,7 @@ fn records(shelf: &MemoryRows, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismat
         records.extend(decoded.records);
     }
     records.extend(framed(
-        &shelf
+        &rows
             .rows()
             .flat_map(|row| row.frames.make())
             .collect::<Vec<_>>(),

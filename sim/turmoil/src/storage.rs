@@ -143,7 +143,7 @@ impl Inner {
                 }
             }
         }
-        self.disks.insert(name.to_owned(), store.shelf.clone());
+        self.disks.insert(name.to_owned(), store.rows.clone());
         self.log.push(Logged::Committed {
             name: name.to_owned(),
             at: now(),
@@ -153,10 +153,10 @@ impl Inner {
 }
 
 impl Disks {
-    fn disk(&self, name: &str, shelf: Option<MemoryRows>) -> Box<dyn Database> {
+    fn disk(&self, name: &str, rows: Option<MemoryRows>) -> Box<dyn Database> {
         let mut store = Store::new(Kind::Map);
-        if let Some(shelf) = &shelf {
-            store.restore(shelf).expect("maps can be restored");
+        if let Some(rows) = &rows {
+            store.restore(rows).expect("maps can be restored");
         }
         Box::new(Disk {
             shared: self.shared.clone(),
@@ -178,9 +178,9 @@ impl Storage for Disks {
         shared.log.push(Logged::Opened {
             name: name.to_owned(),
         });
-        let shelf = shared.disks.get(name).cloned();
+        let rows = shared.disks.get(name).cloned();
         drop(shared);
-        Ok(shelf.map(|shelf| self.disk(name, Some(shelf))))
+        Ok(rows.map(|rows| self.disk(name, Some(rows))))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn Database>> {
@@ -283,7 +283,7 @@ impl Database for Disk {
         }
         let was_closed = self
             .store
-            .shelf
+            .rows
             .head()
             .is_some_and(|head| head.closed.is_some());
         if let Err(reason) = self.store.apply(writes) {
@@ -389,7 +389,7 @@ pub(crate) fn framed(mut frames: &[u8]) -> Vec<Vec<u8>> {
 
 /// What the writes of a turn say, in the state that they have led to.
 fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
-    let head = store.shelf.head();
+    let head = store.rows.head();
     let mut written = Written {
         now: now(),
         closed: head.is_some_and(|head| head.closed.is_some()),
@@ -433,11 +433,11 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
     written.closes = written.closed && (written.created.is_some() || !was_closed);
     written.records = framed(&frames);
     if let Some(head) = head {
-        let row = store.shelf.last_row();
+        let row = store.rows.last_row();
         let end = row.map_or(0, |row| row.key.position() + row.units);
         // The tail is named by the content before it, which may be that of a sealed segment.
         let is_empty = end == 0 || !head.writable;
-        let sealed = store.shelf.segments().last().filter(|_| is_empty);
+        let sealed = store.rows.segments().last().filter(|_| is_empty);
         written.end = sealed.map_or((head.segment, end), |segment| {
             (segment.number, segment.units)
         });
