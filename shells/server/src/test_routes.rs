@@ -62,7 +62,7 @@ fn stored_segments(database: &dyn Database) -> Result<Vec<String>, StorageError>
     };
     let prefix = segment::key_prefix(&head.name, head.incarnation);
     for number in 0.. {
-        let Some(sealed) = database.segment(number)? else {
+        let Some(sealed) = database.rows().segment(number)? else {
             break;
         };
         if let Some(StoredSegment { attempt, .. }) = sealed.stored {
