@@ -116,6 +116,115 @@ describe.runIf(shell === "server")("answers", () => {
   });
 });
 
+/** Reads a whole stream on a connection of its own. Says how the answer ended. */
+function readAll(server, target, localAddress) {
+  return new Promise((resolve) => {
+    const options = { host: "127.0.0.1", port: server.port, path: target, localAddress, agent: false };
+    const outgoing = http.get(options, (incoming) => {
+      const { statusCode: status, headers } = incoming;
+      const parts = [];
+      incoming.on("data", (part) => parts.push(part));
+      incoming.on("error", () => resolve({ status, headers, isBroken: true }));
+      incoming.on("end", () => resolve({ status, headers, body: Buffer.concat(parts) }));
+    });
+    outgoing.on("error", (error) => resolve({ status: error.code }));
+  });
+}
+
+/** Expects the whole content, or a refusal before the head. Returns the status. */
+function expectWholeOrRefused(answer, content) {
+  expect(answer.isBroken).toBeUndefined();
+  expect([200, 503]).toContain(answer.status);
+  if (answer.status === 200) {
+    expect(answer.body.equals(content)).toBe(true);
+  } else {
+    expect(answer.headers["retry-after"]).toMatch(/^\d+$/);
+    expect(answer.headers["cache-control"]).toBe("no-store");
+    expect(answer.body.toString()).toMatch(/^[^\n]+$/);
+  }
+  return answer.status;
+}
+
+/** Connections that send a request and never read. */
+async function neverRead(server, count, target, localAddress) {
+  for (const _ of range(count)) {
+    const { socket } = connect(server, { localAddress });
+    socket.pause();
+    socket.write(`GET ${target} HTTP/1.1\r\nHost: x\r\n\r\n`);
+  }
+  await sleep(500);
+}
+
+describe.runIf(shell === "server")("long reads when there is little room for answers", () => {
+  const kinds = [
+    ["binary", {}, "application/octet-stream", () => Buffer.alloc(mebibyte, "x")],
+    ["JSON", {}, "application/json", () => JSON.stringify(["x".repeat(mebibyte - 10)])],
+    [
+      "cold",
+      { SEGMENT_MAX_BYTES: mebibyte },
+      "application/octet-stream",
+      () => Buffer.alloc(mebibyte, "x"),
+    ],
+  ];
+  test.each(kinds)("%s reads arrive whole or are refused with 503", async (kind, env, type, part) => {
+    const options = kind === "cold" ? { cold: "directory" } : {};
+    const server = await serve({ PAGES_BYTES_MAX: 4 * mebibyte, ...env }, options);
+    const stream = await Stream.create(server.url, { contentType: type });
+    // The sockets' buffers take several megabytes, so that a stalled client needs a long stream.
+    for (const _ of range(12)) expect((await stream.append(part())).status).toBe(204);
+    if (kind === "cold") await sleep(2_000);
+    const content = (await readAll(server, stream.path)).body;
+    expect(content.length).toBeGreaterThan(12 * (mebibyte - 10));
+    await neverRead(server, 30, stream.path, "127.0.0.2");
+    const statuses = [];
+    for (const _ of range(4)) {
+      const reads = range(8).map((index) => readAll(server, stream.path, `127.0.0.${3 + index}`));
+      for (const answer of await Promise.all(reads)) {
+        statuses.push(expectWholeOrRefused(answer, content));
+      }
+      await sleep(300);
+    }
+    expect(statuses).toContain(200);
+    expect(statuses).toContain(503);
+    const metrics = (await request(server.url, "/metrics")).text;
+    const refused = /^durable_streams_refused_total\{bound="Pages"\} (\d+)$/m.exec(metrics);
+    const counted = /^durable_streams_requests_total\{.*status="503".*\} (\d+)$/m.exec(metrics);
+    expect(Number(refused[1])).toBeGreaterThan(0);
+    expect(counted[1]).toBe(refused[1]);
+  });
+
+  test("an event stream that has begun gets everything, whoever fills the room", async () => {
+    const server = await serve({ PAGES_BYTES_MAX: 2 * mebibyte });
+    const stream = await Stream.create(server.url);
+    const long = await Stream.create(server.url, { body: Buffer.alloc(12 * mebibyte, "y") });
+    const reader = await stream.events("-1");
+    await reader.upToDate();
+    await neverRead(server, 10, long.path, "127.0.0.2");
+    const parts = range(10).map((index) => `${index}`.repeat(100_000));
+    let tail;
+    for (const part of parts) {
+      const { status, offset } = await stream.append(part);
+      expect(status).toBe(204);
+      tail = offset;
+    }
+    await reader.control(({ streamNextOffset }) => streamNextOffset === tail);
+    expect(reader.text === parts.join("")).toBe(true);
+    reader.close();
+  });
+
+  test("/metrics, /health and HEAD answer", async () => {
+    const server = await serve({ PAGES_BYTES_MAX: mebibyte });
+    const stream = await Stream.create(server.url, { body: Buffer.alloc(12 * mebibyte, "x") });
+    await neverRead(server, 10, stream.path, "127.0.0.2");
+    for (const _ of range(10)) {
+      expect((await request(server.url, "/metrics")).status).toBe(200);
+      expect((await request(server.url, "/health")).status).toBe(200);
+      expect((await stream.head()).status).toBe(200);
+      await neverRead(server, 1, stream.path, "127.0.0.2");
+    }
+  });
+});
+
 describe.runIf(shell === "server")("connections", () => {
   test("slow heads give way to whoever comes, from the same address or another", async () => {
     const server = await serve({ CONNECTIONS_MAX: 20 });

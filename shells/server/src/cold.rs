@@ -474,6 +474,7 @@ impl Pages {
     /// When an object is damaged, the cold tier does not answer, or the stream was deleted.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         let mut written = Vec::new();
+        let mut making = None;
         while written.is_empty() {
             match &mut self.source {
                 Source::Here => {
@@ -485,6 +486,8 @@ impl Pages {
                     };
                 }
                 Source::Next(rest) => {
+                    // Held until the rows of the page are counted, or it turns out to have none.
+                    making = Some(self.streams.make_page().await);
                     let reply = self.streams.read_on(&self.name, *rest).await;
                     let Ok(Reply::Answered(Answered {
                         rendering: Some(rendering),
@@ -497,6 +500,7 @@ impl Pages {
                     self.source = Source::Here;
                 }
                 Source::Due(fetch) => {
+                    drop(making.take());
                     let pieces = self.streams.fetch(fetch).await?;
                     self.source = Source::Coming(pieces.ok_or_else(|| self.rendering.missing())?);
                 }

@@ -42,10 +42,15 @@ pub struct Bounds {
     /// The rest of a refused body is read if it has at most this many bytes. Otherwise the
     /// connection is closed.
     pub drain_bytes_max: u64,
-    /// Memory for answers that clients have not taken yet, in bytes.
+    /// Memory for answers that clients have not taken yet, in bytes. An answer that has begun may
+    /// exceed it.
     pub pages_bytes_max: usize,
-    /// When there is no room for answers, one that is at least this old is cut off.
+    /// When there is no room for answers, one whose client has taken nothing for this time is cut
+    /// off.
     pub page_grace: Duration,
+    /// Further pages of answers that have begun which are made at the same time. It bounds by how
+    /// much they can exceed the memory for answers.
+    pub pages_made_max: usize,
     /// Memory for segments that are being stored, in bytes, over all streams. The others wait. A
     /// single segment may be larger.
     pub puts_bytes_max: usize,
@@ -108,6 +113,7 @@ impl Default for Bounds {
             drain_bytes_max: 64 << 10,
             pages_bytes_max: 128 << 20,
             page_grace: Duration::from_secs(1),
+            pages_made_max: 16,
             puts_bytes_max: 64 << 20,
             put_whole_bytes_max: 16 << 20,
             put_part_bytes: 8 << 20,

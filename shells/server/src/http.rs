@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt as _};
-use http_body_util::{BodyExt as _, Either, Full, StreamBody};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -29,21 +29,33 @@ use crate::clients::{Answering, Client};
 use crate::cold::{FetchError, Pages};
 use crate::metrics::{self, Bound};
 use crate::reader;
-use crate::room::{self, Room, RoomFullError, Rule};
+use crate::room::{self, Keeps, ResponseRoom, Room, Rule};
 use crate::streams::Streams;
 
-type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, FetchError>> + Send>>;
-type Content = Either<Full<Bytes>, StreamBody<Frames>>;
+type Made = Pin<Box<dyn Stream<Item = Result<Bytes, FetchError>> + Send>>;
 
-/// Smaller answers are not counted, because each connection takes more than that by itself.
-const COUNTED_BYTES_MIN: u64 = 4_096;
-/// The size of the pieces in which a page is sent.
-const PIECE_BYTES: usize = 64 << 10;
 /// The reason that `/health` gives while the server ends.
 const ENDING: &str = "ending";
 
 /// A response.
-pub(crate) struct Outgoing(Response<Content>);
+pub(crate) struct Outgoing<Body = Content>(Response<Body>);
+
+/// The body of a response that is not admitted yet.
+pub(crate) enum Content {
+    Whole(Bytes),
+    /// The first bytes, and the rest as it is made.
+    Streamed {
+        first: Bytes,
+        rest: Made,
+        keeps: Keeps,
+    },
+}
+
+/// The body of a response whose bytes count.
+pub(crate) enum Admitted {
+    Pieces(VecDeque<Bytes>),
+    Streamed(Made),
+}
 
 /// The connection was closed to make room for another, so there is no client to answer.
 #[derive(Debug, thiserror::Error)]
@@ -66,19 +78,25 @@ impl Outgoing {
         headers: impl Iterator<Item = (&'a str, &'b str)>,
         body: impl Into<Bytes>,
     ) -> Self {
-        Self::new(status, headers, Either::Left(Full::new(body.into())))
+        Self::new(status, headers, Content::Whole(body.into()))
     }
 
-    /// An answer whose body is an event stream.
+    /// An answer whose body is an event stream. The first events are known.
     pub(crate) fn events(
         answer: &Answer,
+        first: Bytes,
         events: impl Stream<Item = Bytes> + Send + 'static,
     ) -> Self {
-        Self::streamed(answer, events.map(Ok))
+        let content = Content::Streamed {
+            first,
+            rest: Box::pin(events.map(Ok)),
+            keeps: Keeps::Nothing,
+        };
+        Self::new(answer.status, answer.headers(), content)
     }
 
-    /// An answer whose body is sent piece by piece. The first piece is known. If a later one fails,
-    /// the connection is cut, and the client reads on from its offset.
+    /// An answer whose body is sent piece by piece. The first bytes are known. If later ones cannot
+    /// be made, the connection is cut, and the client reads on from its offset.
     fn pages(answer: &Answer, first: Bytes, pages: Pages) -> Self {
         let rest = stream::try_unfold(pages, |mut pages| async {
             let bytes = pages.next().await;
@@ -87,25 +105,20 @@ impl Outgoing {
             }
             Ok(bytes?.map(|bytes| (bytes, pages)))
         });
-        Self::streamed(answer, stream::iter([Ok(first)]).chain(rest))
+        let content = Content::Streamed {
+            first,
+            rest: Box::pin(rest),
+            keeps: Keeps::First,
+        };
+        Self::new(answer.status, answer.headers(), content)
     }
+}
 
-    fn streamed(
-        answer: &Answer,
-        bytes: impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static,
-    ) -> Self {
-        let frames: Frames = Box::pin(bytes.map(|bytes| bytes.map(Frame::data)));
-        Self::new(
-            answer.status,
-            answer.headers(),
-            Either::Right(StreamBody::new(frames)),
-        )
-    }
-
+impl<Body> Outgoing<Body> {
     fn new<'a, 'b>(
         status: u16,
         headers: impl Iterator<Item = (&'a str, &'b str)>,
-        body: Content,
+        body: Body,
     ) -> Self {
         let mut response = Response::new(body);
         *response.status_mut() =
@@ -186,7 +199,7 @@ impl Service {
             bounds.bodies_bytes_max,
             Rule::NewestLarge(bounds.large_body_bytes),
         );
-        let pages = Room::new(bounds.pages_bytes_max, Rule::Oldest(bounds.page_grace));
+        let pages = Room::new(bounds.pages_bytes_max, Rule::Stalled(bounds.page_grace));
         Self {
             bodies: Arc::new(bodies),
             pages: Arc::new(pages),
@@ -209,7 +222,10 @@ impl Service {
         let mut body = Some(body);
         let outgoing = self.answer_in_time(&parts, &mut body, client).await;
         let outgoing = self.leave_rest(&parts, body, outgoing);
-        Ok(self.leaving(outgoing, &parts.headers, client, answering))
+        Ok(outgoing.0.map(|content| Leaving {
+            content,
+            _answering: answering,
+        }))
     }
 
     async fn answer_in_time(
@@ -217,7 +233,7 @@ impl Service {
         parts: &Parts,
         body: &mut Option<Incoming>,
         client: &Arc<Client>,
-    ) -> Outgoing {
+    ) -> Outgoing<Admitted> {
         let began = Instant::now();
         let method = parts.method.as_str();
         let origin = origin(parts, client.local);
@@ -231,7 +247,7 @@ impl Service {
             };
         }
         if client.is_refused {
-            let outgoing = self.refuse(Bound::Connections);
+            let outgoing = self.admit(self.refuse(Bound::Connections), client);
             return self.shared(outgoing, &parts.headers).and_close();
         }
         let routed = match origin {
@@ -239,11 +255,12 @@ impl Service {
             Err(refusal) => Routed::Answered(direct(&router::refused(method, &refusal))),
         };
         let (outgoing, is_live) = match routed {
-            Routed::Answered(outgoing) => (outgoing, false),
+            Routed::Answered(outgoing) => (self.admit(outgoing, client), false),
             Routed::ToStream(request) => {
                 let asked = Instant::now();
                 let (is_timed, is_live) = (request.to_stream.timing, request.to_stream.live);
-                let mut outgoing = self.ask(request, body, client).await;
+                let outgoing = self.ask(request, body, client).await;
+                let mut outgoing = self.admit(outgoing, client);
                 if is_timed {
                     let [object, edge] =
                         [asked, began].map(|from| from.elapsed().as_secs_f64() * 1e3);
@@ -263,7 +280,12 @@ impl Service {
     /// Handles the rest of a request body that was not read. A short rest is read while the answer
     /// is sent, so that the connection can be used again. Otherwise the connection is closed after
     /// the answer.
-    fn leave_rest(&self, parts: &Parts, body: Option<Incoming>, outgoing: Outgoing) -> Outgoing {
+    fn leave_rest<Body>(
+        &self,
+        parts: &Parts,
+        body: Option<Incoming>,
+        outgoing: Outgoing<Body>,
+    ) -> Outgoing<Body> {
         let Some(mut body) = body.filter(|body| !body.is_end_stream()) else {
             return outgoing;
         };
@@ -280,7 +302,7 @@ impl Service {
     }
 
     /// Adds the CORS headers.
-    fn shared(&self, mut outgoing: Outgoing, asked: &HeaderMap) -> Outgoing {
+    fn shared<Body>(&self, mut outgoing: Outgoing<Body>, asked: &HeaderMap) -> Outgoing<Body> {
         let origin = given(asked, header::ORIGIN);
         let origins = &self.streams.settings.cors_origins;
         for (name, value) in origins.headers(origin.as_deref()) {
@@ -289,59 +311,32 @@ impl Service {
         outgoing
     }
 
-    /// Wraps the response so that its bytes are counted while they are in memory.
-    fn leaving(
-        &self,
-        outgoing: Outgoing,
-        asked: &HeaderMap,
-        client: &Arc<Client>,
-        answering: Answering,
-    ) -> Response<Leaving> {
-        let is_large = outgoing.0.body().size_hint().exact() > Some(COUNTED_BYTES_MIN);
-        let (outgoing, content) = match outgoing.0.into_parts() {
-            (head, Either::Left(whole)) if is_large => match self.pieces(whole, client) {
-                Ok(pieces) => (
-                    Response::from_parts(head, ()),
-                    LeavingContent::Pieces(pieces),
-                ),
-                Err(RoomFullError) => {
-                    let (head, content) =
-                        self.shared(self.refuse(Bound::Pages), asked).0.into_parts();
-                    (Response::from_parts(head, ()), LeavingContent::Any(content))
-                }
-            },
-            (head, content) => (Response::from_parts(head, ()), LeavingContent::Any(content)),
+    /// Reserves room for the first bytes of a response before its head is sent. If there is none,
+    /// the response is a refusal.
+    fn admit(&self, outgoing: Outgoing, client: &Client) -> Outgoing<Admitted> {
+        let (head, content) = outgoing.0.into_parts();
+        let (first, rest, keeps) = match content {
+            Content::Whole(whole) => (whole, None, Keeps::Nothing),
+            Content::Streamed { first, rest, keeps } => (first, Some(rest), keeps),
         };
-        outgoing.map(|()| Leaving {
-            content,
-            pages: Arc::clone(&self.pages),
-            client: Arc::clone(client),
-            _answering: answering,
-        })
-    }
-
-    /// Splits a page into pieces, so that each is freed once it is sent.
-    fn pieces(
-        &self,
-        whole: Full<Bytes>,
-        client: &Client,
-    ) -> Result<VecDeque<Bytes>, RoomFullError> {
-        let mut whole = whole;
-        let mut pieces = VecDeque::new();
-        let frame =
-            Pin::new(&mut whole).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
-        if let Poll::Ready(Some(Ok(frame))) = frame
-            && let Ok(bytes) = frame.into_data()
-        {
-            for piece in bytes.chunks(PIECE_BYTES) {
-                pieces.push_back(self.pages.count(client, Bytes::copy_from_slice(piece))?);
-            }
-        }
-        Ok(pieces)
+        let Ok((room, pieces)) = self
+            .pages
+            .respond(client.address, &client.end, first, keeps)
+        else {
+            // A refusal is too small to count.
+            return self.admit(self.refuse(Bound::Pages), client);
+        };
+        let admitted = match rest {
+            None => Admitted::Pieces(pieces),
+            Some(rest) => Admitted::Streamed(streamed(room, pieces, rest)),
+        };
+        Outgoing(Response::from_parts(head, admitted))
     }
 
     /// Answers `/health` and `/metrics`.
-    fn own_path(&self, parts: &Parts) -> Option<Outgoing> {
+    ///
+    /// There is always room for these answers. They are small, and each connection has one.
+    fn own_path(&self, parts: &Parts) -> Option<Outgoing<Admitted>> {
         if !matches!(parts.method.as_str(), "GET" | "HEAD") {
             return None;
         }
@@ -372,10 +367,11 @@ impl Service {
             ("Content-Type", content_type),
             ("Cache-Control", "no-store"),
         ];
-        Some(Outgoing::whole(
+        let pieces = VecDeque::from([Bytes::from(body)]);
+        Some(Outgoing::new(
             status,
             headers.into_iter(),
-            body.into_bytes(),
+            Admitted::Pieces(pieces),
         ))
     }
 
@@ -571,68 +567,59 @@ impl Service {
     }
 }
 
-/// The body of a response while it is sent.
-pub(crate) struct Leaving {
-    content: LeavingContent,
-    pages: Arc<Room>,
-    client: Arc<Client>,
-    _answering: Answering,
+/// The body of a response that is streamed: the pieces, and then those of the rest as it is made.
+fn streamed(room: ResponseRoom, pieces: VecDeque<Bytes>, rest: Made) -> Made {
+    let state = (room, pieces, rest);
+    Box::pin(stream::try_unfold(state, |state| async {
+        let (room, mut pieces, mut rest) = state;
+        loop {
+            if let Some(piece) = pieces.pop_front() {
+                return Ok(Some((piece, (room, pieces, rest))));
+            }
+            room.has_room().await;
+            match rest.next().await {
+                Some(bytes) => pieces = room.pieces(bytes?),
+                None => return Ok(None),
+            }
+        }
+    }))
 }
 
-enum LeavingContent {
-    Any(Content),
-    /// The pieces of a page, already counted.
-    Pieces(VecDeque<Bytes>),
+/// The body of a response while it is sent.
+pub(crate) struct Leaving {
+    content: Admitted,
+    _answering: Answering,
 }
 
 impl Body for Leaving {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = FetchError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = &mut *self;
-        let content = match &mut this.content {
-            LeavingContent::Pieces(pieces) => {
-                return Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece))));
-            }
-            LeavingContent::Any(content) => content,
-        };
-        let Some(frame) = ready!(Pin::new(content).poll_frame(context)?) else {
-            return Poll::Ready(None);
-        };
-        Poll::Ready(Some(match frame.into_data() {
-            Ok(bytes) if bytes.len() as u64 > COUNTED_BYTES_MIN => {
-                match this.pages.count(&this.client, bytes) {
-                    Ok(bytes) => Ok(Frame::data(bytes)),
-                    Err(RoomFullError) => {
-                        tracing::warn!(
-                            "a response is cut off, because there is no room for its bytes"
-                        );
-                        Err("there is no room for the bytes of the response".into())
-                    }
-                }
-            }
-            Ok(bytes) => Ok(Frame::data(bytes)),
-            Err(other) => Ok(other),
-        }))
+        match &mut self.content {
+            Admitted::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(Frame::data).map(Ok)),
+            Admitted::Streamed(bytes) => bytes
+                .poll_next_unpin(context)
+                .map(|bytes| bytes.map(|bytes| bytes.map(Frame::data))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            LeavingContent::Any(content) => content.is_end_stream(),
-            LeavingContent::Pieces(pieces) => pieces.is_empty(),
+            Admitted::Pieces(pieces) => pieces.is_empty(),
+            Admitted::Streamed(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            LeavingContent::Any(content) => content.size_hint(),
-            LeavingContent::Pieces(pieces) => {
+            Admitted::Pieces(pieces) => {
                 SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum())
             }
+            Admitted::Streamed(_) => SizeHint::default(),
         }
     }
 }

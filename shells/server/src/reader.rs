@@ -150,7 +150,8 @@ pub(crate) async fn hold(
     match class {
         machine::Class::Sse => {
             let answer = reader.held.clone();
-            Outgoing::events(&answer, reader.events())
+            let first = reader.emitted.pop_front().unwrap_or_default();
+            Outgoing::events(&answer, first, reader.events())
         }
         machine::Class::LongPoll => reader.answer().await,
     }
@@ -256,7 +257,9 @@ impl Reader {
                         if after_ms > 0 {
                             tokio::time::sleep(Duration::from_millis(after_ms)).await;
                         }
+                        let making = streams.make_page().await;
                         let reply = ask(&streams, &name, call).await;
+                        drop(making);
                         connected(&streams, &name, reply).await
                     }));
                 }

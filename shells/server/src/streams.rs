@@ -29,7 +29,7 @@ use machine::{Call, CallId, Input};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::actor::{Job, JobKind, Reply, StreamActor};
 use crate::cold::{EffectJob, EffectQueue, Encoding};
@@ -55,6 +55,8 @@ pub(crate) struct Streams {
     actors: Mutex<HashMap<Arc<str>, Arc<StreamActor>>>,
     /// Streams whose file is open, the least recently used first.
     open: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
+    /// Places for further pages of answers that have begun, while they are made.
+    pages_made: Arc<Semaphore>,
     calls: AtomicU64,
     instances: AtomicU64,
     subscribers: AtomicU64,
@@ -89,6 +91,7 @@ impl Streams {
             effect_queue,
             actors: Mutex::default(),
             open: Mutex::new(LruCache::unbounded()),
+            pages_made: Arc::new(Semaphore::new(config.bounds.pages_made_max.max(1))),
             calls: AtomicU64::default(),
             instances: AtomicU64::default(),
             subscribers: AtomicU64::default(),
@@ -114,6 +117,14 @@ impl Streams {
         };
         drop(self.send(name, job, usize::MAX));
         reply
+    }
+
+    /// Waits for a place to make a further page of an answer that has begun. The page's rows exceed
+    /// the memory for answers if there is no room, so that only a few are read at the same time.
+    pub(crate) async fn make_page(&self) -> OwnedSemaphorePermit {
+        let places = Arc::clone(&self.pages_made);
+        let place = places.acquire_owned().await;
+        place.expect("the semaphore is never closed")
     }
 
     /// Returns a number that no other instance of any stream has.
