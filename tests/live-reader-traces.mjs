@@ -6,7 +6,10 @@ import { LIVE_HEAD, LiveReader } from "../shells/worker/js/live_reader.mjs";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
-const [first, ...traces] = readFileSync(process.argv[2], "utf8").trim().split("\n").map((line) => JSON.parse(line));
+const [first, ...traces] = readFileSync(process.argv[2], "utf8")
+  .trim()
+  .split("\n")
+  .map((line) => JSON.parse(line));
 const seen = new Set();
 
 const shown = (effect) => {
@@ -31,11 +34,32 @@ for (const { seed, head, steps } of traces) {
   }
 }
 
-const inputs = ["connected", "forwarded", "unanswered", "message", "disconnected", "drained", "backpressure", "tick", "half-closed", "ending", "client-gone"];
-const phases = { sse: ["connecting", "attached", "behind", "ended"], "long-poll": ["connecting", "attached", "ended"] };
-const effects = { sse: ["connect", "disconnect", "emit", "end"], "long-poll": ["connect", "disconnect", "answer", "respond-empty", "forward"] };
+const inputs = [
+  "connected",
+  "forwarded",
+  "unanswered",
+  "message",
+  "disconnected",
+  "drained",
+  "backpressure",
+  "tick",
+  "half-closed",
+  "ending",
+  "client-gone",
+];
+const phases = {
+  sse: ["connecting", "attached", "behind", "ended"],
+  "long-poll": ["connecting", "attached", "ended"],
+};
+const effects = {
+  sse: ["connect", "disconnect", "emit", "end"],
+  "long-poll": ["connect", "disconnect", "answer", "respond-empty", "forward"],
+};
 for (const [of, all] of Object.entries(phases)) {
-  for (const phase of all) for (const input of inputs) assert.ok(seen.has(`${of} ${phase}: ${input}`), `no ${of} ${phase}: ${input}`);
-  for (const effect of effects[of]) assert.ok(seen.has(`${of} does ${effect}`), `no ${of} does ${effect}`);
+  for (const phase of all)
+    for (const input of inputs)
+      assert.ok(seen.has(`${of} ${phase}: ${input}`), `no ${of} ${phase}: ${input}`);
+  for (const effect of effects[of])
+    assert.ok(seen.has(`${of} does ${effect}`), `no ${of} does ${effect}`);
 }
 console.log(`${traces.length} traces replayed, with every input in every phase`);

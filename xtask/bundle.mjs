@@ -19,8 +19,13 @@ await build({
       // The entry names the directory that a deployment is built in; a variant lies in another.
       name: "generated",
       setup({ onResolve }) {
-        onResolve({ filter: /^\.\.\/build\/index\.js$/ }, () => ({ path: path.join(generated, "index.js") }));
-        onResolve({ filter: /\/index_bg\.wasm$/ }, () => ({ path: "./index_bg.wasm", external: true }));
+        onResolve({ filter: /^\.\.\/build\/index\.js$/ }, () => ({
+          path: path.join(generated, "index.js"),
+        }));
+        onResolve({ filter: /\/index_bg\.wasm$/ }, () => ({
+          path: "./index_bg.wasm",
+          external: true,
+        }));
       },
     },
   ],

@@ -1,7 +1,10 @@
 // The published transports of two chat libraries, unchanged, against the server.
 
 import { createServer } from "node:http";
-import { createDurableChatTransport, toDurableStreamResponse } from "@durable-streams/aisdk-transport";
+import {
+  createDurableChatTransport,
+  toDurableStreamResponse,
+} from "@durable-streams/aisdk-transport";
 import {
   durableStreamConnection,
   ensureDurableChatSessionStream,
@@ -66,7 +69,10 @@ describe("@durable-streams/aisdk-transport", () => {
   /** The text of an answer as the library's own reader puts it together. */
   async function textOf(stream) {
     const last = (await all(readUIMessageStream({ stream }))).at(-1);
-    return last.parts.filter(({ type }) => type === "text").map(({ text }) => text).join("");
+    return last.parts
+      .filter(({ type }) => type === "text")
+      .map(({ text }) => text)
+      .join("");
   }
 
   /** A chat whose answers are written to a stream, and the transport of its page. */
@@ -74,19 +80,32 @@ describe("@durable-streams/aisdk-transport", () => {
     const url = freshUrl();
     const api = await chatServer(async ({ method }) => {
       if (method === "GET") return Response.json({ streamUrl: url });
-      return toDurableStreamResponse({ source: slowly(answerOf(deltas), pauseMs), stream: { writeUrl: url }, mode });
+      return toDurableStreamResponse({
+        source: slowly(answerOf(deltas), pauseMs),
+        stream: { writeUrl: url },
+        mode,
+      });
     });
     const transport = createDurableChatTransport({ api: api.url, reconnectApi: api.url });
     const send = (abortSignal) =>
-      transport.sendMessages({ trigger: "submit-message", chatId: "chat", messageId: undefined, messages: [], abortSignal });
+      transport.sendMessages({
+        trigger: "submit-message",
+        chatId: "chat",
+        messageId: undefined,
+        messages: [],
+        abortSignal,
+      });
     return { url, transport, send, stop: api.stop };
   }
 
-  test.each(["immediate", "await"])("an answer arrives word by word and ends (%s)", async (mode) => {
-    const { send, stop } = await chat({ mode, deltas: words });
-    expect(await textOf(await send())).toBe(words.join(""));
-    await stop();
-  });
+  test.each(["immediate", "await"])(
+    "an answer arrives word by word and ends (%s)",
+    async (mode) => {
+      const { send, stop } = await chat({ mode, deltas: words });
+      expect(await textOf(await send())).toBe(words.join(""));
+      await stop();
+    },
+  );
 
   test("a page that is loaded again takes up the answer under way, from its start", async () => {
     const { send, transport, stop } = await chat({ mode: "immediate", deltas: words, pauseMs: 30 });
@@ -94,7 +113,9 @@ describe("@durable-streams/aisdk-transport", () => {
     const first = (await send(leaving.signal)).getReader();
     await first.read();
     leaving.abort();
-    expect(await textOf(await transport.reconnectToStream({ chatId: "chat" }))).toBe(words.join(""));
+    expect(await textOf(await transport.reconnectToStream({ chatId: "chat" }))).toBe(
+      words.join(""),
+    );
     await first.cancel().catch(() => {});
     await stop();
   });
@@ -103,7 +124,9 @@ describe("@durable-streams/aisdk-transport", () => {
     const deltas = Array.from({ length: 64 }, (_, index) => String(index).padStart(64_000, "."));
     const { send, transport, stop } = await chat({ mode: "await", deltas, pauseMs: 0 });
     await (await send()).cancel();
-    expect(await textOf(await transport.reconnectToStream({ chatId: "chat" }))).toBe(deltas.join(""));
+    expect(await textOf(await transport.reconnectToStream({ chatId: "chat" }))).toBe(
+      deltas.join(""),
+    );
     await stop();
   });
 });
@@ -114,21 +137,33 @@ describe("@durable-streams/tanstack-ai-transport", () => {
     ...deltas.map((delta) => ({ type: "TEXT_MESSAGE_CONTENT", messageId, delta })),
     { type: "TEXT_MESSAGE_END", messageId },
   ];
-  const question = (text) => ({ id: `question-${text}`, role: "user", parts: [{ type: "text", content: text }] });
-  const texts = (messages) => messages.map(({ parts }) => parts.map(({ content }) => content).join(""));
+  const question = (text) => ({
+    id: `question-${text}`,
+    role: "user",
+    parts: [{ type: "text", content: text }],
+  });
+  const texts = (messages) =>
+    messages.map(({ parts }) => parts.map(({ content }) => content).join(""));
 
   test("an answer of its own stream arrives and ends", async () => {
     const url = freshUrl();
     const chunks = answerOf(words);
     const answer = await toTanStackResponse(slowly(chunks), { stream: { writeUrl: url } });
     expect(answer.headers.get("Location")).toBe(url);
-    const connection = durableStreamConnection({ sendUrl: url, readUrl: url, emitSnapshotOnSubscribe: false });
+    const connection = durableStreamConnection({
+      sendUrl: url,
+      readUrl: url,
+      emitSnapshotOnSubscribe: false,
+    });
     expect(await all(connection.subscribe())).toEqual(chunks);
   });
 
   test("an answer that is waited for is there when it is told of", async () => {
     const url = freshUrl();
-    const answer = await toTanStackResponse(slowly(answerOf(words)), { stream: { writeUrl: url }, mode: "await" });
+    const answer = await toTanStackResponse(slowly(answerOf(words)), {
+      stream: { writeUrl: url },
+      mode: "await",
+    });
     const { messages, offset } = await materializeSnapshotFromDurableStream({ readUrl: url });
     expect(texts(messages)).toEqual([words.join("")]);
     expect((await answer.json()).finalOffset).toBe(offset);
@@ -138,7 +173,12 @@ describe("@durable-streams/tanstack-ai-transport", () => {
     const url = freshUrl();
     const api = await chatServer(async (_, body) => {
       const newMessages = JSON.parse(body).messages;
-      return toDurableChatSessionResponse({ stream: { writeUrl: url }, newMessages, responseStream: slowly(answerOf(words)), mode: "await" });
+      return toDurableChatSessionResponse({
+        stream: { writeUrl: url },
+        newMessages,
+        responseStream: slowly(answerOf(words)),
+        mode: "await",
+      });
     });
     const connection = durableStreamConnection({ sendUrl: api.url, readUrl: url });
     await connection.send([question("first")]);
@@ -153,8 +193,16 @@ describe("@durable-streams/tanstack-ai-transport", () => {
     expect(texts(seen[0].messages)).toEqual(["first", words.join("")]);
 
     await connection.send([question("second")]);
-    await eventually("the second answer", () => seen.at(-1).type === "TEXT_MESSAGE_END" && seen.at(-1).messageId === "answer");
-    expect(seen.slice(1).filter(({ type }) => type === "TEXT_MESSAGE_CONTENT").map(({ delta }) => delta)).toEqual(["second", ...words]);
+    await eventually(
+      "the second answer",
+      () => seen.at(-1).type === "TEXT_MESSAGE_END" && seen.at(-1).messageId === "answer",
+    );
+    expect(
+      seen
+        .slice(1)
+        .filter(({ type }) => type === "TEXT_MESSAGE_CONTENT")
+        .map(({ delta }) => delta),
+    ).toEqual(["second", ...words]);
     leaving.abort();
     await following;
     await api.stop();

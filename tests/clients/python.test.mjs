@@ -17,19 +17,26 @@ afterAll(() => server.stop());
 // Their tests look for the root of their repository, and start this program of it to get a server.
 const program = path.join(installed, "source/packages/client-py/tests/start_server.js");
 await writeFile(path.join(installed, "source/pnpm-workspace.yaml"), "");
-await writeFile(program, 'console.log(`SERVER_URL=${process.env.SERVER_URL}`);\nsetInterval(() => {}, 60_000);\n');
+await writeFile(
+  program,
+  "console.log(`SERVER_URL=${process.env.SERVER_URL}`);\nsetInterval(() => {}, 60_000);\n",
+);
 
 /** Runs pytest, and gives what it printed and each test with its failure, if it failed. */
 async function pytest(label, parameters) {
   await mkdir(reports, { recursive: true });
   const report = path.join(reports, `python-${label}-${shell}.xml`);
   await writeFile(report, "");
-  const child = spawn(path.join(installed, "venv/bin/python"), ["-m", "pytest", "-p", "no:cacheprovider", `--junitxml=${report}`, ...parameters], {
-    cwd: repositoryRoot,
-    env: { ...process.env, SERVER_URL: `${server.url}/v1/stream`, PYTHONDONTWRITEBYTECODE: "1" },
-    stdio: ["ignore", "pipe", "pipe"],
-    timeout: deadlineMs,
-  });
+  const child = spawn(
+    path.join(installed, "venv/bin/python"),
+    ["-m", "pytest", "-p", "no:cacheprovider", `--junitxml=${report}`, ...parameters],
+    {
+      cwd: repositoryRoot,
+      env: { ...process.env, SERVER_URL: `${server.url}/v1/stream`, PYTHONDONTWRITEBYTECODE: "1" },
+      stdio: ["ignore", "pipe", "pipe"],
+      timeout: deadlineMs,
+    },
+  );
   let output = "";
   for (const pipe of [child.stdout, child.stderr]) {
     pipe.setEncoding("utf8").on("data", (text) => {
@@ -38,16 +45,25 @@ async function pytest(label, parameters) {
   }
   await new Promise((resolve) => child.once("close", resolve));
   const cases = [];
-  for (const [, attributes, rest] of (await readFile(report, "utf8")).matchAll(/<testcase ([^>]*?)(\/>|>.*?<\/testcase>)/gs)) {
+  for (const [, attributes, rest] of (await readFile(report, "utf8")).matchAll(
+    /<testcase ([^>]*?)(\/>|>.*?<\/testcase>)/gs,
+  )) {
     const [, className] = /classname="([^"]*)"/.exec(attributes);
     const [, name] = / name="([^"]*)"/.exec(attributes);
-    cases.push({ name: `${className.split(".").at(-1)} ${name}`, failed: /<(failure|error|skipped)\b/.test(rest) });
+    cases.push({
+      name: `${className.split(".").at(-1)} ${name}`,
+      failed: /<(failure|error|skipped)\b/.test(rest),
+    });
   }
   return { cases, output };
 }
 
 const suites = {
-  "durable-streams 0.1.0, its own tests": await pytest("own", ["-m", "integration", path.join(installed, "source/packages/client-py/tests")]),
+  "durable-streams 0.1.0, its own tests": await pytest("own", [
+    "-m",
+    "integration",
+    path.join(installed, "source/packages/client-py/tests"),
+  ]),
   "durable-streams 0.1.0, ours": await pytest("ours", ["tests/clients/python"]),
 };
 

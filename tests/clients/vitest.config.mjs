@@ -7,12 +7,18 @@ export default defineConfig({
     alias: [
       { find: /^\.\.\/src$/, replacement: "@durable-streams/y-durable-streams" },
       { find: /^\.\.\/src\/server$/, replacement: "@durable-streams/y-durable-streams/server" },
-      { find: "@durable-streams/server", replacement: fileURLToPath(new URL("stand-in.mjs", import.meta.url)) },
+      {
+        find: "@durable-streams/server",
+        replacement: fileURLToPath(new URL("stand-in.mjs", import.meta.url)),
+      },
     ],
   },
   test: {
     root: fileURLToPath(new URL("../..", import.meta.url)),
-    include: ["tests/clients/*.test.mjs", ...(process.env.CLIENTS_UPSTREAM ? ["tests/clients/upstream/**/*.test.ts"] : [])],
+    include: [
+      "tests/clients/*.test.mjs",
+      ...(process.env.CLIENTS_UPSTREAM ? ["tests/clients/upstream/**/*.test.ts"] : []),
+    ],
     fileParallelism: false,
     testTimeout: 30_000,
     hookTimeout: 60_000,

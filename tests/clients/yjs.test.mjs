@@ -44,7 +44,12 @@ const freshDocument = () => freshName("document");
 /** One request to a document; the answer with its body read. */
 async function ask(docId, method, query = "", { body, base = baseUrl() } = {}) {
   const headers = body ? { "Content-Type": "application/octet-stream" } : {};
-  const answer = await fetch(`${base}/docs/${docId}${query}`, { method, body, headers, redirect: "manual" });
+  const answer = await fetch(`${base}/docs/${docId}${query}`, {
+    method,
+    body,
+    headers,
+    redirect: "manual",
+  });
   const bytes = Buffer.from(await answer.arrayBuffer());
   const code = () => JSON.parse(bytes.toString()).error.code;
   return { status: answer.status, headers: answer.headers, bytes, code };
@@ -65,7 +70,8 @@ function join(docId, { withAwareness = false, base = baseUrl(), connect = true, 
   return { provider, doc, awareness, text: doc.getText("content") };
 }
 
-const synced = ({ provider }) => eventually("the provider is synced", () => provider.synced, { everyMs: 10 });
+const synced = ({ provider }) =>
+  eventually("the provider is synced", () => provider.synced, { everyMs: 10 });
 
 async function joined(docId, options) {
   const member = join(docId, options);
@@ -74,7 +80,11 @@ async function joined(docId, options) {
 }
 
 const shows = (member, expected) =>
-  eventually(`the text has ${expected.length} characters`, () => member.text.toString() === expected, { everyMs: 10 });
+  eventually(
+    `the text has ${expected.length} characters`,
+    () => member.text.toString() === expected,
+    { everyMs: 10 },
+  );
 
 async function write(member, piece, count) {
   for (let index = 0; index < count; index += 1) {
@@ -105,25 +115,34 @@ describe("snapshots are found", () => {
   });
 
   test("an unknown snapshot is told from an unknown document", async () => {
-    const answer = await ask(await created(), "GET", "?offset=9999999999999999_9999999999999999_snapshot");
+    const answer = await ask(
+      await created(),
+      "GET",
+      "?offset=9999999999999999_9999999999999999_snapshot",
+    );
     expect([answer.status, answer.code()]).toEqual([404, "SNAPSHOT_NOT_FOUND"]);
   });
 });
 
 describe("documents", () => {
   test("an update of an unknown document is refused", async () => {
-    expect((await ask(freshDocument(), "POST", "", { body: Uint8Array.of(1, 2, 3) })).status).toBe(404);
+    expect((await ask(freshDocument(), "POST", "", { body: Uint8Array.of(1, 2, 3) })).status).toBe(
+      404,
+    );
   });
 
-  test.each(["sse", "long-poll"])("one who joins gets what is there, and then what is written (%s)", async (liveMode) => {
-    const docId = freshDocument();
-    const writer = await joined(docId, { liveMode });
-    await write(writer, "First", 1);
-    const reader = await joined(docId, { liveMode });
-    expect(reader.text.toString()).toBe("First");
-    await write(writer, " Second", 1);
-    await shows(reader, "First Second");
-  });
+  test.each(["sse", "long-poll"])(
+    "one who joins gets what is there, and then what is written (%s)",
+    async (liveMode) => {
+      const docId = freshDocument();
+      const writer = await joined(docId, { liveMode });
+      await write(writer, "First", 1);
+      const reader = await joined(docId, { liveMode });
+      expect(reader.text.toString()).toBe("First");
+      await write(writer, " Second", 1);
+      await shows(reader, "First Second");
+    },
+  );
 
   test("a name can have slashes", async () => {
     const docId = `${freshDocument()}/chapter-1/section-a`;
@@ -147,7 +166,10 @@ describe("documents", () => {
     let expected = "";
     for (const burst of [0, 1, 2]) {
       for (let index = 0; index < 50; index += 1) {
-        writer.text.insert(writer.text.length, String.fromCharCode(65 + ((burst * 50 + index) % 26)));
+        writer.text.insert(
+          writer.text.length,
+          String.fromCharCode(65 + ((burst * 50 + index) % 26)),
+        );
       }
       expected = writer.text.toString();
       await writer.provider.flush();
@@ -197,7 +219,10 @@ describe("presence", () => {
     const other = await joined(docId, { withAwareness: true });
     await heard(one, other, "user", { name: "Alice" });
     for (let x = 0; x < 5; x += 1) one.awareness.setLocalStateField("cursor", { x });
-    await eventually("the last place", () => other.awareness.getStates().get(one.awareness.clientID)?.cursor?.x === 4);
+    await eventually(
+      "the last place",
+      () => other.awareness.getStates().get(one.awareness.clientID)?.cursor?.x === 4,
+    );
   });
 });
 
@@ -230,7 +255,8 @@ describe("streams of presence", () => {
   test("of different names are apart", async () => {
     const docId = await created();
     const bytes = { cursors: Uint8Array.of(1), users: Uint8Array.of(2, 2) };
-    for (const [name, body] of Object.entries(bytes)) await ask(docId, "POST", `?awareness=${name}`, { body });
+    for (const [name, body] of Object.entries(bytes))
+      await ask(docId, "POST", `?awareness=${name}`, { body });
     for (const [name, body] of Object.entries(bytes)) {
       const answer = await ask(docId, "GET", `?awareness=${name}&offset=-1`);
       expect([...answer.bytes]).toEqual([...body]);
@@ -309,7 +335,10 @@ describe("compaction", () => {
     expect(updates.status).toBe(200);
     const doc = new Y.Doc();
     Y.applyUpdate(doc, snapshot.bytes);
-    await eventually("the update that follows", async () => (await ask(docId, "GET", `?offset=${next}`)).bytes.length > 0);
+    await eventually(
+      "the update that follows",
+      async () => (await ask(docId, "GET", `?offset=${next}`)).bytes.length > 0,
+    );
   });
 
   test("several in a row, each from the one before", async () => {
@@ -321,7 +350,9 @@ describe("compaction", () => {
       than = await snapshotOf(docId, { than });
     }
     const reader = await joined(docId);
-    expect(reader.text.toString()).toBe(["A", "B", "C"].map((letter) => letter.repeat(2_000)).join(""));
+    expect(reader.text.toString()).toBe(
+      ["A", "B", "C"].map((letter) => letter.repeat(2_000)).join(""),
+    );
   });
 
   test("a snapshot that was replaced is gone, and one who joins takes the new one", async () => {
@@ -331,7 +362,10 @@ describe("compaction", () => {
     const first = await snapshotOf(docId);
     await write(writer, "Y".repeat(200), 10);
     await snapshotOf(docId, { than: first });
-    await eventually("the first is gone", async () => (await ask(docId, "GET", `?offset=${first}`)).status === 404);
+    await eventually(
+      "the first is gone",
+      async () => (await ask(docId, "GET", `?offset=${first}`)).status === 404,
+    );
     expect((await joined(docId)).text.toString()).toBe(writer.text.toString());
   });
 
@@ -387,7 +421,9 @@ describe("compaction", () => {
     await first.stop();
     const second = await startYjsServer();
     try {
-      expect((await joined(docId, { base: baseUrl(second) })).text.toString()).toBe("R".repeat(2_000));
+      expect((await joined(docId, { base: baseUrl(second) })).text.toString()).toBe(
+        "R".repeat(2_000),
+      );
     } finally {
       for (const provider of providers.splice(0)) provider.destroy();
       await second.stop();

@@ -40,7 +40,11 @@ export default async function setup({ provide }) {
   const cold = process.env.CONFORMANCE_COLD === "1";
   // Every stream of more than a few messages is spread over both tiers then.
   if (cold) env.SEGMENT_MAX_MESSAGES ??= "3";
-  const server = await startServer({ bundle: "target/worker", env, cold: shell === "server" ? "directory" : cold });
+  const server = await startServer({
+    bundle: "target/worker",
+    env,
+    cold: shell === "server" ? "directory" : cold,
+  });
   provide("server", { url: server.url, longPollTimeoutMs: Number(env.LONG_POLL_TIMEOUT_MS) });
   return () => server.stop();
 }

@@ -10,7 +10,9 @@ import WebSocket from "ws";
 import { eventually, sleep } from "../harness/http.mjs";
 import { repositoryRoot, startServer } from "../harness/server.mjs";
 
-const programs = JSON.parse(await readFile(path.join(repositoryRoot, "tests/fidelity/programs.json"), "utf8"));
+const programs = JSON.parse(
+  await readFile(path.join(repositoryRoot, "tests/fidelity/programs.json"), "utf8"),
+);
 const simulated = JSON.parse(await readFile(process.env.FIDELITY_SIMULATED, "utf8"));
 
 /** An object with nothing to do and only lines that can sleep is put to sleep after ten seconds. */
@@ -74,7 +76,10 @@ class Run {
   }
 
   heard(text) {
-    return this.lines.some(({ told }) => told.includes(text)) || this.calls.some(({ told }) => told.includes(text));
+    return (
+      this.lines.some(({ told }) => told.includes(text)) ||
+      this.calls.some(({ told }) => told.includes(text))
+    );
   }
 
   async act(act) {
@@ -104,7 +109,11 @@ class Run {
     const log = await (await fetch(`${this.base}/`)).json();
     const lines = this.lines.map(({ told }) => [...told]);
     for (const { socket } of this.lines) socket.terminate();
-    return { calls: this.calls.map(({ outcome, told }) => `${outcome ?? "unanswered"} ${told}`.trim()), lines, log };
+    return {
+      calls: this.calls.map(({ outcome, told }) => `${outcome ?? "unanswered"} ${told}`.trim()),
+      lines,
+      log,
+    };
   }
 }
 
@@ -116,7 +125,10 @@ beforeAll(async () => {
 afterAll(async () => {
   await shared.kill();
   // To be looked at beside what the simulator says.
-  await writeFile(process.env.FIDELITY_SIMULATED.replace(/[^/]*$/, "workerd.json"), JSON.stringify(observed, undefined, 2));
+  await writeFile(
+    process.env.FIDELITY_SIMULATED.replace(/[^/]*$/, "workerd.json"),
+    JSON.stringify(observed, undefined, 2),
+  );
 });
 
 /** A program that kills its server has one of its own. */

@@ -17,7 +17,9 @@ const logOf = (number) => {
 };
 
 function numberOf(id, namespace) {
-  if (names.size === 0) for (const number of programs.keys()) names.set(namespace.idFromName(String(number)).toString(), number);
+  if (names.size === 0)
+    for (const number of programs.keys())
+      names.set(namespace.idFromName(String(number)).toString(), number);
   return names.get(id.toString());
 }
 
@@ -44,8 +46,15 @@ export class Subject extends DurableObject {
     }
     let controller;
     const body = new ReadableStream({ start: (given) => void (controller = given) });
-    const running = this.#run(handler, { tell: (text) => controller.enqueue(new TextEncoder().encode(text)) });
-    this.ctx.waitUntil(running.then(() => controller.close(), (error) => controller.error(error)));
+    const running = this.#run(handler, {
+      tell: (text) => controller.enqueue(new TextEncoder().encode(text)),
+    });
+    this.ctx.waitUntil(
+      running.then(
+        () => controller.close(),
+        (error) => controller.error(error),
+      ),
+    );
     return new Response(body);
   }
 
@@ -73,7 +82,11 @@ export class Subject extends DurableObject {
       if (step.pause !== undefined) await scheduler.wait(step.pause);
       else if (step === "sync") await this.ctx.storage.sync();
       else if (step === "delete_all") await this.ctx.storage.deleteAll();
-      else if (step === "get_alarm") this.#say(handler, `alarm ${(await this.ctx.storage.getAlarm()) === null ? "none" : "set"}`);
+      else if (step === "get_alarm")
+        this.#say(
+          handler,
+          `alarm ${(await this.ctx.storage.getAlarm()) === null ? "none" : "set"}`,
+        );
       else if (step.once) {
         const name = `${this.number} ${handler} ${index}`;
         if (taken.has(name)) continue;
@@ -94,25 +107,31 @@ export class Subject extends DurableObject {
     else if (step === "recall") this.#say(handler, `memory ${this.#memory ?? "empty"}`);
     else if (step === "no_alarm") this.ctx.storage.deleteAlarm();
     else if (step === "lines") {
-      const kept = this.ctx.getWebSockets().map((each) => each.deserializeAttachment() ?? "nothing");
+      const kept = this.ctx
+        .getWebSockets()
+        .map((each) => each.deserializeAttachment() ?? "nothing");
       this.#say(handler, `lines ${kept.length === 0 ? "none" : kept.join(" ")}`);
     } else if (step.remember !== undefined) this.#memory = step.remember;
     else if (step.alarm !== undefined) this.ctx.storage.setAlarm(Date.now() + step.alarm);
     else if (step.chunk !== undefined) tell(step.chunk);
     else if (step.attach !== undefined) line.serializeAttachment(step.attach);
-    else if (step.send !== undefined) for (const each of this.ctx.getWebSockets()) each.send(step.send);
+    else if (step.send !== undefined)
+      for (const each of this.ctx.getWebSockets()) each.send(step.send);
     else if (step.insert) {
       const [table, row] = step.insert;
       sql.exec(`CREATE TABLE IF NOT EXISTS ${table} (row INTEGER)`);
       sql.exec(`INSERT INTO ${table} (row) VALUES (?)`, row);
     } else if (step.drop) sql.exec(`DROP TABLE ${step.drop}`);
     else if (step.rows) {
-      const exists = sql.exec("SELECT name FROM sqlite_master WHERE name = ?", step.rows).toArray().length > 0;
+      const exists =
+        sql.exec("SELECT name FROM sqlite_master WHERE name = ?", step.rows).toArray().length > 0;
       const rows = exists ? sql.exec(`SELECT row FROM ${step.rows} ORDER BY rowid`).toArray() : [];
       this.#say(handler, `rows ${exists ? rows.map(({ row }) => row).join(" ") : "none"}`);
     } else if (step.transaction) {
       try {
-        this.ctx.storage.transactionSync(() => step.transaction.forEach((each) => this.#take(handler, each, {})));
+        this.ctx.storage.transactionSync(() =>
+          step.transaction.forEach((each) => this.#take(handler, each, {})),
+        );
       } catch (error) {
         if (!(error instanceof Thrown)) throw error;
         this.#say(handler, "rolled back");

@@ -7,7 +7,8 @@ import http from "node:http";
 import path from "node:path";
 import { sleep } from "./http.mjs";
 
-const offsetOf = (segment, position) => [segment, position].map((each) => String(each).padStart(16, "0")).join("_");
+const offsetOf = (segment, position) =>
+  [segment, position].map((each) => String(each).padStart(16, "0")).join("_");
 
 /** Objects as files below a directory, whoever has put them there. */
 class Tier {
@@ -21,8 +22,12 @@ class Tier {
 
   /** `{ key, size }` of every object, and of everything else that lies about. */
   async objects() {
-    const entries = await readdir(this.directory, { recursive: true, withFileTypes: true }).catch(() => []);
-    const files = entries.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath, entry.name));
+    const entries = await readdir(this.directory, { recursive: true, withFileTypes: true }).catch(
+      () => [],
+    );
+    const files = entries
+      .filter((entry) => entry.isFile())
+      .map((entry) => path.join(entry.parentPath, entry.name));
     const found = await Promise.all(
       files.map(async (file) => {
         const found = await stat(file).catch(() => undefined);
@@ -132,7 +137,9 @@ export class S3Tier extends Tier {
       request.on("error", reject);
     });
     const isUpload = url.searchParams.has("uploads") || url.searchParams.has("uploadId");
-    const kind = isUpload ? "put" : { PUT: "put", GET: "get", HEAD: "head", POST: "delete", DELETE: "delete" }[request.method];
+    const kind = isUpload
+      ? "put"
+      : { PUT: "put", GET: "get", HEAD: "head", POST: "delete", DELETE: "delete" }[request.method];
     this.#counts[kind] ??= { operations: 0, bytes: 0, failed: 0 };
     const counts = this.#counts[kind];
     counts.operations += 1;
@@ -144,7 +151,12 @@ export class S3Tier extends Tier {
       return respond(response, 500, "disturbed by a test");
     };
     if (chance < fail) return failed();
-    const act = { put: () => (isUpload ? this.#upload(url, request, body) : this.#put(url, request, body)), get: () => this.#get(url, request), head: () => this.#get(url, request), delete: () => this.#delete(url, body) }[kind];
+    const act = {
+      put: () => (isUpload ? this.#upload(url, request, body) : this.#put(url, request, body)),
+      get: () => this.#get(url, request),
+      head: () => this.#get(url, request),
+      delete: () => this.#delete(url, body),
+    }[kind];
     const [status, answer, headers] = await act();
     if (chance < fail + lie) return failed();
     counts.bytes += kind === "put" ? body.length : kind === "get" ? answer.length : 0;
@@ -165,7 +177,10 @@ export class S3Tier extends Tier {
 
   /** A multipart upload: its beginning, a part, its completion, or its end without an object. */
   async #upload(url, request, body) {
-    const xml = (name, content) => [200, `<?xml version="1.0" encoding="UTF-8"?><${name} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${content}</${name}>`];
+    const xml = (name, content) => [
+      200,
+      `<?xml version="1.0" encoding="UTF-8"?><${name} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${content}</${name}>`,
+    ];
     const id = url.searchParams.get("uploadId") ?? randomUUID();
     const parts = this.#uploads.get(id);
     if (url.searchParams.has("uploads")) {
@@ -179,10 +194,14 @@ export class S3Tier extends Tier {
     }
     this.#uploads.delete(id);
     if (request.method === "DELETE") return [204, ""];
-    const numbers = [...body.toString().matchAll(/<PartNumber>(\d+)<\/PartNumber>/g)].map((match) => Number(match[1]));
+    const numbers = [...body.toString().matchAll(/<PartNumber>(\d+)<\/PartNumber>/g)].map((match) =>
+      Number(match[1]),
+    );
     const whole = Buffer.concat(numbers.map((number) => parts.get(number)));
     const [status, answer, headers] = await this.#store(url, whole);
-    return status === 200 ? xml("CompleteMultipartUploadResult", `<ETag>${headers.ETag}</ETag>`) : [status, answer];
+    return status === 200
+      ? xml("CompleteMultipartUploadResult", `<ETag>${headers.ETag}</ETag>`)
+      : [status, answer];
   }
 
   async #put(url, request, body) {
@@ -214,10 +233,19 @@ export class S3Tier extends Tier {
     if (bytes === undefined) return [404, "<Error><Code>NoSuchKey</Code></Error>"];
     const common = { ETag: tag(bytes), "Last-Modified": new Date(0).toUTCString() };
     const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "");
-    if (!range) return [200, bytes, { ...common, ...(request.method === "HEAD" ? { "Content-Length": bytes.length } : {}) }];
+    if (!range)
+      return [
+        200,
+        bytes,
+        { ...common, ...(request.method === "HEAD" ? { "Content-Length": bytes.length } : {}) },
+      ];
     const [begin, end] = [Number(range[1]), Math.min(Number(range[2]), bytes.length - 1)];
     if (begin >= bytes.length) return [416, "<Error><Code>InvalidRange</Code></Error>"];
-    return [206, bytes.subarray(begin, end + 1), { ...common, "Content-Range": `bytes ${begin}-${end}/${bytes.length}` }];
+    return [
+      206,
+      bytes.subarray(begin, end + 1),
+      { ...common, "Content-Range": `bytes ${begin}-${end}/${bytes.length}` },
+    ];
   }
 
   async #delete(url, body) {
@@ -228,7 +256,10 @@ export class S3Tier extends Tier {
     const keys = [...body.toString().matchAll(/<Key>([^<]*)<\/Key>/g)].map((match) => match[1]);
     for (const key of keys) await rm(this.#file(key), { force: true });
     const deleted = keys.map((key) => `<Deleted><Key>${key}</Key></Deleted>`).join("");
-    return [200, `<?xml version="1.0" encoding="UTF-8"?><DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${deleted}</DeleteResult>`];
+    return [
+      200,
+      `<?xml version="1.0" encoding="UTF-8"?><DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${deleted}</DeleteResult>`,
+    ];
   }
 }
 

@@ -14,7 +14,9 @@ function count(kind, bytes = 0) {
 const refused = () =>
   new Response("disturbed", {
     status: 500,
-    headers: { "CF-R2-Error": JSON.stringify({ version: 0, v4code: 10001, message: "disturbed by a test" }) },
+    headers: {
+      "CF-R2-Error": JSON.stringify({ version: 0, v4code: 10001, message: "disturbed by a test" }),
+    },
   });
 
 async function disturbed(kind, act) {
@@ -114,7 +116,9 @@ export default {
         return new Response();
       case "POST /query": {
         const { sql, values } = await request.json();
-        const { results } = await env.DATABASE.prepare(sql).bind(...values).all();
+        const { results } = await env.DATABASE.prepare(sql)
+          .bind(...values)
+          .all();
         return Response.json(results);
       }
       case "PUT /faults":

@@ -44,13 +44,22 @@ function service(name, id, className, module, diskPath) {
 
 /** What the configuration of a server with a cold tier has more; puts the files that it embeds into `directory`. */
 export async function coldTierParts(directory, dataDirectory) {
-  const inWrangler = createRequire(createRequire(path.join(repositoryRoot, "package.json")).resolve("wrangler"));
+  const inWrangler = createRequire(
+    createRequire(path.join(repositoryRoot, "package.json")).resolve("wrangler"),
+  );
   const workers = path.join(path.dirname(inWrangler.resolve("miniflare")), "workers");
-  for (const [name, source] of Object.entries(modules)) await copyFile(path.join(workers, source), path.join(directory, name));
-  await copyFile(path.join(repositoryRoot, "tests/harness/cold-tier-worker.mjs"), path.join(directory, "cold-tier-worker.mjs"));
-  const disks = Object.fromEntries(["r2", "d1"].map((name) => [name, path.join(dataDirectory, name)]));
+  for (const [name, source] of Object.entries(modules))
+    await copyFile(path.join(workers, source), path.join(directory, name));
+  await copyFile(
+    path.join(repositoryRoot, "tests/harness/cold-tier-worker.mjs"),
+    path.join(directory, "cold-tier-worker.mjs"),
+  );
+  const disks = Object.fromEntries(
+    ["r2", "d1"].map((name) => [name, path.join(dataDirectory, name)]),
+  );
   for (const disk of Object.values(disks)) await mkdir(disk, { recursive: true });
-  const database = (service) => `wrapped = (moduleName = "cloudflare-internal:d1-api", innerBindings = [(name = "fetcher", service = ${service})])`;
+  const database = (service) =>
+    `wrapped = (moduleName = "cloudflare-internal:d1-api", innerBindings = [(name = "fetcher", service = ${service})])`;
   const between = (entrypoint) => `(name = "${socket}", entrypoint = "${entrypoint}")`;
   return {
     socket,
@@ -72,7 +81,10 @@ export async function coldTierParts(directory, dataDirectory) {
       (name = "miniflare:shared", esModule = embed "miniflare-shared.js"),
       (name = "miniflare:zod", esModule = embed "miniflare-zod.js"),
     ])`,
-    bindings: [`(name = "SEGMENTS", r2Bucket = ${between("Bucket")})`, `(name = "ADMIN_INDEX", ${database(between("Index"))})`],
+    bindings: [
+      `(name = "SEGMENTS", r2Bucket = ${between("Bucket")})`,
+      `(name = "ADMIN_INDEX", ${database(between("Index"))})`,
+    ],
   };
 }
 
@@ -84,7 +96,8 @@ export class ColdTier {
 
   async #ask(method, path, body) {
     const answer = await request(this.base, path, { method, body });
-    if (answer.status !== 200) throw new Error(`${method} ${path} answered ${answer.status}: ${answer.text}`);
+    if (answer.status !== 200)
+      throw new Error(`${method} ${path} answered ${answer.status}: ${answer.text}`);
     return answer;
   }
 
@@ -95,7 +108,11 @@ export class ColdTier {
     if (tables.length > 0) return;
     for (const name of (await readdir(directory)).sort()) {
       const text = (await readFile(path.join(directory, name), "utf8")).replace(/--.*$/gm, "");
-      for (const statement of text.split(";").map((each) => each.trim()).filter(Boolean)) await this.query(statement);
+      for (const statement of text
+        .split(";")
+        .map((each) => each.trim())
+        .filter(Boolean))
+        await this.query(statement);
     }
   }
 

@@ -17,9 +17,12 @@ const modules = {
 
 /** What the configuration of a server with such a cache has more; puts the files that it embeds into `directory`. */
 export async function edgeCacheParts(directory, dataDirectory) {
-  const inWrangler = createRequire(createRequire(path.join(repositoryRoot, "package.json")).resolve("wrangler"));
+  const inWrangler = createRequire(
+    createRequire(path.join(repositoryRoot, "package.json")).resolve("wrangler"),
+  );
   const workers = path.join(path.dirname(inWrangler.resolve("miniflare")), "workers");
-  for (const [name, source] of Object.entries(modules)) await copyFile(path.join(workers, source), path.join(directory, name));
+  for (const [name, source] of Object.entries(modules))
+    await copyFile(path.join(workers, source), path.join(directory, name));
   const disk = path.join(dataDirectory, "cache");
   await mkdir(disk, { recursive: true });
   const compatibility = `compatibilityDate = "2023-07-24", compatibilityFlags = ["nodejs_compat", "experimental"]`;

@@ -37,7 +37,12 @@ export class EventParser {
 
   #line(line) {
     if (line === "") {
-      if (this.#lines.length > 0) this.onEvent({ type: this.#type || "message", data: this.#lines.join("\n"), lastEventId: this.#id });
+      if (this.#lines.length > 0)
+        this.onEvent({
+          type: this.#type || "message",
+          data: this.#lines.join("\n"),
+          lastEventId: this.#id,
+        });
       this.#type = "";
       this.#lines = [];
       return;
@@ -104,14 +109,25 @@ export class EventReader {
     return new Promise((resolve, reject) => {
       const check = () => {
         if (condition()) finish(resolve);
-        else if (this.ended) finish(() => reject(new Error(`the event stream ended before ${what}; it held:\n${this.wire}`)));
+        else if (this.ended)
+          finish(() =>
+            reject(new Error(`the event stream ended before ${what}; it held:\n${this.wire}`)),
+          );
       };
       const finish = (settle) => {
         this.#waiting.delete(check);
         clearTimeout(timer);
         settle();
       };
-      const timer = setTimeout(() => finish(() => reject(new Error(`no ${what} in ${timeoutMs} ms; the event stream held:\n${this.wire}`))), timeoutMs);
+      const timer = setTimeout(
+        () =>
+          finish(() =>
+            reject(
+              new Error(`no ${what} in ${timeoutMs} ms; the event stream held:\n${this.wire}`),
+            ),
+          ),
+        timeoutMs,
+      );
       this.#waiting.add(check);
       check();
     });
@@ -119,7 +135,10 @@ export class EventReader {
 
   /** The next event that was not taken yet, of `type` if given (others before it are passed over). */
   async next({ type, timeoutMs = 10_000 } = {}) {
-    const found = () => this.events.findIndex((event, index) => index >= this.#taken && (!type || event.type === type));
+    const found = () =>
+      this.events.findIndex(
+        (event, index) => index >= this.#taken && (!type || event.type === type),
+      );
     await this.#until(`${type ?? "any"} event`, () => found() >= 0, timeoutMs);
     const index = found();
     this.#taken = index + 1;
@@ -162,7 +181,9 @@ export class EventReader {
 
   /** All data of a stream whose events are base64. */
   get bytes() {
-    return Buffer.concat(this.chunks.map((chunk) => Buffer.from(chunk.replace(/[\r\n]/g, ""), "base64")));
+    return Buffer.concat(
+      this.chunks.map((chunk) => Buffer.from(chunk.replace(/[\r\n]/g, ""), "base64")),
+    );
   }
 
   pause() {
@@ -193,7 +214,9 @@ export function openEvents(base, path, { headers = {}, paused = false } = {}) {
       }
       const parts = [];
       incoming.on("data", (part) => parts.push(part));
-      incoming.on("end", () => resolve(new Answer(incoming.statusCode, incoming.headers, Buffer.concat(parts))));
+      incoming.on("end", () =>
+        resolve(new Answer(incoming.statusCode, incoming.headers, Buffer.concat(parts))),
+      );
       incoming.on("error", reject);
     });
     outgoing.end();

@@ -40,14 +40,38 @@ export class Answer {
  * A `body` that is an array goes out chunked, one chunk for each element; a string or bytes go out with their length.
  * `announced` sends that length and no body at all: who refuses it at once must not need a byte of it.
  */
-export function request(base, path, { method = "GET", headers = {}, body, announced, agent = sharedAgent, timeoutMs = 60_000, signal } = {}) {
+export function request(
+  base,
+  path,
+  {
+    method = "GET",
+    headers = {},
+    body,
+    announced,
+    agent = sharedAgent,
+    timeoutMs = 60_000,
+    signal,
+  } = {},
+) {
   return new Promise((resolve, reject) => {
     const { hostname, port } = new URL(base);
     const chunked = Array.isArray(body);
-    const length = body === undefined || chunked ? {} : { "Content-Length": Buffer.byteLength(body) };
+    const length =
+      body === undefined || chunked ? {} : { "Content-Length": Buffer.byteLength(body) };
     if (announced !== undefined) length["Content-Length"] = announced;
-    const outgoing = http.request({ hostname, port, path, method, agent, signal, headers: { ...length, ...headers } });
-    const timer = setTimeout(() => outgoing.destroy(new Error(`${method} ${path}: no answer in ${timeoutMs} ms`)), timeoutMs);
+    const outgoing = http.request({
+      hostname,
+      port,
+      path,
+      method,
+      agent,
+      signal,
+      headers: { ...length, ...headers },
+    });
+    const timer = setTimeout(
+      () => outgoing.destroy(new Error(`${method} ${path}: no answer in ${timeoutMs} ms`)),
+      timeoutMs,
+    );
     const fail = (error) => {
       clearTimeout(timer);
       reject(error);
@@ -81,7 +105,9 @@ export function exchange(base, bytes, { timeoutMs = 30_000 } = {}) {
     const { hostname, port } = new URL(base);
     const parts = [];
     const socket = net.connect(Number(port), hostname, () => socket.write(bytes));
-    socket.setTimeout(timeoutMs, () => socket.destroy(new Error(`the connection was not closed in ${timeoutMs} ms`)));
+    socket.setTimeout(timeoutMs, () =>
+      socket.destroy(new Error(`the connection was not closed in ${timeoutMs} ms`)),
+    );
     socket.on("data", (part) => parts.push(part));
     socket.on("error", reject);
     socket.on("end", () => resolve(Buffer.concat(parts)));

@@ -17,14 +17,40 @@ const coldTiers = { directory: DirectoryTier, s3: S3Tier };
  * cold tier and to break it: the `directory` that the server uses by itself, or an `s3` (which `true` stands for) that is part of this process; without, there is
  * none. With `fileBytesMax` the system lets no file of the server grow beyond that.
  */
-export async function startOneMachine({ binary, port = 0, dataDirectory, env = {}, cold, fileBytesMax }) {
-  const temporary = dataDirectory ? undefined : await mkdtemp(path.join(tmpdir(), "durable-streams-test-"));
+export async function startOneMachine({
+  binary,
+  port = 0,
+  dataDirectory,
+  env = {},
+  cold,
+  fileBytesMax,
+}) {
+  const temporary = dataDirectory
+    ? undefined
+    : await mkdtemp(path.join(tmpdir(), "durable-streams-test-"));
   const data = dataDirectory ?? path.join(temporary, "data");
   await mkdir(path.dirname(data), { recursive: true });
   const coldTier = cold && (await coldTiers[cold === true ? "s3" : cold].start(data));
-  const settings = Object.fromEntries(Object.entries({ ...(coldTier ? coldTier.environment : { COLD: "none" }), ...env }).map(([name, value]) => [name, String(value)]));
-  const bounded = fileBytesMax === undefined ? [] : ["bash", "-c", `trap "" XFSZ; ulimit -f ${fileBytesMax >> 10}; exec "$0" "$@"`];
-  const command = [...bounded, binary, "serve", "--listen", `127.0.0.1:${port}`, "--data", data, "--log-format", "json"];
+  const settings = Object.fromEntries(
+    Object.entries({ ...(coldTier ? coldTier.environment : { COLD: "none" }), ...env }).map(
+      ([name, value]) => [name, String(value)],
+    ),
+  );
+  const bounded =
+    fileBytesMax === undefined
+      ? []
+      : ["bash", "-c", `trap "" XFSZ; ulimit -f ${fileBytesMax >> 10}; exec "$0" "$@"`];
+  const command = [
+    ...bounded,
+    binary,
+    "serve",
+    "--listen",
+    `127.0.0.1:${port}`,
+    "--data",
+    data,
+    "--log-format",
+    "json",
+  ];
   const child = spawn(command[0], command.slice(1), {
     // Nothing of this process's own settings: a test says what it needs.
     env: { PATH: process.env.PATH, RUST_BACKTRACE: "1", ...settings },

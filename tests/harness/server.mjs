@@ -41,7 +41,17 @@ async function compatibility() {
   return { date: date[1], flags: flags ? JSON.parse(flags[1].replace(/,\s*\]$/, "]")) : [] };
 }
 
-function configuration({ modules, date, flags, objects, bindings, dataDirectory, port, cold, cache }) {
+function configuration({
+  modules,
+  date,
+  flags,
+  objects,
+  bindings,
+  dataDirectory,
+  port,
+  cold,
+  cache,
+}) {
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [
@@ -64,12 +74,20 @@ const worker :Workerd.Worker = (
   compatibilityFlags = [${flags.map(quoted).join(", ")}],
   ${cache?.worker ?? ""}
   durableObjectNamespaces = [${objects
-    .map(({ className }) => `(className = ${quoted(className)}, uniqueKey = ${quoted(objectNamespace)}, enableSql = true)`)
+    .map(
+      ({ className }) =>
+        `(className = ${quoted(className)}, uniqueKey = ${quoted(objectNamespace)}, enableSql = true)`,
+    )
     .join(", ")}],
   durableObjectStorage = (localDisk = "data"),
   bindings = [${[
-    ...objects.map(({ className, binding }) => `(name = ${quoted(binding)}, durableObjectNamespace = ${quoted(className)})`),
-    ...Object.entries(bindings).map(([name, value]) => `(name = ${quoted(name)}, text = ${quoted(String(value))})`),
+    ...objects.map(
+      ({ className, binding }) =>
+        `(name = ${quoted(binding)}, durableObjectNamespace = ${quoted(className)})`,
+    ),
+    ...Object.entries(bindings).map(
+      ([name, value]) => `(name = ${quoted(name)}, text = ${quoted(String(value))})`,
+    ),
     ...(cold?.bindings ?? []),
   ].join(", ")}],
 );
@@ -87,7 +105,11 @@ export function startServer(options = {}) {
   if (shell !== "server") return startWorker(options);
   const { bundle = "target/worker-test", dataDirectory, ...rest } = options;
   const binary = path.resolve(repositoryRoot, binaries[bundle]);
-  return startOneMachine({ binary, dataDirectory: dataDirectory && path.resolve(repositoryRoot, dataDirectory), ...rest });
+  return startOneMachine({
+    binary,
+    dataDirectory: dataDirectory && path.resolve(repositoryRoot, dataDirectory),
+    ...rest,
+  });
 }
 
 // With a cold tier all that is stored on behalf of three services is stored by one thread, which waits for the disk each time. In
@@ -124,7 +146,9 @@ export async function startWorker({
   cache = false,
 } = {}) {
   const workingDirectory = await scratchDirectory("test", { cold });
-  const data = dataDirectory ? path.resolve(repositoryRoot, dataDirectory) : path.join(workingDirectory, "data");
+  const data = dataDirectory
+    ? path.resolve(repositoryRoot, dataDirectory)
+    : path.join(workingDirectory, "data");
   await mkdir(data, { recursive: true });
   for (const { name } of modules) {
     await copyFile(path.resolve(repositoryRoot, bundle, name), path.join(workingDirectory, name));
@@ -133,24 +157,53 @@ export async function startWorker({
   const parts = cold ? await coldTierParts(workingDirectory, data) : undefined;
   const cacheParts = cache ? await edgeCacheParts(workingDirectory, data) : undefined;
   const configurationFile = path.join(workingDirectory, "config.capnp");
-  await writeFile(configurationFile, configuration({ modules, date, flags, objects, bindings: env, dataDirectory: data, port, cold: parts, cache: cacheParts }));
+  await writeFile(
+    configurationFile,
+    configuration({
+      modules,
+      date,
+      flags,
+      objects,
+      bindings: env,
+      dataDirectory: data,
+      port,
+      cold: parts,
+      cache: cacheParts,
+    }),
+  );
 
-  const child = spawn(runtimeBinary(), ["serve", "--control-fd=3", ...(parts?.options ?? cacheParts?.options ?? []), configurationFile], {
-    cwd: workingDirectory,
-    stdio: ["ignore", "pipe", "pipe", "pipe"],
-  });
+  const child = spawn(
+    runtimeBinary(),
+    [
+      "serve",
+      "--control-fd=3",
+      ...(parts?.options ?? cacheParts?.options ?? []),
+      configurationFile,
+    ],
+    {
+      cwd: workingDirectory,
+      stdio: ["ignore", "pipe", "pipe", "pipe"],
+    },
+  );
   let output = "";
   const keep = (text) => {
     output = (output + text).slice(-20_000);
   };
   child.stdout.setEncoding("utf8").on("data", keep);
   child.stderr.setEncoding("utf8").on("data", keep);
-  const exited = new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })));
+  const exited = new Promise((resolve) =>
+    child.once("exit", (code, signal) => resolve({ code, signal })),
+  );
   const killWithParent = () => child.kill("SIGKILL");
   process.once("exit", killWithParent);
   exited.then(() => process.off("exit", killWithParent));
 
-  const ports = await listeningPorts(child, exited, ["http", ...(parts ? [parts.socket] : [])], () => output);
+  const ports = await listeningPorts(
+    child,
+    exited,
+    ["http", ...(parts ? [parts.socket] : [])],
+    () => output,
+  );
   const url = `http://127.0.0.1:${ports.http}`;
   await untilAnswering(url);
   const coldTier = parts && new ColdTier(`http://127.0.0.1:${ports[parts.socket]}`);

@@ -47,12 +47,20 @@ export class Stream {
   }
 
   put({ body, headers, announced } = {}) {
-    return this.request("PUT", { body, announced, headers: { "Content-Type": this.contentType, ...headers } });
+    return this.request("PUT", {
+      body,
+      announced,
+      headers: { "Content-Type": this.contentType, ...headers },
+    });
   }
 
   /** POST with the stream's own content type. */
   append(body, headers, options) {
-    return this.request("POST", { body, headers: { "Content-Type": this.contentType, ...headers }, ...options });
+    return this.request("POST", {
+      body,
+      headers: { "Content-Type": this.contentType, ...headers },
+      ...options,
+    });
   }
 
   /** POST with no headers but those given. */
@@ -75,12 +83,19 @@ export class Stream {
 
   longPoll(offset, { cursor, headers, ...rest } = {}) {
     const suffix = cursor === undefined ? "" : `&cursor=${cursor}`;
-    return this.request("GET", { query: `?offset=${offset}&live=long-poll${suffix}`, headers, ...rest });
+    return this.request("GET", {
+      query: `?offset=${offset}&live=long-poll${suffix}`,
+      headers,
+      ...rest,
+    });
   }
 
   events(offset, { cursor, headers, paused } = {}) {
     const suffix = cursor === undefined ? "" : `&cursor=${cursor}`;
-    return openEvents(this.base, `${this.path}?offset=${offset}&live=sse${suffix}`, { headers, paused });
+    return openEvents(this.base, `${this.path}?offset=${offset}&live=sse${suffix}`, {
+      headers,
+      paused,
+    });
   }
 
   head(headers) {
@@ -99,7 +114,8 @@ export class Stream {
       if (page.status !== 200) throw new Error(`GET answered ${page.status}: ${page.text}`);
       pages.push(page);
       if (page.upToDate === "true") return pages;
-      if (page.offset === next) throw new Error(`a page that is not up to date did not move on from ${next}`);
+      if (page.offset === next)
+        throw new Error(`a page that is not up to date did not move on from ${next}`);
     }
   }
 

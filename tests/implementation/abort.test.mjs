@@ -21,8 +21,14 @@ const ends = {
 
 const framings = {
   "a length that is never reached": { header: "Content-Length: 1000", part: (text) => text },
-  "a chunked body without its last chunk": { header: "Transfer-Encoding: chunked", part: (text) => `${text.length.toString(16)}\r\n${text}\r\n` },
-  "a chunk that is cut in the middle": { header: "Transfer-Encoding: chunked", part: (text) => `${(text.length + 100).toString(16)}\r\n${text}` },
+  "a chunked body without its last chunk": {
+    header: "Transfer-Encoding: chunked",
+    part: (text) => `${text.length.toString(16)}\r\n${text}\r\n`,
+  },
+  "a chunk that is cut in the middle": {
+    header: "Transfer-Encoding: chunked",
+    part: (text) => `${(text.length + 100).toString(16)}\r\n${text}`,
+  },
 };
 
 // Sends the beginning of a request, gives the server time to take it in, and ends the connection.
@@ -39,36 +45,59 @@ async function sendHalf(stream, method, headers, part, end) {
   socket.destroy();
 }
 
-const cases = Object.entries(framings).flatMap(([framing, { header, part }]) => Object.entries(ends).map(([ending, end]) => [framing, ending, header, part, end]));
+const cases = Object.entries(framings).flatMap(([framing, { header, part }]) =>
+  Object.entries(ends).map(([ending, end]) => [framing, ending, header, part, end]),
+);
 
-test.each(cases)("an append with %s, whose connection %s, stores nothing", async (_framing, _ending, header, part, end) => {
-  const texts = await Stream.create(server.url, { body: "before" });
-  const messages = await Stream.create(server.url, { contentType: "application/json", body: "[\"before\"]" });
-  await Promise.all([
-    sendHalf(texts, "POST", ["Content-Type: text/plain", header], part("half of it"), end),
-    // What has come so far would be valid by itself.
-    sendHalf(messages, "POST", ["Content-Type: application/json", "Stream-Closed: true", header], part("[\"half\"]"), end),
-  ]);
-  expect((await texts.get()).text).toBe("before");
-  const read = await messages.get();
-  expect(read.text).toBe("[\"before\"]");
-  expect(read.closed).toBeUndefined();
-  expect((await texts.append(" after")).status).toBe(204);
-  expect((await texts.get()).text).toBe("before after");
-});
+test.each(cases)(
+  "an append with %s, whose connection %s, stores nothing",
+  async (_framing, _ending, header, part, end) => {
+    const texts = await Stream.create(server.url, { body: "before" });
+    const messages = await Stream.create(server.url, {
+      contentType: "application/json",
+      body: '["before"]',
+    });
+    await Promise.all([
+      sendHalf(texts, "POST", ["Content-Type: text/plain", header], part("half of it"), end),
+      // What has come so far would be valid by itself.
+      sendHalf(
+        messages,
+        "POST",
+        ["Content-Type: application/json", "Stream-Closed: true", header],
+        part('["half"]'),
+        end,
+      ),
+    ]);
+    expect((await texts.get()).text).toBe("before");
+    const read = await messages.get();
+    expect(read.text).toBe('["before"]');
+    expect(read.closed).toBeUndefined();
+    expect((await texts.append(" after")).status).toBe(204);
+    expect((await texts.get()).text).toBe("before after");
+  },
+);
 
-test.each(cases)("a PUT with %s, whose connection %s, creates nothing", async (_framing, _ending, header, part, end) => {
-  const stream = new Stream(server.url);
-  await sendHalf(stream, "PUT", ["Content-Type: text/plain", header], part("half of it"), end);
-  expect((await stream.get()).status).toBe(404);
-  expect((await stream.put({ body: "whole" })).status).toBe(201);
-  expect((await stream.get()).text).toBe("whole");
-});
+test.each(cases)(
+  "a PUT with %s, whose connection %s, creates nothing",
+  async (_framing, _ending, header, part, end) => {
+    const stream = new Stream(server.url);
+    await sendHalf(stream, "PUT", ["Content-Type: text/plain", header], part("half of it"), end);
+    expect((await stream.get()).status).toBe(404);
+    expect((await stream.put({ body: "whole" })).status).toBe(201);
+    expect((await stream.get()).text).toBe("whole");
+  },
+);
 
 test("a producer's request that was cut off does not use up its sequence number", async () => {
   const stream = await Stream.create(server.url);
   const headers = Object.entries(producer("p", 0, 0)).map(([name, value]) => `${name}: ${value}`);
-  await sendHalf(stream, "POST", ["Content-Type: text/plain", "Content-Length: 1000", ...headers], "half", ends["is reset"]);
+  await sendHalf(
+    stream,
+    "POST",
+    ["Content-Type: text/plain", "Content-Length: 1000", ...headers],
+    "half",
+    ends["is reset"],
+  );
   expect((await stream.append("whole", producer("p", 0, 0))).status).toBe(200);
   expect((await stream.get()).text).toBe("whole");
 });
@@ -78,11 +107,16 @@ test("while one body is on its way, others are appended and read", async () => {
   const { hostname, port, host } = new URL(server.url);
   const socket = net.connect(Number(port), hostname);
   socket.on("error", () => {});
-  socket.write(`POST ${stream.path} HTTP/1.1\r\nHost: ${host}\r\nContent-Type: text/plain\r\nContent-Length: 8\r\nConnection: close\r\n\r\nslow`);
+  socket.write(
+    `POST ${stream.path} HTTP/1.1\r\nHost: ${host}\r\nContent-Type: text/plain\r\nContent-Length: 8\r\nConnection: close\r\n\r\nslow`,
+  );
   await sleep(100);
-  for (let index = 0; index < 5; index += 1) expect((await stream.append(`${index}`)).status).toBe(204);
+  for (let index = 0; index < 5; index += 1)
+    expect((await stream.append(`${index}`)).status).toBe(204);
   expect((await stream.get()).text).toBe("01234");
-  const answered = new Promise((resolve) => socket.once("data", (bytes) => resolve(bytes.toString("latin1"))));
+  const answered = new Promise((resolve) =>
+    socket.once("data", (bytes) => resolve(bytes.toString("latin1"))),
+  );
   socket.write("slow");
   expect(await answered).toMatch(/^HTTP\/1\.1 204 /);
   socket.destroy();
@@ -91,7 +125,26 @@ test("while one body is on its way, others are appended and read", async () => {
 
 test("a hundred requests that are cut off leave the server well", async () => {
   const stream = await Stream.create(server.url);
-  await Promise.all(Array.from({ length: 100 }, () => sendHalf(stream, "POST", ["Content-Type: text/plain", "Content-Length: 100000"], "x".repeat(50_000), ends["is reset"])));
+  await Promise.all(
+    Array.from({ length: 100 }, () =>
+      sendHalf(
+        stream,
+        "POST",
+        ["Content-Type: text/plain", "Content-Length: 100000"],
+        "x".repeat(50_000),
+        ends["is reset"],
+      ),
+    ),
+  );
   expect((await stream.head()).offset).toBe(stream.start);
-  expect((await request(server.url, stream.path, { method: "POST", headers: { "Content-Type": "text/plain" }, body: "whole", timeoutMs: 2_000 })).status).toBe(204);
+  expect(
+    (
+      await request(server.url, stream.path, {
+        method: "POST",
+        headers: { "Content-Type": "text/plain" },
+        body: "whole",
+        timeoutMs: 2_000,
+      })
+    ).status,
+  ).toBe(204);
 });

@@ -26,7 +26,9 @@ describe.skipIf(shell !== "worker")("bodies", () => {
   function begin({ port }, line, headers, body = "") {
     const socket = net.connect(port, "127.0.0.1");
     socket.on("error", () => {});
-    socket.write(`${line} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n${headers.join("\r\n")}\r\n\r\n${body}`);
+    socket.write(
+      `${line} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n${headers.join("\r\n")}\r\n\r\n${body}`,
+    );
     const first = new Promise((resolve) => {
       socket.once("data", (text) => resolve(String(text)));
       socket.once("close", () => resolve("closed"));
@@ -34,15 +36,22 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     return { socket, first };
   }
 
-  test.each([17, 64])("a body of %i MiB is answered 413 where its client can read it", async (size) => {
-    const stream = await Stream.create(server.url);
-    const body = Buffer.alloc(size * MiB, 120);
-    for (let count = 0; count < tries; count += 1) {
-      const answer = await fetch(stream.url, { method: "POST", headers: { "Content-Type": "text/plain" }, body });
-      expect([answer.status, answer.headers.get("retry-after")]).toEqual([413, null]);
-      expect((await answer.json()).error.code).toBe("body_too_large");
-    }
-  });
+  test.each([17, 64])(
+    "a body of %i MiB is answered 413 where its client can read it",
+    async (size) => {
+      const stream = await Stream.create(server.url);
+      const body = Buffer.alloc(size * MiB, 120);
+      for (let count = 0; count < tries; count += 1) {
+        const answer = await fetch(stream.url, {
+          method: "POST",
+          headers: { "Content-Type": "text/plain" },
+          body,
+        });
+        expect([answer.status, answer.headers.get("retry-after")]).toEqual([413, null]);
+        expect((await answer.json()).error.code).toBe("body_too_large");
+      }
+    },
+  );
 
   test("so is one without a length, and so is a refusal of the head", async () => {
     const stream = await Stream.create(server.url);
@@ -52,7 +61,9 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     for (let count = 0; count < tries; count += 1) {
       const headers = { "Content-Type": "text/plain", "Producer-Id": "alone" };
       expect((await fetch(stream.url, { method: "POST", headers, body })).status).toBe(400);
-      expect((await fetch(`${guarded.url}/v1/stream/any`, { method: "POST", headers, body })).status).toBe(401);
+      expect(
+        (await fetch(`${guarded.url}/v1/stream/any`, { method: "POST", headers, body })).status,
+      ).toBe(401);
     }
   });
 
@@ -61,18 +72,27 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     ["HEAD", 200, []],
     ["POST", 400, ["Content-Type: text/plain", "Producer-Id: alone"]],
     ["DELETE", 204, []],
-  ])("the answer to a %s whose body never comes leaves at once", async (method, status, headers) => {
-    const stream = await Stream.create(server.url);
-    const began = performance.now();
-    const { socket, first } = begin(server, `${method} ${stream.path}`, [...headers, "Content-Length: 5"]);
-    expect(await first).toMatch(`HTTP/1.1 ${status} `);
-    expect(performance.now() - began).toBeLessThan(atOnceMs);
-    socket.destroy();
-  });
+  ])(
+    "the answer to a %s whose body never comes leaves at once",
+    async (method, status, headers) => {
+      const stream = await Stream.create(server.url);
+      const began = performance.now();
+      const { socket, first } = begin(server, `${method} ${stream.path}`, [
+        ...headers,
+        "Content-Length: 5",
+      ]);
+      expect(await first).toMatch(`HTTP/1.1 ${status} `);
+      expect(performance.now() - began).toBeLessThan(atOnceMs);
+      socket.destroy();
+    },
+  );
 
   test("so does the one to a request without its token", async () => {
     const began = performance.now();
-    const { socket, first } = begin(guarded, "POST /v1/stream/any", ["Content-Type: text/plain", "Content-Length: 5"]);
+    const { socket, first } = begin(guarded, "POST /v1/stream/any", [
+      "Content-Type: text/plain",
+      "Content-Length: 5",
+    ]);
     expect(await first).toMatch("HTTP/1.1 401 ");
     expect(performance.now() - began).toBeLessThan(atOnceMs);
     socket.destroy();
@@ -84,7 +104,10 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     const waiting = [0, 1].map(() => begin(server, `POST ${stream.path}`, announced, "x"));
     const third = await eventually("a body without room", async () => {
       const { socket, first } = begin(server, `POST ${stream.path}`, announced, "x");
-      const answer = await Promise.race([first, new Promise((resolve) => setTimeout(resolve, 500, ""))]);
+      const answer = await Promise.race([
+        first,
+        new Promise((resolve) => setTimeout(resolve, 500, "")),
+      ]);
       socket.destroy();
       return answer;
     });
@@ -92,7 +115,10 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     expect(third).toMatch(/retry-after: 1/i);
     expect((await stream.append("small ones go on")).status).toBe(204);
     for (const { socket } of waiting) socket.destroy();
-    await eventually("the room is given back", async () => (await stream.append(Buffer.alloc(16 * MiB, 120))).status === 204);
+    await eventually(
+      "the room is given back",
+      async () => (await stream.append(Buffer.alloc(16 * MiB, 120))).status === 204,
+    );
     expect((await stream.head()).status).toBe(200);
   });
 });

@@ -13,22 +13,67 @@ import { startServer } from "../harness/server.mjs";
 import { Stream } from "../harness/stream.mjs";
 
 const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
-const args = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+const args = [
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
 // Long enough for a script to have run.
 const settleMs = 500;
 
 // Each tells the server that it has run, by an append to another stream, and leaves its mark on the page.
-const script = (target) => `document.title = "ran"; fetch(${JSON.stringify(target)}, { method: "POST", headers: { "Content-Type": "text/plain" }, body: "script" });`;
+const script = (target) =>
+  `document.title = "ran"; fetch(${JSON.stringify(target)}, { method: "POST", headers: { "Content-Type": "text/plain" }, body: "script" });`;
 const hostile = {
-  "HTML with a script": ["text/html", (target) => `<!doctype html><title>page</title><p id="shown">shown</p><script>${script(target)}</script>`],
-  "HTML with handlers": ["text/html; charset=utf-8", (target) => `<!doctype html><p id="shown">shown</p><img src="x" onerror='${script(target)}'><body onload='${script(target)}'>`],
-  "HTML with a script of another stream": ["text/html", (target, library) => `<!doctype html><p id="shown">shown</p><script src="${library}"></script>`],
-  "HTML with a form that sends itself": ["text/html", (target) => `<!doctype html><p id="shown">shown</p><form id="form" method="post" action="${target}" enctype="text/plain"><input name="a" value="b" autofocus onfocus="this.form.submit()"></form>`],
-  "HTML with a frame": ["text/html", (target) => `<!doctype html><p id="shown">shown</p><iframe srcdoc='<script>${script(target)}</script>'></iframe>`],
-  "HTML that leads elsewhere": ["text/html", (target) => `<!doctype html><meta http-equiv="refresh" content="0; url=javascript:${encodeURIComponent(script(target))}"><p id="shown">shown</p>`],
-  "an SVG image": ["image/svg+xml", (target) => `<svg xmlns="http://www.w3.org/2000/svg" id="shown"><script>${script(target)}</script></svg>`],
-  "XHTML": ["application/xhtml+xml", (target) => `<html xmlns="http://www.w3.org/1999/xhtml"><body id="shown"><script>${script(target)}</script></body></html>`],
-  "XML with a style sheet that makes a script": ["text/xml", (target, library, sheet) => `<?xml version="1.0"?><?xml-stylesheet type="text/xsl" href="${sheet}"?><shown id="shown"/>`],
+  "HTML with a script": [
+    "text/html",
+    (target) =>
+      `<!doctype html><title>page</title><p id="shown">shown</p><script>${script(target)}</script>`,
+  ],
+  "HTML with handlers": [
+    "text/html; charset=utf-8",
+    (target) =>
+      `<!doctype html><p id="shown">shown</p><img src="x" onerror='${script(target)}'><body onload='${script(target)}'>`,
+  ],
+  "HTML with a script of another stream": [
+    "text/html",
+    (target, library) => `<!doctype html><p id="shown">shown</p><script src="${library}"></script>`,
+  ],
+  "HTML with a form that sends itself": [
+    "text/html",
+    (target) =>
+      `<!doctype html><p id="shown">shown</p><form id="form" method="post" action="${target}" enctype="text/plain"><input name="a" value="b" autofocus onfocus="this.form.submit()"></form>`,
+  ],
+  "HTML with a frame": [
+    "text/html",
+    (target) =>
+      `<!doctype html><p id="shown">shown</p><iframe srcdoc='<script>${script(target)}</script>'></iframe>`,
+  ],
+  "HTML that leads elsewhere": [
+    "text/html",
+    (target) =>
+      `<!doctype html><meta http-equiv="refresh" content="0; url=javascript:${encodeURIComponent(script(target))}"><p id="shown">shown</p>`,
+  ],
+  "an SVG image": [
+    "image/svg+xml",
+    (target) =>
+      `<svg xmlns="http://www.w3.org/2000/svg" id="shown"><script>${script(target)}</script></svg>`,
+  ],
+  XHTML: [
+    "application/xhtml+xml",
+    (target) =>
+      `<html xmlns="http://www.w3.org/1999/xhtml"><body id="shown"><script>${script(target)}</script></body></html>`,
+  ],
+  "XML with a style sheet that makes a script": [
+    "text/xml",
+    (target, library, sheet) =>
+      `<?xml version="1.0"?><?xml-stylesheet type="text/xsl" href="${sheet}"?><shown id="shown"/>`,
+  ],
 };
 
 describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () => {
@@ -39,7 +84,11 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
   beforeAll(async () => {
     server = await startServer();
     profile = await mkdtemp(path.join(tmpdir(), "durable-streams-chromium-"));
-    context = await chromium.launchPersistentContext(profile, { executablePath, args, headless: true });
+    context = await chromium.launchPersistentContext(profile, {
+      executablePath,
+      args,
+      headless: true,
+    });
   });
 
   afterAll(async () => {
@@ -59,12 +108,18 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
 
   test.each(Object.entries(hostile))("%s runs nothing", async (what, [contentType, content]) => {
     const target = await Stream.create(server.url, { body: "untouched" });
-    const library = await Stream.create(server.url, { contentType: "text/javascript", body: script(target.url) });
+    const library = await Stream.create(server.url, {
+      contentType: "text/javascript",
+      body: script(target.url),
+    });
     const sheet = await Stream.create(server.url, {
       contentType: "text/xsl",
       body: `<x:stylesheet version="1.0" xmlns:x="http://www.w3.org/1999/XSL/Transform"><x:template match="/"><html><script>${script(target.url)}</script></html></x:template></x:stylesheet>`,
     });
-    const stream = await Stream.create(server.url, { contentType, body: content(target.url, library.url, sheet.url) });
+    const stream = await Stream.create(server.url, {
+      contentType,
+      body: content(target.url, library.url, sheet.url),
+    });
     for (const query of ["", "?offset=-1", "?offset=-1&live=long-poll"]) {
       const page = await open(stream.url + query);
       expect(await page.title()).not.toBe("ran");
@@ -75,7 +130,9 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
   test("the same page runs its script where nothing forbids it, so that the tests above can fail", async () => {
     const target = await Stream.create(server.url, { body: "touched by a " });
     const [contentType, content] = hostile["HTML with a script"];
-    const other = http.createServer((_, response) => response.setHeader("Content-Type", contentType).end(content(target.url)));
+    const other = http.createServer((_, response) =>
+      response.setHeader("Content-Type", contentType).end(content(target.url)),
+    );
     await new Promise((resolve) => other.listen(0, "127.0.0.1", resolve));
     onTestFinished(() => other.close());
     const page = await open(`http://127.0.0.1:${other.address().port}/`);
@@ -87,14 +144,25 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
     const guarded = await startServer({ env: { CORS_ORIGINS: "https://app.example" } });
     onTestFinished(() => guarded.stop());
     const target = await Stream.create(guarded.url, { body: "untouched" });
-    const other = http.createServer((_, response) => response.setHeader("Content-Type", "text/html").end("<!doctype html>"));
+    const other = http.createServer((_, response) =>
+      response.setHeader("Content-Type", "text/html").end("<!doctype html>"),
+    );
     await new Promise((resolve) => other.listen(0, "127.0.0.1", resolve));
     onTestFinished(() => other.close());
     const page = await open(`http://127.0.0.1:${other.address().port}/`);
     const outcomes = await page.evaluate(async (url) => {
-      const attempt = (options) => fetch(url, options).then((response) => response.text(), () => "refused");
+      const attempt = (options) =>
+        fetch(url, options).then(
+          (response) => response.text(),
+          () => "refused",
+        );
       const simple = { method: "POST", headers: { "Content-Type": "text/plain" }, body: "x" };
-      return Promise.all([attempt({}), attempt(simple), attempt({ ...simple, mode: "no-cors" }), attempt({ method: "DELETE" })]);
+      return Promise.all([
+        attempt({}),
+        attempt(simple),
+        attempt({ ...simple, mode: "no-cors" }),
+        attempt({ method: "DELETE" }),
+      ]);
     }, target.url);
     expect(outcomes).toEqual(["refused", "refused", "refused", "refused"]);
     expect((await target.get()).text).toBe("untouched");
@@ -102,14 +170,27 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
 
   test("a page of any origin reads and writes by default, with what libraries add", async () => {
     const target = await Stream.create(server.url, { body: "abc" });
-    const other = http.createServer((_, response) => response.setHeader("Content-Type", "text/html").end("<!doctype html>"));
+    const other = http.createServer((_, response) =>
+      response.setHeader("Content-Type", "text/html").end("<!doctype html>"),
+    );
     await new Promise((resolve) => other.listen(0, "127.0.0.1", resolve));
     onTestFinished(() => other.close());
     const page = await open(`http://127.0.0.1:${other.address().port}/`);
     const [status, next, text] = await page.evaluate(async (url) => {
-      const headers = { "Content-Type": "text/plain", "Cache-Control": "no-cache", "Pragma": "no-cache", "Idempotency-Key": "k", "X-Requested-With": "XMLHttpRequest", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b", "baggage": "c=d" };
+      const headers = {
+        "Content-Type": "text/plain",
+        "Cache-Control": "no-cache",
+        Pragma: "no-cache",
+        "Idempotency-Key": "k",
+        "X-Requested-With": "XMLHttpRequest",
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        tracestate: "a=b",
+        baggage: "c=d",
+      };
       const posted = await fetch(url, { method: "POST", headers, body: "def" });
-      const read = await fetch(url, { headers: { "Last-Event-ID": "x", "Cache-Control": "no-cache" } });
+      const read = await fetch(url, {
+        headers: { "Last-Event-ID": "x", "Cache-Control": "no-cache" },
+      });
       return [posted.status, posted.headers.get("Stream-Next-Offset"), await read.text()];
     }, target.url);
     expect([status, text]).toEqual([204, "abcdef"]);

@@ -3,7 +3,14 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { DurableStream, DurableStreamError, FetchError, IdempotentProducer, StaleEpochError, stream } from "@durable-streams/client";
+import {
+  DurableStream,
+  DurableStreamError,
+  FetchError,
+  IdempotentProducer,
+  StaleEpochError,
+  stream,
+} from "@durable-streams/client";
 import { MaterializedState } from "@durable-streams/state";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { eventually } from "../harness/http.mjs";
@@ -16,7 +23,8 @@ const range = (count) => Array.from({ length: count }, (_, index) => index);
 describe("@durable-streams/client", () => {
   let server;
   const freshUrl = () => `${server.url}/v1/stream/${freshName("client")}`;
-  const create = (options) => DurableStream.create({ url: freshUrl(), warnOnHttp: false, ...options });
+  const create = (options) =>
+    DurableStream.create({ url: freshUrl(), warnOnHttp: false, ...options });
 
   beforeAll(async () => {
     server = await startOrUse({ env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
@@ -35,18 +43,24 @@ describe("@durable-streams/client", () => {
     expect(await whole.text()).toBe("one two end");
     expect(whole.streamClosed).toBe(true);
     await handle.delete();
-    await expect(stream({ url: handle.url, live: false, warnOnHttp: false })).rejects.toSatisfy((error) => error instanceof DurableStreamError || error instanceof FetchError);
+    await expect(stream({ url: handle.url, live: false, warnOnHttp: false })).rejects.toSatisfy(
+      (error) => error instanceof DurableStreamError || error instanceof FetchError,
+    );
   });
 
   test("reads back JSON and bytes", async () => {
     const json = await create({ contentType: "application/json" });
     await Promise.all(range(50).map((index) => json.append(JSON.stringify({ index }))));
-    expect(await (await json.stream({ live: false })).json()).toEqual(range(50).map((index) => ({ index })));
+    expect(await (await json.stream({ live: false })).json()).toEqual(
+      range(50).map((index) => ({ index })),
+    );
     const binary = await create({ contentType: "application/octet-stream" });
     const bytes = Uint8Array.from(range(256));
     await binary.append(bytes);
     await binary.append(bytes);
-    expect(await (await binary.stream({ live: false })).body()).toEqual(Uint8Array.from([...bytes, ...bytes]));
+    expect(await (await binary.stream({ live: false })).body()).toEqual(
+      Uint8Array.from([...bytes, ...bytes]),
+    );
   });
 
   test("appends fifteen messages of a megabyte at once", async () => {
@@ -107,7 +121,12 @@ describe("@durable-streams/client", () => {
   test("an idempotent producer delivers everything once, in order", async () => {
     const handle = await create({ contentType: "application/json" });
     const failures = [];
-    const producer = new IdempotentProducer(handle, "producer", { maxInFlight: 5, maxBatchBytes: 200, lingerMs: 1, onError: (error) => failures.push(error) });
+    const producer = new IdempotentProducer(handle, "producer", {
+      maxInFlight: 5,
+      maxBatchBytes: 200,
+      lingerMs: 1,
+      onError: (error) => failures.push(error),
+    });
     for (const index of range(500)) producer.append(JSON.stringify(index));
     await producer.flush();
     expect(failures).toEqual([]);
@@ -124,7 +143,12 @@ describe("@durable-streams/client", () => {
       return fetch(...request);
     };
     const failures = [];
-    const producer = new IdempotentProducer(handle, "lossy", { fetch: lossy, maxBatchBytes: 40, lingerMs: 1, onError: (error) => failures.push(error) });
+    const producer = new IdempotentProducer(handle, "lossy", {
+      fetch: lossy,
+      maxBatchBytes: 40,
+      lingerMs: 1,
+      onError: (error) => failures.push(error),
+    });
     for (const index of range(60)) producer.append(JSON.stringify(index));
     await producer.flush();
     expect(failures).toEqual([]);
@@ -135,7 +159,9 @@ describe("@durable-streams/client", () => {
   test("a producer that claims its id fences the older one", async () => {
     const handle = await create({ contentType: "application/json" });
     const failures = [];
-    const older = new IdempotentProducer(handle, "shared", { onError: (error) => failures.push(error) });
+    const older = new IdempotentProducer(handle, "shared", {
+      onError: (error) => failures.push(error),
+    });
     older.append("1");
     await older.flush();
     const newer = new IdempotentProducer(handle, "shared", { epoch: 1 });
@@ -160,47 +186,71 @@ describe("@durable-streams/client", () => {
     ];
     for (const change of changes) await handle.append(JSON.stringify(change));
     const state = new MaterializedState();
-    for await (const change of (await handle.stream({ live: false })).jsonStream()) state.apply(change);
+    for await (const change of (await handle.stream({ live: false })).jsonStream())
+      state.apply(change);
     expect(state.get("config", "theme")).toBe("light");
     expect(state.getType("config").size).toBe(1);
   });
 });
 
 describe.skipIf(foreignUrl)("@durable-streams/client over a restart of the server", () => {
-  test.each(["sse", "long-poll"])("a live read over %s goes on without loss or repetition", async (live) => {
-    const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-restart-"));
-    let server = await startServer({ dataDirectory, env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
-    try {
-      const handle = await DurableStream.create({ url: `${server.url}/v1/stream/${freshName("restart")}`, contentType: "application/json", warnOnHttp: false });
-      const seen = [];
-      let offset = "-1";
-      let response;
-      // A connection that breaks ends an SSE session of this client with an error; its user goes on from the last offset.
-      const following = (async () => {
-        for (let broken = true; broken; ) {
-          response = await handle.stream({ live, offset, backoffOptions: { initialDelay: 50, maxDelay: 200, multiplier: 1.5, maxRetries: Infinity } });
-          response.subscribeJson((batch) => {
-            seen.push(...batch.items);
-            offset = batch.offset;
+  test.each(["sse", "long-poll"])(
+    "a live read over %s goes on without loss or repetition",
+    async (live) => {
+      const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-restart-"));
+      let server = await startServer({ dataDirectory, env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
+      try {
+        const handle = await DurableStream.create({
+          url: `${server.url}/v1/stream/${freshName("restart")}`,
+          contentType: "application/json",
+          warnOnHttp: false,
+        });
+        const seen = [];
+        let offset = "-1";
+        let response;
+        // A connection that breaks ends an SSE session of this client with an error; its user goes on from the last offset.
+        const following = (async () => {
+          for (let broken = true; broken;) {
+            response = await handle.stream({
+              live,
+              offset,
+              backoffOptions: {
+                initialDelay: 50,
+                maxDelay: 200,
+                multiplier: 1.5,
+                maxRetries: Infinity,
+              },
+            });
+            response.subscribeJson((batch) => {
+              seen.push(...batch.items);
+              offset = batch.offset;
+            });
+            broken = await response.closed.then(
+              () => false,
+              () => true,
+            );
+          }
+        })();
+        let next = 0;
+        for (let life = 0; life < 3; life += 1) {
+          for (let count = 0; count < 10; count += 1, next += 1) await handle.append(String(next));
+          await eventually("the appends of this life", () => seen.length >= next);
+          await server.kill();
+          server = await startServer({
+            dataDirectory,
+            port: server.port,
+            env: { LONG_POLL_TIMEOUT_MS: 1_000 },
           });
-          broken = await response.closed.then(() => false, () => true);
         }
-      })();
-      let next = 0;
-      for (let life = 0; life < 3; life += 1) {
-        for (let count = 0; count < 10; count += 1, next += 1) await handle.append(String(next));
-        await eventually("the appends of this life", () => seen.length >= next);
-        await server.kill();
-        server = await startServer({ dataDirectory, port: server.port, env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
+        await handle.append(String(next));
+        await eventually("the append after the last restart", () => seen.length > next);
+        expect(seen).toEqual(range(next + 1));
+        response.cancel();
+        await following;
+      } finally {
+        await server.stop();
+        await rm(dataDirectory, { recursive: true, force: true });
       }
-      await handle.append(String(next));
-      await eventually("the append after the last restart", () => seen.length > next);
-      expect(seen).toEqual(range(next + 1));
-      response.cancel();
-      await following;
-    } finally {
-      await server.stop();
-      await rm(dataDirectory, { recursive: true, force: true });
-    }
-  });
+    },
+  );
 });

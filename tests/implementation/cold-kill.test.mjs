@@ -20,7 +20,11 @@ const env = {
   PUT_TIMEOUT_MS: 1_500,
   REPLY_TIMEOUT_MS: 1_500,
 };
-const faults = { put: { fail: 0.05, lie: 0.05, delayMs: 20 }, delete: { fail: 0.1, lie: 0.1 }, index: { fail: 0.1, lie: 0.1 } };
+const faults = {
+  put: { fail: 0.05, lie: 0.05, delayMs: 20 },
+  delete: { fail: 0.1, lie: 0.1 },
+  index: { fail: 0.1, lie: 0.1 },
+};
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 
@@ -35,7 +39,12 @@ class Writer {
   async write(stream, agent, stopped) {
     while (!stopped()) {
       const seq = this.offsets.length;
-      const answer = await stream.append(`[[${this.index},${seq}]]`, producer(`writer-${this.index}`, 0, seq), { agent, timeoutMs: 10_000 }).catch(() => undefined);
+      const answer = await stream
+        .append(`[[${this.index},${seq}]]`, producer(`writer-${this.index}`, 0, seq), {
+          agent,
+          timeoutMs: 10_000,
+        })
+        .catch(() => undefined);
       if (!answer) return;
       expect([200, 204], answer.text).toContain(answer.status);
       // A duplicate is answered with the tail, not with where it was stored.
@@ -53,7 +62,9 @@ function verify(messages, writers, from) {
   }
   for (const writer of writers) {
     // One more may be stored that was not answered.
-    expect(next[writer.index], `stored of writer ${writer.index}`).toBeGreaterThanOrEqual(writer.offsets.length);
+    expect(next[writer.index], `stored of writer ${writer.index}`).toBeGreaterThanOrEqual(
+      writer.offsets.length,
+    );
     expect(next[writer.index]).toBeLessThanOrEqual(writer.offsets.length + 1);
   }
   return next;
@@ -61,64 +72,94 @@ function verify(messages, writers, from) {
 
 const tiers = shell === "server" ? ["directory", "s3"] : [true];
 
-test.each(tiers)(`nothing acknowledged is lost and no object is left over ${rounds} kills during rotation (%s)`, async (cold) => {
-  const dataDirectory = await scratchDirectory("cold-kill", { cold: true });
-  const streams = range(streamCount).map((index) => ({
-    name: `killed-${index}`,
-    writers: range(writersOfStream).map((each) => new Writer(each)),
-    verified: { offset: "-1", next: range(writersOfStream).map(() => 0) },
-  }));
-  const handle = (server, name) => new Stream(server.url, name, "application/json");
-  let server = await startServer({ dataDirectory, env, cold });
-  try {
-    for (const { name } of streams) expect((await handle(server, name).put()).status).toBe(201);
-    for (let round = 0; round < rounds; round += 1) {
-      const agent = new http.Agent({ keepAlive: true });
-      await server.coldTier.disturb(faults);
-      let stopped = false;
-      const writing = streams.flatMap(({ name, writers }) => writers.map((writer) => writer.write(handle(server, name), agent, () => stopped)));
-      await sleep(60 + Math.random() * 300);
-      await server.kill();
-      stopped = true;
-      await Promise.all(writing);
-      agent.destroy();
-      server = await startServer({ dataDirectory, env, cold });
-      for (const stream of streams) {
-        const pages = await handle(server, stream.name).pages(stream.verified.offset);
-        stream.verified = { offset: pages.at(-1).offset, next: verify(pages.flatMap((page) => page.json()), stream.writers, stream.verified.next) };
-      }
-    }
-
-    let objects = 0;
-    let segments = 0;
-    let messages = [];
-    for (const { name } of streams) expect((await handle(server, name).close()).status).toBe(204);
-    for (const { name, writers } of streams) {
-      await eventually(
-        "a cold tier with the stream's segments and nothing else",
-        async () => {
-          const rows = await server.coldTier.segmentsOf(handle(server, name));
-          const keys = (await server.coldTier.objectsOf(name)).map(({ key }) => key);
-          [objects, segments, messages] = [keys.length, rows.length, await handle(server, name).messages()];
-          const inSegments = rows.reduce((sum, row) => sum + row.messages, 0);
-          return inSegments === messages.length && keys.join() === rows.map(({ r2_key }) => r2_key).sort().join();
-        },
-        { timeoutMs: 40_000, everyMs: 250 },
-      );
-      verify(messages, writers, writers.map(() => 0));
-      const place = new Map(messages.map((message, index) => [message.join(), index]));
-      for (const { index, offsets } of writers) {
-        for (const seq of range(offsets.length).filter(() => Math.random() < 0.05)) {
-          if (offsets[seq] === undefined) continue;
-          const page = await handle(server, name).read(offsets[seq]);
-          expect(page.json()[0]).toEqual(messages[place.get(`${index},${seq}`) + 1]);
+test.each(tiers)(
+  `nothing acknowledged is lost and no object is left over ${rounds} kills during rotation (%s)`,
+  async (cold) => {
+    const dataDirectory = await scratchDirectory("cold-kill", { cold: true });
+    const streams = range(streamCount).map((index) => ({
+      name: `killed-${index}`,
+      writers: range(writersOfStream).map((each) => new Writer(each)),
+      verified: { offset: "-1", next: range(writersOfStream).map(() => 0) },
+    }));
+    const handle = (server, name) => new Stream(server.url, name, "application/json");
+    let server = await startServer({ dataDirectory, env, cold });
+    try {
+      for (const { name } of streams) expect((await handle(server, name).put()).status).toBe(201);
+      for (let round = 0; round < rounds; round += 1) {
+        const agent = new http.Agent({ keepAlive: true });
+        await server.coldTier.disturb(faults);
+        let stopped = false;
+        const writing = streams.flatMap(({ name, writers }) =>
+          writers.map((writer) => writer.write(handle(server, name), agent, () => stopped)),
+        );
+        await sleep(60 + Math.random() * 300);
+        await server.kill();
+        stopped = true;
+        await Promise.all(writing);
+        agent.destroy();
+        server = await startServer({ dataDirectory, env, cold });
+        for (const stream of streams) {
+          const pages = await handle(server, stream.name).pages(stream.verified.offset);
+          stream.verified = {
+            offset: pages.at(-1).offset,
+            next: verify(
+              pages.flatMap((page) => page.json()),
+              stream.writers,
+              stream.verified.next,
+            ),
+          };
         }
       }
-      console.log(`${name}: ${rounds} kills, ${writers.reduce((sum, { offsets }) => sum + offsets.length, 0)} acknowledged, ${messages.length} stored; ${segments} segments, ${objects} objects`);
-      expect(segments).toBeGreaterThan(rounds);
+
+      let objects = 0;
+      let segments = 0;
+      let messages = [];
+      for (const { name } of streams) expect((await handle(server, name).close()).status).toBe(204);
+      for (const { name, writers } of streams) {
+        await eventually(
+          "a cold tier with the stream's segments and nothing else",
+          async () => {
+            const rows = await server.coldTier.segmentsOf(handle(server, name));
+            const keys = (await server.coldTier.objectsOf(name)).map(({ key }) => key);
+            [objects, segments, messages] = [
+              keys.length,
+              rows.length,
+              await handle(server, name).messages(),
+            ];
+            const inSegments = rows.reduce((sum, row) => sum + row.messages, 0);
+            return (
+              inSegments === messages.length &&
+              keys.join() ===
+                rows
+                  .map(({ r2_key }) => r2_key)
+                  .sort()
+                  .join()
+            );
+          },
+          { timeoutMs: 40_000, everyMs: 250 },
+        );
+        verify(
+          messages,
+          writers,
+          writers.map(() => 0),
+        );
+        const place = new Map(messages.map((message, index) => [message.join(), index]));
+        for (const { index, offsets } of writers) {
+          for (const seq of range(offsets.length).filter(() => Math.random() < 0.05)) {
+            if (offsets[seq] === undefined) continue;
+            const page = await handle(server, name).read(offsets[seq]);
+            expect(page.json()[0]).toEqual(messages[place.get(`${index},${seq}`) + 1]);
+          }
+        }
+        console.log(
+          `${name}: ${rounds} kills, ${writers.reduce((sum, { offsets }) => sum + offsets.length, 0)} acknowledged, ${messages.length} stored; ${segments} segments, ${objects} objects`,
+        );
+        expect(segments).toBeGreaterThan(rounds);
+      }
+    } finally {
+      await server.kill();
+      await rm(dataDirectory, { recursive: true, force: true });
     }
-  } finally {
-    await server.kill();
-    await rm(dataDirectory, { recursive: true, force: true });
-  }
-}, 240_000);
+  },
+  240_000,
+);

@@ -21,7 +21,8 @@ const registry = "__registry__";
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 const parts = (offset) => offset.split("_").map(Number);
-const offsetOf = (segment, position) => [segment, position].map((each) => String(each).padStart(16, "0")).join("_");
+const offsetOf = (segment, position) =>
+  [segment, position].map((each) => String(each).padStart(16, "0")).join("_");
 
 async function serve(options = {}) {
   const server = await startServer({ cold: true, ...options, env: { ...env, ...options.env } });
@@ -40,7 +41,15 @@ async function untilStored(server, stream, count) {
     async () => {
       const rows = await segmentsOf(server, stream);
       const keys = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);
-      return rows.length === count && keys.join() === rows.map((row) => row.r2_key).sort().join() && rows;
+      return (
+        rows.length === count &&
+        keys.join() ===
+          rows
+            .map((row) => row.r2_key)
+            .sort()
+            .join() &&
+        rows
+      );
     },
     patience,
   );
@@ -61,7 +70,11 @@ async function untilAllStored(server, stream) {
 
 /** Waits until every sealed segment before the tail's is stored. */
 const settled = (server, stream) =>
-  eventually("all that is sealed to be stored", async () => (await segmentsOf(server, stream)).length >= parts((await stream.head()).offset)[0], { ...patience, everyMs: 5 });
+  eventually(
+    "all that is sealed to be stored",
+    async () => (await segmentsOf(server, stream)).length >= parts((await stream.head()).offset)[0],
+    { ...patience, everyMs: 5 },
+  );
 
 /** Waits until nothing is left of a stream that has ended. */
 async function untilNothingIsLeft(server, stream) {
@@ -82,30 +95,46 @@ async function untilNothingIsLeft(server, stream) {
 async function eventsOf(server, stream) {
   const head = await new Stream(server.url, registry, "application/json").head();
   if (head.status === 404) return [];
-  return (await new Stream(server.url, registry, "application/json").messages()).filter(({ key }) => key === stream.name);
+  return (await new Stream(server.url, registry, "application/json").messages()).filter(
+    ({ key }) => key === stream.name,
+  );
 }
 
 /** Appends of different sizes, with what each adds: the units of JSON are messages, those of everything else bytes. */
 const kinds = {
   "application/json": (index) => {
-    const messages = range(1 + (index % 2) * 4).map((each) => ({ index, each, text: "ü".repeat((index * 37) % 200) }));
-    return { body: JSON.stringify(messages), units: messages.map((message) => JSON.stringify(message)) };
+    const messages = range(1 + (index % 2) * 4).map((each) => ({
+      index,
+      each,
+      text: "ü".repeat((index * 37) % 200),
+    }));
+    return {
+      body: JSON.stringify(messages),
+      units: messages.map((message) => JSON.stringify(message)),
+    };
   },
   "text/plain": (index) => {
     const body = `${index} line\n `.repeat(1 + ((index * 7) % 20));
     return { body, units: [...Buffer.from(body)] };
   },
   "application/octet-stream": (index) => {
-    const body = Buffer.from(range(1 + ((index * 91) % 700)).map((each) => (index * 31 + each * 7) % 256));
+    const body = Buffer.from(
+      range(1 + ((index * 91) % 700)).map((each) => (index * 31 + each * 7) % 256),
+    );
     return { body, units: [...body] };
   },
 };
 
 const unitsOf = (contentType, bodies) =>
-  contentType === "application/json" ? bodies.flatMap((body) => JSON.parse(body).map((each) => JSON.stringify(each))) : [...Buffer.concat(bodies)];
+  contentType === "application/json"
+    ? bodies.flatMap((body) => JSON.parse(body).map((each) => JSON.stringify(each)))
+    : [...Buffer.concat(bodies)];
 
 async function everything(stream, offset) {
-  return unitsOf(stream.contentType, (await stream.pages(offset)).map(({ body }) => body));
+  return unitsOf(
+    stream.contentType,
+    (await stream.pages(offset)).map(({ body }) => body),
+  );
 }
 
 describe.concurrent("a stream in both tiers", () => {
@@ -113,48 +142,60 @@ describe.concurrent("a stream in both tiers", () => {
 
   beforeAll(async () => {
     // Pages, index entries and blocks of a few hundred bytes, so that every read goes over many of each.
-    server = await startServer({ cold: true, env: { ...env, INDEX_STEP_BYTES: 100, MAX_CHUNK_BYTES: 700 } });
+    server = await startServer({
+      cold: true,
+      env: { ...env, INDEX_STEP_BYTES: 100, MAX_CHUNK_BYTES: 700 },
+    });
   });
   afterAll(() => server?.kill());
 
-  test.each(Object.keys(kinds))("%s is read byte for byte from every offset", async (contentType) => {
-    const stream = await Stream.create(server.url, { contentType });
-    const units = [];
-    const known = [{ offset: stream.start, position: 0 }];
-    for (const index of range(25)) {
-      const append = kinds[contentType](index);
-      const answer = await stream.append(append.body);
-      expect(answer.status).toBe(204);
-      units.push(...append.units);
-      known.push({ offset: answer.offset, position: units.length });
-      await settled(server, stream);
-    }
-    const [open] = parts(known.at(-1).offset);
-    expect(open).toBeGreaterThanOrEqual(7);
-    const rows = await untilStored(server, stream, open);
+  test.each(Object.keys(kinds))(
+    "%s is read byte for byte from every offset",
+    async (contentType) => {
+      const stream = await Stream.create(server.url, { contentType });
+      const units = [];
+      const known = [{ offset: stream.start, position: 0 }];
+      for (const index of range(25)) {
+        const append = kinds[contentType](index);
+        const answer = await stream.append(append.body);
+        expect(answer.status).toBe(204);
+        units.push(...append.units);
+        known.push({ offset: answer.offset, position: units.length });
+        await settled(server, stream);
+      }
+      const [open] = parts(known.at(-1).offset);
+      expect(open).toBeGreaterThanOrEqual(7);
+      const rows = await untilStored(server, stream, open);
 
-    const ends = known.map(({ position }) => position);
-    // Every offset that was given out, the end of each segment, which is the beginning of the next, and the middle of each.
-    let before = 0;
-    for (const { segment, start_offset, end_offset } of rows) {
-      expect(start_offset).toBe(offsetOf(segment, 0));
-      const [, length] = parts(end_offset);
-      known.push({ offset: start_offset, position: before }, { offset: end_offset, position: before + length });
-      const middle = Math.floor(length / 2);
-      // An offset inside an append is read from its beginning.
-      const appends = contentType === "application/json" ? [before + middle] : ends.filter((end) => end <= before + middle);
-      known.push({ offset: offsetOf(segment, middle), position: appends.at(-1) });
-      before += length;
-    }
-    for (const { offset, position } of known) {
-      expect(await everything(stream, offset), offset).toEqual(units.slice(position));
-    }
-    expect(await everything(stream, "-1")).toEqual(units);
+      const ends = known.map(({ position }) => position);
+      // Every offset that was given out, the end of each segment, which is the beginning of the next, and the middle of each.
+      let before = 0;
+      for (const { segment, start_offset, end_offset } of rows) {
+        expect(start_offset).toBe(offsetOf(segment, 0));
+        const [, length] = parts(end_offset);
+        known.push(
+          { offset: start_offset, position: before },
+          { offset: end_offset, position: before + length },
+        );
+        const middle = Math.floor(length / 2);
+        // An offset inside an append is read from its beginning.
+        const appends =
+          contentType === "application/json"
+            ? [before + middle]
+            : ends.filter((end) => end <= before + middle);
+        known.push({ offset: offsetOf(segment, middle), position: appends.at(-1) });
+        before += length;
+      }
+      for (const { offset, position } of known) {
+        expect(await everything(stream, offset), offset).toEqual(units.slice(position));
+      }
+      expect(await everything(stream, "-1")).toEqual(units);
 
-    const head = await stream.head();
-    expect(head.offset).toBe(known[25].offset);
-    expect((await stream.read("now")).offset).toBe(head.offset);
-  });
+      const head = await stream.head();
+      expect(head.offset).toBe(known[25].offset);
+      expect((await stream.read("now")).offset).toBe(head.offset);
+    },
+  );
 
   test.each(Object.keys(kinds))("SSE of %s goes on over every seal", async (contentType) => {
     const stream = await Stream.create(server.url, { contentType });
@@ -174,7 +215,11 @@ describe.concurrent("a stream in both tiers", () => {
       await reader.control((control) => control.streamClosed === true, patience);
       expect(reader.controls.at(-1).streamNextOffset).toBe(tail);
       const seen =
-        contentType === "application/json" ? reader.messages.map((each) => JSON.stringify(each)) : contentType === "text/plain" ? reader.text : [...reader.bytes];
+        contentType === "application/json"
+          ? reader.messages.map((each) => JSON.stringify(each))
+          : contentType === "text/plain"
+            ? reader.text
+            : [...reader.bytes];
       const expected = contentType === "text/plain" ? Buffer.from(units).toString() : units;
       expect(seen).toEqual(expected);
       reader.close();
@@ -186,7 +231,7 @@ describe.concurrent("a stream in both tiers", () => {
     const expected = range(20);
     const read = (async () => {
       const seen = [];
-      for (let next = "-1"; seen.length < expected.length; ) {
+      for (let next = "-1"; seen.length < expected.length;) {
         const answer = await stream.longPoll(next);
         expect([200, 204]).toContain(answer.status);
         if (answer.status === 200) seen.push(...answer.json());
@@ -212,7 +257,11 @@ describe.concurrent("a stream in both tiers", () => {
     const answer = await stream.append("last", { ...producer("p", 0, 0), "Stream-Closed": "true" });
     expect(answer.closed).toBe("true");
     await untilStored(server, stream, 3);
-    await eventually("no hot table", async () => !(await stream.statistics()).tables.some((table) => table.startsWith("hot")), patience);
+    await eventually(
+      "no hot table",
+      async () => !(await stream.statistics()).tables.some((table) => table.startsWith("hot")),
+      patience,
+    );
 
     const head = await stream.head();
     expect(head.closed).toBe("true");
@@ -256,14 +305,26 @@ describe.concurrent("a stream in both tiers", () => {
       await settled(server, stream);
     }
     const rows = await untilStored(server, stream, 4);
-    const objects = new Map((await server.coldTier.objectsOf(stream.name)).map(({ key, size }) => [key, size]));
+    const objects = new Map(
+      (await server.coldTier.objectsOf(stream.name)).map(({ key, size }) => [key, size]),
+    );
     for (const [index, row] of rows.entries()) {
-      expect(row).toMatchObject({ segment: index, start_offset: offsetOf(index, 0), end_offset: offsetOf(index, 4), messages: 4, bytes: objects.get(row.r2_key) });
+      expect(row).toMatchObject({
+        segment: index,
+        start_offset: offsetOf(index, 0),
+        end_offset: offsetOf(index, 4),
+        messages: 4,
+        bytes: objects.get(row.r2_key),
+      });
       expect(Math.abs(row.created_at - begun)).toBeLessThan(60_000);
     }
     const [listed, ...more] = await server.coldTier.indexed(stream);
     expect(more).toEqual([]);
-    expect(listed).toMatchObject({ content_type: "application/json", incarnation: rows[0].incarnation, deleted_at: null });
+    expect(listed).toMatchObject({
+      content_type: "application/json",
+      incarnation: rows[0].incarnation,
+      deleted_at: null,
+    });
     expect(Math.abs(listed.created_at - begun)).toBeLessThan(60_000);
   });
 });
@@ -299,7 +360,13 @@ describe.concurrent("the end of a stream", () => {
 
   test("an expired stream leaves no object and no row, and nobody has to ask for it", async () => {
     const stream = await filled({ headers: { "Stream-TTL": "2" } });
-    const asked = (await eventually("the expiry", async () => (await eventsOf(server, stream)).length === 2 && eventsOf(server, stream), patience)).at(-1);
+    const asked = (
+      await eventually(
+        "the expiry",
+        async () => (await eventsOf(server, stream)).length === 2 && eventsOf(server, stream),
+        patience,
+      )
+    ).at(-1);
     expect(asked).toEqual({ type: "stream", key: stream.name, headers: { operation: "delete" } });
     await untilNothingIsLeft(server, stream);
     expect((await stream.get()).status).toBe(404);
@@ -314,14 +381,20 @@ describe.concurrent("the end of a stream", () => {
       expect((await stream.append(`new ${index},`)).status).toBe(204);
       await settled(server, stream);
     }
-    const text = range(8).map((index) => `new ${index},`).join("");
+    const text = range(8)
+      .map((index) => `new ${index},`)
+      .join("");
     expect((await stream.get()).text).toBe(text);
     const rows = await untilStored(server, stream, 2);
     for (const { r2_key } of rows) expect(old).not.toContain(r2_key);
     await sleep(graceMs + 1_500);
     expect(await untilStored(server, stream, 2)).toEqual(rows);
     expect((await stream.get()).text).toBe(text);
-    const events = await eventually("three events", async () => (await eventsOf(server, stream)).length === 3 && eventsOf(server, stream), patience);
+    const events = await eventually(
+      "three events",
+      async () => (await eventsOf(server, stream)).length === 3 && eventsOf(server, stream),
+      patience,
+    );
     expect(events.map(({ headers }) => headers.operation)).toEqual(["insert", "delete", "insert"]);
     await stream.delete();
     await untilNothingIsLeft(server, stream);
@@ -336,12 +409,20 @@ describe.concurrent("the end of a stream", () => {
     await Promise.all(streams.map((stream) => stream.put()));
     await Promise.all(streams.map((stream) => stream.delete()));
     for (const stream of streams) {
-      const events = await eventually("both events", async () => (await eventsOf(server, stream)).length >= 2 && eventsOf(server, stream), patience);
+      const events = await eventually(
+        "both events",
+        async () => (await eventsOf(server, stream)).length >= 2 && eventsOf(server, stream),
+        patience,
+      );
       expect(events).toEqual([
         {
           type: "stream",
           key: stream.name,
-          value: { path: stream.name, contentType: "text/plain; charset=utf-8", createdAt: expect.any(Number) },
+          value: {
+            path: stream.name,
+            contentType: "text/plain; charset=utf-8",
+            createdAt: expect.any(Number),
+          },
           headers: { operation: "insert" },
         },
         { type: "stream", key: stream.name, headers: { operation: "delete" } },
@@ -353,11 +434,21 @@ describe.concurrent("the end of a stream", () => {
   });
 
   test("clients read the registry and cannot write to it", async () => {
-    await eventually("a registry", async () => (await new Stream(server.url, registry).head()).status === 200, patience);
+    await eventually(
+      "a registry",
+      async () => (await new Stream(server.url, registry).head()).status === 200,
+      patience,
+    );
     for (const name of [registry, "%5F_registry__"]) {
       const stream = new Stream(server.url, name, "application/json");
       const before = (await stream.head()).offset;
-      for (const answer of [await stream.put(), await stream.append("1"), await stream.close(), await stream.delete()]) expect(answer.status).toBe(403);
+      for (const answer of [
+        await stream.put(),
+        await stream.append("1"),
+        await stream.close(),
+        await stream.delete(),
+      ])
+        expect(answer.status).toBe(403);
       expect((await stream.head()).status).toBe(200);
       expect(parts((await stream.head()).offset)[0]).toBeGreaterThanOrEqual(parts(before)[0]);
       expect((await stream.messages()).every(({ type }) => type === "stream")).toBe(true);
@@ -366,7 +457,14 @@ describe.concurrent("the end of a stream", () => {
 });
 
 test("what was read is the same before and after it was stored", async () => {
-  const own = await serve({ env: { CACHE_MODE: "shared", SEGMENT_MAX_MESSAGES: 20, INDEX_STEP_BYTES: 100, MAX_CHUNK_BYTES: 400 } });
+  const own = await serve({
+    env: {
+      CACHE_MODE: "shared",
+      SEGMENT_MAX_MESSAGES: 20,
+      INDEX_STEP_BYTES: 100,
+      MAX_CHUNK_BYTES: 400,
+    },
+  });
   for (const contentType of Object.keys(kinds)) {
     await own.coldTier.disturb({ put: { fail: 1 } });
     const stream = await Stream.create(own.url, { contentType });
@@ -382,7 +480,13 @@ test("what was read is the same before and after it was stored", async () => {
     const cold = await Promise.all(offsets.map((offset) => stream.read(offset)));
     for (const [index, offset] of offsets.entries()) {
       expect(cold[index].body.equals(hot[index].body), offset).toBe(true);
-      for (const name of ["etag", "stream-next-offset", "stream-up-to-date", "stream-closed", "content-type"]) {
+      for (const name of [
+        "etag",
+        "stream-next-offset",
+        "stream-up-to-date",
+        "stream-closed",
+        "content-type",
+      ]) {
         expect(cold[index].headers[name], `${name} at ${offset}`).toBe(hot[index].headers[name]);
       }
       const again = await stream.read(offset, { "If-None-Match": hot[index].etag });
@@ -411,14 +515,17 @@ test("appends of 16 MiB are moved and read back", async () => {
   const written = [];
   for (const index of range(3)) {
     const body = Buffer.alloc(16 << 20);
-    for (let at = 0; at < body.length; at += 4) body.writeUInt32LE((at * 2_654_435_761 + index) >>> 0, at);
+    for (let at = 0; at < body.length; at += 4)
+      body.writeUInt32LE((at * 2_654_435_761 + index) >>> 0, at);
     expect((await stream.append(body)).status).toBe(204);
     written.push(body);
   }
   await untilStored(server, stream, 3);
   expect((await stream.bytes()).equals(Buffer.concat(written))).toBe(true);
   // An offset inside an append is read from its beginning.
-  expect((await stream.bytes(offsetOf(1, 12_345_678))).equals(Buffer.concat(written.slice(1)))).toBe(true);
+  expect(
+    (await stream.bytes(offsetOf(1, 12_345_678))).equals(Buffer.concat(written.slice(1))),
+  ).toBe(true);
 
   const json = await Stream.create(server.url, { contentType: "application/json" });
   const message = JSON.stringify({ large: "x".repeat((16 << 20) - 100) });
@@ -435,10 +542,22 @@ test("the registry and the index are told where clients need a token", async () 
   const server = await serve({ env: { AUTH_TOKEN: "secret" } });
   const headers = { Authorization: "Bearer secret" };
   const name = freshName();
-  expect((await request(server.url, `/v1/stream/${name}`, { method: "PUT", headers })).status).toBe(201);
+  expect((await request(server.url, `/v1/stream/${name}`, { method: "PUT", headers })).status).toBe(
+    201,
+  );
   expect((await request(server.url, `/v1/stream/${registry}`)).status).toBe(401);
-  await eventually("the event", async () => (await request(server.url, `/v1/stream/${registry}`, { headers })).text.includes(name), patience);
-  if (hasIndex) await eventually("the row", async () => (await server.coldTier.indexed({ name })).length === 1, patience);
+  await eventually(
+    "the event",
+    async () =>
+      (await request(server.url, `/v1/stream/${registry}`, { headers })).text.includes(name),
+    patience,
+  );
+  if (hasIndex)
+    await eventually(
+      "the row",
+      async () => (await server.coldTier.indexed({ name })).length === 1,
+      patience,
+    );
 });
 
 describe("a segment that is not as it was stored", () => {
@@ -476,12 +595,20 @@ describe("a segment that is not as it was stored", () => {
     expect(live.chunks ?? []).toEqual([]);
     live.close?.();
 
-    expect((await stream.read(rows[2].start_offset)).text).toBe(range(4).map((index) => text(index + 6)).join(""));
+    expect((await stream.read(rows[2].start_offset)).text).toBe(
+      range(4)
+        .map((index) => text(index + 6))
+        .join(""),
+    );
     for (const index of range(6)) {
       expect((await stream.append(text(index))).status).toBe(204);
       await settled(server, stream);
     }
-    await eventually("the next segments", async () => (await segmentsOf(server, stream)).length === 5, patience);
+    await eventually(
+      "the next segments",
+      async () => (await segmentsOf(server, stream)).length === 5,
+      patience,
+    );
     expect((await stream.head()).status).toBe(200);
     // What is before it can be read up to it, though perhaps not in one page with it.
     const whole = await stream.get().catch(() => undefined);
@@ -493,50 +620,75 @@ describe("a segment that is not as it was stored", () => {
 
 describe("a cold tier that fails", () => {
   const disturbances = {
-    "fails, delays and lies": { put: { fail: 0.4, lie: 0.3, delayMs: 800 }, delete: { fail: 0.3, lie: 0.3 }, index: { fail: 0.3, lie: 0.3, delayMs: 300 } },
+    "fails, delays and lies": {
+      put: { fail: 0.4, lie: 0.3, delayMs: 800 },
+      delete: { fail: 0.3, lie: 0.3 },
+      index: { fail: 0.3, lie: 0.3, delayMs: 300 },
+    },
     "does not answer": { put: { delayMs: 1_000_000 } },
     "always fails": { put: { fail: 1 }, index: { fail: 1 } },
     "always lies": { put: { lie: 1 }, index: { lie: 1 } },
   };
 
-  test.concurrent.each(Object.keys(disturbances))("one that %s keeps no append waiting, and loses and leaves nothing in the end", async (disturbance) => {
-    const server = await startServer({ cold: true, env: { ...env, PUT_TIMEOUT_MS: 1_500, REPLY_TIMEOUT_MS: 1_500, RETRY_MAX_MS: 500, COLLECT_GRACE_MS: 4_000 } });
-    try {
-      await server.coldTier.disturb(disturbances[disturbance]);
-      const stream = await Stream.create(server.url, { contentType: "application/json" });
-      const offsets = [];
-      let slowest = 0;
-      for (const index of range(120)) {
-        const begun = performance.now();
-        const answer = await stream.append(String(index));
-        slowest = Math.max(slowest, performance.now() - begun);
-        expect(answer.status).toBe(204);
-        offsets.push(answer.offset);
-        if (index % 10 === 0) await sleep(60);
-      }
-      expect(slowest).toBeLessThan(1_000);
-      expect(await stream.messages()).toEqual(range(120));
-      if (disturbance === "does not answer") await sleep(3_000);
-      await server.coldTier.disturb({});
-      await stream.close();
-      await eventually(
-        "all stored and no orphan",
-        async () => {
-          const rows = await segmentsOf(server, stream);
-          const keys = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);
-          const messages = rows.reduce((sum, row) => sum + row.messages, 0);
-          return messages === 120 && keys.join() === rows.map(({ r2_key }) => r2_key).sort().join();
+  test.concurrent.each(Object.keys(disturbances))(
+    "one that %s keeps no append waiting, and loses and leaves nothing in the end",
+    async (disturbance) => {
+      const server = await startServer({
+        cold: true,
+        env: {
+          ...env,
+          PUT_TIMEOUT_MS: 1_500,
+          REPLY_TIMEOUT_MS: 1_500,
+          RETRY_MAX_MS: 500,
+          COLLECT_GRACE_MS: 4_000,
         },
-        { timeoutMs: 40_000, everyMs: 200 },
-      );
-      expect(await stream.messages()).toEqual(range(120));
-      for (const [index, offset] of offsets.entries()) {
-        if (index % 7 === 0) expect((await stream.messages(offset))[0]).toBe(range(120)[index + 1]);
+      });
+      try {
+        await server.coldTier.disturb(disturbances[disturbance]);
+        const stream = await Stream.create(server.url, { contentType: "application/json" });
+        const offsets = [];
+        let slowest = 0;
+        for (const index of range(120)) {
+          const begun = performance.now();
+          const answer = await stream.append(String(index));
+          slowest = Math.max(slowest, performance.now() - begun);
+          expect(answer.status).toBe(204);
+          offsets.push(answer.offset);
+          if (index % 10 === 0) await sleep(60);
+        }
+        expect(slowest).toBeLessThan(1_000);
+        expect(await stream.messages()).toEqual(range(120));
+        if (disturbance === "does not answer") await sleep(3_000);
+        await server.coldTier.disturb({});
+        await stream.close();
+        await eventually(
+          "all stored and no orphan",
+          async () => {
+            const rows = await segmentsOf(server, stream);
+            const keys = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);
+            const messages = rows.reduce((sum, row) => sum + row.messages, 0);
+            return (
+              messages === 120 &&
+              keys.join() ===
+                rows
+                  .map(({ r2_key }) => r2_key)
+                  .sort()
+                  .join()
+            );
+          },
+          { timeoutMs: 40_000, everyMs: 200 },
+        );
+        expect(await stream.messages()).toEqual(range(120));
+        for (const [index, offset] of offsets.entries()) {
+          if (index % 7 === 0)
+            expect((await stream.messages(offset))[0]).toBe(range(120)[index + 1]);
+        }
+        await stream.delete();
+        await untilNothingIsLeft(server, stream);
+      } finally {
+        await server.kill();
       }
-      await stream.delete();
-      await untilNothingIsLeft(server, stream);
-    } finally {
-      await server.kill();
-    }
-  }, 90_000);
+    },
+    90_000,
+  );
 });

@@ -35,7 +35,10 @@ describe("limits", () => {
 
   async function expectRefusedStart(env, name) {
     // A Worker cannot refuse to start; it answers instead.
-    if (shell === "server") return expect(startServer({ env })).rejects.toThrow(`exit code 1, signal null\nerror: ${name} must be`);
+    if (shell === "server")
+      return expect(startServer({ env })).rejects.toThrow(
+        `exit code 1, signal null\nerror: ${name} must be`,
+      );
     const base = await serve(env);
     const stream = new Stream(base);
     const answers = [
@@ -60,11 +63,19 @@ describe("limits", () => {
   }
 
   const values = ["abc", "-1", "1.5", "1e6", "0", " 5", "0x10", "NaN", "99999999999999999999"];
-  const cases = numbers.flatMap((name, index) => [[name, values[index % values.length]], [name, values[(index + 3) % values.length]]]);
+  const cases = numbers.flatMap((name, index) => [
+    [name, values[index % values.length]],
+    [name, values[(index + 3) % values.length]],
+  ]);
 
-  test.each(cases)("%s set to %o is refused by name", (name, value) => expectRefusedStart({ [name]: value }, name));
+  test.each(cases)("%s set to %o is refused by name", (name, value) =>
+    expectRefusedStart({ [name]: value }, name),
+  );
 
-  test.each(["CACHE_MODE", "DEBUG_TIMING"])("%s set to something unknown is refused by name", (name) => expectRefusedStart({ [name]: "perhaps" }, name));
+  test.each(["CACHE_MODE", "DEBUG_TIMING"])(
+    "%s set to something unknown is refused by name",
+    (name) => expectRefusedStart({ [name]: "perhaps" }, name),
+  );
 
   test.each([
     ["CORS_ORIGINS", "app.example"],
@@ -73,7 +84,9 @@ describe("limits", () => {
     ["PUBLIC_URL", "https://streams.example?x"],
     ["AUTH_TOKEN", ""],
     ["AUTH_TOKEN", " secret"],
-  ])("%s set to %o is refused by name", (name, value) => expectRefusedStart({ [name]: value }, name));
+  ])("%s set to %o is refused by name", (name, value) =>
+    expectRefusedStart({ [name]: value }, name),
+  );
 
   test("the long-poll timeout is the one that was set", async () => {
     const stream = await Stream.create(await serve({ LONG_POLL_TIMEOUT_MS: 800 }));
@@ -85,7 +98,9 @@ describe("limits", () => {
   });
 
   test("an SSE read lasts as long as was set, with heartbeats as often as was set", async () => {
-    const stream = await Stream.create(await serve({ SSE_MAX_AGE_MS: 2_500, SSE_HEARTBEAT_MS: 400 }));
+    const stream = await Stream.create(
+      await serve({ SSE_MAX_AGE_MS: 2_500, SSE_HEARTBEAT_MS: 400 }),
+    );
     const begun = performance.now();
     const reader = await stream.events("-1");
     await reader.end();
@@ -158,7 +173,9 @@ describe("AUTH_TOKEN", () => {
 
   test("a preflight needs no token", async () => {
     const base = await guarded();
-    const answer = await new Stream(base).request("OPTIONS", { headers: { Origin: "https://example.com", "Access-Control-Request-Method": "PUT" } });
+    const answer = await new Stream(base).request("OPTIONS", {
+      headers: { Origin: "https://example.com", "Access-Control-Request-Method": "PUT" },
+    });
     expect(answer.status).toBe(204);
     expect(answer.headers["access-control-allow-headers"].toLowerCase()).toContain("authorization");
   });
@@ -175,15 +192,22 @@ describe("timings", () => {
   test("Server-Timing is there when a request asks for it, and only then", async () => {
     const stream = await Stream.create(await serve({}), { body: "abc" });
     const asked = { "X-Debug-Timing": "1" };
-    for (const answer of [await stream.get("", asked), await stream.append("x", asked), await stream.head(asked), await stream.put({ headers: asked })]) {
+    for (const answer of [
+      await stream.get("", asked),
+      await stream.append("x", asked),
+      await stream.head(asked),
+      await stream.put({ headers: asked }),
+    ]) {
       expect(answer.headers["server-timing"]).toMatch(timing);
     }
-    for (const headers of [{}, { "X-Debug-Timing": "0" }]) expect((await stream.get("", headers)).headers["server-timing"]).toBeUndefined();
+    for (const headers of [{}, { "X-Debug-Timing": "0" }])
+      expect((await stream.get("", headers)).headers["server-timing"]).toBeUndefined();
   });
 
   test("DEBUG_TIMING=1 gives it on every answer", async () => {
     const stream = await Stream.create(await serve({ DEBUG_TIMING: "1" }), { body: "abc" });
-    for (const answer of [await stream.get(), await stream.append("x"), await stream.head()]) expect(answer.headers["server-timing"]).toMatch(timing);
+    for (const answer of [await stream.get(), await stream.append("x"), await stream.head()])
+      expect(answer.headers["server-timing"]).toMatch(timing);
   });
 });
 
@@ -193,7 +217,8 @@ describe("CACHE_MODE", () => {
   // Each kind of answer there is, by whether it can never change.
   async function answers(base, headers = {}) {
     const stream = await Stream.create(base, { contentType: "application/octet-stream", headers });
-    for (let index = 0; index < 5; index += 1) await stream.append(Buffer.alloc(page, index), headers);
+    for (let index = 0; index < 5; index += 1)
+      await stream.append(Buffer.alloc(page, index), headers);
     const tail = (await stream.head(headers)).offset;
     const full = await stream.read("-1", headers);
     const second = await stream.read((await stream.longPoll("-1", { headers })).offset, headers);
@@ -204,11 +229,15 @@ describe("CACHE_MODE", () => {
       arePages,
       immutable: { "a full page": full, "the page after it": second },
       others: {
-        "a page at the tail": await stream.read(second.offset, headers).then(async (third) => stream.read((await stream.read(third.offset, headers)).offset, headers)),
+        "a page at the tail": await stream
+          .read(second.offset, headers)
+          .then(async (third) =>
+            stream.read((await stream.read(third.offset, headers)).offset, headers),
+          ),
         "the tail": await stream.read(tail, headers),
-        "now": await stream.read("now", headers),
+        now: await stream.read("now", headers),
         "a long-poll without data": await stream.longPoll(tail, { headers }),
-        "HEAD": await stream.head(headers),
+        HEAD: await stream.head(headers),
         "an SSE read": events,
         "an unknown stream": await new Stream(base).get("", headers),
         "a bad offset": await stream.read("bad", headers),
@@ -234,7 +263,9 @@ describe("CACHE_MODE", () => {
   });
 
   test("shared makes pages public that can never change, and nothing else", async () => {
-    const { arePages, immutable, others } = await answers(await serve({ ...env, CACHE_MODE: "shared" }));
+    const { arePages, immutable, others } = await answers(
+      await serve({ ...env, CACHE_MODE: "shared" }),
+    );
     expect(arePages).toEqual([true, true]);
     for (const [what, answer] of Object.entries(immutable)) {
       expect(cacheControl(answer), what).toMatch(/\bpublic\b/);
@@ -257,26 +288,35 @@ describe("CACHE_MODE", () => {
   });
 
   test("a client's own X-Cache-Mode is not believed", async () => {
-    const { arePages, immutable: asPrivate } = await answers(await serve(env), { "X-Cache-Mode": "shared" });
+    const { arePages, immutable: asPrivate } = await answers(await serve(env), {
+      "X-Cache-Mode": "shared",
+    });
     expect(arePages).toEqual([false, false]);
-    for (const answer of Object.values(asPrivate)) expect(cacheControl(answer)).not.toMatch(/\bpublic\b/);
-    const { immutable: asShared } = await answers(await serve({ ...env, CACHE_MODE: "shared" }), { "X-Cache-Mode": "private" });
-    for (const answer of Object.values(asShared)) expect(cacheControl(answer)).toMatch(/\bpublic\b/);
+    for (const answer of Object.values(asPrivate))
+      expect(cacheControl(answer)).not.toMatch(/\bpublic\b/);
+    const { immutable: asShared } = await answers(await serve({ ...env, CACHE_MODE: "shared" }), {
+      "X-Cache-Mode": "private",
+    });
+    for (const answer of Object.values(asShared))
+      expect(cacheControl(answer)).toMatch(/\bpublic\b/);
   });
 });
 
 describe("the production bundle", () => {
   const bundle = "target/worker";
 
-  test.skipIf(shell === "worker" && !existsSync(path.join(repositoryRoot, bundle, "index.js")))("knows no test operation", async () => {
-    const server = await startServer({ bundle });
-    onTestFinished(() => server.stop());
-    const stream = await Stream.create(server.url, { body: "abc" });
-    for (const operation of ["panic", "reset", "stats"]) {
-      expect((await stream.get("", { "X-Test-Op": operation })).text).toBe("abc");
-      expect((await stream.append("d", { "X-Test-Op": operation })).status).toBe(204);
-      expect((await stream.delete()).status).toBe(204);
-      expect((await stream.put({ body: "abc" })).status).toBe(201);
-    }
-  });
+  test.skipIf(shell === "worker" && !existsSync(path.join(repositoryRoot, bundle, "index.js")))(
+    "knows no test operation",
+    async () => {
+      const server = await startServer({ bundle });
+      onTestFinished(() => server.stop());
+      const stream = await Stream.create(server.url, { body: "abc" });
+      for (const operation of ["panic", "reset", "stats"]) {
+        expect((await stream.get("", { "X-Test-Op": operation })).text).toBe("abc");
+        expect((await stream.append("d", { "X-Test-Op": operation })).status).toBe(204);
+        expect((await stream.delete()).status).toBe(204);
+        expect((await stream.put({ body: "abc" })).status).toBe(201);
+      }
+    },
+  );
 });

@@ -39,7 +39,10 @@ class Writer {
 
   send(stream, { text, seq }, agent) {
     // The message is an array, and an array is a batch: it goes out as a batch of one.
-    return stream.append(`[${text}]`, this.idempotent ? producer(this.id, 0, seq) : {}, { agent, timeoutMs: 10_000 });
+    return stream.append(`[${text}]`, this.idempotent ? producer(this.id, 0, seq) : {}, {
+      agent,
+      timeoutMs: 10_000,
+    });
   }
 
   async write(stream, agent, stopped) {
@@ -71,7 +74,10 @@ class Writer {
     counts[retried.status === 200 ? "retriedNew" : "retriedKnown"] += 1;
     const once = await this.send(stream, this.pending, agent);
     expect(once.status).toBe(204);
-    this.acknowledged.push({ text: this.pending.text, offset: retried.status === 200 ? retried.offset : undefined });
+    this.acknowledged.push({
+      text: this.pending.text,
+      offset: retried.status === 200 ? retried.offset : undefined,
+    });
     this.last = this.pending;
     this.pending = undefined;
   }
@@ -108,7 +114,9 @@ async function verify(stream, writers, counts) {
   for (const [place, { offset }] of offsets.entries()) {
     if (place > 0) expect(offset > offsets[place - 1].offset).toBe(true);
   }
-  for (const { index, offset } of range(25).map(() => offsets[Math.floor(Math.random() * offsets.length)]).filter(Boolean)) {
+  for (const { index, offset } of range(25)
+    .map(() => offsets[Math.floor(Math.random() * offsets.length)])
+    .filter(Boolean)) {
     const page = await stream.read(offset);
     expect(page.status).toBe(200);
     const first = page.json()[0];
@@ -120,19 +128,29 @@ async function verify(stream, writers, counts) {
 
 test(`no acknowledged append is lost or doubled over ${rounds} kills under load`, async () => {
   const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-kill-"));
-  const counts = { duplicates: 0, retriedNew: 0, retriedKnown: 0, unknownStored: 0, unknownLost: 0, offsets: 0 };
+  const counts = {
+    duplicates: 0,
+    retriedNew: 0,
+    retriedKnown: 0,
+    unknownStored: 0,
+    unknownLost: 0,
+    offsets: 0,
+  };
   const writers = range(writerCount).map((index) => new Writer(index));
   let server = await startServer({ dataDirectory, env });
   try {
     const names = range(streamCount).map((index) => `durability-${index}`);
-    for (const name of names) expect((await new Stream(server.url, name, "application/json").put()).status).toBe(201);
+    for (const name of names)
+      expect((await new Stream(server.url, name, "application/json").put()).status).toBe(201);
     let stored = [];
 
     for (let round = 0; round < rounds; round += 1) {
       const agent = new http.Agent({ keepAlive: true });
       const streams = names.map((name) => new Stream(server.url, name, "application/json"));
       let stopped = false;
-      const writing = writers.map((writer) => writer.write(streams[writer.index % streamCount], agent, () => stopped));
+      const writing = writers.map((writer) =>
+        writer.write(streams[writer.index % streamCount], agent, () => stopped),
+      );
       await sleep(150 + Math.random() * 650);
       await server.kill();
       stopped = true;
@@ -143,12 +161,19 @@ test(`no acknowledged append is lost or doubled over ${rounds} kills under load`
       const restarted = names.map((name) => new Stream(server.url, name, "application/json"));
       const unknownBefore = { stored: counts.unknownStored, lost: counts.unknownLost };
       const again = new http.Agent({ keepAlive: true });
-      for (const writer of writers) await writer.recover(restarted[writer.index % streamCount], again, counts);
+      for (const writer of writers)
+        await writer.recover(restarted[writer.index % streamCount], again, counts);
       again.destroy();
       [counts.unknownStored, counts.unknownLost] = [0, 0];
       stored = [];
       for (const [index, stream] of restarted.entries()) {
-        stored.push(await verify(stream, writers.filter((writer) => writer.index % streamCount === index), counts));
+        stored.push(
+          await verify(
+            stream,
+            writers.filter((writer) => writer.index % streamCount === index),
+            counts,
+          ),
+        );
       }
       expect(counts.unknownStored).toBeGreaterThanOrEqual(unknownBefore.stored);
       expect(counts.unknownLost).toBeGreaterThanOrEqual(unknownBefore.lost);
@@ -171,7 +196,11 @@ test("creation, closing, configuration and deletion survive a kill", async () =>
   const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-state-"));
   let server = await startServer({ dataDirectory, env });
   try {
-    const open = await Stream.create(server.url, { contentType: "text/x-special; a=b", body: "open", headers: { "Stream-TTL": "3600" } });
+    const open = await Stream.create(server.url, {
+      contentType: "text/x-special; a=b",
+      body: "open",
+      headers: { "Stream-TTL": "3600" },
+    });
     const closed = await Stream.create(server.url, { body: "closed" });
     const final = await closed.append("!", { ...producer("p", 3, 0), "Stream-Closed": "true" });
     const sequenced = await Stream.create(server.url);

@@ -10,7 +10,13 @@ const token = "secret";
 const authorized = { Authorization: `Bearer ${token}` };
 
 async function serve(env = {}, options = { cache: true }) {
-  const settings = { MAX_CHUNK_BYTES: page, LONG_POLL_TIMEOUT_MS: 300, SSE_MAX_AGE_MS: 500, CACHE_MODE: "shared", ...env };
+  const settings = {
+    MAX_CHUNK_BYTES: page,
+    LONG_POLL_TIMEOUT_MS: 300,
+    SSE_MAX_AGE_MS: 500,
+    CACHE_MODE: "shared",
+    ...env,
+  };
   const server = await startServer({ env: settings, ...options });
   onTestFinished(() => server.stop());
   return server.url;
@@ -19,7 +25,8 @@ async function serve(env = {}, options = { cache: true }) {
 /** A stream with two pages that can never change, and a third at its tail. */
 async function filled(base, headers = {}) {
   const stream = await Stream.create(base, { contentType: "application/octet-stream", headers });
-  for (let index = 0; index < 5; index += 1) await stream.append(Buffer.alloc(page / 2, index), headers);
+  for (let index = 0; index < 5; index += 1)
+    await stream.append(Buffer.alloc(page / 2, index), headers);
   return stream;
 }
 
@@ -40,7 +47,15 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     const kept = await hit(stream);
     expect(kept.status).toBe(200);
     expect(kept.body).toEqual(first.body);
-    for (const name of ["etag", "stream-next-offset", "content-type", "cache-control", "content-security-policy", "access-control-allow-origin", "x-content-type-options"]) {
+    for (const name of [
+      "etag",
+      "stream-next-offset",
+      "content-type",
+      "cache-control",
+      "content-security-policy",
+      "access-control-allow-origin",
+      "x-content-type-options",
+    ]) {
       expect(kept.headers[name], name).toBe(first.headers[name]);
     }
     expect(kept.upToDate).toBeUndefined();
@@ -71,13 +86,21 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     const asked = {
       "a page at the tail": [() => stream.read(last), 200, "miss"],
       "the tail": [() => stream.read(tail), 200, "miss"],
-      "now": [() => stream.read("now"), 200, "bypass"],
+      now: [() => stream.read("now"), 200, "bypass"],
       "an unknown stream": [() => new Stream(base, `${stream.name}-unknown`).get(), 404, "miss"],
       "a bad offset": [() => stream.read("bad"), 400, "bypass"],
-      "HEAD": [() => stream.head(), 200, "bypass"],
-      "HEAD with a kept page's URL": [() => stream.request("HEAD", { query: "?offset=-1" }), 200, "bypass"],
-      "a tag that matches": [() => stream.get("", { "If-None-Match": pages[0].etag }), 304, "bypass"],
-      "a tag that does not": [() => stream.get("", { "If-None-Match": "\"x\"" }), 200, "bypass"],
+      HEAD: [() => stream.head(), 200, "bypass"],
+      "HEAD with a kept page's URL": [
+        () => stream.request("HEAD", { query: "?offset=-1" }),
+        200,
+        "bypass",
+      ],
+      "a tag that matches": [
+        () => stream.get("", { "If-None-Match": pages[0].etag }),
+        304,
+        "bypass",
+      ],
+      "a tag that does not": [() => stream.get("", { "If-None-Match": '"x"' }), 200, "bypass"],
       "a reload": [() => stream.get("", { "Cache-Control": "no-cache" }), 200, "bypass"],
       "a long-poll with data": [() => stream.longPoll("-1"), 200, "bypass"],
       "a long-poll without": [() => stream.longPoll(tail), 204, "bypass"],
@@ -143,7 +166,12 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     const origins = ["https://a.example", "https://b.example"];
     const stream = await filled(await serve({ CORS_ORIGINS: origins.join() }));
     await stream.get("", { Origin: origins[0] });
-    for (const [origin, allowed] of [[origins[0], origins[0]], [origins[1], origins[1]], ["https://evil.example", undefined], [undefined, undefined]]) {
+    for (const [origin, allowed] of [
+      [origins[0], origins[0]],
+      [origins[1], origins[1]],
+      ["https://evil.example", undefined],
+      [undefined, undefined],
+    ]) {
       const answer = await hit(stream, "", origin && { Origin: origin });
       expect(answer.headers["access-control-allow-origin"]).toBe(allowed);
       expect(answer.headers.vary).toBe("Origin");
@@ -153,10 +181,16 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
   test("Server-Timing tells of the cache when it is asked for, and is not kept", async () => {
     const stream = await filled(await serve());
     const timed = { "X-Debug-Timing": "1" };
-    expect((await stream.get("", timed)).headers["server-timing"]).toMatch(/\bcache;desc=miss;dur=\d/);
-    expect((await hit(stream, "", timed)).headers["server-timing"]).toMatch(/^cache;desc=hit;dur=\d+, edge;dur=\d+$/);
+    expect((await stream.get("", timed)).headers["server-timing"]).toMatch(
+      /\bcache;desc=miss;dur=\d/,
+    );
+    expect((await hit(stream, "", timed)).headers["server-timing"]).toMatch(
+      /^cache;desc=hit;dur=\d+, edge;dur=\d+$/,
+    );
     expect((await stream.get()).headers["server-timing"]).toBeUndefined();
-    expect((await stream.head(timed)).headers["server-timing"]).toMatch(/\bcache;desc=bypass;dur=0/);
+    expect((await stream.head(timed)).headers["server-timing"]).toMatch(
+      /\bcache;desc=bypass;dur=0/,
+    );
   });
 
   test("in private mode there is no cache", async () => {

@@ -19,7 +19,9 @@ function follow(url) {
   source.onopen = () => (seen.opened += 1);
   source.onerror = () => (seen.given_up = source.readyState === EventSource.CLOSED);
   for (const type of ["data", "control"]) {
-    source.addEventListener(type, ({ data, lastEventId }) => seen.events.push({ type, data, lastEventId }));
+    source.addEventListener(type, ({ data, lastEventId }) =>
+      seen.events.push({ type, data, lastEventId }),
+    );
   }
 }
 
@@ -31,7 +33,9 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
   beforeAll(async () => {
     server = await startServer({ env: { SSE_MAX_AGE_MS: sseAgeMs } });
     // The page comes from another origin than the streams.
-    origin = http.createServer((_, response) => response.setHeader("Content-Type", "text/html").end("<!doctype html><title>page</title>"));
+    origin = http.createServer((_, response) =>
+      response.setHeader("Content-Type", "text/html").end("<!doctype html><title>page</title>"),
+    );
     await new Promise((resolve) => origin.listen(0, "127.0.0.1", resolve));
     browser = await openChromium();
   });
@@ -52,33 +56,40 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
 
   const seenBy = (page) => page.evaluate(() => globalThis.seen);
 
-  test.each(["text/plain", "application/json"])("reads a stream of %s without gap or duplicate over the end of each response, and stops at the end of the stream", async (contentType) => {
-    const json = contentType === "application/json";
-    const stream = await Stream.create(server.url, { contentType });
-    const page = await open(`${stream.url}?offset=-1&live=sse`);
-    const written = [];
-    for (let index = 0; index < 30; index += 1) {
-      const message = json ? JSON.stringify({ index }) : `message ${index}\n`;
-      written.push(message);
-      // Closing with the last message, which every reader then has to come for.
-      const headers = index === 29 ? { "Stream-Closed": "true" } : {};
-      expect((await stream.append(message, headers)).status).toBe(204);
-      await sleep(300);
-    }
-    await page.waitForFunction(() => globalThis.seen.given_up, null, { timeout: 20_000 });
-    const { events, opened } = await seenBy(page);
-    const data = events.filter(({ type }) => type === "data");
-    const controls = events.filter(({ type }) => type === "control");
-    const read = json ? data.flatMap((event) => JSON.parse(event.data)).map((message) => JSON.stringify(message)) : data.map((event) => event.data);
-    expect(json ? read : read.join("")).toEqual(json ? written : written.join(""));
-    expect(opened, "it had to connect again").toBeGreaterThanOrEqual(3);
-    for (const control of controls) expect(control.lastEventId).toBe(JSON.parse(control.data).streamNextOffset);
-    expect(JSON.parse(controls.at(-1).data).streamClosed).toBe(true);
-    // Nothing asks again.
-    const count = events.length;
-    await sleep(4_000);
-    expect((await seenBy(page)).events.length).toBe(count);
-  }, 60_000);
+  test.each(["text/plain", "application/json"])(
+    "reads a stream of %s without gap or duplicate over the end of each response, and stops at the end of the stream",
+    async (contentType) => {
+      const json = contentType === "application/json";
+      const stream = await Stream.create(server.url, { contentType });
+      const page = await open(`${stream.url}?offset=-1&live=sse`);
+      const written = [];
+      for (let index = 0; index < 30; index += 1) {
+        const message = json ? JSON.stringify({ index }) : `message ${index}\n`;
+        written.push(message);
+        // Closing with the last message, which every reader then has to come for.
+        const headers = index === 29 ? { "Stream-Closed": "true" } : {};
+        expect((await stream.append(message, headers)).status).toBe(204);
+        await sleep(300);
+      }
+      await page.waitForFunction(() => globalThis.seen.given_up, null, { timeout: 20_000 });
+      const { events, opened } = await seenBy(page);
+      const data = events.filter(({ type }) => type === "data");
+      const controls = events.filter(({ type }) => type === "control");
+      const read = json
+        ? data.flatMap((event) => JSON.parse(event.data)).map((message) => JSON.stringify(message))
+        : data.map((event) => event.data);
+      expect(json ? read : read.join("")).toEqual(json ? written : written.join(""));
+      expect(opened, "it had to connect again").toBeGreaterThanOrEqual(3);
+      for (const control of controls)
+        expect(control.lastEventId).toBe(JSON.parse(control.data).streamNextOffset);
+      expect(JSON.parse(controls.at(-1).data).streamClosed).toBe(true);
+      // Nothing asks again.
+      const count = events.length;
+      await sleep(4_000);
+      expect((await seenBy(page)).events.length).toBe(count);
+    },
+    60_000,
+  );
 
   test("a stream that is closed while nobody is connected ends the connecting, too", async () => {
     const stream = await Stream.create(server.url, { body: "a" });

@@ -26,7 +26,9 @@ describe("with the default limits", () => {
     expect(appended.status).toBe(204);
     await stream.append("after");
     const whole = await stream.bytes();
-    expect(digest(whole)).toBe(digest(Buffer.concat([Buffer.from("before"), bytes, Buffer.from("after")])));
+    expect(digest(whole)).toBe(
+      digest(Buffer.concat([Buffer.from("before"), bytes, Buffer.from("after")])),
+    );
     expect((await stream.bytes(appended.offset)).toString()).toBe("after");
   });
 
@@ -34,28 +36,41 @@ describe("with the default limits", () => {
     const stream = await Stream.create(server.url, { contentType: "application/octet-stream" });
     const bytes = randomBytes(15 * mebibyte);
     const chunks = [];
-    for (let start = 0; start < bytes.length; start += 77_777) chunks.push(bytes.subarray(start, start + 77_777));
+    for (let start = 0; start < bytes.length; start += 77_777)
+      chunks.push(bytes.subarray(start, start + 77_777));
     expect((await stream.append(chunks)).status).toBe(204);
     expect(digest(await stream.bytes())).toBe(digest(bytes));
   });
 
   test("one JSON message of 15 MiB comes back byte for byte", async () => {
-    const stream = await Stream.create(server.url, { contentType: "application/json", body: "[\"before\"]" });
-    const message = JSON.stringify({ filling: randomBytes(15 * mebibyte * 0.7).toString("base64") });
+    const stream = await Stream.create(server.url, {
+      contentType: "application/json",
+      body: '["before"]',
+    });
+    const message = JSON.stringify({
+      filling: randomBytes(15 * mebibyte * 0.7).toString("base64"),
+    });
     expect((await stream.append(message, producer("p", 0, 0))).status).toBe(200);
-    expect((await stream.append("\"after\"")).status).toBe(204);
-    const inner = (await stream.pages()).map((page) => page.text.slice(1, -1)).filter((text) => text !== "");
+    expect((await stream.append('"after"')).status).toBe(204);
+    const inner = (await stream.pages())
+      .map((page) => page.text.slice(1, -1))
+      .filter((text) => text !== "");
     expect(inner.join(",") === `"before",${message},"after"`).toBe(true);
   });
 
   test("a JSON batch of 15 MiB comes back message for message", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/json" });
-    const messages = range(15_000).map((index) => ({ index, filling: randomBytes(380).toString("hex") + "x".repeat(250) }));
+    const messages = range(15_000).map((index) => ({
+      index,
+      filling: randomBytes(380).toString("hex") + "x".repeat(250),
+    }));
     const batch = JSON.stringify(messages);
     expect(batch.length).toBeGreaterThan(15_000_000);
     expect(batch.length).toBeLessThan(16 * mebibyte);
     expect((await stream.append(batch)).status).toBe(204);
-    const inner = (await stream.pages()).map((page) => page.text.slice(1, -1)).filter((text) => text !== "");
+    const inner = (await stream.pages())
+      .map((page) => page.text.slice(1, -1))
+      .filter((text) => text !== "");
     expect(digest(`[${inner.join(",")}]`)).toBe(digest(batch));
   });
 
@@ -65,7 +80,9 @@ describe("with the default limits", () => {
     await stream.append(bytes);
     const tail = (await stream.head()).offset;
     const reader = await stream.events("-1");
-    await reader.control(({ streamNextOffset }) => streamNextOffset === tail, { timeoutMs: 30_000 });
+    await reader.control(({ streamNextOffset }) => streamNextOffset === tail, {
+      timeoutMs: 30_000,
+    });
     expect(digest(reader.bytes)).toBe(digest(bytes));
     reader.close();
   });
@@ -77,7 +94,9 @@ describe("with the default limits", () => {
     const waiting = stream.longPoll(stream.start);
     const bytes = randomBytes(15 * mebibyte);
     const { offset } = await stream.append(bytes);
-    await reader.control(({ streamNextOffset }) => streamNextOffset === offset, { timeoutMs: 30_000 });
+    await reader.control(({ streamNextOffset }) => streamNextOffset === offset, {
+      timeoutMs: 30_000,
+    });
     expect(digest(reader.bytes)).toBe(digest(bytes));
     reader.close();
     const first = await waiting;
@@ -89,7 +108,9 @@ describe("with the default limits", () => {
   test("a byte more than 16 MiB is refused, with a length and chunked, and appends nothing", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/octet-stream" });
     expect((await stream.append(undefined, {}, { announced: 16 * mebibyte + 1 })).status).toBe(413);
-    expect((await stream.append([...Array(16).fill(Buffer.alloc(mebibyte)), Buffer.alloc(1)])).status).toBe(413);
+    expect(
+      (await stream.append([...Array(16).fill(Buffer.alloc(mebibyte)), Buffer.alloc(1)])).status,
+    ).toBe(413);
     expect((await stream.head()).offset).toBe(stream.start);
     expect((await stream.append("small")).status).toBe(204);
   });
@@ -101,7 +122,15 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
 
   beforeAll(async () => {
     // Private mode has no pages but those of live reads.
-    server = await startServer({ env: { CACHE_MODE: "shared", MAX_CHUNK_BYTES: pageBytes, INDEX_STEP_BYTES: 10, MAX_APPEND_BYTES: 2_000, LONG_POLL_TIMEOUT_MS: 300 } });
+    server = await startServer({
+      env: {
+        CACHE_MODE: "shared",
+        MAX_CHUNK_BYTES: pageBytes,
+        INDEX_STEP_BYTES: 10,
+        MAX_APPEND_BYTES: 2_000,
+        LONG_POLL_TIMEOUT_MS: 300,
+      },
+    });
   });
   afterAll(() => server?.stop());
 
@@ -114,7 +143,9 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
     const whole = Buffer.concat(bodies);
     const pages = await stream.pages();
     expect(Buffer.concat(pages.map((page) => page.body)).equals(whole)).toBe(true);
-    const ends = sizes.map((_, index) => sizes.slice(0, index + 1).reduce((sum, size) => sum + size));
+    const ends = sizes.map((_, index) =>
+      sizes.slice(0, index + 1).reduce((sum, size) => sum + size),
+    );
     let position = 0;
     for (const page of pages) {
       const begin = position;
@@ -127,31 +158,39 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
   });
 
   // A page of JSON holds whole appends; only one that is too large by itself may exceed the limit.
-  test.each([1, 10])("pages of JSON hold every message of appends of %s once, and as many as fit", async (batch) => {
-    const stream = await Stream.create(server.url, { contentType: "application/json" });
-    const messages = range(200).map((index) => "m".repeat((index * 37) % 150) + index);
-    for (let start = 0; start < messages.length; start += batch) await stream.append(JSON.stringify(messages.slice(start, start + batch)));
-    const pages = await stream.pages();
-    const held = pages.map((page) => page.json());
-    expect(held.flat()).toEqual(messages);
-    for (const page of held.slice(0, -1)) {
-      expect(page.length % batch).toBe(0);
-      expect(page.length).toBeGreaterThan(0);
-      if (page.length > batch) expect(page.reduce((bytes, message) => bytes + message.length + 2, 0)).toBeLessThanOrEqual(pageBytes);
-    }
-    let position = 0;
-    for (const [index, page] of pages.entries()) {
-      position += held[index].length;
-      expect(await stream.messages(page.offset)).toEqual(messages.slice(position));
-    }
-  });
+  test.each([1, 10])(
+    "pages of JSON hold every message of appends of %s once, and as many as fit",
+    async (batch) => {
+      const stream = await Stream.create(server.url, { contentType: "application/json" });
+      const messages = range(200).map((index) => "m".repeat((index * 37) % 150) + index);
+      for (let start = 0; start < messages.length; start += batch)
+        await stream.append(JSON.stringify(messages.slice(start, start + batch)));
+      const pages = await stream.pages();
+      const held = pages.map((page) => page.json());
+      expect(held.flat()).toEqual(messages);
+      for (const page of held.slice(0, -1)) {
+        expect(page.length % batch).toBe(0);
+        expect(page.length).toBeGreaterThan(0);
+        if (page.length > batch)
+          expect(
+            page.reduce((bytes, message) => bytes + message.length + 2, 0),
+          ).toBeLessThanOrEqual(pageBytes);
+      }
+      let position = 0;
+      for (const [index, page] of pages.entries()) {
+        position += held[index].length;
+        expect(await stream.messages(page.offset)).toEqual(messages.slice(position));
+      }
+    },
+  );
 
   test("long-poll and SSE page through the same stream alike", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const messages = range(100).map((index) => "m".repeat((index * 37) % 150) + index);
-    for (let start = 0; start < messages.length; start += 10) await stream.append(JSON.stringify(messages.slice(start, start + 10)));
+    for (let start = 0; start < messages.length; start += 10)
+      await stream.append(JSON.stringify(messages.slice(start, start + 10)));
     const polled = [];
-    for (let offset = "-1"; ; ) {
+    for (let offset = "-1"; ;) {
       const answer = await stream.longPoll(offset);
       polled.push(...answer.json());
       offset = answer.offset;

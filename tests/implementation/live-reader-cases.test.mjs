@@ -12,7 +12,12 @@ const { head: defaults, cases } = JSON.parse(text.replace(/@(\d+)/g, offset));
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-const headOf = (given, of) => ({ ...defaults, class: of, age_ms_max: defaults.age_ms_max[of], ...given });
+const headOf = (given, of) => ({
+  ...defaults,
+  class: of,
+  age_ms_max: defaults.age_ms_max[of],
+  ...given,
+});
 
 function inputOf(input, of) {
   const body = encoder.encode(input.body ?? "");
@@ -29,7 +34,10 @@ function shown(effect) {
 test.runIf(shell === "worker").each(cases)("$name", ({ class: of, steps }) => {
   const reader = new LiveReader(steps[0].at, headOf(steps[0].input.head, of));
   for (const [index, { at, jitter = 0, input, effects, deadline }] of steps.entries()) {
-    expect(reader.step(at, jitter, inputOf(input, of)).map(shown), `step ${index}`).toEqual(effects);
-    if (deadline !== undefined) expect(reader.deadline, `deadline after step ${index}`).toBe(deadline);
+    expect(reader.step(at, jitter, inputOf(input, of)).map(shown), `step ${index}`).toEqual(
+      effects,
+    );
+    if (deadline !== undefined)
+      expect(reader.deadline, `deadline after step ${index}`).toBe(deadline);
   }
 });

@@ -13,7 +13,9 @@ const between = (least, most) => Math.round(least + Math.random() * (most - leas
 let server;
 
 beforeAll(async () => {
-  server = await startServer({ env: { SSE_HEARTBEAT_MS: 500, LONG_POLL_TIMEOUT_MS: 1_000, SSE_MAX_AGE_MS: 60_000 } });
+  server = await startServer({
+    env: { SSE_HEARTBEAT_MS: 500, LONG_POLL_TIMEOUT_MS: 1_000, SSE_MAX_AGE_MS: 60_000 },
+  });
 });
 afterAll(() => server?.stop());
 
@@ -21,9 +23,12 @@ afterAll(() => server?.stop());
 async function write(stream, writer, count) {
   for (const index of range(count)) {
     for (;;) {
-      const answer = await stream.append(JSON.stringify({ writer, index }), producer(`writer-${writer}`, 0, index)).catch(() => undefined);
+      const answer = await stream
+        .append(JSON.stringify({ writer, index }), producer(`writer-${writer}`, 0, index))
+        .catch(() => undefined);
       if (answer?.status === 200 || answer?.status === 204) break;
-      if (answer && answer.status < 500) throw new Error(`an append answered ${answer.status}: ${answer.text}`);
+      if (answer && answer.status < 500)
+        throw new Error(`an append answered ${answer.status}: ${answer.text}`);
       await sleep(20);
     }
     await sleep(between(0, 12));
@@ -88,25 +93,38 @@ class Follower {
 test("25 readers that reconnect all the time see every message once and in order, over 7 resets of the object", async () => {
   const stream = await Stream.create(server.url, { contentType: "application/json" });
   const [writers, each] = [3, 250];
-  const followers = range(25).map((index) => new Follower(stream, index % 2 === 0 ? "SSE" : "long-poll"));
+  const followers = range(25).map(
+    (index) => new Follower(stream, index % 2 === 0 ? "SSE" : "long-poll"),
+  );
 
   const writing = Promise.all(range(writers).map((writer) => write(stream, writer, each)));
   let resets = 0;
   const resetting = (async () => {
     for (; resets < 7; resets += 1) {
       await sleep(350);
-      await stream.request("POST", { headers: { "X-Test-Op": "reset", "Content-Type": "application/json" }, body: "0" }).catch(() => undefined);
+      await stream
+        .request("POST", {
+          headers: { "X-Test-Op": "reset", "Content-Type": "application/json" },
+          body: "0",
+        })
+        .catch(() => undefined);
     }
   })();
   const deadline = performance.now() + 40_000;
-  const following = followers.map((follower) => follower.follow(({ messages }) => messages.length >= writers * each || performance.now() > deadline));
+  const following = followers.map((follower) =>
+    follower.follow(
+      ({ messages }) => messages.length >= writers * each || performance.now() > deadline,
+    ),
+  );
   await Promise.all([writing, resetting]);
   await Promise.all(following);
 
   const written = await stream.messages();
   expect(written).toHaveLength(writers * each);
   for (const writer of range(writers)) {
-    expect(written.filter((message) => message.writer === writer).map((message) => message.index)).toEqual(range(each));
+    expect(
+      written.filter((message) => message.writer === writer).map((message) => message.index),
+    ).toEqual(range(each));
   }
   const tail = (await stream.head()).offset;
   for (const follower of followers) {
@@ -125,14 +143,21 @@ test("SSE readers that stay do not notice that the object is reset", async () =>
   for (const index of range(7)) {
     instances.add((await stream.statistics()).instance);
     await write(stream, `life-${index}`, 3);
-    await stream.request("POST", { headers: { "X-Test-Op": "reset", "Content-Type": "application/json" }, body: "0" }).catch(() => undefined);
+    await stream
+      .request("POST", {
+        headers: { "X-Test-Op": "reset", "Content-Type": "application/json" },
+        body: "0",
+      })
+      .catch(() => undefined);
   }
   await write(stream, "last", 3);
   expect(instances.size).toBe(7);
   const written = await stream.messages();
   expect(written).toHaveLength(8 * 3);
   const tail = (await stream.head()).offset;
-  await Promise.all(readers.map((reader) => reader.control(({ streamNextOffset }) => streamNextOffset === tail)));
+  await Promise.all(
+    readers.map((reader) => reader.control(({ streamNextOffset }) => streamNextOffset === tail)),
+  );
   for (const reader of readers) {
     expect(reader.messages).toEqual(written);
     expect(reader.ended).toBe(false);
@@ -170,32 +195,45 @@ async function appendMuch(stream) {
   return { grown, written, tail };
 }
 
-test.skipIf(process.platform !== "linux")("a reader that does not read costs little memory, delays nobody, and gets everything in order afterwards", async () => {
-  // The first run takes the memory that any such appends take; the runs after it are compared.
-  await appendMuch(await Stream.create(server.url));
-  const without = await appendMuch(await Stream.create(server.url));
+test.skipIf(process.platform !== "linux")(
+  "a reader that does not read costs little memory, delays nobody, and gets everything in order afterwards",
+  async () => {
+    // The first run takes the memory that any such appends take; the runs after it are compared.
+    await appendMuch(await Stream.create(server.url));
+    const without = await appendMuch(await Stream.create(server.url));
 
-  const stream = await Stream.create(server.url);
-  const slow = await stream.events("-1", { paused: true });
-  await eventually("the slow reader's line", async () => (await stream.statistics()).subscribers === 1);
-  const { grown, written, tail } = await appendMuch(stream);
-  console.log(`40 MB appended: memory grown by ${(without.grown / 1e6).toFixed(1)} MB, with a reader that does not read by ${(grown / 1e6).toFixed(1)} MB`);
-  expect(grown - without.grown).toBeLessThan(0.75 * slowBytes);
-  await eventually("no more lines than the slow reader's", async () => (await stream.statistics()).subscribers <= 1);
+    const stream = await Stream.create(server.url);
+    const slow = await stream.events("-1", { paused: true });
+    await eventually(
+      "the slow reader's line",
+      async () => (await stream.statistics()).subscribers === 1,
+    );
+    const { grown, written, tail } = await appendMuch(stream);
+    console.log(
+      `40 MB appended: memory grown by ${(without.grown / 1e6).toFixed(1)} MB, with a reader that does not read by ${(grown / 1e6).toFixed(1)} MB`,
+    );
+    expect(grown - without.grown).toBeLessThan(0.75 * slowBytes);
+    await eventually(
+      "no more lines than the slow reader's",
+      async () => (await stream.statistics()).subscribers <= 1,
+    );
 
-  slow.resume();
-  await slow.control(({ streamNextOffset }) => streamNextOffset === tail, { timeoutMs: 30_000 });
-  expect(createHash("sha256").update(slow.text).digest("hex")).toBe(written);
-  expect(slow.ended).toBe(false);
-  slow.close();
-}, 120_000);
+    slow.resume();
+    await slow.control(({ streamNextOffset }) => streamNextOffset === tail, { timeoutMs: 30_000 });
+    expect(createHash("sha256").update(slow.text).digest("hex")).toBe(written);
+    expect(slow.ended).toBe(false);
+    slow.close();
+  },
+  120_000,
+);
 
 test("200 readers that come and go leave no line behind", async () => {
   const stream = await Stream.create(server.url);
   for (const round of range(10)) {
     const readers = await Promise.all(range(20).map(() => stream.events("now")));
     await Promise.all(readers.map((reader) => reader.upToDate()));
-    if (round === 0) await eventually("20 lines", async () => (await stream.statistics()).subscribers === 20);
+    if (round === 0)
+      await eventually("20 lines", async () => (await stream.statistics()).subscribers === 20);
     for (const reader of readers) reader.close();
   }
   await eventually("no line", async () => (await stream.statistics()).subscribers === 0);
@@ -204,7 +242,11 @@ test("200 readers that come and go leave no line behind", async () => {
 test("long-polls that are given up leave no line behind", async () => {
   const stream = await Stream.create(server.url);
   for (let round = 0; round < 5; round += 1) {
-    await Promise.all(range(20).map(() => stream.longPoll("now", { signal: AbortSignal.timeout(50) }).catch(() => undefined)));
+    await Promise.all(
+      range(20).map(() =>
+        stream.longPoll("now", { signal: AbortSignal.timeout(50) }).catch(() => undefined),
+      ),
+    );
   }
   await eventually("no line", async () => (await stream.statistics()).subscribers === 0);
 });

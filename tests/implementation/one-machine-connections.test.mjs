@@ -20,9 +20,18 @@ async function serve(env = {}, options = {}) {
 
 /** A connection whose answers are collected. */
 function connect(server, { localAddress = "127.0.0.1" } = {}) {
-  const socket = net.connect({ port: server.port, host: "127.0.0.1", localAddress, allowHalfOpen: true });
+  const socket = net.connect({
+    port: server.port,
+    host: "127.0.0.1",
+    localAddress,
+    allowHalfOpen: true,
+  });
   const parts = [];
-  const connection = { socket, text: () => Buffer.concat(parts).toString("latin1"), isClosed: false };
+  const connection = {
+    socket,
+    text: () => Buffer.concat(parts).toString("latin1"),
+    isClosed: false,
+  };
   socket.on("data", (part) => parts.push(part));
   socket.on("error", () => {});
   socket.on("end", () => (connection.hasEnded = true));
@@ -32,7 +41,10 @@ function connect(server, { localAddress = "127.0.0.1" } = {}) {
 }
 
 async function answered(connection, pattern, timeoutMs = 5_000) {
-  await eventually(`an answer like ${pattern}`, () => pattern.test(connection.text()), { timeoutMs, everyMs: 10 });
+  await eventually(`an answer like ${pattern}`, () => pattern.test(connection.text()), {
+    timeoutMs,
+    everyMs: 10,
+  });
 }
 
 const post = (stream, length, more = "") =>
@@ -45,7 +57,8 @@ describe.runIf(shell === "server")("bodies", () => {
     const slow = range(17).map(() => connect(server));
     for (const { socket } of slow) socket.write(`${post(stream, 16 * mebibyte)}x`);
     await sleep(300);
-    for (let index = 0; index < 10; index += 1) expect((await stream.append("abc")).status).toBe(204);
+    for (let index = 0; index < 10; index += 1)
+      expect((await stream.append("abc")).status).toBe(204);
   });
 
   test("when there is no room the newest large body gives way, and small ones pass", async () => {
@@ -119,7 +132,13 @@ describe.runIf(shell === "server")("answers", () => {
 /** Reads a whole stream on a connection of its own. Says how the answer ended. */
 function readAll(server, target, localAddress) {
   return new Promise((resolve) => {
-    const options = { host: "127.0.0.1", port: server.port, path: target, localAddress, agent: false };
+    const options = {
+      host: "127.0.0.1",
+      port: server.port,
+      path: target,
+      localAddress,
+      agent: false,
+    };
     const outgoing = http.get(options, (incoming) => {
       const { statusCode: status, headers } = incoming;
       const parts = [];
@@ -166,32 +185,35 @@ describe.runIf(shell === "server")("long reads when there is little room for ans
       () => Buffer.alloc(mebibyte, "x"),
     ],
   ];
-  test.each(kinds)("%s reads arrive whole or are refused with 503", async (kind, env, type, part) => {
-    const options = kind === "cold" ? { cold: "directory" } : {};
-    const server = await serve({ PAGES_BYTES_MAX: 4 * mebibyte, ...env }, options);
-    const stream = await Stream.create(server.url, { contentType: type });
-    // The sockets' buffers take several megabytes, so that a stalled client needs a long stream.
-    for (const _ of range(12)) expect((await stream.append(part())).status).toBe(204);
-    if (kind === "cold") await sleep(2_000);
-    const content = (await readAll(server, stream.path)).body;
-    expect(content.length).toBeGreaterThan(12 * (mebibyte - 10));
-    await neverRead(server, 30, stream.path, "127.0.0.2");
-    const statuses = [];
-    for (const _ of range(4)) {
-      const reads = range(8).map((index) => readAll(server, stream.path, `127.0.0.${3 + index}`));
-      for (const answer of await Promise.all(reads)) {
-        statuses.push(expectWholeOrRefused(answer, content));
+  test.each(kinds)(
+    "%s reads arrive whole or are refused with 503",
+    async (kind, env, type, part) => {
+      const options = kind === "cold" ? { cold: "directory" } : {};
+      const server = await serve({ PAGES_BYTES_MAX: 4 * mebibyte, ...env }, options);
+      const stream = await Stream.create(server.url, { contentType: type });
+      // The sockets' buffers take several megabytes, so that a stalled client needs a long stream.
+      for (const _ of range(12)) expect((await stream.append(part())).status).toBe(204);
+      if (kind === "cold") await sleep(2_000);
+      const content = (await readAll(server, stream.path)).body;
+      expect(content.length).toBeGreaterThan(12 * (mebibyte - 10));
+      await neverRead(server, 30, stream.path, "127.0.0.2");
+      const statuses = [];
+      for (const _ of range(4)) {
+        const reads = range(8).map((index) => readAll(server, stream.path, `127.0.0.${3 + index}`));
+        for (const answer of await Promise.all(reads)) {
+          statuses.push(expectWholeOrRefused(answer, content));
+        }
+        await sleep(300);
       }
-      await sleep(300);
-    }
-    expect(statuses).toContain(200);
-    expect(statuses).toContain(503);
-    const metrics = (await request(server.url, "/metrics")).text;
-    const refused = /^durable_streams_refused_total\{bound="Pages"\} (\d+)$/m.exec(metrics);
-    const counted = /^durable_streams_requests_total\{.*status="503".*\} (\d+)$/m.exec(metrics);
-    expect(Number(refused[1])).toBeGreaterThan(0);
-    expect(counted[1]).toBe(refused[1]);
-  });
+      expect(statuses).toContain(200);
+      expect(statuses).toContain(503);
+      const metrics = (await request(server.url, "/metrics")).text;
+      const refused = /^durable_streams_refused_total\{bound="Pages"\} (\d+)$/m.exec(metrics);
+      const counted = /^durable_streams_requests_total\{.*status="503".*\} (\d+)$/m.exec(metrics);
+      expect(Number(refused[1])).toBeGreaterThan(0);
+      expect(counted[1]).toBe(refused[1]);
+    },
+  );
 
   test("an event stream that has begun gets everything, whoever fills the room", async () => {
     const server = await serve({ PAGES_BYTES_MAX: 2 * mebibyte });
@@ -236,7 +258,9 @@ describe.runIf(shell === "server")("connections", () => {
       expect((await request(server.url, stream.path, { agent: false })).status).toBe(200);
       expect((await request(server.url, "/health", { agent: false })).status).toBe(200);
     }
-    expect(slow.filter(({ isClosed, hasEnded }) => isClosed || hasEnded).length).toBeGreaterThanOrEqual(40);
+    expect(
+      slow.filter(({ isClosed, hasEnded }) => isClosed || hasEnded).length,
+    ).toBeGreaterThanOrEqual(40);
   });
 
   test("one address has its share, and /health and /metrics answer beyond it", async () => {
@@ -272,7 +296,11 @@ describe.runIf(shell === "server")("connections", () => {
 describe.runIf(shell === "server")("half-closed clients", () => {
   test.each([
     ["POST", (stream) => `${post(stream, 3)}abc`, /^HTTP\/1\.1 204 /],
-    ["GET", (stream) => `GET ${stream.path} HTTP/1.1\r\nHost: x\r\n\r\n`, /^HTTP\/1\.1 200 .*first/s],
+    [
+      "GET",
+      (stream) => `GET ${stream.path} HTTP/1.1\r\nHost: x\r\n\r\n`,
+      /^HTTP\/1\.1 200 .*first/s,
+    ],
     ["HEAD", (stream) => `HEAD ${stream.path} HTTP/1.1\r\nHost: x\r\n\r\n`, /^HTTP\/1\.1 200 /],
     ["DELETE", (stream) => `DELETE ${stream.path} HTTP/1.1\r\nHost: x\r\n\r\n`, /^HTTP\/1\.1 204 /],
   ])("%s is answered", async (_, bytes, pattern) => {
@@ -288,7 +316,9 @@ describe.runIf(shell === "server")("half-closed clients", () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     const poll = connect(server);
-    poll.socket.end(`GET ${stream.path}?offset=${stream.start}&live=long-poll HTTP/1.1\r\nHost: x\r\n\r\n`);
+    poll.socket.end(
+      `GET ${stream.path}?offset=${stream.start}&live=long-poll HTTP/1.1\r\nHost: x\r\n\r\n`,
+    );
     const events = connect(server);
     events.socket.end(`GET ${stream.path}?offset=-1&live=sse HTTP/1.1\r\nHost: x\r\n\r\n`);
     await answered(events, /upToDate/);
@@ -298,32 +328,45 @@ describe.runIf(shell === "server")("half-closed clients", () => {
     await answered(events, /later/);
   });
 
-  test.each(["destroy", "resetAndDestroy"])("a reader that is gone (%s) frees its place at the next heartbeat", async (how) => {
-    const server = await serve({ READERS_MAX: 1, SSE_HEARTBEAT_MS: 500 });
-    const stream = await Stream.create(server.url);
-    const reader = connect(server);
-    reader.socket.write(`GET ${stream.path}?offset=-1&live=sse HTTP/1.1\r\nHost: x\r\n\r\n`);
-    await answered(reader, /upToDate/);
-    reader.socket[how]();
-    await eventually("a place", async () => {
-      const next = await stream.events("-1");
-      next.close?.();
-      return next.status === 200;
-    }, { timeoutMs: 1_500 });
-  });
+  test.each(["destroy", "resetAndDestroy"])(
+    "a reader that is gone (%s) frees its place at the next heartbeat",
+    async (how) => {
+      const server = await serve({ READERS_MAX: 1, SSE_HEARTBEAT_MS: 500 });
+      const stream = await Stream.create(server.url);
+      const reader = connect(server);
+      reader.socket.write(`GET ${stream.path}?offset=-1&live=sse HTTP/1.1\r\nHost: x\r\n\r\n`);
+      await answered(reader, /upToDate/);
+      reader.socket[how]();
+      await eventually(
+        "a place",
+        async () => {
+          const next = await stream.events("-1");
+          next.close?.();
+          return next.status === 200;
+        },
+        { timeoutMs: 1_500 },
+      );
+    },
+  );
 
   test("a poll whose connection was reset frees its place at once", async () => {
     const server = await serve({ READERS_MAX: 1 });
     const stream = await Stream.create(server.url);
     const poll = connect(server);
-    poll.socket.write(`GET ${stream.path}?offset=${stream.start}&live=long-poll HTTP/1.1\r\nHost: x\r\n\r\n`);
+    poll.socket.write(
+      `GET ${stream.path}?offset=${stream.start}&live=long-poll HTTP/1.1\r\nHost: x\r\n\r\n`,
+    );
     await sleep(200);
     poll.socket.resetAndDestroy();
-    await eventually("a place", async () => {
-      const next = await stream.events("-1");
-      next.close?.();
-      return next.status === 200;
-    }, { timeoutMs: 1_000 });
+    await eventually(
+      "a place",
+      async () => {
+        const next = await stream.events("-1");
+        next.close?.();
+        return next.status === 200;
+      },
+      { timeoutMs: 1_000 },
+    );
   });
 });
 
@@ -331,7 +374,9 @@ describe.runIf(shell === "server")("refused bodies", () => {
   const run = promisify(execFile);
 
   async function expectReadable(server, send) {
-    for (const mebibytes of [17, 64]) for (let index = 0; index < 5; index += 1) expect(await send(mebibytes), `${mebibytes} MiB`).toBe(413);
+    for (const mebibytes of [17, 64])
+      for (let index = 0; index < 5; index += 1)
+        expect(await send(mebibytes), `${mebibytes} MiB`).toBe(413);
     expect((await request(server.url, "/health")).status).toBe(200);
   }
 
@@ -339,7 +384,11 @@ describe.runIf(shell === "server")("refused bodies", () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     await expectReadable(server, async (mebibytes) => {
-      const answer = await fetch(`${server.url}${stream.path}`, { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: Buffer.alloc(mebibytes * mebibyte) });
+      const answer = await fetch(`${server.url}${stream.path}`, {
+        method: "POST",
+        headers: { "Content-Type": "application/octet-stream" },
+        body: Buffer.alloc(mebibytes * mebibyte),
+      });
       expect((await answer.json()).error.code).toBe("body_too_large");
       return answer.status;
     });
@@ -355,29 +404,51 @@ connection.request("POST", "${stream.path}", body=b"x" * (int(sys.argv[1]) << 20
 answer = connection.getresponse()
 answer.read()
 print(answer.status)`;
-    await expectReadable(server, async (mebibytes) => Number((await run("python3", ["-c", program, String(mebibytes)])).stdout));
+    await expectReadable(server, async (mebibytes) =>
+      Number((await run("python3", ["-c", program, String(mebibytes)])).stdout),
+    );
   });
 
-  test.each([["with Expect", ["-H", "Expect: 100-continue"]], ["without Expect", ["-H", "Expect:"]]])("curl %s reads the refusal of a body that is too large", async (_, more) => {
+  test.each([
+    ["with Expect", ["-H", "Expect: 100-continue"]],
+    ["without Expect", ["-H", "Expect:"]],
+  ])("curl %s reads the refusal of a body that is too large", async (_, more) => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     await expectReadable(server, async (mebibytes) => {
-      const running = run("curl", ["-s", "-o", "/dev/null", "-w", "%{http_code}", ...more, "-H", "Content-Type: application/octet-stream", "--data-binary", "@-", `${server.url}${stream.path}`]);
+      const running = run("curl", [
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        ...more,
+        "-H",
+        "Content-Type: application/octet-stream",
+        "--data-binary",
+        "@-",
+        `${server.url}${stream.path}`,
+      ]);
       running.child.stdin.on("error", () => {});
       running.child.stdin.end(Buffer.alloc(mebibytes * mebibyte));
       return Number((await running).stdout);
     });
   });
 
-  test.each(["GET", "HEAD", "DELETE", "OPTIONS", "PATCH"])("%s whose body never comes is answered at once", async (method) => {
-    const server = await serve();
-    const stream = await Stream.create(server.url);
-    for (const length of [5, 100_000]) {
-      const connection = connect(server);
-      connection.socket.write(`${method} ${stream.path} HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n\r\n`);
-      await answered(connection, /^HTTP\/1\.1 \d\d\d /, 1_000);
-    }
-  });
+  test.each(["GET", "HEAD", "DELETE", "OPTIONS", "PATCH"])(
+    "%s whose body never comes is answered at once",
+    async (method) => {
+      const server = await serve();
+      const stream = await Stream.create(server.url);
+      for (const length of [5, 100_000]) {
+        const connection = connect(server);
+        connection.socket.write(
+          `${method} ${stream.path} HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n\r\n`,
+        );
+        await answered(connection, /^HTTP\/1\.1 \d\d\d /, 1_000);
+      }
+    },
+  );
 
   test("a request without a token is refused at once, whatever its body does", async () => {
     const server = await serve({ AUTH_TOKEN: "secret" });
@@ -389,7 +460,9 @@ print(answer.status)`;
       await eventually("the end", () => connection.hasEnded, { timeoutMs: 1_000 });
     }
     const chunked = connect(server);
-    chunked.socket.write(`POST ${stream.path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n`);
+    chunked.socket.write(
+      `POST ${stream.path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n`,
+    );
     await answered(chunked, /^HTTP\/1\.1 401 /, 1_000);
   });
 
@@ -400,7 +473,11 @@ print(answer.status)`;
     onTestFinished(() => agent.destroy());
     const sockets = new Set();
     for (let index = 0; index < 5; index += 1) {
-      const answer = await request(server.url, `${stream.path}?offset=x`, { method: "PATCH", body: "x".repeat(10_000), agent });
+      const answer = await request(server.url, `${stream.path}?offset=x`, {
+        method: "PATCH",
+        body: "x".repeat(10_000),
+        agent,
+      });
       expect(answer.status).toBe(405);
       for (const each of Object.values(agent.freeSockets).flat()) sockets.add(each);
     }
@@ -423,18 +500,29 @@ describe.runIf(shell === "server")("heads", () => {
   test("a line feed alone is refused in a request behind another, too", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
-    for (const first of ["GET /health HTTP/1.1\r\nHost: x\r\n\r\n", `${post(stream, 3)}\n\n\n`, `POST ${stream.path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\n\n\n\r\n0\r\n\r\n`]) {
-      const text = (await exchange(server.url, `${first}GET /health HTTP/1.1\nHost: x\n\n`)).toString("latin1");
+    for (const first of [
+      "GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+      `${post(stream, 3)}\n\n\n`,
+      `POST ${stream.path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\n\n\n\r\n0\r\n\r\n`,
+    ]) {
+      const text = (
+        await exchange(server.url, `${first}GET /health HTTP/1.1\nHost: x\n\n`)
+      ).toString("latin1");
       expect(text).toMatch(/^HTTP\/1\.1 20[04] .*HTTP\/1\.1 400 /s);
     }
     expect((await stream.get()).text).toBe("\n".repeat(6));
   });
 
-  test.each(["/health#", "/health?x=1#y", "http://x/health#y"])("a target with a fragment, %s, is refused", async (target) => {
-    const server = await serve();
-    const text = (await exchange(server.url, `GET ${target} HTTP/1.1\r\nHost: x\r\n\r\n`)).toString("latin1");
-    expect(text).toMatch(/^HTTP\/1\.1 400 /);
-  });
+  test.each(["/health#", "/health?x=1#y", "http://x/health#y"])(
+    "a target with a fragment, %s, is refused",
+    async (target) => {
+      const server = await serve();
+      const text = (
+        await exchange(server.url, `GET ${target} HTTP/1.1\r\nHost: x\r\n\r\n`)
+      ).toString("latin1");
+      expect(text).toMatch(/^HTTP\/1\.1 400 /);
+    },
+  );
 
   test.each([
     ["a request line that is none", "hello\r\n\r\n", 400],
@@ -443,23 +531,36 @@ describe.runIf(shell === "server")("heads", () => {
     ["a bad length", "POST /v1/stream/a HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400],
     ["a line feed alone", "GET /health HTTP/1.1\nHost: x\n\n", 400],
     ["too many headers", `GET /health HTTP/1.1\r\nHost: x\r\n${"A: b\r\n".repeat(101)}\r\n`, 431],
-    ["a large head", `GET /health HTTP/1.1\r\nHost: x\r\nX-Large: ${"x".repeat(70_000)}\r\n\r\n`, 431],
+    [
+      "a large head",
+      `GET /health HTTP/1.1\r\nHost: x\r\nX-Large: ${"x".repeat(70_000)}\r\n\r\n`,
+      431,
+    ],
     ["a long target", `GET /${"x".repeat(70_000)} HTTP/1.1\r\nHost: x\r\n\r\n`, 431],
-  ])("the answer to a head with %s is never stored, alone or behind another", async (_, head, status) => {
-    const server = await serve();
-    const refused = new RegExp(`^HTTP/1\\.1 ${status} [^\r]*\r\ncache-control: no-store\r\n[^]*\r\n\r\n$`);
-    expect((await exchange(server.url, head)).toString("latin1")).toMatch(refused);
-    const text = (await exchange(server.url, `GET /health HTTP/1.1\r\nHost: x\r\n\r\n${head}`)).toString("latin1");
-    expect(text).toMatch(/^HTTP\/1\.1 200 /);
-    expect(text.slice(text.lastIndexOf("HTTP/1.1 "))).toMatch(refused);
-  });
+  ])(
+    "the answer to a head with %s is never stored, alone or behind another",
+    async (_, head, status) => {
+      const server = await serve();
+      const refused = new RegExp(
+        `^HTTP/1\\.1 ${status} [^\r]*\r\ncache-control: no-store\r\n[^]*\r\n\r\n$`,
+      );
+      expect((await exchange(server.url, head)).toString("latin1")).toMatch(refused);
+      const text = (
+        await exchange(server.url, `GET /health HTTP/1.1\r\nHost: x\r\n\r\n${head}`)
+      ).toString("latin1");
+      expect(text).toMatch(/^HTTP\/1\.1 200 /);
+      expect(text.slice(text.lastIndexOf("HTTP/1.1 "))).toMatch(refused);
+    },
+  );
 
   test("content that looks like such an answer is handed out as it is", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     const content = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
     for (let index = 0; index < 3; index += 1) await stream.append(content);
-    const text = (await exchange(server.url, `GET ${stream.path} HTTP/1.1\r\nHost: x\r\n\r\nhello\r\n\r\n`)).toString("latin1");
+    const text = (
+      await exchange(server.url, `GET ${stream.path} HTTP/1.1\r\nHost: x\r\n\r\nhello\r\n\r\n`)
+    ).toString("latin1");
     expect(text).toContain(content.repeat(3));
     expect(text.match(/cache-control/g)).toHaveLength(2);
   });
@@ -467,20 +568,35 @@ describe.runIf(shell === "server")("heads", () => {
   test("requests in one piece are answered one after the other", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
-    const all = `${range(20).map((index) => `${post(stream, 3)}${String(index).padStart(3, "0")}`).join("")}GET ${stream.path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
+    const all = `${range(20)
+      .map((index) => `${post(stream, 3)}${String(index).padStart(3, "0")}`)
+      .join("")}GET ${stream.path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
     const text = (await exchange(server.url, all)).toString("latin1");
     expect(text.match(/HTTP\/1\.1 204 /g)).toHaveLength(20);
-    expect(text).toMatch(new RegExp(`${range(20).map((index) => String(index).padStart(3, "0")).join("")}$`));
+    expect(text).toMatch(
+      new RegExp(
+        `${range(20)
+          .map((index) => String(index).padStart(3, "0"))
+          .join("")}$`,
+      ),
+    );
   });
 
   test("a head may have 64 KiB and no more", async () => {
     const server = await serve();
     const head = (length) => {
-      const [before, after] = ["GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Large: ", "\r\n\r\n"];
+      const [before, after] = [
+        "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Large: ",
+        "\r\n\r\n",
+      ];
       return before + "x".repeat(length - before.length - after.length) + after;
     };
-    expect((await exchange(server.url, head(65_536))).toString("latin1")).toMatch(/^HTTP\/1\.1 200 /);
-    expect((await exchange(server.url, head(65_537))).toString("latin1")).toMatch(/^HTTP\/1\.1 431 /);
+    expect((await exchange(server.url, head(65_536))).toString("latin1")).toMatch(
+      /^HTTP\/1\.1 200 /,
+    );
+    expect((await exchange(server.url, head(65_537))).toString("latin1")).toMatch(
+      /^HTTP\/1\.1 431 /,
+    );
   });
 });
 
@@ -492,11 +608,24 @@ describe.runIf(shell === "server")("its own paths", () => {
     expect(plain.headers["content-type"]).toBe("text/plain; version=0.0.4; charset=utf-8");
     expect(plain.text).toMatch(/^# TYPE durable_streams_requests_total counter$/m);
     expect(plain.text).not.toContain("# EOF");
-    const open = await request(server.url, "/metrics", { headers: { Accept: "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5" } });
-    expect(open.headers["content-type"]).toBe("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    const open = await request(server.url, "/metrics", {
+      headers: {
+        Accept: "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+      },
+    });
+    expect(open.headers["content-type"]).toBe(
+      "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    );
     expect(open.text).toMatch(/^# TYPE durable_streams_requests counter$/m);
     expect(open.text).toMatch(/# EOF\n$/);
-    const samples = (text) => text.split("\n").filter((line) => line.startsWith("durable_streams_cold") || line.startsWith("durable_streams_requests_total"));
+    const samples = (text) =>
+      text
+        .split("\n")
+        .filter(
+          (line) =>
+            line.startsWith("durable_streams_cold") ||
+            line.startsWith("durable_streams_requests_total"),
+        );
     expect(samples(plain.text)).toEqual(samples(open.text));
   });
 

@@ -28,25 +28,51 @@ async function temporaryDirectory() {
 /** The files of streams, without those that SQLite keeps beside them, and without the registry's. */
 async function files({ dataDirectory }) {
   const all = await readdir(path.join(dataDirectory, "streams"), { recursive: true });
-  return all.filter((file) => file.endsWith(".sqlite") && !path.basename(file).startsWith("__registry__."));
+  return all.filter(
+    (file) => file.endsWith(".sqlite") && !path.basename(file).startsWith("__registry__."),
+  );
 }
 
 /** The values of a metric, by its labels. */
 async function metric({ url }, name) {
-  const lines = (await request(url, "/metrics")).text.split("\n").filter((line) => line.startsWith(`durable_streams_${name}`));
-  return new Map(lines.map((line) => [line.slice(0, line.lastIndexOf(" ")), Number(line.slice(line.lastIndexOf(" ") + 1))]));
+  const lines = (await request(url, "/metrics")).text
+    .split("\n")
+    .filter((line) => line.startsWith(`durable_streams_${name}`));
+  return new Map(
+    lines.map((line) => [
+      line.slice(0, line.lastIndexOf(" ")),
+      Number(line.slice(line.lastIndexOf(" ") + 1)),
+    ]),
+  );
 }
 
 describe.runIf(shell === "server")("files", () => {
   test("a stream has one file from its creation to its deletion, whatever it is called", async () => {
     const server = await serve({});
-    const names = ["a", "A", "a/b", "a%2Fb", ".hidden", "...", "con", "-rf", "%00", "%F0%9F%98%80", "x".repeat(1_024), "x".repeat(1_023), "a/".repeat(400)];
+    const names = [
+      "a",
+      "A",
+      "a/b",
+      "a%2Fb",
+      ".hidden",
+      "...",
+      "con",
+      "-rf",
+      "%00",
+      "%F0%9F%98%80",
+      "x".repeat(1_024),
+      "x".repeat(1_023),
+      "a/".repeat(400),
+    ];
     const streams = names.map((name) => new Stream(server.url, name));
-    for (const [index, stream] of streams.entries()) expect((await stream.put({ body: `${index}` })).status, stream.name).toBe(201);
-    for (const [index, stream] of streams.entries()) expect((await stream.get()).text).toBe(`${index}`);
+    for (const [index, stream] of streams.entries())
+      expect((await stream.put({ body: `${index}` })).status, stream.name).toBe(201);
+    for (const [index, stream] of streams.entries())
+      expect((await stream.get()).text).toBe(`${index}`);
     const kept = await files(server);
     expect(new Set(kept.map((file) => file.toLowerCase())).size).toBe(names.length);
-    for (const file of kept) expect(path.basename(file)).toMatch(/^[a-z0-9_-]{1,40}\.[0-9a-f]{64}\.sqlite$/);
+    for (const file of kept)
+      expect(path.basename(file)).toMatch(/^[a-z0-9_-]{1,40}\.[0-9a-f]{64}\.sqlite$/);
     for (const stream of streams) expect((await stream.delete()).status).toBe(204);
     await eventually("no file", async () => (await files(server)).length === 0);
   });
@@ -69,30 +95,42 @@ describe.runIf(shell === "server")("files", () => {
     expect(await files(server)).toEqual([]);
   });
 
-  test.skipIf(process.platform !== "linux")("more streams than may be open are served, each with all that it has", async () => {
-    const [open, threads] = [4, 3];
-    const server = await serve({ OPEN_STREAMS_MAX: open, STORAGE_THREADS: threads });
-    const streams = await Promise.all(range(60).map(() => Stream.create(server.url, { contentType: "application/json" })));
-    const readers = await Promise.all(streams.slice(0, 10).map((stream) => stream.events("-1")));
-    await Promise.all(readers.map((reader) => reader.upToDate()));
-    let most = 0;
-    for (const round of range(5)) {
-      const appending = streams.map((stream, index) => stream.append(JSON.stringify([round, index].join()), producer("p", 0, round)));
-      const descriptors = await readdir(`/proc/${server.pid}/fd`);
-      const targets = await Promise.all(descriptors.map((descriptor) => readlink(`/proc/${server.pid}/fd/${descriptor}`).catch(() => "")));
-      most = Math.max(most, targets.filter((target) => target.includes("/streams/")).length);
-      for (const answer of await Promise.all(appending)) expect(answer.status).toBe(200);
-    }
-    expect(most).toBeGreaterThan(0);
-    // A database and its log each.
-    expect(most).toBeLessThanOrEqual(2 * (open + threads));
-    for (const [index, stream] of streams.entries()) expect(await stream.messages()).toEqual(range(5).map((round) => [round, index].join()));
-    for (const [index, reader] of readers.entries()) {
-      await eventually("all messages", () => reader.messages.length === 5);
-      expect(reader.messages).toEqual(range(5).map((round) => [round, index].join()));
-      reader.close();
-    }
-  });
+  test.skipIf(process.platform !== "linux")(
+    "more streams than may be open are served, each with all that it has",
+    async () => {
+      const [open, threads] = [4, 3];
+      const server = await serve({ OPEN_STREAMS_MAX: open, STORAGE_THREADS: threads });
+      const streams = await Promise.all(
+        range(60).map(() => Stream.create(server.url, { contentType: "application/json" })),
+      );
+      const readers = await Promise.all(streams.slice(0, 10).map((stream) => stream.events("-1")));
+      await Promise.all(readers.map((reader) => reader.upToDate()));
+      let most = 0;
+      for (const round of range(5)) {
+        const appending = streams.map((stream, index) =>
+          stream.append(JSON.stringify([round, index].join()), producer("p", 0, round)),
+        );
+        const descriptors = await readdir(`/proc/${server.pid}/fd`);
+        const targets = await Promise.all(
+          descriptors.map((descriptor) =>
+            readlink(`/proc/${server.pid}/fd/${descriptor}`).catch(() => ""),
+          ),
+        );
+        most = Math.max(most, targets.filter((target) => target.includes("/streams/")).length);
+        for (const answer of await Promise.all(appending)) expect(answer.status).toBe(200);
+      }
+      expect(most).toBeGreaterThan(0);
+      // A database and its log each.
+      expect(most).toBeLessThanOrEqual(2 * (open + threads));
+      for (const [index, stream] of streams.entries())
+        expect(await stream.messages()).toEqual(range(5).map((round) => [round, index].join()));
+      for (const [index, reader] of readers.entries()) {
+        await eventually("all messages", () => reader.messages.length === 5);
+        expect(reader.messages).toEqual(range(5).map((round) => [round, index].join()));
+        reader.close();
+      }
+    },
+  );
 
   test("a stream whose time has come leaves no file, though nobody asks for it, over a kill, too", async () => {
     const dataDirectory = await temporaryDirectory();
@@ -113,7 +151,9 @@ describe.runIf(shell === "server")("files", () => {
   test("a directory has one server at a time", async () => {
     const dataDirectory = await temporaryDirectory();
     await serve({}, { dataDirectory });
-    await expect(startServer({ dataDirectory })).rejects.toThrow("another server uses this directory");
+    await expect(startServer({ dataDirectory })).rejects.toThrow(
+      "another server uses this directory",
+    );
   });
 });
 
@@ -126,7 +166,10 @@ describe.runIf(shell === "server")("commits", () => {
     onTestFinished(() => agent.destroy());
     await Promise.all(
       range(connections).map(async (writer) => {
-        for (const index of range(each)) expect((await stream.append(JSON.stringify([`${writer}-${index}`]), {}, { agent })).status).toBe(204);
+        for (const index of range(each))
+          expect(
+            (await stream.append(JSON.stringify([`${writer}-${index}`]), {}, { agent })).status,
+          ).toBe(204);
       }),
     );
     const messages = await stream.messages();
@@ -140,44 +183,56 @@ describe.runIf(shell === "server")("commits", () => {
     const server = await serve({});
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const answers = await Promise.all(
-      range(200).map((index) => stream.append(String(index), { ...producer(`p${index}`, 0, 0), ...(index % 10 === 7 ? { "X-Test-Op": "panic" } : {}) })),
+      range(200).map((index) =>
+        stream.append(String(index), {
+          ...producer(`p${index}`, 0, 0),
+          ...(index % 10 === 7 ? { "X-Test-Op": "panic" } : {}),
+        }),
+      ),
     );
-    for (const [index, answer] of answers.entries()) expect(answer.status, `${index}`).toBe(index % 10 === 7 ? 503 : 200);
+    for (const [index, answer] of answers.entries())
+      expect(answer.status, `${index}`).toBe(index % 10 === 7 ? 503 : 200);
     const expected = range(200).filter((index) => index % 10 !== 7);
     expect((await stream.messages()).sort((a, b) => a - b)).toEqual(expected);
   });
 });
 
 describe.runIf(shell === "server")("signals", () => {
-  test.each(["SIGTERM", "SIGINT"])("%s answers what waits, ends what is open, and loses nothing", async (signal) => {
-    const dataDirectory = await temporaryDirectory();
-    const server = await serve({}, { dataDirectory });
-    const stream = await Stream.create(server.url, { contentType: "application/json", body: "[0]" });
-    const readers = await Promise.all(range(20).map(() => stream.events("-1")));
-    await Promise.all(readers.map((reader) => reader.upToDate()));
-    const polls = range(20).map(() => stream.longPoll("now", { agent: false }));
-    const idle = net.connect(server.port, "127.0.0.1");
-    idle.on("error", () => {});
-    await sleep(200);
-    const begun = performance.now();
-    process.kill(server.pid, signal);
-    for (const reader of readers) await reader.end({ timeoutMs: 3_000 });
-    for (const answer of await Promise.all(polls)) expect(answer.status).toBe(204);
-    idle.destroy();
-    expect(await server.ended()).toEqual({ code: 0, signal: null });
-    expect(performance.now() - begun).toBeLessThan(5_000);
-    // Everything is in the one file.
-    const left = await readdir(path.join(dataDirectory, "streams"), { recursive: true });
-    expect(left.filter((file) => /-(wal|shm|journal)$/.test(file))).toEqual([]);
+  test.each(["SIGTERM", "SIGINT"])(
+    "%s answers what waits, ends what is open, and loses nothing",
+    async (signal) => {
+      const dataDirectory = await temporaryDirectory();
+      const server = await serve({}, { dataDirectory });
+      const stream = await Stream.create(server.url, {
+        contentType: "application/json",
+        body: "[0]",
+      });
+      const readers = await Promise.all(range(20).map(() => stream.events("-1")));
+      await Promise.all(readers.map((reader) => reader.upToDate()));
+      const polls = range(20).map(() => stream.longPoll("now", { agent: false }));
+      const idle = net.connect(server.port, "127.0.0.1");
+      idle.on("error", () => {});
+      await sleep(200);
+      const begun = performance.now();
+      process.kill(server.pid, signal);
+      for (const reader of readers) await reader.end({ timeoutMs: 3_000 });
+      for (const answer of await Promise.all(polls)) expect(answer.status).toBe(204);
+      idle.destroy();
+      expect(await server.ended()).toEqual({ code: 0, signal: null });
+      expect(performance.now() - begun).toBeLessThan(5_000);
+      // Everything is in the one file.
+      const left = await readdir(path.join(dataDirectory, "streams"), { recursive: true });
+      expect(left.filter((file) => /-(wal|shm|journal)$/.test(file))).toEqual([]);
 
-    const again = await serve({}, { dataDirectory, port: server.port });
-    const offset = readers[0].controls.at(-1).streamNextOffset;
-    const resumed = await stream.events(offset);
-    expect((await stream.append("1")).status).toBe(204);
-    expect((await resumed.next({ type: "data" })).data).toBe("[1]");
-    resumed.close();
-    expect(again.port).toBe(server.port);
-  });
+      const again = await serve({}, { dataDirectory, port: server.port });
+      const offset = readers[0].controls.at(-1).streamNextOffset;
+      const resumed = await stream.events(offset);
+      expect((await stream.append("1")).status).toBe(204);
+      expect((await resumed.next({ type: "data" })).data).toBe("[1]");
+      resumed.close();
+      expect(again.port).toBe(server.port);
+    },
+  );
 });
 
 describe.runIf(shell === "server")("bounds", () => {
@@ -218,7 +273,10 @@ describe.runIf(shell === "server")("bounds", () => {
     const readers = [await stream.events("-1")];
     await readers[0].upToDate();
     expect((await ask()).status).toBe(200);
-    await eventually("the end of the idle connection", () => idle.destroyed || idle.readableEnded || !idle.readable);
+    await eventually(
+      "the end of the idle connection",
+      () => idle.destroyed || idle.readableEnded || !idle.readable,
+    );
     readers.push(await stream.events("-1"));
     await readers[1].upToDate();
     expectUnavailable(await ask());
@@ -232,22 +290,37 @@ describe.runIf(shell === "server")("bounds", () => {
     const stream = await Stream.create(server.url);
     expectUnavailable(await stream.append("x".repeat(1_001)));
     expectUnavailable(await stream.append(["x".repeat(600), "x".repeat(600)]));
-    for (let index = 0; index < 5; index += 1) expect((await stream.append("x".repeat(1_000))).status).toBe(204);
+    for (let index = 0; index < 5; index += 1)
+      expect((await stream.append("x".repeat(1_000))).status).toBe(204);
     expect((await stream.get()).text).toHaveLength(5_000);
   });
 
   test("a head beyond the bound is refused, and costs only its connection", async () => {
     const server = await serve({});
-    const large = await exchange(server.url, `GET / HTTP/1.1\r\nHost: x\r\nX-Large: ${"x".repeat(300_000)}\r\n\r\n`);
+    const large = await exchange(
+      server.url,
+      `GET / HTTP/1.1\r\nHost: x\r\nX-Large: ${"x".repeat(300_000)}\r\n\r\n`,
+    );
     expect(large.toString("latin1")).toMatch(/^HTTP\/1\.1 431 /);
-    const many = await exchange(server.url, `GET / HTTP/1.1\r\nHost: x\r\n${range(200).map((index) => `X-${index}: x\r\n`).join("")}\r\n`);
+    const many = await exchange(
+      server.url,
+      `GET / HTTP/1.1\r\nHost: x\r\n${range(200)
+        .map((index) => `X-${index}: x\r\n`)
+        .join("")}\r\n`,
+    );
     expect(many.toString("latin1")).toMatch(/^HTTP\/1\.1 431 /);
     expect((await request(server.url, "/health")).status).toBe(200);
   });
 
   test("what is no HTTP is refused, and costs only its connection", async () => {
     const server = await serve({});
-    for (const bytes of ["\r\n\r\n\0\0\0", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "POST /v1/stream/a HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", "\x16\x03\x01\x02\x00\x01"]) {
+    for (const bytes of [
+      "\r\n\r\n\0\0\0",
+      "GET\r\n\r\n",
+      "GET / HTTP/9.9\r\n\r\n",
+      "POST /v1/stream/a HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+      "\x16\x03\x01\x02\x00\x01",
+    ]) {
       const answer = (await exchange(server.url, bytes)).toString("latin1");
       expect(answer).toMatch(/^(HTTP\/1\.1 400 |$)/);
     }
@@ -265,7 +338,10 @@ describe.runIf(shell === "server")("its own paths", () => {
     expect(requests.get('durable_streams_requests_total{method="PUT",status="201"}')).toBe(1);
     expect(requests.get('durable_streams_requests_total{method="PUT",status="401"}')).toBe(1);
     // The registry's, too, once it has been told.
-    await eventually("two open streams", async () => (await metric(server, "open_streams")).get("durable_streams_open_streams") === 2);
+    await eventually(
+      "two open streams",
+      async () => (await metric(server, "open_streams")).get("durable_streams_open_streams") === 2,
+    );
     for (const own of ["/health", "/metrics"]) {
       expect((await request(server.url, own, { method: "POST" })).status).toBe(404);
       expect((await request(server.url, own, { method: "HEAD" })).body.length).toBe(0);

@@ -42,7 +42,12 @@ let server;
 
 beforeAll(async () => {
   server = await startOrUse({
-    env: { LONG_POLL_TIMEOUT_MS: 600, MAX_CHUNK_BYTES: 65_536, SSE_MAX_AGE_MS: sseAgeMs, SSE_HEARTBEAT_MS: 1_500 },
+    env: {
+      LONG_POLL_TIMEOUT_MS: 600,
+      MAX_CHUNK_BYTES: 65_536,
+      SSE_MAX_AGE_MS: sseAgeMs,
+      SSE_HEARTBEAT_MS: 1_500,
+    },
   });
 });
 
@@ -52,7 +57,9 @@ for (const [title, rows] of Object.entries(groups)) {
   describe(title, () => {
     for (const row of rows) {
       const run = row.concurrent ? test.concurrent : test;
-      run.skipIf(row.only === "own" && !own)(`${row.section} ${row.clause}`, () => row.check({ base: server.url, own, sseAgeMs }));
+      run.skipIf(row.only === "own" && !own)(`${row.section} ${row.clause}`, () =>
+        row.check({ base: server.url, own, sseAgeMs }),
+      );
     }
   });
 }

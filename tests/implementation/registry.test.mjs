@@ -25,7 +25,8 @@ const events = () =>
 
 test("each of three shards is told of some streams, and of each all events in order", async () => {
   const streams = Array.from({ length: 24 }, () => new Stream(server.url, freshName("sharded")));
-  for (const operation of ["put", "delete", "put"]) await Promise.all(streams.map((stream) => stream[operation]()));
+  for (const operation of ["put", "delete", "put"])
+    await Promise.all(streams.map((stream) => stream[operation]()));
   const told = await eventually(
     "all events",
     async () => {
@@ -35,8 +36,13 @@ test("each of three shards is told of some streams, and of each all events in or
     patience,
   );
   for (const { name } of streams) {
-    const operations = told.map((all) => all.filter(({ key }) => key === name).map(({ headers }) => headers.operation));
-    expect(operations.filter((each) => each.length > 0), name).toEqual([["insert", "delete", "insert"]]);
+    const operations = told.map((all) =>
+      all.filter(({ key }) => key === name).map(({ headers }) => headers.operation),
+    );
+    expect(
+      operations.filter((each) => each.length > 0),
+      name,
+    ).toEqual([["insert", "delete", "insert"]]);
   }
   expect(told.every((all) => all.length > 0)).toBe(true);
   expect(told.flat()).toHaveLength(3 * streams.length);
@@ -54,7 +60,12 @@ test("clients read every shard and write to none, not even to those that are not
   }
   for (const name of [...shards, "%5F_registry__/2", "__registry__/7", "__registry__/"]) {
     const shard = new Stream(server.url, name, "application/json");
-    for (const answer of [await shard.put(), await shard.append("{}"), await shard.close(), await shard.delete()]) {
+    for (const answer of [
+      await shard.put(),
+      await shard.append("{}"),
+      await shard.close(),
+      await shard.delete(),
+    ]) {
       expect(answer.status, name).toBe(403);
     }
   }

@@ -24,7 +24,9 @@ async function rowsWritten(stream, act) {
   const before = await stream.statistics();
   await act();
   const after = await stream.statistics();
-  expect(after.instance, "the object was restarted in the middle of the measurement").toBe(before.instance);
+  expect(after.instance, "the object was restarted in the middle of the measurement").toBe(
+    before.instance,
+  );
   return after.rows_written - before.rows_written;
 }
 
@@ -32,7 +34,10 @@ describe.runIf(shell === "worker")("creation", () => {
   // Two tables, which count as two rows each, the head row, and the head row once more when the registry was told.
   test("a stream that is not used again costs six rows, and one alarm that is taken back", async () => {
     const stream = await Stream.create(server.url);
-    await eventually("the registry has been told", async () => (await stream.statistics()).rows_written >= 6);
+    await eventually(
+      "the registry has been told",
+      async () => (await stream.statistics()).rows_written >= 6,
+    );
     await new Promise((resolve) => setTimeout(resolve, 300));
     const statistics = await stream.statistics();
     expect(statistics.rows_written).toBe(6);
@@ -46,8 +51,14 @@ describe.runIf(shell === "worker")("creation with R2 and D1", () => {
     const own = await startServer({ cold: true });
     onTestFinished(() => own.stop());
     const stream = await Stream.create(own.url);
-    await eventually("the index has been told", async () => (await own.coldTier.indexed(stream)).length === 1);
-    await eventually("the registry has been told", async () => (await stream.statistics()).rows_written >= 7);
+    await eventually(
+      "the index has been told",
+      async () => (await own.coldTier.indexed(stream)).length === 1,
+    );
+    await eventually(
+      "the registry has been told",
+      async () => (await stream.statistics()).rows_written >= 7,
+    );
     await new Promise((resolve) => setTimeout(resolve, 500));
     const statistics = await stream.statistics();
     expect(statistics.rows_written).toBe(7);
@@ -59,13 +70,38 @@ describe.runIf(shell === "worker")("appends", () => {
   const json = JSON.stringify(range(100).map((index) => ({ index })));
   const cases = [
     ["plain", "text/plain", (stream) => stream.append("x".repeat(100)), 204],
-    ["with a Stream-Seq", "text/plain", (stream, index) => stream.append("x", { "Stream-Seq": String(index).padStart(5, "0") }), 204],
-    ["of a producer", "text/plain", (stream, index) => stream.append("x", producer("p", 0, index)), 200],
-    ["of a producer each", "text/plain", (stream, index) => stream.append("x", producer(`p${index}`, 0, 0)), 200],
-    ["of one JSON message", "application/json", (stream) => stream.append("{\"a\":1}"), 204],
+    [
+      "with a Stream-Seq",
+      "text/plain",
+      (stream, index) => stream.append("x", { "Stream-Seq": String(index).padStart(5, "0") }),
+      204,
+    ],
+    [
+      "of a producer",
+      "text/plain",
+      (stream, index) => stream.append("x", producer("p", 0, index)),
+      200,
+    ],
+    [
+      "of a producer each",
+      "text/plain",
+      (stream, index) => stream.append("x", producer(`p${index}`, 0, 0)),
+      200,
+    ],
+    ["of one JSON message", "application/json", (stream) => stream.append('{"a":1}'), 204],
     ["of 100 JSON messages", "application/json", (stream) => stream.append(json), 204],
-    ["of 100 JSON messages by a producer", "application/json", (stream, index) => stream.append(json, producer("p", 0, index)), 200],
-    ["of 100 kB", "application/octet-stream", (stream) => stream.append(Buffer.alloc(100_000)), 204],
+    [
+      "of 100 JSON messages by a producer",
+      "application/json",
+      (stream, index) => stream.append(json, producer("p", 0, index)),
+      200,
+    ],
+    [
+      "of 100 kB",
+      "application/octet-stream",
+      (stream) => stream.append(Buffer.alloc(100_000)),
+      204,
+    ],
   ];
 
   test.each(cases)("an append %s writes one row", async (_, contentType, append, status) => {
@@ -112,12 +148,16 @@ describe.runIf(shell === "worker")("reads", () => {
     ["a read answered 304", (stream) => stream.get("", { "If-None-Match": "*" }), 304],
     ["a long-poll behind the tail", (stream) => stream.longPoll("-1"), 200],
     ["a long-poll that waits", (stream) => stream.longPoll("now"), 204],
-    ["an SSE read", async (stream) => {
-      const reader = await stream.events("-1");
-      await reader.upToDate();
-      reader.close();
-      return reader;
-    }, 200],
+    [
+      "an SSE read",
+      async (stream) => {
+        const reader = await stream.events("-1");
+        await reader.upToDate();
+        reader.close();
+        return reader;
+      },
+      200,
+    ],
   ];
 
   test.each(cases)("%s writes nothing", async (_, read, status) => {
@@ -133,13 +173,21 @@ describe.runIf(shell === "worker")("reads", () => {
     const stream = await Stream.create(server.url);
     const reader = await stream.events("-1");
     await reader.upToDate();
-    await eventually("the reader's line", async () => (await stream.statistics()).subscribers === 1);
-    expect(await rowsWritten(stream, () => new Promise((resolve) => setTimeout(resolve, 1_000)))).toBe(0);
+    await eventually(
+      "the reader's line",
+      async () => (await stream.statistics()).subscribers === 1,
+    );
+    expect(
+      await rowsWritten(stream, () => new Promise((resolve) => setTimeout(resolve, 1_000))),
+    ).toBe(0);
     reader.close();
   });
 
   test("a stream with a TTL that is read 1,000 times in a row writes a handful of rows at most", async () => {
-    const stream = await Stream.create(server.url, { body: "abc", headers: { "Stream-TTL": "3600" } });
+    const stream = await Stream.create(server.url, {
+      body: "abc",
+      headers: { "Stream-TTL": "3600" },
+    });
     const written = await rowsWritten(stream, async () => {
       for (let index = 0; index < 1_000; index += 1) expect((await stream.get()).status).toBe(200);
     });
@@ -159,18 +207,28 @@ describe.runIf(shell === "worker")("reads", () => {
 describe.runIf(shell === "worker")("an unknown name", () => {
   async function databasesNow() {
     const directory = path.join(server.dataDirectory, objectNamespace);
-    const names = (await readdir(directory).catch(() => [])).filter((name) => /\.sqlite(-wal)?$/.test(name) && !name.startsWith("metadata"));
-    return new Map(await Promise.all(names.map(async (name) => [name, (await stat(path.join(directory, name))).size])));
+    const names = (await readdir(directory).catch(() => [])).filter(
+      (name) => /\.sqlite(-wal)?$/.test(name) && !name.startsWith("metadata"),
+    );
+    return new Map(
+      await Promise.all(
+        names.map(async (name) => [name, (await stat(path.join(directory, name))).size]),
+      ),
+    );
   }
 
   // Those of other streams may still grow: the registry is told of them after the fact.
   async function databases() {
     let known = await databasesNow();
-    await eventually("quiet databases", async () => {
-      const before = known;
-      known = await databasesNow();
-      return JSON.stringify([...before].sort()) === JSON.stringify([...known].sort());
-    }, { everyMs: 250 });
+    await eventually(
+      "quiet databases",
+      async () => {
+        const before = known;
+        known = await databasesNow();
+        return JSON.stringify([...before].sort()) === JSON.stringify([...known].sort());
+      },
+      { everyMs: 250 },
+    );
     return known;
   }
 
@@ -191,7 +249,8 @@ describe.runIf(shell === "worker")("an unknown name", () => {
     const stream = new Stream(server.url);
     for (let index = 0; index < 3; index += 1) expect((await ask(stream)).status).toBe(status);
     const added = [...(await databases())].filter(([name]) => !before.has(name));
-    for (const [name, bytes] of added) expect(bytes, name).toBe(name.endsWith("-wal") ? 0 : untouchedDatabaseBytes);
+    for (const [name, bytes] of added)
+      expect(bytes, name).toBe(name.endsWith("-wal") ? 0 : untouchedDatabaseBytes);
     const statistics = await stream.statistics();
     expect(statistics.tables).toEqual([]);
     expect(statistics.rows_written).toBe(0);
@@ -201,6 +260,9 @@ describe.runIf(shell === "worker")("an unknown name", () => {
     const stream = await Stream.create(server.url, { body: "x".repeat(10_000) });
     await stream.append("y", producer("p", 0, 0));
     await stream.delete();
-    await eventually("no table, once the registry has been told", async () => (await stream.statistics()).tables.length === 0);
+    await eventually(
+      "no table, once the registry has been told",
+      async () => (await stream.statistics()).tables.length === 0,
+    );
   });
 });

@@ -16,7 +16,10 @@ async function serve(env = {}, options = {}) {
 
 /** The answer to a request that is written as it is. */
 async function raw(base, lines, body = "") {
-  const bytes = await exchange(base, `${[...lines, "Connection: close"].join("\r\n")}\r\n\r\n${body}`);
+  const bytes = await exchange(
+    base,
+    `${[...lines, "Connection: close"].join("\r\n")}\r\n\r\n${body}`,
+  );
   const text = bytes.toString("latin1");
   const [head, ...rest] = text.split("\r\n\r\n");
   return { status: Number(head.split(" ")[1]), head, body: rest.join("\r\n\r\n") };
@@ -48,12 +51,22 @@ describe("Host", () => {
     const one = await Stream.create(base, { body: "one" });
     const victim = await Stream.create(base, { body: "victim" });
     for (const [what, hosts] of bad(victim.path)) {
-      for (const line of [`GET ${one.path} HTTP/1.1`, `GET ${one.path}?offset=now HTTP/1.1`, `DELETE ${one.path} HTTP/1.1`, "GET / HTTP/1.1", `OPTIONS ${one.path} HTTP/1.1`]) {
+      for (const line of [
+        `GET ${one.path} HTTP/1.1`,
+        `GET ${one.path}?offset=now HTTP/1.1`,
+        `DELETE ${one.path} HTTP/1.1`,
+        "GET / HTTP/1.1",
+        `OPTIONS ${one.path} HTTP/1.1`,
+      ]) {
         const answer = await raw(base, [line, ...hosts]);
         expect(answer.status, `${what}: ${line}`).toBe(400);
         expect(answer.body).not.toContain("victim");
       }
-      const post = await raw(base, [`POST ${one.path} HTTP/1.1`, ...hosts, "Content-Type: text/plain", "Content-Length: 1"], "x");
+      const post = await raw(
+        base,
+        [`POST ${one.path} HTTP/1.1`, ...hosts, "Content-Type: text/plain", "Content-Length: 1"],
+        "x",
+      );
       expect(post.status, what).toBe(400);
     }
     expect((await one.get()).text).toBe("one");
@@ -63,7 +76,15 @@ describe("Host", () => {
   test("any that is valid is accepted, and the target alone selects the stream", async () => {
     const base = await serve();
     const stream = await Stream.create(base, { body: "abc" });
-    for (const host of ["h", "streams.example:8080", "a_b.c-d", "127.0.0.1:1", "[::1]:80", "[2001:db8::1]", "h:"]) {
+    for (const host of [
+      "h",
+      "streams.example:8080",
+      "a_b.c-d",
+      "127.0.0.1:1",
+      "[::1]:80",
+      "[2001:db8::1]",
+      "h:",
+    ]) {
       const answer = await raw(base, [`GET ${stream.path} HTTP/1.1`, `Host: ${host}`]);
       expect(answer.status, host).toBe(200);
       expect(answer.body, host).toContain("abc");
@@ -73,15 +94,27 @@ describe("Host", () => {
   test("a target in absolute form wins over Host", async () => {
     const base = await serve();
     const path = `/v1/stream/${freshName()}`;
-    const put = await raw(base, [`PUT http://other.example:81${path}?x=1 HTTP/1.1`, "Host: h", "Content-Type: text/plain", "Content-Length: 0"]);
+    const put = await raw(base, [
+      `PUT http://other.example:81${path}?x=1 HTTP/1.1`,
+      "Host: h",
+      "Content-Type: text/plain",
+      "Content-Length: 0",
+    ]);
     expect(put.status).toBe(201);
     // workerd keeps nothing but the path of such a target, and puts Host before it.
     const origin = shell === "worker" ? "http://h" : "http://other.example:81";
     expect(put.head).toMatch(new RegExp(`^location: ${origin}${path}\r?$`, "im"));
     expect((await request(base, path)).status).toBe(200);
-    expect((await raw(base, [`GET http://other.example${path} HTTP/1.1`, "Host: x?"])).status).toBe(400);
+    expect((await raw(base, [`GET http://other.example${path} HTTP/1.1`, "Host: x?"])).status).toBe(
+      400,
+    );
     if (shell === "worker") return;
-    for (const target of [`http://u@other.example${path}`, `ftp://other.example${path}`, "other.example:80", "*"]) {
+    for (const target of [
+      `http://u@other.example${path}`,
+      `ftp://other.example${path}`,
+      "other.example:80",
+      "*",
+    ]) {
       expect((await raw(base, [`GET ${target} HTTP/1.1`, "Host: h"])).status, target).toBe(400);
     }
   });
@@ -104,7 +137,10 @@ describe("Host", () => {
   test("PUBLIC_URL is where Location begins, whatever the request says", async () => {
     const base = await serve({ PUBLIC_URL: "https://streams.example/tenant/" });
     const path = `/v1/stream/${freshName()}/%7Echild`;
-    const answer = await request(base, `${path}?x=1`, { method: "PUT", headers: { Host: "inside:1" } });
+    const answer = await request(base, `${path}?x=1`, {
+      method: "PUT",
+      headers: { Host: "inside:1" },
+    });
     expect(answer.status).toBe(201);
     expect(answer.headers.location).toBe(`https://streams.example/tenant${path}`);
   });
@@ -122,7 +158,9 @@ describe("codings", () => {
         expect(answer.headers["accept-encoding"]).toBe("identity");
         expect(answer.json().error.code).toBe("content_encoding_not_supported");
         const fresh = new Stream(base, freshName(), contentType);
-        expect((await fresh.put({ body: "1", headers: { "Content-Encoding": coding } })).status).toBe(415);
+        expect(
+          (await fresh.put({ body: "1", headers: { "Content-Encoding": coding } })).status,
+        ).toBe(415);
         expect((await fresh.get()).status).toBe(404);
       }
       expect((await stream.head()).offset).toBe(before.offset);
@@ -135,11 +173,22 @@ describe("codings", () => {
     const stream = await Stream.create(base, { body: "abc" });
     const lines = [`POST ${stream.path} HTTP/1.1`, "Host: h", "Content-Type: text/plain"];
     const chunks = "1\r\nx\r\n0\r\n\r\n";
-    for (const codings of [["gzip, chunked"], ["gzip", "chunked"], ["br,chunked"], ["identity, chunked"]]) {
-      const answer = await raw(base, [...lines, ...codings.map((coding) => `Transfer-Encoding: ${coding}`)], chunks);
+    for (const codings of [
+      ["gzip, chunked"],
+      ["gzip", "chunked"],
+      ["br,chunked"],
+      ["identity, chunked"],
+    ]) {
+      const answer = await raw(
+        base,
+        [...lines, ...codings.map((coding) => `Transfer-Encoding: ${coding}`)],
+        chunks,
+      );
       expect(answer.status, String(codings)).toBe(501);
     }
-    expect((await raw(base, [...lines, "Transfer-Encoding: chunked, chunked"], chunks)).status).toBeGreaterThanOrEqual(400);
+    expect(
+      (await raw(base, [...lines, "Transfer-Encoding: chunked, chunked"], chunks)).status,
+    ).toBeGreaterThanOrEqual(400);
     expect((await stream.get()).text).toBe("abc");
     expect((await raw(base, [...lines, "Transfer-Encoding: Chunked"], chunks)).status).toBe(204);
     expect((await stream.get()).text).toBe("abcx");
@@ -148,24 +197,49 @@ describe("codings", () => {
 
 describe("CORS_ORIGINS", () => {
   const listed = "https://app.example";
-  const ownHeaders = (answer) => Object.keys(answer.headers).filter((name) => name.startsWith("access-control-"));
+  const ownHeaders = (answer) =>
+    Object.keys(answer.headers).filter((name) => name.startsWith("access-control-"));
 
   test("only listed origins are told that they may, and only they may write", async () => {
-    const base = await serve({ CORS_ORIGINS: `${listed},http://localhost:3000`, LONG_POLL_TIMEOUT_MS: 500 });
+    const base = await serve({
+      CORS_ORIGINS: `${listed},http://localhost:3000`,
+      LONG_POLL_TIMEOUT_MS: 500,
+    });
     const stream = await Stream.create(base, { body: "abc" });
     const tail = (await stream.head()).offset;
-    for (const [origin, may] of [[listed, true], ["http://localhost:3000", true], ["http://localhost:3001", false], ["http://app.example", false], ["https://app.example.evil", false], ["null", false]]) {
+    for (const [origin, may] of [
+      [listed, true],
+      ["http://localhost:3000", true],
+      ["http://localhost:3001", false],
+      ["http://app.example", false],
+      ["https://app.example.evil", false],
+      ["null", false],
+    ]) {
       const headers = { Origin: origin };
       const wait = stream.longPoll((await stream.head()).offset, { headers });
       const append = await stream.append("x", headers);
       const events = await stream.events("-1", { headers });
       events.close();
-      const reads = [await stream.get("", headers), await stream.head(headers), await stream.read(tail, headers), await stream.longPoll("-1", { headers }), events, await wait, await new Stream(base).get("", headers)];
+      const reads = [
+        await stream.get("", headers),
+        await stream.head(headers),
+        await stream.read(tail, headers),
+        await stream.longPoll("-1", { headers }),
+        events,
+        await wait,
+        await new Stream(base).get("", headers),
+      ];
       const created = new Stream(base);
       const writes = [append, await created.put({ headers }), await created.delete(headers)];
-      const preflights = [await stream.request("OPTIONS", { headers: { ...headers, "Access-Control-Request-Method": "POST" } })];
+      const preflights = [
+        await stream.request("OPTIONS", {
+          headers: { ...headers, "Access-Control-Request-Method": "POST" },
+        }),
+      ];
       for (const answer of [...reads, ...writes, ...preflights]) {
-        expect(answer.headers["access-control-allow-origin"], origin).toBe(may ? origin : undefined);
+        expect(answer.headers["access-control-allow-origin"], origin).toBe(
+          may ? origin : undefined,
+        );
         expect(answer.headers.vary).toBe("Origin");
         expect(answer.headers["cross-origin-resource-policy"]).toBe("same-origin");
         if (!may) expect(ownHeaders(answer)).toEqual([]);
@@ -181,7 +255,11 @@ describe("CORS_ORIGINS", () => {
   test("a page that asks for the whole server is answered like one that asks for a stream", async () => {
     const base = await serve();
     for (const target of ["*", "/", "/v1/stream/any"]) {
-      const answer = await raw(base, [`OPTIONS ${target} HTTP/1.1`, "Host: h", "Origin: https://a.example"]);
+      const answer = await raw(base, [
+        `OPTIONS ${target} HTTP/1.1`,
+        "Host: h",
+        "Origin: https://a.example",
+      ]);
       expect(answer.status, target).toBe(204);
       expect(answer.head).toMatch(/^allow: GET, HEAD, PUT, POST, DELETE, OPTIONS\r?$/im);
       expect(answer.head).toMatch(/^access-control-allow-origin: \*\r?$/im);
@@ -203,7 +281,11 @@ describe.skipIf(shell === "worker")("the data directory", () => {
     const parent = await mkdtemp(path.join(tmpdir(), "durable-streams-private-"));
     onTestFinished(() => rm(parent, { recursive: true, force: true }));
     const data = path.join(parent, "data");
-    const server = await startServer({ dataDirectory: data, env: { SEGMENT_MAX_MESSAGES: 2 }, cold: "directory" });
+    const server = await startServer({
+      dataDirectory: data,
+      env: { SEGMENT_MAX_MESSAGES: 2 },
+      cold: "directory",
+    });
     onTestFinished(() => server.stop());
     const stream = await Stream.create(server.url, { body: "abc" });
     for (let count = 0; count < 5; count += 1) await stream.append("x");
@@ -212,7 +294,9 @@ describe.skipIf(shell === "worker")("the data directory", () => {
     const seen = [];
     for await (const each of files(data)) {
       const { mode } = await stat(each);
-      expect((mode & 0o777).toString(8), each).toBe((await stat(each)).isDirectory() ? "700" : "600");
+      expect((mode & 0o777).toString(8), each).toBe(
+        (await stat(each)).isDirectory() ? "700" : "600",
+      );
       seen.push(each);
     }
     expect(seen.some((each) => each.endsWith(".sqlite"))).toBe(true);
@@ -230,7 +314,11 @@ describe("internal headers", () => {
     ["X-Cache-Mode: shared"],
     ["X-Object-Timing: 1"],
     ['Stream-Subscriber: {"class":"sse","attached":true}'],
-    ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="],
+    [
+      "Upgrade: websocket",
+      "Sec-WebSocket-Version: 13",
+      "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ],
   ];
   // What differs from one answer to the next without any forged header.
   const changing = /^(date|stream-cursor|connection|keep-alive|cf-ray|report-to|nel): .*$/gim;
@@ -242,14 +330,22 @@ describe("internal headers", () => {
     for (const [what, query] of reads) {
       const lines = [`GET ${stream.path}${query} HTTP/1.1`, "Host: h"];
       const plain = await raw(base, lines);
-      expect(plain.head, what).not.toMatch(/^(stream-subscriber|x-cache-mode|x-object-timing|upgrade|server-timing):/im);
+      expect(plain.head, what).not.toMatch(
+        /^(stream-subscriber|x-cache-mode|x-object-timing|upgrade|server-timing):/im,
+      );
       for (const headers of forged) {
         const answer = await raw(base, [...lines, ...headers]);
         expect(compared(answer), `${what}, ${headers[0]}`).toBe(compared(plain));
       }
     }
     for (const headers of forged) {
-      const lines = [`POST ${stream.path} HTTP/1.1`, "Host: h", "Content-Type: text/plain", "Content-Length: 1", ...headers];
+      const lines = [
+        `POST ${stream.path} HTTP/1.1`,
+        "Host: h",
+        "Content-Type: text/plain",
+        "Content-Length: 1",
+        ...headers,
+      ];
       expect((await raw(base, lines, "x")).status, headers[0]).toBe(204);
     }
     expect((await stream.get()).text).toBe("abcxxxx");

@@ -18,7 +18,8 @@ const digest = (bytes) => createHash("sha256").update(bytes).digest("hex");
 /** The block of this number of a stream of bytes; no two are the same. */
 function block(number, bytes = mebibyte) {
   const block = Buffer.alloc(bytes);
-  for (let at = 0; at + 4 <= bytes; at += 4) block.writeUInt32LE((at * 2_654_435_761 + number * 40_503) >>> 0, at);
+  for (let at = 0; at + 4 <= bytes; at += 4)
+    block.writeUInt32LE((at * 2_654_435_761 + number * 40_503) >>> 0, at);
   return block;
 }
 
@@ -75,7 +76,11 @@ describe.skipIf(foreignUrl)("a plain read", () => {
     for (const message of messages) await stream.append(JSON.stringify(message));
     const [answer, head] = [await stream.get(), await stream.head()];
     expect(answer.json()).toEqual(messages);
-    expect([answer.offset, answer.upToDate, answer.closed]).toEqual([head.offset, "true", undefined]);
+    expect([answer.offset, answer.upToDate, answer.closed]).toEqual([
+      head.offset,
+      "true",
+      undefined,
+    ]);
     expect(answer.etag).toBe(head.etag);
     expect(answer.headers["cache-control"]).toBe("private, no-cache");
     expect((await stream.get("", { "If-None-Match": answer.etag })).status).toBe(304);
@@ -144,51 +149,69 @@ describe.skipIf(foreignUrl)("a plain read", () => {
 // `WHOLE_READ_BYTES=1073741824 cargo xtask implementation whole` reads a GiB, too.
 const asked = Number(process.env.WHOLE_READ_BYTES ?? 0);
 // The runtime of the Worker collects its garbage when it likes: only a long read shows its bound.
-const long = shell === "worker" ? { bytes: 400_000_000, grownMax: 256 } : { bytes: 100_000_000, grownMax: 64 };
+const long =
+  shell === "worker" ? { bytes: 400_000_000, grownMax: 256 } : { bytes: 100_000_000, grownMax: 64 };
 const sizes = [4_000_000, long.bytes, ...(asked > 0 ? [asked] : [])];
 
-const memoryOf = async (pid, field) => Number((await readFile(`/proc/${pid}/status`, "utf8")).match(new RegExp(`${field}:\\s+(\\d+) kB`))[1]) * 1_024;
+const memoryOf = async (pid, field) =>
+  Number(
+    (await readFile(`/proc/${pid}/status`, "utf8")).match(new RegExp(`${field}:\\s+(\\d+) kB`))[1],
+  ) * 1_024;
 
 describe.skipIf(foreignUrl)("the official client without live", () => {
-  test.each(sizes)("reads all of %s bytes, however little the server holds", async (bytes) => {
-    const server = await startServer();
-    try {
-      const url = `${server.url}/v1/stream/${freshName("whole")}`;
-      const handle = await DurableStream.create({ url, contentType: "application/octet-stream", warnOnHttp: false });
-      const written = createHash("sha256");
-      for (let at = 0, number = 0; at < bytes; at += 4 * mebibyte, number += 1) {
-        const part = block(number, Math.min(4 * mebibyte, bytes - at));
-        written.update(part);
-        await handle.append(part);
+  test.each(sizes)(
+    "reads all of %s bytes, however little the server holds",
+    async (bytes) => {
+      const server = await startServer();
+      try {
+        const url = `${server.url}/v1/stream/${freshName("whole")}`;
+        const handle = await DurableStream.create({
+          url,
+          contentType: "application/octet-stream",
+          warnOnHttp: false,
+        });
+        const written = createHash("sha256");
+        for (let at = 0, number = 0; at < bytes; at += 4 * mebibyte, number += 1) {
+          const part = block(number, Math.min(4 * mebibyte, bytes - at));
+          written.update(part);
+          await handle.append(part);
+        }
+        // The highest from now on.
+        await writeFile(`/proc/${server.pid}/clear_refs`, "5");
+        const before = await memoryOf(server.pid, "VmRSS");
+        const begun = performance.now();
+        const response = await handle.stream({ live: false });
+        const read = createHash("sha256");
+        let length = 0;
+        for await (const part of response.bodyStream()) {
+          read.update(part);
+          length += part.byteLength;
+        }
+        const seconds = (performance.now() - begun) / 1_000;
+        const grown = (await memoryOf(server.pid, "VmHWM")) - before;
+        const mebibytes = (count) => `${(count / mebibyte).toFixed(1)} MiB`;
+        console.log(
+          `${shell}: ${bytes} bytes read in ${seconds.toFixed(2)} s; the server held ${mebibytes(before)} before and at most ${mebibytes(grown)} more`,
+        );
+        expect([length, read.digest("hex")]).toEqual([bytes, written.digest("hex")]);
+        expect(response.upToDate).toBe(true);
+        expect(grown).toBeLessThan(long.grownMax * mebibyte);
+      } finally {
+        await server.stop();
       }
-      // The highest from now on.
-      await writeFile(`/proc/${server.pid}/clear_refs`, "5");
-      const before = await memoryOf(server.pid, "VmRSS");
-      const begun = performance.now();
-      const response = await handle.stream({ live: false });
-      const read = createHash("sha256");
-      let length = 0;
-      for await (const part of response.bodyStream()) {
-        read.update(part);
-        length += part.byteLength;
-      }
-      const seconds = (performance.now() - begun) / 1_000;
-      const grown = (await memoryOf(server.pid, "VmHWM")) - before;
-      const mebibytes = (count) => `${(count / mebibyte).toFixed(1)} MiB`;
-      console.log(`${shell}: ${bytes} bytes read in ${seconds.toFixed(2)} s; the server held ${mebibytes(before)} before and at most ${mebibytes(grown)} more`);
-      expect([length, read.digest("hex")]).toEqual([bytes, written.digest("hex")]);
-      expect(response.upToDate).toBe(true);
-      expect(grown).toBeLessThan(long.grownMax * mebibyte);
-    } finally {
-      await server.stop();
-    }
-  }, 600_000);
+    },
+    600_000,
+  );
 
   test("reads all of thirty messages of 100 kB", async () => {
     const server = await startServer();
     try {
       const url = `${server.url}/v1/stream/${freshName("whole")}`;
-      const handle = await DurableStream.create({ url, contentType: "application/json", warnOnHttp: false });
+      const handle = await DurableStream.create({
+        url,
+        contentType: "application/json",
+        warnOnHttp: false,
+      });
       const messages = range(30).map((index) => ({ index, filling: "x".repeat(100_000) }));
       for (const message of messages) await handle.append(JSON.stringify(message));
       expect(await (await handle.stream({ live: false })).json()).toEqual(messages);

@@ -56,7 +56,9 @@ function processorMs(pid) {
 
 async function underLoad({ url: base, pid }) {
   const append = prepare(base, "POST", await freshStream(base), contentType, payload);
-  const connections = await Promise.all(Array.from({ length: loadConnections }, () => Connection.open(base)));
+  const connections = await Promise.all(
+    Array.from({ length: loadConnections }, () => Connection.open(base)),
+  );
   const [begun, processorBegun] = [performance.now(), processorMs(pid)];
   let appended = 0;
   await Promise.all(
@@ -84,7 +86,10 @@ async function comparison() {
   const results = { ours: [], baseline: [] };
   try {
     for (let turn = 0; turn < turns; turn += 1) {
-      for (const [name, server] of [["ours", ours], ["baseline", baseline]]) {
+      for (const [name, server] of [
+        ["ours", ours],
+        ["baseline", baseline],
+      ]) {
         const sequential = await sequentialMs(server.url);
         const load = await underLoad(server);
         results[name].push({ ...sequential, ...load });
@@ -102,8 +107,12 @@ async function comparison() {
     [`appends at ${loadConnections} connections`, "rate", "/s", 0],
     [`processor for an append at ${loadConnections} connections`, "processor", "us", 0],
   ]) {
-    const [own, least] = ["ours", "baseline"].map((name) => median(results[name].map((result) => result[field])));
-    console.log(`median of ${turns}: ${what}: ${own.toFixed(digits)} ${unit}, baseline ${least.toFixed(digits)} ${unit}, ratio ${(own / least).toFixed(2)}`);
+    const [own, least] = ["ours", "baseline"].map((name) =>
+      median(results[name].map((result) => result[field])),
+    );
+    console.log(
+      `median of ${turns}: ${what}: ${own.toFixed(digits)} ${unit}, baseline ${least.toFixed(digits)} ${unit}, ratio ${(own / least).toFixed(2)}`,
+    );
   }
 }
 
@@ -116,7 +125,9 @@ class Watcher {
     const { hostname, port } = new URL(base);
     const watcher = new Watcher();
     await new Promise((resolve, reject) => {
-      const socket = net.connect({ host: hostname, port: Number(port), noDelay: true }, () => socket.write(prepare(base, "GET", `${path}?offset=now&live=sse`)));
+      const socket = net.connect({ host: hostname, port: Number(port), noDelay: true }, () =>
+        socket.write(prepare(base, "GET", `${path}?offset=now&live=sse`)),
+      );
       socket.setEncoding("latin1");
       socket.on("error", reject);
       socket.on("data", (text) => {
@@ -142,19 +153,33 @@ async function arrival(readers) {
   const server = await startServer({ bundle: "target/worker" });
   try {
     const stream = await Stream.create(server.url);
-    const watchers = await Promise.all(Array.from({ length: readers }, () => Watcher.open(server.url, stream.path)));
+    const watchers = await Promise.all(
+      Array.from({ length: readers }, () => Watcher.open(server.url, stream.path)),
+    );
     const connection = await Connection.open(server.url);
     const begun = new Map();
     for (let index = 0; index < appends; index += 1) {
-      const append = prepare(server.url, "POST", stream.path, { "Content-Type": "text/plain" }, `<${index}>`.padEnd(100, "x"));
+      const append = prepare(
+        server.url,
+        "POST",
+        stream.path,
+        { "Content-Type": "text/plain" },
+        `<${index}>`.padEnd(100, "x"),
+      );
       begun.set(String(index), performance.now());
       expectAppended(await connection.send(append));
       await sleep(15);
     }
     await sleep(500);
-    const each = watchers.flatMap(({ arrivals }) => [...arrivals].map(([index, at]) => at - begun.get(index)));
-    const last = [...begun].map(([index, at]) => Math.max(...watchers.map(({ arrivals }) => arrivals.get(index) ?? Infinity)) - at);
-    if (each.length !== readers * appends) throw new Error(`${readers * appends - each.length} chunks did not arrive`);
+    const each = watchers.flatMap(({ arrivals }) =>
+      [...arrivals].map(([index, at]) => at - begun.get(index)),
+    );
+    const last = [...begun].map(
+      ([index, at]) =>
+        Math.max(...watchers.map(({ arrivals }) => arrivals.get(index) ?? Infinity)) - at,
+    );
+    if (each.length !== readers * appends)
+      throw new Error(`${readers * appends - each.length} chunks did not arrive`);
     console.log(
       `append to SSE chunk, ${readers} reader(s): p50 ${median(each).toFixed(2)} ms  p95 ${quantile(each, 0.95).toFixed(2)} ms; last reader p50 ${median(last).toFixed(2)} ms  p95 ${quantile(last, 0.95).toFixed(2)} ms`,
     );

@@ -17,16 +17,33 @@ const allowed = 2.2;
 
 const bodies = {
   "16 MiB of bytes": { contentType: "application/octet-stream", body: Buffer.alloc(16 * MiB, 7) },
-  "16 MiB of bytes, chunked": { contentType: "application/octet-stream", body: Array.from({ length: 256 }, () => Buffer.alloc(64 << 10, 7)) },
+  "16 MiB of bytes, chunked": {
+    contentType: "application/octet-stream",
+    body: Array.from({ length: 256 }, () => Buffer.alloc(64 << 10, 7)),
+  },
   "16 MiB of text": { contentType: "text/plain", body: Buffer.from("é".repeat(8 * MiB)) },
-  "one message of 16 MiB": { contentType: "application/json", body: Buffer.from(`"${"x".repeat(16 * MiB - 2)}"`) },
-  "messages of 1 KB": { contentType: "application/json", body: Buffer.from(JSON.stringify(Array.from({ length: 16_000 }, () => "x".repeat(1_000)))) },
-  "messages of one digit": { contentType: "application/json", body: Buffer.from(`[${Array(8 * MiB - 1).fill("1").join(",")}]`) },
+  "one message of 16 MiB": {
+    contentType: "application/json",
+    body: Buffer.from(`"${"x".repeat(16 * MiB - 2)}"`),
+  },
+  "messages of 1 KB": {
+    contentType: "application/json",
+    body: Buffer.from(JSON.stringify(Array.from({ length: 16_000 }, () => "x".repeat(1_000)))),
+  },
+  "messages of one digit": {
+    contentType: "application/json",
+    body: Buffer.from(
+      `[${Array(8 * MiB - 1)
+        .fill("1")
+        .join(",")}]`,
+    ),
+  },
 };
 
 async function memory(pid) {
   const status = await readFile(`/proc/${pid}/status`, "utf8");
-  const bytes = (field) => Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, "m").exec(status)[1]) * 1_024;
+  const bytes = (field) =>
+    Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, "m").exec(status)[1]) * 1_024;
   return { now: bytes("VmRSS"), highest: bytes("VmHWM") };
 }
 
@@ -41,7 +58,11 @@ async function measure(bundle, { contentType, body }) {
     // From here on the highest is counted anew.
     await writeFile(`/proc/${worker.pid}/clear_refs`, "5");
     const began = performance.now();
-    const answer = await request(worker.url, stream.path, { method: "POST", headers: { "Content-Type": contentType }, body });
+    const answer = await request(worker.url, stream.path, {
+      method: "POST",
+      headers: { "Content-Type": contentType },
+      body,
+    });
     const ms = performance.now() - began;
     if (answer.status !== 204) return { status: answer.status };
     return { grown: (await memory(worker.pid)).highest - now, ms };
@@ -50,7 +71,8 @@ async function measure(bundle, { contentType, body }) {
   }
 }
 
-const lengthOf = (body) => (Array.isArray(body) ? body.reduce((sum, { length }) => sum + length, 0) : body.length);
+const lengthOf = (body) =>
+  Array.isArray(body) ? body.reduce((sum, { length }) => sum + length, 0) : body.length;
 let failed = false;
 for (const bundle of bundles) {
   console.log(bundle);
@@ -63,8 +85,12 @@ for (const bundle of bundles) {
     }
     const times = grown / lengthOf(what.body);
     if (times > allowed && bundle === bundles.at(-1)) failed = true;
-    console.log(`  ${name.padEnd(28)} ${(grown / MiB).toFixed(1).padStart(6)} MiB, ${times.toFixed(2)} times the body, in ${ms.toFixed(0)} ms`);
+    console.log(
+      `  ${name.padEnd(28)} ${(grown / MiB).toFixed(1).padStart(6)} MiB, ${times.toFixed(2)} times the body, in ${ms.toFixed(0)} ms`,
+    );
   }
 }
-console.log(failed ? `failed: ${bundles.at(-1)} takes more than ${allowed} times a body` : "passed");
+console.log(
+  failed ? `failed: ${bundles.at(-1)} takes more than ${allowed} times a body` : "passed",
+);
 process.exitCode = failed ? 1 : 0;

@@ -23,20 +23,42 @@ async function residentMegabytes({ pid }) {
 }
 
 /** Asks from an address of its own, on a connection of its own. Gives the status, or what came in its place. */
-function ask(server, { method = "GET", target, body, headers = {}, timeoutMs = 5_000, localAddress = "127.0.0.2" }) {
+function ask(
+  server,
+  { method = "GET", target, body, headers = {}, timeoutMs = 5_000, localAddress = "127.0.0.2" },
+) {
   return new Promise((resolve) => {
     const begun = performance.now();
     const done = (status) => resolve({ status, ms: performance.now() - begun });
-    const request = http.request({ host: "127.0.0.1", port: server.port, path: target, method, headers, localAddress, agent: false, timeout: timeoutMs });
+    const request = http.request({
+      host: "127.0.0.1",
+      port: server.port,
+      path: target,
+      method,
+      headers,
+      localAddress,
+      agent: false,
+      timeout: timeoutMs,
+    });
     request.on("timeout", () => request.destroy(new Error("no answer in time")));
     request.on("error", (error) => done(error.code ?? error.message));
-    request.on("response", (response) => response.resume().on("end", () => done(response.statusCode)));
+    request.on("response", (response) =>
+      response.resume().on("end", () => done(response.statusCode)),
+    );
     request.end(body);
   });
 }
 
-const put = (server, target) => ask(server, { method: "PUT", target, headers: { "Content-Type": "text/plain" } });
-const append = (server, target, body, options) => ask(server, { method: "POST", target, body, headers: { "Content-Type": "text/plain", "Content-Length": body.length }, ...options });
+const put = (server, target) =>
+  ask(server, { method: "PUT", target, headers: { "Content-Type": "text/plain" } });
+const append = (server, target, body, options) =>
+  ask(server, {
+    method: "POST",
+    target,
+    body,
+    headers: { "Content-Type": "text/plain", "Content-Length": body.length },
+    ...options,
+  });
 
 /** Connections that send `bytes` and never read. */
 async function connections(server, count, bytes) {
@@ -55,46 +77,71 @@ async function connections(server, count, bytes) {
 
 const summary = (answers) => {
   const good = answers.filter(({ status }) => status >= 200 && status < 300);
-  const others = [...new Set(answers.filter((answer) => !good.includes(answer)).map(({ status }) => status))];
+  const others = [
+    ...new Set(answers.filter((answer) => !good.includes(answer)).map(({ status }) => status)),
+  ];
   const slowest = Math.round(Math.max(...answers.map(({ ms }) => ms)));
   return `${good.length} of ${answers.length} answered 2xx${others.length > 0 ? `, others ${others.join(" ")}` : ""}, the slowest after ${slowest} ms`;
 };
 
 const rows = {
-  "4a 17 clients announce 16 MiB and send a byte every 6 s; 20 appends of others": async (server) => {
+  "4a 17 clients announce 16 MiB and send a byte every 6 s; 20 appends of others": async (
+    server,
+  ) => {
     await put(server, "/v1/stream/a");
     const head = `POST /v1/stream/a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: ${16 << 20}\r\n\r\nx`;
     const sockets = await connections(server, 17, head);
-    const timer = setInterval(() => sockets.forEach((socket) => socket.writable && socket.write("x")), 6_000);
+    const timer = setInterval(
+      () => sockets.forEach((socket) => socket.writable && socket.write("x")),
+      6_000,
+    );
     const answers = [];
-    for (let index = 0; index < 20; index += 1) answers.push(await append(server, "/v1/stream/a", "abc"));
+    for (let index = 0; index < 20; index += 1)
+      answers.push(await append(server, "/v1/stream/a", "abc"));
     clearInterval(timer);
     sockets.forEach((socket) => socket.destroy());
     return summary(answers);
   },
-  "4b 1,500 clients ask for a page of 1 MiB and never read; memory, and 20 reads of others": async (server) => {
+  "4b 1,500 clients ask for a page of 1 MiB and never read; memory, and 20 reads of others": async (
+    server,
+  ) => {
     await put(server, "/v1/stream/a");
     await put(server, "/v1/stream/b");
     await append(server, "/v1/stream/a", Buffer.alloc(1 << 20, "x"));
     await append(server, "/v1/stream/b", Buffer.alloc(1 << 17, "x"));
-    const sockets = await connections(server, 1_500, "GET /v1/stream/a?offset=-1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    const sockets = await connections(
+      server,
+      1_500,
+      "GET /v1/stream/a?offset=-1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    );
     let most = 0;
     for (let index = 0; index < 10; index += 1) {
       most = Math.max(most, await residentMegabytes(server));
       await sleep(300);
     }
     const answers = [];
-    for (let index = 0; index < 20; index += 1) answers.push(await ask(server, { target: "/v1/stream/b?offset=-1" }));
+    for (let index = 0; index < 20; index += 1)
+      answers.push(await ask(server, { target: "/v1/stream/b?offset=-1" }));
     sockets.forEach((socket) => socket.destroy());
     return `${most} MB; ${summary(answers)}`;
   },
-  "4c 10,000 slow request heads; 20 reads and 20 times /health from the same address": async (server) => {
+  "4c 10,000 slow request heads; 20 reads and 20 times /health from the same address": async (
+    server,
+  ) => {
     await put(server, "/v1/stream/a");
     const sockets = await connections(server, 10_300, "GET /v1/stream/a HTTP/1.1\r\nHost: x\r\n");
     const answers = [[], []];
     for (let index = 0; index < 20; index += 1) {
-      answers[0].push(await ask(server, { target: "/v1/stream/a?offset=-1", timeoutMs: 1_000, localAddress: "127.0.0.1" }));
-      answers[1].push(await ask(server, { target: "/health", timeoutMs: 1_000, localAddress: "127.0.0.1" }));
+      answers[0].push(
+        await ask(server, {
+          target: "/v1/stream/a?offset=-1",
+          timeoutMs: 1_000,
+          localAddress: "127.0.0.1",
+        }),
+      );
+      answers[1].push(
+        await ask(server, { target: "/health", timeoutMs: 1_000, localAddress: "127.0.0.1" }),
+      );
     }
     sockets.forEach((socket) => socket.destroy());
     return `reads: ${summary(answers[0])}; /health: ${summary(answers[1])}`;
@@ -104,9 +151,19 @@ const rows = {
     const streams = Array.from({ length: 48 }, (_, index) => `/v1/stream/${index}`);
     for (const stream of streams) await put(server, stream);
     let most = 0;
-    const timer = setInterval(async () => (most = Math.max(most, await residentMegabytes(server))), 50);
+    const timer = setInterval(
+      async () => (most = Math.max(most, await residentMegabytes(server))),
+      50,
+    );
     for (let round = 0; round < 3; round += 1) {
-      await Promise.all(streams.map((stream, index) => append(server, stream, body, { timeoutMs: 60_000, localAddress: `127.0.0.${2 + (index % 8)}` })));
+      await Promise.all(
+        streams.map((stream, index) =>
+          append(server, stream, body, {
+            timeoutMs: 60_000,
+            localAddress: `127.0.0.${2 + (index % 8)}`,
+          }),
+        ),
+      );
     }
     clearInterval(timer);
     await sleep(15_000);

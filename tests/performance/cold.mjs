@@ -35,17 +35,27 @@ async function withServer(options, act) {
 const segmentsOf = (server, stream) => server.coldTier.segmentsOf(stream);
 
 /** Segments that are stored, and puts that have been tried: the released server tells less than the one for tests. */
-const storedCount = async (server, stream) => (shell === "server" ? await server.coldTier.objectsOf(stream.name) : await segmentsOf(server, stream)).length;
+const storedCount = async (server, stream) =>
+  (shell === "server"
+    ? await server.coldTier.objectsOf(stream.name)
+    : await segmentsOf(server, stream)
+  ).length;
 
 async function putCount(server) {
   if (shell !== "server") return (await server.coldTier.counts()).put?.operations ?? 0;
-  return Number(/^durable_streams_cold_puts_total (\d+)/m.exec((await request(server.url, "/metrics")).text)[1]);
+  return Number(
+    /^durable_streams_cold_puts_total (\d+)/m.exec((await request(server.url, "/metrics")).text)[1],
+  );
 }
 
 async function untilAllCold(server, stream) {
   const { offset } = await stream.head();
   const sealed = Number(offset.slice(0, 16));
-  await eventually("every sealed segment to be stored", async () => (await storedCount(server, stream)) >= sealed, { timeoutMs: 120_000 });
+  await eventually(
+    "every sealed segment to be stored",
+    async () => (await storedCount(server, stream)) >= sealed,
+    { timeoutMs: 120_000 },
+  );
 }
 
 async function inParallel(items, width, act) {
@@ -59,38 +69,42 @@ async function inParallel(items, width, act) {
 
 async function offsets() {
   const [writers, appends] = [16, 3_500];
-  await withServer({ env: { SEGMENT_MAX_MESSAGES: 40, MAX_CHUNK_BYTES: 1_024, INDEX_STEP_BYTES: 256 } }, async (server) => {
-    const stream = await Stream.create(server.url, json);
-    const agent = new http.Agent({ keepAlive: true });
-    const acknowledged = [];
-    const begun = performance.now();
-    await Promise.all(
-      range(writers).map(async (writer) => {
-        for (const index of range(appends)) {
-          const answer = await stream.append(`[[${writer},${index}]]`, {}, { agent });
-          if (answer.status !== 204) throw new Error(`an append answered ${answer.status}: ${answer.text}`);
-          acknowledged.push({ offset: answer.offset, key: `${writer},${index}` });
-        }
-      }),
-    );
-    const wrote = performance.now() - begun;
-    await untilAllCold(server, stream);
-    const all = (await stream.messages()).map((message) => message.join());
-    const place = new Map(all.map((key, index) => [key, index]));
-    let wrong = writers * appends - place.size;
-    await inParallel(acknowledged, 16, async ({ offset, key }) => {
-      const page = await stream.request("GET", { query: `?offset=${offset}`, agent });
-      const following = all[place.get(key) + 1];
-      if (page.status !== 200 || page.json()[0]?.join() !== following) wrong += 1;
-    });
-    agent.destroy();
-    const segments = (await segmentsOf(server, stream)).length;
-    console.log(
-      `offsets: ${writers} writers x ${appends} appends into ${segments} segments in ${(wrote / 1_000).toFixed(1)} s; ` +
-        `${acknowledged.length} acknowledged offsets read from, ${wrong} wrong or lost`,
-    );
-    if (wrong > 0) process.exitCode = 1;
-  });
+  await withServer(
+    { env: { SEGMENT_MAX_MESSAGES: 40, MAX_CHUNK_BYTES: 1_024, INDEX_STEP_BYTES: 256 } },
+    async (server) => {
+      const stream = await Stream.create(server.url, json);
+      const agent = new http.Agent({ keepAlive: true });
+      const acknowledged = [];
+      const begun = performance.now();
+      await Promise.all(
+        range(writers).map(async (writer) => {
+          for (const index of range(appends)) {
+            const answer = await stream.append(`[[${writer},${index}]]`, {}, { agent });
+            if (answer.status !== 204)
+              throw new Error(`an append answered ${answer.status}: ${answer.text}`);
+            acknowledged.push({ offset: answer.offset, key: `${writer},${index}` });
+          }
+        }),
+      );
+      const wrote = performance.now() - begun;
+      await untilAllCold(server, stream);
+      const all = (await stream.messages()).map((message) => message.join());
+      const place = new Map(all.map((key, index) => [key, index]));
+      let wrong = writers * appends - place.size;
+      await inParallel(acknowledged, 16, async ({ offset, key }) => {
+        const page = await stream.request("GET", { query: `?offset=${offset}`, agent });
+        const following = all[place.get(key) + 1];
+        if (page.status !== 200 || page.json()[0]?.join() !== following) wrong += 1;
+      });
+      agent.destroy();
+      const segments = (await segmentsOf(server, stream)).length;
+      console.log(
+        `offsets: ${writers} writers x ${appends} appends into ${segments} segments in ${(wrote / 1_000).toFixed(1)} s; ` +
+          `${acknowledged.length} acknowledged offsets read from, ${wrong} wrong or lost`,
+      );
+      if (wrong > 0) process.exitCode = 1;
+    },
+  );
 }
 
 async function rows() {
@@ -98,7 +112,13 @@ async function rows() {
   await withServer({}, async (server) => {
     const stream = await Stream.create(server.url, bytes);
     const connections = await Promise.all(range(32).map(() => Connection.open(server.url)));
-    const append = prepare(server.url, "POST", stream.path, { "Content-Type": bytes.contentType }, "x".repeat(100));
+    const append = prepare(
+      server.url,
+      "POST",
+      stream.path,
+      { "Content-Type": bytes.contentType },
+      "x".repeat(100),
+    );
     const before = await stream.statistics();
     let sent = 0;
     await Promise.all(
@@ -137,9 +157,12 @@ async function rows() {
       "D1 rows": (segments.length / inSegments) * 1,
     };
     const sum = Object.values(dollars).reduce((total, each) => total + each, 0);
-    for (const [what, each] of Object.entries(dollars)) console.log(`  ${what.padEnd(24)} $${each.toFixed(5)} for a million appends`);
+    for (const [what, each] of Object.entries(dollars))
+      console.log(`  ${what.padEnd(24)} $${each.toFixed(5)} for a million appends`);
     console.log(`  ${"sum".padEnd(24)} $${sum.toFixed(3)}`);
-    console.log(`  R2 class A operations: ${((counts.put.operations * 1e9) / (inSegments * 100)).toFixed(0)} for 1 GB of such payload`);
+    console.log(
+      `  R2 class A operations: ${((counts.put.operations * 1e9) / (inSegments * 100)).toFixed(0)} for 1 GB of such payload`,
+    );
   });
 }
 
@@ -148,7 +171,8 @@ async function fill(stream, size, chunk) {
   for (let at = 0, index = 0; at < size; at += chunk, index += 1) {
     body.fill(index % 251);
     const answer = await stream.append(body);
-    if (answer.status !== 204) throw new Error(`an append answered ${answer.status}: ${answer.text}`);
+    if (answer.status !== 204)
+      throw new Error(`an append answered ${answer.status}: ${answer.text}`);
   }
 }
 
@@ -159,7 +183,9 @@ async function middle() {
     const messages = await Stream.create(server.url, json);
     const agent = new http.Agent({ keepAlive: true });
     const message = JSON.stringify({ text: "x".repeat(10_000) });
-    await inParallel(range(Math.ceil((64 * mebibyte) / message.length)), 16, () => messages.append(message, {}, { agent }));
+    await inParallel(range(Math.ceil((64 * mebibyte) / message.length)), 16, () =>
+      messages.append(message, {}, { agent }),
+    );
     agent.destroy();
     for (const stream of [binary, messages]) {
       await untilAllCold(server, stream);
@@ -191,7 +217,7 @@ function memory(pid) {
 /** Reads a stream to its end without keeping it. */
 async function drain(server, stream) {
   let [total, pages] = [0, 0];
-  for (let next = "-1"; ; ) {
+  for (let next = "-1"; ;) {
     const page = await request(server.url, `${stream.path}?offset=${next}`);
     if (page.status !== 200) throw new Error(`GET answered ${page.status}: ${page.text}`);
     total += page.body.length;
@@ -204,40 +230,51 @@ async function drain(server, stream) {
 async function catchUp() {
   // Not on a disk in memory.
   const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-catch-up-"));
-  await withServer({ bundle: "target/worker", dataDirectory: path.join(dataDirectory, "data"), cold: shell === "server" ? "directory" : true }, async (server) => {
-    for (const size of [64, 256]) {
-      const stream = await Stream.create(server.url, bytes);
-      const before = await putCount(server);
-      const began = performance.now();
-      await fill(stream, size * mebibyte, mebibyte / 4);
-      await stream.close();
-      await untilAllCold(server, stream);
-      const segments = await storedCount(server, stream);
-      await eventually("every put to be known", async () => (await putCount(server)) - before >= segments);
-      const filled = performance.now() - began;
-      const puts = (await putCount(server)) - before;
-      const start = memory(server.pid).now;
-      // Begins to count the peak anew.
-      writeFileSync(`/proc/${server.pid}/clear_refs`, "5");
-      const begun = performance.now();
-      const { total, pages } = await drain(server, stream);
-      const seconds = (performance.now() - begun) / 1_000;
-      if (total !== size * mebibyte) throw new Error(`read ${total} bytes`);
-      const { peak } = memory(server.pid);
-      console.log(
-        `catch-up: ${size} MiB in ${segments} segments, written and stored in ${(filled / 1_000).toFixed(1)} s, ` +
-          `${puts} puts, ${((puts * 1e9) / (size * mebibyte)).toFixed(0)} for 1 GB; read in ${pages} pages in ${seconds.toFixed(2)} s: ` +
-          `${(total / 1e6 / seconds).toFixed(0)} MB/s; resident ${start.toFixed(0)} MiB before, at most ${peak.toFixed(0)} MiB while reading`,
-      );
-      await stream.delete();
-    }
-  });
+  await withServer(
+    {
+      bundle: "target/worker",
+      dataDirectory: path.join(dataDirectory, "data"),
+      cold: shell === "server" ? "directory" : true,
+    },
+    async (server) => {
+      for (const size of [64, 256]) {
+        const stream = await Stream.create(server.url, bytes);
+        const before = await putCount(server);
+        const began = performance.now();
+        await fill(stream, size * mebibyte, mebibyte / 4);
+        await stream.close();
+        await untilAllCold(server, stream);
+        const segments = await storedCount(server, stream);
+        await eventually(
+          "every put to be known",
+          async () => (await putCount(server)) - before >= segments,
+        );
+        const filled = performance.now() - began;
+        const puts = (await putCount(server)) - before;
+        const start = memory(server.pid).now;
+        // Begins to count the peak anew.
+        writeFileSync(`/proc/${server.pid}/clear_refs`, "5");
+        const begun = performance.now();
+        const { total, pages } = await drain(server, stream);
+        const seconds = (performance.now() - begun) / 1_000;
+        if (total !== size * mebibyte) throw new Error(`read ${total} bytes`);
+        const { peak } = memory(server.pid);
+        console.log(
+          `catch-up: ${size} MiB in ${segments} segments, written and stored in ${(filled / 1_000).toFixed(1)} s, ` +
+            `${puts} puts, ${((puts * 1e9) / (size * mebibyte)).toFixed(0)} for 1 GB; read in ${pages} pages in ${seconds.toFixed(2)} s: ` +
+            `${(total / 1e6 / seconds).toFixed(0)} MB/s; resident ${start.toFixed(0)} MiB before, at most ${peak.toFixed(0)} MiB while reading`,
+        );
+        await stream.delete();
+      }
+    },
+  );
   await rm(dataDirectory, { recursive: true, force: true });
 }
 
 const figures = { offsets, rows, middle, "catch-up": catchUp };
 const asked = process.argv.slice(2);
 for (const name of asked.length > 0 ? asked : Object.keys(figures)) {
-  if (!(name in figures)) throw new Error(`no such figure: ${name}; there are ${Object.keys(figures).join(", ")}`);
+  if (!(name in figures))
+    throw new Error(`no such figure: ${name}; there are ${Object.keys(figures).join(", ")}`);
   await figures[name]();
 }

@@ -21,7 +21,9 @@ export class Connection {
     const { hostname, port } = new URL(base);
     const connection = new Connection();
     return new Promise((resolve, reject) => {
-      const socket = net.connect({ host: hostname, port: Number(port), noDelay: true }, () => resolve(connection));
+      const socket = net.connect({ host: hostname, port: Number(port), noDelay: true }, () =>
+        resolve(connection),
+      );
       socket.setEncoding("latin1");
       socket.on("data", (text) => connection.#take(text));
       socket.on("error", (error) => (connection.#reject ?? reject)(error));

@@ -28,7 +28,9 @@ const { values: options } = parseArgs({
 });
 const rounds = Number(options.rounds);
 const seconds = Number(options.seconds);
-const compared = servers.filter(({ name }) => !options.server || options.server.some((part) => name.includes(part)));
+const compared = servers.filter(
+  ({ name }) => !options.server || options.server.some((part) => name.includes(part)),
+);
 
 const script = path.join(repositoryRoot, "tests/performance/peers/requests.lua");
 const fanOut = path.join(repositoryRoot, "target/release/fan-out");
@@ -61,15 +63,29 @@ function expectStatus(what, status, ...expected) {
 }
 
 async function create(server, name) {
-  expectStatus("PUT", (await request(server.url, streamPath(name), { method: "PUT", headers: text })).status, 201);
+  expectStatus(
+    "PUT",
+    (await request(server.url, streamPath(name), { method: "PUT", headers: text })).status,
+    201,
+  );
 }
 
 async function append(server, name, body) {
-  expectStatus("POST", (await request(server.url, streamPath(name), { method: "POST", headers: text, body })).status, 200, 204);
+  expectStatus(
+    "POST",
+    (await request(server.url, streamPath(name), { method: "POST", headers: text, body })).status,
+    200,
+    204,
+  );
 }
 
 async function remove(server, name) {
-  expectStatus("DELETE", (await request(server.url, streamPath(name), { method: "DELETE" })).status, 200, 204);
+  expectStatus(
+    "DELETE",
+    (await request(server.url, streamPath(name), { method: "DELETE" })).status,
+    200,
+    204,
+  );
 }
 
 /** How many bytes a stream holds, by reading all of it. */
@@ -97,15 +113,36 @@ function residentBytes(pid) {
 }
 
 /** One run of wrk: what it has counted. Fails when anything was answered but with success, or not at all. */
-async function load(server, { connections, method, name, query = "", streams, body = 0, lasting = seconds }) {
+async function load(
+  server,
+  { connections, method, name, query = "", streams, body = 0, lasting = seconds },
+) {
   const processorBegun = processorMs(server.pid);
-  const parameters = ["--threads", "1", "--connections", connections, "--duration", `${lasting}s`, "--timeout", "5s", "--script", script];
-  const { stdout } = await run("wrk", [...parameters, server.url, "--", method, streamPath(name), query || "?", streams, body].map(String));
+  const parameters = [
+    "--threads",
+    "1",
+    "--connections",
+    connections,
+    "--duration",
+    `${lasting}s`,
+    "--timeout",
+    "5s",
+    "--script",
+    script,
+  ];
+  const { stdout } = await run(
+    "wrk",
+    [...parameters, server.url, "--", method, streamPath(name), query || "?", streams, body].map(
+      String,
+    ),
+  );
   const processor = processorMs(server.pid) - processorBegun;
   const counted = JSON.parse(stdout.trim().split("\n").at(-1));
   const failed = Object.entries(counted.failed).filter(([, count]) => count > 0);
   if (failed.length > 0 || counted.requests === 0) {
-    throw new Error(`${server.name}: ${counted.requests} answers at ${connections} connections, failed: ${JSON.stringify(counted.failed)}`);
+    throw new Error(
+      `${server.name}: ${counted.requests} answers at ${connections} connections, failed: ${JSON.stringify(counted.failed)}`,
+    );
   }
   return {
     requests: counted.requests,
@@ -120,13 +157,22 @@ async function load(server, { connections, method, name, query = "", streams, bo
 /** Appends under load, and whether what was acknowledged is there, and nothing that was not sent. */
 async function appendLoad(server, name, connections, streams, lasting) {
   for (const stream of range(streams)) await create(server, `${name}${stream + 1}`);
-  const counted = await load(server, { connections, method: "POST", name, streams, body: appendBytes, lasting });
+  const counted = await load(server, {
+    connections,
+    method: "POST",
+    name,
+    streams,
+    body: appendBytes,
+    lasting,
+  });
   let bytes = 0;
   for (const stream of range(streams)) bytes += await stored(server, `${name}${stream + 1}`);
   const appended = bytes / appendBytes;
   // What is under way at the end is stored and not counted.
   if (appended < counted.requests || appended > counted.requests + connections) {
-    throw new Error(`${server.name}: ${counted.requests} appends were acknowledged and ${appended} are stored`);
+    throw new Error(
+      `${server.name}: ${counted.requests} appends were acknowledged and ${appended} are stored`,
+    );
   }
   // The Node reference keeps 100 files open, and answers 404 to appends when there are more streams and it closes one under them.
   for (const stream of range(streams)) await remove(server, `${name}${stream + 1}`);
@@ -138,7 +184,12 @@ async function appends(server) {
   const results = {};
   for (const streams of [1, spread]) {
     for (const connections of appendConnections) {
-      const counted = await appendLoad(server, `append-${streams}-${connections}-`, connections, streams);
+      const counted = await appendLoad(
+        server,
+        `append-${streams}-${connections}-`,
+        connections,
+        streams,
+      );
       results[`${streams}/${connections}`] = counted;
     }
   }
@@ -153,22 +204,43 @@ async function reads(server) {
     for (const _ of range(messages)) await append(server, `${stream}1`, "x".repeat(bytes));
     const first = await request(server.url, `${streamPath(`${stream}1`)}?offset=-1`);
     expectStatus("GET", first.status, 200);
-    if (first.body.length !== messages * bytes) throw new Error(`${server.name}: a page of ${name} has ${first.body.length} bytes`);
-    const counted = await load(server, { connections: readConnections, method: "GET", name: stream, query: "?offset=-1", streams: 1 });
-    if (counted.received < counted.requests * messages * bytes) throw new Error(`${server.name}: pages were cut`);
+    if (first.body.length !== messages * bytes)
+      throw new Error(`${server.name}: a page of ${name} has ${first.body.length} bytes`);
+    const counted = await load(server, {
+      connections: readConnections,
+      method: "GET",
+      name: stream,
+      query: "?offset=-1",
+      streams: 1,
+    });
+    if (counted.received < counted.requests * messages * bytes)
+      throw new Error(`${server.name}: pages were cut`);
     results[name] = { ...counted, megabytes: (counted.rate * messages * bytes) / 1e6 };
   }
   return results;
 }
 
-const fanOutParameters = (server, name, readers) => ["--address", `127.0.0.1:${server.port}`, "--path", streamPath(name), "--readers", String(readers)];
+const fanOutParameters = (server, name, readers) => [
+  "--address",
+  `127.0.0.1:${server.port}`,
+  "--path",
+  streamPath(name),
+  "--readers",
+  String(readers),
+];
 
 async function fanOutTimes(server) {
   const results = {};
   for (const { readers, appends: count } of fanOuts) {
     const name = `fan-out-${readers}`;
     await create(server, name);
-    const { stdout } = await run(fanOut, [...fanOutParameters(server, name, readers), "--appends", String(count), "--seconds", String(fanOutSeconds)]);
+    const { stdout } = await run(fanOut, [
+      ...fanOutParameters(server, name, readers),
+      "--appends",
+      String(count),
+      "--seconds",
+      String(fanOutSeconds),
+    ]);
     const { last_ms: last } = JSON.parse(stdout);
     results[readers] = { p50: median(last), p99: quantile(last, 0.99), appends: last.length };
   }
@@ -177,7 +249,9 @@ async function fanOutTimes(server) {
 
 /** Acts while so many readers wait at the tail of a stream. */
 async function withReaders(server, name, readers, act) {
-  const child = spawn(fanOut, [...fanOutParameters(server, name, readers), "--hold"], { stdio: ["pipe", "pipe", "inherit"] });
+  const child = spawn(fanOut, [...fanOutParameters(server, name, readers), "--hold"], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const ended = new Promise((resolve) => child.once("exit", resolve));
   let isReady = false;
   for await (const line of createInterface({ input: child.stdout })) {
@@ -204,7 +278,12 @@ async function memory(server) {
       for (const index of waiting) {
         const target = streamPath(`quiet-${index}`);
         expectStatus("PUT", await connection.send(prepare(server.url, "PUT", target, text)), 201);
-        expectStatus("POST", await connection.send(prepare(server.url, "POST", target, text, "x".repeat(appendBytes))), 200, 204);
+        expectStatus(
+          "POST",
+          await connection.send(prepare(server.url, "POST", target, text, "x".repeat(appendBytes))),
+          200,
+          204,
+        );
       }
       connection.close();
     }),
@@ -216,14 +295,22 @@ async function memory(server) {
     await sleep(settleMs);
     return residentBytes(server.pid);
   });
-  return { empty, stream: (withStreams - empty) / quietStreams, reader: (withAll - withStreams) / quietReaders };
+  return {
+    empty,
+    stream: (withStreams - empty) / quietStreams,
+    reader: (withAll - withStreams) / quietReaders,
+  };
 }
 
 /** What a process asks of the kernel while `act` runs, in numbers of calls; it is not slowed by being counted. */
 async function counted(pid, calls, act) {
   const directory = await mkdtemp(path.join(os.tmpdir(), "durable-streams-calls-"));
   const file = path.join(directory, "counts");
-  const child = spawn("perf", ["stat", "-x", ",", "-o", file, "-e", calls.join(","), "-p", String(pid)], { stdio: ["ignore", "ignore", "inherit"] });
+  const child = spawn(
+    "perf",
+    ["stat", "-x", ",", "-o", file, "-e", calls.join(","), "-p", String(pid)],
+    { stdio: ["ignore", "ignore", "inherit"] },
+  );
   const ended = new Promise((resolve, reject) => child.once("exit", resolve).once("error", reject));
   try {
     // By when it counts.
@@ -236,7 +323,8 @@ async function counted(pid, calls, act) {
       const [count, , call] = line.split(",");
       if (calls.includes(call)) counts[call.replace(/^.*:(sys_enter_)?/, "")] = Number(count);
     }
-    if (Object.keys(counts).length !== calls.length || Object.values(counts).some(Number.isNaN)) throw new Error("perf cannot count system calls here");
+    if (Object.keys(counts).length !== calls.length || Object.values(counts).some(Number.isNaN))
+      throw new Error("perf cannot count system calls here");
     return { result, counts };
   } finally {
     child.kill("SIGKILL");
@@ -251,12 +339,19 @@ async function syncs(server) {
   for (const streams of [1, spread]) {
     const name = `synced-${streams}-`;
     for (const stream of range(streams)) await create(server, `${name}${stream + 1}`);
-    const { result, counts } = await counted(server.pid, ["raw_syscalls:sys_enter", ...waits.map((call) => `syscalls:sys_enter_${call}`)], () =>
-      load(server, { connections: 64, method: "POST", name, streams, body: appendBytes }),
+    const { result, counts } = await counted(
+      server.pid,
+      ["raw_syscalls:sys_enter", ...waits.map((call) => `syscalls:sys_enter_${call}`)],
+      () => load(server, { connections: 64, method: "POST", name, streams, body: appendBytes }),
     );
     const { sys_enter: all, ...called } = counts;
     const waited = Object.values(called).reduce((sum, each) => sum + each, 0);
-    results[streams] = { each: waited / result.requests, all: all / result.requests, rate: result.rate, called };
+    results[streams] = {
+      each: waited / result.requests,
+      all: all / result.requests,
+      rate: result.rate,
+      called,
+    };
   }
   return results;
 }
@@ -285,13 +380,17 @@ async function measured() {
         try {
           results[group.name][server.name].push(await group.measure(running));
         } catch (error) {
-          throw new Error(`${group.name}, ${server.name}: ${error.message}\n${running.output()}`, { cause: error });
+          throw new Error(`${group.name}, ${server.name}: ${error.message}\n${running.output()}`, {
+            cause: error,
+          });
         } finally {
           await running.stop();
         }
         times.push(`${server.name} ${((Date.now() - turnBegun) / 1_000).toFixed(1)} s`);
       }
-      console.log(`${((Date.now() - begun) / 1_000).toFixed(0).padStart(4)} s  ${group.name}, round ${round + 1} of ${group.rounds}: ${times.join(", ")}`);
+      console.log(
+        `${((Date.now() - begun) / 1_000).toFixed(0).padStart(4)} s  ${group.name}, round ${round + 1} of ${group.rounds}: ${times.join(", ")}`,
+      );
     }
   }
   return results;
@@ -310,26 +409,66 @@ function table(results) {
   for (const streams of [1, spread]) {
     for (const connections of appendConnections) {
       const over = `${connections} connection${connections > 1 ? "s" : ""}, ${streams} stream${streams > 1 ? "s" : ""}`;
-      row("appends", `appends/s, ${over}`, (round) => round[`${streams}/${connections}`].rate, whole);
+      row(
+        "appends",
+        `appends/s, ${over}`,
+        (round) => round[`${streams}/${connections}`].rate,
+        whole,
+      );
     }
   }
-  row("appends", "p50 of an append, 1 connection", (round) => round["1/1"].p50, (value) => `${value.toFixed(2)} ms`);
+  row(
+    "appends",
+    "p50 of an append, 1 connection",
+    (round) => round["1/1"].p50,
+    (value) => `${value.toFixed(2)} ms`,
+  );
   for (const streams of [1, spread]) {
     const over = `64 connections, ${streams} stream${streams > 1 ? "s" : ""}`;
-    row("appends", `processor for an append, ${over}`, (round) => round[`${streams}/64`].processor, (value) => `${whole(value)} us`);
-    row("syncs", `syncs for an append, ${over}`, (round) => round[streams].each, (value) => value.toFixed(3));
-    row("syncs", `system calls for an append, ${over}`, (round) => round[streams].all, (value) => value.toFixed(1));
+    row(
+      "appends",
+      `processor for an append, ${over}`,
+      (round) => round[`${streams}/64`].processor,
+      (value) => `${whole(value)} us`,
+    );
+    row(
+      "syncs",
+      `syncs for an append, ${over}`,
+      (round) => round[streams].each,
+      (value) => value.toFixed(3),
+    );
+    row(
+      "syncs",
+      `system calls for an append, ${over}`,
+      (round) => round[streams].all,
+      (value) => value.toFixed(1),
+    );
   }
   for (const { name } of pages) {
-    row("reads", `reads/s of ${name}, ${readConnections} connections`, (round) => round[name].rate, whole);
+    row(
+      "reads",
+      `reads/s of ${name}, ${readConnections} connections`,
+      (round) => round[name].rate,
+      whole,
+    );
     row("reads", `the same in MB/s`, (round) => round[name].megabytes, whole);
   }
   for (const { readers } of fanOuts) {
     for (const share of ["p50", "p99"]) {
-      row("fan-out", `append to the last of ${whole(readers)} SSE readers, ${share}`, (round) => round[readers][share], (value) => `${value.toFixed(1)} ms`);
+      row(
+        "fan-out",
+        `append to the last of ${whole(readers)} SSE readers, ${share}`,
+        (round) => round[readers][share],
+        (value) => `${value.toFixed(1)} ms`,
+      );
     }
   }
-  row("memory", "resident at the start", (round) => round.empty, (value) => `${(value / 2 ** 20).toFixed(1)} MiB`);
+  row(
+    "memory",
+    "resident at the start",
+    (round) => round.empty,
+    (value) => `${(value / 2 ** 20).toFixed(1)} MiB`,
+  );
   row("memory", "more for each quiet stream", (round) => round.stream, kibibytes);
   row("memory", "more for each quiet SSE reader", (round) => round.reader, kibibytes);
   const head = `| ${["", ...compared.map(({ name }) => name)].join(" | ")} |`;
@@ -338,10 +477,22 @@ function table(results) {
 
 const begun = Date.now();
 const results = await measured();
-const machine = { processors: os.cpus().length, processor: os.cpus()[0].model.trim(), memory: os.totalmem(), kernel: os.release() };
+const machine = {
+  processors: os.cpus().length,
+  processor: os.cpus()[0].model.trim(),
+  memory: os.totalmem(),
+  kernel: os.release(),
+};
 await mkdir(path.dirname(report), { recursive: true });
-await writeFile(report, `${JSON.stringify({ machine, rounds, seconds, options: Object.fromEntries(compared.map(({ name, options: set }) => [name, set])), results }, null, 2)}\n`);
-console.log(`\nmedians of ${rounds} rounds of ${seconds} s, on ${machine.processors} processors that the load generator shares\n`);
+await writeFile(
+  report,
+  `${JSON.stringify({ machine, rounds, seconds, options: Object.fromEntries(compared.map(({ name, options: set }) => [name, set])), results }, null, 2)}\n`,
+);
+console.log(
+  `\nmedians of ${rounds} rounds of ${seconds} s, on ${machine.processors} processors that the load generator shares\n`,
+);
 console.log(table(results));
 await writeFile(report.replace(/json$/, "md"), `${table(results)}\n`);
-console.log(`\nall of it took ${((Date.now() - begun) / 1_000).toFixed(0)} s; each round is in ${path.relative(repositoryRoot, report)}, the table beside it`);
+console.log(
+  `\nall of it took ${((Date.now() - begun) / 1_000).toFixed(0)} s; each round is in ${path.relative(repositoryRoot, report)}, the table beside it`,
+);

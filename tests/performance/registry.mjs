@@ -16,7 +16,8 @@ import { Stream } from "../harness/stream.mjs";
 import { Connection, prepare } from "./load.mjs";
 
 const count = Number(process.argv[2] ?? 1_000_000);
-if (!Number.isSafeInteger(count) || count < 2 || count > 10_000_000) throw new Error("events: a number from 2 to 10000000");
+if (!Number.isSafeInteger(count) || count < 2 || count > 10_000_000)
+  throw new Error("events: a number from 2 to 10000000");
 const streams = 500;
 const connectionCount = 32;
 const patience = { timeoutMs: 300_000 };
@@ -26,9 +27,18 @@ const mark = Buffer.from('{"type":"stream"');
 
 /** Bytes of the files below a directory. */
 async function bytesBelow(directory) {
-  const entries = await readdir(directory, { recursive: true, withFileTypes: true }).catch(() => []);
+  const entries = await readdir(directory, { recursive: true, withFileTypes: true }).catch(
+    () => [],
+  );
   const files = entries.filter((entry) => entry.isFile());
-  const sizes = await Promise.all(files.map((file) => stat(path.join(file.parentPath, file.name)).then(({ size }) => size, () => 0)));
+  const sizes = await Promise.all(
+    files.map((file) =>
+      stat(path.join(file.parentPath, file.name)).then(
+        ({ size }) => size,
+        () => 0,
+      ),
+    ),
+  );
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
@@ -42,12 +52,20 @@ async function inParallel(items, act) {
 
 /** Real events, and what a stream's own object writes for its creation and its end. */
 async function realEvents(base) {
-  const names = Array.from({ length: streams }, (_, index) => `users/${randomBytes(6).toString("hex")}/chat-${index}`);
+  const names = Array.from(
+    { length: streams },
+    (_, index) => `users/${randomBytes(6).toString("hex")}/chat-${index}`,
+  );
   const all = names.map((name) => new Stream(base, name, "application/json"));
   await inParallel(all, (stream) => stream.put());
   const registry = new Stream(base, "__registry__", "application/json");
   const told = (least) =>
-    eventually("the registry to be told", async () => (await registry.head()).status === 200 && (await registry.messages()).length >= least, patience);
+    eventually(
+      "the registry to be told",
+      async () =>
+        (await registry.head()).status === 200 && (await registry.messages()).length >= least,
+      patience,
+    );
   await told(streams);
   const created = onServer ? undefined : await all[0].statistics();
   await inParallel(all, (stream) => stream.delete());
@@ -55,13 +73,20 @@ async function realEvents(base) {
   const ended = onServer ? undefined : await all[0].statistics();
   const events = (await registry.messages()).map((event) => JSON.stringify(event));
   const mean = events.reduce((sum, event) => sum + event.length, 0) / events.length;
-  console.log(`events: ${streams} streams created and deleted; ${events.length} events, ${mean.toFixed(0)} bytes of JSON each`);
-  if (created) console.log(`a stream's own rows: ${created.rows_written} written for its creation, ${ended.rows_written - created.rows_written} for its end`);
+  console.log(
+    `events: ${streams} streams created and deleted; ${events.length} events, ${mean.toFixed(0)} bytes of JSON each`,
+  );
+  if (created)
+    console.log(
+      `a stream's own rows: ${created.rows_written} written for its creation, ${ended.rows_written - created.rows_written} for its end`,
+    );
   return events;
 }
 
 async function append(base, stream, events) {
-  const connections = await Promise.all(Array.from({ length: connectionCount }, () => Connection.open(base)));
+  const connections = await Promise.all(
+    Array.from({ length: connectionCount }, () => Connection.open(base)),
+  );
   const begun = performance.now();
   let sent = 0;
   await Promise.all(
@@ -88,7 +113,7 @@ async function append(base, stream, events) {
 async function read(stream) {
   const begun = performance.now();
   const total = { requests: 0, bytes: 0, events: 0 };
-  for (let offset = "-1"; ; ) {
+  for (let offset = "-1"; ;) {
     const page = await fetch(`${stream.url}?offset=${offset}`);
     if (!page.ok) throw new Error(`a read answered ${page.status}`);
     total.requests += 1;
@@ -122,7 +147,10 @@ async function untilQuiet(directory) {
 }
 
 async function withServer(options, act) {
-  const server = await startServer({ bundle: onServer ? "target/worker" : "target/worker-test", ...options });
+  const server = await startServer({
+    bundle: onServer ? "target/worker" : "target/worker-test",
+    ...options,
+  });
   try {
     return await act(server);
   } finally {
@@ -135,21 +163,37 @@ const cold = onServer ? "directory" : true;
 await withServer({ cold }, async (server) => {
   const events = await realEvents(server.url);
   const shard = await Stream.create(server.url, { contentType: "application/json" });
-  const before = { bytes: await untilQuiet(server.dataDirectory), ...(onServer ? {} : await shard.statistics()) };
+  const before = {
+    bytes: await untilQuiet(server.dataDirectory),
+    ...(onServer ? {} : await shard.statistics()),
+  };
   const seconds = await append(server.url, shard, events);
-  const after = { bytes: await untilQuiet(server.dataDirectory), ...(onServer ? {} : await shard.statistics()) };
-  console.log(`store: ${count} events in ${seconds.toFixed(1)} s, ${(count / seconds).toFixed(0)} a second`);
+  const after = {
+    bytes: await untilQuiet(server.dataDirectory),
+    ...(onServer ? {} : await shard.statistics()),
+  };
+  console.log(
+    `store: ${count} events in ${seconds.toFixed(1)} s, ${(count / seconds).toFixed(0)} a second`,
+  );
   const grown = after.bytes - before.bytes;
-  console.log(`  on disk, hot and cold: ${grown} bytes, ${(grown / count).toFixed(1)} for each event`);
+  console.log(
+    `  on disk, hot and cold: ${grown} bytes, ${(grown / count).toFixed(1)} for each event`,
+  );
   if (!onServer) {
     if (after.instance !== before.instance) throw new Error("the object was restarted");
-    const [written, rowsRead] = ["rows_written", "rows_read"].map((name) => after[name] - before[name]);
+    const [written, rowsRead] = ["rows_written", "rows_read"].map(
+      (name) => after[name] - before[name],
+    );
     const { put } = await server.coldTier.counts();
     const segments = await server.coldTier.segmentsOf(shard);
     const stored = segments.reduce((sum, each) => sum + each.bytes, 0);
     const messages = segments.reduce((sum, each) => sum + each.messages, 0);
-    console.log(`  rows: ${written} written (${(written / count).toFixed(4)} for each event), ${rowsRead} read`);
-    console.log(`  R2: ${segments.length} segments of ${messages} events, ${(stored / messages).toFixed(1)} bytes for each; ${put.operations} puts`);
+    console.log(
+      `  rows: ${written} written (${(written / count).toFixed(4)} for each event), ${rowsRead} read`,
+    );
+    console.log(
+      `  R2: ${segments.length} segments of ${messages} events, ${(stored / messages).toFixed(1)} bytes for each; ${put.operations} puts`,
+    );
     // Dollars for a million events: $1 for a million rows written, $0.001 for a million read, $4.50 for a million puts,
     // $0.15 for a million requests to the object; and $0.015 for each GB and month in R2.
     const million = 1_000_000 / count;
@@ -160,5 +204,7 @@ await withServer({ cold }, async (server) => {
   }
   const whole = await read(shard);
   if (whole.events !== count) throw new Error(`${whole.events} of ${count} events were read`);
-  console.log(`read: everything in ${whole.requests} request(s): ${whole.events} events, ${whole.bytes} bytes, ${whole.seconds.toFixed(2)} s`);
+  console.log(
+    `read: everything in ${whole.requests} request(s): ${whole.events} events, ${whole.bytes} bytes, ${whole.seconds.toFixed(2)} s`,
+  );
 });

@@ -20,12 +20,15 @@ function setting(name, fallback) {
 const foreign = process.env.PERF_BASE_URL?.replace(/\/$/, "");
 const iterations = setting("PERF_ITERATIONS", 25);
 const budgetMs = setting("PERF_BUDGET_MS", 50);
-const enforced = process.env.PERF_ENFORCE === undefined ? foreign !== undefined : process.env.PERF_ENFORCE === "1";
+const enforced =
+  process.env.PERF_ENFORCE === undefined ? foreign !== undefined : process.env.PERF_ENFORCE === "1";
 
 let server;
 
 beforeAll(async () => {
-  server = foreign ? { url: foreign, stop: async () => {} } : await startServer({ bundle: "target/worker", env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
+  server = foreign
+    ? { url: foreign, stop: async () => {} }
+    : await startServer({ bundle: "target/worker", env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
 });
 afterAll(() => server?.stop());
 
@@ -37,7 +40,9 @@ async function sample(what, act) {
     times.push(performance.now() - begun);
   }
   const p50 = median(times);
-  console.log(`${what}: p50 ${p50.toFixed(2)} ms, p95 ${quantile(times, 0.95).toFixed(2)} ms over ${iterations}`);
+  console.log(
+    `${what}: p50 ${p50.toFixed(2)} ms, p95 ${quantile(times, 0.95).toFixed(2)} ms over ${iterations}`,
+  );
   if (enforced) expect(p50, `the median of ${what}`).toBeLessThanOrEqual(budgetMs);
 }
 
@@ -45,7 +50,9 @@ test("appends and reads stay within the budget", async () => {
   const stream = await Stream.create(server.url, { contentType: "application/json" });
   try {
     await sample("append", async (index) => {
-      expect((await stream.append(JSON.stringify({ index, filling: "x".repeat(80) }))).status).toBe(204);
+      expect((await stream.append(JSON.stringify({ index, filling: "x".repeat(80) }))).status).toBe(
+        204,
+      );
     });
     await sample("read", async () => {
       expect((await stream.get()).json()).toHaveLength(iterations);
@@ -55,10 +62,13 @@ test("appends and reads stay within the budget", async () => {
   }
 });
 
-test.skipIf(process.env.PERF_LONGPOLL_TIMEOUT !== "1")("a long-poll without data ends by its timeout", async () => {
-  const stream = await Stream.create(server.url);
-  const begun = performance.now();
-  expect((await stream.longPoll(stream.start)).status).toBe(204);
-  console.log(`long-poll timeout: ${(performance.now() - begun).toFixed(0)} ms`);
-  await stream.delete();
-});
+test.skipIf(process.env.PERF_LONGPOLL_TIMEOUT !== "1")(
+  "a long-poll without data ends by its timeout",
+  async () => {
+    const stream = await Stream.create(server.url);
+    const begun = performance.now();
+    expect((await stream.longPoll(stream.start)).status).toBe(204);
+    console.log(`long-poll timeout: ${(performance.now() - begun).toFixed(0)} ms`);
+    await stream.delete();
+  },
+);

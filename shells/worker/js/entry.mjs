@@ -214,7 +214,9 @@ async function throughCache(url, ask, router, context) {
   const response = await ask();
   if (router.mayKeep(response.status, response.headers.get("Cache-Control") ?? "")) {
     const keeping = caches.default.put(url, forAll(response.clone()));
-    context.waitUntil(keeping.catch((error) => console.error("the cache could not be written", error)));
+    context.waitUntil(
+      keeping.catch((error) => console.error("the cache could not be written", error)),
+    );
   }
   return { response, cache: "miss", cacheMs };
 }

@@ -94,7 +94,11 @@ class Reader {
     const socket = response.webSocket;
     const body = socket === null ? new Uint8Array(await response.arrayBuffer()) : EMPTY;
     if (socket !== null) {
-      if (this.machine.isEnded) return socket.accept(), socket.close(1000);
+      if (this.machine.isEnded) {
+        socket.accept();
+        socket.close(1000);
+        return;
+      }
       this.#attach(socket);
     }
     this.step({ type: "connected", head, body });

@@ -36,7 +36,9 @@ export const rows = [
     clause: "a chunked body is appended whole",
     async check({ base }) {
       const stream = await Stream.create(base);
-      const chunks = Array.from({ length: 40 }, (_, index) => Buffer.alloc(1000, 97 + (index % 26)));
+      const chunks = Array.from({ length: 40 }, (_, index) =>
+        Buffer.alloc(1000, 97 + (index % 26)),
+      );
       expect((await stream.append(chunks)).status).toBe(204);
       await expectText(stream, Buffer.concat(chunks).toString());
     },
@@ -85,8 +87,12 @@ export const rows = [
     clause: "parameters of a content type do not count in the comparison",
     async check({ base }) {
       const stream = await Stream.create(base, { contentType: "application/json" });
-      expect((await stream.post("1", { "Content-Type": "application/json; charset=utf-8" })).status).toBe(204);
-      expect((await stream.post("2", { "Content-Type": "application/json;charset=\"UTF-8\"" })).status).toBe(204);
+      expect(
+        (await stream.post("1", { "Content-Type": "application/json; charset=utf-8" })).status,
+      ).toBe(204);
+      expect(
+        (await stream.post("2", { "Content-Type": 'application/json;charset="UTF-8"' })).status,
+      ).toBe(204);
       expect(await stream.messages()).toEqual([1, 2]);
     },
   },
@@ -94,7 +100,12 @@ export const rows = [
     section: "5.2",
     clause: "a close without a body ignores any content type",
     async check({ base }) {
-      for (const headers of [{ "Content-Type": "application/json" }, { "Content-Type": "nonsense" }, { "Content-Type": "" }, {}]) {
+      for (const headers of [
+        { "Content-Type": "application/json" },
+        { "Content-Type": "nonsense" },
+        { "Content-Type": "" },
+        {},
+      ]) {
         const stream = await Stream.create(base);
         const answer = await stream.close(headers);
         expect(answer.status).toBe(204);
@@ -131,7 +142,10 @@ export const rows = [
       await stream.append("1", { "Stream-Seq": "m" });
       expectRefusal(await stream.append("x", { "Stream-Seq": "a" }), 409);
       expectRefusal(await stream.append("x", { "Stream-Seq": "b" }), 409);
-      expectRefusal(await stream.post("x", { "Content-Type": "text/html", "Stream-Seq": "z" }), 409);
+      expectRefusal(
+        await stream.post("x", { "Content-Type": "text/html", "Stream-Seq": "z" }),
+        409,
+      );
       expect((await stream.append("2", { "Stream-Seq": "n" })).status).toBe(204);
       await expectText(stream, "12");
     },
@@ -173,12 +187,17 @@ export const rows = [
   },
   {
     section: "5.2",
-    clause: "that a stream is closed is told before a wrong content type and before a sequence regression",
+    clause:
+      "that a stream is closed is told before a wrong content type and before a sequence regression",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("1", { "Stream-Seq": "m" });
       await stream.close();
-      for (const headers of [{ "Content-Type": "application/json" }, { "Stream-Seq": "a" }, { "Content-Type": "application/json", "Stream-Seq": "a" }]) {
+      for (const headers of [
+        { "Content-Type": "application/json" },
+        { "Stream-Seq": "a" },
+        { "Content-Type": "application/json", "Stream-Seq": "a" },
+      ]) {
         const refused = await stream.append("x", headers);
         expectRefusal(refused, 409);
         expect(refused.closed).toBe("true");
@@ -191,9 +210,15 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("1", { "Stream-Seq": "m" });
-      const wrongType = expectRefusal(await stream.append("x", { "Content-Type": "application/json" }), 409).code;
+      const wrongType = expectRefusal(
+        await stream.append("x", { "Content-Type": "application/json" }),
+        409,
+      ).code;
       const regression = expectRefusal(await stream.append("x", { "Stream-Seq": "a" }), 409).code;
-      const both = expectRefusal(await stream.append("x", { "Content-Type": "application/json", "Stream-Seq": "a" }), 409).code;
+      const both = expectRefusal(
+        await stream.append("x", { "Content-Type": "application/json", "Stream-Seq": "a" }),
+        409,
+      ).code;
       expect(wrongType).not.toBe(regression);
       expect(both).toBe(wrongType);
     },
@@ -234,10 +259,15 @@ export const rows = [
       const bodies = Array.from({ length: 32 }, (_, index) => `<${index}>`);
       const answers = await Promise.all(bodies.map((body) => stream.append(body)));
       expect(new Set(answers.map((answer) => answer.offset)).size).toBe(bodies.length);
-      const inOrder = bodies.map((body, index) => ({ body, offset: answers[index].offset })).sort((a, b) => (a.offset < b.offset ? -1 : 1));
+      const inOrder = bodies
+        .map((body, index) => ({ body, offset: answers[index].offset }))
+        .sort((a, b) => (a.offset < b.offset ? -1 : 1));
       await expectText(stream, inOrder.map(({ body }) => body).join(""));
       for (const [index, { offset }] of inOrder.entries()) {
-        const rest = inOrder.slice(index + 1).map(({ body }) => body).join("");
+        const rest = inOrder
+          .slice(index + 1)
+          .map(({ body }) => body)
+          .join("");
         expect((await stream.read(offset)).text).toBe(rest);
       }
     },

@@ -35,10 +35,15 @@ const modes = [
 export const rows = [
   {
     section: "5.6",
-    clause: "without an offset the read starts at the beginning, as with -1 and with the first offset",
+    clause:
+      "without an offset the read starts at the beginning, as with -1 and with the first offset",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
-      const answers = await Promise.all([stream.get(), stream.read("-1"), stream.read(firstOffset)]);
+      const answers = await Promise.all([
+        stream.get(),
+        stream.read("-1"),
+        stream.read(firstOffset),
+      ]);
       for (const answer of answers) {
         expect(answer.status).toBe(200);
         expect(answer.text).toBe("abc");
@@ -65,7 +70,8 @@ export const rows = [
   },
   {
     section: "5.6",
-    clause: "at the tail of an open stream a read answers 200, empty and up to date, with the same offset",
+    clause:
+      "at the tail of an open stream a read answers 200, empty and up to date, with the same offset",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const answer = await stream.read(stream.start);
@@ -94,7 +100,10 @@ export const rows = [
     section: "5.6",
     clause: "the read that reaches the end of a closed stream says so together with the data",
     async check({ base }) {
-      const stream = await Stream.create(base, { body: "abc", headers: { "Stream-Closed": "true" } });
+      const stream = await Stream.create(base, {
+        body: "abc",
+        headers: { "Stream-Closed": "true" },
+      });
       const answer = await stream.get();
       expect(answer.text).toBe("abc");
       expect(answer.upToDate).toBe("true");
@@ -127,8 +136,12 @@ export const rows = [
     clause: "a long JSON stream comes as one array that holds every message once, in order",
     async check({ base, own }) {
       const stream = await Stream.create(base, { contentType: "application/json" });
-      const messages = Array.from({ length: 300 }, (_, index) => ({ index, filling: "x".repeat(1000) }));
-      for (let start = 0; start < messages.length; start += 100) await stream.append(JSON.stringify(messages.slice(start, start + 100)));
+      const messages = Array.from({ length: 300 }, (_, index) => ({
+        index,
+        filling: "x".repeat(1000),
+      }));
+      for (let start = 0; start < messages.length; start += 100)
+        await stream.append(JSON.stringify(messages.slice(start, start + 100)));
       const pages = await stream.pages();
       if (own) expect(pages.length).toBe(1);
       expect(pages.flatMap((page) => page.json())).toEqual(messages);
@@ -190,7 +203,8 @@ export const rows = [
   })),
   {
     section: "5.6",
-    clause: "an offset beyond the tail answers 200, empty and up to date, and leads back to the tail",
+    clause:
+      "an offset beyond the tail answers 200, empty and up to date, and leads back to the tail",
     async check({ base }) {
       for (const contentType of ["text/plain", "application/json"]) {
         const stream = await Stream.create(base, { contentType, body: "123" });

@@ -24,7 +24,7 @@ const closes = ["true", "TRUE", "True", "tRuE"].flatMap((value) => [
   },
 ]);
 
-const ignored = ["false", "yes", "1", "", "truee", "\"true\"", "on", "0", "null"].flatMap((value) => [
+const ignored = ["false", "yes", "1", "", "truee", '"true"', "on", "0", "null"].flatMap((value) => [
   {
     section: "4.1",
     clause: `Stream-Closed: ${JSON.stringify(value)} on an append counts as absent and is no error`,
@@ -99,7 +99,8 @@ export const rows = [
   },
   {
     section: "4.1",
-    clause: "a final append and the close are one step: what is appended is there and nothing can follow",
+    clause:
+      "a final append and the close are one step: what is appended is there and nothing can follow",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "one" });
       const answer = await stream.append("two", { "Stream-Closed": "true" });
@@ -119,7 +120,10 @@ export const rows = [
       const stream = await Stream.create(base, { contentType: "application/json" });
       expectRefusal(await stream.append("{", { "Stream-Closed": "true" }), 400);
       expectRefusal(await stream.append("[]", { "Stream-Closed": "true" }), 400);
-      expectRefusal(await stream.post("x", { "Content-Type": "text/plain", "Stream-Closed": "true" }), 409);
+      expectRefusal(
+        await stream.post("x", { "Content-Type": "text/plain", "Stream-Closed": "true" }),
+        409,
+      );
       expect((await stream.head()).closed).toBeUndefined();
       expect((await stream.append("1")).status).toBe(204);
     },

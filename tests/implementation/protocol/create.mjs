@@ -9,23 +9,56 @@ const configurations = [
   ["the TTL differs", { "Stream-TTL": "3600" }, { "Stream-TTL": "7200" }],
   ["only the existing stream has a TTL", { "Stream-TTL": "3600" }, {}],
   ["only the request has a TTL", {}, { "Stream-TTL": "3600" }],
-  ["the expiry differs", { "Stream-Expires-At": "2099-01-01T00:00:00Z" }, { "Stream-Expires-At": "2099-01-02T00:00:00Z" }],
+  [
+    "the expiry differs",
+    { "Stream-Expires-At": "2099-01-01T00:00:00Z" },
+    { "Stream-Expires-At": "2099-01-02T00:00:00Z" },
+  ],
   ["only the existing stream has an expiry", { "Stream-Expires-At": "2099-01-01T00:00:00Z" }, {}],
   ["only the request has an expiry", {}, { "Stream-Expires-At": "2099-01-01T00:00:00Z" }],
-  ["one has a TTL and the other an expiry", { "Stream-TTL": "3600" }, { "Stream-Expires-At": "2099-01-01T00:00:00Z" }],
+  [
+    "one has a TTL and the other an expiry",
+    { "Stream-TTL": "3600" },
+    { "Stream-Expires-At": "2099-01-01T00:00:00Z" },
+  ],
   ["only the existing stream is closed", { "Stream-Closed": "true" }, {}],
   ["only the request asks for a closed stream", {}, { "Stream-Closed": "true" }],
 ];
 
 const agreements = [
   ["nothing was configured", {}, {}],
-  ["the content type is written in another case", { "Content-Type": "Text/Plain" }, { "Content-Type": "tEXT/pLAIN" }],
+  [
+    "the content type is written in another case",
+    { "Content-Type": "Text/Plain" },
+    { "Content-Type": "tEXT/pLAIN" },
+  ],
   ["the TTL is the same", { "Stream-TTL": "3600" }, { "Stream-TTL": "3600" }],
-  ["the expiry is the same", { "Stream-Expires-At": "2099-01-01T00:00:00Z" }, { "Stream-Expires-At": "2099-01-01T00:00:00Z" }],
+  [
+    "the expiry is the same",
+    { "Stream-Expires-At": "2099-01-01T00:00:00Z" },
+    { "Stream-Expires-At": "2099-01-01T00:00:00Z" },
+  ],
   ["both are closed", { "Stream-Closed": "true" }, { "Stream-Closed": "true" }],
 ];
 
-const badTtls = ["+3600", "03600", "3600.0", "3.6e3", "-1", "-0", "00", "abc", "", "0x10", "1 2", "3600s", "1,2", "Infinity", "NaN", "1_000"];
+const badTtls = [
+  "+3600",
+  "03600",
+  "3600.0",
+  "3.6e3",
+  "-1",
+  "-0",
+  "00",
+  "abc",
+  "",
+  "0x10",
+  "1 2",
+  "3600s",
+  "1,2",
+  "Infinity",
+  "NaN",
+  "1_000",
+];
 const badExpiries = [
   "tomorrow",
   "",
@@ -81,7 +114,7 @@ export const rows = [
     section: "5.1",
     clause: "the content type is given back exactly as it was set",
     async check({ base }) {
-      const contentType = "Text/Markdown; Charset=\"UTF-8\"; variant=GFM";
+      const contentType = 'Text/Markdown; Charset="UTF-8"; variant=GFM';
       const stream = await Stream.create(base, { contentType, body: "x" });
       expect((await stream.get()).headers["content-type"]).toBe(contentType);
       expect((await stream.head()).headers["content-type"]).toBe(contentType);
@@ -123,7 +156,10 @@ export const rows = [
     section: "5.1",
     clause: "created closed with a body, a stream holds that body and nothing can follow",
     async check({ base }) {
-      const stream = await Stream.create(base, { body: "whole", headers: { "Stream-Closed": "true" } });
+      const stream = await Stream.create(base, {
+        body: "whole",
+        headers: { "Stream-Closed": "true" },
+      });
       const read = await stream.get();
       expect(read.text).toBe("whole");
       expect(read.closed).toBe("true");
@@ -182,7 +218,9 @@ export const rows = [
     clause: "of many PUTs at once exactly one creates the stream",
     async check({ base }) {
       const stream = new Stream(base);
-      const answers = await Promise.all(Array.from({ length: 16 }, () => stream.put({ body: "once" })));
+      const answers = await Promise.all(
+        Array.from({ length: 16 }, () => stream.put({ body: "once" })),
+      );
       expect(answers.filter((answer) => answer.status === 201)).toHaveLength(1);
       expect(answers.filter((answer) => answer.status === 200)).toHaveLength(15);
       await expectText(stream, "once");
@@ -239,7 +277,10 @@ export const rows = [
     clause: "a TTL and an expiry together are refused and create nothing",
     async check({ base }) {
       const stream = new Stream(base);
-      expectRefusal(await stream.put({ headers: { "Stream-TTL": "3600", "Stream-Expires-At": future(3600) } }), 400);
+      expectRefusal(
+        await stream.put({ headers: { "Stream-TTL": "3600", "Stream-Expires-At": future(3600) } }),
+        400,
+      );
       await expectAbsent(stream);
     },
   },
@@ -247,7 +288,7 @@ export const rows = [
     section: "5.1",
     clause: "a PUT with a body that the stream could not take creates nothing",
     async check({ base }) {
-      for (const body of ["{", "[1,]", "{}{}", "\"\n\""]) {
+      for (const body of ["{", "[1,]", "{}{}", '"\n"']) {
         const stream = new Stream(base, undefined, "application/json");
         expectRefusal(await stream.put({ body }), 400);
         await expectAbsent(stream);
@@ -258,7 +299,11 @@ export const rows = [
     section: "5.1",
     clause: "a PUT with bad producer headers that is refused creates nothing",
     async check({ base }) {
-      for (const headers of [{ "Producer-Id": "p" }, { "Producer-Id": "", "Producer-Epoch": "0", "Producer-Seq": "0" }, { "Producer-Id": "p", "Producer-Epoch": "x", "Producer-Seq": "0" }]) {
+      for (const headers of [
+        { "Producer-Id": "p" },
+        { "Producer-Id": "", "Producer-Epoch": "0", "Producer-Seq": "0" },
+        { "Producer-Id": "p", "Producer-Epoch": "x", "Producer-Seq": "0" },
+      ]) {
         const stream = new Stream(base);
         const answer = await stream.put({ body: "a", headers });
         expect([201, 400]).toContain(answer.status);

@@ -8,18 +8,24 @@ const uses = [
   ["a read", (stream) => stream.get()],
   ["a read at the tail", (stream) => stream.read(stream.start)],
   ["a read from now", (stream) => stream.read("now")],
-  ["a read that is answered 304", async (stream) => {
-    stream.etag ??= (await stream.get()).etag;
-    return stream.get("", { "If-None-Match": stream.etag });
-  }],
+  [
+    "a read that is answered 304",
+    async (stream) => {
+      stream.etag ??= (await stream.get()).etag;
+      return stream.get("", { "If-None-Match": stream.etag });
+    },
+  ],
   ["a long-poll", (stream) => stream.longPoll("-1")],
   ["a long-poll that waits", (stream) => stream.longPoll("now")],
   ["an SSE read", async (stream) => (await stream.events("-1")).close()],
   ["an append", (stream) => stream.append("x")],
-  ["an append of a producer", (stream) => {
-    stream.sequence = (stream.sequence ?? -1) + 1;
-    return stream.append("x", producer("p", 0, stream.sequence));
-  }],
+  [
+    "an append of a producer",
+    (stream) => {
+      stream.sequence = (stream.sequence ?? -1) + 1;
+      return stream.append("x", producer("p", 0, stream.sequence));
+    },
+  ],
 ];
 
 const past = new Date(Date.now() - 60_000).toISOString();
@@ -51,7 +57,9 @@ export const rows = [
     clause: "a close starts the TTL anew, with and without a producer",
     concurrent: true,
     async check({ base }) {
-      const streams = await Promise.all([1, 2].map(() => Stream.create(base, { headers: { "Stream-TTL": "2" } })));
+      const streams = await Promise.all(
+        [1, 2].map(() => Stream.create(base, { headers: { "Stream-TTL": "2" } })),
+      );
       await sleep(1_200);
       await streams[0].close();
       await streams[1].close(producer("p", 0, 0));
@@ -100,7 +108,8 @@ export const rows = [
   },
   {
     section: "4",
-    clause: "an expired stream answers 404 to every method, and its name can be used anew with another configuration",
+    clause:
+      "an expired stream answers 404 to every method, and its name can be used anew with another configuration",
     concurrent: true,
     async check({ base }) {
       const stream = await Stream.create(base, { body: "old", headers: { "Stream-TTL": "1" } });
@@ -109,11 +118,14 @@ export const rows = [
       await expires(stream);
       expectRefusal(await stream.append("x"), 404);
       expectRefusal(await stream.close(), 404);
-      for (const query of ["?offset=now", "?offset=-1&live=long-poll", "?offset=-1&live=sse"]) expectRefusal(await stream.get(query), 404);
+      for (const query of ["?offset=now", "?offset=-1&live=long-poll", "?offset=-1&live=sse"])
+        expectRefusal(await stream.get(query), 404);
       await expectAbsent(stream);
       stream.contentType = "application/json";
       expect((await stream.put()).status).toBe(201);
-      expect((await stream.append("1", { "Stream-Seq": "a", ...producer("p", 0, 0) })).status).toBe(200);
+      expect((await stream.append("1", { "Stream-Seq": "a", ...producer("p", 0, 0) })).status).toBe(
+        200,
+      );
       expect((await stream.get()).text).toBe("[1]");
     },
   },
@@ -155,7 +167,8 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base, { headers: { "Stream-TTL": "1" } });
       const begun = performance.now();
-      while (performance.now() - begun < 3_000) expect((await stream.longPoll(stream.start)).status).toBe(204);
+      while (performance.now() - begun < 3_000)
+        expect((await stream.longPoll(stream.start)).status).toBe(204);
       expect((await stream.append("still here")).status).toBe(204);
     },
   },
@@ -164,7 +177,10 @@ export const rows = [
     clause: "an absolute expiry ends an SSE read",
     concurrent: true,
     async check({ base }) {
-      const stream = await Stream.create(base, { body: "abc", headers: { "Stream-Expires-At": inSeconds(1.5) } });
+      const stream = await Stream.create(base, {
+        body: "abc",
+        headers: { "Stream-Expires-At": inSeconds(1.5) },
+      });
       const reader = await stream.events("-1");
       await reader.upToDate();
       const begun = performance.now();

@@ -13,16 +13,16 @@ const messages = [
   "1E+2",
   "1e400",
   "0.1000000000000000055511151231257827",
-  "{\"b\":1,\"a\":2}",
-  "{\"a\":1,\"a\":2}",
-  "{ \"a\" :\t1 ,\n\"b\" : [ 1 , 2 ] }",
-  "\"\\u0041\\/\\u00e9\"",
-  "\"\u00e9\u4e09\ud83d\ude00\u2028\"",
-  "\"\\ud800\"",
-  "{\"\":{\"__proto__\":null,\"constructor\":1}}",
-  "\"[1,2],{\\\"a\\\":\\\"]\\\"}\"",
-  "\"\\\\\"",
-  "\"\"",
+  '{"b":1,"a":2}',
+  '{"a":1,"a":2}',
+  '{ "a" :\t1 ,\n"b" : [ 1 , 2 ] }',
+  '"\\u0041\\/\\u00e9"',
+  '"\u00e9\u4e09\ud83d\ude00\u2028"',
+  '"\\ud800"',
+  '{"":{"__proto__":null,"constructor":1}}',
+  '"[1,2],{\\"a\\":\\"]\\"}"',
+  '"\\\\"',
+  '""',
   "{}",
   "null",
   "true",
@@ -30,14 +30,14 @@ const messages = [
 ];
 
 const flattenings = [
-  ["{\"event\":\"created\"}", ["{\"event\":\"created\"}"]],
-  ["[{\"event\":\"a\"},{\"event\":\"b\"}]", ["{\"event\":\"a\"}", "{\"event\":\"b\"}"]],
+  ['{"event":"created"}', ['{"event":"created"}']],
+  ['[{"event":"a"},{"event":"b"}]', ['{"event":"a"}', '{"event":"b"}']],
   ["[[1,2],[3,4]]", ["[1,2]", "[3,4]"]],
   ["[[[1,2,3]]]", ["[[1,2,3]]"]],
   ["[[]]", ["[]"]],
   ["[[],[],{}]", ["[]", "[]", "{}"]],
-  [" \r\n\t[ 1 ,\t2 , \"x\" ]\n", ["1", "2", "\"x\""]],
-  [" {\"a\":[]} \n", ["{\"a\":[]}"]],
+  [' \r\n\t[ 1 ,\t2 , "x" ]\n', ["1", "2", '"x"']],
+  [' {"a":[]} \n', ['{"a":[]}']],
 ];
 
 const invalid = [
@@ -51,14 +51,14 @@ const invalid = [
   "]",
   "[1],[2]",
   "[1]x",
-  "{\"a\":}",
-  "{\"a\" 1}",
-  "{\"a\":1,}",
+  '{"a":}',
+  '{"a" 1}',
+  '{"a":1,}',
   "{a:1}",
   "{'a':1}",
   "{1:1}",
-  "{\"a\":1}{\"b\":2}",
-  "{\"a\":1}\n{\"b\":2}",
+  '{"a":1}{"b":2}',
+  '{"a":1}\n{"b":2}',
   "{]",
   "[}",
   "nul",
@@ -76,13 +76,13 @@ const invalid = [
   "0x10",
   "1 2",
   "'a'",
-  "\"a",
-  "\"\\x\"",
-  "\"\\u12\"",
-  "\"\u0001\"",
-  "\"a\nb\"",
-  "[1,\"a\tb\"]",
-  "[1,{\"a\":tru}]",
+  '"a',
+  '"\\x"',
+  '"\\u12"',
+  '"\u0001"',
+  '"a\nb"',
+  '[1,"a\tb"]',
+  '[1,{"a":tru}]',
   " ",
   "\n\n",
   "// comment\n1",
@@ -92,8 +92,8 @@ const invalid = [
 const deep = 100_000;
 const deepBodies = [
   ["arrays", "[".repeat(deep) + "]".repeat(deep)],
-  ["objects", "{\"a\":".repeat(deep) + "1" + "}".repeat(deep)],
-  ["arrays and objects", "[{\"a\":".repeat(deep) + "1" + "}]".repeat(deep)],
+  ["objects", '{"a":'.repeat(deep) + "1" + "}".repeat(deep)],
+  ["arrays and objects", '[{"a":'.repeat(deep) + "1" + "}]".repeat(deep)],
 ];
 
 export const rows = [
@@ -136,10 +136,10 @@ export const rows = [
     clause: "messages of different appends come back as one array, in order",
     async check({ base }) {
       const stream = await create(base, { body: "1" });
-      for (const body of ["[2,3]", "{\"four\":4}", "[[5]]", "\"six\""]) await stream.append(body);
+      for (const body of ["[2,3]", '{"four":4}', "[[5]]", '"six"']) await stream.append(body);
       const answer = await stream.get();
       expect(answer.headers["content-type"]).toBe(contentType);
-      expect(answer.text).toBe("[1,2,3,{\"four\":4},[5],\"six\"]");
+      expect(answer.text).toBe('[1,2,3,{"four":4},[5],"six"]');
     },
   },
   {
@@ -200,7 +200,13 @@ export const rows = [
     clause: "bytes that are no UTF-8 are refused",
     async check({ base }) {
       const stream = await create(base);
-      for (const bytes of [[0xff], [0xc3], [0xc0, 0x80], [0xed, 0xa0, 0x80], [0xf5, 0x80, 0x80, 0x80]]) {
+      for (const bytes of [
+        [0xff],
+        [0xc3],
+        [0xc0, 0x80],
+        [0xed, 0xa0, 0x80],
+        [0xf5, 0x80, 0x80, 0x80],
+      ]) {
         expectRefusal(await stream.append(Buffer.from([0x22, ...bytes, 0x22])), 400);
       }
       expect((await stream.get()).text).toBe("[]");
@@ -222,10 +228,12 @@ export const rows = [
       const stream = await create(base);
       const answer = await stream.append(body);
       expect([204, 400]).toContain(answer.status);
-      expect((await stream.append("{\"after\":1}")).status).toBe(204);
-      const inner = (await stream.pages()).map((page) => page.text.slice(1, -1)).filter((text) => text !== "");
+      expect((await stream.append('{"after":1}')).status).toBe(204);
+      const inner = (await stream.pages())
+        .map((page) => page.text.slice(1, -1))
+        .filter((text) => text !== "");
       const stored = body.startsWith("[") ? body.slice(1, -1) : body;
-      const expected = answer.status === 204 ? [stored, "{\"after\":1}"] : ["{\"after\":1}"];
+      const expected = answer.status === 204 ? [stored, '{"after":1}'] : ['{"after":1}'];
       expect(inner.join(",") === expected.join(",")).toBe(true);
     },
   })),
@@ -244,32 +252,40 @@ export const rows = [
     clause: "a range without messages is an empty array",
     async check({ base }) {
       const stream = await create(base, { body: "[1,2]" });
-      for (const answer of [await stream.read(stream.start), await stream.read("now"), await (await create(base)).get()]) {
+      for (const answer of [
+        await stream.read(stream.start),
+        await stream.read("now"),
+        await (await create(base)).get(),
+      ]) {
         expect(answer.status).toBe(200);
         expect(answer.headers["content-type"]).toBe(contentType);
         expect(answer.text).toBe("[]");
       }
     },
   },
-  ...["application/json; charset=utf-8", "Application/Json", "application/json;x=y"].map((spelling) => ({
-    section: "9.1",
-    clause: `a stream of ${spelling} is in JSON mode`,
-    async check({ base }) {
-      const stream = await Stream.create(base, { contentType: spelling, body: "[1,2]" });
-      await stream.append("3");
-      expectRefusal(await stream.append("{"), 400);
-      const answer = await stream.get();
-      expect(answer.text).toBe("[1,2,3]");
-      expect(answer.headers["content-type"]).toBe(spelling);
-    },
-  })),
-  ...["application/ndjson", "application/vnd.api+json", "text/json", "application/jsonlines"].map((other) => ({
-    section: "9",
-    clause: `a stream of ${other} is bytes like any other`,
-    async check({ base }) {
-      const stream = await Stream.create(base, { contentType: other, body: "[1,2]" });
-      expect((await stream.append("{")).status).toBe(204);
-      expect((await stream.get()).text).toBe("[1,2]{");
-    },
-  })),
+  ...["application/json; charset=utf-8", "Application/Json", "application/json;x=y"].map(
+    (spelling) => ({
+      section: "9.1",
+      clause: `a stream of ${spelling} is in JSON mode`,
+      async check({ base }) {
+        const stream = await Stream.create(base, { contentType: spelling, body: "[1,2]" });
+        await stream.append("3");
+        expectRefusal(await stream.append("{"), 400);
+        const answer = await stream.get();
+        expect(answer.text).toBe("[1,2,3]");
+        expect(answer.headers["content-type"]).toBe(spelling);
+      },
+    }),
+  ),
+  ...["application/ndjson", "application/vnd.api+json", "text/json", "application/jsonlines"].map(
+    (other) => ({
+      section: "9",
+      clause: `a stream of ${other} is bytes like any other`,
+      async check({ base }) {
+        const stream = await Stream.create(base, { contentType: other, body: "[1,2]" });
+        expect((await stream.append("{")).status).toBe(204);
+        expect((await stream.get()).text).toBe("[1,2]{");
+      },
+    }),
+  ),
 ];

@@ -83,7 +83,7 @@ export const rows = [
         }
       })();
       const seen = [];
-      for (let offset = stream.start; seen.length < count; ) {
+      for (let offset = stream.start; seen.length < count;) {
         const answer = await stream.longPoll(offset);
         if (answer.status === 200) seen.push(...answer.json());
         offset = answer.offset;
@@ -111,7 +111,10 @@ export const rows = [
     section: "5.7",
     clause: "the poll that reads a closed stream to its end says closed together with the data",
     async check({ base }) {
-      const stream = await Stream.create(base, { body: "abc", headers: { "Stream-Closed": "true" } });
+      const stream = await Stream.create(base, {
+        body: "abc",
+        headers: { "Stream-Closed": "true" },
+      });
       const answer = await stream.longPoll("-1");
       expect(answer.status).toBe(200);
       expect(answer.text).toBe("abc");
@@ -178,9 +181,9 @@ export const rows = [
       const stream = await Stream.create(base, { contentType: "application/json" });
       const waiting = stream.longPoll("-1");
       await sleep(100);
-      await stream.append("{\"a\": 1}");
+      await stream.append('{"a": 1}');
       const answer = await waiting;
-      expect(answer.text).toBe("[{\"a\": 1}]");
+      expect(answer.text).toBe('[{"a": 1}]');
       expect(answer.headers["content-type"]).toBe("application/json");
     },
   },
@@ -210,7 +213,9 @@ export const rows = [
       const stream = await Stream.create(base, { body: "abc" });
       for (const cursor of ["0", "1000", String(currentInterval() - 1n)]) {
         const before = currentInterval();
-        const answers = await Promise.all(Array.from({ length: 5 }, () => stream.longPoll("-1", { cursor })));
+        const answers = await Promise.all(
+          Array.from({ length: 5 }, () => stream.longPoll("-1", { cursor })),
+        );
         const cursors = new Set(answers.map((answer) => answer.cursor));
         for (const value of cursors) expect(BigInt(value) > BigInt(cursor)).toBe(true);
         if (currentInterval() === before) expect(cursors.size).toBe(1);
@@ -223,18 +228,31 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const now = currentInterval();
-      for (const cursor of [now, now + 1n, now + 2n, now + 50n, now + 181n, now + 100_000n, 4_294_967_295n, 4_294_967_296n, 9_007_199_254_740_000n]) {
+      for (const cursor of [
+        now,
+        now + 1n,
+        now + 2n,
+        now + 50n,
+        now + 181n,
+        now + 100_000n,
+        4_294_967_295n,
+        4_294_967_296n,
+        9_007_199_254_740_000n,
+      ]) {
         for (const offset of ["-1", stream.start]) {
           const answer = await stream.longPoll(offset, { cursor: String(cursor) });
           expect(answer.cursor, `for cursor ${cursor}`).toMatch(/^\d+$/);
-          expect(BigInt(answer.cursor) > cursor, `${answer.cursor} for cursor ${cursor}`).toBe(true);
+          expect(BigInt(answer.cursor) > cursor, `${answer.cursor} for cursor ${cursor}`).toBe(
+            true,
+          );
         }
       }
     },
   },
   {
     section: "10.1",
-    clause: "a chain of polls that echo the cursor only ever moves forward, by at most an hour of intervals each",
+    clause:
+      "a chain of polls that echo the cursor only ever moves forward, by at most an hour of intervals each",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       let cursor = BigInt((await stream.longPoll("-1")).cursor);
@@ -251,7 +269,20 @@ export const rows = [
     clause: "a cursor that this server has not given counts as none",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
-      for (const cursor of ["", "abc", "-5", "+5", "05", "1.5", "1e3", "9007199254740991", "9007199254740992", "99999999999999999999999999999999", "%00", "1&cursor=2"]) {
+      for (const cursor of [
+        "",
+        "abc",
+        "-5",
+        "+5",
+        "05",
+        "1.5",
+        "1e3",
+        "9007199254740991",
+        "9007199254740992",
+        "99999999999999999999999999999999",
+        "%00",
+        "1&cursor=2",
+      ]) {
         const before = currentInterval();
         const answer = await stream.longPoll("-1", { cursor });
         expect(answer.status, cursor).toBe(200);

@@ -3,7 +3,15 @@ import { producer, Stream } from "../../harness/stream.mjs";
 import { expectAbsent, expectRefusal, expectText } from "./assertions.mjs";
 
 // Headers that say something about the stream itself; HEAD and a GET that reads to the tail must agree on them.
-const metadata = ["content-type", "stream-next-offset", "stream-closed", "x-content-type-options", "cross-origin-resource-policy", "access-control-allow-origin", "access-control-expose-headers"];
+const metadata = [
+  "content-type",
+  "stream-next-offset",
+  "stream-closed",
+  "x-content-type-options",
+  "cross-origin-resource-policy",
+  "access-control-allow-origin",
+  "access-control-expose-headers",
+];
 
 export const rows = [
   {
@@ -16,7 +24,13 @@ export const rows = [
       expect(answer.body.length).toBe(0);
       expectRefusal(await stream.append("b"), 404);
       expectRefusal(await stream.close(), 404);
-      for (const query of ["?offset=-1", "?offset=now", "?offset=-1&live=long-poll", "?offset=-1&live=sse", `?offset=${stream.start}`]) {
+      for (const query of [
+        "?offset=-1",
+        "?offset=now",
+        "?offset=-1&live=long-poll",
+        "?offset=-1&live=sse",
+        `?offset=${stream.start}`,
+      ]) {
         expectRefusal(await stream.get(query), 404);
       }
       await expectAbsent(stream);
@@ -40,7 +54,8 @@ export const rows = [
   },
   {
     section: "5.4",
-    clause: "a name used again shares nothing with the deleted stream: neither data, type, closure, sequence, producers nor TTL",
+    clause:
+      "a name used again shares nothing with the deleted stream: neither data, type, closure, sequence, producers nor TTL",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "old", headers: { "Stream-TTL": "3600" } });
       await stream.append("old", { "Stream-Seq": "z", ...producer("p", 9, 0) });
@@ -53,7 +68,9 @@ export const rows = [
       expect(head.headers["stream-ttl"]).toBeUndefined();
       expect(head.closed).toBeUndefined();
       await expectText(stream, "");
-      expect((await stream.append("new", { "Stream-Seq": "a", ...producer("p", 0, 0) })).status).toBe(200);
+      expect(
+        (await stream.append("new", { "Stream-Seq": "a", ...producer("p", 0, 0) })).status,
+      ).toBe(200);
       await expectText(stream, "new");
     },
   },
@@ -70,7 +87,8 @@ export const rows = [
   },
   {
     section: "5.4",
-    clause: "an SSE read ends when its stream is deleted, without a claim that the stream was closed",
+    clause:
+      "an SSE read ends when its stream is deleted, without a claim that the stream was closed",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "a" });
       const reader = await stream.events("-1");

@@ -45,7 +45,9 @@ async function expectContent(stream, mode, offset, tail, { closed, body, content
   if (mode === "SSE") {
     const reader = await stream.events(offset);
     const control = await reader.upToDate();
-    expect(contentType === "application/octet-stream" ? reader.bytes.toString() : reader.text).toBe(body);
+    expect(contentType === "application/octet-stream" ? reader.bytes.toString() : reader.text).toBe(
+      body,
+    );
     expect(control.streamNextOffset).toBe(tail);
     expect(control.streamClosed).toBe(closed ? true : undefined);
     reader.close();
@@ -76,8 +78,14 @@ for (const mode of ["catch-up", "long-poll", "SSE"]) {
                 body: full ? body : undefined,
                 headers: closed ? { "Stream-Closed": "true" } : {},
               });
-              if (nothing) await expectNothing(stream, mode, offset, stream.start, { closed, empty });
-              else await expectContent(stream, mode, offset, stream.start, { closed, body, contentType });
+              if (nothing)
+                await expectNothing(stream, mode, offset, stream.start, { closed, empty });
+              else
+                await expectContent(stream, mode, offset, stream.start, {
+                  closed,
+                  body,
+                  contentType,
+                });
             },
           });
         }
@@ -101,7 +109,10 @@ export const rows = [
     section: "8",
     clause: "offset=now on a closed stream says closed and up to date in the headers of every mode",
     async check({ base }) {
-      const stream = await Stream.create(base, { body: "abc", headers: { "Stream-Closed": "true" } });
+      const stream = await Stream.create(base, {
+        body: "abc",
+        headers: { "Stream-Closed": "true" },
+      });
       const reader = await stream.events("now");
       for (const { headers } of [await stream.read("now"), await stream.longPoll("now"), reader]) {
         expect(headers["stream-closed"]).toBe("true");
@@ -131,7 +142,10 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base, { body: "old" });
       const reader = await stream.events("now");
-      expect((await reader.next()).control).toMatchObject({ streamNextOffset: stream.start, upToDate: true });
+      expect((await reader.next()).control).toMatchObject({
+        streamNextOffset: stream.start,
+        upToDate: true,
+      });
       await stream.append("new");
       expect((await reader.next()).data).toBe("new");
       reader.close();
@@ -154,7 +168,8 @@ export const rows = [
       for (const contentType of ["text/plain", "application/json"]) {
         const stream = await Stream.create(base, { contentType });
         const offsets = [stream.start];
-        for (let index = 0; index < 120; index += 1) offsets.push((await stream.append("1".repeat(1 + (index % 11)))).offset);
+        for (let index = 0; index < 120; index += 1)
+          offsets.push((await stream.append("1".repeat(1 + (index % 11)))).offset);
         expect(new Set(offsets).size).toBe(offsets.length);
         expect([...offsets].sort()).toEqual(offsets);
         for (const offset of offsets) {

@@ -13,7 +13,8 @@ const writes = [
 export const rows = [
   {
     section: "RFC 9110 13.1.1",
-    clause: "If-Match with a stale tag answers 412 to PUT, POST and DELETE, changes nothing, and tells the present state",
+    clause:
+      "If-Match with a stale tag answers 412 to PUT, POST and DELETE, changes nothing, and tells the present state",
     async check({ base }) {
       const stream = await Stream.create(base);
       const stale = (await stream.head()).etag;
@@ -33,7 +34,8 @@ export const rows = [
   },
   {
     section: "RFC 9110 13.1.1",
-    clause: "If-Match with the present tag, from HEAD or from a page that reaches the tail, in a list, over two header lines, or with *, lets a write through",
+    clause:
+      "If-Match with the present tag, from HEAD or from a page that reaches the tail, in a list, over two header lines, or with *, lets a write through",
     async check({ base }) {
       for (const write of writes) {
         const lists = [(tag) => tag, (tag) => `"x" , ${tag}`, (tag) => ['"x"', tag], () => "*"];
@@ -67,7 +69,8 @@ export const rows = [
   },
   {
     section: "RFC 9110 13.1.1",
-    clause: "where there is no stream, PUT with If-Match answers 412 and creates none; POST and DELETE answer 404 as without it",
+    clause:
+      "where there is no stream, PUT with If-Match answers 412 and creates none; POST and DELETE answer 404 as without it",
     async check({ base }) {
       const stream = new Stream(base);
       for (const tag of ["*", '"x"']) {
@@ -80,27 +83,35 @@ export const rows = [
   },
   {
     section: "RFC 9110 13.1.2",
-    clause: "PUT with If-None-Match: * creates once: 201, then 412, whether the stream is the same or another",
+    clause:
+      "PUT with If-None-Match: * creates once: 201, then 412, whether the stream is the same or another",
     async check({ base }) {
       const stream = new Stream(base);
       const headers = { "If-None-Match": "*" };
-      const answers = await Promise.all(Array.from({ length: 8 }, () => stream.put({ headers, body: "a" })));
+      const answers = await Promise.all(
+        Array.from({ length: 8 }, () => stream.put({ headers, body: "a" })),
+      );
       expect(answers.map((answer) => answer.status).sort()).toEqual([201, ...Array(7).fill(412)]);
-      expectRefusal(await stream.put({ headers: { ...headers, "Content-Type": "text/html" } }), 412);
+      expectRefusal(
+        await stream.put({ headers: { ...headers, "Content-Type": "text/html" } }),
+        412,
+      );
       for (const write of writes) expectRefusal(await write(stream, headers), 412);
       await expectText(stream, "a");
     },
   },
   {
     section: "RFC 9110 13.1.2",
-    clause: "If-None-Match with the present tag, weak or strong, stops a write; with others it does not",
+    clause:
+      "If-None-Match with the present tag, weak or strong, stops a write; with others it does not",
     async check({ base }) {
       const stream = await Stream.create(base);
       const stale = (await stream.head()).etag;
       expect((await stream.append("a", { "If-None-Match": '"x"' })).status).toBe(204);
       const { etag } = await stream.head();
       for (const tag of [etag, `W/${etag}`, `${stale}, ${etag}`]) {
-        for (const write of writes) expectRefusal(await write(stream, { "If-None-Match": tag }), 412);
+        for (const write of writes)
+          expectRefusal(await write(stream, { "If-None-Match": tag }), 412);
       }
       expect((await stream.append("b", { "If-None-Match": stale })).status).toBe(204);
       await expectText(stream, "ab");
@@ -113,7 +124,11 @@ export const rows = [
       const stream = await Stream.create(base, { body: "a" });
       const open = await stream.head();
       await stream.close();
-      for (const headers of [{ "If-Match": open.etag }, { "Stream-Expected-Offset": farOffset }, { "Stream-Expected-Offset": open.offset }]) {
+      for (const headers of [
+        { "If-Match": open.etag },
+        { "Stream-Expected-Offset": farOffset },
+        { "Stream-Expected-Offset": open.offset },
+      ]) {
         const refused = await stream.append("b", headers);
         expectRefusal(refused, 409);
         expect(refused.closed).toBe("true");
@@ -123,11 +138,14 @@ export const rows = [
   },
   {
     section: "Stream-Expected-Offset",
-    clause: "of many appends that expect the same tail one is made, and the others are told the tail",
+    clause:
+      "of many appends that expect the same tail one is made, and the others are told the tail",
     async check({ base }) {
       const stream = await Stream.create(base);
       const headers = { "Stream-Expected-Offset": stream.start };
-      const answers = await Promise.all(Array.from({ length: 16 }, () => stream.append("a", headers)));
+      const answers = await Promise.all(
+        Array.from({ length: 16 }, () => stream.append("a", headers)),
+      );
       const { offset } = await stream.head();
       const made = answers.filter((answer) => answer.status === 204);
       expect(made.length).toBe(1);
@@ -158,18 +176,25 @@ export const rows = [
   },
   {
     section: "Stream-Expected-Offset",
-    clause: "a producer's retry succeeds though the tail has moved, and a refused append uses no sequence number",
+    clause:
+      "a producer's retry succeeds though the tail has moved, and a refused append uses no sequence number",
     async check({ base }) {
       const stream = await Stream.create(base);
       const tag = (await stream.head()).etag;
-      const headers = { ...producer("p", 0, 0), "Stream-Expected-Offset": stream.start, "If-Match": tag };
+      const headers = {
+        ...producer("p", 0, 0),
+        "Stream-Expected-Offset": stream.start,
+        "If-Match": tag,
+      };
       expect((await stream.append("a", headers)).status).toBe(200);
       await stream.append("b");
       expect((await stream.append("a", headers)).status).toBe(204);
       const late = { ...producer("p", 0, 1), "Stream-Expected-Offset": stream.start };
       const refused = await stream.append("c", late);
       expectRefusal(refused, 409);
-      expect((await stream.append("c", { ...late, "Stream-Expected-Offset": refused.offset })).status).toBe(200);
+      expect(
+        (await stream.append("c", { ...late, "Stream-Expected-Offset": refused.offset })).status,
+      ).toBe(200);
       await expectText(stream, "abc");
     },
   },
@@ -179,14 +204,21 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base);
       const { offset } = await stream.append("a", { "Stream-Seq": "b" });
-      for (const [seq, expected] of [["b", offset], ["c", stream.start], ["a", stream.start], ["a", undefined]]) {
+      for (const [seq, expected] of [
+        ["b", offset],
+        ["c", stream.start],
+        ["a", stream.start],
+        ["a", undefined],
+      ]) {
         const headers = expected === undefined ? {} : { "Stream-Expected-Offset": expected };
         const refused = await stream.append("x", { "Stream-Seq": seq, ...headers });
         expectRefusal(refused, 409);
         expect(refused.offset).toBe(offset);
         expect(refused.closed).toBeUndefined();
       }
-      expect((await stream.append("b", { "Stream-Seq": "c", "Stream-Expected-Offset": offset })).status).toBe(204);
+      expect(
+        (await stream.append("b", { "Stream-Seq": "c", "Stream-Expected-Offset": offset })).status,
+      ).toBe(204);
     },
   },
 ];

@@ -6,7 +6,18 @@ const greatest = "9007199254740991";
 const header = { id: "Producer-Id", epoch: "Producer-Epoch", seq: "Producer-Seq" };
 
 const incomplete = [["id"], ["epoch"], ["seq"], ["id", "epoch"], ["id", "seq"], ["epoch", "seq"]];
-const notIntegers = ["abc", "-1", "1.5", "1e3", "+1", "", "0x1", "1 2", "9007199254740992", "99999999999999999999999999"];
+const notIntegers = [
+  "abc",
+  "-1",
+  "1.5",
+  "1e3",
+  "+1",
+  "",
+  "0x1",
+  "1 2",
+  "9007199254740992",
+  "99999999999999999999999999",
+];
 
 function expectEcho(answer, epoch, seq) {
   expect(answer.headers["producer-epoch"]).toBe(String(epoch));
@@ -19,7 +30,9 @@ export const rows = [
     clause: `only ${names.map((name) => header[name]).join(" and ")} of the three producer headers is refused`,
     async check({ base }) {
       const stream = await Stream.create(base);
-      const headers = Object.fromEntries(names.map((name) => [header[name], name === "id" ? "p" : "0"]));
+      const headers = Object.fromEntries(
+        names.map((name) => [header[name], name === "id" ? "p" : "0"]),
+      );
       expectRefusal(await stream.append("a", headers), 400);
       expectRefusal(await stream.close(headers), 400);
       const head = await stream.head();
@@ -120,7 +133,8 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "a duplicate answers 204, appends nothing, and tells the epoch, the highest sequence number and an offset",
+    clause:
+      "a duplicate answers 204, appends nothing, and tells the epoch, the highest sequence number and an offset",
     async check({ base }) {
       const stream = await Stream.create(base);
       for (const seq of [0, 1, 2, 3]) await stream.append(String(seq), producer("p", 4, seq));
@@ -140,7 +154,9 @@ export const rows = [
     clause: "the same request sent many times at once is appended once",
     async check({ base }) {
       const stream = await Stream.create(base);
-      const answers = await Promise.all(Array.from({ length: 12 }, () => stream.append("once", producer("p", 0, 0))));
+      const answers = await Promise.all(
+        Array.from({ length: 12 }, () => stream.append("once", producer("p", 0, 0))),
+      );
       expect(answers.filter((answer) => answer.status === 200)).toHaveLength(1);
       expect(answers.filter((answer) => answer.status === 204)).toHaveLength(11);
       await expectText(stream, "once");
@@ -205,7 +221,16 @@ export const rows = [
     clause: "producers do not see each other, and an id may hold any character of a header",
     async check({ base }) {
       const stream = await Stream.create(base);
-      const ids = ["p", "P", "p p", "a/b?c=d&e", "'; DROP TABLE producers; --", "0", "\u00e9\u00fc", "x".repeat(200)];
+      const ids = [
+        "p",
+        "P",
+        "p p",
+        "a/b?c=d&e",
+        "'; DROP TABLE producers; --",
+        "0",
+        "\u00e9\u00fc",
+        "x".repeat(200),
+      ];
       for (const seq of [0, 1]) {
         for (const id of ids) {
           const answer = await stream.append(".", producer(id, 0, seq));
@@ -224,7 +249,10 @@ export const rows = [
       expectRefusal(await stream.append("{", producer("p", 0, 0)), 400);
       expectRefusal(await stream.append("[]", producer("p", 0, 0)), 400);
       expectRefusal(await stream.append("", producer("p", 0, 0)), 400);
-      expectRefusal(await stream.post("1", { "Content-Type": "text/plain", ...producer("p", 0, 0) }), 409);
+      expectRefusal(
+        await stream.post("1", { "Content-Type": "text/plain", ...producer("p", 0, 0) }),
+        409,
+      );
       const answer = await stream.append("1", producer("p", 0, 0));
       expect(answer.status).toBe(200);
       expect(await stream.messages()).toEqual([1]);
@@ -235,19 +263,26 @@ export const rows = [
     clause: "a duplicate is recognised before its Stream-Seq is looked at",
     async check({ base }) {
       const stream = await Stream.create(base);
-      expect((await stream.append("a", { ...producer("p", 0, 0), "Stream-Seq": "5" })).status).toBe(200);
-      expect((await stream.append("a", { ...producer("p", 0, 0), "Stream-Seq": "5" })).status).toBe(204);
+      expect((await stream.append("a", { ...producer("p", 0, 0), "Stream-Seq": "5" })).status).toBe(
+        200,
+      );
+      expect((await stream.append("a", { ...producer("p", 0, 0), "Stream-Seq": "5" })).status).toBe(
+        204,
+      );
       await expectText(stream, "a");
     },
   },
   {
     section: "5.2.1",
-    clause: "new data of a producer still obeys Stream-Seq, and a refusal does not use up the sequence number",
+    clause:
+      "new data of a producer still obeys Stream-Seq, and a refusal does not use up the sequence number",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", { ...producer("p", 0, 0), "Stream-Seq": "5" });
       expectRefusal(await stream.append("x", { ...producer("p", 0, 1), "Stream-Seq": "4" }), 409);
-      expect((await stream.append("b", { ...producer("p", 0, 1), "Stream-Seq": "6" })).status).toBe(200);
+      expect((await stream.append("b", { ...producer("p", 0, 1), "Stream-Seq": "6" })).status).toBe(
+        200,
+      );
       await expectText(stream, "ab");
     },
   },
@@ -260,7 +295,8 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "a final append of a producer closes the stream, and its retry is a success that says so",
+    clause:
+      "a final append of a producer closes the stream, and its retry is a success that says so",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 0, 0));
@@ -269,7 +305,10 @@ export const rows = [
       expect(final.closed).toBe("true");
       expectEcho(final, 0, 1);
       for (const body of ["b", "another body"]) {
-        const retry = await stream.append(body, { ...producer("p", 0, 1), "Stream-Closed": "true" });
+        const retry = await stream.append(body, {
+          ...producer("p", 0, 1),
+          "Stream-Closed": "true",
+        });
         expect(retry.status).toBe(204);
         expect(retry.closed).toBe("true");
         expectEcho(retry, 0, 1);
@@ -280,7 +319,8 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "a producer closes without data by the next sequence number, and its retry is a success",
+    clause:
+      "a producer closes without data by the next sequence number, and its retry is a success",
     async check({ base }) {
       const stream = await Stream.create(base);
       const appended = await stream.append("a", producer("p", 0, 0));
@@ -311,12 +351,18 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "on a closed stream every request but the one that closed it answers 409 with Stream-Closed",
+    clause:
+      "on a closed stream every request but the one that closed it answers 409 with Stream-Closed",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 0, 0));
       const final = await stream.append("b", { ...producer("p", 0, 1), "Stream-Closed": "true" });
-      const others = [producer("p", 0, 2), producer("q", 0, 0), producer("p", 0, 0), producer("p", 1, 0)];
+      const others = [
+        producer("p", 0, 2),
+        producer("q", 0, 0),
+        producer("p", 0, 0),
+        producer("p", 1, 0),
+      ];
       for (const headers of others) {
         for (const closing of [{}, { "Stream-Closed": "true" }]) {
           const refused = await stream.append("x", { ...headers, ...closing });
@@ -340,7 +386,8 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "a stale epoch on a closed stream is told either of the two, and with the header that belongs to it",
+    clause:
+      "a stale epoch on a closed stream is told either of the two, and with the header that belongs to it",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 3, 0));
@@ -354,7 +401,8 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "after a close without producer headers a producer's append answers 409 with Stream-Closed",
+    clause:
+      "after a close without producer headers a producer's append answers 409 with Stream-Closed",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 0, 0));
@@ -373,9 +421,13 @@ export const rows = [
       let pending = Array.from({ length: count }, (_, seq) => seq);
       for (let round = 0; pending.length > 0; round += 1) {
         expect(round).toBeLessThan(count);
-        const answers = await Promise.all(pending.map((seq) => stream.append(`${seq};`, producer("p", 0, seq))));
+        const answers = await Promise.all(
+          pending.map((seq) => stream.append(`${seq};`, producer("p", 0, seq))),
+        );
         const gaps = pending.filter((_, index) => answers[index].status === 409);
-        const rest = answers.filter((answer) => answer.status !== 409).map((answer) => answer.status);
+        const rest = answers
+          .filter((answer) => answer.status !== 409)
+          .map((answer) => answer.status);
         expect(rest.every((status) => status === 200)).toBe(true);
         expect(gaps.length).toBeLessThan(pending.length);
         pending = gaps;

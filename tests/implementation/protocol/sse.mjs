@@ -14,7 +14,13 @@ const base64Types = [
   "textual/plain",
   "multipart/mixed",
 ];
-const textTypes = ["text/plain", "text/html; charset=utf-8", "TEXT/PLAIN", "text/event-stream", "text/x-made-up"];
+const textTypes = [
+  "text/plain",
+  "text/html; charset=utf-8",
+  "TEXT/PLAIN",
+  "text/event-stream",
+  "text/x-made-up",
+];
 const jsonTypes = ["application/json", "application/json; charset=utf-8", "Application/JSON"];
 
 const everyByte = Buffer.from(Array.from({ length: 256 }, (_, index) => index));
@@ -37,10 +43,26 @@ const texts = [
   ["spaces at the beginning of later lines", "a\n b\n  c", "a\n b\n  c"],
   ["a space before the end of line", " \n ", " \n "],
   ["colons", ":a\n: b\nc:d", ":a\n: b\nc:d"],
-  ["an event forged by LF", "x\n\nevent: control\ndata: {\"streamClosed\":true}\n\n", "x\n\nevent: control\ndata: {\"streamClosed\":true}\n\n"],
-  ["an event forged by CR", "x\r\revent: control\rdata: {}\r\r", "x\n\nevent: control\ndata: {}\n\n"],
-  ["an event forged by CRLF", "x\r\n\r\nevent: control\r\ndata: {}\r\n\r\n", "x\n\nevent: control\ndata: {}\n\n"],
-  ["other separators of Unicode, which end no line", "a\u2028b\u2029c\u0085d\u000be\u000cf", "a\u2028b\u2029c\u0085d\u000be\u000cf"],
+  [
+    "an event forged by LF",
+    'x\n\nevent: control\ndata: {"streamClosed":true}\n\n',
+    'x\n\nevent: control\ndata: {"streamClosed":true}\n\n',
+  ],
+  [
+    "an event forged by CR",
+    "x\r\revent: control\rdata: {}\r\r",
+    "x\n\nevent: control\ndata: {}\n\n",
+  ],
+  [
+    "an event forged by CRLF",
+    "x\r\n\r\nevent: control\r\ndata: {}\r\n\r\n",
+    "x\n\nevent: control\ndata: {}\n\n",
+  ],
+  [
+    "other separators of Unicode, which end no line",
+    "a\u2028b\u2029c\u0085d\u000be\u000cf",
+    "a\u2028b\u2029c\u0085d\u000be\u000cf",
+  ],
   ["many bytes for a character", "\u00e9\u4e09\ud83d\ude00", "\u00e9\u4e09\ud83d\ude00"],
   ["a byte order mark", "\ufeffa", "\ufeffa"],
   ["a NUL", "a\u0000b", "a\u0000b"],
@@ -80,13 +102,16 @@ export const rows = [
       expect(reader.headers["content-type"]).toMatch(/^text\/event-stream\b/);
       expect(reader.headers["cache-control"]).toMatch(/\bno-cache\b|\bno-store\b/);
       expect(reader.headers["content-length"]).toBeUndefined();
-      expect(reader.headers["content-encoding"]).toSatisfy((value) => value === undefined || value === "identity");
+      expect(reader.headers["content-encoding"]).toSatisfy(
+        (value) => value === undefined || value === "identity",
+      );
       reader.close();
     },
   },
   {
     section: "5.8",
-    clause: "a small stream is one data event and one control event, with no comment before or after them at first",
+    clause:
+      "a small stream is one data event and one control event, with no comment before or after them at first",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const reader = await stream.events("-1");
@@ -94,7 +119,10 @@ export const rows = [
       await sleep(300);
       expect(reader.events.map((event) => event.type)).toEqual(["data", "control"]);
       expect(reader.events[0].data).toBe("abc");
-      expect(reader.events[1].control).toMatchObject({ streamNextOffset: stream.start, upToDate: true });
+      expect(reader.events[1].control).toMatchObject({
+        streamNextOffset: stream.start,
+        upToDate: true,
+      });
       expect(reader.events[1].control.streamCursor).toMatch(/^\d+$/);
       expect(reader.events[1].control).not.toHaveProperty("streamClosed");
       expect(reader.comments).toEqual([]);
@@ -115,7 +143,8 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause: "each append is followed by its data event and a control event with the offset to go on from",
+    clause:
+      "each append is followed by its data event and a control event with the offset to go on from",
     async check({ base }) {
       const stream = await Stream.create(base);
       const reader = await stream.events("-1");
@@ -133,18 +162,24 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause: "a long stream is caught up with in order, each data event followed by a control event, up to date only at the tail",
+    clause:
+      "a long stream is caught up with in order, each data event followed by a control event, up to date only at the tail",
     async check({ base, own }) {
       const stream = await Stream.create(base, { contentType: "application/json" });
-      const messages = Array.from({ length: 300 }, (_, index) => ({ index, filling: "x".repeat(1000) }));
-      for (let start = 0; start < messages.length; start += 100) await stream.append(JSON.stringify(messages.slice(start, start + 100)));
+      const messages = Array.from({ length: 300 }, (_, index) => ({
+        index,
+        filling: "x".repeat(1000),
+      }));
+      for (let start = 0; start < messages.length; start += 100)
+        await stream.append(JSON.stringify(messages.slice(start, start + 100)));
       const tail = (await stream.head()).offset;
       const reader = await stream.events("-1");
       await reader.upToDate();
       expectPairs(reader);
       expect(reader.messages).toEqual(messages);
       if (own) expect(reader.controls.length).toBeGreaterThan(2);
-      for (const control of reader.controls) expect(control.upToDate === true).toBe(control.streamNextOffset === tail);
+      for (const control of reader.controls)
+        expect(control.upToDate === true).toBe(control.streamNextOffset === tail);
       const offsets = reader.controls.map((control) => control.streamNextOffset);
       expect(offsets).toEqual([...new Set(offsets)].sort());
       reader.close();
@@ -156,7 +191,14 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base, { contentType: "application/json" });
       for (let index = 0; index < 150; index += 50) {
-        await stream.append(JSON.stringify(Array.from({ length: 50 }, (_, position) => ({ index: index + position, filling: "x".repeat(1000) }))));
+        await stream.append(
+          JSON.stringify(
+            Array.from({ length: 50 }, (_, position) => ({
+              index: index + position,
+              filling: "x".repeat(1000),
+            })),
+          ),
+        );
       }
       const whole = await stream.events("-1");
       await whole.upToDate();
@@ -168,7 +210,9 @@ export const rows = [
         }
         const rest = await stream.events(event.control.streamNextOffset);
         await rest.upToDate();
-        expect(rest.messages.map((message) => message.index)).toEqual(Array.from({ length: 150 - seen }, (_, index) => seen + index));
+        expect(rest.messages.map((message) => message.index)).toEqual(
+          Array.from({ length: 150 - seen }, (_, index) => seen + index),
+        );
         rest.close();
       }
       whole.close();
@@ -199,7 +243,9 @@ export const rows = [
       const stream = await Stream.create(base, { body: "line1\n line2\nline3" });
       const reader = await stream.events("-1");
       await reader.upToDate();
-      expect(reader.wire.replaceAll("\r\n", "\n")).toMatch(/^id: \d+_\d+\nevent: ?data\ndata:line1\ndata: {2}line2\ndata:line3\n\n/);
+      expect(reader.wire.replaceAll("\r\n", "\n")).toMatch(
+        /^id: \d+_\d+\nevent: ?data\ndata:line1\ndata: {2}line2\ndata:line3\n\n/,
+      );
       reader.close();
     },
   },
@@ -235,7 +281,7 @@ export const rows = [
     section: "5.8",
     clause: `${contentType} is sent as JSON arrays`,
     async check({ base }) {
-      const stream = await Stream.create(base, { contentType, body: "[1,\n{\n  \"a\": \"x y\"\n}]" });
+      const stream = await Stream.create(base, { contentType, body: '[1,\n{\n  "a": "x y"\n}]' });
       const reader = await stream.events("-1");
       expect(reader.headers["stream-sse-data-encoding"]).toBeUndefined();
       await reader.upToDate();
@@ -267,27 +313,47 @@ export const rows = [
       reader.close();
     },
   })),
-  ...[["text/plain", "abc"], ["application/json", "[1,2]"], ["application/octet-stream", "abc"]].flatMap(([contentType, body]) => [
+  ...[
+    ["text/plain", "abc"],
+    ["application/json", "[1,2]"],
+    ["application/octet-stream", "abc"],
+  ].flatMap(([contentType, body]) => [
     {
       section: "5.8",
       clause: `a closed stream of ${contentType} is read to its end: streamClosed and upToDate without a cursor, then the answer ends`,
       async check({ base }) {
-        const stream = await Stream.create(base, { contentType, body, headers: { "Stream-Closed": "true" } });
+        const stream = await Stream.create(base, {
+          contentType,
+          body,
+          headers: { "Stream-Closed": "true" },
+        });
         const reader = await stream.events("-1");
         await reader.end();
         expect(reader.events.map((event) => event.type)).toEqual(["data", "control"]);
-        expect(reader.controls[0]).toEqual({ streamNextOffset: stream.start, streamClosed: true, upToDate: true });
+        expect(reader.controls[0]).toEqual({
+          streamNextOffset: stream.start,
+          streamClosed: true,
+          upToDate: true,
+        });
       },
     },
     {
       section: "5.8",
       clause: `at the end of a closed stream of ${contentType} one control event says so, then the answer ends`,
       async check({ base }) {
-        const stream = await Stream.create(base, { contentType, body, headers: { "Stream-Closed": "true" } });
+        const stream = await Stream.create(base, {
+          contentType,
+          body,
+          headers: { "Stream-Closed": "true" },
+        });
         const reader = await stream.events(stream.start);
         await reader.end();
         expect(reader.events.map((event) => event.type)).toEqual(["control"]);
-        expect(reader.controls[0]).toEqual({ streamNextOffset: stream.start, streamClosed: true, upToDate: true });
+        expect(reader.controls[0]).toEqual({
+          streamNextOffset: stream.start,
+          streamClosed: true,
+          upToDate: true,
+        });
       },
     },
     {
@@ -300,7 +366,11 @@ export const rows = [
         await stream.close();
         await reader.end({ timeoutMs: 3_000 });
         expect(reader.chunks).toEqual([]);
-        expect(reader.controls.at(-1)).toEqual({ streamNextOffset: stream.start, streamClosed: true, upToDate: true });
+        expect(reader.controls.at(-1)).toEqual({
+          streamNextOffset: stream.start,
+          streamClosed: true,
+          upToDate: true,
+        });
       },
     },
     {
@@ -315,7 +385,11 @@ export const rows = [
         expect(reader.events.slice(-2).map((event) => event.type)).toEqual(["data", "control"]);
         if (contentType === "application/octet-stream") expect(reader.bytes.toString()).toBe(body);
         else expect(reader.text).toBe(body);
-        expect(reader.controls.at(-1)).toEqual({ streamNextOffset: final.offset, streamClosed: true, upToDate: true });
+        expect(reader.controls.at(-1)).toEqual({
+          streamNextOffset: final.offset,
+          streamClosed: true,
+          upToDate: true,
+        });
       },
     },
   ]),
@@ -329,7 +403,8 @@ export const rows = [
       const reader = await stream.events("-1");
       await reader.end();
       expect(reader.text.length).toBe(250_000);
-      for (const control of reader.controls.slice(0, -1)) expect(control).not.toHaveProperty("streamClosed");
+      for (const control of reader.controls.slice(0, -1))
+        expect(control).not.toHaveProperty("streamClosed");
       expect(reader.controls.at(-1).streamClosed).toBe(true);
     },
   },
@@ -339,7 +414,10 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const reader = await stream.events(farOffset);
-      expect((await reader.next()).control).toMatchObject({ streamNextOffset: stream.start, upToDate: true });
+      expect((await reader.next()).control).toMatchObject({
+        streamNextOffset: stream.start,
+        upToDate: true,
+      });
       await stream.append("def");
       expect((await reader.next()).data).toBe("def");
       reader.close();
@@ -364,14 +442,16 @@ export const rows = [
   },
   {
     section: "10.1",
-    clause: "the cursor in a control event is the current interval, or beyond the client's when that is not behind",
+    clause:
+      "the cursor in a control event is the current interval, or beyond the client's when that is not behind",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const before = currentInterval();
       for (const cursor of [undefined, "0", String(before), String(before + 500n)]) {
         const reader = await stream.events("-1", { cursor });
         const told = BigInt((await reader.upToDate()).streamCursor);
-        if (cursor === undefined || BigInt(cursor) < before) expect(told >= before && told <= currentInterval()).toBe(true);
+        if (cursor === undefined || BigInt(cursor) < before)
+          expect(told >= before && told <= currentInterval()).toBe(true);
         else expect(told > BigInt(cursor)).toBe(true);
         const { offset } = await stream.append("more");
         await reader.control(({ streamNextOffset }) => streamNextOffset === offset);
@@ -383,7 +463,8 @@ export const rows = [
   },
   {
     section: "10.2",
-    clause: "the server ends an SSE read at its age; the reader goes on from the last offset without loss",
+    clause:
+      "the server ends an SSE read at its age; the reader goes on from the last offset without loss",
     only: "own",
     concurrent: true,
     async check({ base, sseAgeMs }) {
@@ -417,7 +498,8 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause: "every event has the next offset as its id, on pages and when pushed, so that EventSource can go on from it",
+    clause:
+      "every event has the next offset as its id, on pages and when pushed, so that EventSource can go on from it",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const reader = await stream.events("-1");
@@ -437,7 +519,8 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause: "Last-Event-ID says where to go on, whatever the offset, and after each end of a response",
+    clause:
+      "Last-Event-ID says where to go on, whatever the offset, and after each end of a response",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const id = (await stream.head()).offset;
@@ -456,18 +539,29 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const { offset } = await stream.head();
-      for (const id of ["", "x", "-1", "now", "7", farOffset, offset.replace(/^0{16}/, "0000000000000009")]) {
+      for (const id of [
+        "",
+        "x",
+        "-1",
+        "now",
+        "7",
+        farOffset,
+        offset.replace(/^0{16}/, "0000000000000009"),
+      ]) {
         const reader = await stream.events("-1", { headers: { "Last-Event-ID": id } });
         expect((await reader.next({ type: "data" })).data, id).toBe("abc");
         reader.close();
       }
       expect((await stream.read("-1", { "Last-Event-ID": offset })).text).toBe("abc");
-      expect((await stream.longPoll("-1", { headers: { "Last-Event-ID": offset } })).text).toBe("abc");
+      expect((await stream.longPoll("-1", { headers: { "Last-Event-ID": offset } })).text).toBe(
+        "abc",
+      );
     },
   },
   {
     section: "5.8",
-    clause: "204 tells a client that comes back with the end of a closed stream not to come back; any other is told the closure",
+    clause:
+      "204 tells a client that comes back with the end of a closed stream not to come back; any other is told the closure",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       await stream.close();
@@ -478,7 +572,11 @@ export const rows = [
         expect([answer.offset, answer.closed, answer.upToDate]).toEqual([offset, "true", "true"]);
         expect(answer.headers["cache-control"]).toMatch(/no-store/);
       }
-      for (const [from, id] of [["-1", firstOffset], [offset, "x"], ["now", farOffset]]) {
+      for (const [from, id] of [
+        ["-1", firstOffset],
+        [offset, "x"],
+        ["now", farOffset],
+      ]) {
         const reader = await stream.events(from, { headers: { "Last-Event-ID": id } });
         expect(reader.status).toBe(200);
         await reader.control(({ streamClosed }) => streamClosed);

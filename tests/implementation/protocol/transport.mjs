@@ -53,42 +53,82 @@ const allowedHeaders = [
 
 // What scripts can read without being allowed to (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name), and what
 // is for the browser or the connection alone.
-const notForScripts = /^(cache-control|content-(language|length|type)|expires|last-modified|pragma|access-control-.*|cross-origin-resource-policy|content-security-policy|x-content-type-options|x-accel-buffering|vary|connection|keep-alive|transfer-encoding)$/;
+const notForScripts =
+  /^(cache-control|content-(language|length|type)|expires|last-modified|pragma|access-control-.*|cross-origin-resource-policy|content-security-policy|x-content-type-options|x-accel-buffering|vary|connection|keep-alive|transfer-encoding)$/;
 
 const methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"];
 
-const listed = (value) => (value ?? "").split(",").map((name) => name.trim().toLowerCase()).filter(Boolean);
+const listed = (value) =>
+  (value ?? "")
+    .split(",")
+    .map((name) => name.trim().toLowerCase())
+    .filter(Boolean);
 
 // One answer of every kind that the server gives.
 const kinds = [
   ["PUT 201", 201, (base) => new Stream(base).put()],
   ["PUT 200", 200, async (base) => (await Stream.create(base)).put()],
-  ["PUT 409", 409, async (base) => (await Stream.create(base)).put({ headers: { "Stream-TTL": "5" } })],
+  [
+    "PUT 409",
+    409,
+    async (base) => (await Stream.create(base)).put({ headers: { "Stream-TTL": "5" } }),
+  ],
   ["PUT 400", 400, (base) => new Stream(base).put({ headers: { "Stream-TTL": "x" } })],
   ["POST 204", 204, async (base) => (await Stream.create(base)).append("a")],
-  ["POST 200", 200, async (base) => (await Stream.create(base)).append("a", { "Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": "0" })],
+  [
+    "POST 200",
+    200,
+    async (base) =>
+      (await Stream.create(base)).append("a", {
+        "Producer-Id": "p",
+        "Producer-Epoch": "0",
+        "Producer-Seq": "0",
+      }),
+  ],
   ["POST 400", 400, async (base) => (await Stream.create(base)).append("")],
-  ["POST 403", 403, async (base) => {
-    const stream = await Stream.create(base);
-    await stream.append("a", { "Producer-Id": "p", "Producer-Epoch": "1", "Producer-Seq": "0" });
-    return stream.append("a", { "Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": "0" });
-  }],
+  [
+    "POST 403",
+    403,
+    async (base) => {
+      const stream = await Stream.create(base);
+      await stream.append("a", { "Producer-Id": "p", "Producer-Epoch": "1", "Producer-Seq": "0" });
+      return stream.append("a", { "Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": "0" });
+    },
+  ],
   ["POST 404", 404, (base) => new Stream(base).append("a")],
-  ["POST 409", 409, async (base) => (await Stream.create(base, { headers: { "Stream-Closed": "true" } })).append("a")],
+  [
+    "POST 409",
+    409,
+    async (base) =>
+      (await Stream.create(base, { headers: { "Stream-Closed": "true" } })).append("a"),
+  ],
   ["GET 200", 200, async (base) => (await Stream.create(base, { body: "a" })).get()],
   ["GET 200 at the tail", 200, async (base) => (await Stream.create(base)).get()],
   ["GET 200 from now", 200, async (base) => (await Stream.create(base)).read("now")],
-  ["GET 304", 304, async (base) => (await Stream.create(base, { body: "a" })).get("", { "If-None-Match": "*" })],
+  [
+    "GET 304",
+    304,
+    async (base) => (await Stream.create(base, { body: "a" })).get("", { "If-None-Match": "*" }),
+  ],
   ["GET 400", 400, async (base) => (await Stream.create(base)).read("x")],
   ["GET 404", 404, (base) => new Stream(base).get()],
   ["long-poll 200", 200, async (base) => (await Stream.create(base, { body: "a" })).longPoll("-1")],
-  ["long-poll 204", 204, async (base) => (await Stream.create(base, { headers: { "Stream-Closed": "true" } })).longPoll("-1")],
+  [
+    "long-poll 204",
+    204,
+    async (base) =>
+      (await Stream.create(base, { headers: { "Stream-Closed": "true" } })).longPoll("-1"),
+  ],
   ["long-poll 400", 400, async (base) => (await Stream.create(base)).get("?live=long-poll")],
-  ["SSE 200", 200, async (base) => {
-    const reader = await (await Stream.create(base, { body: "a" })).events("-1");
-    reader.close();
-    return reader;
-  }],
+  [
+    "SSE 200",
+    200,
+    async (base) => {
+      const reader = await (await Stream.create(base, { body: "a" })).events("-1");
+      reader.close();
+      return reader;
+    },
+  ],
   ["SSE 404", 404, (base) => new Stream(base).events("-1")],
   ["HEAD 200", 200, async (base) => (await Stream.create(base)).head()],
   ["HEAD 404", 404, (base) => new Stream(base).head()],
@@ -124,7 +164,11 @@ const bodyless = [
   ["GET 304", (path) => `GET ${path} HTTP/1.1\r\nIf-None-Match: *`, "304"],
   ["long-poll 204", (path) => `GET ${path}?offset=now&live=long-poll HTTP/1.1`, "204"],
   ["OPTIONS 204", (path) => `OPTIONS ${path} HTTP/1.1`, "204"],
-  ["POST 204", (path) => `POST ${path} HTTP/1.1\r\nStream-Closed: true\r\nContent-Length: 0`, "204"],
+  [
+    "POST 204",
+    (path) => `POST ${path} HTTP/1.1\r\nStream-Closed: true\r\nContent-Length: 0`,
+    "204",
+  ],
   ["DELETE 204", (path) => `DELETE ${path} HTTP/1.1`, "204"],
 ];
 
@@ -148,7 +192,11 @@ export const rows = [
         const answer = await ask(base);
         const cacheControl = answer.headers["cache-control"];
         expect(cacheControl).toBeDefined();
-        if (status >= 400 || !what.startsWith("GET") && !what.startsWith("long-poll 200") && !what.startsWith("SSE")) expect(cacheControl).toMatch(/\bno-store\b/);
+        if (
+          status >= 400 ||
+          (!what.startsWith("GET") && !what.startsWith("long-poll 200") && !what.startsWith("SSE"))
+        )
+          expect(cacheControl).toMatch(/\bno-store\b/);
       },
     },
     {
@@ -159,7 +207,8 @@ export const rows = [
         expect(answer.headers["access-control-allow-origin"]).toBe("*");
         const names = listed(answer.headers["access-control-expose-headers"]);
         for (const name of exposed) expect(names, name).toContain(name.toLowerCase());
-        for (const name of Object.keys(answer.headers)) if (!notForScripts.test(name)) expect(names, name).toContain(name);
+        for (const name of Object.keys(answer.headers))
+          if (!notForScripts.test(name)) expect(names, name).toContain(name);
       },
     },
     ...(status >= 400 && !what.startsWith("HEAD")
@@ -176,17 +225,24 @@ export const rows = [
   ]),
   {
     section: "12.7",
-    clause: "a preflight is answered 204 with every method and every header of a request, for known and unknown streams",
+    clause:
+      "a preflight is answered 204 with every method and every header of a request, for known and unknown streams",
     async check({ base }) {
       for (const stream of [await Stream.create(base), new Stream(base)]) {
         for (const method of methods) {
           const answer = await stream.request("OPTIONS", {
-            headers: { Origin: "https://example.com", "Access-Control-Request-Method": method, "Access-Control-Request-Headers": "producer-id, if-none-match" },
+            headers: {
+              Origin: "https://example.com",
+              "Access-Control-Request-Method": method,
+              "Access-Control-Request-Headers": "producer-id, if-none-match",
+            },
           });
           expect(answer.status).toBe(204);
           expect(answer.body.length).toBe(0);
           expect(answer.headers["access-control-allow-origin"]).toBe("*");
-          expect(listed(answer.headers["access-control-allow-methods"])).toEqual(expect.arrayContaining(methods.map((name) => name.toLowerCase())));
+          expect(listed(answer.headers["access-control-allow-methods"])).toEqual(
+            expect.arrayContaining(methods.map((name) => name.toLowerCase())),
+          );
           const names = listed(answer.headers["access-control-allow-headers"]);
           for (const name of allowedHeaders) expect(names, name).toContain(name.toLowerCase());
         }
@@ -200,7 +256,9 @@ export const rows = [
       const stream = await Stream.create(base, { body: "a" });
       const answer = await stream.request(method);
       expectRefusal(answer, 405);
-      expect(listed(answer.headers.allow).sort()).toEqual(methods.map((name) => name.toLowerCase()).sort());
+      expect(listed(answer.headers.allow).sort()).toEqual(
+        methods.map((name) => name.toLowerCase()).sort(),
+      );
     },
   })),
   ...bodyless.map(([what, head, status]) => ({
@@ -208,7 +266,9 @@ export const rows = [
     clause: `nothing follows the header of ${what} on the wire`,
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
-      const bytes = (await exchange(base, `${head(stream.path)}\r\nHost: localhost\r\nConnection: close\r\n\r\n`)).toString("latin1");
+      const bytes = (
+        await exchange(base, `${head(stream.path)}\r\nHost: localhost\r\nConnection: close\r\n\r\n`)
+      ).toString("latin1");
       const [header, ...rest] = bytes.split("\r\n\r\n");
       expect(header.split(" ")[1]).toBe(status);
       expect(rest.join("\r\n\r\n")).toBe("");
@@ -219,7 +279,10 @@ export const rows = [
     clause: "Location is the stream's own absolute URL on the origin that was asked",
     async check({ base }) {
       const name = freshName();
-      const answer = await request(base, `/v1/stream/${name}/child?x=1`, { method: "PUT", headers: { Host: "streams.example:1234" } });
+      const answer = await request(base, `/v1/stream/${name}/child?x=1`, {
+        method: "PUT",
+        headers: { Host: "streams.example:1234" },
+      });
       expect(answer.status).toBe(201);
       const location = new URL(answer.headers.location);
       expect(location.host).toBe("streams.example:1234");
@@ -299,15 +362,24 @@ export const rows = [
       expect((await stream.get()).text).toBe("abc");
     },
   },
-  ...["%", "%2", "%zz", "a%", "a%2", "a%G0/b", "%u0041", "%FF", "a%C3/b", "%ED%A0%80"].map((name) => ({
-    section: "12.2",
-    clause: `${name} is no escaped text and is refused`,
-    async check({ base }) {
-      for (const method of ["PUT", "POST", "GET", "DELETE"]) {
-        expectRefusal(await request(base, `/v1/stream/${name}`, { method, headers: { "Content-Type": "text/plain" }, body: method === "POST" ? "a" : undefined }), 400);
-      }
-    },
-  })),
+  ...["%", "%2", "%zz", "a%", "a%2", "a%G0/b", "%u0041", "%FF", "a%C3/b", "%ED%A0%80"].map(
+    (name) => ({
+      section: "12.2",
+      clause: `${name} is no escaped text and is refused`,
+      async check({ base }) {
+        for (const method of ["PUT", "POST", "GET", "DELETE"]) {
+          expectRefusal(
+            await request(base, `/v1/stream/${name}`, {
+              method,
+              headers: { "Content-Type": "text/plain" },
+              body: method === "POST" ? "a" : undefined,
+            }),
+            400,
+          );
+        }
+      },
+    }),
+  ),
   {
     section: "12.2",
     clause: "a name of 1,024 bytes is a name, one of 1,025 is refused with 414",
@@ -317,7 +389,13 @@ export const rows = [
       expect((await stream.put({ body: "abc" })).status).toBe(201);
       await expectText(stream, "abc");
       const longer = new Stream(base, `${name}x`);
-      for (const answer of [await longer.put(), await longer.append("a"), await longer.get(), await longer.delete()]) expectRefusal(answer, 414);
+      for (const answer of [
+        await longer.put(),
+        await longer.append("a"),
+        await longer.get(),
+        await longer.delete(),
+      ])
+        expectRefusal(answer, 414);
       expect((await longer.head()).status).toBe(414);
     },
   },
@@ -326,7 +404,10 @@ export const rows = [
     clause: "an empty name is no stream",
     async check({ base }) {
       for (const path of ["/v1/stream/", "/v1/stream"]) {
-        expectRefusalIn(await request(base, path, { method: "PUT", headers: { "Content-Type": "text/plain" } }), [400, 404, 405]);
+        expectRefusalIn(
+          await request(base, path, { method: "PUT", headers: { "Content-Type": "text/plain" } }),
+          [400, 404, 405],
+        );
         expectRefusalIn(await request(base, path), [400, 404]);
       }
     },
@@ -335,27 +416,48 @@ export const rows = [
     section: "12.2",
     clause: "segments of dots, plain or escaped, lead to nothing outside of the stream root",
     async check({ base }) {
-      for (const path of ["/v1/stream/a/../../x", "/v1/stream/%2e%2e/x", "/v1/stream/a/%2E%2e/.%2e/x", "/v1/stream/../../admin"]) {
-        expectRefusalIn(await request(base, path, { method: "PUT", headers: { "Content-Type": "text/plain" } }), [400, 404, 405]);
+      for (const path of [
+        "/v1/stream/a/../../x",
+        "/v1/stream/%2e%2e/x",
+        "/v1/stream/a/%2E%2e/.%2e/x",
+        "/v1/stream/../../admin",
+      ]) {
+        expectRefusalIn(
+          await request(base, path, { method: "PUT", headers: { "Content-Type": "text/plain" } }),
+          [400, 404, 405],
+        );
       }
     },
   },
-  ...["__ds", "__ds/", "__ds/subscriptions/x", "__ds/anything", "%5F%5Fds/x", "__%64s/x"].map((name) => ({
-    section: "6",
-    clause: `${name} is reserved and never a stream`,
-    async check({ base }) {
-      const stream = new Stream(base, name);
-      const answers = [await stream.put({ body: "a" }), await stream.append("a"), await stream.get(), await stream.delete()];
-      for (const answer of answers) expectRefusal(answer, 404);
-      expect((await stream.head()).status).toBe(404);
-    },
-  })),
+  ...["__ds", "__ds/", "__ds/subscriptions/x", "__ds/anything", "%5F%5Fds/x", "__%64s/x"].map(
+    (name) => ({
+      section: "6",
+      clause: `${name} is reserved and never a stream`,
+      async check({ base }) {
+        const stream = new Stream(base, name);
+        const answers = [
+          await stream.put({ body: "a" }),
+          await stream.append("a"),
+          await stream.get(),
+          await stream.delete(),
+        ];
+        for (const answer of answers) expectRefusal(answer, 404);
+        expect((await stream.head()).status).toBe(404);
+      },
+    }),
+  ),
   {
     section: "6",
     clause: "only a first segment that is exactly __ds is reserved",
     async check({ base }) {
       const name = freshName();
-      for (const free of [`${name}/__ds`, `${name}/__ds/x`, `__ds-${name}`, `__DS/${name}`, `_ds/${name}`]) {
+      for (const free of [
+        `${name}/__ds`,
+        `${name}/__ds/x`,
+        `__ds-${name}`,
+        `__DS/${name}`,
+        `_ds/${name}`,
+      ]) {
         expect((await new Stream(base, free).put()).status, free).toBe(201);
       }
     },
@@ -365,7 +467,13 @@ export const rows = [
     clause: `no client writes the registry (${name})`,
     async check({ base }) {
       const stream = new Stream(base, name, "application/json");
-      for (const answer of [await stream.put(), await stream.append("{}"), await stream.close(), await stream.delete()]) expectRefusal(answer, 403);
+      for (const answer of [
+        await stream.put(),
+        await stream.append("{}"),
+        await stream.close(),
+        await stream.delete(),
+      ])
+        expectRefusal(answer, 403);
     },
   })),
 ];

@@ -14,7 +14,10 @@ const tools = path.join(repositoryRoot, ".tools");
 
 const versions = JSON.parse(readFileSync(new URL("versions.json", import.meta.url), "utf8"));
 const directoryOf = (name, version) => path.join(tools, `${name.replace(/[@/]/g, "_")}-${version}`);
-const crate = (name) => ({ title: `${name} ${versions.crates[name]}`, directory: directoryOf(name, versions.crates[name]) });
+const crate = (name) => ({
+  title: `${name} ${versions.crates[name]}`,
+  directory: directoryOf(name, versions.crates[name]),
+});
 const reference = "@durable-streams/server";
 
 const nodeReference = `
@@ -43,7 +46,8 @@ export const servers = [
   },
   {
     name: crate("durable-streams-server").title,
-    options: "`DS_STORAGE__MODE=file-durable`, and 4 GiB for what it bounds at 100 MiB and at 10 MiB for a stream",
+    options:
+      "`DS_STORAGE__MODE=file-durable`, and 4 GiB for what it bounds at 100 MiB and at 10 MiB for a stream",
     start: (port, data) => ({
       program: path.join(crate("durable-streams-server").directory, "bin/durable-streams-server"),
       parameters: [],
@@ -71,7 +75,9 @@ export const servers = [
 
 async function freePort() {
   const listener = net.createServer();
-  await new Promise((resolve, reject) => listener.once("error", reject).listen(0, "127.0.0.1", resolve));
+  await new Promise((resolve, reject) =>
+    listener.once("error", reject).listen(0, "127.0.0.1", resolve),
+  );
   const { port } = listener.address();
   await new Promise((resolve) => listener.close(resolve));
   return port;
@@ -93,7 +99,11 @@ export async function startPeer(server) {
   const data = path.join(directory, "data");
   await mkdir(data);
   const { program, parameters, env = {}, directory: cwd = directory } = server.start(port, data);
-  const child = spawn(program, parameters, { cwd, env: { PATH: process.env.PATH, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program, parameters, {
+    cwd,
+    env: { PATH: process.env.PATH, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   let output = "";
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding("utf8").on("data", (text) => {
@@ -129,5 +139,12 @@ export async function startPeer(server) {
     }
     await sleep(20);
   }
-  return { name: server.name, url: `http://127.0.0.1:${port}`, port, pid: child.pid, output: () => output, stop };
+  return {
+    name: server.name,
+    url: `http://127.0.0.1:${port}`,
+    port,
+    pid: child.pid,
+    output: () => output,
+    stop,
+  };
 }
