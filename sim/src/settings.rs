@@ -8,6 +8,7 @@ use machine::Limits;
 
 use crate::choices::Choices;
 use crate::coverage::{FAULTS, Fault};
+use crate::model::Bounds;
 use crate::oracles::Oracle;
 use crate::workload::{KINDS, Kind};
 
@@ -127,6 +128,23 @@ impl Caches {
 }
 
 impl Settings {
+    /// Returns what the reference model knows of them.
+    #[must_use]
+    pub fn model_bounds(&self) -> Bounds {
+        let limits = &self.limits;
+        Bounds {
+            body_bytes: limits.append_bytes_max,
+            page_bytes: limits.chunk_bytes_max,
+            page_step: limits.index_step(),
+            page_ends_max: limits.index_entries_max,
+            whole_reads: self.whole_reads,
+            slack_divisor: limits.touch_slack_divisor,
+            skew_ms: self.delays.skew * 2,
+            cursor_epoch_ms: limits.cursor_epoch_ms,
+            cursor_interval_ms: limits.cursor_interval_ms,
+        }
+    }
+
     #[must_use]
     pub fn draw(choices: &mut Choices<'_>) -> Self {
         let operations = choices.upto(120);

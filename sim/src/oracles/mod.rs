@@ -1,24 +1,40 @@
 //! The oracles: everything that a run is judged by. Each has a name, under which a failure is
 //! reported and a planted fault says what must notice it.
 
-mod alarm_loop;
+mod alarms;
 mod cached_reads;
+mod checker;
+mod entity_tags;
 mod events;
+mod exactly_once;
 mod offset_law;
+mod pages;
 mod position;
+mod quiescence;
 mod recency;
+mod rows;
+mod segments;
+mod turn;
 
 use core::fmt;
 use core::str::FromStr;
 
 use serde::Deserialize;
 
-pub use alarm_loop::{AlarmLoop, AlarmTurn};
+pub use alarms::{ALARM_MAX, AlarmLoop, AlarmsArmed};
 pub use cached_reads::CachedRead;
+pub use checker::{AfterTurn, Checker, Checkers, Finding, Quiescent, Subject, Violation};
+pub use entity_tags::{EntityTags, Named};
 pub use events::{Delivery, Follower};
+pub use exactly_once::{ExactlyOnce, Marked};
 pub use offset_law::{OffsetLaw, units};
+pub use pages::{Pages, Source, Tagged};
 pub use position::Position;
+pub use quiescence::{IndexListed, NoOrphans, RegistryComplete};
 pub use recency::Recency;
+pub use rows::RowsTile;
+pub use segments::SegmentsTile;
+pub use turn::{Broadcasts, Memory};
 
 /// An enumeration of oracles with a stable name and a meaning for each.
 macro_rules! oracles {

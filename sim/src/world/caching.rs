@@ -260,7 +260,7 @@ impl World<'_, '_> {
             floor: call.floor,
             age_ms: self.engine.now().saturating_sub(asked_at),
             is_live: call.request.parameter("live").is_some(),
-            content: self.objects[call.object].model.content(incarnation),
+            content: self.models[call.object].content(incarnation),
             next,
         };
         let verdict = read.check();

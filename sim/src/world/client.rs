@@ -1,6 +1,5 @@
 //! Clients: one thing at a time, again when it was in vain, and a memory of what they were told.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use machine::wire::request::AwaitsBody;
@@ -14,8 +13,8 @@ use crate::ids::{
     CacheId, CallId, ClientId, ConnectionId, FetchId, Id, ObjectId, OperationId, ReaderId, RpcId,
     Table,
 };
-use crate::model::{Content, Model};
-use crate::oracles::{self, Oracle, Position};
+use crate::model::Model;
+use crate::oracles::{self, ExactlyOnce, Marked, Named, Oracle, Position};
 use crate::request::{Request, Response};
 use crate::segments::token;
 use crate::workload::{self, Action, Claim, Context, Knowledge};
@@ -132,7 +131,7 @@ impl World<'_, '_> {
         }
         let name = self.engine.choices.upto(self.engine.settings.names - 1);
         let object = ObjectId::new(usize::try_from(name).expect("a run has few names"));
-        let Model { state, bounds, .. } = &self.objects[object].model;
+        let Model { state, bounds, .. } = &self.models[object];
         let ends = state
             .incarnation
             .as_ref()
@@ -253,7 +252,7 @@ impl World<'_, '_> {
             operation: operation.into(),
             reader,
             request: Rc::clone(request),
-            floor: self.recency.floor(object),
+            floor: self.checkers.recency.floor(object),
             epoch: 0,
             awaits: None,
             stale_instance: None,
@@ -429,8 +428,7 @@ impl World<'_, '_> {
     ) {
         let Operation { client, object, .. } = self.operations[operation];
         let earlier = self.engine.choices.upto(1) == 1;
-        let spelled = self.objects[object]
-            .model
+        let spelled = self.models[object]
             .segments(incarnation)
             .spell(position, earlier);
         let knowledge = &mut self.clients[client].knowledge[object];
@@ -448,8 +446,7 @@ impl World<'_, '_> {
         response: &Response,
     ) -> Option<u64> {
         let token = response.header("Stream-Next-Offset").and_then(token)?;
-        self.objects[object]
-            .model
+        self.models[object]
             .segments(incarnation)
             .position_sent(token)
     }
@@ -469,7 +466,7 @@ impl World<'_, '_> {
         let Some(incarnation) = state.incarnation() else {
             return;
         };
-        let content = self.objects[object].model.content(incarnation);
+        let content = self.models[object].content(incarnation);
         let next = self.next_position(object, incarnation, response);
         let shown = match request.method {
             "GET" if response.status == 200 => Some(&response.body),
@@ -494,7 +491,10 @@ impl World<'_, '_> {
             );
         };
         let from = next.saturating_sub(units.len() as u64);
-        let verdict = self.law.observe(object, incarnation, from, &units);
+        let verdict = self
+            .checkers
+            .offset_law
+            .observe(object, incarnation, from, &units);
         self.engine.check(Oracle::OffsetLaw, verdict);
     }
 
@@ -524,7 +524,7 @@ impl World<'_, '_> {
         state: Position,
         learned: Position,
     ) {
-        let verdict = self.recency.observe(object, floor, state, learned);
+        let verdict = self.checkers.recency.observe(object, floor, state, learned);
         self.engine.check(Oracle::Recency, verdict);
     }
 
@@ -539,7 +539,7 @@ impl World<'_, '_> {
                 .any(|window| window == text.as_bytes())
         };
         self.same_page(object, &request, response);
-        if let Some(incarnation) = &self.objects[object].model.state.incarnation
+        if let Some(incarnation) = &self.models[object].state.incarnation
             && request.method == "HEAD"
         {
             let tail = incarnation.content.len();
@@ -581,7 +581,7 @@ impl World<'_, '_> {
             }
             ("PUT", 200) => self.engine.cover(Situation::Confirmed),
             ("PUT", 409) => self.engine.cover(Situation::ExistsOtherwise),
-            ("PUT", 201) if self.objects[object].model.state.last_incarnation > 1 => {
+            ("PUT", 201) if self.models[object].state.last_incarnation > 1 => {
                 self.engine.cover(Situation::CreatedAgain)
             }
             ("GET", 200) if has("Stream-Next-Offset") && !has("Stream-Up-To-Date") => {
@@ -605,7 +605,7 @@ impl World<'_, '_> {
                 self.engine.cover(Situation::ConditionalDuplicate);
             } else if !request.body.is_empty() {
                 self.engine.cover(Situation::TailExpected);
-                let incarnation = self.objects[object].model.state.incarnation.as_ref();
+                let incarnation = self.models[object].state.incarnation.as_ref();
                 let names = incarnation.and_then(|incarnation| {
                     let position = incarnation.segments.position_requested(token(expected)?);
                     Some([true, false].map(|earlier| incarnation.segments.spell(position, earlier)))
@@ -635,25 +635,18 @@ impl World<'_, '_> {
             return;
         };
         let next = self.next_position(object, incarnation, response);
-        if let (Some(tag), Some(next)) = (response.header("ETag"), next) {
-            let closed = response.is_true("Stream-Closed");
-            let named = (object, incarnation, next, closed);
-            let before = self.tags.insert(tag.to_owned(), named);
-            if let Some(before) = before.filter(|before| *before != named) {
-                let expected =
-                    format!("{tag} for (name, incarnation, end, closed) {before:?} only");
-                self.engine
-                    .fail(Oracle::EntityTags, expected, format!("{named:?}"));
-            }
-            if closed
-                && request.method == "GET"
-                && self.open_ends.contains(&(object, incarnation, next))
-            {
+        if let (Some(tag), Some(end)) = (response.header("ETag"), next) {
+            let named = Named {
+                object,
+                incarnation,
+                end,
+                closed: response.is_true("Stream-Closed"),
+            };
+            if request.method == "GET" && self.checkers.entity_tags.was_open(named) {
                 self.engine.cover(Situation::ChangedByClose);
             }
-            if !closed {
-                self.open_ends.insert((object, incarnation, next));
-            }
+            let finding = self.checkers.entity_tags.observe(tag, named);
+            self.record(finding);
         }
     }
 
@@ -690,92 +683,36 @@ impl World<'_, '_> {
         self.attempt(operation);
     }
 
-    /// What was acknowledged is there, and what a producer sent is there once at most.
+    /// Judges that what was acknowledged is there, and what a producer sent is there once.
     pub(super) fn exactly_once(&mut self) {
-        let mut counts: BTreeMap<(ObjectId, u64), BTreeMap<String, u64>> = BTreeMap::new();
-        for (at, object) in self.objects.named() {
-            for incarnation in 1..=object.model.incarnations() {
-                counts.insert(
-                    (at, incarnation),
-                    markers_in(object.model.content(incarnation)),
-                );
+        let mut appends = ExactlyOnce::default();
+        for (object, model) in self.models.named() {
+            for incarnation in 1..=model.incarnations() {
+                appends.count(object, incarnation, model.content(incarnation));
             }
         }
-        let mut accepted: BTreeMap<(ObjectId, u64, &Claim), OperationId> = BTreeMap::new();
-        let mut failed = None;
+        let mut verdict = Ok(());
         for (number, operation) in self.operations.named() {
             let Some(marker) = &operation.marker else {
                 continue;
             };
-            for incarnation in 1..=self.objects[operation.object].model.incarnations() {
-                let count = counts
-                    .get(&(operation.object, incarnation))
-                    .and_then(|counts| counts.get(marker))
-                    .copied()
-                    .unwrap_or(0);
-                let acknowledged = |status: &[u16]| {
-                    let of = operation
-                        .acknowledged
-                        .iter()
-                        .filter(|(each, of)| *each == incarnation && status.contains(of));
-                    of.count() as u64
-                };
-                let forgotten = operation.claim.as_ref().is_some_and(|claim| {
-                    self.objects[operation.object]
-                        .model
-                        .has_forgotten(incarnation, &claim.id)
-                });
-                let (least, most) = match &operation.claim {
-                    Some(_) if forgotten && operation.request.method == "POST" => {
-                        (acknowledged(&[200]).min(1), operation.sent)
-                    }
-                    Some(claim) if operation.request.method == "POST" => {
-                        if acknowledged(&[200]) > 0
-                            && accepted
-                                .insert((operation.object, incarnation, claim), number)
-                                .is_some()
-                        {
-                            failed = Some((
-                                format!("{claim:?} to be accepted once"),
-                                format!("operation {number}, too"),
-                            ));
-                        }
-                        (acknowledged(&[200]).min(1), 1)
-                    }
-                    _ => (acknowledged(&[201, 204]), operation.sent),
-                };
-                if count < least || count > most {
-                    failed = Some((
-                        format!(
-                            "{marker} of operation {number} {least} to {most} times in incarnation {incarnation}"
-                        ),
-                        format!("{count} times; acknowledged {:?}", operation.acknowledged),
-                    ));
-                }
+            let claim = operation.claim.as_ref();
+            let marked = Marked {
+                operation: number,
+                object: operation.object,
+                marker,
+                claim,
+                is_post: operation.request.method == "POST",
+                sent: operation.sent,
+                acknowledged: &operation.acknowledged,
+            };
+            let model = &self.models[operation.object];
+            for incarnation in 1..=model.incarnations() {
+                let forgotten = |claim: &Claim| model.has_forgotten(incarnation, &claim.id);
+                let judged = appends.judge(&marked, incarnation, claim.is_some_and(forgotten));
+                verdict = verdict.and(judged);
             }
         }
-        if let Some((expected, actual)) = failed {
-            self.engine.fail(Oracle::ExactlyOnce, expected, actual);
-        }
+        self.engine.check(Oracle::ExactlyOnce, verdict);
     }
-}
-
-/// Counts all markers in some content.
-fn markers_in(content: &Content) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    let mut count = |bytes: &[u8]| {
-        for (start, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'#') {
-            let rest = &bytes[start..];
-            if let Some(end) = rest.iter().position(|byte| *byte == b';') {
-                *counts
-                    .entry(String::from_utf8_lossy(&rest[..=end]).into_owned())
-                    .or_insert(0) += 1;
-            }
-        }
-    };
-    match content {
-        Content::Messages(messages) => messages.iter().for_each(|message| count(message)),
-        Content::Run { bytes, .. } => count(bytes),
-    }
-    counts
 }

@@ -14,7 +14,7 @@ use machine::{Answer, EffectId, Input};
 use super::World;
 use super::client::Received;
 use super::object::{ObjectEffect, bounded};
-use crate::cold_tier::{DeleteOutcome, Deletes, Objects, PutOutcome, Report};
+use crate::cold_tier::{self, DeleteOutcome, Deletes, Objects, PutOutcome, Report};
 use crate::coverage::{Fault, Situation, Watermark};
 use crate::ids::{CallId, CollectionId, FetchId, ObjectId, Table, UploadId};
 use crate::oracles::{Oracle, Position};
@@ -104,11 +104,6 @@ struct Fetching {
 }
 
 impl Cold {
-    /// The keys of all objects.
-    pub(super) fn keys(&self) -> BTreeSet<String> {
-        self.objects.keys().cloned().collect()
-    }
-
     pub(super) const fn objects(&self) -> &Objects {
         &self.objects
     }
@@ -422,7 +417,9 @@ impl World<'_, '_> {
     }
 
     fn delete_objects(&mut self, collection: CollectionId) {
-        let referenced = self.referenced();
+        let objects = self.objects.iter();
+        let all_rows = objects.map(|object| &object.platform.storage.rows);
+        let referenced: BTreeSet<_> = all_rows.flat_map(cold_tier::referenced).collect();
         for key in &self.cold.collections[collection].keys {
             if referenced.contains(key) {
                 return self.engine.fail(
@@ -674,7 +671,7 @@ impl World<'_, '_> {
         }
         if it.pages > 1 {
             self.engine.cover(Situation::WholeRead);
-            let present = Position::of(&self.objects[it.at].model.state);
+            let present = Position::of(&self.models[it.at].state);
             if present.incarnation() == it.position.incarnation() && present > it.position {
                 self.engine.cover(Situation::WholeReadFixed);
             }

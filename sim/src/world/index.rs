@@ -20,22 +20,22 @@ pub(super) struct Index {
 
 /// A row of `streams`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
-    pub(super) incarnation: String,
-    pub(super) content_type: String,
-    pub(super) created_at: u64,
-    pub(super) deleted_at: Option<u64>,
+struct Listed {
+    incarnation: String,
+    content_type: String,
+    created_at: u64,
+    deleted_at: Option<u64>,
     version: u64,
 }
 
 /// A row of `segments`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) start: String,
-    pub(super) end: String,
-    pub(super) key: String,
-    pub(super) bytes: u64,
-    pub(super) messages: u64,
+struct Segment {
+    start: String,
+    end: String,
+    key: String,
+    bytes: u64,
+    messages: u64,
     created_at: u64,
     version: u64,
 }
@@ -71,12 +71,24 @@ impl Index {
         }
     }
 
-    pub(super) const fn streams(&self) -> &BTreeMap<String, Listed> {
-        &self.streams
-    }
-
-    pub(super) const fn segments(&self) -> &BTreeMap<(String, String, u64), Segment> {
-        &self.segments
+    /// Returns the rows of both tables in order, each as a text.
+    pub(super) fn listed(&self) -> (Vec<String>, Vec<String>) {
+        let streams = self.streams.iter().map(|(path, row)| {
+            format!(
+                "{path} {} {} {} {:?}",
+                row.incarnation, row.content_type, row.created_at, row.deleted_at
+            )
+        });
+        let segments = self.segments.iter();
+        let segments = segments.map(|((path, incarnation, number), row)| {
+            format!(
+                "{path} {incarnation} {number} {} {} {} {} {}",
+                row.start, row.end, row.key, row.bytes, row.messages
+            )
+        });
+        let mut segments: Vec<_> = segments.collect();
+        segments.sort();
+        (streams.collect(), segments)
     }
 
     /// Carries out the statements of one message. Says how many rows they have changed.

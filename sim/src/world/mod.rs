@@ -5,14 +5,16 @@ mod client;
 mod cold;
 mod connection;
 mod index;
-mod invariants;
 mod judge;
+mod lifecycle;
 mod object;
+mod outgoing;
+mod quiescence;
 mod reader;
 mod rpc;
+mod situations;
 mod stale_instance;
-
-use std::collections::{BTreeMap, BTreeSet};
+mod turn;
 
 use machine::offset::Offset;
 use machine::router::name;
@@ -21,7 +23,8 @@ use crate::choices::Choices;
 use crate::coverage::Watermark;
 use crate::engine::Engine;
 use crate::ids::{CallId, ClientId, ConnectionId, ObjectId, OperationId, ReaderId, RpcId, Table};
-use crate::oracles::{AlarmLoop, OffsetLaw, Oracle, Recency};
+use crate::model::Model;
+use crate::oracles::{Checkers, Oracle, Subject};
 use crate::platform;
 use crate::settings::Settings;
 use crate::storage;
@@ -138,29 +141,23 @@ enum Phase {
 #[derive(Debug)]
 pub struct World<'w, 't> {
     pub engine: Engine<'w, 't, Event>,
+    /// The system under test.
     objects: Table<ObjectId, Object>,
+    /// The reference model of each name.
+    models: Table<ObjectId, Model>,
+    /// The state of the oracles.
+    checkers: Checkers,
     clients: Table<ClientId, Client>,
     operations: Table<OperationId, Operation>,
     calls: Table<CallId, Call>,
     connections: Table<ConnectionId, Connection>,
     readers: Table<ReaderId, Reader>,
-    law: OffsetLaw,
-    recency: Recency,
-    alarm_loop: AlarmLoop,
     cold: Cold,
     index: Index,
     rpcs: Table<RpcId, Rpc>,
     caches: Caches,
-    /// Where each page ended; see [`World::same_page`].
-    pages: BTreeMap<invariants::Asked, u64>,
-    /// The tag of each content; see [`World::same_tag`].
-    tag_of: BTreeMap<invariants::Tagged, String>,
     /// How often something was still to be done when nothing was left to happen.
     nudges: u64,
-    /// What each entity tag was given for: name, incarnation, end, closed.
-    tags: BTreeMap<String, (ObjectId, u64, u64, bool)>,
-    /// Ends of open streams for which one was given.
-    open_ends: BTreeSet<(ObjectId, u64, u64)>,
     phase: Phase,
     /// How often it may still be found that nothing has come of what is pending after the heal.
     patience: u64,
@@ -184,13 +181,17 @@ impl<'w, 't> World<'w, 't> {
         let mut objects = Table::default();
         for name in 0..settings.names {
             let name = format!("name-{name}");
-            objects.push(Object::new(&name, objects.next_id(), &settings, storage));
+            objects.push(Object::new(&name, objects.next_id(), storage));
         }
         if settings.limits.registry {
             for shard in 0..settings.limits.registry_shards {
                 let name = name::of_registry_shard(shard);
-                objects.push(Object::new(&name, objects.next_id(), &settings, storage));
+                objects.push(Object::new(&name, objects.next_id(), storage));
             }
+        }
+        let mut models = Table::default();
+        for _ in objects.ids() {
+            models.push(Model::new(settings.model_bounds()));
         }
         let mut clients = Table::default();
         for _ in 0..settings.clients {
@@ -199,23 +200,18 @@ impl<'w, 't> World<'w, 't> {
         let mut world = Self {
             engine: Engine::new(choices, settings, traced),
             objects,
+            models,
+            checkers: Checkers::default(),
             clients,
             operations: Table::default(),
             calls: Table::default(),
             connections: Table::default(),
             readers: Table::default(),
-            law: OffsetLaw::default(),
-            recency: Recency::default(),
-            alarm_loop: AlarmLoop::default(),
             cold: Cold::default(),
             index: Index::new(storage),
             rpcs: Table::default(),
             caches: Caches::default(),
-            pages: BTreeMap::new(),
-            tag_of: BTreeMap::new(),
             nudges: 0,
-            tags: BTreeMap::new(),
-            open_ends: BTreeSet::new(),
             phase: Phase::Busy,
             patience: 4,
             progress: 0,
@@ -299,6 +295,11 @@ impl<'w, 't> World<'w, 't> {
             Event::Judge => self.judge(),
             Event::JudgeExpiry => self.judge_expiry(),
         }
+    }
+
+    /// Returns what a checker sees of an object.
+    fn subject(&self, at: ObjectId) -> Subject<'_> {
+        self.objects[at].subject(at, &self.models[at])
     }
 
     /// The object of this name.
@@ -399,7 +400,7 @@ impl<'w, 't> World<'w, 't> {
             }
         }
         self.readers.named().find_map(|(number, reader)| {
-            let reason = reader.pending(&self.objects[reader.object].model)?;
+            let reason = reader.pending(&self.models[reader.object])?;
             Some(format!("reader {number} {reason}"))
         })
     }

@@ -211,7 +211,7 @@ impl World<'_, '_> {
                 received.response.line(),
             );
         };
-        let model = &self.objects[object].model;
+        let model = &self.models[object];
         let (segments, length) = (model.segments(incarnation), received.position.length);
         let begin = segments.begin(&it.request, length);
         let position = begin.map(|begin| model.content(incarnation).begin(begin));
@@ -219,7 +219,7 @@ impl World<'_, '_> {
             self.engine.cover(Situation::EventsResumed);
         }
         let binary = matches!(
-            self.objects[object].model.content(incarnation),
+            self.models[object].content(incarnation),
             Content::Run { text: false, .. }
         );
         let encoding = received.response.header("Stream-SSE-Data-Encoding");
@@ -533,7 +533,7 @@ impl World<'_, '_> {
             return true;
         };
         let incarnation = follower.incarnation;
-        let model = &self.objects[object].model;
+        let model = &self.models[object];
         let received = follower.receive(
             &bytes,
             model.content(incarnation),
@@ -575,10 +575,13 @@ impl World<'_, '_> {
             if closed {
                 self.engine.cover(Situation::EventsClosed);
             }
-            let content = self.objects[object].model.content(incarnation);
+            let content = self.models[object].content(incarnation);
             let page = content.page(from, next).unwrap_or_default();
             let units = oracles::units(content, &page).unwrap_or_default();
-            let verdict = self.law.observe(object, incarnation, from, &units);
+            let verdict = self
+                .checkers
+                .offset_law
+                .observe(object, incarnation, from, &units);
             self.engine.check(Oracle::OffsetLaw, verdict);
             let floor = self.calls[call].floor;
             self.note_learned(object, floor, state, state.known_to(next, closed));
@@ -636,7 +639,7 @@ impl World<'_, '_> {
             .held
             .as_ref()
             .and_then(|held| next_position(&held.response));
-        let content = self.objects[it.object].model.content(incarnation);
+        let content = self.models[it.object].content(incarnation);
         if it
             .held
             .as_ref()

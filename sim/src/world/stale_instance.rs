@@ -83,7 +83,7 @@ impl World<'_, '_> {
         self.engine
             .note("stale", || format!("c{call} {}", response.line()));
         let position = Position::of(&state);
-        let model = &mut self.objects[at].model;
+        let model = &mut self.models[at];
         let facts = TurnFacts {
             now,
             attached: 0,

@@ -1,0 +1,211 @@
+//! Alarms: one is set whenever something is due, and none comes without end.
+
+use std::collections::BTreeMap;
+
+use machine::storage::MemoryRows;
+use machine::{AlarmChange, Limits};
+
+use super::Oracle;
+use super::checker::{AfterTurn, Checker, Finding, Subject, violation};
+use crate::coverage::{Coverage, Watermark};
+use crate::ids::ObjectId;
+
+/// The latest time that the platform's `setAlarm` can be given.
+pub const ALARM_MAX: u64 = 8_640_000_000_000_000;
+
+/// An alarm that finds nothing to do and sets itself again has come early, or by a clock that is
+/// ahead.
+const IDLE_MAX: u64 = 1_000;
+
+/// An alarm that has come and is set again for the same or an earlier time comes again at once. An
+/// instance that has just begun cannot know better, so a few in a row are allowed.
+const STALE_MAX: u64 = 8;
+
+/// What a turn has done, as far as alarms are concerned.
+#[derive(Clone, Copy, Debug)]
+struct AlarmTurn {
+    is_idle: bool,
+    /// The time for which the instance believed the alarm to be set.
+    believed: u64,
+    now: u64,
+    /// The time for which the turn sets the alarm.
+    set: Option<u64>,
+}
+
+/// How many such alarms an object has had in a row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Streak {
+    idle: u64,
+    /// Of the last idle ones, those that were set again for a time that has passed.
+    stale: u64,
+}
+
+/// Holds that alarms which change nothing do not follow one another without end, and that no alarm
+/// is set beyond the times of the platform.
+#[derive(Debug, Default)]
+pub struct AlarmLoop {
+    streaks: BTreeMap<ObjectId, Streak>,
+}
+
+impl AlarmLoop {
+    fn observe(&mut self, object: ObjectId, turn: AlarmTurn) -> (Streak, Finding) {
+        let AlarmTurn {
+            believed, now, set, ..
+        } = turn;
+        let is_stale = turn.is_idle && set.is_some_and(|at| at <= now && at <= believed);
+        let streak = self.streaks.entry(object).or_default();
+        streak.idle = if turn.is_idle { streak.idle + 1 } else { 0 };
+        streak.stale = if is_stale { streak.stale + 1 } else { 0 };
+        let finding = if streak.idle > IDLE_MAX {
+            let expected = format!("{IDLE_MAX} alarms in a row that change nothing at most");
+            violation(Oracle::AlarmLoop, expected, "another one")
+        } else if streak.stale > STALE_MAX {
+            let expected = format!("an alarm set later than {believed}, which has come, by {now}");
+            violation(Oracle::AlarmLoop, expected, format!("{set:?}"))
+        } else {
+            Ok(())
+        };
+        (*streak, finding)
+    }
+}
+
+impl Checker for AlarmLoop {
+    fn after_turn(&mut self, seen: &AfterTurn<'_>, coverage: &mut Coverage) -> Finding {
+        let set = match seen.turn.alarm {
+            AlarmChange::Set(at) => Some(at.0),
+            AlarmChange::Keep | AlarmChange::Clear => None,
+        };
+        if let Some(at) = set.filter(|at| *at > ALARM_MAX) {
+            let expected = format!("a time up to {ALARM_MAX}");
+            return violation(Oracle::AlarmTime, expected, at.to_string());
+        }
+        let turn = AlarmTurn {
+            is_idle: seen.is_idle_alarm,
+            believed: seen.alarm_believed,
+            now: seen.now,
+            set,
+        };
+        let (streak, finding) = self.observe(seen.subject.id, turn);
+        coverage.raise(Watermark::IdleAlarms, streak.idle);
+        coverage.raise(Watermark::StaleAlarms, streak.stale);
+        finding
+    }
+}
+
+/// Holds that an alarm is set for whatever is to be done without a request, and not too late.
+#[derive(Debug, Default)]
+pub struct AlarmsArmed {
+    /// The time for which the present instance of each object believes the alarm to be set.
+    believed: BTreeMap<ObjectId, u64>,
+}
+
+impl AlarmsArmed {
+    /// Notes what the head row of an object says before a turn, and returns the belief of the
+    /// instance.
+    pub fn before_turn(&mut self, object: ObjectId, rows: &MemoryRows) -> u64 {
+        let believed = self.believed.entry(object).or_default();
+        if let Some(head) = rows.head() {
+            *believed = head.alarm_at.map_or(0, |alarm| alarm.0);
+        }
+        *believed
+    }
+
+    /// Notes that a turn has set the alarm.
+    pub fn set(&mut self, object: ObjectId, at: u64) {
+        self.believed.insert(object, at);
+    }
+
+    /// Returns the latest time at which an instance of the object may believe the alarm to come.
+    #[must_use]
+    pub fn believed(&self, subject: Subject<'_>) -> u64 {
+        let head = subject.store.rows.head();
+        let stored = head.and_then(|head| head.alarm_at).map_or(0, |at| at.0);
+        let set = self.believed.get(&subject.id).copied().unwrap_or(0);
+        stored.max(set)
+    }
+
+    /// Judges the alarm of an object after a turn, by the clock of its instance.
+    ///
+    /// # Errors
+    /// When something needs an alarm, and none is set in time.
+    pub fn check(&self, subject: Subject<'_>, limits: &Limits, now: u64) -> Finding {
+        let Some((latest, why)) = needs_alarm(subject, limits, now) else {
+            return Ok(());
+        };
+        let alarm = subject.alarm;
+        if alarm.abandoned && alarm.stored.is_none() {
+            // The machine cannot know before the grace is over.
+            let grace_ends = self.believed(subject).saturating_add(limits.alarm_grace_ms);
+            if now <= grace_ends {
+                return Ok(());
+            }
+        }
+        if alarm.stored.is_some_and(|stored| stored <= latest) {
+            return Ok(());
+        }
+        let expected = format!("an alarm by {latest}: {why}");
+        violation(Oracle::AlarmArmed, expected, format!("{alarm:?}"))
+    }
+}
+
+/// Returns the latest time for which an alarm must be set, and the reason.
+fn needs_alarm(subject: Subject<'_>, limits: &Limits, now: u64) -> Option<(u64, &'static str)> {
+    let rows = &subject.store.rows;
+    let skew = subject.model.bounds.skew_ms;
+    let mut needs = Vec::new();
+    if let Some(incarnation) = &subject.model.state.incarnation
+        && let Some((_, most)) = incarnation.ends(&subject.model.bounds)
+    {
+        let slack = incarnation.ttl_ms().unwrap_or(0) / limits.touch_slack_divisor;
+        needs.push((most.saturating_add(slack), "the stream ends"));
+    }
+    let mut unstored = rows.segments().filter(|segment| segment.stored.is_none());
+    if unstored.next().is_some() {
+        let wait = limits
+            .put_time_ms(u64::MAX, u64::MAX)
+            .max(limits.retry_ms_max);
+        needs.push((now + wait + skew, "a segment is to be stored"));
+    } else if let Some(row) = rows.rows().next().filter(|_| limits.cold) {
+        let at = row.at.0.saturating_add(limits.segment_age_ms_max);
+        needs.push((at, "the open segment grows old"));
+    }
+    let wait = limits.reply_timeout_ms.max(limits.retry_ms_max);
+    needs.extend(rows.tasks().map(|task| {
+        let due = task.due_at.0.max(now + wait + skew);
+        (due, "a task remains")
+    }));
+    let (latest, why) = needs.into_iter().min()?;
+    let nearest = now + skew + limits.alarm_delay_ms_min;
+    let latest = latest.max(nearest);
+    (latest <= ALARM_MAX).then_some((latest, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Id as _;
+
+    #[test]
+    fn a_loop_is_noticed_and_a_pause_forgives_it() {
+        let object = ObjectId::new(0);
+        let stale = AlarmTurn {
+            is_idle: true,
+            believed: 10,
+            now: 20,
+            set: Some(10),
+        };
+        let useful = AlarmTurn {
+            is_idle: false,
+            ..stale
+        };
+        let mut alarms = AlarmLoop::default();
+        for _ in 0..STALE_MAX {
+            assert_eq!(alarms.observe(object, stale).1, Ok(()));
+        }
+        assert_eq!(alarms.observe(object, useful).1, Ok(()));
+        for _ in 0..STALE_MAX {
+            assert_eq!(alarms.observe(object, stale).1, Ok(()));
+        }
+        assert!(alarms.observe(object, stale).1.is_err());
+    }
+}

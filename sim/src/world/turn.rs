@@ -1,0 +1,295 @@
+//! One turn of an object: the step, its judgement, and its commit.
+
+use std::cell::Cell;
+
+use machine::rows::StreamRow;
+use machine::{AlarmChange, Answer, Context, Effect, Input, Millis, Stream, Turn, Write};
+
+use super::World;
+use super::object::{INSTANCES_MAX, attached, bounded};
+use crate::coverage::{Fault, Situation};
+use crate::ids::{CallId, FetchId, Id, ObjectId};
+use crate::model::{Mismatch, TurnFacts};
+use crate::oracles::{Oracle, Position};
+
+/// Why a turn happens, as far as judging it needs that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause {
+    pub(super) call: Option<CallId>,
+    /// The answer whose next page is asked for.
+    pub(super) page_of: Option<FetchId>,
+    pub(super) is_alarm: bool,
+    /// Whether a reader has left.
+    pub(super) is_gone: bool,
+    pub(super) is_idle_alarm: bool,
+    /// The time for which the instance believed the alarm to be set.
+    pub(super) alarm_believed: u64,
+}
+
+impl World<'_, '_> {
+    /// Handles one input of an object in one turn.
+    pub(super) fn turn(&mut self, at: ObjectId, input: Input, call: Option<CallId>) {
+        self.turn_for(at, input, call, None);
+    }
+
+    /// Handles one input, which may ask for the next page of an answer.
+    pub(super) fn turn_for(
+        &mut self,
+        at: ObjectId,
+        input: Input,
+        call: Option<CallId>,
+        page_of: Option<FetchId>,
+    ) {
+        let is_alarm = matches!(input, Input::Alarm);
+        // The machine handles an alarm in one turn.
+        let ended = is_alarm
+            .then(|| self.objects[at].platform.alarm_ends())
+            .flatten();
+        let consumes = ended.is_some();
+        let is_gone = matches!(input, Input::SubscriberLeft { .. });
+        if self.objects[at].platform.instances < INSTANCES_MAX
+            && self.engine.fault(Fault::TurnFails)
+        {
+            if is_alarm && !consumes {
+                self.objects[at].platform.alarm_stands(&mut self.engine);
+            }
+            return self.turn_failed(at, call, consumes);
+        }
+        if self.objects[at].platform.instance.is_none() && !self.wake(at) {
+            return;
+        }
+        let object = &mut self.objects[at];
+        object.turns += 1;
+        let platform = &mut object.platform;
+        let rows = &platform.storage.rows;
+        let alarm_believed = self.checkers.alarms.before_turn(at, rows);
+        let now = platform.clock.read(self.engine.now());
+        let incarnation = rows.head().map(|head| head.incarnation);
+        let count = |incarnation| attached(&platform.connections, incarnation);
+        let attached = match &input {
+            // A reader of an earlier stream of this name does not concern the present one.
+            Input::SubscriberLeft { incarnation: gone } if incarnation != Some(*gone) => 0,
+            Input::SubscriberLeft { .. }
+            | Input::Call { .. }
+            | Input::Continue { .. }
+            | Input::Alarm
+            | Input::PutFinished { .. }
+            | Input::CollectFinished { .. }
+            | Input::SendFinished { .. } => incarnation.map_or(0, count),
+        };
+        let before = Position::of(&self.models[at].state);
+        let Some(stream) = &mut platform.instance else {
+            return;
+        };
+        let reads = Cell::new(0);
+        let done = stream.step(
+            &Context {
+                now: Millis(now),
+                storage: &bounded(&platform.storage, &reads),
+                subscribers: &|incarnation| Ok(count(incarnation)),
+            },
+            input,
+        );
+        if !self.ends(reads.get()) {
+            return;
+        }
+        let turn = match done {
+            Ok(turn) => turn,
+            Err(error) => return self.unreadable(error.to_string()),
+        };
+        let platform = &mut self.objects[at].platform;
+        let used = |head: Option<&StreamRow>| head.map(|head| (head.incarnation, head.touched_at));
+        let used_before = used(platform.storage.rows.head());
+        if let Err(reason) = platform.storage.apply(&turn.writes) {
+            return self.refused_by_storage(reason);
+        }
+        // An alarm that asks for something, a put again say, is not idle.
+        let is_idle_alarm = is_alarm
+            && turn.after_commit.is_empty()
+            && used_before == used(platform.storage.rows.head());
+        self.digest_turn(&turn);
+        let facts = TurnFacts {
+            now,
+            attached,
+            dropped: turn.writes.contains(&Write::DropTables),
+            kept: false,
+            page_end: None,
+            has_rest: false,
+            sealed: sealed(&turn),
+        };
+        let cause = Cause {
+            call,
+            page_of,
+            is_alarm,
+            is_gone,
+            is_idle_alarm,
+            alarm_believed,
+        };
+        self.judge_turn(at, cause, &turn, facts, before);
+        if facts.sealed.is_some() {
+            self.note_forgotten(at, now);
+        }
+        if self.engine.recorder.failure.is_some() {
+            return;
+        }
+        self.commit(at, turn, ended, now, cause, before);
+    }
+
+    /// Sends the writes of a turn on their way, and everything that leaves behind them.
+    fn commit(
+        &mut self,
+        at: ObjectId,
+        turn: Turn,
+        ended: Option<Option<u64>>,
+        now: u64,
+        cause: Cause,
+        before: Position,
+    ) {
+        let alarm = match turn.alarm {
+            AlarmChange::Keep => ended,
+            AlarmChange::Set(at) => Some(Some(at.0)),
+            AlarmChange::Clear => Some(None),
+        };
+        let platform = &mut self.objects[at].platform;
+        let snapshot = self.models[at].state.clone();
+        if turn.writes.is_empty() && alarm.is_none() {
+            platform.remember(snapshot);
+        } else {
+            let handles_alarm = ended.is_some();
+            platform.commit(
+                &mut self.engine,
+                turn.writes,
+                alarm,
+                handles_alarm,
+                snapshot,
+            );
+        }
+        platform.set_alarm(&mut self.engine, alarm, now);
+        if let Some(Some(alarm)) = alarm {
+            self.checkers.alarms.set(at, alarm);
+        }
+        if let Some(live) = &turn.broadcast {
+            self.broadcast(at, live, before);
+        }
+        for effect in turn.after_commit {
+            match (cause.page_of, effect) {
+                (Some(fetching), Effect::Answer { answer, .. }) => {
+                    self.next_page(fetching, &answer)
+                }
+                (_, effect) => self.carry_out(at, effect),
+            }
+        }
+        self.release(at);
+        let limits = &self.engine.settings.limits;
+        let finding = self.checkers.alarms.check(self.subject(at), limits, now);
+        self.record(finding);
+        self.inject_faults(at);
+    }
+
+    /// Judges which producers a seal has forgotten.
+    fn note_forgotten(&mut self, at: ObjectId, now: u64) {
+        let idle_ms = self.engine.settings.limits.producer_max_idle_ms;
+        let rows = &self.objects[at].platform.storage.rows;
+        let knows = |producer: &str| rows.knows(producer);
+        let (forgotten, left) = self.models[at].forget(now, idle_ms, knows);
+        if forgotten > 0 {
+            self.engine.cover(Situation::ProducersForgotten);
+        }
+        let limits = &self.engine.settings.limits;
+        let verdict = left.and_then(|left| {
+            if left > 0 && forgotten < limits.producers_forgotten_max {
+                return Err(Mismatch {
+                    expected: "idle producers to be forgotten when a segment is sealed".to_owned(),
+                    actual: format!("{left} are left, and {forgotten} were forgotten"),
+                });
+            }
+            Ok(())
+        });
+        self.engine.check(Oracle::Producers, verdict);
+    }
+
+    /// Wakes a new instance over what is stored. Returns whether that worked.
+    fn wake(&mut self, at: ObjectId) -> bool {
+        let platform = &mut self.objects[at].platform;
+        let (now, number) = platform.begin_instance(&mut self.engine);
+        let nonce = number << 8 | at.number() as u64;
+        match Stream::wake(
+            Millis(now),
+            platform.storage.storage(),
+            &self.engine.settings.limits,
+            nonce,
+        ) {
+            Ok(stream) => {
+                platform.instance = Some(stream);
+                true
+            }
+            Err(error) => {
+                self.unreadable(error.to_string());
+                false
+            }
+        }
+    }
+
+    fn unreadable(&mut self, reason: String) {
+        let expected = "rows that can be read".to_owned();
+        self.engine.fail(Oracle::Storage, expected, reason);
+    }
+
+    fn digest_turn(&mut self, turn: &Turn) {
+        for write in &turn.writes {
+            self.engine.recorder.digest.number(match write {
+                Write::CreateTables => 1,
+                Write::InsertStream(head) => 2 ^ head.created_at.0,
+                Write::UpdateStream(head) => 3 ^ head.touched_at.0,
+                Write::InsertHot { row, .. } => 4 ^ row.key.stored(),
+                Write::DropTables => 5,
+                Write::CreateSealedTables => 6,
+                Write::CreateHot(table) => 7 ^ table.segment() << 8,
+                Write::DropHot(table) => 8 ^ table.segment() << 8,
+                Write::InsertSegment(segment) => 9 ^ segment.units << 8,
+                Write::UpdateSegment(segment) => 10 ^ segment.attempts << 8,
+                Write::PutProducer { stamp, .. } => 11 ^ stamp.seq << 8,
+                Write::ForgetProducers { used_at, .. } => 18 ^ used_at.0 << 8,
+                Write::CreateOutbox => 12,
+                Write::InsertTask(task) => 13 ^ task.id << 8,
+                Write::UpdateTask(task) => 14 ^ task.id << 8,
+                Write::RemoveTask { id } => 15 ^ id << 8,
+                Write::DropOutbox => 16,
+                Write::Upgrade { .. } => 17,
+            });
+        }
+        match turn.alarm {
+            AlarmChange::Keep => {}
+            AlarmChange::Set(at) => self.engine.recorder.digest.number(at.0),
+            AlarmChange::Clear => self.engine.recorder.digest.number(0),
+        }
+    }
+
+    /// Takes a turn back: nothing of it is stored or sent, and the instance is dropped.
+    fn turn_failed(&mut self, at: ObjectId, call: Option<CallId>, consumes: bool) {
+        self.engine.cover(Situation::TurnFailed);
+        self.engine.changed(Fault::TurnFails);
+        self.engine.note("object", || "a turn fails".to_owned());
+        self.objects[at].forget(&mut self.models[at]);
+        if consumes {
+            self.objects[at].platform.alarm_failed(&mut self.engine);
+        }
+        if let Some(call) = call {
+            self.refuse(
+                call,
+                &Answer::unavailable(&self.engine.settings.limits.clone()),
+                false,
+            );
+        }
+    }
+}
+
+/// Returns number and length of the segment that a turn has sealed.
+fn sealed(turn: &Turn) -> Option<(u64, u64)> {
+    turn.writes.iter().find_map(|write| {
+        let Write::InsertSegment(segment) = write else {
+            return None;
+        };
+        Some((segment.number, segment.units))
+    })
+}
