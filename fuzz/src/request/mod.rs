@@ -1,0 +1,121 @@
+//! Requests as they come over the wire: hostile heads and bodies, through the router and the parser
+//! to streams.
+//!
+//! The input is text with a record separator (0x1E) between its records. The first has the
+//! operator's variables, a `NAME=value` in each line, and what only a deployment or nobody sets
+//! ([`SWITCHES`], [`NUMBERS`]). Each of the others is a request without its version: `METHOD
+//! /path`, header lines, an empty line, and the body. Other records are commands: `SLEEP 5000` ends
+//! all instances and lets 5,000 milliseconds pass; `WAIT 5000` only lets them pass; `FAIL 3` lets
+//! the storage fail after three reads in the next turn; `DONE 1`, or another [`Outcome`], is the
+//! outcome of the second effect in flight, and `ANSWERED 404` that of the first message.
+
+mod server;
+mod stream;
+mod wire;
+
+use std::collections::BTreeMap;
+
+use machine::router::Settings;
+use machine::{Limits, Millis};
+
+use server::Server;
+use wire::Request;
+
+const RECORD_SEPARATOR: u8 = 0x1e;
+const BEGINNING: Millis = Millis(1_800_000_000_000);
+/// Reading back costs a turn for each page.
+const PAGES_MAX: usize = 1_000;
+/// By then everything is stored and told, unless it fails forever.
+const ROUNDS_MAX: usize = 50;
+/// Alarms of one object in one pause.
+const ALARMS_MAX: usize = 10;
+
+type Switch = fn(&mut Limits) -> &mut bool;
+type Number = fn(&mut Limits) -> &mut u64;
+
+/// On with `1`.
+const SWITCHES: [(&str, Switch); 3] = [
+    ("COLD", |limits| &mut limits.cold),
+    ("REGISTRY", |limits| &mut limits.registry),
+    ("INDEX", |limits| &mut limits.index),
+];
+
+/// Each with its least value.
+const NUMBERS: [(&str, Number, u64); 5] = [
+    ("INDEX_STEP_BYTES", |limits| &mut limits.index_step_bytes, 0),
+    ("PAGE_PARTS_MAX", |limits| &mut limits.page_parts_max, 0),
+    ("ROW_BYTES_MAX", |limits| &mut limits.row_bytes_max, 16),
+    ("COLLECT_KEYS_MAX", |limits| &mut limits.collect_keys_max, 0),
+    ("FRAME_BYTES_MAX", |limits| &mut limits.frame_bytes_max, 0),
+];
+
+/// Sends the requests to as many streams as they name.
+///
+/// # Panics
+/// When an answer breaks a rule that every answer keeps, a call does not survive being printed and
+/// parsed again, a refusal stores something, or a stream does not give back what it took.
+pub fn request(input: &[u8]) {
+    let mut records = input.split(|byte| *byte == RECORD_SEPARATOR);
+    let variables = latin(records.next().unwrap_or_default());
+    let variable = |name: &str| {
+        let mut lines = variables.lines().filter_map(|line| line.split_once('='));
+        lines
+            .find(|(each, _)| *each == name)
+            .map(|(_, value)| value.to_owned())
+    };
+    let Ok(mut settings) = Settings::read(&variable) else {
+        return;
+    };
+    for (name, switch) in SWITCHES {
+        *switch(&mut settings.limits) |= variable(name).as_deref() == Some("1");
+    }
+    for (name, number, least) in NUMBERS {
+        if let Some(value) = variable(name).and_then(|value| value.parse::<u64>().ok()) {
+            *number(&mut settings.limits) = value.max(least);
+        }
+    }
+    let mut server = Server {
+        settings,
+        now: BEGINNING,
+        reads_left: None,
+        objects: BTreeMap::new(),
+    };
+    for record in records {
+        if !server.direct(record)
+            && let Some(request) = Request::read(record)
+        {
+            server.take(&request);
+        }
+    }
+    server.read_all();
+    let is_quiet = server.settle();
+    server.read_all();
+    if is_quiet {
+        server.check_leftovers();
+    }
+}
+
+/// Header values and URLs are bytes, which JavaScript hands on as characters of Latin-1.
+fn latin(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    /// Where a page ends exactly at an entry of the index is a matter of one byte, which chance
+    /// seldom meets.
+    #[test]
+    fn pages_of_any_size_stay_as_they_are_when_their_content_is_moved() {
+        let appends =
+            "\x1ePOST /v1/stream/a\nContent-Type: application/json\n\n[\"abcd\",\"ef\"]".repeat(6);
+        for chunk in 1..=70 {
+            for step in [1, 10, 18, 25] {
+                let records = format!(
+                    "COLD=1\nSEGMENT_MAX_MESSAGES=10\nMAX_CHUNK_BYTES={chunk}\nINDEX_STEP_BYTES={step}\
+                     \x1ePUT /v1/stream/a\nContent-Type: application/json\n\n{appends}"
+                );
+                super::request(records.as_bytes());
+            }
+        }
+    }
+}

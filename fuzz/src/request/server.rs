@@ -1,0 +1,260 @@
+//! All streams that the requests name, their clock, and what is under way between them.
+
+use std::collections::BTreeMap;
+
+use machine::message::{self, Message};
+use machine::router::{self, Route, Settings, target};
+use machine::wire::internal_headers;
+use machine::wire::request::RequestHead;
+use machine::{Answer, Call, Input, Millis, SendOutcome};
+
+use super::latin;
+use super::stream::{Named, check};
+use super::wire::Request;
+use super::{ALARMS_MAX, ROUNDS_MAX};
+use crate::effects::{Errand, Outcome};
+use crate::object::Object;
+
+pub(super) struct Server {
+    pub(super) settings: Settings,
+    pub(super) now: Millis,
+    /// In the next turn.
+    pub(super) reads_left: Option<u64>,
+    pub(super) objects: BTreeMap<String, Named>,
+}
+
+impl Server {
+    /// Does what a record says that is no request.
+    pub(super) fn direct(&mut self, record: &[u8]) -> bool {
+        let text = latin(record.get(..32).unwrap_or(record));
+        let Some((word, number)) = text.split_once(' ') else {
+            return false;
+        };
+        let number = number.trim().parse().unwrap_or(0);
+        let outcome = Outcome::ALL.into_iter().find(|(name, _)| *name == word);
+        match (word, outcome) {
+            ("SLEEP", _) => {
+                self.sleep();
+                self.wait(number);
+            }
+            ("WAIT", _) => self.wait(number),
+            ("FAIL", _) => self.reads_left = Some(number),
+            ("ANSWERED", _) => self.answer_message(u16::try_from(number).unwrap_or(500)),
+            (_, Some((_, outcome))) => self.run_errand(number, outcome),
+            _ => return false,
+        }
+        true
+    }
+
+    pub(super) fn sleep(&mut self) {
+        self.objects
+            .values_mut()
+            .for_each(|named| named.object.sleep());
+    }
+
+    pub(super) fn wait(&mut self, milliseconds: u64) {
+        self.now = self.now.plus(milliseconds % (1 << 40));
+        for named in self.objects.values_mut() {
+            for _ in 0..ALARMS_MAX {
+                let Some(at) = named.object.alarm.take_if(|at| *at <= self.now) else {
+                    break;
+                };
+                named.object.reads_left = self.reads_left.take();
+                match named.object.step(self.now, Input::Alarm) {
+                    Ok(turn) => {
+                        assert!(
+                            turn.after_commit.is_empty(),
+                            "nobody is answered by an alarm"
+                        );
+                        named.note_removal(&turn);
+                    }
+                    // The platform tries again.
+                    Err(_) => named.object.alarm = Some(at),
+                }
+            }
+        }
+    }
+
+    /// Lets this become of one of all errands on their way.
+    pub(super) fn run_errand(&mut self, number: u64, outcome: Outcome) {
+        let count = |named: &Named| named.object.errands.len() as u64;
+        let total: u64 = self.objects.values().map(count).sum();
+        let Some(mut at) = number.checked_rem(total) else {
+            return;
+        };
+        let owner = self.objects.iter().find(|(_, named)| {
+            let is_here = at < count(named);
+            at -= if is_here { 0 } else { count(named) };
+            is_here
+        });
+        let Some(name) = owner.map(|(name, _)| name.clone()) else {
+            return;
+        };
+        let Some(mut named) = self.objects.remove(&name) else {
+            return;
+        };
+        let errand = named.object.errands.remove(at as usize);
+        let now = self.now;
+        let told = errand.carry_out(outcome, now, &mut named.object, |message| {
+            self.deliver(message)
+        });
+        if let Some(input) = told {
+            named.object.reads_left = self.reads_left.take();
+            named.tell(now, input);
+        }
+        self.objects.insert(name, named);
+    }
+
+    /// The first message on its way is answered with this status, by nobody.
+    pub(super) fn answer_message(&mut self, status: u16) {
+        for named in self.objects.values_mut() {
+            let errands = &mut named.object.errands;
+            let is_message = |errand: &Errand| matches!(errand, Errand::Send { .. });
+            if let Some(at) = errands.iter().position(is_message)
+                && let Errand::Send { effect, .. } = errands.remove(at)
+            {
+                let reply = SendOutcome::Status(status);
+                return named.tell(self.now, Input::SendFinished { effect, reply });
+            }
+        }
+    }
+
+    /// Takes a message to where it is sent; gives the status of the answer.
+    pub(super) fn deliver(&mut self, message: &Message) -> u16 {
+        match message {
+            Message::Registry(request) => {
+                let headers = request.headers.iter();
+                let headers = headers.map(|(name, value)| ((*name).to_owned(), value.clone()));
+                self.hand_over(
+                    request.stream.clone(),
+                    &Request {
+                        method: request.method.to_owned(),
+                        url: request.url(),
+                        headers: headers.collect(),
+                        body: request.body.clone().into(),
+                    },
+                )
+            }
+            Message::Index(statements) => {
+                for statement in statements {
+                    let places = statement.sql.matches('?').count();
+                    assert_eq!(places, statement.values.len(), "{}", statement.sql);
+                    let is_whole = |value: &message::Value| match value {
+                        message::Value::Integer(_) => true,
+                        message::Value::Text(text) => !text.contains('\0'),
+                    };
+                    assert!(statement.values.iter().all(is_whole));
+                }
+                200
+            }
+        }
+    }
+
+    /// Lets everything be done that is to be done, without a failure; whether that came to an end.
+    pub(super) fn settle(&mut self) -> bool {
+        self.reads_left = None;
+        for _ in 0..ROUNDS_MAX {
+            while self
+                .objects
+                .values()
+                .any(|named| !named.object.errands.is_empty())
+            {
+                self.run_errand(0, Outcome::Done);
+            }
+            let alarms = self.objects.values().filter_map(|named| named.object.alarm);
+            let Some(next) = alarms.min() else {
+                return true;
+            };
+            self.now = self.now.max(next);
+            self.wait(0);
+        }
+        false
+    }
+
+    /// When nothing remains to be done, nothing is kept that nobody refers to.
+    pub(super) fn check_leftovers(&self) {
+        for (name, named) in &self.objects {
+            let object = &named.object;
+            assert!(
+                object.cold_is_tidy(),
+                "{name} leaves objects in the cold tier"
+            );
+            assert!(
+                !object.has_no_stream() || object.is_empty(),
+                "{name} leaves rows"
+            );
+        }
+    }
+
+    /// What the router and the object do with a request.
+    pub(super) fn take(&mut self, request: &Request) {
+        let header = |name: &str| request.header(name);
+        let (origin, target) = target::split(&request.url);
+        let head = RequestHead {
+            method: &request.method,
+            origin,
+            target,
+            header: &header,
+        };
+        let to = match router::route(head, &self.settings) {
+            Route::Answered(answer) => {
+                // The parser must stand what the router keeps from it.
+                let _ = request.parse(&self.settings.limits);
+                return check(request, &answer, b"");
+            }
+            Route::Stream(to) => to,
+        };
+        // A client's internal headers never reach the object.
+        let mut headers = request.headers.clone();
+        for name in internal_headers::ALL {
+            headers.retain(|(given, _)| !given.eq_ignore_ascii_case(name));
+            let value = to.internal_header(name);
+            headers.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+        }
+        let handed = Request {
+            method: request.method.clone(),
+            url: request.url.clone(),
+            headers,
+            body: request.body.clone(),
+        };
+        let limits = &self.settings.limits;
+        if let Ok(Call::Read(read)) = handed.parse(limits) {
+            assert_eq!(
+                to.live,
+                read.live.is_some(),
+                "the router offers a connection to live reads"
+            );
+        }
+        self.hand_over(to.name, &handed);
+    }
+
+    /// What the object of this name does with a request; gives the status of its answer.
+    pub(super) fn hand_over(&mut self, name: String, request: &Request) -> u16 {
+        let limits = &self.settings.limits;
+        let call = match request.parse(limits) {
+            Ok(call) => call,
+            Err(refusal) => {
+                let answer = Answer::refusal(&refusal);
+                check(request, &answer, b"");
+                return answer.status;
+            }
+        };
+        let base = request.url.split(['?', '#']).next().unwrap_or_default();
+        let again = Request::print(&call, base).parse(limits);
+        assert_eq!(again.as_ref(), Ok(&call), "a call survives being printed");
+        let named = self.objects.entry(name).or_insert_with(|| Named {
+            object: Object::new(limits.clone()),
+            incarnation: None,
+            pages: BTreeMap::new(),
+        });
+        named.object.reads_left = self.reads_left.take();
+        named.take(self.now, request, call)
+    }
+
+    pub(super) fn read_all(&mut self) {
+        let now = self.now;
+        for named in self.objects.values_mut() {
+            named.read_all(now);
+        }
+    }
+}

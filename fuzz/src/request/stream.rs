@@ -1,0 +1,360 @@
+//! One stream: what it took, and whether it gives that back.
+
+use std::collections::BTreeMap;
+
+use machine::live_reader::{Frame, LiveHead};
+use machine::rows::{Expiry, StreamRow as StoredHead, Write};
+use machine::wire::answer::Body;
+use machine::wire::content_type;
+use machine::wire::request::{Append, Create, Read, StartOffset};
+use machine::wire::{CacheMode, Format, internal_headers};
+use machine::{
+    AlarmChange, Answer, Broadcast, Call, CallId, Class, Effect, Input, Millis, Offset, Turn,
+};
+
+use super::PAGES_MAX;
+use super::wire::Request;
+use crate::grammar;
+use crate::object::Object;
+
+/// A stream, and what it must hold.
+pub(super) struct Named {
+    pub(super) object: Object,
+    pub(super) incarnation: Option<Incarnation>,
+    /// Pages that were returned, with their entity tags, by the offset where they begin. A page
+    /// that does not reach the tail never changes.
+    pub(super) pages: BTreeMap<Offset, (Option<String>, Vec<u8>)>,
+}
+
+pub(super) struct Incarnation {
+    format: Format,
+    expires: bool,
+    tail: Offset,
+    /// What was accepted: messages, or runs of bytes.
+    records: Vec<Vec<u8>>,
+}
+
+impl Named {
+    /// Gives the status of the answer.
+    pub(super) fn take(&mut self, now: Millis, request: &Request, call: Call) -> u16 {
+        let input = Input::Call {
+            id: CallId(0),
+            call: call.clone(),
+        };
+        let turn = match self.object.step(now, input) {
+            Ok(turn) => turn,
+            Err(unreadable) => {
+                let answer = Answer::internal(&unreadable.to_string());
+                check(request, &answer, b"");
+                return answer.status;
+            }
+        };
+        self.note_removal(&turn);
+        let [effect] = turn.after_commit.as_slice() else {
+            panic!(
+                "a call is answered once, in its turn: {:?}",
+                turn.after_commit
+            )
+        };
+        let answer = match effect {
+            Effect::Answer {
+                call: CallId(0),
+                answer,
+            } => answer,
+            Effect::Attach {
+                call: CallId(0),
+                subscriber,
+            } => {
+                let told = subscriber
+                    .answer
+                    .header(internal_headers::LIVE_HEAD)
+                    .and_then(LiveHead::from_header);
+                assert_eq!(told.as_ref(), Some(&subscriber.head));
+                let head = &subscriber.head;
+                assert!(head.attached && head.up_to_date && !head.closed);
+                &subscriber.answer
+            }
+            Effect::Answer { .. }
+            | Effect::Attach { .. }
+            | Effect::Put(_)
+            | Effect::Collect { .. }
+            | Effect::Send { .. } => panic!("another call is answered: {effect:?}"),
+        };
+        if let Some(body) = self.object.body(now, answer) {
+            check(request, answer, &body);
+        }
+        if answer.status >= 400 {
+            // But that a stream with a TTL was used, that it is gone, and that what was left to do
+            // is being done.
+            let slides = |head: &StoredHead| matches!(head.expiry, Expiry::Sliding { .. });
+            let ends = turn.writes.contains(&Write::DropTables);
+            let allowed = |write: &Write| match write {
+                Write::DropTables | Write::UpdateSegment(_) => true,
+                Write::UpdateStream(head) => slides(head) || turn.alarm != AlarmChange::Keep,
+                Write::CreateOutbox
+                | Write::InsertTask(_)
+                | Write::DropOutbox
+                | Write::DropHot(_) => ends,
+                Write::CreateTables
+                | Write::InsertStream(_)
+                | Write::InsertHot { .. }
+                | Write::CreateSealedTables
+                | Write::CreateHot(_)
+                | Write::InsertSegment(_)
+                | Write::PutProducer { .. }
+                | Write::ForgetProducers { .. }
+                | Write::Upgrade { .. }
+                | Write::UpdateTask(_)
+                | Write::RemoveTask { .. } => false,
+            };
+            assert!(
+                turn.writes.iter().all(allowed),
+                "a refusal stores nothing: {:?}",
+                turn.writes
+            );
+        }
+        match call {
+            Call::Create(create) if answer.status == 201 => self.created(&create, answer),
+            Call::Append(append) if answer.status < 300 => {
+                self.appended(&append, answer, turn.broadcast.as_ref())
+            }
+            Call::Delete(_) if answer.status < 300 => {
+                assert!(
+                    self.object.has_no_stream(),
+                    "a deleted stream leaves nothing"
+                );
+            }
+            Call::Create(_)
+            | Call::Append(_)
+            | Call::Delete(_)
+            | Call::Read(_)
+            | Call::Metadata => {}
+        }
+        answer.status
+    }
+
+    /// Tells the stream what has become of an errand.
+    pub(super) fn tell(&mut self, now: Millis, input: Input) {
+        if let Ok(turn) = self.object.step(now, input) {
+            assert!(
+                turn.after_commit.is_empty() && turn.broadcast.is_none(),
+                "nobody has asked"
+            );
+        }
+    }
+
+    /// A stream goes when it is deleted, and when it expires.
+    pub(super) fn note_removal(&mut self, turn: &Turn) {
+        if turn.writes.contains(&Write::DropTables) {
+            self.incarnation = None;
+            self.pages.clear();
+        }
+    }
+
+    pub(super) fn created(&mut self, create: &Create, answer: &Answer) {
+        let format = content_type::format(&create.content_type);
+        self.incarnation = Some(Incarnation {
+            format,
+            expires: create.expiry != Expiry::Never,
+            tail: next_offset(answer),
+            records: records(format, &create.body),
+        });
+    }
+
+    pub(super) fn appended(&mut self, append: &Append, answer: &Answer, live: Option<&Broadcast>) {
+        let incarnation = self
+            .incarnation
+            .as_mut()
+            .expect("only a stream can be appended to");
+        let next = next_offset(answer);
+        let Some(live) = live else {
+            assert_eq!(next, incarnation.tail, "what is not told is not new");
+            return;
+        };
+        assert_eq!(live.next, next, "the readers are told what the writer is");
+        assert_eq!(
+            live.from, incarnation.tail,
+            "the tail moves from where it was, and sealing does not rename it"
+        );
+        for class in [Class::Sse, Class::LongPoll] {
+            let message = live
+                .message(class)
+                .expect("the machine's own frames are whole");
+            let (frame, _) = Frame::decode(&message).expect("a message can be read");
+            assert_eq!(
+                (frame.from, frame.next, frame.end),
+                (live.from, live.next, live.end)
+            );
+        }
+        incarnation.tail = next;
+        incarnation
+            .records
+            .extend(records(incarnation.format, &append.body));
+    }
+
+    /// One answer has what all pages have together.
+    pub(super) fn read_at_once(&mut self, now: Millis, content: &[Vec<u8>]) {
+        let read = Read {
+            from: StartOffset::Start,
+            live: None,
+            last_event_id: None,
+            cursor: None,
+            if_none_match: None,
+            cache_mode: CacheMode::Private,
+        };
+        let input = Input::Call {
+            id: CallId(0),
+            call: Call::Read(read),
+        };
+        let turn = self.object.step(now, input).expect("a map can be read");
+        let Some(Effect::Answer { answer, .. }) = turn.after_commit.first() else {
+            panic!("a catch-up read is answered")
+        };
+        assert_eq!(answer.header("Stream-Up-To-Date"), Some("true"));
+        let body = self.object.body(now, answer).expect("a map can be read");
+        let incarnation = self
+            .incarnation
+            .as_ref()
+            .expect("only a stream can be read");
+        let whole = records(incarnation.format, &body);
+        assert_eq!(whole.concat(), content.concat(), "all pages at once");
+        assert!(incarnation.format != Format::Json || whole.len() == content.len());
+    }
+
+    /// Everything that was accepted is there, in its order.
+    pub(super) fn read_all(&mut self, now: Millis) {
+        self.object.sleep();
+        self.object.reads_left = None;
+        let mut from = StartOffset::Start;
+        let mut content: Vec<Vec<u8>> = Vec::new();
+        let mut is_known = false;
+        for _ in 0..PAGES_MAX {
+            let read = Read {
+                from,
+                live: None,
+                last_event_id: None,
+                cursor: None,
+                if_none_match: None,
+                cache_mode: CacheMode::Shared,
+            };
+            let input = Input::Call {
+                id: CallId(0),
+                call: Call::Read(read),
+            };
+            let turn = self.object.step(now, input).expect("a map can be read");
+            let Some(Effect::Answer { answer, .. }) = turn.after_commit.first() else {
+                panic!("a catch-up read is answered")
+            };
+            if answer.status == 404 {
+                let gone = self
+                    .incarnation
+                    .as_ref()
+                    .is_none_or(|incarnation| incarnation.expires);
+                assert!(gone, "a stream is lost");
+                return;
+            }
+            assert_eq!(answer.status, 200);
+            let page = self.object.body(now, answer).expect("a map can be read");
+            let next = next_offset(answer);
+            let incarnation = self
+                .incarnation
+                .as_ref()
+                .expect("only a stream can be read");
+            content.extend(records(incarnation.format, &page));
+            if answer.header("Stream-Up-To-Date").is_some() {
+                assert_eq!(next, incarnation.tail);
+                if incarnation.format == Format::Json {
+                    assert_eq!(content, incarnation.records, "messages");
+                } else {
+                    assert_eq!(content.concat(), incarnation.records.concat(), "bytes");
+                }
+                if is_known {
+                    return self.read_at_once(now, &content);
+                }
+                // The tail as the last writer knows it, though that may be the end of a sealed
+                // segment by now.
+                is_known = true;
+                from = StartOffset::Offset(incarnation.tail);
+                continue;
+            }
+            assert!(!is_known, "nothing is behind the tail");
+            let start = match from {
+                StartOffset::Offset(offset) => offset,
+                StartOffset::Start | StartOffset::Now => Offset::START,
+            };
+            let page = (answer.header("ETag").map(str::to_owned), page);
+            if let Some(former) = self.pages.insert(start, page.clone()) {
+                assert_eq!(
+                    former, page,
+                    "a page stays as it is, wherever its content is moved"
+                );
+            }
+            from = StartOffset::Offset(next);
+        }
+    }
+}
+
+fn records(format: Format, body: &[u8]) -> Vec<Vec<u8>> {
+    if body.is_empty() {
+        return Vec::new();
+    }
+    match format {
+        Format::Json => {
+            let messages = grammar::messages(body).expect("only JSON is accepted");
+            messages.into_iter().map(<[u8]>::to_vec).collect()
+        }
+        Format::Text | Format::Binary => vec![body.to_vec()],
+    }
+}
+
+fn next_offset(answer: &Answer) -> Offset {
+    let text = answer
+        .header("Stream-Next-Offset")
+        .expect("the answer tells the next offset");
+    let offset: Offset = text.parse().expect("what the server gives is an offset");
+    assert_eq!(offset.to_string(), text);
+    offset
+}
+
+/// What every answer keeps to, whatever was asked.
+pub(super) fn check(request: &Request, answer: &Answer, body: &[u8]) {
+    let status = answer.status;
+    assert!((200..=501).contains(&status), "{status} to {request:?}");
+    assert!(answer.header("Cache-Control").is_some(), "{request:?}");
+    for (name, value) in answer.headers() {
+        let plain = value
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte) || byte == b'\t');
+        assert!(plain, "{name}: {value:?}");
+    }
+    if let Some(offset) = answer.header("Stream-Next-Offset") {
+        assert!(offset.parse::<Offset>().is_ok(), "{offset}");
+    }
+    let has_body = answer.body != Body::Empty;
+    match status {
+        204 | 304 => assert!(!has_body, "{status} has no body"),
+        400..500 if request.method == "HEAD" => assert!(!has_body, "HEAD has no body"),
+        400.. => {
+            let Body::Bytes(error) = &answer.body else {
+                panic!("{status} has no reason")
+            };
+            let error: serde_json::Value = serde_json::from_slice(error).expect("an error is JSON");
+            assert!(error["error"]["code"].is_string() && error["error"]["message"].is_string());
+        }
+        _ => {
+            let is_json =
+                answer.header("Content-Type").map(content_type::format) == Some(Format::Json);
+            if is_json && has_body {
+                assert!(grammar::messages(body).is_some(), "a body in JSON is JSON");
+            }
+        }
+    }
+    let reads_if = request.header("If-None-Match").is_some();
+    assert!(status != 304 || reads_if, "nobody asked for {status}");
+    let writes_if = reads_if || request.header("If-Match").is_some();
+    let writes = matches!(&*request.method, "PUT" | "POST" | "DELETE");
+    assert!(
+        status != 412 || (writes_if && writes),
+        "nobody asked for {status}"
+    );
+}

@@ -1,0 +1,332 @@
+//! Answers: each must be allowed in a version between the one that was durable when it was asked
+//! for and the last one.
+
+use std::rc::Rc;
+
+use sim::ids::{Id as _, ObjectId};
+use sim::model::{Mismatch, TurnFacts};
+use sim::oracles::{Position, units};
+use sim::request::{Request, Response};
+use sim::segments::token;
+
+use super::{Attempt, Judge, Name, Notable};
+
+impl Judge {
+    /// A whole answer has come.
+    ///
+    /// # Errors
+    /// When it is not one that could be given at any time since it was asked for.
+    pub(crate) fn answered(
+        &mut self,
+        attempt: usize,
+        response: &Response,
+        now: u64,
+    ) -> Result<(), Mismatch> {
+        self.over(attempt, now);
+        let Attempt {
+            name,
+            sent_at,
+            from,
+            ..
+        } = self.attempts[attempt];
+        let request = Rc::clone(&self.attempts[attempt].request);
+        if response.header("Cache-Control").is_none() {
+            return Err(mismatch("a Cache-Control", response));
+        }
+        if response.status >= 500 {
+            let told = response.status == 503 && response.header("Retry-After").is_some();
+            return if told {
+                Ok(())
+            } else {
+                Err(mismatch("503 with Retry-After, if anything", response))
+            };
+        }
+        if response.status == 408 && !request.body.is_empty() {
+            // A body that came too slowly, as nothing of the machine's decides.
+            return Ok(());
+        }
+        if matches!(response.status, 400 | 413)
+            && self.names[name].model.refused(&request, response).is_ok()
+        {
+            return Ok(());
+        }
+        let live = request.parameter("live").is_some();
+        let changing = response.status < 300 && matches!(request.method, "PUT" | "POST" | "DELETE");
+        let mut nearest = None;
+        for version in from..self.names[name].versions.len() {
+            let state = self.names[name].versions[version].state.clone();
+            let then = Position::of(&state);
+            let told = TurnFacts {
+                now: sent_at,
+                attached: 1,
+                dropped: false,
+                kept: false,
+                page_end: None,
+                has_rest: false,
+                sealed: None,
+            };
+            if changing && let Some(next) = self.names[name].versions.get(version + 1) {
+                let facts = TurnFacts {
+                    now: next.cause.now,
+                    dropped: next.cause.dropped,
+                    sealed: next.cause.sealed,
+                    attached: u64::from(!next.cause.dropped),
+                    ..told
+                };
+                let (position, open) = (
+                    Position::of(&next.state),
+                    next.cause.changes && !next.cause.told,
+                );
+                let after = self.names[name]
+                    .model
+                    .after(state.clone(), &request, response, &facts);
+                if open && after.is_ok_and(|after| Position::of(&after) == position) {
+                    self.names[name].versions[version + 1].cause.told = true;
+                    return self.observe(name, &request, response, position);
+                }
+            }
+            match self.names[name]
+                .model
+                .after(state, &request, response, &told)
+            {
+                Ok(after) if Position::of(&after) == then => {
+                    if let Some(incarnation) = then
+                        .incarnation()
+                        .filter(|_| request.method == "GET" && response.status < 400)
+                    {
+                        self.names[name]
+                            .model
+                            .read_between(incarnation, sent_at, now);
+                    }
+                    return self.observe(name, &request, response, then);
+                }
+                Ok(after) => {
+                    nearest = Some(Mismatch {
+                        expected: format!(
+                            "{then:?} to have become {:?}, once for each answer",
+                            Position::of(&after)
+                        ),
+                        actual: response.line(),
+                    });
+                }
+                Err(mismatch) => nearest = Some(mismatch),
+            }
+        }
+        if live && matches!(response.status, 200 | 204) {
+            return self.polled(attempt, response, now);
+        }
+        // One turn can end a stream whose time has come and begin another.
+        if live && response.status == 404 && self.has_turned_over(attempt) {
+            return Ok(());
+        }
+        Err(nearest.unwrap_or_else(|| mismatch("an answer", response)))
+    }
+
+    /// The beginning of an answer to a plain read has come, and no more will.
+    ///
+    /// # Errors
+    /// When it is not the beginning of one that could be given at any time since it was asked for.
+    pub(crate) fn broke_off(
+        &mut self,
+        attempt: usize,
+        response: &Response,
+    ) -> Result<(), Mismatch> {
+        let Attempt {
+            name,
+            sent_at,
+            from,
+            ..
+        } = self.attempts[attempt];
+        let request = Rc::clone(&self.attempts[attempt].request);
+        if !self.names[name].model.bounds.whole_reads || response.body.is_empty() {
+            return Ok(());
+        }
+        let facts = TurnFacts {
+            now: sent_at,
+            attached: 1,
+            dropped: false,
+            kept: false,
+            page_end: None,
+            has_rest: true,
+            sealed: None,
+        };
+        let mut nearest = None;
+        for version in from..self.names[name].versions.len() {
+            let state = self.names[name].versions[version].state.clone();
+            match self.names[name]
+                .model
+                .after(state, &request, response, &facts)
+            {
+                Ok(_) => return Ok(()),
+                Err(mismatch) => nearest = Some(mismatch),
+            }
+        }
+        Err(nearest.unwrap_or_else(|| mismatch("the beginning of an answer", response)))
+    }
+
+    /// The content that an answer shows is what was ever shown there.
+    pub(super) fn observe(
+        &mut self,
+        name: usize,
+        request: &Request,
+        response: &Response,
+        position: Position,
+    ) -> Result<(), Mismatch> {
+        let Some(incarnation) = position.incarnation() else {
+            return Ok(());
+        };
+        let model = &self.names[name].model;
+        let next = response.header("Stream-Next-Offset").and_then(token);
+        let next = next.and_then(|token| model.segments(incarnation).position_sent(token));
+        let shown = match (request.method, response.status) {
+            ("GET", 200) => &response.body,
+            ("POST", 200) => &request.body,
+            ("POST", 204) if request.header("Producer-Id").is_none() => &request.body,
+            _ => return Ok(()),
+        };
+        let Some(next) = next.filter(|_| !shown.is_empty()) else {
+            return Ok(());
+        };
+        let Some(units) = units(model.content(incarnation), shown) else {
+            return Err(mismatch("a body of the stream's type", response));
+        };
+        let from = next.saturating_sub(units.len() as u64);
+        if request.method == "GET" {
+            self.notable.push(Notable::Shown {
+                name,
+                incarnation,
+                from,
+                to: next,
+                live: false,
+            });
+        }
+        self.law
+            .observe(ObjectId::new(name), incarnation, from, &units)
+    }
+
+    /// A long-poll that waited at the tail has come to its end.
+    pub(super) fn polled(
+        &mut self,
+        attempt: usize,
+        response: &Response,
+        now: u64,
+    ) -> Result<(), Mismatch> {
+        let Attempt {
+            name,
+            sent_at,
+            from,
+            ..
+        } = self.attempts[attempt];
+        let request = Rc::clone(&self.attempts[attempt].request);
+        let versions = &self.names[name].versions;
+        let model = &self.names[name].model;
+        let closed = response.is_true("Stream-Closed");
+        for (at, version) in versions.iter().enumerate().skip(from) {
+            let Some(incarnation) = &version.state.incarnation else {
+                continue;
+            };
+            let told = response.header("Stream-Next-Offset").and_then(token);
+            let Some(next) =
+                told.and_then(|token| model.segments(incarnation.id).position_sent(token))
+            else {
+                continue;
+            };
+            let up_to_date = next == incarnation.content.len();
+            if response.is_true("Stream-Up-To-Date") != up_to_date
+                || closed != (up_to_date && incarnation.closed)
+                || next > incarnation.content.len()
+            {
+                continue;
+            }
+            // Where it can have been at the tail.
+            let asked = match request.parameter("offset") {
+                Some("-1") => Some(0),
+                Some("now") | None => None,
+                Some(text) => {
+                    token(text).map(|token| incarnation.segments.position_requested(token))
+                }
+            };
+            let started = versions[from..=at].iter().filter_map(|version| {
+                let it = version
+                    .state
+                    .incarnation
+                    .as_ref()
+                    .filter(|it| it.id == incarnation.id)?;
+                let tail = it.content.len();
+                asked
+                    .is_none_or(|asked| asked.min(tail) == tail)
+                    .then_some(tail)
+            });
+            let starts: Vec<_> = started.collect();
+            let holds = match response.status {
+                204 => starts.contains(&next) && up_to_date && response.body.is_empty(),
+                _ => starts.iter().any(|start| {
+                    *start < next
+                        && incarnation.content.page(*start, next).as_deref() == Some(&response.body)
+                }),
+            };
+            if holds {
+                let incarnation = incarnation.id;
+                self.names[name]
+                    .model
+                    .read_between(incarnation, sent_at, now);
+                let client = request
+                    .parameter("cursor")
+                    .and_then(|text| text.parse::<u64>().ok());
+                let cursor = response
+                    .header("Stream-Cursor")
+                    .and_then(|text| text.parse::<u64>().ok());
+                if !closed && (cursor.is_none() || cursor <= client) {
+                    return Err(mismatch(&format!("a cursor beyond {client:?}"), response));
+                }
+                return Ok(());
+            }
+        }
+        Err(mismatch(
+            "what came at the tail since it was asked for, or nothing",
+            response,
+        ))
+    }
+
+    /// Whether a stream has ended, or another begun, since the attempt began. A long-poll whose
+    /// connection was cut meanwhile finds another stream when it reconnects, and is answered for the
+    /// one that it knew.
+    pub(crate) fn has_turned_over(&self, attempt: usize) -> bool {
+        let Attempt { name, from, .. } = self.attempts[attempt];
+        let versions = &self.names[name].versions[from..];
+        let mut incarnations = versions.iter().map(|version| {
+            version
+                .state
+                .incarnation
+                .as_ref()
+                .map(|incarnation| incarnation.id)
+        });
+        let first = incarnations.next();
+        incarnations.any(|incarnation| Some(incarnation) != first)
+    }
+
+    /// When the version that an answer tells of was no longer the last.
+    pub(crate) fn outdated_at(&self, attempt: usize, response: &Response) -> Option<u64> {
+        let Attempt { name, from, .. } = self.attempts[attempt];
+        let Name { model, versions } = &self.names[name];
+        let told = response.header("Stream-Next-Offset").and_then(token)?;
+        let mut latest = None;
+        for (at, version) in versions.iter().enumerate().skip(from) {
+            let Some(incarnation) = &version.state.incarnation else {
+                continue;
+            };
+            if model.segments(incarnation.id).position_sent(told) == Some(incarnation.content.len())
+            {
+                latest = Some(at);
+            }
+        }
+        versions.get(latest? + 1).map(|version| version.at)
+    }
+}
+
+pub(super) fn mismatch(expected: &str, response: &Response) -> Mismatch {
+    Mismatch {
+        expected: expected.to_owned(),
+        actual: response.line(),
+    }
+}
