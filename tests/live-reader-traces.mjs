@@ -1,4 +1,5 @@
-// Replays what the Rust machine did on the Worker's twin of it. Argument: the file of traces.
+// Replays traces of the Rust live reader on its JavaScript twin. The argument is the file of
+// traces.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";

@@ -21,7 +21,7 @@ import { freshName } from "../harness/stream.mjs";
 
 let server;
 beforeAll(async () => {
-  // Both libraries warn that this is not https.
+  // Both libraries warn about URLs without https.
   vi.spyOn(console, "warn").mockImplementation(() => {});
   server = await startServer({ bundle: "target/worker", env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
 });
@@ -36,7 +36,7 @@ async function all(source) {
   return items;
 }
 
-/** Items that come slowly enough for a reader to follow them. */
+/** Items with pauses between them, so that a reader can follow them. */
 async function* slowly(items, pauseMs = 5) {
   for (const item of items) {
     await sleep(pauseMs);
@@ -44,7 +44,7 @@ async function* slowly(items, pauseMs = 5) {
   }
 }
 
-/** A chat's own server, which answers each request with what `handle` makes of its body. */
+/** A chat's own server. It answers each request with the result of `handle` for its body. */
 async function chatServer(handle) {
   const listening = createServer(async (incoming, outgoing) => {
     const parts = await all(incoming);
@@ -66,7 +66,7 @@ describe("@durable-streams/aisdk-transport", () => {
     { type: "finish" },
   ];
 
-  /** The text of an answer as the library's own reader puts it together. */
+  /** The text of an answer, assembled by the library's own reader. */
   async function textOf(stream) {
     const last = (await all(readUIMessageStream({ stream }))).at(-1);
     return last.parts
@@ -75,7 +75,7 @@ describe("@durable-streams/aisdk-transport", () => {
       .join("");
   }
 
-  /** A chat whose answers are written to a stream, and the transport of its page. */
+  /** A chat that writes its answers to a stream, and the transport of its page. */
   async function chat({ mode, deltas, pauseMs }) {
     const url = freshUrl();
     const api = await chatServer(async ({ method }) => {
@@ -107,7 +107,7 @@ describe("@durable-streams/aisdk-transport", () => {
     },
   );
 
-  test("a page that is loaded again takes up the answer under way, from its start", async () => {
+  test("a page that is loaded again resumes the running answer from its start", async () => {
     const { send, transport, stop } = await chat({ mode: "immediate", deltas: words, pauseMs: 30 });
     const leaving = new AbortController();
     const first = (await send(leaving.signal)).getReader();
@@ -120,7 +120,7 @@ describe("@durable-streams/aisdk-transport", () => {
     await stop();
   });
 
-  test("a finished answer of 4 MB is read again whole", async () => {
+  test("a finished answer of 4 MB can be read again completely", async () => {
     const deltas = Array.from({ length: 64 }, (_, index) => String(index).padStart(64_000, "."));
     const { send, transport, stop } = await chat({ mode: "await", deltas, pauseMs: 0 });
     await (await send()).cancel();
@@ -158,7 +158,7 @@ describe("@durable-streams/tanstack-ai-transport", () => {
     expect(await all(connection.subscribe())).toEqual(chunks);
   });
 
-  test("an answer that is waited for is there when it is told of", async () => {
+  test("an answer that the server waits for is stored when the server responds", async () => {
     const url = freshUrl();
     const answer = await toTanStackResponse(slowly(answerOf(words)), {
       stream: { writeUrl: url },
@@ -169,7 +169,7 @@ describe("@durable-streams/tanstack-ai-transport", () => {
     expect((await answer.json()).finalOffset).toBe(offset);
   });
 
-  test("a session begins with a snapshot and goes on with what comes", async () => {
+  test("a session begins with a snapshot and continues with new items", async () => {
     const url = freshUrl();
     const api = await chatServer(async (_, body) => {
       const newMessages = JSON.parse(body).messages;
@@ -208,7 +208,7 @@ describe("@durable-streams/tanstack-ai-transport", () => {
     await api.stop();
   });
 
-  test("a snapshot of 4 MB for the server's first page is whole", async () => {
+  test("a snapshot of 4 MB for the server's first page is complete", async () => {
     const url = freshUrl();
     const deltas = Array.from({ length: 64 }, (_, index) => String(index).padStart(64_000, "."));
     const stream = await ensureDurableChatSessionStream({ writeUrl: url });

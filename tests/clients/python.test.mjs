@@ -1,5 +1,6 @@
-// The published Python client. Its source package contains its tests; those that want a server run
-// here against ours, and so do ours in tests/clients/python. Each of them becomes a test of this file.
+// The published Python client. Its source package contains its tests. Those that need a server run
+// here against ours, as do our own in tests/clients/python. Each of them becomes a test of this
+// file.
 
 import { spawn } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
@@ -14,7 +15,7 @@ const deadlineMs = 60_000;
 const server = await startServer({ bundle: "target/worker", env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
 afterAll(() => server.stop());
 
-// Their tests look for the root of their repository, and start this program of it to get a server.
+// The tests look for the root of their repository, and start this program there to get a server.
 const program = path.join(installed, "source/packages/client-py/tests/start_server.js");
 await writeFile(path.join(installed, "source/pnpm-workspace.yaml"), "");
 await writeFile(
@@ -22,7 +23,7 @@ await writeFile(
   "console.log(`SERVER_URL=${process.env.SERVER_URL}`);\nsetInterval(() => {}, 60_000);\n",
 );
 
-/** Runs pytest, and gives what it printed and each test with its failure, if it failed. */
+/** Runs pytest. Returns its output, and each test with its failure, if any. */
 async function pytest(label, parameters) {
   await mkdir(reports, { recursive: true });
   const report = path.join(reports, `python-${label}-${shell}.xml`);

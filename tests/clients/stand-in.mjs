@@ -1,4 +1,5 @@
-// Takes the place of the reference server in tests of others that start one: they get the server under test.
+// Replaces the reference server in tests of other projects that start one, so that they use the
+// server under test.
 
 import { startServer } from "../harness/server.mjs";
 

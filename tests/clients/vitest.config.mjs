@@ -3,7 +3,8 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   resolve: {
-    // The repository's own tests import what they test by its place there: here that is the published package.
+    // The repository's tests import its sources by path. Here these paths lead to the published
+    // package.
     alias: [
       { find: /^\.\.\/src$/, replacement: "@durable-streams/y-durable-streams" },
       { find: /^\.\.\/src\/server$/, replacement: "@durable-streams/y-durable-streams/server" },

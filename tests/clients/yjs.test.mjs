@@ -1,6 +1,6 @@
-// The published Yjs server and provider, unchanged, with this server below them. The package does not
-// contain the tests of its repository; these cover the same behaviours. With `--upstream` the
-// repository's own tests run, too.
+// The published Yjs server and provider, unchanged, on top of this server. The package does not
+// contain its repository's tests, so these tests cover the same behaviours. With `--upstream` the
+// repository's own tests run too.
 
 import { YjsProvider } from "@durable-streams/y-durable-streams";
 import { YjsServer } from "@durable-streams/y-durable-streams/server";
@@ -11,7 +11,7 @@ import { eventually, sleep } from "../harness/http.mjs";
 import { startServer } from "../harness/server.mjs";
 import { freshName } from "../harness/stream.mjs";
 
-// A document is compacted after a few of the updates that these tests make.
+// A document is compacted after a few updates.
 const compactionThreshold = 1_500;
 
 let server;
@@ -19,7 +19,7 @@ let yjsServer;
 const providers = [];
 
 beforeAll(async () => {
-  // The Yjs server tells of each compaction.
+  // The Yjs server logs each compaction.
   vi.spyOn(console, "log").mockImplementation(() => {});
   server = await startServer({ bundle: "target/worker" });
   yjsServer = await startYjsServer();
@@ -41,7 +41,7 @@ async function startYjsServer() {
 const baseUrl = (of = yjsServer) => `${of.url}/v1/yjs/test`;
 const freshDocument = () => freshName("document");
 
-/** One request to a document; the answer with its body read. */
+/** Sends one request to a document. Returns the answer and its body. */
 async function ask(docId, method, query = "", { body, base = baseUrl() } = {}) {
   const headers = body ? { "Content-Type": "application/octet-stream" } : {};
   const answer = await fetch(`${base}/docs/${docId}${query}`, {
@@ -93,7 +93,7 @@ async function write(member, piece, count) {
   }
 }
 
-/** The key of the document's snapshot, once there is one other than `than`. */
+/** Waits for a snapshot of the document other than `than`. Returns its key. */
 const snapshotOf = (docId, { than, base } = {}) =>
   eventually("a snapshot", async () => {
     const answer = await ask(docId, "GET", "?offset=snapshot", { base });
@@ -101,20 +101,20 @@ const snapshotOf = (docId, { than, base } = {}) =>
     return found !== than && found;
   });
 
-describe("snapshots are found", () => {
-  test("a new document has none, and is read from its start", async () => {
+describe("finding a snapshot", () => {
+  test("a new document has no snapshot, and is read from its start", async () => {
     const answer = await ask(await created(), "GET", "?offset=snapshot");
     expect(answer.status).toBe(307);
     expect(answer.headers.get("location")).toContain("offset=-1");
     expect(answer.headers.get("cache-control")).toBe("private, max-age=5");
   });
 
-  test("an unknown document has none", async () => {
+  test("an unknown document has no snapshot", async () => {
     const answer = await ask(freshDocument(), "GET", "?offset=snapshot");
     expect([answer.status, answer.code()]).toEqual([404, "DOCUMENT_NOT_FOUND"]);
   });
 
-  test("an unknown snapshot is told from an unknown document", async () => {
+  test("an unknown snapshot gets another error than an unknown document", async () => {
     const answer = await ask(
       await created(),
       "GET",
@@ -132,7 +132,7 @@ describe("documents", () => {
   });
 
   test.each(["sse", "long-poll"])(
-    "one who joins gets what is there, and then what is written (%s)",
+    "a client that joins gets the stored content, and then new updates (%s)",
     async (liveMode) => {
       const docId = freshDocument();
       const writer = await joined(docId, { liveMode });
@@ -160,7 +160,7 @@ describe("documents", () => {
     expect([..."AAABBB"].sort()).toEqual([...one.text.toString()].sort());
   });
 
-  test("a producer's batches of many updates arrive whole", async () => {
+  test("all updates in a producer's batches arrive", async () => {
     const docId = freshDocument();
     const [writer, reader] = [await joined(docId), await joined(docId)];
     let expected = "";
@@ -193,7 +193,7 @@ describe("documents", () => {
 });
 
 describe("presence", () => {
-  /** Says something again until it is heard, because what nobody listens to yet is not kept for them. */
+  /** Sends a message until it arrives, because messages without a listener are not stored. */
   const heard = (speaker, listener, field, value) =>
     eventually(`${field} is heard`, () => {
       const state = listener.awareness.getStates().get(speaker.awareness.clientID);
@@ -202,7 +202,7 @@ describe("presence", () => {
       return false;
     });
 
-  test("both sides see each other, and see one leave", async () => {
+  test("both sides see each other, and see when one leaves", async () => {
     const docId = freshDocument();
     const one = await joined(docId, { withAwareness: true });
     const other = await joined(docId, { withAwareness: true });
@@ -213,7 +213,7 @@ describe("presence", () => {
     await eventually("one has left", () => !other.awareness.getStates().has(clientID));
   });
 
-  test("of quick changes the last arrives", async () => {
+  test("the last of several quick changes arrives", async () => {
     const docId = freshDocument();
     const one = await joined(docId, { withAwareness: true });
     const other = await joined(docId, { withAwareness: true });
@@ -229,7 +229,7 @@ describe("presence", () => {
 describe("streams of presence", () => {
   const body = Uint8Array.of(1, 2, 3);
 
-  test("are created once, and taken from then on", async () => {
+  test("are created once, and then reused", async () => {
     const docId = await created();
     expect((await ask(docId, "PUT", "?awareness=cursors")).status).toBe(201);
     expect((await ask(docId, "PUT", "?awareness=cursors")).status).toBe(200);
@@ -243,7 +243,7 @@ describe("streams of presence", () => {
     expect((await ask(docId, "POST", "?awareness=default", { body })).status).toBe(404);
   });
 
-  test("are created by what is said there, by two at once, and again when they have expired", async () => {
+  test("are created by the first message, by two at once, and again after they have expired", async () => {
     const docId = await created();
     const say = () => ask(docId, "POST", "?awareness=cursors", { body });
     expect((await Promise.all([say(), say()])).map(({ status }) => status)).toEqual([204, 204]);
@@ -252,7 +252,7 @@ describe("streams of presence", () => {
     expect((await say()).status).toBe(204);
   });
 
-  test("of different names are apart", async () => {
+  test("with different names are separate", async () => {
     const docId = await created();
     const bytes = { cursors: Uint8Array.of(1), users: Uint8Array.of(2, 2) };
     for (const [name, body] of Object.entries(bytes))
@@ -263,7 +263,7 @@ describe("streams of presence", () => {
     }
   });
 
-  test("are deleted alone, and the document stays", async () => {
+  test("can be deleted without the document", async () => {
     const docId = await created();
     expect((await ask(docId, "DELETE", "?awareness=default")).status).toBe(204);
     expect((await ask(docId, "DELETE", "?awareness=default")).status).toBe(404);
@@ -272,7 +272,7 @@ describe("streams of presence", () => {
 });
 
 describe("deletion", () => {
-  test("leaves nothing: every method finds no document, and a new one is empty", async () => {
+  test("removes everything: no method finds the document, and a new one is empty", async () => {
     const docId = await created();
     await write(await joined(docId), "old", 1);
     expect((await ask(docId, "DELETE")).status).toBe(204);
@@ -289,12 +289,12 @@ describe("deletion", () => {
     expect((await joined(docId)).text.toString()).toBe("");
   });
 
-  test("of what never was is told", async () => {
+  test("of an unknown document is an error", async () => {
     const answer = await ask(freshDocument(), "DELETE");
     expect([answer.status, answer.code()]).toEqual([404, "DOCUMENT_NOT_FOUND"]);
   });
 
-  test("takes snapshots and every stream of presence along", async () => {
+  test("also deletes snapshots and all presence streams", async () => {
     const docId = await created();
     for (const name of ["cursors", "users"]) await ask(docId, "PUT", `?awareness=${name}`);
     await write(await joined(docId), "x".repeat(200), 10);
@@ -310,7 +310,7 @@ describe("deletion", () => {
 });
 
 describe("compaction", () => {
-  test("is not seen by those who write and read meanwhile", async () => {
+  test("does not disturb concurrent writers and readers", async () => {
     const docId = freshDocument();
     const [writer, reader] = [await joined(docId), await joined(docId)];
     await write(writer, "X".repeat(200), 10);
@@ -320,14 +320,14 @@ describe("compaction", () => {
     expect((await joined(docId)).text.toString()).toBe(`${"X".repeat(2_000)}after`);
   });
 
-  test("tells where updates go on after the snapshot, and they can be read from there", async () => {
+  test("says where updates continue after the snapshot, and they can be read from there", async () => {
     const docId = freshDocument();
     const writer = await joined(docId);
     await write(writer, "X".repeat(200), 10);
     const key = await snapshotOf(docId);
     const snapshot = await ask(docId, "GET", `?offset=${key}`);
     const next = snapshot.headers.get("stream-next-offset");
-    // This server asks for what follows the snapshot by an offset that is greater by one.
+    // The Yjs server reads what follows the snapshot from its offset plus one.
     const [segment, position] = key.replace("_snapshot", "").split("_");
     expect(next).toBe(`${segment}_${String(Number(position) + 1).padStart(position.length, "0")}`);
     await write(writer, "after", 1);
@@ -341,7 +341,7 @@ describe("compaction", () => {
     );
   });
 
-  test("several in a row, each from the one before", async () => {
+  test("can follow another, each from the snapshot before", async () => {
     const docId = freshDocument();
     const writer = await joined(docId);
     let than;
@@ -355,7 +355,7 @@ describe("compaction", () => {
     );
   });
 
-  test("a snapshot that was replaced is gone, and one who joins takes the new one", async () => {
+  test("deletes the old snapshot, and a client that joins takes the new one", async () => {
     const docId = freshDocument();
     const writer = await joined(docId);
     await write(writer, "X".repeat(200), 10);
@@ -369,7 +369,7 @@ describe("compaction", () => {
     expect((await joined(docId)).text.toString()).toBe(writer.text.toString());
   });
 
-  test("one at a time, and what is written meanwhile is kept", async () => {
+  test("runs one at a time, and keeps concurrent updates", async () => {
     const docId = freshDocument();
     const writer = await joined(docId);
     const { compactor } = yjsServer;
@@ -396,7 +396,7 @@ describe("compaction", () => {
     await shows(await joined(docId), writer.text.toString());
   });
 
-  test("one who was away reads on from before the snapshot", async () => {
+  test("lets a client that was away resume from before the snapshot", async () => {
     const docId = freshDocument();
     const [writer, reader] = [await joined(docId), await joined(docId)];
     await write(writer, "before", 1);
@@ -411,7 +411,7 @@ describe("compaction", () => {
     await shows(reader, writer.text.toString());
   });
 
-  test("a Yjs server that starts anew finds document and snapshot", async () => {
+  test("lets a restarted Yjs server find the document and the snapshot", async () => {
     const docId = freshDocument();
     const first = await startYjsServer();
     const writer = await joined(docId, { base: baseUrl(first) });
@@ -432,7 +432,7 @@ describe("compaction", () => {
 });
 
 describe("failures", () => {
-  test("a provider without a server tells of an error", async () => {
+  test("a provider without a server reports an error", async () => {
     const { provider } = join(freshDocument(), { base: "http://127.0.0.1:1", connect: false });
     const errors = [];
     provider.on("error", (error) => errors.push(error));
@@ -441,7 +441,7 @@ describe("failures", () => {
     expect(errors[0]).toBeInstanceOf(Error);
   });
 
-  test("a provider can leave at any moment and come back", async () => {
+  test("a provider can disconnect at any time and come back", async () => {
     const member = join(freshDocument(), { connect: false });
     const connecting = member.provider.connect();
     member.provider.disconnect();

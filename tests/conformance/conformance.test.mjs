@@ -5,7 +5,7 @@ const { url, longPollTimeoutMs } = inject("server");
 
 runConformanceTests({
   baseUrl: url,
-  // A server that is not ours may wait as long as the suite expects by itself.
+  // For another server, the suite's own timeout applies.
   ...(longPollTimeoutMs === undefined ? {} : { longPollTimeoutMs }),
   subscriptions: process.env.CONFORMANCE_SUBSCRIPTIONS === "1",
 });

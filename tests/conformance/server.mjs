@@ -1,5 +1,6 @@
-// One server for the whole suite: the one that CONFORMANCE_TEST_URL names, or one started here on the bundle that is deployed,
-// with cold storage and tiny segments when CONFORMANCE_COLD is 1. The server for one machine always has its directory, as by default.
+// One server for the whole suite: the one that CONFORMANCE_TEST_URL names, or one that is started
+// here on the bundle for deployment. With CONFORMANCE_COLD=1 it has cold storage and tiny segments.
+// The server for one machine always has its default directory.
 
 import { shell, startServer } from "../harness/server.mjs";
 
@@ -38,7 +39,7 @@ export default async function setup({ provide }) {
     if (process.env[name] !== undefined) env[name] = process.env[name];
   }
   const cold = process.env.CONFORMANCE_COLD === "1";
-  // Every stream of more than a few messages is spread over both tiers then.
+  // A stream of more than a few messages then has data in both tiers.
   if (cold) env.SEGMENT_MAX_MESSAGES ??= "3";
   const server = await startServer({
     bundle: "target/worker",

@@ -1,5 +1,5 @@
-// Runs each program of programs.json on a real object, and holds what it shows against everything that the simulated object can
-// show (`cargo sim fidelity`).
+// Runs each program of programs.json on a real object, and compares the result with all results
+// that the simulated object can have (`cargo sim fidelity`).
 
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import http from "node:http";
@@ -15,7 +15,7 @@ const programs = JSON.parse(
 );
 const simulated = JSON.parse(await readFile(process.env.FIDELITY_SIMULATED, "utf8"));
 
-/** An object with nothing to do and only lines that can sleep is put to sleep after ten seconds. */
+/** The runtime hibernates an idle object, which may have WebSockets, after ten seconds. */
 const asleepAfterMs = 12_000;
 
 const start = (dataDirectory) =>
@@ -124,14 +124,14 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await shared.kill();
-  // To be looked at beside what the simulator says.
+  // For a comparison by hand with the simulator's results.
   await writeFile(
     process.env.FIDELITY_SIMULATED.replace(/[^/]*$/, "workerd.json"),
     JSON.stringify(observed, undefined, 2),
   );
 });
 
-/** A program that kills its server has one of its own. */
+/** A program that kills its server gets its own. */
 async function runAlone(number) {
   const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-fidelity-"));
   let server = await start(dataDirectory);
@@ -160,7 +160,7 @@ for (const [number, { name, script, differs }] of programs.entries()) {
     const seen = await (script.includes("kill") ? runAlone(number) : runShared(number));
     observed[name] = seen;
     const allowed = simulated[name];
-    // Where both are known to differ, they must: a reason that has gone must not stay written down.
+    // A known difference must still exist. Otherwise its entry is outdated.
     if (differs) expect(allowed, "they agree").not.toContainEqual(seen);
     else if (allowed.length === 1) expect(seen).toEqual(allowed[0]);
     else expect(allowed).toContainEqual(seen);

@@ -1,10 +1,10 @@
-// An object that runs the tiny programs of programs.json on the real platform. Its twin for the simulated platform is
-// sim/src/fidelity.rs: a step must mean the same in both.
+// An object that runs the tiny programs of programs.json on the real platform. Its twin for the
+// simulated platform is sim/src/fidelity.rs. A step must mean the same in both.
 
 import { DurableObject } from "cloudflare:workers";
 import programs from "programs.json";
 
-// Both outlive the instances of an object, and end with the process.
+// Both survive an instance of an object, and end with the process.
 const logs = new Map();
 const taken = new Set();
 const names = new Map();

@@ -1,4 +1,5 @@
-// Headless Chromium, Debian's, or the program that CHROMIUM names. `cargo xtask test` installs it where it may.
+// Headless Chromium: Debian's, or the program that CHROMIUM names. `cargo xtask test` installs it
+// if it has the rights.
 
 import { existsSync } from "node:fs";
 import { chromium } from "playwright-core";

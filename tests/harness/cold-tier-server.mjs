@@ -1,5 +1,5 @@
-// The cold tier of the server for one machine: its directory, or a small S3 of the tests' own, which counts operations, and fails,
-// delays and lies about them when it is told to.
+// The cold tier of the server for one machine: its directory, or a small S3 service of the tests.
+// The S3 service counts operations. On request it fails, delays or misreports them.
 
 import { createHash, randomUUID } from "node:crypto";
 import { link, mkdir, open, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
@@ -10,7 +10,7 @@ import { sleep } from "./http.mjs";
 const offsetOf = (segment, position) =>
   [segment, position].map((each) => String(each).padStart(16, "0")).join("_");
 
-/** Objects as files below a directory, whoever has put them there. */
+/** Objects as files below a directory. */
 class Tier {
   constructor(directory) {
     this.directory = directory;
@@ -20,7 +20,7 @@ class Tier {
     return path.join(this.directory, key);
   }
 
-  /** `{ key, size }` of every object, and of everything else that lies about. */
+  /** `{ key, size }` of every object, and of any other file. */
   async objects() {
     const entries = await readdir(this.directory, { recursive: true, withFileTypes: true }).catch(
       () => [],
@@ -39,7 +39,7 @@ class Tier {
 
   /** The objects of one stream. */
   async objectsOf(name) {
-    // As much of the name as a key has.
+    // A key has only a prefix of a long name.
     const prefix = `${Buffer.from(name).subarray(0, 180).toString("base64url")}/`;
     return (await this.objects()).filter(({ key }) => key.startsWith(prefix));
   }
@@ -56,7 +56,7 @@ class Tier {
     await rm(this.#file(key));
   }
 
-  /** What the stream itself knows of its stored segments, in the words of the Worker's admin index. */
+  /** The stored segments that the stream knows, in the format of the Worker's admin index. */
   async segmentsOf(stream) {
     const { segments } = await stream.statistics();
     const sizes = new Map((await this.objectsOf(stream.name)).map(({ key, size }) => [key, size]));
@@ -79,7 +79,7 @@ class Tier {
   async close() {}
 }
 
-/** The directory that the server uses when it is told of nothing else. */
+/** The directory that the server uses by default. */
 export class DirectoryTier extends Tier {
   static async start(dataDirectory) {
     return new DirectoryTier(path.join(dataDirectory, "cold"));
@@ -90,11 +90,11 @@ export class DirectoryTier extends Tier {
   async disturb() {}
 }
 
-/** An S3 with one bucket, as much of it as the server needs. What it stores outlives it. */
+/** An S3 service with one bucket and the operations that the server needs. Its data survives it. */
 export class S3Tier extends Tier {
   #faults = {};
   #counts = {};
-  /** The parts of uploads that are not complete, by the upload's id. */
+  /** The parts of incomplete uploads, by the upload's id. */
   #uploads = new Map();
 
   static async start(dataDirectory) {
@@ -175,7 +175,7 @@ export class S3Tier extends Tier {
     return this.#file(decodeURIComponent(key.join("/")));
   }
 
-  /** A multipart upload: its beginning, a part, its completion, or its end without an object. */
+  /** Handles a step of a multipart upload: begin, part, completion or abort. */
   async #upload(url, request, body) {
     const xml = (name, content) => [
       200,
@@ -217,7 +217,7 @@ export class S3Tier extends Tier {
     await handle.writeFile(body);
     await handle.close();
     try {
-      // Fails where there is one, without touching it.
+      // Fails if the object exists, and leaves it unchanged.
       await link(staged, file);
     } catch (error) {
       if (error.code === "EEXIST") return [412, "<Error><Code>PreconditionFailed</Code></Error>"];

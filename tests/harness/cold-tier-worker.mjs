@@ -1,4 +1,4 @@
-// Stands between the server under test and its R2 and D1. `cold-tier.mjs` speaks to it.
+// A proxy between the server under test and its R2 and D1. `cold-tier.mjs` controls it.
 
 import { WorkerEntrypoint } from "cloudflare:workers";
 
@@ -36,7 +36,7 @@ async function disturbed(kind, act) {
   return response;
 }
 
-/** The request with its metadata read: what precedes the body of everything that changes the bucket. */
+/** Reads the metadata of a request, which precedes the body of each operation that writes. */
 async function metadataOf(request) {
   const size = Number(request.headers.get("CF-R2-Metadata-Size"));
   const length = Number(request.headers.get("Content-Length"));
@@ -73,7 +73,7 @@ export class Bucket extends WorkerEntrypoint {
       const [response] = await Promise.all([this.env.R2.fetch(repeated), written]);
       return response;
     });
-    // Who sends must not be kept waiting by a body that nobody reads.
+    // An unread body would block its sender.
     if (!consumed) await request.body.pipeTo(new WritableStream());
     return response;
   }

@@ -1,6 +1,6 @@
-// R2 and D1 for a server under test: the same code that wrangler runs on a developer's machine, in the same process as the
-// server, its data below the server's. A worker of our own stands in between (`cold-tier-worker.mjs`): it counts, and
-// fails, delays and lies when it is told to.
+// R2 and D1 for a server under test: the code that wrangler runs on a developer's machine, in the
+// server's process, with its data below the server's. A worker of the tests is in between
+// (`cold-tier-worker.mjs`). It counts operations. On request it fails, delays or misreports them.
 
 import { copyFile, mkdir, readFile, readdir } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -20,7 +20,7 @@ const modules = {
   "miniflare-database.js": "d1/database.worker.js",
 };
 
-/** One service of miniflare's: its object, and the worker that is bound in its stead. */
+/** One service of miniflare: its object, and the worker that is bound in its place. */
 function service(name, id, className, module, diskPath) {
   const compatibility = `compatibilityDate = "2023-07-24"`;
   return `
@@ -42,7 +42,10 @@ function service(name, id, className, module, diskPath) {
     )),`;
 }
 
-/** What the configuration of a server with a cold tier has more; puts the files that it embeds into `directory`. */
+/**
+ * Returns the additional configuration of a server with a cold tier. Writes the files that it
+ * embeds into `directory`.
+ */
 export async function coldTierParts(directory, dataDirectory) {
   const inWrangler = createRequire(
     createRequire(path.join(repositoryRoot, "package.json")).resolve("wrangler"),
@@ -88,7 +91,7 @@ export async function coldTierParts(directory, dataDirectory) {
   };
 }
 
-/** Looks into the cold tier behind the server's back, and breaks it. */
+/** Inspects and breaks the cold tier without the server's knowledge. */
 export class ColdTier {
   constructor(base) {
     this.base = base;
@@ -101,7 +104,7 @@ export class ColdTier {
     return answer;
   }
 
-  /** Applies the migrations that wrangler would, once. */
+  /** Applies the migrations once, as wrangler does. */
   async migrate() {
     const directory = path.join(repositoryRoot, "migrations");
     const tables = await this.query("SELECT name FROM sqlite_master WHERE name = 'segments'");
@@ -123,7 +126,7 @@ export class ColdTier {
 
   /** The objects of one stream. */
   async objectsOf(name) {
-    // As much of the name as a key has.
+    // A key has only a prefix of a long name.
     const prefix = `${Buffer.from(name).subarray(0, 180).toString("base64url")}/`;
     return (await this.objects()).filter(({ key }) => key.startsWith(prefix));
   }
@@ -145,19 +148,20 @@ export class ColdTier {
     return (await this.#ask("POST", "/query", JSON.stringify({ sql, values }))).json();
   }
 
-  /** What the admin index has of a stream's segments. */
+  /** The admin index's rows of a stream's segments. */
   segmentsOf(stream) {
     return this.query("SELECT * FROM segments WHERE path = ? ORDER BY segment", stream.name);
   }
 
-  /** What it has of the stream itself. */
+  /** The admin index's row of the stream. */
   indexed(stream) {
     return this.query("SELECT * FROM streams WHERE path = ?", stream.name);
   }
 
   /**
-   * What becomes of operations from now on, by kind (put, get, delete, index): the shares that `fail` without having happened and
-   * that `lie`, which is to fail when it has happened, and the longest delay before. Nothing for all that is not named.
+   * Disturbs operations from now on, by kind (put, get, delete, index). `fail` is the share that
+   * fails without an effect, `lie` the share that takes effect and reports a failure, and `delayMs`
+   * the longest delay. Kinds that are not named are not disturbed.
    */
   async disturb(faults) {
     await this.#ask("PUT", "/faults", JSON.stringify(faults));

@@ -1,4 +1,5 @@
-// The cache at the edge (`caches.default`) for a Worker under test: the same code that wrangler runs on a developer's machine.
+// The edge cache (`caches.default`) for a Worker under test: the code that wrangler runs on a
+// developer's machine.
 
 import { copyFile, mkdir } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -15,7 +16,10 @@ const modules = {
   "miniflare-cache.js": "cache/cache.worker.js",
 };
 
-/** What the configuration of a server with such a cache has more; puts the files that it embeds into `directory`. */
+/**
+ * Returns the additional configuration of a server with an edge cache. Writes the files that it
+ * embeds into `directory`.
+ */
 export async function edgeCacheParts(directory, dataDirectory) {
   const inWrangler = createRequire(
     createRequire(path.join(repositoryRoot, "package.json")).resolve("wrangler"),

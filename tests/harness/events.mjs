@@ -1,13 +1,14 @@
-// A reader of Server-Sent Events that follows the parsing rules of the HTML standard, and keeps what it saw for the assertions.
+// A reader of Server-Sent Events. It follows the parsing rules of the HTML standard, and keeps what
+// it receives for assertions.
 
 import http from "node:http";
 import { StringDecoder } from "node:string_decoder";
 import { Answer } from "./http.mjs";
 
-// How much of the raw answer a reader keeps: enough for any assertion on the wire format.
+// The part of the raw answer that a reader keeps for assertions on the wire format.
 const wireKept = 256 * 1024;
 
-/** Splits text into events; `feed` may be called with any pieces of it. */
+/** Splits text into events. `feed` accepts pieces of any size. */
 export class EventParser {
   #decoder = new StringDecoder("utf8");
   #pending = "";
@@ -26,7 +27,7 @@ export class EventParser {
     for (let index = 0; index < this.#pending.length; index += 1) {
       const character = this.#pending[index];
       if (character !== "\n" && character !== "\r") continue;
-      // A carriage return at the very end may be half of a CRLF; it is decided when more has come.
+      // A final carriage return may be half of a CRLF. The next piece decides.
       if (character === "\r" && index + 1 === this.#pending.length) break;
       this.#line(this.#pending.slice(start, index));
       if (character === "\r" && this.#pending[index + 1] === "\n") index += 1;
@@ -133,7 +134,7 @@ export class EventReader {
     });
   }
 
-  /** The next event that was not taken yet, of `type` if given (others before it are passed over). */
+  /** Returns the next event, of `type` if given. Earlier events of other types are skipped. */
   async next({ type, timeoutMs = 10_000 } = {}) {
     const found = () =>
       this.events.findIndex(
@@ -145,7 +146,7 @@ export class EventReader {
     return this.events[index];
   }
 
-  /** Waits for a control event (from the beginning) for which `accepts` holds. */
+  /** Waits for a control event, past or future, that `accepts` accepts. */
   async control(accepts = () => true, { timeoutMs = 10_000 } = {}) {
     const found = () => this.controls.find(accepts);
     await this.#until("matching control event", () => found() !== undefined, timeoutMs);
@@ -156,7 +157,7 @@ export class EventReader {
     return this.control((control) => control.upToDate === true, options);
   }
 
-  /** Waits until the server has ended the answer. */
+  /** Waits until the server ends the answer. */
   async end({ timeoutMs = 10_000 } = {}) {
     await this.#until("end of the event stream", () => this.ended, timeoutMs);
   }
@@ -199,7 +200,10 @@ export class EventReader {
   }
 }
 
-/** Opens an SSE read on a connection of its own. Resolves to an `EventReader`, or to an `Answer` when the server refused. */
+/**
+ * Opens an SSE read on a new connection. Resolves to an `EventReader`, or to an `Answer` if the
+ * server refuses.
+ */
 export function openEvents(base, path, { headers = {}, paused = false } = {}) {
   return new Promise((resolve, reject) => {
     const { hostname, port } = new URL(base);

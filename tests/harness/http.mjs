@@ -1,4 +1,5 @@
-// A plain HTTP/1.1 client: paths and headers go out exactly as given, and nothing is retried, followed or decoded.
+// A plain HTTP/1.1 client. It sends paths and headers exactly as given, and retries, follows and
+// decodes nothing.
 
 import http from "node:http";
 import net from "node:net";
@@ -36,9 +37,10 @@ export class Answer {
 }
 
 /**
- * Sends one request to `path` of the server at `base` and reads the whole answer.
- * A `body` that is an array goes out chunked, one chunk for each element; a string or bytes go out with their length.
- * `announced` sends that length and no body at all: who refuses it at once must not need a byte of it.
+ * Sends one request to `path` of the server at `base` and reads the whole answer. A `body` that is
+ * an array is sent in chunks, one for each element. A string or bytes are sent with their length.
+ * `announced` sends that length and no body, because a server that refuses the request must not
+ * need the body.
  */
 export function request(
   base,
@@ -99,7 +101,7 @@ export function request(
   });
 }
 
-/** Sends `bytes` on a connection of its own and gives back every byte of the answer until the server closes it. */
+/** Sends `bytes` on a new connection. Returns all bytes until the server closes it. */
 export function exchange(base, bytes, { timeoutMs = 30_000 } = {}) {
   return new Promise((resolve, reject) => {
     const { hostname, port } = new URL(base);
@@ -116,7 +118,7 @@ export function exchange(base, bytes, { timeoutMs = 30_000 } = {}) {
 
 export const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** Asks `condition` again and again until it gives something true; fails with `what` after the deadline. */
+/** Repeats `condition` until it returns something true. Fails with `what` after the deadline. */
 export async function eventually(what, condition, { timeoutMs = 10_000, everyMs = 50 } = {}) {
   const deadline = Date.now() + timeoutMs;
   for (;;) {

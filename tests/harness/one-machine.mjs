@@ -1,4 +1,4 @@
-// Starts the server for one machine, as a process of its own, with nothing but its settings in common with the Worker.
+// Starts the server for one machine as a process. It shares only its settings with the Worker.
 
 import { spawn } from "node:child_process";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
@@ -7,15 +7,17 @@ import path from "node:path";
 import { DirectoryTier, S3Tier } from "./cold-tier-server.mjs";
 
 const startDeadlineMs = 15_000;
-// Longer than the server gives its connections to end.
+// Longer than the server's shutdown timeout.
 const stopGraceMs = 12_000;
 
 const coldTiers = { directory: DirectoryTier, s3: S3Tier };
 
 /**
- * Starts `binary` and resolves once it listens. With `port` 0 the system chooses one. With `cold` there is `coldTier` to look into the
- * cold tier and to break it: the `directory` that the server uses by itself, or an `s3` (which `true` stands for) that is part of this process; without, there is
- * none. With `fileBytesMax` the system lets no file of the server grow beyond that.
+ * Starts `binary`, and resolves once it listens. With `port` 0 the system chooses a port. With
+ * `cold` the result has `coldTier`, which inspects and breaks the cold tier: the server's own
+ * `directory`, or an `s3` service in this process, which is also the meaning of `true`. Without
+ * `cold` there is no cold tier. With `fileBytesMax` no file of the server can grow beyond that
+ * size.
  */
 export async function startOneMachine({
   binary,
@@ -52,7 +54,7 @@ export async function startOneMachine({
     "json",
   ];
   const child = spawn(command[0], command.slice(1), {
-    // Nothing of this process's own settings: a test says what it needs.
+    // The server gets no settings of this process, only those of the test.
     env: { PATH: process.env.PATH, RUST_BACKTRACE: "1", ...settings },
     stdio: ["ignore", "ignore", "pipe"],
   });

@@ -1,5 +1,5 @@
-// Starts the server under test, so that every test speaks HTTP to the program that is deployed: the real runtime (workerd) on a
-// built bundle, or the server for one machine.
+// Starts the server under test. Every test speaks HTTP to the program that is deployed: the real
+// runtime (workerd) with a built bundle, or the server for one machine.
 
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
@@ -12,12 +12,12 @@ import { edgeCacheParts } from "./edge-cache.mjs";
 import { request } from "./http.mjs";
 import { startOneMachine } from "./one-machine.mjs";
 
-/** Which of the shells is tested: `worker` or `server`. */
+/** The shell under test: `worker` or `server`. */
 export const shell = process.env.TEST_SHELL || "worker";
 
 export const repositoryRoot = fileURLToPath(new URL("../..", import.meta.url));
 
-/** The directory below the data directory in which the runtime keeps one SQLite file for each object. */
+/** The subdirectory of the data directory with the runtime's SQLite files, one for each object. */
 export const objectNamespace = "streams";
 
 const quoted = (text) => JSON.stringify(text);
@@ -25,7 +25,8 @@ const quoted = (text) => JSON.stringify(text);
 const startDeadlineMs = 15_000;
 const stopGraceMs = 2_000;
 
-// The npm package's own executable may be a Node script that spawns the binary; the pid would then not be the runtime's.
+// The npm package's executable may be a Node script that starts the binary. Its pid would not be
+// the runtime's.
 function runtimeBinary() {
   const platform = process.platform === "win32" ? "windows" : process.platform;
   const architecture = process.arch === "x64" ? "64" : process.arch;
@@ -94,13 +95,13 @@ const worker :Workerd.Worker = (
 `;
 }
 
-// What the server for one machine has in the place of a bundle.
+// The server for one machine has binaries where the Worker has bundles.
 const binaries = {
   "target/worker": "target/server/durable-streams",
   "target/worker-test": "target/server-test/durable-streams",
 };
 
-/** Starts a server of the shell that is tested. The options are those of `startWorker`. */
+/** Starts a server of the shell under test, with the options of `startWorker`. */
 export function startServer(options = {}) {
   if (shell !== "server") return startWorker(options);
   const { bundle = "target/worker-test", dataDirectory, ...rest } = options;
@@ -112,12 +113,13 @@ export function startServer(options = {}) {
   });
 }
 
-// With a cold tier all that is stored on behalf of three services is stored by one thread, which waits for the disk each time. In
-// production they are apart; here a disk in memory, if there is one with room, makes up for it. It outlives a killed process, too.
+// With a cold tier, one thread stores the data of three services, and waits for the disk each time.
+// In production these services are separate. A file system in memory, if there is one with room,
+// makes up for that. It also survives a killed process.
 const memoryDisk = "/dev/shm";
 const memoryDiskBytesMin = 1 << 30;
 
-/** A new directory for what goes with the test that asks for it. */
+/** Creates a directory that is removed with the test. */
 export async function scratchDirectory(label, { cold = false } = {}) {
   const memory = cold ? await statfs(memoryDisk).catch(() => undefined) : undefined;
   const hasRoom = memory !== undefined && memory.bavail * memory.bsize > memoryDiskBytesMin;
@@ -127,10 +129,11 @@ export async function scratchDirectory(label, { cold = false } = {}) {
 /**
  * Starts the Worker and resolves once it answers.
  *
- * `bundle` is a directory holding `index.js` and, for the project's own bundles, `index_bg.wasm`; relative paths start at the root of the repository.
- * With `port` 0 the system chooses one. Without `dataDirectory` the data lives in a temporary directory that goes with the server.
- * With `cold` there are R2 and D1 as wrangler runs them on this machine, and `coldTier` to look into them and to break them.
- * With `cache` there is the cache at the edge, as wrangler runs it.
+ * `bundle` is a directory with `index.js` and, for the project's own bundles, `index_bg.wasm`.
+ * Relative paths start at the root of the repository. With `port` 0 the system chooses a port.
+ * Without `dataDirectory` the data is in a temporary directory that is removed with the server.
+ * With `cold` there are R2 and D1 as wrangler runs them on this machine, and `coldTier` inspects
+ * and breaks them. With `cache` there is an edge cache as wrangler runs it.
  */
 export async function startWorker({
   bundle = "target/worker-test",
@@ -233,7 +236,8 @@ export async function startWorker({
   };
 }
 
-// The runtime reports the ports that it bound on the control descriptor: no port is guessed, so none is lost to another process.
+// The runtime reports the ports that it bound on the control descriptor. A guessed port could
+// belong to another process.
 function listeningPorts(child, exited, sockets, output) {
   return new Promise((resolve, reject) => {
     const failed = (why) => reject(new Error(`the server did not start: ${why}\n${output()}`));

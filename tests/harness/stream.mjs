@@ -12,7 +12,7 @@ export const farOffset = "9999999999999999_9999999999999999";
 
 const streamRoot = "/v1/stream/";
 
-/** A name that no other test uses. */
+/** Returns a name that no other test uses. */
 export function freshName(label = "test") {
   return `${label}-${randomUUID()}`;
 }
@@ -29,7 +29,7 @@ export class Stream {
     this.path = streamRoot + name;
   }
 
-  /** Creates a stream under a fresh name and fails if the server did not. */
+  /** Creates a stream with a new name. Throws if the server refuses. */
   static async create(base, { contentType = "text/plain", body, headers } = {}) {
     const stream = new Stream(base, freshName(), contentType);
     const answer = await stream.put({ body, headers });
@@ -106,7 +106,7 @@ export class Stream {
     return this.request("DELETE", { headers });
   }
 
-  /** Reads page after page from `offset` until the server says that there is no more. */
+  /** Reads all pages from `offset` to the tail. */
   async pages(offset = "-1") {
     const pages = [];
     for (let next = offset; ; next = pages.at(-1).offset) {
@@ -129,12 +129,12 @@ export class Stream {
     return (await this.pages(offset)).flatMap((page) => page.json());
   }
 
-  /** What the test build tells about the object behind the stream. */
+  /** Returns the statistics of the stream's object, which only the test build has. */
   async statistics() {
     const answer = await this.request("GET", { headers: { "X-Test-Op": "stats" } });
     if (answer.status !== 200) throw new Error(`stats answered ${answer.status}: ${answer.text}`);
     const statistics = answer.json();
-    // The runtime keeps a table of its own in every object that has ever set an alarm.
+    // The runtime has its own table in each object that has ever set an alarm.
     statistics.tables = statistics.tables.filter((name) => !name.startsWith("_cf_"));
     return statistics;
   }

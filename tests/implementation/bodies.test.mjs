@@ -1,4 +1,5 @@
-// Bodies that are refused, that never come, and that are too many at once for one isolate of the Worker.
+// Bodies that are refused, that never come, and that are too many at once for one isolate of the
+// Worker.
 
 import net from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";

@@ -1,5 +1,5 @@
-// What clients store is shown by a browser and runs nothing on the server's origin. Needs Chromium (Debian: apt install chromium);
-// CHROMIUM names its program.
+// What clients store is shown by a browser and runs nothing on the server's origin. Needs Chromium
+// (Debian: apt install chromium); CHROMIUM names its program.
 
 import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -26,7 +26,8 @@ const args = [
 // Long enough for a script to have run.
 const settleMs = 500;
 
-// Each tells the server that it has run, by an append to another stream, and leaves its mark on the page.
+// Each tells the server that it has run, by an append to another stream, and leaves its mark on the
+// page.
 const script = (target) =>
   `document.title = "ran"; fetch(${JSON.stringify(target)}, { method: "POST", headers: { "Content-Type": "text/plain" }, body: "script" });`;
 const hostile = {

@@ -136,7 +136,8 @@ describe("@durable-streams/client", () => {
   test("a producer whose answers are lost on the way sends again, and nothing is doubled", async () => {
     const handle = await create({ contentType: "application/json" });
     let repeated = 0;
-    // As below a network that loses answers: each request is given to the server twice, and only the second answer arrives.
+    // As below a network that loses answers: each request is given to the server twice, and only
+    // the second answer arrives.
     const lossy = async (...request) => {
       await fetch(...request);
       repeated += 1;
@@ -208,7 +209,8 @@ describe.skipIf(foreignUrl)("@durable-streams/client over a restart of the serve
         const seen = [];
         let offset = "-1";
         let response;
-        // A connection that breaks ends an SSE session of this client with an error; its user goes on from the last offset.
+        // A connection that breaks ends an SSE session of this client with an error; its user goes
+        // on from the last offset.
         const following = (async () => {
           for (let broken = true; broken;) {
             response = await handle.stream({

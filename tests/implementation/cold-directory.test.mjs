@@ -1,4 +1,5 @@
-// The cold tier of the server for one machine: the directory that it is by default, and how the server gets on without it.
+// The cold tier of the server for one machine: the directory that it is by default, and how the
+// server gets on without it.
 
 import { existsSync } from "node:fs";
 import { chmod, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";

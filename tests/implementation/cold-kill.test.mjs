@@ -1,4 +1,5 @@
-// The server is killed again and again while it moves segments to the cold tier: what it acknowledged is there, and nothing else.
+// The server is killed again and again while it moves segments to the cold tier: what it
+// acknowledged is there, and nothing else.
 
 import http from "node:http";
 import { rm } from "node:fs/promises";
@@ -53,7 +54,10 @@ class Writer {
   }
 }
 
-/** Checks that the messages are those of the ledgers, from the given places on, each once and in order. */
+/**
+ * Checks that the messages are those of the ledgers, from the given places on, each once and in
+ * order.
+ */
 function verify(messages, writers, from) {
   const next = from.slice();
   for (const [index, seq] of messages) {

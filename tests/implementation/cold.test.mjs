@@ -1,5 +1,5 @@
-// Streams that are spread over the hot and the cold tier, on R2 and D1 as wrangler runs them, or on an S3: whoever reads or writes
-// must not notice.
+// Streams that are spread over the hot and the cold tier, on R2 and D1 as wrangler runs them, or on
+// an S3: whoever reads or writes must not notice.
 
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { eventually, request, sleep } from "../harness/http.mjs";
@@ -34,7 +34,10 @@ async function serve(options = {}) {
 const segmentsOf = (server, stream) => server.coldTier.segmentsOf(stream);
 const hasIndex = shell === "worker";
 
-/** Waits until so many segments of the stream are stored, and nothing in the bucket is left of other attempts. */
+/**
+ * Waits until so many segments of the stream are stored, and nothing in the bucket is left of other
+ * attempts.
+ */
 async function untilStored(server, stream, count) {
   return eventually(
     `${count} stored segments of ${stream.name}`,
@@ -100,7 +103,10 @@ async function eventsOf(server, stream) {
   );
 }
 
-/** Appends of different sizes, with what each adds: the units of JSON are messages, those of everything else bytes. */
+/**
+ * Appends of different sizes, with what each adds: the units of JSON are messages, those of
+ * everything else bytes.
+ */
 const kinds = {
   "application/json": (index) => {
     const messages = range(1 + (index % 2) * 4).map((each) => ({
@@ -141,7 +147,8 @@ describe.concurrent("a stream in both tiers", () => {
   let server;
 
   beforeAll(async () => {
-    // Pages, index entries and blocks of a few hundred bytes, so that every read goes over many of each.
+    // Pages, index entries and blocks of a few hundred bytes, so that every read goes over many of
+    // each.
     server = await startServer({
       cold: true,
       env: { ...env, INDEX_STEP_BYTES: 100, MAX_CHUNK_BYTES: 700 },
@@ -168,7 +175,8 @@ describe.concurrent("a stream in both tiers", () => {
       const rows = await untilStored(server, stream, open);
 
       const ends = known.map(({ position }) => position);
-      // Every offset that was given out, the end of each segment, which is the beginning of the next, and the middle of each.
+      // Every offset that was given out, the end of each segment, which is the beginning of the
+      // next, and the middle of each.
       let before = 0;
       for (const { segment, start_offset, end_offset } of rows) {
         expect(start_offset).toBe(offsetOf(segment, 0));

@@ -1,4 +1,5 @@
-// The server is killed under load again and again; what it acknowledged must be there, once, in order, where it said.
+// The server is killed under load again and again; what it acknowledged must be there, once, in
+// order, where it said.
 
 import http from "node:http";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -17,7 +18,10 @@ const env = { SEGMENT_MAX_MESSAGES: 700, LONG_POLL_TIMEOUT_MS: 1_000 };
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 
-/** One writer that keeps a ledger of what it sent and what was acknowledged, over all lives of the server. */
+/**
+ * One writer that keeps a ledger of what it sent and what was acknowledged, over all lives of the
+ * server.
+ */
 class Writer {
   acknowledged = []; // { text, offset }
   unknown = []; // texts that were sent once and never answered
@@ -109,7 +113,8 @@ async function verify(stream, writers, counts) {
   }
   for (const text of stored) expect(known.has(text), `never sent: ${text}`).toBe(true);
 
-  // The offsets given to writers stand in the order of the messages, and a read from one gives the message after it.
+  // The offsets given to writers stand in the order of the messages, and a read from one gives the
+  // message after it.
   offsets.sort((a, b) => a.index - b.index);
   for (const [place, { offset }] of offsets.entries()) {
     if (place > 0) expect(offset > offsets[place - 1].offset).toBe(true);

@@ -1,4 +1,5 @@
-// A plain EventSource in Chromium, which knows nothing of the protocol: it connects again by itself, with the last `id` it has seen.
+// A plain EventSource in Chromium, which knows nothing of the protocol: it connects again by
+// itself, with the last `id` it has seen.
 
 import http from "node:http";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";

@@ -1,4 +1,5 @@
-// The reader's side in JavaScript, which only the Worker has, held to the cases that its Rust twin is held to as well.
+// The reader's side in JavaScript, which only the Worker has, held to the cases that its Rust twin
+// is held to as well.
 
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";

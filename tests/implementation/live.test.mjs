@@ -1,4 +1,5 @@
-// Live reads under trouble: readers that come and go, objects that are reset, a reader that does not read.
+// Live reads under trouble: readers that come and go, objects that are reset, a reader that does
+// not read.
 
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -36,8 +37,8 @@ async function write(stream, writer, count) {
 }
 
 /**
- * Follows a stream through many short reads. What a read gave counts up to its last control event, as for any client:
- * data after it will come again from that offset.
+ * Follows a stream through many short reads. What a read gave counts up to its last control event,
+ * as for any client: data after it will come again from that offset.
  */
 class Follower {
   messages = [];
@@ -173,7 +174,8 @@ async function residentBytes(pid) {
 const slowBytes = 40_000_000;
 const slowRecord = 100_000;
 
-// Appends 40 MB of records that can be told apart, while one reader follows them; tells by how much the server's memory grew meanwhile.
+// Appends 40 MB of records that can be told apart, while one reader follows them; tells by how much
+// the server's memory grew meanwhile.
 async function appendMuch(stream) {
   const quick = await stream.events("now");
   await quick.upToDate();

@@ -25,7 +25,9 @@ async function temporaryDirectory() {
   return path.join(directory, "data");
 }
 
-/** The files of streams, without those that SQLite keeps beside them, and without the registry's. */
+/**
+ * The files of streams, without those that SQLite keeps beside them, and without the registry's.
+ */
 async function files({ dataDirectory }) {
   const all = await readdir(path.join(dataDirectory, "streams"), { recursive: true });
   return all.filter(

@@ -1,4 +1,5 @@
-// A fault in the compiled code must cost one request, never the isolate: no other stream may notice, and nothing half done may stay.
+// A fault in the compiled code must cost one request, never the isolate: no other stream may
+// notice, and nothing half done may stay.
 
 import net from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";

@@ -1,5 +1,5 @@
-// Rows written are what storage is billed by: what each request costs is asserted, not estimated. Only Cloudflare bills, and only
-// the Worker counts.
+// Rows written are what storage is billed by: what each request costs is asserted, not estimated.
+// Only Cloudflare bills, and only the Worker counts.
 
 import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
@@ -31,7 +31,8 @@ async function rowsWritten(stream, act) {
 }
 
 describe.runIf(shell === "worker")("creation", () => {
-  // Two tables, which count as two rows each, the head row, and the head row once more when the registry was told.
+  // Two tables, which count as two rows each, the head row, and the head row once more when the
+  // registry was told.
   test("a stream that is not used again costs six rows, and one alarm that is taken back", async () => {
     const stream = await Stream.create(server.url);
     await eventually(

@@ -1,4 +1,5 @@
-// What a client says of the server's name, of its own origin and of its body's coding must not get it anything.
+// What a client says of the server's name, of its own origin and of its body's coding must not get
+// it anything.
 
 import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -1,5 +1,5 @@
-// A stream that is watched but quiet must cost nothing: its object sleeps while its readers stay. On one machine nothing is billed;
-// there it is the open files that are few (one-machine.test.mjs).
+// A stream that is watched but quiet must cost nothing: its object sleeps while its readers stay.
+// On one machine nothing is billed; there it is the open files that are few (one-machine.test.mjs).
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { eventually, sleep } from "../harness/http.mjs";

@@ -23,7 +23,10 @@ function block(number, bytes = mebibyte) {
   return block;
 }
 
-/** A read whose client has seen the head of the answer and a little of its body, and takes no more for now. */
+/**
+ * A read whose client has seen the head of the answer and a little of its body, and takes no more
+ * for now.
+ */
 async function pausedRead(stream) {
   const { hostname, port } = new URL(stream.base);
   const outgoing = http.get({ hostname, port, path: stream.path, agent: false });

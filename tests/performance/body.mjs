@@ -1,8 +1,10 @@
-// How much memory one large append takes of an isolate: `node tests/performance/body.mjs [BUNDLE..]`.
+// How much memory one large append takes of an isolate: `node tests/performance/body.mjs
+// [BUNDLE..]`.
 //
-// Each bundle (a directory, `target/worker` by default) runs in a workerd of its own for each row of
-// the table. The figure is how far the process has grown at its highest, beyond what it had before, in
-// sizes of the body. An earlier commit's bundle beside this one's shows before and after.
+// Each bundle (a directory, `target/worker` by default) runs in a workerd of its own for each row
+// of the table. The figure is how far the process has grown at its highest, beyond what it had
+// before, in sizes of the body. An earlier commit's bundle beside this one's shows before and
+// after.
 
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";

@@ -1,8 +1,10 @@
-// What hostile and slow clients cost the server for one machine: memory and time, for one or more binaries.
+// What hostile and slow clients cost the server for one machine: memory and time, for one or more
+// binaries.
 //
 //   node tests/performance/bounds.mjs BEFORE AFTER
 //
-// Each binary is started anew for each row, with its defaults. Everything goes over loopback and ends by itself.
+// Each binary is started anew for each row, with its defaults. Everything goes over loopback and
+// ends by itself.
 
 import { readFile } from "node:fs/promises";
 import http from "node:http";
@@ -22,7 +24,10 @@ async function residentMegabytes({ pid }) {
   return Math.round(Number(/VmRSS:\s+(\d+) kB/.exec(status)[1]) / 1024);
 }
 
-/** Asks from an address of its own, on a connection of its own. Gives the status, or what came in its place. */
+/**
+ * Asks from an address of its own, on a connection of its own. Gives the status, or what came in
+ * its place.
+ */
 function ask(
   server,
   { method = "GET", target, body, headers = {}, timeoutMs = 5_000, localAddress = "127.0.0.2" },

@@ -1,12 +1,13 @@
 // Run by hand: node tests/performance/cold.mjs [offsets] [rows] [middle] [catch-up]
 //
-// Figures of cold storage, on R2 and D1 as wrangler runs them, in the same process as the server; with TEST_SHELL=server those that the
-// server for one machine has (all but rows), catching up from its directory:
+// Figures of cold storage, on R2 and D1 as wrangler runs them, in the same process as the server;
+// with TEST_SHELL=server those that the server for one machine has (all but rows), catching up from
+// its directory:
 //
-// offsets   every offset that 16 writers were given is read from, with tiny segments
-// rows      rows written, R2 operations and dollars for a million appends of 100 bytes, at default limits
-// middle    what a read from the middle of a 64 MiB segment fetches
-// catch-up  the speed and the memory of reading 64 and 256 MiB, all of it cold
+// offsets   every offset that 16 writers were given is read from, with tiny segments rows      rows
+// written, R2 operations and dollars for a million appends of 100 bytes, at default limits middle
+// what a read from the middle of a 64 MiB segment fetches catch-up  the speed and the memory of
+// reading 64 and 256 MiB, all of it cold
 
 import http from "node:http";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -34,7 +35,10 @@ async function withServer(options, act) {
 
 const segmentsOf = (server, stream) => server.coldTier.segmentsOf(stream);
 
-/** Segments that are stored, and puts that have been tried: the released server tells less than the one for tests. */
+/**
+ * Segments that are stored, and puts that have been tried: the released server tells less than the
+ * one for tests.
+ */
 const storedCount = async (server, stream) =>
   (shell === "server"
     ? await server.coldTier.objectsOf(stream.name)
@@ -145,8 +149,9 @@ async function rows() {
     );
     const puts = counts.put.operations / inSegments;
     const rowsRead = (after.rows_read - before.rows_read) / count;
-    // Dollars for a million, as the platform's price lists say: requests to the Worker and to the object, 1.5 ms of processor and 5 ms
-    // of the object's time for each, rows, and puts. Alarms are billed as rows and as requests.
+    // Dollars for a million, as the platform's price lists say: requests to the Worker and to the
+    // object, 1.5 ms of processor and 5 ms of the object's time for each, rows, and puts. Alarms
+    // are billed as rows and as requests.
     const dollars = {
       "Worker requests": 0.3,
       "object requests": 0.15,

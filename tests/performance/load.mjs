@@ -1,4 +1,5 @@
-// A load generator that takes little of the processor: raw sockets, requests that are built once, answers that are barely parsed.
+// A load generator that takes little of the processor: raw sockets, requests that are built once,
+// answers that are barely parsed.
 
 import net from "node:net";
 

@@ -1,7 +1,9 @@
-// Run by `cargo xtask perf --peers`, which installs and builds what is compared: this server beside others of the same protocol, on the
-// same disk, by the same load generators, in turns. What is measured, and what came of it: tests/performance/README.md
+// Run by `cargo xtask perf --peers`, which installs and builds what is compared: this server beside
+// others of the same protocol, on the same disk, by the same load generators, in turns. What is
+// measured, and what came of it: tests/performance/README.md
 //
-// On a small machine client and server share the processors: the ratios are worth more than the figures.
+// On a small machine client and server share the processors: the ratios are worth more than the
+// figures.
 
 import { execFile, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -101,7 +103,8 @@ async function stored(server, name) {
   }
 }
 
-// User and system time of a process with all its threads, by the clock of 100 ticks a second that Linux keeps.
+// User and system time of a process with all its threads, by the clock of 100 ticks a second that
+// Linux keeps.
 function processorMs(pid) {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
   return (Number(fields[11]) + Number(fields[12])) * 10;
@@ -112,7 +115,10 @@ function residentBytes(pid) {
   return Number(found[1]) * 1_024;
 }
 
-/** One run of wrk: what it has counted. Fails when anything was answered but with success, or not at all. */
+/**
+ * One run of wrk: what it has counted. Fails when anything was answered but with success, or not at
+ * all.
+ */
 async function load(
   server,
   { connections, method, name, query = "", streams, body = 0, lasting = seconds },
@@ -154,7 +160,9 @@ async function load(
   };
 }
 
-/** Appends under load, and whether what was acknowledged is there, and nothing that was not sent. */
+/**
+ * Appends under load, and whether what was acknowledged is there, and nothing that was not sent.
+ */
 async function appendLoad(server, name, connections, streams, lasting) {
   for (const stream of range(streams)) await create(server, `${name}${stream + 1}`);
   const counted = await load(server, {
@@ -174,7 +182,8 @@ async function appendLoad(server, name, connections, streams, lasting) {
       `${server.name}: ${counted.requests} appends were acknowledged and ${appended} are stored`,
     );
   }
-  // The Node reference keeps 100 files open, and answers 404 to appends when there are more streams and it closes one under them.
+  // The Node reference keeps 100 files open, and answers 404 to appends when there are more streams
+  // and it closes one under them.
   for (const stream of range(streams)) await remove(server, `${name}${stream + 1}`);
   return counted;
 }
@@ -302,7 +311,10 @@ async function memory(server) {
   };
 }
 
-/** What a process asks of the kernel while `act` runs, in numbers of calls; it is not slowed by being counted. */
+/**
+ * What a process asks of the kernel while `act` runs, in numbers of calls; it is not slowed by
+ * being counted.
+ */
 async function counted(pid, calls, act) {
   const directory = await mkdtemp(path.join(os.tmpdir(), "durable-streams-calls-"));
   const file = path.join(directory, "counts");

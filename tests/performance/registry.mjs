@@ -1,11 +1,13 @@
 // Run by hand: node tests/performance/registry.mjs [events]
 //
-// What events of the registry (1,000,000 unless told otherwise) cost to store and to read. With TEST_SHELL=server on
-// the server for one machine, otherwise on workerd with R2 and D1 as wrangler runs them; it talks to loopback only.
+// What events of the registry (1,000,000 unless told otherwise) cost to store and to read. With
+// TEST_SHELL=server on the server for one machine, otherwise on workerd with R2 and D1 as wrangler
+// runs them; it talks to loopback only.
 //
-// 500 streams are created and deleted first, for the real events, and for the rows that a stream itself writes. No client may write to
-// the registry, so the events are then appended to another stream as the objects append them to a shard: one POST for each,
-// with a producer of its own. Last, all of them are read, with an answer for everything and in pages.
+// 500 streams are created and deleted first, for the real events, and for the rows that a stream
+// itself writes. No client may write to the registry, so the events are then appended to another
+// stream as the objects append them to a shard: one POST for each, with a producer of its own.
+// Last, all of them are read, with an answer for everything and in pages.
 
 import { randomBytes } from "node:crypto";
 import { readdir, stat } from "node:fs/promises";
@@ -194,8 +196,9 @@ await withServer({ cold }, async (server) => {
     console.log(
       `  R2: ${segments.length} segments of ${messages} events, ${(stored / messages).toFixed(1)} bytes for each; ${put.operations} puts`,
     );
-    // Dollars for a million events: $1 for a million rows written, $0.001 for a million read, $4.50 for a million puts,
-    // $0.15 for a million requests to the object; and $0.015 for each GB and month in R2.
+    // Dollars for a million events: $1 for a million rows written, $0.001 for a million read, $4.50
+    // for a million puts, $0.15 for a million requests to the object; and $0.015 for each GB and
+    // month in R2.
     const million = 1_000_000 / count;
     console.log(
       `  for a million events: rows $${((written + rowsRead / 1_000) / count).toFixed(2)}, requests $0.15, ` +

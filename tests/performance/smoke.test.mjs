@@ -1,4 +1,5 @@
-// A quick look at latency: the median and the 95th percentile of appends and reads, against a budget.
+// A quick look at latency: the median and the 95th percentile of appends and reads, against a
+// budget.
 //
 // PERF_BASE_URL          measure this server instead of one of our own; the budget is then enforced
 // PERF_ITERATIONS        samples of each kind (default 25)

@@ -1,5 +1,6 @@
-// The reader's side of a live read, without any I/O. It is the twin of `machine/src/live_reader.rs`,
-// which explains its words. `cargo xtask live-reader-traces` checks that both do the same.
+// The reader's side of a live read, without any I/O. It is the twin of
+// `machine/src/live_reader.rs`, which explains its words. `cargo xtask live-reader-traces` checks
+// that both do the same.
 //
 // The twin exists because a panic of the Rust code ends the wasm instance of the whole isolate.
 // In JavaScript the live readers survive it.

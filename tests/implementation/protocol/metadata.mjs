@@ -2,7 +2,8 @@ import { expect } from "vitest";
 import { producer, Stream } from "../../harness/stream.mjs";
 import { expectAbsent, expectRefusal, expectText } from "./assertions.mjs";
 
-// Headers that say something about the stream itself; HEAD and a GET that reads to the tail must agree on them.
+// Headers that say something about the stream itself; HEAD and a GET that reads to the tail must
+// agree on them.
 const metadata = [
   "content-type",
   "stream-next-offset",

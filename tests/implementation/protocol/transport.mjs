@@ -51,8 +51,9 @@ const allowedHeaders = [
   "X-Debug-Timing",
 ];
 
-// What scripts can read without being allowed to (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name), and what
-// is for the browser or the connection alone.
+// What scripts can read without being allowed to
+// (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name), and what is for the
+// browser or the connection alone.
 const notForScripts =
   /^(cache-control|content-(language|length|type)|expires|last-modified|pragma|access-control-.*|cross-origin-resource-policy|content-security-policy|x-content-type-options|x-accel-buffering|vary|connection|keep-alive|transfer-encoding)$/;
 

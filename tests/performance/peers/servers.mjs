@@ -1,4 +1,5 @@
-// The servers that are compared, each with what it takes to make it answer an append only once it is on disk, and nothing else set.
+// The servers that are compared, each with what it takes to make it answer an append only once it
+// is on disk, and nothing else set.
 
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -26,7 +27,10 @@ const nodeReference = `
   await new DurableStreamTestServer({ port: Number(port), host: "127.0.0.1", dataDir }).start();
 `;
 
-/** `start` says what is run on a port and a directory; `options` what a reader of the figures is to know of it. */
+/**
+ * `start` says what is run on a port and a directory; `options` what a reader of the figures is to
+ * know of it.
+ */
 export const servers = [
   {
     name: "this server",
