@@ -1,7 +1,7 @@
 //! Stored rows: whatever is in their columns is read as a row or told to be none, and what is read
 //! is bound again alike.
 
-use machine::rows::HotTable;
+use machine::rows::{HotTable, Layout};
 use machine::sql::{self, Columns, Value};
 use machine::{Millis, StorageError, Write};
 use sim::choices::Choices;
@@ -35,7 +35,15 @@ pub fn row(input: &[u8]) {
             most: 3,
         },
     ];
-    if let Ok(former) = sql::former(&drawn) {
+    let has = |table: &str| {
+        let column = match table {
+            "hot_a" => 2,
+            "hot_b" => 3,
+            _ => 4,
+        };
+        drawn.integer(column).is_ok_and(|value| value.is_some())
+    };
+    if let Ok(former) = sql::former(&drawn, has) {
         let is_even = |segment: u64| segment.is_multiple_of(2);
         assert!(former.a.is_none_or(is_even), "even segments were in hot_a");
         let both = former.a.zip(former.b).filter(|(a, b)| *a > 0 || *b > 0);
@@ -43,10 +51,13 @@ pub fn row(input: &[u8]) {
             both.is_none_or(|(a, b)| a.abs_diff(b) == 1),
             "two follow each other"
         );
-        writes.push(Write::Upgrade {
-            former,
-            now: Millis(2),
-        });
+        let from = Layout {
+            stream: Some(0),
+            outbox: Some(0),
+            former: Some(former),
+        };
+        let now = Millis(2);
+        writes.push(Write::Upgrade { from, now });
     }
     if let Ok(head) = sql::head(&drawn) {
         let write = Write::InsertStream(head.clone());

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::port::{Storage, StorageError};
 use super::rows::{
-    Former, HotRow, HotTable, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment,
+    HotRow, HotTable, Layout, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment,
     StreamRow, Task, Write, WriterColumns,
 };
 use crate::Millis;
@@ -235,7 +235,7 @@ impl MemoryRows {
                 Some(outbox) => Err(format!("{} tasks are dropped", outbox.len())),
                 None => Err("there is no table of tasks".to_owned()),
             },
-            Write::Upgrade { .. } => Err("there is nothing of version 0.1".to_owned()),
+            Write::Upgrade { .. } => Err("the rows are in the present layout".to_owned()),
             Write::DropTables => {
                 if !self.has_tables || !self.hot.is_empty() {
                     return Err("there are no tables to drop, or hot ones are left".to_owned());
@@ -322,8 +322,8 @@ fn free(is_free: bool, what: &str) -> Result<(), String> {
 }
 
 impl Storage for MemoryRows {
-    fn former(&self) -> Result<Option<Former>, StorageError> {
-        Ok(None)
+    fn layout(&self) -> Result<Layout, StorageError> {
+        Ok(Layout::present(self.has_tables, self.outbox.is_some()))
     }
 
     fn head(&self) -> Result<Option<StreamRow>, StorageError> {
@@ -381,9 +381,9 @@ impl Storage for MemoryRows {
         Ok(())
     }
 
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        let outbox = self.outbox.as_ref();
-        Ok(outbox.map(|outbox| outbox.values().cloned().collect()))
+    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
+        let outbox = there(self.outbox.as_ref(), "table of tasks").map_err(StorageError)?;
+        Ok(outbox.values().cloned().collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The storage port: what the machine asks of the storage.
 
 use super::rows::{
-    Former, HotTable, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
+    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
 };
 
 /// The storage could not be read. The step is void, and the instance must be dropped.
@@ -12,14 +12,14 @@ pub struct StorageError(pub String);
 /// What the machine asks of the storage. Answers are synchronous, and true as of the beginning of
 /// the step.
 pub trait Storage {
-    /// What there is of version 0.1, whose tables have to be upgraded before anything else is
-    /// asked.
+    /// Which tables there are. Asked before everything else, which is asked only of tables in the
+    /// present layout.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn former(&self) -> Result<Option<Former>, StorageError>;
+    fn layout(&self) -> Result<Layout, StorageError>;
 
-    /// The row of the stream. `None` where there is no stream, and then no table either.
+    /// The row of the stream. Asked only where there is one.
     ///
     /// # Errors
     /// When the storage cannot be read.
@@ -72,17 +72,17 @@ pub trait Storage {
     /// When the storage cannot be read.
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError>;
 
-    /// All tasks of the outbox, in order of their ids. `None` where there is no table of them.
+    /// All tasks of the outbox, in order of their ids. Asked only where there is a table of them.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError>;
+    fn outbox(&self) -> Result<Vec<Task>, StorageError>;
 }
 
-/// Where there is nothing stored, every answer is "none".
+/// Where nothing is stored, there are no tables.
 impl<S: Storage + ?Sized> Storage for Option<&S> {
-    fn former(&self) -> Result<Option<Former>, StorageError> {
-        self.map_or(Ok(None), S::former)
+    fn layout(&self) -> Result<Layout, StorageError> {
+        self.map_or(Ok(Layout::default()), S::layout)
     }
 
     fn head(&self) -> Result<Option<StreamRow>, StorageError> {
@@ -124,8 +124,8 @@ impl<S: Storage + ?Sized> Storage for Option<&S> {
         self.map_or(Ok(()), |storage| storage.retried_segments(each))
     }
 
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        self.map_or(Ok(None), S::outbox)
+    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
+        self.map_or(Ok(Vec::new()), S::outbox)
     }
 }
 
@@ -157,8 +157,8 @@ where
     S: Storage + ?Sized,
     F: Fn() -> Result<(), StorageError>,
 {
-    fn former(&self) -> Result<Option<Former>, StorageError> {
-        self.ask()?.former()
+    fn layout(&self) -> Result<Layout, StorageError> {
+        self.ask()?.layout()
     }
 
     fn head(&self) -> Result<Option<StreamRow>, StorageError> {
@@ -199,7 +199,7 @@ where
         self.ask()?.retried_segments(each)
     }
 
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
+    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
         self.ask()?.outbox()
     }
 }

@@ -69,7 +69,46 @@ impl HotTable {
     }
 }
 
-/// What a database of version 0.1 has, where two hot tables took turns.
+/// The number of the present layout of the tables. Every change that earlier code could not read
+/// raises it.
+pub const SCHEMA: u64 = 1;
+
+/// Which tables there are, and by which code they were laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// The schema number in the row of the stream, if there is one. Zero is from before rows had a
+    /// number.
+    pub stream: Option<u64>,
+    /// The schema number in the rows of the outbox, if there is a table of them.
+    pub outbox: Option<u64>,
+    /// The tables that only version 0.1 has.
+    pub former: Option<Former>,
+}
+
+impl Layout {
+    /// The layout that this code makes, with or without each table.
+    #[must_use]
+    pub fn present(has_stream: bool, has_outbox: bool) -> Self {
+        Self {
+            stream: has_stream.then_some(SCHEMA),
+            outbox: has_outbox.then_some(SCHEMA),
+            former: None,
+        }
+    }
+
+    /// Whether there is no table.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.stream.is_none() && self.outbox.is_none()
+    }
+
+    /// The schema numbers of the tables that there are.
+    pub(crate) fn schemas(&self) -> impl Iterator<Item = u64> {
+        [self.stream, self.outbox].into_iter().flatten()
+    }
+}
+
+/// The tables of version 0.1, where two hot tables took turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Former {
     /// The segment whose rows are in `hot_a`, if there is such a table.
@@ -366,9 +405,9 @@ pub enum Write {
     DropOutbox,
     /// Remove every table of the stream but the hot ones, and with them every row.
     DropTables,
-    /// Bring the tables of version 0.1 to the present form.
+    /// Bring older tables to the present layout.
     Upgrade {
-        former: Former,
+        from: Layout,
         /// When its producers count as having written last.
         now: Millis,
     },

@@ -4,13 +4,15 @@
 //! incarnation, which has 64 bits, is stored as text. Columns that belong together and are all NULL
 //! mean "none".
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::port::StorageError;
 use super::rows::{
-    Closed, Expiry, Former, Garbage, HotTable, Incarnation, ProducerStamp, ProducerState, RowKey,
-    RowMeta, SealedSegment, StoredSegment, StreamRow, Task, TaskKind, Unannounced, Write,
-    WriterColumns,
+    Closed, Expiry, Former, Garbage, HotTable, Incarnation, Layout, ProducerStamp, ProducerState,
+    RowKey, RowMeta, SCHEMA, SealedSegment, StoredSegment, StreamRow, Task, TaskKind, Unannounced,
+    Write, WriterColumns,
 };
 use crate::Millis;
 use crate::message::{Change, Event};
@@ -45,29 +47,34 @@ pub trait Columns {
     fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, StorageError>;
 }
 
-/// Whether there is a stream at all: one row if so. Asked before anything else, for without a
-/// stream there are no tables.
-pub const STREAM_EXISTS: &str =
-    "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'stream'";
+/// The tables by which a layout is told, and whether their rows have a schema number: one row for
+/// each table.
+const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
+     AND name IN ('stream', 'chores', 'hot_a', 'hot_b', 'producers')";
 
-/// Whether there is a table of chores: one row if so. Asked before anything else of chores.
-pub const CHORES_EXIST: &str =
-    "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'chores'";
+const STREAM_SCHEMA: &str = "SELECT schema FROM stream WHERE id = 1";
+
+/// All rows of the outbox have the same number.
+const CHORES_SCHEMA: &str = "SELECT schema FROM chores ORDER BY id DESC LIMIT 1";
+
+/// Rows without a number are older than numbers. This one is what they get when they are upgraded;
+/// it never changes.
+const FIRST_SCHEMA: u64 = 1;
 
 /// The head row; see [`head`].
 pub const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, version, registered, \
      segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq \
      FROM stream WHERE id = 1";
 
-const CREATE_STREAM: &str = "CREATE TABLE stream (id INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, \
+const CREATE_STREAM: &str = "CREATE TABLE stream (id INTEGER PRIMARY KEY, schema INTEGER NOT NULL, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, \
      created_at INTEGER NOT NULL, ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, name TEXT NOT NULL, \
      version INTEGER NOT NULL, registered INTEGER NOT NULL, segment INTEGER NOT NULL, writable INTEGER NOT NULL, stream_seq TEXT, \
      touched_at INTEGER NOT NULL, alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, \
      closed_seq INTEGER)";
 
 const INSERT_STREAM: &str = "INSERT INTO stream (id, incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, \
-     version, registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq) \
-     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+     version, registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, schema) \
+     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const UPDATE_STREAM: &str = "UPDATE stream SET registered = ?, segment = ?, writable = ?, stream_seq = ?, touched_at = ?, alarm_at = ?, closed = ?, \
      closed_producer = ?, closed_epoch = ?, closed_seq = ? WHERE id = 1";
@@ -107,11 +114,11 @@ pub const RETRIED_SEGMENTS: &str =
 /// All chores; see [`task`].
 pub const CHORES: &str = "SELECT id, lane, due_at, body, first_segment, last_segment, first_attempt, last_attempt FROM chores ORDER BY id";
 
-const CREATE_CHORES: &str = "CREATE TABLE chores (id INTEGER PRIMARY KEY, lane INTEGER NOT NULL, due_at INTEGER NOT NULL, \
+const CREATE_CHORES: &str = "CREATE TABLE chores (id INTEGER PRIMARY KEY, schema INTEGER NOT NULL, lane INTEGER NOT NULL, due_at INTEGER NOT NULL, \
      body TEXT NOT NULL, first_segment INTEGER, last_segment INTEGER, first_attempt INTEGER, last_attempt INTEGER)";
 
-const INSERT_CHORE: &str = "INSERT INTO chores (due_at, first_segment, last_segment, first_attempt, last_attempt, id, lane, body) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+const INSERT_CHORE: &str = "INSERT INTO chores (due_at, first_segment, last_segment, first_attempt, last_attempt, id, lane, body, schema) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const UPDATE_CHORE: &str = "UPDATE chores SET due_at = ?, first_segment = ?, last_segment = ?, first_attempt = ?, last_attempt = ? \
      WHERE id = ?";
@@ -122,13 +129,8 @@ const DROP_CHORES: &str = "DROP TABLE chores";
 
 const DROP_STREAM: &str = "DROP TABLE stream";
 
-/// Whether there are tables of version 0.1: one row if so; see [`former`]. Asked where there is a
-/// stream.
-pub const FORMER: &str = "SELECT segment, writable, \
-     (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_a'), \
-     (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hot_b'), \
-     (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'producers') \
-     FROM stream WHERE EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name IN ('hot_a', 'hot_b'))";
+/// Open segment, and whether it has a table. Asked of version 0.1.
+const FORMER: &str = "SELECT segment, writable FROM stream WHERE id = 1";
 
 fn create_hot(table: HotTable) -> String {
     format!(
@@ -230,9 +232,9 @@ pub fn statements<E>(
                 Value::Text(&head.name),
                 Value::Integer(head.version),
             ];
-            let mut values = [Value::Null; 18];
+            let mut values = [Value::Integer(SCHEMA); 19];
             values[..8].copy_from_slice(&fixed);
-            values[8..].copy_from_slice(&changeable(head));
+            values[8..18].copy_from_slice(&changeable(head));
             execute(INSERT_STREAM, &values)
         }
         Write::UpdateStream(head) => execute(UPDATE_STREAM, &changeable(head)),
@@ -307,9 +309,13 @@ pub fn statements<E>(
                 TaskKind::Index(change) => (INDEX_LANE, change.to_stored()),
                 TaskKind::Garbage(garbage) => (GARBAGE_LANE, garbage.prefix.clone()),
             };
-            let mut values = [Value::Null; 8];
+            let mut values = [Value::Null; 9];
             values[..6].copy_from_slice(&chore_values(task));
-            values[6..].copy_from_slice(&[Value::Integer(lane), Value::Text(&body)]);
+            values[6..].copy_from_slice(&[
+                Value::Integer(lane),
+                Value::Text(&body),
+                Value::Integer(SCHEMA),
+            ]);
             execute(INSERT_CHORE, &values)
         }
         Write::UpdateTask(task) => execute(UPDATE_CHORE, &chore_values(task)),
@@ -320,26 +326,43 @@ pub fn statements<E>(
             execute(DROP_PRODUCERS, &[])?;
             execute(DROP_STREAM, &[])
         }
-        Write::Upgrade {
-            former: Former { a, b, producers },
-            now,
-        } => {
-            for (name, segment) in [("hot_a", a), ("hot_b", b)] {
-                if let Some(segment) = segment {
-                    execute(&format!("ALTER TABLE {name} RENAME TO hot_{segment}"), &[])?;
-                }
+        Write::Upgrade { from, now } => {
+            if let Some(former) = &from.former {
+                upgrade_former(former, *now, &mut execute)?;
             }
-            if *producers {
-                let used_at = format!(
-                    "ALTER TABLE producers ADD COLUMN used_at INTEGER NOT NULL DEFAULT {}",
-                    now.0
-                );
-                execute(&used_at, &[])?;
-                execute(CREATE_IDLE_PRODUCERS, &[])?;
+            for (table, schema) in [("stream", from.stream), ("chores", from.outbox)] {
+                if schema == Some(0) {
+                    let number = format!(
+                        "ALTER TABLE {table} ADD COLUMN schema INTEGER NOT NULL DEFAULT {FIRST_SCHEMA}"
+                    );
+                    execute(&number, &[])?;
+                }
             }
             Ok(())
         }
     }
+}
+
+/// Brings the tables of version 0.1 to the layout of those that follow.
+fn upgrade_former<E>(
+    former: &Former,
+    now: Millis,
+    mut execute: impl FnMut(&str, &[Value<'_>]) -> Result<(), E>,
+) -> Result<(), E> {
+    for (name, segment) in [("hot_a", former.a), ("hot_b", former.b)] {
+        if let Some(segment) = segment {
+            execute(&format!("ALTER TABLE {name} RENAME TO hot_{segment}"), &[])?;
+        }
+    }
+    if former.producers {
+        let used_at = format!(
+            "ALTER TABLE producers ADD COLUMN used_at INTEGER NOT NULL DEFAULT {}",
+            now.0
+        );
+        execute(&used_at, &[])?;
+        execute(CREATE_IDLE_PRODUCERS, &[])?;
+    }
+    Ok(())
 }
 
 const REGISTRY_LANE: u64 = 0;
@@ -466,11 +489,59 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
     })
 }
 
-/// Reads a row of [`FORMER`].
+/// What takes the rows of an answer, one after the other.
+pub type EachRow<'a> = dyn FnMut(&dyn Columns) -> Result<(), StorageError> + 'a;
+
+/// Finds out which tables there are. `ask` executes a statement that binds nothing, and hands over
+/// its rows.
+///
+/// # Errors
+/// When the storage cannot be read, or is not as any version wrote it.
+pub fn layout(
+    ask: impl Fn(&str, &mut EachRow<'_>) -> Result<(), StorageError>,
+) -> Result<Layout, StorageError> {
+    let mut tables = BTreeMap::new();
+    ask(TABLES, &mut |row| {
+        let is_numbered = required(row.integer(1)?)? > 0;
+        tables.insert(required(row.text(0)?)?, is_numbered);
+        Ok(())
+    })?;
+    let schema = |table: &str, statement: &str| {
+        let Some(is_numbered) = tables.get(table) else {
+            return Ok(None);
+        };
+        if !is_numbered {
+            return Ok(Some(0));
+        }
+        let mut schema = SCHEMA;
+        ask(statement, &mut |row| {
+            schema = required(row.integer(0)?)?;
+            Ok(())
+        })?;
+        Ok(Some(schema))
+    };
+    let stream = schema("stream", STREAM_SCHEMA)?;
+    let outbox = schema("chores", CHORES_SCHEMA)?;
+    let has = |table: &str| tables.contains_key(table);
+    let mut former = None;
+    if stream == Some(0) && (has("hot_a") || has("hot_b")) {
+        ask(FORMER, &mut |row| {
+            former = Some(self::former(row, has)?);
+            Ok(())
+        })?;
+    }
+    Ok(Layout {
+        stream,
+        outbox,
+        former,
+    })
+}
+
+/// Reads what version 0.1 says of its open segment. `has` tells which tables there are.
 ///
 /// # Errors
 /// When the row is not as version 0.1 wrote it.
-pub fn former(row: &impl Columns) -> Result<Former, StorageError> {
+pub fn former(row: &dyn Columns, has: impl Fn(&str) -> bool) -> Result<Former, StorageError> {
     let open = required(row.integer(0)?)?;
     // The last two segments that have been opened, the even one in `hot_a`.
     let last = if required(row.integer(1)?)? == 0 {
@@ -486,9 +557,9 @@ pub fn former(row: &impl Columns) -> Result<Former, StorageError> {
         }
     };
     Ok(Former {
-        a: row.integer(2)?.map(|_| segment(0)),
-        b: row.integer(3)?.map(|_| segment(1)),
-        producers: row.integer(4)?.is_some(),
+        a: has("hot_a").then(|| segment(0)),
+        b: has("hot_b").then(|| segment(1)),
+        producers: has("producers"),
     })
 }
 

@@ -14,7 +14,7 @@ mod producer;
 mod read;
 mod seal;
 
-use crate::rows::{Expiry, HotTable, Incarnation, RowKey, StreamRow, Unannounced, Write};
+use crate::rows::{Expiry, HotTable, Incarnation, RowKey, SCHEMA, StreamRow, Unannounced, Write};
 use crate::storage::{Storage, StorageError};
 use crate::wire::cursor::splitmix64;
 use crate::wire::request::Call;
@@ -139,33 +139,48 @@ fn effect_of(
 }
 
 impl Stream {
-    /// What has to be written before an instance is woken over rows of an earlier version: nothing,
-    /// but once.
+    /// Returns what brings older rows to the present layout, if they are older. It is written in
+    /// the turn that wakes the instance, before the instance is woken.
     ///
     /// # Errors
-    /// When the rows cannot be read.
+    /// When the rows cannot be read, or newer code wrote them.
     pub fn upgrade(now: Millis, rows: &dyn Storage) -> Result<Option<Write>, StorageError> {
-        Ok(rows.former()?.map(|former| Write::Upgrade { former, now }))
+        let from = rows.layout()?;
+        let newest = from.schemas().max().unwrap_or(SCHEMA);
+        if newest > SCHEMA {
+            return Err(StorageError(format!(
+                "its schema {newest} is newer than {SCHEMA}, the newest that this version knows"
+            )));
+        }
+        let is_older = from.schemas().any(|schema| schema < SCHEMA);
+        Ok(is_older.then_some(Write::Upgrade { from, now }))
     }
 
     /// A new instance over stored rows. `instance_seed` must differ from instance to instance.
     ///
     /// # Errors
-    /// When the rows cannot be read.
+    /// When the rows cannot be read, or are not in the present layout.
     pub fn wake(
         now: Millis,
         rows: &dyn Storage,
         limits: &Limits,
         instance_seed: u64,
     ) -> Result<Self, StorageError> {
-        let state = match rows.head()? {
+        let layout = rows.layout()?;
+        if let Some(schema) = layout.schemas().find(|schema| *schema != SCHEMA) {
+            let other = format!("its schema is {schema}, and not {SCHEMA}");
+            return Err(StorageError(other));
+        }
+        let row = layout.stream.map(|_| rows.head()).transpose()?.flatten();
+        let state = match row {
             None => None,
-            Some(head) => Some(StreamState::recall(now, head, rows, limits, instance_seed)?),
+            Some(row) => Some(StreamState::recall(now, row, rows, limits, instance_seed)?),
         };
+        let tasks = layout.outbox.map(|_| rows.outbox()).transpose()?;
         Ok(Self {
             alarm_at: state.as_ref().and_then(|state| state.row.alarm_at),
             fired_at: None,
-            outbox: outbox::Outbox::recall(state.as_ref().map(|state| &state.row), rows)?,
+            outbox: outbox::Outbox::recall(state.as_ref().map(|state| &state.row), tasks),
             is_told: false,
             limits: limits.clone(),
             instance_seed,

@@ -10,7 +10,6 @@ use super::{Stream, StreamState};
 use crate::message::{Change, Event};
 use crate::router::name;
 use crate::rows::{Garbage, Lane, StreamRow, Task, TaskKind, Unannounced, Write};
-use crate::storage::{Storage, StorageError};
 use crate::{Effect, EffectId, Limits, Millis, SendOutcome, Turn, segment};
 
 /// Everything that remains to be done.
@@ -82,21 +81,18 @@ const fn slot(lane: Lane) -> usize {
 }
 
 impl Outbox {
-    /// What a former instance has left to do.
-    pub(super) fn recall(
-        head: Option<&StreamRow>,
-        rows: &dyn Storage,
-    ) -> Result<Self, StorageError> {
+    /// What a former instance has left to do. `tasks` is `None` where there is no table of them.
+    pub(super) fn recall(head: Option<&StreamRow>, tasks: Option<Vec<Task>>) -> Self {
         let mut recalled = Self::default();
-        if let Some(outbox) = rows.outbox()? {
+        if let Some(tasks) = tasks {
             recalled.has_table = true;
-            recalled.last_id = outbox.last().map_or(0, |task| task.id);
-            recalled.pending = outbox.into_iter().map(|task| (task.id, task)).collect();
+            recalled.last_id = tasks.last().map_or(0, |task| task.id);
+            recalled.pending = tasks.into_iter().map(|task| (task.id, task)).collect();
         }
         if let Some(head) = head {
             recalled.note_unannounced(head);
         }
-        Ok(recalled)
+        recalled
     }
 
     /// What the head row says is to be told, before everything that has rows of its own.

@@ -393,8 +393,7 @@ impl ActorState {
             self.has_tables = false;
             self.database = streams.storage.open(&actor.name)?;
             if let Some(database) = &self.database {
-                self.has_tables =
-                    database.rows().head()?.is_some() || database.rows().outbox()?.is_some();
+                self.has_tables = !database.rows().layout()?.is_empty();
                 streams.opened(actor);
             }
             self.is_open = true;

@@ -2,98 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::io;
-use std::net::SocketAddr;
+mod harness;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use machine::Millis;
+use harness::Running;
 use machine::router::Settings;
 use object_store::ObjectStore as _;
 use object_store::memory::InMemory;
-use server::{Accepted, Bounds, Config, Listener, Platform, Server, Unseen, Work};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
-
-/// A listener that takes connections from a queue.
-struct Pipes(mpsc::UnboundedReceiver<DuplexStream>);
-
-impl Listener for Pipes {
-    type Io = DuplexStream;
-
-    async fn accept(&mut self) -> io::Result<Accepted<DuplexStream>> {
-        let local = SocketAddr::from(([127, 0, 0, 1], 4437));
-        match self.0.recv().await {
-            Some(io) => Ok(Accepted {
-                io,
-                local,
-                peer: local.ip(),
-                watch: Arc::new(Unseen),
-            }),
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// A platform with the runtime's paused clock, a counter instead of entropy, and one thread.
-#[derive(Debug)]
-struct PausedPlatform {
-    begun: Instant,
-    drawn: AtomicU64,
-}
-
-impl Platform for PausedPlatform {
-    fn now(&self) -> Millis {
-        let passed = u64::try_from(self.begun.elapsed().as_millis()).unwrap();
-        Millis(1_800_000_000_000 + passed)
-    }
-
-    fn random(&self) -> io::Result<u64> {
-        Ok(self
-            .drawn
-            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
-    }
-
-    fn work(&self, work: Work) {
-        tokio::spawn(async move { work() });
-    }
-}
-
-/// Sends a request, and returns everything that is answered until the connection is closed.
-async fn exchange(connections: &mpsc::UnboundedSender<DuplexStream>, request: &str) -> String {
-    let (mut ours, theirs) = duplex(1 << 16);
-    connections.send(theirs).unwrap();
-    ours.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    ours.read_to_string(&mut answer).await.unwrap();
-    answer
-}
 
 /// Runs a server for a short time, and returns what clients saw.
 async fn life() -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let cold = Arc::new(InMemory::new());
-    let config = Config {
-        data: directory.path().to_owned(),
-        // The second message seals a segment.
-        settings: Settings::read(&|name| (name == "SEGMENT_MAX_MESSAGES").then(|| "2".to_owned()))
-            .unwrap(),
-        bounds: Bounds::default(),
-        date: false,
-    };
-    let platform = PausedPlatform {
-        begun: Instant::now(),
-        drawn: AtomicU64::new(1),
-    };
-    let server = Server::open(config, Arc::new(platform), Some(cold.clone())).unwrap();
-    let (connections, pipes) = mpsc::unbounded_channel();
-    let (end, ended) = oneshot::channel::<()>();
-    let serving = tokio::spawn(server.serve(Pipes(pipes), async {
-        drop(ended.await);
-    }));
+    // The second message seals a segment.
+    let settings =
+        Settings::read(&|name| (name == "SEGMENT_MAX_MESSAGES").then(|| "2".to_owned())).unwrap();
+    let server = Running::start(directory.path(), settings, Some(cold.clone()));
 
     let head = "Host: still\r\nConnection: close\r\nContent-Type: application/json\r\n";
     let put =
@@ -103,26 +30,24 @@ async fn life() -> Vec<String> {
     let poll = format!("GET /v1/stream/a?offset=now&live=long-poll HTTP/1.1\r\n{head}\r\n");
     let page = format!("GET /v1/stream/a HTTP/1.1\r\n{head}\r\n");
 
-    let mut seen = vec![
-        exchange(&connections, &put).await,
-        exchange(&connections, &post).await,
-    ];
-    let (read, polled, appended) = tokio::join!(
-        exchange(&connections, &events),
-        exchange(&connections, &poll),
-        async {
+    let mut seen = vec![server.exchange(&put).await, server.exchange(&post).await];
+    let (read, polled, appended) =
+        tokio::join!(server.exchange(&events), server.exchange(&poll), async {
             tokio::time::sleep(Duration::from_secs(7)).await;
-            exchange(&connections, &post).await
-        }
-    );
+            server.exchange(&post).await
+        });
     tokio::time::sleep(Duration::from_secs(1)).await;
     let objects: Vec<_> = cold.list(None).try_collect().await.unwrap();
     assert_eq!(objects.len(), 1);
-    seen.extend([read, polled, appended, exchange(&connections, &page).await]);
+    seen.extend([read, polled, appended, server.exchange(&page).await]);
     // The stream is idle until its alarm deletes it. Only the registry still knows it.
     tokio::time::sleep(Duration::from_secs(400)).await;
-    seen.push(exchange(&connections, &page).await);
-    seen.push(exchange(&connections, &page.replace("/a ", "/__registry__ ")).await);
+    seen.push(server.exchange(&page).await);
+    seen.push(
+        server
+            .exchange(&page.replace("/a ", "/__registry__ "))
+            .await,
+    );
     tokio::time::sleep(Duration::from_secs(2 * 3_600)).await;
     let left: Vec<_> = cold.list(None).try_collect().await.unwrap();
     // The segment of the registry, which has two messages by now.
@@ -137,8 +62,7 @@ async fn life() -> Vec<String> {
         .filter(|name| !name.starts_with("__registry__."))
         .collect();
     assert_eq!(others, [""; 0]);
-    end.send(()).unwrap();
-    serving.await.unwrap();
+    server.stop().await;
     seen
 }
 

@@ -4,7 +4,7 @@
 
 use machine::plan::Span;
 use machine::rows::{
-    Former, HotTable, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
+    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
 use machine::{Storage, StorageError, Write};
@@ -144,18 +144,12 @@ impl Database {
 }
 
 impl Storage for Database {
-    fn former(&self) -> Result<Option<Former>, StorageError> {
-        match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
-            Some(()) => self.one(sql::FORMER, &[], |row| sql::former(row)),
-            None => Ok(None),
-        }
+    fn layout(&self) -> Result<Layout, StorageError> {
+        sql::layout(|statement, each| self.ask(statement, &[], |row| each(&Cells(row))))
     }
 
     fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        match self.one(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
-            Some(()) => self.one(sql::HEAD, &[], |row| sql::head(row)),
-            None => Ok(None),
-        }
+        self.one(sql::HEAD, &[], |row| sql::head(row))
     }
 
     fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
@@ -204,16 +198,13 @@ impl Storage for Database {
         })
     }
 
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        if self.one(sql::CHORES_EXIST, &[], |_| Ok(()))?.is_none() {
-            return Ok(None);
-        }
+    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
         let mut outbox = Vec::new();
         self.ask(sql::CHORES, &[], |row| {
             outbox.push(sql::task(&Cells(row))?);
             Ok(())
         })?;
-        Ok(Some(outbox))
+        Ok(outbox)
     }
 }
 

@@ -1,53 +1,66 @@
-//! A database of version 0.1, which had two alternating hot tables, still works.
+//! Rows of earlier code are brought to the present layout, and those of later code are left alone.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use machine::rows::{Former, HotTable, RowKey};
-use machine::{Millis, Write};
+use machine::rows::{Former, HotTable, Layout, RowKey, SCHEMA, StreamRow, TaskKind};
+use machine::{Limits, Millis, Storage, Stream, Write};
 use rusqlite::Connection;
 use sqlite::Database;
 
-/// The tables of version 0.1, with a stream in them.
-fn former(open: u64, writable: bool, tables: &[(&str, u64)]) -> Database {
+const CHAT: &str = include_str!("unnumbered/chat.sql");
+const GONE: &str = include_str!("unnumbered/gone.sql");
+
+fn database(tables: &str) -> Database {
     let connection = Connection::open_in_memory().unwrap();
-    connection
-        .execute_batch(
-            "CREATE TABLE stream (id INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, \
-             created_at INTEGER NOT NULL, ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, name TEXT NOT NULL, \
-             version INTEGER NOT NULL, registered INTEGER NOT NULL, segment INTEGER NOT NULL, writable INTEGER NOT NULL, \
-             stream_seq TEXT, touched_at INTEGER NOT NULL, alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, \
-             closed_epoch INTEGER, closed_seq INTEGER); \
-             CREATE TABLE segments (number INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes INTEGER NOT NULL, \
-             messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at INTEGER NOT NULL, stored INTEGER, \
-             segment_index BLOB); \
-             CREATE TABLE producers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID; \
-             INSERT INTO producers VALUES ('p', 1, 2);",
-        )
-        .unwrap();
-    connection
-        .execute(
-            "INSERT INTO stream VALUES (1, '00000000000000ff', 'text/plain', 1, NULL, NULL, NULL, 's', 1, 0, ?, ?, NULL, 1, \
-             NULL, ?, NULL, NULL, NULL)",
-            (open.cast_signed(), writable, !writable),
-        )
-        .unwrap();
-    for (table, position) in tables {
-        connection
-            .execute_batch(&format!(
-                "CREATE TABLE {table} (key INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes_before INTEGER NOT NULL, \
-                 at INTEGER NOT NULL, producer TEXT, epoch INTEGER, seq INTEGER, stream_seq TEXT, frames BLOB NOT NULL); \
-                 INSERT INTO {table} (key, units, bytes_before, at, frames) VALUES (0, {position}, 0, 1, x'00')"
-            ))
-            .unwrap();
-    }
+    connection.execute_batch(tables).unwrap();
     Database::new(connection)
+}
+
+/// A stream of version 0.1, in its tables.
+fn former(open: u64, writable: bool, tables: &[(&str, u64)]) -> Database {
+    let mut text = format!(
+        "CREATE TABLE stream (id INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, \
+         created_at INTEGER NOT NULL, ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, name TEXT NOT NULL, \
+         version INTEGER NOT NULL, registered INTEGER NOT NULL, segment INTEGER NOT NULL, writable INTEGER NOT NULL, \
+         stream_seq TEXT, touched_at INTEGER NOT NULL, alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, \
+         closed_epoch INTEGER, closed_seq INTEGER); \
+         CREATE TABLE segments (number INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes INTEGER NOT NULL, \
+         messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at INTEGER NOT NULL, stored INTEGER, \
+         segment_index BLOB); \
+         CREATE TABLE producers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID; \
+         INSERT INTO producers VALUES ('p', 1, 2); \
+         INSERT INTO stream VALUES (1, '00000000000000ff', 'text/plain', 1, NULL, NULL, NULL, 's', 1, 0, {open}, {writable}, \
+         NULL, 1, NULL, {}, NULL, NULL, NULL);",
+        !writable
+    );
+    for (table, position) in tables {
+        text.push_str(&format!(
+            "CREATE TABLE {table} (key INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes_before INTEGER NOT NULL, \
+             at INTEGER NOT NULL, producer TEXT, epoch INTEGER, seq INTEGER, stream_seq TEXT, frames BLOB NOT NULL); \
+             INSERT INTO {table} (key, units, bytes_before, at, frames) VALUES (0, {position}, 0, 1, x'00');"
+        ));
+    }
+    database(&text)
+}
+
+/// Brings older rows to the present layout.
+fn upgrade(database: &Database) {
+    let now = Millis(1_000);
+    let write = Stream::upgrade(now, database).unwrap().unwrap();
+    database.apply(&[write]).unwrap();
+    assert_eq!(Stream::upgrade(now, database).unwrap(), None, "once");
+    let Layout {
+        stream,
+        outbox,
+        former,
+    } = database.layout().unwrap();
+    assert!(stream.is_none_or(|schema| schema == SCHEMA));
+    assert!(outbox.is_none_or(|schema| schema == SCHEMA));
+    assert_eq!(former, None::<Former>);
 }
 
 /// Returns where the rows of each former table are after the upgrade.
 fn upgraded(database: &Database) -> Vec<(u64, u64)> {
-    let former = database.former().unwrap().unwrap();
-    let now = Millis(1_000);
-    database.apply(&[Write::Upgrade { former, now }]).unwrap();
-    assert_eq!(database.former().unwrap(), None, "upgraded once");
+    upgrade(database);
     let mut found = Vec::new();
     for segment in 0..9 {
         let table = HotTable::of(segment);
@@ -59,7 +72,7 @@ fn upgraded(database: &Database) -> Vec<(u64, u64)> {
 }
 
 #[test]
-fn the_rows_of_each_segment_are_found_again() {
+fn the_rows_of_each_segment_of_version_0_1_are_found_again() {
     for (open, writable, tables, expected) in [
         (0, true, &[("hot_a", 10)][..], &[(0, 10)][..]),
         (4, true, &[("hot_a", 14)], &[(4, 14)]),
@@ -76,6 +89,7 @@ fn the_rows_of_each_segment_are_found_again() {
             &[(4, 14), (5, 15)],
         ),
         // The stream is closed. Its last segment is sealed, and an earlier one may still wait.
+        (5, false, &[], &[]),
         (5, false, &[("hot_a", 14)], &[(4, 14)]),
         (
             5,
@@ -94,7 +108,7 @@ fn the_rows_of_each_segment_are_found_again() {
 }
 
 #[test]
-fn a_producer_is_known_and_counts_as_used_at_the_upgrade() {
+fn a_producer_of_version_0_1_is_known_and_counts_as_used_at_the_upgrade() {
     let database = former(2, true, &[("hot_a", 1)]);
     upgraded(&database);
     for (used_at, most, is_known) in [(999, 9, true), (1_000, 0, true), (1_000, 1, false)] {
@@ -107,11 +121,74 @@ fn a_producer_is_known_and_counts_as_used_at_the_upgrade() {
 }
 
 #[test]
-fn a_database_of_the_present_form_is_left_alone() {
+fn rows_without_a_number_get_one_and_keep_everything_else() {
+    let database = database(CHAT);
+    assert_eq!(database.layout().unwrap().stream, Some(0));
+    assert_eq!(database.layout().unwrap().outbox, Some(0));
+    upgrade(&database);
+    let row: StreamRow = database.head().unwrap().unwrap();
+    assert_eq!(
+        (row.name.as_str(), row.segment, row.writable),
+        ("chat", 1, true)
+    );
+    let tasks = database.outbox().unwrap();
+    assert!(matches!(tasks[0].what, TaskKind::Garbage(_)) && tasks.len() == 1);
+    let producer = database.producer("p1").unwrap().unwrap();
+    assert_eq!((producer.epoch, producer.seq), (3, 1));
+    for (segment, end) in [(0, 4), (1, 2)] {
+        let table = HotTable::of(segment);
+        let last = database.at_or_before(table, RowKey::LAST).unwrap().unwrap();
+        assert_eq!(last.end(), end);
+    }
+    // What is written from now on has the number, too.
+    database.apply(&[Write::UpdateStream(row)]).unwrap();
+    let task = machine::rows::Task {
+        id: 9,
+        ..tasks[0].clone()
+    };
+    database.apply(&[Write::InsertTask(task)]).unwrap();
+    assert_eq!(database.layout().unwrap(), Layout::present(true, true));
+}
+
+#[test]
+fn an_outbox_without_a_stream_gets_a_number() {
+    let database = database(GONE);
+    upgrade(&database);
+    assert_eq!(database.layout().unwrap(), Layout::present(false, true));
+    assert_eq!(database.outbox().unwrap().len(), 1);
+}
+
+#[test]
+fn rows_in_the_present_layout_are_left_alone() {
     let database = Database::in_memory().unwrap();
-    assert_eq!(database.former().unwrap(), None);
-    database.apply(&[Write::CreateTables]).unwrap();
-    assert_eq!(database.former().unwrap(), None);
-    let closed = former(5, false, &[]);
-    assert_eq!(closed.former().unwrap(), None::<Former>);
+    assert_eq!(Stream::upgrade(Millis(1), &database).unwrap(), None);
+    assert!(database.layout().unwrap().is_empty());
+    database
+        .apply(&[Write::CreateTables, Write::CreateOutbox])
+        .unwrap();
+    assert_eq!(Stream::upgrade(Millis(1), &database).unwrap(), None);
+    assert_eq!(database.layout().unwrap(), Layout::present(true, true));
+}
+
+#[test]
+fn rows_of_later_code_and_rows_that_were_not_upgraded_wake_nothing() {
+    let now = Millis(1_800_000_000_000);
+    let wake = |database: &Database| Stream::wake(now, database, &Limits::default(), 1);
+    let older = database(CHAT);
+    let error = wake(&older).expect_err("the rows are older");
+    assert!(error.0.contains("schema is 0"), "{error}");
+    upgrade(&older);
+    assert!(wake(&older).is_ok());
+    for later in ["stream", "chores"] {
+        let connection = Connection::open_in_memory().unwrap();
+        let number = "ALTER TABLE {} ADD COLUMN schema INTEGER NOT NULL DEFAULT 7";
+        connection.execute_batch(CHAT).unwrap();
+        connection
+            .execute_batch(&number.replace("{}", later))
+            .unwrap();
+        let database = Database::new(connection);
+        let error = Stream::upgrade(now, &database).expect_err("the rows are later");
+        assert!(error.0.contains("schema 7 is newer than 1"), "{error}");
+        wake(&database).expect_err("the rows are later");
+    }
 }

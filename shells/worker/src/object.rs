@@ -361,7 +361,7 @@ impl StreamObject {
             Some(stream) => stream,
             None => {
                 if let Some(write) = Stream::upgrade(now, storage).map_err(described)? {
-                    storage.write_one(&write)?;
+                    storage.upgrade(&write)?;
                 }
                 Stream::wake(now, storage, limits, instance_seed()?).map_err(described)?
             }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::plan::Span;
 use machine::rows::{
-    Former, HotTable, Incarnation, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    HotTable, Incarnation, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
     WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
@@ -54,14 +54,22 @@ impl Storage {
     /// Writes and alarm of a turn, in one transaction. `before_commit` runs last in it.
     pub(crate) fn apply(&self, turn: &Turn, before_commit: impl Fn()) -> Result<(), JsValue> {
         if turn.needs_transaction() {
-            self.storage.transaction_sync(&mut || {
-                self.write(turn, &before_commit)
-                    .map(|()| JsValue::UNDEFINED)
-            })?;
-            Ok(())
+            self.transact(|| self.write(turn, &before_commit))
         } else {
             self.write(turn, &before_commit)
         }
+    }
+
+    /// Older rows, brought to the present layout before the turn that wakes the instance. No event
+    /// comes in between, so that both are durable together.
+    pub(crate) fn upgrade(&self, write: &Write) -> Result<(), JsValue> {
+        self.transact(|| self.write_one(write))
+    }
+
+    fn transact(&self, write: impl Fn() -> Result<(), JsValue>) -> Result<(), JsValue> {
+        self.storage
+            .transaction_sync(&mut || write().map(|()| JsValue::UNDEFINED))?;
+        Ok(())
     }
 
     fn write(&self, turn: &Turn, before_commit: &impl Fn()) -> Result<(), JsValue> {
@@ -82,7 +90,7 @@ impl Storage {
         Ok(())
     }
 
-    pub(crate) fn write_one(&self, write: &Write) -> Result<(), JsValue> {
+    fn write_one(&self, write: &Write) -> Result<(), JsValue> {
         sql::statements(write, |statement, values| {
             self.count(&self.execute(statement, values)?)
         })
@@ -267,6 +275,13 @@ impl Storage {
         self.context.abort(reason)
     }
 
+    /// Executes statements, separated by semicolons.
+    pub(crate) fn execute_all(&self, statements: &str) -> Result<(), JsValue> {
+        self.sql
+            .exec(&JsValue::from_str(statements), &Array::new())
+            .map(drop)
+    }
+
     pub(crate) fn database_bytes(&self) -> Result<f64, JsValue> {
         self.sql.database_size()
     }
@@ -294,18 +309,21 @@ impl Storage {
 }
 
 impl machine::Storage for Storage {
-    fn former(&self) -> Result<Option<Former>, StorageError> {
-        match self.ask(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
-            Some(()) => self.ask(sql::FORMER, &[], |row| sql::former(row)),
-            None => Ok(None),
-        }
+    fn layout(&self) -> Result<Layout, StorageError> {
+        sql::layout(|statement, each| {
+            let mut taken = Ok(());
+            let asked = self.query(statement, &[], |row| {
+                if taken.is_ok() {
+                    taken = each(&Row(row));
+                }
+                Ok(())
+            });
+            asked.map_err(unreadable).and(taken)
+        })
     }
 
     fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        match self.ask(sql::STREAM_EXISTS, &[], |_| Ok(()))? {
-            Some(()) => self.ask(sql::HEAD, &[], |row| sql::head(row)),
-            None => Ok(None),
-        }
+        self.ask(sql::HEAD, &[], |row| sql::head(row))
     }
 
     fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
@@ -354,15 +372,12 @@ impl machine::Storage for Storage {
         )
     }
 
-    fn outbox(&self) -> Result<Option<Vec<Task>>, StorageError> {
-        if self.ask(sql::CHORES_EXIST, &[], |_| Ok(()))?.is_none() {
-            return Ok(None);
-        }
+    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
         let mut outbox = Vec::new();
         self.ask_all(sql::CHORES, |row| sql::task(row), &mut |task| {
             outbox.push(task)
         })?;
-        Ok(Some(outbox))
+        Ok(outbox)
     }
 }
 

@@ -41,6 +41,11 @@ impl StreamObject {
                 response::plain(&Answer::uncached(204)).map(Some)
             }
             Some("stats") => self.stats().map(Some),
+            Some("execute") => {
+                let statements = request.headers().get("X-Test-Statements")?;
+                self.storage.execute_all(&statements.unwrap_or_default())?;
+                response::plain(&Answer::uncached(204)).map(Some)
+            }
             _ => Ok(None),
         }
     }

@@ -1,0 +1,2 @@
+CREATE TABLE chores (id INTEGER PRIMARY KEY, lane INTEGER NOT NULL, due_at INTEGER NOT NULL, body TEXT NOT NULL, first_segment INTEGER, last_segment INTEGER, first_attempt INTEGER, last_attempt INTEGER);
+INSERT INTO "chores" VALUES(4,2,1795858259533,'Z29uZQ/c33d36d27f3b3425/',0,0,1,1);
