@@ -1,4 +1,4 @@
-// A body that does not come to its end is no body: nothing of it may be stored.
+// An incomplete body is not a body: no part of it may be stored.
 
 import net from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -31,7 +31,7 @@ const framings = {
   },
 };
 
-// Sends the beginning of a request, gives the server time to take it in, and ends the connection.
+// Sends the beginning of a request, waits until the server has read it, and ends the connection.
 async function sendHalf(stream, method, headers, part, end) {
   const { hostname, port, host } = new URL(stream.base);
   const socket = net.connect(Number(port), hostname);
@@ -59,7 +59,7 @@ test.each(cases)(
     });
     await Promise.all([
       sendHalf(texts, "POST", ["Content-Type: text/plain", header], part("half of it"), end),
-      // What has come so far would be valid by itself.
+      // The part that has arrived would be valid by itself.
       sendHalf(
         messages,
         "POST",
@@ -102,7 +102,7 @@ test("a producer's request that was cut off does not use up its sequence number"
   expect((await stream.get()).text).toBe("whole");
 });
 
-test("while one body is on its way, others are appended and read", async () => {
+test("while a slow body arrives, other clients append and read", async () => {
   const stream = await Stream.create(server.url);
   const { hostname, port, host } = new URL(server.url);
   const socket = net.connect(Number(port), hostname);
@@ -123,7 +123,7 @@ test("while one body is on its way, others are appended and read", async () => {
   expect((await stream.get()).text).toBe("01234slowslow");
 });
 
-test("a hundred requests that are cut off leave the server well", async () => {
+test("the server still works after a hundred requests that were cut off", async () => {
   const stream = await Stream.create(server.url);
   await Promise.all(
     Array.from({ length: 100 }, () =>

@@ -1,5 +1,4 @@
-// Bodies that are refused, that never come, and that are too many at once for one isolate of the
-// Worker.
+// Bodies that are refused, that never arrive, and that exceed the memory of the Worker's isolate.
 
 import net from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -23,7 +22,7 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     await guarded?.stop();
   });
 
-  /** Sends a head, and the beginning of a body, and gives the first line of the answer. */
+  /** Sends a head and the beginning of a body. Returns the first line of the answer. */
   function begin({ port }, line, headers, body = "") {
     const socket = net.connect(port, "127.0.0.1");
     socket.on("error", () => {});
@@ -37,24 +36,21 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     return { socket, first };
   }
 
-  test.each([17, 64])(
-    "a body of %i MiB is answered 413 where its client can read it",
-    async (size) => {
-      const stream = await Stream.create(server.url);
-      const body = Buffer.alloc(size * MiB, 120);
-      for (let count = 0; count < tries; count += 1) {
-        const answer = await fetch(stream.url, {
-          method: "POST",
-          headers: { "Content-Type": "text/plain" },
-          body,
-        });
-        expect([answer.status, answer.headers.get("retry-after")]).toEqual([413, null]);
-        expect((await answer.json()).error.code).toBe("body_too_large");
-      }
-    },
-  );
+  test.each([17, 64])("a client can read the 413 for its body of %i MiB", async (size) => {
+    const stream = await Stream.create(server.url);
+    const body = Buffer.alloc(size * MiB, 120);
+    for (let count = 0; count < tries; count += 1) {
+      const answer = await fetch(stream.url, {
+        method: "POST",
+        headers: { "Content-Type": "text/plain" },
+        body,
+      });
+      expect([answer.status, answer.headers.get("retry-after")]).toEqual([413, null]);
+      expect((await answer.json()).error.code).toBe("body_too_large");
+    }
+  });
 
-  test("so is one without a length, and so is a refusal of the head", async () => {
+  test("a client can read the 413 for a body without a length, and a refusal of the head", async () => {
     const stream = await Stream.create(server.url);
     const chunks = Array.from({ length: 20 }, () => Buffer.alloc(MiB, 120));
     expect((await stream.append(chunks)).status).toBe(413);
@@ -73,22 +69,19 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     ["HEAD", 200, []],
     ["POST", 400, ["Content-Type: text/plain", "Producer-Id: alone"]],
     ["DELETE", 204, []],
-  ])(
-    "the answer to a %s whose body never comes leaves at once",
-    async (method, status, headers) => {
-      const stream = await Stream.create(server.url);
-      const began = performance.now();
-      const { socket, first } = begin(server, `${method} ${stream.path}`, [
-        ...headers,
-        "Content-Length: 5",
-      ]);
-      expect(await first).toMatch(`HTTP/1.1 ${status} `);
-      expect(performance.now() - began).toBeLessThan(atOnceMs);
-      socket.destroy();
-    },
-  );
+  ])("a %s whose body never arrives is answered at once", async (method, status, headers) => {
+    const stream = await Stream.create(server.url);
+    const began = performance.now();
+    const { socket, first } = begin(server, `${method} ${stream.path}`, [
+      ...headers,
+      "Content-Length: 5",
+    ]);
+    expect(await first).toMatch(`HTTP/1.1 ${status} `);
+    expect(performance.now() - began).toBeLessThan(atOnceMs);
+    socket.destroy();
+  });
 
-  test("so does the one to a request without its token", async () => {
+  test("a request without its token is answered at once", async () => {
     const began = performance.now();
     const { socket, first } = begin(guarded, "POST /v1/stream/any", [
       "Content-Type: text/plain",
@@ -99,7 +92,7 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     socket.destroy();
   });
 
-  test("more bodies than an isolate has room for are asked to come back, and the room is given back", async () => {
+  test("bodies beyond an isolate's memory are answered 503, and the memory is freed", async () => {
     const stream = await Stream.create(server.url);
     const announced = ["Content-Type: text/plain", `Content-Length: ${16 * MiB}`];
     const waiting = [0, 1].map(() => begin(server, `POST ${stream.path}`, announced, "x"));
@@ -117,7 +110,7 @@ describe.skipIf(shell !== "worker")("bodies", () => {
     expect((await stream.append("small ones go on")).status).toBe(204);
     for (const { socket } of waiting) socket.destroy();
     await eventually(
-      "the room is given back",
+      "the memory is freed",
       async () => (await stream.append(Buffer.alloc(16 * MiB, 120))).status === 204,
     );
     expect((await stream.head()).status).toBe(200);

@@ -1,5 +1,5 @@
-// What clients store is shown by a browser and runs nothing on the server's origin. Needs Chromium
-// (Debian: apt install chromium); CHROMIUM names its program.
+// A browser shows stored content, but runs no script on the server's origin. This needs Chromium
+// (Debian: apt install chromium). CHROMIUM names its program.
 
 import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -23,11 +23,10 @@ const args = [
   "--disable-component-update",
   "--disable-sync",
 ];
-// Long enough for a script to have run.
+// A script has run after this time.
 const settleMs = 500;
 
-// Each tells the server that it has run, by an append to another stream, and leaves its mark on the
-// page.
+// When a script runs, it appends to another stream and changes the title of the page.
 const script = (target) =>
   `document.title = "ran"; fetch(${JSON.stringify(target)}, { method: "POST", headers: { "Content-Type": "text/plain" }, body: "script" });`;
 const hostile = {
@@ -128,7 +127,7 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
     }
   });
 
-  test("the same page runs its script where nothing forbids it, so that the tests above can fail", async () => {
+  test("the same page runs its script without the headers, so the tests above can fail", async () => {
     const target = await Stream.create(server.url, { body: "touched by a " });
     const [contentType, content] = hostile["HTML with a script"];
     const other = http.createServer((_, response) =>
@@ -141,7 +140,7 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
     expect((await target.get()).text).toBe("touched by a script");
   });
 
-  test("a page of an origin that is not listed can neither read nor write, not even by a simple request", async () => {
+  test("a page of an unlisted origin can neither read nor write, even by a simple request", async () => {
     const guarded = await startServer({ env: { CORS_ORIGINS: "https://app.example" } });
     onTestFinished(() => guarded.stop());
     const target = await Stream.create(guarded.url, { body: "untouched" });
@@ -169,7 +168,7 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
     expect((await target.get()).text).toBe("untouched");
   });
 
-  test("a page of any origin reads and writes by default, with what libraries add", async () => {
+  test("a page of any origin reads and writes by default, with the headers of libraries", async () => {
     const target = await Stream.create(server.url, { body: "abc" });
     const other = http.createServer((_, response) =>
       response.setHeader("Content-Type", "text/html").end("<!doctype html>"),

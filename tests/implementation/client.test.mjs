@@ -133,11 +133,11 @@ describe("@durable-streams/client", () => {
     expect(await (await handle.stream({ live: false })).json()).toEqual(range(500));
   });
 
-  test("a producer whose answers are lost on the way sends again, and nothing is doubled", async () => {
+  test("a producer whose answers are lost sends again, and nothing is stored twice", async () => {
     const handle = await create({ contentType: "application/json" });
     let repeated = 0;
-    // As below a network that loses answers: each request is given to the server twice, and only
-    // the second answer arrives.
+    // Simulates a network that loses answers. Each request reaches the server twice, and only the
+    // second answer arrives.
     const lossy = async (...request) => {
       await fetch(...request);
       repeated += 1;
@@ -196,7 +196,7 @@ describe("@durable-streams/client", () => {
 
 describe.skipIf(foreignUrl)("@durable-streams/client over a restart of the server", () => {
   test.each(["sse", "long-poll"])(
-    "a live read over %s goes on without loss or repetition",
+    "a live read over %s continues without loss or repetition",
     async (live) => {
       const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-restart-"));
       let server = await startServer({ dataDirectory, env: { LONG_POLL_TIMEOUT_MS: 1_000 } });
@@ -209,8 +209,8 @@ describe.skipIf(foreignUrl)("@durable-streams/client over a restart of the serve
         const seen = [];
         let offset = "-1";
         let response;
-        // A connection that breaks ends an SSE session of this client with an error; its user goes
-        // on from the last offset.
+        // When a connection breaks, an SSE session of this client ends with an error. Its user
+        // resumes from the last offset.
         const following = (async () => {
           for (let broken = true; broken;) {
             response = await handle.stream({

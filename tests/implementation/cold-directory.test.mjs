@@ -1,5 +1,5 @@
-// The cold tier of the server for one machine: the directory that it is by default, and how the
-// server gets on without it.
+// The cold tier of the server for one machine: its default directory, and how the server works
+// without it.
 
 import { existsSync } from "node:fs";
 import { chmod, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
@@ -52,7 +52,7 @@ async function filled(server, stream = new Stream(server.url, freshName(), "appl
   const offsets = [];
   for (const index of range(10)) {
     offsets.push((await stream.append(String(index))).offset);
-    // The next segment would grow until its predecessor is stored.
+    // Waits because the next segment would grow until this one is stored.
     if (index % 3 === 2) await untilStored(server, stream, Math.ceil(index / 3));
   }
   return { stream, offsets };
@@ -85,7 +85,7 @@ function expectUnavailable(answer) {
 }
 
 describe.runIf(shell === "server")("the directory", () => {
-  test("has the segments, whatever the stream is called, and nothing once it is deleted", async () => {
+  test("has the segments of a stream of any name, and nothing after its deletion", async () => {
     const server = await serve();
     for (const name of ["a", "x".repeat(1_024), "%F0%9F%98%80", "a/b/c"]) {
       const { stream } = await filled(server, new Stream(server.url, name, "application/json"));
@@ -97,7 +97,7 @@ describe.runIf(shell === "server")("the directory", () => {
         patience,
       );
     }
-    // Those of the registry are all that is left, and no empty directories beside them.
+    // Only the registry's objects are left, and no empty directories.
     const directories = new Set(
       (await server.coldTier.objects()).map(({ key }) => key.split("/")[0]),
     );
@@ -116,7 +116,7 @@ describe.runIf(shell === "server")("the directory", () => {
     expect(await metric(server, "cold_put_failures_total")).toBe(0);
   });
 
-  // Where the messages begin (`machine/src/segment.rs`).
+  // The messages begin here (`machine/src/segment.rs`).
   const bodyOf = (bytes) => 28 + bytes.readUInt32LE(24) + 4;
   const damages = {
     "a changed byte": async (tier, key) => {
@@ -134,7 +134,7 @@ describe.runIf(shell === "server")("the directory", () => {
   };
 
   test.each(Object.keys(damages))(
-    "%s is told by the number of the segment, and hurts nothing else",
+    "%s is reported with the number of the segment, and affects nothing else",
     async (damage) => {
       const server = await serve();
       const { stream } = await filled(server);
@@ -170,13 +170,13 @@ describe.runIf(shell === "server")("the directory", () => {
     },
   };
 
-  // The superuser can write anywhere.
+  // The superuser ignores the permissions of a directory.
   const possible = Object.keys(losses).filter(
     (loss) => loss !== "cannot be written" || process.getuid?.() !== 0,
   );
 
   test.each(possible)(
-    "that %s keeps nobody waiting but readers of what is in it, and nothing is lost",
+    "that %s delays only reads of its data, and nothing is lost",
     async (loss) => {
       const server = await serve();
       const { stream, offsets } = await filled(server);
@@ -237,7 +237,7 @@ describe.runIf(shell === "server")("the directory", () => {
     }
   });
 
-  test("is not there with --cold none, by which nothing is sealed", async () => {
+  test("does not exist with --cold none, and no segment is sealed", async () => {
     const server = await serve({ env: { COLD: "none" } });
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     for (const index of range(10)) expect((await stream.append(String(index))).status).toBe(204);
@@ -246,7 +246,7 @@ describe.runIf(shell === "server")("the directory", () => {
   });
 
   test.each(["gs://bucket", "s3://"])(
-    "is not guessed: %s keeps the server from starting",
+    "must be valid: with %s the server does not start",
     async (cold) => {
       await expect(startServer({ env: { COLD: cold, AWS_REGION: "auto" } })).rejects.toThrow(
         /cold storage/,
@@ -255,7 +255,7 @@ describe.runIf(shell === "server")("the directory", () => {
   );
 
   test.skipIf(spawnSync("strace", ["-V"]).error)(
-    "has an object on disk, and all that leads to it, before it counts as stored",
+    "has an object and its parent directories on disk before the object counts as stored",
     async () => {
       const directory = await scratch();
       const [trace, binary] = [path.join(directory, "trace"), path.join(directory, "traced")];
@@ -299,7 +299,7 @@ describe.runIf(shell === "server")("the directory", () => {
 });
 
 describe.runIf(shell === "server")("an S3", () => {
-  test("that does not answer keeps the server from nothing, not even from ending", async () => {
+  test("that does not answer does not block the server, or its end", async () => {
     const server = await startServer({ cold: "s3", env: { ...env, PUT_TIMEOUT_MS: 600_000 } });
     const { stream, offsets } = await filled(server);
     await server.coldTier.disturb({ put: { delayMs: 10_000_000 }, get: { fail: 1 } });
@@ -313,7 +313,7 @@ describe.runIf(shell === "server")("an S3", () => {
     expect(performance.now() - begun).toBeLessThan(5_000);
   });
 
-  test("that fails in the middle of a page cuts the client off, who reads on", async () => {
+  test("that fails in the middle of a page cuts the client off, and the client reads on", async () => {
     const server = await serve({
       cold: "s3",
       env: { MAX_CHUNK_BYTES: 1 << 20, INDEX_STEP_BYTES: 1_000 },

@@ -1,5 +1,5 @@
-// The server is killed again and again while it moves segments to the cold tier: what it
-// acknowledged is there, and nothing else.
+// The server is killed repeatedly while it moves segments to the cold tier. It must have all that
+// it acknowledged, and nothing else.
 
 import http from "node:http";
 import { rm } from "node:fs/promises";
@@ -12,7 +12,7 @@ const rounds = 50;
 const streamCount = 3;
 const writersOfStream = 3;
 const env = {
-  // Pages, because a read from each of many offsets up to the tail fetches every segment anew.
+  // Reads pages, because each read up to the tail would fetch every segment again.
   CACHE_MODE: "shared",
   SEGMENT_MAX_MESSAGES: 5,
   COLLECT_GRACE_MS: 3_000,
@@ -29,7 +29,7 @@ const faults = {
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 
-/** A producer that sends one message after the other, and what was not answered again. */
+/** A producer that sends one message after the other, and repeats a message without an answer. */
 class Writer {
   offsets = [];
 
@@ -48,15 +48,14 @@ class Writer {
         .catch(() => undefined);
       if (!answer) return;
       expect([200, 204], answer.text).toContain(answer.status);
-      // A duplicate is answered with the tail, not with where it was stored.
+      // The answer to a duplicate has the tail, not the offset of the first copy.
       this.offsets.push(answer.status === 200 ? answer.offset : undefined);
     }
   }
 }
 
 /**
- * Checks that the messages are those of the ledgers, from the given places on, each once and in
- * order.
+ * Checks that the messages are those of the ledgers from the given positions, once and in order.
  */
 function verify(messages, writers, from) {
   const next = from.slice();
@@ -65,7 +64,7 @@ function verify(messages, writers, from) {
     next[index] += 1;
   }
   for (const writer of writers) {
-    // One more may be stored that was not answered.
+    // One more message may be stored without an answer.
     expect(next[writer.index], `stored of writer ${writer.index}`).toBeGreaterThanOrEqual(
       writer.offsets.length,
     );

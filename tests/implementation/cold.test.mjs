@@ -1,5 +1,5 @@
-// Streams that are spread over the hot and the cold tier, on R2 and D1 as wrangler runs them, or on
-// an S3: whoever reads or writes must not notice.
+// Streams with data in both tiers, on R2 and D1 as wrangler runs them, or on an S3 service. Readers
+// and writers must not notice.
 
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { eventually, request, sleep } from "../harness/http.mjs";
@@ -30,13 +30,12 @@ async function serve(options = {}) {
   return server;
 }
 
-/** The stored segments of a stream: their rows in the admin index, where there is one. */
+/** The stored segments of a stream, from the admin index if there is one. */
 const segmentsOf = (server, stream) => server.coldTier.segmentsOf(stream);
 const hasIndex = shell === "worker";
 
 /**
- * Waits until so many segments of the stream are stored, and nothing in the bucket is left of other
- * attempts.
+ * Waits until `count` segments of the stream are stored, and no objects of other attempts are left.
  */
 async function untilStored(server, stream, count) {
   return eventually(
@@ -58,7 +57,7 @@ async function untilStored(server, stream, count) {
   );
 }
 
-/** Waits until every sealed segment is stored: the open one is then the only one with a table. */
+/** Waits until every sealed segment is stored. Only the open segment then has a table. */
 async function untilAllStored(server, stream) {
   const open = await eventually(
     `one hot table of ${stream.name}`,
@@ -74,7 +73,7 @@ async function untilAllStored(server, stream) {
 /** Waits until every sealed segment before the tail's is stored. */
 const settled = (server, stream) =>
   eventually(
-    "all that is sealed to be stored",
+    "all sealed segments to be stored",
     async () => (await segmentsOf(server, stream)).length >= parts((await stream.head()).offset)[0],
     { ...patience, everyMs: 5 },
   );
@@ -94,7 +93,7 @@ async function untilNothingIsLeft(server, stream) {
   );
 }
 
-/** What the registry was told of a stream. */
+/** The registry's events of a stream. */
 async function eventsOf(server, stream) {
   const head = await new Stream(server.url, registry, "application/json").head();
   if (head.status === 404) return [];
@@ -104,8 +103,7 @@ async function eventsOf(server, stream) {
 }
 
 /**
- * Appends of different sizes, with what each adds: the units of JSON are messages, those of
- * everything else bytes.
+ * Appends of different sizes, with the units that each adds: messages in JSON, bytes otherwise.
  */
 const kinds = {
   "application/json": (index) => {
@@ -147,8 +145,7 @@ describe.concurrent("a stream in both tiers", () => {
   let server;
 
   beforeAll(async () => {
-    // Pages, index entries and blocks of a few hundred bytes, so that every read goes over many of
-    // each.
+    // Pages, index entries and blocks have a few hundred bytes, so that every read covers many.
     server = await startServer({
       cold: true,
       env: { ...env, INDEX_STEP_BYTES: 100, MAX_CHUNK_BYTES: 700 },
@@ -175,8 +172,7 @@ describe.concurrent("a stream in both tiers", () => {
       const rows = await untilStored(server, stream, open);
 
       const ends = known.map(({ position }) => position);
-      // Every offset that was given out, the end of each segment, which is the beginning of the
-      // next, and the middle of each.
+      // Every offset that was returned, the end of each segment, and the middle of each segment.
       let before = 0;
       for (const { segment, start_offset, end_offset } of rows) {
         expect(start_offset).toBe(offsetOf(segment, 0));
@@ -186,7 +182,7 @@ describe.concurrent("a stream in both tiers", () => {
           { offset: end_offset, position: before + length },
         );
         const middle = Math.floor(length / 2);
-        // An offset inside an append is read from its beginning.
+        // A read from inside an append begins at the append's start.
         const appends =
           contentType === "application/json"
             ? [before + middle]
@@ -234,7 +230,7 @@ describe.concurrent("a stream in both tiers", () => {
     }
   });
 
-  test("a long-poll reader goes on over every seal", async () => {
+  test("a long-poll reader continues over every seal", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const expected = range(20);
     const read = (async () => {
@@ -256,7 +252,7 @@ describe.concurrent("a stream in both tiers", () => {
     expect((await stream.longPoll(offsetOf(2, 1))).json()[0]).toBe(7);
   });
 
-  test("closing moves all of it to the cold tier", async () => {
+  test("closing moves the whole stream to the cold tier", async () => {
     const stream = await Stream.create(server.url);
     for (const index of range(7)) {
       await stream.append(`${index},`);
@@ -284,7 +280,7 @@ describe.concurrent("a stream in both tiers", () => {
     expect((await stream.read(answer.offset)).closed).toBe("true");
   });
 
-  test("producers and Stream-Seq are known from rows that are gone", async () => {
+  test("producers and Stream-Seq are known after their rows are gone", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const appended = async (status, ...append) => {
       expect((await stream.append(...append)).status).toBe(status);
@@ -305,7 +301,7 @@ describe.concurrent("a stream in both tiers", () => {
     expect(await stream.messages()).toHaveLength(11);
   });
 
-  test.runIf(hasIndex)("the admin index lists streams and segments as they are", async () => {
+  test.runIf(hasIndex)("the admin index lists streams and segments correctly", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const begun = Date.now();
     for (const index of range(8)) {
@@ -360,13 +356,13 @@ describe.concurrent("the end of a stream", () => {
     const ended = performance.now();
     expect((await stream.delete()).status).toBe(204);
     expect((await stream.get()).status).toBe(404);
-    // Somebody may still be reading.
+    // A client may still be reading.
     expect(await server.coldTier.objectsOf(stream.name)).toHaveLength(2);
     await untilNothingIsLeft(server, stream);
     expect(performance.now() - ended).toBeGreaterThan(graceMs - 500);
   });
 
-  test("an expired stream leaves no object and no row, and nobody has to ask for it", async () => {
+  test("an expired stream leaves no object and no row, without any request", async () => {
     const stream = await filled({ headers: { "Stream-TTL": "2" } });
     const asked = (
       await eventually(
@@ -380,7 +376,7 @@ describe.concurrent("the end of a stream", () => {
     expect((await stream.get()).status).toBe(404);
   });
 
-  test("a stream that is created anew while the old one is collected keeps its own objects", async () => {
+  test("a stream created again while the old one is collected keeps its objects", async () => {
     const stream = await filled();
     const old = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);
     expect((await stream.delete()).status).toBe(204);
@@ -408,12 +404,12 @@ describe.concurrent("the end of a stream", () => {
     await untilNothingIsLeft(server, stream);
   });
 
-  test("the registry is told of each creation and each end, once, in order", async () => {
+  test("the registry gets each creation and each end, once, in order", async () => {
     const names = range(5).map(() => freshName("registered"));
     const begun = Date.now();
     const streams = names.map((name) => new Stream(server.url, name, "text/plain; charset=utf-8"));
     await Promise.all(streams.map((stream) => stream.put()));
-    // Creating it again, which changes nothing, is told to nobody.
+    // A repeated creation changes nothing, and sends no event.
     await Promise.all(streams.map((stream) => stream.put()));
     await Promise.all(streams.map((stream) => stream.delete()));
     for (const stream of streams) {
@@ -464,7 +460,7 @@ describe.concurrent("the end of a stream", () => {
   });
 });
 
-test("what was read is the same before and after it was stored", async () => {
+test("a read returns the same before and after its segment is stored", async () => {
   const own = await serve({
     env: {
       CACHE_MODE: "shared",
@@ -477,7 +473,7 @@ test("what was read is the same before and after it was stored", async () => {
     await own.coldTier.disturb({ put: { fail: 1 } });
     const stream = await Stream.create(own.url, { contentType });
     for (const index of range(30)) await stream.append(kinds[contentType](index).body);
-    // The last page changes when what it is made of is sealed: there may be more to come.
+    // The last page changes when its segment is sealed, because more may follow.
     const before = (await stream.pages()).slice(0, -1);
     expect(before.length).toBeGreaterThan(3);
     const offsets = ["-1", ...before.slice(0, -1).map(({ offset }) => offset)];
@@ -504,7 +500,7 @@ test("what was read is the same before and after it was stored", async () => {
   }
 });
 
-test("a quiet stream is moved when its time has come", async () => {
+test("a quiet stream is moved at its maximum age", async () => {
   const server = await serve({ env: { SEGMENT_MAX_MESSAGES: 1_000, SEGMENT_MAX_AGE_MS: 1_500 } });
   const stream = await Stream.create(server.url);
   await stream.append("a");
@@ -530,7 +526,7 @@ test("appends of 16 MiB are moved and read back", async () => {
   }
   await untilStored(server, stream, 3);
   expect((await stream.bytes()).equals(Buffer.concat(written))).toBe(true);
-  // An offset inside an append is read from its beginning.
+  // A read from inside an append begins at the append's start.
   expect(
     (await stream.bytes(offsetOf(1, 12_345_678))).equals(Buffer.concat(written.slice(1))),
   ).toBe(true);
@@ -542,11 +538,11 @@ test("appends of 16 MiB are moved and read back", async () => {
   await untilStored(server, json, 1);
   const pages = await json.pages();
   expect(pages).toHaveLength(1);
-  // Compared as a whole, because a difference would be printed.
+  // Compared as one boolean, because a difference would be printed in full.
   expect(pages[0].text === `[${message},1,2]`).toBe(true);
 });
 
-test("the registry and the index are told where clients need a token", async () => {
+test("the registry and the index are updated even if clients need a token", async () => {
   const server = await serve({ env: { AUTH_TOKEN: "secret" } });
   const headers = { Authorization: "Bearer secret" };
   const name = freshName();
@@ -568,7 +564,7 @@ test("the registry and the index are told where clients need a token", async () 
     );
 });
 
-describe("a segment that is not as it was stored", () => {
+describe("a damaged segment", () => {
   const damages = {
     "a changed byte": async (tier, key) => {
       const bytes = await tier.object(key);
@@ -618,7 +614,7 @@ describe("a segment that is not as it was stored", () => {
       patience,
     );
     expect((await stream.head()).status).toBe(200);
-    // What is before it can be read up to it, though perhaps not in one page with it.
+    // Data before the damage can be read, but perhaps not in the same page.
     const whole = await stream.get().catch(() => undefined);
     if (whole?.status === 200) expect(whole.text.startsWith(text(0))).toBe(true);
     await stream.delete();
@@ -639,7 +635,7 @@ describe("a cold tier that fails", () => {
   };
 
   test.concurrent.each(Object.keys(disturbances))(
-    "one that %s keeps no append waiting, and loses and leaves nothing in the end",
+    "one that %s delays no append, and in the end nothing is lost or left behind",
     async (disturbance) => {
       const server = await startServer({
         cold: true,
@@ -670,7 +666,7 @@ describe("a cold tier that fails", () => {
         await server.coldTier.disturb({});
         await stream.close();
         await eventually(
-          "all stored and no orphan",
+          "all segments stored and no other object",
           async () => {
             const rows = await segmentsOf(server, stream);
             const keys = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);

@@ -1,4 +1,4 @@
-// What an operator can set: a wrong value is named at once, a right one does what it says.
+// The operator's settings: an invalid value is reported by name, and a valid one takes effect.
 
 import { existsSync } from "node:fs";
 import path from "node:path";
@@ -34,7 +34,7 @@ describe("limits", () => {
   ];
 
   async function expectRefusedStart(env, name) {
-    // A Worker cannot refuse to start; it answers instead.
+    // A Worker cannot refuse to start. It reports the error in its answers.
     if (shell === "server")
       return expect(startServer({ env })).rejects.toThrow(
         `exit code 1, signal null\nerror: ${name} must be`,
@@ -88,7 +88,7 @@ describe("limits", () => {
     expectRefusedStart({ [name]: value }, name),
   );
 
-  test("the long-poll timeout is the one that was set", async () => {
+  test("the long-poll timeout can be set", async () => {
     const stream = await Stream.create(await serve({ LONG_POLL_TIMEOUT_MS: 800 }));
     const begun = performance.now();
     expect((await stream.longPoll(stream.start)).status).toBe(204);
@@ -97,7 +97,7 @@ describe("limits", () => {
     expect(took).toBeLessThan(2_000);
   });
 
-  test("an SSE read lasts as long as was set, with heartbeats as often as was set", async () => {
+  test("the age and the heartbeats of an SSE read can be set", async () => {
     const stream = await Stream.create(
       await serve({ SSE_MAX_AGE_MS: 2_500, SSE_HEARTBEAT_MS: 400 }),
     );
@@ -128,7 +128,7 @@ describe("AUTH_TOKEN", () => {
     ["the token under another scheme", { Authorization: `Basic ${token}` }],
   ];
 
-  test("every request without the right token answers 401 and says how to authenticate", async () => {
+  test("every request without the right token is answered 401 with the way to authenticate", async () => {
     const base = await guarded();
     const stream = new Stream(base);
     expect((await stream.put({ body: "abc", headers: authorized })).status).toBe(201);
@@ -156,7 +156,7 @@ describe("AUTH_TOKEN", () => {
     expect((await stream.get("", authorized)).text).toBe("abc");
   });
 
-  test("with the right token everything works, and the scheme may be written in any case", async () => {
+  test("with the right token everything works, and the scheme is case-insensitive", async () => {
     const base = await guarded();
     for (const scheme of ["Bearer", "bearer", "BEARER"]) {
       const headers = { Authorization: `${scheme} ${token}` };
@@ -180,7 +180,7 @@ describe("AUTH_TOKEN", () => {
     expect(answer.headers["access-control-allow-headers"].toLowerCase()).toContain("authorization");
   });
 
-  test("without a token set, no token is asked for and any is ignored", async () => {
+  test("without AUTH_TOKEN no token is required, and any is ignored", async () => {
     const stream = await Stream.create(await serve({}), { body: "abc" });
     expect((await stream.get("", authorized)).text).toBe("abc");
   });
@@ -189,7 +189,7 @@ describe("AUTH_TOKEN", () => {
 describe("timings", () => {
   const timing = /^\w+(;\w+=("[^"]*"|[^;,"]+))*;dur=\d+(\.\d+)?/;
 
-  test("Server-Timing is there when a request asks for it, and only then", async () => {
+  test("Server-Timing is sent only when a request asks for it", async () => {
     const stream = await Stream.create(await serve({}), { body: "abc" });
     const asked = { "X-Debug-Timing": "1" };
     for (const answer of [
@@ -204,7 +204,7 @@ describe("timings", () => {
       expect((await stream.get("", headers)).headers["server-timing"]).toBeUndefined();
   });
 
-  test("DEBUG_TIMING=1 gives it on every answer", async () => {
+  test("DEBUG_TIMING=1 sends it with every answer", async () => {
     const stream = await Stream.create(await serve({ DEBUG_TIMING: "1" }), { body: "abc" });
     for (const answer of [await stream.get(), await stream.append("x"), await stream.head()])
       expect(answer.headers["server-timing"]).toMatch(timing);
@@ -214,7 +214,7 @@ describe("timings", () => {
 describe("CACHE_MODE", () => {
   const page = 1_000;
 
-  // Each kind of answer there is, by whether it can never change.
+  // Each kind of answer, and whether it can change.
   async function answers(base, headers = {}) {
     const stream = await Stream.create(base, { contentType: "application/octet-stream", headers });
     for (let index = 0; index < 5; index += 1)
@@ -262,7 +262,7 @@ describe("CACHE_MODE", () => {
     }
   });
 
-  test("shared makes pages public that can never change, and nothing else", async () => {
+  test("shared makes only pages public that can never change", async () => {
     const { arePages, immutable, others } = await answers(
       await serve({ ...env, CACHE_MODE: "shared" }),
     );
@@ -277,7 +277,7 @@ describe("CACHE_MODE", () => {
     }
   });
 
-  test("what a token protects is for no shared cache", async () => {
+  test("no shared cache may keep content that a token protects", async () => {
     const headers = { Authorization: "Bearer secret" };
     const base = await serve({ ...env, CACHE_MODE: "shared", AUTH_TOKEN: "secret" });
     const { immutable, others } = await answers(base, headers);
@@ -287,7 +287,7 @@ describe("CACHE_MODE", () => {
     }
   });
 
-  test("a client's own X-Cache-Mode is not believed", async () => {
+  test("a client's own X-Cache-Mode is ignored", async () => {
     const { arePages, immutable: asPrivate } = await answers(await serve(env), {
       "X-Cache-Mode": "shared",
     });
@@ -306,7 +306,7 @@ describe("the production bundle", () => {
   const bundle = "target/worker";
 
   test.skipIf(shell === "worker" && !existsSync(path.join(repositoryRoot, bundle, "index.js")))(
-    "knows no test operation",
+    "has no test operations",
     async () => {
       const server = await startServer({ bundle });
       onTestFinished(() => server.stop());

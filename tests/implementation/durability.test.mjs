@@ -1,5 +1,5 @@
-// The server is killed under load again and again; what it acknowledged must be there, once, in
-// order, where it said.
+// The server is killed repeatedly under load. Everything that it acknowledged must be stored once,
+// in order, at the offset that it returned.
 
 import http from "node:http";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -13,14 +13,13 @@ import { producer, Stream } from "../harness/stream.mjs";
 const rounds = 20;
 const streamCount = 4;
 const writerCount = 16;
-// Few enough for a kill to meet the change of segments often.
+// So few that kills often coincide with a change of segments.
 const env = { SEGMENT_MAX_MESSAGES: 700, LONG_POLL_TIMEOUT_MS: 1_000 };
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 
 /**
- * One writer that keeps a ledger of what it sent and what was acknowledged, over all lives of the
- * server.
+ * A writer with a ledger of its messages and their acknowledgements, over all restarts.
  */
 class Writer {
   acknowledged = []; // { text, offset }
@@ -42,7 +41,8 @@ class Writer {
   }
 
   send(stream, { text, seq }, agent) {
-    // The message is an array, and an array is a batch: it goes out as a batch of one.
+    // The message is an array, which the protocol takes for a batch. So it is sent as a batch of
+    // one.
     return stream.append(`[${text}]`, this.idempotent ? producer(this.id, 0, seq) : {}, {
       agent,
       timeoutMs: 10_000,
@@ -64,7 +64,9 @@ class Writer {
     }
   }
 
-  /** After a restart: what was not answered is sent again, and what was answered is recognised. */
+  /**
+   * After a restart, sends again what was not answered. The server recognises what it has stored.
+   */
   async recover(stream, agent, counts) {
     if (!this.idempotent) return;
     if (this.last) {
@@ -113,7 +115,7 @@ async function verify(stream, writers, counts) {
   }
   for (const text of stored) expect(known.has(text), `never sent: ${text}`).toBe(true);
 
-  // The offsets given to writers stand in the order of the messages, and a read from one gives the
+  // The writers' offsets are in the order of the messages. A read from an offset returns the
   // message after it.
   offsets.sort((a, b) => a.index - b.index);
   for (const [place, { offset }] of offsets.entries()) {

@@ -1,4 +1,4 @@
-// The Worker's cache at the edge: what it answers, and what it must never answer.
+// The Worker's edge cache: which requests it answers, and which it must never answer.
 
 import { describe, expect, onTestFinished, test } from "vitest";
 import { eventually, request } from "../harness/http.mjs";
@@ -32,15 +32,15 @@ async function filled(base, headers = {}) {
 
 const cacheOf = (answer) => answer.headers["x-cache"];
 
-/** Reads until the cache answers: it is told behind the client's back. */
+/** Reads until the cache answers. The cache is filled after the answer to the client. */
 const hit = (stream, query = "", headers) =>
   eventually("the cache answers", async () => {
     const answer = await stream.get(query, headers);
     return cacheOf(answer) === "hit" && answer;
   });
 
-describe.skipIf(shell === "server")("the cache at the edge", () => {
-  test("a page that can never change is answered by the cache, as the stream answered it", async () => {
+describe.skipIf(shell === "server")("the edge cache", () => {
+  test("the cache answers a page that can never change exactly as the stream did", async () => {
     const stream = await filled(await serve());
     const first = await stream.get();
     expect(cacheOf(first)).toBe("miss");
@@ -61,7 +61,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     expect(kept.upToDate).toBeUndefined();
   });
 
-  test("every spelling of a read has the same entry, and another offset has its own", async () => {
+  test("all spellings of a read share an entry, and another offset has another entry", async () => {
     const base = await serve();
     const stream = await filled(base);
     const first = await stream.get();
@@ -76,7 +76,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     expect((await hit(stream, `?offset=${first.offset}`)).body).toEqual(second.body);
   });
 
-  test("what is about the tail, a failure or one client's state never comes from the cache", async () => {
+  test("pages at the tail, failures and one client's state never come from the cache", async () => {
     const base = await serve();
     const stream = await filled(base);
     const pages = await stream.pages();
@@ -120,7 +120,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     events.close();
   });
 
-  test("whoever has appended reads it at once", async () => {
+  test("a client reads its append at once", async () => {
     const stream = await filled(await serve());
     for (let count = 0; count < 20; count += 1) {
       const before = (await stream.head()).offset;
@@ -132,7 +132,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     }
   });
 
-  test("a page of a deleted stream is answered for its max-age at most, and not to who asks for the stream itself", async () => {
+  test("the cache answers pages of a deleted stream for their max-age at most", async () => {
     const stream = await filled(await serve());
     const kept = await stream.get();
     await hit(stream);
@@ -143,7 +143,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     expect((await stream.head()).status).toBe(404);
     expect((await stream.put({ body: "anew" })).status).toBe(201);
     expect((await stream.get("", { "Cache-Control": "no-cache" })).text).toBe("anew");
-    // A short stream ends at its tail, where nothing is kept.
+    // A short stream has only a page at its tail, which is not cached.
     const short = await Stream.create(stream.base, { body: "old" });
     expect((await short.get()).text).toBe("old");
     await short.delete();
@@ -152,7 +152,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     expect((await short.get()).text).toBe("new");
   });
 
-  test("with a token nothing is kept, and nothing is answered to who has none", async () => {
+  test("with AUTH_TOKEN nothing is cached, and a client without the token gets nothing", async () => {
     const stream = await filled(await serve({ AUTH_TOKEN: token }), authorized);
     for (let time = 0; time < 3; time += 1) {
       const answer = await stream.get("", authorized);
@@ -162,7 +162,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     }
   });
 
-  test("each answer from the cache is for the origin that asks", async () => {
+  test("each answer from the cache has the CORS headers for its request's origin", async () => {
     const origins = ["https://a.example", "https://b.example"];
     const stream = await filled(await serve({ CORS_ORIGINS: origins.join() }));
     await stream.get("", { Origin: origins[0] });
@@ -178,7 +178,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     }
   });
 
-  test("Server-Timing tells of the cache when it is asked for, and is not kept", async () => {
+  test("Server-Timing reports the cache on request, and is not cached", async () => {
     const stream = await filled(await serve());
     const timed = { "X-Debug-Timing": "1" };
     expect((await stream.get("", timed)).headers["server-timing"]).toMatch(
@@ -198,7 +198,7 @@ describe.skipIf(shell === "server")("the cache at the edge", () => {
     for (let time = 0; time < 3; time += 1) expect(cacheOf(await stream.get())).toBeUndefined();
   });
 
-  test("a cache that fails hurts nobody", async () => {
+  test("a cache that fails affects no client", async () => {
     const base = await serve({}, { cache: false });
     const stream = await filled(base);
     for (let time = 0; time < 2; time += 1) {

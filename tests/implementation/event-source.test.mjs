@@ -1,5 +1,5 @@
-// A plain EventSource in Chromium, which knows nothing of the protocol: it connects again by
-// itself, with the last `id` it has seen.
+// A plain EventSource in Chromium. It does not know the protocol, and reconnects with the last `id`
+// that it has seen.
 
 import http from "node:http";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
@@ -9,10 +9,10 @@ import { startServer } from "../harness/server.mjs";
 import { Stream } from "../harness/stream.mjs";
 import { foreignUrl } from "../harness/target.mjs";
 
-// Chromium waits three seconds before it connects again.
+// Chromium waits three seconds before it reconnects.
 const sseAgeMs = 1_000;
 
-/** In the page: keeps what an EventSource tells, until it has given up. */
+/** Runs in the page. Collects the events of an EventSource until it gives up. */
 function follow(url) {
   const seen = { events: [], opened: 0, given_up: false };
   globalThis.seen = seen;
@@ -33,7 +33,7 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
 
   beforeAll(async () => {
     server = await startServer({ env: { SSE_MAX_AGE_MS: sseAgeMs } });
-    // The page comes from another origin than the streams.
+    // The page has another origin than the streams.
     origin = http.createServer((_, response) =>
       response.setHeader("Content-Type", "text/html").end("<!doctype html><title>page</title>"),
     );
@@ -58,7 +58,7 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
   const seenBy = (page) => page.evaluate(() => globalThis.seen);
 
   test.each(["text/plain", "application/json"])(
-    "reads a stream of %s without gap or duplicate over the end of each response, and stops at the end of the stream",
+    "reads a %s stream over many responses without gap or duplicate, and stops at its end",
     async (contentType) => {
       const json = contentType === "application/json";
       const stream = await Stream.create(server.url, { contentType });
@@ -67,7 +67,7 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
       for (let index = 0; index < 30; index += 1) {
         const message = json ? JSON.stringify({ index }) : `message ${index}\n`;
         written.push(message);
-        // Closing with the last message, which every reader then has to come for.
+        // Closes with the last message, so that every reader has to reconnect for it.
         const headers = index === 29 ? { "Stream-Closed": "true" } : {};
         expect((await stream.append(message, headers)).status).toBe(204);
         await sleep(300);
@@ -84,7 +84,7 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
       for (const control of controls)
         expect(control.lastEventId).toBe(JSON.parse(control.data).streamNextOffset);
       expect(JSON.parse(controls.at(-1).data).streamClosed).toBe(true);
-      // Nothing asks again.
+      // The browser does not reconnect.
       const count = events.length;
       await sleep(4_000);
       expect((await seenBy(page)).events.length).toBe(count);
@@ -92,11 +92,11 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
     60_000,
   );
 
-  test("a stream that is closed while nobody is connected ends the connecting, too", async () => {
+  test("a stream that is closed while the browser is disconnected also stops it", async () => {
     const stream = await Stream.create(server.url, { body: "a" });
     const page = await open(`${stream.url}?offset=-1&live=sse`);
     await page.waitForFunction(() => globalThis.seen.events.length >= 2);
-    // The response has ended by its age, and the browser waits.
+    // The response has reached its maximum age, and the browser waits to reconnect.
     await sleep(sseAgeMs + 1_000);
     await stream.close();
     await page.waitForFunction(() => globalThis.seen.given_up, null, { timeout: 10_000 });
@@ -104,7 +104,7 @@ describe.skipIf(foreignUrl)("a plain EventSource", () => {
     expect(events.filter(({ type }) => type === "data").map(({ data }) => data)).toEqual(["a"]);
   });
 
-  test("a stream that is deleted is given up", async () => {
+  test("the browser gives up a deleted stream", async () => {
     const stream = await Stream.create(server.url, { body: "a" });
     const page = await open(`${stream.url}?offset=-1&live=sse`);
     await page.waitForFunction(() => globalThis.seen.events.length >= 2);

@@ -1,4 +1,4 @@
-// Appends up to the limit, and pages however small.
+// Appends up to the limit, and tiny pages.
 
 import { createHash, randomBytes } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -87,7 +87,7 @@ describe("with the default limits", () => {
     reader.close();
   });
 
-  test("an append of 15 MiB reaches a reader who waits for it", async () => {
+  test("an append of 15 MiB reaches a waiting reader", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/octet-stream" });
     const reader = await stream.events("-1");
     await reader.upToDate();
@@ -105,7 +105,7 @@ describe("with the default limits", () => {
     expect(digest(Buffer.concat([first.body, rest]))).toBe(digest(bytes));
   });
 
-  test("a byte more than 16 MiB is refused, with a length and chunked, and appends nothing", async () => {
+  test("16 MiB and a byte are refused, with a length and chunked, and append nothing", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/octet-stream" });
     expect((await stream.append(undefined, {}, { announced: 16 * mebibyte + 1 })).status).toBe(413);
     expect(
@@ -121,7 +121,7 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
   const pageBytes = 100;
 
   beforeAll(async () => {
-    // Private mode has no pages but those of live reads.
+    // In private mode only live reads have pages.
     server = await startServer({
       env: {
         CACHE_MODE: "shared",
@@ -136,7 +136,7 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
 
   const sizes = [1, 2, 50, 99, 100, 101, 199, 200, 201, 7, 1_999, 2_000, 3];
 
-  test("pages of bytes tile the stream exactly, and end where appends do, none above the limit but by its last append", async () => {
+  test("pages of bytes cover the stream, end with appends, and exceed the limit by one at most", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/octet-stream" });
     const bodies = sizes.map((size) => randomBytes(size));
     for (const body of bodies) await stream.append(body);
@@ -157,9 +157,9 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
     }
   });
 
-  // A page of JSON holds whole appends; only one that is too large by itself may exceed the limit.
+  // A page of JSON has whole appends. Only a single append that is too large may exceed the limit.
   test.each([1, 10])(
-    "pages of JSON hold every message of appends of %s once, and as many as fit",
+    "pages of JSON have every message of appends of %s once, and as many as fit",
     async (batch) => {
       const stream = await Stream.create(server.url, { contentType: "application/json" });
       const messages = range(200).map((index) => "m".repeat((index * 37) % 150) + index);
@@ -184,7 +184,7 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
     },
   );
 
-  test("long-poll and SSE page through the same stream alike", async () => {
+  test("long-poll and SSE return the same pages of a stream", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const messages = range(100).map((index) => "m".repeat((index * 37) % 150) + index);
     for (let start = 0; start < messages.length; start += 10)
@@ -203,7 +203,7 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
     reader.close();
   });
 
-  test("text that is cut by pages in the middle of a character arrives whole over SSE", async () => {
+  test("over SSE a character arrives whole, even if a page ends inside it", async () => {
     const stream = await Stream.create(server.url);
     const text = "\u00e9\u4e09\ud83d\ude00 ".repeat(150);
     await stream.append(text.slice(0, 600));
@@ -214,7 +214,7 @@ describe.skipIf(foreignUrl)("with tiny limits", () => {
     reader.close();
   });
 
-  test("the append limit is the one that was set, to the byte", async () => {
+  test("the append limit can be set, to the byte", async () => {
     const stream = await Stream.create(server.url, { contentType: "application/octet-stream" });
     expect((await stream.append(Buffer.alloc(2_000))).status).toBe(204);
     expect((await stream.append(Buffer.alloc(2_001))).status).toBe(413);

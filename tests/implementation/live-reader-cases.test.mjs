@@ -1,5 +1,4 @@
-// The reader's side in JavaScript, which only the Worker has, held to the cases that its Rust twin
-// is held to as well.
+// The live reader in JavaScript, which only the Worker has, on the same cases as its Rust twin.
 
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";

@@ -1,4 +1,4 @@
-// Live reads under trouble: readers that come and go, objects that are reset, a reader that does
+// Live reads under faults: readers that come and go, objects that are reset, and a reader that does
 // not read.
 
 import { createHash } from "node:crypto";
@@ -20,7 +20,7 @@ beforeAll(async () => {
 });
 afterAll(() => server?.stop());
 
-/** Writes `count` messages exactly once, whatever happens to the object in between. */
+/** Writes `count` messages exactly once, even if the object is reset in between. */
 async function write(stream, writer, count) {
   for (const index of range(count)) {
     for (;;) {
@@ -37,8 +37,8 @@ async function write(stream, writer, count) {
 }
 
 /**
- * Follows a stream through many short reads. What a read gave counts up to its last control event,
- * as for any client: data after it will come again from that offset.
+ * Follows a stream with many short reads. Like any client, it keeps the data up to the last control
+ * event of a read. The next read returns later data again.
  */
 class Follower {
   messages = [];
@@ -91,7 +91,7 @@ class Follower {
   }
 }
 
-test("25 readers that reconnect all the time see every message once and in order, over 7 resets of the object", async () => {
+test("25 reconnecting readers see every message once and in order, over 7 resets", async () => {
   const stream = await Stream.create(server.url, { contentType: "application/json" });
   const [writers, each] = [3, 250];
   const followers = range(25).map(
@@ -136,7 +136,7 @@ test("25 readers that reconnect all the time see every message once and in order
   expect(followers.reduce((reads, follower) => reads + follower.reads, 0)).toBeGreaterThan(25 * 5);
 });
 
-test("SSE readers that stay do not notice that the object is reset", async () => {
+test("SSE readers that stay connected do not notice a reset of the object", async () => {
   const stream = await Stream.create(server.url, { contentType: "application/json" });
   const readers = await Promise.all(range(25).map(() => stream.events("-1")));
   await Promise.all(readers.map((reader) => reader.upToDate()));
@@ -174,8 +174,8 @@ async function residentBytes(pid) {
 const slowBytes = 40_000_000;
 const slowRecord = 100_000;
 
-// Appends 40 MB of records that can be told apart, while one reader follows them; tells by how much
-// the server's memory grew meanwhile.
+// Appends 40 MB of distinct records, while one reader follows. Returns the growth of the server's
+// memory.
 async function appendMuch(stream) {
   const quick = await stream.events("now");
   await quick.upToDate();
@@ -198,16 +198,16 @@ async function appendMuch(stream) {
 }
 
 test.skipIf(process.platform !== "linux")(
-  "a reader that does not read costs little memory, delays nobody, and gets everything in order afterwards",
+  "a reader that does not read costs little memory, delays nobody, and misses nothing",
   async () => {
-    // The first run takes the memory that any such appends take; the runs after it are compared.
+    // The first run allocates memory that all runs need. Only later runs are compared.
     await appendMuch(await Stream.create(server.url));
     const without = await appendMuch(await Stream.create(server.url));
 
     const stream = await Stream.create(server.url);
     const slow = await stream.events("-1", { paused: true });
     await eventually(
-      "the slow reader's line",
+      "the slow reader's subscription",
       async () => (await stream.statistics()).subscribers === 1,
     );
     const { grown, written, tail } = await appendMuch(stream);
@@ -216,7 +216,7 @@ test.skipIf(process.platform !== "linux")(
     );
     expect(grown - without.grown).toBeLessThan(0.75 * slowBytes);
     await eventually(
-      "no more lines than the slow reader's",
+      "at most the slow reader's subscription",
       async () => (await stream.statistics()).subscribers <= 1,
     );
 
@@ -229,19 +229,22 @@ test.skipIf(process.platform !== "linux")(
   120_000,
 );
 
-test("200 readers that come and go leave no line behind", async () => {
+test("200 readers that come and go leave no subscriber behind", async () => {
   const stream = await Stream.create(server.url);
   for (const round of range(10)) {
     const readers = await Promise.all(range(20).map(() => stream.events("now")));
     await Promise.all(readers.map((reader) => reader.upToDate()));
     if (round === 0)
-      await eventually("20 lines", async () => (await stream.statistics()).subscribers === 20);
+      await eventually(
+        "20 subscribers",
+        async () => (await stream.statistics()).subscribers === 20,
+      );
     for (const reader of readers) reader.close();
   }
-  await eventually("no line", async () => (await stream.statistics()).subscribers === 0);
+  await eventually("no subscriber", async () => (await stream.statistics()).subscribers === 0);
 });
 
-test("long-polls that are given up leave no line behind", async () => {
+test("cancelled long-polls leave no subscriber behind", async () => {
   const stream = await Stream.create(server.url);
   for (let round = 0; round < 5; round += 1) {
     await Promise.all(
@@ -250,10 +253,10 @@ test("long-polls that are given up leave no line behind", async () => {
       ),
     );
   }
-  await eventually("no line", async () => (await stream.statistics()).subscribers === 0);
+  await eventually("no subscriber", async () => (await stream.statistics()).subscribers === 0);
 });
 
-test("readers of a deleted stream leave no line behind, and those of its successor get its data only", async () => {
+test("readers of a deleted stream leave no subscriber, and those of the next get only its data", async () => {
   const stream = await Stream.create(server.url, { body: "old" });
   const readers = await Promise.all(range(5).map(() => stream.events("-1")));
   await Promise.all(readers.map((reader) => reader.upToDate()));

@@ -51,7 +51,7 @@ const post = (stream, length, more = "") =>
   `POST ${stream.path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: ${length}\r\n${more}\r\n`;
 
 describe.runIf(shell === "server")("bodies", () => {
-  test("clients that announce large bodies and send a byte now and then keep nobody from writing", async () => {
+  test("clients that announce large bodies and send single bytes do not block other writers", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     const slow = range(17).map(() => connect(server));
@@ -61,7 +61,7 @@ describe.runIf(shell === "server")("bodies", () => {
       expect((await stream.append("abc")).status).toBe(204);
   });
 
-  test("when there is no room the newest large body gives way, and small ones pass", async () => {
+  test("when there is no room, the newest large body is refused, and small ones are accepted", async () => {
     const server = await serve({ BODIES_BYTES_MAX: 3 * mebibyte });
     const stream = await Stream.create(server.url);
     const large = [];
@@ -80,7 +80,7 @@ describe.runIf(shell === "server")("bodies", () => {
     expect((await stream.head()).offset).toMatch(new RegExp(`_0*${3 + 60_000 + 2 * mebibyte}$`));
   });
 
-  test("a client address that holds most gives way first", async () => {
+  test("the address that holds most loses a body first", async () => {
     const server = await serve({ BODIES_BYTES_MAX: 3 * mebibyte });
     const stream = await Stream.create(server.url);
     const hold = async (localAddress, bytes) => {
@@ -109,7 +109,7 @@ describe.runIf(shell === "server")("bodies", () => {
 });
 
 describe.runIf(shell === "server")("answers", () => {
-  test("clients that never read hold no more than there is room for, and others can read", async () => {
+  test("clients that never read are limited to the room for answers, and others can read", async () => {
     const server = await serve({ PAGES_BYTES_MAX: 8 * mebibyte });
     const stream = await Stream.create(server.url, { body: Buffer.alloc(mebibyte, "x") });
     const small = await Stream.create(server.url, { body: Buffer.alloc(100_000, "y") });
@@ -129,7 +129,7 @@ describe.runIf(shell === "server")("answers", () => {
   });
 });
 
-/** Reads a whole stream on a connection of its own. Says how the answer ended. */
+/** Reads a whole stream on a new connection. Returns the answer and how it ended. */
 function readAll(server, target, localAddress) {
   return new Promise((resolve) => {
     const options = {
@@ -215,7 +215,7 @@ describe.runIf(shell === "server")("long reads when there is little room for ans
     },
   );
 
-  test("an event stream that has begun gets everything, whoever fills the room", async () => {
+  test("an event stream that has begun gets everything, even if others fill the room", async () => {
     const server = await serve({ PAGES_BYTES_MAX: 2 * mebibyte });
     const stream = await Stream.create(server.url);
     const long = await Stream.create(server.url, { body: Buffer.alloc(12 * mebibyte, "y") });
@@ -248,7 +248,7 @@ describe.runIf(shell === "server")("long reads when there is little room for ans
 });
 
 describe.runIf(shell === "server")("connections", () => {
-  test("slow heads give way to whoever comes, from the same address or another", async () => {
+  test("slow heads are closed in favour of new connections, from any address", async () => {
     const server = await serve({ CONNECTIONS_MAX: 20 });
     const stream = await Stream.create(server.url);
     const slow = range(60).map(() => connect(server));
@@ -271,9 +271,9 @@ describe.runIf(shell === "server")("connections", () => {
       reader.socket.write(`GET ${stream.path}?offset=-1&live=sse HTTP/1.1\r\nHost: x\r\n\r\n`);
       await answered(reader, new RegExp(`^HTTP/1\\.1 ${status} `));
     }
-    // There is a place for others,
+    // Other addresses still have places.
     expect((await request(server.url, stream.path)).status).toBe(200);
-    // and when there is none for a request to a stream, there is for the server's own paths.
+    // An address without a place still gets answers from the server's own paths.
     const own = connect(server, { localAddress: "127.0.0.2" });
     own.socket.write("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
     await answered(own, /^HTTP\/1\.1 200 .*"ok"/s);
@@ -282,7 +282,7 @@ describe.runIf(shell === "server")("connections", () => {
     await answered(metrics, /^HTTP\/1\.1 200 .*durable_streams_connections/s);
   });
 
-  test("an idle connection is kept for as long as was set", async () => {
+  test("an idle connection is kept for the time that is set", async () => {
     const server = await serve({ IDLE_TIMEOUT_MS: 31_000 });
     const connection = connect(server);
     connection.socket.write("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -436,7 +436,7 @@ print(answer.status)`;
   });
 
   test.each(["GET", "HEAD", "DELETE", "OPTIONS", "PATCH"])(
-    "%s whose body never comes is answered at once",
+    "%s whose body never arrives is answered at once",
     async (method) => {
       const server = await serve();
       const stream = await Stream.create(server.url);
@@ -450,7 +450,7 @@ print(answer.status)`;
     },
   );
 
-  test("a request without a token is refused at once, whatever its body does", async () => {
+  test("a request without a token is refused before its body arrives", async () => {
     const server = await serve({ AUTH_TOKEN: "secret" });
     const stream = new Stream(server.url);
     for (const more of ["", "Expect: 100-continue\r\n"]) {
@@ -466,7 +466,7 @@ print(answer.status)`;
     await answered(chunked, /^HTTP\/1\.1 401 /, 1_000);
   });
 
-  test("a connection goes on after a refused body that is short", async () => {
+  test("a connection can be used again after a short refused body", async () => {
     const server = await serve();
     const stream = new Stream(server.url);
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
@@ -497,7 +497,7 @@ describe.runIf(shell === "server")("heads", () => {
     expect((await exchange(server.url, bytes)).toString("latin1")).toMatch(/^HTTP\/1\.1 400 /);
   });
 
-  test("a line feed alone is refused in a request behind another, too", async () => {
+  test("a line feed alone is also refused in a second request", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     for (const first of [
@@ -525,7 +525,7 @@ describe.runIf(shell === "server")("heads", () => {
   );
 
   test.each([
-    ["a request line that is none", "hello\r\n\r\n", 400],
+    ["an invalid request line", "hello\r\n\r\n", 400],
     ["another version", "GET /health HTTP/3.0\r\nHost: x\r\n\r\n", 400],
     ["a bad header name", "GET /health HTTP/1.1\r\nHost: x\r\nA B: c\r\n\r\n", 400],
     ["a bad length", "POST /v1/stream/a HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400],
@@ -538,7 +538,7 @@ describe.runIf(shell === "server")("heads", () => {
     ],
     ["a long target", `GET /${"x".repeat(70_000)} HTTP/1.1\r\nHost: x\r\n\r\n`, 431],
   ])(
-    "the answer to a head with %s is never stored, alone or behind another",
+    "the answer to a head with %s is never stored, in a first or second request",
     async (_, head, status) => {
       const server = await serve();
       const refused = new RegExp(
@@ -553,7 +553,7 @@ describe.runIf(shell === "server")("heads", () => {
     },
   );
 
-  test("content that looks like such an answer is handed out as it is", async () => {
+  test("content that looks like such an answer is returned unchanged", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     const content = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
@@ -565,7 +565,7 @@ describe.runIf(shell === "server")("heads", () => {
     expect(text.match(/cache-control/g)).toHaveLength(2);
   });
 
-  test("requests in one piece are answered one after the other", async () => {
+  test("pipelined requests are answered in order", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     const all = `${range(20)
@@ -601,7 +601,7 @@ describe.runIf(shell === "server")("heads", () => {
 });
 
 describe.runIf(shell === "server")("its own paths", () => {
-  test("/metrics comes in the format that is asked for", async () => {
+  test("/metrics has the format that the request asks for", async () => {
     const server = await serve();
     await Stream.create(server.url);
     const plain = await request(server.url, "/metrics");
@@ -629,8 +629,8 @@ describe.runIf(shell === "server")("its own paths", () => {
     expect(samples(plain.text)).toEqual(samples(open.text));
   });
 
-  test("/health says that commits fail, and later that they do not", async () => {
-    // The system refuses to let any file grow beyond a size, as a full disk would.
+  test("/health reports failing commits, and their recovery", async () => {
+    // The system limits the size of files, which has the effect of a full disk.
     const server = await serve({}, { fileBytesMax: 2 * mebibyte });
     const stream = await Stream.create(server.url);
     expect((await request(server.url, "/health")).status).toBe(200);

@@ -1,4 +1,4 @@
-// What only the server for one machine has: files, bounds, signals, and its own two paths.
+// Features of the server for one machine only: files, bounds, signals, and its own two paths.
 
 import { existsSync } from "node:fs";
 import http from "node:http";
@@ -26,7 +26,7 @@ async function temporaryDirectory() {
 }
 
 /**
- * The files of streams, without those that SQLite keeps beside them, and without the registry's.
+ * The files of streams, without SQLite's auxiliary files and without the registry's file.
  */
 async function files({ dataDirectory }) {
   const all = await readdir(path.join(dataDirectory, "streams"), { recursive: true });
@@ -49,7 +49,7 @@ async function metric({ url }, name) {
 }
 
 describe.runIf(shell === "server")("files", () => {
-  test("a stream has one file from its creation to its deletion, whatever it is called", async () => {
+  test("a stream of any name has one file from its creation to its deletion", async () => {
     const server = await serve({});
     const names = [
       "a",
@@ -79,7 +79,7 @@ describe.runIf(shell === "server")("files", () => {
     await eventually("no file", async () => (await files(server)).length === 0);
   });
 
-  test("a name that is no stream leaves no file, whatever is asked of it", async () => {
+  test("requests for an unknown stream leave no file", async () => {
     const server = await serve({});
     const stream = new Stream(server.url);
     const answers = [
@@ -98,7 +98,7 @@ describe.runIf(shell === "server")("files", () => {
   });
 
   test.skipIf(process.platform !== "linux")(
-    "more streams than may be open are served, each with all that it has",
+    "more streams than may be open are served, each with all of its data",
     async () => {
       const [open, threads] = [4, 3];
       const server = await serve({ OPEN_STREAMS_MAX: open, STORAGE_THREADS: threads });
@@ -122,7 +122,7 @@ describe.runIf(shell === "server")("files", () => {
         for (const answer of await Promise.all(appending)) expect(answer.status).toBe(200);
       }
       expect(most).toBeGreaterThan(0);
-      // A database and its log each.
+      // Each has a database and a log.
       expect(most).toBeLessThanOrEqual(2 * (open + threads));
       for (const [index, stream] of streams.entries())
         expect(await stream.messages()).toEqual(range(5).map((round) => [round, index].join()));
@@ -134,7 +134,7 @@ describe.runIf(shell === "server")("files", () => {
     },
   );
 
-  test("a stream whose time has come leaves no file, though nobody asks for it, over a kill, too", async () => {
+  test("an expired stream leaves no file, without any request, even after a kill", async () => {
     const dataDirectory = await temporaryDirectory();
     let server = await serve({}, { dataDirectory });
     await Stream.create(server.url, { body: "abc", headers: { "Stream-TTL": "1" } });
@@ -160,7 +160,7 @@ describe.runIf(shell === "server")("files", () => {
 });
 
 describe.runIf(shell === "server")("commits", () => {
-  test("appends at the same time share commits, and each is there once", async () => {
+  test("concurrent appends share commits, and each is stored once", async () => {
     const server = await serve({});
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const [connections, each] = [64, 30];
@@ -181,7 +181,7 @@ describe.runIf(shell === "server")("commits", () => {
     expect(commits).toBeLessThan((connections * each) / 2);
   });
 
-  test("a turn that fails takes back nothing but itself, and those that shared its commit are done over", async () => {
+  test("a failed turn undoes only itself, and the turns that shared its commit are repeated", async () => {
     const server = await serve({});
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const answers = await Promise.all(
@@ -201,7 +201,7 @@ describe.runIf(shell === "server")("commits", () => {
 
 describe.runIf(shell === "server")("signals", () => {
   test.each(["SIGTERM", "SIGINT"])(
-    "%s answers what waits, ends what is open, and loses nothing",
+    "%s answers waiting requests, ends live reads, and loses nothing",
     async (signal) => {
       const dataDirectory = await temporaryDirectory();
       const server = await serve({}, { dataDirectory });
@@ -222,7 +222,7 @@ describe.runIf(shell === "server")("signals", () => {
       idle.destroy();
       expect(await server.ended()).toEqual({ code: 0, signal: null });
       expect(performance.now() - begun).toBeLessThan(5_000);
-      // Everything is in the one file.
+      // All data is in one file.
       const left = await readdir(path.join(dataDirectory, "streams"), { recursive: true });
       expect(left.filter((file) => /-(wal|shm|journal)$/.test(file))).toEqual([]);
 
@@ -245,7 +245,7 @@ describe.runIf(shell === "server")("bounds", () => {
     expect(answer.headers["cache-control"]).toMatch(/\bno-store\b/);
   }
 
-  test("live readers beyond the bound are told to come back, and can when another has left", async () => {
+  test("live readers beyond the bound are answered 503, and get a place when another leaves", async () => {
     const server = await serve({ READERS_MAX: 2 });
     const stream = await Stream.create(server.url);
     const readers = [await stream.events("-1"), await stream.events("-1")];
@@ -263,7 +263,7 @@ describe.runIf(shell === "server")("bounds", () => {
     readers[1].close();
   });
 
-  test("connections beyond the bound are told to come back, and one that is idle gives way", async () => {
+  test("connections beyond the bound are answered 503, and replace an idle one", async () => {
     const server = await serve({ CONNECTIONS_MAX: 2 });
     const stream = new Stream(server.url);
     await stream.put();
@@ -287,7 +287,7 @@ describe.runIf(shell === "server")("bounds", () => {
     readers[1].close();
   });
 
-  test("bodies beyond the bound are told to come back, announced or not", async () => {
+  test("bodies beyond the bound are answered 503, with or without a length", async () => {
     const server = await serve({ BODIES_BYTES_MAX: 1_000 });
     const stream = await Stream.create(server.url);
     expectUnavailable(await stream.append("x".repeat(1_001)));
@@ -314,7 +314,7 @@ describe.runIf(shell === "server")("bounds", () => {
     expect((await request(server.url, "/health")).status).toBe(200);
   });
 
-  test("what is no HTTP is refused, and costs only its connection", async () => {
+  test("bytes that are not HTTP are refused, and cost only their connection", async () => {
     const server = await serve({});
     for (const bytes of [
       "\r\n\r\n\0\0\0",
@@ -331,7 +331,7 @@ describe.runIf(shell === "server")("bounds", () => {
 });
 
 describe.runIf(shell === "server")("its own paths", () => {
-  test("/health says that the server is well, and /metrics what it did", async () => {
+  test("/health says that the server works, and /metrics has its counters", async () => {
     const server = await serve({ AUTH_TOKEN: "secret" });
     expect((await request(server.url, "/health")).json()).toEqual({ status: "ok" });
     await new Stream(server.url, freshName()).put({ headers: { Authorization: "Bearer secret" } });
@@ -339,7 +339,7 @@ describe.runIf(shell === "server")("its own paths", () => {
     const requests = await metric(server, "requests_total");
     expect(requests.get('durable_streams_requests_total{method="PUT",status="201"}')).toBe(1);
     expect(requests.get('durable_streams_requests_total{method="PUT",status="401"}')).toBe(1);
-    // The registry's, too, once it has been told.
+    // The registry's file is there, too, once it has the event.
     await eventually(
       "two open streams",
       async () => (await metric(server, "open_streams")).get("durable_streams_open_streams") === 2,
@@ -350,7 +350,7 @@ describe.runIf(shell === "server")("its own paths", () => {
     }
   });
 
-  test("data is made where it is asked for", async () => {
+  test("the data directory is created where the setting says", async () => {
     const dataDirectory = path.join(await temporaryDirectory(), "deep", "er");
     await serve({}, { dataDirectory });
     expect(existsSync(path.join(dataDirectory, "streams"))).toBe(true);

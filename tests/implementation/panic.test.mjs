@@ -1,5 +1,5 @@
-// A fault in the compiled code must cost one request, never the isolate: no other stream may
-// notice, and nothing half done may stay.
+// A panic must fail one request, never the isolate. It must not affect other streams, or leave
+// anything half done.
 
 import net from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -65,7 +65,7 @@ test("a DELETE that panics deletes nothing", async () => {
   expect((await stream.get()).text).toBe("a");
 });
 
-test("a request to another stream that is in flight is answered, and its answer is true", async () => {
+test("a concurrent request to another stream is answered correctly", async () => {
   const [bad, good] = await Promise.all([Stream.create(server.url), Stream.create(server.url)]);
   const { hostname, port, host } = new URL(server.url);
   const socket = net.connect(Number(port), hostname);
@@ -87,7 +87,7 @@ test("a request to another stream that is in flight is answered, and its answer 
   socket.destroy();
 });
 
-test("a long-poll on another stream that waits is answered with the next append", async () => {
+test("a waiting long-poll on another stream is answered with the next append", async () => {
   const [bad, good] = await Promise.all([Stream.create(server.url), Stream.create(server.url)]);
   const waiting = good.longPoll(good.start);
   await sleep(200);
@@ -141,7 +141,7 @@ test("SSE readers of the same stream lose nothing", async () => {
   }
 });
 
-test("panic after panic, the server goes on and keeps what it acknowledged", async () => {
+test("after repeated panics the server works and has all that it acknowledged", async () => {
   const [bad, good] = await Promise.all([
     Stream.create(server.url),
     Stream.create(server.url, { contentType: "application/json" }),
@@ -166,7 +166,7 @@ test("many panics at once are all answered", async () => {
   }
 });
 
-test("the server ends on SIGTERM after all of this", async () => {
+test("the server still ends on SIGTERM", async () => {
   const stream = await Stream.create(server.url);
   await expectFault(stream.append("x", panic));
   const begun = performance.now();

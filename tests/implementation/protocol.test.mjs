@@ -1,5 +1,5 @@
-// The protocol clause by clause: each row names its section of PROTOCOL.md and says in one line
-// what must hold.
+// The protocol clause by clause. Each row names its section of PROTOCOL.md, and its rule in one
+// line.
 
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { foreignUrl, startOrUse } from "../harness/target.mjs";

@@ -1,4 +1,4 @@
-// The registry spread over three streams: who is told of what, and who may write there.
+// The registry spread over three streams: which events each gets, and who may write there.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { eventually } from "../harness/http.mjs";
@@ -14,7 +14,7 @@ beforeAll(async () => {
 });
 afterAll(() => server.stop());
 
-/** The events of each shard. One that nobody has told anything is not there. */
+/** The events of each shard. A shard without events does not exist. */
 const events = () =>
   Promise.all(
     shards.map(async (name) => {
@@ -23,7 +23,7 @@ const events = () =>
     }),
   );
 
-test("each of three shards is told of some streams, and of each all events in order", async () => {
+test("each of three shards gets some streams, and all of their events in order", async () => {
   const streams = Array.from({ length: 24 }, () => new Stream(server.url, freshName("sharded")));
   for (const operation of ["put", "delete", "put"])
     await Promise.all(streams.map((stream) => stream[operation]()));
@@ -48,7 +48,7 @@ test("each of three shards is told of some streams, and of each all events in or
   expect(told.flat()).toHaveLength(3 * streams.length);
 });
 
-test("clients read every shard and write to none, not even to those that are not used", async () => {
+test("clients can read every shard and write to none, even if it is unused", async () => {
   await eventually("an event in every shard", async () => {
     await Stream.create(server.url);
     return (await events()).every((all) => all.length > 0);

@@ -1,5 +1,5 @@
-// Rows written are what storage is billed by: what each request costs is asserted, not estimated.
-// Only Cloudflare bills, and only the Worker counts.
+// Storage is billed by rows written. These tests assert the cost of each request. They run on the
+// Worker only, because only Cloudflare bills rows.
 
 import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
@@ -8,7 +8,7 @@ import { eventually } from "../harness/http.mjs";
 import { objectNamespace, shell, startServer } from "../harness/server.mjs";
 import { producer, Stream } from "../harness/stream.mjs";
 
-// The runtime itself gives every object that is started one page of an empty database.
+// The runtime creates an empty database of one page for every object that starts.
 const untouchedDatabaseBytes = 4096;
 
 let server;
@@ -31,12 +31,12 @@ async function rowsWritten(stream, act) {
 }
 
 describe.runIf(shell === "worker")("creation", () => {
-  // Two tables, which count as two rows each, the head row, and the head row once more when the
-  // registry was told.
-  test("a stream that is not used again costs six rows, and one alarm that is taken back", async () => {
+  // Two tables of two rows each, the stream's row, and that row again once the registry has the
+  // event.
+  test("a stream that is not used again costs six rows, and one alarm that is removed", async () => {
     const stream = await Stream.create(server.url);
     await eventually(
-      "the registry has been told",
+      "the registry has the event",
       async () => (await stream.statistics()).rows_written >= 6,
     );
     await new Promise((resolve) => setTimeout(resolve, 300));
@@ -47,17 +47,17 @@ describe.runIf(shell === "worker")("creation", () => {
 });
 
 describe.runIf(shell === "worker")("creation with R2 and D1", () => {
-  // As above, and the head row once more when the index was told.
-  test("a stream that is not used again costs seven rows, and one alarm that is taken back", async () => {
+  // As above, and the stream's row once more when the index has the stream.
+  test("a stream that is not used again costs seven rows, and one alarm that is removed", async () => {
     const own = await startServer({ cold: true });
     onTestFinished(() => own.stop());
     const stream = await Stream.create(own.url);
     await eventually(
-      "the index has been told",
+      "the index has the stream",
       async () => (await own.coldTier.indexed(stream)).length === 1,
     );
     await eventually(
-      "the registry has been told",
+      "the registry has the event",
       async () => (await stream.statistics()).rows_written >= 7,
     );
     await new Promise((resolve) => setTimeout(resolve, 500));
@@ -175,7 +175,7 @@ describe.runIf(shell === "worker")("reads", () => {
     const reader = await stream.events("-1");
     await reader.upToDate();
     await eventually(
-      "the reader's line",
+      "the reader's subscription",
       async () => (await stream.statistics()).subscribers === 1,
     );
     expect(
@@ -184,7 +184,7 @@ describe.runIf(shell === "worker")("reads", () => {
     reader.close();
   });
 
-  test("a stream with a TTL that is read 1,000 times in a row writes a handful of rows at most", async () => {
+  test("1,000 reads of a stream with a TTL write only a few rows", async () => {
     const stream = await Stream.create(server.url, {
       body: "abc",
       headers: { "Stream-TTL": "3600" },
@@ -195,7 +195,7 @@ describe.runIf(shell === "worker")("reads", () => {
     expect(written).toBeLessThanOrEqual(5);
   });
 
-  test("a long read of many small appends reads a row for each, not more than twice", async () => {
+  test("a long read of many small appends reads each row at most twice", async () => {
     const stream = await Stream.create(server.url);
     for (let index = 0; index < 100; index += 1) await stream.append("x");
     const before = await stream.statistics();
@@ -218,7 +218,7 @@ describe.runIf(shell === "worker")("an unknown name", () => {
     );
   }
 
-  // Those of other streams may still grow: the registry is told of them after the fact.
+  // Tables of other streams may still grow, because the registry gets their events later.
   async function databases() {
     let known = await databasesNow();
     await eventually(
@@ -262,7 +262,7 @@ describe.runIf(shell === "worker")("an unknown name", () => {
     await stream.append("y", producer("p", 0, 0));
     await stream.delete();
     await eventually(
-      "no table, once the registry has been told",
+      "no table, once the registry has the event",
       async () => (await stream.statistics()).tables.length === 0,
     );
   });

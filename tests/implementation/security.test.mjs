@@ -1,4 +1,4 @@
-// What a client says of the server's name, of its own origin and of its body's coding must not get
+// What a client claims about the server's name, its own origin and its body's coding must not gain
 // it anything.
 
 import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
@@ -15,7 +15,7 @@ async function serve(env = {}, options = {}) {
   return server.url;
 }
 
-/** The answer to a request that is written as it is. */
+/** Sends a request exactly as written. Returns the answer. */
 async function raw(base, lines, body = "") {
   const bytes = await exchange(
     base,
@@ -47,7 +47,7 @@ describe("Host", () => {
     ["bytes that are no characters of a host", ["Host: \u00e9"]],
   ];
 
-  test("none but one that is valid is accepted, and none selects a stream", async () => {
+  test("an invalid one is refused, and selects no stream", async () => {
     const base = await serve();
     const one = await Stream.create(base, { body: "one" });
     const victim = await Stream.create(base, { body: "victim" });
@@ -74,7 +74,7 @@ describe("Host", () => {
     expect((await victim.get()).text).toBe("victim");
   });
 
-  test("any that is valid is accepted, and the target alone selects the stream", async () => {
+  test("any valid one is accepted, and only the target selects the stream", async () => {
     const base = await serve();
     const stream = await Stream.create(base, { body: "abc" });
     for (const host of [
@@ -102,7 +102,7 @@ describe("Host", () => {
       "Content-Length: 0",
     ]);
     expect(put.status).toBe(201);
-    // workerd keeps nothing but the path of such a target, and puts Host before it.
+    // workerd keeps only the path of such a target, and puts Host in front of it.
     const origin = shell === "worker" ? "http://h" : "http://other.example:81";
     expect(put.head).toMatch(new RegExp(`^location: ${origin}${path}\r?$`, "im"));
     expect((await request(base, path)).status).toBe(200);
@@ -120,14 +120,14 @@ describe("Host", () => {
     }
   });
 
-  test.skipIf(shell === "worker")("HTTP/1.0 needs none", async () => {
+  test.skipIf(shell === "worker")("HTTP/1.0 does not need one", async () => {
     const base = await serve();
     const stream = await Stream.create(base, { body: "abc" });
     expect((await raw(base, [`GET ${stream.path} HTTP/1.0`])).status).toBe(200);
     expect((await raw(base, [`GET ${stream.path} HTTP/1.0`, "Host: x?"])).status).toBe(400);
   });
 
-  test.skipIf(shell === "worker")("health and metrics ask for a valid one, too", async () => {
+  test.skipIf(shell === "worker")("/health and /metrics also need a valid one", async () => {
     const base = await serve();
     for (const target of ["/health", "/metrics"]) {
       expect((await raw(base, [`GET ${target} HTTP/1.1`, "Host: h"])).status).toBe(200);
@@ -135,7 +135,7 @@ describe("Host", () => {
     }
   });
 
-  test("PUBLIC_URL is where Location begins, whatever the request says", async () => {
+  test("PUBLIC_URL is the base of Location for any request", async () => {
     const base = await serve({ PUBLIC_URL: "https://streams.example/tenant/" });
     const path = `/v1/stream/${freshName()}/%7Echild`;
     const answer = await request(base, `${path}?x=1`, {
@@ -201,7 +201,7 @@ describe("CORS_ORIGINS", () => {
   const ownHeaders = (answer) =>
     Object.keys(answer.headers).filter((name) => name.startsWith("access-control-"));
 
-  test("only listed origins are told that they may, and only they may write", async () => {
+  test("only listed origins get CORS headers, and only they may write", async () => {
     const base = await serve({
       CORS_ORIGINS: `${listed},http://localhost:3000`,
       LONG_POLL_TIMEOUT_MS: 500,
@@ -248,12 +248,12 @@ describe("CORS_ORIGINS", () => {
       for (const answer of writes) expect(answer.status === 403, origin).toBe(!may);
       expect((await created.get()).status).toBe(404);
     }
-    // Who is no browser names no origin.
+    // Programs other than browsers send no Origin.
     expect((await stream.append("y")).status).toBe(204);
     expect((await stream.get()).text).toBe("abcxxy");
   });
 
-  test("a page that asks for the whole server is answered like one that asks for a stream", async () => {
+  test("OPTIONS for the whole server is answered like OPTIONS for a stream", async () => {
     const base = await serve();
     for (const target of ["*", "/", "/v1/stream/any"]) {
       const answer = await raw(base, [
@@ -278,7 +278,7 @@ describe.skipIf(shell === "worker")("the data directory", () => {
     }
   }
 
-  test("nothing in it can be read by other users, cold storage included", async () => {
+  test("other users can read none of it, including cold storage", async () => {
     const parent = await mkdtemp(path.join(tmpdir(), "durable-streams-private-"));
     onTestFinished(() => rm(parent, { recursive: true, force: true }));
     const data = path.join(parent, "data");
@@ -321,11 +321,11 @@ describe("internal headers", () => {
       "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
     ],
   ];
-  // What differs from one answer to the next without any forged header.
+  // Headers that differ between answers even without a forged header.
   const changing = /^(date|stream-cursor|connection|keep-alive|cf-ray|report-to|nel): .*$/gim;
   const compared = ({ head, body }) => `${head.replace(changing, "")}\n\n${body}`;
 
-  test("change nothing in an answer when a client sends them, and are in none", async () => {
+  test("change no answer when a client sends them, and are in no answer", async () => {
     const base = await serve({ LONG_POLL_TIMEOUT_MS: "300" });
     const stream = await Stream.create(base, { body: "abc" });
     for (const [what, query] of reads) {

@@ -1,5 +1,5 @@
-// A stream that is watched but quiet must cost nothing: its object sleeps while its readers stay.
-// On one machine nothing is billed; there it is the open files that are few (one-machine.test.mjs).
+// A quiet stream with readers must cost nothing: its object sleeps while they stay connected. On
+// one machine nothing is billed, but the number of open files is bounded (one-machine.test.mjs).
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { eventually, sleep } from "../harness/http.mjs";
@@ -7,7 +7,7 @@ import { shell, startServer } from "../harness/server.mjs";
 import { Stream } from "../harness/stream.mjs";
 
 const readerCount = 100;
-// The runtime lets an object hibernate ten seconds after its last event.
+// The runtime hibernates an object ten seconds after its last event.
 const idleMs = 13_000;
 
 let server;
@@ -19,7 +19,7 @@ beforeAll(async () => {
 afterAll(() => server?.stop());
 
 test.runIf(shell === "worker")(
-  "with 100 idle SSE readers the object hibernates, and the next append reaches every one of them",
+  "with 100 idle SSE readers the object hibernates, and the next append reaches all",
   async () => {
     const stream = await Stream.create(server.url, {
       contentType: "application/json",
@@ -60,7 +60,7 @@ test.runIf(shell === "worker")(
 );
 
 test.runIf(shell === "worker")(
-  "a long-poll that comes after the sleep is answered by the next append",
+  "a long-poll after the sleep is answered with the next append",
   async () => {
     const stream = await Stream.create(server.url, { body: "a" });
     const { instance } = await stream.statistics();

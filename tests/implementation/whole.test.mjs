@@ -15,7 +15,7 @@ const mebibyte = 1 << 20;
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 const digest = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
-/** The block of this number of a stream of bytes; no two are the same. */
+/** Returns a block of a stream of bytes. Each number has a different block. */
 function block(number, bytes = mebibyte) {
   const block = Buffer.alloc(bytes);
   for (let at = 0; at + 4 <= bytes; at += 4)
@@ -24,8 +24,7 @@ function block(number, bytes = mebibyte) {
 }
 
 /**
- * A read whose client has seen the head of the answer and a little of its body, and takes no more
- * for now.
+ * A read whose client has received the head and the beginning of the body, and then stops reading.
  */
 async function pausedRead(stream) {
   const { hostname, port } = new URL(stream.base);
@@ -44,7 +43,7 @@ async function pausedRead(stream) {
       resolve();
     });
   });
-  // By then everything is full that lies between the two.
+  // By then all buffers between client and server are full.
   await sleep(500);
   return {
     headers: incoming.headers,
@@ -65,7 +64,7 @@ describe.skipIf(foreignUrl)("a plain read", () => {
   });
   afterAll(() => server?.stop());
 
-  /** More than what fits between a server and a client that does not read. */
+  /** More than all buffers between a server and a client that does not read. */
   async function filled() {
     const stream = await Stream.create(server.url, { contentType: "application/octet-stream" });
     const blocks = range(32).map((number) => block(number));
@@ -125,7 +124,7 @@ describe.skipIf(foreignUrl)("a plain read", () => {
     expect(body.equals(whole.subarray(0, body.length))).toBe(true);
   });
 
-  test("that its client cancels hurts nobody", async () => {
+  test("that its client cancels affects nobody", async () => {
     const { stream, whole } = await filled();
     const reads = await Promise.all(range(20).map(() => pausedRead(stream)));
     for (const read of reads) read.cancel();
@@ -151,7 +150,7 @@ describe.skipIf(foreignUrl)("a plain read", () => {
 
 // `WHOLE_READ_BYTES=1073741824 cargo xtask implementation whole` reads a GiB, too.
 const asked = Number(process.env.WHOLE_READ_BYTES ?? 0);
-// The runtime of the Worker collects its garbage when it likes: only a long read shows its bound.
+// The Worker's runtime collects garbage at any time, so that only a long read shows the bound.
 const long =
   shell === "worker" ? { bytes: 400_000_000, grownMax: 256 } : { bytes: 100_000_000, grownMax: 64 };
 const sizes = [4_000_000, long.bytes, ...(asked > 0 ? [asked] : [])];
@@ -163,7 +162,7 @@ const memoryOf = async (pid, field) =>
 
 describe.skipIf(foreignUrl)("the official client without live", () => {
   test.each(sizes)(
-    "reads all of %s bytes, however little the server holds",
+    "reads all of %s bytes in constant memory",
     async (bytes) => {
       const server = await startServer();
       try {
@@ -179,7 +178,7 @@ describe.skipIf(foreignUrl)("the official client without live", () => {
           written.update(part);
           await handle.append(part);
         }
-        // The highest from now on.
+        // Resets the peak.
         await writeFile(`/proc/${server.pid}/clear_refs`, "5");
         const before = await memoryOf(server.pid, "VmRSS");
         const begun = performance.now();

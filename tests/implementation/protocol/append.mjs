@@ -187,8 +187,7 @@ export const rows = [
   },
   {
     section: "5.2",
-    clause:
-      "that a stream is closed is told before a wrong content type and before a sequence regression",
+    clause: "a closed stream is reported before a wrong content type and a sequence regression",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("1", { "Stream-Seq": "m" });
@@ -206,7 +205,7 @@ export const rows = [
   },
   {
     section: "5.2",
-    clause: "a wrong content type is told before a sequence regression",
+    clause: "a wrong content type is reported before a sequence regression",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("1", { "Stream-Seq": "m" });
@@ -253,7 +252,7 @@ export const rows = [
   },
   {
     section: "5.2",
-    clause: "appends at the same time get different offsets, each the end of its own bytes",
+    clause: "concurrent appends get different offsets, each the end of its own bytes",
     async check({ base }) {
       const stream = await Stream.create(base);
       const bodies = Array.from({ length: 32 }, (_, index) => `<${index}>`);

@@ -1,6 +1,6 @@
 import { expect } from "vitest";
 
-/** The one form that every error has. */
+/** Every error has this form. */
 export function expectRefusal(answer, status) {
   expect(answer.status, answer.text).toBe(status);
   expect(answer.headers["content-type"]).toMatch(/^application\/json\b/);
@@ -11,18 +11,18 @@ export function expectRefusal(answer, status) {
   return error;
 }
 
-/** A refusal that any of several statuses may express. */
+/** A refusal for which any of several statuses is right. */
 export function expectRefusalIn(answer, statuses) {
   expect(statuses, answer.text).toContain(answer.status);
   return expectRefusal(answer, answer.status);
 }
 
-/** The stream holds exactly this text and is still where it was. */
+/** The stream has exactly this text and an unchanged tail. */
 export async function expectText(stream, text) {
   expect((await stream.bytes()).toString("utf8")).toBe(text);
 }
 
-/** No stream was made under this name: nothing can be read, described or deleted. */
+/** There is no stream of this name: it cannot be read, described or deleted. */
 export async function expectAbsent(stream) {
   expectRefusal(await stream.get(), 404);
   expect((await stream.head()).status).toBe(404);

@@ -65,7 +65,7 @@ export const rows = [
   })),
   {
     section: "10.1",
-    clause: "a 304 still tells where to go on",
+    clause: "a 304 still has the offset to continue from",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const first = await stream.get();

@@ -98,7 +98,7 @@ export const rows = [
   },
   {
     section: "5.6",
-    clause: "the read that reaches the end of a closed stream says so together with the data",
+    clause: "the read that reaches the end of a closed stream has the closure and the data",
     async check({ base }) {
       const stream = await Stream.create(base, {
         body: "abc",
@@ -230,7 +230,7 @@ export const rows = [
   },
   {
     section: "4",
-    clause: "any byte comes back as it was written",
+    clause: "all bytes are returned as they were written",
     async check({ base }) {
       const stream = await Stream.create(base, { contentType: "application/octet-stream" });
       const bytes = Buffer.from(Array.from({ length: 1024 }, (_, index) => index % 256));

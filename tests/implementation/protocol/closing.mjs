@@ -99,8 +99,7 @@ export const rows = [
   },
   {
     section: "4.1",
-    clause:
-      "a final append and the close are one step: what is appended is there and nothing can follow",
+    clause: "a final append and the close are one step: the data is stored and nothing can follow",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "one" });
       const answer = await stream.append("two", { "Stream-Closed": "true" });

@@ -112,7 +112,7 @@ export const rows = [
   },
   {
     section: "5.1",
-    clause: "the content type is given back exactly as it was set",
+    clause: "the content type is returned exactly as it was set",
     async check({ base }) {
       const contentType = 'Text/Markdown; Charset="UTF-8"; variant=GFM';
       const stream = await Stream.create(base, { contentType, body: "x" });
@@ -246,7 +246,7 @@ export const rows = [
   })),
   {
     section: "5.1",
-    clause: "a TTL longer than any clock is either kept or refused, never a fault",
+    clause: "a TTL longer than any clock is kept or refused, and never an internal error",
     async check({ base }) {
       const stream = new Stream(base);
       const answer = await stream.put({ headers: { "Stream-TTL": "99999999999999999999" } });
@@ -265,7 +265,7 @@ export const rows = [
   })),
   ...goodExpiries.map((value) => ({
     section: "5.1",
-    clause: `Stream-Expires-At: ${value} is accepted, and HEAD tells the same moment`,
+    clause: `Stream-Expires-At: ${value} is accepted, and HEAD returns the same time`,
     async check({ base }) {
       const stream = await Stream.create(base, { headers: { "Stream-Expires-At": value } });
       const told = (await stream.head()).headers["stream-expires-at"];

@@ -3,7 +3,7 @@ import { eventually, sleep } from "../../harness/http.mjs";
 import { producer, Stream } from "../../harness/stream.mjs";
 import { expectAbsent, expectRefusal, expectText } from "./assertions.mjs";
 
-// What counts as use of a stream with a TTL: done every 1.2 s, it keeps a stream of 2 s alive.
+// Uses of a stream with a TTL. Repeated every 1.2 s, they keep a stream with a TTL of 2 s alive.
 const uses = [
   ["a read", (stream) => stream.get()],
   ["a read at the tail", (stream) => stream.read(stream.start)],
@@ -38,7 +38,7 @@ function expires(stream) {
 export const rows = [
   ...uses.map(([what, use]) => ({
     section: "5.1",
-    clause: `${what} starts the TTL anew, and without it the stream expires`,
+    clause: `${what} restarts the TTL, and without it the stream expires`,
     concurrent: true,
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc", headers: { "Stream-TTL": "2" } });
@@ -54,7 +54,7 @@ export const rows = [
   })),
   {
     section: "5.1",
-    clause: "a close starts the TTL anew, with and without a producer",
+    clause: "a close restarts the TTL, with and without a producer",
     concurrent: true,
     async check({ base }) {
       const streams = await Promise.all(
@@ -71,7 +71,7 @@ export const rows = [
   },
   {
     section: "5.1",
-    clause: "HEAD does not start the TTL anew",
+    clause: "HEAD does not restart the TTL",
     concurrent: true,
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc", headers: { "Stream-TTL": "2" } });
@@ -108,8 +108,7 @@ export const rows = [
   },
   {
     section: "4",
-    clause:
-      "an expired stream answers 404 to every method, and its name can be used anew with another configuration",
+    clause: "an expired stream answers 404 to every method, and its name can be used again",
     concurrent: true,
     async check({ base }) {
       const stream = await Stream.create(base, { body: "old", headers: { "Stream-TTL": "1" } });
@@ -131,7 +130,7 @@ export const rows = [
   },
   {
     section: "5.1",
-    clause: "an absolute expiry is kept whatever is read or written",
+    clause: "reads and writes do not change an absolute expiry",
     concurrent: true,
     async check({ base }) {
       const stream = await Stream.create(base, { headers: { "Stream-Expires-At": inSeconds(2) } });
@@ -147,7 +146,7 @@ export const rows = [
   },
   {
     section: "5.1",
-    clause: "a stream with a reader on SSE does not expire for want of use",
+    clause: "a stream with a reader on SSE does not expire",
     concurrent: true,
     async check({ base }) {
       const stream = await Stream.create(base, { headers: { "Stream-TTL": "1" } });
@@ -161,7 +160,7 @@ export const rows = [
   },
   {
     section: "5.1",
-    clause: "a stream with a reader on long-poll does not expire for want of use",
+    clause: "a stream with a reader on long-poll does not expire",
     concurrent: true,
     only: "own",
     async check({ base }) {

@@ -5,7 +5,7 @@ import { expectRefusal } from "./assertions.mjs";
 const contentType = "application/json";
 const create = (base, options) => Stream.create(base, { contentType, ...options });
 
-// One message each, whose bytes must come back untouched.
+// Each is one message, whose bytes must be returned unchanged.
 const messages = [
   "12345678901234567890",
   "1.0",
@@ -107,7 +107,7 @@ export const rows = [
       expect((await stream.get()).text).toBe(`[${message},${message},${message}]`);
       const reader = await stream.events("-1");
       await reader.upToDate();
-      // An event stream cannot carry which end of line it was; all else is equal.
+      // Events do not distinguish the kinds of line ending. All other bytes are equal.
       expect(reader.text.replaceAll("][", ",")).toBe(`[${message},${message},${message}]`);
       reader.close();
     },
@@ -133,7 +133,7 @@ export const rows = [
   ]),
   {
     section: "9.1.1",
-    clause: "messages of different appends come back as one array, in order",
+    clause: "messages of different appends are returned as one array, in order",
     async check({ base }) {
       const stream = await create(base, { body: "1" });
       for (const body of ["[2,3]", '{"four":4}', "[[5]]", '"six"']) await stream.append(body);
@@ -144,7 +144,7 @@ export const rows = [
   },
   {
     section: "9.1.1",
-    clause: "a read from the offset of an append gives the messages after it as an array",
+    clause: "a read from the offset of an append returns the messages after it as an array",
     async check({ base }) {
       const stream = await create(base);
       const first = await stream.append("[1,2,3]");
@@ -188,7 +188,7 @@ export const rows = [
   },
   ...invalid.map((body) => ({
     section: "9.1.4",
-    clause: `${JSON.stringify(body)} is no JSON value and is refused`,
+    clause: `${JSON.stringify(body)} is not a JSON value and is refused`,
     async check({ base }) {
       const stream = await create(base);
       expectRefusal(await stream.append(body), 400);
@@ -197,7 +197,7 @@ export const rows = [
   })),
   {
     section: "9.1.4",
-    clause: "bytes that are no UTF-8 are refused",
+    clause: "bytes that are not UTF-8 are refused",
     async check({ base }) {
       const stream = await create(base);
       for (const bytes of [
@@ -223,7 +223,7 @@ export const rows = [
   },
   ...deepBodies.map(([what, body]) => ({
     section: "9.1.4",
-    clause: `100,000 ${what} in each other are stored or refused, never a fault, and the stream goes on`,
+    clause: `100,000 ${what} nested in each other are stored or refused, and the stream still works`,
     async check({ base }) {
       const stream = await create(base);
       const answer = await stream.append(body);
@@ -280,7 +280,7 @@ export const rows = [
   ...["application/ndjson", "application/vnd.api+json", "text/json", "application/jsonlines"].map(
     (other) => ({
       section: "9",
-      clause: `a stream of ${other} is bytes like any other`,
+      clause: `a stream of ${other} is a stream of bytes`,
       async check({ base }) {
         const stream = await Stream.create(base, { contentType: other, body: "[1,2]" });
         expect((await stream.append("{")).status).toBe(204);

@@ -15,7 +15,7 @@ export const rows = [
   },
   {
     section: "5.7",
-    clause: "data behind the tail is answered at once with offset, cursor and ETag",
+    clause: "data before the tail is returned at once with offset, cursor and ETag",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const answer = await stream.longPoll("-1");
@@ -109,7 +109,7 @@ export const rows = [
   },
   {
     section: "5.7",
-    clause: "the poll that reads a closed stream to its end says closed together with the data",
+    clause: "the poll that reaches the end of a closed stream has the closure and the data",
     async check({ base }) {
       const stream = await Stream.create(base, {
         body: "abc",
@@ -176,7 +176,7 @@ export const rows = [
   },
   {
     section: "5.7",
-    clause: "a wait on an empty JSON stream answers the array of what came",
+    clause: "a wait on an empty JSON stream returns the new messages as an array",
     async check({ base }) {
       const stream = await Stream.create(base, { contentType: "application/json" });
       const waiting = stream.longPoll("-1");
@@ -224,7 +224,7 @@ export const rows = [
   },
   {
     section: "10.1",
-    clause: "a cursor that is not behind the current interval is always answered by a greater one",
+    clause: "a cursor that is not behind the current interval always gets a greater one",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const now = currentInterval();
@@ -251,8 +251,7 @@ export const rows = [
   },
   {
     section: "10.1",
-    clause:
-      "a chain of polls that echo the cursor only ever moves forward, by at most an hour of intervals each",
+    clause: "polls that echo the cursor move it forward only, by at most an hour of intervals each",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       let cursor = BigInt((await stream.longPoll("-1")).cursor);
@@ -266,7 +265,7 @@ export const rows = [
   },
   {
     section: "10.1",
-    clause: "a cursor that this server has not given counts as none",
+    clause: "a cursor that this server has not sent is ignored",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       for (const cursor of [

@@ -56,7 +56,7 @@ export const rows = [
   {
     section: "5.4",
     clause:
-      "a name used again shares nothing with the deleted stream: neither data, type, closure, sequence, producers nor TTL",
+      "a name used again has no data, type, closure, sequence, producers or TTL of the old stream",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "old", headers: { "Stream-TTL": "3600" } });
       await stream.append("old", { "Stream-Seq": "z", ...producer("p", 9, 0) });
@@ -77,7 +77,7 @@ export const rows = [
   },
   {
     section: "5.4",
-    clause: "a long-poll that waits is answered 404 when its stream is deleted",
+    clause: "a waiting long-poll is answered 404 when its stream is deleted",
     async check({ base }) {
       const stream = await Stream.create(base);
       const waiting = stream.longPoll(stream.start);
@@ -88,8 +88,7 @@ export const rows = [
   },
   {
     section: "5.4",
-    clause:
-      "an SSE read ends when its stream is deleted, without a claim that the stream was closed",
+    clause: "an SSE read ends when its stream is deleted, and does not say that it was closed",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "a" });
       const reader = await stream.events("-1");
@@ -101,7 +100,7 @@ export const rows = [
   },
   {
     section: "5.5",
-    clause: "HEAD tells content type and tail without a body, and is never cached",
+    clause: "HEAD returns content type and tail without a body, and is never cached",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const head = await stream.head();
@@ -125,7 +124,7 @@ export const rows = [
   },
   {
     section: "5.5",
-    clause: "HEAD tells the TTL as it was set",
+    clause: "HEAD returns the TTL as it was set",
     async check({ base }) {
       const stream = await Stream.create(base, { headers: { "Stream-TTL": "3600" } });
       const head = await stream.head();
@@ -135,7 +134,7 @@ export const rows = [
   },
   {
     section: "5.5",
-    clause: "HEAD of a stream without expiry tells none",
+    clause: "HEAD of a stream without expiry has no expiry headers",
     async check({ base }) {
       const { headers } = await (await Stream.create(base)).head();
       expect(headers["stream-ttl"]).toBeUndefined();
@@ -150,7 +149,7 @@ export const rows = [
     ["a JSON stream", { body: "[1,2]", contentType: "application/json" }],
   ].map(([what, options]) => ({
     section: "5.5",
-    clause: `HEAD of ${what} says what a GET to the tail says`,
+    clause: `HEAD of ${what} agrees with a GET to the tail`,
     async check({ base }) {
       const stream = await Stream.create(base, options);
       const [head, read] = await Promise.all([stream.head(), stream.get()]);

@@ -8,7 +8,7 @@ const contents = [
   ["application/octet-stream", "abc", ""],
 ];
 
-// What a read answers when there is nothing to give: by mode, and by whether the stream has ended.
+// The answer to a read without data, by mode, and by whether the stream is closed.
 async function expectNothing(stream, mode, offset, tail, { closed, empty }) {
   if (mode === "catch-up") {
     const answer = await stream.read(offset);
@@ -70,7 +70,7 @@ for (const mode of ["catch-up", "long-poll", "SSE"]) {
           const nothing = offset === "now" || !full;
           sentinels.push({
             section: "8",
-            clause: `offset=${offset}, ${mode}, ${closed ? "closed" : "open"} stream of ${contentType} ${full ? "with data" : "without data"}: ${nothing ? "nothing but the tail" : "all of the data"}`,
+            clause: `offset=${offset}, ${mode}, ${closed ? "closed" : "open"} stream of ${contentType} ${full ? "with data" : "without data"}: ${nothing ? "only the tail" : "all of the data"}`,
             concurrent: true,
             async check({ base }) {
               const stream = await Stream.create(base, {
@@ -124,7 +124,7 @@ export const rows = [
   },
   {
     section: "8",
-    clause: "a long-poll from now gives only what is appended after it",
+    clause: "a long-poll from now returns only later appends",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "old" });
       const waiting = stream.longPoll("now");
@@ -138,7 +138,7 @@ export const rows = [
   },
   {
     section: "8",
-    clause: "an SSE read from now gives only what is appended after it",
+    clause: "an SSE read from now returns only later appends",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "old" });
       const reader = await stream.events("now");
@@ -153,7 +153,7 @@ export const rows = [
   },
   {
     section: "8",
-    clause: "what offset=now returns is an ordinary offset to go on from",
+    clause: "offset=now returns an ordinary offset to continue from",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "old" });
       const { offset } = await stream.read("now");
@@ -163,7 +163,7 @@ export const rows = [
   },
   {
     section: "8",
-    clause: "offsets grow strictly in the order of their text, are short, and need no escaping",
+    clause: "offsets sort as text in strictly increasing order, are short, and need no escaping",
     async check({ base }) {
       for (const contentType of ["text/plain", "application/json"]) {
         const stream = await Stream.create(base, { contentType });
@@ -188,7 +188,7 @@ export const rows = [
   },
   {
     section: "8",
-    clause: "POST, HEAD, catch-up, long-poll and SSE name the tail alike",
+    clause: "POST, HEAD, catch-up, long-poll and SSE return the same tail",
     async check({ base }) {
       const stream = await Stream.create(base);
       const { offset } = await stream.append("abc");

@@ -13,8 +13,7 @@ const writes = [
 export const rows = [
   {
     section: "RFC 9110 13.1.1",
-    clause:
-      "If-Match with a stale tag answers 412 to PUT, POST and DELETE, changes nothing, and tells the present state",
+    clause: "PUT, POST and DELETE with a stale If-Match change nothing, and get 412 with the state",
     async check({ base }) {
       const stream = await Stream.create(base);
       const stale = (await stream.head()).etag;
@@ -35,7 +34,7 @@ export const rows = [
   {
     section: "RFC 9110 13.1.1",
     clause:
-      "If-Match with the present tag, from HEAD or from a page that reaches the tail, in a list, over two header lines, or with *, lets a write through",
+      "If-Match accepts the present tag of HEAD or of a page, in a list, in two headers, and *",
     async check({ base }) {
       for (const write of writes) {
         const lists = [(tag) => tag, (tag) => `"x" , ${tag}`, (tag) => ['"x"', tag], () => "*"];
@@ -52,7 +51,7 @@ export const rows = [
   },
   {
     section: "RFC 9110 13.1.1",
-    clause: "a tag of before the close, or of a former stream of the same name, is stale",
+    clause: "a tag from before the close, or of an earlier stream of that name, is stale",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "a" });
       const open = (await stream.head()).etag;
@@ -69,8 +68,7 @@ export const rows = [
   },
   {
     section: "RFC 9110 13.1.1",
-    clause:
-      "where there is no stream, PUT with If-Match answers 412 and creates none; POST and DELETE answer 404 as without it",
+    clause: "without a stream, PUT with If-Match answers 412, and POST and DELETE answer 404",
     async check({ base }) {
       const stream = new Stream(base);
       for (const tag of ["*", '"x"']) {
@@ -83,8 +81,7 @@ export const rows = [
   },
   {
     section: "RFC 9110 13.1.2",
-    clause:
-      "PUT with If-None-Match: * creates once: 201, then 412, whether the stream is the same or another",
+    clause: "PUT with If-None-Match: * answers 201 once, and then 412, even with the same headers",
     async check({ base }) {
       const stream = new Stream(base);
       const headers = { "If-None-Match": "*" };
@@ -102,8 +99,7 @@ export const rows = [
   },
   {
     section: "RFC 9110 13.1.2",
-    clause:
-      "If-None-Match with the present tag, weak or strong, stops a write; with others it does not",
+    clause: "If-None-Match with the present tag, weak or strong, stops a write; other tags do not",
     async check({ base }) {
       const stream = await Stream.create(base);
       const stale = (await stream.head()).etag;
@@ -119,7 +115,7 @@ export const rows = [
   },
   {
     section: "RFC 9110 13.2.2",
-    clause: "on a closed stream an append answers 409 with the closure, whatever it demands",
+    clause: "on a closed stream an append answers 409 with the closure, with any precondition",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "a" });
       const open = await stream.head();
@@ -138,8 +134,7 @@ export const rows = [
   },
   {
     section: "Stream-Expected-Offset",
-    clause:
-      "of many appends that expect the same tail one is made, and the others are told the tail",
+    clause: "of many appends that expect the same tail one succeeds, and the others get the tail",
     async check({ base }) {
       const stream = await Stream.create(base);
       const headers = { "Stream-Expected-Offset": stream.start };
@@ -158,7 +153,7 @@ export const rows = [
   },
   {
     section: "Stream-Expected-Offset",
-    clause: "closing depends on it, too; -1 is the start; what is no offset answers 400",
+    clause: "it also applies to closing; -1 is the start; an invalid offset answers 400",
     async check({ base }) {
       const stream = await Stream.create(base);
       for (const text of ["", "now", "0_0", "12"]) {
@@ -177,7 +172,7 @@ export const rows = [
   {
     section: "Stream-Expected-Offset",
     clause:
-      "a producer's retry succeeds though the tail has moved, and a refused append uses no sequence number",
+      "a producer's retry succeeds after the tail has moved; a refusal uses no sequence number",
     async check({ base }) {
       const stream = await Stream.create(base);
       const tag = (await stream.head()).etag;
@@ -200,7 +195,7 @@ export const rows = [
   },
   {
     section: "Stream-Expected-Offset",
-    clause: "both it and Stream-Seq must hold, and either refusal tells the tail",
+    clause: "both it and Stream-Seq must hold, and either refusal has the tail",
     async check({ base }) {
       const stream = await Stream.create(base);
       const { offset } = await stream.append("a", { "Stream-Seq": "b" });

@@ -71,7 +71,7 @@ export const rows = [
   ]),
   {
     section: "5.2.1",
-    clause: "2^53-1 is an epoch like any other and comes back digit for digit",
+    clause: "2^53-1 is a valid epoch and is returned digit for digit",
     async check({ base }) {
       const stream = await Stream.create(base);
       const answer = await stream.append("a", producer("p", greatest, 0));
@@ -85,7 +85,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "2^53-1 is a sequence number like any other: too far ahead, it is a gap",
+    clause: "2^53-1 is a valid sequence number, which leaves a gap",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 0, 0));
@@ -133,8 +133,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause:
-      "a duplicate answers 204, appends nothing, and tells the epoch, the highest sequence number and an offset",
+    clause: "a duplicate appends nothing, and answers 204 with epoch, highest number and an offset",
     async check({ base }) {
       const stream = await Stream.create(base);
       for (const seq of [0, 1, 2, 3]) await stream.append(String(seq), producer("p", 4, seq));
@@ -178,7 +177,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "a higher epoch begins anew at 0",
+    clause: "a higher epoch begins at 0 again",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 0, 0));
@@ -192,7 +191,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "a higher epoch that does not begin at 0 answers 400 and the old epoch goes on",
+    clause: "a higher epoch that does not begin at 0 answers 400, and the old epoch continues",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 0, 0));
@@ -218,7 +217,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "producers do not see each other, and an id may hold any character of a header",
+    clause: "producers are independent, and an id may have any character of a header",
     async check({ base }) {
       const stream = await Stream.create(base);
       const ids = [
@@ -274,8 +273,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause:
-      "new data of a producer still obeys Stream-Seq, and a refusal does not use up the sequence number",
+    clause: "a producer's new data must obey Stream-Seq, and a refusal uses no sequence number",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", { ...producer("p", 0, 0), "Stream-Seq": "5" });
@@ -386,8 +384,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause:
-      "a stale epoch on a closed stream is told either of the two, and with the header that belongs to it",
+    clause: "a stale epoch on a closed stream gets one of the two errors, with its header",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 3, 0));
@@ -414,7 +411,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "requests of one producer that arrive together are judged one after the other",
+    clause: "concurrent requests of one producer are handled one after the other",
     async check({ base }) {
       const stream = await Stream.create(base);
       const count = 10;

@@ -25,7 +25,7 @@ const jsonTypes = ["application/json", "application/json; charset=utf-8", "Appli
 
 const everyByte = Buffer.from(Array.from({ length: 256 }, (_, index) => index));
 
-// What is appended to a text stream, and what a reader by the rules of the HTML standard must get.
+// Appends to a text stream, and what a reader must get by the rules of the HTML standard.
 const texts = [
   ["a word", "word", "word"],
   ["a leading space", " world", " world"],
@@ -94,7 +94,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause: "the answer is an event stream that no cache and no proxy keeps or changes",
+    clause: "the answer is an event stream that caches and proxies must not store or change",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const reader = await stream.events("-1");
@@ -110,8 +110,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause:
-      "a small stream is one data event and one control event, with no comment before or after them at first",
+    clause: "a small stream is one data event and one control event, without comments",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const reader = await stream.events("-1");
@@ -143,8 +142,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause:
-      "each append is followed by its data event and a control event with the offset to go on from",
+    clause: "each append sends its data event and a control event with the next offset",
     async check({ base }) {
       const stream = await Stream.create(base);
       const reader = await stream.events("-1");
@@ -162,8 +160,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause:
-      "a long stream is caught up with in order, each data event followed by a control event, up to date only at the tail",
+    clause: "a long stream arrives in order, with a control event after each data event",
     async check({ base, own }) {
       const stream = await Stream.create(base, { contentType: "application/json" });
       const messages = Array.from({ length: 300 }, (_, index) => ({
@@ -187,7 +184,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause: "any control event is a place to go on from without loss or repetition",
+    clause: "a reader can resume from any control event without loss or repetition",
     async check({ base }) {
       const stream = await Stream.create(base, { contentType: "application/json" });
       for (let index = 0; index < 150; index += 50) {
@@ -320,7 +317,7 @@ export const rows = [
   ].flatMap(([contentType, body]) => [
     {
       section: "5.8",
-      clause: `a closed stream of ${contentType} is read to its end: streamClosed and upToDate without a cursor, then the answer ends`,
+      clause: `a closed stream of ${contentType} ends with streamClosed and upToDate, and without a cursor`,
       async check({ base }) {
         const stream = await Stream.create(base, {
           contentType,
@@ -442,8 +439,7 @@ export const rows = [
   },
   {
     section: "10.1",
-    clause:
-      "the cursor in a control event is the current interval, or beyond the client's when that is not behind",
+    clause: "a control event's cursor is the current interval, or greater than the client's",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const before = currentInterval();
@@ -463,8 +459,7 @@ export const rows = [
   },
   {
     section: "10.2",
-    clause:
-      "the server ends an SSE read at its age; the reader goes on from the last offset without loss",
+    clause: "the server ends an SSE read at its age, and the reader resumes without loss",
     only: "own",
     concurrent: true,
     async check({ base, sseAgeMs }) {
@@ -483,7 +478,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause: "an idle read is kept alive by comments, which are no events",
+    clause: "comments, which are not events, keep an idle read alive",
     only: "own",
     concurrent: true,
     async check({ base }) {
@@ -498,8 +493,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause:
-      "every event has the next offset as its id, on pages and when pushed, so that EventSource can go on from it",
+    clause: "every event has the next offset as its id, so that EventSource can resume from it",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const reader = await stream.events("-1");
@@ -519,8 +513,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause:
-      "Last-Event-ID says where to go on, whatever the offset, and after each end of a response",
+    clause: "Last-Event-ID overrides the offset, after each end of a response",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const id = (await stream.head()).offset;
@@ -535,7 +528,7 @@ export const rows = [
   },
   {
     section: "5.8",
-    clause: "a Last-Event-ID that this stream never gave is ignored, and so is one on other reads",
+    clause: "a Last-Event-ID that this stream never sent is ignored, as is one on other reads",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const { offset } = await stream.head();
@@ -561,7 +554,7 @@ export const rows = [
   {
     section: "5.8",
     clause:
-      "204 tells a client that comes back with the end of a closed stream not to come back; any other is told the closure",
+      "204 stops a client that reconnects at the end of a closed stream; others get the closure",
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       await stream.close();

@@ -65,7 +65,7 @@ const listed = (value) =>
     .map((name) => name.trim().toLowerCase())
     .filter(Boolean);
 
-// One answer of every kind that the server gives.
+// One answer of every kind.
 const kinds = [
   ["PUT 201", 201, (base) => new Stream(base).put()],
   ["PUT 200", 200, async (base) => (await Stream.create(base)).put()],
@@ -202,7 +202,7 @@ export const rows = [
     },
     {
       section: "12.7",
-      clause: `${what} can be read by a script of any origin, with every header that the protocol names`,
+      clause: `${what} can be read by scripts of any origin, with every header of the protocol`,
       async check({ base }) {
         const answer = await ask(base);
         expect(answer.headers["access-control-allow-origin"]).toBe("*");
@@ -226,8 +226,7 @@ export const rows = [
   ]),
   {
     section: "12.7",
-    clause:
-      "a preflight is answered 204 with every method and every header of a request, for known and unknown streams",
+    clause: "a preflight is answered 204 with all methods and request headers, for any stream",
     async check({ base }) {
       for (const stream of [await Stream.create(base), new Stream(base)]) {
         for (const method of methods) {
@@ -277,7 +276,7 @@ export const rows = [
   })),
   {
     section: "5.1",
-    clause: "Location is the stream's own absolute URL on the origin that was asked",
+    clause: "Location is the stream's absolute URL on the origin of the request",
     async check({ base }) {
       const name = freshName();
       const answer = await request(base, `/v1/stream/${name}/child?x=1`, {
@@ -366,7 +365,7 @@ export const rows = [
   ...["%", "%2", "%zz", "a%", "a%2", "a%G0/b", "%u0041", "%FF", "a%C3/b", "%ED%A0%80"].map(
     (name) => ({
       section: "12.2",
-      clause: `${name} is no escaped text and is refused`,
+      clause: `${name} is not escaped text and is refused`,
       async check({ base }) {
         for (const method of ["PUT", "POST", "GET", "DELETE"]) {
           expectRefusal(
@@ -383,7 +382,7 @@ export const rows = [
   ),
   {
     section: "12.2",
-    clause: "a name of 1,024 bytes is a name, one of 1,025 is refused with 414",
+    clause: "a name of 1,024 bytes is accepted, and one of 1,025 bytes is refused with 414",
     async check({ base }) {
       const name = freshName().padEnd(1024, "x");
       const stream = new Stream(base, name);
@@ -402,7 +401,7 @@ export const rows = [
   },
   {
     section: "12.2",
-    clause: "an empty name is no stream",
+    clause: "an empty name is not a stream",
     async check({ base }) {
       for (const path of ["/v1/stream/", "/v1/stream"]) {
         expectRefusalIn(
@@ -415,7 +414,7 @@ export const rows = [
   },
   {
     section: "12.2",
-    clause: "segments of dots, plain or escaped, lead to nothing outside of the stream root",
+    clause: "segments of dots, plain or escaped, do not leave the stream root",
     async check({ base }) {
       for (const path of [
         "/v1/stream/a/../../x",
@@ -465,7 +464,7 @@ export const rows = [
   },
   ...["__registry__", "%5f%5fregistry__"].map((name) => ({
     section: "6",
-    clause: `no client writes the registry (${name})`,
+    clause: `no client can write to the registry (${name})`,
     async check({ base }) {
       const stream = new Stream(base, name, "application/json");
       for (const answer of [
