@@ -42,8 +42,8 @@ pub fn segment(input: &[u8]) {
         segment_bytes_max: choices.one_of(&[Limits::DEFAULT.segment_bytes_max, 1, 40, 200]),
         segment_age_ms_max: 1,
         // No put is tried again.
-        put_timeout_ms: 1_000_000_000,
-        index_step_bytes: choices.one_of(&[Limits::DEFAULT.index_step_bytes, 0, 1, 7, 16, 50]),
+        put_timeout_ms: Limits::row("put_timeout_ms").greatest,
+        index_step_bytes: choices.one_of(&[Limits::DEFAULT.index_step_bytes, 1, 1, 7, 16, 50]),
         row_bytes_max: choices.one_of(&[Limits::DEFAULT.row_bytes_max, 16, 30, 100]),
         ..Limits::DEFAULT
     };

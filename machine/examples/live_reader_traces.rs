@@ -2,7 +2,7 @@
 //! twin is held to them by `cargo xtask live-reader-traces`.
 #![allow(clippy::print_stdout, reason = "prints for a test")]
 
-use machine::live_reader::{Effect, Frame, Input, LiveHead, LiveReader};
+use machine::live_reader::{Effect, Frame, Input, JITTER_END, LiveHead, LiveReader};
 use machine::{Class, Millis, Offset, StreamEnd};
 use serde_json::{Value, json};
 
@@ -182,7 +182,7 @@ fn trace(seed: u64) -> Value {
         body: Vec::new(),
     };
     for _ in 0..30 {
-        let jitter = random.below(1_000);
+        let jitter = random.below(JITTER_END);
         let input_shown = shown(&next);
         let effects = reader.step(Millis(now), jitter, next);
         let effects: Vec<_> = effects.iter().map(done).collect();

@@ -44,6 +44,7 @@ pub mod router;
 pub mod segment;
 pub mod storage;
 mod stream;
+pub mod table;
 pub mod wire;
 
 use bytes::Bytes;

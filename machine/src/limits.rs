@@ -1,188 +1,189 @@
-//! All tunable numbers. The simulator draws them at random. The shells read the public ones from
-//! their configuration (see [`crate::router::settings`]).
+//! All tunable numbers. The simulator draws them at random. The shells read those that have a
+//! variable from their configuration (see [`crate::router::settings`]).
 
+use crate::limits_table;
 use crate::live_reader::RECONNECT_DOUBLINGS_MAX;
+use crate::plan::FRAME_OVERHEAD;
+use crate::table::Row;
 
-/// Limits of the machine. Sizes are in bytes and times in milliseconds unless the name says
-/// otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Largest body of one append or of a PUT's initial content.
-    pub append_bytes_max: u64,
-    /// Bytes of request bodies that a Worker isolate holds at the same time. A request that would
-    /// exceed this is refused with `Retry-After`. A single body is always accepted.
-    pub bodies_bytes_max: u64,
-    /// Bytes of a refused body that are read and discarded, so that the client can read the answer.
-    pub drain_bytes_max: u64,
-    /// Silence after which the rest of a refused body is no longer awaited.
-    pub drain_silence_ms: u64,
-    /// Largest page of a read, framed. A page holds whole messages or appends, so it can exceed
-    /// this by one of them.
-    pub chunk_bytes_max: u64,
+const DAY_MS: u64 = 86_400_000;
+const YEAR_MS: u64 = 365 * DAY_MS;
+/// A year. Longer ages mean nothing more to caches.
+const HTTP_AGE_MAX_S: u64 = 31_536_000;
+/// The last date in JavaScript, in milliseconds since the Unix epoch.
+const LAST_DATE_MS: u64 = 8_640_000_000_000_000;
+/// After this many doublings, one millisecond is 49 days.
+pub(crate) const DOUBLINGS_MAX: u64 = 32;
+/// More than any shell accepts as the head of a request.
+const TEXT_BYTES_MAX: u64 = 64 << 10;
+
+limits_table! {
+    /// Limits of the machine.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Limits;
+
+    /// Largest body of a PUT or POST. A larger one is answered 413.
+    append_bytes_max: u64 = 16 << 20, Bytes, (1, 100 << 20), "MAX_APPEND_BYTES";
+    /// Largest page of a read, and the most that a read of any length holds in memory at a time.
+    /// A page holds whole messages (whole appends, where the content is bytes), at least one, and
+    /// ends at an entry of the index. So it can be larger by one of them.
+    chunk_bytes_max: u64 = 1 << 20, Bytes, (1, 16 << 20), "MAX_CHUNK_BYTES";
     /// Longest wait of a long-poll.
-    pub long_poll_timeout_ms: u64,
+    long_poll_timeout_ms: u64 = 20_000, Milliseconds, (1, 300_000), "LONG_POLL_TIMEOUT_MS";
     /// Age at which an SSE response ends, so that reconnecting clients can be collapsed again
     /// (protocol 5.8).
-    pub sse_max_age_ms: u64,
+    sse_max_age_ms: u64 = 60_000, Milliseconds, (100, 3_600_000), "SSE_MAX_AGE_MS";
     /// Silence after which an SSE response sends a comment, so that proxies do not close it as
     /// idle.
-    pub sse_heartbeat_ms: u64,
+    sse_heartbeat_ms: u64 = 15_000, Milliseconds, (100, 3_600_000), "SSE_HEARTBEAT_MS";
+    /// Size at which a segment is sealed and moved to the cold tier.
+    segment_bytes_max: u64 = 8 << 20, Bytes, (1, 1 << 30), "SEGMENT_MAX_BYTES";
+    /// Number of messages (appends, where the content is bytes) at which a segment is sealed.
+    segment_messages_max: u64 = 100_000, Count, (1, 1_000_000_000), "SEGMENT_MAX_MESSAGES";
+    /// Age of its first message at which a segment is sealed. So segments of inactive streams move
+    /// to the cold tier, too.
+    segment_age_ms_max: u64 = DAY_MS, Milliseconds, (1, YEAR_MS), "SEGMENT_MAX_AGE_MS";
+    /// Distance between entries of a segment's index, and length of a block with its own checksum.
+    /// A read from the middle of a segment fetches at most this much too much. Pages end at these
+    /// entries in both tiers. At most the size of a page is used.
+    index_step_bytes: u64 = 64 << 10, Bytes, (1, 16 << 20), "INDEX_STEP_BYTES";
+    /// Idle time after which a producer is forgotten when the next segment is sealed (protocol
+    /// 5.2.1). It must then begin at `Producer-Seq: 0` again.
+    producer_max_idle_ms: u64 = 7 * DAY_MS, Milliseconds, (1, 10 * YEAR_MS), "PRODUCER_MAX_IDLE_MS";
+    /// Number of streams that share the registry's events: `__registry__`, `__registry__/1` and so
+    /// on. The name of a stream selects the one that holds its events.
+    registry_shards: u64 = 1, Count, (1, 256), "REGISTRY_SHARDS";
+    /// Time limit of a put to the cold tier. After it the outcome is unknown and another attempt
+    /// starts. A large segment gets more time (4 s for each MiB), and each further attempt twice as
+    /// much, up to half of `COLLECT_GRACE_MS`.
+    put_timeout_ms: u64 = 60_000, Milliseconds, (1, DAY_MS), "PUT_TIMEOUT_MS";
+    /// Time limit of deletions in the cold tier, and of requests to the registry and the index.
+    reply_timeout_ms: u64 = 30_000, Milliseconds, (1, DAY_MS), "REPLY_TIMEOUT_MS";
+    /// Longest pause before the first retry of background work. It doubles with each further
+    /// failure. Each pause is between half of that and all of it, at random.
+    retry_base_ms: u64 = 2_000, Milliseconds, (1, DAY_MS), "RETRY_MIN_MS";
+    /// Longest pause before any retry. At least `RETRY_MIN_MS`.
+    retry_ms_max: u64 = 600_000, Milliseconds, (1, DAY_MS), "RETRY_MAX_MS";
+    /// How long unreferenced objects stay in the cold tier. It must be longer than any put can be
+    /// under way, and longer than any answer can take to send.
+    collect_grace_ms: u64 = 3_600_000, Milliseconds, (1, YEAR_MS), "COLLECT_GRACE_MS";
+    /// Bytes of request bodies that a Worker isolate holds at the same time. A request that would
+    /// exceed this is refused with `Retry-After`. A single body is always accepted.
+    bodies_bytes_max: u64 = 40 << 20, Bytes, (1, 100 << 20);
+    /// Bytes of a refused body that a Worker reads and discards, so that the client can read the
+    /// answer.
+    drain_bytes_max: u64 = 64 << 20, Bytes, (0, 1 << 30);
+    /// Silence after which a Worker no longer waits for the rest of a refused body.
+    drain_silence_ms: u64 = 100, Milliseconds, (1, 60_000);
     /// Bytes that the reader's side buffers for a client that does not read, before it disconnects
     /// from the stream.
-    pub reader_held_bytes_max: u64,
-    /// Largest payload that is sent to subscribers. A larger append is announced without its bytes,
-    /// and each reader fetches it as a page.
-    pub frame_bytes_max: u64,
+    reader_held_bytes_max: u64 = 256 << 10, Bytes, (1, 16 << 20);
+    /// Largest payload that is sent to live readers. A larger append is announced without its
+    /// bytes, and each reader fetches it as a page.
+    frame_bytes_max: u64 = 256 << 10, Bytes, (0, 512 << 10);
     /// Bound of the random pause before a live reader reconnects after its connection to the stream
-    /// broke. It doubles with each failed attempt, up to [`Self::reconnect_ms_max`].
-    pub reconnect_base_ms: u64,
-    /// Whether there is a cold tier. Without one, segments are never sealed.
-    pub cold: bool,
-    /// Whether streams send events to the registry.
-    pub registry: bool,
-    /// Number of streams that share the registry's events. The name of a stream selects the one
-    /// that holds its events.
-    pub registry_shards: u64,
-    /// Whether streams list themselves and their segments in the admin index.
-    pub index: bool,
-    /// Size, framed, at which a segment is sealed.
-    pub segment_bytes_max: u64,
-    /// Number of messages (appends, where the content is bytes) at which a segment is sealed.
-    pub segment_messages_max: u64,
-    /// Age of its first message at which a segment is sealed, so that segments of inactive streams
-    /// move to the cold tier, too.
-    pub segment_age_ms_max: u64,
-    /// Distance between entries of a segment's sparse index, and length of a block with its own
-    /// checksum. Pages end at these entries, so that pages of hot and cold segments are the same.
-    /// At most `chunk_bytes_max` is used.
-    pub index_step_bytes: u64,
-    /// Most entries, and most checksums, of a sparse index. A segment that would need more gets a
-    /// longer step. This keeps the index below 2 MB, the platform's limit for one value.
-    pub index_entries_max: u64,
+    /// broke. It doubles with each failed attempt, up to 16 times this value.
+    reconnect_base_ms: u64 = 1_000, Milliseconds, (0, DAY_MS);
+    /// Most entries, and most checksums, of a segment's index. A segment that would need more gets
+    /// a longer step. This keeps the index below 2 MB, the platform's limit for one value.
+    index_entries_max: u64 = 50_000, Count, (1, 50_000);
     /// Most segments that contribute to one page.
-    pub page_parts_max: u64,
-    /// Time limit of a put to the cold tier. After it the outcome is unknown and another attempt
-    /// starts. Large segments and further attempts get more time; see [`Self::put_time_ms`].
-    pub put_timeout_ms: u64,
-    /// Slowest transfer to the cold tier, in bytes per second, for which the time limit of a put is
-    /// long enough.
-    pub put_bytes_per_s_min: u64,
+    page_parts_max: u64 = 16, Count, (1, 1_000);
+    /// Slowest transfer to the cold tier for which the time limit of a put is long enough.
+    put_bytes_per_s_min: u64 = 256 << 10, BytesPerSecond, (1, u64::MAX);
     /// How many times the time limit of a put can double. It doubles with each further attempt.
-    pub put_doublings_max: u64,
-    /// Time limit of deletions in the cold tier, and of requests to the registry and the index.
-    pub reply_timeout_ms: u64,
-    /// Pause before the first retry. It doubles with each further failure and is randomised.
-    pub retry_base_ms: u64,
-    /// Longest pause before a retry.
-    pub retry_ms_max: u64,
-    /// How long unreferenced objects are kept. Must be longer than any put can be under way, and
-    /// longer than any answer can take to send.
-    pub collect_grace_ms: u64,
-    /// Most objects deleted by one request.
-    pub collect_keys_max: u64,
-    /// Largest row. The platform allows 2 MB per value.
-    pub row_bytes_max: u64,
+    put_doublings_max: u64 = 6, Count, (0, DOUBLINGS_MAX);
+    /// Most objects deleted by one request. R2 and S3 accept 1,000.
+    collect_keys_max: u64 = 1_000, Count, (1, 1_000);
+    /// Largest row. The platform allows 2 MB for one value. A row needs room for the length of a
+    /// message and for some of it.
+    row_bytes_max: u64 = 1_500_000, Bytes, (FRAME_OVERHEAD + 1, 2_000_000);
     /// Longest stream name in its canonical, percent-encoded form.
-    pub name_bytes_max: u64,
+    name_bytes_max: u64 = 1_024, Bytes, (1, TEXT_BYTES_MAX);
     /// Longest `Producer-Id`.
-    pub producer_id_bytes_max: u64,
-    /// Idle time after which a producer can be forgotten. This happens when a segment is sealed
-    /// (protocol 5.2.1).
-    pub producer_max_idle_ms: u64,
+    producer_id_bytes_max: u64 = 1_024, Bytes, (1, TEXT_BYTES_MAX);
     /// Most producers forgotten when a segment is sealed, or twice the number of producers in the
     /// segment if that is more.
-    pub producers_forgotten_max: u64,
+    producers_forgotten_max: u64 = 1_000, Count, (1, 1_000_000);
     /// Longest `Stream-Seq`.
-    pub stream_seq_bytes_max: u64,
+    stream_seq_bytes_max: u64 = 1_024, Bytes, (1, TEXT_BYTES_MAX);
     /// Longest `Content-Type`.
-    pub content_type_bytes_max: u64,
+    content_type_bytes_max: u64 = 256, Bytes, (1, TEXT_BYTES_MAX);
     /// A read stores a new last use only when the stored one is older than TTL / this. A larger
     /// value means more writes and less delay of an expiry.
-    pub touch_slack_divisor: u64,
+    touch_slack_divisor: u64 = 8, Count, (1, 1_000_000);
     /// An alarm this long overdue is considered lost and is set again.
-    pub alarm_grace_ms: u64,
+    alarm_grace_ms: u64 = 60_000, Milliseconds, (0, DAY_MS);
     /// How far the clock of the platform's alarms may be ahead of the object's clock.
-    pub clock_skew_ms_max: u64,
-    /// Latest time of an alarm, in milliseconds since the Unix epoch: the last date in JavaScript.
-    pub alarm_at_max_ms: u64,
+    clock_skew_ms_max: u64 = 5_000, Milliseconds, (0, DAY_MS);
+    /// Latest time of an alarm, since the Unix epoch: the last date in JavaScript.
+    alarm_at_max_ms: u64 = LAST_DATE_MS, Milliseconds, (0, LAST_DATE_MS);
     /// Shortest delay of an alarm.
-    pub alarm_delay_ms_min: u64,
+    alarm_delay_ms_min: u64 = 1_000, Milliseconds, (0, DAY_MS);
     /// Length of a cursor interval (protocol 10.1).
-    pub cursor_interval_ms: u64,
-    /// Start of the first cursor interval, in milliseconds since the Unix epoch (protocol 10.1).
-    pub cursor_epoch_ms: u64,
+    cursor_interval_ms: u64 = 20_000, Milliseconds, (1, u64::MAX);
+    /// Start of the first cursor interval, since the Unix epoch (protocol 10.1): 9 October 2024,
+    /// 00:00 UTC.
+    cursor_epoch_ms: u64 = 1_728_432_000_000, Milliseconds, (0, LAST_DATE_MS);
     /// Most intervals that a cursor moves ahead of a client's cursor that is at or after the
     /// current interval.
-    pub cursor_jitter_intervals: u64,
-    /// `max-age` of a page that can never change, in seconds.
-    pub page_max_age_s: u64,
-    /// `stale-while-revalidate` of such a page, in seconds.
-    pub page_stale_s: u64,
-    /// `max-age` of a long-poll answer in shared cache mode, in seconds.
-    pub long_poll_max_age_s: u64,
-    /// `Access-Control-Max-Age` of a preflight answer, in seconds.
-    pub preflight_max_age_s: u64,
-    /// `Retry-After` of an answer that asks the client to retry, in seconds.
-    pub retry_after_s: u64,
+    cursor_jitter_intervals: u64 = 180, Count, (1, 1_000_000);
+    /// `max-age` of a page that can never change.
+    page_max_age_s: u64 = 60, Seconds, (0, HTTP_AGE_MAX_S);
+    /// `stale-while-revalidate` of a page that can never change.
+    page_stale_s: u64 = 300, Seconds, (0, HTTP_AGE_MAX_S);
+    /// `max-age` of a long-poll answer in shared cache mode.
+    long_poll_max_age_s: u64 = 20, Seconds, (0, HTTP_AGE_MAX_S);
+    /// `Access-Control-Max-Age` of a preflight answer.
+    preflight_max_age_s: u64 = 86_400, Seconds, (0, HTTP_AGE_MAX_S);
+    /// `Retry-After` of an answer that asks the client to retry.
+    retry_after_s: u64 = 1, Seconds, (1, 3_600);
+
+    beside {
+        /// Whether there is a cold tier. Without one, segments are never sealed.
+        cold: bool = false;
+        /// Whether streams send events to the registry.
+        registry: bool = false;
+        /// Whether streams list themselves and their segments in the admin index.
+        index: bool = false;
+    }
 }
 
 impl Limits {
-    /// The values used in production unless configured otherwise.
-    pub const DEFAULT: Self = Self {
-        append_bytes_max: 16 << 20,
-        bodies_bytes_max: 40 << 20,
-        drain_bytes_max: 64 << 20,
-        drain_silence_ms: 100,
-        chunk_bytes_max: 1 << 20,
-        long_poll_timeout_ms: 20_000,
-        sse_max_age_ms: 60_000,
-        sse_heartbeat_ms: 15_000,
-        reader_held_bytes_max: 256 << 10,
-        frame_bytes_max: 256 << 10,
-        reconnect_base_ms: 1_000,
-        cold: false,
-        registry: false,
-        registry_shards: 1,
-        index: false,
-        segment_bytes_max: 8 << 20,
-        segment_messages_max: 100_000,
-        segment_age_ms_max: 86_400_000,
-        index_step_bytes: 64 << 10,
-        index_entries_max: 50_000,
-        page_parts_max: 16,
-        put_timeout_ms: 60_000,
-        put_bytes_per_s_min: 256 << 10,
-        put_doublings_max: 6,
-        reply_timeout_ms: 30_000,
-        retry_base_ms: 2_000,
-        retry_ms_max: 600_000,
-        collect_grace_ms: 3_600_000,
-        collect_keys_max: 1_000,
-        row_bytes_max: 1_500_000,
-        name_bytes_max: 1_024,
-        producer_id_bytes_max: 1_024,
-        producer_max_idle_ms: 7 * 86_400_000,
-        producers_forgotten_max: 1_000,
-        stream_seq_bytes_max: 1_024,
-        content_type_bytes_max: 256,
-        touch_slack_divisor: 8,
-        alarm_grace_ms: 60_000,
-        clock_skew_ms_max: 5_000,
-        alarm_at_max_ms: 8_640_000_000_000_000,
-        alarm_delay_ms_min: 1_000,
-        cursor_interval_ms: 20_000,
-        // 9 October 2024, 00:00 UTC.
-        cursor_epoch_ms: 1_728_432_000_000,
-        cursor_jitter_intervals: 180,
-        page_max_age_s: 60,
-        page_stale_s: 300,
-        long_poll_max_age_s: 20,
-        preflight_max_age_s: 86_400,
-        retry_after_s: 1,
-    };
-}
+    /// Pairs of limits of which the first is never more than the second.
+    const AT_MOST: [(&str, &str); 1] = [("retry_base_ms", "retry_ms_max")];
 
-impl Limits {
+    /// # Panics
+    /// When a limit is outside of its range, or more than another that bounds it. Settings that do
+    /// so are refused before (see [`crate::router::settings`]).
+    pub fn check(&self) {
+        for row in Self::TABLE {
+            row.check(self);
+        }
+        if let Some((less, more)) = self.disorder() {
+            panic!("{} is more than {}", less.field, more.field);
+        }
+    }
+
+    /// Returns two limits of which the first is more than the second, but may not be.
+    pub(crate) fn disorder(&self) -> Option<(&'static Row<Self>, &'static Row<Self>)> {
+        let mut pairs = Self::AT_MOST.iter();
+        pairs.find_map(|(less, more)| {
+            let (less, more) = (Self::row(less), Self::row(more));
+            ((less.get)(self) > (more.get)(self)).then_some((less, more))
+        })
+    }
+
+    /// Returns the row of a field.
+    ///
+    /// # Panics
+    /// When there is no such field.
+    #[must_use]
+    pub fn row(field: &str) -> &'static Row<Self> {
+        let row = Self::TABLE.iter().find(|row| row.field == field);
+        row.expect("every limit has a row")
+    }
+
     /// Returns whether an isolate that holds `held` bytes of other bodies accepts `bytes` of this
     /// one.
     #[must_use]
@@ -201,9 +202,14 @@ impl Limits {
     /// send, even if `append_bytes_max` is small.
     #[must_use]
     pub fn registry_bytes_max(&self) -> u64 {
-        // The name twice, the content type, and the rest of the event. JSON escapes can double each
-        // byte.
-        let event = 2 * (2 * self.name_bytes_max + self.content_type_bytes_max) + 256;
+        /// What an event has beside names and content type: keys, numbers and punctuation.
+        const REST_BYTES: u64 = 256;
+        /// JSON writes at most this many bytes for one byte of a name or a content type.
+        const ESCAPE_FACTOR: u64 = 2;
+
+        // An event contains the name twice.
+        let texts = 2 * self.name_bytes_max + self.content_type_bytes_max;
+        let event = ESCAPE_FACTOR * texts + REST_BYTES;
         self.append_bytes_max.max(event)
     }
 
@@ -214,11 +220,8 @@ impl Limits {
     /// leaves behind after the grace period is never collected.
     #[must_use]
     pub fn put_time_ms(&self, bytes: u64, attempt: u64) -> u64 {
-        let transfer = bytes.saturating_mul(1_000) / self.put_bytes_per_s_min.max(1);
-        let doublings = attempt
-            .saturating_sub(1)
-            .min(self.put_doublings_max)
-            .min(32);
+        let transfer = bytes.saturating_mul(1_000) / self.put_bytes_per_s_min;
+        let doublings = attempt.saturating_sub(1).min(self.put_doublings_max);
         let time = self
             .put_timeout_ms
             .saturating_add(transfer)
@@ -229,12 +232,11 @@ impl Limits {
     /// Returns the effective distance of index entries.
     #[must_use]
     pub const fn index_step(&self) -> u64 {
-        let step = if self.index_step_bytes < self.chunk_bytes_max {
+        if self.index_step_bytes < self.chunk_bytes_max {
             self.index_step_bytes
         } else {
             self.chunk_bytes_max
-        };
-        if step == 0 { 1 } else { step }
+        }
     }
 
     /// Returns the distance of entries in the index of a segment with this many framed bytes: the
@@ -242,19 +244,13 @@ impl Limits {
     #[must_use]
     pub(crate) fn index_block(&self, bytes: u64) -> u64 {
         let step = self.index_step();
-        let entries_max = self.index_entries_max.max(1);
+        let entries_max = self.index_entries_max;
         let block = step * bytes.div_ceil(step).div_ceil(entries_max).max(1);
         assert!(
             bytes.div_ceil(block) <= entries_max,
             "an index has at most the allowed number of entries"
         );
         block
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self::DEFAULT
     }
 }
 
@@ -265,6 +261,63 @@ pub const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::rows::RowKey;
+
+    #[test]
+    #[should_panic(expected = "touch_slack_divisor is 0, which is not from 1 to 1000000")]
+    fn a_limit_outside_of_its_range_is_a_panic() {
+        Limits {
+            touch_slack_divisor: 0,
+            ..Limits::DEFAULT
+        }
+        .check();
+    }
+
+    #[test]
+    #[should_panic(expected = "retry_base_ms is more than retry_ms_max")]
+    fn a_limit_beyond_the_one_that_bounds_it_is_a_panic() {
+        Limits {
+            retry_base_ms: 7,
+            retry_ms_max: 6,
+            ..Limits::DEFAULT
+        }
+        .check();
+    }
+
+    #[test]
+    fn every_range_admits_the_default_and_every_row_has_its_own_field() {
+        Limits::DEFAULT.check();
+        for row in Limits::TABLE {
+            let mut limits = Limits::DEFAULT;
+            let other = if (row.get)(&limits) == row.least {
+                row.greatest
+            } else {
+                row.least
+            };
+            (row.set)(&mut limits, other);
+            for each in Limits::TABLE {
+                let changed = (each.get)(&limits) != (each.get)(&Limits::DEFAULT);
+                assert_eq!(
+                    changed,
+                    each.field == row.field,
+                    "{} {}",
+                    row.field,
+                    each.field
+                );
+            }
+            assert!(!row.admits(row.greatest.wrapping_add(1)) || row.greatest == u64::MAX);
+        }
+    }
+
+    #[test]
+    fn a_key_has_room_for_the_largest_message_and_the_fullest_segment() {
+        let greatest = |field| Limits::row(field).greatest;
+        let parts_max = RowKey::last_at(0).stored() + 1;
+        let message = greatest("append_bytes_max") + FRAME_OVERHEAD;
+        assert!(message.div_ceil(Limits::DEFAULT.row_bytes_max) <= parts_max);
+        let units = greatest("segment_bytes_max") + greatest("append_bytes_max");
+        assert!(RowKey::at(units) < RowKey::LAST);
+    }
 
     #[test]
     fn the_time_of_a_put_grows_with_size_and_attempts_up_to_half_of_the_grace() {

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::wire::{header, sse};
 use crate::{Class, Millis, Offset, StreamEnd};
 
+/// The jitter of a step is a random number below this: a fraction in thousandths.
+pub const JITTER_END: u64 = 1_000;
 /// The longest pause before an attempt to reconnect doubles this many times at most.
 pub(crate) const RECONNECT_DOUBLINGS_MAX: u32 = 4;
 
@@ -212,11 +214,11 @@ impl LiveReader {
         }
     }
 
-    /// Processes one input. `jitter` is a random number below 1,000 that spreads the connection
+    /// Processes one input. `jitter` is a random number below [`JITTER_END`] that spreads the connection
     /// attempts of many readers.
     #[must_use]
     pub fn step(&mut self, now: Millis, jitter: u64, input: Input) -> Vec<Effect> {
-        assert!(jitter < 1_000, "the jitter is below 1,000");
+        assert!(jitter < JITTER_END, "the jitter is a fraction of 1");
         if self.phase == Phase::Ended {
             return Vec::new();
         }
@@ -378,7 +380,7 @@ impl LiveReader {
     fn reconnect(&mut self, jitter: u64) -> Vec<Effect> {
         let bound = self.reconnect_base_ms << self.attempts.min(RECONNECT_DOUBLINGS_MAX);
         self.attempts += 1;
-        vec![self.connect(bound * jitter / 1_000)]
+        vec![self.connect(bound * jitter / JITTER_END)]
     }
 
     fn end(&mut self) -> Vec<Effect> {

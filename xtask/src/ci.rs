@@ -155,6 +155,7 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         ),
         step("documentation", Work::Programs(vec![documentation])),
         step("unit tests", Work::Programs(unit_tests(project))),
+        step("settings", Work::Summarised(own(&["settings"]))),
         step(
             "live reader traces",
             Work::Summarised(own(&["live-reader-traces"])),

@@ -16,6 +16,7 @@ mod fuzz;
 mod peers;
 mod project;
 mod server;
+mod settings;
 mod setup;
 mod suite;
 
@@ -125,6 +126,12 @@ enum Command {
     },
     /// Hold the live reader in JavaScript to traces of the one in Rust
     LiveReaderTraces,
+    /// Check that the documentation, wrangler.toml and the tests have the settings of the table
+    Settings {
+        /// Write them from the table instead
+        #[arg(long)]
+        write: bool,
+    },
     /// Run everything that must pass
     Test,
 }
@@ -175,6 +182,7 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         },
         Command::Coverage { write } => coverage::coverage(project, write),
         Command::LiveReaderTraces => suite::live_reader_traces(project),
+        Command::Settings { write } => settings::settings(project, write),
         Command::Test => ci::run(project),
     }
 }

@@ -31,7 +31,6 @@ const ROUNDS_MAX: usize = 50;
 const ALARMS_MAX: usize = 10;
 
 type Switch = fn(&mut Limits) -> &mut bool;
-type Number = fn(&mut Limits) -> &mut u64;
 
 /// On with `1`.
 const SWITCHES: [(&str, Switch); 3] = [
@@ -40,14 +39,15 @@ const SWITCHES: [(&str, Switch); 3] = [
     ("INDEX", |limits| &mut limits.index),
 ];
 
-/// Each with its least value.
-const NUMBERS: [(&str, Number, u64); 5] = [
-    ("INDEX_STEP_BYTES", |limits| &mut limits.index_step_bytes, 0),
-    ("PAGE_PARTS_MAX", |limits| &mut limits.page_parts_max, 0),
-    ("ROW_BYTES_MAX", |limits| &mut limits.row_bytes_max, 16),
-    ("COLLECT_KEYS_MAX", |limits| &mut limits.collect_keys_max, 0),
-    ("FRAME_BYTES_MAX", |limits| &mut limits.frame_bytes_max, 0),
+/// Fields of the limits that no operator sets. A value outside of the range is the nearest one.
+const NUMBERS: [(&str, &str); 4] = [
+    ("PAGE_PARTS_MAX", "page_parts_max"),
+    ("ROW_BYTES_MAX", "row_bytes_max"),
+    ("COLLECT_KEYS_MAX", "collect_keys_max"),
+    ("FRAME_BYTES_MAX", "frame_bytes_max"),
 ];
+/// Smaller rows would make too many of one message.
+const ROW_BYTES_MIN: u64 = 16;
 
 /// Sends the requests to as many streams as they name.
 ///
@@ -69,11 +69,14 @@ pub fn request(input: &[u8]) {
     for (name, switch) in SWITCHES {
         *switch(&mut settings.limits) |= variable(name).as_deref() == Some("1");
     }
-    for (name, number, least) in NUMBERS {
+    for (name, field) in NUMBERS {
         if let Some(value) = variable(name).and_then(|value| value.parse::<u64>().ok()) {
-            *number(&mut settings.limits) = value.max(least);
+            let row = Limits::row(field);
+            (row.set)(&mut settings.limits, value.clamp(row.least, row.greatest));
         }
     }
+    let row_bytes_max = &mut settings.limits.row_bytes_max;
+    *row_bytes_max = (*row_bytes_max).max(ROW_BYTES_MIN);
     let mut server = Server {
         settings,
         now: BEGINNING,

@@ -13,7 +13,7 @@ use crate::wire::request::{self, RequestHead};
 use crate::wire::{CacheMode, header, internal_headers};
 use crate::{Answer, Limits, Refusal};
 pub use edge_cache::{EdgeCache, may_keep};
-pub use settings::Settings;
+pub use settings::{SettingError, Settings};
 
 /// Prefix of stream URLs.
 pub const STREAM_PREFIX: &str = "/v1/stream/";

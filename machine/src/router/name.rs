@@ -20,7 +20,7 @@ pub fn is_registry(name: &str) -> bool {
 /// stores its number, so a change of this function does not move existing streams.
 #[must_use]
 pub(crate) fn registry_shard(name: &str, limits: &Limits) -> u64 {
-    u64::from(crc32fast::hash(name.as_bytes())) % limits.registry_shards.max(1)
+    u64::from(crc32fast::hash(name.as_bytes())) % limits.registry_shards
 }
 
 /// Returns the name of a registry shard.

@@ -6,6 +6,7 @@ use thiserror::Error;
 use super::cors::Origins;
 use super::target;
 use crate::Limits;
+use crate::table::{Place, Row, Setting, TextDefault, Value};
 use crate::wire::CacheMode;
 
 /// The operator's settings.
@@ -54,105 +55,92 @@ impl Default for Settings {
     }
 }
 
-type Field = fn(&mut Limits) -> &mut u64;
-
-/// The variables that set limits, each with its smallest and largest value.
-const LIMITS: [(&str, Field, u64, u64); 16] = [
-    (
-        "MAX_APPEND_BYTES",
-        |limits| &mut limits.append_bytes_max,
-        1,
-        100 << 20,
-    ),
-    (
-        "MAX_CHUNK_BYTES",
-        |limits| &mut limits.chunk_bytes_max,
-        1,
-        16 << 20,
-    ),
-    (
-        "LONG_POLL_TIMEOUT_MS",
-        |limits| &mut limits.long_poll_timeout_ms,
-        1,
-        300_000,
-    ),
-    (
-        "SSE_MAX_AGE_MS",
-        |limits| &mut limits.sse_max_age_ms,
-        100,
-        3_600_000,
-    ),
-    (
-        "SSE_HEARTBEAT_MS",
-        |limits| &mut limits.sse_heartbeat_ms,
-        100,
-        3_600_000,
-    ),
-    (
-        "REGISTRY_SHARDS",
-        |limits| &mut limits.registry_shards,
-        1,
-        256,
-    ),
-    (
-        "SEGMENT_MAX_BYTES",
-        |limits| &mut limits.segment_bytes_max,
-        1,
-        1 << 30,
-    ),
-    (
-        "SEGMENT_MAX_MESSAGES",
-        |limits| &mut limits.segment_messages_max,
-        1,
-        1_000_000_000,
-    ),
-    (
-        "SEGMENT_MAX_AGE_MS",
-        |limits| &mut limits.segment_age_ms_max,
-        1,
-        YEAR_MS,
-    ),
-    (
-        "INDEX_STEP_BYTES",
-        |limits| &mut limits.index_step_bytes,
-        1,
-        16 << 20,
-    ),
-    (
-        "PRODUCER_MAX_IDLE_MS",
-        |limits| &mut limits.producer_max_idle_ms,
-        1,
-        10 * YEAR_MS,
-    ),
-    (
-        "PUT_TIMEOUT_MS",
-        |limits| &mut limits.put_timeout_ms,
-        1,
-        DAY_MS,
-    ),
-    (
-        "REPLY_TIMEOUT_MS",
-        |limits| &mut limits.reply_timeout_ms,
-        1,
-        DAY_MS,
-    ),
-    (
-        "RETRY_MIN_MS",
-        |limits| &mut limits.retry_base_ms,
-        1,
-        DAY_MS,
-    ),
-    ("RETRY_MAX_MS", |limits| &mut limits.retry_ms_max, 1, DAY_MS),
-    (
-        "COLLECT_GRACE_MS",
-        |limits| &mut limits.collect_grace_ms,
-        1,
-        YEAR_MS,
-    ),
+/// The settings that are no numbers.
+const TEXTS: [Text; 5] = [
+    Text {
+        name: "CACHE_MODE",
+        value: Value::Choice {
+            options: &["private", "shared"],
+            default: "private",
+        },
+        help: "How much one read returns, and who may cache it. `private`: a read without `live` \
+               returns everything up to the tail. `shared`: it returns one page, and shared caches \
+               may keep pages that can no longer change.",
+    },
+    Text {
+        name: "CORS_ORIGINS",
+        value: Value::Text {
+            shape: "ORIGINS",
+            default: TextDefault::Is("*"),
+        },
+        help: "The origins whose web pages may use the server, separated by commas. `*` means all.",
+    },
+    Text {
+        name: "PUBLIC_URL",
+        value: Value::Text {
+            shape: "URL",
+            default: TextDefault::Absent("the URL of the request"),
+        },
+        help: "The http or https URL that clients use, if a proxy in front of the server has \
+               another name. The `Location` of a new stream starts with it.",
+    },
+    Text {
+        name: "AUTH_TOKEN",
+        value: Value::Text {
+            shape: "TOKEN",
+            default: TextDefault::Secret("everyone is let in"),
+        },
+        help: "A secret. If it is set, every request for a stream needs `Authorization: Bearer \
+               <token>`. Other users of a machine can see flags, but not variables.",
+    },
+    Text {
+        name: "DEBUG_TIMING",
+        value: Value::Choice {
+            options: &["0", "1"],
+            default: "0",
+        },
+        help: "Whether every answer has `Server-Timing`. A single request asks for it with \
+               `X-Debug-Timing: 1`.",
+    },
 ];
 
-const DAY_MS: u64 = 86_400_000;
-const YEAR_MS: u64 = 365 * DAY_MS;
+struct Text {
+    name: &'static str,
+    value: Value,
+    help: &'static str,
+}
+
+/// Returns the settings that both shells read, in the order in which operators read them.
+#[must_use]
+pub fn table() -> Vec<Setting> {
+    let rows = Limits::TABLE.iter().filter(|row| row.variable.is_some());
+    let numbers = rows.map(|row| row.setting(&Limits::DEFAULT, Place::Both));
+    let texts = TEXTS.iter().map(|text| Setting {
+        name: text.name,
+        place: Place::Both,
+        value: text.value.clone(),
+        help: text.help.to_owned(),
+    });
+    numbers.chain(texts).collect()
+}
+
+/// Sets the numbers that have a variable. An empty variable counts as absent.
+///
+/// # Errors
+/// Fails when a variable has a value that is no whole number in the range of its row.
+pub fn read_numbers<T>(
+    numbers: &mut T,
+    table: &[Row<T>],
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), SettingError> {
+    for row in table {
+        let Some(name) = row.variable else { continue };
+        if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
+            (row.set)(numbers, number(name, value, row.least, row.greatest)?);
+        }
+    }
+    Ok(())
+}
 
 impl Settings {
     /// Parses the variables. An empty variable counts as absent, except for the token: an empty
@@ -164,10 +152,11 @@ impl Settings {
         let auth_token = variable("AUTH_TOKEN").map(token).transpose()?;
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut limits = Limits::DEFAULT;
-        for (name, field, least, greatest) in LIMITS {
-            if let Some(value) = variable(name) {
-                *field(&mut limits) = number(name, value, least, greatest)?;
-            }
+        read_numbers(&mut limits, Limits::TABLE, &variable)?;
+        if let Some((less, more)) = limits.disorder() {
+            let name = |row: &Row<Limits>| row.variable.expect("only operators set them wrong");
+            let rule = format!("at most {}, which is {}", name(more), (more.get)(&limits));
+            return Err(bad(name(less), &rule, (less.get)(&limits).to_string()));
         }
         let cache_mode = match variable("CACHE_MODE") {
             None => CacheMode::default(),
@@ -215,7 +204,9 @@ impl Settings {
     }
 }
 
-fn bad(variable: &'static str, rule: &str, value: String) -> SettingError {
+/// Returns the error of a variable whose value breaks a rule.
+#[must_use]
+pub fn bad(variable: &'static str, rule: &str, value: String) -> SettingError {
     let rule = rule.to_owned();
     SettingError::Shown {
         variable,
@@ -277,7 +268,7 @@ mod tests {
 
     #[test]
     fn every_bad_number_is_refused_by_name() {
-        for (name, ..) in LIMITS {
+        for name in Limits::TABLE.iter().filter_map(|row| row.variable) {
             for value in [
                 "x",
                 "-1",
@@ -343,18 +334,103 @@ mod tests {
     }
 
     #[test]
-    fn defaults_lie_within_their_bounds() {
-        let mut defaults = Limits::DEFAULT;
-        for (name, field, least, greatest) in LIMITS {
-            assert!((least..=greatest).contains(field(&mut defaults)), "{name}");
+    fn no_number_that_is_read_breaks_the_rules_of_limits() {
+        for row in Limits::TABLE {
+            let Some(name) = row.variable else { continue };
+            for value in [row.least, row.greatest] {
+                let number = read(name, &value.to_string()).map(|settings| {
+                    settings.limits.check();
+                    (row.get)(&settings.limits)
+                });
+                let is_ordered = number.as_ref().is_ok_and(|number| *number == value);
+                assert!(is_ordered || name.starts_with("RETRY_M"), "{name}={value}");
+            }
+            for value in [row.least.checked_sub(1), row.greatest.checked_add(1)]
+                .into_iter()
+                .flatten()
+            {
+                let bad = read(name, &value.to_string()).map_err(|bad| bad.to_string());
+                let (least, greatest) = (row.least, row.greatest);
+                let rule = format!(
+                    "{name} must be a whole number from {least} to {greatest}, not \"{value}\""
+                );
+                assert_eq!(bad.map(|_| ()), Err(rule));
+            }
         }
-        assert_eq!(
-            Settings::read(&|_| None).map(|settings| settings.limits),
-            Ok(Limits::DEFAULT)
-        );
         assert_eq!(
             read("MAX_CHUNK_BYTES", "7").map(|settings| settings.limits.chunk_bytes_max),
             Ok(7)
         );
+    }
+
+    #[test]
+    fn a_first_pause_beyond_the_longest_is_refused() {
+        for (name, value, told) in [
+            (
+                "RETRY_MIN_MS",
+                "600001",
+                "at most RETRY_MAX_MS, which is 600000, not \"600001\"",
+            ),
+            (
+                "RETRY_MAX_MS",
+                "1999",
+                "at most RETRY_MAX_MS, which is 1999, not \"2000\"",
+            ),
+        ] {
+            let bad = read(name, value).map_err(|bad| bad.to_string());
+            assert_eq!(bad.map(|_| ()), Err(format!("RETRY_MIN_MS must be {told}")));
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_absent_and_every_default_can_be_written() {
+        for setting in table() {
+            let written = match setting.value {
+                Value::Number { default, .. } => default.to_string(),
+                Value::Choice { default, options } => {
+                    assert!(options.contains(&default));
+                    default.to_owned()
+                }
+                Value::Text {
+                    default: TextDefault::Is(text),
+                    ..
+                } => text.to_owned(),
+                Value::Text {
+                    default: TextDefault::Absent(_),
+                    ..
+                } => String::new(),
+                Value::Text {
+                    default: TextDefault::Secret(_),
+                    ..
+                } => continue,
+            };
+            assert_eq!(
+                read(setting.name, &written),
+                Ok(Settings::default()),
+                "{}",
+                setting.name
+            );
+            assert_eq!(
+                read(setting.name, ""),
+                Ok(Settings::default()),
+                "{}",
+                setting.name
+            );
+        }
+    }
+
+    #[test]
+    fn every_help_text_is_whole_sentences_and_every_variable_is_named_once() {
+        let table = table();
+        for setting in &table {
+            assert!(
+                setting.help.ends_with('.') && !setting.help.contains("  "),
+                "{}",
+                setting.help
+            );
+        }
+        let names: std::collections::BTreeSet<_> =
+            table.iter().map(|setting| setting.name).collect();
+        assert_eq!(names.len(), table.len());
     }
 }

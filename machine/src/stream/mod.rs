@@ -166,6 +166,7 @@ impl Stream {
         limits: &Limits,
         instance_seed: u64,
     ) -> Result<Self, StorageError> {
+        limits.check();
         let layout = rows.layout()?;
         if let Some(schema) = layout.schemas().find(|schema| *schema != SCHEMA) {
             let other = format!("its schema is {schema}, and not {SCHEMA}");

@@ -294,7 +294,7 @@ impl Outbox {
         let effect = match lane {
             Lane::Garbage => {
                 let mut keys = Vec::new();
-                let mut room = limits.collect_keys_max.max(1);
+                let mut room = limits.collect_keys_max;
                 while let Some(task) = due.next_if(|_| room > 0) {
                     if let TaskKind::Garbage(garbage) = &task.what {
                         let (first, rest) = garbage.split(room);

@@ -315,10 +315,10 @@ impl StreamState {
             start < to && to <= self.tail(),
             "a page ends at or before the tail"
         );
-        let mut budget = limits.chunk_bytes_max.max(1);
+        let mut budget = limits.chunk_bytes_max;
         let mut parts = Vec::new();
         let mut page_end = start;
-        while page_end < to && budget > 0 && (parts.len() as u64) < limits.page_parts_max.max(1) {
+        while page_end < to && budget > 0 && (parts.len() as u64) < limits.page_parts_max {
             let mut segment = self.segment(page_end.segment, rows)?;
             let mut from = page_end.position;
             if from == segment.units {

@@ -7,6 +7,7 @@
 //! succeeded.
 
 use super::{OpenSegment, Stream, StreamState};
+use crate::limits::DOUBLINGS_MAX;
 use crate::rows::{
     HotTable, Incarnation, ProducerStamp, SealedSegment, StoredSegment, StreamRow, Write,
 };
@@ -26,14 +27,11 @@ pub(super) struct Unstored {
 
 /// The pause after so many failures in a row: doubled with each, and half of it by chance.
 pub(super) fn backoff(failures: u64, chance: u64, limits: &Limits) -> u64 {
-    let doublings = u32::try_from(failures.saturating_sub(1))
-        .unwrap_or(u32::MAX)
-        .min(32);
+    let doublings = failures.saturating_sub(1).min(DOUBLINGS_MAX);
     let longest = limits
         .retry_base_ms
         .saturating_mul(1 << doublings)
-        .min(limits.retry_ms_max)
-        .max(1);
+        .min(limits.retry_ms_max);
     longest / 2 + splitmix64(chance ^ splitmix64(failures)) % longest.div_ceil(2)
 }
 

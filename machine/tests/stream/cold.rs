@@ -516,7 +516,7 @@ fn a_stream_tells_one_shard_whatever_number_comes_later() {
         registry_shards,
         ..Limits::DEFAULT
     };
-    let mut shell = stream(JSON, shards(1_000));
+    let mut shell = stream(JSON, shards(256));
     let first = receivers(&shell).remove(0);
     assert!(first.starts_with("POST __registry__/"), "{first}");
     requests(&mut shell, 404);

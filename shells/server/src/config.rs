@@ -1,9 +1,11 @@
-//! The operator's settings of this shell. The public settings belong to the machine.
+//! The operator's settings of this shell. The settings of both shells belong to the machine.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use machine::router::Settings;
+use machine::limits_table;
+use machine::router::{SettingError, Settings, settings};
+use machine::table::{Place, Setting, TextDefault, Value};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -16,125 +18,254 @@ pub struct Config {
     pub date: bool,
 }
 
-/// Bounds of one process. A request that exceeds one is answered 503. They change no other answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Connections served at the same time.
-    pub connections_max: usize,
-    /// Connections beyond that which are kept open to be answered 503. `/health` and `/metrics`
-    /// answer them as usual.
-    pub connections_refused_max: usize,
-    /// The share of connections and live readers that one client address may have, in percent.
-    pub address_share_percent: usize,
-    /// Live readers (SSE responses and long-polls) at the same time.
-    pub readers_max: usize,
-    /// Streams whose files are open at the same time. The least recently used is closed first. Each
-    /// takes two descriptors.
-    pub open_streams_max: usize,
+const MILLION: u64 = 1_000_000;
+const TEBIBYTE: u64 = 1 << 40;
+const DAY_MS: u64 = 86_400_000;
+
+limits_table! {
+    /// Bounds of one process. A request that exceeds one is answered 503. They change no other
+    /// answer.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Bounds;
+
+    /// Most connections at the same time. Beyond it, the one that has waited longest for a request
+    /// is closed. If all have a request, further ones are answered 503, except for `/health` and
+    /// `/metrics`.
+    connections_max: usize = 10_000, Count, (1, MILLION), "CONNECTIONS_MAX";
+    /// The share of connections and of live readers that one client address may have. An IPv6
+    /// network of 64 bits counts as one address. Use 100 behind a proxy.
+    address_share_percent: usize = 75, Percent, (1, 100), "ADDRESS_SHARE_PERCENT";
+    /// Most live readers (SSE responses and long-polls) at the same time.
+    readers_max: usize = 8_000, Count, (1, MILLION), "READERS_MAX";
+    /// Memory for request bodies over all requests. Only bytes that have arrived count. Beyond it,
+    /// the newest large body is refused, of the address that holds most.
+    bodies_bytes_max: usize = 256 << 20, Bytes, (1, TEBIBYTE), "BODIES_BYTES_MAX";
+    /// Memory for answers that clients have not taken yet. Beyond it, a client that has taken
+    /// nothing for a second is cut off, first of the address that holds most. If there is none, a
+    /// new answer is refused with 503 before it begins. One that has begun waits, and may exceed
+    /// this bound.
+    pages_bytes_max: usize = 128 << 20, Bytes, (1, TEBIBYTE), "PAGES_BYTES_MAX";
+    /// How long a connection may be idle between two requests. Keep it above the value of a proxy
+    /// in front of the server.
+    idle_timeout: Duration = Duration::from_secs(75), Milliseconds, (1, DAY_MS), "IDLE_TIMEOUT_MS";
+    /// Most requests that wait for one stream.
+    queue_max: usize = 4_096, Count, (1, MILLION), "QUEUE_MAX";
+    /// Most streams whose files are open at the same time. Beyond it, the least recently used file
+    /// is closed. Each stream takes two file descriptors.
+    open_streams_max: usize = 512, Count, (1, MILLION), "OPEN_STREAMS_MAX";
     /// Threads that use the storage. As many streams can commit at the same time.
-    pub storage_threads: usize,
-    /// Requests that may wait for one stream.
-    pub queue_max: usize,
-    /// Memory for request bodies over all requests, in bytes. Only bytes that have arrived count.
-    pub bodies_bytes_max: usize,
-    /// When there is no room for bodies, those of at least this many bytes are refused first.
-    pub large_body_bytes: usize,
-    /// The rest of a refused body is read if it has at most this many bytes. Otherwise the
-    /// connection is closed.
-    pub drain_bytes_max: u64,
-    /// Memory for answers that clients have not taken yet, in bytes. An answer that has begun may
-    /// exceed it.
-    pub pages_bytes_max: usize,
+    storage_threads: usize = 64, Count, (1, 1_024), "STORAGE_THREADS";
+    /// Connections beyond `CONNECTIONS_MAX` that are kept open to be answered 503. `/health` and
+    /// `/metrics` answer them as usual.
+    connections_refused_max: usize = 256, Count, (1, MILLION);
+    /// When there is no room for bodies, those of at least this size are refused first.
+    large_body_bytes: usize = 64 << 10, Bytes, (0, TEBIBYTE);
+    /// The rest of a refused body is read if it has at most this size. Otherwise the connection is
+    /// closed.
+    drain_bytes_max: u64 = 64 << 10, Bytes, (0, TEBIBYTE);
     /// When there is no room for answers, one whose client has taken nothing for this time is cut
     /// off.
-    pub page_grace: Duration,
+    page_grace: Duration = Duration::from_secs(1), Milliseconds, (0, DAY_MS);
     /// Further pages of answers that have begun which are made at the same time. It bounds by how
     /// much they can exceed the memory for answers.
-    pub pages_made_max: usize,
-    /// Memory for segments that are being stored, in bytes, over all streams. The others wait. A
-    /// single segment may be larger.
-    pub puts_bytes_max: usize,
-    /// A segment of more bytes is put in parts, because it can be far larger than what one put
-    /// should hold in memory.
-    pub put_whole_bytes_max: u64,
+    pages_made_max: usize = 16, Count, (1, 1_024);
+    /// Memory for segments that are being stored, over all streams. The others wait. A single
+    /// segment may be larger.
+    puts_bytes_max: usize = 64 << 20, Bytes, (1, TEBIBYTE);
+    /// A larger segment is put in parts, because it can be far larger than what one put should hold
+    /// in memory.
+    put_whole_bytes_max: u64 = 16 << 20, Bytes, (1, TEBIBYTE);
     /// All parts but the last have this size, and S3 takes none below 5 MiB. While one is on its
     /// way, the next is filled.
-    pub put_part_bytes: usize,
-    /// The head of a request, in bytes.
-    pub head_bytes_max: usize,
-    /// Header fields of a request.
-    pub headers_max: usize,
-    /// Requests that share one commit.
-    pub batch_jobs_max: usize,
-    /// Bytes that the requests and the answers of one commit may take before no more are added.
-    pub batch_bytes_max: usize,
-    /// A page cache for each open stream, in KiB.
-    pub cache_kib: u32,
-    /// Time for the next request on a connection to begin.
-    pub idle_timeout: Duration,
+    put_part_bytes: usize = 8 << 20, Bytes, (5 << 20, 1 << 30);
+    /// Largest head of a request.
+    head_bytes_max: usize = 64 << 10, Bytes, (8 << 10, 1 << 20);
+    /// Most header fields of a request.
+    headers_max: usize = 100, Count, (1, 1_000);
+    /// Most requests that share one commit.
+    batch_jobs_max: usize = 1_024, Count, (1, MILLION);
+    /// Size of the requests and the answers of one commit at which no more are added.
+    batch_bytes_max: usize = 16 << 20, Bytes, (1, TEBIBYTE);
+    /// Page cache of SQLite for each open stream.
+    cache_kib: u32 = 1_024, Kibibytes, (1, MILLION);
     /// Time for the head of a request to arrive once it has begun.
-    pub head_timeout: Duration,
+    head_timeout: Duration = Duration::from_secs(30), Milliseconds, (1, DAY_MS);
     /// Time for the next part of a body to arrive.
-    pub body_timeout: Duration,
+    body_timeout: Duration = Duration::from_secs(30), Milliseconds, (1, DAY_MS);
     /// Time for the whole body to arrive.
-    pub body_deadline: Duration,
-    /// Bytes per second at which a body has to arrive after `body_timeout`.
-    pub body_rate_min: u64,
+    body_deadline: Duration = Duration::from_secs(300), Milliseconds, (1, DAY_MS);
+    /// Rate at which a body has to arrive after `body_timeout`.
+    body_rate_min: u64 = 1_024, BytesPerSecond, (1, TEBIBYTE);
     /// Time for a client to take anything that is written to it.
-    pub write_timeout: Duration,
-    /// Time for a client to close a connection that the server has finished with, and the longest
-    /// silence in that time.
-    pub linger_timeout: Duration,
-    pub linger_silence: Duration,
+    write_timeout: Duration = Duration::from_secs(60), Milliseconds, (1, DAY_MS);
+    /// Time for a client to close a connection that the server has finished with.
+    linger_timeout: Duration = Duration::from_secs(30), Milliseconds, (1, DAY_MS);
+    /// Longest silence in that time.
+    linger_silence: Duration = Duration::from_secs(5), Milliseconds, (1, DAY_MS);
     /// Free bytes on the disk below which the server counts as failing.
-    pub disk_free_min: u64,
+    disk_free_min: u64 = 32 << 20, Bytes, (0, TEBIBYTE);
     /// How long a stream's failed commit is remembered, if no other commit of the stream follows.
-    pub failure_memory: Duration,
+    failure_memory: Duration = Duration::from_secs(30), Milliseconds, (0, DAY_MS);
     /// Time for the cold tier to send the next part of a page.
-    pub fetch_timeout: Duration,
+    fetch_timeout: Duration = Duration::from_secs(30), Milliseconds, (1, DAY_MS);
     /// Time for requests to be answered after the server was asked to end.
-    pub shutdown_timeout: Duration,
+    shutdown_timeout: Duration = Duration::from_secs(10), Milliseconds, (0, DAY_MS);
     /// The pause before an alarm whose turn failed fires again.
-    pub alarm_retry: Duration,
+    alarm_retry: Duration = Duration::from_secs(5), Milliseconds, (1, DAY_MS);
 }
 
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            connections_max: 10_000,
-            connections_refused_max: 256,
-            address_share_percent: 75,
-            readers_max: 8_000,
-            open_streams_max: 512,
-            storage_threads: 64,
-            queue_max: 4_096,
-            bodies_bytes_max: 256 << 20,
-            large_body_bytes: 64 << 10,
-            drain_bytes_max: 64 << 10,
-            pages_bytes_max: 128 << 20,
-            page_grace: Duration::from_secs(1),
-            pages_made_max: 16,
-            puts_bytes_max: 64 << 20,
-            put_whole_bytes_max: 16 << 20,
-            put_part_bytes: 8 << 20,
-            head_bytes_max: 64 << 10,
-            headers_max: 100,
-            batch_jobs_max: 1_024,
-            batch_bytes_max: 16 << 20,
-            cache_kib: 1_024,
-            idle_timeout: Duration::from_secs(75),
-            head_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(30),
-            body_deadline: Duration::from_secs(300),
-            body_rate_min: 1_024,
-            write_timeout: Duration::from_secs(60),
-            linger_timeout: Duration::from_secs(30),
-            linger_silence: Duration::from_secs(5),
-            disk_free_min: 32 << 20,
-            failure_memory: Duration::from_secs(30),
-            fetch_timeout: Duration::from_secs(30),
-            shutdown_timeout: Duration::from_secs(10),
-            alarm_retry: Duration::from_secs(5),
+impl Bounds {
+    /// Reads the bounds that have a variable. An empty variable counts as absent.
+    ///
+    /// # Errors
+    /// Fails when a variable has a value outside of its range.
+    pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
+        let mut bounds = Self::DEFAULT;
+        settings::read_numbers(&mut bounds, Self::TABLE, variable)?;
+        Ok(bounds)
+    }
+
+    /// # Panics
+    /// When a bound is outside of its range.
+    pub(crate) fn check(&self) {
+        for row in Self::TABLE {
+            row.check(self);
+        }
+    }
+}
+
+/// What this shell reads itself: where it listens, what it logs, and where data is kept.
+#[must_use]
+pub fn places() -> Vec<Setting> {
+    let text = |name, shape, default, help: &str| Setting {
+        name,
+        place: Place::Server,
+        value: Value::Text { shape, default },
+        help: help.to_owned(),
+    };
+    vec![
+        text(
+            "LISTEN",
+            "ADDRESS:PORT",
+            TextDefault::Is("127.0.0.1:4437"),
+            "The address to listen on.",
+        ),
+        text(
+            "DATA",
+            "DIRECTORY",
+            TextDefault::Is("data"),
+            "The directory that holds everything. It is created if it does not exist. Only one \
+             server at a time can use it.",
+        ),
+        text(
+            "LOG",
+            "FILTER",
+            TextDefault::Is("info"),
+            "What to log: error, warn, info, debug or trace. Modules can have levels of their own, \
+             such as `server=debug,hyper=warn`.",
+        ),
+        Setting {
+            name: "LOG_FORMAT",
+            place: Place::Server,
+            value: Value::Choice {
+                options: &["text", "json"],
+                default: "text",
+            },
+            help: "How to log.".to_owned(),
+        },
+    ]
+}
+
+/// What this shell reads itself of the cold tier.
+#[must_use]
+pub fn cold() -> Vec<Setting> {
+    let text = |name, shape, default, help: &str| Setting {
+        name,
+        place: Place::Server,
+        value: Value::Text { shape, default },
+        help: help.to_owned(),
+    };
+    vec![
+        text(
+            "COLD",
+            "DIRECTORY|s3://BUCKET/PREFIX|none",
+            TextDefault::Absent("the directory `cold` in DATA"),
+            "Where sealed segments are moved to: a directory, a bucket of an S3 service, or `none`. \
+             With `none` everything stays in the files of the streams. Keys of an S3 service are \
+             read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. While the \
+             cold tier does not answer, reads of what it holds are answered 503, and everything \
+             else goes on. Two servers may share a bucket, but never a directory.",
+        ),
+        text(
+            "AWS_ENDPOINT",
+            "URL",
+            TextDefault::Absent("that of Amazon S3"),
+            "The URL of the S3 service, such as https://ACCOUNT.r2.cloudflarestorage.com or \
+             http://127.0.0.1:9000.",
+        ),
+        text(
+            "AWS_REGION",
+            "REGION",
+            TextDefault::Absent("us-east-1"),
+            "The region of the bucket. It is `auto` for R2.",
+        ),
+    ]
+}
+
+/// Returns the bounds as operators see them.
+#[must_use]
+pub fn bounds() -> Vec<Setting> {
+    let rows = Bounds::TABLE.iter();
+    rows.map(|row| row.setting(&Bounds::DEFAULT, Place::Server))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_is_read_from_its_variable_within_its_range() {
+        Bounds::DEFAULT.check();
+        for row in Bounds::TABLE {
+            let Some(name) = row.variable else { continue };
+            let read = |value: String| {
+                Bounds::read(&|each| (each == name).then(|| value.clone()))
+                    .map(|bounds| (row.get)(&bounds))
+                    .map_err(|bad| bad.to_string())
+            };
+            for value in [row.least, row.greatest] {
+                assert_eq!(read(value.to_string()), Ok(value), "{name}");
+            }
+            assert_eq!(read(String::new()), Ok((row.get)(&Bounds::DEFAULT)));
+            let (least, greatest) = (row.least, row.greatest);
+            let rule = format!("{name} must be a whole number from {least} to {greatest}");
+            for value in [
+                (least - 1).to_string(),
+                (greatest + 1).to_string(),
+                "1s".to_owned(),
+            ] {
+                assert_eq!(read(value.clone()), Err(format!("{rule}, not {value:?}")));
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "headers_max is 0, which is not from 1 to 1000")]
+    fn a_bound_outside_of_its_range_is_a_panic() {
+        let headers_max = 0;
+        Bounds {
+            headers_max,
+            ..Bounds::DEFAULT
+        }
+        .check();
+    }
+
+    #[test]
+    fn every_help_text_is_whole_sentences() {
+        for setting in [places(), cold(), bounds()].concat() {
+            let help = &setting.help;
+            assert!(help.ends_with('.') && !help.contains("  "), "{help}");
         }
     }
 }

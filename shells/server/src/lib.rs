@@ -13,7 +13,7 @@ mod alarms;
 mod clients;
 mod cold;
 mod commit;
-mod config;
+pub mod config;
 mod files;
 mod framing;
 mod health;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use machine::live_reader::{Effect, Input, LiveHead, LiveReader};
+use machine::live_reader::{Effect, Input, JITTER_END, LiveHead, LiveReader};
 use machine::wire::answer::Body;
 use machine::wire::internal_headers;
 use machine::wire::request::Read;
@@ -247,7 +247,7 @@ impl Reader {
 
     fn step(&mut self, input: Input) {
         let now = self.streams.platform.now();
-        let jitter = self.streams.platform.random().unwrap_or_default() % 1_000;
+        let jitter = self.streams.platform.random().unwrap_or_default() % JITTER_END;
         for effect in self.live_reader.step(now, jitter, input) {
             match effect {
                 Effect::Connect { from, after_ms } => {

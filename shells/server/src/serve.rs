@@ -170,6 +170,9 @@ impl Server {
     }
 
     /// Returns a server over any storage. No other server may use the storage.
+    ///
+    /// # Panics
+    /// When a bound is outside of its range, which [`Bounds::read`](crate::Bounds::read) refuses.
     #[must_use]
     pub fn over(
         config: Config,
@@ -177,6 +180,7 @@ impl Server {
         storage: Arc<dyn Storage>,
         cold: Option<Arc<dyn ObjectStore>>,
     ) -> Self {
+        config.bounds.check();
         let (streams, effect_jobs) = Streams::new(&config, platform, storage, cold);
         Self {
             config,

@@ -8,6 +8,9 @@
 /** The header that carries a `Head` (`machine/src/wire/internal_headers.rs`). */
 export const LIVE_HEAD = "Stream-Subscriber";
 
+/** The jitter of a step is a random number below this. */
+export const JITTER_END = 1_000;
+
 /** @typedef {"sse" | "long-poll"} Class */
 
 /**
@@ -308,7 +311,7 @@ export class LiveReader {
     const doublings = Math.min(this.attempts, RECONNECT_DOUBLINGS_MAX);
     const bound = this.reconnectBaseMs * 2 ** doublings;
     this.attempts += 1;
-    return [this.#connect(Math.floor((bound * jitter) / 1000))];
+    return [this.#connect(Math.floor((bound * jitter) / JITTER_END))];
   }
 
   /** @returns {Effect[]} */

@@ -1,7 +1,7 @@
 // Carries out what a `LiveReader` decides for one client's SSE response or long-poll. The reader
 // subscribes to its stream over a WebSocket.
 
-import { LIVE_HEAD, LiveReader } from "./live_reader.mjs";
+import { JITTER_END, LIVE_HEAD, LiveReader } from "./live_reader.mjs";
 
 /** @import { Answer, Effect, Frame, Head, Input } from "./live_reader.mjs" */
 
@@ -18,6 +18,8 @@ import { LIVE_HEAD, LiveReader } from "./live_reader.mjs";
 
 const decoder = new TextDecoder();
 const EMPTY = new Uint8Array();
+/** The status of a WebSocket that is no longer needed (RFC 6455, 7.4.1). */
+const NORMAL_CLOSURE = 1_000;
 
 /**
  * @param {ArrayBuffer} message
@@ -75,7 +77,7 @@ class Reader {
 
   /** @param {Input} input */
   step(input) {
-    const jitter = Math.floor(Math.random() * 1000);
+    const jitter = Math.floor(Math.random() * JITTER_END);
     for (const effect of this.machine.step(Date.now(), jitter, input)) this.#run(effect);
     this.#schedule();
   }
@@ -96,7 +98,7 @@ class Reader {
     if (socket !== null) {
       if (this.machine.isEnded) {
         socket.accept();
-        socket.close(1000);
+        socket.close(NORMAL_CLOSURE);
         return;
       }
       this.#attach(socket);
@@ -144,7 +146,7 @@ class Reader {
         else setTimeout(() => this.#connectFrom(effect.from), effect.after_ms);
         break;
       case "disconnect":
-        this.#subscription?.close(1000);
+        this.#subscription?.close(NORMAL_CLOSURE);
         this.#subscription = undefined;
         break;
       case "emit":

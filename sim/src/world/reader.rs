@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use machine::live_reader::{Effect, Frame, Input, LiveHead, LiveReader};
+use machine::live_reader::{Effect, Frame, Input, JITTER_END, LiveHead, LiveReader};
 use machine::offset::Offset;
 use machine::wire::internal_headers;
 use machine::{Class, Millis, StreamEnd};
@@ -362,7 +362,7 @@ impl World<'_, '_> {
         let jitter = if self.engine.settings.limits.reconnect_base_ms == 0 {
             0
         } else {
-            self.engine.choices.upto(999)
+            self.engine.choices.upto(JITTER_END - 1)
         };
         let now = self.engine.now();
         let is_tick = input == Input::Tick;

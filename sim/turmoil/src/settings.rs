@@ -196,7 +196,7 @@ fn draw_tier(choices: &mut Choices<'_>, limits: &mut Limits, tier_ms: u64) {
     limits.cold = choices.upto(4) > 1;
     sim::settings::segments(choices, limits);
     if limits.segment_age_ms_max != Limits::DEFAULT.segment_age_ms_max {
-        limits.segment_age_ms_max /= 10;
+        limits.segment_age_ms_max = limits.segment_age_ms_max.div_ceil(10);
     }
     limits.put_timeout_ms = 300 + tier_ms * 2 + choices.magnitude(4_000);
     sim::settings::put_times(choices, limits);

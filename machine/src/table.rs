@@ -1,0 +1,296 @@
+//! The table of limits and settings.
+//!
+//! [`limits_table!`](crate::limits_table) declares a struct of numbers together with one [`Row`] for
+//! each: name, type, default, unit, range, and the variable that sets it. The documentation of the
+//! field is its help text. Texts and choices have a [`Setting`] of their own. The flags of the
+//! server, `docs/configuration.md`, `wrangler.toml` and the lists of the tests are all made from
+//! these rows.
+
+use core::time::Duration;
+
+use serde::Serialize;
+
+/// What a number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    Bytes,
+    BytesPerSecond,
+    Count,
+    Kibibytes,
+    Milliseconds,
+    Percent,
+    Seconds,
+}
+
+impl Unit {
+    /// Returns the unit as the flags of a program name it.
+    #[must_use]
+    pub const fn value_name(self) -> &'static str {
+        match self {
+            Self::Bytes => "BYTES",
+            Self::BytesPerSecond => "BYTES/S",
+            Self::Count => "COUNT",
+            Self::Kibibytes => "KIB",
+            Self::Milliseconds => "MS",
+            Self::Percent => "PERCENT",
+            Self::Seconds => "SECONDS",
+        }
+    }
+}
+
+/// Where a value can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// A variable of the Worker, and a variable and a flag of the server for one machine.
+    Both,
+    /// A variable and a flag of the server for one machine.
+    Server,
+    /// Fixed for operators. Simulations and tests choose other values.
+    Simulator,
+}
+
+/// One number of `T`.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<T: 'static> {
+    /// The name of the field.
+    pub field: &'static str,
+    /// The variable that sets it, if an operator can.
+    pub variable: Option<&'static str>,
+    pub unit: Unit,
+    pub least: u64,
+    pub greatest: u64,
+    /// What it limits, as lines of a doc comment.
+    help: &'static [&'static str],
+    pub get: fn(&T) -> u64,
+    pub set: fn(&mut T, u64),
+}
+
+/// A row as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// The variable, or the name of the field where there is none.
+    pub name: &'static str,
+    pub place: Place,
+    pub value: Value,
+    pub help: String,
+}
+
+/// The values that a setting can have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Value {
+    Number {
+        unit: Unit,
+        default: u64,
+        least: u64,
+        greatest: u64,
+    },
+    Choice {
+        options: &'static [&'static str],
+        default: &'static str,
+    },
+    /// `default` says in words what an absent text means, unless it is the text itself.
+    Text {
+        shape: &'static str,
+        default: TextDefault,
+    },
+}
+
+/// What counts when a text is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TextDefault {
+    Is(&'static str),
+    /// No text. The words say what happens instead.
+    Absent(&'static str),
+    /// No text. The value is a secret, which is never shown.
+    Secret(&'static str),
+}
+
+impl Setting {
+    /// Returns whether operators can set it.
+    #[must_use]
+    pub fn is_variable(&self) -> bool {
+        self.place != Place::Simulator
+    }
+
+    /// Returns the first sentence of the help text, without its full stop.
+    #[must_use]
+    pub fn summary(&self) -> &str {
+        let end = self.help.find(". ").unwrap_or(self.help.len() - 1);
+        &self.help[..end]
+    }
+}
+
+impl<T> Row<T> {
+    /// Returns the row of a field. Used by [`limits_table!`](crate::limits_table).
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(
+        field: &'static str,
+        variable: Option<&'static str>,
+        unit: Unit,
+        (least, greatest): (u64, u64),
+        help: &'static [&'static str],
+        get: fn(&T) -> u64,
+        set: fn(&mut T, u64),
+    ) -> Self {
+        assert!(
+            least <= greatest,
+            "a range has a least and a greatest value"
+        );
+        Self {
+            field,
+            variable,
+            unit,
+            least,
+            greatest,
+            help,
+            get,
+            set,
+        }
+    }
+
+    /// Returns whether a value is within the range of the row.
+    #[must_use]
+    pub const fn admits(&self, value: u64) -> bool {
+        self.least <= value && value <= self.greatest
+    }
+
+    /// Returns the row as operators of this place see it.
+    #[must_use]
+    pub fn setting(&self, defaults: &T, place: Place) -> Setting {
+        Setting {
+            name: self.variable.unwrap_or(self.field),
+            place: if self.variable.is_some() {
+                place
+            } else {
+                Place::Simulator
+            },
+            value: Value::Number {
+                unit: self.unit,
+                default: (self.get)(defaults),
+                least: self.least,
+                greatest: self.greatest,
+            },
+            help: self.help.concat().trim().to_owned(),
+        }
+    }
+
+    /// # Panics
+    /// When the number of this row is outside of its range.
+    pub fn check(&self, values: &T) {
+        let value = (self.get)(values);
+        assert!(
+            self.admits(value),
+            "{} is {value}, which is not from {} to {}",
+            self.field,
+            self.least,
+            self.greatest
+        );
+    }
+}
+
+/// A type that a column of the table can have. Times count milliseconds.
+pub trait Number {
+    fn to_number(&self) -> u64;
+    fn from_number(number: u64) -> Self;
+}
+
+impl Number for u64 {
+    fn to_number(&self) -> u64 {
+        *self
+    }
+
+    fn from_number(number: u64) -> Self {
+        number
+    }
+}
+
+impl Number for u32 {
+    fn to_number(&self) -> u64 {
+        u64::from(*self)
+    }
+
+    fn from_number(number: u64) -> Self {
+        Self::try_from(number).expect("the range of the row has 32 bits")
+    }
+}
+
+impl Number for usize {
+    fn to_number(&self) -> u64 {
+        u64::try_from(*self).expect("a size has at most 64 bits")
+    }
+
+    fn from_number(number: u64) -> Self {
+        // More than a machine can address is no bound there.
+        Self::try_from(number).unwrap_or(Self::MAX)
+    }
+}
+
+impl Number for Duration {
+    fn to_number(&self) -> u64 {
+        u64::try_from(self.as_millis()).expect("a duration is within the range of its row")
+    }
+
+    fn from_number(number: u64) -> Self {
+        Self::from_millis(number)
+    }
+}
+
+/// Declares a struct of numbers, its `DEFAULT`, and its `TABLE` of [`Row`]s.
+///
+/// Each field is written as `name: Type = default, Unit, (least, greatest), "VARIABLE";`, where the
+/// variable is left out when operators cannot set the number. Fields that are no numbers follow
+/// after `beside`.
+#[macro_export]
+macro_rules! limits_table {
+    (
+        $(#[$attribute:meta])*
+        pub struct $Name:ident;
+        $(
+            $(#[doc = $help:literal])+
+            $field:ident: $Type:ty = $default:expr, $Unit:ident, $range:expr $(, $variable:literal)?;
+        )+
+        $(beside {
+            $($(#[$other_attribute:meta])* $other:ident: $Other:ty = $other_default:expr;)+
+        })?
+    ) => {
+        $(#[$attribute])*
+        pub struct $Name {
+            $($(#[doc = $help])+ pub $field: $Type,)+
+            $($($(#[$other_attribute])* pub $other: $Other,)+)?
+        }
+
+        impl $Name {
+            /// The values used in production unless configured otherwise.
+            pub const DEFAULT: Self = Self {
+                $($field: $default,)+
+                $($($other: $other_default,)+)?
+            };
+
+            /// All numbers, in the order in which operators read them.
+            pub const TABLE: &'static [$crate::table::Row<Self>] = &[
+                $($crate::table::Row::new(
+                    stringify!($field),
+                    $crate::limits_table!(@variable $($variable)?),
+                    $crate::table::Unit::$Unit,
+                    $range,
+                    &[$($help),+],
+                    |limits| $crate::table::Number::to_number(&limits.$field),
+                    |limits, number| limits.$field = $crate::table::Number::from_number(number),
+                ),)+
+            ];
+        }
+
+        impl Default for $Name {
+            fn default() -> Self {
+                Self::DEFAULT
+            }
+        }
+    };
+    (@variable) => { None };
+    (@variable $variable:literal) => { Some($variable) };
+}
