@@ -1,6 +1,6 @@
 //! Fuzz targets. Each is a plain function of bytes that panics when an oracle is hurt, so that
 //! libFuzzer (`src/bin`) can drive it, and an ordinary test replays what libFuzzer found worth
-//! keeping (`corpus`).
+//! keeping (`corpus`, packed by `cargo xtask corpus`).
 #![forbid(unsafe_code)]
 
 mod effects;
@@ -27,18 +27,26 @@ pub use sse::sse;
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::File;
+    use std::io::Read as _;
     use std::path::Path;
+
+    use flate2::read::GzDecoder;
+    use tar::Archive;
 
     type Target = fn(&[u8]);
 
     fn replay(name: &str, target: Target) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let archive = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("corpus")
-            .join(name);
+            .join(name)
+            .with_extension("tar.gz");
         let mut count = 0;
-        for entry in fs::read_dir(&corpus).unwrap() {
-            target(&fs::read(entry.unwrap().path()).unwrap());
+        let mut inputs = Archive::new(GzDecoder::new(File::open(archive).unwrap()));
+        for input in inputs.entries().unwrap() {
+            let mut bytes = Vec::new();
+            input.unwrap().read_to_end(&mut bytes).unwrap();
+            target(&bytes);
             count += 1;
         }
         assert!(count > 0, "{name} has no corpus");

@@ -1,7 +1,8 @@
 //! `fuzz`: libFuzzer on a target, from the committed corpus.
 
+use crate::corpus;
 use crate::project::{Project, run};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
@@ -50,9 +51,9 @@ impl Target {
         }
     }
 
-    /// The committed inputs.
-    fn corpus(self, project: &Project) -> PathBuf {
-        let name = match self {
+    /// The name of the committed corpus.
+    const fn corpus(self) -> &'static str {
+        match self {
             Self::Sequence | Self::SequenceOnSqlite => "sequence",
             Self::Request
             | Self::Json
@@ -61,8 +62,7 @@ impl Target {
             | Self::Name
             | Self::Row
             | Self::Segment => self.name(),
-        };
-        project.path("fuzz/corpus").join(name)
+        }
     }
 
     /// Longer inputs than this find nothing that shorter ones do not.
@@ -78,11 +78,12 @@ impl Target {
 pub(crate) fn fuzz(project: &Project, target: Target, minutes: f64) -> Result<ExitCode> {
     let program = build(project, target)?;
     let grown = grown(project, target)?;
+    let corpus = corpus::unpack(project, target.corpus())?;
     let before = findings(project)?;
     let seconds = (minutes * 60.0).ceil();
     let mut command = project.command(program);
     command
-        .args([&grown, &target.corpus(project)])
+        .args([&grown, &corpus])
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={}", target.input_bytes_max()))
         .arg(format!("-artifact_prefix={FINDINGS}/{}-", target.name()))
@@ -135,6 +136,28 @@ fn tell(target: Target, file: &Path) {
     }
 }
 
+/// Unpacks the committed corpus of a target.
+pub(crate) fn unpack(project: &Project, target: Target) -> Result<ExitCode> {
+    let directory = corpus::unpack(project, target.corpus())?;
+    println!("{}", directory.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Adds files to the committed corpus of a target, or makes it those of a directory.
+pub(crate) fn put(
+    project: &Project,
+    target: Target,
+    files: &[PathBuf],
+    replace: Option<&Path>,
+) -> Result<ExitCode> {
+    let (count, bytes) = match replace {
+        Some(directory) => corpus::pack(project, target.corpus(), directory)?,
+        None => corpus::add(project, target.corpus(), files)?,
+    };
+    println!("{}: {count} inputs, {bytes} bytes", target.corpus());
+    Ok(ExitCode::SUCCESS)
+}
+
 /// One input again.
 pub(crate) fn replay(project: &Project, target: Target, input: &Path) -> Result<ExitCode> {
     let input = std::path::absolute(input)?;
@@ -154,7 +177,7 @@ pub(crate) fn replay(project: &Project, target: Target, input: &Path) -> Result<
 /// reach.
 pub(crate) fn merge(project: &Project, target: Target) -> Result<ExitCode> {
     let program = build(project, target)?;
-    let corpus = target.corpus(project);
+    let corpus = corpus::unpack(project, target.corpus())?;
     let fresh = tempfile::tempdir_in(project.path("target"))?;
     run(project
         .command(program)
@@ -162,15 +185,7 @@ pub(crate) fn merge(project: &Project, target: Target) -> Result<ExitCode> {
         .args(["-merge=1", "-use_counters=0", "-len_control=0"])
         .arg(format!("-max_len={}", target.input_bytes_max()))
         .args([fresh.path(), &corpus, &grown(project, target)?]))?;
-    let (mut count, mut bytes) = (0_u64, 0);
-    let kept = fs::read_dir(fresh.path())?.collect::<Result<Vec<_>, _>>()?;
-    ensure!(!kept.is_empty(), "the fuzzer kept nothing");
-    fs::remove_dir_all(&corpus)?;
-    fs::create_dir_all(&corpus)?;
-    for entry in kept {
-        bytes += fs::copy(entry.path(), corpus.join(entry.file_name()))?;
-        count += 1;
-    }
+    let (count, bytes) = corpus::pack(project, target.corpus(), fresh.path())?;
     println!("{}: {count} inputs, {bytes} bytes", target.name());
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@
 mod bundle;
 mod ci;
 mod clients;
+mod corpus;
 mod coverage;
 mod dev;
 mod fuzz;
@@ -117,6 +118,11 @@ enum Command {
         #[arg(long, conflicts_with_all = ["minutes", "input"])]
         merge: bool,
     },
+    /// Read or change the packed corpus of a fuzz target
+    Corpus {
+        #[command(subcommand)]
+        command: Corpus,
+    },
     /// Tell which regions of the machine the replay of the corpora reaches, and fail when it is too
     /// few
     Coverage {
@@ -134,6 +140,23 @@ enum Command {
     },
     /// Run everything that must pass
     Test,
+}
+
+#[derive(Subcommand)]
+enum Corpus {
+    /// Unpack the inputs into target/corpus, and print where
+    Unpack { target: fuzz::Target },
+    /// Add files
+    Add {
+        target: fuzz::Target,
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Make the files of a directory the inputs, in the place of those that are there
+    Pack {
+        target: fuzz::Target,
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -179,6 +202,11 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             Some(input) => fuzz::replay(project, target, &input),
             None if merge => fuzz::merge(project, target),
             None => fuzz::fuzz(project, target, minutes),
+        },
+        Command::Corpus { command } => match command {
+            Corpus::Unpack { target } => fuzz::unpack(project, target),
+            Corpus::Add { target, files } => fuzz::put(project, target, &files, None),
+            Corpus::Pack { target, directory } => fuzz::put(project, target, &[], Some(&directory)),
         },
         Command::Coverage { write } => coverage::coverage(project, write),
         Command::LiveReaderTraces => suite::live_reader_traces(project),
