@@ -249,7 +249,7 @@ describe.runIf(shell === "server")("the directory", () => {
     "must be valid: with %s the server does not start",
     async (cold) => {
       await expect(startServer({ env: { COLD: cold, AWS_REGION: "auto" } })).rejects.toThrow(
-        /cold storage/,
+        /error: COLD must /,
       );
     },
   );
