@@ -1,7 +1,42 @@
 //! Coverage: things that must happen in some of many runs, or the simulator proves nothing.
 //! Watermarks: how far it went. Faults: what breaks, and whether that made a difference.
 
-/// An enumeration with a text for each, and how many there are.
+use core::fmt::Debug;
+use core::marker::PhantomData;
+
+/// One of a list, with a text.
+pub trait Listed: Copy + Debug + 'static {
+    const ALL: &'static [Self];
+
+    fn text(self) -> &'static str;
+
+    /// Returns its position in the list.
+    fn index(self) -> usize;
+}
+
+/// Something that breaks.
+pub trait Breakable: Listed {
+    /// Returns what it means that it has made a difference.
+    fn change(self) -> &'static str;
+}
+
+/// A list without anything in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nothing {}
+
+impl Listed for Nothing {
+    const ALL: &'static [Self] = &[];
+
+    fn text(self) -> &'static str {
+        match self {}
+    }
+
+    fn index(self) -> usize {
+        match self {}
+    }
+}
+
+/// Declares an enumeration with a text for each variant, and a constant with their number.
 #[macro_export]
 macro_rules! named {
     ($(#[$outer:meta])* $name:ident, $count:ident { $($(#[$inner:meta])* $variant:ident: $text:literal,)* }) => {
@@ -15,6 +50,18 @@ macro_rules! named {
             #[must_use]
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl $crate::coverage::Listed for $name {
+            const ALL: &'static [Self] = Self::ALL;
+
+            fn text(self) -> &'static str {
+                self.text()
+            }
+
+            fn index(self) -> usize {
+                self as usize
             }
         }
 
@@ -228,10 +275,8 @@ named! {
     }
 }
 
-impl Fault {
-    /// What it means that it has changed something.
-    #[must_use]
-    pub const fn change(self) -> &'static str {
+impl Breakable for Fault {
+    fn change(self) -> &'static str {
         match self {
             Self::Crash => "a commit, a request in hand or a connection was lost",
             Self::StaleInstance => "a request went on in a dead instance",
@@ -273,63 +318,68 @@ pub struct Tally {
     pub changed: u64,
 }
 
-/// Counts of all situations and faults, and all watermarks.
+/// The coverage of the inner layer.
+pub type Coverage = Counts<Situation, Fault, Watermark>;
+
+/// Counts of all situations and faults, and the heights of all watermarks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Coverage {
-    counts: [u64; SITUATIONS],
-    heights: [u64; WATERMARKS],
-    tallies: [Tally; FAULTS],
+pub struct Counts<S, F, W> {
+    counts: Vec<u64>,
+    heights: Vec<u64>,
+    tallies: Vec<Tally>,
+    of: PhantomData<fn(S, F, W)>,
 }
 
-impl Default for Coverage {
+impl<S: Listed, F: Listed, W: Listed> Default for Counts<S, F, W> {
     fn default() -> Self {
         Self {
-            counts: [0; SITUATIONS],
-            heights: [0; WATERMARKS],
-            tallies: [Tally::default(); FAULTS],
+            counts: vec![0; S::ALL.len()],
+            heights: vec![0; W::ALL.len()],
+            tallies: vec![Tally::default(); F::ALL.len()],
+            of: PhantomData,
         }
     }
 }
 
-impl Coverage {
-    pub const fn cover(&mut self, situation: Situation) {
-        self.counts[situation as usize] += 1;
+impl<S: Listed, F: Listed, W: Listed> Counts<S, F, W> {
+    pub fn cover(&mut self, situation: S) {
+        self.counts[situation.index()] += 1;
     }
 
-    /// It can happen in this run.
-    pub const fn fault_is_on(&mut self, fault: Fault) {
-        self.tallies[fault as usize].runs += 1;
+    /// Notes that a fault can happen in this run.
+    pub fn fault_is_on(&mut self, fault: F) {
+        self.tallies[fault.index()].runs += 1;
     }
 
-    pub const fn fired(&mut self, fault: Fault) {
-        self.tallies[fault as usize].fired += 1;
+    pub fn fired(&mut self, fault: F) {
+        self.tallies[fault.index()].fired += 1;
     }
 
-    pub const fn changed(&mut self, fault: Fault) {
-        self.tallies[fault as usize].changed += 1;
+    pub fn changed(&mut self, fault: F) {
+        self.tallies[fault.index()].changed += 1;
     }
 
-    pub fn raise(&mut self, watermark: Watermark, height: u64) {
-        let highest = &mut self.heights[watermark as usize];
+    pub fn raise(&mut self, watermark: W, height: u64) {
+        let highest = &mut self.heights[watermark.index()];
         *highest = (*highest).max(height);
     }
 
     #[must_use]
-    pub const fn count(&self, situation: Situation) -> u64 {
-        self.counts[situation as usize]
+    pub fn count(&self, situation: S) -> u64 {
+        self.counts[situation.index()]
     }
 
     #[must_use]
-    pub const fn height(&self, watermark: Watermark) -> u64 {
-        self.heights[watermark as usize]
+    pub fn height(&self, watermark: W) -> u64 {
+        self.heights[watermark.index()]
     }
 
     #[must_use]
-    pub const fn tally(&self, fault: Fault) -> Tally {
-        self.tallies[fault as usize]
+    pub fn tally(&self, fault: F) -> Tally {
+        self.tallies[fault.index()]
     }
 
-    /// Adds another run's.
+    /// Adds the coverage of other runs.
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += theirs;
@@ -344,19 +394,37 @@ impl Coverage {
         }
     }
 
-    /// Returns the situations that no run has come across.
-    pub fn missed(&self) -> impl Iterator<Item = Situation> {
-        Situation::ALL
-            .iter()
-            .copied()
-            .filter(|situation| self.count(*situation) == 0)
+    /// Returns everything as numbers, for another process.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        let tallies = self.tallies.iter();
+        let tallies = tallies.flat_map(|tally| [tally.runs, tally.fired, tally.changed]);
+        let counts = self.counts.iter().chain(&self.heights).copied();
+        counts.chain(tallies)
     }
 
-    /// The faults that have changed nothing.
-    pub fn inert(&self) -> impl Iterator<Item = Fault> {
-        Fault::ALL
-            .iter()
-            .copied()
-            .filter(|fault| self.tally(*fault).changed == 0)
+    /// Takes the numbers of another process; `None` when some are missing.
+    pub fn from_numbers(mut numbers: impl Iterator<Item = u64>) -> Option<Self> {
+        let mut coverage = Self::default();
+        for count in coverage.counts.iter_mut().chain(&mut coverage.heights) {
+            *count = numbers.next()?;
+        }
+        for tally in &mut coverage.tallies {
+            tally.runs = numbers.next()?;
+            tally.fired = numbers.next()?;
+            tally.changed = numbers.next()?;
+        }
+        Some(coverage)
+    }
+
+    /// Returns the situations that no run has come across.
+    pub fn missed(&self) -> impl Iterator<Item = S> {
+        let all = S::ALL.iter().copied();
+        all.filter(|situation| self.count(*situation) == 0)
+    }
+
+    /// Returns the faults that have changed nothing.
+    pub fn inert(&self) -> impl Iterator<Item = F> {
+        let all = F::ALL.iter().copied();
+        all.filter(|fault| self.tally(*fault).changed == 0)
     }
 }

@@ -14,6 +14,8 @@ pub mod engine;
 pub mod fidelity;
 pub mod http_cache;
 pub mod ids;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod layer;
 pub mod model;
 pub mod oracles;
 pub mod platform;

@@ -1,19 +1,16 @@
 //! `cargo sim`: runs the simulator, replays, shrinks, and shows that it notices.
-#![expect(clippy::print_stdout, reason = "what it finds is told on the terminal")]
+#![expect(clippy::print_stdout, reason = "commands print what they find")]
 
 mod commands;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use commands::mutants::Layer;
-use serde::Deserialize;
+use sim::layer::{self, Seeds, Subject};
 use sim::oracles::Oracle;
+use sim::run::{Inner, Options};
 use sim::storage;
 
 #[derive(Parser)]
@@ -83,26 +80,10 @@ enum Command {
         #[arg(long, default_value = "0..2000")]
         seeds: Seeds,
     },
-    /// Show that planted faults are noticed
+    /// Show that planted faults are noticed: `cargo xtask planted-faults`
     Mutants {
-        /// Only those whose name contains this
-        name: Option<String>,
-        /// Only so many, as the git commit picks them
-        #[arg(long)]
-        pick: Option<usize>,
-        /// Build nothing: check that each patch applies and that each tape passes on the clean
-        /// machine
-        #[arg(long)]
-        check: bool,
-        /// Give up on one after so many seconds: 60, or 300 when fuzzing
-        #[arg(long)]
-        seconds: Option<u64>,
-        /// Those of the outer layer, which are planted in the server
-        #[arg(long, conflicts_with = "fuzz")]
-        turmoil: bool,
-        /// Let the fuzzer find them, from an empty corpus, instead of drawing seeds
-        #[arg(long, conflicts_with = "check")]
-        fuzz: bool,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Run everything that one client can do in so many operations, with a crash at every place
     Explore {
@@ -127,6 +108,16 @@ enum Command {
     },
     /// Print what each oracle watches over
     Oracles,
+    /// Run every so many of these seeds, and report to another process
+    #[command(hide = true)]
+    Work {
+        seeds: Seeds,
+        step: u64,
+        #[arg(long)]
+        minutes: Option<f64>,
+        #[arg(long, value_enum, default_value = "map")]
+        storage: Storage,
+    },
     /// Print the hash of each seed
     #[command(hide = true)]
     Hashes { seeds: Seeds },
@@ -144,21 +135,10 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Storage {
     Map,
     Sqlite,
-}
-
-impl Storage {
-    /// As it is written on the command line.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Map => "map",
-            Self::Sqlite => "sqlite",
-        }
-    }
 }
 
 impl From<Storage> for storage::Kind {
@@ -170,63 +150,15 @@ impl From<Storage> for storage::Kind {
     }
 }
 
-/// A range of seeds.
-#[derive(Clone, Copy, Debug)]
-struct Seeds {
-    first: u64,
-    end: u64,
-}
-
-impl FromStr for Seeds {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (first, end) = text.split_once("..").context("a range is written A..B")?;
-        Ok(Self {
-            first: first.parse()?,
-            end: end.parse()?,
-        })
-    }
-}
-
-/// A seed, or a file with a tape.
-#[derive(Clone, Debug)]
-enum Subject {
-    Seed(u64),
-    Tape(PathBuf),
-}
-
-impl Subject {
-    /// As another program is told of it, wherever that runs.
-    fn absolute(&self) -> Result<String> {
-        Ok(match self {
-            Self::Seed(seed) => seed.to_string(),
-            Self::Tape(path) => std::path::absolute(path)?.display().to_string(),
-        })
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Seed(seed) => write!(formatter, "{seed}"),
-            Self::Tape(path) => write!(formatter, "{}", path.display()),
-        }
-    }
-}
-
-impl FromStr for Subject {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text
-            .parse()
-            .map_or_else(|_| Self::Tape(text.into()), Self::Seed))
+fn options(storage: Storage) -> Options {
+    Options {
+        storage: storage.into(),
+        ..Options::default()
     }
 }
 
 fn main() -> Result<ExitCode> {
-    // What panics is reported as a failure, with the run that it happened in.
+    // A panic is reported as a failure of its run.
     std::panic::set_hook(Box::new(|_| {}));
     match Arguments::parse().command {
         Command::Run {
@@ -234,7 +166,13 @@ fn main() -> Result<ExitCode> {
             minutes,
             jobs,
             storage,
-        } => commands::run::run(seeds, minutes, jobs, storage.into()),
+        } => layer::run::<Inner>(seeds, minutes, jobs, storage.into()),
+        Command::Work {
+            seeds,
+            step,
+            minutes,
+            storage,
+        } => layer::work::<Inner>(seeds, step, minutes, storage.into()),
         Command::Replay {
             what,
             trace,
@@ -242,13 +180,19 @@ fn main() -> Result<ExitCode> {
             state,
             storage,
             turmoil: false,
-        } => commands::replay::replay(&what, trace, until, state, storage.into()),
+        } => {
+            let options = Options {
+                until: until.unwrap_or(u64::MAX),
+                ..options(storage)
+            };
+            layer::replay::<Inner>(&what, trace, state, options)
+        }
         Command::Shrink {
             what,
             output,
             storage,
             turmoil: false,
-        } => commands::replay::shrink(&what, &output, storage.into()),
+        } => layer::shrink::<Inner>(&what, &output, options(storage)),
         Command::Replay {
             what,
             trace,
@@ -274,29 +218,12 @@ fn main() -> Result<ExitCode> {
         }
         Command::Turmoil { seeds, jobs, meta } => {
             let command = if meta { "meta" } else { "run" };
-            let range = format!("--seeds={}..{}", seeds.first, seeds.end);
+            let range = format!("--seeds={seeds}");
             let jobs = jobs.map(|jobs| format!("--jobs={jobs}"));
             commands::turmoil::turmoil([command.to_owned(), range].into_iter().chain(jobs))
         }
         Command::Meta { seeds } => commands::meta::meta(seeds),
-        Command::Mutants {
-            name,
-            pick,
-            check,
-            seconds,
-            turmoil,
-            fuzz,
-        } => {
-            let layer = if turmoil { Layer::Outer } else { Layer::Inner };
-            let bugs = commands::mutants::picked(layer, name.as_deref(), pick)?;
-            if check {
-                commands::mutants::check(&bugs)
-            } else if fuzz {
-                commands::mutants::fuzz(&bugs, Duration::from_secs(seconds.unwrap_or(300)))
-            } else {
-                commands::mutants::draw(&bugs, Duration::from_secs(seconds.unwrap_or(60)))
-            }
-        }
+        Command::Mutants { arguments } => commands::mutants(arguments),
         Command::Explore { ops } => commands::explore::explore(ops),
         Command::Writers {
             writers,
@@ -316,6 +243,6 @@ fn main() -> Result<ExitCode> {
             seconds,
             known,
             storage,
-        } => commands::mutants::hunt(oracle, seconds, &known, storage.into()),
+        } => layer::hunt::<Inner>(oracle, seconds, &known, options(storage)),
     }
 }

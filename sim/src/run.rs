@@ -1,11 +1,17 @@
 //! One run from its beginning to its end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Duration;
 
-use crate::choices::Choices;
+use crate::choices::{Choices, Draw};
 use crate::coverage::Coverage;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::coverage::{Fault, Situation, Watermark};
 use crate::digest::Digest;
 use crate::engine::Failure;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::layer::{Layer, Source};
 use crate::oracles::Oracle;
 use crate::settings::Settings;
 use crate::storage;
@@ -19,6 +25,8 @@ pub struct Options {
     pub traced: bool,
     /// The number of the event after which to stop.
     pub until: u64,
+    /// Whether to keep every draw.
+    pub logged: bool,
 }
 
 impl Default for Options {
@@ -27,24 +35,27 @@ impl Default for Options {
             storage: storage::Kind::Map,
             traced: false,
             until: u64::MAX,
+            logged: false,
         }
     }
 }
 
 /// What came of a run.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct Outcome<C = Coverage> {
     /// Of everything that happened.
     pub hash: u64,
     pub draws: u64,
     pub tape: Vec<u8>,
+    /// Every draw, if they are kept.
+    pub log: Vec<Draw>,
     pub events: u64,
     pub operations: u64,
     /// Offsets that appends were answered and that were read from in the end: where clients only
     /// write.
     pub answers_read: u64,
     pub simulated_ms: u64,
-    pub coverage: Coverage,
+    pub coverage: C,
     pub failure: Option<Failure>,
     pub trace: Vec<String>,
     /// What holds for the run, and its state at the end, for those who trace it.
@@ -52,16 +63,49 @@ pub struct Outcome {
     pub state: String,
 }
 
+/// The inner layer: the state machine in a simulated Cloudflare.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Clone, Copy, Debug)]
+pub struct Inner;
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Layer for Inner {
+    const NAME: &'static str = "seed";
+    const FLAG: &'static str = "";
+    const RUNS_FOR_ALL_SITUATIONS: u64 = 30_000;
+    const EVENTS_SHOWN: usize = 40;
+    const SHRINK_TRIES_MAX: u64 = 30_000;
+    const SHRINK_TIME_MAX: Duration = Duration::from_secs(15);
+
+    type Situation = Situation;
+    type Fault = Fault;
+    type Watermark = Watermark;
+
+    fn run(source: Source<'_>, options: Options) -> Outcome {
+        match source {
+            Source::Seed(number) => seed(number, options),
+            Source::Tape(bytes) => tape(bytes, options),
+        }
+    }
+}
+
 /// Runs one seed.
 #[must_use]
 pub fn seed(seed: u64, options: Options) -> Outcome {
-    choices(&mut Choices::from_seed(seed), options)
+    run(Choices::from_seed(seed), options)
 }
 
 /// Runs one tape.
 #[must_use]
 pub fn tape(tape: &[u8], options: Options) -> Outcome {
-    choices(&mut Choices::from_tape(tape), options)
+    run(Choices::from_tape(tape), options)
+}
+
+fn run(mut draws: Choices<'_>, options: Options) -> Outcome {
+    if options.logged {
+        draws = draws.logged();
+    }
+    choices(&mut draws, options)
 }
 
 /// Runs whatever the choices say.
@@ -115,6 +159,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
         hash,
         draws: choices.count(),
         tape: choices.tape(),
+        log: choices.log(),
         events,
         operations,
         answers_read,

@@ -168,11 +168,11 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         step("simulator is sound", Work::Summarised(simulator(&["meta"]))),
         step(
             "planted faults stand",
-            Work::Summarised(simulator(&["mutants", "--check"])),
+            Work::Summarised(own(&["planted-faults", "--check"])),
         ),
         step(
             "planted faults caught",
-            Work::Summarised(simulator(&["mutants", "--pick", "3"])),
+            Work::Summarised(own(&["planted-faults", "--pick", "3"])),
         ),
         step(
             "outer layer is sound",
@@ -184,7 +184,7 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
         ),
         step(
             "faults of the server",
-            Work::Summarised(simulator(&["mutants", "--turmoil", "--check"])),
+            Work::Summarised(own(&["planted-faults", "--turmoil", "--check"])),
         ),
         step("simulator is true", Work::Summarised(own(&["fidelity"]))),
         step("build", Work::Summarised(own(&["build"]))),

@@ -4,7 +4,7 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command speaks to the one who typed it"
+    reason = "commands print what they do"
 )]
 
 mod bundle;
@@ -15,6 +15,7 @@ mod coverage;
 mod dev;
 mod fuzz;
 mod peers;
+mod planted_faults;
 mod project;
 mod server;
 mod settings;
@@ -22,9 +23,11 @@ mod setup;
 mod suite;
 
 use clap::{Parser, Subcommand};
+use planted_faults::Layer;
 use project::Project;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(
@@ -123,8 +126,8 @@ enum Command {
         #[command(subcommand)]
         command: Corpus,
     },
-    /// Tell which regions of the machine the replay of the corpora reaches, and fail when it is too
-    /// few
+    /// Show which regions of the machine the replay of the corpora reaches, and fail when those are
+    /// too few
     Coverage {
         /// Write the report that is committed
         #[arg(long)]
@@ -137,6 +140,26 @@ enum Command {
         /// Write them from the table instead
         #[arg(long)]
         write: bool,
+    },
+    /// Show that planted faults are noticed
+    PlantedFaults {
+        /// Only those whose name contains this
+        name: Option<String>,
+        /// Only so many, as the git commit picks them
+        #[arg(long)]
+        pick: Option<usize>,
+        /// Build none: check that each patch applies and that each tape passes on the clean code
+        #[arg(long)]
+        check: bool,
+        /// Give up on one after so many seconds: 60, or 300 when fuzzing
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Those of the outer layer, which are planted in the server
+        #[arg(long, conflicts_with = "fuzz")]
+        turmoil: bool,
+        /// Let the fuzzer find them, from an empty corpus, instead of drawing seeds
+        #[arg(long, conflicts_with = "check")]
+        fuzz: bool,
     },
     /// Run everything that must pass
     Test,
@@ -211,11 +234,30 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         Command::Coverage { write } => coverage::coverage(project, write),
         Command::LiveReaderTraces => suite::live_reader_traces(project),
         Command::Settings { write } => settings::settings(project, write),
+        Command::PlantedFaults {
+            name,
+            pick,
+            check,
+            seconds,
+            turmoil,
+            fuzz,
+        } => {
+            let layer = if turmoil { Layer::Outer } else { Layer::Inner };
+            let bugs = planted_faults::picked(project, layer, name.as_deref(), pick)?;
+            let longest = Duration::from_secs(seconds.unwrap_or(if fuzz { 300 } else { 60 }));
+            if check {
+                planted_faults::check(project, &bugs)
+            } else if fuzz {
+                planted_faults::fuzz(project, &bugs, longest)
+            } else {
+                planted_faults::draw(project, &bugs, longest)
+            }
+        }
         Command::Test => ci::run(project),
     }
 }
 
-/// A variable that is set to nothing names no server.
+/// Treats an empty URL variable as unset.
 fn non_empty(url: Option<String>) -> Option<String> {
     url.filter(|url| !url.is_empty())
 }

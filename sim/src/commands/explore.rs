@@ -4,10 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use sim::choices::Enumeration;
-use sim::run::{self, Options};
+use sim::layer::{clock, show_failure};
+use sim::run::{self, Inner, Options};
 use sim::settings::Settings;
-
-use super::{clock, replay};
 
 pub(crate) fn explore(operations: u64) -> Result<ExitCode> {
     let start = clock();
@@ -28,7 +27,7 @@ pub(crate) fn explore(operations: u64) -> Result<ExitCode> {
                 traced: true,
                 ..Options::default()
             };
-            replay::tell_failure(&run::within(
+            show_failure::<Inner>(&run::within(
                 &mut again,
                 Settings::small(operations),
                 traced,

@@ -4,15 +4,14 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sim::choices::Choices;
-use sim::run::{self, Options};
+use sim::layer::{Seeds, clock, repeats, root};
+use sim::run::{self, Inner, Options};
 use sim::storage;
 
-use super::{clock, root};
-use crate::Seeds;
+use super::cargo;
 
 pub(crate) fn meta(seeds: Seeds) -> Result<ExitCode> {
-    step(seeds, "twice in one process", twice)?;
+    step(seeds, "from their tapes", repeats::<Inner>)?;
     step(seeds, "in two processes", processes)?;
     step(seeds, "in ordered maps and in SQLite", storages)?;
     step(seeds, "native and in wasm", wasm)?;
@@ -27,31 +26,6 @@ fn step(seeds: Seeds, name: &'static str, compare: impl Fn(Seeds) -> Result<()>)
         "seeds {first}..{end} are the same {name} ({:.1} s)",
         start.elapsed().as_secs_f64()
     );
-    Ok(())
-}
-
-/// Compares all decisions, and tells the first that differs.
-fn twice(seeds: Seeds) -> Result<()> {
-    for seed in seeds.first..seeds.end {
-        let mut one = Choices::from_seed(seed).logged();
-        let mut other = Choices::from_seed(seed).logged();
-        let hash = run::choices(&mut one, Options::default()).hash;
-        let again = run::choices(&mut other, Options::default()).hash;
-        let mut pairs = one.log().into_iter().zip(other.log()).enumerate();
-        if let Some((at, (first, second))) = pairs.find(|(_, (first, second))| first != second) {
-            bail!("seed {seed}: draw {at} is {first:?} and then {second:?}");
-        }
-        ensure!(
-            one.count() == other.count(),
-            "seed {seed}: {} draws and then {}",
-            one.count(),
-            other.count()
-        );
-        ensure!(
-            hash == again,
-            "seed {seed}: the same draws, but {hash:016x} and then {again:016x}"
-        );
-    }
     Ok(())
 }
 
@@ -116,7 +90,6 @@ WebAssembly.instantiate(readFileSync(path), {}).then(({ instance }) => {
 
 fn wasm(seeds: Seeds) -> Result<()> {
     let native = run::combined_hash(seeds.first, seeds.end - seeds.first);
-    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let target = "wasm32-unknown-unknown";
     let arguments = [
         "rustc",
@@ -131,9 +104,8 @@ fn wasm(seeds: Seeds) -> Result<()> {
         "--target",
         target,
     ];
-    let built = Command::new(cargo)
+    let built = cargo()
         .args(arguments)
-        .current_dir(root())
         .status()
         .context("cannot run cargo")?;
     ensure!(built.success(), "the wasm build failed");
@@ -155,9 +127,9 @@ fn wasm(seeds: Seeds) -> Result<()> {
         "node failed: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let told = String::from_utf8(output.stdout)?;
+    let wasm = String::from_utf8(output.stdout)?;
     let native = format!("{native:016x}");
-    ensure!(told.trim() == native, "native {native}, in wasm {told}");
+    ensure!(wasm.trim() == native, "native {native}, in wasm {wasm}");
     Ok(())
 }
 

@@ -5,11 +5,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use sim::choices::Choices;
 use sim::coverage::{Fault, Watermark};
-use sim::run::{self, Options};
+use sim::layer::{Seeds, clock, show_failure};
+use sim::run::{self, Inner, Options};
 use sim::settings::Settings;
-
-use super::{clock, replay};
-use crate::Seeds;
 
 pub(crate) fn writers(writers: u64, appends: u64, seeds: Seeds) -> Result<ExitCode> {
     for seed in seeds.first..seeds.end {
@@ -40,7 +38,7 @@ pub(crate) fn writers(writers: u64, appends: u64, seeds: Seeds) -> Result<ExitCo
             start.elapsed().as_secs_f64(),
         );
         if outcome.failure.is_some() {
-            replay::tell_failure(&run(true));
+            show_failure::<Inner>(&run(true));
             return Ok(ExitCode::FAILURE);
         }
         anyhow::ensure!(

@@ -127,7 +127,7 @@ impl<'w, 't, E> Engine<'w, 't, E> {
     }
 
     /// Counts that a fault has made a difference.
-    pub const fn changed(&mut self, fault: Fault) {
+    pub fn changed(&mut self, fault: Fault) {
         self.recorder.coverage.changed(fault);
     }
 
@@ -170,7 +170,7 @@ impl<'w, 't, E> Engine<'w, 't, E> {
         self.recorder.note(simulated_ms, event, who, what);
     }
 
-    pub const fn cover(&mut self, situation: Situation) {
+    pub fn cover(&mut self, situation: Situation) {
         self.recorder.coverage.cover(situation);
     }
 

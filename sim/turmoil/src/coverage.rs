@@ -1,6 +1,6 @@
-//! What the runs of this layer must have come across, and what breaks in them.
+//! The situations that runs of this layer must come across, and the faults that break them.
 
-use sim::coverage::Tally;
+use sim::coverage::{Breakable, Counts, Nothing};
 
 sim::named! {
     /// Something that a batch of runs must come across.
@@ -105,9 +105,8 @@ sim::named! {
     }
 }
 
-impl Fault {
-    /// What it means that it has changed something.
-    pub(crate) const fn change(self) -> &'static str {
+impl Breakable for Fault {
+    fn change(self) -> &'static str {
         match self {
             Self::Crash => "requests, readers or a reply were lost",
             Self::CrashAtCommit => "the commit was lost, or nobody was told of it",
@@ -136,86 +135,5 @@ impl Fault {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Coverage {
-    counts: [u64; SITUATIONS],
-    tallies: [Tally; FAULTS],
-}
-
-impl Default for Coverage {
-    fn default() -> Self {
-        Self {
-            counts: [0; SITUATIONS],
-            tallies: [Tally::default(); FAULTS],
-        }
-    }
-}
-
-impl Coverage {
-    pub(crate) const fn cover(&mut self, situation: Situation) {
-        self.counts[situation as usize] += 1;
-    }
-
-    pub(crate) const fn fault_is_on(&mut self, fault: Fault) {
-        self.tallies[fault as usize].runs += 1;
-    }
-
-    pub(crate) const fn fired(&mut self, fault: Fault) {
-        self.tallies[fault as usize].fired += 1;
-    }
-
-    pub(crate) const fn changed(&mut self, fault: Fault) {
-        self.tallies[fault as usize].changed += 1;
-    }
-
-    pub(crate) const fn count(&self, situation: Situation) -> u64 {
-        self.counts[situation as usize]
-    }
-
-    pub(crate) const fn tally(&self, fault: Fault) -> Tally {
-        self.tallies[fault as usize]
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
-            *mine += theirs;
-        }
-        for (mine, theirs) in self.tallies.iter_mut().zip(&other.tallies) {
-            mine.runs += theirs.runs;
-            mine.fired += theirs.fired;
-            mine.changed += theirs.changed;
-        }
-    }
-
-    /// Everything, for another process.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
-        let tallies = self.tallies.iter();
-        let tallies = tallies.flat_map(|tally| [tally.runs, tally.fired, tally.changed]);
-        self.counts.iter().copied().chain(tallies)
-    }
-
-    /// What another process has told.
-    pub(crate) fn from_numbers(mut numbers: impl Iterator<Item = u64>) -> Option<Self> {
-        let mut coverage = Self::default();
-        for count in &mut coverage.counts {
-            *count = numbers.next()?;
-        }
-        for tally in &mut coverage.tallies {
-            (tally.runs, tally.fired, tally.changed) =
-                (numbers.next()?, numbers.next()?, numbers.next()?);
-        }
-        Some(coverage)
-    }
-
-    pub(crate) fn missed(&self) -> impl Iterator<Item = Situation> {
-        Situation::ALL
-            .iter()
-            .copied()
-            .filter(|situation| self.count(*situation) == 0)
-    }
-
-    pub(crate) fn inert(&self) -> impl Iterator<Item = Fault> {
-        let all = Fault::ALL.iter().copied();
-        all.filter(|fault| self.tally(*fault).changed == 0)
-    }
-}
+/// The coverage of this layer, which has no watermarks.
+pub(crate) type Coverage = Counts<Situation, Fault, Nothing>;

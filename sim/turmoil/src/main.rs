@@ -1,14 +1,14 @@
 //! The outer layer of the simulator: the server for one machine, as it is, and real HTTP clients,
 //! on the simulated network of `turmoil`. What `cargo sim turmoil` runs.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "what it finds is told on the terminal")]
+#![expect(clippy::print_stdout, reason = "commands print what they find")]
 
 mod client;
 mod cold;
-mod commands;
 mod coverage;
 mod judge;
 mod live;
+mod meta;
 mod platform;
 mod run;
 mod settings;
@@ -17,11 +17,14 @@ mod storage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use run::Outer;
+use sim::layer::{self, Seeds, Subject};
 use sim::oracles::Oracle;
+use sim::run::Options;
+use sim::storage::Kind;
 
 #[derive(Parser)]
 #[command(
@@ -39,6 +42,8 @@ enum Command {
     Run {
         #[arg(long, default_value = "0..200")]
         seeds: Seeds,
+        #[arg(long)]
+        minutes: Option<f64>,
         #[arg(long)]
         jobs: Option<usize>,
     },
@@ -76,48 +81,17 @@ enum Command {
         #[arg(long)]
         known: PathBuf,
     },
-    /// Run every so many of these seeds, and tell another process of them
+    /// Run every so many of these seeds, and report to another process
     #[command(hide = true)]
-    Work { seeds: Seeds, step: u64 },
+    Work {
+        seeds: Seeds,
+        step: u64,
+        #[arg(long)]
+        minutes: Option<f64>,
+    },
     /// Log everything that happens in these seeds
     #[command(hide = true)]
     Log { seeds: Seeds },
-}
-
-/// A range of seeds.
-#[derive(Clone, Copy, Debug)]
-struct Seeds {
-    first: u64,
-    end: u64,
-}
-
-impl FromStr for Seeds {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (first, end) = text.split_once("..").context("a range is written A..B")?;
-        Ok(Self {
-            first: first.parse()?,
-            end: end.parse()?,
-        })
-    }
-}
-
-/// A seed, or a file with a tape.
-#[derive(Clone, Debug)]
-enum Subject {
-    Seed(u64),
-    Tape(PathBuf),
-}
-
-impl FromStr for Subject {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text
-            .parse()
-            .map_or_else(|_| Self::Tape(text.into()), Self::Seed))
-    }
 }
 
 fn main() -> Result<ExitCode> {
@@ -125,24 +99,39 @@ fn main() -> Result<ExitCode> {
         cfg!(tokio_unstable),
         "this was built without `--cfg tokio_unstable`, by which a run would not be repeatable: use `cargo sim turmoil`"
     );
-    // What panics is reported as a failure, with the run that it happened in.
+    // A panic is reported as a failure of its run.
     std::panic::set_hook(Box::new(|_| {}));
+    let options = Options::default();
     match Arguments::parse().command {
-        Command::Run { seeds, jobs } => commands::run(seeds, jobs),
+        Command::Run {
+            seeds,
+            minutes,
+            jobs,
+        } => layer::run::<Outer>(Some(seeds), minutes, jobs, Kind::Map),
         Command::Replay {
             what,
             trace,
             until,
             state,
-        } => commands::replay(&what, trace, until, state),
-        Command::Shrink { what, output } => commands::shrink(&what, &output),
-        Command::Meta { seeds } => commands::meta(seeds),
+        } => {
+            let options = Options {
+                until: until.unwrap_or(u64::MAX),
+                ..options
+            };
+            layer::replay::<Outer>(&what, trace, state, options)
+        }
+        Command::Shrink { what, output } => layer::shrink::<Outer>(&what, &output, options),
+        Command::Meta { seeds } => meta::meta(seeds),
         Command::Hunt {
             oracle,
             seconds,
             known,
-        } => commands::hunt(oracle, seconds, &known),
-        Command::Work { seeds, step } => commands::work(seeds, step),
-        Command::Log { seeds } => commands::log(seeds),
+        } => layer::hunt::<Outer>(oracle, seconds, &known, options),
+        Command::Work {
+            seeds,
+            step,
+            minutes,
+        } => layer::work::<Outer>(seeds, step, minutes, Kind::Map),
+        Command::Log { seeds } => meta::log(seeds),
     }
 }

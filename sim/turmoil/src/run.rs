@@ -17,11 +17,13 @@ use machine::storage::MemoryRows;
 use machine::wire::CacheMode;
 use object_store::ObjectStore;
 use server::{Config, Server};
-use sim::choices::{Choices, Draw};
+use sim::choices::Choices;
 use sim::cold_tier::{self, Objects};
-use sim::engine::Failure;
+use sim::coverage::Nothing;
+use sim::layer::{Layer, Source};
 use sim::model::Mismatch;
 use sim::oracles::Oracle;
+use sim::run::{Options, Outcome};
 use sim::settings::BEGINNING;
 use tokio::sync::Notify;
 use turmoil::Sim;
@@ -42,36 +44,30 @@ const BUSY_MS_MAX: u64 = 60_000;
 /// A stream that ends later than so long after everything else is not waited for.
 const EXPIRY_MS_MAX: u64 = 20_000;
 
-/// What came of a run.
-#[derive(Clone, Debug)]
-pub(crate) struct Outcome {
-    pub(crate) hash: u64,
-    pub(crate) draws: u64,
-    pub(crate) tape: Vec<u8>,
-    pub(crate) log: Vec<Draw>,
-    pub(crate) events: u64,
-    pub(crate) operations: u64,
-    pub(crate) simulated_ms: u64,
-    pub(crate) coverage: Coverage,
-    pub(crate) failure: Option<Failure>,
-    pub(crate) trace: Vec<String>,
-    pub(crate) settings: String,
-}
-
-/// How to run.
+/// The outer layer: the server and real HTTP clients on a simulated network.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
-    pub(crate) traced: bool,
-    /// The number of the event after which to stop.
-    pub(crate) until: u64,
-}
+pub(crate) struct Outer;
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            traced: false,
-            until: u64::MAX,
-        }
+impl Layer for Outer {
+    const NAME: &'static str = "turmoil";
+    const FLAG: &'static str = " --turmoil";
+    const RUNS_FOR_ALL_SITUATIONS: u64 = 200;
+    const EVENTS_SHOWN: usize = 60;
+    const SHRINK_TRIES_MAX: u64 = 5_000;
+    const SHRINK_TIME_MAX: Duration = Duration::from_secs(20);
+
+    type Situation = Situation;
+    type Fault = Fault;
+    type Watermark = Nothing;
+
+    fn run(source: Source<'_>, options: Options) -> Outcome<Coverage> {
+        run(
+            match source {
+                Source::Seed(seed) => Choices::from_seed(seed),
+                Source::Tape(tape) => Choices::from_own_tape(tape.to_vec()),
+            },
+            options,
+        )
     }
 }
 
@@ -113,7 +109,7 @@ fn align_tasks() {
 }
 
 /// Runs whatever the choices say. No other run may be under way in the same process.
-pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
+fn run(choices: Choices<'static>, options: Options) -> Outcome<Coverage> {
     align_tasks();
     let mut choices = choices.logged();
     let settings = Settings::draw(&mut choices);
@@ -143,6 +139,8 @@ pub(crate) fn run(choices: Choices<'static>, options: Options) -> Outcome {
         failure: inner.failure.take(),
         trace: inner.trace.take().unwrap_or_default(),
         settings: shown,
+        state: String::new(),
+        answers_read: 0,
     }
 }
 

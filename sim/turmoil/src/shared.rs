@@ -185,11 +185,11 @@ impl Inner {
         fires
     }
 
-    pub(crate) const fn changed(&mut self, fault: Fault) {
+    pub(crate) fn changed(&mut self, fault: Fault) {
         self.coverage.changed(fault);
     }
 
-    pub(crate) const fn cover(&mut self, situation: Situation) {
+    pub(crate) fn cover(&mut self, situation: Situation) {
         self.coverage.cover(situation);
     }
 

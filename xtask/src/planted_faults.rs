@@ -1,25 +1,18 @@
-//! `mutants`: planted faults, each a patch of the machine, each to be noticed by the oracle that it
-//! names.
+//! `planted-faults`: each is a patch of the machine or of the server, and the oracle that it names
+//! must notice it.
 
+use crate::project::{Project, output};
+use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use serde::Deserialize;
-use sim::oracles::Oracle;
-use sim::run::{self, Options};
-use sim::storage;
-
-use super::replay::shrunk;
-use super::{clock, commit_number, root};
-use crate::Storage;
-
-/// Which layer is to notice.
+/// The layer of the simulator that must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layer {
     /// The machine in its simulated world: `sim/bugs`.
@@ -36,7 +29,7 @@ impl Layer {
         }
     }
 
-    /// What a planted fault is built of.
+    /// Returns the members of the workspace that a planted fault is built in.
     const fn members(self) -> &'static [&'static str] {
         match self {
             Self::Inner => &["fuzz", "machine", "shells/sqlite", "sim"],
@@ -57,39 +50,69 @@ impl Layer {
         }
     }
 
-    /// Each has its own, for both are built of the same with other flags.
-    fn target(self) -> PathBuf {
-        root().join(match self {
+    /// Returns the directory of its own that it is built in, because both layers build the same
+    /// crates with different flags.
+    fn target(self, project: &Project) -> PathBuf {
+        project.path(match self {
             Self::Inner => "target/mutants",
             Self::Outer => "target/mutants-turmoil",
         })
     }
+
+    /// Prepares cargo for the flags of this layer.
+    fn set_flags(self, cargo: &mut Command) {
+        if self == Self::Outer {
+            let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_default();
+            flags.push(" --cfg tokio_unstable");
+            // The encoded flags would replace these.
+            cargo
+                .env("RUSTFLAGS", flags)
+                .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        }
+    }
 }
 
-/// A planted fault: a directory.
+/// The storage on which a fault shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Storage {
+    #[default]
+    Map,
+    Sqlite,
+}
+
+impl Storage {
+    /// Returns its name on the command line.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Map => "map",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
+/// A planted fault, which is a directory.
 pub(crate) struct Bug {
     layer: Layer,
     name: String,
     directory: PathBuf,
-    caught_by: Oracle,
+    /// The name of an oracle.
+    caught_by: String,
     storage: Storage,
 }
 
-/// What its `bug.toml` says.
+/// The content of its `bug.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
     title: String,
-    /// What the fault is and how it shows.
+    /// What the fault is, and how it shows.
     about: String,
-    caught_by: Oracle,
+    /// The name of an oracle.
+    caught_by: String,
     /// The storage on which it shows.
-    #[serde(default = "ordered_maps")]
+    #[serde(default)]
     storage: Storage,
-}
-
-const fn ordered_maps() -> Storage {
-    Storage::Map
 }
 
 impl Description {
@@ -106,15 +129,15 @@ impl Description {
 }
 
 impl Bug {
-    /// The shortest way to it that was found.
+    /// Returns the path of the shortest tape that was found.
     fn tape(&self) -> PathBuf {
         self.directory.join("bug.tape")
     }
 }
 
-fn bugs(layer: Layer) -> Result<Vec<Bug>> {
+fn bugs(project: &Project, layer: Layer) -> Result<Vec<Bug>> {
     let mut bugs = Vec::new();
-    for entry in fs::read_dir(root().join(layer.bugs())).context("there are no bugs")? {
+    for entry in fs::read_dir(project.path(layer.bugs())).context("there are no bugs")? {
         let directory = entry?.path();
         let name = directory
             .file_name()
@@ -135,12 +158,17 @@ fn bugs(layer: Layer) -> Result<Vec<Bug>> {
     Ok(bugs)
 }
 
-/// Those whose name contains `name`, and of these so many as the git commit picks.
-pub(crate) fn picked(layer: Layer, name: Option<&str>, pick: Option<usize>) -> Result<Vec<Bug>> {
-    let mut bugs = bugs(layer)?;
+/// Returns the faults whose name contains `name`, or the `pick` of them that the git commit picks.
+pub(crate) fn picked(
+    project: &Project,
+    layer: Layer,
+    name: Option<&str>,
+    pick: Option<usize>,
+) -> Result<Vec<Bug>> {
+    let mut bugs = bugs(project, layer)?;
     bugs.retain(|bug| name.is_none_or(|name| bug.name.contains(name)));
     if let Some(pick) = pick {
-        let mut number = commit_number();
+        let mut number = commit_number(project);
         while bugs.len() > pick {
             let at = usize::try_from(number % bugs.len() as u64).unwrap_or(0);
             bugs.remove(at);
@@ -151,13 +179,24 @@ pub(crate) fn picked(layer: Layer, name: Option<&str>, pick: Option<usize>) -> R
     Ok(bugs)
 }
 
-/// Builds nothing: each patch applies, and each tape passes on the clean machine.
-pub(crate) fn check(bugs: &[Bug]) -> Result<ExitCode> {
+/// Returns a number that follows from the git commit, so that each commit tries other faults.
+fn commit_number(project: &Project) -> u64 {
+    let commit = output(project.command("git").args(["rev-parse", "HEAD"]));
+    let digits = commit.as_deref().and_then(|text| text.get(..16));
+    digits
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .map_or(0, |number| number >> 1)
+}
+
+/// Checks that each patch applies, that each tape passes on the clean code, and that each oracle
+/// exists. Builds no planted fault.
+pub(crate) fn check(project: &Project, bugs: &[Bug]) -> Result<ExitCode> {
     let house = tempfile::tempdir()?;
+    let clean = Clean::build(project, bugs)?;
     for bug in bugs {
-        plant(bug, house.path())?;
+        plant(project, bug, house.path())?;
         ensure!(bug.tape().exists(), "{} has no tape", bug.name);
-        passes_when_clean(bug)?;
+        clean.check(bug)?;
     }
     println!(
         "{} patches apply, and their tapes pass where nothing is planted",
@@ -166,9 +205,58 @@ pub(crate) fn check(bugs: &[Bug]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The simulator without a planted fault.
+struct Clean {
+    program: PathBuf,
+    /// A line for each oracle, which begins with its name.
+    oracles: String,
+}
+
+impl Clean {
+    fn build(project: &Project, bugs: &[Bug]) -> Result<Self> {
+        let layer = bugs.first().map_or(Layer::Inner, |bug| bug.layer);
+        let target = project.path("target");
+        let oracles = build(project, Layer::Inner, &project.path("."), &target)?;
+        let oracles = output(project.command(oracles).arg("oracles"));
+        Ok(Self {
+            program: build(project, layer, &project.path("."), &target)?,
+            oracles: oracles.context("cannot list the oracles")?,
+        })
+    }
+
+    fn check(&self, bug: &Bug) -> Result<()> {
+        let is_oracle = |line: &str| {
+            let rest = line.strip_prefix(&bug.caught_by);
+            rest.is_some_and(|rest| rest.starts_with(' '))
+        };
+        ensure!(
+            self.oracles.lines().any(is_oracle),
+            "{} names the oracle {:?}, which does not exist",
+            bug.name,
+            bug.caught_by
+        );
+        // A fault that is being planted has no tape yet.
+        if !bug.tape().exists() {
+            return Ok(());
+        }
+        let replay = Command::new(&self.program)
+            .arg("replay")
+            .arg(bug.tape())
+            .output()?;
+        ensure!(
+            replay.status.success(),
+            "the tape of {} fails on the clean code: {}",
+            bug.name,
+            String::from_utf8_lossy(&replay.stdout)
+        );
+        Ok(())
+    }
+}
+
 /// Draws seeds until one notices.
-pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
+pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     let house = tempfile::tempdir()?;
+    let clean = Clean::build(project, bugs)?;
     println!(
         "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8} {:>9}",
         "planted fault", "oracle", "seeds", "ms", "tape", "shrunk", "in ms"
@@ -176,28 +264,30 @@ pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     let mut survivors = 0;
     let mut catches = Vec::new();
     for bug in bugs {
-        plant(bug, house.path())?;
-        passes_when_clean(bug)?;
-        let program = build(bug.layer, house.path())?;
+        plant(project, bug, house.path())?;
+        clean.check(bug)?;
+        let target = bug.layer.target(project);
+        let program = build(project, bug.layer, house.path(), &target)?;
         let mut hunt = Command::new(program);
-        hunt.args(["hunt", "--oracle", bug.caught_by.name(), "--seconds"])
+        hunt.args(["hunt", "--oracle", &bug.caught_by, "--seconds"])
             .arg(longest.as_secs().to_string());
         if bug.layer == Layer::Inner {
             hunt.args(["--storage", bug.storage.name()]);
         }
-        let output = hunt.arg("--known").arg(bug.tape()).output()?;
-        let told = String::from_utf8_lossy(&output.stdout);
-        if output.status.success() {
-            let catch: Catch = told.parse()?;
+        let found = hunt.arg("--known").arg(bug.tape()).output()?;
+        let text = String::from_utf8_lossy(&found.stdout);
+        if found.status.success() {
+            let catch: Catch = text.parse()?;
             println!("{:<34} {:<16} {catch}", bug.name, bug.caught_by);
             catches.push(catch);
         } else {
             survivors += 1;
             println!(
-                "{:<34} {:<16} survived: {}",
+                "{:<34} {:<16} survived: {}{}",
                 bug.name,
                 bug.caught_by,
-                told.trim_end()
+                text.trim_end(),
+                String::from_utf8_lossy(&found.stderr).trim_end()
             );
         }
     }
@@ -207,7 +297,7 @@ pub(crate) fn draw(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     Ok(verdict(bugs.len(), survivors))
 }
 
-/// How a planted fault was caught, in the columns of the table.
+/// How a planted fault was caught: the columns of the table.
 #[derive(Clone, Copy)]
 struct Catch {
     seeds: u64,
@@ -218,7 +308,7 @@ struct Catch {
 }
 
 impl Catch {
-    /// Column by column; of two in the middle the lesser.
+    /// Returns the median of each column, and the lesser of two.
     fn median(catches: &[Self]) -> Option<Self> {
         let middle = |of: fn(&Self) -> u64| {
             let mut column: Vec<_> = catches.iter().map(of).collect();
@@ -254,8 +344,8 @@ impl fmt::Display for Catch {
 impl FromStr for Catch {
     type Err = anyhow::Error;
 
-    fn from_str(told: &str) -> Result<Self> {
-        let mut columns = told.split_whitespace().map(str::parse);
+    fn from_str(text: &str) -> Result<Self> {
+        let mut columns = text.split_whitespace().map(str::parse);
         let mut column = || {
             columns
                 .next()
@@ -281,11 +371,10 @@ fn verdict(bugs: usize, survivors: usize) -> ExitCode {
     }
 }
 
-/// Lets libFuzzer look for them, each on one core and from an empty corpus. Whichever oracle
-/// notices counts.
-pub(crate) fn fuzz(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
+/// Lets libFuzzer look for the faults, on one core and from an empty corpus. Any oracle counts.
+pub(crate) fn fuzz(project: &Project, bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     let house = tempfile::tempdir()?;
-    let findings = root().join("target/fuzz-findings");
+    let findings = project.path("target/fuzz-findings");
     fs::create_dir_all(&findings)?;
     println!(
         "{:<34} {:<20} {:>8} {:>10} {:>8}",
@@ -293,16 +382,16 @@ pub(crate) fn fuzz(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     );
     let mut survivors = 0;
     for bug in bugs {
-        plant(bug, house.path())?;
-        let program = build_fuzzer(bug, house.path())?;
+        plant(project, bug, house.path())?;
+        let program = build_fuzzer(project, bug, house.path())?;
         let tape = findings.join(format!("mutant-{}", bug.name));
         let corpus = tempfile::tempdir()?;
-        let start = clock();
-        let output = Command::new(program)
+        let start = now();
+        let found = Command::new(program)
             .arg(corpus.path())
             .arg(format!("-max_total_time={}", longest.as_secs()))
             .arg(format!("-exact_artifact_path={}", tape.display()))
-            // The same search each time.
+            // Repeats the same search each time.
             .args([
                 "-seed=1",
                 "-max_len=2048",
@@ -312,16 +401,16 @@ pub(crate) fn fuzz(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
             .output()
             .context("cannot start the fuzzer")?;
         let seconds = start.elapsed().as_secs_f64();
-        let told = String::from_utf8_lossy(&output.stderr);
-        let runs = after(&told, "stat::number_of_executed_units:").unwrap_or("?");
-        if output.status.success() {
+        let text = String::from_utf8_lossy(&found.stderr);
+        let runs = after(&text, "stat::number_of_executed_units:").unwrap_or("?");
+        if found.status.success() {
             survivors += 1;
             println!(
                 "{:<34} {:<20} {seconds:>8.1} {runs:>10}",
                 bug.name, "survived"
             );
         } else {
-            let oracle = after(&told, "oracle ").and_then(|told| told.split(':').next());
+            let oracle = after(&text, "oracle ").and_then(|text| text.split(':').next());
             println!(
                 "{:<34} {:<20} {seconds:>8.1} {runs:>10} {:>8}",
                 bug.name,
@@ -333,22 +422,22 @@ pub(crate) fn fuzz(bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     Ok(verdict(bugs.len(), survivors))
 }
 
-/// What follows these words in the first line that begins with them.
+/// Returns the rest of the first line that begins with these words.
 fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
     text.lines()
         .find_map(|line| line.strip_prefix(words))
         .map(str::trim)
 }
 
-/// A workspace of machine, simulator and fuzzers with the fault in it. Files that are the same are
-/// left alone, so that they are not built again.
-fn plant(bug: &Bug, house: &Path) -> Result<()> {
+/// Makes a workspace with the fault in it. Leaves equal files alone, so that they are not built
+/// again.
+fn plant(project: &Project, bug: &Bug, house: &Path) -> Result<()> {
     let patched = tempfile::tempdir()?;
     let members = bug.layer.members();
     for part in members.iter().copied().chain(["migrations"]) {
-        copy(&root().join(part), &patched.path().join(part))?;
+        copy(&project.path(part), &patched.path().join(part))?;
     }
-    let manifest = fs::read_to_string(root().join("Cargo.toml"))?;
+    let manifest = fs::read_to_string(project.path("Cargo.toml"))?;
     let members = |line: &str| {
         if line.starts_with("members = ") {
             format!("members = {members:?}")
@@ -359,7 +448,10 @@ fn plant(bug: &Bug, house: &Path) -> Result<()> {
     let others = |line: &&str| !line.starts_with("default-members = ");
     let manifest: Vec<_> = manifest.lines().filter(others).map(members).collect();
     fs::write(patched.path().join("Cargo.toml"), manifest.join("\n"))?;
-    fs::copy(root().join("Cargo.lock"), patched.path().join("Cargo.lock"))?;
+    fs::copy(
+        project.path("Cargo.lock"),
+        patched.path().join("Cargo.lock"),
+    )?;
     let patch = bug.directory.join("patch.diff");
     let applied = Command::new("git")
         .arg("apply")
@@ -376,7 +468,7 @@ fn plant(bug: &Bug, house: &Path) -> Result<()> {
     copy(patched.path(), house)
 }
 
-/// Copies what is different, but no corpus.
+/// Copies the files that differ, except for corpora.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -397,150 +489,57 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn build(layer: Layer, house: &Path) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let target = layer.target();
-    let mut command = Command::new(cargo);
-    if layer == Layer::Outer {
-        command
-            .env("RUSTFLAGS", super::turmoil::flags())
-            .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    }
-    let output = command
-        .env("CARGO_INCREMENTAL", "1")
-        .args([
-            "build",
-            "--quiet",
-            "--profile",
-            "sim",
-            "--package",
-            layer.package(),
-        ])
+/// Builds the simulator of a workspace, and returns its program.
+fn build(project: &Project, layer: Layer, house: &Path, target: &Path) -> Result<PathBuf> {
+    let mut cargo = project.cargo();
+    layer.set_flags(&mut cargo);
+    cargo
+        .args(["build", "--quiet", "--profile", "sim", "--package"])
+        .arg(layer.package())
         .arg("--target-dir")
-        .arg(&target)
-        .current_dir(house)
-        .output()
-        .context("cannot run cargo")?;
-    ensure!(
-        output.status.success(),
-        "the patched machine does not build: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+        .arg(target);
+    if house != project.path(".") {
+        // The next fault differs in one file.
+        cargo.env("CARGO_INCREMENTAL", "1");
+    }
+    built(cargo.current_dir(house))?;
     Ok(target.join("sim").join(layer.package()))
 }
 
-fn build_fuzzer(bug: &Bug, house: &Path) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let target = root().join("target/mutants");
-    let name = if bug.storage == Storage::Sqlite {
-        "sequence-on-sqlite"
-    } else {
-        "sequence"
+fn build_fuzzer(project: &Project, bug: &Bug, house: &Path) -> Result<PathBuf> {
+    let target = bug.layer.target(project);
+    let name = match bug.storage {
+        Storage::Map => "sequence",
+        Storage::Sqlite => "sequence-on-sqlite",
     };
-    let output = Command::new(cargo)
-        .env("CARGO_INCREMENTAL", "1")
-        // These would replace the flags that make a fuzzer of it.
+    let mut cargo = project.cargo();
+    cargo
+        // These would replace the flags that make it a fuzzer.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .args([
-            "--config",
-            "fuzz/sancov.toml",
-            "build",
-            "--quiet",
-            "--profile",
-            "sim",
-        ])
-        .args([
-            "--package",
-            "fuzz",
-            "--features",
-            "libfuzzer",
-            "--bin",
-            name,
-        ])
-        .arg("--target-dir")
-        .arg(&target)
-        .current_dir(house)
-        .output()
-        .context("cannot run cargo")?;
-    ensure!(
-        output.status.success(),
-        "the patched machine does not build: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(target.join("x86_64-unknown-linux-gnu/sim").join(name))
+        .args(["--config", "fuzz/sancov.toml", "build", "--quiet"])
+        .args(["--profile", "sim", "--package", "fuzz"])
+        .args(["--features", "libfuzzer", "--bin", name, "--target-dir"])
+        .arg(&target);
+    built(cargo.env("CARGO_INCREMENTAL", "1").current_dir(house))?;
+    let programs = target.join("x86_64-unknown-linux-gnu/sim");
+    Ok(programs.join(name))
 }
 
-fn passes_when_clean(bug: &Bug) -> Result<()> {
-    // One that is being planted has none yet.
-    if !bug.tape().exists() {
-        return Ok(());
-    }
-    match bug.layer {
-        Layer::Inner => {
-            let failure = run::tape(&fs::read(bug.tape())?, Options::default()).failure;
-            ensure!(
-                failure.is_none(),
-                "the tape of {} fails on the clean machine: {failure:?}",
-                bug.name
-            );
-        }
-        Layer::Outer => {
-            let arguments = ["replay".into(), bug.tape().into_os_string()];
-            let passes = super::turmoil::turmoil(arguments)? == ExitCode::SUCCESS;
-            ensure!(passes, "the tape of {} fails on the clean server", bug.name);
-        }
-    }
+fn built(cargo: &mut Command) -> Result<()> {
+    let built = cargo.output().context("cannot run cargo")?;
+    ensure!(
+        built.status.success(),
+        "the simulator does not build: {}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     Ok(())
 }
 
-/// Run by a patched simulator: the known tape must fail, and so must some seed before the time is
-/// up. Writes the tape where there was none.
-pub(crate) fn hunt(
-    oracle: Oracle,
-    seconds: u64,
-    known: &Path,
-    storage: storage::Kind,
-) -> Result<ExitCode> {
-    let options = Options {
-        storage,
-        ..Options::default()
-    };
-    let start = clock();
-    let mut other = None;
-    for seed in 0.. {
-        if start.elapsed() > Duration::from_secs(seconds) {
-            println!("{seed} seeds; the first failure of another oracle: {other:?}");
-            return Ok(ExitCode::FAILURE);
-        }
-        let outcome = run::seed(seed, options);
-        let Some(failure) = outcome.failure else {
-            continue;
-        };
-        if failure.oracle != oracle {
-            other.get_or_insert((seed, failure.oracle));
-            continue;
-        }
-        let caught = start.elapsed();
-        let shrunk = shrunk(&outcome.tape, oracle, options);
-        let catch = Catch {
-            seeds: seed + 1,
-            caught_ms: u64::try_from(caught.as_millis())?,
-            tape_bytes: outcome.tape.len() as u64,
-            shrunk_bytes: shrunk.tape.len() as u64,
-            shrink_ms: u64::try_from((start.elapsed() - caught).as_millis())?,
-        };
-        if known.exists() {
-            let failure = run::tape(&fs::read(known)?, options).failure;
-            ensure!(
-                failure.is_some_and(|failure| failure.oracle == oracle),
-                "the known tape does not fail any more"
-            );
-        } else {
-            fs::write(known, shrunk.tape)?;
-        }
-        println!("{catch}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    Ok(ExitCode::FAILURE)
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a search takes is what is measured"
+)]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -1,0 +1,62 @@
+//! `hunt`: the search of a patched simulator for its planted fault.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::replay::shrunk;
+use super::{Layer, Source, Subject, clock};
+use crate::oracles::Oracle;
+use crate::run::Options;
+
+/// Draws seeds until the oracle fails or the time is up. Prints how many seeds and milliseconds
+/// that took, the size of the tape, its size when shrunk, and the milliseconds of shrinking.
+///
+/// The known tape must fail as well. Where there is none, the shrunk one is written.
+///
+/// # Errors
+/// When the known tape does not fail any more.
+pub fn hunt<L: Layer>(
+    oracle: Oracle,
+    seconds: u64,
+    known: &Path,
+    options: Options,
+) -> Result<ExitCode> {
+    let start = clock();
+    let mut other = None;
+    for seed in 0.. {
+        if start.elapsed() > Duration::from_secs(seconds) {
+            println!("{seed} seeds; the first failure of another oracle: {other:?}");
+            break;
+        }
+        let outcome = L::run(Source::Seed(seed), options);
+        let Some(failure) = outcome.failure else {
+            continue;
+        };
+        if failure.oracle != oracle {
+            other.get_or_insert((seed, failure.oracle));
+            continue;
+        }
+        let caught = start.elapsed();
+        let shrunk = shrunk::<L>(&outcome.tape, oracle, options);
+        let shrink_ms = (start.elapsed() - caught).as_millis();
+        let shrunk_bytes = shrunk.tape.len();
+        if known.exists() {
+            let outcome = Subject::Tape(known.to_owned()).run::<L>(options)?;
+            let still = outcome.failure.is_some_and(|found| found.oracle == oracle);
+            ensure!(still, "the known tape does not fail any more");
+        } else {
+            std::fs::write(known, shrunk.tape)?;
+        }
+        println!(
+            "{} {} {} {shrunk_bytes} {shrink_ms}",
+            seed + 1,
+            caught.as_millis(),
+            outcome.tape.len(),
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}
