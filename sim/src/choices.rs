@@ -1,24 +1,23 @@
-//! Every decision of a run: what clients do, what breaks, and when. One type draws them all, so
-//! that a seed, a file and a saved bug are the same thing, a *tape* of bytes.
+//! Every decision of a run: what clients do, what breaks, and when. A seed, a file and a saved bug
+//! are the same thing, a *tape* of bytes.
 //!
-//! Two rules hold it together. 0 is always the simplest choice (no fault, no delay, nothing more),
-//! so that a tape which ends early ends the run early. And nobody asks whether the tape has ended.
+//! 0 is always the simplest choice: no fault, no delay, nothing more. A tape that ends early
+//! therefore ends the run early. No code asks whether the tape has ended.
 //!
-//! A run draws from several tapes. A decision that is put into the middle of a tape changes the
-//! meaning of everything behind it. A decision that is new to the simulator therefore comes from a
-//! later tape, [`Choices::added`] or [`Choices::third`]: tapes and corpora that are older read 0
-//! there and stay valid.
+//! A run draws from several tapes. A decision in the middle of a tape changes the meaning of
+//! everything behind it. A new decision therefore comes from a later tape, [`Choices::added`] or
+//! [`Choices::third`]. Older tapes and corpora read 0 there and stay valid.
 
 use arbitrary::Unstructured;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-/// Where decisions come from.
+/// The source of decisions.
 #[derive(Debug)]
 enum Source<'a> {
     Seed(Box<ChaCha8Rng>),
     Tape(Unstructured<'a>),
-    /// The same, for a run that outlives whoever reads the tape.
+    /// A tape that the run owns.
     OwnTape {
         tape: Vec<u8>,
         at: usize,
@@ -29,24 +28,24 @@ enum Source<'a> {
     },
 }
 
-/// One decision: `value` of 0 to `max`.
+/// One decision: a value from 0 to `max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
     pub max: u64,
     pub value: u64,
-    /// The number of the tape that it comes from, of `TAPES`.
+    /// The number of its tape, less than `TAPES`.
     pub tape: u8,
 }
 
 impl Draw {
-    /// Adds it to a tape, in as many bytes as its greatest value takes.
+    /// Adds it to a tape, in as many bytes as `max` needs.
     fn write(self, tape: &mut Vec<u8>) {
         let width = 8 - self.max.leading_zeros() as usize / 8;
         tape.extend_from_slice(&self.value.to_be_bytes()[8 - width..]);
     }
 }
 
-/// The file that gives these decisions again.
+/// Returns the file that gives these decisions again.
 pub(crate) fn tape_of(draws: &[Draw]) -> Vec<u8> {
     let mut tapes = [const { Vec::new() }; TAPES as usize];
     for draw in draws {
@@ -56,11 +55,10 @@ pub(crate) fn tape_of(draws: &[Draw]) -> Vec<u8> {
     joined(tape, &joined(second, &third))
 }
 
-/// What a file ends with that holds a second tape: behind that tape come its length, as four
-/// bytes, and this.
+/// The end of a file with a second tape. Before it are that tape and its length in four bytes.
 const ADDED_MARK: [u8; 4] = *b"+two";
 
-/// Both tapes in one file. A second tape of nothing but zeros is left out.
+/// Joins both tapes into one file. A second tape of zeros is left out.
 fn joined(mut tape: Vec<u8>, added: &[u8]) -> Vec<u8> {
     if added.iter().any(|byte| *byte != 0) {
         let length = u32::try_from(added.len()).expect("a tape is shorter than 4 GiB");
@@ -71,7 +69,7 @@ fn joined(mut tape: Vec<u8>, added: &[u8]) -> Vec<u8> {
     tape
 }
 
-/// The two tapes of a file.
+/// Splits a file into its tapes.
 fn split(file: &[u8]) -> (&[u8], &[u8]) {
     let parts = file
         .strip_suffix(&ADDED_MARK)
@@ -125,7 +123,7 @@ impl<'a> Choices<'a> {
         })
     }
 
-    /// The same run as [`Self::from_tape`].
+    /// Makes the same run as [`Self::from_tape`] from a tape that it owns.
     #[must_use]
     pub fn from_own_tape(file: Vec<u8>) -> Self {
         let mut rest = file.as_slice();
@@ -143,8 +141,8 @@ impl<'a> Choices<'a> {
         })
     }
 
-    /// Follows a path of an enumeration, in which all decisions of the other tapes are the
-    /// simplest; see [`Enumeration`].
+    /// Follows a path of an enumeration ([`Enumeration`]). All decisions of the other tapes are the
+    /// simplest.
     fn from_path(path: Vec<Draw>) -> Self {
         let mut path = Some(path);
         Self::chained(|_| match path.take() {
@@ -156,7 +154,7 @@ impl<'a> Choices<'a> {
         })
     }
 
-    /// All tapes, the sources of which are given in their order.
+    /// Chains tapes, whose sources are given in order.
     fn chained(mut source: impl FnMut(u8) -> Source<'a>) -> Self {
         let [first, second, third] = [0, 1, 2].map(|number| Self {
             source: source(number),
@@ -176,10 +174,12 @@ impl<'a> Choices<'a> {
         }
     }
 
-    /// The second tape, for decisions that older tapes do not know. Their simplest value must be
-    /// what happened before there was the decision.
+    /// Returns the second tape, for decisions that older tapes do not have. Their simplest value
+    /// must be the old behaviour.
     ///
     /// # Panics
+    ///
+    /// When called on the last tape.
     /// When called on the last tape.
     pub fn added(&mut self) -> &mut Self {
         self.added
@@ -187,15 +187,16 @@ impl<'a> Choices<'a> {
             .expect("the last tape has no further tape beside it")
     }
 
-    /// The third tape, for decisions that files with two tapes do not know.
+    /// Returns the third tape, for decisions that files with two tapes do not have.
     ///
     /// # Panics
-    /// When called on another tape than the first.
+    ///
+    /// When called on any tape but the first.
     pub fn third(&mut self) -> &mut Self {
         self.added().added()
     }
 
-    /// The same enumerated run once more, from its beginning.
+    /// Returns the same enumerated run from its beginning.
     #[must_use]
     pub fn again(&self) -> Self {
         match &self.source {
@@ -206,7 +207,7 @@ impl<'a> Choices<'a> {
         }
     }
 
-    /// Keeps each draw, to be compared with another run's.
+    /// Keeps each draw, so that it can be compared with another run's.
     #[must_use]
     pub fn logged(mut self) -> Self {
         self.log = Some(Vec::new());
@@ -215,7 +216,7 @@ impl<'a> Choices<'a> {
         self
     }
 
-    /// A number of 0 to `max`.
+    /// Draws a number from 0 to `max`.
     pub fn upto(&mut self, max: u64) -> u64 {
         if max == 0 {
             return 0;
@@ -229,7 +230,7 @@ impl<'a> Choices<'a> {
                     random % (max + 1)
                 }
             }
-            // An empty tape gives zeros, and there is no other error.
+            // An empty tape gives zeros; there is no other error.
             Source::Tape(unstructured) => unstructured.int_in_range(0..=max).unwrap_or(0),
             Source::OwnTape { tape, at } => {
                 let mut rest = Unstructured::new(&tape[*at..]);
@@ -262,23 +263,24 @@ impl<'a> Choices<'a> {
         value
     }
 
-    /// A number of `least` to `most`; `least` is the simplest.
+    /// Draws a number from `least` to `most`. `least` is the simplest.
     pub fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.upto(most.saturating_sub(least))
     }
 
-    /// True in so many of a hundred cases; false is the simplest.
+    /// Draws `true` in `percent` of a hundred cases. `false` is the simplest.
     pub fn percent(&mut self, chance: u64) -> bool {
         chance > 0 && self.upto(99) >= 100 - chance.min(100)
     }
 
-    /// One of the given; the first is the simplest.
+    /// Draws one of the given values. The first is the simplest.
     pub fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
         let index = self.upto(of.len() as u64 - 1);
         of[usize::try_from(index).unwrap_or(0)]
     }
 
-    /// An index into the weights, in proportion to them; the first with a weight is the simplest.
+    /// Draws an index into the weights, in proportion to them. The first with a weight is the
+    /// simplest.
     pub fn weighted(&mut self, weights: &[u64]) -> usize {
         let total: u64 = weights.iter().sum();
         let mut drawn = self.upto(total.saturating_sub(1));
@@ -291,7 +293,8 @@ impl<'a> Choices<'a> {
         0
     }
 
-    /// Mostly small, now and then as large as `most`; the order of magnitude is drawn first.
+    /// Draws a number up to `most` that is small in most cases. The order of magnitude is drawn
+    /// first.
     pub fn magnitude(&mut self, most: u64) -> u64 {
         let bits = 64 - most.leading_zeros();
         let bits = self.upto(u64::from(bits));
@@ -302,7 +305,7 @@ impl<'a> Choices<'a> {
         }
     }
 
-    /// At a limit or just beside it.
+    /// Draws a number at a limit or beside it.
     pub fn boundary(&mut self, limit: u64) -> u64 {
         self.one_of(&[
             limit,
@@ -313,20 +316,20 @@ impl<'a> Choices<'a> {
         ])
     }
 
-    /// Everything drawn so far, as a file that gives the same run again.
+    /// Returns everything drawn so far as a file that gives the same run again.
     #[must_use]
     pub fn tape(&self) -> Vec<u8> {
         let added = self.added.as_ref().map(|added| added.tape());
         joined(self.tape.clone(), &added.unwrap_or_default())
     }
 
-    /// How many decisions were drawn.
+    /// Returns how many decisions were drawn.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count + self.added.as_ref().map_or(0, |added| added.count())
     }
 
-    /// The draws kept by [`Self::logged`], tape by tape.
+    /// Returns the draws that [`Self::logged`] keeps, tape by tape.
     #[must_use]
     pub fn log(&self) -> Vec<Draw> {
         let own = self.log.iter().flatten().copied();
@@ -335,15 +338,15 @@ impl<'a> Choices<'a> {
     }
 }
 
-/// All runs there are, one after the other: each path is the last one with its last decision that
-/// can be raised, raised.
+/// Enumerates all runs. Each path is the last one with its last decision that can be raised,
+/// raised.
 #[derive(Debug, Default)]
 pub struct Enumeration {
     path: Option<Vec<Draw>>,
 }
 
 impl Enumeration {
-    /// The choices of the next run; `None` when there is no further one.
+    /// Returns the choices of the next run, or `None` after the last.
     pub fn begin(&mut self) -> Option<Choices<'static>> {
         let path = match self.path.take() {
             None => Vec::new(),
@@ -358,7 +361,7 @@ impl Enumeration {
         Some(Choices::from_path(path))
     }
 
-    /// Takes the run's choices back.
+    /// Takes back the choices of the run.
     pub fn finish(&mut self, choices: Choices<'_>) {
         if let Source::Enumeration { path, .. } = choices.source {
             self.path = Some(path);

@@ -1,5 +1,5 @@
-//! The cold tier as both layers of the simulator have it: what can come of a put and of a deletion,
-//! and what must be there.
+//! The cold tier in both layers of the simulator: the outcomes of puts and deletions, and what the
+//! tier must hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,21 +13,21 @@ use machine::storage::MemoryRows;
 /// Objects by their keys.
 pub type Objects = BTreeMap<String, Bytes>;
 
-/// What is told of something that was asked for.
+/// The report on something that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// The truth, once it is done.
+    /// The true outcome, when it is known.
     Truth,
-    /// That it failed, at once.
+    /// A failure, at once.
     Failure,
     Never,
 }
 
-/// What comes of a put.
+/// The outcome of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PutOutcome {
     pub lands: bool,
-    /// It lands later than anybody would wait for.
+    /// Whether the object appears later than anybody waits for it.
     pub is_late: bool,
     pub report: Report,
 }
@@ -39,7 +39,7 @@ impl PutOutcome {
         report: Report::Truth,
     };
 
-    /// Those that are not good.
+    /// The outcomes of a fault.
     pub const BAD: [Self; 7] = {
         const fn bad(lands: bool, is_late: bool, report: Report) -> PutOutcome {
             PutOutcome {
@@ -60,7 +60,7 @@ impl PutOutcome {
     };
 }
 
-/// What comes of a deletion of several objects.
+/// The outcome of a deletion of several objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeleteOutcome {
     pub deletes: Deletes,
@@ -82,7 +82,7 @@ impl DeleteOutcome {
         report: Report::Truth,
     };
 
-    /// Those that are not good.
+    /// The outcomes of a fault.
     pub const BAD: [Self; 5] = {
         const fn bad(deletes: Deletes, is_late: bool, report: Report) -> DeleteOutcome {
             DeleteOutcome {
@@ -108,7 +108,7 @@ fn broken<T>(expected: impl Into<String>, actual: impl Into<String>) -> Result<T
     })
 }
 
-/// The keys of the objects that a stream refers to.
+/// Returns the keys of the objects that a stream refers to.
 #[must_use]
 pub fn referenced(rows: &MemoryRows) -> BTreeSet<String> {
     let Some(head) = rows.head() else {
@@ -122,9 +122,10 @@ pub fn referenced(rows: &MemoryRows) -> BTreeSet<String> {
     stored.collect()
 }
 
-/// Segments and hot rows tile a stream.
+/// Judges that segments and hot rows tile a stream.
 ///
 /// # Errors
+///
 /// When they do not.
 pub fn tiles(rows: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismatch> {
     let Some(head) = rows.head() else {
@@ -180,10 +181,11 @@ pub fn tiles(rows: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismatc
     Ok(())
 }
 
-/// A stored segment's object is there, and holds just what the segment has.
+/// Judges that a stored segment's object holds exactly what the segment has.
 ///
 /// # Errors
-/// When it is not, or does not.
+///
+/// When it does not, or when there is no object.
 pub fn holds(
     objects: &Objects,
     head: &StreamRow,
@@ -243,11 +245,11 @@ pub fn holds(
 pub struct Parts {
     pub cold: u64,
     pub hot: u64,
-    /// It begins within a segment that is stored.
+    /// Whether it begins in the middle of a stored segment.
     pub from_middle: bool,
 }
 
-/// The parts of a page from one place to another.
+/// Returns the parts of a page.
 #[must_use]
 pub fn parts(rows: &MemoryRows, incarnation: &Incarnation, start: u64, end: u64) -> Parts {
     let mut parts = Parts::default();
@@ -275,8 +277,8 @@ pub fn parts(rows: &MemoryRows, incarnation: &Incarnation, start: u64, end: u64)
     parts
 }
 
-/// What the registry must have been told of the streams of a name: each one's beginning and end,
-/// once, and in order.
+/// Returns the events that the registry must have of the streams of a name: each creation and end,
+/// once and in order.
 #[must_use]
 pub fn registered(name: &str, state: &State) -> Vec<String> {
     let mut events = Vec::new();
@@ -294,10 +296,12 @@ pub fn registered(name: &str, state: &State) -> Vec<String> {
     events
 }
 
-/// Whether one shard of the registry was told this of the streams of a name, and no other anything.
+/// Judges that one shard of the registry has these events of the streams of a name, and that no
+/// other shard has any.
 ///
 /// # Errors
-/// What was expected, and what each shard was told.
+///
+/// The expected events, and those of each shard.
 pub fn one_was_sent<'a, M: AsRef<[u8]> + 'a>(
     name: &str,
     shards: impl Iterator<Item = &'a [M]>,
@@ -317,7 +321,7 @@ pub fn one_was_sent<'a, M: AsRef<[u8]> + 'a>(
     }
 }
 
-/// What was told of the streams of a name.
+/// Returns the events about the streams of a name.
 fn sent_of(name: &str, messages: impl Iterator<Item = impl AsRef<[u8]>>) -> Vec<String> {
     let of_name = format!(r#""key":"{name}""#);
     messages

@@ -1,26 +1,26 @@
-//! Coverage: things that must happen in some of many runs, or the simulator proves nothing.
-//! Watermarks: how far it went. Faults: what breaks, and whether that made a difference.
+//! What runs come across: situations that some of many runs must show, watermarks that say how far
+//! they went, and faults with the difference that they made.
 
 use core::fmt::Debug;
 use core::marker::PhantomData;
 
-/// One of a list, with a text.
+/// An enumeration with a text for each value.
 pub trait Listed: Copy + Debug + 'static {
     const ALL: &'static [Self];
 
     fn text(self) -> &'static str;
 
-    /// Returns its position in the list.
+    /// Returns its position in [`Self::ALL`].
     fn index(self) -> usize;
 }
 
 /// Something that breaks.
 pub trait Breakable: Listed {
-    /// Returns what it means that it has made a difference.
+    /// Returns the difference that it makes.
     fn change(self) -> &'static str;
 }
 
-/// A list without anything in it.
+/// An enumeration without values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nothing {}
 
@@ -70,7 +70,7 @@ macro_rules! named {
 }
 
 named! {
-    /// Something that a batch of runs must come across.
+    /// A situation that some of many runs must come across. Otherwise the runs prove nothing.
     Situation, SITUATIONS {
         Crash: "crash",
         CrashLostCommit: "crash that lost a commit",
@@ -201,7 +201,7 @@ named! {
 }
 
 named! {
-    /// The greatest that any run has seen of something.
+    /// A quantity whose maximum over all runs is shown.
     Watermark, WATERMARKS {
         Units: "longest stream (messages or bytes)",
         Rows: "most rows",
@@ -226,23 +226,23 @@ named! {
 }
 
 named! {
-    /// Something that breaks. A run draws how often each does, if at all.
+    /// Something that breaks. Each run draws how often, if at all.
     Fault, FAULTS {
         /// After a turn: the instance dies before its commits are durable, or while they become so.
         Crash: "crash",
-        /// At a crash: the old instance goes on with the requests that it has begun.
+        /// After a crash: the old instance goes on with the requests that it has begun.
         StaleInstance: "stale instance",
         /// A turn fails: nothing of it is stored, and the instance is dropped.
         TurnFails: "turn fails",
-        /// After a turn: the instance is put to sleep once it is idle, and its connections are kept.
+        /// After a turn: the instance sleeps once it is idle, and its connections stay.
         Hibernate: "hibernate",
-        /// The same, but the object is moved: its connections are cut.
+        /// The same, but the object is moved and its connections are cut.
         Evict: "evict",
         RequestLost: "request lost",
         AnswerLost: "answer lost",
         /// A client sends a request twice.
         Duplicate: "duplicate",
-        /// A request's body comes in slowly.
+        /// A request's body arrives slowly.
         SlowBody: "slow body",
         ConnectionCut: "connection cut",
         /// A reader is slow, or stops reading for a while.
@@ -255,22 +255,21 @@ named! {
         AlarmEarly: "alarm early",
         AlarmTwice: "alarm twice",
         AlarmFails: "alarm fails",
-        /// The scheduler does not hear of an alarm that was moved later or removed.
+        /// The scheduler does not learn that an alarm was removed or moved to a later time.
         AlarmNotMoved: "alarm not moved",
         /// A commit takes far longer than others.
         CommitStalls: "commit stalls",
-        /// Events of the same moment happen in another order.
+        /// Events of the same time happen in another order.
         Reorder: "reorder",
-        /// An object of the cold tier is not stored, stored late, or stored and nobody is told so.
+        /// An object of the cold tier is not stored, is stored late, or is stored without a report.
         Put: "put",
-        /// It cannot be read.
+        /// An object of the cold tier cannot be read.
         Get: "get",
-        /// Objects are not deleted, or late, or nobody is told so.
+        /// Objects are not deleted, are deleted late, or are deleted without a report.
         Collect: "collect",
-        /// A message from object to object, or to the index, or its answer is lost, late, or comes
-        /// twice.
+        /// A message to another object or to the index, or its answer, is lost, late or duplicated.
         Message: "message",
-        /// The cold tier takes what it is given, and gives what it is asked for, piece by piece.
+        /// The cold tier takes and gives its objects piece by piece.
         Trickle: "trickle",
     }
 }
@@ -307,12 +306,12 @@ impl Breakable for Fault {
     }
 }
 
-/// What came of one kind of fault.
+/// The effect of one kind of fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Runs in which it could happen.
     pub runs: u64,
-    /// How often it was decided that it should.
+    /// How often it fired.
     pub fired: u64,
     /// How often that made a difference.
     pub changed: u64,

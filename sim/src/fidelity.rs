@@ -1,6 +1,6 @@
-//! Tiny programs on the simulated platform, the twins of those that `tests/fidelity` runs on the
-//! real one. Everything that a program can show here is found by enumeration; what it shows there
-//! must be among it.
+//! Tiny programs on the simulated platform. `tests/fidelity` runs the same programs on the real
+//! one. Everything that a program can show here is found by enumeration. What it shows on the real
+//! platform must be among that.
 //!
 //! A step means the same as in `tests/fidelity/object.mjs`.
 
@@ -14,72 +14,73 @@ use crate::ids::{CallId, ConnectionId, Id, ObjectId, Table};
 use crate::platform::{self, Due, Object, Outgoing, Remains};
 use crate::settings::{Faults, Settings};
 
-/// An object does one of these after the other.
+/// A step of an object. Steps are taken in order.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Step {
-    /// Puts a row into a table, which is made where there is none.
+    /// Puts a row into a table. Makes the table if it does not exist.
     Insert(String, u64),
     Drop(String),
     /// Logs the rows of a table.
     Rows(String),
-    /// Takes steps all at once, or none of them if one throws, which is logged.
+    /// Takes all steps in one transaction. If one throws, none of them counts and the error is
+    /// logged.
     Transaction(Vec<Self>),
     DeleteAll,
     /// Keeps a number in memory.
     Remember(u64),
     /// Logs what is in memory.
     Recall,
-    /// Sets the alarm to so many milliseconds from now.
+    /// Sets the alarm to this many milliseconds from now.
     Alarm(i64),
     NoAlarm,
     /// Logs whether an alarm is set.
     GetAlarm,
-    /// Waits for so many milliseconds.
+    /// Waits for this many milliseconds.
     Pause(u64),
-    /// Waits for everything written to be durable.
+    /// Waits until everything written is durable.
     Sync,
     Throw,
     Abort,
-    /// Takes steps the first time only that this is come to.
+    /// Takes these steps only the first time.
     Once(Vec<Self>),
     /// Sends a piece of the answer's body.
     Chunk(String),
-    /// Keeps a text with the line.
+    /// Keeps a text with the connection.
     Attach(String),
-    /// Sends a message over every line.
+    /// Sends a message over every connection.
     Send(String),
-    /// Logs what is kept with each line.
+    /// Logs what is kept with each connection.
     Lines,
 }
 
-/// Whoever is outside does one of these after the other.
+/// A step from outside. Steps are taken in order.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Act {
-    /// Calls a handler, and waits for the answer.
+    /// Calls a handler and waits for its answer.
     Call(String),
     /// Calls a handler.
     Start(String),
     /// Waits for all answers.
     Finish,
-    /// Waits for so many milliseconds.
+    /// Waits for this many milliseconds.
     Wait(u64),
-    /// Waits for a text in a message or a body.
+    /// Waits until a message or a body contains this text.
     Hear(String),
-    /// Ends the process, and starts it again.
+    /// Ends the process and starts it again.
     Kill,
     /// Leaves the object alone until it sleeps.
     Sleep,
-    /// Opens a line.
+    /// Opens a connection.
     Connect,
-    /// Closes all lines.
+    /// Closes all connections.
     Disconnect,
-    /// Sends a message over all lines.
+    /// Sends a message over all connections.
     Say(String),
 }
 
-/// A program for an object, and what is done to it.
+/// The handlers of an object, and a script of what is done to it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Program {
     pub name: String,
@@ -90,17 +91,18 @@ pub struct Program {
 /// What a run shows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Seen {
-    /// How each call ended, and what of its body came.
+    /// How each call ended, and what came of its body.
     calls: Vec<String>,
-    /// What came over each line.
+    /// What came over each connection.
     lines: Vec<Vec<String>>,
     /// What the object has logged since its process began.
     log: Vec<String>,
 }
 
-/// Everything that a program can show.
+/// Returns everything that a program can show.
 ///
 /// # Errors
+///
 /// When it cannot be run to its end.
 pub fn everything_seen(program: &Program) -> Result<BTreeSet<Seen>, String> {
     let mut enumeration = Enumeration::default();
@@ -160,18 +162,18 @@ impl platform::Program for Memory {
     type Attachment = String;
     type Answer = &'static str;
     type Message = String;
-    /// It asks nothing of others.
+    /// It has no effects.
     type Effect = std::convert::Infallible;
 }
 
 #[derive(Debug)]
 enum Event {
     Platform(platform::Event),
-    /// What a handler waits for has come.
+    /// Wakes a handler that waits.
     Resume {
         handling: usize,
     },
-    /// What the script waits for has come.
+    /// Wakes the script.
     Script,
 }
 
@@ -185,7 +187,7 @@ impl From<platform::Event> for Event {
 #[derive(Debug, Default)]
 struct Call {
     outcome: Option<&'static str>,
-    /// Whether the beginning of its answer has come, and what of the body waits for that.
+    /// Whether the beginning of its answer has come. Pieces of the body wait for that.
     begun: bool,
     waiting: Vec<String>,
     heard: Vec<String>,
@@ -200,24 +202,24 @@ impl Call {
     }
 }
 
-/// What a handler answers to.
+/// Why a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     Call(CallId),
     Alarm,
     Line(ConnectionId),
-    /// A line that is opened by a call that is not counted.
+    /// A connection that is opened by a call which is not counted.
     Connect(ConnectionId),
 }
 
-/// A handler at work.
+/// A handler that is running.
 #[derive(Debug)]
 struct Handling<'p> {
     name: &'p str,
     cause: Cause,
-    /// Of the object, when it began.
+    /// The epoch of the object at its beginning.
     epoch: u64,
-    /// What is left to do, and where it stands in the program.
+    /// The steps that are left, each with its place in the program.
     steps: VecDeque<(usize, &'p Step)>,
     streams: bool,
     waits_for_storage: bool,
@@ -336,7 +338,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         Ok(())
     }
 
-    /// Lets things happen until something holds.
+    /// Takes events until something holds.
     fn until(&mut self, holds: impl Fn(&Self) -> bool) -> Result<(), String> {
         while !holds(self) {
             self.happen()?;
@@ -344,7 +346,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         Ok(())
     }
 
-    /// Lets the next thing happen.
+    /// Takes the next event.
     fn happen(&mut self) -> Result<Event, String> {
         let event = self
             .engine
@@ -399,7 +401,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         self.go_on(handling)?;
         let Handling { streams, cause, .. } = self.handlings[handling];
         if let (true, Cause::Call(call)) = (streams, cause) {
-            // The answer begins at once, the body follows.
+            // The answer begins at once; its body follows.
             self.object.hold(
                 Outgoing::Answer {
                     call,
@@ -412,7 +414,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         Ok(())
     }
 
-    /// A handler's next turn.
+    /// Runs a handler up to its next pause.
     fn go_on(&mut self, handling: usize) -> Result<(), String> {
         if self.handlings[handling].epoch != self.object.epoch {
             return Ok(());
@@ -514,7 +516,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         End::Done
     }
 
-    /// Takes a step that is over at once.
+    /// Takes a step that needs no wait.
     fn take(&mut self, handling: usize, step: &'p Step, turn: &mut Turn) -> Result<(), Thrown> {
         let cause = self.handlings[handling].cause;
         match step {
@@ -587,7 +589,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 let kept = if kept.is_empty() { "none" } else { &kept };
                 self.say(handling, &format!("lines {kept}"));
             }
-            // These end a turn, or are other steps.
+            // These steps are handled elsewhere.
             Step::Pause(_) | Step::Sync | Step::Abort | Step::Once(_) => {}
         }
         Ok(())
@@ -624,7 +626,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         }
     }
 
-    /// Whoever waits for the storage goes on when there is nothing to wait for.
+    /// Wakes the handlers that wait for the storage when nothing is on its way.
     fn resume_synced(&mut self) -> Result<(), String> {
         if self.object.commits_pending() > 0 {
             return Ok(());
@@ -637,7 +639,7 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
         Ok(())
     }
 
-    /// The instance ends, and whatever hangs on it.
+    /// Ends the instance and everything that depends on it.
     fn die(&mut self) -> Result<(), String> {
         let remains: Remains<Memory> = self.object.crash(&mut self.engine)?;
         for call in &mut self.calls {

@@ -1,13 +1,13 @@
-//! An HTTP cache, written from RFC 9111 and RFC 5861. It knows nothing of streams: what it may
-//! keep, and for how long, is what the headers of an answer say.
+//! An HTTP cache, written from RFC 9111 and RFC 5861. It knows nothing of streams: only headers
+//! decide what it keeps, and for how long.
 //!
-//! Times are milliseconds. `W` is what the simulator remembers of an answer beside what it says.
+//! Times are milliseconds. `W` is what the simulator remembers of an answer.
 
 use std::collections::BTreeMap;
 
 use crate::request::{Request, Response};
 
-/// For whom a cache keeps answers (RFC 9111, 1).
+/// Who shares a cache (RFC 9111, 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// One client, as the cache of a browser does.
@@ -16,7 +16,7 @@ pub enum Scope {
     Shared,
 }
 
-/// The directives of a `Cache-Control` that a cache obeys here.
+/// The directives of a `Cache-Control` that this cache obeys.
 #[derive(Debug, Default)]
 struct Directives {
     no_store: bool,
@@ -35,7 +35,7 @@ impl Directives {
         for directive in text.unwrap_or_default().split(',') {
             let directive = directive.trim().to_ascii_lowercase();
             let (name, value) = directive.split_once('=').unwrap_or((&directive, ""));
-            // A time that cannot be read is over (RFC 9111, 4.2.1).
+            // A time that cannot be read has passed (RFC 9111, 4.2.1).
             let seconds = || Some(value.trim_matches('"').parse().unwrap_or(0));
             match name {
                 "no-store" => read.no_store = true,
@@ -52,7 +52,7 @@ impl Directives {
         read
     }
 
-    /// For how long an answer is fresh (RFC 9111, 4.2.1), without any guess where it does not say.
+    /// Returns how long an answer is fresh (RFC 9111, 4.2.1). Does not guess where it does not say.
     fn lifetime_ms(&self, scope: Scope) -> u64 {
         let shared = self.s_maxage.filter(|_| scope == Scope::Shared);
         shared.or(self.max_age).unwrap_or(0).saturating_mul(1_000)
@@ -71,7 +71,7 @@ pub struct Stored<W> {
 }
 
 impl<W> Stored<W> {
-    /// How old it is (RFC 9111, 4.2.3). The time that the answer was on its way counts as age.
+    /// Returns how old it is (RFC 9111, 4.2.3). The time in transit counts.
     fn age_ms(&self, now: u64) -> u64 {
         let told = self
             .response
@@ -91,7 +91,7 @@ impl<W> Stored<W> {
             .all(|(name, value)| request.header(name) == value.as_deref())
     }
 
-    /// As it is given to a client now.
+    /// Returns the answer that a client gets now.
     fn aged(&self, now: u64) -> Response {
         let mut response = self.response.clone();
         response
@@ -106,18 +106,18 @@ impl<W> Stored<W> {
 /// What a cache does with a request.
 #[derive(Debug)]
 pub enum Lookup<W> {
-    /// It sends the request on.
+    /// It forwards the request.
     Forward,
-    /// It answers by itself. When the answer is stale, the cache asks for it again in the
-    /// background.
+    /// It answers. When the answer is stale, it also refreshes it in the background.
     Answer {
         response: Response,
         provenance: W,
-        /// When the stored answer was asked for, or was last found to be unchanged.
+        /// When the stored answer was asked for, or last found unchanged.
         asked_at: u64,
         is_stale: bool,
     },
-    /// It sends the request on with this entity tag, to learn whether what it has is unchanged.
+    /// It forwards the request with this entity tag, to learn whether the stored answer is
+    /// unchanged.
     Revalidate { tag: String, stored: Box<Stored<W>> },
 }
 
@@ -125,15 +125,15 @@ pub enum Lookup<W> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     Stored,
-    /// What it had was found to be unchanged.
+    /// The stored answer was unchanged.
     Freshened,
-    /// What it had was found to be outdated.
+    /// The stored answer was outdated.
     Replaced,
     /// The answer may not be stored.
     Refused,
     /// It has forgotten what a write has changed.
     Invalidated,
-    /// The answer is none to be stored.
+    /// The answer is not of a kind that is stored.
     Passed,
 }
 
@@ -160,7 +160,7 @@ impl<W: Clone> HttpCache<W> {
     #[must_use]
     pub fn look_up(&self, now: u64, url: &str, request: &Request) -> Lookup<W> {
         let wants = Directives::read(request.header("Cache-Control"));
-        // The stream itself compares the tags that its client sends.
+        // The client's own tags are for the stream to compare.
         let is_conditional = ["If-None-Match", "If-Match", "If-Modified-Since", "Range"]
             .iter()
             .any(|name| request.header(name).is_some());
@@ -202,7 +202,7 @@ impl<W: Clone> HttpCache<W> {
         }
     }
 
-    /// Takes the answer to a request that it has sent on, and tells what its client is given.
+    /// Takes the answer to a request that it has forwarded. Returns what its client gets.
     pub fn receive(
         &mut self,
         (asked_at, now): (u64, u64),
@@ -214,7 +214,7 @@ impl<W: Clone> HttpCache<W> {
     ) -> (Done, Response) {
         if request.method != "GET" {
             let is_safe = request.method == "HEAD";
-            // Only what has exactly this URL (RFC 9111, 4.4).
+            // Only answers with exactly this URL (RFC 9111, 4.4).
             let invalidates = !is_safe && (200..400).contains(&response.status);
             if invalidates && self.stored.remove(url).is_some() {
                 return (Done::Invalidated, response);
@@ -225,7 +225,7 @@ impl<W: Clone> HttpCache<W> {
             let Some(mut stored) = revalidated else {
                 return (Done::Passed, response);
             };
-            // What the answer says anew replaces what was stored (RFC 9111, 3.2).
+            // Headers of the new answer replace the stored ones (RFC 9111, 3.2).
             for (name, value) in response.headers {
                 let headers = &mut stored.response.headers;
                 headers.retain(|(each, _)| !each.eq_ignore_ascii_case(&name));
@@ -266,7 +266,7 @@ impl<W: Clone> HttpCache<W> {
         (done, response)
     }
 
-    /// Whether an answer may be stored (RFC 9111, 3).
+    /// Returns whether an answer may be stored (RFC 9111, 3).
     fn may_store(&self, request: &Request, response: &Response) -> bool {
         let wants = Directives::read(request.header("Cache-Control"));
         let says = Directives::read(response.header("Cache-Control"));

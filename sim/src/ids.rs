@@ -1,11 +1,11 @@
-//! Names of the things of a world, one type for each kind, so that none is taken for another.
+//! Ids of the things in a world. Each kind has its own type, so that two kinds cannot be confused.
 
 use core::fmt::{self, Debug, Display, Formatter};
 use core::hash::Hash;
 use core::marker::PhantomData;
 use core::ops::{Index, IndexMut};
 
-/// A name in a [`Table`].
+/// An id in a [`Table`].
 pub trait Id: Copy + Eq + Ord + Hash + Debug + Display + 'static {
     fn new(number: usize) -> Self;
     fn number(self) -> usize;
@@ -38,7 +38,7 @@ macro_rules! ids {
 ids! {
     ObjectId
     ClientId
-    /// What a client does, in as many calls as it takes.
+    /// What a client does, in one or more calls.
     OperationId
     /// One request on its way to an object.
     CallId
@@ -69,20 +69,20 @@ impl From<machine::CallId> for CallId {
     }
 }
 
-/// Things of one kind by their names, in the order in which they began.
+/// Things of one kind by their ids, in the order of their beginning.
 pub struct Table<I, T> {
     rows: Vec<T>,
     id: PhantomData<fn(I) -> I>,
 }
 
 impl<I: Id, T> Table<I, T> {
-    /// Adds one, and gives its name.
+    /// Adds one and returns its id.
     pub fn push(&mut self, row: T) -> I {
         self.rows.push(row);
         I::new(self.rows.len() - 1)
     }
 
-    /// The name that the next one will have.
+    /// Returns the id of the next one.
     #[must_use]
     pub fn next_id(&self) -> I {
         I::new(self.rows.len())
@@ -98,7 +98,7 @@ impl<I: Id, T> Table<I, T> {
         self.rows.is_empty()
     }
 
-    /// The names of those that there are now.
+    /// Returns the ids of all.
     pub fn ids(&self) -> impl Iterator<Item = I> + use<I, T> {
         (0..self.rows.len()).map(I::new)
     }
@@ -111,13 +111,13 @@ impl<I: Id, T> Table<I, T> {
         self.rows.iter_mut()
     }
 
-    /// Each that has begun after this one, or all, with its name.
+    /// Returns each that began after this one, or all, with its id.
     pub fn named_after(&self, after: Option<I>) -> impl Iterator<Item = (I, &T)> {
         self.named()
             .skip(after.map_or(0, |after| after.number() + 1))
     }
 
-    /// Each with its name.
+    /// Returns each with its id.
     pub fn named(&self) -> impl Iterator<Item = (I, &T)> {
         self.rows
             .iter()

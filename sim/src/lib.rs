@@ -28,7 +28,7 @@ pub mod storage;
 pub mod workload;
 pub mod world;
 
-/// What the wasm build offers: the hashes of many seeds in one.
+/// The function of the wasm build: the hashes of many seeds as one.
 #[cfg(target_arch = "wasm32")]
 #[unsafe(no_mangle)]
 pub extern "C" fn combined_hash(first: u64, count: u64) -> u64 {

@@ -1,4 +1,4 @@
-//! `cargo sim`: runs the simulator, replays, shrinks, and shows that it notices.
+//! `cargo sim`: runs the simulator, replays and shrinks runs, and shows that it notices faults.
 #![expect(clippy::print_stdout, reason = "commands print what they find")]
 
 mod commands;
@@ -22,10 +22,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run seeds until one fails or time is up
+    /// Run seeds until one fails or the time is up
     Run {
-        /// A range like 0..1000; without it, as many as fit, from the number that the git commit
-        /// gives
+        /// A range like 0..1000; without it, seeds from a number that the git commit gives
         #[arg(long)]
         seeds: Option<Seeds>,
         #[arg(long)]
@@ -49,7 +48,7 @@ enum Command {
         state: bool,
         #[arg(long, value_enum, default_value = "map")]
         storage: Storage,
-        /// It is one of the outer layer
+        /// The seed or tape is one of the outer layer
         #[arg(long)]
         turmoil: bool,
     },
@@ -60,7 +59,7 @@ enum Command {
         output: PathBuf,
         #[arg(long, value_enum, default_value = "map")]
         storage: Storage,
-        /// It is one of the outer layer
+        /// The seed or tape is one of the outer layer
         #[arg(long)]
         turmoil: bool,
     },
@@ -70,12 +69,12 @@ enum Command {
         seeds: Seeds,
         #[arg(long)]
         jobs: Option<usize>,
-        /// Show that these seeds are the same in two processes that log everything, instead
+        /// Show instead that two processes log the same for these seeds
         #[arg(long)]
         meta: bool,
     },
-    /// Show that a seed is one run: twice in this process, in two processes, on both storages,
-    /// native and in wasm
+    /// Show that a seed is one run: from its tape, in two processes, on both storages, native and
+    /// in wasm
     Meta {
         #[arg(long, default_value = "0..2000")]
         seeds: Seeds,
@@ -90,12 +89,12 @@ enum Command {
         #[arg(long)]
         ops: u64,
     },
-    /// Run writers that only append to one stream of tiny segments, while everything breaks, and
-    /// read from each offset they were told
+    /// Run writers that only append to one stream of tiny segments under faults, and read from each
+    /// offset that they were answered
     Writers {
         #[arg(long, default_value_t = 16)]
         writers: u64,
-        /// Of each writer
+        /// Appends of each writer
         #[arg(long, default_value_t = 3_500)]
         appends: u64,
         #[arg(long, default_value = "0..2")]
@@ -106,7 +105,7 @@ enum Command {
         #[arg(default_value = "tests/fidelity/programs.json")]
         programs: PathBuf,
     },
-    /// Print what each oracle watches over
+    /// List the oracles, and what each watches over
     Oracles,
     /// Run every so many of these seeds, and report to another process
     #[command(hide = true)]

@@ -30,7 +30,7 @@ impl Request {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The values of a query parameter, which may be given more than once.
+    /// Returns the values of a query parameter, which may be given more than once.
     pub fn parameters(&self, name: &str) -> impl Iterator<Item = &str> {
         self.query
             .iter()
@@ -43,7 +43,7 @@ impl Request {
         self.parameters(name).next()
     }
 
-    /// The same request for another offset.
+    /// Returns the same request for another offset.
     #[must_use]
     pub fn from_offset(&self, offset: &str) -> Self {
         let mut request = self.clone();
@@ -69,7 +69,7 @@ impl Request {
         url
     }
 
-    /// One line for the trace.
+    /// Returns one line for the trace.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = self.url(self.method);
@@ -105,7 +105,7 @@ impl Response {
         self.header(name) == Some("true")
     }
 
-    /// One line for the trace.
+    /// Returns one line for the trace.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = self.status.to_string();
@@ -121,7 +121,7 @@ impl Response {
     }
 }
 
-/// The beginning of a body, on one line.
+/// Returns the beginning of a body on one line.
 #[must_use]
 pub fn excerpt(bytes: &[u8]) -> String {
     let shown = &bytes[..bytes.len().min(48)];

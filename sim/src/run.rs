@@ -17,7 +17,7 @@ use crate::settings::Settings;
 use crate::storage;
 use crate::world::World;
 
-/// How to run.
+/// How a run is done.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub storage: storage::Kind,
@@ -40,10 +40,10 @@ impl Default for Options {
     }
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome<C = Coverage> {
-    /// Of everything that happened.
+    /// The hash of everything that happened.
     pub hash: u64,
     pub draws: u64,
     pub tape: Vec<u8>,
@@ -51,14 +51,13 @@ pub struct Outcome<C = Coverage> {
     pub log: Vec<Draw>,
     pub events: u64,
     pub operations: u64,
-    /// Offsets that appends were answered and that were read from in the end: where clients only
-    /// write.
+    /// How many offsets that appends were answered were read from, where clients only write.
     pub answers_read: u64,
     pub simulated_ms: u64,
     pub coverage: C,
     pub failure: Option<Failure>,
     pub trace: Vec<String>,
-    /// What holds for the run, and its state at the end, for those who trace it.
+    /// The settings, and the state at the end. Both are empty unless the run is traced.
     pub settings: String,
     pub state: String,
 }
@@ -108,14 +107,14 @@ fn run(mut draws: Choices<'_>, options: Options) -> Outcome {
     choices(&mut draws, options)
 }
 
-/// Runs whatever the choices say.
+/// Runs what the choices say.
 #[must_use]
 pub fn choices(choices: &mut Choices<'_>, options: Options) -> Outcome {
     let settings = Settings::draw(choices);
     within(choices, settings, options)
 }
 
-/// Runs in a world of these settings.
+/// Runs with these settings.
 #[must_use]
 pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -> Outcome {
     let shown = if options.traced {
@@ -172,7 +171,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
     }
 }
 
-/// The hashes of many seeds in one.
+/// Returns the hashes of many seeds as one.
 #[must_use]
 pub fn combined_hash(first: u64, count: u64) -> u64 {
     let mut digest = Digest::default();

@@ -1,23 +1,23 @@
-//! Offsets as this server spells them, and the place of each in the whole stream: segments follow
-//! one another, and the end of one is the beginning of the next.
+//! Offsets as this server spells them, and the position of each in the whole stream. The end of one
+//! segment is the beginning of the next.
 
 use crate::request::Request;
 
-/// An offset token, taken apart: segment and position.
+/// The segment and the position in an offset.
 pub type Token = (u64, u64);
 
-/// Where the sealed segments of a stream end, counted from the stream's beginning.
+/// The ends of the sealed segments, counted from the beginning of the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Segments(Vec<u64>);
 
 impl Segments {
-    /// How many are sealed; the number of the open one.
+    /// Returns how many are sealed, which is the number of the open one.
     #[must_use]
     pub const fn sealed(&self) -> u64 {
         self.0.len() as u64
     }
 
-    /// Where a segment begins; `None` where there is none.
+    /// Returns where a segment begins; `None` if there is no such segment.
     #[must_use]
     pub fn start(&self, segment: u64) -> Option<u64> {
         match segment.checked_sub(1) {
@@ -26,7 +26,7 @@ impl Segments {
         }
     }
 
-    /// Where a sealed segment ends.
+    /// Returns where a sealed segment ends.
     #[must_use]
     pub fn end(&self, segment: u64) -> Option<u64> {
         let at = usize::try_from(segment).ok()?;
@@ -38,9 +38,9 @@ impl Segments {
         self.0.push(end);
     }
 
-    /// The place of an offset that the server told; `None` for one that it should not have. Each
-    /// place has one name that may be told, the one by the content before it, so that no seal can
-    /// change it.
+    /// Returns the position of an offset that the server has sent; `None` if it should not have
+    /// sent it. Of the two names at a seam it may send only that of the content before it, so that
+    /// no seal changes an offset.
     #[must_use]
     pub fn position_sent(&self, (segment, position): Token) -> Option<u64> {
         if segment > 0 && position == 0 {
@@ -52,7 +52,7 @@ impl Segments {
             .then_some(place)
     }
 
-    /// The place that a client asks for with an offset, whether it was told it or not.
+    /// Returns the position that a client asks for with any offset.
     #[must_use]
     pub fn position_requested(&self, (segment, position): Token) -> u64 {
         let place = self
@@ -63,7 +63,7 @@ impl Segments {
             .min(self.end(segment).unwrap_or(u64::MAX))
     }
 
-    /// Where a read begins in a stream of this length; `None` for wherever the tail is.
+    /// Returns where a read begins in a stream of this length; `None` means the tail.
     #[must_use]
     pub fn begin(&self, request: &Request, length: u64) -> Option<u64> {
         if let Some(place) = self.resumed(request, length) {
@@ -76,8 +76,8 @@ impl Segments {
         }
     }
 
-    /// The place of the last event that the client of an event stream has seen, if a stream of this
-    /// length can have told it (WHATWG HTML, 9.2.3).
+    /// Returns the position of the last event that the client of an event stream has seen, if a
+    /// stream of this length can have sent it (WHATWG HTML, 9.2.3).
     #[must_use]
     pub fn resumed(&self, request: &Request, length: u64) -> Option<u64> {
         if request.parameter("live") != Some("sse") {
@@ -89,8 +89,8 @@ impl Segments {
         (place <= end.min(length)).then_some(place)
     }
 
-    /// The offset of a place: of the two that there are at a seam the earlier one, which the server
-    /// tells, or the later one, which it takes.
+    /// Returns the offset of a position. At a seam there are two: the earlier, which the server
+    /// sends, and the later, which it accepts.
     #[must_use]
     pub fn spell(&self, place: u64, earlier: bool) -> String {
         let segment = self
@@ -101,13 +101,13 @@ impl Segments {
     }
 }
 
-/// The text of an offset.
+/// Returns the text of an offset.
 #[must_use]
 pub fn spell((segment, position): Token) -> String {
     format!("{segment:016}_{position:016}")
 }
 
-/// Takes an offset token apart; `None` for anything else.
+/// Parses an offset; `None` for any other text.
 #[must_use]
 pub fn token(text: &str) -> Option<Token> {
     let bytes = text.as_bytes();
@@ -124,7 +124,7 @@ pub fn token(text: &str) -> Option<Token> {
     Some((digits(&bytes[..16])?, digits(&bytes[17..])?))
 }
 
-/// An entity tag, taken apart.
+/// The parts of an entity tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag<'a> {
     /// Names the stream's incarnation.
@@ -132,11 +132,11 @@ pub struct Tag<'a> {
     pub start: Token,
     pub end: Token,
     pub closed: bool,
-    /// Whether more followed what it names.
+    /// Whether content follows what it names.
     pub is_page: bool,
 }
 
-/// Takes a strong entity tag apart; `None` for one that this server does not write.
+/// Parses a strong entity tag; `None` for one that this server does not write.
 #[must_use]
 pub fn tag(text: &str) -> Option<Tag<'_>> {
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;

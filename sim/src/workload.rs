@@ -1,6 +1,5 @@
-//! What clients do. What is drawn depends on what there is: legal requests are the rule, those that
-//! collide or are out of order are frequent, and malformed ones come now and then. Names, producers
-//! and offsets come from small pools.
+//! What clients do. The draws depend on what there is: most requests are legal, many collide or are
+//! out of order, and a few are malformed. Names, producers and offsets come from small pools.
 
 use bytes::Bytes;
 
@@ -10,7 +9,7 @@ use crate::request::{Request, Response};
 use crate::segments::spell;
 use crate::settings::Settings;
 
-/// The kinds of things that a client can do.
+/// The kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Append,
@@ -46,7 +45,7 @@ impl Kind {
         Self::Wait,
     ];
 
-    /// Its weight when nothing else is drawn.
+    /// Returns its weight unless a run draws another.
     #[must_use]
     pub const fn usual_weight(self) -> u64 {
         match self {
@@ -60,14 +59,14 @@ impl Kind {
     }
 }
 
-/// What a client has learned from the answers it got.
+/// What a client has learned from its answers.
 #[derive(Clone, Debug, Default)]
 pub struct Knowledge {
-    /// The last offsets it was told.
+    /// The last offsets that it was answered.
     pub offsets: Vec<String>,
-    /// The entity tag of the last read, and the offset that was asked for.
+    /// The entity tag of the last read, and the offset of that read.
     pub tag: Option<(String, String)>,
-    /// The last entity tag it was told.
+    /// The last entity tag that it was answered.
     pub state: Option<String>,
     pub cursor: Option<String>,
 }
@@ -80,7 +79,7 @@ impl Knowledge {
         self.offsets.push(offset.to_owned());
     }
 
-    /// What an answer tells whoever asked.
+    /// Learns from an answer.
     pub fn learn(&mut self, request: &Request, response: &Response) {
         if let Some(offset) = response.header("Stream-Next-Offset") {
             self.learn_offset(offset);
@@ -101,7 +100,7 @@ impl Knowledge {
     }
 }
 
-/// A producer's claim as it is written into a request.
+/// The producer's headers of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     pub id: String,
@@ -136,7 +135,7 @@ impl Action {
 pub struct Context<'a> {
     pub settings: &'a Settings,
     pub incarnation: Option<&'a Incarnation>,
-    /// Whether it may have expired, though it is still there.
+    /// Whether the stream may have expired although it still exists.
     pub has_ended: bool,
     pub knowledge: &'a Knowledge,
     /// Unique in the run.
@@ -154,11 +153,11 @@ pub fn next(choices: &mut Choices<'_>, context: Context<'_>) -> Action {
     }
     let mut weights = context.settings.weights;
     if context.incarnation.is_none() {
-        // There is little else to do.
+        // Little else can be done.
         weights[Kind::Create as usize] += weights.iter().sum::<u64>();
     }
     if context.has_ended {
-        // The moment between the end of a stream and its removal is short.
+        // The time between the end of a stream and its removal is short.
         weights[Kind::Create as usize] += weights.iter().sum::<u64>() / 2;
     }
     let context = &context;
@@ -197,7 +196,7 @@ fn unconditional(
     }
 }
 
-/// One of the few things that are done where all runs are enumerated.
+/// Draws one of the few actions of an enumerated run.
 fn enumerated_action(choices: &mut Choices<'_>, context: &Context<'_>) -> Action {
     let text = ("Content-Type", "text/plain".to_owned());
     let marker = format!("#{};", context.operation);
@@ -257,7 +256,7 @@ fn enumerated_action(choices: &mut Choices<'_>, context: &Context<'_>) -> Action
     }
 }
 
-/// An append to the stream, once it is there.
+/// Returns an append to the stream once it exists, and its creation before.
 fn write(context: &Context<'_>) -> Action {
     let json = vec![("Content-Type", "application/json".to_owned())];
     if context.incarnation.is_none() {
@@ -281,8 +280,7 @@ fn write(context: &Context<'_>) -> Action {
     }
 }
 
-/// Makes a write depend on the state of the stream, and an event stream go on from an event, now
-/// and then.
+/// Sometimes makes a write depend on the state of the stream, or an event stream resume.
 fn add_conditions(choices: &mut Choices<'_>, context: &Context<'_>, request: &mut Request) {
     if request.parameter("live") == Some("sse") && choices.percent(30) {
         let known = &context.knowledge.offsets;
@@ -358,7 +356,7 @@ fn create(choices: &mut Choices<'_>, context: &Context<'_>) -> Action {
         "",
     ];
     let content_type = match context.incarnation {
-        // So that it is confirmed more often than not.
+        // Most creations of an existing stream should be confirmed.
         Some(incarnation) if choices.upto(2) > 0 => incarnation.content_type.clone(),
         _ => choices.one_of(&types).to_owned(),
     };
@@ -569,7 +567,7 @@ fn drawn_offset(choices: &mut Choices<'_>, context: &Context<'_>, live: bool) ->
         }
         0 | 1 => "-1".to_owned(),
         2 => "now".to_owned(),
-        // Made up: within the stream, at its tail, or just beyond.
+        // A made-up offset: within the stream, at its tail, or just beyond.
         3 => {
             let position = if choices.upto(1) == 0 {
                 choices.upto(tail)
@@ -677,7 +675,7 @@ fn malformed(choices: &mut Choices<'_>, context: &Context<'_>) -> Request {
     request
 }
 
-/// A body for this kind of stream, often with a marker in it by which it can be found again.
+/// Draws a body for this kind of stream, often with a marker by which it can be found again.
 fn body(
     choices: &mut Choices<'_>,
     context: &Context<'_>,
@@ -722,8 +720,7 @@ fn body(
             } else {
                 filler.bytes(size)
             };
-            // Pieces of a character, and of a line ending, that meet others at the seams of
-            // appends.
+            // Parts of a character and of a line ending, which meet others at the seams of appends.
             if *text && choices.added().percent(30) {
                 let ends: [&[u8]; 8] = [
                     b"",
@@ -771,7 +768,7 @@ fn body(
     }
 }
 
-/// Content that follows from one number, so that it costs one decision.
+/// Returns content that follows from one number, so that it costs one decision.
 struct Filler(u64);
 
 impl Filler {
@@ -820,7 +817,7 @@ impl Filler {
     }
 }
 
-/// RFC 3339 with milliseconds, of a time since 1970.
+/// Spells a time since 1970 as RFC 3339 with milliseconds.
 #[must_use]
 pub fn timestamp(at: u64) -> String {
     let (days, rest) = (at / 86_400_000, at % 86_400_000);

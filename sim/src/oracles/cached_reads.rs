@@ -1,25 +1,25 @@
-//! What a client is shown through a cache.
+//! What a client gets through a cache.
 
 use super::Position;
 use crate::model::{Content, Mismatch};
 use crate::request::{Response, excerpt};
 
-/// For how long a page may be shown after its stream has ended: `max-age` and
-/// `stale-while-revalidate` as the protocol names them (10.1).
+/// How long a page may be shown after its stream has ended: `max-age` and `stale-while-revalidate`
+/// as the protocol names them (10.1).
 const SHOWN_MS_MAX: u64 = (60 + 300) * 1_000;
 
 /// An answer to a plain read that has come through a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct CachedRead<'a> {
     pub response: &'a Response,
-    /// What the stream was when it last vouched for the answer.
+    /// The state of the stream when it last confirmed the answer.
     pub position: Position,
-    /// What was known to anybody when the client asked.
+    /// The latest state that any client knew when this one asked.
     pub floor: Position,
-    /// How long ago it was asked for.
+    /// The age of the request.
     pub age_ms: u64,
     pub is_live: bool,
-    /// The content of the incarnation that the answer is of, and the place that it leads to.
+    /// The content of the answer's incarnation, and the position of its next offset.
     pub content: &'a Content,
     pub next: u64,
 }
@@ -34,7 +34,7 @@ impl CachedRead<'_> {
             let from = self.next.checked_sub(units.len() as u64)?;
             self.content.page(from, self.next)
         });
-        // An answer that leads nowhere new may have no body.
+        // An answer without new content may have no body.
         let is_content =
             self.response.body.is_empty() || page.is_some_and(|page| page == self.response.body);
         if !is_content {
@@ -55,7 +55,7 @@ impl CachedRead<'_> {
         if self.is_live || !self.response.is_true("Stream-Up-To-Date") {
             return Ok(());
         }
-        // The client stops here: nothing that was written may be hidden from it.
+        // The client stops reading here, so nothing that was written may be hidden.
         if self.position < self.floor {
             return mismatch(format!("{:?} or later, up to date", self.floor), line());
         }

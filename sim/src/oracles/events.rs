@@ -1,4 +1,4 @@
-//! What a client of an event stream can hold against the server.
+//! Event streams: they show the content in order, and their control events are true.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use crate::segments::{Segments, token};
 /// A client that reads an event stream.
 #[derive(Debug)]
 pub struct Follower {
-    /// Where it is; `None` until the first control event, when it began at the tail.
+    /// Its position; `None` until the first control event if it began at the tail.
     pub position: Option<u64>,
     pub cursor: Option<u64>,
     pub incarnation: u64,
@@ -51,8 +51,8 @@ impl Follower {
     /// Takes bytes of the response.
     ///
     /// # Errors
-    /// When they are not what the protocol says of an event stream (5.8), or not the stream's
-    /// content.
+    ///
+    /// When they break the rules of event streams (protocol 5.8), or are not the content.
     pub fn receive(
         &mut self,
         bytes: &[u8],
@@ -129,7 +129,7 @@ impl Follower {
         };
         let fields: serde_json::Value =
             serde_json::from_slice(payload).map_err(|_| mismatch("a JSON object".to_owned()))?;
-        // A client that is cut off after an event asks for what follows it by its id.
+        // A client that is cut off after an event resumes from that event's id.
         let next_offset = fields["streamNextOffset"].as_str().unwrap_or_default();
         if self.id != next_offset.as_bytes()
             || (self.data.is_some() && self.data_id != next_offset.as_bytes())
@@ -159,7 +159,7 @@ impl Follower {
             .page(from, next)
             .ok_or_else(|| mismatch(format!("an offset within {}", content.len())))?;
         let expected = match content.text(from, next, closed) {
-            // A reader that begins at the tail is shown nothing of what is there.
+            // A reader that begins at the tail sees nothing of what is there.
             Some(_) if self.position.is_none() => None,
             Some(text) => Some(text.into_bytes()).filter(|text| !text.is_empty()),
             None => Some(page).filter(|_| next != from),

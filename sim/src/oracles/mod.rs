@@ -1,5 +1,4 @@
-//! The oracles: everything that a run is judged by. Each has a name, under which a failure is
-//! reported and a planted fault says what must notice it.
+//! The oracles, by which runs are judged. Failures and planted faults refer to them by name.
 
 mod alarms;
 mod cached_reads;
@@ -36,10 +35,10 @@ pub use rows::RowsTile;
 pub use segments::SegmentsTile;
 pub use turn::{Broadcasts, Memory};
 
-/// An enumeration of oracles with a stable name and a meaning for each.
+/// Declares an enumeration of oracles with a stable name and a meaning for each.
 macro_rules! oracles {
     ($($variant:ident: $name:literal, $meaning:literal;)*) => {
-        /// What notices a failure.
+        /// An oracle.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
         pub enum Oracle { $(#[doc = $meaning] $variant,)* }
@@ -47,13 +46,13 @@ macro_rules! oracles {
         impl Oracle {
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The name in reports and in the files of planted faults. It never changes.
+            /// Returns its name in reports and in the files of planted faults.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// What holds unless it notices something, in one line.
+            /// Returns what holds unless it fails, in one line.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => $meaning,)* }

@@ -7,16 +7,18 @@ use serde_json::value::RawValue;
 use crate::ids::ObjectId;
 use crate::model::{Content, Mismatch};
 
-/// The first observation of each unit of an incarnation fixes it (protocol 4: immutable by position).
+/// Holds that the first observation of each unit of an incarnation fixes it (protocol 4: immutable
+/// by position).
 #[derive(Debug, Default)]
 pub struct OffsetLaw {
     units: BTreeMap<(ObjectId, u64), Vec<Option<u64>>>,
 }
 
 impl OffsetLaw {
-    /// Takes content that a client was shown at a position.
+    /// Notes content that a client was shown at a position.
     ///
     /// # Errors
+    ///
     /// When other content was shown there before.
     pub fn observe(
         &mut self,
@@ -48,7 +50,7 @@ impl OffsetLaw {
     }
 }
 
-/// What each unit of a body is known by.
+/// Returns a number for each unit of a body; `None` if the body is not of this type.
 #[must_use]
 pub fn units(content: &Content, body: &[u8]) -> Option<Vec<u64>> {
     Some(match content {

@@ -1,19 +1,19 @@
-//! What an answer tells of the state of a name.
+//! The state of a name, as far as an answer shows it.
 
 use crate::model::State;
 
-/// A state of a name, as far as an answer tells it. Later states are greater: incarnations follow one
-/// another with nothing in between, a stream grows, and is closed once.
+/// A state of a name, as far as an answer shows it. Later states are greater: incarnations follow
+/// one another, a stream grows, and is closed once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// Odd while an incarnation lasts, even before and after.
+    /// Odd while an incarnation lasts, even before and after it.
     rank: u64,
     pub length: u64,
     pub closed: bool,
 }
 
 impl Position {
-    /// The whole state.
+    /// Returns the whole state.
     #[must_use]
     pub fn of(state: &State) -> Self {
         match &state.incarnation {
@@ -29,7 +29,7 @@ impl Position {
         }
     }
 
-    /// The same, as far as an answer goes that tells less.
+    /// Returns the same state with the length and closure that an answer shows.
     #[must_use]
     pub fn known_to(self, length: u64, closed: bool) -> Self {
         if self.incarnation().is_none() {
@@ -43,7 +43,7 @@ impl Position {
         }
     }
 
-    /// The incarnation that it is a state of.
+    /// Returns the incarnation of this state; `None` if there is no stream.
     #[must_use]
     pub const fn incarnation(self) -> Option<u64> {
         if self.rank % 2 == 1 {

@@ -1,4 +1,4 @@
-//! Linearizability, in linear time: an answer is never behind what was known when it was asked for.
+//! Linearizability in linear time: no answer is behind what was known when it was asked for.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +13,16 @@ pub struct Recency {
 }
 
 impl Recency {
-    /// What an answer to a request that is sent now must not be behind.
+    /// Returns the state that the answer to a request of now must not be behind.
     #[must_use]
     pub fn floor(&self, object: ObjectId) -> Position {
         self.known.get(&object).copied().unwrap_or_default()
     }
 
-    /// Takes what an answer that was given in a state tells.
+    /// Notes what an answer shows that was given in a state.
     ///
     /// # Errors
+    ///
     /// When that state is behind the floor of the request.
     pub fn observe(
         &mut self,

@@ -1,45 +1,45 @@
-//! The alarm of an object: stored with its transactions, and kept by a scheduler of the platform's
-//! own, which hears of a change before the commit or after it.
+//! The alarm of an object. It is stored with the object's transactions. A scheduler of the platform
+//! learns of a change before the commit or after it.
 
 use super::{Event, Object, Program};
 use crate::coverage::{Fault, Situation, Watermark};
 use crate::engine::Engine;
 
-/// An alarm that fails is tried again after this, doubled each time (`alarm-scheduler.c++`).
+/// An alarm that fails is tried again after this pause, which doubles each time
+/// (`alarm-scheduler.c++`).
 const ALARM_RETRY_MS: u64 = 2_000;
-/// Tries after the first.
+/// The number of tries after the first.
 const ALARM_RETRIES_MAX: u64 = 6;
-/// The least time from setting an alarm to its coming.
+/// The least time between setting an alarm and its handler.
 const ALARM_DELAY_MS: u64 = 10;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Alarm {
-    /// As the present instance sees it.
+    /// The alarm as the present instance sees it.
     pub stored: Option<u64>,
-    /// As a crash would leave it.
+    /// The alarm as a crash would leave it.
     durable: Option<u64>,
-    /// What the scheduler goes by.
+    /// The time by which the scheduler acts.
     scheduled: Option<u64>,
-    /// Names the event that is in the queue for it.
+    /// The name of its event in the queue.
     token: u64,
     tries: u64,
-    /// Whether its handler is at work.
+    /// Whether the handler is running.
     handling: bool,
-    /// Whether the stored alarm is gone when the handler has got through; until then it is none to
-    /// whoever asks.
+    /// Whether the stored alarm is removed when the handler ends. Until then the object sees none.
     deferred: bool,
-    /// Whether the platform has given up an alarm, and none has been stored since.
+    /// Whether the platform has given up the alarm, and none has been stored since.
     pub abandoned: bool,
 }
 
 impl Alarm {
-    /// The handler has got through, and that is durable.
+    /// Notes that the handler has ended and its commit is durable.
     pub(super) const fn handled(&mut self) {
         self.tries = 0;
     }
 
-    /// What is not durable has never been.
+    /// Forgets what is not durable.
     pub(super) const fn restore(&mut self) {
         self.stored = self.durable;
         self.handling = false;
@@ -50,25 +50,25 @@ impl Alarm {
         self.handling
     }
 
-    /// What an instance is told that asks for it.
+    /// Returns the alarm as the object may read it.
     #[must_use]
     pub const fn seen(&self) -> Option<u64> {
         if self.deferred { None } else { self.stored }
     }
 }
 
-/// An alarm that has come.
+/// An alarm whose time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// The handler is called.
     Runs,
-    /// The handler cannot be called, or fails at its first step.
+    /// The handler cannot be called, or fails in its first step.
     Fails,
 }
 
 impl<P: Program> Object<P> {
-    /// A turn's word on the alarm: the scheduler hears of an earlier one at once, of a later one
-    /// when it is durable.
+    /// Takes a turn's change of the alarm. The scheduler learns of an earlier time at once, and of
+    /// a later one when it is durable.
     pub fn set_alarm<E: From<Event>>(
         &mut self,
         engine: &mut Engine<'_, '_, E>,
@@ -85,7 +85,7 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// A turn's word on the alarm is durable.
+    /// Notes that a turn's change of the alarm is durable.
     pub(super) fn alarm_stored<E: From<Event>>(
         &mut self,
         engine: &mut Engine<'_, '_, E>,
@@ -94,11 +94,11 @@ impl<P: Program> Object<P> {
         self.alarm.durable = alarm;
         self.alarm.abandoned &= alarm.is_none();
         let scheduled = self.alarm.scheduled;
-        // What a later commit says of it is what counts.
+        // A later commit overrules this one.
         if self.commits.iter().any(|commit| commit.alarm.is_some()) {
             return;
         }
-        // Moving it later, or removing it, follows the commit, and may fail.
+        // Moving an alarm to a later time, or removing it, happens after the commit and may fail.
         if scheduled.is_some() && alarm.is_none_or(|alarm| scheduled < Some(alarm)) {
             if engine.fault(Fault::AlarmNotMoved) {
                 engine.cover(Situation::AlarmNotMoved);
@@ -109,8 +109,8 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// An alarm that was moved earlier by what a crash has lost now comes early; one that was moved
-    /// later stands.
+    /// Restores the scheduler after a crash. An alarm that a lost commit had moved to an earlier
+    /// time comes early. One that it had moved to a later time is unchanged.
     pub(super) fn alarm_restored<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) {
         let (durable, scheduled) = (self.alarm.durable, self.alarm.scheduled);
         if durable.is_some() && (scheduled.is_none() || durable < scheduled) {
@@ -141,7 +141,7 @@ impl<P: Program> Object<P> {
             }
             when = when.saturating_sub(early);
         }
-        // Not even an alarm of the past comes in no time.
+        // Even an alarm in the past does not come at once.
         let when = when.max(engine.now() + ALARM_DELAY_MS);
         let alarm = Event::Alarm {
             object: self.number,
@@ -151,7 +151,7 @@ impl<P: Program> Object<P> {
         engine.schedule_at(when, alarm.into());
     }
 
-    /// The scheduler's time has come; `None` when it has been told otherwise since.
+    /// Handles the scheduler's event; `None` if the alarm has been changed since.
     pub fn alarm_due<E: From<Event>>(
         &mut self,
         engine: &mut Engine<'_, '_, E>,
@@ -162,7 +162,7 @@ impl<P: Program> Object<P> {
             return None;
         }
         if self.alarm.handling {
-            // One after the other.
+            // Handlers run one after the other.
             let alarm = Event::Alarm {
                 object: self.number,
                 token,
@@ -201,8 +201,8 @@ impl<P: Program> Object<P> {
         Some(Due::Runs)
     }
 
-    /// The handler has got through, as far as it goes itself. Gives its word on the alarm, where it
-    /// has set none: what was handled is gone.
+    /// Notes that the handler has ended. Returns the change of the alarm if the handler made none:
+    /// a handled alarm is removed.
     pub const fn alarm_ends(&mut self) -> Option<Option<u64>> {
         self.alarm.handling = false;
         if self.alarm.deferred {
@@ -213,7 +213,7 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// The handler did not get through: the platform tries again, and gives up at last. An alarm
+    /// Notes that the handler failed. The platform tries again, and gives up in the end. An alarm
     /// that has been set meanwhile takes the place of another try.
     pub fn alarm_failed<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) {
         self.alarm.handling = false;
@@ -223,8 +223,8 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// The handler of an alarm that was moved later, of which the scheduler had not heard, did not
-    /// get through: now it hears.
+    /// Tells the scheduler of an alarm whose move to a later time had failed, because its handler
+    /// failed too.
     pub fn alarm_stands<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) {
         if self.alarm.scheduled.is_none() && self.alarm.stored.is_some() {
             self.schedule_alarm(engine, self.alarm.stored);
@@ -239,7 +239,7 @@ impl<P: Program> Object<P> {
             self.alarm.tries = 0;
             self.alarm.durable = None;
             self.alarm.abandoned = true;
-            // One that has been set since is another alarm.
+            // An alarm that has been set since is another one.
             if self.commits.iter().any(|commit| commit.alarm.is_some()) {
                 return self.schedule_alarm(engine, self.alarm.stored);
             }

@@ -1,9 +1,7 @@
-//! An object as the platform runs it, whatever program runs on it: one event at a time, the writes
-//! of a turn at once and durable later, an output gate, an alarm, connections that survive sleep,
-//! and an end at any time.
+//! An object as the platform runs it: one event at a time, writes that are visible at once and
+//! durable later, an output gate, an alarm, connections that survive sleep, and an end at any time.
 //!
-//! What a program is told, and what it answers, is its own affair ([`Program`]): [`crate::world`]
-//! runs the stream machine on it.
+//! [`Program`] is what runs on it; [`crate::world`] runs the stream machine.
 
 mod alarm;
 
@@ -16,43 +14,45 @@ use crate::coverage::{Fault, Situation, Watermark};
 use crate::engine::Engine;
 use crate::ids::{CallId, ConnectionId, ObjectId};
 
-/// What runs on an object, as far as the platform knows it. A value is the memory of one instance.
+/// What runs on an object. A value is the memory of one instance.
 pub trait Program: Clone + Debug {
     /// The storage that an instance sees.
     type Storage: Storage;
-    /// What is kept beside each commit, for those who judge what was kept.
+    /// What is kept beside each commit, so that a crash can restore it together with the storage.
     type Snapshot: Clone + Debug + Default;
     /// What is kept with a connection while the instance sleeps.
     type Attachment: Debug;
     type Answer: Debug;
     type Message: Debug;
-    /// What it asks others to do.
+    /// A request to another object, in the background.
     type Effect: Debug;
 }
 
-/// What an instance sees of its storage, and what of it is durable.
+/// The storage as an instance sees it, and the durable part of it.
 pub trait Storage: Debug {
     type Write: Debug;
-    /// What a crash leaves.
+    /// The part of the storage that survives a crash.
     type Disk: Debug + Default;
 
-    /// Makes a durable copy follow the writes of a commit.
+    /// Applies the writes of a commit to the durable copy.
     ///
     /// # Errors
+    ///
     /// When one of them is refused.
     fn persist(disk: &mut Self::Disk, writes: &[Self::Write]) -> Result<(), String>;
 
-    /// Goes back to what is durable.
+    /// Goes back to the durable copy.
     ///
     /// # Errors
+    ///
     /// When the storage refuses to be restored.
     fn restore(&mut self, disk: &Self::Disk) -> Result<(), String>;
 }
 
-/// What can happen to an object of itself.
+/// An event that the platform causes.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
-    /// A commit is durable, and all before it.
+    /// A commit and all before it become durable.
     Durable {
         object: ObjectId,
         epoch: u64,
@@ -107,7 +107,7 @@ pub enum Outgoing<P: Program> {
     Close {
         connection: ConnectionId,
     },
-    /// An effect, asked for by this instance.
+    /// An effect of this instance.
     Effect {
         instance: u64,
         effect: P::Effect,
@@ -123,20 +123,20 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Milliseconds since 1970, at a moment of the world's time.
+    /// Returns milliseconds since 1970 at a time of the world.
     pub fn read(&mut self, now: u64) -> u64 {
         self.last = self.last.max(now + self.ahead - self.behind);
         self.last
     }
 }
 
-/// What an instance leaves behind when it dies.
+/// What is left of an instance when it dies.
 #[derive(Debug)]
 pub struct Remains<P> {
-    /// Its memory, if it had come to have any.
+    /// Its memory, if it had any.
     pub instance: Option<P>,
     pub clock: Clock,
-    /// The calls that it had begun and not answered.
+    /// The calls that it had begun but not answered.
     pub begun: Vec<CallId>,
     /// Whether some of its commits are lost.
     pub lost_commits: bool,
@@ -148,7 +148,7 @@ pub struct Remains<P> {
 /// See the module.
 #[derive(Debug)]
 pub struct Object<P: Program> {
-    /// Names it in its events.
+    /// The name of this object in its events.
     number: ObjectId,
     pub storage: P::Storage,
     disk: <P::Storage as Storage>::Disk,
@@ -165,9 +165,9 @@ pub struct Object<P: Program> {
     pub instances: u64,
     /// Counts the ends of instances that took everything in memory with them.
     pub epoch: u64,
-    /// Calls that an instance has begun with and not answered.
+    /// Calls that an instance has begun but not answered.
     pub begun: Vec<CallId>,
-    /// Lines whose end it holds, in the order in which they came.
+    /// Connections whose object's end it holds, in the order of their beginning.
     pub connections: Vec<(ConnectionId, P::Attachment)>,
     pub alarm: Alarm,
     pub last_crash_at: u64,
@@ -197,16 +197,17 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// What was true when what is durable was written.
+    /// Returns the snapshot that belongs to what is durable.
     #[must_use]
     pub const fn durable_snapshot(&self) -> &P::Snapshot {
         &self.durable_snapshot
     }
 
-    /// Why it is not at rest; `None` when it is.
+    /// Returns why it is not quiescent, or `None`.
     #[must_use]
     pub fn pending(&self) -> Option<String> {
-        // A commit that nobody waits for may be an alarm's, of which there is always another.
+        // Effects do not count: an alarm's commit may be on its way, and another alarm always
+        // follows.
         let answers = self.held.iter();
         let answers = answers.filter(|held| !matches!(held.what, Outgoing::Effect { .. }));
         let count = answers.count();
@@ -216,14 +217,14 @@ impl<P: Program> Object<P> {
         (!self.begun.is_empty()).then(|| format!("has not answered {} calls", self.begun.len()))
     }
 
-    /// How many commits are on their way.
+    /// Returns how many commits are on their way.
     #[must_use]
     pub fn commits_pending(&self) -> usize {
         self.commits.len()
     }
 
-    /// A new instance is about to be: its clock begins. Gives what that shows, and the number of
-    /// the instance.
+    /// Begins a new instance with a clock of its own. Returns the time of that clock and the number
+    /// of the instance.
     pub fn begin_instance<E>(&mut self, engine: &mut Engine<'_, '_, E>) -> (u64, u64) {
         let skew = engine.settings.delays.skew;
         let (ahead, behind) = if skew > 0 {
@@ -245,8 +246,8 @@ impl<P: Program> Object<P> {
         (now, self.instances)
     }
 
-    /// The writes of a turn, which the storage has carried out, and its word on the alarm are on
-    /// their way.
+    /// Sends the writes of a turn on their way to durability, with its change of the alarm. The
+    /// storage has applied the writes already.
     pub fn commit<E: From<Event>>(
         &mut self,
         engine: &mut Engine<'_, '_, E>,
@@ -262,7 +263,7 @@ impl<P: Program> Object<P> {
         } else {
             engine.settings.delays.commit
         };
-        // Where all runs are enumerated, long enough for a crash to come first.
+        // Where all runs are enumerated, the delay is long enough for a crash to come first.
         let delay = if engine.settings.enumerated {
             1
         } else {
@@ -293,8 +294,8 @@ impl<P: Program> Object<P> {
         engine.schedule_at(self.last_durable_at, durable.into());
     }
 
-    /// What has been answered without a write is part of what is durable, or will be with the last
-    /// commit.
+    /// Updates the snapshot after a turn that wrote nothing. It belongs to the last commit on its
+    /// way, or to what is durable.
     pub fn remember(&mut self, snapshot: P::Snapshot) {
         match self.commits.back_mut() {
             Some(commit) => commit.snapshot = snapshot,
@@ -302,10 +303,11 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// A commit is durable, and all before it. Tells whether that is still of any interest.
+    /// Makes a commit and all before it durable. Returns whether the instance still exists.
     ///
     /// # Errors
-    /// When the durable storage refuses what the instance's own did not.
+    ///
+    /// When the durable storage refuses what the instance's storage did not.
     pub fn durable<E: From<Event>>(
         &mut self,
         engine: &mut Engine<'_, '_, E>,
@@ -326,7 +328,7 @@ impl<P: Program> Object<P> {
         Ok(true)
     }
 
-    /// The first commit on its way has arrived.
+    /// Makes the first commit on its way durable.
     fn persist<E: From<Event>>(&mut self, engine: &mut Engine<'_, '_, E>) -> Result<(), String> {
         let Some(commit) = self.commits.pop_front() else {
             return Ok(());
@@ -343,13 +345,13 @@ impl<P: Program> Object<P> {
         Ok(())
     }
 
-    /// Takes what is to leave once all that has been written so far is durable.
+    /// Holds something until everything written so far is durable.
     pub fn hold(&mut self, what: Outgoing<P>, gated: bool) {
         let gate = if gated { self.issued } else { 0 };
         self.held.push_back(Held { gate, what });
     }
 
-    /// The next thing that the gate holds no longer.
+    /// Returns the next thing that the gate holds no longer.
     pub fn released(&mut self) -> Option<Outgoing<P>> {
         let free = self
             .held
@@ -365,10 +367,11 @@ impl<P: Program> Object<P> {
         Some(what)
     }
 
-    /// The instance dies: of its commits on their way some first ones arrive, and everything else
-    /// of it is gone. [`Self::settle_alarm`] looks after the alarm. The caller cuts its connections.
+    /// Ends the instance. Some of its commits on their way arrive, in order; everything else is
+    /// lost. [`Self::settle_alarm`] looks after the alarm. The caller cuts the connections.
     ///
     /// # Errors
+    ///
     /// When the storage cannot be restored.
     pub fn crash<E: From<Event>>(
         &mut self,
@@ -413,7 +416,7 @@ impl<P: Program> Object<P> {
         })
     }
 
-    /// What a crash leaves to be done about the alarm.
+    /// Settles the alarm after a crash.
     pub fn settle_alarm<E: From<Event>>(
         &mut self,
         engine: &mut Engine<'_, '_, E>,
@@ -426,13 +429,13 @@ impl<P: Program> Object<P> {
         }
     }
 
-    /// The number of the present instance, if there is one.
+    /// Returns the number of the present instance, if there is one.
     #[must_use]
     pub fn present(&self) -> Option<u64> {
         self.instance.as_ref().map(|_| self.instances)
     }
 
-    /// Whether an instance is there that has nothing to do.
+    /// Returns whether there is an instance and it has nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.commits.is_empty()

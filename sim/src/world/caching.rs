@@ -1,4 +1,4 @@
-//! Caches between clients and the edge.
+//! HTTP caches between clients and the edge.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::ids::{CacheId, CallId, ClientId, Table};
 use crate::oracles::{CachedRead, Oracle, Position};
 use crate::request::{Request, Response};
 
-/// What the world remembers of a stored answer.
+/// Who asked for a stored answer, and the state of the stream when it was made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Provenance {
     position: Position,
@@ -20,13 +20,13 @@ pub(super) struct Provenance {
 /// All caches of the world.
 pub(super) type Caches = Table<CacheId, HttpCache<Provenance>>;
 
-/// How a call's answer gets to its client.
+/// How a call's answer reaches its client.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Way {
     /// No cache is between them.
     #[default]
     Direct,
-    /// A cache has sent the request on.
+    /// A cache has forwarded the request.
     Forwarded {
         cache: CacheId,
         asked_at: u64,
@@ -39,7 +39,7 @@ pub(super) enum Way {
 }
 
 impl World<'_, '_> {
-    /// Puts caches before clients, as the settings say.
+    /// Puts caches in front of clients, as the settings say.
     pub(super) fn place_caches(&mut self) {
         let settings = &self.engine.settings.caches;
         let (cached, shared, serves_stale) = (
@@ -77,7 +77,7 @@ impl World<'_, '_> {
         call.request.url(&self.objects[call.object].url)
     }
 
-    /// A client's cache takes its request. Says whether the cache has answered it.
+    /// Lets a client's cache handle its request. Returns whether the cache has answered it.
     pub(super) fn ask_cache(&mut self, call: CallId, client: ClientId) -> bool {
         let Some(cache) = self.clients[client].cache else {
             return false;
@@ -140,7 +140,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// A cache asks in the background for what it has given to its client.
+    /// Lets a cache refresh in the background what it has given to its client.
     fn ask_again(&mut self, answered: CallId, way: Way) {
         let call = &self.calls[answered];
         // Only an edge connects, and only while its client waits.
@@ -156,7 +156,7 @@ impl World<'_, '_> {
         self.send(call);
     }
 
-    /// Whether nobody waits for this call but a cache.
+    /// Returns whether only a cache waits for this call.
     pub(super) fn is_in_background(&self, call: CallId) -> bool {
         matches!(
             self.calls[call].way,
@@ -167,7 +167,7 @@ impl World<'_, '_> {
         )
     }
 
-    /// An answer passes the cache of its client, who is given what comes back.
+    /// Passes an answer through the cache of its client. Returns what the client gets.
     pub(super) fn pass_cache(&mut self, call: CallId, received: Received) -> Option<Received> {
         let Way::Forwarded {
             cache,
@@ -224,7 +224,7 @@ impl World<'_, '_> {
         (!in_background).then_some(received)
     }
 
-    /// What is kept for several clients is no private answer.
+    /// Judges that a shared cache stores no private answer.
     fn check_shared(&mut self, scope: Scope, request: &Request, response: &Response) {
         if scope == Scope::Shared && self.engine.settings.whole_reads && response.status < 300 {
             let expected = format!("no shared cache to keep {}", request.line());
@@ -233,8 +233,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// Holds an answer that a cache had kept against what the client may be shown. Says whether a
-    /// cache has answered by itself.
+    /// Judges an answer that a cache gave by itself. Returns whether it is one.
     pub(super) fn observe_cached(&mut self, call: CallId, received: &Received) -> bool {
         let Way::Answered { asked_at } = self.calls[call].way else {
             return false;
@@ -268,7 +267,7 @@ impl World<'_, '_> {
     }
 }
 
-/// The same request, to be answered only if the tag is not the present one.
+/// Returns the same request with `If-None-Match`.
 fn conditional(request: &Request, tag: String) -> Rc<Request> {
     let mut request = request.clone();
     request.headers.push(("If-None-Match", tag));

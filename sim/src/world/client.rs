@@ -1,4 +1,4 @@
-//! Clients: one thing at a time, again when it was in vain, and a memory of what they were told.
+//! Clients: each does one thing at a time, retries what failed, and remembers what it was answered.
 
 use std::rc::Rc;
 
@@ -19,14 +19,14 @@ use crate::request::{Request, Response};
 use crate::segments::token;
 use crate::workload::{self, Action, Claim, Context, Knowledge};
 
-/// An answer, and what the object was when it gave it.
+/// An answer, and the state of the object when it was made.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub(super) response: Response,
     pub(super) position: Position,
     /// The connection that comes with it.
     pub(super) connection: Option<ConnectionId>,
-    /// The fetching of its body, where that is in the cold tier in part.
+    /// The fetch of its body, if that is partly in the cold tier.
     pub(super) fetching: Option<FetchId>,
 }
 
@@ -34,11 +34,11 @@ pub struct Received {
 pub(super) struct Client {
     /// Whether it has something left to do.
     pub(super) busy: bool,
-    /// Whether that is to follow an event stream, which is no reason to wait for it.
+    /// Whether it follows an event stream, for which the run does not wait.
     pub(super) following: bool,
-    /// What its requests go through.
+    /// The cache that its requests go through.
     pub(super) cache: Option<CacheId>,
-    /// Of each name.
+    /// What it knows of each name.
     knowledge: Table<ObjectId, Knowledge>,
 }
 
@@ -57,7 +57,7 @@ impl Client {
     }
 }
 
-/// What a client is about to do, in as many attempts as it takes.
+/// Something that a client does, in several attempts if needed.
 #[derive(Debug)]
 pub(super) struct Operation {
     pub(super) client: ClientId,
@@ -69,24 +69,23 @@ pub(super) struct Operation {
     attempts: u64,
     /// Requests sent, copies included.
     sent: u64,
-    /// Incarnations in which it was acknowledged, with the status.
+    /// The incarnations in which it was acknowledged, each with the status.
     acknowledged: Vec<(u64, u16)>,
     /// Whether an answer was lost.
     unknown: bool,
     done: bool,
-    /// What an append was answered.
+    /// The offset that an append was answered.
     offset: Option<String>,
-    /// Whether it only reads once more, and how far.
+    /// What is read once more at the end, if it is part of that.
     last: Option<Last>,
 }
 
-/// What is read when all else is done.
+/// A read at the end of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
-    /// Page by page to the end.
+    /// All pages from the beginning.
     All,
-    /// One page from what the operation of this number was answered, and then from the answers of
-    /// those after it.
+    /// One page from the offset that this operation was answered. The later operations follow.
     Answered(OperationId),
 }
 
@@ -94,17 +93,17 @@ enum Last {
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) object: ObjectId,
-    /// What it is part of, unless an object has sent it.
+    /// Its operation, unless an object has sent it.
     operation: Option<OperationId>,
-    /// The edge that connects, if it is not a client's own.
+    /// The edge that connects, unless the client sends it itself.
     pub(super) reader: Option<ReaderId>,
     pub(super) request: Rc<Request>,
-    /// What was known to anybody when it was sent.
+    /// The latest state that any client knew when it was sent.
     pub(super) floor: Position,
     pub(super) epoch: u64,
     pub(super) awaits: Option<AwaitsBody>,
     pub(super) stale_instance: Option<Box<StaleInstance>>,
-    /// Of the object, when the request came before its body.
+    /// The object's number of turns when the request arrived before its body.
     pub(super) turns_at_arrival: Option<u64>,
     /// The message that it carries, if an object has sent it.
     pub(super) rpc: Option<RpcId>,
@@ -112,7 +111,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// What a client's call is part of.
+    /// Returns the operation of a client's call.
     pub(super) fn operation(&self) -> OperationId {
         self.operation
             .expect("a client's call is part of an operation")
@@ -120,7 +119,7 @@ impl Call {
 }
 
 impl World<'_, '_> {
-    /// A client does the next thing.
+    /// Lets a client begin its next operation.
     pub(super) fn think(&mut self, client: ClientId) {
         self.clients[client].following = false;
         let done = self.operation_count() >= self.engine.settings.operations;
@@ -262,7 +261,7 @@ impl World<'_, '_> {
         })
     }
 
-    /// Sends a call's request, and tells whether it will arrive.
+    /// Sends a call's request. Returns whether it will arrive.
     pub(super) fn send(&mut self, call: CallId) -> bool {
         let delay = self.engine.network_delay();
         let lost = self.engine.fault(Fault::RequestLost);
@@ -336,7 +335,7 @@ impl World<'_, '_> {
         self.failed(call);
     }
 
-    /// Tries again, or gives up.
+    /// Schedules another attempt, or gives up.
     fn failed(&mut self, call: CallId) {
         let number = self.calls[call].operation();
         let operation = &self.operations[number];
@@ -401,7 +400,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// An operation is over; its client goes on.
+    /// Ends an operation. Its client goes on.
     pub(super) fn finish(&mut self, number: OperationId) {
         let operation = &mut self.operations[number];
         if operation.done {
@@ -438,7 +437,7 @@ impl World<'_, '_> {
             .or_else(|| knowledge.cursor.take());
     }
 
-    /// The place in the whole stream of the offset that an answer tells.
+    /// Returns the position of the offset in an answer, counted from the beginning of the stream.
     pub(super) fn next_position(
         &self,
         object: ObjectId,
@@ -451,7 +450,7 @@ impl World<'_, '_> {
             .position_sent(token)
     }
 
-    /// Holds an answer against everything that was known when it was asked for.
+    /// Holds the content of an answer against everything that was shown before.
     fn observe(&mut self, call: CallId, received: &Received) {
         let object = self.calls[call].object;
         let request = Rc::clone(&self.calls[call].request);
@@ -470,7 +469,7 @@ impl World<'_, '_> {
         let next = self.next_position(object, incarnation, response);
         let shown = match request.method {
             "GET" if response.status == 200 => Some(&response.body),
-            // A producer's 204 is a duplicate, and does not say where the data is.
+            // A 204 to a producer means a duplicate, and its offset is not that of the data.
             "POST" | "PUT"
                 if matches!(response.status, 201 | 200 | 204) && request.method == "POST" =>
             {
@@ -498,8 +497,7 @@ impl World<'_, '_> {
         self.engine.check(Oracle::OffsetLaw, verdict);
     }
 
-    /// Linearizability, in linear time: what an answer tells is never behind what was known when it
-    /// was asked for.
+    /// Holds the state in an answer against everything that was known when it was asked for.
     pub(super) fn note_known(&mut self, object: ObjectId, floor: Position, received: &Received) {
         let Received {
             response,
@@ -528,7 +526,7 @@ impl World<'_, '_> {
         self.engine.check(Oracle::Recency, verdict);
     }
 
-    /// What holds of an answer when it is made.
+    /// Counts and judges an answer when it is made.
     pub(super) fn note_answer(&mut self, call: CallId, response: &Response) {
         let object = self.calls[call].object;
         let request = Rc::clone(&self.calls[call].request);
@@ -591,7 +589,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// A write that depended on the state of the stream, and was not refused.
+    /// Counts writes with a condition that were not refused.
     fn note_conditions(&mut self, object: ObjectId, request: &Request, response: &Response) {
         if !matches!(request.method, "PUT" | "POST" | "DELETE") || response.status >= 300 {
             return;
@@ -624,7 +622,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// What an entity tag that leaves is given for.
+    /// Judges the entity tag of an answer that leaves.
     pub(super) fn note_tag(&mut self, call: CallId, received: &Received) {
         let Call {
             object, request, ..
@@ -650,7 +648,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// Asks an object for nothing but to look at itself.
+    /// Begins a request whose only purpose is to wake the object.
     pub(super) fn begin_nudge(&mut self, object: ObjectId) -> OperationId {
         let operation = self.begin(
             self.first_client(),
@@ -663,13 +661,13 @@ impl World<'_, '_> {
         operation
     }
 
-    /// A last look at a name, by the first client.
+    /// Begins to read a name once more, by the first client.
     pub(super) fn read_all(&mut self, object: ObjectId) {
         self.unread += 1;
         self.read_once_more(self.first_client(), object, "-1", Last::All);
     }
 
-    /// A last look at what writers were answered.
+    /// Begins to read from everything that writers were answered.
     pub(super) fn read_all_answers(&mut self) {
         self.unread += 1;
         self.read_from_answers(None);

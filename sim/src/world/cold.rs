@@ -1,6 +1,5 @@
-//! The cold tier, R2: objects under keys, puts that read their rows as they go, answers that take
-//! what they need while other things happen, and deletions in batches; each of them done, not done,
-//! done late, and told or not.
+//! The cold tier, R2: puts that read their rows over time, reads in pieces, and deletions in
+//! batches. Each is done, not done, or done late, and reported or not.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -19,23 +18,23 @@ use crate::coverage::{Fault, Situation, Watermark};
 use crate::ids::{CallId, CollectionId, FetchId, ObjectId, Table, UploadId};
 use crate::oracles::{Oracle, Position};
 
-/// What can happen in the cold tier.
+/// An event of the cold tier.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
-    /// The next rows of an object are read.
+    /// An upload reads its next rows.
     Upload { upload: UploadId },
-    /// An object is there from now on.
+    /// A put object appears.
     Land { upload: UploadId },
-    /// Whoever put it learns what came of it.
+    /// The object that put it learns the outcome.
     PutReported { upload: UploadId, stored: bool },
     /// Objects are deleted.
     Delete { collection: CollectionId },
-    /// Whoever had them deleted learns what came of it.
+    /// The object that deleted them learns the outcome.
     Collected {
         collection: CollectionId,
         done: bool,
     },
-    /// The next piece of an answer is fetched.
+    /// An answer fetches its next piece.
     Fetch { fetching: FetchId },
     /// A client has taken a page of its answer.
     Taken { fetching: FetchId },
@@ -52,7 +51,7 @@ pub(super) struct Cold {
     fetchings: Table<FetchId, Fetching>,
 }
 
-/// An object on its way into the tier.
+/// An object that is being put.
 #[derive(Debug)]
 struct Upload {
     at: ObjectId,
@@ -60,19 +59,19 @@ struct Upload {
     instance: u64,
     id: PutId,
     key: String,
-    /// What makes it, until all rows are read.
+    /// The encoder, until all rows are read.
     encoder: Option<Encoder>,
     length: u64,
     bytes: Vec<u8>,
     receipt: Option<Receipt>,
-    /// By when it is through.
+    /// When it will be finished.
     ends_at: u64,
     trickles: bool,
     outcome: PutOutcome,
     over: bool,
 }
 
-/// Objects that are to be deleted.
+/// Objects that will be deleted.
 #[derive(Debug)]
 struct Collection {
     at: ObjectId,
@@ -81,17 +80,17 @@ struct Collection {
     keys: Vec<String>,
 }
 
-/// An answer whose body is in the tier in part, or has several pages.
+/// An answer whose body is partly in the cold tier, or has several pages.
 #[derive(Debug)]
 struct Fetching {
     at: ObjectId,
     epoch: u64,
-    /// What its object was when its present page was planned: the incarnation, and how many of its
-    /// segments were stored.
+    /// The incarnation, and how many of its segments were stored, when the present page was
+    /// planned.
     then: (u64, u64),
-    /// What it was when the answer began.
+    /// The state of the object when the answer began.
     position: Position,
-    /// Whether the present page is in the tier in part.
+    /// Whether the present page is partly in the cold tier.
     is_cold: bool,
     pages: u64,
     rendering: BodyWriter,
@@ -108,25 +107,25 @@ impl Cold {
         &self.objects
     }
 
-    /// Whether there is any object whose key begins so.
+    /// Returns whether there is an object whose key begins with `prefix`.
     pub(super) fn has_with_prefix(&self, prefix: &str) -> bool {
         let next = self.objects.range(prefix.to_owned()..).next();
         next.is_some_and(|(key, _)| key.starts_with(prefix))
     }
 
-    /// The bytes that an answer asks for.
+    /// Returns the bytes that an answer asks for.
     pub(super) fn range(&self, fetch: &Fetch) -> Option<&[u8]> {
         let (from, length) = (usize::try_from(fetch.offset), usize::try_from(fetch.length));
         let object = self.objects.get(&fetch.key)?;
         object.get(from.ok()?..from.ok()?.checked_add(length.ok()?)?)
     }
 
-    /// The incarnation that an answer is about.
+    /// Returns the incarnation that an answer is about.
     pub(super) fn incarnation_of(&self, fetching: FetchId) -> u64 {
         self.fetchings[fetching].position.incarnation().unwrap_or(0)
     }
 
-    /// Whether an object's put is under way.
+    /// Returns whether a put of this object is under way.
     pub(super) fn is_putting(&self, at: ObjectId) -> bool {
         self.uploads
             .iter()
@@ -135,7 +134,7 @@ impl Cold {
 }
 
 impl World<'_, '_> {
-    /// An effect has left its object.
+    /// Begins an effect that has left its object.
     pub(super) fn begin_effect(&mut self, at: ObjectId, instance: u64, effect: ObjectEffect) {
         match effect {
             ObjectEffect::Put(put) => self.begin_put(at, instance, &put),
@@ -208,7 +207,7 @@ impl World<'_, '_> {
         self.engine.schedule(0, Event::Upload { upload }.into());
     }
 
-    /// An upload cannot go on: its rows are gone.
+    /// Ends an upload whose rows are gone.
     fn cut_upload(&mut self, upload: UploadId) {
         self.engine.cover(Situation::PutCut);
         self.engine
@@ -270,7 +269,7 @@ impl World<'_, '_> {
         self.send_object(upload);
     }
 
-    /// All of an object is on its way; what comes of it is chance.
+    /// Draws the outcome of a put that has sent all of its object.
     fn send_object(&mut self, upload: UploadId) {
         let engine = &mut self.engine;
         let it = &mut self.cold.uploads[upload];
@@ -320,7 +319,7 @@ impl World<'_, '_> {
         let it = &mut self.cold.uploads[upload];
         it.over = true;
         let platform = &self.objects[it.at].platform;
-        // Whose instance is lost in a crash may have been cut off in the middle.
+        // An instance that was lost in a crash may have been cut off in the middle.
         if platform.epoch != it.epoch && self.engine.choices.upto(1) == 1 {
             return;
         }
@@ -444,7 +443,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// The rows of an answer are fetched in its turn; what is in the cold tier follows when the
+    /// Plans the body of an answer. Its rows are fetched in this turn, its cold parts after the
     /// answer has left.
     pub(super) fn plan_fetching(
         &mut self,
@@ -480,7 +479,7 @@ impl World<'_, '_> {
         Some(fetching)
     }
 
-    /// Incarnation, and number of stored segments.
+    /// Returns the incarnation and the number of stored segments.
     fn tiers_of(&self, at: ObjectId) -> (u64, u64) {
         let rows = &self.objects[at].platform.storage.rows;
         let stored = rows.segments().filter(|segment| segment.stored.is_some());
@@ -490,7 +489,7 @@ impl World<'_, '_> {
         )
     }
 
-    /// The head of an answer has left its object.
+    /// Begins to fetch the body of an answer whose head has left its object.
     pub(super) fn fetch(&mut self, call: CallId, mut received: Received) {
         let Some(fetching) = received.fetching.take() else {
             return;
@@ -513,7 +512,7 @@ impl World<'_, '_> {
     fn fetch_more(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
         let at = it.at;
-        // Whoever hands it on may be gone with its object.
+        // The instance that would pass it on may be gone.
         let is_orphan = self.objects[at].platform.epoch != it.epoch;
         let fails = it.is_cold && self.engine.fault(Fault::Get);
         if fails {
@@ -547,7 +546,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// Fetches one piece; true when there is no more.
+    /// Fetches one piece. Returns whether the page is complete.
     fn fetch_piece(&mut self, fetching: FetchId) -> Result<bool, CorruptionError> {
         let Cold {
             objects, fetchings, ..
@@ -578,7 +577,7 @@ impl World<'_, '_> {
         Ok(false)
     }
 
-    /// All of a page is on its way to the client, who asks for the next when it has come.
+    /// Finishes a page. The client asks for the next one when it has taken this one.
     fn page_sent(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
         let Some(rest) = it.rendering.rest() else {
@@ -592,14 +591,14 @@ impl World<'_, '_> {
             .schedule(delay, Event::Taken { fetching }.into());
     }
 
-    /// The client has taken a page: the next is asked for, of whatever instance there is.
+    /// Asks any instance for the next page, because the client has taken this one.
     fn read_on(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
         let (at, id, pages) = (it.at, it.call.into(), it.pages);
         let Some(rest) = it.rendering.rest() else {
             return;
         };
-        // Whoever hands it on may be gone with its object.
+        // The instance that passes it on may be gone.
         let is_orphan = self.objects[at].platform.epoch != it.epoch;
         if is_orphan {
             if self.engine.choices.added().upto(1) == 1 {
@@ -614,7 +613,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// The next page of an answer has been planned, or will never be.
+    /// Takes the plan of the next page, or the end of the answer.
     pub(super) fn next_page(&mut self, fetching: FetchId, answer: &Answer) {
         let Body::Plan(plan) = &answer.body else {
             return self.engine.cover(Situation::WholeReadGone);
@@ -648,7 +647,7 @@ impl World<'_, '_> {
             .schedule(delay, Event::Fetch { fetching }.into());
     }
 
-    /// The client sees its connection break off, after the beginning of what it was promised.
+    /// Breaks the client's connection off. What it has must be the beginning of what was promised.
     fn break_off(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
         let call = it.call;
@@ -662,7 +661,7 @@ impl World<'_, '_> {
         self.engine.schedule(delay, super::Event::Lost { call });
     }
 
-    /// An answer is whole, and what it would have been at once.
+    /// Finishes an answer, and holds its body against the one that was promised.
     fn fetched(&mut self, fetching: FetchId) {
         let now = self.tiers_of(self.cold.fetchings[fetching].at);
         let it = &mut self.cold.fetchings[fetching];

@@ -12,11 +12,11 @@ use crate::platform::Outgoing;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) object: ObjectId,
-    /// Of the object, when it took the connection.
+    /// The epoch of the object when it accepted the connection.
     pub(super) epoch: u64,
-    /// Who holds the other end, once it has got there.
+    /// The reader at the other end, once the answer has arrived.
     pub(super) reader: Option<ReaderId>,
-    /// Nothing arrives before what was sent before it.
+    /// Messages arrive in order, so nothing arrives before this.
     pub(super) arrives_at: u64,
     /// Whether the object has closed its end.
     pub(super) finished: bool,
@@ -88,23 +88,23 @@ impl World<'_, '_> {
         }
     }
 
-    /// When what is sent over a connection now gets to the other end.
+    /// Returns when something that is sent now arrives at the other end.
     fn arrival(&mut self, connection: ConnectionId) -> u64 {
         let delay = self.engine.network_delay();
         let connection = &mut self.connections[connection];
-        // Strictly after what went before, whatever is reordered.
+        // Strictly after the previous one, because events of one time may be reordered.
         connection.arrives_at = (connection.arrives_at + 1).max(self.engine.now() + delay);
         connection.arrives_at
     }
 
-    /// The reader's side of a connection learns that it is closed.
+    /// Lets the reader's side learn that a connection is closed.
     fn close_connection(&mut self, connection: ConnectionId) {
         let when = self.arrival(connection);
         self.engine
             .schedule_at(when, Event::ConnectionClosed { connection });
     }
 
-    /// The object learns that a connection is closed, some time.
+    /// Lets the object learn, some time, that a connection is closed.
     pub(super) fn disconnect(&mut self, connection: ConnectionId) {
         let late = self.engine.fault(Fault::GoneLate);
         let delay = if late {
@@ -137,7 +137,7 @@ impl World<'_, '_> {
         self.engine
             .note("object", || format!("connection {connection} is gone"));
         self.turn(at, Input::SubscriberLeft { incarnation }, None);
-        // The platform counts it until then.
+        // The platform counts the connection until the turn has ended.
         self.objects[at]
             .platform
             .connections

@@ -1,6 +1,5 @@
-//! The admin index, D1: what its statements mean, in ordered maps; and beside them, when asked for,
-//! SQLite with the project's own migrations that executes their text. Where both are there, both
-//! must say the same.
+//! The admin index, D1: the meaning of its statements, in ordered maps. On request SQLite executes
+//! their text beside them, with the project's own migrations, and both must agree.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +39,7 @@ struct Segment {
     version: u64,
 }
 
-/// The values of a statement, one after the other.
+/// The values of a statement, in order.
 struct Values<'a>(core::slice::Iter<'a, Value>);
 
 impl Values<'_> {
@@ -91,10 +90,11 @@ impl Index {
         (streams.collect(), segments)
     }
 
-    /// Carries out the statements of one message. Says how many rows they have changed.
+    /// Executes the statements of one message. Returns how many rows they have changed.
     ///
     /// # Errors
-    /// When one of them is none that the index knows, or means something else than its text says.
+    ///
+    /// When a statement is unknown, or its text means something else.
     pub(super) fn execute(&mut self, statements: &[Statement]) -> Result<u64, String> {
         let mut changed = 0;
         for statement in statements {
@@ -183,7 +183,7 @@ impl Index {
         }
     }
 
-    /// All rows, as text.
+    /// Returns all rows as text.
     #[cfg(not(target_arch = "wasm32"))]
     fn rows(&self) -> Vec<String> {
         let deleted = |row: &Listed| row.deleted_at.map_or_else(String::new, |at| at.to_string());
@@ -243,7 +243,7 @@ mod sqlite {
         connection
     }
 
-    /// In order and in one transaction, as the index does.
+    /// Executes statements in order and in one transaction, as the index does.
     pub(super) fn execute(
         connection: &Connection,
         statements: &[Statement],
@@ -259,7 +259,7 @@ mod sqlite {
         run().map_err(|error| error.to_string())
     }
 
-    /// All rows, as text.
+    /// Returns all rows as text.
     pub(super) fn rows(connection: &Connection) -> Result<Vec<String>> {
         let mut rows = Vec::new();
         for query in [

@@ -39,7 +39,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// The platform does something with an object.
+    /// Handles an event of the platform.
     pub(super) fn happen_to_object(&mut self, event: platform::Event) {
         match event {
             platform::Event::Durable {
@@ -136,7 +136,7 @@ impl World<'_, '_> {
             .settle_alarm(&mut self.engine, &remains);
     }
 
-    /// The instance sleeps, if it is idle: hibernates with its connections, or is moved without them.
+    /// Drops an idle instance. It hibernates with its connections, or is moved without them.
     fn idle(&mut self, at: ObjectId, epoch: u64, cut_connections: bool) {
         let platform = &self.objects[at].platform;
         if platform.epoch != epoch || !platform.is_idle() {

@@ -37,10 +37,10 @@ use object::{Message, Object};
 use reader::Reader;
 use rpc::Rpc;
 
-/// What can happen.
+/// An event of the world.
 #[derive(Debug)]
 pub enum Event {
-    /// A client thinks of what to do next.
+    /// A client decides what to do next.
     Think {
         client: ClientId,
     },
@@ -52,22 +52,22 @@ pub enum Event {
     Arrive {
         call: CallId,
     },
-    /// The rest of its body, too.
+    /// The rest of a request's body reaches its object.
     Body {
         call: CallId,
     },
     /// The platform does something with an object.
     Platform(platform::Event),
-    /// Something happens in the cold tier.
+    /// An event of the cold tier.
     Cold(cold::Event),
-    /// Something happens to a message from object to object, or to the index.
+    /// An event of a message to another object or to the index.
     Rpc(rpc::Event),
-    /// An answer reaches whoever asked.
+    /// An answer reaches its client.
     Reply {
         call: CallId,
         received: Received,
     },
-    /// Whoever asked learns that there will be no answer.
+    /// A client learns that there will be no answer.
     Lost {
         call: CallId,
     },
@@ -100,9 +100,9 @@ pub enum Event {
     Leave {
         reader: ReaderId,
     },
-    /// Enough time has passed for everything to be in order again.
+    /// Time to judge whether everything is in order again after the heal.
     Judge,
-    /// Enough time has passed for every stream that ends by itself to be gone.
+    /// Time to judge whether expired streams are gone.
     JudgeExpiry,
 }
 
@@ -124,12 +124,12 @@ impl From<platform::Event> for Event {
     }
 }
 
-/// How a run goes on after its operations are done.
+/// The phases of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Clients do things, and things break.
+    /// Clients send requests, and faults happen.
     Busy,
-    /// Nothing breaks any more; what is under way comes to its end.
+    /// Faults have ended; what is under way finishes.
     Healing,
     /// Everything is read once more.
     Reading,
@@ -156,21 +156,21 @@ pub struct World<'w, 't> {
     index: Index,
     rpcs: Table<RpcId, Rpc>,
     caches: Caches,
-    /// How often something was still to be done when nothing was left to happen.
+    /// How many requests were sent because something remained to be done when no event was left.
     nudges: u64,
     phase: Phase,
-    /// How often it may still be found that nothing has come of what is pending after the heal.
+    /// How many more times nothing may have progressed after the heal.
     patience: u64,
-    /// How far all readers together had come by then.
+    /// The sum of all readers' positions at the last judgement.
     progress: u64,
     /// Names that are still being read once more.
     unread: u64,
-    /// Offsets that appends were answered and that were read from in the end.
+    /// How many offsets that appends were answered have been read from.
     answers_read: u64,
 }
 
 impl<'w, 't> World<'w, 't> {
-    /// A world with its settings, in which nothing has happened yet.
+    /// Makes a world in which nothing has happened yet.
     #[must_use]
     pub fn new(
         choices: &'w mut Choices<'t>,
@@ -261,7 +261,7 @@ impl<'w, 't> World<'w, 't> {
         self.answers_read
     }
 
-    /// The state at this point, to be looked at.
+    /// Returns the state in a form that people can read.
     #[must_use]
     pub fn state(&self) -> String {
         self.objects
@@ -302,19 +302,19 @@ impl<'w, 't> World<'w, 't> {
         self.objects[at].subject(at, &self.models[at])
     }
 
-    /// The object of this name.
+    /// Returns the object of this name.
     fn object_named(&self, name: &str) -> ObjectId {
         let found = self.objects.named().find(|(_, object)| object.name == name);
         let (object, _) = found.expect("whoever is called by name is there");
         object
     }
 
-    /// The client that looks at things when all else is done.
+    /// Returns the client that reads everything at the end.
     fn first_client(&self) -> ClientId {
         self.clients.ids().next().expect("a world has a client")
     }
 
-    /// Goes on to the next phase when nothing of this one is left to be done.
+    /// Begins the next phase when nothing of this one is left to be done.
     fn advance(&mut self) {
         let begun = self.operation_count() >= self.engine.settings.operations;
         let idle = self
@@ -351,17 +351,17 @@ impl<'w, 't> World<'w, 't> {
         }
     }
 
-    /// After the heal, everybody has what there is.
+    /// Judges whether everything is in order some time after the heal.
     fn judge(&mut self) {
         if let Some(reason) = self.pending() {
-            // Whoever reads on, however slowly, is not stuck.
+            // A slow reader that makes progress is not stuck.
             let progress = self.readers.iter().map(Reader::position).sum();
             if progress == self.progress {
                 self.patience = self.patience.saturating_sub(1);
             }
             self.progress = progress;
             if self.patience > 0 {
-                // A page from the cold tier takes its time.
+                // A page from the cold tier takes time.
                 let pause = 5_000 + self.engine.settings.delays.cold_tier * 2;
                 return self.engine.schedule(pause, Event::Judge);
             }
@@ -386,7 +386,7 @@ impl<'w, 't> World<'w, 't> {
         }
     }
 
-    /// Why it is not over yet; `None` when it is.
+    /// Returns why the run is not quiescent, or `None`.
     #[must_use]
     pub fn pending(&self) -> Option<String> {
         for (number, client) in self.clients.named() {

@@ -1,4 +1,4 @@
-//! The stream machine on a simulated object: a turn of it, and what becomes of what the turn says.
+//! An object under test: the stream machine on the simulated platform, and the arrival of requests.
 
 use std::cell::Cell;
 
@@ -40,7 +40,7 @@ pub struct Attachment {
     pub(super) incarnation: Incarnation,
 }
 
-/// What an object asks of others, in the background.
+/// A request to others, in the background.
 #[derive(Debug)]
 pub enum ObjectEffect {
     Put(Put),
@@ -54,7 +54,7 @@ pub enum ObjectEffect {
     },
 }
 
-/// What goes over a connection, and what the object was when it said so.
+/// A message over a connection, and the state of the object when it was sent.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub(super) bytes: Bytes,
@@ -130,7 +130,7 @@ impl Object {
     }
 }
 
-/// How many of the last rows a dump of the state has.
+/// How many of the last rows a dump of the state shows.
 const ROWS_SHOWN: usize = 12;
 
 /// An object has no faults after this many instances, because more show nothing new.
@@ -139,7 +139,7 @@ pub(super) const INSTANCES_MAX: u64 = 200;
 /// A step reads each row a few times at most.
 const STEP_READS_MAX: u64 = 1_000_000;
 
-/// The object's storage, which stops a step that reads without end. Counts in `reads`.
+/// Returns the object's storage, which counts in `reads` and stops a step that reads without end.
 pub(super) fn bounded<'a>(
     store: &'a Store,
     reads: &'a Cell<u64>,
@@ -153,7 +153,7 @@ pub(super) fn bounded<'a>(
     })
 }
 
-/// How many readers are connected to this incarnation.
+/// Returns how many readers are connected to this incarnation.
 pub(super) fn attached(
     connections: &[(ConnectionId, Attachment)],
     incarnation: Incarnation,
@@ -184,7 +184,7 @@ pub(super) fn plain(answer: &Answer) -> Response {
     response(answer, body)
 }
 
-/// Whether an answer has further pages.
+/// Returns whether an answer has further pages.
 pub(super) const fn has_rest(answer: &Answer) -> bool {
     matches!(&answer.body, Body::Plan(plan) if plan.rest.is_some())
 }
@@ -196,7 +196,7 @@ fn parsed(request: &Request, url: &str, settings: &Settings) -> Result<Parsed, m
     } else {
         CacheMode::Shared
     };
-    // As the router tells it.
+    // As the router sends it.
     let header = |name: &str| match name {
         internal_headers::CACHE_MODE => Some(cache_mode.name().to_owned()),
         _ => request.header(name).map(str::to_owned),
@@ -215,7 +215,7 @@ fn parsed(request: &Request, url: &str, settings: &Settings) -> Result<Parsed, m
 }
 
 impl World<'_, '_> {
-    /// A request has come, all but its body.
+    /// Handles the arrival of a request, except for its body.
     pub(super) fn arrive(&mut self, call: CallId) {
         let at = self.calls[call].object;
         let request = self.calls[call].request.clone();
@@ -247,7 +247,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// A request's body is there.
+    /// Handles the arrival of a request's body.
     pub(super) fn body_complete(&mut self, call: CallId) {
         let at = self.calls[call].object;
         let Some(awaits) = self.calls[call].awaits.take() else {
@@ -301,7 +301,7 @@ impl World<'_, '_> {
         );
     }
 
-    /// Whether what was done with so many reads was not stopped for them.
+    /// Judges how often a step has read its storage. Returns whether that was within bounds.
     pub(super) fn ends(&mut self, reads: u64) -> bool {
         self.engine.raise(Watermark::StepReads, reads);
         if reads > STEP_READS_MAX {

@@ -108,7 +108,7 @@ impl World<'_, '_> {
         self.release(at);
     }
 
-    /// One message to each connection of the incarnation.
+    /// Sends one message to each connection of the incarnation.
     pub(super) fn broadcast(&mut self, at: ObjectId, live: &Broadcast, before: Position) {
         let after = Position::of(&self.models[at].state);
         let position = if live.end == Some(machine::StreamEnd::Deleted) {
@@ -169,7 +169,7 @@ pub(super) fn rendered(store: &Store, cold: &Cold, answer: &Answer) -> Result<Re
     }
 }
 
-/// The body of a plan, from what is there at this moment.
+/// Returns the body of a plan, from what is stored now.
 fn render(store: &Store, cold: &Cold, plan: &Plan) -> Result<Bytes, String> {
     let begun = plan.begin(|span| store.frames(span));
     let mut rendering = begun.map_err(|unreadable| unreadable.to_string())?;

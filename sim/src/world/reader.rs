@@ -1,5 +1,5 @@
-//! The reader's side of live reads: an edge that runs the machine's `tail`, and a client behind it
-//! that reads as fast as it likes.
+//! The reader's side of live reads: an edge that runs the machine's `LiveReader`, and a client that
+//! reads fast or slowly.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -28,7 +28,7 @@ pub(super) struct Reader {
     call: CallId,
     request: Rc<Request>,
     slow: bool,
-    /// By how much the edge's clock is ahead.
+    /// How far the edge's clock is ahead.
     ahead: u64,
     tail: Option<LiveReader>,
     class: Class,
@@ -37,7 +37,7 @@ pub(super) struct Reader {
     held: Option<Received>,
     forwarded: Option<Received>,
     connection: Option<ConnectionId>,
-    /// What the object was when it last said anything.
+    /// The state of the object when it last sent anything.
     position: Position,
     queue: VecDeque<(Vec<u8>, Position)>,
     queued_bytes: u64,
@@ -85,12 +85,12 @@ impl Reader {
         }
     }
 
-    /// Its client reads as fast as it can from now on.
+    /// Lets its client read as fast as it can from now on.
     pub(super) const fn hurry(&mut self) {
         self.slow = false;
     }
 
-    /// How far its client has come.
+    /// Returns how far its client has read.
     pub(super) fn position(&self) -> u64 {
         self.follower
             .as_ref()
@@ -98,7 +98,7 @@ impl Reader {
             .unwrap_or(0)
     }
 
-    /// Whether its client still lacks something that the stream has.
+    /// Returns what its client still lacks, or `None`.
     pub(super) fn pending(&self, model: &Model) -> Option<String> {
         let follower = self
             .follower
@@ -123,7 +123,7 @@ impl Reader {
 }
 
 impl World<'_, '_> {
-    /// An edge asks the stream, for the first time or again from a position.
+    /// Sends the edge's request, for the first time or again from an offset.
     pub(super) fn connect(&mut self, reader: ReaderId, from: Option<Offset>) {
         let it = &mut self.readers[reader];
         if it.left && it.tail.is_none() {
@@ -144,7 +144,7 @@ impl World<'_, '_> {
         self.send(call);
     }
 
-    /// A connection attempt was answered.
+    /// Handles the answer to a connection attempt.
     pub(super) fn connected(&mut self, reader: ReaderId, received: Received) {
         let head = received
             .response
@@ -233,7 +233,7 @@ impl World<'_, '_> {
             );
         }
         let mut follower = Follower::new(position, incarnation, binary);
-        // What is told is beyond what is asked with.
+        // The server's cursor is beyond the client's.
         follower.cursor = it
             .request
             .parameter("cursor")
@@ -248,7 +248,7 @@ impl World<'_, '_> {
         self.advance();
     }
 
-    /// A connection attempt was not answered, or the edge cannot reach the object.
+    /// Handles that a connection attempt failed, or that the edge cannot reach the object.
     pub(super) fn unanswered(&mut self, reader: ReaderId) {
         self.engine.cover(Situation::ConnectFailed);
         self.engine
@@ -339,7 +339,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// The client leaves in the middle of it.
+    /// Lets the client leave before the response ends.
     pub(super) fn leave(&mut self, reader: ReaderId) {
         let it = &mut self.readers[reader];
         if it.over || it.left {
@@ -357,7 +357,7 @@ impl World<'_, '_> {
         self.finish(operation);
     }
 
-    /// One input to the machine of the reader's side, and what it asks for.
+    /// Passes one input to the live reader, and carries out its effects.
     fn step(&mut self, reader: ReaderId, input: Input) {
         let jitter = if self.engine.settings.limits.reconnect_base_ms == 0 {
             0
@@ -455,7 +455,7 @@ impl World<'_, '_> {
         self.after_step(reader, emitted);
     }
 
-    /// Hands on what was written, tells the machine whether there is room, and sets the timer.
+    /// Passes on what was written, tells the live reader whether there is room, and sets the timer.
     fn after_step(&mut self, reader: ReaderId, emitted: bool) {
         if !self.readers[reader].slow {
             while self.read_chunk(reader) {}
@@ -491,7 +491,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// A timer of the edge; never early, and its order among others is its own.
+    /// Schedules the edge's timer. It is never early.
     fn schedule_timer(&mut self, at: u64, reader: ReaderId) {
         self.engine.schedule_at(at, Event::Tick { reader });
     }
@@ -518,7 +518,7 @@ impl World<'_, '_> {
         self.after_step(reader, false);
     }
 
-    /// The client reads one chunk of its event stream.
+    /// Lets the client read one chunk. Returns whether there may be another.
     fn read_chunk(&mut self, reader: ReaderId) -> bool {
         let it = &mut self.readers[reader];
         let Some((bytes, state)) = it.queue.pop_front() else {
@@ -590,7 +590,7 @@ impl World<'_, '_> {
         true
     }
 
-    /// The client of a long-poll gets its answer.
+    /// Gives a long-poll its answer.
     fn hand_over(&mut self, reader: ReaderId, response: Response) {
         let it = &mut self.readers[reader];
         it.over = true;
@@ -622,7 +622,7 @@ impl World<'_, '_> {
         );
     }
 
-    /// What is wrong with a long-poll's answer that came by way of the reader's side.
+    /// Returns what is wrong with a long-poll's answer from the edge, or `None`.
     fn fault_in_long_poll(&self, reader: ReaderId, response: &Response) -> Option<String> {
         let it = &self.readers[reader];
         if response.status >= 400 {
@@ -645,8 +645,7 @@ impl World<'_, '_> {
             .as_ref()
             .is_some_and(|held| held.position.incarnation() != it.position.incarnation())
         {
-            // Dialled again, it reached another stream under the same name, which answered for
-            // itself.
+            // It reconnected to another stream of the same name, which answered for itself.
             return None;
         }
         let start = start.unwrap_or(next);

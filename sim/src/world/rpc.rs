@@ -1,5 +1,5 @@
-//! Messages of objects to the registry's object and to the admin index: lost, late, in copies and
-//! out of order, and their answers, too.
+//! Messages from objects to the registry and to the admin index. Messages and answers are lost,
+//! late, duplicated or reordered.
 
 use std::rc::Rc;
 
@@ -13,12 +13,12 @@ use crate::ids::{CallId, ObjectId, RpcId};
 use crate::oracles::Oracle;
 use crate::request::Request;
 
-/// What can happen to a message.
+/// An event of a message.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// The index executes it.
     Execute { rpc: RpcId },
-    /// Its sender learns what came of it, or that nobody knows.
+    /// The sender learns the outcome, or that it is unknown.
     Finished { rpc: RpcId, status: Option<u16> },
 }
 
@@ -29,16 +29,16 @@ pub(super) struct Rpc {
     instance: u64,
     effect: EffectId,
     statements: Rc<Vec<Statement>>,
-    /// Whether its answer gets back.
+    /// Whether its answer arrives.
     is_answered: bool,
     executed: bool,
     finished: bool,
 }
 
-/// What becomes of a message.
+/// What happens to a message.
 #[derive(Clone, Copy, Debug)]
 struct Fate {
-    /// How often it gets there.
+    /// How many times it arrives.
     copies: u64,
     is_late: bool,
     is_answered: bool,
@@ -46,7 +46,7 @@ struct Fate {
     fails: bool,
 }
 
-/// One line for the trace.
+/// Returns one line for the trace.
 fn summary(message: &Message) -> String {
     match message {
         Message::Registry(request) => {
@@ -160,7 +160,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// The index takes a message.
+    /// Lets the index execute a message.
     fn execute(&mut self, rpc: RpcId) {
         let it = &mut self.rpcs[rpc];
         if core::mem::replace(&mut it.executed, true) {
@@ -192,7 +192,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// The registry has answered a message.
+    /// Handles the registry's answer to a message.
     pub(super) fn message_answered(&mut self, rpc: RpcId, call: CallId, received: &Received) {
         let status = received.response.status;
         self.engine.note("message", || {
@@ -208,7 +208,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// The registry has not answered.
+    /// Handles that the registry does not answer.
     pub(super) fn message_lost(&mut self, rpc: RpcId) {
         self.finished(rpc, None);
     }

@@ -1,4 +1,4 @@
-//! A dead instance that goes on with what it had begun.
+//! An instance that has died and still finishes a request that it had begun.
 
 use std::cell::Cell;
 
@@ -16,7 +16,7 @@ use crate::model::{State, TurnFacts};
 use crate::oracles::{Oracle, Position};
 use crate::platform::Clock;
 
-/// What a dead instance goes on with.
+/// The memory of an instance that has died.
 #[derive(Debug)]
 pub(super) struct StaleInstance {
     pub(super) stream: Option<Stream>,
@@ -25,8 +25,7 @@ pub(super) struct StaleInstance {
 }
 
 impl World<'_, '_> {
-    /// A dead instance goes on with a request that it had begun: it may compute, but never touch
-    /// its storage.
+    /// Lets a dead instance finish a request. It may compute, but it must not touch its storage.
     pub(super) fn continue_stale(
         &mut self,
         call: CallId,
