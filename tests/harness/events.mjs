@@ -11,7 +11,9 @@ const wireKept = 256 * 1024;
 /** Splits text into events. `feed` accepts pieces of any size. */
 export class EventParser {
   #decoder = new StringDecoder("utf8");
-  #pending = "";
+  /** The beginning of a line whose end has not arrived. */
+  #parts = [];
+  #carriageReturn = "";
   #type = "";
   #lines = [];
   #id = "";
@@ -22,18 +24,23 @@ export class EventParser {
   }
 
   feed(bytes) {
-    this.#pending += this.#decoder.write(bytes);
+    const text = this.#carriageReturn + this.#decoder.write(bytes);
+    this.#carriageReturn = "";
     let start = 0;
-    for (let index = 0; index < this.#pending.length; index += 1) {
-      const character = this.#pending[index];
+    for (let index = 0; index < text.length; index += 1) {
+      const character = text[index];
       if (character !== "\n" && character !== "\r") continue;
       // A final carriage return may be half of a CRLF. The next piece decides.
-      if (character === "\r" && index + 1 === this.#pending.length) break;
-      this.#line(this.#pending.slice(start, index));
-      if (character === "\r" && this.#pending[index + 1] === "\n") index += 1;
+      if (character === "\r" && index + 1 === text.length) {
+        this.#carriageReturn = character;
+        break;
+      }
+      this.#line(this.#parts.join("") + text.slice(start, index));
+      this.#parts = [];
+      if (character === "\r" && text[index + 1] === "\n") index += 1;
       start = index + 1;
     }
-    this.#pending = this.#pending.slice(start);
+    this.#parts.push(text.slice(start, text.length - this.#carriageReturn.length));
   }
 
   #line(line) {

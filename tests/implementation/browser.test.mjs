@@ -127,7 +127,7 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
     }
   });
 
-  test("the same page runs its script without the headers, so the tests above can fail", async () => {
+  test("without the headers the same page runs its script", async () => {
     const target = await Stream.create(server.url, { body: "touched by a " });
     const [contentType, content] = hostile["HTML with a script"];
     const other = http.createServer((_, response) =>
@@ -140,7 +140,7 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
     expect((await target.get()).text).toBe("touched by a script");
   });
 
-  test("a page of an unlisted origin can neither read nor write, even by a simple request", async () => {
+  test("a page of an unlisted origin can neither read nor write", async () => {
     const guarded = await startServer({ env: { CORS_ORIGINS: "https://app.example" } });
     onTestFinished(() => guarded.stop());
     const target = await Stream.create(guarded.url, { body: "untouched" });
@@ -168,7 +168,7 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
     expect((await target.get()).text).toBe("untouched");
   });
 
-  test("a page of any origin reads and writes by default, with the headers of libraries", async () => {
+  test("by default a page of any origin reads and writes, with libraries' headers", async () => {
     const target = await Stream.create(server.url, { body: "abc" });
     const other = http.createServer((_, response) =>
       response.setHeader("Content-Type", "text/html").end("<!doctype html>"),

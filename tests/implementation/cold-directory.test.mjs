@@ -313,7 +313,7 @@ describe.runIf(shell === "server")("an S3", () => {
     expect(performance.now() - begun).toBeLessThan(5_000);
   });
 
-  test("that fails in the middle of a page cuts the client off, and the client reads on", async () => {
+  test("that fails in the middle of a page cuts the client off, which reads on", async () => {
     const server = await serve({
       cold: "s3",
       env: { MAX_CHUNK_BYTES: 1 << 20, INDEX_STEP_BYTES: 1_000 },

@@ -113,7 +113,7 @@ describe("AUTH_TOKEN", () => {
     ["the token under another scheme", { Authorization: `Basic ${token}` }],
   ];
 
-  test("every request without the right token is answered 401 with the way to authenticate", async () => {
+  test("a request without the right token is answered 401 with WWW-Authenticate", async () => {
     const base = await guarded();
     const stream = new Stream(base);
     expect((await stream.put({ body: "abc", headers: authorized })).status).toBe(201);

@@ -152,7 +152,7 @@ describe.skipIf(shell === "server")("the edge cache", () => {
     expect((await short.get()).text).toBe("new");
   });
 
-  test("with AUTH_TOKEN nothing is cached, and a client without the token gets nothing", async () => {
+  test("with AUTH_TOKEN nothing is cached, or answered without the token", async () => {
     const stream = await filled(await serve({ AUTH_TOKEN: token }), authorized);
     for (let time = 0; time < 3; time += 1) {
       const answer = await stream.get("", authorized);

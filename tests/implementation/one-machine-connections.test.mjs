@@ -51,7 +51,7 @@ const post = (stream, length, more = "") =>
   `POST ${stream.path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: ${length}\r\n${more}\r\n`;
 
 describe.runIf(shell === "server")("bodies", () => {
-  test("clients that announce large bodies and send single bytes do not block other writers", async () => {
+  test("clients that announce large bodies and send little do not block others", async () => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     const slow = range(17).map(() => connect(server));
@@ -61,7 +61,7 @@ describe.runIf(shell === "server")("bodies", () => {
       expect((await stream.append("abc")).status).toBe(204);
   });
 
-  test("when there is no room, the newest large body is refused, and small ones are accepted", async () => {
+  test("without room, the newest large body is refused, and small ones pass", async () => {
     const server = await serve({ BODIES_BYTES_MAX: 3 * mebibyte });
     const stream = await Stream.create(server.url);
     const large = [];
@@ -109,7 +109,7 @@ describe.runIf(shell === "server")("bodies", () => {
 });
 
 describe.runIf(shell === "server")("answers", () => {
-  test("clients that never read are limited to the room for answers, and others can read", async () => {
+  test("clients that never read stay within the room, and others can read", async () => {
     const server = await serve({ PAGES_BYTES_MAX: 8 * mebibyte });
     const stream = await Stream.create(server.url, { body: Buffer.alloc(mebibyte, "x") });
     const small = await Stream.create(server.url, { body: Buffer.alloc(100_000, "y") });

@@ -181,7 +181,7 @@ describe.runIf(shell === "server")("commits", () => {
     expect(commits).toBeLessThan((connections * each) / 2);
   });
 
-  test("a failed turn undoes only itself, and the turns that shared its commit are repeated", async () => {
+  test("a failed turn undoes only itself, and its batch is repeated", async () => {
     const server = await serve({});
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const answers = await Promise.all(
@@ -245,7 +245,7 @@ describe.runIf(shell === "server")("bounds", () => {
     expect(answer.headers["cache-control"]).toMatch(/\bno-store\b/);
   }
 
-  test("live readers beyond the bound are answered 503, and get a place when another leaves", async () => {
+  test("live readers beyond the bound are answered 503 until another leaves", async () => {
     const server = await serve({ READERS_MAX: 2 });
     const stream = await Stream.create(server.url);
     const readers = [await stream.events("-1"), await stream.events("-1")];

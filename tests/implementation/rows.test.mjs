@@ -33,7 +33,7 @@ async function rowsWritten(stream, act) {
 describe.runIf(shell === "worker")("creation", () => {
   // Two tables of two rows each, the stream's row, and that row again once the registry has the
   // event.
-  test("a stream that is not used again costs six rows, and one alarm that is removed", async () => {
+  test("a stream that is not used again costs six rows and one removed alarm", async () => {
     const stream = await Stream.create(server.url);
     await eventually(
       "the registry has the event",
@@ -48,7 +48,7 @@ describe.runIf(shell === "worker")("creation", () => {
 
 describe.runIf(shell === "worker")("creation with R2 and D1", () => {
   // As above, and the stream's row once more when the index has the stream.
-  test("a stream that is not used again costs seven rows, and one alarm that is removed", async () => {
+  test("a stream that is not used again costs seven rows and one removed alarm", async () => {
     const own = await startServer({ cold: true });
     onTestFinished(() => own.stop());
     const stream = await Stream.create(own.url);

@@ -1,10 +1,10 @@
 // Run by hand: node tests/performance/bench.mjs
 //
-// (a) Appends of 100 bytes against a minimal Durable Object that inserts one row for each POST, in
-// the same runtime, turn by turn in one run. (b) The time from the beginning of an append to its
-// arrival at SSE readers.
+// (a) Appends of 100 bytes, compared with a minimal Durable Object that inserts one row for each
+//     POST. Both run in the same runtime, in alternating turns.
+// (b) The time from the start of an append to its arrival at SSE readers.
 //
-// On a small machine client and server share the processors: the ratios are worth more than the
+// On a small machine client and server share the processors, so that ratios say more than absolute
 // figures.
 
 import { readFileSync } from "node:fs";
@@ -49,8 +49,7 @@ async function sequentialMs(base) {
   return { p50: median(times), p95: quantile(times, 0.95) };
 }
 
-// User and system time of a process, by the clock of 100 ticks a second that Linux keeps. Elsewhere
-// it is not known.
+// User and system time of a process, from Linux's clock of 100 ticks a second. Unknown elsewhere.
 function processorMs(pid) {
   if (process.platform !== "linux") return NaN;
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
@@ -120,8 +119,7 @@ async function comparison() {
 }
 
 /**
- * A reader on a raw socket that only looks for the marks which the benchmark writes into its
- * appends.
+ * A reader on a raw socket. It only looks for the marks that the benchmark puts into its appends.
  */
 class Watcher {
   arrivals = new Map();

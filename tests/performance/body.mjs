@@ -1,10 +1,9 @@
-// How much memory one large append takes of an isolate: `node tests/performance/body.mjs
-// [BUNDLE..]`.
+// Measures the memory of an isolate that one large append takes:
+// `node tests/performance/body.mjs [BUNDLE..]`.
 //
-// Each bundle (a directory, `target/worker` by default) runs in a workerd of its own for each row
-// of the table. The figure is how far the process has grown at its highest, beyond what it had
-// before, in sizes of the body. An earlier commit's bundle beside this one's shows before and
-// after.
+// Each bundle (a directory, `target/worker` by default) runs in a new workerd for each row of the
+// table. The figure is the peak growth of the process, as a multiple of the body's size. To compare
+// with an earlier commit, pass its bundle as well.
 
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -57,7 +56,7 @@ async function measure(bundle, { contentType, body }) {
     for (let count = 0; count < 200; count += 1) await warm.append(small);
     const stream = await Stream.create(worker.url, { contentType });
     const { now } = await memory(worker.pid);
-    // From here on the highest is counted anew.
+    // Resets the peak.
     await writeFile(`/proc/${worker.pid}/clear_refs`, "5");
     const began = performance.now();
     const answer = await request(worker.url, stream.path, {

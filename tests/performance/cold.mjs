@@ -1,13 +1,12 @@
 // Run by hand: node tests/performance/cold.mjs [offsets] [rows] [middle] [catch-up]
 //
-// Figures of cold storage, on R2 and D1 as wrangler runs them, in the same process as the server;
-// with TEST_SHELL=server those that the server for one machine has (all but rows), catching up from
-// its directory:
+// Measures cold storage on R2 and D1 as wrangler runs them, in the server's process. With
+// TEST_SHELL=server it measures the server for one machine, which has no rows, with its directory.
 //
-// offsets   every offset that 16 writers were given is read from, with tiny segments rows      rows
-// written, R2 operations and dollars for a million appends of 100 bytes, at default limits middle
-// what a read from the middle of a 64 MiB segment fetches catch-up  the speed and the memory of
-// reading 64 and 256 MiB, all of it cold
+// offsets   every offset that 16 writers were given is read from, with tiny segments
+// rows      rows, R2 operations and dollars for a million appends of 100 bytes, at default limits
+// middle    the bytes that a read from the middle of a 64 MiB segment fetches
+// catch-up  the speed and the memory of reading 64 and 256 MiB of cold data
 
 import http from "node:http";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -36,8 +35,8 @@ async function withServer(options, act) {
 const segmentsOf = (server, stream) => server.coldTier.segmentsOf(stream);
 
 /**
- * Segments that are stored, and puts that have been tried: the released server tells less than the
- * one for tests.
+ * The stored segments and the number of puts. The released server has fewer statistics than the one
+ * for tests.
  */
 const storedCount = async (server, stream) =>
   (shell === "server"
@@ -149,7 +148,7 @@ async function rows() {
     );
     const puts = counts.put.operations / inSegments;
     const rowsRead = (after.rows_read - before.rows_read) / count;
-    // Dollars for a million, as the platform's price lists say: requests to the Worker and to the
+    // Dollars for a million appends by the platform's prices: requests to the Worker and to the
     // object, 1.5 ms of processor and 5 ms of the object's time for each, rows, and puts. Alarms
     // are billed as rows and as requests.
     const dollars = {
@@ -212,14 +211,14 @@ async function middle() {
   });
 }
 
-// Peak and present resident memory, as Linux tells them.
+// Peak and present resident memory, from Linux.
 function memory(pid) {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
   const mebibytes = (name) => Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)[1]) / 1024;
   return { peak: mebibytes("VmHWM"), now: mebibytes("VmRSS") };
 }
 
-/** Reads a stream to its end without keeping it. */
+/** Reads a stream to its end and discards it. */
 async function drain(server, stream) {
   let [total, pages] = [0, 0];
   for (let next = "-1"; ;) {
@@ -233,7 +232,7 @@ async function drain(server, stream) {
 }
 
 async function catchUp() {
-  // Not on a disk in memory.
+  // Uses a real disk, not a file system in memory.
   const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-catch-up-"));
   await withServer(
     {
@@ -257,7 +256,7 @@ async function catchUp() {
         const filled = performance.now() - began;
         const puts = (await putCount(server)) - before;
         const start = memory(server.pid).now;
-        // Begins to count the peak anew.
+        // Resets the peak.
         writeFileSync(`/proc/${server.pid}/clear_refs`, "5");
         const begun = performance.now();
         const { total, pages } = await drain(server, stream);

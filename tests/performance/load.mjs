@@ -1,5 +1,5 @@
-// A load generator that takes little of the processor: raw sockets, requests that are built once,
-// answers that are barely parsed.
+// A load generator that needs little processor time: it uses raw sockets, builds requests once, and
+// hardly parses answers.
 
 import net from "node:net";
 

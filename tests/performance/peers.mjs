@@ -1,8 +1,8 @@
-// Run by `cargo xtask perf --peers`, which installs and builds what is compared: this server beside
-// others of the same protocol, on the same disk, by the same load generators, in turns. What is
-// measured, and what came of it: tests/performance/README.md
+// Compares this server with other servers of the same protocol, on the same disk, with the same
+// load generators, in turns. `cargo xtask perf --peers` installs and builds the servers, and runs
+// this. tests/performance/README.md has the measurements and the results.
 //
-// On a small machine client and server share the processors: the ratios are worth more than the
+// On a small machine client and server share the processors, so that ratios say more than absolute
 // figures.
 
 import { execFile, spawn } from "node:child_process";
@@ -53,7 +53,7 @@ const fanOuts = [
   { readers: 1_000, appends: 60 },
 ];
 const quietStreams = 5_000;
-// More at once would make the Node reference fail (see `appendLoad`).
+// With more, the Node reference fails (see `appendLoad`).
 const quietWriters = 2;
 const quietReaders = 1_000;
 const settleMs = 1_500;
@@ -90,7 +90,7 @@ async function remove(server, name) {
   );
 }
 
-/** How many bytes a stream holds, by reading all of it. */
+/** Reads a stream, and returns its length. */
 async function stored(server, name) {
   let offset = "-1";
   let bytes = 0;
@@ -103,8 +103,7 @@ async function stored(server, name) {
   }
 }
 
-// User and system time of a process with all its threads, by the clock of 100 ticks a second that
-// Linux keeps.
+// User and system time of a process with all its threads, from Linux's clock of 100 ticks a second.
 function processorMs(pid) {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
   return (Number(fields[11]) + Number(fields[12])) * 10;
@@ -116,8 +115,7 @@ function residentBytes(pid) {
 }
 
 /**
- * One run of wrk: what it has counted. Fails when anything was answered but with success, or not at
- * all.
+ * Runs wrk, and returns its counts. Throws if any request failed or was not answered.
  */
 async function load(
   server,
@@ -161,7 +159,8 @@ async function load(
 }
 
 /**
- * Appends under load, and whether what was acknowledged is there, and nothing that was not sent.
+ * Appends under load. Then checks that everything acknowledged is stored, and nothing that was not
+ * sent.
  */
 async function appendLoad(server, name, connections, streams, lasting) {
   for (const stream of range(streams)) await create(server, `${name}${stream + 1}`);
@@ -176,14 +175,14 @@ async function appendLoad(server, name, connections, streams, lasting) {
   let bytes = 0;
   for (const stream of range(streams)) bytes += await stored(server, `${name}${stream + 1}`);
   const appended = bytes / appendBytes;
-  // What is under way at the end is stored and not counted.
+  // Requests that run at the end are stored but not counted.
   if (appended < counted.requests || appended > counted.requests + connections) {
     throw new Error(
       `${server.name}: ${counted.requests} appends were acknowledged and ${appended} are stored`,
     );
   }
-  // The Node reference keeps 100 files open, and answers 404 to appends when there are more streams
-  // and it closes one under them.
+  // The Node reference keeps 100 files open. With more streams, it answers 404 to an append whose
+  // file it closes meanwhile.
   for (const stream of range(streams)) await remove(server, `${name}${stream + 1}`);
   return counted;
 }
@@ -256,7 +255,7 @@ async function fanOutTimes(server) {
   return results;
 }
 
-/** Acts while so many readers wait at the tail of a stream. */
+/** Runs `act` while `count` readers wait at the tail of a stream. */
 async function withReaders(server, name, readers, act) {
   const child = spawn(fanOut, [...fanOutParameters(server, name, readers), "--hold"], {
     stdio: ["pipe", "pipe", "inherit"],
@@ -312,8 +311,7 @@ async function memory(server) {
 }
 
 /**
- * What a process asks of the kernel while `act` runs, in numbers of calls; it is not slowed by
- * being counted.
+ * Counts the system calls of a process while `act` runs, without slowing it down.
  */
 async function counted(pid, calls, act) {
   const directory = await mkdtemp(path.join(os.tmpdir(), "durable-streams-calls-"));
@@ -344,7 +342,7 @@ async function counted(pid, calls, act) {
   }
 }
 
-/** How often the disk is waited for. */
+/** The number of waits for the disk. */
 async function syncs(server) {
   const waits = ["fsync", "fdatasync", "sync", "syncfs", "sync_file_range", "msync"];
   const results = {};
@@ -376,7 +374,7 @@ const groups = [
   { name: "syncs", measure: syncs, rounds: 1 },
 ];
 
-// Rounds go through all servers, and begin with another each time.
+// Each round measures all servers, and starts with another one.
 async function measured() {
   const results = {};
   const begun = Date.now();

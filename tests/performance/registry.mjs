@@ -1,13 +1,13 @@
 // Run by hand: node tests/performance/registry.mjs [events]
 //
-// What events of the registry (1,000,000 unless told otherwise) cost to store and to read. With
-// TEST_SHELL=server on the server for one machine, otherwise on workerd with R2 and D1 as wrangler
-// runs them; it talks to loopback only.
+// Measures what events of the registry (1,000,000 by default) cost to store and to read. It uses
+// the server for one machine with TEST_SHELL=server, and otherwise workerd with R2 and D1 as
+// wrangler runs them. It uses loopback only.
 //
-// 500 streams are created and deleted first, for the real events, and for the rows that a stream
-// itself writes. No client may write to the registry, so the events are then appended to another
-// stream as the objects append them to a shard: one POST for each, with a producer of its own.
-// Last, all of them are read, with an answer for everything and in pages.
+// It first creates and deletes 500 streams, to get real events and the rows that a stream writes.
+// No client can write to the registry, so it then appends the events to another stream as objects
+// append them to a shard: one POST for each, with its own producer. Last, it reads all of them, in
+// one answer and in pages.
 
 import { randomBytes } from "node:crypto";
 import { readdir, stat } from "node:fs/promises";
@@ -24,7 +24,7 @@ const streams = 500;
 const connectionCount = 32;
 const patience = { timeoutMs: 300_000 };
 const onServer = shell === "server";
-// What one event begins with.
+// The beginning of an event.
 const mark = Buffer.from('{"type":"stream"');
 
 /** Bytes of the files below a directory. */
@@ -52,7 +52,7 @@ async function inParallel(items, act) {
   await Promise.all(Array.from({ length: connectionCount }, work));
 }
 
-/** Real events, and what a stream's own object writes for its creation and its end. */
+/** Returns real events, and the rows that a stream's object writes for its creation and its end. */
 async function realEvents(base) {
   const names = Array.from(
     { length: streams },
@@ -63,7 +63,7 @@ async function realEvents(base) {
   const registry = new Stream(base, "__registry__", "application/json");
   const told = (least) =>
     eventually(
-      "the registry to be told",
+      "the registry to have the events",
       async () =>
         (await registry.head()).status === 200 && (await registry.messages()).length >= least,
       patience,
@@ -111,7 +111,7 @@ async function append(base, stream, events) {
   return (performance.now() - begun) / 1_000;
 }
 
-/** Reads everything: requests, bytes, events, seconds. */
+/** Reads everything. Returns requests, bytes, events and seconds. */
 async function read(stream) {
   const begun = performance.now();
   const total = { requests: 0, bytes: 0, events: 0 };
@@ -136,7 +136,7 @@ async function read(stream) {
   return { ...total, seconds: (performance.now() - begun) / 1_000 };
 }
 
-/** Waits until nothing more is moved to cold storage. */
+/** Waits until no more data moves to cold storage. */
 async function untilQuiet(directory) {
   let size = -1;
   for (let quiet = 0, tries = 0; quiet < 3 && tries < 120; tries += 1) {

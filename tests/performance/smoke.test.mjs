@@ -1,4 +1,4 @@
-// A quick look at latency: the median and the 95th percentile of appends and reads, against a
+// Measures the median and the 95th percentile of the latency of appends and reads, against a
 // budget.
 //
 // PERF_BASE_URL          measure this server instead of one of our own; the budget is then enforced

@@ -5,7 +5,7 @@ export default defineConfig({
   test: {
     root: fileURLToPath(new URL("../..", import.meta.url)),
     include: ["tests/performance/**/*.test.mjs"],
-    // Each file starts a server of its own; side by side they would only measure each other.
+    // Each file starts its own server. In parallel they would disturb each other's timing.
     fileParallelism: false,
     maxConcurrency: 20,
     testTimeout: 60_000,

@@ -317,7 +317,7 @@ export const rows = [
   ].flatMap(([contentType, body]) => [
     {
       section: "5.8",
-      clause: `a closed stream of ${contentType} ends with streamClosed and upToDate, and without a cursor`,
+      clause: `a closed stream of ${contentType} ends with streamClosed and upToDate`,
       async check({ base }) {
         const stream = await Stream.create(base, {
           contentType,
@@ -336,7 +336,7 @@ export const rows = [
     },
     {
       section: "5.8",
-      clause: `at the end of a closed stream of ${contentType} one control event says so, then the answer ends`,
+      clause: `a read at the end of a closed ${contentType} stream is one control event`,
       async check({ base }) {
         const stream = await Stream.create(base, {
           contentType,

@@ -1,5 +1,5 @@
-// The servers that are compared, each with what it takes to make it answer an append only once it
-// is on disk, and nothing else set.
+// The servers to compare. Each is configured to answer an append only when it is on disk, and
+// otherwise has its defaults.
 
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -28,8 +28,8 @@ const nodeReference = `
 `;
 
 /**
- * `start` says what is run on a port and a directory; `options` what a reader of the figures is to
- * know of it.
+ * `start` returns the command for a port and a directory. `options` describes the configuration for
+ * readers of the figures.
  */
 export const servers = [
   {
@@ -95,7 +95,7 @@ function connects(port) {
   });
 }
 
-/** Starts a server on an empty directory, which goes with it. */
+/** Starts a server on an empty directory, which is removed with it. */
 export async function startPeer(server) {
   await mkdir(scratch, { recursive: true });
   const directory = await mkdtemp(path.join(scratch, "data-"));
@@ -130,7 +130,7 @@ export async function startPeer(server) {
   process.once("exit", killWithParent);
   exited.then(() => process.off("exit", killWithParent));
   const stop = async () => {
-    // Its data goes with it: it need not end well.
+    // Its data is removed, so it need not end cleanly.
     child.kill("SIGKILL");
     await exited;
     await rm(directory, { recursive: true, force: true });

@@ -1,4 +1,4 @@
-//! Opens SSE readers on a stream, and tells when an append has come to the last of them.
+//! Opens SSE readers on a stream, and reports when an append has reached the last of them.
 //!
 //! One thread for all of it: with a thousand readers a generator that does more for each arrival
 //! would be what is measured.
@@ -143,7 +143,7 @@ async fn run(arguments: &Arguments) -> Result<serde_json::Value> {
     Ok(json!({ "readers": arguments.readers, "last_ms": lasts, "answer_ms": answers }))
 }
 
-/// Opens a reader, and reads up to where it is told that there is no more.
+/// Opens a reader, and reads until it is up to date.
 async fn attach(arguments: &Arguments) -> Result<TcpStream> {
     let socket = connect(arguments.address).await?;
     let request = format!(
@@ -176,7 +176,7 @@ async fn watch(socket: TcpStream, shared: Rc<Shared>) -> Result<()> {
         read(&socket, &mut text).await?;
         let mark = shared.mark.borrow();
         if contains(&text, &mark) {
-            ensure!(*found != **mark, "a reader was told twice");
+            ensure!(*found != **mark, "a reader got a mark twice");
             found.clone_from(&mark);
             text.clear();
             let missing = shared.missing.get() - 1;
