@@ -6,6 +6,7 @@ use crate::live_reader::RECONNECT_DOUBLINGS_MAX;
 use crate::plan::FRAME_OVERHEAD;
 use crate::table::Row;
 
+const MILLIS_PER_SECOND: u64 = 1_000;
 const DAY_MS: u64 = 86_400_000;
 const YEAR_MS: u64 = 365 * DAY_MS;
 /// A year. Longer ages mean nothing more to caches.
@@ -220,7 +221,7 @@ impl Limits {
     /// leaves behind after the grace period is never collected.
     #[must_use]
     pub fn put_time_ms(&self, bytes: u64, attempt: u64) -> u64 {
-        let transfer = bytes.saturating_mul(1_000) / self.put_bytes_per_s_min;
+        let transfer = bytes.saturating_mul(MILLIS_PER_SECOND) / self.put_bytes_per_s_min;
         let doublings = attempt.saturating_sub(1).min(self.put_doublings_max);
         let time = self
             .put_timeout_ms

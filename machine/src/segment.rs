@@ -37,6 +37,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::SAFE_INTEGER_MAX;
 use crate::plan::{self, ColdPart, CorruptionError, Span};
 use crate::rows::{Garbage, HotTable, Incarnation, RowKey};
 use crate::storage::hot_table::HotTableReader;
@@ -47,9 +48,23 @@ const MAGIC: [u8; 4] = *b"DSsg";
 const MAGIC_END: [u8; 4] = *b"DSsx";
 const VERSION: u8 = 1;
 const CHECK_BYTES: usize = 4;
-/// Bytes of the head before the context.
+/// Bytes of the head before the context. It begins with the magic, the version, whether the body
+/// consists of frames, and two bytes of 0.
 const FIXED_HEAD_BYTES: usize = 28;
+/// Where the fields of the head are.
+const FRAMED_AT: usize = 5;
+const INCARNATION_AT: usize = 8;
+const SEGMENT_AT: usize = 16;
+const CONTEXT_LENGTH_AT: usize = 24;
+/// The trailer is the length of the index, its checksum, and the magic at the end.
 const TRAILER_BYTES: usize = 12;
+const LENGTH_BYTES: usize = 4;
+
+/// A varint has this many bits of its number in each byte. A further bit says that more follow.
+const VARINT_BITS: usize = 7;
+const VARINT_MORE: u8 = 1 << VARINT_BITS;
+/// An entry is two varints.
+const ENTRY_BYTES_MIN: u64 = 2;
 
 /// Each part of a key can be a file or directory name, which has at most 255 bytes. The stream's
 /// name may be longer; it can be cut because the incarnation makes the key unique.
@@ -403,10 +418,9 @@ impl Index {
             (number()?, number()?, number()?, number()?, number()?);
         let whole = block > 0
             && (framed == 1 || body_bytes == units)
-            && head_bytes < 1 << 53
-            && body_bytes < 1 << 53;
-        // An entry has at least two bytes.
-        if !whole || count == 0 || count > bytes.len() as u64 / 2 {
+            && head_bytes <= SAFE_INTEGER_MAX
+            && body_bytes <= SAFE_INTEGER_MAX;
+        if !whole || count == 0 || count > bytes.len() as u64 / ENTRY_BYTES_MIN {
             return Err(NO_INDEX);
         }
         let mut entries = Vec::new();
@@ -545,9 +559,10 @@ impl Index {
 }
 
 fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(u8::try_from(number & 0x7f).expect("seven bits fit into a byte") | 0x80);
-        number >>= 7;
+    while number >= u64::from(VARINT_MORE) {
+        let bits = number % u64::from(VARINT_MORE);
+        bytes.push(u8::try_from(bits).expect("seven bits fit into a byte") | VARINT_MORE);
+        number >>= VARINT_BITS;
     }
     bytes.push(u8::try_from(number).expect("seven bits fit into a byte"));
 }
@@ -555,15 +570,16 @@ fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
 /// Decodes a varint. Rejects overlong encodings, so that equal indexes have equal bytes.
 fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
+    for shift in (0..u64::BITS).step_by(VARINT_BITS) {
         let (byte, rest) = bytes.split_first()?;
         *bytes = rest;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 || shift > 0 && *byte == 0 {
+        let bits = u64::from(byte % VARINT_MORE);
+        // The last byte has room for fewer bits.
+        if bits > u64::MAX >> shift || shift > 0 && *byte == 0 {
             return None;
         }
         number |= bits << shift;
-        if byte & 0x80 == 0 {
+        if byte & VARINT_MORE == 0 {
             return Some(number);
         }
     }
@@ -591,19 +607,22 @@ pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
     const NO_SEGMENT: CorruptionError = CorruptionError::new("the object is not a segment");
     let number = |at: usize| {
         let bytes = object
-            .get(at..at + 4)
-            .and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+            .get(at..at + LENGTH_BYTES)
+            .and_then(|bytes| <[u8; LENGTH_BYTES]>::try_from(bytes).ok());
         bytes.map(u32::from_le_bytes).ok_or(SHORT)
     };
-    let long = |at: usize| Ok(u64::from(number(at)?) | u64::from(number(at + 4)?) << 32);
+    let long = |at: usize| {
+        let (low, high) = (number(at)?, number(at + LENGTH_BYTES)?);
+        Ok(u64::from(low) | u64::from(high) << u32::BITS)
+    };
     let length = |value: u32| usize::try_from(value).map_err(|_| SHORT);
-    if object.get(..8).ok_or(SHORT)? != [&MAGIC[..], &[VERSION, object[5], 0, 0]].concat()
-        || object[5] > 1
-    {
+    let start = object.get(..INCARNATION_AT).ok_or(SHORT)?;
+    let framed = start[FRAMED_AT];
+    if start != [&MAGIC[..], &[VERSION, framed, 0, 0]].concat() || framed > 1 {
         return Err(NO_SEGMENT);
     }
     let context_end = FIXED_HEAD_BYTES
-        .checked_add(length(number(24)?)?)
+        .checked_add(length(number(CONTEXT_LENGTH_AT)?)?)
         .ok_or(SHORT)?;
     let head = object.get(..context_end).ok_or(SHORT)?;
     if number(context_end)? != crc32fast::hash(head) {
@@ -615,8 +634,9 @@ pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
     let index_begin = trailer
         .checked_sub(length(number(trailer)?)?)
         .ok_or(SHORT)?;
-    if object[trailer + 8..] != MAGIC_END
-        || number(trailer + 4)? != crc32fast::hash(&object[index_begin..trailer + 4])
+    let check = trailer + LENGTH_BYTES;
+    if object[check + CHECK_BYTES..] != MAGIC_END
+        || number(check)? != crc32fast::hash(&object[index_begin..check])
     {
         return Err(CorruptionError::new("the index's checksum is wrong"));
     }
@@ -626,7 +646,7 @@ pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
         .ok_or(SHORT)?;
     if index.head_bytes != (context_end + CHECK_BYTES) as u64
         || index.body_bytes != body.len() as u64
-        || index.framed != (object[5] == 1)
+        || index.framed != (framed == 1)
     {
         return Err(CorruptionError::new("the index belongs to another object"));
     }
@@ -650,8 +670,8 @@ pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
         return Err(CorruptionError::new("the number of units is wrong"));
     }
     Ok(Decoded {
-        incarnation: Incarnation(long(8)?),
-        segment: long(16)?,
+        incarnation: Incarnation(long(INCARNATION_AT)?),
+        segment: long(SEGMENT_AT)?,
         path: context.path,
         content_type: context.content_type,
         index,

@@ -10,6 +10,8 @@ use crate::rows::{Expiry, HotTable, Incarnation, StreamRow, Write};
 use crate::storage::{Storage, StorageError};
 use crate::{Broadcast, Context, Limits, Millis, StreamEnd, Turn};
 
+const MILLIS_PER_SECOND: u64 = 1_000;
+
 /// When the stream was last read or written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastUse {
@@ -50,7 +52,9 @@ impl LastUse {
 /// Returns how far the last use may be ahead of the stored one.
 fn slack(expiry: &Expiry, limits: &Limits) -> u64 {
     match expiry {
-        Expiry::Sliding { seconds } => seconds.saturating_mul(1_000) / limits.touch_slack_divisor,
+        Expiry::Sliding { seconds } => {
+            seconds.saturating_mul(MILLIS_PER_SECOND) / limits.touch_slack_divisor
+        }
         Expiry::Never | Expiry::At { .. } => 0,
     }
 }
@@ -60,7 +64,11 @@ impl StreamState {
     fn deadline(&self) -> Option<Millis> {
         match &self.row.expiry {
             Expiry::Never => None,
-            Expiry::Sliding { seconds } => Some(self.used.last.plus(seconds.saturating_mul(1_000))),
+            Expiry::Sliding { seconds } => Some(
+                self.used
+                    .last
+                    .plus(seconds.saturating_mul(MILLIS_PER_SECOND)),
+            ),
             Expiry::At { at, .. } => Some(*at),
         }
     }

@@ -387,14 +387,17 @@ fn expiry(head: RequestHead<'_>) -> Result<Expiry, Refusal> {
             Ok(Expiry::Sliding { seconds })
         }
         (None, Some(text)) => {
+            const NANOS_PER_MILLI: i128 = 1_000_000;
+
             let rule = "must be an RFC 3339 time";
             let at = OffsetDateTime::parse(text.trim(), &Rfc3339);
             let at = at.map_err(|_| Refusal::MalformedHeader {
                 header: header::STREAM_EXPIRES_AT,
                 rule,
             })?;
+            let millis = at.unix_timestamp_nanos() / NANOS_PER_MILLI;
             // A time before 1970 has passed, and so has 0.
-            let at = Millis(u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0));
+            let at = Millis(u64::try_from(millis).unwrap_or(0));
             Ok(Expiry::At {
                 at,
                 text: text.trim().to_owned(),

@@ -40,8 +40,11 @@ pub fn binary_event(name: &str, payload: &[u8]) -> Vec<u8> {
     event
 }
 
+/// Room for the names of an event's fields.
+const FIELDS_BYTES: usize = 64;
+
 fn begin(name: &str, payload_bytes: usize) -> Vec<u8> {
-    let mut event = Vec::with_capacity(payload_bytes + 64);
+    let mut event = Vec::with_capacity(payload_bytes + FIELDS_BYTES);
     event.extend_from_slice(b"event: ");
     event.extend_from_slice(name.as_bytes());
     event.push(b'\n');

@@ -13,7 +13,7 @@ pub(crate) const LEAD_BYTES: u64 = 3;
 
 /// Returns how many bytes at the end may be the beginning of a character.
 fn unfinished(bytes: &[u8]) -> usize {
-    let last = &bytes[bytes.len().saturating_sub(3)..];
+    let last = &bytes[bytes.len().saturating_sub(LEAD_BYTES as usize)..];
     let begin = last
         .iter()
         .rposition(|byte| byte & 0b1100_0000 != 0b1000_0000);

@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use crate::files::configure;
 use crate::streams::Streams;
 
-/// How many due alarms are fired together.
+/// How many due alarms are fired together, so that many cannot fill the memory.
 const DUE_MAX: u32 = 256;
+/// Page cache of the index, in KiB.
 const CACHE_KIB: u32 = 2_048;
 /// The longest pause between two looks at the index, because the clock may be set forward.
 const LOOK: Duration = Duration::from_secs(60);

@@ -14,6 +14,9 @@ use tokio::sync::Notify;
 use crate::config::Bounds;
 use crate::serve::Watch;
 
+/// The part of an IPv6 address that names the host within its network.
+const HOST_BITS: u32 = 64;
+
 /// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, because one host can
 /// use all of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +26,7 @@ impl Address {
     pub(crate) fn of(peer: IpAddr) -> Self {
         Self(match peer.to_canonical() {
             IpAddr::V6(address) => {
-                let network = u128::from(address) >> 64 << 64;
+                let network = u128::from(address) >> HOST_BITS << HOST_BITS;
                 IpAddr::V6(Ipv6Addr::from(network))
             }
             address @ IpAddr::V4(_) => address,

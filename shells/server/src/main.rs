@@ -27,8 +27,12 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit code of a program that SIGINT has ended (128 + 2).
+const INTERRUPTED: i32 = 130;
 /// Threads that use a directory of the cold tier at the same time.
 const COLD_THREADS: usize = 16;
+/// SQLite opens a database and its log.
+const DESCRIPTORS_PER_FILE: usize = 2;
 /// Open files beside those of streams and connections.
 const DESCRIPTORS_SPARE: u64 = 64;
 
@@ -150,7 +154,7 @@ fn asked_to_end() -> Result<impl Future<Output = ()>> {
         asked().await;
         tokio::spawn(async move {
             asked().await;
-            std::process::exit(130);
+            std::process::exit(INTERRUPTED);
         });
     })
 }
@@ -171,7 +175,7 @@ fn keep_private(data: &Path) {
         let mode = fs::metadata(data).map_or(0, |data| data.permissions().mode());
         if mode & OTHERS != 0 {
             let mode = format!("{:o}", mode & 0o777);
-            tracing::warn!(data = %data.display(), mode, "other users may look into the data directory");
+            tracing::warn!(data = %data.display(), mode, "other users can read the data directory");
         }
     }
 }
@@ -183,7 +187,7 @@ fn raise_descriptor_limit(bounds: &Bounds) {
     {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-        let files = 2 * (bounds.open_streams_max + bounds.storage_threads);
+        let files = DESCRIPTORS_PER_FILE * (bounds.open_streams_max + bounds.storage_threads);
         let connections = bounds.connections_max + bounds.connections_refused_max;
         let wanted = (files + connections) as u64 + DESCRIPTORS_SPARE;
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
@@ -191,13 +195,13 @@ fn raise_descriptor_limit(bounds: &Bounds) {
         };
         let raised = wanted.min(hard);
         if soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_err() {
-            tracing::warn!(soft, "the number of open files could not be raised");
+            tracing::warn!(soft, "the limit of open files could not be raised");
         }
         if raised < wanted {
             tracing::warn!(
                 allowed = raised,
                 wanted,
-                "fewer files may be open than connections and streams could need"
+                "the limit of open files is lower than connections and streams can need"
             );
         }
     }

@@ -264,14 +264,14 @@ impl Server {
                 drop(counted);
             });
         }
-        tracing::info!("ending");
+        tracing::info!("stopping; requests under way are answered");
         drop(listener);
         ending.send_replace(true);
         if tokio::time::timeout(bounds.shutdown_timeout, graceful.shutdown())
             .await
             .is_err()
         {
-            tracing::warn!("some connections did not end in time");
+            tracing::warn!("some connections did not end in time and were cut off");
         }
         if alarms.await.is_err() {
             tracing::error!("the task that fires alarms panicked");

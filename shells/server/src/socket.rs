@@ -21,6 +21,11 @@ pub(crate) type NextBody = Arc<Mutex<Option<Length>>>;
 /// Held by the connection's two ends, and by each request until all of its answer is taken.
 pub(crate) type Answering = Arc<()>;
 
+/// The beginning of the header that every answer of the service has, in lower case.
+const CACHE_CONTROL: &[u8] = b"\ncache-control:";
+/// Bytes that are read from a finished connection at once, and thrown away.
+const THROWN_AWAY_BYTES: usize = 4_096;
+
 /// How many hold it while no request is under way.
 const ENDS: usize = 2;
 
@@ -84,8 +89,8 @@ impl<Io: AsyncRead + AsyncWrite> Socket<Io> {
             && bytes.ends_with(b"\r\n\r\n")
             && !bytes
                 .to_ascii_lowercase()
-                .windows(15)
-                .any(|name| name == b"\ncache-control:")
+                .windows(CACHE_CONTROL.len())
+                .any(|name| name == CACHE_CONTROL)
     }
 
     fn poll_replaced(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -211,7 +216,7 @@ impl<Io: AsyncRead + AsyncWrite> AsyncWrite for Socket<Io> {
                 })
             }
         };
-        let mut thrown_away = [0; 4_096];
+        let mut thrown_away = [0; THROWN_AWAY_BYTES];
         loop {
             if lingering.over.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(()));
