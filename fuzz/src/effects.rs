@@ -1,4 +1,4 @@
-//! What a stream asks to be done in the background, and everything that can become of it.
+//! The effects of a stream, and all their outcomes.
 
 use machine::segment::Put;
 use machine::{Effect, EffectId, Input, Message, Millis, SendOutcome};
@@ -26,16 +26,16 @@ pub(crate) enum Errand {
     },
 }
 
-/// What becomes of an errand.
+/// The outcome of an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    /// Done, though it is told to have failed.
+    /// Done, but reported as failed.
     Doubted,
-    /// Done, and nobody is told.
+    /// Done, but never reported.
     Unsaid,
     Failed,
-    /// Not done, and nobody is told.
+    /// Not done, and never reported.
     Lost,
 }
 
@@ -58,7 +58,7 @@ impl Outcome {
 }
 
 impl Errand {
-    /// What is none is an answer.
+    /// Returns `None` for answers, which are pushed to `answers`.
     pub(crate) fn asked(now: Millis, effect: Effect, answers: &mut Vec<Effect>) -> Option<Self> {
         match effect {
             Effect::Put(put) => Some(Self::Put { since: now, put }),
@@ -71,7 +71,7 @@ impl Errand {
         }
     }
 
-    /// What may still take effect when the instance that asked for it is no more.
+    /// Returns whether it may still take effect when the instance that asked for it is gone.
     pub(crate) fn left_behind(self, object: &Object) -> Option<Self> {
         match self {
             Self::Put { since, put } => object.encode(&put).map(|(bytes, _)| Self::Upload {
@@ -84,9 +84,9 @@ impl Errand {
         }
     }
 
-    /// Carries it out, as far as the object alone can. Gives what the stream is to be told.
+    /// Carries it out, as far as the object alone can. Returns what the stream is told.
     ///
-    /// `send` delivers a message, and gives the status of its answer.
+    /// `send` delivers a message and returns the status of its answer.
     pub(crate) fn carry_out(
         self,
         outcome: Outcome,
@@ -94,7 +94,7 @@ impl Errand {
         object: &mut Object,
         send: impl FnOnce(&Message) -> u16,
     ) -> Option<Input> {
-        // No put takes longer than garbage is kept.
+        // Garbage is kept for longer than any put takes.
         let too_late = |since: Millis| since.plus(object.limits.collect_grace_ms) <= now;
         let input = match self {
             Self::Put { since, .. } | Self::Upload { since, .. } if too_late(since) => return None,

@@ -3,16 +3,16 @@
 
 use sim::model::Content;
 
-/// What an `EventSource` would dispatch.
+/// An event that an `EventSource` would dispatch.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) name: String,
     pub(crate) data: String,
-    /// What a client asks with for the events after it.
+    /// The id from which a client resumes.
     pub(crate) last_event_id: String,
 }
 
-/// The events of a whole response. One that is not finished by an empty line is none.
+/// Returns the events of a whole response. An event without an empty line after it does not count.
 pub(crate) fn events(stream: &[u8]) -> Vec<Event> {
     let text = String::from_utf8_lossy(stream);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -41,14 +41,14 @@ pub(crate) fn events(stream: &[u8]) -> Vec<Event> {
                 data.push_str(value);
                 data.push('\n');
             }
-            // A comment, a field that changes no event, or one that is unknown.
+            // A comment, a field that changes no event, or an unknown field.
             _ => {}
         }
     }
     events
 }
 
-/// The lines that a line ending follows: CRLF, LF or CR.
+/// Returns the lines that end with CRLF, LF or CR.
 fn finished_lines(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let end = text.find(['\n', '\r'])?;
@@ -58,8 +58,7 @@ fn finished_lines(mut text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The text that an event shows of what lies between two places of a text that ends there, by the
-/// reference.
+/// Returns, by the reference, the text that an event shows of a range of a text that ends there.
 pub(crate) fn text(of: Vec<u8>, from: usize, to: usize) -> String {
     let content = Content::Run {
         text: true,
@@ -70,8 +69,8 @@ pub(crate) fn text(of: Vec<u8>, from: usize, to: usize) -> String {
     text.expect("the range is within the text")
 }
 
-/// What a client sees of text that has been through an event: decoded as the standard decodes, each
-/// line ending an LF.
+/// Returns text as a client sees it after an event: decoded by the standard, with each line ending
+/// an LF.
 pub(crate) fn as_seen(text: &[u8]) -> String {
     String::from_utf8_lossy(text)
         .replace("\r\n", "\n")

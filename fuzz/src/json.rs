@@ -14,17 +14,17 @@ use crate::grammar;
 use crate::object::Object;
 
 const NOW: Millis = Millis(1_800_000_000_000);
-/// A message spread over rows of the smallest size drawn here stays within the parts that a key can
-/// tell apart.
+/// A message spread over the smallest rows drawn here still has a part number that a key can hold.
 const BODY_BYTES_MAX: usize = 8_192;
-/// How the bytes of the input are divided: so many decide, the rest is the body.
+/// The number of bytes of the input that decide; the rest is the body.
 const DECISIONS: usize = 3;
 
 /// Appends a body to a JSON stream and reads it back: as a whole, message by message, and as
 /// events.
 ///
 /// # Panics
-/// When it is refused though it is JSON, or accepted though it is not, or comes back with other
+///
+/// When valid JSON is refused, invalid JSON is accepted, or other bytes come back.
 /// bytes.
 pub fn json(input: &[u8]) {
     let (decisions, body) = input.split_at(input.len().min(DECISIONS));
@@ -53,7 +53,7 @@ pub fn json(input: &[u8]) {
         reader.append(body)
     };
     let Some(expected) = expected else {
-        // A PUT without a body creates a stream without content, which is no JSON to be refused.
+        // A PUT without a body creates an empty stream, so its body is never refused.
         let accepted = initial && body.is_empty();
         assert_eq!(answer.status, if accepted { 201 } else { 400 }, "not JSON");
         assert_eq!(
@@ -110,7 +110,7 @@ pub fn json(input: &[u8]) {
     assert_eq!(data, shown, "events show what pages hold");
 }
 
-/// Someone who asks one stream.
+/// A client of one stream.
 struct Reader {
     object: Object,
 }
@@ -165,7 +165,7 @@ impl Reader {
         self.call(append).expect("a POST is answered")
     }
 
-    /// The bodies of all pages from the beginning to the tail.
+    /// Returns the bodies of all pages from the beginning to the tail.
     fn read(&mut self, live: Option<Class>) -> Vec<Vec<u8>> {
         let mut from = StartOffset::Start;
         let mut pages = Vec::new();
@@ -179,7 +179,7 @@ impl Reader {
                 if_none_match: None,
                 cache_mode: CacheMode::Shared,
             });
-            // Attached: there is nothing more.
+            // The reader was attached, so there is nothing more.
             let Some(answer) = self.call(read) else {
                 return pages;
             };

@@ -1,6 +1,6 @@
-//! Fuzz targets. Each is a plain function of bytes that panics when an oracle is hurt, so that
-//! libFuzzer (`src/bin`) can drive it, and an ordinary test replays what libFuzzer found worth
-//! keeping (`corpus`, packed by `cargo xtask corpus`).
+//! Fuzz targets. Each is a plain function of bytes that panics when an oracle fails. libFuzzer
+//! (`src/bin`) drives it, and an ordinary test replays the inputs that libFuzzer kept (`corpus`,
+//! packed by `cargo xtask corpus`).
 #![forbid(unsafe_code)]
 
 mod effects;

@@ -57,7 +57,8 @@ pub fn name(input: &[u8]) {
     edge_cache(&id);
 }
 
-/// What an operator sets is read whole, or refused by the variable's name. A secret is not told.
+/// An operator's setting is read whole, or refused by the variable's name. No message shows a
+/// secret.
 fn settings(text: &str) {
     let variables = [
         "AUTH_TOKEN",
@@ -105,7 +106,7 @@ fn token_rule() -> String {
         .to_string()
 }
 
-/// A page of an origin that is not listed does not write.
+/// A page of an unlisted origin cannot write.
 fn page(origin: &str) {
     let list = "https://a.example,http://localhost:3000";
     let settings = Settings::read(&|name| (name == "CORS_ORIGINS").then(|| list.to_owned()));
@@ -131,7 +132,7 @@ fn page(origin: &str) {
     }
 }
 
-/// The cache of the edge is asked for pages alone, by a client that does not forbid it.
+/// The edge cache is asked for pages only, and only when the client does not forbid it.
 fn edge_cache(text: &str) {
     let settings = Settings {
         cache_mode: CacheMode::Shared,
@@ -166,7 +167,7 @@ fn edge_cache(text: &str) {
     assert!(!router::may_keep(304, text));
 }
 
-/// Whatever a client says of the server's name, its target selects the stream.
+/// The target selects the stream, whatever `Host` says.
 fn host(text: &str) {
     let asked = "/v1/stream/asked";
     let named = |hosts: &[&str]| {
@@ -196,7 +197,7 @@ fn host(text: &str) {
     }
 }
 
-/// The router goes by the name alone, and says nothing of it to those who have no token.
+/// The router decides by the name alone, and shows nothing of it to a client without a token.
 fn route(id: &str, limits: Limits) {
     let settings = Settings {
         limits,
@@ -262,8 +263,8 @@ fn route(id: &str, limits: Limits) {
     }
 }
 
-/// The bytes of each segment of a path; `None` when something follows a percent sign that is not
-/// two hexadecimal digits.
+/// Returns the bytes of each segment of a path; `None` if a percent sign is not followed by two
+/// hexadecimal digits.
 fn decoded(id: &str) -> Option<Vec<Vec<u8>>> {
     let mut segments = vec![Vec::new()];
     let mut rest = id.as_bytes();

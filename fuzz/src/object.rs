@@ -1,5 +1,5 @@
-//! One object as small as it can be: a stream over the simulator's storage, each of its turns
-//! durable at once.
+//! The smallest possible object: a stream over the simulator's storage, whose turns are durable at
+//! once.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use sim::storage::{Kind, Store};
 
 use crate::effects::Errand;
 
-/// Pieces of this length come from the cold tier.
+/// The length of the pieces that come from the cold tier.
 const PIECE_BYTES: usize = 5;
 
 pub(crate) struct Object {
@@ -24,7 +24,7 @@ pub(crate) struct Object {
     stream: Option<Stream>,
     wakes: u64,
     pub(crate) alarm: Option<Millis>,
-    /// How often the storage can still be read; `None` for always.
+    /// How many more reads of the storage succeed; `None` for all.
     pub(crate) reads_left: Option<u64>,
     /// The cold tier.
     pub(crate) cold: BTreeMap<String, Vec<u8>>,
@@ -46,7 +46,7 @@ impl Object {
         }
     }
 
-    /// Forgets what is not stored. What is under way may still take effect, but nobody is told.
+    /// Ends the instance. Effects under way may still be carried out, but are not reported.
     pub(crate) fn sleep(&mut self) {
         self.stream = None;
         let errands = core::mem::take(&mut self.errands);

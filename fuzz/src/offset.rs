@@ -1,13 +1,14 @@
-//! Offsets (protocol 8): one spelling each, whose order is the order of places.
+//! Offsets (protocol 8): each has one spelling, and their order is that of positions.
 
 use machine::Offset;
 use machine::rows::Incarnation;
 
-/// Reads the input as two texts, and as two numbers.
+/// Reads the input as two texts and as two numbers.
 ///
 /// # Panics
-/// When a text that is no offset is read as one, or an offset does not print as it was read, or is
-/// ordered otherwise.
+///
+/// When a text that is not an offset is read as one, or an offset is printed or ordered
+/// differently.
 pub fn offset(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let (one, other) = text.split_once('\n').unwrap_or((&text, ""));
@@ -48,7 +49,7 @@ pub fn offset(input: &[u8]) {
     );
 }
 
-/// Two decimals of 16 digits with an underscore between them.
+/// Returns whether a text is two decimals of 16 digits with an underscore between them.
 fn is_spelled_as_offset(text: &str) -> bool {
     text.len() == 33
         && text.bytes().enumerate().all(|(at, byte)| match at {

@@ -1,12 +1,12 @@
-//! Stored rows: whatever is in their columns is read as a row or told to be none, and what is read
-//! is bound again alike.
+//! Stored rows: any columns are read as a row or reported as unreadable, and a row that was read is
+//! bound to the same columns.
 
 use machine::rows::{HotTable, Layout};
 use machine::sql::{self, Columns, Value};
 use machine::{Millis, StorageError, Write};
 use sim::choices::Choices;
 
-/// How many columns the widest row has.
+/// The number of columns of the widest row.
 const WIDTH: usize = 18;
 /// In which order a chore is bound, and in which it is read.
 const CHORE_COLUMNS: [usize; 8] = [5, 6, 0, 7, 1, 2, 3, 4];

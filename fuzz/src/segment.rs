@@ -1,4 +1,4 @@
-//! Segments in the cold tier: what is put comes back, in parts of any size, and damage is told.
+//! Segments in the cold tier: what is put comes back in parts of any size, and damage is reported.
 
 use std::collections::VecDeque;
 
@@ -21,9 +21,9 @@ const LATER: Millis = Millis(1_800_000_100_000);
 const APPENDS_MAX: u64 = 12;
 const MESSAGES_MAX: u64 = 4;
 const MESSAGE_BYTES_MAX: u64 = 60;
-/// Parts that are read of each segment, and ways in which each is damaged.
+/// How many parts are read of each segment, and in how many ways each is damaged.
 const TRIES: u64 = 6;
-/// A checksum of 32 bits finds every change that is no longer.
+/// A checksum of 32 bits finds every change that is not longer.
 const BURST_BYTES_MAX: u64 = 4;
 const FIXED_HEAD_BYTES: usize = 28;
 const TRAILER_BYTES: usize = 12;
@@ -97,7 +97,7 @@ pub fn segment(input: &[u8]) {
             store(&mut choices, &mut object, format, &mut appended);
         }
     }
-    // What is open has its age by now.
+    // The open segment has reached its age by now.
     for _ in 0..2 {
         let aged = object.step(LATER, Input::Alarm).expect("a map can be read");
         assert!(aged.after_commit.is_empty());
@@ -174,7 +174,7 @@ fn store(
     true
 }
 
-/// Takes the units of this segment off those that were appended.
+/// Removes the units of this segment from those that were appended.
 fn expected(decoded: &Decoded, format: Format, appended: &mut VecDeque<Vec<u8>>) -> Vec<Vec<u8>> {
     let units = match format {
         Format::Json => decoded.records.len(),
@@ -190,7 +190,7 @@ fn expected(decoded: &Decoded, format: Format, appended: &mut VecDeque<Vec<u8>>)
     expected
 }
 
-/// The index has the first row at or after each multiple of its step, and nothing else.
+/// Checks that the index has the first row at or after each multiple of its step, and nothing else.
 fn index_is_of_rows(object: &Object, put: &Put, index: &Index) {
     let step = object.limits.index_step();
     let rows = object.store.rows.table(HotTable::of(put.id.segment));
@@ -223,7 +223,8 @@ fn index_is_of_rows(object: &Object, put: &Put, index: &Index) {
     }
 }
 
-/// Any part is exactly the units that it is asked for, with what comes before them in their append.
+/// Checks that a part is exactly the units that were asked for, with what comes before them in
+/// their append.
 fn part(
     choices: &mut Choices<'_>,
     decoded: &Decoded,
@@ -265,13 +266,13 @@ fn part(
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].data, event_stream::as_seen(&payload));
     }
-    // A byte of it is another.
+    // One byte is different.
     let at = (part.offset + choices.upto(part.length - 1)) as usize;
     let mut damaged = object.to_vec();
     damaged[at] ^= u8::try_from(choices.between(1, 255)).unwrap_or(1);
     let told = self::rendered(part.clone(), format, shape, &damaged, piece);
     assert!(told.is_err(), "the byte {at} is another");
-    // Less is there, or comes, or more.
+    // Something is missing, in the object or in the answer, or there is too much.
     let (begin, length) = (part.offset as usize, part.length as usize);
     let short = &object[..begin + length - 1];
     let told = self::rendered(part.clone(), format, shape, short, piece);
@@ -285,7 +286,7 @@ fn part(
     }
 }
 
-/// Where the append begins that a byte belongs to.
+/// Returns where the append begins that a byte belongs to.
 pub(crate) fn begin_of_append(appends: &[Vec<u8>], byte: usize) -> usize {
     let mut begin = 0;
     for append in appends {
@@ -297,7 +298,7 @@ pub(crate) fn begin_of_append(appends: &[Vec<u8>], byte: usize) -> usize {
     begin
 }
 
-/// What becomes of a part when these bytes come for it.
+/// Returns the outcome of a part when these bytes arrive for it.
 fn arrived(
     part: ColdPart,
     format: Format,
@@ -345,7 +346,7 @@ fn rendered(
     Ok(out)
 }
 
-/// An object that is changed in one place, or cut, is none.
+/// Checks that an object with one change, or cut short, is reported as damaged.
 fn damage(choices: &mut Choices<'_>, decoded: &Decoded, object: &[u8]) {
     let mut damaged = object.to_vec();
     let at = choices.upto(object.len() as u64 - 1) as usize;
@@ -363,10 +364,10 @@ fn damage(choices: &mut Choices<'_>, decoded: &Decoded, object: &[u8]) {
     }
 }
 
-/// Whatever an object says, with checksums that are right, nobody panics.
+/// Checks that no object with correct checksums causes a panic.
 fn forge(choices: &mut Choices<'_>, format: Format, mut object: Vec<u8>) {
     for _ in 0..choices.upto(3) {
-        // Most of it is the body; what matters is near the ends.
+        // Most of an object is the body, but the ends matter most.
         let distance = choices.magnitude(object.len() as u64 - 1) as usize;
         let at = if choices.upto(1) == 0 {
             object.len() - 1 - distance
@@ -391,7 +392,7 @@ fn forge(choices: &mut Choices<'_>, format: Format, mut object: Vec<u8>) {
     }
 }
 
-/// Makes the checksums of head and index right, where an object has them.
+/// Corrects the checksums of head and index, where an object has them.
 fn sign(object: &mut [u8]) {
     let number = |object: &[u8], at: usize| {
         let bytes = object.get(at..at + 4)?;

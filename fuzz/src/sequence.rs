@@ -4,18 +4,20 @@ use sim::choices::Choices;
 use sim::run::{self, Options};
 use sim::storage;
 
-/// Runs the tape on the storage of ordered maps.
+/// Runs the tape on ordered maps.
 ///
 /// # Panics
-/// When an oracle of the simulator is hurt.
+///
+/// When an oracle of the simulator fails.
 pub fn sequence(tape: &[u8]) {
     run(tape, storage::Kind::Map);
 }
 
-/// Runs the tape on SQLite, where the SQL text counts too.
+/// Runs the tape on SQLite, which also tests the SQL text.
 ///
 /// # Panics
-/// When an oracle of the simulator is hurt, or the run is another than on ordered maps.
+///
+/// When an oracle of the simulator fails, or the run differs from that on ordered maps.
 pub fn sequence_on_sqlite(tape: &[u8]) {
     let (sqlite, map) = (
         run(tape, storage::Kind::Sqlite),
@@ -27,7 +29,7 @@ pub fn sequence_on_sqlite(tape: &[u8]) {
     );
 }
 
-/// Gives the hash of everything that happened.
+/// Returns the hash of everything that happened.
 fn run(tape: &[u8], storage: storage::Kind) -> u64 {
     let options = Options {
         storage,
@@ -43,12 +45,11 @@ fn run(tape: &[u8], storage: storage::Kind) -> u64 {
     outcome.hash
 }
 
-/// Changes a tape, of which `size` bytes are in use, into one of at most `size_max`; returns its
-/// new length.
+/// Changes a tape of `size` bytes into one of at most `size_max`. Returns its new length.
 ///
-/// libFuzzer lengthens its inputs a few bytes at a time, and a tape that ends early ends its run
-/// early, in the simplest way. So one in four goes on as the run of a seed would, from a random
-/// place; the rest are libFuzzer's own affair.
+/// libFuzzer lengthens inputs by a few bytes at a time, and a tape that ends early ends its run
+/// early. One in four therefore continues like the run of a seed, from a random position. libFuzzer
+/// changes the rest.
 pub fn change_tape(
     tape: &mut [u8],
     size: usize,

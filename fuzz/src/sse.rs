@@ -1,4 +1,4 @@
-//! Event streams (protocol 5.8): what a parser of the standard makes of the machine's framing.
+//! Event streams (protocol 5.8): what a parser of the standard reads from the machine's framing.
 
 use base64::Engine as _;
 use machine::live_reader::{Frame, LiveHead, LiveReader};
@@ -79,8 +79,8 @@ fn record(choices: &mut Choices<'_>) -> Vec<u8> {
         .collect()
 }
 
-/// An event of some of the records: their bytes from one place to another, with what comes before
-/// them in their record, or in a JSON stream some of the messages.
+/// Builds an event of a range of the records, with what comes before it in its record, or of some
+/// messages of a JSON stream.
 fn page(
     choices: &mut Choices<'_>,
     format: Format,
@@ -110,7 +110,7 @@ fn page(
         Format::Text => event_stream::text(records.concat(), end - payload.len(), end),
         Format::Binary => base64::engine::general_purpose::STANDARD.encode(&payload),
     };
-    // What has nothing to tell is no event.
+    // Without content there is no event.
     if !data.is_empty() && (begin < end || format == Format::Text) {
         expected.push(Expected::Data(data));
     }
@@ -118,7 +118,7 @@ fn page(
     rendered(format, Shape::Event, skip, count, &frames).expect("the frames are whole")
 }
 
-/// What becomes of a row with these frames.
+/// Returns the outcome of a row with these frames.
 fn rendered(
     format: Format,
     shape: Shape,
@@ -172,7 +172,7 @@ fn control(next: Offset, cursor: u64, up_to_date: bool, closed: bool) -> Expecte
     Expected::Control(control)
 }
 
-/// Bytes from anywhere are read as a message over a line, or not.
+/// Reads any bytes as a message over a connection, or refuses them.
 fn hostile_message(bytes: &[u8]) {
     let length = bytes
         .first_chunk()
@@ -188,8 +188,8 @@ fn hostile_message(bytes: &[u8]) {
     }
 }
 
-/// Bytes from anywhere are read as frames just when there are enough of them. What follows is not
-/// looked at.
+/// Checks that bytes are read as frames exactly when there are enough of them. What follows does
+/// not count.
 fn hostile_frames(bytes: &[u8]) {
     let (mut messages, mut payload_bytes) = (0, 0);
     let mut rest = bytes;

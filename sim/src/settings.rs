@@ -1,6 +1,6 @@
-//! What holds for a whole run, drawn at its start: the limits, often tiny; which faults there are
-//! and how often; how slow everything is; and what clients like to do. Each fault and each
-//! operation is off in about half of all runs, for some bugs show only where nothing else happens.
+//! The settings of a run, drawn at its start: limits, faults and their chances, delays, and what
+//! clients prefer. Each fault and each operation is off in about half of all runs, because some
+//! bugs show only where nothing else happens.
 
 use std::fmt::{self, Debug, Formatter};
 
@@ -12,7 +12,7 @@ use crate::model::Bounds;
 use crate::oracles::Oracle;
 use crate::workload::{KINDS, Kind};
 
-/// When every run begins, in milliseconds since 1970: in January 2027.
+/// The beginning of every run, in milliseconds since 1970: in January 2027.
 pub const BEGINNING: u64 = 1_800_000_000_000;
 
 /// Chances in percent, 0 for never.
@@ -27,7 +27,7 @@ impl Faults {
         self.chances[fault as usize]
     }
 
-    /// Faults of one kind only.
+    /// Returns chances for one kind of fault only.
     #[must_use]
     pub fn only(fault: Fault, chance: u64) -> Self {
         let mut faults = Self::default();
@@ -48,7 +48,7 @@ impl Debug for Faults {
     }
 }
 
-/// Longest delays, in milliseconds.
+/// The longest delays, in milliseconds.
 #[derive(Clone, Debug, Default)]
 pub struct Delays {
     pub network: u64,
@@ -58,31 +58,31 @@ pub struct Delays {
     pub body: u64,
     pub alarm_late: u64,
     pub alarm_early: u64,
-    /// Each instance's clock is off by this at most, either way.
+    /// The greatest difference of an instance's clock, in either direction.
     pub skew: u64,
-    /// An object of the cold tier is on its way, or an answer from it, for so long.
+    /// The time of a put, or of an answer from the cold tier.
     pub cold_tier: u64,
-    /// What was given up may still take effect after this.
+    /// The time after which something that was given up may still take effect.
     pub late: u64,
-    /// A client takes so long for a page of an answer.
+    /// The time that a client takes for a page of an answer.
     pub page: u64,
 }
 
-/// What holds for one run.
+/// The settings of one run.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub limits: Limits,
     pub faults: Faults,
     pub delays: Delays,
-    /// Whether all decisions are to be enumerated, so that each has to be between few.
+    /// Whether all decisions are enumerated, so that each must have few values.
     pub enumerated: bool,
-    /// Whether clients do nothing but append to one stream, which nobody ends, and read in the end
-    /// from each offset that an append was answered.
+    /// Whether clients only append to one stream that never ends, and read in the end from each
+    /// offset that they were answered.
     pub writers: bool,
-    /// Whether the output gate holds anything back. It always does, but where it is to be shown
-    /// that it would be missed.
+    /// Whether the output gate holds anything back. It is off only in a test that shows that the
+    /// oracles would notice.
     pub gated: bool,
-    /// The only oracle that is listened to, where it is to be shown that it speaks.
+    /// The only oracle that counts, in a test that shows that it notices.
     pub only: Option<Oracle>,
     pub names: u64,
     pub clients: u64,
@@ -91,29 +91,28 @@ pub struct Settings {
     pub producers: u64,
     /// The weight of each kind of operation.
     pub weights: [u64; KINDS],
-    /// While a storm lasts, faults happen; between storms they do not. 0 for one storm that lasts
-    /// for ever.
+    /// The length of a storm, in which faults happen. Between storms they do not. 0 is one storm
+    /// without end.
     pub storm_ms: u64,
     pub calm_ms: u64,
-    /// For so long from the beginning, the cold tier takes nothing.
+    /// The time from the beginning in which the cold tier takes nothing.
     pub outage_ms: u64,
-    /// Of created streams.
+    /// The content types of created streams.
     pub ttl_percent: u64,
     pub body_bytes: u64,
-    /// Whether a plain read is answered with all pages up to the tail, as in private cache mode,
-    /// and not with one, as in shared mode.
+    /// Whether a plain read is answered with all pages up to the tail, as in private cache mode.
     pub whole_reads: bool,
     pub caches: Caches,
 }
 
-/// The caches that clients are behind.
+/// The caches in front of clients.
 #[derive(Clone, Debug, Default)]
 pub struct Caches {
-    /// Of the clients.
+    /// The percentage of clients behind a cache.
     pub percent: u64,
-    /// Of these, those that share one.
+    /// The percentage of those that share one.
     pub shared_percent: u64,
-    /// Whether caches give a stale answer while they ask for a new one, where they may.
+    /// Whether caches serve stale answers while they refresh them, where they may.
     pub serves_stale: bool,
 }
 
@@ -128,7 +127,7 @@ impl Caches {
 }
 
 impl Settings {
-    /// Returns what the reference model knows of them.
+    /// Returns what the reference model must know.
     #[must_use]
     pub fn model_bounds(&self) -> Bounds {
         let limits = &self.limits;
@@ -185,15 +184,15 @@ impl Settings {
         };
         let storms = choices.upto(2) == 1;
         let mut limits = limits(choices);
-        // An instance whose clock is behind would set an alarm that is due at once, over and over.
+        // An instance whose clock is behind would set an alarm that comes at once, over and over.
         limits.alarm_delay_ms_min = limits.alarm_delay_ms_min.max(delays.skew / 10);
         limits.clock_skew_ms_max = delays.skew;
         draw_tiers(choices, &delays, &mut limits);
-        // No run should take thousands of pages to read.
+        // No run should need thousands of pages to read.
         let body_bytes = (1 + choices.magnitude(400)).min(limits.chunk_bytes_max * 20);
         let whole_reads = choices.added().upto(1) == 1;
         if whole_reads {
-            // Many reads take all pages there are.
+            // Many reads have all pages.
             limits.chunk_bytes_max = limits.chunk_bytes_max.max(body_bytes / 2);
         }
         Self {
@@ -232,8 +231,8 @@ impl Settings {
         }
     }
 
-    /// The smallest world there is, whose runs can be enumerated: one client that does one of a few
-    /// things at a time, tiny rows, and an instance that may die after every turn.
+    /// Returns the smallest world, whose runs can be enumerated: one client with few actions, tiny
+    /// rows, and an instance that may die after every turn.
     #[must_use]
     pub fn small(operations: u64) -> Self {
         Self {
@@ -264,8 +263,8 @@ impl Settings {
         }
     }
 
-    /// A world as any other, but for what its clients do: so many writers append so often each, a
-    /// segment is sealed every few messages, and no append is given up.
+    /// Returns a world of writers that each append this often. A segment is sealed every few
+    /// messages, and no append is given up.
     #[must_use]
     pub fn writers(choices: &mut Choices<'_>, writers: u64, appends: u64) -> Self {
         let drawn = Self::draw(choices);
@@ -275,7 +274,7 @@ impl Settings {
                 chunk_bytes_max: 64,
                 cold: true,
                 segment_messages_max: 3,
-                // A writer that was forgotten would append again what it repeats.
+                // A forgotten writer's retry would be stored again.
                 producer_max_idle_ms: Limits::DEFAULT.producer_max_idle_ms,
                 segment_bytes_max: Limits::DEFAULT.segment_bytes_max,
                 ..drawn.limits
@@ -290,7 +289,7 @@ impl Settings {
         }
     }
 
-    /// The same world when it has become friendly.
+    /// Ends all faults.
     pub fn heal(&mut self) {
         self.faults = Faults::default();
         self.outage_ms = 0;
@@ -299,15 +298,15 @@ impl Settings {
     }
 }
 
-/// The cold tier, the registry and the index. What waits for an answer waits long enough for one to
-/// come on a good day, and nothing is collected before whatever could still need or make it is
-/// over: the machine is promised that.
+/// Draws the cold tier, the registry and the index. Timeouts are long enough for an answer without
+/// a fault. Nothing is collected while something could still need or make it, because the machine
+/// is promised that.
 fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     limits.cold = choices.upto(4) > 1;
     limits.registry = choices.upto(4) > 2;
     limits.index = choices.upto(4) > 2;
     if limits.registry {
-        // The registry takes any event, whatever the limit, which the reference does not know.
+        // The registry takes events of any size, which the reference does not know.
         limits.append_bytes_max = limits.append_bytes_max.max(2_000);
     }
     segments(choices, limits);
@@ -322,33 +321,33 @@ fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     limits.collect_grace_ms = longest + 1_000 + choices.magnitude(60_000);
 }
 
-/// How the time of a put grows.
+/// Draws how the time of a put grows.
 pub fn put_times(choices: &mut Choices<'_>, limits: &mut Limits) {
     let added = choices.added();
     limits.put_doublings_max = added.one_of(&[0, 1, 6]);
     limits.put_bytes_per_s_min = added.one_of(&[u64::MAX, 1 << 10, 10]);
 }
 
-/// After what time producers are forgotten.
+/// Draws when idle producers are forgotten.
 fn producers(choices: &mut Choices<'_>, limits: &mut Limits) {
     let added = choices.added();
     if limits.registry {
         limits.registry_shards = added.one_of(&[1, 2, 3]);
-        // An event that is repeated after longer would be told twice.
+        // An event that is repeated later than this would be stored twice.
         return;
     }
     limits.producer_max_idle_ms = added.one_of(&[limits.producer_max_idle_ms, 1, 1_000, 20_000]);
     limits.producers_forgotten_max = added.one_of(&[limits.producers_forgotten_max, 1, 2]);
 }
 
-/// How much is sealed together, and read together.
+/// Draws how much is sealed and read together.
 pub fn segments(choices: &mut Choices<'_>, limits: &mut Limits) {
     let usual = Limits::DEFAULT;
     limits.segment_bytes_max = choices.one_of(&[usual.segment_bytes_max, 1, 20, 60, 200, 1_000]);
     limits.segment_messages_max = choices.one_of(&[usual.segment_messages_max, 1, 2, 3, 5, 20]);
     limits.segment_age_ms_max =
         choices.one_of(&[usual.segment_age_ms_max, 1, 1_000, 10_000, 60_000]);
-    // Together, for few entries matter only where there would be many.
+    // Drawn together, because few entries matter only where there would be many.
     (limits.index_step_bytes, limits.index_entries_max) = choices.one_of(&[
         (usual.index_step_bytes, usual.index_entries_max),
         (1, usual.index_entries_max),
@@ -362,10 +361,10 @@ pub fn segments(choices: &mut Choices<'_>, limits: &mut Limits) {
     limits.collect_keys_max = choices.one_of(&[usual.collect_keys_max, 1, 2, 3]);
 }
 
-/// Limits of one object, often tiny.
+/// Draws the limits of an object, which are often tiny.
 pub fn limits(choices: &mut Choices<'_>) -> Limits {
     let usual = Limits::DEFAULT;
-    // Now and then long enough for a reader to be waited for in vain.
+    // Sometimes long enough to notice a reader that gets nothing.
     let sse_max_age_ms = 100 + choices.magnitude(60_000) * choices.one_of(&[1, 1, 1, 20]);
     let row_bytes_max = choices.one_of(&[usual.row_bytes_max, 8, 9, 12, 16, 24, 40, 64]);
     Limits {

@@ -1,20 +1,21 @@
-//! Makes a failing tape small: takes out what the failure does not need, and lowers what is left.
-//! It works on decisions, and goes on from what each run has really drawn, so that a tape never
-//! holds what nobody asks for. Where no decision can be spared, a byte taken out gives those behind
-//! it other meanings, which is now and then a shorter way.
+//! Makes a failing tape small: removes what the failure does not need, and lowers the rest.
+//!
+//! It works on the decisions that each run has really drawn, so that a tape holds nothing unused.
+//! Where no decision can be removed, it removes bytes, which changes the meaning of those behind
+//! and is sometimes a shorter way.
 
 use crate::choices::{Draw, tape_of};
 
-/// What came of shrinking.
+/// The result of shrinking.
 #[derive(Clone, Debug)]
 pub struct Shrunk {
     pub tape: Vec<u8>,
-    /// How often the tape was run.
+    /// How many times a tape was run.
     pub tries: u64,
 }
 
-/// The smallest tape found that still fails, within so many tries. `fails` gives the decisions that
-/// a failing run has drawn up to its failure.
+/// Returns the smallest tape found that still fails, within this number of tries. `fails` returns
+/// the decisions that a failing run has drawn up to its failure.
 pub fn shrink(
     tape: &[u8],
     tries_max: u64,
@@ -48,14 +49,14 @@ pub fn shrink(
 
 struct Search<F> {
     best: Vec<Draw>,
-    /// The tape of the best.
+    /// Returns the tape of the best decisions.
     tape: Vec<u8>,
     tries: u64,
     tries_max: u64,
     fails: F,
 }
 
-/// Simplest decisions at the end are what a tape gives that has ended.
+/// A tape that has ended gives the simplest decisions, so those at the end can go.
 fn trimmed(mut draws: Vec<Draw>) -> Vec<Draw> {
     while draws.last().is_some_and(|draw| draw.value == 0) {
         draws.pop();
@@ -64,7 +65,7 @@ fn trimmed(mut draws: Vec<Draw>) -> Vec<Draw> {
 }
 
 impl<F: FnMut(&[u8]) -> Option<Vec<Draw>>> Search<F> {
-    /// Runs the tape as it is.
+    /// Runs the tape unchanged.
     fn begin(&mut self) -> bool {
         if self.tries >= self.tries_max {
             return false;
@@ -78,7 +79,8 @@ impl<F: FnMut(&[u8]) -> Option<Vec<Draw>>> Search<F> {
         true
     }
 
-    /// Takes other decisions for the best if they fail, too, and are shorter, or as long and lower.
+    /// Takes other decisions for the best if they fail as well and are shorter, or as long and
+    /// lower.
     fn attempt(&mut self, candidate: Vec<Draw>) -> bool {
         self.attempt_tape(&tape_of(&trimmed(candidate)))
     }
@@ -112,7 +114,7 @@ impl<F: FnMut(&[u8]) -> Option<Vec<Draw>>> Search<F> {
         }
     }
 
-    /// Takes out decisions, many at once and then fewer.
+    /// Removes decisions, many at once and then fewer.
     fn take_out(&mut self) {
         let mut size = self.best.len().div_ceil(2);
         while size > 0 {
@@ -128,7 +130,7 @@ impl<F: FnMut(&[u8]) -> Option<Vec<Draw>>> Search<F> {
         }
     }
 
-    /// Takes out bytes, many at once and then fewer.
+    /// Removes bytes, many at once and then fewer.
     fn take_out_bytes(&mut self) {
         let mut size = self.tape.len().div_ceil(2);
         while size > 0 {

@@ -1,6 +1,5 @@
-//! What an object has stored: ordered maps, and beside them, when asked for, real SQLite that
-//! executes the machine's own SQL text. Where both are there, the machine reads from SQLite and
-//! both must say the same.
+//! What an object has stored: ordered maps. On request SQLite executes the machine's SQL text
+//! beside them, the machine reads from it, and both must agree.
 
 use machine::plan::Span;
 use machine::sql::{self, Value};
@@ -14,7 +13,7 @@ const INTEGER_MAX: u64 = (1 << 53) - 1;
 /// The largest value that the platform stores.
 const VALUE_BYTES_MAX: usize = 2_000_000;
 
-/// Which storage the machine reads from.
+/// The storage that the machine reads from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     #[default]
@@ -22,7 +21,7 @@ pub enum Kind {
     Sqlite,
 }
 
-/// What the present instance of an object sees of its storage.
+/// The storage as the present instance sees it.
 #[derive(Debug)]
 pub struct Store {
     pub rows: MemoryRows,
@@ -49,9 +48,10 @@ impl Store {
         }
     }
 
-    /// Carries out the writes of one turn.
+    /// Applies the writes of one turn.
     ///
     /// # Errors
+    ///
     /// When the storage refuses one of them.
     pub fn apply(&mut self, writes: &[Write]) -> Result<(), String> {
         for write in writes {
@@ -65,9 +65,10 @@ impl Store {
         Ok(())
     }
 
-    /// The joined frames of the rows of a span.
+    /// Returns the joined frames of the rows of a span.
     ///
     /// # Errors
+    ///
     /// When the storage cannot be read.
     pub fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
         #[cfg(not(target_arch = "wasm32"))]
@@ -77,7 +78,7 @@ impl Store {
         self.rows.frames(span)
     }
 
-    /// What the machine reads from.
+    /// Returns the storage that the machine reads from.
     #[must_use]
     pub fn storage(&self) -> &dyn Storage {
         #[cfg(not(target_arch = "wasm32"))]
@@ -87,7 +88,7 @@ impl Store {
         &self.rows
     }
 
-    /// How many tables there are.
+    /// Returns how many tables there are.
     #[must_use]
     pub fn table_count(&self) -> u64 {
         #[cfg(not(target_arch = "wasm32"))]
@@ -118,7 +119,7 @@ impl platform::Storage for Store {
     }
 }
 
-/// What every statement must keep to on the platform.
+/// Checks what every statement must keep to on the platform.
 fn check(statement: &str, values: &[Value<'_>]) -> Result<(), String> {
     for value in values {
         match value {
@@ -144,7 +145,7 @@ fn database() -> sqlite::Database {
     sqlite::Database::in_memory().expect("a database in memory can be opened")
 }
 
-/// In one transaction, as the object does.
+/// Executes the statements in one transaction, as the object does.
 #[cfg(not(target_arch = "wasm32"))]
 fn transact(database: &sqlite::Database, writes: &[Write]) -> Result<(), String> {
     database

@@ -1,4 +1,4 @@
-//! `build`: the crate and its JavaScript entry become two files that the runtime can load.
+//! `build`: makes the two files that the runtime loads from the crate and its JavaScript entry.
 
 use crate::project::{Project, run};
 use crate::setup;
@@ -14,7 +14,7 @@ use walkdir::WalkDir;
 const MODULE: &str = "index.js";
 const WASM: &str = "index_bg.wasm";
 
-/// Features of the shells that no deployment has.
+/// Features of the shells that are never deployed.
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Feature {
     /// Requests can ask for a panic, a reset and the counters of an object
@@ -29,11 +29,11 @@ impl Feature {
     }
 }
 
-/// One way to build the Worker.
+/// A way to build the Worker.
 struct Variant {
     feature: Option<Feature>,
-    /// What worker-build fills. A deployment's is the one that wrangler.toml reaches, so that no
-    /// variant can ever be deployed.
+    /// The directory that worker-build fills. wrangler.toml reaches that of a deployment only, so
+    /// that no other variant can be deployed.
     generated: PathBuf,
     bundle: PathBuf,
 }
@@ -60,7 +60,8 @@ struct Sources {
 
 pub(crate) fn build(project: &Project, feature: Option<Feature>) -> Result<()> {
     let variant = Variant::new(project, feature);
-    // Builds can meet: the one that is typed, and the one that wrangler starts when a file changes.
+    // Two builds can run at once: one from the command line, and one that wrangler starts when a
+    // file changes.
     fs::create_dir_all(project.path("target"))?;
     let lock = File::create(variant.bundle.with_extension("lock"))?;
     lock.lock()?;
@@ -78,7 +79,7 @@ pub(crate) fn build(project: &Project, feature: Option<Feature>) -> Result<()> {
     report(&variant)
 }
 
-/// The compressed size of the bundle that is deployed: what a Worker's size limit is about.
+/// Returns the compressed size of the deployed bundle, to which a Worker's size limit applies.
 pub(crate) fn deployed_gzip_bytes(project: &Project) -> Result<u64> {
     gzip_bytes(&Variant::new(project, None).bundle)
 }
@@ -89,7 +90,7 @@ fn compile(project: &Project, variant: &Variant) -> Result<()> {
     let mut command = project.command(&tools.worker_build);
     command
         .current_dir(project.path("shells/worker"))
-        // Without these three worker-build downloads programs of its own.
+        // Without these three, worker-build downloads programs of its own.
         .env("WASM_BINDGEN_BIN", &tools.wasm_bindgen)
         .env("ESBUILD_BIN", project.npm_program("esbuild"))
         .env("WASM_OPT_BIN", project.npm_program("wasm-opt"))
@@ -102,7 +103,8 @@ fn compile(project: &Project, variant: &Variant) -> Result<()> {
     declare(project, &tools.wasm_bindgen, variant)
 }
 
-/// Writes the declarations that the JavaScript code is checked against, which worker-build drops.
+/// Writes the declarations that the JavaScript code is checked against, because worker-build drops
+/// them.
 fn declare(project: &Project, wasm_bindgen: &Path, variant: &Variant) -> Result<()> {
     let directory = project.path("target/worker-declarations");
     let wasm = format!(
@@ -121,8 +123,8 @@ fn declare(project: &Project, wasm_bindgen: &Path, variant: &Variant) -> Result<
 
 fn assemble(project: &Project, variant: &Variant) -> Result<()> {
     setup::node_packages(project)?;
-    // Made beside its place and moved there whole: a server that starts meanwhile finds the old
-    // bundle or the new one.
+    // It is made beside its place and moved there whole, so that a server which starts meanwhile
+    // finds the old bundle or the new one.
     let fresh = variant.bundle.with_extension("new");
     remove_directory(&fresh)?;
     fs::create_dir_all(&fresh)?;
@@ -194,8 +196,8 @@ impl Sources {
                 .filter_entry(|entry| !(entry.depth() == 1 && entry.file_name() == "build"));
             for entry in entries {
                 let entry = entry?;
-                // A directory changes when a file in it goes; the topmost also when a build writes
-                // into it.
+                // A directory changes when a file in it is deleted. The topmost one also changes
+                // when a build writes into it.
                 if entry.depth() == 0 && entry.file_type().is_dir() {
                     continue;
                 }
@@ -223,8 +225,8 @@ fn has_outputs_since(directory: &Path, time: SystemTime) -> bool {
     })
 }
 
-/// Gives the outputs the time of the sources that they were made from: one that is changed while a
-/// build runs is newer.
+/// Gives the outputs the time of the sources that they were made from. A source that changes during
+/// a build is then newer.
 fn mark_outputs(directory: &Path, time: SystemTime) -> io::Result<()> {
     for file in [MODULE, WASM] {
         File::options()

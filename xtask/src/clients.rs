@@ -1,4 +1,5 @@
-//! `clients`: published clients of the protocol, as their registries have them, against a shell.
+//! `clients`: runs published clients of the protocol, as their registries have them, against a
+//! shell.
 
 use crate::project::{Project, output, run};
 use crate::setup;
@@ -10,7 +11,8 @@ use std::process::ExitCode;
 
 const TESTS: &str = "tests/clients";
 const PYTHON: &str = ".tools/python-clients";
-/// Where the tests of the clients' own repository are run from, so that they find our packages.
+/// The directory from which the tests of the clients' own repository are run, so that they find our
+/// packages.
 const UPSTREAM: &str = "tests/clients/upstream";
 const UPSTREAM_TESTS: [&str; 1] = ["packages/y-durable-streams/test/yjs-conformance.test.ts"];
 
@@ -31,7 +33,7 @@ pub(crate) fn clients(
     suite.run()
 }
 
-/// The client, and beside it the source of its package, which contains its tests.
+/// The client, and the source of its package with its tests.
 fn python_packages(project: &Project) -> Result<()> {
     let requirements = project.path("tests/clients/python/requirements.txt");
     let client = project.path("tests/clients/python/durable-streams.txt");
@@ -41,7 +43,7 @@ fn python_packages(project: &Project) -> Result<()> {
     ]
     .concat();
     let root = project.path(PYTHON);
-    // Written last, so that an installation that was cut short does not count.
+    // Written last, so that an interrupted installation does not count.
     let installed = root.join("installed");
     if fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
         return Ok(());

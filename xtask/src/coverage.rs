@@ -1,4 +1,4 @@
-//! `coverage`: which regions of the machine the replay of the corpora reaches.
+//! `coverage`: shows which regions of the machine the replay of the corpora reaches.
 
 use crate::project::Project;
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
-/// The share of the machine's regions, in thousandths, that a replay has to reach.
+/// The share of the machine's regions, in thousandths, that a replay must reach.
 const FLOOR: u64 = 970;
 const REPORT: &str = "fuzz/COVERAGE.md";
 
@@ -74,7 +74,7 @@ pub(crate) fn coverage(project: &Project, write: bool) -> Result<ExitCode> {
     })
 }
 
-/// Runs the tests that replay the corpora, and reads what they left.
+/// Runs the tests that replay the corpora, and reads their profiles.
 fn measure(project: &Project) -> Result<BTreeMap<String, Regions>> {
     let test = build(project)?;
     let profile = project.path("target/coverage/corpora.profraw");
@@ -102,7 +102,7 @@ fn measure(project: &Project) -> Result<BTreeMap<String, Regions>> {
     Ok(files)
 }
 
-/// The program with the tests.
+/// Returns the program with the tests.
 fn build(project: &Project) -> Result<PathBuf> {
     let mut cargo = project.cargo();
     cargo

@@ -16,7 +16,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(200);
-/// How often wrangler is looked at, after it was asked to end, before its processes are killed.
+/// How many times wrangler is checked after it was asked to end, before its processes are killed.
 const GRACE_POLLS: u32 = 25;
 const STATE: &str = ".wrangler/state";
 
@@ -44,8 +44,8 @@ pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
     let handler = Arc::clone(&interrupted);
     ctrlc::set_handler(move || handler.store(true, Ordering::SeqCst))?;
 
-    // A process group of its own: an interrupt typed in the terminal comes here only, and is passed
-    // on once.
+    // It has a process group of its own, so that an interrupt from the terminal reaches this
+    // program only, which passes it on once.
     let mut server = project
         .wrangler()
         .args([
@@ -94,7 +94,7 @@ fn announce(port: u16) {
     println!("Ctrl-C ends the server.");
 }
 
-/// Whether an HTTP answer comes, to a request that touches no stream.
+/// Returns whether a request that touches no stream is answered.
 fn answers(port: u16) -> bool {
     let ask = || -> io::Result<bool> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

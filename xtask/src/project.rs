@@ -1,4 +1,4 @@
-//! Where things are, and how other programs are called.
+//! The paths of the project, and how other programs are called.
 
 use anyhow::{Context as _, Result, bail};
 use std::ffi::OsStr;
@@ -11,8 +11,8 @@ pub(crate) struct Project {
 
 impl Project {
     pub(crate) fn locate() -> Result<Self> {
-        // Cargo tells a program that it runs where its crate lies; two checkouts can share one
-        // target directory.
+        // Cargo tells a program where its crate is, because two checkouts can share one target
+        // directory.
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
             .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let root = Path::new(&manifest)
@@ -27,7 +27,7 @@ impl Project {
         self.root.join(relative)
     }
 
-    /// Where programs are kept that every clone of the project can use.
+    /// Returns where programs are kept that every clone of the project can use.
     pub(crate) fn cache(&self) -> PathBuf {
         let directory = |name| std::env::var_os(name).filter(|path| !path.is_empty());
         let user = directory("XDG_CACHE_HOME")
@@ -36,17 +36,17 @@ impl Project {
         user.map_or_else(|| self.path(".tools"), |user| user.join("durable-streams"))
     }
 
-    /// A program of an installed npm package.
+    /// Returns the path of a program of an installed npm package.
     pub(crate) fn npm_program(&self, name: &str) -> PathBuf {
         self.root.join("node_modules/.bin").join(name)
     }
 
-    /// A command that runs at the root of the project.
+    /// Makes a command that runs at the root of the project.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
             .current_dir(&self.root)
-            // No command calls home.
+            // No command sends telemetry.
             .env("WRANGLER_SEND_METRICS", "false")
             .env("WRANGLER_HIDE_BANNER", "true")
             .env("CLOUDFLARE_CF_FETCH_ENABLED", "false");
@@ -73,7 +73,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What a command prints on its standard output, or nothing when it cannot be run.
+/// Returns what a command prints on its standard output, or `None` when it cannot be run.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command
         .stdin(Stdio::null())

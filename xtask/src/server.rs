@@ -1,5 +1,4 @@
-//! The build of the server for one machine, into directories of its own: a variant does not take
-//! the place of the other.
+//! The build of the server for one machine. Each variant has a directory of its own.
 
 use crate::bundle::Feature;
 use crate::project::{Project, run};
@@ -12,7 +11,7 @@ pub(crate) fn build(project: &Project, feature: Option<Feature>) -> Result<()> {
     let mut command = project.cargo();
     command
         .args(["build", "--quiet", "--package", "durable-streams-server"])
-        // Where it is then taken from, wherever else builds may go.
+        // It is taken from there, wherever other builds go.
         .env("CARGO_TARGET_DIR", project.path("target"));
     let (profile, directory) = match feature {
         None => ("release", "target/server"),
@@ -24,7 +23,8 @@ pub(crate) fn build(project: &Project, feature: Option<Feature>) -> Result<()> {
     };
     run(command.args(["--profile", profile]))?;
     fs::create_dir_all(project.path(directory))?;
-    // Moved to its place whole: a test that runs meanwhile keeps the one that it has started.
+    // It is moved to its place whole, so that a test which runs meanwhile keeps the program that it
+    // has started.
     let fresh = project.path(directory).join("fresh");
     let built = project.path("target").join(profile).join(PROGRAM);
     fs::copy(&built, &fresh).with_context(|| format!("cannot copy {}", built.display()))?;

@@ -1,4 +1,4 @@
-//! Installs what the commands need, each part only where it is missing or has another version.
+//! Installs what the commands need, if it is missing or has another version.
 
 use crate::project::{Project, output, run};
 use anyhow::{Context as _, Result, bail};
@@ -10,7 +10,7 @@ const CHROMIUM: &str = "/usr/bin/chromium";
 const NODE_MAJOR_MIN: u32 = 20;
 pub(crate) const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
-/// The programs that make a Worker of a Rust crate.
+/// The programs that make a Worker from a Rust crate.
 pub(crate) struct BuildTools {
     pub(crate) wasm_bindgen: PathBuf,
     pub(crate) worker_build: PathBuf,
@@ -29,8 +29,7 @@ pub(crate) fn all(project: &Project) -> Result<()> {
 
 pub(crate) fn build_tools(project: &Project) -> Result<BuildTools> {
     wasm_target(project)?;
-    // Each tool has to be of the same version as the crate it works for, and Cargo.lock says which
-    // that is.
+    // Each tool must have the version of its crate in Cargo.lock.
     let lock: toml::Table = fs::read_to_string(project.path("Cargo.lock"))?
         .parse()
         .context("Cargo.lock")?;
@@ -54,19 +53,19 @@ pub(crate) fn node_packages(project: &Project) -> Result<()> {
     node_packages_in(project, ".")
 }
 
-/// The packages of the lock file in a directory of the project.
+/// Installs the packages of the lock file in a directory of the project.
 pub(crate) fn node_packages_in(project: &Project, directory: &str) -> Result<()> {
     node(project)?;
     let directory = project.path(directory);
-    // npm writes this file last, so an installation that was cut short does not count.
+    // npm writes this file last, so that an interrupted installation does not count.
     let installed = modified(&directory.join("node_modules/.package-lock.json"));
     let wanted = modified(&directory.join("package-lock.json"));
     if installed.is_some() && installed >= wanted {
         return Ok(());
     }
     println!("installing npm packages");
-    // The packages' own install scripts only look for other ways to get what npm has just put
-    // there.
+    // The packages' own install scripts only look for other ways to get what npm has just
+    // installed.
     run(project.command("npm").current_dir(&directory).args([
         "ci",
         "--ignore-scripts",
@@ -75,8 +74,8 @@ pub(crate) fn node_packages_in(project: &Project, directory: &str) -> Result<()>
     ]))
 }
 
-/// Chromium, in which tests look at the server as a web page does. `CHROMIUM` names another one
-/// than Debian's.
+/// Installs Chromium, in which tests use the server as a web page does. `CHROMIUM` names another
+/// program than Debian's.
 pub(crate) fn chromium(project: &Project) -> Result<()> {
     if std::env::var_os("CHROMIUM").is_some() || Path::new(CHROMIUM).exists() {
         return Ok(());
@@ -136,9 +135,9 @@ fn wasm_target(project: &Project) -> Result<()> {
         .args(["target", "add", WASM_TARGET]))
 }
 
-/// The program in the wanted version: the one on the search path, or the one in the user's cache,
-/// where it is installed if it is missing. A new clone finds it there again. Each version has a
-/// directory of its own, because another project may need another version.
+/// Returns the program in the wanted version: from the search path, or from the user's cache, where
+/// it is installed if it is missing. Each version has a directory of its own, because another
+/// project may need another one.
 fn cargo_tool(project: &Project, program: &str, package: &str, version: &str) -> Result<PathBuf> {
     let root = project.cache().join(format!("{package}-{version}"));
     let cached = root.join("bin").join(program);
@@ -163,7 +162,7 @@ fn cargo_tool(project: &Project, program: &str, package: &str, version: &str) ->
     Ok(cached)
 }
 
-/// The last word of what the program answers to `--version`: some say their name first.
+/// Returns the last word of the answer to `--version`, because some programs say their name first.
 fn tool_version(project: &Project, program: &OsStr) -> Option<String> {
     let answer = output(project.command(program).arg("--version"))?;
     answer.split_whitespace().last().map(str::to_owned)

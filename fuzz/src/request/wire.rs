@@ -20,8 +20,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// `None` for what no HTTP server would hand on: control characters, a URL that is not one, a
-    /// header without a name.
+    /// Reads a record; `None` for what no HTTP server would pass on: control characters, an invalid
+    /// URL, or a header without a name.
     pub(super) fn read(record: &[u8]) -> Option<Self> {
         let mut lines = record.split(|byte| *byte == b'\n');
         let first = latin(lines.next()?);
@@ -60,7 +60,7 @@ impl Request {
         })
     }
 
-    /// The value of a header; of one that is given several times, all values.
+    /// Returns the value of a header, or all values joined if it is given several times.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         let values: Vec<_> = self
             .headers
@@ -86,7 +86,7 @@ impl Request {
         }
     }
 
-    /// A request that asks for this call.
+    /// Returns a request that asks for this call.
     pub(super) fn print(call: &Call, base: &str) -> Self {
         let mut headers = Vec::new();
         let mut url = base.to_owned();

@@ -1,5 +1,5 @@
-//! Clients: each a host of its own, with real HTTP connections. One thing at a time, again when it
-//! was in vain, and readers of event streams beside it.
+//! Clients: each is a host with real HTTP connections. It does one thing at a time and retries what
+//! failed. Readers of event streams run beside it.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -26,12 +26,12 @@ use crate::platform::{ConnectionFault, FaultyStream};
 use crate::shared::{Inner, Phase, SERVER, Shared, now};
 
 pub(crate) const PORT: u16 = 80;
-/// A client that waits for the others looks up so often.
+/// How often a client that waits for the others looks again.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const CONNECT: Duration = Duration::from_secs(3);
-/// After the heal, an answer comes within this, or not at all.
+/// After the heal, an answer comes within this time.
 pub(crate) const LIVENESS_MS: u64 = 120_000;
-/// Of several commits, each on its way for as long as drawn, and the network.
+/// Several commits, each with its drawn delay, and the network.
 const OUTDATED_MS: u64 = 1_000;
 
 /// What all clients of a run share.
@@ -42,15 +42,15 @@ pub(crate) struct ClientContext {
     pub(crate) follows: Rc<RefCell<Vec<live::Follow>>>,
 }
 
-/// An open connection.
+/// A connection of a client.
 pub(crate) struct Connection {
     sender: SendRequest<Sent>,
     pub(crate) fault: Rc<ConnectionFault>,
-    /// What had happened to the network when it was opened.
+    /// The number of disturbances when it was opened.
     pub(crate) disturbances: u64,
 }
 
-/// There is no whole answer.
+/// No whole answer came.
 #[derive(Debug)]
 pub(crate) struct Lost(pub(crate) String);
 
@@ -100,13 +100,13 @@ impl ClientContext {
         self.shared.lock().goes_on()
     }
 
-    /// A request is sent: what was durable by now it must know of.
+    /// Notes that a request is sent. Its answer must know what is durable now.
     pub(crate) fn sent(&self, name: usize, request: &Rc<Request>) -> usize {
         self.absorb();
         self.judge.borrow_mut().sent(name, request, now())
     }
 
-    /// Holds a whole answer against the model.
+    /// Judges a whole answer.
     pub(crate) fn answered(
         &self,
         who: &str,
@@ -122,7 +122,7 @@ impl ClientContext {
         note_answer(&mut shared, request, response);
     }
 
-    /// Holds the beginning of an answer against the model.
+    /// Judges the beginning of an answer.
     fn broke_off(&self, who: &str, attempt: usize, response: &Response) {
         self.absorb();
         let mut judge = self.judge.borrow_mut();
@@ -142,7 +142,7 @@ impl ClientContext {
         }
     }
 
-    /// Opens a connection, which breaks off after so many bytes where that is drawn.
+    /// Opens a connection, which breaks off after a number of bytes if that is drawn.
     pub(crate) async fn connect(&self) -> Result<Connection, Lost> {
         let disturbances = self.shared.lock().disturbances;
         let stream = timeout(CONNECT, TcpStream::connect((SERVER, PORT))).await;
@@ -154,7 +154,7 @@ impl ClientContext {
             .await
             .map_err(|error| Lost(format!("no connection: {error}")))?;
         tokio::task::spawn_local(async move {
-            // Whoever waits for an answer on it is told.
+            // Whoever waits for an answer on it learns the error there.
             drop(connection.await);
         });
         Ok(Connection {
@@ -164,7 +164,7 @@ impl ClientContext {
         })
     }
 
-    /// Sends a request on a connection, and waits for the head of its answer.
+    /// Sends a request, and waits for the head of its answer.
     pub(crate) async fn send(
         &self,
         connection: &mut Connection,
@@ -228,7 +228,7 @@ impl ClientContext {
         head.map_err(|error| Lost(format!("no answer: {error}")))
     }
 
-    /// Whether a connection may have broken off without the server's doing.
+    /// Returns whether a connection may have broken off through no fault of the server.
     pub(crate) fn is_excused(&self, connection: &Connection) -> bool {
         let shared = self.shared.lock();
         shared.disturbances != connection.disturbances
@@ -238,7 +238,7 @@ impl ClientContext {
     }
 }
 
-/// One client's incarnation.
+/// Runs one client.
 pub(crate) async fn run(context: ClientContext, number: u64) {
     let who = format!("client {number}");
     let settings = context.shared.settings();
@@ -286,13 +286,13 @@ pub(crate) async fn run(context: ClientContext, number: u64) {
 struct Client {
     context: ClientContext,
     who: String,
-    /// Of each name.
+    /// What it knows of each name.
     knowledge: Vec<Knowledge>,
     connection: Option<Connection>,
 }
 
 impl Client {
-    /// The next thing, in as many attempts as it takes.
+    /// Does one operation, in several attempts if needed.
     async fn operate(&mut self, operation: u64) {
         let context = self.context.clone();
         context.absorb();
@@ -366,7 +366,7 @@ impl Client {
         }
     }
 
-    /// One request, and its whole answer.
+    /// Sends one request, and reads its whole answer.
     async fn attempt(&mut self, name: usize, request: &Rc<Request>) -> Result<Response, Lost> {
         let context = self.context.clone();
         let attempt = context.sent(name, request);
@@ -381,7 +381,7 @@ impl Client {
                 + if waits {
                     shared.settings.workload.limits.long_poll_timeout_ms
                 } else if shared.phase == Phase::Reading && shared.settings.workload.whole_reads {
-                    // All pages of a stream come one after the other, each from a slow tier.
+                    // The pages of a whole read follow one another, each from a slow tier.
                     LIVENESS_MS
                 } else {
                     0
@@ -426,7 +426,7 @@ impl Client {
         }
     }
 
-    /// The same request again, on a connection of its own, whose answer is judged, too.
+    /// Sends the same request on another connection, and judges its answer as well.
     fn send_copy(&self, name: usize, request: &Rc<Request>) {
         let context = self.context.clone();
         let request = Rc::clone(request);
@@ -513,11 +513,10 @@ impl Client {
         }
         let response = match response {
             Ok(response) => response,
-            // A connection that is kept may be closed by the server at any time between two
-            // requests.
+            // The server may close a kept connection at any time between two requests.
             Err(Lost(reason)) => {
-                // An answer of several pages breaks off when its stream ends, or the turn for one
-                // fails.
+                // An answer of several pages breaks off when its stream ends, or when the turn for
+                // a page fails.
                 let ended = context.shared.settings().workload.whole_reads
                     && (context.judge.borrow().has_turned_over(attempt)
                         || context.shared.lock().storage_failed_at >= begun);
@@ -543,7 +542,7 @@ impl Client {
         Ok(response)
     }
 
-    /// What a long-poll's answer says of wakes.
+    /// Counts and judges what a long-poll's answer shows.
     fn note_poll(
         &self,
         connection: &Connection,
@@ -578,7 +577,7 @@ impl Client {
                         format!("a{attempt}: {waited} ms"),
                     );
                 }
-                // A stream that disconnects its readers makes them reconnect, which takes a while.
+                // When a stream disconnects its readers, reconnecting takes a while.
                 let reconnect = shared.settings.workload.limits.reconnect_base_ms * 4;
                 let late = outdated.is_some_and(|at| at + slack + reconnect < now());
                 if late && !excused {
@@ -595,8 +594,8 @@ impl Client {
         }
     }
 
-    /// The rest of an answer, as fast as its client reads. When it breaks off, what came must be
-    /// the beginning of what the head promised.
+    /// Reads the rest of an answer, as fast as its client reads. If it breaks off, what came must
+    /// be the beginning of what the head promised.
     async fn whole(
         &self,
         attempt: usize,
@@ -626,7 +625,7 @@ impl Client {
         Ok(response)
     }
 
-    /// A last look at a name: everything that was acknowledged is there, as the model has it.
+    /// Reads a name once more: everything acknowledged must be there, as in the model.
     async fn read_everything(&mut self, name: usize) {
         let context = self.context.clone();
         let mut offset = "-1".to_owned();
@@ -659,7 +658,7 @@ impl Client {
     }
 }
 
-/// A body to be sent, of known length or not.
+/// A body to be sent, of known or unknown length.
 struct Sent {
     pieces: mpsc::UnboundedReceiver<Bytes>,
     left: u64,
@@ -709,7 +708,7 @@ impl hyper::body::Body for Sent {
     }
 }
 
-/// Status and headers of an answer.
+/// Returns status and headers of an answer.
 pub(crate) fn head_of(head: &hyper::Response<Incoming>) -> Response {
     let headers = head.headers().iter().map(|(name, value)| {
         (
@@ -724,7 +723,7 @@ pub(crate) fn head_of(head: &hyper::Response<Incoming>) -> Response {
     }
 }
 
-/// The name of a header as the protocol spells it.
+/// Returns the name of a header as the protocol spells it.
 fn spelled(name: &str) -> String {
     if name == "etag" {
         return "ETag".to_owned();
@@ -740,7 +739,7 @@ fn spelled(name: &str) -> String {
     spelled
 }
 
-/// An answer with its body, which must come to its end.
+/// Reads the body of an answer, which must end.
 pub(crate) async fn whole(head: hyper::Response<Incoming>) -> Result<Response, Lost> {
     let mut response = head_of(&head);
     let body = head.into_body().collect().await;

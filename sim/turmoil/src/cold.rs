@@ -1,6 +1,5 @@
-//! The server's cold tier: objects under keys, in a place that outlives every server. A put or a
-//! deletion is done, not done, done late, and told or not; a body comes in pieces, or breaks off,
-//! or stays away.
+//! The server's cold tier, which outlives every server. A put or a deletion is done, not done, or
+//! done late, and reported or not. A body comes in pieces, breaks off, or never comes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::{self, Display, Formatter};
@@ -26,16 +25,16 @@ use tokio::time::sleep;
 use crate::coverage::{Fault, Situation};
 use crate::shared::{Inner, Shared, now};
 
-/// A body comes in so many pieces at most.
+/// The greatest number of pieces of a body.
 const PIECES_MAX: u64 = 4;
 
-/// What is in the tier, and what is on its way there.
+/// The objects in the tier, and the puts and deletions under way.
 #[derive(Debug, Default)]
 pub(crate) struct ColdTier {
     pub(crate) objects: Objects,
     /// Every key that a put was ever begun for.
     begun: BTreeSet<String>,
-    /// By when it is there.
+    /// When it is done.
     coming: BTreeMap<(u64, u64), Coming>,
     count: u64,
 }
@@ -43,7 +42,7 @@ pub(crate) struct ColdTier {
 #[derive(Debug)]
 struct Coming {
     change: Change,
-    /// Nobody waits for it any more: it may have been broken off.
+    /// Whether nobody waits for it any more, so that it may have been broken off.
     cut: Arc<AtomicBool>,
 }
 
@@ -53,7 +52,7 @@ enum Change {
     Delete { keys: Vec<String> },
 }
 
-/// Whoever waits for a change.
+/// Those who wait for a change.
 struct Waiting {
     cut: Arc<AtomicBool>,
     at: u64,
@@ -73,7 +72,7 @@ impl ColdTier {
         self.coming.is_empty()
     }
 
-    /// Whether there is any object whose key begins so.
+    /// Returns whether there is an object whose key begins with `prefix`.
     fn has_with_prefix(&self, prefix: &str) -> bool {
         let next = self.objects.range(prefix.to_owned()..).next();
         next.is_some_and(|(key, _)| key.starts_with(prefix))
@@ -96,7 +95,7 @@ impl ColdTier {
 }
 
 impl Inner {
-    /// Every object that a stream refers to.
+    /// Returns the key of every object that a stream refers to.
     pub(crate) fn referenced(&self) -> BTreeSet<String> {
         self.disks
             .values()
@@ -104,7 +103,7 @@ impl Inner {
             .collect()
     }
 
-    /// What is due has happened.
+    /// Carries out what is due.
     pub(crate) fn settle_tier(&mut self, now: u64) {
         while let Some(entry) = self
             .tier
@@ -156,7 +155,7 @@ impl Inner {
         all[usize::try_from(choice).unwrap_or(0)]
     }
 
-    /// How long something takes on a good day.
+    /// Draws how long something takes without a fault.
     fn takes(&mut self) -> u64 {
         let most = self.settings.tier_ms;
         self.choices.upto(most)
@@ -167,7 +166,7 @@ impl Inner {
         self.choices.upto(most)
     }
 
-    /// The tier has too much to do.
+    /// Returns whether the tier is overloaded.
     fn throttled(&mut self) -> Result<()> {
         if self.fault(Fault::Throttle) {
             self.changed(Fault::Throttle);
@@ -185,7 +184,7 @@ fn failed(what: &'static str) -> Error {
     }
 }
 
-/// The tier, as one server knows it.
+/// The tier as one server sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     pub(crate) shared: Shared,
@@ -198,7 +197,7 @@ impl Display for Bucket {
     }
 }
 
-/// Something asked for, what is told of it, and when.
+/// Something asked for, the report on it, and the time of the report.
 struct Asked<T> {
     waiting: Option<Waiting>,
     report: Report,
@@ -214,14 +213,14 @@ enum Piece {
 }
 
 impl Bucket {
-    /// Nothing that a dead server asks for leaves it.
+    /// Returns an error when the server is dead, because nothing leaves a dead server.
     async fn leave(&self) {
         if self.shared.lock().alive(self.boot).is_err() {
             pending::<()>().await;
         }
     }
 
-    /// Waits for what is told; `None` when that is never anything.
+    /// Waits for the report.
     async fn wait<T>(&self, asked: Asked<T>) -> (Report, T) {
         let Asked {
             mut waiting,
@@ -298,7 +297,7 @@ impl Bucket {
         shared.settle_tier(now());
         let throttled = shared.throttled();
         if throttled.is_err() {
-            // Of a page whose beginning is sent already, too.
+            // This holds even for a page whose beginning was sent.
             shared.disturbances += 1;
         }
         throttled?;
@@ -370,7 +369,7 @@ impl Bucket {
         })
     }
 
-    /// A body, as it comes: some of it only, where it does not come to its end.
+    /// Makes a body that comes in parts, and only some of them if it breaks off.
     fn pieces(
         &self,
         shared: &mut Inner,

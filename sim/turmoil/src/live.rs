@@ -1,5 +1,5 @@
-//! Readers of event streams: each a task of its client's host, which goes on from where it was when
-//! its connection breaks off.
+//! Readers of event streams. Each is a task of its client's host, which resumes when its connection
+//! breaks off.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,18 +18,18 @@ use crate::judge::{Progress, Reading, stream};
 use crate::settings::TIER_STEPS;
 use crate::shared::{Phase, now};
 
-/// How often a reader looks up from waiting.
+/// How often a waiting reader looks again.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// For the network, and for the server to notice.
+/// Time for the network, and for the server to notice.
 const SLACK_MS: u64 = 2_000;
-/// For the server to tell what it has, where nothing breaks.
+/// Time for the server to send what it has, without a fault.
 const TOLD_MS: u64 = 1_000;
-/// Connection attempts of one reader while things break.
+/// Connection attempts of one reader while faults happen.
 const ATTEMPTS_MAX: u64 = 8;
-/// For the head of an answer.
+/// Time for the head of an answer.
 const HEAD: Duration = Duration::from_secs(15);
 
-/// A reader, as those see it who wait for it.
+/// The state of a reader, for those who wait for it.
 pub(crate) struct Follow {
     pub(crate) number: usize,
     pub(crate) name: usize,
@@ -74,24 +74,24 @@ struct Reader {
     context: ClientContext,
     who: String,
     name: usize,
-    /// What is asked with the next connection attempt.
+    /// The request of the next connection attempt.
     request: Rc<Request>,
     readings: Rc<RefCell<Vec<Reading>>>,
     attempts: u64,
-    /// Whether the last connection broke off, and within an event.
+    /// Whether the last connection broke off, and whether that was within an event.
     cut_within: Option<bool>,
     finished: bool,
 }
 
-/// How a connection has come to its end.
+/// How a connection ended.
 enum End {
-    /// The response is complete.
+    /// The response was complete.
     Whole,
     Broken(String),
     /// Nothing came for too long.
     Silent,
     Left,
-    /// The run is over, or has failed.
+    /// The run has ended or failed.
     Over,
 }
 
@@ -191,7 +191,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The stream has answered otherwise than with events.
+    /// Handles an answer that is not an event stream.
     fn refused(&mut self, response: &Response) {
         let shared = self.context.shared.lock();
         let bounds = &shared.settings.bounds;
@@ -199,7 +199,7 @@ impl Reader {
         self.finished = response.status < 500 || (tight && shared.phase > Phase::Busy);
     }
 
-    /// Reads events up to the end of the response, or of patience.
+    /// Reads events up to the end of the response, or until nothing comes.
     async fn read(
         &mut self,
         attempt: usize,
@@ -281,7 +281,7 @@ impl Reader {
         }
     }
 
-    /// What has been durable for a while is told to those at the tail.
+    /// Judges that a reader at the tail has what has been durable for a while.
     fn check_told(&self, attempt: usize, told_at: u64) {
         self.context.absorb();
         let behind = self
@@ -306,7 +306,7 @@ impl Reader {
         let slack =
             TOLD_MS + settings.latency_ms_max * 4 + work + tier + limits.reconnect_base_ms * 4;
         let since = since.max(told_at);
-        // A read that fails is tried again, after longer and longer pauses.
+        // The server retries a failed read after pauses that grow.
         let excused =
             shared.ending || shared.storage_failed_at > since || settings.bounds.queue_max == 1;
         if since + slack < now() && !excused {
@@ -316,7 +316,7 @@ impl Reader {
         }
     }
 
-    /// Whether the end of a response was one that may be, and what is asked next.
+    /// Judges whether the end of a response was allowed, and prepares the next request.
     fn ended(
         &mut self,
         attempt: usize,

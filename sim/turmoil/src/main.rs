@@ -1,5 +1,5 @@
-//! The outer layer of the simulator: the server for one machine, as it is, and real HTTP clients,
-//! on the simulated network of `turmoil`. What `cargo sim turmoil` runs.
+//! The outer layer of the simulator: the server for one machine and real HTTP clients, on the
+//! simulated network of `turmoil`. `cargo sim turmoil` runs it.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "commands print what they find")]
 
@@ -66,7 +66,7 @@ enum Command {
         #[arg(short, long, default_value = "bug.tape")]
         output: PathBuf,
     },
-    /// Show that a seed is one run: two processes that log everything
+    /// Show that a seed is one run: from its tape, and in two processes that log everything
     Meta {
         #[arg(long, default_value = "0..10")]
         seeds: Seeds,

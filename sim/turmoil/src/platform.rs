@@ -1,5 +1,5 @@
-//! The server's platform and network: the simulated clock, entropy that is drawn, storage work on
-//! the host's own runtime, and connections of a simulated network, some of which break off.
+//! The server's platform and network: the simulated clock, drawn entropy, storage work on the
+//! host's own runtime, and connections that may break off.
 
 use std::cell::Cell;
 use std::fmt::{self, Debug, Formatter};
@@ -32,7 +32,7 @@ impl Debug for Simulated {
 }
 
 impl Simulated {
-    /// On the runtime of the host that is running.
+    /// Runs on the runtime of the present host.
     pub(crate) fn new(shared: Shared) -> Self {
         let (works, mut queue) = mpsc::unbounded_channel::<Work>();
         let it = shared.clone();
@@ -68,8 +68,8 @@ impl Platform for Simulated {
         Millis(now)
     }
 
-    /// Never the same again and again, not even where nothing is left to be drawn from: who waits
-    /// for a while that is chosen by chance would not wait at all.
+    /// Never repeats a number, even when the tape has ended, because a wait of random length would
+    /// otherwise not be a wait.
     fn random(&self) -> io::Result<u64> {
         let mut shared = self.shared.lock();
         shared.randoms += 1;
@@ -78,7 +78,7 @@ impl Platform for Simulated {
     }
 
     fn work(&self, work: Work) {
-        // When the host dies, there is nobody left to do it.
+        // When the host dies, the work is dropped.
         drop(self.works.send(work));
     }
 }
@@ -101,20 +101,20 @@ impl Listener for Accepting {
     }
 }
 
-/// What has become of a client's connection.
+/// What happens to a client's connection.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionFault {
-    /// Bytes that may still pass before it breaks off, where it is to.
+    /// How many more bytes pass before it breaks off, if it does.
     pub(crate) writes_left: Cell<Option<u64>>,
     pub(crate) reads_left: Cell<Option<u64>>,
-    /// Which of both has come.
+    /// Whether either end was cut.
     pub(crate) cut_writing: Cell<bool>,
     pub(crate) cut_reading: Cell<bool>,
     pub(crate) written: Cell<u64>,
     pub(crate) read: Cell<u64>,
 }
 
-/// A client reads so many bytes at once.
+/// How many bytes a client reads at once.
 const PIECE: usize = 4_096;
 
 /// A client's end of a connection.

@@ -1,4 +1,4 @@
-//! One run: the hosts, the network between them, and what happens to both.
+//! One run: the hosts, the network between them, and the faults of both.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,9 +39,9 @@ use crate::shared::{Phase, SERVER, Shared, client_host};
 use crate::storage::{Disks, Logged, framed};
 
 const TICK_MS: u64 = 10;
-/// Clients that are not done by then have met with too much.
+/// Clients that are not done by then have met too many faults.
 const BUSY_MS_MAX: u64 = 60_000;
-/// A stream that ends later than so long after everything else is not waited for.
+/// Streams that expire later than this after everything else are not waited for.
 const EXPIRY_MS_MAX: u64 = 20_000;
 
 /// The outer layer: the server and real HTTP clients on a simulated network.
@@ -71,7 +71,7 @@ impl Layer for Outer {
     }
 }
 
-/// What the network suffers, and is to be relieved of.
+/// How a disturbance of the network ends.
 #[derive(Clone, Debug)]
 enum FaultEnd {
     Repair(u64),
@@ -85,22 +85,22 @@ struct World {
     sim: Sim<'static>,
     shared: Shared,
     context: ClientContext,
-    /// What is to be done, and when.
+    /// When disturbances end.
     agenda: BTreeMap<(u64, u64), FaultEnd>,
     entries: u64,
-    /// What is broken of each client's link, for the last of several to repair.
+    /// How many disturbances each client's link suffers. The end of the last one repairs it.
     broken: Vec<u64>,
     bounce_at: Option<u64>,
     healed_at: u64,
     waits_until: u64,
 }
 
-/// tokio keeps the tasks of a runtime in so many lists, by their numbers, and drops them list by
-/// list when it ends, as in a crash.
+/// tokio keeps the tasks of a runtime in this many lists, by their numbers, and drops them list by
+/// list when the runtime ends, as in a crash.
 const TASK_LISTS: u64 = 4;
 
-/// The numbers of tasks go on through a process: each run is to begin with the same, as far as the
-/// lists go.
+/// Makes the numbers of tasks begin alike in each run, as far as those lists are concerned. They
+/// count through the whole process.
 fn align_tasks() {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime without input and output can be made");
@@ -108,7 +108,7 @@ fn align_tasks() {
     while number().is_ok_and(|number| number % TASK_LISTS != 0) {}
 }
 
-/// Runs whatever the choices say. No other run may be under way in the same process.
+/// Runs what the choices say. No other run may be under way in the same process.
 fn run(choices: Choices<'static>, options: Options) -> Outcome<Coverage> {
     align_tasks();
     let mut choices = choices.logged();
@@ -144,7 +144,7 @@ fn run(choices: Choices<'static>, options: Options) -> Outcome<Coverage> {
     }
 }
 
-/// The software of the server's host.
+/// Runs the server on its host.
 async fn serve(shared: Shared) -> turmoil::Result {
     let (boot, end, config, is_cold) = {
         let mut inner = shared.lock();
@@ -155,7 +155,7 @@ async fn serve(shared: Shared) -> turmoil::Result {
         inner.end = Arc::new(Notify::new());
         let mut settings = router::Settings::read(&|_| None)?;
         settings.limits = inner.settings.workload.limits.clone();
-        // In private mode a plain read is answered with everything up to the tail.
+        // In private mode, the answer to a plain read has everything up to the tail.
         if !inner.settings.workload.whole_reads {
             settings.cache_mode = CacheMode::Shared;
         }
@@ -283,7 +283,7 @@ impl World {
         }
     }
 
-    /// A server that has died or ended is started again.
+    /// Starts a server that has died or ended again.
     fn look_after_server(&mut self) {
         let now = self.now();
         if self.shared.lock().dead && self.bounce_at.is_none() {
@@ -318,7 +318,7 @@ impl World {
         self.sim.bounce(SERVER);
     }
 
-    /// Sudden death: nothing leaves the server any more, not even that its connections are closed.
+    /// Lets the server die. Nothing leaves it any more, not even the closing of its connections.
     fn crash(&mut self) {
         for client in 0..self.broken.len() {
             self.sim.partition(SERVER, client_host(client as u64));
@@ -372,7 +372,7 @@ impl World {
         }
     }
 
-    /// One of the things that may happen to the server or the network.
+    /// Draws a disturbance of the server or the network, and begins it.
     fn inject_fault(&mut self) {
         const STRIKES: [Fault; 7] = [
             Fault::Crash,
@@ -450,7 +450,7 @@ impl World {
             }
             // The link is broken already.
             Fault::Partition | Fault::OneWay | Fault::Hold => return,
-            // These come with what they break.
+            // These happen where they are drawn.
             Fault::CrashAtCommit
             | Fault::CutRequest
             | Fault::CutResponse
@@ -482,7 +482,7 @@ impl World {
         self.plan(lasts, fault_end);
     }
 
-    /// Goes on to the next phase; true when there is none.
+    /// Begins the next phase. Returns whether the run is over.
     fn advance(&mut self, finished: bool) -> bool {
         let now = self.now();
         let (phase, idle, clients) = {
@@ -536,7 +536,7 @@ impl World {
         false
     }
 
-    /// For readers that nobody hears of any more to be let go of, and for alarms to come.
+    /// Waits until forgotten readers are disconnected and alarms have come.
     fn expiry_slack(&self) -> u64 {
         let settings = self.shared.settings();
         let (limits, bounds) = (&settings.workload.limits, &settings.bounds);
@@ -576,7 +576,7 @@ impl World {
         }
     }
 
-    /// Why it is not over yet; `None` when it is.
+    /// Returns why the run is not quiescent, or `None`.
     fn pending(&self, idle: u64, clients: u64) -> Option<String> {
         if idle < clients {
             return Some(format!("{} clients wait for answers", clients - idle));
@@ -596,7 +596,7 @@ impl World {
         })
     }
 
-    /// What a stream has left to do, or the cold tier.
+    /// Returns what a stream or the cold tier has left to do.
     fn undone(&self) -> Option<String> {
         let now = self.now();
         let shared = self.shared.lock();
@@ -622,7 +622,7 @@ impl World {
             .or_else(|| (!shared.tier.is_still()).then(|| "something is on its way".to_owned()))
     }
 
-    /// Nothing is left of a stream that has ended.
+    /// Judges that nothing is left of a stream that has ended.
     fn judge_rest(&mut self) {
         let now = self.now();
         let slack = self.expiry_slack();
@@ -692,8 +692,8 @@ impl World {
     }
 }
 
-/// What the streams have is where it should be, once, and nothing else is; and the registry was
-/// told of them.
+/// Judges that everything is stored where it should be, once, that nothing else is stored, and that
+/// the registry has all events.
 fn judge_tiers(
     judge: &Judge,
     disks: &BTreeMap<String, MemoryRows>,
@@ -734,7 +734,7 @@ fn judge_tiers(
     Ok(())
 }
 
-/// All records of a stream, wherever they are.
+/// Returns all records of a stream from both tiers.
 fn records(rows: &MemoryRows, objects: &Objects) -> Result<Vec<Vec<u8>>, Mismatch> {
     let Some(head) = rows.head() else {
         return Ok(Vec::new());

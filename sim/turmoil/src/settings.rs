@@ -1,4 +1,4 @@
-//! What holds for a whole run, drawn at its start.
+//! The settings of a run, drawn at its start.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use sim::workload::{KINDS, Kind};
 
 use crate::coverage::{FAULTS, Fault};
 
-/// A run has so many hosts at most, the server included.
+/// The greatest number of hosts, the server included.
 pub(crate) const HOSTS_MAX: u64 = 6;
-/// What breaks in the cold tier.
+/// The faults of the cold tier.
 const TIER_FAULTS: [Fault; 5] = [
     Fault::Put,
     Fault::Get,
@@ -20,38 +20,37 @@ const TIER_FAULTS: [Fault; 5] = [
     Fault::Throttle,
     Fault::Trickle,
 ];
-/// A page asks the cold tier for so many things, one after the other, at most.
+/// The greatest number of requests to the cold tier for one page, one after the other.
 pub(crate) const TIER_STEPS: u64 = 32;
-/// For the network, and for work that waits.
+/// Time for the network, and for work that waits.
 const SLACK_MS: u64 = 2_000;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// What the workload goes by: the same as in the inner layer.
+    /// The settings of the workload, as in the inner layer.
     pub(crate) workload: sim::settings::Settings,
     pub(crate) bounds: Bounds,
-    /// Chances in percent, 0 for never; how often things break by themselves is drawn from this,
-    /// too.
+    /// Chances in percent, 0 for never. How often disturbances happen is drawn from this, too.
     pub(crate) chances: [u64; FAULTS],
-    /// What the network draws its latencies from.
+    /// The parameter of the network's latencies.
     pub(crate) network_seed: u64,
     pub(crate) latency_ms_min: u64,
     pub(crate) latency_ms_max: u64,
     /// Segments of a connection that may be on their way.
     pub(crate) tcp_capacity: u64,
-    /// A piece of storage work may take so long.
+    /// The longest time for a piece of storage work.
     pub(crate) work_ms_max: u64,
-    /// The cold tier takes so long, on a good day; what is late is later by this at most.
+    /// The longest time for the cold tier without a fault, and the longest delay with one.
     pub(crate) tier_ms: u64,
     pub(crate) late_ms: u64,
-    /// Clients think for so long.
+    /// The longest pause of a client.
     pub(crate) think_ms_max: u64,
-    /// A client gives up waiting after this.
+    /// The time after which a client gives up.
     pub(crate) patience_ms: u64,
-    /// The time between two things that the network or the server suffers, at most.
+    /// The longest time between two disturbances.
     pub(crate) nemesis_ms_max: u64,
-    /// Of requests, those on the connection of the one before.
+    /// The percentage of requests on the connection of the one before.
     pub(crate) reuse_percent: u64,
 }
 
@@ -70,11 +69,11 @@ impl Settings {
                 *chance = choices.one_of(&[5, 2, 10, 20, 50]);
             }
         }
-        // Work that has to wait is what more work can join.
+        // More work can join only work that waits.
         if chances[Fault::WorkDelayed as usize] > 0 {
             chances[Fault::WorkDelayed as usize] = choices.one_of(&[100, 60, 30]);
         }
-        // There are few of these in a run.
+        // A run has few of these.
         for fault in TIER_FAULTS {
             if chances[fault as usize] > 0 {
                 chances[fault as usize] = choices.one_of(&[20, 5, 50]);
@@ -82,7 +81,7 @@ impl Settings {
         }
         let mut weights = [0; KINDS];
         for (kind, weight) in weights.iter_mut().enumerate() {
-            // Rare in the long runs of the inner layer; these are short.
+            // Rare in the long runs of the inner layer, but these runs are short.
             let usual = match Kind::ALL[kind] {
                 Kind::Close | Kind::Delete => 3,
                 Kind::LongPoll => 12,
@@ -107,7 +106,7 @@ impl Settings {
         let (tier_ms, late_ms) = (choices.magnitude(400), choices.magnitude(10_000));
         let mut limits = limits(choices);
         draw_tier(choices, &mut limits, tier_ms);
-        // Longer than a put is on its way, and than a client waits for a page of many parts.
+        // Longer than a put is on its way, and longer than a client waits for a page of many parts.
         limits.collect_grace_ms = patience_ms
             + limits.long_poll_timeout_ms
             + limits.put_timeout_ms
@@ -157,10 +156,10 @@ impl Settings {
     }
 }
 
-/// As the inner layer draws them, but for what takes long: this layer's runs are short and busy.
+/// Drawn as in the inner layer, except for long times, because these runs are short and busy.
 fn limits(choices: &mut Choices<'_>) -> Limits {
     let inner = sim::settings::limits(choices);
-    // Now and then long enough for a reader that is not told something to be noticed.
+    // Sometimes long enough to notice a reader that gets nothing.
     let sse_max_age_ms = match choices.upto(2) {
         0 => 200 + choices.magnitude(15_000),
         _ => 4_000 + choices.upto(12_000),
@@ -175,12 +174,12 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         },
         sse_max_age_ms,
         sse_heartbeat_ms: (200 + choices.magnitude(3_000)).max(sse_max_age_ms / 20),
-        // Never 0: a reader that finds the queue full would reconnect again and again in one instant.
+        // Never 0: a reader that finds the queue full would reconnect without end in one instant.
         reconnect_base_ms: 10 + inner.reconnect_base_ms / 2,
         alarm_grace_ms: inner.alarm_grace_ms.min(2_000),
         alarm_delay_ms_min: inner.alarm_delay_ms_min.min(1_000),
         clock_skew_ms_max: 0,
-        // The server has a registry, whatever it is told.
+        // The server always has a registry.
         registry: true,
         registry_shards: choices.added().one_of(&[1, 2]),
         reply_timeout_ms: 200 + choices.magnitude(2_000),

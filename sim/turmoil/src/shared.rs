@@ -1,5 +1,4 @@
-//! What the hosts of a run share: its decisions, its clock, what is durable, and what is kept of
-//! it.
+//! What the hosts of a run share: decisions, clock, durable state, and the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,18 +24,18 @@ pub(crate) fn client_host(client: u64) -> String {
     format!("client-{client}")
 }
 
-/// Milliseconds since 1970, on the host that is running.
+/// Returns milliseconds since 1970 on the present host.
 pub(crate) fn now() -> u64 {
     let elapsed = turmoil::sim_elapsed().unwrap_or_default();
     BEGINNING + u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How a run goes on after its operations are done.
+/// The phases of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    /// Clients do things, and things break.
+    /// Clients send requests, and faults happen.
     Busy,
-    /// Nothing breaks any more; what is under way comes to its end.
+    /// Faults have ended; what is under way finishes.
     Healing,
     /// Everything is read once more.
     Reading,
@@ -55,18 +54,18 @@ pub(crate) struct Inner {
     pub(crate) coverage: Coverage,
     pub(crate) digest: Digest,
     pub(crate) trace: Option<Vec<String>>,
-    /// Lines of the trace, whether it is kept or not.
+    /// The number of lines of the trace, even if it is not kept.
     pub(crate) events: u64,
     pub(crate) until: u64,
     pub(crate) failure: Option<Failure>,
     pub(crate) phase: Phase,
-    /// The time of the last step's beginning, for where no host is running.
+    /// The time of the last step's beginning, for use outside of hosts.
     pub(crate) now: u64,
-    /// The streams' databases, as a crash leaves them, and the index of alarms.
+    /// The databases of the streams as a crash leaves them, and the index of alarms.
     pub(crate) disks: BTreeMap<String, MemoryRows>,
     pub(crate) alarms: BTreeMap<String, u64>,
     pub(crate) tier: ColdTier,
-    /// When the alarms were last looked for, and how often at that time.
+    /// When the alarms were last queried, and how often at that time.
     pub(crate) asked_due: (u64, u64),
     /// When the server last asked for the time, and how often at that time.
     asked_now: (u64, u64),
@@ -75,17 +74,17 @@ pub(crate) struct Inner {
     pub(crate) randoms: u64,
     /// Which server has opened which database.
     pub(crate) opened: BTreeSet<(u64, String)>,
-    /// What has become durable, and is still to be judged.
+    /// What has become durable and is not judged yet.
     pub(crate) log: Vec<Logged>,
-    /// Counts the servers that have begun.
+    /// Counts the starts of the server.
     pub(crate) boot: u64,
-    /// The server has died, though its code may still run for the rest of the tick.
+    /// Whether the server has died. Its code may still run for the rest of the tick.
     pub(crate) dead: bool,
     pub(crate) crashed_at: u64,
     /// Asks the present server to end.
     pub(crate) end: Arc<Notify>,
     pub(crate) ending: bool,
-    /// Things that have happened to the network or the server, and how many of them go on.
+    /// How many disturbances have begun, and how many go on.
     pub(crate) disturbances: u64,
     pub(crate) disturbed: u64,
     /// Requests and live reads that clients have under way.
@@ -93,13 +92,13 @@ pub(crate) struct Inner {
     /// Clients that have nothing left to do.
     pub(crate) idle: u64,
     pub(crate) operations: u64,
-    /// Things that have broken after the heal.
+    /// How many faults have happened after the heal.
     broken_late: u64,
 }
 
 /// How often the time may be asked for within a millisecond.
 const NOW_ASKED_MAX: u64 = 100_000;
-/// So many things may break after the heal, of those that mostly are not done before.
+/// How many faults of things that outlast the busy phase may happen after the heal.
 const BROKEN_LATE_MAX: u64 = 3;
 
 impl Shared {
@@ -149,7 +148,7 @@ impl Shared {
         })))
     }
 
-    /// Never across an await.
+    /// Must not be held across an await.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,7 +159,7 @@ impl Shared {
 }
 
 impl Inner {
-    /// Whether something breaks now.
+    /// Draws whether a fault fires now.
     pub(crate) fn fault(&mut self, fault: Fault) -> bool {
         let chance = self.settings.chance(fault);
         let fires = self.phase == Phase::Busy && chance > 0 && self.choices.percent(chance);
@@ -170,7 +169,7 @@ impl Inner {
         fires
     }
 
-    /// The same for what is mostly done when everything else is over.
+    /// Draws the same for things that outlast the busy phase.
     pub(crate) fn fault_ever(&mut self, fault: Fault) -> bool {
         if self.phase == Phase::Busy {
             return self.fault(fault);
@@ -193,7 +192,7 @@ impl Inner {
         self.coverage.cover(situation);
     }
 
-    /// Whether the run goes on.
+    /// Returns whether the run goes on.
     pub(crate) fn goes_on(&self) -> bool {
         self.failure.is_none() && self.events < self.until
     }
@@ -218,7 +217,7 @@ impl Inner {
         }
     }
 
-    /// A server that does things without end at one time does not rest.
+    /// Fails when the server does something without end at one time.
     pub(crate) fn asked_for_time(&mut self, now: u64) {
         let asked = if self.asked_now.0 == now {
             self.asked_now.1 + 1
@@ -233,20 +232,20 @@ impl Inner {
                 "a server that is_over".to_owned(),
                 actual,
             );
-            // There is no other way out of a host that never is_over.
+            // A host that never rests cannot be left in another way.
             panic!("the server does not rest");
         }
     }
 
-    /// Something has happened.
+    /// Notes an event.
     pub(crate) fn note(&mut self, who: &str, what: impl FnOnce() -> String) {
-        // Where no host is running, turmoil would ask the machine's clock.
+        // Outside of a host, turmoil would read the clock of this machine.
         let is_host = tokio::runtime::Handle::try_current().is_ok() && turmoil::in_simulation();
         let now = if is_host { now() } else { self.now };
         self.events += 1;
         self.digest.number(now);
         let events = self.events;
-        // Everything that is noted is part of the run's hash.
+        // Everything noted is part of the run's hash.
         let text = what();
         self.digest.bytes(text.as_bytes());
         tracing::trace!(who, text, "event");

@@ -1,6 +1,5 @@
-//! The server's storage: the inner layer's ordered maps, one per stream, and an index of alarms.
-//! What is committed stays, and what is not is gone when the server is; a commit may fail without
-//! anybody knowing whether it has, or be the last thing that a server does.
+//! The server's storage: one ordered map for each stream, and an index of alarms. What is committed
+//! stays. A commit may fail with an unknown outcome, or be the last thing that a server does.
 
 use std::io;
 
@@ -16,10 +15,10 @@ use sim::storage::{Kind, Store};
 use crate::coverage::{Fault, Situation};
 use crate::shared::{Inner, SERVER, Shared, client_host, now};
 
-/// How often the alarms may be looked for within a millisecond.
+/// How often the alarms may be queried within a millisecond.
 const DUE_ASKED_MAX: u64 = 1_000;
 
-/// What the storage has seen, for those who judge.
+/// What the storage has seen, for the judge.
 #[derive(Debug)]
 pub(crate) enum Logged {
     Committed {
@@ -27,9 +26,9 @@ pub(crate) enum Logged {
         at: u64,
         turns: Vec<Written>,
     },
-    /// A stream begins again with what is durable.
+    /// A stream restarts from what is durable.
     Opened { name: String },
-    /// So does every stream.
+    /// All streams restart.
     Booted,
 }
 
@@ -39,19 +38,19 @@ pub(crate) struct Written {
     pub(crate) now: u64,
     pub(crate) created: Option<StreamRow>,
     pub(crate) dropped: bool,
-    /// Records appended, as they are framed.
+    /// The appended records.
     pub(crate) records: Vec<Vec<u8>>,
     pub(crate) writer: Option<ProducerStamp>,
     pub(crate) stream_seq: Option<String>,
     /// Whether it closed the stream.
     pub(crate) closes: bool,
-    /// Who did, where that is a producer.
+    /// The producer that did, if there is one.
     pub(crate) closed_by: Option<ProducerStamp>,
     /// Number and length of the segment that it sealed.
     pub(crate) sealed: Option<(u64, u64)>,
-    /// Segments that it says are stored, and of which stream.
+    /// The segments that it says are stored, and their stream.
     pub(crate) stored: Vec<(StreamRow, SealedSegment)>,
-    /// Where the stream ends after it, and whether it is closed.
+    /// The end of the stream after it, and whether the stream is closed.
     pub(crate) end: (u64, u64),
     pub(crate) closed: bool,
 }
@@ -63,7 +62,7 @@ pub(crate) struct Disks {
     pub(crate) boot: u64,
 }
 
-/// One stream's.
+/// The storage of one stream.
 #[derive(Debug)]
 struct Disk {
     shared: Shared,
@@ -79,7 +78,8 @@ fn failed(what: &str) -> io::Error {
 
 impl Inner {
     /// # Errors
-    /// When this server is no more.
+    ///
+    /// When this server has ended.
     pub(crate) fn alive(&self, boot: u64) -> io::Result<()> {
         if self.dead || self.boot != boot {
             return Err(io::Error::other("the server has died"));
@@ -109,7 +109,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Nothing leaves the server any more.
+    /// Lets nothing leave the server any more.
     fn die(&mut self) {
         self.dead = true;
         self.disturbances += 1;
@@ -242,7 +242,7 @@ impl Storage for Disks {
                 "alarms that are seen to".to_owned(),
                 actual,
             );
-            // There is no other way out of a host that never is_over.
+            // A host that never rests cannot be left in another way.
             panic!("the server asks for alarms without end");
         }
         shared.alarm_fails(self.boot, "reading the alarms")?;
@@ -271,7 +271,7 @@ impl Database for Disk {
         let others = !self.turns.is_empty();
         let mut shared = self.shared.lock();
         let mut fails = shared.storage_fails(self.boot, "writing");
-        // A turn with others before it is rare.
+        // Turns that share a commit are rare.
         for _ in 0..if others { 8 } else { 0 } {
             fails = fails.and_then(|()| shared.storage_fails(self.boot, "writing"));
         }
@@ -375,7 +375,7 @@ impl Database for Disk {
     }
 }
 
-/// The records of joined frames.
+/// Splits joined frames into records.
 pub(crate) fn framed(mut frames: &[u8]) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     while let Some((length, rest)) = frames.split_at_checked(4) {
@@ -387,7 +387,7 @@ pub(crate) fn framed(mut frames: &[u8]) -> Vec<Vec<u8>> {
     records
 }
 
-/// What the writes of a turn say, in the state that they have led to.
+/// Returns what the writes of a turn say, in the state after them.
 fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
     let head = store.rows.head();
     let mut written = Written {
@@ -435,7 +435,7 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
     if let Some(head) = head {
         let row = store.rows.last_row();
         let end = row.map_or(0, |row| row.key.position() + row.units);
-        // The tail is named by the content before it, which may be that of a sealed segment.
+        // The content before the tail names it, which may be in a sealed segment.
         let is_empty = end == 0 || !head.writable;
         let sealed = store.rows.segments().last().filter(|_| is_empty);
         written.end = sealed.map_or((head.segment, end), |segment| {

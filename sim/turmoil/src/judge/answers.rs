@@ -12,10 +12,11 @@ use sim::segments::token;
 use super::{Attempt, Judge, Name, Notable};
 
 impl Judge {
-    /// A whole answer has come.
+    /// Judges a whole answer.
     ///
     /// # Errors
-    /// When it is not one that could be given at any time since it was asked for.
+    ///
+    /// When it could not be given at any time since it was asked for.
     pub(crate) fn answered(
         &mut self,
         attempt: usize,
@@ -42,7 +43,7 @@ impl Judge {
             };
         }
         if response.status == 408 && !request.body.is_empty() {
-            // A body that came too slowly, as nothing of the machine's decides.
+            // No rule of the machine decides about a body that came too slowly.
             return Ok(());
         }
         if matches!(response.status, 400 | 413)
@@ -115,17 +116,19 @@ impl Judge {
         if live && matches!(response.status, 200 | 204) {
             return self.polled(attempt, response, now);
         }
-        // One turn can end a stream whose time has come and begin another.
+        // One turn can end an expired stream and create another.
         if live && response.status == 404 && self.has_turned_over(attempt) {
             return Ok(());
         }
         Err(nearest.unwrap_or_else(|| mismatch("an answer", response)))
     }
 
-    /// The beginning of an answer to a plain read has come, and no more will.
+    /// Judges the beginning of an answer to a plain read that broke off.
     ///
     /// # Errors
-    /// When it is not the beginning of one that could be given at any time since it was asked for.
+    ///
+    /// When it is not the beginning of an answer that could be given at any time since it was asked
+    /// for.
     pub(crate) fn broke_off(
         &mut self,
         attempt: usize,
@@ -164,7 +167,7 @@ impl Judge {
         Err(nearest.unwrap_or_else(|| mismatch("the beginning of an answer", response)))
     }
 
-    /// The content that an answer shows is what was ever shown there.
+    /// Judges that the content in an answer is what was always shown there.
     pub(super) fn observe(
         &mut self,
         name: usize,
@@ -204,7 +207,7 @@ impl Judge {
             .observe(ObjectId::new(name), incarnation, from, &units)
     }
 
-    /// A long-poll that waited at the tail has come to its end.
+    /// Judges the answer of a long-poll that waited at the tail.
     pub(super) fn polled(
         &mut self,
         attempt: usize,
@@ -238,7 +241,7 @@ impl Judge {
             {
                 continue;
             }
-            // Where it can have been at the tail.
+            // The versions in which it can have been at the tail.
             let asked = match request.parameter("offset") {
                 Some("-1") => Some(0),
                 Some("now") | None => None,
@@ -288,9 +291,8 @@ impl Judge {
         ))
     }
 
-    /// Whether a stream has ended, or another begun, since the attempt began. A long-poll whose
-    /// connection was cut meanwhile finds another stream when it reconnects, and is answered for the
-    /// one that it knew.
+    /// Returns whether a stream has ended, or another begun, since the attempt began. A long-poll
+    /// that reconnects then finds another stream, and is answered about the one that it knew.
     pub(crate) fn has_turned_over(&self, attempt: usize) -> bool {
         let Attempt { name, from, .. } = self.attempts[attempt];
         let versions = &self.names[name].versions[from..];
@@ -305,7 +307,7 @@ impl Judge {
         incarnations.any(|incarnation| Some(incarnation) != first)
     }
 
-    /// When the version that an answer tells of was no longer the last.
+    /// Returns when the version that an answer shows was no longer the last.
     pub(crate) fn outdated_at(&self, attempt: usize, response: &Response) -> Option<u64> {
         let Attempt { name, from, .. } = self.attempts[attempt];
         let Name { model, versions } = &self.names[name];

@@ -1,7 +1,8 @@
-//! Holds what clients are told against the reference model. The order of things is that of the
-//! commits: each turn that became durable must be one that a client has asked for, exactly once,
-//! and gives the next version of its stream. An answer must be one that the model allows in a
-//! version between the one that was durable when it was asked for and the last one.
+//! Holds answers against the reference model. The commits give the order of versions.
+//!
+//! Each turn that became durable must be one that a client has asked for, exactly once, and gives
+//! the next version of its stream. An answer must be allowed in a version between the one that was
+//! durable when it was asked for and the last one.
 
 mod answers;
 mod readers;
@@ -17,7 +18,7 @@ pub(crate) use readers::{Progress, Reading};
 
 use crate::settings::Settings;
 
-/// A request whose answer does not come may still take effect after so long.
+/// A request without an answer may still take effect for this long.
 const LINGERS_MS: u64 = 60_000;
 
 /// A request that was sent.
@@ -26,23 +27,23 @@ struct Attempt {
     name: usize,
     request: Rc<Request>,
     sent_at: u64,
-    /// The version of its stream that was durable then.
+    /// The durable version of its stream at that time.
     from: usize,
     /// Whether all of it was sent.
     whole: bool,
     over_at: Option<u64>,
-    /// Whether a turn was asked for by it.
+    /// Whether a turn has carried it out.
     applied: bool,
 }
 
-/// What led to a version.
+/// What made a version.
 #[derive(Debug, Default)]
 struct Cause {
     now: u64,
     dropped: bool,
     sealed: Option<(u64, u64)>,
     changes: bool,
-    /// Whether somebody was told so.
+    /// Whether an answer has shown it.
     told: bool,
 }
 
@@ -57,18 +58,18 @@ struct Version {
 #[derive(Debug)]
 struct Name {
     model: Model,
-    /// The first is that there is nothing.
+    /// The first version is that there is no stream.
     versions: Vec<Version>,
 }
 
-/// Something that is counted as a situation.
+/// An observation that is counted as a situation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notable {
     CreatedAgain,
     DeletedUnderReader,
     ExpiredAlone,
     ExpiredAfterCrash,
-    /// A part of an incarnation has been shown, as a page or in events.
+    /// A page or events have shown a part of an incarnation.
     Shown {
         name: usize,
         incarnation: u64,
@@ -84,12 +85,12 @@ pub(crate) struct Judge {
     names: Vec<Name>,
     attempts: Vec<Attempt>,
     law: OffsetLaw,
-    /// Broadcast reads under way, by name.
+    /// How many live reads are under way, by name.
     pub(crate) readers: Vec<u64>,
     pub(crate) notable: Vec<Notable>,
 }
 
-/// The name of a stream.
+/// Returns the name of a stream.
 pub(crate) fn stream(name: usize) -> String {
     format!("name-{name}")
 }
@@ -142,7 +143,7 @@ impl Judge {
         ends.is_some_and(|(least, _)| least <= now)
     }
 
-    /// When a stream that nobody uses must be gone, at the latest.
+    /// Returns by when an unused stream must be gone.
     pub(crate) fn latest_end(&self, name: usize) -> Option<u64> {
         let model = &self.names[name].model;
         let incarnation = self.incarnation(name)?;
@@ -154,7 +155,7 @@ impl Judge {
         self.names.len()
     }
 
-    /// A client sends a request.
+    /// Notes that a client sends a request.
     pub(crate) fn sent(&mut self, name: usize, request: &Rc<Request>, now: u64) -> usize {
         self.attempts.push(Attempt {
             name,
@@ -168,12 +169,12 @@ impl Judge {
         self.attempts.len() - 1
     }
 
-    /// It was cut before its end.
+    /// Notes that a request was cut before its end.
     pub(crate) fn cut(&mut self, attempt: usize) {
         self.attempts[attempt].whole = false;
     }
 
-    /// Nobody waits for its answer any more.
+    /// Notes that nobody waits for an answer any more.
     pub(crate) fn over(&mut self, attempt: usize, now: u64) {
         self.attempts[attempt].over_at.get_or_insert(now);
     }

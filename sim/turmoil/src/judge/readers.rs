@@ -1,4 +1,4 @@
-//! Readers of event streams: what they are shown, and what they still lack.
+//! Readers of event streams: what they get, and what they lack.
 
 use std::rc::Rc;
 
@@ -10,11 +10,11 @@ use sim::request::Response;
 use super::answers::mismatch;
 use super::{Attempt, Judge, Name, Notable};
 
-/// One reader of an event stream, in one of the incarnations that it may be a reader of.
+/// A reader of an event stream, in one of the incarnations that it may read.
 #[derive(Debug)]
 pub(crate) struct Reading {
     follower: Follower,
-    /// The last version that it can have been told of.
+    /// The last version that it can have been sent.
     version: usize,
 }
 
@@ -27,10 +27,11 @@ pub(crate) struct Progress {
 }
 
 impl Judge {
-    /// An event stream has begun: whatever incarnations it may be of.
+    /// Begins readings of an event stream, one for each incarnation that it may be of.
     ///
     /// # Errors
-    /// When there was none at any time since it was asked for.
+    ///
+    /// When there was no stream at any time since it was asked for.
     pub(crate) fn follows(
         &mut self,
         attempt: usize,
@@ -75,9 +76,10 @@ impl Judge {
         Ok(readings)
     }
 
-    /// Some bytes of an event stream have come. Leaves the readings that they fit.
+    /// Takes bytes of an event stream, and keeps the readings that they fit.
     ///
     /// # Errors
+    ///
     /// When they fit none.
     pub(crate) fn told(
         &mut self,
@@ -161,8 +163,7 @@ impl Judge {
         Ok(progress)
     }
 
-    /// Where a reader of an event stream goes on: offset, cursor, and whether it has come to the
-    /// end.
+    /// Returns where a reader resumes: offset, cursor, and whether it has come to the end.
     pub(crate) fn position(
         &self,
         attempt: usize,
@@ -176,8 +177,7 @@ impl Judge {
         Some((offset, follower.cursor, follower.finished))
     }
 
-    /// Since when there is something that a reader has not been told, where it reads what is there
-    /// now.
+    /// Returns since when a reader of the present stream lacks something.
     pub(crate) fn behind_since(&self, attempt: usize, readings: &[Reading]) -> Option<u64> {
         let name = self.attempts[attempt].name;
         let present = self.incarnation(name)?.id;
@@ -204,7 +204,7 @@ impl Judge {
         each?.into_iter().max()
     }
 
-    /// Whether a stream that a reader reads is no more, or was not for a while.
+    /// Returns whether a reader's stream has ended, even if another exists now.
     pub(crate) fn is_gone(&self, attempt: usize, readings: &[Reading]) -> bool {
         let name = self.attempts[attempt].name;
         let present = self.incarnation(name).map(|incarnation| incarnation.id);
@@ -213,7 +213,7 @@ impl Judge {
             .any(|reading| present != Some(reading.follower.incarnation))
     }
 
-    /// What a reader still lacks of its stream.
+    /// Returns what a reader still lacks of its stream.
     pub(crate) fn lacks(&self, name: usize, readings: &[Reading]) -> Option<String> {
         let incarnation = self.incarnation(name)?;
         let reading = readings

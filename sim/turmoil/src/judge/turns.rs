@@ -13,7 +13,7 @@ use super::{Attempt, Cause, Judge, LINGERS_MS, Notable, Version, stream};
 use crate::storage::{Logged, Written};
 
 impl Judge {
-    /// What has become durable.
+    /// Takes what has become durable.
     pub(crate) fn absorb(
         &mut self,
         logged: Logged,
@@ -60,7 +60,7 @@ impl Judge {
         attempt.over_at.is_none_or(|over| over + LINGERS_MS > now)
     }
 
-    /// One turn becomes durable.
+    /// Judges a turn that has become durable.
     pub(super) fn turn(
         &mut self,
         name: usize,
@@ -75,7 +75,7 @@ impl Judge {
             .count() as u64;
         let facts = TurnFacts {
             now: turn.now,
-            // Whoever is under way may have used it at any time.
+            // A request under way may have used the stream at any time.
             attached: if turn.dropped { 0 } else { used },
             dropped: turn.dropped,
             kept: false,
@@ -113,7 +113,7 @@ impl Judge {
                         body: bytes::Bytes::new(),
                     };
                     let deletes = |attempt: &Attempt| attempt.request.method == "DELETE";
-                    // One whose precondition fails has deleted nothing.
+                    // A request whose precondition fails has deleted nothing.
                     let candidates: Vec<_> = self.candidates(name, &deletes).collect();
                     let found = candidates.into_iter().find(|attempt| {
                         let request = &self.attempts[*attempt].request;
@@ -182,7 +182,7 @@ impl Judge {
         ))
     }
 
-    /// Requests that may have asked for a turn.
+    /// Returns the requests that may have asked for a turn.
     pub(super) fn candidates(
         &self,
         name: usize,
@@ -211,7 +211,7 @@ impl Judge {
     }
 }
 
-/// The answer that a turn which did this would give.
+/// Returns the answer that a turn with these writes gives.
 fn answer(request: &Request, turn: &Written) -> Response {
     let status = match request.method {
         "PUT" => 201,
@@ -241,7 +241,7 @@ fn answer(request: &Request, turn: &Written) -> Response {
     }
 }
 
-/// Whether a turn has written what the model made of the request.
+/// Returns whether a turn has written what the model made of the request.
 fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bool {
     let Some(incarnation) = &after.incarnation else {
         return false;
