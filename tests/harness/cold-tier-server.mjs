@@ -96,6 +96,10 @@ export class S3Tier extends Tier {
   #counts = {};
   /** The parts of incomplete uploads, by the upload's id. */
   #uploads = new Map();
+  /** @type {http.Server} */
+  server;
+  /** @type {Record<string, string>} */
+  environment;
 
   static async start(dataDirectory) {
     const tier = new S3Tier(path.join(dataDirectory, "s3"));
@@ -103,10 +107,11 @@ export class S3Tier extends Tier {
     tier.server = http.createServer((request, response) => {
       tier.#answer(request, response).catch((error) => response.destroy(error));
     });
-    await new Promise((resolve) => tier.server.listen(0, "127.0.0.1", resolve));
+    await new Promise((resolve) => tier.server.listen(0, "127.0.0.1", () => resolve(undefined)));
+    const address = /** @type {import("node:net").AddressInfo} */ (tier.server.address());
     tier.environment = {
       COLD: "s3://segments/of tests",
-      AWS_ENDPOINT: `http://127.0.0.1:${tier.server.address().port}`,
+      AWS_ENDPOINT: `http://127.0.0.1:${address.port}`,
       AWS_REGION: "auto",
       AWS_ACCESS_KEY_ID: "tests",
       AWS_SECRET_ACCESS_KEY: "secret",
@@ -209,6 +214,7 @@ export class S3Tier extends Tier {
     return this.#store(url, body);
   }
 
+  /** @returns {Promise<[number, string, Record<string, string>?]>} */
   async #store(url, body) {
     const file = this.#fileOf(url);
     await mkdir(path.dirname(file), { recursive: true });

@@ -8,6 +8,17 @@ import { Answer } from "./http.mjs";
 // The part of the raw answer that a reader keeps for assertions on the wire format.
 const wireKept = 256 * 1024;
 
+/**
+ * One event. `openEvents` adds the parsed data of a control event, and when an event came.
+ *
+ * @typedef {object} ServerSentEvent
+ * @property {string} type
+ * @property {string} data
+ * @property {string} lastEventId
+ * @property {any} [control]
+ * @property {number} [receivedAt]
+ */
+
 /** Splits text into events. `feed` accepts pieces of any size. */
 export class EventParser {
   #decoder = new StringDecoder("utf8");
@@ -18,6 +29,11 @@ export class EventParser {
   #lines = [];
   #id = "";
 
+  /**
+   * @param {object} handlers
+   * @param {(event: ServerSentEvent) => void} handlers.onEvent
+   * @param {(line: string) => void} [handlers.onComment]
+   */
   constructor({ onEvent, onComment = () => {} }) {
     this.onEvent = onEvent;
     this.onComment = onComment;
@@ -141,7 +157,11 @@ export class EventReader {
     });
   }
 
-  /** Returns the next event, of `type` if given. Earlier events of other types are skipped. */
+  /**
+   * Returns the next event, of `type` if given. Earlier events of other types are skipped.
+   *
+   * @param {{ type?: string, timeoutMs?: number }} [options]
+   */
   async next({ type, timeoutMs = 10_000 } = {}) {
     const found = () =>
       this.events.findIndex(

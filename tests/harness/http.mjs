@@ -4,10 +4,30 @@
 import http from "node:http";
 import net from "node:net";
 
+/** @typedef {string | Uint8Array} Bytes */
+
+/**
+ * What `request` sends.
+ *
+ * @typedef {object} Options
+ * @property {string} [method]
+ * @property {Record<string, string | number | string[]>} [headers]
+ * @property {Bytes | Bytes[]} [body]
+ * @property {number} [announced]
+ * @property {http.Agent} [agent]
+ * @property {number} [timeoutMs]
+ * @property {AbortSignal} [signal]
+ */
+
 const sharedAgent = new http.Agent({ keepAlive: true });
 
 /** One complete answer. */
 export class Answer {
+  /**
+   * @param {number} status
+   * @param {Record<string, any>} headers
+   * @param {Buffer} body
+   */
   constructor(status, headers, body) {
     this.status = status;
     this.headers = headers;
@@ -41,6 +61,11 @@ export class Answer {
  * an array is sent in chunks, one for each element. A string or bytes are sent with their length.
  * `announced` sends that length and no body, because a server that refuses the request must not
  * need the body.
+ *
+ * @param {string} base
+ * @param {string} path
+ * @param {Options} [options]
+ * @returns {Promise<Answer>}
  */
 export function request(
   base,
@@ -101,7 +126,13 @@ export function request(
   });
 }
 
-/** Sends `bytes` on a new connection. Returns all bytes until the server closes it. */
+/**
+ * Sends `bytes` on a new connection. Returns all bytes until the server closes it.
+ *
+ * @param {string} base
+ * @param {Bytes} bytes
+ * @returns {Promise<Buffer>}
+ */
 export function exchange(base, bytes, { timeoutMs = 30_000 } = {}) {
   return new Promise((resolve, reject) => {
     const { hostname, port } = new URL(base);

@@ -18,6 +18,8 @@ const coldTiers = { directory: DirectoryTier, s3: S3Tier };
  * `directory`, or an `s3` service in this process, which is also the meaning of `true`. Without
  * `cold` there is no cold tier. With `fileBytesMax` no file of the server can grow beyond that
  * size.
+ *
+ * @param {import("./server.mjs").ServerOptions & { binary: string }} options
  */
 export async function startOneMachine({
   binary,

@@ -101,7 +101,26 @@ const binaries = {
   "target/worker-test": "target/server-test/durable-streams",
 };
 
-/** Starts a server of the shell under test, with the options of `startWorker`. */
+/**
+ * How a server is started. `startWorker` and `startOneMachine` say what the options mean.
+ *
+ * @typedef {object} ServerOptions
+ * @property {string} [bundle]
+ * @property {number} [port]
+ * @property {string} [dataDirectory]
+ * @property {Record<string, string | number>} [env]
+ * @property {{ name: string, kind: string }[]} [modules]
+ * @property {{ className: string, binding: string }[]} [objects]
+ * @property {boolean | "directory" | "s3"} [cold]
+ * @property {boolean} [cache]
+ * @property {number} [fileBytesMax]
+ */
+
+/**
+ * Starts a server of the shell under test, with the options of `startWorker`.
+ *
+ * @param {ServerOptions} [options]
+ */
 export function startServer(options = {}) {
   if (shell !== "server") return startWorker(options);
   const { bundle = "target/worker-test", dataDirectory, ...rest } = options;
@@ -134,6 +153,8 @@ export async function scratchDirectory(label, { cold = false } = {}) {
  * Without `dataDirectory` the data is in a temporary directory that is removed with the server.
  * With `cold` there are R2 and D1 as wrangler runs them on this machine, and `coldTier` inspects
  * and breaks them. With `cache` there is an edge cache as wrangler runs it.
+ *
+ * @param {ServerOptions} [options]
  */
 export async function startWorker({
   bundle = "target/worker-test",
@@ -148,7 +169,7 @@ export async function startWorker({
   cold = false,
   cache = false,
 } = {}) {
-  const workingDirectory = await scratchDirectory("test", { cold });
+  const workingDirectory = await scratchDirectory("test", { cold: cold !== false });
   const data = dataDirectory
     ? path.resolve(repositoryRoot, dataDirectory)
     : path.join(workingDirectory, "data");

@@ -10,6 +10,8 @@ export const firstOffset = "0000000000000000_0000000000000000";
 /** A well-formed offset that no stream reaches. */
 export const farOffset = "9999999999999999_9999999999999999";
 
+/** @import { Options } from "./http.mjs" */
+
 const streamRoot = "/v1/stream/";
 
 /** Returns a name that no other test uses. */
@@ -29,7 +31,19 @@ export class Stream {
     this.path = streamRoot + name;
   }
 
-  /** Creates a stream with a new name. Throws if the server refuses. */
+  /**
+   * The offset of the end when the stream was created.
+   *
+   * @type {string}
+   */
+  start;
+
+  /**
+   * Creates a stream with a new name. Throws if the server refuses.
+   *
+   * @param {string} base
+   * @param {Options & { contentType?: string }} [options]
+   */
   static async create(base, { contentType = "text/plain", body, headers } = {}) {
     const stream = new Stream(base, freshName(), contentType);
     const answer = await stream.put({ body, headers });
@@ -42,10 +56,15 @@ export class Stream {
     return this.base + this.path;
   }
 
+  /**
+   * @param {string} method
+   * @param {Options & { query?: string }} [options]
+   */
   request(method, { query = "", headers, body, ...rest } = {}) {
     return request(this.base, this.path + query, { method, headers, body, ...rest });
   }
 
+  /** @param {Options} [options] */
   put({ body, headers, announced } = {}) {
     return this.request("PUT", {
       body,
@@ -54,7 +73,13 @@ export class Stream {
     });
   }
 
-  /** POST with the stream's own content type. */
+  /**
+   * POST with the stream's own content type.
+   *
+   * @param {Options["body"]} [body]
+   * @param {Options["headers"]} [headers]
+   * @param {Options} [options]
+   */
   append(body, headers, options) {
     return this.request("POST", {
       body,
@@ -63,24 +88,45 @@ export class Stream {
     });
   }
 
-  /** POST with no headers but those given. */
+  /**
+   * POST with no headers but those given.
+   *
+   * @param {Options["body"]} [body]
+   * @param {Options["headers"]} [headers]
+   */
   post(body, headers) {
     return this.request("POST", { body, headers });
   }
 
-  /** Closes without a final append. */
+  /**
+   * Closes without a final append.
+   *
+   * @param {Options["headers"]} [headers]
+   */
   close(headers) {
     return this.request("POST", { headers: { "Stream-Closed": "true", ...headers } });
   }
 
+  /**
+   * @param {string} [offset]
+   * @param {Options["headers"]} [headers]
+   */
   read(offset, headers) {
     return this.get(offset === undefined ? "" : `?offset=${offset}`, headers);
   }
 
+  /**
+   * @param {string} [query]
+   * @param {Options["headers"]} [headers]
+   */
   get(query = "", headers) {
     return this.request("GET", { query, headers });
   }
 
+  /**
+   * @param {string} offset
+   * @param {Options & { cursor?: string | number }} [options]
+   */
   longPoll(offset, { cursor, headers, ...rest } = {}) {
     const suffix = cursor === undefined ? "" : `&cursor=${cursor}`;
     return this.request("GET", {
@@ -90,6 +136,10 @@ export class Stream {
     });
   }
 
+  /**
+   * @param {string} offset
+   * @param {{ cursor?: string | number, headers?: Options["headers"], paused?: boolean }} [options]
+   */
   events(offset, { cursor, headers, paused } = {}) {
     const suffix = cursor === undefined ? "" : `&cursor=${cursor}`;
     return openEvents(this.base, `${this.path}?offset=${offset}&live=sse${suffix}`, {
@@ -98,10 +148,12 @@ export class Stream {
     });
   }
 
+  /** @param {Options["headers"]} [headers] */
   head(headers) {
     return this.request("HEAD", { headers });
   }
 
+  /** @param {Options["headers"]} [headers] */
   delete(headers) {
     return this.request("DELETE", { headers });
   }
@@ -119,12 +171,20 @@ export class Stream {
     }
   }
 
-  /** Everything in the stream, as bytes. */
+  /**
+   * Everything in the stream, as bytes.
+   *
+   * @param {string} [offset]
+   */
   async bytes(offset) {
     return Buffer.concat((await this.pages(offset)).map((page) => page.body));
   }
 
-  /** Everything in a JSON stream. */
+  /**
+   * Everything in a JSON stream.
+   *
+   * @param {string} [offset]
+   */
   async messages(offset) {
     return (await this.pages(offset)).flatMap((page) => page.json());
   }

@@ -116,8 +116,11 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
     ];
     let mut dry_run = project.wrangler();
     dry_run.args(["deploy", "--dry-run", "--outdir", "target/deploy"]);
-    let mut types = project.command(project.npm_program("tsc"));
-    types.args(["--project", "shells/worker/js"]);
+    let types = ["shells/worker/js", "tests/harness"].map(|directory| {
+        let mut types = project.command(project.npm_program("tsc"));
+        types.args(["--project", directory]);
+        types
+    });
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps", "--lib"]);
     documentation.env("RUSTDOCFLAGS", "--deny warnings");
 
@@ -193,7 +196,7 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             Work::Summarised(own(&["build", "--features", "test-routes"])),
         ),
         // After the build, which writes the declarations of the Rust code.
-        step("types of JavaScript", Work::Programs(vec![types])),
+        step("types of JavaScript", Work::Programs(types.into())),
         step("deploy dry run", Work::Programs(vec![dry_run])),
         step("size", Work::SizeLimit),
         step("conformance", Work::Summarised(own(&["conformance"]))),
