@@ -1,7 +1,8 @@
 //! The effects of a stream, and all their outcomes.
 
+use machine::outbox::{Request, Statement, Value};
 use machine::segment::Put;
-use machine::{Effect, EffectId, Input, Message, Millis, SendOutcome};
+use machine::{CallOutcome, Effect, EffectId, Input, Millis};
 
 use crate::object::Object;
 
@@ -20,9 +21,14 @@ pub(crate) enum Errand {
         effect: EffectId,
         keys: Vec<String>,
     },
-    Send {
+    Call {
         effect: EffectId,
-        message: Message,
+        to: String,
+        request: Request,
+    },
+    Index {
+        effect: EffectId,
+        statements: Vec<Statement>,
     },
 }
 
@@ -63,7 +69,16 @@ impl Errand {
         match effect {
             Effect::Put(put) => Some(Self::Put { since: now, put }),
             Effect::Collect { effect, keys } => Some(Self::Collect { effect, keys }),
-            Effect::Send { effect, message } => Some(Self::Send { effect, message }),
+            Effect::Call {
+                effect,
+                to,
+                request,
+            } => Some(Self::Call {
+                effect,
+                to,
+                request,
+            }),
+            Effect::Index { effect, statements } => Some(Self::Index { effect, statements }),
             Effect::Answer { .. } | Effect::Attach { .. } => {
                 answers.push(effect);
                 None
@@ -80,19 +95,19 @@ impl Errand {
                 object: bytes,
             }),
             Self::Upload { .. } => Some(self),
-            Self::Collect { .. } | Self::Send { .. } => None,
+            Self::Collect { .. } | Self::Call { .. } | Self::Index { .. } => None,
         }
     }
 
     /// Carries it out, as far as the object alone can. Returns what the stream is told.
     ///
-    /// `send` delivers a message and returns the status of its answer.
+    /// `call` delivers a request to another object and returns the status of its answer.
     pub(crate) fn carry_out(
         self,
         outcome: Outcome,
         now: Millis,
         object: &mut Object,
-        send: impl FnOnce(&Message) -> u16,
+        call: impl FnOnce(String, Request) -> u16,
     ) -> Option<Input> {
         // Garbage is kept for longer than any put takes.
         let too_late = |since: Millis| since.plus(object.limits.collect_grace_ms) <= now;
@@ -128,15 +143,39 @@ impl Errand {
                     done: outcome == Outcome::Done,
                 }
             }
-            Self::Send { effect, message } => {
-                let status = outcome.takes_effect().then(|| send(&message));
-                let reply = status.filter(|_| outcome == Outcome::Done);
-                Input::SendFinished {
+            Self::Call {
+                effect,
+                to,
+                request,
+            } => {
+                let status = outcome.takes_effect().then(|| call(to, request));
+                let status = status.filter(|_| outcome == Outcome::Done);
+                Input::CallFinished {
                     effect,
-                    reply: reply.map_or(SendOutcome::Failed, SendOutcome::Status),
+                    outcome: status.map_or(CallOutcome::Failed, CallOutcome::Status),
+                }
+            }
+            Self::Index { effect, statements } => {
+                if outcome.takes_effect() {
+                    statements.iter().for_each(check_statement);
+                }
+                Input::IndexFinished {
+                    effect,
+                    done: outcome == Outcome::Done,
                 }
             }
         };
         outcome.is_told().then_some(input)
     }
+}
+
+/// Panics when the index could not execute the statement.
+fn check_statement(statement: &Statement) {
+    let places = statement.sql.matches('?').count();
+    assert_eq!(places, statement.values.len(), "{}", statement.sql);
+    let is_whole = |value: &Value| match value {
+        Value::Integer(_) => true,
+        Value::Text(text) => !text.contains('\0'),
+    };
+    assert!(statement.values.iter().all(is_whole));
 }

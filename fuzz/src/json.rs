@@ -133,7 +133,8 @@ impl Reader {
                 Effect::Attach { .. }
                 | Effect::Put(_)
                 | Effect::Collect { .. }
-                | Effect::Send { .. } => None,
+                | Effect::Call { .. }
+                | Effect::Index { .. } => None,
             })
     }
 

@@ -8,8 +8,8 @@ use sim::choices::Choices;
 
 /// The number of columns of the widest row.
 const WIDTH: usize = 18;
-/// In which order a chore is bound, and in which it is read.
-const CHORE_COLUMNS: [usize; 8] = [5, 6, 0, 7, 1, 2, 3, 4];
+/// The place among the bound values of each column of a task that is read.
+const TASK_COLUMNS: [usize; 5] = [3, 4, 0, 1, 2];
 
 /// Reads drawn columns as each kind of row.
 ///
@@ -55,6 +55,7 @@ pub fn row(input: &[u8]) {
             stream: Some(0),
             outbox: Some(0),
             former: Some(former),
+            older_tasks: sql::older_task(&drawn).into_iter().collect(),
         };
         let now = Millis(2);
         writes.push(Write::Upgrade { from, now });
@@ -69,13 +70,19 @@ pub fn row(input: &[u8]) {
         assert_eq!(sql::segment(&bound(&write)).ok(), Some(segment.clone()));
         writes.extend([write, Write::UpdateSegment(segment)]);
     }
+    if let Ok(task) = sql::older_task(&drawn) {
+        writes.push(Write::InsertTask(task));
+    }
     if let Ok(task) = sql::task(&drawn) {
         let write = Write::InsertTask(task.clone());
-        let bound = bound(&write).in_order(&CHORE_COLUMNS);
+        let bound = bound(&write).in_order(&TASK_COLUMNS);
         assert_eq!(sql::task(&bound).ok(), Some(task.clone()));
         writes.extend([
             write,
-            Write::RemoveTask { id: task.id },
+            Write::RemoveTask {
+                queue: task.what.queue(),
+                id: task.id,
+            },
             Write::UpdateTask(task),
         ]);
     }

@@ -167,7 +167,7 @@ fn store(
         damage(choices, &decoded, &bytes);
         forge(choices, format, bytes.clone());
     }
-    let told = errand.carry_out(Outcome::Done, LATER, object, |_| 200);
+    let told = errand.carry_out(Outcome::Done, LATER, object, |_, _| 200);
     let told = told.expect("the stream waits for it");
     let turn = object.step(LATER, told).expect("a map can be read");
     assert!(turn.after_commit.is_empty());

@@ -13,7 +13,7 @@
 //! 3. `after_commit` effects leave in order, each only after its turn is durable, or never.
 //! 4. The `live` broadcast leaves only when its turn is durable.
 //! 5. [`Input::SubscriberLeft`], [`Input::PutFinished`], [`Input::CollectFinished`] and
-//!    [`Input::SendFinished`] may come late, or never after a restart.
+//!    [`Input::CallFinished`] may come late, or never after a restart.
 //! 6. After a wake nothing from the former life arrives, though what it has begun may still take
 //!    effect in the cold tier, at the registry or in the index.
 //! 7. The alarm may come twice, late, early, or not at all. When the turn of an alarm fails, the
@@ -33,11 +33,12 @@
 //!     shell.
 #![forbid(unsafe_code)]
 
+mod backoff;
 pub mod frames;
 pub mod limits;
 pub mod live_reader;
-pub mod message;
 pub mod offset;
+pub mod outbox;
 pub mod plan;
 pub mod refusal;
 pub mod router;
@@ -51,7 +52,6 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use limits::Limits;
-pub use message::Message;
 pub use offset::Offset;
 pub use refusal::Refusal;
 pub use storage::rows::{self, Write};
@@ -80,17 +80,16 @@ impl Millis {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
-/// Names one collection or message on its way, within an instance.
+/// Names one call, collection or change of the index on its way, within an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EffectId(pub u64);
 
-/// How a message was received.
+/// How a call of another object ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendOutcome {
-    /// The registry has answered with this status; the index, having executed everything, counts as
-    /// 200.
+pub enum CallOutcome {
+    /// The object answered with this status.
     Status(u16),
-    /// It failed, or it is not known whether it did.
+    /// The call failed, or it is not known whether it did.
     Failed,
 }
 
@@ -124,11 +123,13 @@ pub enum Input {
     },
     /// A [`Effect::Collect`] has ended: whether all of its objects are known to be gone.
     CollectFinished { effect: EffectId, done: bool },
-    /// A [`Effect::Send`] has ended.
-    SendFinished {
+    /// A [`Effect::Call`] has ended.
+    CallFinished {
         effect: EffectId,
-        reply: SendOutcome,
+        outcome: CallOutcome,
     },
+    /// A [`Effect::Index`] has ended: whether all of its statements are known to be executed.
+    IndexFinished { effect: EffectId, done: bool },
 }
 
 /// What a turn does with the stream's alarm.
@@ -186,8 +187,18 @@ pub enum Effect {
     /// Delete these objects of the cold tier, those that are not there too, and report with
     /// [`Input::CollectFinished`].
     Collect { effect: EffectId, keys: Vec<String> },
-    /// Send a message, and report with [`Input::SendFinished`].
-    Send { effect: EffectId, message: Message },
+    /// Send a request to the object of the stream `to`, and report with [`Input::CallFinished`].
+    Call {
+        effect: EffectId,
+        to: String,
+        request: outbox::Request,
+    },
+    /// Execute statements on the admin index, in order and in one transaction, and report with
+    /// [`Input::IndexFinished`].
+    Index {
+        effect: EffectId,
+        statements: Vec<outbox::Statement>,
+    },
 }
 
 /// What kind of live read a reader at the tail waits in (protocol 5.7, 5.8).

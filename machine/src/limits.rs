@@ -96,6 +96,11 @@ limits_table! {
     put_doublings_max: u64 = 6, Count, (0, DOUBLINGS_MAX);
     /// Most objects deleted by one request. R2 and S3 accept 1,000.
     collect_keys_max: u64 = 1_000, Count, (1, 1_000);
+    /// Most queues of the outbox that an instance holds in memory. It works on all of them at the
+    /// same time.
+    outbox_queues_max: u64 = 32, Count, (1, 10_000);
+    /// Most tasks of one queue of the outbox that an instance holds in memory.
+    outbox_tasks_max: u64 = 32, Count, (1, 10_000);
     /// Largest row. The platform allows 2 MB for one value. A row needs room for the length of a
     /// message and for some of it.
     row_bytes_max: u64 = 1_500_000, Bytes, (FRAME_OVERHEAD + 1, 2_000_000);

@@ -38,8 +38,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::SAFE_INTEGER_MAX;
+use crate::outbox::Garbage;
 use crate::plan::{self, ColdPart, CorruptionError, Span};
-use crate::rows::{Garbage, HotTable, Incarnation, RowKey};
+use crate::rows::{HotTable, Incarnation, RowKey};
 use crate::storage::hot_table::HotTableReader;
 use crate::storage::{Storage, StorageError};
 use crate::wire::{Format, content_type};

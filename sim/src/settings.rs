@@ -195,6 +195,8 @@ impl Settings {
             // Many reads have all pages.
             limits.chunk_bytes_max = limits.chunk_bytes_max.max(body_bytes / 2);
         }
+        let caches = Caches::draw(choices.third());
+        draw_outbox(choices.third(), &mut limits);
         Self {
             limits,
             faults,
@@ -227,7 +229,7 @@ impl Settings {
             ttl_percent: choices.one_of(&[30, 0, 80]),
             body_bytes,
             whole_reads,
-            caches: Caches::draw(choices.third()),
+            caches,
         }
     }
 
@@ -326,6 +328,12 @@ pub fn put_times(choices: &mut Choices<'_>, limits: &mut Limits) {
     let added = choices.added();
     limits.put_doublings_max = added.one_of(&[0, 1, 6]);
     limits.put_bytes_per_s_min = added.one_of(&[u64::MAX, 1 << 10, 10]);
+}
+
+/// Draws how much of the outbox is in memory.
+fn draw_outbox(choices: &mut Choices<'_>, limits: &mut Limits) {
+    limits.outbox_queues_max = choices.one_of(&[limits.outbox_queues_max, 1, 2, 3]);
+    limits.outbox_tasks_max = choices.one_of(&[limits.outbox_tasks_max, 1, 2]);
 }
 
 /// Draws when idle producers are forgotten.

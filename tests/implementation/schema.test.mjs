@@ -59,10 +59,22 @@ describe.runIf(shell === "worker")("rows without a schema number", () => {
 });
 
 describe.runIf(shell === "worker")("rows of later code", () => {
-  test.each(["stream", "chores"])("in the table %s are answered 503, for a logged reason, and stay", async (table) => {
+  const later = {
+    stream: [
+      "ALTER TABLE stream ADD COLUMN schema INTEGER NOT NULL DEFAULT 999",
+      "ALTER TABLE stream DROP COLUMN schema",
+    ],
+    outbox: [
+      "CREATE TABLE outbox (schema INTEGER NOT NULL); INSERT INTO outbox VALUES (999)",
+      "DROP TABLE outbox",
+    ],
+  };
+
+  test.each(Object.keys(later))("in the table %s are answered 503, for a logged reason, and stay", async (table) => {
     const name = `chat-later-${table}`;
     const stream = await fixture("chat.sql", name);
-    await execute(stream, `ALTER TABLE ${table} ADD COLUMN schema INTEGER NOT NULL DEFAULT 999`);
+    const [statements, back] = later[table];
+    await execute(stream, statements);
     for (const act of ["get", "put", "append", "delete"]) {
       const answer = await stream[act](act === "append" ? "{}" : undefined);
       expect(answer.status, act).toBe(503);
@@ -70,7 +82,7 @@ describe.runIf(shell === "worker")("rows of later code", () => {
       expect((await stream.statistics()).rows_written, act).toBe(0);
     }
     expect(server.output()).toContain("its schema 999 is newer than 1");
-    await execute(stream, `ALTER TABLE ${table} DROP COLUMN schema`);
+    await execute(stream, back);
     expect((await stream.get()).json()).toHaveLength(6);
   });
 });

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use machine::message::{self, Message};
+use machine::outbox;
 use machine::router::{self, Route, Settings, target};
 use machine::wire::internal_headers;
 use machine::wire::request::RequestHead;
-use machine::{Answer, Call, Input, Millis, SendOutcome};
+use machine::{Answer, Call, CallOutcome, Input, Millis};
 
 use super::latin;
 use super::stream::{Named, check};
@@ -39,7 +39,7 @@ impl Server {
             }
             ("WAIT", _) => self.wait(number),
             ("FAIL", _) => self.reads_left = Some(number),
-            ("ANSWERED", _) => self.answer_message(u16::try_from(number).unwrap_or(500)),
+            ("ANSWERED", _) => self.answer_call(u16::try_from(number).unwrap_or(500)),
             (_, Some((_, outcome))) => self.run_errand(number, outcome),
             _ => return false,
         }
@@ -95,8 +95,8 @@ impl Server {
         };
         let errand = named.object.errands.remove(at as usize);
         let now = self.now;
-        let told = errand.carry_out(outcome, now, &mut named.object, |message| {
-            self.deliver(message)
+        let told = errand.carry_out(outcome, now, &mut named.object, |to, request| {
+            self.deliver(to, request)
         });
         if let Some(input) = told {
             named.object.reads_left = self.reads_left.take();
@@ -105,49 +105,32 @@ impl Server {
         self.objects.insert(name, named);
     }
 
-    /// The first message on its way is answered with this status, by nobody.
-    pub(super) fn answer_message(&mut self, status: u16) {
+    /// Answers the first call on its way with this status. The called object does not get it.
+    pub(super) fn answer_call(&mut self, status: u16) {
         for named in self.objects.values_mut() {
             let errands = &mut named.object.errands;
-            let is_message = |errand: &Errand| matches!(errand, Errand::Send { .. });
-            if let Some(at) = errands.iter().position(is_message)
-                && let Errand::Send { effect, .. } = errands.remove(at)
+            let is_call = |errand: &Errand| matches!(errand, Errand::Call { .. });
+            if let Some(at) = errands.iter().position(is_call)
+                && let Errand::Call { effect, .. } = errands.remove(at)
             {
-                let reply = SendOutcome::Status(status);
-                return named.tell(self.now, Input::SendFinished { effect, reply });
+                let outcome = CallOutcome::Status(status);
+                return named.tell(self.now, Input::CallFinished { effect, outcome });
             }
         }
     }
 
-    /// Takes a message to where it is sent; gives the status of the answer.
-    pub(super) fn deliver(&mut self, message: &Message) -> u16 {
-        match message {
-            Message::Registry(request) => {
-                let headers = request.headers.iter();
-                let headers = headers.map(|(name, value)| ((*name).to_owned(), value.clone()));
-                self.hand_over(
-                    request.stream.clone(),
-                    &Request {
-                        method: request.method.to_owned(),
-                        url: request.url(),
-                        headers: headers.collect(),
-                        body: request.body.clone().into(),
-                    },
-                )
-            }
-            Message::Index(statements) => {
-                for statement in statements {
-                    let places = statement.sql.matches('?').count();
-                    assert_eq!(places, statement.values.len(), "{}", statement.sql);
-                    let is_whole = |value: &message::Value| match value {
-                        message::Value::Integer(_) => true,
-                        message::Value::Text(text) => !text.contains('\0'),
-                    };
-                    assert!(statement.values.iter().all(is_whole));
-                }
-                200
-            }
-        }
+    /// Takes a request to the object of that stream. Returns the status of the answer.
+    pub(super) fn deliver(&mut self, to: String, request: outbox::Request) -> u16 {
+        let url = outbox::url(&to);
+        self.hand_over(
+            to,
+            &Request {
+                method: request.method,
+                url,
+                headers: request.headers,
+                body: request.body.into(),
+            },
+        )
     }
 
     /// Lets everything be done that is to be done, without a failure; whether that came to an end.

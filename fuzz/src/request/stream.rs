@@ -78,7 +78,8 @@ impl Named {
             | Effect::Attach { .. }
             | Effect::Put(_)
             | Effect::Collect { .. }
-            | Effect::Send { .. } => panic!("another call is answered: {effect:?}"),
+            | Effect::Call { .. }
+            | Effect::Index { .. } => panic!("another call is answered: {effect:?}"),
         };
         if let Some(body) = self.object.body(now, answer) {
             check(request, answer, &body);

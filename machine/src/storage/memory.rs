@@ -6,9 +6,10 @@ use std::ops::Bound;
 use super::port::{Storage, StorageError};
 use super::rows::{
     HotRow, HotTable, Layout, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment,
-    StreamRow, Task, Write, WriterColumns,
+    StreamRow, Write, WriterColumns,
 };
 use crate::Millis;
+use crate::outbox::task::{Queue, Task};
 use crate::plan::Span;
 
 /// The rows of one stream in ordered maps. It refuses every write that SQLite refuses, and those
@@ -20,7 +21,7 @@ pub struct MemoryRows {
     hot: BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>,
     /// Segments and producers, once there are tables for them.
     sealed: Option<Sealed>,
-    outbox: Option<BTreeMap<u64, Task>>,
+    outbox: Option<BTreeMap<(Queue, u64), Task>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -222,14 +223,17 @@ impl MemoryRows {
                 "table of tasks",
             ),
             Write::InsertTask(task) => {
-                let is_free = self.tasks_mut()?.insert(task.id, task.clone()).is_none();
-                free(is_free, "task")
+                let former = self.tasks_mut()?.insert(task_key(task), task.clone());
+                free(former.is_none(), "task")
             }
             Write::UpdateTask(new) => {
-                there(self.tasks_mut()?.get_mut(&new.id), "task")?.clone_from(new);
+                there(self.tasks_mut()?.get_mut(&task_key(new)), "task")?.clone_from(new);
                 Ok(())
             }
-            Write::RemoveTask { id } => there(self.tasks_mut()?.remove(id), "task").map(drop),
+            Write::RemoveTask { queue, id } => {
+                let task = self.tasks_mut()?.remove(&(queue.clone(), *id));
+                there(task, "task").map(drop)
+            }
             Write::DropOutbox => match self.outbox.take() {
                 Some(outbox) if outbox.is_empty() => Ok(()),
                 Some(outbox) => Err(format!("{} tasks are dropped", outbox.len())),
@@ -304,7 +308,11 @@ impl MemoryRows {
         there(self.sealed.as_mut(), "table of segments")
     }
 
-    fn tasks_mut(&mut self) -> Result<&mut BTreeMap<u64, Task>, String> {
+    fn stored_tasks(&self) -> Result<&BTreeMap<(Queue, u64), Task>, StorageError> {
+        there(self.outbox.as_ref(), "table of tasks").map_err(StorageError)
+    }
+
+    fn tasks_mut(&mut self) -> Result<&mut BTreeMap<(Queue, u64), Task>, String> {
         there(self.outbox.as_mut(), "table of tasks")
     }
 }
@@ -381,10 +389,21 @@ impl Storage for MemoryRows {
         Ok(())
     }
 
-    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
-        let outbox = there(self.outbox.as_ref(), "table of tasks").map_err(StorageError)?;
-        Ok(outbox.values().cloned().collect())
+    fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let tasks = self.stored_tasks()?.range((queue.clone(), id)..);
+        Ok(tasks.map(|(_, task)| task.clone()).take(limit).collect())
     }
+
+    fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
+        let all = (queue.clone(), 0)..=(queue.clone(), Task::LAST_ID);
+        let last = self.stored_tasks()?.range(all).next_back();
+        Ok(last.map(|(_, task)| task.clone()))
+    }
+}
+
+fn task_key(task: &Task) -> (Queue, u64) {
+    (task.what.queue(), task.id)
 }
 
 fn meta(row: &HotRow) -> RowMeta {

@@ -1,8 +1,9 @@
 //! The storage port: what the machine asks of the storage.
 
 use super::rows::{
-    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
+    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
 };
+use crate::outbox::task::{Queue, Task};
 
 /// The storage could not be read. The step is void, and the instance must be dropped.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -72,11 +73,18 @@ pub trait Storage {
     /// When the storage cannot be read.
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError>;
 
-    /// All tasks of the outbox, in order of their ids. Asked only where there is a table of them.
+    /// The tasks of the outbox from this queue and id on, at most `limit`, in the order of queues
+    /// and ids. Asked only where there is a table of them.
     ///
     /// # Errors
     /// When the storage cannot be read.
-    fn outbox(&self) -> Result<Vec<Task>, StorageError>;
+    fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError>;
+
+    /// The task of this queue with the greatest id. Asked only where there is a table of tasks.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError>;
 }
 
 /// Where nothing is stored, there are no tables.
@@ -124,8 +132,12 @@ impl<S: Storage + ?Sized> Storage for Option<&S> {
         self.map_or(Ok(()), |storage| storage.retried_segments(each))
     }
 
-    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
-        self.map_or(Ok(Vec::new()), S::outbox)
+    fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
+        self.map_or(Ok(Vec::new()), |storage| storage.tasks(queue, id, limit))
+    }
+
+    fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
+        self.map_or(Ok(None), |storage| storage.last_task(queue))
     }
 }
 
@@ -199,7 +211,11 @@ where
         self.ask()?.retried_segments(each)
     }
 
-    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
-        self.ask()?.outbox()
+    fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
+        self.ask()?.tasks(queue, id, limit)
+    }
+
+    fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
+        self.ask()?.last_task(queue)
     }
 }

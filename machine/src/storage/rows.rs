@@ -1,13 +1,12 @@
 //! The durable state as typed rows, and every change of it.
 
 use core::fmt;
-use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 
 use crate::Millis;
 use crate::frames::Frames;
-use crate::message::{Change, Event};
+use crate::outbox::task::{Queue, Task};
 
 /// A stream's life from its PUT to its deletion. Part of every entity tag and cold segment key, so
 /// that a stream created anew under an old name shares nothing with the old one.
@@ -74,7 +73,7 @@ impl HotTable {
 pub const SCHEMA: u64 = 1;
 
 /// Which tables there are, and by which code they were laid out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// The schema number in the row of the stream, if there is one. Zero is from before rows had a
     /// number.
@@ -83,6 +82,8 @@ pub struct Layout {
     pub outbox: Option<u64>,
     /// The tables that only version 0.1 has.
     pub former: Option<Former>,
+    /// The tasks of an older outbox, in order.
+    pub older_tasks: Vec<Task>,
 }
 
 impl Layout {
@@ -93,6 +94,7 @@ impl Layout {
             stream: has_stream.then_some(SCHEMA),
             outbox: has_outbox.then_some(SCHEMA),
             former: None,
+            older_tasks: Vec::new(),
         }
     }
 
@@ -305,62 +307,6 @@ pub struct StoredSegment {
     pub index: Bytes,
 }
 
-/// Who something remains to be told to, or done for, whether the stream still exists or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// Events for the registry, strictly in order.
-    Registry,
-    /// Rows of the admin index.
-    Index,
-    /// Objects of the cold tier that nothing refers to.
-    Garbage,
-}
-
-impl Lane {
-    pub const ALL: [Self; 3] = [Self::Registry, Self::Index, Self::Garbage];
-}
-
-/// Work that a stream leaves to another object, stored until it is known to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// Tasks of one object are numbered in the order in which they were added.
-    pub id: u64,
-    /// The task does not start before this time.
-    pub due_at: Millis,
-    pub what: TaskKind,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TaskKind {
-    /// Appends an event to a registry stream. Stored as JSON.
-    Registry(Event),
-    /// Changes rows of the admin index. Stored as JSON.
-    Index(Change),
-    /// Deletes objects of the cold tier.
-    Garbage(Garbage),
-}
-
-impl TaskKind {
-    #[must_use]
-    pub const fn lane(&self) -> Lane {
-        match self {
-            Self::Registry(_) => Lane::Registry,
-            Self::Index(_) => Lane::Index,
-            Self::Garbage(_) => Lane::Garbage,
-        }
-    }
-}
-
-/// Objects that puts may have left behind: of each of these segments, those of each of these
-/// attempts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Garbage {
-    /// Where their keys begin; see [`crate::segment::key_prefix`].
-    pub prefix: String,
-    pub segments: RangeInclusive<u64>,
-    pub attempts: RangeInclusive<u64>,
-}
-
 /// One change of the durable state. All writes of a turn are one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
@@ -393,15 +339,16 @@ pub enum Write {
     },
     /// Remove a hot table, and with it its rows.
     DropHot(HotTable),
-    /// Make the table of chores.
+    /// Make the table of tasks.
     CreateOutbox,
     InsertTask(Task),
-    /// Garbage that has been collected in part: what remains of it.
+    /// Replaces everything of a task but its queue and its id.
     UpdateTask(Task),
     RemoveTask {
+        queue: Queue,
         id: u64,
     },
-    /// Remove the table of chores, when none is left and there is no stream.
+    /// Remove the table of tasks, when none is left and there is no stream.
     DropOutbox,
     /// Remove every table of the stream but the hot ones, and with them every row.
     DropTables,

@@ -10,12 +10,12 @@ use bytes::Bytes;
 
 use super::port::StorageError;
 use super::rows::{
-    Closed, Expiry, Former, Garbage, HotTable, Incarnation, Layout, ProducerStamp, ProducerState,
-    RowKey, RowMeta, SCHEMA, SealedSegment, StoredSegment, StreamRow, Task, TaskKind, Unannounced,
-    Write, WriterColumns,
+    Closed, Expiry, Former, HotTable, Incarnation, Layout, ProducerStamp, ProducerState, RowKey,
+    RowMeta, SCHEMA, SealedSegment, StoredSegment, StreamRow, Unannounced, Write, WriterColumns,
 };
 use crate::Millis;
-use crate::message::{Change, Event};
+use crate::outbox::registry;
+use crate::outbox::task::{Garbage, Task, TaskKind};
 
 /// A value bound to a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +50,12 @@ pub trait Columns {
 /// The tables by which a layout is told, and whether their rows have a schema number: one row for
 /// each table.
 const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
-     AND name IN ('stream', 'chores', 'hot_a', 'hot_b', 'producers')";
+     AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers')";
 
 const STREAM_SCHEMA: &str = "SELECT schema FROM stream WHERE id = 1";
 
 /// All rows of the outbox have the same number.
-const CHORES_SCHEMA: &str = "SELECT schema FROM chores ORDER BY id DESC LIMIT 1";
+const OUTBOX_SCHEMA: &str = "SELECT schema FROM outbox LIMIT 1";
 
 /// Rows without a number are older than numbers. This one is what they get when they are upgraded;
 /// it never changes.
@@ -111,21 +111,32 @@ const DROP_PRODUCERS: &str = "DROP TABLE IF EXISTS producers";
 pub const RETRIED_SEGMENTS: &str =
     "SELECT number, attempts FROM segments WHERE attempts > 1 ORDER BY number";
 
-/// All chores; see [`task`].
-pub const CHORES: &str = "SELECT id, lane, due_at, body, first_segment, last_segment, first_attempt, last_attempt FROM chores ORDER BY id";
+/// The tasks from a queue and an id on, with a limit; see [`task`].
+pub const TASKS: &str = "SELECT queue, id, due_at, failures, body FROM outbox WHERE (queue, id) >= (?, ?) \
+     ORDER BY queue, id LIMIT ?";
 
-const CREATE_CHORES: &str = "CREATE TABLE chores (id INTEGER PRIMARY KEY, schema INTEGER NOT NULL, lane INTEGER NOT NULL, due_at INTEGER NOT NULL, \
-     body TEXT NOT NULL, first_segment INTEGER, last_segment INTEGER, first_attempt INTEGER, last_attempt INTEGER)";
+/// The last task of a queue; see [`task`].
+pub const LAST_TASK: &str =
+    "SELECT queue, id, due_at, failures, body FROM outbox WHERE queue = ? ORDER BY id DESC LIMIT 1";
 
-const INSERT_CHORE: &str = "INSERT INTO chores (due_at, first_segment, last_segment, first_attempt, last_attempt, id, lane, body, schema) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const CREATE_OUTBOX: &str = "CREATE TABLE outbox (queue TEXT NOT NULL, id INTEGER NOT NULL, schema INTEGER NOT NULL, \
+     due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (queue, id)) WITHOUT ROWID";
 
-const UPDATE_CHORE: &str = "UPDATE chores SET due_at = ?, first_segment = ?, last_segment = ?, first_attempt = ?, last_attempt = ? \
-     WHERE id = ?";
+const INSERT_TASK: &str =
+    "INSERT INTO outbox (due_at, failures, body, queue, id, schema) VALUES (?, ?, ?, ?, ?, ?)";
 
-const REMOVE_CHORE: &str = "DELETE FROM chores WHERE id = ?";
+const UPDATE_TASK: &str =
+    "UPDATE outbox SET due_at = ?, failures = ?, body = ? WHERE queue = ? AND id = ?";
 
-const DROP_CHORES: &str = "DROP TABLE chores";
+const REMOVE_TASK: &str = "DELETE FROM outbox WHERE queue = ? AND id = ?";
+
+const DROP_OUTBOX: &str = "DROP TABLE outbox";
+
+/// All tasks of an outbox that had no queues; see [`older_task`].
+const OLDER_TASKS: &str = "SELECT id, lane, due_at, body, first_segment, last_segment, first_attempt, last_attempt \
+     FROM chores ORDER BY id";
+
+const DROP_OLDER_OUTBOX: &str = "DROP TABLE chores";
 
 const DROP_STREAM: &str = "DROP TABLE stream";
 
@@ -302,25 +313,23 @@ pub fn statements<E>(
             FORGET_PRODUCERS,
             &[Value::Integer(used_at.0), Value::Integer(*most)],
         ),
-        Write::CreateOutbox => execute(CREATE_CHORES, &[]),
-        Write::InsertTask(task) => {
-            let (lane, body) = match &task.what {
-                TaskKind::Registry(event) => (REGISTRY_LANE, event.to_stored()),
-                TaskKind::Index(change) => (INDEX_LANE, change.to_stored()),
-                TaskKind::Garbage(garbage) => (GARBAGE_LANE, garbage.prefix.clone()),
-            };
-            let mut values = [Value::Null; 9];
-            values[..6].copy_from_slice(&chore_values(task));
-            values[6..].copy_from_slice(&[
-                Value::Integer(lane),
-                Value::Text(&body),
-                Value::Integer(SCHEMA),
-            ]);
-            execute(INSERT_CHORE, &values)
-        }
-        Write::UpdateTask(task) => execute(UPDATE_CHORE, &chore_values(task)),
-        Write::RemoveTask { id } => execute(REMOVE_CHORE, &[Value::Integer(*id)]),
-        Write::DropOutbox => execute(DROP_CHORES, &[]),
+        Write::CreateOutbox => execute(CREATE_OUTBOX, &[]),
+        Write::InsertTask(task) => insert_task(task, execute),
+        Write::UpdateTask(task) => execute(
+            UPDATE_TASK,
+            &[
+                Value::Integer(task.due_at.0),
+                Value::Integer(task.failures),
+                Value::Text(&task.what.to_stored()),
+                Value::Text(&task.what.queue().to_string()),
+                Value::Integer(task.id),
+            ],
+        ),
+        Write::RemoveTask { queue, id } => execute(
+            REMOVE_TASK,
+            &[Value::Text(&queue.to_string()), Value::Integer(*id)],
+        ),
+        Write::DropOutbox => execute(DROP_OUTBOX, &[]),
         Write::DropTables => {
             execute(DROP_SEGMENTS, &[])?;
             execute(DROP_PRODUCERS, &[])?;
@@ -330,17 +339,37 @@ pub fn statements<E>(
             if let Some(former) = &from.former {
                 upgrade_former(former, *now, &mut execute)?;
             }
-            for (table, schema) in [("stream", from.stream), ("chores", from.outbox)] {
-                if schema == Some(0) {
-                    let number = format!(
-                        "ALTER TABLE {table} ADD COLUMN schema INTEGER NOT NULL DEFAULT {FIRST_SCHEMA}"
-                    );
-                    execute(&number, &[])?;
+            if from.stream == Some(0) {
+                let number = format!(
+                    "ALTER TABLE stream ADD COLUMN schema INTEGER NOT NULL DEFAULT {FIRST_SCHEMA}"
+                );
+                execute(&number, &[])?;
+            }
+            if from.outbox == Some(0) {
+                execute(CREATE_OUTBOX, &[])?;
+                for task in &from.older_tasks {
+                    insert_task(task, &mut execute)?;
                 }
+                execute(DROP_OLDER_OUTBOX, &[])?;
             }
             Ok(())
         }
     }
+}
+
+fn insert_task<E>(
+    task: &Task,
+    mut execute: impl FnMut(&str, &[Value<'_>]) -> Result<(), E>,
+) -> Result<(), E> {
+    let values = [
+        Value::Integer(task.due_at.0),
+        Value::Integer(task.failures),
+        Value::Text(&task.what.to_stored()),
+        Value::Text(&task.what.queue().to_string()),
+        Value::Integer(task.id),
+        Value::Integer(SCHEMA),
+    ];
+    execute(INSERT_TASK, &values)
 }
 
 /// Brings the tables of version 0.1 to the layout of those that follow.
@@ -363,34 +392,6 @@ fn upgrade_former<E>(
         execute(CREATE_IDLE_PRODUCERS, &[])?;
     }
     Ok(())
-}
-
-const REGISTRY_LANE: u64 = 0;
-const INDEX_LANE: u64 = 1;
-const GARBAGE_LANE: u64 = 2;
-
-fn chore_values(task: &Task) -> [Value<'static>; 6] {
-    let ranges = match &task.what {
-        TaskKind::Registry(_) | TaskKind::Index(_) => [Value::Null; 4],
-        TaskKind::Garbage(Garbage {
-            segments, attempts, ..
-        }) => [
-            segments.start(),
-            segments.end(),
-            attempts.start(),
-            attempts.end(),
-        ]
-        .map(|value| Value::Integer(*value)),
-    };
-    let [first_segment, last_segment, first_attempt, last_attempt] = ranges;
-    [
-        Value::Integer(task.due_at.0),
-        first_segment,
-        last_segment,
-        first_attempt,
-        last_attempt,
-        Value::Integer(task.id),
-    ]
 }
 
 fn attempted(segment: &SealedSegment) -> [Value<'_>; 4] {
@@ -521,7 +522,7 @@ pub fn layout(
         Ok(Some(schema))
     };
     let stream = schema("stream", STREAM_SCHEMA)?;
-    let outbox = schema("chores", CHORES_SCHEMA)?;
+    let mut outbox = schema("outbox", OUTBOX_SCHEMA)?;
     let has = |table: &str| tables.contains_key(table);
     let mut former = None;
     if stream == Some(0) && (has("hot_a") || has("hot_b")) {
@@ -530,10 +531,19 @@ pub fn layout(
             Ok(())
         })?;
     }
+    let mut older_tasks = Vec::new();
+    if outbox.is_none() && has("chores") {
+        outbox = Some(0);
+        ask(OLDER_TASKS, &mut |row| {
+            older_tasks.push(older_task(row)?);
+            Ok(())
+        })?;
+    }
     Ok(Layout {
         stream,
         outbox,
         former,
+        older_tasks,
     })
 }
 
@@ -597,30 +607,51 @@ pub fn producer(row: &impl Columns) -> Result<ProducerState, StorageError> {
     })
 }
 
-/// Reads a row of [`CHORES`].
+/// Reads a task of an outbox that had no queues. The ids of all queues together are in order.
 ///
 /// # Errors
-/// When the row is not as the machine writes it.
-pub fn task(row: &impl Columns) -> Result<Task, StorageError> {
+/// When the row is not as any version wrote it.
+pub fn older_task(row: &dyn Columns) -> Result<Task, StorageError> {
+    let id = required(row.integer(0)?)?;
     let body = required(row.text(3)?)?;
     let what = match required(row.integer(1)?)? {
-        REGISTRY_LANE => TaskKind::Registry(Event::from_stored(&body)?),
-        INDEX_LANE => TaskKind::Index(Change::from_stored(&body)?),
-        GARBAGE_LANE => TaskKind::Garbage(Garbage {
+        0 => registry::from_older(&body),
+        1 => serde_json::from_str(&body).map(TaskKind::Index),
+        2 => Ok(TaskKind::Collect(Garbage {
             prefix: body,
             segments: required(row.integer(4)?)?..=required(row.integer(5)?)?,
             attempts: required(row.integer(6)?)?..=required(row.integer(7)?)?,
-        }),
+        })),
         lane => {
             let unknown = format!("a task of the outbox has the unknown lane {lane}");
             return Err(StorageError(unknown));
         }
     };
+    let what = what.map_err(|error| {
+        StorageError(format!(
+            "a task of the outbox cannot be read: {id}: {error}"
+        ))
+    })?;
     Ok(Task {
-        id: required(row.integer(0)?)?,
+        id,
         due_at: Millis(required(row.integer(2)?)?),
+        failures: 0,
         what,
     })
+}
+
+/// Reads a row of [`TASKS`].
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn task(row: &impl Columns) -> Result<Task, StorageError> {
+    Task::from_stored(
+        &required(row.text(0)?)?,
+        required(row.integer(1)?)?,
+        Millis(required(row.integer(2)?)?),
+        required(row.integer(3)?)?,
+        &required(row.text(4)?)?,
+    )
 }
 
 /// Reads a row of [`RETRIED_SEGMENTS`].
@@ -675,17 +706,19 @@ fn required<T>(value: Option<T>) -> Result<T, StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::index::Change;
 
-    /// A row of the outbox with this lane and body.
-    struct TaskColumns(u64, &'static str);
+    /// A row of the outbox with this queue and body.
+    struct TaskColumns(&'static str, &'static str);
 
     impl Columns for TaskColumns {
-        fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {
-            Ok(Some(if column == 1 { self.0 } else { 7 }))
+        fn integer(&self, _: usize) -> Result<Option<u64>, StorageError> {
+            Ok(Some(7))
         }
 
-        fn text(&self, _: usize) -> Result<Option<String>, StorageError> {
-            Ok(Some(self.1.to_owned()))
+        fn text(&self, column: usize) -> Result<Option<String>, StorageError> {
+            let text = if column == 0 { self.0 } else { self.1 };
+            Ok(Some(text.to_owned()))
         }
 
         fn blob(&self, _: usize) -> Result<Option<Vec<u8>>, StorageError> {
@@ -695,18 +728,19 @@ mod tests {
 
     #[test]
     fn a_task_that_cannot_be_read_is_an_error_that_names_it() {
-        let purged = r#"{"change":"purged","path":"p","version":3}"#;
-        let read = task(&TaskColumns(INDEX_LANE, purged)).expect("the row is whole");
+        let purged = r#"{"task":"index","change":"purged","path":"p","version":3}"#;
+        let read = task(&TaskColumns("purge", purged)).expect("the row is whole");
         let (path, version) = ("p".to_owned(), 3);
         assert_eq!(read.what, TaskKind::Index(Change::Purged { path, version }));
-        for (lane, body) in [
-            (INDEX_LANE, ""),
-            (INDEX_LANE, r#"{"change":"of a later release"}"#),
-            (REGISTRY_LANE, purged),
-            (3, purged),
+        for (queue, body) in [
+            ("purge", ""),
+            ("purge", r#"{"task":"of a later release"}"#),
+            ("purge", r#"{"task":"index","change":"of a later release"}"#),
+            ("index", purged),
+            ("of a later release", purged),
         ] {
-            let error = task(&TaskColumns(lane, body)).expect_err("the row cannot be read");
-            assert!(error.0.starts_with("a task of the outbox"), "{error}");
+            let error = task(&TaskColumns(queue, body)).expect_err("the row cannot be read");
+            assert!(error.0.contains(&format!("{queue:?}")), "{error}");
         }
     }
 }

@@ -42,10 +42,10 @@ impl Stream {
     pub(super) fn schedule_alarm(&mut self, now: Millis, turn: &mut Turn) {
         let wanted = self.wanted_at(now);
         let came = self.fired_at.take();
-        let is_told = core::mem::take(&mut self.is_told);
+        let has_finished_task = core::mem::take(&mut self.has_finished_task);
         match wanted {
             // It was set in case that a message is lost, and would find nothing to do.
-            None if self.alarm_at.is_some() && (self.state.is_none() || is_told) => {
+            None if self.alarm_at.is_some() && (self.state.is_none() || has_finished_task) => {
                 self.alarm_at = None;
                 turn.alarm = AlarmChange::Clear;
             }

@@ -1,6 +1,6 @@
 //! Creation (protocol 5.1): idempotent, with optional content and closure, in one turn.
 
-use super::outbox::Outbox;
+use super::outbox::registry_shard;
 use super::{Creation, StepError, Stream, StreamState, incarnation, precondition, producer};
 use crate::rows::{Closed, Expiry, Write};
 use crate::storage::Storage;
@@ -28,8 +28,8 @@ impl Stream {
         let incarnation = incarnation(self.instance_seed, self.created);
         let about = Creation {
             incarnation,
-            version: self.outbox.next_version(now),
-            registered: Outbox::registers(&create.name, &self.limits),
+            version: self.next_version(now),
+            registered: registry_shard(&create.name, &self.limits),
             name: create.name,
             content_type: create.content_type,
             expiry: create.expiry,
@@ -45,7 +45,7 @@ impl Stream {
             .filter(|records| !records.is_empty());
         // From here on the request cannot be refused.
         turn.writes.push(Write::CreateTables);
-        self.outbox.created(&mut state.row, &self.limits, turn);
+        self.announce_creation(&mut state.row, rows, turn)?;
         let by = producer.clone();
         if let Some(records) = records {
             state.push(now, records, producer, None, &self.limits, turn);

@@ -156,8 +156,7 @@ impl Stream {
         if state.row.segment > 0 {
             rows.retried_segments(&mut |segment, attempts| retried.push((segment, attempts)))?;
         }
-        self.outbox
-            .ended(now, &state.row, &retried, &self.limits, turn);
+        self.announce_end(now, &state.row, &retried, rows, turn)?;
         let first = state
             .unstored
             .as_ref()

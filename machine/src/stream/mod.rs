@@ -14,6 +14,7 @@ mod producer;
 mod read;
 mod seal;
 
+use crate::outbox::Outbox;
 use crate::rows::{Expiry, HotTable, Incarnation, RowKey, SCHEMA, StreamRow, Unannounced, Write};
 use crate::storage::{Storage, StorageError};
 use crate::wire::cursor::splitmix64;
@@ -37,9 +38,9 @@ pub struct Stream {
     alarm_at: Option<Millis>,
     /// For when the alarm was set that this step is about.
     fired_at: Option<Millis>,
-    outbox: outbox::Outbox,
-    /// Whether something that remained to be done was done in this step.
-    is_told: bool,
+    outbox: Outbox,
+    /// Whether an effect of the outbox succeeded in this step.
+    has_finished_task: bool,
     state: Option<StreamState>,
 }
 
@@ -177,12 +178,13 @@ impl Stream {
             None => None,
             Some(row) => Some(StreamState::recall(now, row, rows, limits, instance_seed)?),
         };
-        let tasks = layout.outbox.map(|_| rows.outbox()).transpose()?;
+        let row = state.as_ref().map(|state| &state.row);
+        let implied = row.into_iter().flat_map(outbox::implied_tasks);
         Ok(Self {
-            alarm_at: state.as_ref().and_then(|state| state.row.alarm_at),
+            alarm_at: row.and_then(|row| row.alarm_at),
             fired_at: None,
-            outbox: outbox::Outbox::recall(state.as_ref().map(|state| &state.row), tasks),
-            is_told: false,
+            outbox: Outbox::recall(implied, layout.outbox.is_some(), rows, limits)?,
+            has_finished_task: false,
             limits: limits.clone(),
             instance_seed,
             created: 0,
@@ -198,7 +200,7 @@ impl Stream {
     pub fn step(&mut self, context: &Context<'_>, input: Input) -> Result<Turn, StorageError> {
         let mut turn = Turn::default();
         self.act(context, input, &mut turn)?;
-        self.settle(context.now, &mut turn);
+        self.settle(context, &mut turn)?;
         Ok(turn)
     }
 
@@ -224,8 +226,12 @@ impl Stream {
             Input::SubscriberLeft { incarnation } => self.reader_gone(now, incarnation),
             Input::Alarm => self.alarm(context, turn)?,
             Input::PutFinished { id, receipt } => self.stored(now, id, receipt, rows, turn)?,
-            Input::CollectFinished { effect, done } => self.collected(now, effect, done, turn),
-            Input::SendFinished { effect, reply } => self.replied(now, effect, reply, turn),
+            Input::CollectFinished { effect, done } | Input::IndexFinished { effect, done } => {
+                self.effect_finished(now, effect, done, rows, turn)?;
+            }
+            Input::CallFinished { effect, outcome } => {
+                self.call_finished(now, effect, outcome, rows, turn)?;
+            }
         }
         Ok(())
     }
@@ -261,16 +267,17 @@ impl Stream {
 
     /// The last act of every step: what is due is begun, the alarm follows from the state, and the
     /// head row is written at most once.
-    fn settle(&mut self, now: Millis, turn: &mut Turn) {
+    fn settle(&mut self, context: &Context<'_>, turn: &mut Turn) -> Result<(), StorageError> {
+        let now = context.now;
         if let Some(state) = &mut self.state {
             state.store(now, &self.limits, turn);
         }
         self.outbox
-            .work(now, self.instance_seed, &self.limits, turn);
+            .start_due(now, self.instance_seed, context.storage, &self.limits, turn)?;
         self.schedule_alarm(now, turn);
         let Some(state) = &mut self.state else {
-            self.outbox.tidy(turn);
-            return;
+            self.outbox.remove_table_if_empty(turn);
+            return Ok(());
         };
         match state.unsaved {
             Unsaved::Nothing => {}
@@ -278,6 +285,7 @@ impl Stream {
             Unsaved::New => turn.writes.push(Write::InsertStream(state.row.clone())),
         }
         state.unsaved = Unsaved::Nothing;
+        Ok(())
     }
 
     /// The stream, if there is one.

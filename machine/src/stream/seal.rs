@@ -7,14 +7,13 @@
 //! succeeded.
 
 use super::{OpenSegment, Stream, StreamState};
-use crate::limits::DOUBLINGS_MAX;
+use crate::backoff::backoff;
 use crate::rows::{
     HotTable, Incarnation, ProducerStamp, SealedSegment, StoredSegment, StreamRow, Write,
 };
 use crate::segment::{self, Context, Put, PutId, Receipt};
 use crate::storage::{Storage, StorageError};
 use crate::wire::Format;
-use crate::wire::cursor::splitmix64;
 use crate::{Effect, Limits, Millis, Turn};
 
 /// A segment that is sealed and not stored.
@@ -23,16 +22,6 @@ pub(super) struct Unstored {
     pub(super) segment: SealedSegment,
     /// When it is to be tried again, unless the put that is under way succeeds before.
     pub(super) retry_at: Millis,
-}
-
-/// The pause after so many failures in a row: doubled with each, and half of it by chance.
-pub(super) fn backoff(failures: u64, chance: u64, limits: &Limits) -> u64 {
-    let doublings = failures.saturating_sub(1).min(DOUBLINGS_MAX);
-    let longest = limits
-        .retry_base_ms
-        .saturating_mul(1 << doublings)
-        .min(limits.retry_ms_max);
-    longest / 2 + splitmix64(chance ^ splitmix64(failures)) % longest.div_ceil(2)
 }
 
 impl Stream {
@@ -78,18 +67,20 @@ impl Stream {
         });
         turn.writes.push(Write::UpdateSegment(sealed.clone()));
         turn.writes.push(Write::DropHot(HotTable::of(id.segment)));
+        let row = state.row.clone();
         // Under the other keys there may be something, now or soon.
         for others in [1..=id.attempt - 1, id.attempt + 1..=sealed.attempts] {
             if !others.is_empty() {
                 let segments = id.segment..=id.segment;
-                self.outbox
-                    .discard(now, &state.row, segments, others, &self.limits, turn);
+                self.discard(now, &row, segments, others, rows, turn)?;
             }
         }
-        let key = key(&state.row.name, id.incarnation, id.segment, id.attempt);
-        let object = (key, receipt.bytes);
-        self.outbox
-            .stored(now, &state.row, &sealed, object, &self.limits, turn);
+        let object = (
+            key(&row.name, id.incarnation, id.segment, id.attempt),
+            receipt.bytes,
+        );
+        self.announce_segment(now, &row, &sealed, object, rows, turn)?;
+        let state = self.state.as_mut().expect("the stream was there just now");
         let next = id.segment + 1;
         if next < state.row.segment {
             let segment = rows.segment(next)?.ok_or_else(|| missing(next))?;

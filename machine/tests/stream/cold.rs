@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use machine::segment::{self, Index};
-use machine::{Input, Limits, Message, Millis, Offset, SendOutcome};
+use machine::{Input, Limits, Millis, Offset};
 use proptest::prelude::*;
 
-use crate::shell::{Answered, Shell};
+use crate::shell::{Answered, Message, Shell};
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
@@ -457,21 +457,16 @@ fn many_objects_are_collected_in_batches() {
 fn requests(shell: &mut Shell, status: u16) -> Vec<String> {
     let messages = core::mem::take(&mut shell.messages);
     let told = messages.iter().map(|(_, message)| match message {
-        Message::Registry(request) => {
+        Message::Call(_, request) => {
             let header = |name: &str| request.headers.iter().find(|(each, _)| *each == name);
             let seq = header("Producer-Seq").map_or("-", |(_, seq)| seq);
-            format!(
-                "{} {seq} {}",
-                request.method,
-                String::from_utf8_lossy(&request.body)
-            )
+            format!("{} {seq} {}", request.method, request.body)
         }
         Message::Index(statements) => format!("{statements:?}"),
     });
     let told = told.collect();
-    for (effect, _) in messages {
-        let reply = SendOutcome::Status(status);
-        shell.input(Input::SendFinished { effect, reply });
+    for (effect, message) in messages {
+        shell.answer(effect, &message, status);
     }
     told
 }
@@ -501,7 +496,7 @@ fn the_registry_is_told_in_order_and_created_when_it_is_not_there() {
 /// To whom the messages on their way go.
 fn receivers(shell: &Shell) -> Vec<String> {
     let messages = shell.messages.iter().map(|(_, message)| match message {
-        Message::Registry(request) => format!("{} {}", request.method, request.stream),
+        Message::Call(to, request) => format!("{} {to}", request.method),
         Message::Index(_) => "index".to_owned(),
     });
     messages.collect()
@@ -807,9 +802,8 @@ fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
     assert_eq!((shell.written, shell.messages.len()), (2, 2));
     assert!(shell.alarm.is_some());
     let mut written = 0;
-    for (effect, _) in core::mem::take(&mut shell.messages) {
-        let reply = SendOutcome::Status(200);
-        shell.input(Input::SendFinished { effect, reply });
+    for (effect, message) in core::mem::take(&mut shell.messages) {
+        shell.answer(effect, &message, 200);
         written += shell.written;
     }
     assert_eq!((written, shell.alarm), (2, None));

@@ -1,6 +1,7 @@
 //! What a stream does over time and over many rows: what is hard to ask a running server.
 
 mod cold;
+mod outbox;
 mod precondition;
 mod shell;
 mod whole;

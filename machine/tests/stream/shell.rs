@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use machine::outbox::{Request, Statement};
 use machine::plan::{CorruptionError, Plan, Rest, Span};
 use machine::rows::Incarnation;
 use machine::segment::{Put, Receipt};
@@ -11,8 +12,8 @@ use machine::storage::{Guarded, MemoryRows};
 use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed};
 use machine::{
-    AlarmChange, Answer, Broadcast, CallId, Context, Effect, EffectId, Input, Limits, Message,
-    Millis, Refusal, SendOutcome, StorageError, Stream,
+    AlarmChange, Answer, Broadcast, CallId, CallOutcome, Context, Effect, EffectId, Input, Limits,
+    Millis, Refusal, StorageError, Stream,
 };
 
 /// An answer with its body made.
@@ -44,6 +45,13 @@ impl Answered {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
+}
+
+/// What a stream sends to another object, or to the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    Call(String, Request),
+    Index(Vec<Statement>),
 }
 
 pub(crate) struct Shell {
@@ -134,7 +142,14 @@ impl Shell {
             match effect {
                 Effect::Put(put) => self.puts.push(put),
                 Effect::Collect { effect, keys } => self.collections.push((effect, keys)),
-                Effect::Send { effect, message } => self.messages.push((effect, message)),
+                Effect::Call {
+                    effect,
+                    to,
+                    request,
+                } => self.messages.push((effect, Message::Call(to, request))),
+                Effect::Index { effect, statements } => {
+                    self.messages.push((effect, Message::Index(statements)))
+                }
                 Effect::Answer { .. } | Effect::Attach { .. } => answers.push(effect),
             }
         }
@@ -189,11 +204,24 @@ impl Shell {
                 keys.iter().for_each(|key| drop(self.objects.remove(key)));
                 self.input(Input::CollectFinished { effect, done: true });
             }
-            for (effect, _) in core::mem::take(&mut self.messages) {
-                let reply = SendOutcome::Status(200);
-                self.input(Input::SendFinished { effect, reply });
+            for (effect, message) in core::mem::take(&mut self.messages) {
+                self.answer(effect, &message, 200);
             }
         }
+    }
+
+    /// A message has ended with this status; 200 stands for success where there is no status.
+    pub(crate) fn answer(&mut self, effect: EffectId, message: &Message, status: u16) {
+        self.input(match message {
+            Message::Call(..) => Input::CallFinished {
+                effect,
+                outcome: CallOutcome::Status(status),
+            },
+            Message::Index(_) => Input::IndexFinished {
+                effect,
+                done: status == 200,
+            },
+        });
     }
 
     /// The body of an answer, page by page.
@@ -309,7 +337,10 @@ impl Shell {
             }
         };
         match effect {
-            Effect::Put(_) | Effect::Collect { .. } | Effect::Send { .. } => {
+            Effect::Put(_)
+            | Effect::Collect { .. }
+            | Effect::Call { .. }
+            | Effect::Index { .. } => {
                 unreachable!("they are kept apart")
             }
             Effect::Attach { subscriber, .. } => {

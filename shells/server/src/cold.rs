@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use machine::message::Request;
+use machine::outbox::{self, Request};
 use machine::plan::{BodyWriter, CorruptionError, Fetch, Rest, Span};
 use machine::segment::{Encoder, Put, Receipt};
 use machine::wire::request::{self, Parsed, RequestHead};
-use machine::{Answer, Effect, Input, Message, SendOutcome, Storage, StorageError};
+use machine::{Answer, CallOutcome, Effect, Input, Storage, StorageError};
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
@@ -169,15 +169,16 @@ async fn carry_out(streams: Arc<Streams>, job: EffectJob) {
             let done = collect(&streams, &name, keys).await;
             Input::CollectFinished { effect, done }
         }
-        Effect::Send { effect, message } => {
-            let reply = match &message {
-                Message::Registry(request) => call_object(&streams, request).await,
-                // This shell has no index, and the limits say so.
-                Message::Index(_) => None,
-            };
-            let reply = reply.map_or(SendOutcome::Failed, SendOutcome::Status);
-            Input::SendFinished { effect, reply }
+        Effect::Call {
+            effect,
+            to,
+            request,
+        } => {
+            let status = call_object(&streams, to, request).await;
+            let outcome = status.map_or(CallOutcome::Failed, CallOutcome::Status);
+            Input::CallFinished { effect, outcome }
         }
+        Effect::Index { .. } => unreachable!("the limits say that there is no index"),
         Effect::Answer { .. } | Effect::Attach { .. } => return,
     };
     streams.report(&name, instance, outcome);
@@ -404,28 +405,28 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), PutErro
 }
 
 /// Sends a request to another stream. Returns the status of the answer, if there is one.
-async fn call_object(streams: &Arc<Streams>, request: &Request) -> Option<u16> {
-    let target = request.target();
+async fn call_object(streams: &Arc<Streams>, to: String, request: Request) -> Option<u16> {
+    let target = outbox::target(&to);
     let header = |name: &str| {
-        let found = request.headers.iter().find(|(each, _)| *each == name);
+        let found = request.headers.iter().find(|(each, _)| each == name);
         found.map(|(_, value)| value.clone())
     };
     let head = RequestHead {
-        method: request.method,
-        origin: Request::ORIGIN,
+        method: &request.method,
+        origin: outbox::ORIGIN,
         target: &target,
         header: &header,
     };
     let call = match request::parse(head, &streams.settings.limits) {
         Ok(Parsed::Whole(call)) => Ok(call),
-        Ok(Parsed::AwaitsBody(awaits)) => awaits.with_body(request.body.clone().into()),
+        Ok(Parsed::AwaitsBody(awaits)) => awaits.with_body(request.body.into()),
         Err(refusal) => Err(refusal),
     };
     let call = match call {
         Ok(call) => call,
         Err(refusal) => return Some(Answer::refusal(&refusal).status),
     };
-    let reply = streams.ask(&request.stream, JobKind::Input(streams.call(call)), None);
+    let reply = streams.ask(&to, JobKind::Input(streams.call(call)), None);
     match reply.ok()?.await.ok()? {
         Reply::Answered(answered) => Some(answered.answer.status),
         Reply::Attached { .. } | Reply::Done => None,

@@ -158,7 +158,10 @@ impl ActorState {
                 Effect::Answer { call, answer } => {
                     self.reply(call, Reply::Answered(Answered { answer, rendering }));
                 }
-                Effect::Put(_) | Effect::Collect { .. } | Effect::Send { .. } => {
+                Effect::Put(_)
+                | Effect::Collect { .. }
+                | Effect::Call { .. }
+                | Effect::Index { .. } => {
                     self.pending_effects += 1;
                     streams.effect_queue.push(EffectJob {
                         name: Arc::clone(&actor.name),

@@ -2,9 +2,10 @@
 //! connection. The server uses it with one file per stream, the simulator with databases in memory.
 #![forbid(unsafe_code)]
 
+use machine::outbox::{Queue, Task};
 use machine::plan::Span;
 use machine::rows::{
-    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task, WriterColumns,
+    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
 use machine::{Storage, StorageError, Write};
@@ -198,13 +199,24 @@ impl Storage for Database {
         })
     }
 
-    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
-        let mut outbox = Vec::new();
-        self.ask(sql::CHORES, &[], |row| {
-            outbox.push(sql::task(&Cells(row))?);
+    fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
+        let queue = queue.to_string();
+        let values = [
+            Value::Text(&queue),
+            Value::Integer(id),
+            Value::Integer(limit),
+        ];
+        let mut tasks = Vec::new();
+        self.ask(sql::TASKS, &values, |row| {
+            tasks.push(sql::task(&Cells(row))?);
             Ok(())
         })?;
-        Ok(outbox)
+        Ok(tasks)
+    }
+
+    fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
+        let queue = queue.to_string();
+        self.one(sql::LAST_TASK, &[Value::Text(&queue)], |row| sql::task(row))
     }
 }
 

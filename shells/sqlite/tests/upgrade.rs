@@ -1,7 +1,8 @@
 //! Rows of earlier code are brought to the present layout, and those of later code are left alone.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use machine::rows::{Former, HotTable, Layout, RowKey, SCHEMA, StreamRow, TaskKind};
+use machine::outbox::{Queue, Task, TaskKind};
+use machine::rows::{Former, HotTable, Layout, RowKey, SCHEMA, StreamRow};
 use machine::{Limits, Millis, Storage, Stream, Write};
 use rusqlite::Connection;
 use sqlite::Database;
@@ -52,10 +53,16 @@ fn upgrade(database: &Database) {
         stream,
         outbox,
         former,
+        older_tasks,
     } = database.layout().unwrap();
     assert!(stream.is_none_or(|schema| schema == SCHEMA));
     assert!(outbox.is_none_or(|schema| schema == SCHEMA));
     assert_eq!(former, None::<Former>);
+    assert_eq!(older_tasks, []);
+}
+
+fn all_tasks(database: &Database) -> Vec<Task> {
+    database.tasks(&Queue::first(), 0, 10).unwrap()
 }
 
 /// Returns where the rows of each former table are after the upgrade.
@@ -131,8 +138,8 @@ fn rows_without_a_number_get_one_and_keep_everything_else() {
         (row.name.as_str(), row.segment, row.writable),
         ("chat", 1, true)
     );
-    let tasks = database.outbox().unwrap();
-    assert!(matches!(tasks[0].what, TaskKind::Garbage(_)) && tasks.len() == 1);
+    let tasks = all_tasks(&database);
+    assert!(matches!(tasks[0].what, TaskKind::Collect(_)) && tasks.len() == 1);
     let producer = database.producer("p1").unwrap().unwrap();
     assert_eq!((producer.epoch, producer.seq), (3, 1));
     for (segment, end) in [(0, 4), (1, 2)] {
@@ -142,7 +149,7 @@ fn rows_without_a_number_get_one_and_keep_everything_else() {
     }
     // What is written from now on has the number, too.
     database.apply(&[Write::UpdateStream(row)]).unwrap();
-    let task = machine::rows::Task {
+    let task = Task {
         id: 9,
         ..tasks[0].clone()
     };
@@ -155,7 +162,82 @@ fn an_outbox_without_a_stream_gets_a_number() {
     let database = database(GONE);
     upgrade(&database);
     assert_eq!(database.layout().unwrap(), Layout::present(false, true));
-    assert_eq!(database.outbox().unwrap().len(), 1);
+    assert_eq!(all_tasks(&database).len(), 1);
+}
+
+/// Tasks of an outbox without queues, of each kind, are there after the upgrade.
+#[test]
+fn the_tasks_of_an_older_outbox_are_found_again() {
+    const TASKS: &str = r#"CREATE TABLE chores (id INTEGER PRIMARY KEY, lane INTEGER NOT NULL,
+        due_at INTEGER NOT NULL, body TEXT NOT NULL, first_segment INTEGER, last_segment INTEGER,
+        first_attempt INTEGER, last_attempt INTEGER);
+        INSERT INTO chores VALUES
+        (3, 0, 0, '{"producer":"ff","seq":0,"event":{"type":"stream","key":"s","value":{"path":"s",
+            "contentType":"text/plain","createdAt":1},"headers":{"operation":"insert"}}}',
+            NULL, NULL, NULL, NULL),
+        (4, 0, 0, '{"producer":"ff-end","seq":0,"shard":2,"event":{"type":"stream","key":"s",
+            "headers":{"operation":"delete"}}}', NULL, NULL, NULL, NULL),
+        (5, 1, 0, '{"change":"ended","path":"s","version":7,"ended_at":9}',
+            NULL, NULL, NULL, NULL),
+        (6, 1, 50, '{"change":"purged","path":"s","version":7}', NULL, NULL, NULL, NULL),
+        (7, 2, 60, 's/ff/', 0, 4, 1, 1);"#;
+    let database = database(TASKS);
+    upgrade(&database);
+    let tasks = all_tasks(&database);
+    let found = tasks.iter().map(|task| {
+        let detail = match &task.what {
+            TaskKind::Call { request, .. } => {
+                let producer = &request.headers[1];
+                assert_eq!(producer.0, "Producer-Id");
+                format!("{} {} {}", request.method, producer.1, request.body)
+            }
+            TaskKind::Index(change) => format!("{change:?}"),
+            TaskKind::Collect(garbage) => format!("{garbage:?}"),
+        };
+        (
+            task.what.queue().to_string(),
+            task.id,
+            task.due_at.0,
+            detail,
+        )
+    });
+    let found: Vec<_> = found.collect();
+    let expected = [
+        (
+            "call/__registry__",
+            3,
+            0,
+            "POST ff {\"type\":\"stream\",\"key\":\"s\",\"value\":{",
+        ),
+        (
+            "call/__registry__/2",
+            4,
+            0,
+            "POST ff-end {\"type\":\"stream\",\"key\":\"s\",\"headers\":",
+        ),
+        (
+            "index",
+            5,
+            0,
+            "Ended { path: \"s\", version: 7, ended_at: Millis(9) }",
+        ),
+        ("purge", 6, 50, "Purged { path: \"s\", version: 7 }"),
+        (
+            "segments",
+            7,
+            60,
+            "Garbage { prefix: \"s/ff/\", segments: 0..=4, attempts: 1..=1 }",
+        ),
+    ];
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(
+            (found.0.as_str(), found.1, found.2),
+            (expected.0, expected.1, expected.2)
+        );
+        assert!(found.3.starts_with(expected.3), "{found:?}");
+    }
+    assert_eq!(database.tables().unwrap(), ["outbox"]);
 }
 
 #[test]
@@ -179,14 +261,16 @@ fn rows_of_later_code_and_rows_that_were_not_upgraded_wake_nothing() {
     assert!(error.0.contains("schema is 0"), "{error}");
     upgrade(&older);
     assert!(wake(&older).is_ok());
-    for later in ["stream", "chores"] {
-        let connection = Connection::open_in_memory().unwrap();
-        let number = "ALTER TABLE {} ADD COLUMN schema INTEGER NOT NULL DEFAULT 7";
-        connection.execute_batch(CHAT).unwrap();
-        connection
-            .execute_batch(&number.replace("{}", later))
-            .unwrap();
-        let database = Database::new(connection);
+    let later = |table: &str| match table {
+        "stream" => {
+            format!("{CHAT} ALTER TABLE stream ADD COLUMN schema INTEGER NOT NULL DEFAULT 7;")
+        }
+        _ => "CREATE TABLE outbox (queue TEXT, schema INTEGER NOT NULL); \
+              INSERT INTO outbox VALUES ('of a later queue', 7);"
+            .to_owned(),
+    };
+    for table in ["stream", "outbox"] {
+        let database = database(&later(table));
         let error = Stream::upgrade(now, &database).expect_err("the rows are later");
         assert!(error.0.contains("schema 7 is newer than 1"), "{error}");
         wake(&database).expect_err("the rows are later");

@@ -4,10 +4,10 @@
 use std::cell::{Cell, RefCell};
 
 use js_sys::{Array, Object, Reflect, Uint8Array};
-use machine::message::Value;
+use machine::EffectId;
+use machine::outbox::{self, Request, Statement, Value};
 use machine::plan::CorruptionError;
 use machine::segment::{Encoder, Put, Receipt};
-use machine::{EffectId, Message};
 use wasm_bindgen::prelude::*;
 
 use crate::storage::Storage;
@@ -112,47 +112,44 @@ pub(crate) fn collect(effect: EffectId, keys: &[String]) -> Result<JsValue, JsVa
     ])
 }
 
-pub(crate) fn send(effect: EffectId, message: &Message) -> Result<JsValue, JsValue> {
-    match message {
-        Message::Registry(request) => {
-            let pair = |(name, value): &(&str, String)| Array::of2(&(*name).into(), &value.into());
-            let headers: Array = request.headers.iter().map(pair).collect();
-            // A request without a body has none at all.
-            let body = if request.body.is_empty() {
-                JsValue::NULL
-            } else {
-                Uint8Array::from(request.body.as_slice()).into()
-            };
-            object(&[
-                ("kind", "call".into()),
-                ("id", effect_number(effect)),
-                ("to", request.stream.as_str().into()),
-                ("url", request.url().into()),
-                ("method", request.method.into()),
-                ("headers", headers.into()),
-                ("body", body),
-            ])
-        }
-        Message::Index(statements) => {
-            let statements = statements.iter().map(|statement| {
-                let values = statement.values.iter().map(|value| match value {
-                    // Below 2^53.
-                    Value::Integer(integer) => JsValue::from_f64(*integer as f64),
-                    Value::Text(text) => text.into(),
-                });
-                object(&[
-                    ("sql", statement.sql.into()),
-                    ("values", values.collect::<Array>().into()),
-                ])
-            });
-            let statements = statements.collect::<Result<Array, JsValue>>()?;
-            object(&[
-                ("kind", "index".into()),
-                ("id", effect_number(effect)),
-                ("statements", statements.into()),
-            ])
-        }
-    }
+pub(crate) fn call(effect: EffectId, to: &str, request: &Request) -> Result<JsValue, JsValue> {
+    let pair = |(name, value): &(String, String)| Array::of2(&name.into(), &value.into());
+    let headers: Array = request.headers.iter().map(pair).collect();
+    // A request without a body has none at all.
+    let body = if request.body.is_empty() {
+        JsValue::NULL
+    } else {
+        request.body.as_str().into()
+    };
+    object(&[
+        ("kind", "call".into()),
+        ("id", effect_number(effect)),
+        ("to", to.into()),
+        ("url", outbox::url(to).into()),
+        ("method", request.method.as_str().into()),
+        ("headers", headers.into()),
+        ("body", body),
+    ])
+}
+
+pub(crate) fn index(effect: EffectId, statements: &[Statement]) -> Result<JsValue, JsValue> {
+    let statements = statements.iter().map(|statement| {
+        let values = statement.values.iter().map(|value| match value {
+            // Below 2^53.
+            Value::Integer(integer) => JsValue::from_f64(*integer as f64),
+            Value::Text(text) => text.into(),
+        });
+        object(&[
+            ("sql", statement.sql.into()),
+            ("values", values.collect::<Array>().into()),
+        ])
+    });
+    let statements = statements.collect::<Result<Array, JsValue>>()?;
+    object(&[
+        ("kind", "index".into()),
+        ("id", effect_number(effect)),
+        ("statements", statements.into()),
+    ])
 }
 
 fn effect_number(effect: EffectId) -> JsValue {

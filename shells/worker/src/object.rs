@@ -11,8 +11,8 @@ use machine::wire::answer::Body;
 use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
-    Answer, Broadcast, Call, CallId, Class, Context, Effect, EffectId, Input, Limits, Millis,
-    SendOutcome, Stream, Subscriber,
+    Answer, Broadcast, Call, CallId, CallOutcome, Class, Context, Effect, EffectId, Input, Limits,
+    Millis, Stream, Subscriber,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
@@ -190,22 +190,17 @@ impl StreamObject {
     /// When the turn failed.
     pub fn replied(&self, effect: f64, status: Option<u16>) -> Result<(), JsValue> {
         let effect = EffectId(effect as u64);
-        let reply = status.map_or(SendOutcome::Failed, SendOutcome::Status);
-        self.event(Input::SendFinished { effect, reply })
+        let outcome = status.map_or(CallOutcome::Failed, CallOutcome::Status);
+        self.event(Input::CallFinished { effect, outcome })
     }
 
-    /// The admin index has executed all statements of a message, or is not known to have.
+    /// The admin index has executed all statements of an effect, or is not known to have.
     ///
     /// # Errors
     /// When the turn failed.
     pub fn indexed(&self, effect: f64, done: bool) -> Result<(), JsValue> {
         let effect = EffectId(effect as u64);
-        let reply = if done {
-            SendOutcome::Status(200)
-        } else {
-            SendOutcome::Failed
-        };
-        self.event(Input::SendFinished { effect, reply })
+        self.event(Input::IndexFinished { effect, done })
     }
 
     /// What the entry answers with when the code in here cannot.
@@ -388,10 +383,18 @@ impl StreamObject {
                     .effects
                     .borrow_mut()
                     .push(effects::collect(effect, &keys)?),
-                Effect::Send { effect, message } => self
+                Effect::Call {
+                    effect,
+                    to,
+                    request,
+                } => self
                     .effects
                     .borrow_mut()
-                    .push(effects::send(effect, &message)?),
+                    .push(effects::call(effect, &to, &request)?),
+                Effect::Index { effect, statements } => self
+                    .effects
+                    .borrow_mut()
+                    .push(effects::index(effect, &statements)?),
             }
         }
         self.stream.replace(Some(stream));

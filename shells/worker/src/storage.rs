@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 
 use js_sys::{Array, ArrayBuffer, Uint8Array};
+use machine::outbox::{Queue, Task};
 use machine::plan::Span;
 use machine::rows::{
-    HotTable, Incarnation, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, Task,
+    HotTable, Incarnation, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow,
     WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
@@ -253,11 +254,12 @@ impl Storage {
     fn ask_all<T>(
         &self,
         statement: &str,
+        values: &[Value<'_>],
         decode: impl Fn(&Row<'_>) -> Result<T, StorageError>,
         each: &mut dyn FnMut(T),
     ) -> Result<(), StorageError> {
         let mut failed = None;
-        let asked = self.query(statement, &[], |row| {
+        let asked = self.query(statement, values, |row| {
             match decode(&Row(row)) {
                 Ok(decoded) => each(decoded),
                 Err(unreadable) => failed = Some(unreadable),
@@ -351,7 +353,7 @@ impl machine::Storage for Storage {
         table: HotTable,
         each: &mut dyn FnMut(WriterColumns),
     ) -> Result<(), StorageError> {
-        self.ask_all(&sql::writers(table), |row| sql::writer_mark(row), each)
+        self.ask_all(&sql::writers(table), &[], |row| sql::writer_mark(row), each)
     }
 
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
@@ -367,17 +369,29 @@ impl machine::Storage for Storage {
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.ask_all(
             sql::RETRIED_SEGMENTS,
+            &[],
             |row| sql::retried_segment(row),
             &mut |(number, attempts)| each(number, attempts),
         )
     }
 
-    fn outbox(&self) -> Result<Vec<Task>, StorageError> {
-        let mut outbox = Vec::new();
-        self.ask_all(sql::CHORES, |row| sql::task(row), &mut |task| {
-            outbox.push(task)
+    fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
+        let queue = queue.to_string();
+        let values = [
+            Value::Text(&queue),
+            Value::Integer(id),
+            Value::Integer(limit),
+        ];
+        let mut tasks = Vec::new();
+        self.ask_all(sql::TASKS, &values, |row| sql::task(row), &mut |task| {
+            tasks.push(task);
         })?;
-        Ok(outbox)
+        Ok(tasks)
+    }
+
+    fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
+        let queue = queue.to_string();
+        self.ask(sql::LAST_TASK, &[Value::Text(&queue)], |row| sql::task(row))
     }
 }
 

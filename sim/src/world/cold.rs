@@ -13,6 +13,7 @@ use machine::{Answer, EffectId, Input};
 use super::World;
 use super::client::Received;
 use super::object::{ObjectEffect, bounded};
+use super::rpc::Message;
 use crate::cold_tier::{self, DeleteOutcome, Deletes, Objects, PutOutcome, Report};
 use crate::coverage::{Fault, Situation, Watermark};
 use crate::ids::{CallId, CollectionId, FetchId, ObjectId, Table, UploadId};
@@ -141,7 +142,14 @@ impl World<'_, '_> {
             ObjectEffect::Collect { effect, keys } => {
                 self.begin_collection(at, instance, effect, keys)
             }
-            ObjectEffect::Send { effect, message } => self.begin_rpc(at, instance, effect, message),
+            ObjectEffect::Call {
+                effect,
+                to,
+                request,
+            } => self.begin_rpc(at, instance, effect, Message::Call { to, request }),
+            ObjectEffect::Index { effect, statements } => {
+                self.begin_rpc(at, instance, effect, Message::Index(statements))
+            }
         }
     }
 

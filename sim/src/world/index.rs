@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::message::{Statement, Value};
+use machine::outbox::{Statement, Value};
 
 use crate::storage::Kind;
 
@@ -218,7 +218,7 @@ impl Index {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod sqlite {
-    use machine::message::{Statement, Value};
+    use machine::outbox::{Statement, Value};
     use rusqlite::types::{ToSqlOutput, ValueRef};
     use rusqlite::{Connection, Result, ToSql, params_from_iter};
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
+use machine::outbox;
 use machine::router::target;
 use machine::rows::Incarnation;
 use machine::segment::Put;
@@ -48,9 +49,14 @@ pub enum ObjectEffect {
         effect: EffectId,
         keys: Vec<String>,
     },
-    Send {
+    Call {
         effect: EffectId,
-        message: machine::Message,
+        to: String,
+        request: outbox::Request,
+    },
+    Index {
+        effect: EffectId,
+        statements: Vec<outbox::Statement>,
     },
 }
 

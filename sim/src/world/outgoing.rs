@@ -25,8 +25,20 @@ impl World<'_, '_> {
             Effect::Collect { effect, keys } => {
                 self.hold_effect(at, ObjectEffect::Collect { effect, keys })
             }
-            Effect::Send { effect, message } => {
-                self.hold_effect(at, ObjectEffect::Send { effect, message })
+            Effect::Call {
+                effect,
+                to,
+                request,
+            } => {
+                let call = ObjectEffect::Call {
+                    effect,
+                    to,
+                    request,
+                };
+                self.hold_effect(at, call);
+            }
+            Effect::Index { effect, statements } => {
+                self.hold_effect(at, ObjectEffect::Index { effect, statements })
             }
             Effect::Answer { call, answer } => {
                 let call = CallId::from(call);

@@ -1,10 +1,11 @@
-//! Messages from objects to the registry and to the admin index. Messages and answers are lost,
-//! late, duplicated or reordered.
+//! Calls of objects by other objects, and changes of the admin index. Messages and answers are
+//! lost, late, duplicated or reordered.
 
 use std::rc::Rc;
 
-use machine::message::{Message, Statement};
-use machine::{EffectId, Input, SendOutcome};
+use machine::outbox::{self, Statement};
+use machine::wire::header;
+use machine::{CallOutcome, EffectId, Input};
 
 use super::World;
 use super::client::Received;
@@ -28,11 +29,44 @@ pub(super) struct Rpc {
     at: ObjectId,
     instance: u64,
     effect: EffectId,
-    statements: Rc<Vec<Statement>>,
+    /// What the index executes; `None` for a call of an object.
+    statements: Option<Rc<Vec<Statement>>>,
     /// Whether its answer arrives.
     is_answered: bool,
     executed: bool,
     finished: bool,
+}
+
+/// What an object sends.
+pub(super) enum Message {
+    Call {
+        to: String,
+        request: outbox::Request,
+    },
+    Index(Vec<Statement>),
+}
+
+/// The same request as a client's.
+fn as_client(request: outbox::Request) -> Request {
+    let known = |name: &str, names: &[&'static str]| {
+        let found = names.iter().find(|each| **each == name);
+        *found.unwrap_or_else(|| panic!("objects do not send {name}"))
+    };
+    let names = [
+        header::CONTENT_TYPE,
+        header::PRODUCER_ID,
+        header::PRODUCER_EPOCH,
+        header::PRODUCER_SEQ,
+    ];
+    let headers = request.headers.into_iter();
+    Request {
+        method: known(&request.method, &["PUT", "POST"]),
+        query: Vec::new(),
+        headers: headers
+            .map(|(name, value)| (known(&name, &names), value))
+            .collect(),
+        body: request.body.into(),
+    }
 }
 
 /// What happens to a message.
@@ -49,10 +83,7 @@ struct Fate {
 /// Returns one line for the trace.
 fn summary(message: &Message) -> String {
     match message {
-        Message::Registry(request) => {
-            let body = String::from_utf8_lossy(&request.body);
-            format!("{} {} {body}", request.method, request.stream)
-        }
+        Message::Call { to, request } => format!("{} {to} {}", request.method, request.body),
         Message::Index(statements) => {
             let one = |statement: &Statement| {
                 let verb: String = statement.sql.chars().take(20).collect();
@@ -109,28 +140,20 @@ impl World<'_, '_> {
         let fate = self.fate();
         let rpc = self.rpcs.next_id();
         let (request, statements) = match message {
-            Message::Registry(request) => (Some(request), Vec::new()),
-            Message::Index(statements) => (None, statements),
+            Message::Call { to, request } => (Some((to, request)), None),
+            Message::Index(statements) => (None, Some(Rc::new(statements))),
         };
         self.rpcs.push(Rpc {
             at,
             instance,
             effect,
-            statements: Rc::new(statements),
+            statements,
             is_answered: fate.is_answered,
             executed: false,
             finished: false,
         });
-        let request = request.map(|request| {
-            let to = self.object_named(&request.stream);
-            let request = Request {
-                method: request.method,
-                query: Vec::new(),
-                headers: request.headers,
-                body: request.body.into(),
-            };
-            (to, Rc::new(request))
-        });
+        let request =
+            request.map(|(to, request)| (self.object_named(&to), Rc::new(as_client(request))));
         for copy in 0..fate.copies {
             let mut delay = self.engine.network_delay();
             // Of two copies one is in time.
@@ -166,7 +189,10 @@ impl World<'_, '_> {
         if core::mem::replace(&mut it.executed, true) {
             self.engine.cover(Situation::IndexRepeated);
         }
-        let statements = Rc::clone(&it.statements);
+        let statements = it
+            .statements
+            .clone()
+            .expect("the index gets its own messages");
         match self.index.execute(&statements) {
             Ok(changed) => {
                 self.engine.recorder.digest.number(changed);
@@ -216,12 +242,20 @@ impl World<'_, '_> {
     fn finished(&mut self, rpc: RpcId, status: Option<u16>) {
         let it = &mut self.rpcs[rpc];
         let (at, effect) = (it.at, it.effect);
-        if core::mem::replace(&mut it.finished, true)
-            || self.objects[at].platform.present() != Some(it.instance)
-        {
+        let was_finished = core::mem::replace(&mut it.finished, true);
+        if was_finished || self.objects[at].platform.present() != Some(it.instance) {
             return;
         }
-        let reply = status.map_or(SendOutcome::Failed, SendOutcome::Status);
-        self.turn(at, Input::SendFinished { effect, reply }, None);
+        let input = match &it.statements {
+            None => Input::CallFinished {
+                effect,
+                outcome: status.map_or(CallOutcome::Failed, CallOutcome::Status),
+            },
+            Some(_) => Input::IndexFinished {
+                effect,
+                done: status.is_some(),
+            },
+        };
+        self.turn(at, input, None);
     }
 }

@@ -71,6 +71,9 @@ impl World<'_, '_> {
                     }
                 }
                 Write::DropTables if putting => coverage.cover(Situation::DeletedDuringPut),
+                Write::UpdateTask(task) if task.failures > 0 => {
+                    coverage.cover(Situation::QueueUnloaded)
+                }
                 Write::UpdateTask(_) => coverage.cover(Situation::CollectionInBatches),
                 Write::CreateTables
                 | Write::UpdateStream(_)

@@ -75,7 +75,8 @@ impl World<'_, '_> {
             | Input::Alarm
             | Input::PutFinished { .. }
             | Input::CollectFinished { .. }
-            | Input::SendFinished { .. } => incarnation.map_or(0, count),
+            | Input::CallFinished { .. }
+            | Input::IndexFinished { .. } => incarnation.map_or(0, count),
         };
         let before = Position::of(&self.models[at].state);
         let Some(stream) = &mut platform.instance else {
@@ -253,7 +254,7 @@ impl World<'_, '_> {
                 Write::CreateOutbox => 12,
                 Write::InsertTask(task) => 13 ^ task.id << 8,
                 Write::UpdateTask(task) => 14 ^ task.id << 8,
-                Write::RemoveTask { id } => 15 ^ id << 8,
+                Write::RemoveTask { id, .. } => 15 ^ id << 8,
                 Write::DropOutbox => 16,
                 Write::Upgrade { .. } => 17,
             });

@@ -1,0 +1,566 @@
+//! The outbox: what remains to be done for others, whether the stream still exists or not.
+//!
+//! Each task is a row from the turn that caused it until it is known to be done. So it is done at
+//! least once, whatever crashes, and each can be done twice without harm. The tasks of a queue are
+//! carried out one at a time and in order; see [`Queue`].
+//!
+//! An instance holds only the first tasks of some queues in memory (`outbox_queues_max`,
+//! `outbox_tasks_max`), and reads the others when it comes to them.
+
+pub(crate) mod index;
+pub(crate) mod registry;
+pub(crate) mod task;
+
+pub use index::{Change, Statement, Value};
+pub use task::{Garbage, ORIGIN, Queue, Request, Task, TaskKind, target, url};
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::backoff::backoff;
+use crate::storage::Storage;
+use crate::storage::rows::Write;
+use crate::{Effect, EffectId, Limits, Millis, StorageError, Turn};
+
+/// The id of a task that the stream's row stands for; see [`Outbox::add_implied`].
+pub(crate) const IMPLIED_ID: u64 = 0;
+
+/// When a task is due that follows those before it. Not `now`: a later instance's clock may be
+/// behind, and tasks would then wait for it.
+pub(crate) const AT_ONCE: Millis = Millis(0);
+
+/// All tasks of one object.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outbox {
+    /// Whether there is a table of tasks.
+    has_table: bool,
+    /// The queues in memory. None of them is empty.
+    queues: BTreeMap<Queue, QueueState>,
+    /// Whether there may be stored queues that are not in memory.
+    has_unloaded: bool,
+    /// The last queue that was loaded from the storage. The next one is looked for behind it.
+    loaded_last: Option<Queue>,
+    /// When a queue is unloaded next to make room for another one.
+    rotates_at: Millis,
+    /// How often in a row that was done and nothing could start. The pause grows with it.
+    idle_rotations: u64,
+    effects_begun: u64,
+    /// The highest version of a change that the index may still receive.
+    version: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct QueueState {
+    /// The first tasks.
+    tasks: VecDeque<Task>,
+    /// Whether the first task has no row of its own, because the stream's row stands for it.
+    is_implied: bool,
+    /// Whether there may be tasks behind these that are not in memory.
+    has_more: bool,
+    /// Whether this step stores a task that is not in memory.
+    has_unseen: bool,
+    /// The id of the last task of the queue.
+    last_id: u64,
+    /// The id of the last task that was in memory.
+    read_to: u64,
+    in_flight: Option<InFlight>,
+    /// How often in a row the first task has failed.
+    failures: u64,
+    /// The first task does not start before this time.
+    retry_at: Millis,
+    /// Whether the called stream has to be created first.
+    receiver_is_missing: bool,
+}
+
+impl QueueState {
+    /// When the first task may start.
+    fn starts_at(&self) -> Millis {
+        let due_at = self.tasks.front().map_or(AT_ONCE, |task| task.due_at);
+        due_at.max(self.retry_at)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && !self.has_more
+    }
+}
+
+#[derive(Clone, Debug)]
+struct InFlight {
+    id: EffectId,
+    since: Millis,
+    /// What the success of the effect leaves of the first tasks of the queue, one by one.
+    leaves: Vec<Option<Garbage>>,
+}
+
+fn index_version(what: &TaskKind) -> Option<u64> {
+    match what {
+        TaskKind::Index(change) => Some(change.version()),
+        TaskKind::Call { .. } | TaskKind::Collect(_) => None,
+    }
+}
+
+impl Outbox {
+    /// Reads what former instances have left to do. `implied` are the tasks that the stream's row
+    /// stands for; see [`Self::add_implied`]. `has_table` says whether the storage has tasks.
+    ///
+    /// # Errors
+    /// When the tasks cannot be read.
+    pub(crate) fn recall(
+        implied: impl Iterator<Item = TaskKind>,
+        has_table: bool,
+        storage: &dyn Storage,
+        limits: &Limits,
+    ) -> Result<Self, StorageError> {
+        let mut outbox = Self {
+            has_table,
+            has_unloaded: has_table,
+            ..Self::default()
+        };
+        for what in implied {
+            if outbox.has_table {
+                outbox.load_queue(&what.queue(), storage, limits)?;
+            }
+            outbox.add_implied(what);
+        }
+        if outbox.has_table {
+            for queue in [Queue::Index, Queue::Purge] {
+                let last = storage.last_task(&queue)?;
+                let version = last.and_then(|task| index_version(&task.what));
+                outbox.version = outbox.version.max(version.unwrap_or_default());
+            }
+            outbox.load(&BTreeSet::new(), &BTreeSet::new(), storage, limits)?;
+        }
+        Ok(outbox)
+    }
+
+    /// Whether nothing remains to be done.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues.is_empty() && !self.has_unloaded
+    }
+
+    /// The highest version of a change that the index may still receive; 0 if there is none.
+    pub(crate) const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Adds a task that has no row of its own because the stream's row stands for it. It is the
+    /// first task of its queue.
+    pub(crate) fn add_implied(&mut self, what: TaskKind) {
+        self.version = self.version.max(index_version(&what).unwrap_or_default());
+        let state = self.queues.entry(what.queue()).or_default();
+        let id = IMPLIED_ID;
+        assert!(
+            state.tasks.front().is_none_or(|first| first.id > id),
+            "a queue has at most one implied task, which comes first"
+        );
+        assert!(state.in_flight.is_none(), "nothing has been begun");
+        state.is_implied = true;
+        state.tasks.push_front(Task {
+            id,
+            due_at: AT_ONCE,
+            failures: 0,
+            what,
+        });
+    }
+
+    /// Gives the implied task of this queue a row of its own, because the stream's row is removed.
+    pub(crate) fn store_implied(&mut self, queue: &Queue, turn: &mut Turn) {
+        let state = self.queues.get_mut(queue);
+        let state = state.expect("an implied task is in memory until it is done");
+        assert!(state.is_implied, "the first task has no row yet");
+        state.is_implied = false;
+        let first = state.tasks.front().expect("an implied task is the first");
+        let task = first.clone();
+        self.store(task, turn);
+    }
+
+    /// Adds a task to the end of its queue.
+    ///
+    /// # Errors
+    /// When the queue has to be read first, and cannot be.
+    pub(crate) fn add(
+        &mut self,
+        due_at: Millis,
+        what: TaskKind,
+        storage: &dyn Storage,
+        limits: &Limits,
+        turn: &mut Turn,
+    ) -> Result<(), StorageError> {
+        self.version = self.version.max(index_version(&what).unwrap_or_default());
+        let queue = what.queue();
+        if !self.queues.contains_key(&queue) && self.has_unloaded {
+            self.load_queue(&queue, storage, limits)?;
+        }
+        let state = self.queues.entry(queue).or_default();
+        state.last_id += 1;
+        assert!(state.last_id <= Task::LAST_ID, "ids are never used up");
+        let task = Task {
+            id: state.last_id,
+            due_at,
+            failures: 0,
+            what,
+        };
+        if state.has_more || state.tasks.len() as u64 >= limits.outbox_tasks_max {
+            state.has_more = true;
+            state.has_unseen = true;
+        } else {
+            state.read_to = task.id;
+            state.tasks.push_back(task.clone());
+        }
+        self.store(task, turn);
+        Ok(())
+    }
+
+    fn store(&mut self, task: Task, turn: &mut Turn) {
+        if !self.has_table {
+            self.has_table = true;
+            turn.writes.push(Write::CreateOutbox);
+        }
+        turn.writes.push(Write::InsertTask(task));
+    }
+
+    /// Reads the first tasks of a queue. Leaves the queue out when it has none.
+    fn load_queue(
+        &mut self,
+        queue: &Queue,
+        storage: &dyn Storage,
+        limits: &Limits,
+    ) -> Result<(), StorageError> {
+        let mut state = QueueState::default();
+        state.read_from(IMPLIED_ID, queue, storage, limits)?;
+        let Some(first) = state.tasks.front() else {
+            return Ok(());
+        };
+        state.failures = first.failures;
+        state.last_id = match storage.last_task(queue)? {
+            Some(last) => last.id,
+            None => unreachable!("the queue has a first task"),
+        };
+        self.queues.insert(queue.clone(), state);
+        Ok(())
+    }
+
+    /// Loads stored queues while there is room for them. This step has removed the tasks of the
+    /// queues that are `done`, and has changed those that it has `unloaded`.
+    fn load(
+        &mut self,
+        done: &BTreeSet<Queue>,
+        unloaded: &BTreeSet<Queue>,
+        storage: &dyn Storage,
+        limits: &Limits,
+    ) -> Result<(), StorageError> {
+        let room = limits.outbox_queues_max;
+        let mut has_wrapped = false;
+        while self.has_unloaded && (self.queues.len() as u64) < room {
+            let next = match &self.loaded_last {
+                None => storage.tasks(&Queue::first(), IMPLIED_ID, 1)?,
+                Some(queue) => storage.tasks(queue, Task::LAST_ID + 1, 1)?,
+            };
+            let Some(task) = next.into_iter().next() else {
+                self.loaded_last = None;
+                if has_wrapped {
+                    self.has_unloaded = !unloaded.is_empty();
+                    return Ok(());
+                }
+                has_wrapped = true;
+                continue;
+            };
+            let queue = task.what.queue();
+            let is_known = self.queues.contains_key(&queue);
+            if !is_known && !done.contains(&queue) && !unloaded.contains(&queue) {
+                self.load_queue(&queue, storage, limits)?;
+            }
+            self.loaded_last = Some(queue);
+        }
+        Ok(())
+    }
+
+    /// The end of a step: starts what is due and not in flight. What has been in flight for too
+    /// long counts as failed.
+    ///
+    /// # Errors
+    /// When tasks cannot be read.
+    pub(crate) fn start_due(
+        &mut self,
+        now: Millis,
+        instance_seed: u64,
+        storage: &dyn Storage,
+        limits: &Limits,
+        turn: &mut Turn,
+    ) -> Result<(), StorageError> {
+        let lost_before = |since: Millis| since.plus(limits.reply_timeout_ms) <= now;
+        for (queue, state) in &mut self.queues {
+            if state
+                .in_flight
+                .as_ref()
+                .is_some_and(|effect| lost_before(effect.since))
+            {
+                state.failed(now, instance_seed, limits);
+            }
+            if state.tasks.is_empty() && state.has_more {
+                // Tasks that an earlier step stored can be read now.
+                let from = state.read_to + 1;
+                state.read_from(from, queue, storage, limits)?;
+                state.has_more |= state.has_unseen;
+            }
+        }
+        // The storage still has what this step removes.
+        let is_done = |(_, state): &(&Queue, &QueueState)| state.is_empty();
+        let done = self.queues.iter().filter(is_done);
+        let done: BTreeSet<_> = done.map(|(queue, _)| queue.clone()).collect();
+        self.queues.retain(|_, state| !state.is_empty());
+        let unloaded = self.unload(now, instance_seed, limits, turn);
+        self.load(&done, &unloaded, storage, limits)?;
+        for state in self.queues.values_mut() {
+            state.has_unseen = false;
+            if state.in_flight.is_none() && !state.tasks.is_empty() && state.starts_at() <= now {
+                self.effects_begun += 1;
+                self.idle_rotations = 0;
+                let effect = state.start(EffectId(self.effects_begun), now, limits);
+                turn.after_commit.push(effect);
+            }
+        }
+        Ok(())
+    }
+
+    /// Unloads queues that have no room in memory, and from time to time one more, so that each
+    /// stored queue has its turn. Returns them.
+    fn unload(
+        &mut self,
+        now: Millis,
+        instance_seed: u64,
+        limits: &Limits,
+        turn: &mut Turn,
+    ) -> BTreeSet<Queue> {
+        let room = limits.outbox_queues_max;
+        let loaded = self.queues.len() as u64;
+        let mut surplus = loaded.saturating_sub(room);
+        if self.has_unloaded && self.rotates_at <= now {
+            self.idle_rotations += 1;
+            self.rotates_at = now.plus(backoff(self.idle_rotations, instance_seed, limits));
+            surplus = surplus.max(u64::from(loaded == room));
+        }
+        let mut unloaded = BTreeSet::new();
+        for _ in 0..surplus {
+            // Only this instance knows of an effect in flight and of an implied task.
+            let may_go = |state: &QueueState| state.in_flight.is_none() && !state.is_implied;
+            let candidates = self.queues.iter().filter(|(_, state)| may_go(state));
+            let last = candidates.max_by_key(|(_, state)| state.starts_at());
+            let Some(queue) = last.map(|(queue, _)| queue.clone()) else {
+                break;
+            };
+            let state = self.queues.remove(&queue);
+            let state = state.expect("the queue was just found");
+            self.has_unloaded = true;
+            unloaded.insert(queue);
+            if let Some(first) = state.tasks.front().filter(|_| state.failures > 0) {
+                turn.writes.push(Write::UpdateTask(Task {
+                    due_at: state.starts_at(),
+                    failures: state.failures,
+                    ..first.clone()
+                }));
+            }
+        }
+        unloaded
+    }
+
+    /// An effect has succeeded. Returns the tasks that are done, or `None` when nobody waits for
+    /// this effect any more. Calls `announced` with the queue of a task that the stream's row
+    /// stands for.
+    pub(crate) fn succeeded(
+        &mut self,
+        effect: EffectId,
+        announced: impl FnOnce(&Queue),
+        turn: &mut Turn,
+    ) -> Option<Vec<Task>> {
+        let (queue, state) = self.in_flight(effect)?;
+        let in_flight = state.in_flight.take();
+        let leaves = in_flight
+            .expect("the queue has this effect in flight")
+            .leaves;
+        state.failures = 0;
+        state.receiver_is_missing = false;
+        let was_implied = !leaves.is_empty() && core::mem::take(&mut state.is_implied);
+        let mut done = Vec::new();
+        // A task of which something is left is the last of an effect.
+        for rest in leaves {
+            let first = state
+                .tasks
+                .front_mut()
+                .expect("tasks in flight are in memory");
+            match rest {
+                Some(rest) => {
+                    first.what = TaskKind::Collect(rest);
+                    first.failures = 0;
+                    turn.writes.push(Write::UpdateTask(first.clone()));
+                }
+                None => {
+                    let task = state.tasks.pop_front().expect("it was there just now");
+                    done.push(task);
+                }
+            }
+        }
+        if was_implied {
+            assert_eq!(done.len(), 1, "an implied task is carried out alone");
+            announced(&queue);
+            return Some(done);
+        }
+        for task in &done {
+            let (queue, id) = (queue.clone(), task.id);
+            turn.writes.push(Write::RemoveTask { queue, id });
+        }
+        Some(done)
+    }
+
+    /// An effect has failed, or may have.
+    pub(crate) fn failed(
+        &mut self,
+        effect: EffectId,
+        now: Millis,
+        instance_seed: u64,
+        limits: &Limits,
+    ) {
+        if let Some((_, state)) = self.in_flight(effect) {
+            state.failed(now, instance_seed, limits);
+        }
+    }
+
+    /// A call was answered that its stream does not exist. Returns whether the stream is to be
+    /// created first; then the call follows without a pause.
+    pub(crate) fn receiver_is_missing(&mut self, effect: EffectId) -> bool {
+        let Some((_, state)) = self.in_flight(effect) else {
+            return false;
+        };
+        let creates = state.tasks.front().is_some_and(
+            |task| matches!(&task.what, TaskKind::Call { create, .. } if create.is_some()),
+        );
+        if !creates || state.receiver_is_missing {
+            return false;
+        }
+        state.in_flight = None;
+        state.receiver_is_missing = true;
+        true
+    }
+
+    fn in_flight(&mut self, effect: EffectId) -> Option<(Queue, &mut QueueState)> {
+        let mut queues = self.queues.iter_mut();
+        let is_it = |state: &QueueState| state.in_flight.as_ref().is_some_and(|it| it.id == effect);
+        let (queue, state) = queues.find(|(_, state)| is_it(state))?;
+        Some((queue.clone(), state))
+    }
+
+    /// Removes the table when nothing is in it any more.
+    pub(crate) fn remove_table_if_empty(&mut self, turn: &mut Turn) {
+        if self.has_table && self.is_empty() {
+            self.has_table = false;
+            turn.writes.push(Write::DropOutbox);
+        }
+    }
+
+    /// When there is something to do next.
+    pub(crate) fn wanted_at(&self, limits: &Limits) -> Option<Millis> {
+        let queue_at = |state: &QueueState| match &state.in_flight {
+            Some(effect) => effect.since.plus(limits.reply_timeout_ms),
+            None => state.starts_at(),
+        };
+        let has_room = (self.queues.len() as u64) < limits.outbox_queues_max;
+        let rotates_at = if has_room { AT_ONCE } else { self.rotates_at };
+        let rotation = self.has_unloaded.then_some(rotates_at);
+        self.queues.values().map(queue_at).chain(rotation).min()
+    }
+}
+
+impl QueueState {
+    /// Reads the tasks from this id on, as many as may be in memory.
+    fn read_from(
+        &mut self,
+        id: u64,
+        queue: &Queue,
+        storage: &dyn Storage,
+        limits: &Limits,
+    ) -> Result<(), StorageError> {
+        assert!(self.tasks.is_empty(), "the tasks before these are done");
+        let limit = limits.outbox_tasks_max;
+        let tasks = storage.tasks(queue, id, limit)?;
+        let own = tasks
+            .into_iter()
+            .take_while(|task| task.what.queue() == *queue);
+        self.tasks = own.collect();
+        self.has_more = self.tasks.len() as u64 == limit;
+        self.read_to = self.tasks.back().map_or(self.read_to, |task| task.id);
+        Ok(())
+    }
+
+    fn failed(&mut self, now: Millis, instance_seed: u64, limits: &Limits) {
+        self.in_flight = None;
+        self.failures += 1;
+        self.retry_at = now.plus(backoff(self.failures, instance_seed, limits));
+    }
+
+    /// Starts the first task, or several where one effect can do them.
+    fn start(&mut self, effect: EffectId, now: Millis, limits: &Limits) -> Effect {
+        let first = self.tasks.front().expect("a queue that starts has a task");
+        let (started, leaves) = match &first.what {
+            TaskKind::Collect(_) => self.collect(effect, now, limits),
+            TaskKind::Index(change) => {
+                let statements = change.statements();
+                (Effect::Index { effect, statements }, vec![None])
+            }
+            TaskKind::Call {
+                to,
+                request,
+                create,
+            } => {
+                let creates = create.as_ref().filter(|_| self.receiver_is_missing);
+                let (request, leaves) = match creates {
+                    Some(content_type) => (Request::creation(content_type), Vec::new()),
+                    None => (request.clone(), vec![None]),
+                };
+                let to = to.clone();
+                let call = Effect::Call {
+                    effect,
+                    to,
+                    request,
+                };
+                (call, leaves)
+            }
+        };
+        assert!(
+            leaves.len() <= self.tasks.len(),
+            "only tasks in memory are in flight"
+        );
+        self.in_flight = Some(InFlight {
+            id: effect,
+            since: now,
+            leaves,
+        });
+        started
+    }
+
+    fn collect(
+        &self,
+        effect: EffectId,
+        now: Millis,
+        limits: &Limits,
+    ) -> (Effect, Vec<Option<Garbage>>) {
+        let mut keys = Vec::new();
+        let mut leaves = Vec::new();
+        let mut room = limits.collect_keys_max;
+        for task in self.tasks.iter().take_while(|task| task.due_at <= now) {
+            let TaskKind::Collect(garbage) = &task.what else {
+                unreachable!("a queue has one kind of tasks");
+            };
+            let (first, rest) = garbage.split(room);
+            room -= first.len() as u64;
+            keys.extend(first);
+            leaves.push(rest);
+            if room == 0 {
+                break;
+            }
+        }
+        assert!(
+            !keys.is_empty(),
+            "the first task is due, and names an object"
+        );
+        (Effect::Collect { effect, keys }, leaves)
+    }
+}
