@@ -1,10 +1,13 @@
 //! Stream names and routes: every spelling of a name is one name, different names stay different,
 //! and `Host` selects none.
 
+use core::time::Duration;
+
 use machine::Limits;
 use machine::router::name::{canonical, is_registry};
 use machine::router::target::{self, Named};
 use machine::router::{self, EdgeCache, Route, Settings};
+use machine::table::{Number as _, Place};
 use machine::wire::CacheMode;
 use machine::wire::request::RequestHead;
 
@@ -53,6 +56,7 @@ pub fn name(input: &[u8]) {
     route(&id, limits);
     host(&id);
     settings(&id);
+    limits_table(&id);
     page(&id);
     edge_cache(&id);
 }
@@ -96,6 +100,42 @@ fn settings(text: &str) {
             .find(|(name, _)| *name == "Access-Control-Allow-Origin");
         let may = settings.cors_origins.admit(Some(origin));
         assert_eq!(allowed.is_some(), may, "{text:?} for {origin:?}");
+    }
+}
+
+/// Each limit is set and read alone, and the setting that operators see says the same.
+fn limits_table(text: &str) {
+    let number = text.bytes().fold(0_u64, |number, byte| {
+        number.wrapping_mul(257).wrapping_add(u64::from(byte))
+    });
+    for row in Limits::TABLE {
+        let value = number.clamp(row.least, row.greatest);
+        assert!(row.admits(value));
+        let mut limits = Limits::default();
+        (row.set)(&mut limits, value);
+        assert_eq!((row.get)(&limits), value, "{}", row.field);
+        (row.set)(&mut limits, (row.get)(&Limits::DEFAULT));
+        assert_eq!(limits, Limits::DEFAULT, "{}", row.field);
+        let setting = row.setting(&limits, Place::Both);
+        assert_eq!(setting.is_variable(), row.variable.is_some());
+        assert!(!row.unit.value_name().is_empty());
+    }
+    for setting in router::settings::table() {
+        let rest = setting.help.strip_prefix(setting.summary());
+        assert!(rest.is_some_and(|rest| rest.starts_with('.')));
+    }
+    let small = u32::try_from(number >> 32).expect("half of the bits");
+    assert_eq!(u32::from_number(u64::from(small)), small);
+    assert_eq!(u64::from(small), small.to_number());
+    assert_eq!(usize::from_number(number).to_number(), number);
+    let time = Duration::from_number(u64::from(small));
+    assert_eq!(time.to_number(), u64::from(small));
+    let pause = Limits::row("retry_base_ms");
+    let value = number.clamp(pause.least, pause.greatest).to_string();
+    let read = Settings::read(&|name| (name == "RETRY_MIN_MS").then(|| value.clone()));
+    match read {
+        Ok(settings) => settings.limits.check(),
+        Err(bad) => assert!(bad.to_string().starts_with("RETRY_MIN_MS must be at most")),
     }
 }
 
