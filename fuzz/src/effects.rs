@@ -6,7 +6,7 @@ use machine::{CallOutcome, Effect, EffectId, Input, Millis};
 
 use crate::object::Object;
 
-pub(crate) enum Errand {
+pub(crate) enum EffectJob {
     Put {
         since: Millis,
         put: Put,
@@ -63,7 +63,7 @@ impl Outcome {
     }
 }
 
-impl Errand {
+impl EffectJob {
     /// Returns `None` for answers, which are pushed to `answers`.
     pub(crate) fn asked(now: Millis, effect: Effect, answers: &mut Vec<Effect>) -> Option<Self> {
         match effect {

@@ -13,7 +13,7 @@ use machine::{
 };
 use sim::storage::{Kind, Store};
 
-use crate::effects::Errand;
+use crate::effects::EffectJob;
 
 /// The length of the pieces that come from the cold tier.
 const PIECE_BYTES: usize = 5;
@@ -29,7 +29,7 @@ pub(crate) struct Object {
     /// The cold tier.
     pub(crate) cold: BTreeMap<String, Vec<u8>>,
     /// In the order in which they were asked for.
-    pub(crate) errands: Vec<Errand>,
+    pub(crate) jobs: Vec<EffectJob>,
 }
 
 impl Object {
@@ -42,26 +42,24 @@ impl Object {
             alarm: None,
             reads_left: None,
             cold: BTreeMap::new(),
-            errands: Vec::new(),
+            jobs: Vec::new(),
         }
     }
 
     /// Ends the instance. Effects under way may still be carried out, but are not reported.
     pub(crate) fn sleep(&mut self) {
         self.stream = None;
-        let errands = core::mem::take(&mut self.errands);
-        let left = errands
-            .into_iter()
-            .filter_map(|errand| errand.left_behind(self));
-        self.errands = left.collect();
+        let jobs = core::mem::take(&mut self.jobs);
+        let left = jobs.into_iter().filter_map(|job| job.left_behind(self));
+        self.jobs = left.collect();
     }
 
-    /// One turn, carried out. What it asks to be done in the background is in `errands` then, and
-    /// not in the turn.
+    /// Carries out one turn. Effects in the background move from the turn to `jobs`.
     ///
     /// # Errors
-    /// When the storage cannot be read, as `reads_left` says. The instance is dropped, and its turn
-    /// with it.
+    ///
+    /// When the storage cannot be read, as `reads_left` says. The instance is dropped with its
+    /// turn.
     pub(crate) fn step(&mut self, now: Millis, input: Input) -> Result<Turn, StorageError> {
         let turn = self.try_step(now, input);
         if turn.is_err() {
@@ -101,8 +99,8 @@ impl Object {
         self.stream = Some(stream);
         let mut answers = Vec::new();
         for effect in turn.after_commit {
-            self.errands
-                .extend(Errand::asked(now, effect, &mut answers));
+            self.jobs
+                .extend(EffectJob::asked(now, effect, &mut answers));
         }
         turn.after_commit = answers;
         Ok(turn)
@@ -119,8 +117,7 @@ impl Object {
         }
     }
 
-    /// The object of a put, and its receipt; `None` when the rows are gone, so that there is
-    /// nothing to be put.
+    /// Returns the object of a put, and its receipt; `None` when its rows are gone.
     pub(crate) fn encode(&self, put: &Put) -> Option<(Vec<u8>, Receipt)> {
         let mut encoder = put.begin(self.store.storage()).ok()?;
         let length = encoder.length();
@@ -144,8 +141,8 @@ impl Object {
         Some((object, receipt))
     }
 
-    /// The body of an answer, as a client gets it; `None` when the storage cannot be read for a
-    /// later page. Asked for in the turn of the answer, which alone has the rows of the first.
+    /// Returns the body of an answer; `None` when the storage cannot be read for a later page. Must
+    /// be called in the turn of the answer, which alone has the rows of the first page.
     pub(crate) fn body(&mut self, now: Millis, answer: &Answer) -> Option<Vec<u8>> {
         let plan = match &answer.body {
             Body::Empty => return Some(Vec::new()),
@@ -192,12 +189,12 @@ impl Object {
         body
     }
 
-    /// Whether nothing at all is stored in rows.
+    /// Returns whether nothing at all is stored in rows.
     pub(crate) fn is_empty(&self) -> bool {
         self.store.rows.is_empty()
     }
 
-    /// Whether nothing of a stream is stored in rows; there may be something to be done for others.
+    /// Returns whether no rows of a stream are stored. Tasks for other objects may be left.
     pub(crate) fn has_no_stream(&self) -> bool {
         let rows = &self.store.rows;
         rows.head().is_none()
@@ -205,7 +202,7 @@ impl Object {
             && rows.segments().next().is_none()
     }
 
-    /// Whether exactly what rows refer to is in the cold tier.
+    /// Returns whether the cold tier has exactly what rows refer to.
     pub(crate) fn cold_is_tidy(&self) -> bool {
         let segments = self.store.rows.segments();
         segments.filter(|sealed| sealed.stored.is_some()).count() == self.cold.len()

@@ -11,7 +11,7 @@ use machine::wire::{Format, content_type};
 use machine::{Call, CallId, Input, Limits, Millis};
 use sim::choices::Choices;
 
-use crate::effects::{Errand, Outcome};
+use crate::effects::{EffectJob, Outcome};
 use crate::event_stream;
 use crate::grammar;
 use crate::object::Object;
@@ -145,10 +145,10 @@ fn store(
     format: Format,
     appended: &mut VecDeque<Vec<u8>>,
 ) -> bool {
-    let Some(errand) = object.errands.pop() else {
+    let Some(job) = object.jobs.pop() else {
         return false;
     };
-    let Errand::Put { put, .. } = &errand else {
+    let EffectJob::Put { put, .. } = &job else {
         panic!("nothing else is asked for")
     };
     let (bytes, _) = object.encode(put).expect("the rows are there");
@@ -167,9 +167,9 @@ fn store(
         damage(choices, &decoded, &bytes);
         forge(choices, format, bytes.clone());
     }
-    let told = errand.carry_out(Outcome::Done, LATER, object, |_, _| 200);
-    let told = told.expect("the stream waits for it");
-    let turn = object.step(LATER, told).expect("a map can be read");
+    let report = job.carry_out(Outcome::Done, LATER, object, |_, _| 200);
+    let report = report.expect("the stream waits for it");
+    let turn = object.step(LATER, report).expect("a map can be read");
     assert!(turn.after_commit.is_empty());
     true
 }
@@ -270,13 +270,13 @@ fn part(
     let at = (part.offset + choices.upto(part.length - 1)) as usize;
     let mut damaged = object.to_vec();
     damaged[at] ^= u8::try_from(choices.between(1, 255)).unwrap_or(1);
-    let told = self::rendered(part.clone(), format, shape, &damaged, piece);
-    assert!(told.is_err(), "the byte {at} is another");
+    let report = self::rendered(part.clone(), format, shape, &damaged, piece);
+    assert!(report.is_err(), "the byte {at} is another");
     // Something is missing, in the object or in the answer, or there is too much.
     let (begin, length) = (part.offset as usize, part.length as usize);
     let short = &object[..begin + length - 1];
-    let told = self::rendered(part.clone(), format, shape, short, piece);
-    assert!(told.is_err_and(|told| told.to_string().starts_with("segment 0")));
+    let report = self::rendered(part.clone(), format, shape, short, piece);
+    assert!(report.is_err_and(|report| report.to_string().starts_with("segment 0")));
     let fetched = &object[begin..=begin + length];
     for came in [&fetched[..length - 1], fetched] {
         assert!(
@@ -360,7 +360,7 @@ fn damage(choices: &mut Choices<'_>, decoded: &Decoded, object: &[u8]) {
     }
     match segment::decode(&damaged) {
         Ok(read) => assert_eq!(&read, decoded, "changed at {at}"),
-        Err(told) => assert!(damaged != object && !told.to_string().is_empty()),
+        Err(report) => assert!(damaged != object && !report.to_string().is_empty()),
     }
 }
 

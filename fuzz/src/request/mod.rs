@@ -1,13 +1,15 @@
 //! Requests as they come over the wire: hostile heads and bodies, through the router and the parser
 //! to streams.
 //!
-//! The input is text with a record separator (0x1E) between its records. The first has the
-//! operator's variables, a `NAME=value` in each line, and what only a deployment or nobody sets
-//! ([`SWITCHES`], [`NUMBERS`]). Each of the others is a request without its version: `METHOD
-//! /path`, header lines, an empty line, and the body. Other records are commands: `SLEEP 5000` ends
-//! all instances and lets 5,000 milliseconds pass; `WAIT 5000` only lets them pass; `FAIL 3` lets
-//! the storage fail after three reads in the next turn; `DONE 1`, or another [`Outcome`], is the
-//! outcome of the second effect in flight, and `ANSWERED 404` that of the first message.
+//! The input is text with a record separator (0x1E) between its records. The first record has the
+//! operator's variables, one `NAME=value` in each line, and settings that only a deployment or
+//! nobody makes ([`SWITCHES`], [`NUMBERS`]). Each other record is a request without its version:
+//! `METHOD /path`, header lines, an empty line, and the body.
+//!
+//! Some records are commands. `SLEEP 5000` ends all instances and lets 5,000 milliseconds pass.
+//! `WAIT 5000` only lets them pass. `FAIL 3` lets the storage fail after three reads in the next
+//! turn. `DONE 1`, or another [`Outcome`], is the outcome of the second effect under way, and
+//! `ANSWERED 404` that of the first message.
 
 mod server;
 mod stream;
@@ -25,14 +27,14 @@ const RECORD_SEPARATOR: u8 = 0x1e;
 const BEGINNING: Millis = Millis(1_800_000_000_000);
 /// Reading back costs a turn for each page.
 const PAGES_MAX: usize = 1_000;
-/// By then everything is stored and told, unless it fails forever.
+/// After this many rounds everything is stored and reported, unless it fails for ever.
 const ROUNDS_MAX: usize = 50;
-/// Alarms of one object in one pause.
+/// The greatest number of alarms of one object in one pause.
 const ALARMS_MAX: usize = 10;
 
 type Switch = fn(&mut Limits) -> &mut bool;
 
-/// On with `1`.
+/// On if the variable is `1`.
 const SWITCHES: [(&str, Switch); 3] = [
     ("COLD", |limits| &mut limits.cold),
     ("REGISTRY", |limits| &mut limits.registry),
@@ -98,15 +100,15 @@ pub fn request(input: &[u8]) {
     }
 }
 
-/// Header values and URLs are bytes, which JavaScript hands on as characters of Latin-1.
+/// Header values and URLs are bytes, which JavaScript passes on as characters of Latin-1.
 fn latin(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    /// Where a page ends exactly at an entry of the index is a matter of one byte, which chance
-    /// seldom meets.
+    /// Whether a page ends exactly at an entry of the index depends on one byte, which random
+    /// inputs seldom meet.
     #[test]
     fn pages_of_any_size_stay_as_they_are_when_their_content_is_moved() {
         let appends =

@@ -12,19 +12,19 @@ use super::latin;
 use super::stream::{Named, check};
 use super::wire::Request;
 use super::{ALARMS_MAX, ROUNDS_MAX};
-use crate::effects::{Errand, Outcome};
+use crate::effects::{EffectJob, Outcome};
 use crate::object::Object;
 
 pub(super) struct Server {
     pub(super) settings: Settings,
     pub(super) now: Millis,
-    /// In the next turn.
+    /// How many reads succeed in the next turn.
     pub(super) reads_left: Option<u64>,
     pub(super) objects: BTreeMap<String, Named>,
 }
 
 impl Server {
-    /// Does what a record says that is no request.
+    /// Carries out a record that is a command. Returns whether it is one.
     pub(super) fn direct(&mut self, record: &[u8]) -> bool {
         let text = latin(record.get(..32).unwrap_or(record));
         let Some((word, number)) = text.split_once(' ') else {
@@ -40,7 +40,7 @@ impl Server {
             ("WAIT", _) => self.wait(number),
             ("FAIL", _) => self.reads_left = Some(number),
             ("ANSWERED", _) => self.answer_call(u16::try_from(number).unwrap_or(500)),
-            (_, Some((_, outcome))) => self.run_errand(number, outcome),
+            (_, Some((_, outcome))) => self.run_job(number, outcome),
             _ => return false,
         }
         true
@@ -75,9 +75,9 @@ impl Server {
         }
     }
 
-    /// Lets this become of one of all errands on their way.
-    pub(super) fn run_errand(&mut self, number: u64, outcome: Outcome) {
-        let count = |named: &Named| named.object.errands.len() as u64;
+    /// Gives one of all jobs under way this outcome.
+    pub(super) fn run_job(&mut self, number: u64, outcome: Outcome) {
+        let count = |named: &Named| named.object.jobs.len() as u64;
         let total: u64 = self.objects.values().map(count).sum();
         let Some(mut at) = number.checked_rem(total) else {
             return;
@@ -93,12 +93,12 @@ impl Server {
         let Some(mut named) = self.objects.remove(&name) else {
             return;
         };
-        let errand = named.object.errands.remove(at as usize);
+        let job = named.object.jobs.remove(at as usize);
         let now = self.now;
-        let told = errand.carry_out(outcome, now, &mut named.object, |to, request| {
+        let report = job.carry_out(outcome, now, &mut named.object, |to, request| {
             self.deliver(to, request)
         });
-        if let Some(input) = told {
+        if let Some(input) = report {
             named.object.reads_left = self.reads_left.take();
             named.tell(now, input);
         }
@@ -108,10 +108,10 @@ impl Server {
     /// Answers the first call on its way with this status. The called object does not get it.
     pub(super) fn answer_call(&mut self, status: u16) {
         for named in self.objects.values_mut() {
-            let errands = &mut named.object.errands;
-            let is_call = |errand: &Errand| matches!(errand, Errand::Call { .. });
-            if let Some(at) = errands.iter().position(is_call)
-                && let Errand::Call { effect, .. } = errands.remove(at)
+            let jobs = &mut named.object.jobs;
+            let is_call = |job: &EffectJob| matches!(job, EffectJob::Call { .. });
+            if let Some(at) = jobs.iter().position(is_call)
+                && let EffectJob::Call { effect, .. } = jobs.remove(at)
             {
                 let outcome = CallOutcome::Status(status);
                 return named.tell(self.now, Input::CallFinished { effect, outcome });
@@ -133,16 +133,17 @@ impl Server {
         )
     }
 
-    /// Lets everything be done that is to be done, without a failure; whether that came to an end.
+    /// Carries out everything that remains to be done, without a failure. Returns whether that
+    /// ended.
     pub(super) fn settle(&mut self) -> bool {
         self.reads_left = None;
         for _ in 0..ROUNDS_MAX {
             while self
                 .objects
                 .values()
-                .any(|named| !named.object.errands.is_empty())
+                .any(|named| !named.object.jobs.is_empty())
             {
-                self.run_errand(0, Outcome::Done);
+                self.run_job(0, Outcome::Done);
             }
             let alarms = self.objects.values().filter_map(|named| named.object.alarm);
             let Some(next) = alarms.min() else {
@@ -154,7 +155,7 @@ impl Server {
         false
     }
 
-    /// When nothing remains to be done, nothing is kept that nobody refers to.
+    /// Checks that nothing is kept that nothing refers to.
     pub(super) fn check_leftovers(&self) {
         for (name, named) in &self.objects {
             let object = &named.object;
@@ -169,7 +170,7 @@ impl Server {
         }
     }
 
-    /// What the router and the object do with a request.
+    /// Handles a request as the router and the object do.
     pub(super) fn take(&mut self, request: &Request) {
         let header = |name: &str| request.header(name);
         let (origin, target) = target::split(&request.url);
@@ -181,7 +182,7 @@ impl Server {
         };
         let to = match router::route(head, &self.settings) {
             Route::Answered(answer) => {
-                // The parser must stand what the router keeps from it.
+                // The parser must withstand even what the router refuses.
                 let _ = request.parse(&self.settings.limits);
                 return check(request, &answer, b"");
             }
@@ -211,7 +212,7 @@ impl Server {
         self.hand_over(to.name, &handed);
     }
 
-    /// What the object of this name does with a request; gives the status of its answer.
+    /// Passes a request to the object of this name. Returns the status of its answer.
     pub(super) fn hand_over(&mut self, name: String, request: &Request) -> u16 {
         let limits = &self.settings.limits;
         let call = match request.parse(limits) {

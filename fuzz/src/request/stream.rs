@@ -35,7 +35,7 @@ pub(super) struct Incarnation {
 }
 
 impl Named {
-    /// Gives the status of the answer.
+    /// Handles a call. Returns the status of the answer.
     pub(super) fn take(&mut self, now: Millis, request: &Request, call: Call) -> u16 {
         let input = Input::Call {
             id: CallId(0),
@@ -85,8 +85,8 @@ impl Named {
             check(request, answer, &body);
         }
         if answer.status >= 400 {
-            // But that a stream with a TTL was used, that it is gone, and that what was left to do
-            // is being done.
+            // Except that the use of a stream with a TTL was stored, or its end, and what remained
+            // to be done was begun.
             let slides = |head: &StoredHead| matches!(head.expiry, Expiry::Sliding { .. });
             let ends = turn.writes.contains(&Write::DropTables);
             let allowed = |write: &Write| match write {
@@ -134,7 +134,7 @@ impl Named {
         answer.status
     }
 
-    /// Tells the stream what has become of an errand.
+    /// Reports the outcome of a job to the stream.
     pub(super) fn tell(&mut self, now: Millis, input: Input) {
         if let Ok(turn) = self.object.step(now, input) {
             assert!(
@@ -144,7 +144,7 @@ impl Named {
         }
     }
 
-    /// A stream goes when it is deleted, and when it expires.
+    /// Notes that a stream was deleted or has expired.
     pub(super) fn note_removal(&mut self, turn: &Turn) {
         if turn.writes.contains(&Write::DropTables) {
             self.incarnation = None;
@@ -193,7 +193,7 @@ impl Named {
             .extend(records(incarnation.format, &append.body));
     }
 
-    /// One answer has what all pages have together.
+    /// Checks that one answer has what all pages have together.
     pub(super) fn read_at_once(&mut self, now: Millis, content: &[Vec<u8>]) {
         let read = Read {
             from: StartOffset::Start,
@@ -222,7 +222,7 @@ impl Named {
         assert!(incarnation.format != Format::Json || whole.len() == content.len());
     }
 
-    /// Everything that was accepted is there, in its order.
+    /// Checks that everything accepted is there, in order.
     pub(super) fn read_all(&mut self, now: Millis) {
         self.object.sleep();
         self.object.reads_left = None;
@@ -272,8 +272,8 @@ impl Named {
                 if is_known {
                     return self.read_at_once(now, &content);
                 }
-                // The tail as the last writer knows it, though that may be the end of a sealed
-                // segment by now.
+                // The tail as the last writer knows it, which may be the end of a sealed segment by
+                // now.
                 is_known = true;
                 from = StartOffset::Offset(incarnation.tail);
                 continue;
@@ -317,7 +317,7 @@ fn next_offset(answer: &Answer) -> Offset {
     offset
 }
 
-/// What every answer keeps to, whatever was asked.
+/// Checks what holds of every answer.
 pub(super) fn check(request: &Request, answer: &Answer, body: &[u8]) {
     let status = answer.status;
     assert!((200..=501).contains(&status), "{status} to {request:?}");
