@@ -82,7 +82,7 @@ oracles! {
     LongPoll: "long-poll", "A long-poll's answer is the content after its offset, or says that none came.";
     Memory: "memory", "An instance remembers at most one producer for each row of the open segment.";
     Model: "model", "The answer to each request is one that the reference model allows.";
-    NoLostWake: "no lost wake", "Each reader at the tail is told of each change there.";
+    NoLostWake: "no lost wake", "Each reader at the tail gets each change there.";
     OffsetLaw: "offset law", "The content at an offset is the same for every client and for ever.";
     Orphans: "orphans", "At rest, nothing is left in storage that no living stream needs.";
     Panic: "panic", "Nothing panics.";

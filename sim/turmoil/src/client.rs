@@ -583,7 +583,7 @@ impl Client {
                 if late && !excused {
                     shared.fail(
                         Oracle::NoLostWake,
-                        format!("to be told what was durable since {outdated:?}"),
+                        format!("to get what was durable since {outdated:?}"),
                         format!("a{attempt}: {}", response.line()),
                     );
                 }

@@ -310,7 +310,7 @@ impl Reader {
         let excused =
             shared.ending || shared.storage_failed_at > since || settings.bounds.queue_max == 1;
         if since + slack < now() && !excused {
-            let expected = format!("to be told what was durable since {since}");
+            let expected = format!("to get what was durable since {since}");
             let actual = format!("reader's a{attempt}: nothing in {} ms", now() - since);
             shared.fail(Oracle::NoLostWake, expected, actual);
         }
