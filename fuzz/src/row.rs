@@ -23,7 +23,7 @@ pub fn row(input: &[u8]) {
     let _ = (sql::retried_segment(&drawn), sql::producer(&drawn));
     let table = choices.one_of(&[HotTable::of(0), HotTable::of(1)]);
     let mut writes = vec![
-        Write::CreateTables,
+        Write::CreateStreamTable,
         Write::CreateSealedTables,
         Write::CreateHot(table),
         Write::DropHot(table),
@@ -54,6 +54,7 @@ pub fn row(input: &[u8]) {
         let from = Layout {
             stream: Some(0),
             outbox: Some(0),
+            newest_hot: None,
             former: Some(former),
             older_tasks: sql::older_task(&drawn).into_iter().collect(),
         };

@@ -137,7 +137,8 @@ pub fn tiles(rows: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismatc
         return broken(expected, head.segment.to_string());
     }
     let mut tables = BTreeSet::new();
-    if head.writable {
+    // The first row makes the table.
+    if rows.rows().next().is_some() {
         tables.insert(HotTable::of(head.segment));
     }
     let mut next = 0;

@@ -57,17 +57,23 @@ async function untilStored(server, stream, count) {
   );
 }
 
-/** Waits until every sealed segment is stored. Only the open segment then has a table. */
+/**
+ * Waits until every sealed segment is stored. Then only the open segment can have a table, and has
+ * it only if it has content.
+ */
 async function untilAllStored(server, stream) {
-  const open = await eventually(
-    `one hot table of ${stream.name}`,
+  const { hot, tail } = await eventually(
+    `at most one hot table of ${stream.name}`,
     async () => {
+      const tail = parts((await stream.head()).offset)[0];
       const hot = (await stream.statistics()).tables.filter((table) => table.startsWith("hot"));
-      return hot.length === 1 && /^hot_(\d+)$/.exec(hot[0]);
+      const isOpen = hot.length === 0 || hot.join() === `hot_${tail}`;
+      return isOpen && { hot, tail };
     },
     patience,
   );
-  return untilStored(server, stream, Number(open[1]));
+  // A sealed segment names the tail until the open one has content.
+  return untilStored(server, stream, hot.length === 0 ? tail + 1 : tail);
 }
 
 /** Waits until every sealed segment before the tail's is stored. */

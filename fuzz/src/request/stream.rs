@@ -96,7 +96,7 @@ impl Named {
                 | Write::InsertTask(_)
                 | Write::DropOutbox
                 | Write::DropHot(_) => ends,
-                Write::CreateTables
+                Write::CreateStreamTable
                 | Write::InsertStream(_)
                 | Write::InsertHot { .. }
                 | Write::CreateSealedTables

@@ -147,12 +147,11 @@ impl MemoryRows {
     /// carried out.
     pub fn apply(&mut self, write: &Write) -> Result<(), String> {
         match write {
-            Write::CreateTables => {
+            Write::CreateStreamTable => {
                 if !self.is_freed() {
                     return Err("the tables exist already".to_owned());
                 }
                 self.has_tables = true;
-                self.hot.insert(HotTable::of(0), BTreeMap::new());
                 Ok(())
             }
             Write::InsertStream(row) => {
@@ -264,14 +263,9 @@ impl MemoryRows {
         let Some(head) = &self.head else {
             return writes;
         };
-        writes.extend([Write::CreateTables, Write::InsertStream(head.clone())]);
-        if !self.hot.contains_key(&HotTable::of(0)) {
-            writes.push(Write::DropHot(HotTable::of(0)));
-        }
+        writes.extend([Write::CreateStreamTable, Write::InsertStream(head.clone())]);
         for (table, rows) in &self.hot {
-            if *table != HotTable::of(0) {
-                writes.push(Write::CreateHot(*table));
-            }
+            writes.push(Write::CreateHot(*table));
             writes.extend(rows.values().map(|row| Write::InsertHot {
                 table: *table,
                 row: row.clone(),
@@ -331,7 +325,11 @@ fn free(is_free: bool, what: &str) -> Result<(), String> {
 
 impl Storage for MemoryRows {
     fn layout(&self) -> Result<Layout, StorageError> {
-        Ok(Layout::present(self.has_tables, self.outbox.is_some()))
+        let newest_hot = self.hot.keys().next_back().map(|table| table.segment());
+        Ok(Layout {
+            newest_hot,
+            ..Layout::present(self.has_tables, self.outbox.is_some())
+        })
     }
 
     fn head(&self) -> Result<Option<StreamRow>, StorageError> {

@@ -80,6 +80,8 @@ pub struct Layout {
     pub stream: Option<u64>,
     /// The schema number in the rows of the outbox, if there is a table of them.
     pub outbox: Option<u64>,
+    /// The newest segment that has a hot table.
+    pub newest_hot: Option<u64>,
     /// The tables that only version 0.1 has.
     pub former: Option<Former>,
     /// The tasks of an older outbox, in order.
@@ -87,12 +89,13 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout that this code makes, with or without each table.
+    /// The layout that this code makes, with or without each table, and without hot tables.
     #[must_use]
     pub fn present(has_stream: bool, has_outbox: bool) -> Self {
         Self {
             stream: has_stream.then_some(SCHEMA),
             outbox: has_outbox.then_some(SCHEMA),
+            newest_hot: None,
             former: None,
             older_tasks: Vec::new(),
         }
@@ -140,8 +143,8 @@ pub struct StreamRow {
     pub unannounced: Unannounced,
     /// The open segment.
     pub segment: u64,
-    /// Whether the open segment has a table. Only a closed stream whose last segment has been
-    /// sealed has none.
+    /// Whether the open segment can have rows. Only in a closed stream whose last segment has been
+    /// sealed it cannot.
     pub writable: bool,
     /// The `Stream-Seq` of the sealed segments.
     pub stream_seq: Option<String>,
@@ -310,8 +313,8 @@ pub struct StoredSegment {
 /// One change of the durable state. All writes of a turn are one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Make the tables of a new stream, whose segment 0 is open.
-    CreateTables,
+    /// Make the table of a new stream's row.
+    CreateStreamTable,
     /// The head row of a new stream.
     InsertStream(StreamRow),
     /// Everything in the head row that can change.
@@ -322,6 +325,7 @@ pub enum Write {
     },
     /// Make the tables of sealed segments: with the first that is sealed.
     CreateSealedTables,
+    /// Make a hot table: with its first row, so that a stream that is not used again has none.
     CreateHot(HotTable),
     InsertSegment(SealedSegment),
     /// Everything in a segment's row that can change.
@@ -366,7 +370,9 @@ impl Write {
     #[must_use]
     pub const fn changes_tables(&self) -> bool {
         match self {
-            Self::CreateTables | Self::DropTables | Self::CreateOutbox | Self::DropOutbox => true,
+            Self::CreateStreamTable | Self::DropTables | Self::CreateOutbox | Self::DropOutbox => {
+                true
+            }
             Self::InsertStream(_)
             | Self::UpdateStream(_)
             | Self::InsertHot { .. }

@@ -49,8 +49,11 @@ pub trait Columns {
 
 /// The tables by which a layout is told, and whether their rows have a schema number: one row for
 /// each table.
+/// The last row is the greatest number of a hot table, or NULL.
 const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
-     AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers')";
+     AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers') \
+     UNION ALL SELECT 'newest hot', max(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \
+     WHERE type = 'table' AND name GLOB 'hot_[0-9]*'";
 
 const STREAM_SCHEMA: &str = "SELECT schema FROM stream WHERE id = 1";
 
@@ -222,10 +225,7 @@ pub fn statements<E>(
     mut execute: impl FnMut(&str, &[Value<'_>]) -> Result<(), E>,
 ) -> Result<(), E> {
     match write {
-        Write::CreateTables => {
-            execute(CREATE_STREAM, &[])?;
-            execute(&create_hot(HotTable::of(0)), &[])
-        }
+        Write::CreateStreamTable => execute(CREATE_STREAM, &[]),
         Write::InsertStream(head) => {
             let incarnation = head.incarnation.to_string();
             let (ttl, at, at_text) = match &head.expiry {
@@ -501,10 +501,14 @@ pub type EachRow<'a> = dyn FnMut(&dyn Columns) -> Result<(), StorageError> + 'a;
 pub fn layout(
     ask: impl Fn(&str, &mut EachRow<'_>) -> Result<(), StorageError>,
 ) -> Result<Layout, StorageError> {
-    let mut tables = BTreeMap::new();
+    let (mut tables, mut newest_hot) = (BTreeMap::new(), None);
     ask(TABLES, &mut |row| {
-        let is_numbered = required(row.integer(1)?)? > 0;
-        tables.insert(required(row.text(0)?)?, is_numbered);
+        let (name, number) = (required(row.text(0)?)?, row.integer(1)?);
+        if name == "newest hot" {
+            newest_hot = number;
+        } else {
+            tables.insert(name, required(number)? > 0);
+        }
         Ok(())
     })?;
     let schema = |table: &str, statement: &str| {
@@ -542,6 +546,7 @@ pub fn layout(
     Ok(Layout {
         stream,
         outbox,
+        newest_hot,
         former,
         older_tasks,
     })

@@ -144,6 +144,10 @@ impl StreamState {
         let Records(drafts) = records;
         assert!(!drafts.is_empty(), "an append adds at least one row");
         let from = self.tail;
+        let table = HotTable::of(self.row.segment);
+        if !core::mem::replace(&mut self.tail.has_table, true) {
+            turn.writes.push(Write::CreateHot(table));
+        }
         // Frames for subscribers are built now. Larger ones are built when their row is written.
         let framed: u64 = drafts.iter().map(|draft| draft.frames.bytes()).sum();
         let is_handed_on = framed <= limits.frame_bytes_max;
@@ -169,7 +173,7 @@ impl StreamState {
                 draft.frames
             };
             turn.writes.push(Write::InsertHot {
-                table: HotTable::of(self.row.segment),
+                table,
                 row: HotRow {
                     key,
                     units: draft.units,

@@ -44,7 +44,7 @@ impl Stream {
             .records(&create.body, &self.limits)?
             .filter(|records| !records.is_empty());
         // From here on the request cannot be refused.
-        turn.writes.push(Write::CreateTables);
+        turn.writes.push(Write::CreateStreamTable);
         self.announce_creation(&mut state.row, rows, turn)?;
         let by = producer.clone();
         if let Some(records) = records {

@@ -162,7 +162,7 @@ impl Stream {
             .as_ref()
             .map(|unstored| unstored.segment.number);
         let first = first.unwrap_or(state.row.segment);
-        let tables = first..state.row.segment + u64::from(state.row.writable);
+        let tables = first..state.row.segment + u64::from(state.tail.has_table);
         turn.writes
             .extend(tables.map(|segment| Write::DropHot(HotTable::of(segment))));
         turn.writes.push(Write::DropTables);

@@ -76,6 +76,8 @@ enum Unsaved {
 /// The end of the open segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct OpenSegment {
+    /// Its first row makes the table. Earlier code made it when the segment was opened.
+    has_table: bool,
     position: u64,
     /// Framed bytes in the segment.
     bytes: u64,
@@ -176,7 +178,12 @@ impl Stream {
         let row = layout.stream.map(|_| rows.head()).transpose()?.flatten();
         let state = match row {
             None => None,
-            Some(row) => Some(StreamState::recall(now, row, rows, limits, instance_seed)?),
+            Some(row) => {
+                let has_table = layout.newest_hot == Some(row.segment);
+                let recalled =
+                    StreamState::recall(now, row, has_table, rows, limits, instance_seed);
+                Some(recalled?)
+            }
         };
         let row = state.as_ref().map(|state| &state.row);
         let implied = row.into_iter().flat_map(outbox::implied_tasks);
@@ -333,19 +340,24 @@ impl StreamState {
     fn recall(
         now: Millis,
         head: StreamRow,
+        has_table: bool,
         rows: &dyn Storage,
         limits: &Limits,
         instance_seed: u64,
     ) -> Result<Self, StorageError> {
         let table = HotTable::of(head.segment);
-        let last = if head.writable {
+        let last = if has_table {
             rows.at_or_before(table, RowKey::LAST)?
         } else {
             None
         };
         let tail = match last {
-            None => OpenSegment::default(),
+            None => OpenSegment {
+                has_table,
+                ..OpenSegment::default()
+            },
             Some(row) => OpenSegment {
+                has_table,
                 position: row.end(),
                 bytes: row.bytes_through(),
                 opened_at: rows.at_or_before(table, RowKey::at(0))?.map(|row| row.at),
@@ -370,9 +382,10 @@ impl StreamState {
             } else {
                 Ending::Unknown
             },
+            // Without rows there is nothing to be read.
+            producers: (!has_table).then(|| producer::Producers::before(&head)),
             row: head,
             tail,
-            producers: None,
             unsaved: Unsaved::Nothing,
         })
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::StreamState;
-use crate::rows::{HotTable, ProducerStamp, ProducerState, WriterColumns};
+use crate::rows::{HotTable, ProducerStamp, ProducerState, StreamRow, WriterColumns};
 use crate::storage::{Storage, StorageError};
 use crate::{Millis, Offset, Refusal};
 
@@ -72,6 +72,14 @@ pub(super) fn admit(
 }
 
 impl Producers {
+    /// Before the open segment has rows.
+    pub(super) fn before(row: &StreamRow) -> Self {
+        Self {
+            producers: BTreeMap::new(),
+            stream_seq: row.stream_seq.clone(),
+        }
+    }
+
     pub(super) fn producers(&self) -> u64 {
         self.producers.len() as u64
     }
@@ -126,10 +134,7 @@ impl StreamState {
         let known = match self.producers.take() {
             Some(producers) => producers,
             None => {
-                let mut producers = Producers {
-                    producers: BTreeMap::new(),
-                    stream_seq: self.row.stream_seq.clone(),
-                };
+                let mut producers = Producers::before(&self.row);
                 rows.writers(HotTable::of(self.row.segment), &mut |mark| {
                     producers.record(mark)
                 })?;

@@ -1,10 +1,9 @@
 //! Sealing and storing: the way of a segment into the cold tier.
 //!
-//! Sealing is a turn: it fixes the boundary, moves the offset on and opens the next hot table,
-//! however many sealed segments wait. Storing is what follows in the background, as often as it
-//! takes, one segment after the other. The row of the sealed segment says that a put may be under
-//! way, and under which keys, before it leaves; its rows stay until a put is known to have
-//! succeeded.
+//! Sealing is a turn: it fixes the boundary and opens the next segment, however many sealed
+//! segments wait. Storing is what follows in the background, as often as it takes, one segment
+//! after the other. The row of the sealed segment says that a put may be under way, and under which
+//! keys, before it leaves; its rows stay until a put is known to have succeeded.
 
 use super::{OpenSegment, Stream, StreamState};
 use crate::backoff::backoff;
@@ -159,10 +158,6 @@ impl StreamState {
         });
         self.row.segment += 1;
         self.row.writable = !self.is_closed();
-        if self.row.writable {
-            turn.writes
-                .push(Write::CreateHot(HotTable::of(self.row.segment)));
-        }
         self.tail = OpenSegment::default();
         // The row of the last append is not the newest row any more.
         self.row.touched_at = self.row.touched_at.max(self.used.stored());

@@ -20,10 +20,11 @@ fn stream(content_type: &str, headers: &[(&str, &str)]) -> Shell {
 }
 
 #[test]
-fn an_append_is_one_write_whatever_it_carries() {
+fn an_append_is_one_write_whatever_it_carries_but_the_first_makes_its_table() {
     let mut shell = stream(JSON, &[]);
+    assert_eq!(shell.rows.hot_tables().count(), 0);
     shell.post(JSON, b"1");
-    assert_eq!(shell.written, 1);
+    assert_eq!((shell.written, shell.rows.hot_tables().count()), (2, 1));
     let batch = format!("[{}]", vec!["{\"n\":1}"; 100].join(","));
     shell.post(JSON, batch.as_bytes());
     assert_eq!(shell.written, 1);

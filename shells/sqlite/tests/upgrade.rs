@@ -49,16 +49,11 @@ fn upgrade(database: &Database) {
     let write = Stream::upgrade(now, database).unwrap().unwrap();
     database.apply(&[write]).unwrap();
     assert_eq!(Stream::upgrade(now, database).unwrap(), None, "once");
-    let Layout {
-        stream,
-        outbox,
-        former,
-        older_tasks,
-    } = database.layout().unwrap();
-    assert!(stream.is_none_or(|schema| schema == SCHEMA));
-    assert!(outbox.is_none_or(|schema| schema == SCHEMA));
-    assert_eq!(former, None::<Former>);
-    assert_eq!(older_tasks, []);
+    let layout = database.layout().unwrap();
+    assert!(layout.stream.is_none_or(|schema| schema == SCHEMA));
+    assert!(layout.outbox.is_none_or(|schema| schema == SCHEMA));
+    assert_eq!(layout.former, None::<Former>);
+    assert_eq!(layout.older_tasks, []);
 }
 
 fn all_tasks(database: &Database) -> Vec<Task> {
@@ -154,7 +149,21 @@ fn rows_without_a_number_get_one_and_keep_everything_else() {
         ..tasks[0].clone()
     };
     database.apply(&[Write::InsertTask(task)]).unwrap();
-    assert_eq!(database.layout().unwrap(), Layout::present(true, true));
+    let layout = Layout {
+        newest_hot: Some(1),
+        ..Layout::present(true, true)
+    };
+    assert_eq!(database.layout().unwrap(), layout);
+}
+
+#[test]
+fn the_newest_hot_table_is_told_by_its_number() {
+    let database = Database::in_memory().unwrap();
+    for (segment, newest) in [(9, 9), (10, 10), (2, 10)] {
+        let create = Write::CreateHot(HotTable::of(segment));
+        database.apply(&[create]).unwrap();
+        assert_eq!(database.layout().unwrap().newest_hot, Some(newest));
+    }
 }
 
 #[test]
@@ -246,7 +255,7 @@ fn rows_in_the_present_layout_are_left_alone() {
     assert_eq!(Stream::upgrade(Millis(1), &database).unwrap(), None);
     assert!(database.layout().unwrap().is_empty());
     database
-        .apply(&[Write::CreateTables, Write::CreateOutbox])
+        .apply(&[Write::CreateStreamTable, Write::CreateOutbox])
         .unwrap();
     assert_eq!(Stream::upgrade(Millis(1), &database).unwrap(), None);
     assert_eq!(database.layout().unwrap(), Layout::present(true, true));

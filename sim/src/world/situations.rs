@@ -75,7 +75,7 @@ impl World<'_, '_> {
                     coverage.cover(Situation::QueueUnloaded)
                 }
                 Write::UpdateTask(_) => coverage.cover(Situation::CollectionInBatches),
-                Write::CreateTables
+                Write::CreateStreamTable
                 | Write::UpdateStream(_)
                 | Write::InsertHot { .. }
                 | Write::CreateSealedTables

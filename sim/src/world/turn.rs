@@ -239,7 +239,7 @@ impl World<'_, '_> {
     fn digest_turn(&mut self, turn: &Turn) {
         for write in &turn.writes {
             self.engine.recorder.digest.number(match write {
-                Write::CreateTables => 1,
+                Write::CreateStreamTable => 1,
                 Write::InsertStream(head) => 2 ^ head.created_at.0,
                 Write::UpdateStream(head) => 3 ^ head.touched_at.0,
                 Write::InsertHot { row, .. } => 4 ^ row.key.stored(),

@@ -414,7 +414,7 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
                     .stored
                     .extend(head.map(|head| (head.clone(), segment.clone())));
             }
-            Write::CreateTables
+            Write::CreateStreamTable
             | Write::UpdateStream(_)
             | Write::CreateSealedTables
             | Write::CreateHot(_)
