@@ -170,10 +170,17 @@ fn needs_alarm(subject: Subject<'_>, limits: &Limits, now: u64) -> Option<(u64, 
         needs.push((at, "the open segment grows old"));
     }
     let wait = limits.reply_timeout_ms.max(limits.retry_ms_max);
-    needs.extend(rows.tasks().map(|task| {
-        let due = task.due_at.0.max(now + wait + skew);
-        (due, "a task remains")
-    }));
+    // A task waits for those before it in its queue, which an instance with another clock may have
+    // made due later.
+    let mut last = None;
+    for task in rows.tasks() {
+        let due = match last {
+            Some((queue, due)) if queue == task.what.queue() => task.due_at.max(due),
+            _ => task.due_at,
+        };
+        last = Some((task.what.queue(), due));
+        needs.push((due.0.max(now + wait + skew), "a task remains"));
+    }
     let (latest, why) = needs.into_iter().min()?;
     let nearest = now + skew + limits.alarm_delay_ms_min;
     let latest = latest.max(nearest);
