@@ -111,7 +111,7 @@ impl Task {
 
 /// What a task does. Stored as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "task")]
+#[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     /// Calls the object of another stream. A response in the range of 2xx ends the task; after any
     /// other the call is repeated.

@@ -733,14 +733,14 @@ mod tests {
 
     #[test]
     fn a_task_that_cannot_be_read_is_an_error_that_names_it() {
-        let purged = r#"{"task":"index","change":"purged","path":"p","version":3}"#;
+        let purged = r#"{"index":{"change":"purged","path":"p","version":3}}"#;
         let read = task(&TaskColumns("purge", purged)).expect("the row is whole");
         let (path, version) = ("p".to_owned(), 3);
         assert_eq!(read.what, TaskKind::Index(Change::Purged { path, version }));
         for (queue, body) in [
             ("purge", ""),
-            ("purge", r#"{"task":"of a later release"}"#),
-            ("purge", r#"{"task":"index","change":"of a later release"}"#),
+            ("purge", r#"{"of a later release":{}}"#),
+            ("purge", r#"{"index":{"change":"of a later release"}}"#),
             ("index", purged),
             ("of a later release", purged),
         ] {
