@@ -33,6 +33,8 @@ pub(crate) const AT_ONCE: Millis = Millis(0);
 pub(crate) struct Outbox {
     /// Whether there is a table of tasks.
     has_table: bool,
+    /// Whether this step makes the table. It cannot be asked yet.
+    is_table_new: bool,
     /// The queues in memory. None of them is empty.
     queues: BTreeMap<Queue, QueueState>,
     /// Whether there may be stored queues that are not in memory.
@@ -213,6 +215,7 @@ impl Outbox {
     fn store(&mut self, task: Task, turn: &mut Turn) {
         if !self.has_table {
             self.has_table = true;
+            self.is_table_new = true;
             turn.writes.push(Write::CreateOutbox);
         }
         turn.writes.push(Write::InsertTask(task));
@@ -248,9 +251,12 @@ impl Outbox {
         storage: &dyn Storage,
         limits: &Limits,
     ) -> Result<(), StorageError> {
-        let room = limits.outbox_queues_max;
+        let has_room = |queues: &BTreeMap<_, _>| (queues.len() as u64) < limits.outbox_queues_max;
+        if !has_room(&self.queues) && unloaded.is_empty() {
+            return Ok(());
+        }
         let mut has_wrapped = false;
-        while self.has_unloaded && (self.queues.len() as u64) < room {
+        while self.has_unloaded {
             let next = match &self.loaded_last {
                 None => storage.tasks(&Queue::first(), IMPLIED_ID, 1)?,
                 Some(queue) => storage.tasks(queue, Task::LAST_ID + 1, 1)?,
@@ -267,6 +273,9 @@ impl Outbox {
             let queue = task.what.queue();
             let is_known = self.queues.contains_key(&queue);
             if !is_known && !done.contains(&queue) && !unloaded.contains(&queue) {
+                if !has_room(&self.queues) {
+                    return Ok(());
+                }
                 self.load_queue(&queue, storage, limits)?;
             }
             self.loaded_last = Some(queue);
@@ -309,7 +318,9 @@ impl Outbox {
         let done: BTreeSet<_> = done.map(|(queue, _)| queue.clone()).collect();
         self.queues.retain(|_, state| !state.is_empty());
         let unloaded = self.unload(now, instance_seed, limits, turn);
-        self.load(&done, &unloaded, storage, limits)?;
+        if !core::mem::take(&mut self.is_table_new) {
+            self.load(&done, &unloaded, storage, limits)?;
+        }
         for state in self.queues.values_mut() {
             state.has_unseen = false;
             if state.in_flight.is_none() && !state.tasks.is_empty() && state.starts_at() <= now {
@@ -341,8 +352,12 @@ impl Outbox {
         }
         let mut unloaded = BTreeSet::new();
         for _ in 0..surplus {
-            // Only this instance knows of an effect in flight and of an implied task.
-            let may_go = |state: &QueueState| state.in_flight.is_none() && !state.is_implied;
+            // Only this instance knows of an effect in flight, of an implied task, and that a
+            // receiver has to be created next.
+            let may_go = |state: &QueueState| {
+                let creates = state.receiver_is_missing && state.starts_at() <= now;
+                state.in_flight.is_none() && !state.is_implied && !creates
+            };
             let candidates = self.queues.iter().filter(|(_, state)| may_go(state));
             let last = candidates.max_by_key(|(_, state)| state.starts_at());
             let Some(queue) = last.map(|(queue, _)| queue.clone()) else {

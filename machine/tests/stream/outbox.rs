@@ -1,8 +1,8 @@
 //! The outbox: many receivers, many tasks, and bounded memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use machine::Limits;
+use machine::{Limits, Millis};
 
 use crate::shell::{Message, Shell};
 
@@ -41,6 +41,41 @@ fn operation(body: &str) -> String {
         .as_str()
         .expect("a text")
         .to_owned()
+}
+
+/// A registry shard is created when it is missing, even if its queue has no lasting place in memory.
+#[test]
+fn a_missing_receiver_is_created_before_another_queue_takes_its_place() {
+    let mut shell = Shell::new(limits(1, 1, 1));
+    let stored = unanswered(&mut shell, 1, 1, 8);
+    let mut created = BTreeSet::new();
+    for _ in 0..1_000 {
+        if shell.messages.is_empty() && shell.alarm.is_none() {
+            break;
+        }
+        if shell.messages.is_empty() {
+            shell.fire();
+            continue;
+        }
+        let (effect, message) = shell.messages.remove(0);
+        let Message::Call(to, request) = &message else {
+            panic!("there is no index");
+        };
+        let is_creation = request.method == "PUT";
+        if is_creation {
+            created.insert(to.clone());
+        }
+        let status = if is_creation || created.contains(to) {
+            200
+        } else {
+            404
+        };
+        // Longer than queues stay in memory.
+        shell.now = Millis(shell.now.0 + 5_000);
+        shell.answer(effect, &message, status);
+    }
+    assert_eq!(created.len(), stored.len());
+    assert!(shell.rows.is_empty());
 }
 
 /// Answers everything until nothing remains. Returns what each receiver received. When one receiver
