@@ -58,7 +58,7 @@ impl Outcome {
         matches!(self, Self::Done | Self::Doubted | Self::Unsaid)
     }
 
-    pub(crate) const fn is_told(self) -> bool {
+    pub(crate) const fn is_reported(self) -> bool {
         matches!(self, Self::Done | Self::Doubted | Self::Failed)
     }
 }
@@ -99,7 +99,8 @@ impl EffectJob {
         }
     }
 
-    /// Carries it out, as far as the object alone can. Returns what the stream is told.
+    /// Carries it out, as far as the object alone can. Returns the input that reports it to the
+    /// stream.
     ///
     /// `call` delivers a request to another object and returns the status of its answer.
     pub(crate) fn carry_out(
@@ -165,7 +166,7 @@ impl EffectJob {
                 }
             }
         };
-        outcome.is_told().then_some(input)
+        outcome.is_reported().then_some(input)
     }
 }
 

@@ -70,7 +70,7 @@ pub struct Row<T: 'static> {
 /// A row as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// The variable, or the name of the field where there is none.
+    /// The name of the variable. A row without a variable has the name of its field.
     pub name: &'static str,
     pub place: Place,
     pub value: Value,

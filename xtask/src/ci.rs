@@ -6,7 +6,7 @@ use crate::setup;
 use anyhow::{Context as _, Result};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// The limit on what a deployment uploads, compressed.
@@ -250,10 +250,9 @@ impl Work {
             Self::Programs(commands) => {
                 let file = File::create(&log)?;
                 for mut command in commands {
-                    if !run_into(&mut command, &file)? {
-                        return Ok(Outcome::Failed {
-                            log: fs::read_to_string(&log)?,
-                        });
+                    let status = run_into(&mut command, &file)?;
+                    if !status.success() {
+                        return Ok(Outcome::failed(status, &fs::read_to_string(&log)?));
                     }
                 }
                 Ok(Outcome::Passed {
@@ -261,13 +260,14 @@ impl Work {
                 })
             }
             Self::Summarised(mut command) => {
-                let passed = run_into(&mut command, &File::create(&log)?)?;
+                let status = run_into(&mut command, &File::create(&log)?)?;
                 let log = fs::read_to_string(&log)?;
-                let last_line = log.lines().last().unwrap_or_default().to_owned();
-                Ok(if passed {
-                    Outcome::Passed { detail: last_line }
-                } else {
-                    Outcome::Failed { log }
+                if !status.success() {
+                    return Ok(Outcome::failed(status, &log));
+                }
+                let last_line = log.lines().last().context("a step printed no summary")?;
+                Ok(Outcome::Passed {
+                    detail: last_line.to_owned(),
                 })
             }
             Self::SizeLimit => {
@@ -283,15 +283,22 @@ impl Work {
     }
 }
 
-fn run_into(command: &mut Command, log: &File) -> Result<bool> {
+impl Outcome {
+    /// The status explains a failure that could not be written down, for example on a full disk.
+    fn failed(status: ExitStatus, log: &str) -> Self {
+        let log = format!("{}\n{status}", log.trim_end());
+        Self::Failed { log }
+    }
+}
+
+fn run_into(command: &mut Command, log: &File) -> Result<ExitStatus> {
     let program = command.get_program().to_owned();
-    let status = command
+    command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log.try_clone()?)
         .status()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(status.success())
+        .with_context(|| format!("cannot start {}", program.display()))
 }
 
 #[allow(

@@ -169,7 +169,10 @@ impl Named {
             .expect("only a stream can be appended to");
         let next = next_offset(answer);
         let Some(live) = live else {
-            assert_eq!(next, incarnation.tail, "what is not told is not new");
+            assert_eq!(
+                next, incarnation.tail,
+                "an offset is left out only when it is not new"
+            );
             return;
         };
         assert_eq!(live.next, next, "the readers are told what the writer is");

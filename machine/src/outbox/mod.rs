@@ -46,8 +46,8 @@ pub(crate) struct Outbox {
     /// How often in a row that was done and nothing could start. The pause grows with it.
     idle_rotations: u64,
     effects_begun: u64,
-    /// The highest version of a change that the index may still receive.
-    version: u64,
+    /// The highest version of a change that the index may still receive, if there is one.
+    version: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -127,7 +127,7 @@ impl Outbox {
             for queue in [Queue::Index, Queue::Purge] {
                 let last = storage.last_task(&queue)?;
                 let version = last.and_then(|task| index_version(&task.what));
-                outbox.version = outbox.version.max(version.unwrap_or_default());
+                outbox.version = outbox.version.max(version);
             }
             outbox.load(&BTreeSet::new(), &BTreeSet::new(), storage, limits)?;
         }
@@ -139,15 +139,15 @@ impl Outbox {
         self.queues.is_empty() && !self.has_unloaded
     }
 
-    /// The highest version of a change that the index may still receive; 0 if there is none.
-    pub(crate) const fn version(&self) -> u64 {
+    /// The highest version of a change that the index may still receive, if there is one.
+    pub(crate) const fn version(&self) -> Option<u64> {
         self.version
     }
 
     /// Adds a task that has no row of its own because the stream's row stands for it. It is the
     /// first task of its queue.
     pub(crate) fn add_implied(&mut self, what: TaskKind) {
-        self.version = self.version.max(index_version(&what).unwrap_or_default());
+        self.version = self.version.max(index_version(&what));
         let state = self.queues.entry(what.queue()).or_default();
         let id = IMPLIED_ID;
         assert!(
@@ -187,7 +187,7 @@ impl Outbox {
         limits: &Limits,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
-        self.version = self.version.max(index_version(&what).unwrap_or_default());
+        self.version = self.version.max(index_version(&what));
         let queue = what.queue();
         if !self.queues.contains_key(&queue) && self.has_unloaded {
             self.load_queue(&queue, storage, limits)?;

@@ -82,7 +82,7 @@ impl Task {
     /// Reads a stored task.
     ///
     /// # Errors
-    /// When the row is none that this version writes. The message names the queue and the id.
+    /// When this version writes no such row. The message names the queue and the id.
     pub fn from_stored(
         queue: &str,
         id: u64,

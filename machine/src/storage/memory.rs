@@ -211,8 +211,7 @@ impl MemoryRows {
                 let idle = producers.iter().filter(|(_, (_, used))| used <= used_at);
                 let mut idle: Vec<_> = idle.map(|(id, (_, used))| (*used, id.clone())).collect();
                 idle.sort();
-                idle.truncate(usize::try_from(*most).unwrap_or(usize::MAX));
-                for (_, id) in &idle {
+                for ((_, id), _) in idle.iter().zip(0..*most) {
                     producers.remove(id);
                 }
                 Ok(())
@@ -388,9 +387,9 @@ impl Storage for MemoryRows {
     }
 
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let tasks = self.stored_tasks()?.range((queue.clone(), id)..);
-        Ok(tasks.map(|(_, task)| task.clone()).take(limit).collect())
+        let tasks = tasks.zip(0..limit);
+        Ok(tasks.map(|((_, task), _)| task.clone()).collect())
     }
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {

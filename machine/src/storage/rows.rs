@@ -134,10 +134,9 @@ pub struct StreamRow {
     pub content_type: String,
     pub created_at: Millis,
     pub expiry: Expiry,
-    /// Orders what the index is told of streams of this name.
+    /// The index applies the changes of streams of this name in the order of their versions.
     pub version: u64,
-    /// The registry's shard that has been, or will be, told of the creation, and of the end; if
-    /// any.
+    /// The shard of the registry that gets the creation and the end. Internal streams have none.
     pub registered: Option<u64>,
     /// Receivers that do not have the creation yet. This field saves them rows in the outbox.
     pub unannounced: Unannounced,

@@ -31,25 +31,24 @@ pub trait Columns {
     /// `None` for NULL.
     ///
     /// # Errors
-    /// When the column is no integer, or there is none.
+    /// When there is no such column, or it is not an integer.
     fn integer(&self, column: usize) -> Result<Option<u64>, StorageError>;
 
     /// `None` for NULL.
     ///
     /// # Errors
-    /// When the column is no text, or there is none.
+    /// When there is no such column, or it is not a text.
     fn text(&self, column: usize) -> Result<Option<String>, StorageError>;
 
     /// `None` for NULL.
     ///
     /// # Errors
-    /// When the column is no blob, or there is none.
+    /// When there is no such column, or it is not a blob.
     fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, StorageError>;
 }
 
-/// The tables by which a layout is told, and whether their rows have a schema number: one row for
-/// each table.
-/// The last row is the greatest number of a hot table, or NULL.
+/// Selects one row for each of the tables that tell layouts apart, with whether the table has schema
+/// numbers. The last row is the greatest number of a hot table, or NULL.
 const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
      AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers') \
      UNION ALL SELECT 'newest hot', max(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \
@@ -409,16 +408,16 @@ fn attempted(segment: &SealedSegment) -> [Value<'_>; 4] {
 
 /// Bits of the column `registered`; the others are the number of the registry's shard.
 const REGISTERED: u64 = 1;
-const UNTOLD_REGISTRY: u64 = 2;
-const UNTOLD_INDEX: u64 = 4;
+const UNANNOUNCED_REGISTRY: u64 = 2;
+const UNANNOUNCED_INDEX: u64 = 4;
 const SHARD_SHIFT: u32 = 3;
 
 fn changeable(head: &StreamRow) -> [Value<'_>; 10] {
     let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
     let registered = flag(head.registered.is_some(), REGISTERED)
         | head.registered.unwrap_or(0) << SHARD_SHIFT
-        | flag(head.unannounced.registry, UNTOLD_REGISTRY)
-        | flag(head.unannounced.index, UNTOLD_INDEX);
+        | flag(head.unannounced.registry, UNANNOUNCED_REGISTRY)
+        | flag(head.unannounced.index, UNANNOUNCED_INDEX);
     let (producer, epoch, seq) = stamp(head.closed.as_ref().and_then(|closed| closed.by.as_ref()));
     [
         Value::Integer(registered),
@@ -472,8 +471,8 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
         version: required(row.integer(7)?)?,
         registered: (registered & REGISTERED != 0).then_some(registered >> SHARD_SHIFT),
         unannounced: Unannounced {
-            registry: registered & UNTOLD_REGISTRY != 0,
-            index: registered & UNTOLD_INDEX != 0,
+            registry: registered & UNANNOUNCED_REGISTRY != 0,
+            index: registered & UNANNOUNCED_INDEX != 0,
         },
         segment: required(row.integer(9)?)?,
         writable: required(row.integer(10)?)? != 0,

@@ -119,7 +119,7 @@ impl From<StorageError> for StepError {
     }
 }
 
-/// What a call is told.
+/// The effect that answers a call.
 fn effect_of(
     call: CallId,
     reply: Result<Response, StepError>,

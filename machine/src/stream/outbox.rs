@@ -40,7 +40,7 @@ pub(super) fn implied_tasks(row: &StreamRow) -> impl Iterator<Item = TaskKind> {
     .flatten()
 }
 
-/// The registry's shard that is told of a stream of this name, if any.
+/// The shard of the registry that lists a stream of this name. Internal streams have none.
 pub(super) fn registry_shard(name: &str, limits: &Limits) -> Option<u64> {
     let registers = limits.registry && !name::is_registry(name);
     registers.then(|| name::registry_shard(name, limits))
@@ -50,7 +50,8 @@ impl Stream {
     /// A version above that of every change that the index may still receive for former streams of
     /// this name.
     pub(super) fn next_version(&self, now: Millis) -> u64 {
-        now.0.max(self.outbox.version() + 1)
+        let last = self.outbox.version();
+        last.map_or(now.0, |last| now.0.max(last + 1))
     }
 
     fn change_index(
@@ -212,7 +213,7 @@ impl Stream {
             state.note_announced(queue);
         };
         let done = self.outbox.succeeded(effect, announced, turn);
-        for task in done.unwrap_or_default() {
+        for task in done.into_iter().flatten() {
             self.purge_after(now, task, storage, turn)?;
         }
         Ok(())

@@ -760,7 +760,7 @@ mod tests {
         let Ok(Parsed::AwaitsBody(awaits)) = parsed("PUT", "/v1/stream/s", &[]) else {
             panic!()
         };
-        let body = Bytes::from(vec![0; 1 + usize::try_from(max).unwrap_or(0)]);
+        let body = Bytes::from(vec![0; 1 + usize::try_from(max).unwrap()]);
         assert_eq!(awaits.with_body(body), Err(Refusal::BodyTooLarge { max }));
     }
 }

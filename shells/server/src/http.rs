@@ -311,8 +311,8 @@ impl Service {
         outgoing
     }
 
-    /// Reserves room for the first bytes of a response before its head is sent. If there is none,
-    /// the response is a refusal.
+    /// Reserves room for the first bytes of a response before its head is sent. Without room the
+    /// response is a refusal.
     fn admit(&self, outgoing: Outgoing, client: &Client) -> Outgoing<Admitted> {
         let (head, content) = outgoing.0.into_parts();
         let (first, rest, keeps) = match content {

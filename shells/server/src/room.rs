@@ -41,8 +41,7 @@ pub(crate) struct Room {
 /// Which reservation is evicted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rule {
-    /// Of the heaviest address, the newest that has at least this many bytes. If there is none, the
-    /// newest.
+    /// Of the heaviest address, the newest that has at least this many bytes; otherwise its newest.
     NewestLarge(usize),
     /// Of the clients that have taken nothing for this time although something waits for them: of
     /// the heaviest of their addresses, the one that has taken nothing for the longest time.
