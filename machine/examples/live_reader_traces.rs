@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 struct Random(u64);
 
 impl Random {
-    /// `SplitMix64`, below a bound.
+    /// Returns the next number of `SplitMix64`, below a bound.
     fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

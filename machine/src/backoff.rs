@@ -4,8 +4,8 @@ use crate::Limits;
 use crate::limits::DOUBLINGS_MAX;
 use crate::wire::cursor::splitmix64;
 
-/// The pause in milliseconds before the next retry, after this many failures in a row. It doubles
-/// with each failure, up to a limit, and one half of it is random.
+/// Returns the pause in milliseconds before the next retry, after this many failures in a row. It
+/// doubles with each failure, up to a limit, and one half of it is random.
 pub(crate) fn backoff(failures: u64, chance: u64, limits: &Limits) -> u64 {
     let doublings = failures.saturating_sub(1).min(DOUBLINGS_MAX);
     let longest = limits

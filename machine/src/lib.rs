@@ -14,23 +14,22 @@
 //! 4. The `live` broadcast leaves only when its turn is durable.
 //! 5. [`Input::SubscriberLeft`], [`Input::PutFinished`], [`Input::CollectFinished`] and
 //!    [`Input::CallFinished`] may come late, or never after a restart.
-//! 6. After a wake nothing from the former life arrives, though what it has begun may still take
-//!    effect in the cold tier, at the registry or in the index.
+//! 6. The ends of effects of an earlier instance are not reported to a later one. The effects may
+//!    still happen in the cold tier, at the registry or in the index.
 //! 7. The alarm may come twice, late, early, or not at all. When the turn of an alarm fails, the
 //!    shell delivers that alarm again after a pause. The platform of the Worker does this by
 //!    itself; on one machine the pause is a bound of the server. This is the only thing that a
 //!    shell tries again.
 //! 8. The rows that the plan of an answer names are fetched in its turn ([`plan::Plan::begin`]).
-//!    When the plan has a rest, the shell asks for the next page with [`Input::Continue`] once the
-//!    client has taken this one. The body ends well after the last page only.
+//!    If the plan has a rest, the shell asks for the next page with [`Input::Continue`] once the
+//!    client has taken this one. Only the last page completes the body.
 //! 9. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from
 //!    the rows.
-//! 10. A put ([`segment::Put`]) has `time_ms` to end. Then the machine begins another attempt, with
-//!     a key
-//!     of its own, and does not wait for the earlier one. The shell may abandon a put after that time,
-//!     or let it go on: what it reports later is taken for what it is.
-//! 11. The shell decides nothing: no protocol rule, no default and, but for 7, no retry lives in a
-//!     shell.
+//! 10. A put ([`segment::Put`]) has `time_ms` to end. Then the machine begins another attempt under
+//!     another key, and does not wait for the earlier one. The shell may abandon a put after that
+//!     time, or let it go on and report its outcome.
+//! 11. The shell decides nothing: no protocol rule, no default and, except for 7, no retry lives in
+//!     a shell.
 #![forbid(unsafe_code)]
 
 mod backoff;
@@ -69,7 +68,7 @@ pub use wire::request::Call;
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// The time `milliseconds` later; the end of time when that is beyond it.
+    /// Returns the time `milliseconds` later, or the end of time if that is beyond it.
     #[must_use]
     pub const fn plus(self, milliseconds: u64) -> Self {
         Self(self.0.saturating_add(milliseconds))
@@ -80,7 +79,7 @@ impl Millis {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
-/// Names one call, collection or change of the index on its way, within an instance.
+/// Names one call of another object, one collection or one change of the index, within an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EffectId(pub u64);
 
@@ -89,11 +88,11 @@ pub struct EffectId(pub u64);
 pub enum CallOutcome {
     /// The object answered with this status.
     Status(u16),
-    /// The call failed, or it is not known whether it did.
+    /// The call failed, or its outcome is unknown.
     Failed,
 }
 
-/// What a step may know beside its input.
+/// What a step may ask, beside its input.
 pub struct Context<'a> {
     pub now: Millis,
     /// The rows as of the beginning of the step.
@@ -108,27 +107,27 @@ pub struct Context<'a> {
 pub enum Input {
     /// A client's request, parsed by [`wire::request`].
     Call { id: CallId, call: Call },
-    /// The next page of an answer is wanted. Answered with a plan, or with a refusal when the
-    /// stream that the answer is about is no more; then the shell breaks the response off.
+    /// The next page of an answer is wanted. The machine answers with a plan. If the stream of the
+    /// answer no longer exists, it answers with a refusal, and the shell breaks the response off.
     Continue { id: CallId, rest: plan::Rest },
     /// A reader that was attached at the tail of this incarnation has left.
     SubscriberLeft { incarnation: rows::Incarnation },
     /// The alarm of an earlier [`Turn`] has come due.
     Alarm,
-    /// A [`Effect::Put`] has ended. With the encoder's receipt when the object is known to be
-    /// stored; without one when it is not, or when it is not known.
+    /// An [`Effect::Put`] has ended. It carries the encoder's receipt if the object is known to be
+    /// stored.
     PutFinished {
         id: segment::PutId,
         receipt: Option<segment::Receipt>,
     },
-    /// A [`Effect::Collect`] has ended: whether all of its objects are known to be gone.
+    /// An [`Effect::Collect`] has ended: whether all of its objects are known to be deleted.
     CollectFinished { effect: EffectId, done: bool },
-    /// A [`Effect::Call`] has ended.
+    /// An [`Effect::Call`] has ended.
     CallFinished {
         effect: EffectId,
         outcome: CallOutcome,
     },
-    /// A [`Effect::Index`] has ended: whether all of its statements are known to be executed.
+    /// An [`Effect::Index`] has ended: whether all of its statements are known to be executed.
     IndexFinished { effect: EffectId, done: bool },
 }
 
@@ -159,8 +158,8 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Whether its writes and its alarm need to be held together by a transaction: a single
-    /// statement is one by itself.
+    /// Returns whether the writes and the alarm need a transaction. A single statement is one by
+    /// itself.
     #[must_use]
     pub fn needs_transaction(&self) -> bool {
         let single = matches!(
@@ -176,15 +175,15 @@ impl Turn {
 pub enum Effect {
     /// Answer a call.
     Answer { call: CallId, answer: Answer },
-    /// Keep the caller as a reader at the tail: everything that [`Turn::broadcast`] says from now on
-    /// reaches it, until it leaves.
+    /// Attach the caller as a subscriber. From now on it gets each [`Turn::broadcast`], until it
+    /// leaves.
     Attach {
         call: CallId,
         subscriber: Subscriber,
     },
     /// Store a segment in the cold tier, in the background, and report with [`Input::PutFinished`].
     Put(segment::Put),
-    /// Delete these objects of the cold tier, those that are not there too, and report with
+    /// Delete these objects of the cold tier, including those that do not exist, and report with
     /// [`Input::CollectFinished`].
     Collect { effect: EffectId, keys: Vec<String> },
     /// Send a request to the object of the stream `to`, and report with [`Input::CallFinished`].
@@ -214,15 +213,15 @@ pub enum Class {
 pub struct Subscriber {
     pub class: Class,
     pub incarnation: rows::Incarnation,
-    /// What the reader's side begins with.
+    /// The head for the reader's side.
     pub head: live_reader::LiveHead,
-    /// What the reader's side answers its client with: the head of the event stream, or the
-    /// long-poll's answer when nothing comes in time. Says `head` too, in
+    /// The response for the client of the reader's side: the head of the event stream, or the
+    /// answer of a long-poll that times out. It carries `head`, too, in
     /// [`wire::internal_headers::LIVE_HEAD`].
     pub answer: Answer,
 }
 
-/// What a turn tells every reader at the tail of this incarnation.
+/// What a turn sends to every subscriber of this incarnation.
 #[derive(Clone, Debug)]
 pub struct Broadcast {
     pub incarnation: rows::Incarnation,
@@ -230,12 +229,13 @@ pub struct Broadcast {
     pub from: Offset,
     /// The tail after it.
     pub next: Offset,
-    /// Set when nothing will follow.
+    /// Set if nothing follows.
     pub end: Option<StreamEnd>,
-    /// What was appended, framed (see [`plan`]); `None` when it is too much to push, and to be read
-    /// as a page.
+    /// What was appended, framed (see [`plan`]). `None` if it is too large to push. Readers then
+    /// fetch it as a page.
     pub(crate) frames: Option<Bytes>,
-    /// Whether they are shown by themselves where text is shown event by event.
+    /// Whether the appended text can be shown without the text before it. Only used for text
+    /// events.
     pub(crate) stands_alone: bool,
     pub(crate) format: wire::Format,
     pub(crate) content_type: String,
@@ -243,7 +243,7 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
-    /// The one message that tells it to every reader of a class; see [`live_reader::Frame`].
+    /// Returns the one message for all subscribers of a class; see [`live_reader::Frame`].
     ///
     /// # Errors
     /// Never, for frames that the machine has made itself.
@@ -252,7 +252,7 @@ impl Broadcast {
     }
 }
 
-/// Why nothing will follow for the readers at the tail.
+/// Why subscribers get nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamEnd {

@@ -9,7 +9,7 @@ use crate::table::Row;
 const MILLIS_PER_SECOND: u64 = 1_000;
 const DAY_MS: u64 = 86_400_000;
 const YEAR_MS: u64 = 365 * DAY_MS;
-/// A year. Longer ages mean nothing more to caches.
+/// A year. HTTP caches treat a longer age like this one.
 const HTTP_AGE_MAX_S: u64 = 31_536_000;
 /// The last date in JavaScript, in milliseconds since the Unix epoch.
 const LAST_DATE_MS: u64 = 8_640_000_000_000_000;
@@ -159,6 +159,8 @@ impl Limits {
     /// Pairs of limits of which the first is never more than the second.
     const AT_MOST: [(&str, &str); 1] = [("retry_base_ms", "retry_ms_max")];
 
+    /// Checks all limits.
+    ///
     /// # Panics
     /// When a limit is outside of its range, or more than another that bounds it. Settings that do
     /// so are refused before (see [`crate::router::settings`]).

@@ -595,7 +595,7 @@ pub struct Decoded {
     pub path: String,
     pub content_type: String,
     pub index: Index,
-    /// The messages or appends; for an object of an older version, one run of bytes.
+    /// The messages or appends. An object of an older version is one run of bytes.
     pub records: Vec<Vec<u8>>,
 }
 
@@ -711,8 +711,8 @@ mod tests {
         String::from_utf8(body).expect("it is text")
     }
 
-    /// An object that holds these bytes in one block, with an index entry for each beginning of an
-    /// append.
+    /// Returns an object that holds these bytes in one block, with an index entry for each
+    /// beginning of an append.
     fn object(framed: bool, body: &[u8], units: u64, entries: Vec<Entry>) -> (Index, Vec<u8>) {
         let index = Index {
             framed,

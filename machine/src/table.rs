@@ -147,7 +147,7 @@ impl<T> Row<T> {
             unit,
             least,
             greatest,
-            // Nobody asks a Worker for help, and its size is limited.
+            // The Worker shows no help, and its size is limited.
             help: if cfg!(target_family = "wasm") {
                 &[]
             } else {
@@ -184,6 +184,8 @@ impl<T> Row<T> {
         }
     }
 
+    /// Checks the number of this row.
+    ///
     /// # Panics
     /// When the number of this row is outside of its range.
     pub fn check(&self, values: &T) {
@@ -230,7 +232,7 @@ impl Number for usize {
     }
 
     fn from_number(number: u64) -> Self {
-        // More than a machine can address is no bound there.
+        // A number that the machine cannot address is no bound there.
         Self::try_from(number).unwrap_or(Self::MAX)
     }
 }

@@ -24,8 +24,8 @@ use crate::{Effect, EffectId, Limits, Millis, StorageError, Turn};
 /// The id of a task that the stream's row stands for; see [`Outbox::add_implied`].
 pub(crate) const IMPLIED_ID: u64 = 0;
 
-/// When a task is due that follows those before it. Not `now`: a later instance's clock may be
-/// behind, and tasks would then wait for it.
+/// The due time of a task that follows others in its queue. It is not `now`, because the clock of a
+/// later instance may be behind, and the task would then wait for it.
 pub(crate) const AT_ONCE: Millis = Millis(0);
 
 /// All tasks of one object.
@@ -33,17 +33,19 @@ pub(crate) const AT_ONCE: Millis = Millis(0);
 pub(crate) struct Outbox {
     /// Whether there is a table of tasks.
     has_table: bool,
-    /// Whether this step makes the table. It cannot be asked yet.
+    /// Whether this step makes the table. Until the step is committed, the table cannot be read.
     is_table_new: bool,
     /// The queues in memory. None of them is empty.
     queues: BTreeMap<Queue, QueueState>,
     /// Whether there may be stored queues that are not in memory.
     has_unloaded: bool,
-    /// The last queue that was loaded from the storage. The next one is looked for behind it.
+    /// The last queue that was loaded from the storage. The search for the next one starts behind
+    /// it.
     loaded_last: Option<Queue>,
     /// When a queue is unloaded next to make room for another one.
     rotates_at: Millis,
-    /// How often in a row that was done and nothing could start. The pause grows with it.
+    /// How often in a row all effects had ended and no other task could start. The pause grows with
+    /// it.
     idle_rotations: u64,
     effects_begun: u64,
     /// The highest version of a change that the index may still receive, if there is one.
@@ -74,7 +76,7 @@ struct QueueState {
 }
 
 impl QueueState {
-    /// When the first task may start.
+    /// Returns when the first task may start.
     fn starts_at(&self) -> Millis {
         let due_at = self.tasks.front().map_or(AT_ONCE, |task| task.due_at);
         due_at.max(self.retry_at)
@@ -89,7 +91,7 @@ impl QueueState {
 struct InFlight {
     id: EffectId,
     since: Millis,
-    /// What the success of the effect leaves of the first tasks of the queue, one by one.
+    /// For each of the first tasks of the queue, what remains of it after success, if anything.
     leaves: Vec<Option<Garbage>>,
 }
 
@@ -134,12 +136,12 @@ impl Outbox {
         Ok(outbox)
     }
 
-    /// Whether nothing remains to be done.
+    /// Returns whether no task remains.
     pub(crate) fn is_empty(&self) -> bool {
         self.queues.is_empty() && !self.has_unloaded
     }
 
-    /// The highest version of a change that the index may still receive, if there is one.
+    /// Returns the highest version of a change that the index may still receive, if there is one.
     pub(crate) const fn version(&self) -> Option<u64> {
         self.version
     }
@@ -283,8 +285,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// The end of a step: starts what is due and not in flight. What has been in flight for too
-    /// long counts as failed.
+    /// Starts what is due and not in flight, at the end of a step. An effect that has been in
+    /// flight for too long counts as failed.
     ///
     /// # Errors
     /// When tasks cannot be read.
@@ -352,8 +354,8 @@ impl Outbox {
         }
         let mut unloaded = BTreeSet::new();
         for _ in 0..surplus {
-            // Only this instance knows of an effect in flight, of an implied task, and that a
-            // receiver has to be created next.
+            // Such a queue stays in memory. Only this instance knows that an effect is in flight,
+            // that a task is implied, or that a receiver has to be created next.
             let may_go = |state: &QueueState| {
                 let creates = state.receiver_is_missing && state.starts_at() <= now;
                 state.in_flight.is_none() && !state.is_implied && !creates
@@ -378,8 +380,8 @@ impl Outbox {
         unloaded
     }
 
-    /// An effect has succeeded. Returns the tasks that are done, or `None` when nobody waits for
-    /// this effect any more. Calls `announced` with the queue of a task that the stream's row
+    /// Handles the success of an effect. Returns the tasks that are done, or `None` if the effect
+    /// is no longer expected. Calls `announced` with the queue of a task that the stream's row
     /// stands for.
     pub(crate) fn succeeded(
         &mut self,
@@ -396,7 +398,7 @@ impl Outbox {
         state.receiver_is_missing = false;
         let was_implied = !leaves.is_empty() && core::mem::take(&mut state.is_implied);
         let mut done = Vec::new();
-        // A task of which something is left is the last of an effect.
+        // Only the last task of an effect can have something left.
         for rest in leaves {
             let first = state
                 .tasks
@@ -426,7 +428,7 @@ impl Outbox {
         Some(done)
     }
 
-    /// An effect has failed, or may have.
+    /// Handles the failure of an effect, or an unknown outcome.
     pub(crate) fn failed(
         &mut self,
         effect: EffectId,
@@ -439,8 +441,8 @@ impl Outbox {
         }
     }
 
-    /// A call was answered that its stream does not exist. Returns whether the stream is to be
-    /// created first; then the call follows without a pause.
+    /// Handles a response to a call that says that its stream does not exist. Returns whether the
+    /// machine creates that stream next. The call then follows without a pause.
     pub(crate) fn receiver_is_missing(&mut self, effect: EffectId) -> bool {
         let Some((_, state)) = self.in_flight(effect) else {
             return false;
@@ -471,7 +473,7 @@ impl Outbox {
         }
     }
 
-    /// When there is something to do next.
+    /// Returns when the outbox needs the next step, if it needs one.
     pub(crate) fn wanted_at(&self, limits: &Limits) -> Option<Millis> {
         let queue_at = |state: &QueueState| match &state.in_flight {
             Some(effect) => effect.since.plus(limits.reply_timeout_ms),
@@ -485,7 +487,7 @@ impl Outbox {
 }
 
 impl QueueState {
-    /// Reads the tasks from this id on, as many as may be in memory.
+    /// Reads the tasks from this id on, up to the limit for tasks in memory.
     fn read_from(
         &mut self,
         id: u64,

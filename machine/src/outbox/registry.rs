@@ -33,7 +33,7 @@ struct EventHeaders {
     operation: String,
 }
 
-/// The event of a creation.
+/// Returns the event of a creation.
 pub(crate) fn created(
     shard: u64,
     incarnation: Incarnation,
@@ -56,7 +56,7 @@ pub(crate) fn created(
     append(shard, incarnation.to_string(), 0, &event)
 }
 
-/// The event of a stream's end.
+/// Returns the event of a stream's end.
 pub(crate) fn ended(shard: u64, incarnation: Incarnation, path: &str) -> TaskKind {
     let event = StateEvent {
         r#type: "stream".to_owned(),
@@ -69,8 +69,9 @@ pub(crate) fn ended(shard: u64, incarnation: Incarnation, path: &str) -> TaskKin
     append(shard, format!("{incarnation}-end"), 0, &event)
 }
 
-/// Each event has a producer of its own, so that it is appended exactly once (protocol 5.2.1) even
-/// if the registry has already forgotten the producer of the incarnation's other event.
+/// Returns the call that appends an event. Each event has its own producer, so that it is appended
+/// exactly once (protocol 5.2.1) even if the registry has forgotten the producer of the
+/// incarnation's other event.
 fn append(shard: u64, producer: String, seq: u64, event: &StateEvent) -> TaskKind {
     let header = |name: &str, value: String| (name.to_owned(), value);
     TaskKind::Call {

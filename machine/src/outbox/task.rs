@@ -10,8 +10,8 @@ use crate::router::STREAM_PREFIX;
 use crate::wire::header;
 use crate::{Millis, StorageError};
 
-/// Whom a task is for. Tasks of one queue are carried out one at a time and in the order in which
-/// they were added. Queues do not wait for each other.
+/// The receiver of a task. The tasks of one queue are carried out one at a time and in the order in
+/// which they were added. Queues do not wait for each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Queue {
     /// Calls of the object of this stream.
@@ -26,7 +26,7 @@ pub enum Queue {
 }
 
 impl Queue {
-    /// The first queue in their order.
+    /// Returns the first queue in their order.
     #[must_use]
     pub const fn first() -> Self {
         Self::Call(String::new())
@@ -131,7 +131,7 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
-    /// The queue that the task belongs to.
+    /// Returns the queue that the task belongs to.
     #[must_use]
     pub fn queue(&self) -> Queue {
         match self {
@@ -144,7 +144,7 @@ impl TaskKind {
         }
     }
 
-    /// The form in which the task is stored.
+    /// Returns the form in which the task is stored.
     #[must_use]
     pub fn to_stored(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers always become JSON")
@@ -161,7 +161,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The request that creates a stream of this content type.
+    /// Returns the request that creates a stream of this content type.
     pub(crate) fn creation(content_type: &str) -> Self {
         Self {
             method: "PUT".to_owned(),
@@ -174,23 +174,22 @@ impl Request {
 /// Where requests to other objects come from, as their URLs say it.
 pub const ORIGIN: &str = "http://object";
 
-/// The target of a request to the object of this stream.
+/// Returns the target of a request to the object of this stream.
 #[must_use]
 pub fn target(stream: &str) -> String {
     format!("{STREAM_PREFIX}{stream}")
 }
 
-/// The URL of a request to the object of this stream, for shells that send requests by URL.
+/// Returns the URL of a request to the object of this stream, for shells that send requests by URL.
 #[must_use]
 pub fn url(stream: &str) -> String {
     format!("{ORIGIN}{}", target(stream))
 }
 
-/// Objects that puts may have left behind: of each of these segments, those of each of these
-/// attempts.
+/// Objects that puts may have left behind: each of these attempts of each of these segments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Garbage {
-    /// Where their keys begin; see [`crate::segment::key_prefix`].
+    /// The prefix of their keys; see [`crate::segment::key_prefix`].
     pub prefix: String,
     pub segments: RangeInclusive<u64>,
     pub attempts: RangeInclusive<u64>,

@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(name("a.b/.c").as_deref(), Ok("a.b/.c"));
     }
 
-    /// A test in Rust runs natively; the simulator's `meta` compares whole runs with wasm32.
+    /// This runs natively. The simulator's `meta` compares whole runs with wasm32.
     #[test]
     fn events_are_spread_by_name_in_one_way_for_ever() {
         let of = |name: &str, registry_shards: u64| {

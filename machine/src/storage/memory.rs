@@ -31,32 +31,32 @@ struct Sealed {
 }
 
 impl MemoryRows {
-    /// Whether nothing at all is stored.
+    /// Returns whether nothing at all is stored.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.is_freed() && self.outbox.is_none()
     }
 
-    /// Whether nothing of a stream is stored. Tasks may be left.
+    /// Returns whether nothing of a stream is stored. Tasks may be left.
     #[must_use]
     pub fn is_freed(&self) -> bool {
         !self.has_tables && self.head.is_none() && self.hot.is_empty() && self.sealed.is_none()
     }
 
-    /// The sealed segments, in order.
+    /// Returns the sealed segments, in order.
     pub fn segments(&self) -> impl Iterator<Item = &SealedSegment> {
         self.sealed
             .iter()
             .flat_map(|sealed| sealed.segments.values())
     }
 
-    /// The producers of the sealed segments, in order of their ids.
+    /// Returns the producers of the sealed segments, in order of their ids.
     pub fn producers(&self) -> impl Iterator<Item = &str> {
         let sealed = self.sealed.iter();
         sealed.flat_map(|sealed| sealed.producers.keys().map(String::as_str))
     }
 
-    /// Whether a producer is known, from the sealed segments or from the open one.
+    /// Returns whether a producer is known, from the sealed segments or from the open one.
     #[must_use]
     pub fn knows(&self, producer: &str) -> bool {
         let sealed = self.sealed.as_ref();
@@ -69,35 +69,35 @@ impl MemoryRows {
             || self.rows().any(is_named)
     }
 
-    /// The tasks of the outbox, in order.
+    /// Returns the tasks of the outbox, in order.
     pub fn tasks(&self) -> impl Iterator<Item = &Task> {
         self.outbox.iter().flat_map(BTreeMap::values)
     }
 
-    /// The hot tables, in order.
+    /// Returns the hot tables, in order.
     pub fn hot_tables(&self) -> impl Iterator<Item = HotTable> {
         self.hot.keys().copied()
     }
 
-    /// The rows of one hot table, in order; `None` when there is no such table.
+    /// Returns the rows of one hot table, in order; `None` when there is no such table.
     pub fn table(&self, table: HotTable) -> Option<impl Iterator<Item = &HotRow>> {
         self.hot.get(&table).map(BTreeMap::values)
     }
 
-    /// The row of the stream, if there is one.
+    /// Returns the row of the stream, if there is one.
     #[must_use]
     pub const fn head(&self) -> Option<&StreamRow> {
         self.head.as_ref()
     }
 
-    /// The rows of the open segment, in order.
+    /// Returns the rows of the open segment, in order.
     pub fn rows(&self) -> impl Iterator<Item = &HotRow> {
         let open = self.head.as_ref().filter(|head| head.writable);
         let table = open.and_then(|head| self.hot.get(&HotTable::of(head.segment)));
         table.into_iter().flat_map(BTreeMap::values)
     }
 
-    /// How many rows the open segment has.
+    /// Returns the number of rows in the open segment.
     #[must_use]
     pub fn open_row_count(&self) -> u64 {
         let open = self.head.as_ref().filter(|head| head.writable);
@@ -105,7 +105,7 @@ impl MemoryRows {
         table.map_or(0, |table| table.len() as u64)
     }
 
-    /// The last row of the open segment.
+    /// Returns the last row of the open segment.
     #[must_use]
     pub fn last_row(&self) -> Option<&HotRow> {
         let open = self.head.as_ref().filter(|head| head.writable)?;
@@ -113,13 +113,13 @@ impl MemoryRows {
         table.last_key_value().map(|(_, row)| row)
     }
 
-    /// How many rows all hot tables have.
+    /// Returns the number of rows in all hot tables.
     #[must_use]
     pub fn row_count(&self) -> u64 {
         self.hot.values().map(|table| table.len() as u64).sum()
     }
 
-    /// How many tables there are.
+    /// Returns the number of tables.
     #[must_use]
     pub fn table_count(&self) -> u64 {
         let sealed = if self.sealed.is_some() { 2 } else { 0 };
@@ -127,7 +127,7 @@ impl MemoryRows {
         others + self.hot.len() as u64 + sealed
     }
 
-    /// The joined frames of the rows of a span.
+    /// Returns the joined frames of the rows of a span.
     ///
     /// # Errors
     /// When there is no such row.
@@ -143,7 +143,7 @@ impl MemoryRows {
     /// Carries out one write.
     ///
     /// # Errors
-    /// When it does not fit the rows that there are, with the reason. A part of it may have been
+    /// When it contradicts the stored rows, with the reason. A part of it may have been
     /// carried out.
     pub fn apply(&mut self, write: &Write) -> Result<(), String> {
         match write {
@@ -251,7 +251,7 @@ impl MemoryRows {
         }
     }
 
-    /// The writes that make these rows from nothing.
+    /// Returns the writes that create these rows in an empty storage.
     #[must_use]
     pub fn as_writes(&self) -> Vec<Write> {
         let mut writes = Vec::new();

@@ -13,27 +13,27 @@ pub struct StorageError(pub String);
 /// What the machine asks of the storage. Answers are synchronous, and true as of the beginning of
 /// the step.
 pub trait Storage {
-    /// Which tables there are. Asked before everything else, which is asked only of tables in the
-    /// present layout.
+    /// Reads which tables there are. This is the first question. The other questions are only asked
+    /// of tables in the present layout.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn layout(&self) -> Result<Layout, StorageError>;
 
-    /// The row of the stream. Asked only where there is one.
+    /// Reads the row of the stream. Only asked if there is a table for it.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn head(&self) -> Result<Option<StreamRow>, StorageError>;
 
-    /// The last row at or before `key`.
+    /// Reads the metadata of the last row at or before `key`.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError>;
 
-    /// The first row behind `after` that begins a message and has at least `bytes_before` framed
-    /// bytes of its segment before it.
+    /// Reads the metadata of the first row after `after` that begins a message and has at least
+    /// `bytes_before` framed bytes of its segment before it.
     ///
     /// # Errors
     /// When the storage cannot be read.
@@ -54,40 +54,41 @@ pub trait Storage {
         each: &mut dyn FnMut(WriterColumns),
     ) -> Result<(), StorageError>;
 
-    /// The last state of a producer in the sealed segments. Asked only where a segment is sealed.
+    /// Reads the last state of a producer in the sealed segments. Only asked if a segment is
+    /// sealed.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError>;
 
-    /// A sealed segment. Asked only where a segment is sealed.
+    /// Reads the row of a sealed segment. Only asked if a segment is sealed.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError>;
 
-    /// Hands over number and attempts of every sealed segment that took more than one attempt.
-    /// Asked only where a segment is sealed.
+    /// Hands over number and attempts of every sealed segment that took more than one attempt. Only
+    /// asked if a segment is sealed.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError>;
 
-    /// The tasks of the outbox from this queue and id on, at most `limit`, in the order of queues
-    /// and ids. Asked only where there is a table of them.
+    /// Reads the tasks of the outbox from this queue and id on, at most `limit`, in the order of
+    /// queues and ids. Only asked if there is a table of tasks.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError>;
 
-    /// The task of this queue with the greatest id. Asked only where there is a table of tasks.
+    /// Reads the task of this queue with the greatest id. Only asked if there is a table of tasks.
     ///
     /// # Errors
     /// When the storage cannot be read.
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError>;
 }
 
-/// Where nothing is stored, there are no tables.
+/// `None` is an empty storage, without tables.
 impl<S: Storage + ?Sized> Storage for Option<&S> {
     fn layout(&self) -> Result<Layout, StorageError> {
         self.map_or(Ok(Layout::default()), S::layout)
@@ -141,8 +142,8 @@ impl<S: Storage + ?Sized> Storage for Option<&S> {
     }
 }
 
-/// A storage that asks `before` first, and passes the question on when that returns `Ok`. It counts
-/// questions, bounds them, and lets them fail.
+/// A storage that calls `before` ahead of each question, and passes the question on only if that
+/// returns `Ok`. Tests use it to count questions, to bound them, and to inject failures.
 #[derive(Debug)]
 pub struct Guarded<'a, S: ?Sized, F> {
     storage: &'a S,

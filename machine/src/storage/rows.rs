@@ -8,8 +8,8 @@ use crate::Millis;
 use crate::frames::Frames;
 use crate::outbox::task::{Queue, Task};
 
-/// A stream's life from its PUT to its deletion. Part of every entity tag and cold segment key, so
-/// that a stream created anew under an old name shares nothing with the old one.
+/// Identifies a stream from its PUT to its deletion. Part of every entity tag and of every key of a
+/// cold segment, so that a stream created anew under an old name shares nothing with the old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u64);
 
@@ -31,7 +31,7 @@ impl fmt::Display for Incarnation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expiry {
     Never,
-    /// `Stream-TTL`, in seconds: slides with every read and write.
+    /// `Stream-TTL`, in seconds: restarts with every read and write.
     Sliding {
         seconds: u64,
     },
@@ -42,7 +42,7 @@ pub enum Expiry {
     },
 }
 
-/// A producer's claim on one append (protocol 5.2.1).
+/// A producer's id, epoch and sequence on one append (protocol 5.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerStamp {
     pub id: String,
@@ -61,7 +61,7 @@ impl HotTable {
         Self(segment)
     }
 
-    /// The number of its segment.
+    /// Returns the number of the table's segment.
     #[must_use]
     pub const fn segment(self) -> u64 {
         self.0
@@ -72,7 +72,7 @@ impl HotTable {
 /// raises it.
 pub const SCHEMA: u64 = 1;
 
-/// Which tables there are, and by which code they were laid out.
+/// Which tables there are, and the schema numbers of their rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// The schema number in the row of the stream, if there is one. Zero is from before rows had a
@@ -89,7 +89,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout that this code makes, with or without each table, and without hot tables.
+    /// Returns the layout that this code makes, with or without each table, and without hot tables.
     #[must_use]
     pub fn present(has_stream: bool, has_outbox: bool) -> Self {
         Self {
@@ -101,13 +101,13 @@ impl Layout {
         }
     }
 
-    /// Whether there is no table.
+    /// Returns whether there is no table.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.stream.is_none() && self.outbox.is_none()
     }
 
-    /// The schema numbers of the tables that there are.
+    /// Returns the schema numbers of the tables.
     pub(crate) fn schemas(&self) -> impl Iterator<Item = u64> {
         [self.stream, self.outbox].into_iter().flatten()
     }
@@ -142,14 +142,14 @@ pub struct StreamRow {
     pub unannounced: Unannounced,
     /// The open segment.
     pub segment: u64,
-    /// Whether the open segment can have rows. Only in a closed stream whose last segment has been
-    /// sealed it cannot.
+    /// Whether the open segment can have rows. It cannot if the stream is closed and its last
+    /// segment is sealed.
     pub writable: bool,
-    /// The `Stream-Seq` of the sealed segments.
+    /// The last `Stream-Seq` of the sealed segments.
     pub stream_seq: Option<String>,
-    /// The last use that was worth a row; appends carry their own time.
+    /// The last use that was stored; the rows of appends carry their own time.
     pub touched_at: Millis,
-    /// What the alarm was last set to.
+    /// The time for which the alarm was last set.
     pub alarm_at: Option<Millis>,
     pub closed: Option<Closed>,
 }
@@ -161,8 +161,8 @@ pub struct Unannounced {
     pub index: bool,
 }
 
-/// That a stream is closed, and by which producer's request, so that its retry is known (protocol
-/// 5.2.1).
+/// Closes a stream. Names the producer's request that closed it, so that a retry of that request is
+/// recognised (protocol 5.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
     pub by: Option<ProducerStamp>,
@@ -180,19 +180,19 @@ impl RowKey {
     const PART_BITS: u32 = 12;
     const PART_MAX: u64 = (1 << Self::PART_BITS) - 1;
 
-    /// The key of the row that begins at `position`.
+    /// Returns the key of the row that begins at `position`.
     #[must_use]
     pub const fn at(position: u64) -> Self {
         Self(position << Self::PART_BITS)
     }
 
-    /// The greatest key of any row that begins at `position`.
+    /// Returns the greatest key of any row that begins at `position`.
     #[must_use]
     pub const fn last_at(position: u64) -> Self {
         Self(position << Self::PART_BITS | Self::PART_MAX)
     }
 
-    /// As stored.
+    /// Returns the key that is stored as this number.
     #[must_use]
     pub const fn from_stored(key: u64) -> Self {
         Self(key)
@@ -203,13 +203,13 @@ impl RowKey {
         self.0
     }
 
-    /// The position of the row's first unit.
+    /// Returns the position of the row's first unit.
     #[must_use]
     pub const fn position(self) -> u64 {
         self.0 >> Self::PART_BITS
     }
 
-    /// The key of the next part of the same message.
+    /// Returns the key of the next part of the same message.
     #[must_use]
     pub const fn next_part(self) -> Self {
         Self(self.0 + 1)
@@ -244,19 +244,19 @@ pub struct RowMeta {
 }
 
 impl RowMeta {
-    /// The position after the row's last unit.
+    /// Returns the position after the row's last unit.
     #[must_use]
     pub const fn end(&self) -> u64 {
         self.key.position() + self.units
     }
 
-    /// Framed bytes of the segment up to and including this row.
+    /// Returns the framed bytes of the segment up to and including this row.
     #[must_use]
     pub const fn bytes_through(&self) -> u64 {
         self.bytes_before + self.bytes
     }
 
-    /// The key of the row that follows.
+    /// Returns the key of the row that follows.
     #[must_use]
     pub const fn next_key(&self) -> RowKey {
         if self.units == 0 {
@@ -275,14 +275,14 @@ pub struct WriterColumns {
     pub stream_seq: Option<String>,
 }
 
-/// The last word of a producer in the sealed segments.
+/// The last accepted state of a producer in the sealed segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerState {
     pub epoch: u64,
     pub seq: u64,
 }
 
-/// A segment that nothing is added to any more.
+/// A segment that takes no more appends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedSegment {
     pub number: u64,
@@ -292,11 +292,11 @@ pub struct SealedSegment {
     pub bytes: u64,
     /// Messages, or appends where the content is bytes.
     pub messages: u64,
-    /// Puts that have been begun; each has a key of its own.
+    /// Attempts to put it so far. Each attempt has its own key.
     pub attempts: u64,
-    /// When the last one was.
+    /// When the last attempt began.
     pub attempted_at: Millis,
-    /// Where it is, once it is in the cold tier; until then its rows are in its hot table.
+    /// Its object, once it is in the cold tier. Until then its rows are in its hot table.
     pub stored: Option<StoredSegment>,
 }
 
@@ -305,7 +305,7 @@ pub struct SealedSegment {
 pub struct StoredSegment {
     /// Which put succeeded.
     pub attempt: u64,
-    /// What is needed to read a part of it; see [`crate::segment::Index`].
+    /// The encoded index of the object; see [`crate::segment::Index`].
     pub index: Bytes,
 }
 
@@ -322,20 +322,21 @@ pub enum Write {
         table: HotTable,
         row: HotRow,
     },
-    /// Make the tables of sealed segments: with the first that is sealed.
+    /// Make the tables of sealed segments. Written when the first segment is sealed.
     CreateSealedTables,
-    /// Make a hot table: with its first row, so that a stream that is not used again has none.
+    /// Make a hot table. Written with its first row, so that a stream that is not used again has
+    /// none.
     CreateHot(HotTable),
     InsertSegment(SealedSegment),
     /// Everything in a segment's row that can change.
     UpdateSegment(SealedSegment),
-    /// Replaces what was known of this producer, whose last append was at that time.
+    /// Replaces the state of this producer, whose last append was at that time.
     PutProducer {
         stamp: ProducerStamp,
         used_at: Millis,
     },
-    /// Remove producers whose last append was at that time or before, those first that have been
-    /// idle for longest.
+    /// Remove producers whose last append was at that time or before. Those idle for longest go
+    /// first.
     ForgetProducers {
         used_at: Millis,
         most: u64,
@@ -351,7 +352,7 @@ pub enum Write {
         queue: Queue,
         id: u64,
     },
-    /// Remove the table of tasks, when none is left and there is no stream.
+    /// Remove the table of tasks. Written when no task is left and there is no stream.
     DropOutbox,
     /// Remove every table of the stream but the hot ones, and with them every row.
     DropTables,
@@ -364,8 +365,8 @@ pub enum Write {
 }
 
 impl Write {
-    /// Whether tables of the stream itself, or of what it has still to tell, are made or removed:
-    /// afterwards the storage may hold none, and need not be kept.
+    /// Returns whether the write makes or removes tables other than hot ones. Only after such a
+    /// write the storage can be empty, and need not be kept.
     #[must_use]
     pub const fn changes_tables(&self) -> bool {
         match self {

@@ -1,7 +1,7 @@
 //! The SQL text of every row written and every question asked, used by every shell.
 //!
-//! Integers stay below 2^53, for they travel through JavaScript's numbers on one of the shells; an
-//! incarnation, which has 64 bits, is stored as text. Columns that belong together and are all NULL
+//! Integers stay below 2^53, because they pass through JavaScript's numbers in the Worker. An
+//! incarnation has 64 bits and is stored as text. Columns that belong together and are all NULL
 //! mean "none".
 
 use std::collections::BTreeMap;
@@ -28,19 +28,19 @@ pub enum Value<'a> {
 
 /// One row of an answer, column by column.
 pub trait Columns {
-    /// `None` for NULL.
+    /// Returns the integer of a column; `None` for NULL.
     ///
     /// # Errors
     /// When there is no such column, or it is not an integer.
     fn integer(&self, column: usize) -> Result<Option<u64>, StorageError>;
 
-    /// `None` for NULL.
+    /// Returns the text of a column; `None` for NULL.
     ///
     /// # Errors
     /// When there is no such column, or it is not a text.
     fn text(&self, column: usize) -> Result<Option<String>, StorageError>;
 
-    /// `None` for NULL.
+    /// Returns the bytes of a column; `None` for NULL.
     ///
     /// # Errors
     /// When there is no such column, or it is not a blob.
@@ -59,8 +59,7 @@ const STREAM_SCHEMA: &str = "SELECT schema FROM stream WHERE id = 1";
 /// All rows of the outbox have the same number.
 const OUTBOX_SCHEMA: &str = "SELECT schema FROM outbox LIMIT 1";
 
-/// Rows without a number are older than numbers. This one is what they get when they are upgraded;
-/// it never changes.
+/// The schema number of rows that were written without one. An upgrade writes it. It never changes.
 const FIRST_SCHEMA: u64 = 1;
 
 /// The head row; see [`head`].
@@ -93,13 +92,13 @@ const UPDATE_SEGMENT: &str = "UPDATE segments SET attempts = ?, attempted_at = ?
 
 const DROP_SEGMENTS: &str = "DROP TABLE IF EXISTS segments";
 
-/// A producer's last word in the sealed segments, by its id; see [`producer`].
+/// A producer's last accepted state in the sealed segments, by its id; see [`producer`].
 pub const PRODUCER: &str = "SELECT epoch, seq FROM producers WHERE id = ?";
 
 const CREATE_PRODUCERS: &str = "CREATE TABLE producers (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, \
      used_at INTEGER NOT NULL) WITHOUT ROWID";
 
-/// By it those are found that are idle, however many are not.
+/// The index that finds idle producers without reading the others.
 const CREATE_IDLE_PRODUCERS: &str = "CREATE INDEX idle_producers ON producers (used_at)";
 
 const PUT_PRODUCER: &str = "INSERT OR REPLACE INTO producers VALUES (?, ?, ?, ?)";
@@ -142,7 +141,7 @@ const DROP_OLDER_OUTBOX: &str = "DROP TABLE chores";
 
 const DROP_STREAM: &str = "DROP TABLE stream";
 
-/// Open segment, and whether it has a table. Asked of version 0.1.
+/// The open segment, and whether it has a table. Only asked of version 0.1.
 const FORMER: &str = "SELECT segment, writable FROM stream WHERE id = 1";
 
 fn create_hot(table: HotTable) -> String {
@@ -160,7 +159,7 @@ fn insert_hot(table: HotTable) -> String {
     )
 }
 
-/// For a row that names no writer.
+/// Returns the statement that inserts a row without a producer.
 fn insert_hot_plain(table: HotTable) -> String {
     format!(
         "INSERT INTO hot_{} (key, units, bytes_before, at, frames) VALUES (?, ?, ?, ?, ?)",
@@ -172,7 +171,7 @@ fn drop_hot(table: HotTable) -> String {
     format!("DROP TABLE IF EXISTS hot_{}", table.segment())
 }
 
-/// The last row at or before a key. Binds the key; see [`row_mark`].
+/// Returns the query for the last row at or before a key. Binds the key; see [`row_mark`].
 #[must_use]
 pub fn at_or_before(table: HotTable) -> String {
     format!(
@@ -182,8 +181,8 @@ pub fn at_or_before(table: HotTable) -> String {
     )
 }
 
-/// The first row behind a key that begins a message and has so many bytes before it. Binds the key
-/// and the bytes; see [`row_mark`].
+/// Returns the query for the first row after a key that begins a message and has at least so many
+/// bytes before it. Binds the key and the bytes; see [`row_mark`].
 #[must_use]
 pub fn first_at_or_after_bytes(table: HotTable) -> String {
     // Twelve bits of the key tell the parts of one message apart.
@@ -194,7 +193,8 @@ pub fn first_at_or_after_bytes(table: HotTable) -> String {
     )
 }
 
-/// All rows that name a writer, in order. Binds nothing; see [`writer_mark`].
+/// Returns the query for all rows that name a producer or a `Stream-Seq`, in order. Binds nothing;
+/// see [`writer_mark`].
 #[must_use]
 pub fn writers(table: HotTable) -> String {
     format!(
@@ -204,10 +204,11 @@ pub fn writers(table: HotTable) -> String {
     )
 }
 
-/// The joined frames of a span, as one blob. Binds the first and the last key.
+/// Returns the query for the joined frames of a span, as one blob. Binds the first and the last
+/// key.
 #[must_use]
 pub fn frames(table: HotTable) -> String {
-    // One value for all rows. Joining makes text of them, byte by byte, and the cast undoes it.
+    // SQLite can only join texts. The cast turns the text back into the same bytes.
     format!(
         "SELECT CAST(group_concat(frames, '') AS BLOB) FROM \
          (SELECT frames FROM hot_{} WHERE key BETWEEN ? AND ? ORDER BY key)",
@@ -218,7 +219,7 @@ pub fn frames(table: HotTable) -> String {
 /// Hands over the statements that carry out a write, in order, each with what it binds.
 ///
 /// # Errors
-/// What `execute` fails with, at once.
+/// Returns the first error of `execute`.
 pub fn statements<E>(
     write: &Write,
     mut execute: impl FnMut(&str, &[Value<'_>]) -> Result<(), E>,
@@ -489,10 +490,10 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
     })
 }
 
-/// What takes the rows of an answer, one after the other.
+/// Receives the rows of an answer, one after the other.
 pub type EachRow<'a> = dyn FnMut(&dyn Columns) -> Result<(), StorageError> + 'a;
 
-/// Finds out which tables there are. `ask` executes a statement that binds nothing, and hands over
+/// Finds out which tables there are. `ask` executes a statement without parameters, and hands over
 /// its rows.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use crate::storage::StorageError;
 use crate::{AlarmChange, Context, Millis, Turn};
 
 impl Stream {
-    /// The alarm has come; another is set where one is still needed.
+    /// Handles the alarm. Another is set at the end of the step if one is still needed.
     pub(super) fn alarm(
         &mut self,
         context: &Context<'_>,
@@ -20,12 +20,12 @@ impl Stream {
         }
     }
 
-    /// When something is to be done without being asked to.
+    /// Returns when the stream needs a step without a request.
     fn wanted_at(&mut self, now: Millis) -> Option<Millis> {
         let limits = &self.limits;
         let state = self.state.as_mut().and_then(|state| {
-            // A table that is new will want it as soon as there is something in it; now it costs
-            // nothing.
+            // Set the age alarm when a segment opens. This turn writes the row anyway, so the alarm
+            // adds no row.
             let opens = core::mem::take(&mut state.opens) && state.row.writable && limits.cold;
             let age = opens.then(|| now.plus(limits.segment_age_ms_max));
             let times = [state.expiry_at(limits), state.seal_or_store_at(limits), age];
@@ -44,7 +44,7 @@ impl Stream {
         let came = self.fired_at.take();
         let has_finished_task = core::mem::take(&mut self.has_finished_task);
         match wanted {
-            // It was set in case that a message is lost, and would find nothing to do.
+            // The alarm was set for the case that a message is lost. It would find nothing to do.
             None if self.alarm_at.is_some() && (self.state.is_none() || has_finished_task) => {
                 self.alarm_at = None;
                 turn.alarm = AlarmChange::Clear;
@@ -65,9 +65,9 @@ impl Stream {
         let set = self
             .alarm_at
             .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        // An alarm that came was due by the platform's clock, which may be ahead of ours by so
-        // much. What we would set no later has passed there, and would come at once, over and over.
-        // One that came long before its time tells nothing.
+        // The platform's clock may be ahead of ours. An alarm for a time that has already passed on
+        // its clock would fire at once, in a loop. An alarm that fired long before its time tells
+        // nothing about the clocks.
         let ahead = now.plus(limits.clock_skew_ms_max);
         let came = came.filter(|came| wanted <= *came && *came <= ahead);
         let passed = came.map_or(now, |came| came.max(now));

@@ -140,7 +140,7 @@ impl Broadcast {
     }
 }
 
-/// See [`Broadcast::message`].
+/// Returns the message; see [`Broadcast::message`].
 pub(crate) fn message(live: &Broadcast, class: Class) -> Result<Vec<u8>, CorruptionError> {
     let frame = Frame {
         from: live.from,

@@ -25,18 +25,17 @@ use crate::{
     Answer, CallId, Context, Effect, Input, Limits, Millis, Offset, Refusal, Subscriber, Turn,
 };
 
-/// An instance of a stream: what it remembers beyond its rows, all of which a new instance can find
-/// again.
+/// An instance of a stream. A new instance can derive everything in it from the rows.
 #[derive(Clone, Debug)]
 pub struct Stream {
     limits: Limits,
-    /// This instance's share of entropy, from the shell.
+    /// A random number from the shell that differs from instance to instance.
     instance_seed: u64,
     /// How many streams this instance has created, so that each gets an incarnation of its own.
     created: u64,
     /// What the alarm was last set to, as far as this instance knows.
     alarm_at: Option<Millis>,
-    /// For when the alarm was set that this step is about.
+    /// The time for which the alarm was set that this step handles.
     fired_at: Option<Millis>,
     outbox: Outbox,
     /// Whether an effect of the outbox succeeded in this step.
@@ -55,12 +54,12 @@ struct StreamState {
     ending: Ending,
     /// Units of the last sealed segment.
     sealed_units: u64,
-    /// The oldest of the sealed segments that are not in the cold tier yet. They are stored one
-    /// after the other.
+    /// The oldest sealed segment that is not in the cold tier yet. Segments are stored one after
+    /// the other.
     unstored: Option<seal::Unstored>,
     /// Whether a segment was opened in this turn.
     opens: bool,
-    /// Read from the rows by the first append that needs it.
+    /// Read from the rows when the first append needs it.
     producers: Option<producer::Producers>,
     /// What this turn must do to the head row.
     unsaved: Unsaved,
@@ -76,16 +75,16 @@ enum Unsaved {
 /// The end of the open segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct OpenSegment {
-    /// Its first row makes the table. Earlier code made it when the segment was opened.
+    /// Whether the first row makes the table. Earlier code made it when the segment was opened.
     has_table: bool,
     position: u64,
     /// Framed bytes in the segment.
     bytes: u64,
-    /// When its first message came.
+    /// When its first message arrived.
     opened_at: Option<Millis>,
 }
 
-/// What a stream is from its creation on.
+/// The properties that a stream gets at its creation.
 struct Creation {
     incarnation: Incarnation,
     name: String,
@@ -119,7 +118,7 @@ impl From<StorageError> for StepError {
     }
 }
 
-/// The effect that answers a call.
+/// Returns the effect that answers a call.
 fn effect_of(
     call: CallId,
     reply: Result<Response, StepError>,
@@ -159,7 +158,7 @@ impl Stream {
         Ok(is_older.then_some(Write::Upgrade { from, now }))
     }
 
-    /// A new instance over stored rows. `instance_seed` must differ from instance to instance.
+    /// Creates an instance over stored rows. `instance_seed` must differ from instance to instance.
     ///
     /// # Errors
     /// When the rows cannot be read, or are not in the present layout.
@@ -199,7 +198,7 @@ impl Stream {
         })
     }
 
-    /// Takes one input and says in `turn` what is to be done.
+    /// Processes one input, and records in `turn` what the shell must do.
     ///
     /// # Errors
     /// When the rows cannot be read. The step is void then: the instance must be dropped and its
@@ -243,8 +242,8 @@ impl Stream {
         Ok(())
     }
 
-    /// How many producers this instance holds in memory: no more than there are rows in the open
-    /// segment.
+    /// Returns how many producers this instance holds in memory: at most one for each row of the
+    /// open segment.
     #[must_use]
     pub fn producers_in_memory(&self) -> u64 {
         let producers = self
@@ -272,8 +271,8 @@ impl Stream {
         }
     }
 
-    /// The last act of every step: what is due is begun, the alarm follows from the state, and the
-    /// head row is written at most once.
+    /// Finishes every step: begins what is due, derives the alarm from the state, and writes the
+    /// stream's row at most once.
     fn settle(&mut self, context: &Context<'_>, turn: &mut Turn) -> Result<(), StorageError> {
         let now = context.now;
         if let Some(state) = &mut self.state {
@@ -295,7 +294,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The stream, if there is one.
+    /// Returns the stream, if there is one.
     fn state(&mut self) -> Result<(&mut StreamState, &Limits), StepError> {
         match &mut self.state {
             Some(state) => Ok((state, &self.limits)),
@@ -336,7 +335,7 @@ impl StreamState {
         }
     }
 
-    /// What a former instance has left behind.
+    /// Reads what an earlier instance has left unfinished.
     fn recall(
         now: Millis,
         head: StreamRow,
@@ -390,8 +389,8 @@ impl StreamState {
         })
     }
 
-    /// The tail offset (protocol 2). An offset is named by the content before it: until something
-    /// is appended to the open segment, the tail is the end of the segment before, so that sealing
+    /// Returns the tail offset (protocol 2). An offset is named by the content before it. Until the
+    /// open segment has content, the tail is the end of the segment before it, so that sealing
     /// changes no name.
     const fn tail(&self) -> Offset {
         match (self.tail.position, self.row.segment.checked_sub(1)) {
@@ -400,7 +399,7 @@ impl StreamState {
         }
     }
 
-    /// Whether an offset names the tail, by either of its names.
+    /// Returns whether an offset names the tail, by either of its names.
     fn is_tail(&self, offset: Offset) -> bool {
         offset == self.tail() || offset == Offset::new(self.row.segment, self.tail.position)
     }
@@ -416,7 +415,7 @@ impl StreamState {
     }
 }
 
-/// Different for each creation by each instance.
+/// Returns a new incarnation. It differs for each creation and for each instance.
 const fn incarnation(instance_seed: u64, created: u64) -> Incarnation {
     Incarnation(splitmix64(instance_seed ^ splitmix64(created)))
 }

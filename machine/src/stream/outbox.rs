@@ -28,7 +28,8 @@ fn created_change(row: &StreamRow) -> TaskKind {
     })
 }
 
-/// The tasks that the stream's row stands for: the receivers do not have the creation yet.
+/// Returns the tasks that the stream's row stands for, because their receivers do not have the
+/// creation yet.
 pub(super) fn implied_tasks(row: &StreamRow) -> impl Iterator<Item = TaskKind> {
     let event = row.registered.filter(|_| row.unannounced.registry);
     let change = row.unannounced.index;
@@ -40,15 +41,15 @@ pub(super) fn implied_tasks(row: &StreamRow) -> impl Iterator<Item = TaskKind> {
     .flatten()
 }
 
-/// The shard of the registry that lists a stream of this name. Internal streams have none.
+/// Returns the shard of the registry that lists a stream of this name. Internal streams have none.
 pub(super) fn registry_shard(name: &str, limits: &Limits) -> Option<u64> {
     let registers = limits.registry && !name::is_registry(name);
     registers.then(|| name::registry_shard(name, limits))
 }
 
 impl Stream {
-    /// A version above that of every change that the index may still receive for former streams of
-    /// this name.
+    /// Returns a version above that of every change that the index may still receive for former
+    /// streams of this name.
     pub(super) fn next_version(&self, now: Millis) -> u64 {
         let last = self.outbox.version();
         last.map_or(now.0, |last| now.0.max(last + 1))
@@ -68,8 +69,8 @@ impl Stream {
         self.outbox.add(due_at, task, storage, &self.limits, turn)
     }
 
-    /// Announces a new stream. Its row stands for the announcement, unless something of a former
-    /// stream has to be done before.
+    /// Announces a new stream. Its row stands for the announcement, unless a task of a former
+    /// stream comes before it.
     pub(super) fn announce_creation(
         &mut self,
         row: &mut StreamRow,
@@ -133,7 +134,7 @@ impl Stream {
         for task in implied_tasks(row) {
             self.outbox.store_implied(&task.queue(), turn);
         }
-        // The same shard as of the creation, however many there are by now.
+        // The shard that has the creation, even if the number of shards has changed.
         if let Some(shard) = row.registered {
             let ended = registry::ended(shard, row.incarnation, &row.name);
             self.outbox
@@ -155,7 +156,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Leaves objects to be collected that nothing refers to.
+    /// Schedules the deletion of objects that nothing refers to.
     pub(super) fn discard(
         &mut self,
         now: Millis,
@@ -175,7 +176,7 @@ impl Stream {
             .add(due_at, garbage, storage, &self.limits, turn)
     }
 
-    /// A call of another object has ended.
+    /// Handles the end of a call of another object.
     pub(super) fn call_finished(
         &mut self,
         now: Millis,
@@ -191,7 +192,7 @@ impl Stream {
         self.effect_finished(now, effect, is_done, storage, turn)
     }
 
-    /// An effect of the outbox has ended.
+    /// Handles the end of an effect of the outbox.
     pub(super) fn effect_finished(
         &mut self,
         now: Millis,

@@ -72,7 +72,7 @@ pub(super) fn admit(
 }
 
 impl Producers {
-    /// Before the open segment has rows.
+    /// Creates the state before the open segment has rows.
     pub(super) fn before(row: &StreamRow) -> Self {
         Self {
             producers: BTreeMap::new(),

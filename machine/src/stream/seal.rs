@@ -1,9 +1,9 @@
 //! Sealing and storing: the way of a segment into the cold tier.
 //!
-//! Sealing is a turn: it fixes the boundary and opens the next segment, however many sealed
-//! segments wait. Storing is what follows in the background, as often as it takes, one segment
-//! after the other. The row of the sealed segment says that a put may be under way, and under which
-//! keys, before it leaves; its rows stay until a put is known to have succeeded.
+//! Sealing is one turn: it fixes the boundary and opens the next segment, no matter how many sealed
+//! segments wait. Storing follows in the background, one segment after the other, and is retried
+//! until it succeeds. Before a put leaves, the row of the sealed segment records the
+//! attempt and with it the key. The segment's rows stay until a put is known to have succeeded.
 
 use super::{OpenSegment, Stream, StreamState};
 use crate::backoff::backoff;
@@ -15,17 +15,17 @@ use crate::storage::{Storage, StorageError};
 use crate::wire::Format;
 use crate::{Effect, Limits, Millis, Turn};
 
-/// A segment that is sealed and not stored.
+/// The oldest segment that is sealed and not stored.
 #[derive(Clone, Debug)]
 pub(super) struct Unstored {
     pub(super) segment: SealedSegment,
-    /// When it is to be tried again, unless the put that is under way succeeds before.
+    /// When the next attempt begins, unless the put that is under way succeeds first.
     pub(super) retry_at: Millis,
 }
 
 impl Stream {
-    /// A put has ended. Whatever is not known to have succeeded has perhaps not failed, and is
-    /// tried again under another key.
+    /// Handles the end of a put. A put that is not known to have succeeded may still succeed, so it
+    /// is tried again under another key.
     pub(super) fn stored(
         &mut self,
         now: Millis,
@@ -67,7 +67,7 @@ impl Stream {
         turn.writes.push(Write::UpdateSegment(sealed.clone()));
         turn.writes.push(Write::DropHot(HotTable::of(id.segment)));
         let row = state.row.clone();
-        // Under the other keys there may be something, now or soon.
+        // Earlier attempts may have left objects under other keys, or may still do so.
         for others in [1..=id.attempt - 1, id.attempt + 1..=sealed.attempts] {
             if !others.is_empty() {
                 let segments = id.segment..=id.segment;
@@ -93,8 +93,8 @@ impl Stream {
 }
 
 impl StreamState {
-    /// Seals the open segment when it has reached one of its limits, or when nothing can be added
-    /// to it any more, however many wait for the cold tier.
+    /// Seals the open segment when it has reached one of its limits, or when the stream is closed,
+    /// no matter how many segments wait for the cold tier.
     pub(super) fn seal_if_full(
         &mut self,
         now: Millis,
@@ -115,8 +115,8 @@ impl StreamState {
         Ok(())
     }
 
-    /// Messages in the open segment; appends, where the content is bytes, each of whose rows is one
-    /// frame.
+    /// Returns the number of messages in the open segment. In byte streams it counts appends, each
+    /// of which is one frame.
     const fn messages(&self) -> u64 {
         match self.format {
             Format::Json => self.tail.position,
@@ -136,7 +136,7 @@ impl StreamState {
         if self.row.segment == 0 {
             turn.writes.push(Write::CreateSealedTables);
         }
-        // Who wrote is in the rows, which will be dropped.
+        // The rows that name the producers will be dropped.
         let producers = self.producers(rows)?;
         let (producers, stream_seq) = producers.seal();
         self.keep_producers(now, producers, limits, turn);
@@ -159,16 +159,16 @@ impl StreamState {
         self.row.segment += 1;
         self.row.writable = !self.is_closed();
         self.tail = OpenSegment::default();
-        // The row of the last append is not the newest row any more.
+        // The row of the last append is no longer the newest row.
         self.row.touched_at = self.row.touched_at.max(self.used.stored());
         self.opens = true;
         self.save();
         Ok(())
     }
 
-    /// Keeps the producers of the segment that is sealed, and forgets those that have been idle for
-    /// too long (protocol 5.2.1). Of the earlier segments' it removes no more than it takes to keep
-    /// up with those that come, so that sealing is bounded.
+    /// Stores the producers of the segment that is sealed, and forgets those that have been idle
+    /// for too long (protocol 5.2.1). It removes only about as many producers as it adds, so that
+    /// the work of sealing is bounded.
     fn keep_producers(
         &self,
         now: Millis,
@@ -177,13 +177,13 @@ impl StreamState {
         turn: &mut Turn,
     ) {
         if self.is_closed() {
-            // Nobody can append any more.
+            // A closed stream accepts no more appends.
             return;
         }
         let most = limits
             .producers_forgotten_max
             .max(2 * producers.len() as u64);
-        // Idle ones are written, too: an earlier segment's row of the same producer may look
+        // Store idle producers, too. An earlier segment's row of the same producer may look
         // younger, because clocks of instances differ, and would bring back its older state.
         let puts = producers.into_iter();
         turn.writes
@@ -234,7 +234,7 @@ impl StreamState {
         }));
     }
 
-    /// When something is to be sealed or stored.
+    /// Returns when a segment must be sealed or stored.
     pub(super) fn seal_or_store_at(&self, limits: &Limits) -> Option<Millis> {
         if let Some(unstored) = &self.unstored {
             return Some(unstored.retry_at);
@@ -247,7 +247,7 @@ impl StreamState {
 }
 
 impl Unstored {
-    /// As a new instance finds it: a put of the former one may be under way.
+    /// Restores the state in a new instance. A put of the former one may be under way.
     pub(super) fn recall(segment: SealedSegment, instance_seed: u64, limits: &Limits) -> Self {
         let pause = backoff(segment.attempts, instance_seed, limits);
         Self {
@@ -257,8 +257,8 @@ impl Unstored {
     }
 }
 
-/// The oldest segment of an incarnation that is sealed and not stored. Segments are stored in their
-/// order, so that it is found by halving, however many wait.
+/// Finds the oldest segment of an incarnation that is sealed and not stored. Segments are stored in
+/// order, so a binary search finds it.
 pub(super) fn unstored(
     head: &StreamRow,
     instance_seed: u64,
@@ -275,7 +275,7 @@ pub(super) fn unstored(
     let Some(mut oldest) = waits(last)? else {
         return Ok(None);
     };
-    // Everything before `stored` is stored.
+    // All segments before `stored` are stored.
     let mut stored = 0;
     while stored < oldest.number {
         let middle = stored.midpoint(oldest.number);
@@ -291,7 +291,7 @@ pub(super) fn missing(number: u64) -> StorageError {
     StorageError(format!("there is no row of segment {number}"))
 }
 
-/// Where the objects of an incarnation are.
+/// Returns the prefix of the keys of an incarnation's objects.
 pub(super) fn key(name: &str, incarnation: Incarnation, segment: u64, attempt: u64) -> String {
     segment::key(&segment::key_prefix(name, incarnation), segment, attempt)
 }
