@@ -4,12 +4,10 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use machine::plan::Plan;
 use machine::segment::{self, Put, Receipt};
-use machine::storage::Guarded;
-use machine::wire::answer::Body;
 use machine::{
-    AlarmChange, Answer, CallId, Context, Effect, Input, Limits, Millis, StorageError, Stream, Turn,
+    AlarmChange, Answer, Body, CallId, Context, Effect, Guarded, Input, Limits, Millis, Plan,
+    StorageError, Stream, Turn,
 };
 use sim::storage::{Kind, Store};
 

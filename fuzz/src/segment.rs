@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use machine::plan::{BodyWriter, ColdPart, CorruptionError, Part, Plan, Shape, Span};
 use machine::rows::{Expiry, HotTable, RowKey};
 use machine::segment::{self, Decoded, Entry, Index, Put};
 use machine::wire::request::{Append, Create, Preconditions};
 use machine::wire::{Format, content_type};
-use machine::{Call, CallId, Input, Limits, Millis};
+use machine::{
+    BodyWriter, Call, CallId, ColdPart, CorruptionError, Input, Limits, Millis, Part, Plan, Shape,
+    Span,
+};
 use sim::choices::Choices;
 
 use crate::effects::{EffectJob, Outcome};

@@ -2,10 +2,9 @@
 
 use base64::Engine as _;
 use machine::live_reader::{Frame, LiveHead, LiveReader};
-use machine::plan::{CorruptionError, HotPart, Part, Plan, Shape, Span};
 use machine::rows::{HotTable, RowKey};
 use machine::wire::{Format, sse};
-use machine::{Millis, Offset};
+use machine::{CorruptionError, HotPart, Millis, Offset, Part, Plan, Shape, Span};
 use serde_json::json;
 use sim::choices::Choices;
 

@@ -264,7 +264,7 @@ impl Limits {
 
 /// The largest integer that JavaScript represents exactly; the protocol's bound for producer
 /// numbers (5.2.1).
-pub const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
+pub(crate) const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 
 #[cfg(test)]
 mod tests {

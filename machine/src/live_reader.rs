@@ -22,6 +22,7 @@ pub(crate) const RECONNECT_DOUBLINGS_MAX: u32 = 4;
 /// [`LIVE_HEAD`](crate::wire::internal_headers::LIVE_HEAD) header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveHead {
+    /// The kind of live read.
     pub class: Class,
     /// Incarnation of the stream. If it changes, the stream that the client was reading is gone.
     pub incarnation: String,
@@ -31,8 +32,11 @@ pub struct LiveHead {
     pub status: u16,
     /// The position after the page, or the tail.
     pub next: Offset,
+    /// The cursor of the answer (protocol 10.1).
     pub cursor: u64,
+    /// Whether the page ends at the tail.
     pub up_to_date: bool,
+    /// Whether the page ends at the end of a closed stream.
     pub closed: bool,
     /// Age at which an SSE response ends, or a long-poll is answered without data.
     pub age_ms_max: u64,
@@ -64,17 +68,22 @@ impl LiveHead {
 /// little-endian), the JSON, and the body: an SSE `data` event, or the body of a long-poll answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
+    /// The tail before the content.
     pub from: Offset,
+    /// The tail after the content.
     pub next: Offset,
+    /// The cursor of an answer with the content (protocol 10.1).
     pub cursor: u64,
     /// Whether the body contains everything between `from` and `next`; otherwise the reader must
     /// fetch that as a page.
     pub whole: bool,
+    /// Why nothing follows, in the last message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<StreamEnd>,
     /// Only for a long-poll answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// Only for a long-poll answer: its headers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
 }
@@ -100,13 +109,26 @@ impl Frame {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The stream answered a connection attempt with a [`LiveHead`]: a page, or a connection.
-    Connected { head: LiveHead, body: Vec<u8> },
+    Connected {
+        /// What the stream says about the connection.
+        head: LiveHead,
+        /// The page; empty if a connection follows.
+        body: Vec<u8>,
+    },
     /// The stream answered a connection attempt with another response, which a long-poll forwards.
-    Forwarded { status: u16 },
+    Forwarded {
+        /// The status of the response.
+        status: u16,
+    },
     /// A connection attempt was not answered.
     Unanswered,
     /// A message arrived over the connection.
-    Message { frame: Frame, body: Vec<u8> },
+    Message {
+        /// What the message says about its body.
+        frame: Frame,
+        /// An SSE event, or the body of a long-poll answer.
+        body: Vec<u8>,
+    },
     /// The connection closed or broke.
     Disconnected,
     /// The client has read, and there is room for more.
@@ -127,15 +149,23 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Connect to the stream from this position, after a pause.
-    Connect { from: Offset, after_ms: u64 },
+    Connect {
+        /// The position of the reader.
+        from: Offset,
+        /// Length of the pause.
+        after_ms: u64,
+    },
     /// Close the connection, and pass in nothing more from it.
     Disconnect,
     /// Write these bytes to the client.
     Emit(Vec<u8>),
     /// Answer the long-poll with this response.
     Answer {
+        /// The HTTP status.
         status: u16,
+        /// Names and values, in order.
         headers: Vec<(String, String)>,
+        /// The whole body.
         body: Vec<u8>,
     },
     /// Answer the long-poll with the response that opened the connection.

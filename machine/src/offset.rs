@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(into = "String", try_from = "String")]
 pub struct Offset {
+    /// The number of the segment, from 0.
     pub segment: u64,
+    /// Units (messages or bytes) of that segment before the offset.
     pub position: u64,
 }
 
@@ -26,6 +28,7 @@ impl Offset {
         position: 0,
     };
 
+    /// Creates the offset after `position` units of a segment.
     #[must_use]
     pub const fn new(segment: u64, position: u64) -> Self {
         Self { segment, position }

@@ -17,7 +17,7 @@ use crate::wire::{Format, sse, text};
 const LENGTH_BYTES: usize = 4;
 
 /// Bytes that framing adds to each record.
-pub const FRAME_OVERHEAD: u64 = LENGTH_BYTES as u64;
+pub(crate) const FRAME_OVERHEAD: u64 = LENGTH_BYTES as u64;
 
 /// Appends one frame.
 pub(crate) fn push_frame(frames: &mut Vec<u8>, payload: &[u8]) {
@@ -120,8 +120,11 @@ pub enum Shape {
 /// Consecutive rows of one hot table, small enough to be fetched as one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
+    /// The table of the rows.
     pub table: HotTable,
+    /// The key of the first row.
     pub from: RowKey,
+    /// The key of the last row.
     pub to: RowKey,
 }
 
@@ -143,25 +146,35 @@ pub struct HotPart {
 /// Blocks of one segment's object, and the units to take from them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColdPart {
+    /// The number of the segment.
     pub segment: u64,
+    /// The key of the object.
     pub key: String,
     /// The byte range in the object: whole blocks, each with its checksum.
     pub offset: u64,
+    /// Bytes in the range.
     pub length: u64,
+    /// Bytes of a block; the last block of an object may be shorter.
     pub block: u64,
+    /// A checksum (CRC-32) for each block of the range.
     pub checksums: Vec<u32>,
     /// Bytes of the first block before the first frame.
     pub skip_bytes: u64,
     /// Whether the bytes are frames. Objects of an older version hold plain bytes, and a read of
     /// those starts at the exact byte.
     pub framed: bool,
+    /// Units from the start of the first frame to the start of the read.
     pub skip: u64,
+    /// Units in the answer, counted from the start of the read.
     pub count: u64,
 }
 
+/// Consecutive content from one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// From the rows of a segment.
     Hot(HotPart),
+    /// From an object of the cold tier.
     Cold(ColdPart),
 }
 
@@ -169,6 +182,7 @@ pub enum Part {
 /// [`crate::Input::Continue`] after the client has read the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rest {
+    /// The incarnation that the answer is about.
     pub incarnation: Incarnation,
     /// Where the pages sent so far end.
     pub from: Offset,
@@ -179,8 +193,11 @@ pub struct Rest {
 /// The parts that make up a page, and how to render them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// In order of their offsets.
     pub parts: Vec<Part>,
+    /// The format of the stream.
     pub format: Format,
+    /// How the records are rendered.
     pub shape: Shape,
     /// Whether this page continues an answer.
     pub continues: bool,
@@ -194,8 +211,11 @@ pub struct Plan {
 /// A byte range of a cold object that an answer needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
+    /// The key of the object.
     pub key: String,
+    /// The first byte to fetch.
     pub offset: u64,
+    /// Bytes to fetch.
     pub length: u64,
 }
 

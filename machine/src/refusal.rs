@@ -7,65 +7,127 @@ use crate::offset::Offset;
 /// The reason for refusing a request. A refused request stores nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
+    /// 400: the request violates a rule of HTTP or of the protocol.
     #[error("{0}")]
     Malformed(&'static str),
+    /// 400: a header has an invalid value, or must not be here.
     #[error("{header} {rule}")]
     MalformedHeader {
+        /// The name of the header.
         header: &'static str,
+        /// What holds for the header, as the rest of a sentence.
         rule: &'static str,
     },
+    /// 401: the operator demands a token (protocol 12.1).
     #[error("the bearer token is missing or wrong")]
     Unauthorized,
+    /// 403: the origin of a web page is not admitted, or a path is internal.
     #[error("{0}")]
     Forbidden(&'static str),
+    /// 404: there is no stream of this name.
     #[error("the stream does not exist")]
     StreamNotFound,
+    /// 404: the path is not that of a stream.
     #[error("there is nothing at this path; streams are at /v1/stream/<stream-id>")]
     PathNotFound,
+    /// 404: the path belongs to control APIs.
     #[error("paths below __ds are reserved for control APIs")]
     Reserved,
+    /// 501: an optional part of the protocol that this server leaves out.
     #[error("{0} are not supported by this server")]
     NotSupported(&'static str),
+    /// 405: the resource does not know the method.
     #[error("this method is not supported here; allowed: {allow}")]
-    MethodNotAllowed { allow: &'static str },
+    MethodNotAllowed {
+        /// The value of `Allow`.
+        allow: &'static str,
+    },
+    /// 414: the name does not fit.
     #[error("the stream name is longer than {max} bytes")]
-    NameTooLong { max: u64 },
+    NameTooLong {
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// 413: the body, or the content that it makes, does not fit.
     #[error("the body is larger than {max} bytes")]
-    BodyTooLarge { max: u64 },
+    BodyTooLarge {
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// 415: the body is compressed.
     #[error("a body must not have a Content-Encoding, because it is stored as it is")]
     ContentCoding,
+    /// 400: the client stopped in the middle of the body.
     #[error("the body ended before its announced length")]
     BodyBrokenOff,
+    /// 408: the body took too long.
     #[error("the body arrived too slowly")]
     BodyTooSlow,
+    /// 409: an append to a closed stream (protocol 5.2).
     #[error("the stream is closed")]
-    Closed { tail: Offset },
+    Closed {
+        /// The final offset.
+        tail: Offset,
+    },
+    /// 409: a PUT on a stream with another configuration (protocol 5.1).
     #[error("the stream exists with another {what}")]
-    Exists { what: &'static str },
+    Exists {
+        /// The part that differs.
+        what: &'static str,
+    },
+    /// 409: an append of another content type (protocol 5.2).
     #[error("the content type does not match the stream's: {expected}")]
-    ContentTypeMismatch { expected: String },
+    ContentTypeMismatch {
+        /// The content type of the stream.
+        expected: String,
+    },
+    /// 409: `Stream-Seq` does not increase (protocol 5.2).
     #[error("Stream-Seq is not above the last one")]
-    SequenceRegression { tail: Offset },
+    SequenceRegression {
+        /// The present tail.
+        tail: Offset,
+    },
+    /// 409: the tail is not the one that the client expects.
     #[error("the tail is not at Stream-Expected-Offset")]
-    TailElsewhere { tail: Offset },
+    TailElsewhere {
+        /// The present tail.
+        tail: Offset,
+    },
+    /// 412: `If-Match` or `If-None-Match` does not hold (RFC 9110, 13.1).
     #[error("the stream is not in the state that {header} requires")]
     PreconditionFailed {
+        /// The header that does not hold.
         header: &'static str,
+        /// The present state; `None` if there is no stream.
         present: Option<Present>,
     },
+    /// 403: a newer producer has taken over (protocol 5.2.1).
     #[error("the producer's epoch is stale; the current one is {current}")]
-    StaleEpoch { current: u64 },
+    StaleEpoch {
+        /// The present epoch.
+        current: u64,
+    },
+    /// 400: the first append of an epoch has another sequence number (protocol 5.2.1).
     #[error("a new producer epoch begins with Producer-Seq 0")]
     EpochStartsAtZero,
+    /// 409: an earlier append of the producer is missing (protocol 5.2.1).
     #[error("the producer's sequence has a gap: expected {expected}, received {received}")]
-    SequenceGap { expected: u64, received: u64 },
+    SequenceGap {
+        /// The next sequence number.
+        expected: u64,
+        /// The sequence number of the request.
+        received: u64,
+    },
 }
 
 /// The state of a stream that its entity tag identifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present {
+    /// The entity tag of the whole stream.
     pub entity_tag: String,
+    /// The tail.
     pub tail: Offset,
+    /// Whether the stream is closed.
     pub closed: bool,
 }
 

@@ -16,7 +16,7 @@
 //! | 4 | length n of the context |
 //! | n | context: JSON with `path` and `contentType`, which identifies an object found on its own |
 //! | 4 | checksum of all bytes before it |
-//! | body | frames as in the rows (see [`crate::plan`]), or plain bytes |
+//! | body | frames as in the rows (each message or append after its length in 32 bits), or plain bytes |
 //! | index | see below |
 //! | 4 | length of the index |
 //! | 4 | checksum of the index and of its length |
@@ -118,8 +118,11 @@ impl Garbage {
 /// Identifies one attempt to store a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PutId {
+    /// The incarnation of the stream.
     pub incarnation: Incarnation,
+    /// The number of the segment.
     pub segment: u64,
+    /// The number of the attempt, from 0.
     pub attempt: u64,
 }
 
@@ -127,7 +130,9 @@ pub struct PutId {
 /// put must not overwrite it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Put {
+    /// The attempt.
     pub id: PutId,
+    /// The key of the object.
     pub key: String,
     pub(crate) table: HotTable,
     pub(crate) units: u64,
@@ -345,7 +350,9 @@ impl Blocks {
 /// The beginning of a row: its position, and the segment's framed bytes before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
+    /// Units of the segment before the row.
     pub position: u64,
+    /// Framed bytes of the segment before the row.
     pub bytes_before: u64,
 }
 
@@ -590,10 +597,15 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 /// A decoded object: its identity and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
+    /// The incarnation of the stream.
     pub incarnation: Incarnation,
+    /// The number of the segment.
     pub segment: u64,
+    /// The canonical name of the stream.
     pub path: String,
+    /// The content type of the stream.
     pub content_type: String,
+    /// The index that the object ends with.
     pub index: Index,
     /// The messages or appends. An object of an older version is one run of bytes.
     pub records: Vec<Vec<u8>>,

@@ -14,12 +14,19 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
+    /// Bytes.
     Bytes,
+    /// Bytes in each second.
     BytesPerSecond,
+    /// Things that the name of the number says.
     Count,
+    /// 1,024 bytes.
     Kibibytes,
+    /// Milliseconds.
     Milliseconds,
+    /// Hundredths.
     Percent,
+    /// Seconds.
     Seconds,
 }
 
@@ -58,12 +65,17 @@ pub struct Row<T: 'static> {
     pub field: &'static str,
     /// The variable that sets it, if an operator can.
     pub variable: Option<&'static str>,
+    /// What the number counts.
     pub unit: Unit,
+    /// The least valid value.
     pub least: u64,
+    /// The greatest valid value.
     pub greatest: u64,
     /// What it limits, as lines of a doc comment.
     help: &'static [&'static str],
+    /// Reads the field.
     pub get: fn(&T) -> u64,
+    /// Writes the field.
     pub set: fn(&mut T, u64),
 }
 
@@ -72,8 +84,11 @@ pub struct Row<T: 'static> {
 pub struct Setting {
     /// The name of the variable. A row without a variable has the name of its field.
     pub name: &'static str,
+    /// Where the value can be set.
     pub place: Place,
+    /// The valid values and the default.
     pub value: Value,
+    /// What it does, in sentences.
     pub help: String,
 }
 
@@ -81,19 +96,29 @@ pub struct Setting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Value {
+    /// A number between two bounds.
     Number {
+        /// What the number counts.
         unit: Unit,
+        /// The value that counts when none is set.
         default: u64,
+        /// The least valid value.
         least: u64,
+        /// The greatest valid value.
         greatest: u64,
     },
+    /// One of several words.
     Choice {
+        /// The words.
         options: &'static [&'static str],
+        /// The word that counts when none is set.
         default: &'static str,
     },
     /// `default` says in words what an absent text means, unless it is the text itself.
     Text {
+        /// What the text must look like, in words.
         shape: &'static str,
+        /// What counts when no text is set.
         default: TextDefault,
     },
 }
@@ -102,6 +127,7 @@ pub enum Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TextDefault {
+    /// This text.
     Is(&'static str),
     /// No text. The words say what happens instead.
     Absent(&'static str),
@@ -202,7 +228,9 @@ impl<T> Row<T> {
 
 /// A type that a column of the table can have. Times count milliseconds.
 pub trait Number {
+    /// Returns the field as a number.
     fn to_number(&self) -> u64;
+    /// Returns the field's value for a number within its bounds.
     fn from_number(number: u64) -> Self;
 }
 

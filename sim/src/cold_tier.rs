@@ -8,7 +8,7 @@ use machine::rows::{HotTable, RowKey, SealedSegment, StreamRow};
 use machine::segment::{self, key, key_prefix};
 
 use crate::model::{Content, Incarnation, Mismatch, State};
-use machine::storage::MemoryRows;
+use machine::MemoryRows;
 
 /// Objects by their keys.
 pub type Objects = BTreeMap<String, Bytes>;

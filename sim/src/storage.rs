@@ -1,10 +1,8 @@
 //! What an object has stored: ordered maps. On request SQLite executes the machine's SQL text
 //! beside them, the machine reads from it, and both must agree.
 
-use machine::plan::Span;
 use machine::sql::{self, Value};
-use machine::storage::MemoryRows;
-use machine::{Storage, StorageError, Write};
+use machine::{MemoryRows, Span, Storage, StorageError, Write};
 
 use crate::platform;
 

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use machine::live_reader::{Frame, LiveHead};
-use machine::rows::{Expiry, StreamRow as StoredHead, Write};
-use machine::wire::answer::Body;
-use machine::wire::content_type;
+use machine::rows::{Expiry, StreamRow as StoredHead};
 use machine::wire::request::{Append, Create, Read, StartOffset};
-use machine::wire::{CacheMode, Format, internal_headers};
+use machine::wire::{CacheMode, Format, content_type, internal_headers};
 use machine::{
-    AlarmChange, Answer, Broadcast, Call, CallId, Class, Effect, Input, Millis, Offset, Turn,
+    AlarmChange, Answer, Body, Broadcast, Call, CallId, Class, Effect, Input, Millis, Offset, Turn,
+    Write,
 };
 
 use super::PAGES_MAX;

@@ -8,13 +8,18 @@ use crate::{Millis, Offset};
 /// transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
+    /// The statement, with a `?` for each value.
     pub sql: &'static str,
+    /// The values, in order.
     pub values: Vec<Value>,
 }
 
+/// A value bound to a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
+    /// An `INTEGER`, at most 2^53 - 1.
     Integer(u64),
+    /// A `TEXT`.
     Text(String),
 }
 
@@ -36,32 +41,54 @@ impl From<String> for Value {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "change")]
 pub enum Change {
+    /// A stream was created.
     Created {
+        /// The canonical name of the stream.
         path: String,
+        /// The version of its row: 1 more than that of the former stream of this name.
         version: u64,
+        /// The incarnation in hexadecimal.
         incarnation: String,
+        /// The content type as the client wrote it.
         content_type: String,
+        /// When it was created.
         created_at: Millis,
     },
+    /// A segment was stored in the cold tier.
     Stored {
+        /// The canonical name of the stream.
         path: String,
+        /// The version of the stream's row.
         version: u64,
+        /// The incarnation in hexadecimal.
         incarnation: String,
+        /// The number of the segment.
         segment: u64,
+        /// Units (messages or bytes) in the segment.
         units: u64,
+        /// The key of the object.
         key: String,
+        /// Framed bytes in the segment.
         bytes: u64,
+        /// Messages in the segment, or appends if the content is bytes.
         messages: u64,
+        /// When it was stored.
         stored_at: Millis,
     },
     /// Leaves a tombstone, which keeps older changes out until [`Self::Purged`].
     Ended {
+        /// The canonical name of the stream.
         path: String,
+        /// The version of the end.
         version: u64,
+        /// When the stream was deleted or expired.
         ended_at: Millis,
     },
+    /// Removes the tombstone.
     Purged {
+        /// The canonical name of the stream.
         path: String,
+        /// The version of the end.
         version: u64,
     },
 }

@@ -72,6 +72,7 @@ pub struct Task {
     pub due_at: Millis,
     /// How often in a row the task has failed, as far as that was stored.
     pub failures: u64,
+    /// The work to do.
     pub what: TaskKind,
 }
 
@@ -118,6 +119,7 @@ pub enum TaskKind {
     Call {
         /// The name of the stream.
         to: String,
+        /// The request to send.
         request: Request,
         /// Creates the stream with this content type when the response is 404, and then repeats
         /// the call.
@@ -155,8 +157,11 @@ impl TaskKind {
 /// [`target`] of that stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
+    /// The HTTP method.
     pub method: String,
+    /// Names and values, in order.
     pub headers: Vec<(String, String)>,
+    /// The whole body.
     pub body: String,
 }
 
@@ -191,6 +196,8 @@ pub fn url(stream: &str) -> String {
 pub struct Garbage {
     /// The prefix of their keys; see [`crate::segment::key_prefix`].
     pub prefix: String,
+    /// The segments whose objects to delete.
     pub segments: RangeInclusive<u64>,
+    /// The attempts of each segment whose objects to delete.
     pub attempts: RangeInclusive<u64>,
 }

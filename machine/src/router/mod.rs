@@ -1,7 +1,7 @@
 //! The router: selects the stream of a request, authorizes the request, and decides how its answer
 //! may be cached.
 
-pub mod cors;
+pub(crate) mod cors;
 mod edge_cache;
 pub mod name;
 pub mod settings;
@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 use crate::wire::request::{self, RequestHead};
 use crate::wire::{CacheMode, header, internal_headers};
 use crate::{Answer, Limits, Refusal};
+pub use cors::Origins;
 pub use edge_cache::{EdgeCache, may_keep};
 pub use settings::{SettingError, Settings};
 
@@ -27,6 +28,7 @@ pub enum Route {
     Answered(Answer),
 }
 
+/// How to forward a request to the object of its stream.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ToStream {
     /// The canonical name, which also names the object.
@@ -335,7 +337,7 @@ mod tests {
     #[test]
     fn pages_of_other_origins_cannot_write_when_origins_are_listed() {
         let listed = Settings {
-            cors_origins: cors::Origins::Listed(vec!["https://a.example".to_owned()]),
+            cors_origins: Origins::Listed(vec!["https://a.example".to_owned()]),
             ..Settings::default()
         };
         let target = "/v1/stream/a";

@@ -12,9 +12,11 @@ use crate::wire::CacheMode;
 /// The operator's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The limits, with the operator's numbers.
     pub limits: Limits,
     /// If set, every request must carry this token.
     pub auth_token: Option<String>,
+    /// Whether shared caches may store the answers.
     pub cache_mode: CacheMode,
     /// Whether every answer has a `Server-Timing` header.
     pub debug_timing: bool,
@@ -28,16 +30,22 @@ pub struct Settings {
 /// A variable has an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SettingError {
+    /// The value is no secret, so the message contains it.
     #[error("{variable} must be {rule}, not {value:?}")]
     Shown {
+        /// The name of the variable.
         variable: &'static str,
+        /// What the value must be.
         rule: String,
+        /// The value as it was set.
         value: String,
     },
     /// The value is a secret, so the message does not contain it.
     #[error("{variable} must be {rule}")]
     Secret {
+        /// The name of the variable.
         variable: &'static str,
+        /// What the value must be.
         rule: &'static str,
     },
 }

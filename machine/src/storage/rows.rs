@@ -30,14 +30,18 @@ impl fmt::Display for Incarnation {
 /// When a stream ends by itself (protocol 5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expiry {
+    /// Only when it is deleted.
     Never,
     /// `Stream-TTL`, in seconds: restarts with every read and write.
     Sliding {
+        /// The time to live.
         seconds: u64,
     },
     /// `Stream-Expires-At`, with the text as the client wrote it.
     At {
+        /// The parsed time.
         at: Millis,
+        /// The text as the client wrote it.
         text: String,
     },
 }
@@ -45,8 +49,11 @@ pub enum Expiry {
 /// A producer's id, epoch and sequence on one append (protocol 5.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerStamp {
+    /// `Producer-Id`.
     pub id: String,
+    /// `Producer-Epoch`.
     pub epoch: u64,
+    /// `Producer-Seq`.
     pub seq: u64,
 }
 
@@ -56,6 +63,7 @@ pub struct ProducerStamp {
 pub struct HotTable(u64);
 
 impl HotTable {
+    /// Returns the table of a segment.
     #[must_use]
     pub const fn of(segment: u64) -> Self {
         Self(segment)
@@ -127,12 +135,15 @@ pub struct Former {
 /// What a stream is, apart from its content: one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamRow {
+    /// Distinguishes the stream from all others of its name.
     pub incarnation: Incarnation,
     /// In its canonical spelling.
     pub name: String,
     /// As the client wrote it.
     pub content_type: String,
+    /// When the stream was created.
     pub created_at: Millis,
+    /// When the stream ends by itself.
     pub expiry: Expiry,
     /// The index applies the changes of streams of this name in the order of their versions.
     pub version: u64,
@@ -151,13 +162,16 @@ pub struct StreamRow {
     pub touched_at: Millis,
     /// The time for which the alarm was last set.
     pub alarm_at: Option<Millis>,
+    /// Present once the stream is closed.
     pub closed: Option<Closed>,
 }
 
 /// Receivers that do not have a stream's creation yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unannounced {
+    /// Whether the registry is missing it.
     pub registry: bool,
+    /// Whether the admin index is missing it.
     pub index: bool,
 }
 
@@ -165,6 +179,7 @@ pub struct Unannounced {
 /// recognised (protocol 5.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
+    /// The producer of the request that closed the stream, if it had one.
     pub by: Option<ProducerStamp>,
 }
 
@@ -198,6 +213,7 @@ impl RowKey {
         Self(key)
     }
 
+    /// Returns the key as it is stored.
     #[must_use]
     pub const fn stored(self) -> u64 {
         self.0
@@ -219,27 +235,35 @@ impl RowKey {
 /// One row of a hot table: the framed records of one append, or of a part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotRow {
+    /// Where the row begins.
     pub key: RowKey,
     /// Units (messages or bytes) that end in this row: 0 in all parts but the last of a message
     /// spread over rows.
     pub units: u64,
     /// Framed bytes of the segment before this row.
     pub bytes_before: u64,
+    /// When the append came.
     pub at: Millis,
     /// Who wrote it, on the last row of an append.
     pub producer: Option<ProducerStamp>,
+    /// The append's `Stream-Seq`, on its last row.
     pub stream_seq: Option<String>,
+    /// The content.
     pub frames: Frames,
 }
 
 /// A row without its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowMeta {
+    /// Where the row begins.
     pub key: RowKey,
+    /// Units (messages or bytes) that end in this row.
     pub units: u64,
+    /// Framed bytes of the segment before this row.
     pub bytes_before: u64,
     /// Framed bytes in this row.
     pub bytes: u64,
+    /// When the append came.
     pub at: Millis,
 }
 
@@ -270,21 +294,27 @@ impl RowMeta {
 /// A hot row's writer, where it names one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriterColumns {
+    /// When the append came.
     pub at: Millis,
+    /// The producer of the append.
     pub producer: Option<ProducerStamp>,
+    /// The append's `Stream-Seq`.
     pub stream_seq: Option<String>,
 }
 
 /// The last accepted state of a producer in the sealed segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerState {
+    /// The highest epoch.
     pub epoch: u64,
+    /// The last sequence number of that epoch.
     pub seq: u64,
 }
 
 /// A segment that takes no more appends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedSegment {
+    /// The number of the segment, from 0.
     pub number: u64,
     /// Messages or bytes.
     pub units: u64,
@@ -318,8 +348,11 @@ pub enum Write {
     InsertStream(StreamRow),
     /// Everything in the head row that can change.
     UpdateStream(StreamRow),
+    /// Adds a row to a hot table.
     InsertHot {
+        /// The table.
         table: HotTable,
+        /// The row.
         row: HotRow,
     },
     /// Make the tables of sealed segments. Written when the first segment is sealed.
@@ -327,29 +360,38 @@ pub enum Write {
     /// Make a hot table. Written with its first row, so that a stream that is not used again has
     /// none.
     CreateHot(HotTable),
+    /// Adds the row of a sealed segment.
     InsertSegment(SealedSegment),
     /// Everything in a segment's row that can change.
     UpdateSegment(SealedSegment),
     /// Replaces the state of this producer, whose last append was at that time.
     PutProducer {
+        /// The last append of the producer.
         stamp: ProducerStamp,
+        /// When that append came.
         used_at: Millis,
     },
     /// Remove producers whose last append was at that time or before. Those idle for longest go
     /// first.
     ForgetProducers {
+        /// The latest time of use that is forgotten.
         used_at: Millis,
+        /// The greatest number of producers to forget.
         most: u64,
     },
     /// Remove a hot table, and with it its rows.
     DropHot(HotTable),
     /// Make the table of tasks.
     CreateOutbox,
+    /// Adds a task to the outbox.
     InsertTask(Task),
     /// Replaces everything of a task but its queue and its id.
     UpdateTask(Task),
+    /// Removes a task from the outbox.
     RemoveTask {
+        /// The queue of the task.
         queue: Queue,
+        /// Its id in the queue.
         id: u64,
     },
     /// Remove the table of tasks. Written when no task is left and there is no stream.
@@ -358,6 +400,7 @@ pub enum Write {
     DropTables,
     /// Bring older tables to the present layout.
     Upgrade {
+        /// The older layout.
         from: Layout,
         /// When its producers count as having written last.
         now: Millis,

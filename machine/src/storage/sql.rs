@@ -20,9 +20,13 @@ use crate::outbox::task::{Garbage, Task, TaskKind};
 /// A value bound to a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
+    /// `NULL`.
     Null,
+    /// An `INTEGER`, at most 2^53 - 1.
     Integer(u64),
+    /// A `TEXT`.
     Text(&'a str),
+    /// A `BLOB`.
     Blob(&'a [u8]),
 }
 

@@ -14,7 +14,7 @@ use crate::{Limits, Offset, Refusal};
 /// Browser security headers of every answer (protocol 12.7). Stored content must never run as a
 /// page of the server's own origin, whatever its type: not as a script, not as a form, and not as a
 /// frame that reaches others. The shell adds the headers that let other origins read an answer
-/// ([`crate::router::cors`]).
+/// ([`crate::router::Origins`]).
 pub const COMMON_HEADERS: [(&str, &str); 2] = [
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "sandbox; default-src 'none'"),
@@ -23,14 +23,19 @@ pub const COMMON_HEADERS: [(&str, &str); 2] = [
 /// The response to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
+    /// The HTTP status.
     pub status: u16,
     headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// The body.
     pub body: Body,
 }
 
+/// The body of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
+    /// No body.
     Empty,
+    /// The bytes of the body.
     Bytes(Vec<u8>),
     /// Rendered from stored rows, as they are at the end of the turn.
     Plan(Plan),

@@ -6,7 +6,7 @@ use crate::{Limits, Millis};
 
 /// Returns the number of the interval that contains `now`.
 #[must_use]
-pub const fn interval(now: Millis, limits: &Limits) -> u64 {
+pub(crate) const fn interval(now: Millis, limits: &Limits) -> u64 {
     now.0.saturating_sub(limits.cursor_epoch_ms) / limits.cursor_interval_ms
 }
 
@@ -19,7 +19,7 @@ pub const fn interval(now: Millis, limits: &Limits) -> u64 {
 ///
 /// A cursor too large to have a successor did not come from this server, and is ignored.
 #[must_use]
-pub const fn next(now: Millis, client: Option<u64>, salt: u64, limits: &Limits) -> u64 {
+pub(crate) const fn next(now: Millis, client: Option<u64>, salt: u64, limits: &Limits) -> u64 {
     let client = match client {
         Some(client) if client > SAFE_INTEGER_MAX - limits.cursor_jitter_intervals => None,
         client => client,

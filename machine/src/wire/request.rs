@@ -13,6 +13,7 @@ use crate::{Class, Limits, Millis, Refusal, router};
 /// The parts of a request that a shell has before the body.
 #[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
+    /// The HTTP method.
     pub method: &'a str,
     /// Start of `Location`: scheme and authority, or the operator's `PUBLIC_URL`. Has no other use.
     pub origin: &'a str,
@@ -25,19 +26,28 @@ pub struct RequestHead<'a> {
 /// An operation on a stream (protocol 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
+    /// PUT.
     Create(Create),
+    /// POST.
     Append(Append),
+    /// HEAD.
     Metadata,
+    /// GET.
     Read(Read),
+    /// DELETE.
     Delete(Preconditions),
 }
 
 /// PUT (protocol 5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Create {
+    /// The content type, or the default if the client sends none.
     pub content_type: String,
+    /// When the stream ends by itself.
     pub expiry: Expiry,
+    /// Whether the stream is closed from the beginning.
     pub closed: bool,
+    /// The producer of the initial content.
     pub producer: Option<ProducerStamp>,
     /// The initial content. May be empty.
     pub body: Bytes,
@@ -45,6 +55,7 @@ pub struct Create {
     pub location: String,
     /// The stream's name in its canonical spelling.
     pub name: String,
+    /// Conditions on the stream that exists.
     pub preconditions: Preconditions,
 }
 
@@ -53,12 +64,17 @@ pub struct Create {
 pub struct Append {
     /// Present if there is a body.
     pub content_type: Option<String>,
+    /// The producer of the append.
     pub producer: Option<ProducerStamp>,
+    /// `Stream-Seq`.
     pub stream_seq: Option<String>,
     /// The tail that the client expects, as either of the two offsets of a segment boundary.
     pub expected_offset: Option<Offset>,
+    /// Conditions on the state before the append.
     pub preconditions: Preconditions,
+    /// Whether the stream closes after the append.
     pub close: bool,
+    /// The content.
     pub body: Bytes,
 }
 
@@ -66,21 +82,27 @@ pub struct Append {
 /// tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preconditions {
+    /// The `If-Match` header.
     pub if_match: Option<String>,
+    /// The `If-None-Match` header.
     pub if_none_match: Option<String>,
 }
 
 /// GET (protocol 5.6, 5.7, 5.8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
+    /// Where the read begins.
     pub from: StartOffset,
+    /// Whether and how the reader waits at the tail.
     pub live: Option<Class>,
     /// The `id` of the last event that an SSE client has seen. It takes precedence over `from`,
     /// unless this stream cannot have sent it.
     pub last_event_id: Option<Offset>,
     /// The client's echo of the last cursor.
     pub cursor: Option<u64>,
+    /// The `If-None-Match` header.
     pub if_none_match: Option<String>,
+    /// Whether shared caches may store the answer.
     pub cache_mode: CacheMode,
 }
 
@@ -99,21 +121,27 @@ impl Read {
 /// Where a read begins (protocol 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartOffset {
+    /// The beginning of the stream.
     Start,
+    /// The present tail.
     Now,
+    /// This offset.
     Offset(Offset),
 }
 
 /// A request parsed as far as possible without its body.
 #[derive(Debug)]
 pub enum Parsed {
+    /// The request has no body that matters.
     Whole(Call),
+    /// The request is complete once its body is there.
     AwaitsBody(AwaitsBody),
 }
 
 /// A PUT or POST whose body, of at most `bytes_max` bytes, must still be read.
 #[derive(Debug)]
 pub struct AwaitsBody {
+    /// The greatest body.
     pub bytes_max: u64,
     call: Call,
 }

@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use machine::outbox::{Request, Statement};
-use machine::plan::{CorruptionError, Plan, Rest, Span};
 use machine::rows::Incarnation;
 use machine::segment::{Put, Receipt};
-use machine::storage::{Guarded, MemoryRows};
-use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed};
 use machine::{
-    AlarmChange, Answer, Broadcast, CallId, CallOutcome, Context, Effect, EffectId, Input, Limits,
-    Millis, Refusal, StorageError, Stream,
+    AlarmChange, Answer, Body, Broadcast, CallId, CallOutcome, Context, CorruptionError, Effect,
+    EffectId, Guarded, Input, Limits, MemoryRows, Millis, Plan, Refusal, Rest, Span, StorageError,
+    Stream,
 };
 
 /// An answer with its body made.

@@ -1,8 +1,7 @@
 //! Plain reads in private cache mode: one answer up to the tail of its turn, over as many pages as
 //! it takes.
 
-use machine::plan::Rest;
-use machine::{Answer, Limits, Millis, Offset};
+use machine::{Answer, Limits, Millis, Offset, Rest};
 use proptest::prelude::*;
 
 use crate::shell::{Answered, Shell};

@@ -9,12 +9,10 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use machine::plan::BodyWriter;
 use machine::rows::Incarnation;
-use machine::wire::answer::Body;
 use machine::{
-    AlarmChange, Answer, CallId, Context, Effect, Input, Storage, StorageError, Stream, Subscriber,
-    Turn,
+    AlarmChange, Answer, Body, BodyWriter, CallId, Context, Effect, Input, Storage, StorageError,
+    Stream, Subscriber, Turn,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;

@@ -11,10 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use machine::outbox::{self, Request};
-use machine::plan::{BodyWriter, CorruptionError, Fetch, Rest, Span};
 use machine::segment::{Encoder, Put, Receipt};
 use machine::wire::request::{self, Parsed, RequestHead};
-use machine::{Answer, CallOutcome, Effect, Input, Storage, StorageError};
+use machine::{
+    Answer, BodyWriter, CallOutcome, CorruptionError, Effect, Fetch, Input, Rest, Span, Storage,
+    StorageError,
+};
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,

@@ -4,8 +4,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use machine::plan::BodyWriter;
-use machine::{AlarmChange, Broadcast, CallId, Effect, Stream, Write};
+use machine::{AlarmChange, BodyWriter, Broadcast, CallId, Effect, Stream, Write};
 
 use crate::actor::{ActorState, Answered, Job, Reply, StreamActor, TurnError, rows};
 use crate::alarms;

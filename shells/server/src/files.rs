@@ -5,8 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use machine::plan::Span;
-use machine::{Millis, StorageError, Write};
+use machine::{Millis, Span, StorageError, Write};
 use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest, Sha256};
 

@@ -17,10 +17,9 @@ use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use machine::router::target::{self, Named};
 use machine::router::{self, Route, ToStream};
-use machine::wire::answer::Body as AnswerBody;
 use machine::wire::request::{self, AwaitsBody, Parsed, RequestHead};
 use machine::wire::{header, internal_headers};
-use machine::{Answer, Call, Refusal};
+use machine::{Answer, Body as AnswerBody, Call, Refusal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 

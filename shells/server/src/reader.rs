@@ -13,10 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use machine::live_reader::{Effect, Input, JITTER_END, LiveHead, LiveReader};
-use machine::wire::answer::Body;
 use machine::wire::internal_headers;
 use machine::wire::request::Read;
-use machine::{Answer, Call};
+use machine::{Answer, Body, Call};
 use tokio::sync::watch;
 
 use crate::actor::{Answered, JobKind, Reply};

@@ -4,8 +4,7 @@
 use std::fmt::Debug;
 use std::io;
 
-use machine::plan::Span;
-use machine::{Millis, StorageError, Write};
+use machine::{Millis, Span, StorageError, Write};
 
 /// The rows of one stream. Dropping it discards uncommitted writes.
 pub trait Database: Debug + Send {

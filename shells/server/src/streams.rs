@@ -22,10 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
-use machine::plan::Rest;
 use machine::router::Settings;
 use machine::rows::Incarnation;
-use machine::{Call, CallId, Input};
+use machine::{Call, CallId, Input, Rest};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;

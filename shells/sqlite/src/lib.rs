@@ -3,12 +3,11 @@
 #![forbid(unsafe_code)]
 
 use machine::outbox::{Queue, Task};
-use machine::plan::Span;
 use machine::rows::{
     HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{Storage, StorageError, Write};
+use machine::{Span, Storage, StorageError, Write};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, Row, ToSql, params_from_iter};
 

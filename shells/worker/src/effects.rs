@@ -4,10 +4,9 @@
 use std::cell::{Cell, RefCell};
 
 use js_sys::{Array, Object, Reflect, Uint8Array};
-use machine::EffectId;
 use machine::outbox::{self, Request, Statement, Value};
-use machine::plan::CorruptionError;
 use machine::segment::{Encoder, Put, Receipt};
+use machine::{CorruptionError, EffectId};
 use wasm_bindgen::prelude::*;
 
 use crate::storage::Storage;

@@ -5,14 +5,12 @@ use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use js_sys::{Array, Date, Uint8Array};
-use machine::plan::BodyWriter;
 use machine::router::target;
-use machine::wire::answer::Body;
 use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
-    Answer, Broadcast, Call, CallId, CallOutcome, Class, Context, Effect, EffectId, Input, Limits,
-    Millis, Stream, Subscriber,
+    Answer, Body, BodyWriter, Broadcast, Call, CallId, CallOutcome, Class, Context, Effect,
+    EffectId, Input, Limits, Millis, Stream, Subscriber,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};

@@ -2,8 +2,7 @@
 //! streams them.
 
 use js_sys::Uint8Array;
-use machine::Answer;
-use machine::plan::{BodyWriter, CorruptionError, Fetch, Rest};
+use machine::{Answer, BodyWriter, CorruptionError, Fetch, Rest};
 use wasm_bindgen::prelude::*;
 use web_sys::{ReadableStream, Response};
 

@@ -1,8 +1,8 @@
 //! Answers as the platform's responses.
 
 use js_sys::{Reflect, Uint8Array};
-use machine::Answer;
-use machine::wire::answer::{Body, COMMON_HEADERS};
+use machine::wire::COMMON_HEADERS;
+use machine::{Answer, Body};
 use wasm_bindgen::JsValue;
 use web_sys::{Headers, ReadableStream, Response, ResponseInit};
 

@@ -2,8 +2,7 @@
 
 use js_sys::{Array, Object, Reflect};
 use machine::Answer;
-use machine::router::cors::Origins;
-use machine::router::{self, EdgeCache, Route, ToStream, target};
+use machine::router::{self, EdgeCache, Origins, Route, ToStream, target};
 use machine::wire::internal_headers;
 use machine::wire::request::RequestHead;
 use wasm_bindgen::prelude::*;

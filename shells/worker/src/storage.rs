@@ -4,13 +4,12 @@ use std::cell::RefCell;
 
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::outbox::{Queue, Task};
-use machine::plan::Span;
 use machine::rows::{
     HotTable, Incarnation, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow,
     WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{AlarmChange, Class, StorageError, Turn, Write};
+use machine::{AlarmChange, Class, Span, StorageError, Turn, Write};
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::platform::{Cursor, ObjectContext, ObjectStorage, Socket, Sql};

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::storage::MemoryRows;
-use machine::{AlarmChange, Limits};
+use machine::{AlarmChange, Limits, MemoryRows};
 
 use super::Oracle;
 use super::checker::{AfterTurn, Checker, Finding, Subject, violation};

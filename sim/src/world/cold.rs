@@ -5,10 +5,8 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use machine::plan::{BodyWriter, CorruptionError, Fetch};
 use machine::segment::{Encoder, Put, PutId, Receipt};
-use machine::wire::answer::Body;
-use machine::{Answer, EffectId, Input};
+use machine::{Answer, Body, BodyWriter, CorruptionError, EffectId, Fetch, Input};
 
 use super::World;
 use super::client::Received;

@@ -1,8 +1,7 @@
 //! The judgement of turns, against the reference model and by the checkers.
 
-use machine::wire::answer::Body;
 use machine::wire::internal_headers;
-use machine::{Effect, Turn, live_reader};
+use machine::{Body, Effect, Turn, live_reader};
 
 use super::World;
 use super::object::{has_rest, plain};

@@ -16,7 +16,7 @@ mod situations;
 mod stale_instance;
 mod turn;
 
-use machine::offset::Offset;
+use machine::Offset;
 use machine::router::name;
 
 use crate::choices::Choices;

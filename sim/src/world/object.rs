@@ -3,15 +3,14 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use machine::outbox;
 use machine::router::target;
 use machine::rows::Incarnation;
 use machine::segment::Put;
-use machine::storage::Guarded;
-use machine::wire::answer::Body;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::wire::{CacheMode, internal_headers};
-use machine::{Answer, Class, EffectId, Input, Storage, StorageError, Stream};
+use machine::{
+    Answer, Body, Class, EffectId, Guarded, Input, Storage, StorageError, Stream, outbox,
+};
 
 use super::Event;
 use super::World;

@@ -1,9 +1,7 @@
 //! What leaves an object: answers, effects, broadcasts, and the rendering of bodies.
 
 use bytes::Bytes;
-use machine::plan::{CorruptionError, Plan};
-use machine::wire::answer::Body;
-use machine::{Answer, Broadcast, Class, Effect};
+use machine::{Answer, Body, Broadcast, Class, CorruptionError, Effect, Plan};
 
 use super::World;
 use super::client::Received;

@@ -6,9 +6,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use machine::live_reader::{Effect, Frame, Input, JITTER_END, LiveHead, LiveReader};
-use machine::offset::Offset;
 use machine::wire::internal_headers;
-use machine::{Class, Millis, StreamEnd};
+use machine::{Class, Millis, Offset, StreamEnd};
 
 use super::client::Received;
 use super::object::Message;

@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 
-use machine::storage::{Guarded, MemoryRows};
 use machine::{
-    AlarmChange, Answer, Call, Context, Effect, Input, Millis, Refusal, StorageError, Stream,
+    AlarmChange, Answer, Call, Context, Effect, Guarded, Input, MemoryRows, Millis, Refusal,
+    StorageError, Stream,
 };
 
 use super::client::Received;

@@ -9,12 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use machine::router;
-use machine::router::name;
+use machine::router::{self, name};
 use machine::rows::HotTable;
-use machine::segment;
-use machine::storage::MemoryRows;
 use machine::wire::CacheMode;
+use machine::{MemoryRows, segment};
 use object_store::ObjectStore;
 use server::{Config, Server};
 use sim::choices::Choices;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use machine::storage::MemoryRows;
+use machine::MemoryRows;
 use sim::choices::Choices;
 use sim::digest::Digest;
 use sim::engine::Failure;

@@ -3,10 +3,8 @@
 
 use std::io;
 
-use machine::plan::Span;
 use machine::rows::{ProducerStamp, SealedSegment, StreamRow};
-use machine::storage::MemoryRows;
-use machine::{Millis, StorageError, Write};
+use machine::{MemoryRows, Millis, Span, StorageError, Write};
 use server::{Database, Due, Storage};
 use sim::oracles::Oracle;
 use sim::platform::Storage as _;

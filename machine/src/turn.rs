@@ -1,0 +1,264 @@
+//! What a step is given and what it returns: inputs, the turn, and its effects.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::outbox;
+use crate::plan::{CorruptionError, Rest};
+use crate::segment;
+use crate::storage::rows::Write;
+use crate::storage::{Storage, StorageError, rows};
+use crate::wire::{self, answer::Answer, request::Call};
+use crate::{Offset, live_reader, stream};
+
+/// Wall time in milliseconds since the Unix epoch.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// Returns the time `milliseconds` later, or the end of time if that is beyond it.
+    #[must_use]
+    pub const fn plus(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_add(milliseconds))
+    }
+}
+
+/// Names one call in flight; chosen by the shell, unique within an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// Names one call of another object, one collection or one change of the index, within an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EffectId(pub u64);
+
+/// How a call of another object ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// The object answered with this status.
+    Status(u16),
+    /// The call failed, or its outcome is unknown.
+    Failed,
+}
+
+/// What a step may ask, beside its input.
+pub struct Context<'a> {
+    /// The time of the step.
+    pub now: Millis,
+    /// The rows as of the beginning of the step.
+    pub storage: &'a dyn Storage,
+    /// Counts the readers that are attached at the tail of an incarnation. Asked only when a TTL
+    /// has run out.
+    pub subscribers: &'a dyn Fn(rows::Incarnation) -> Result<u64, StorageError>,
+}
+
+/// What can happen to a stream.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client's request, parsed by [`wire::request`].
+    Call {
+        /// Names the call in its answer.
+        id: CallId,
+        /// The request.
+        call: Call,
+    },
+    /// The next page of an answer is wanted. The machine answers with a plan. If the stream of the
+    /// answer no longer exists, it answers with a refusal, and the shell breaks the response off.
+    Continue {
+        /// Names the call in its answer.
+        id: CallId,
+        /// The part of the answer that is still to be sent.
+        rest: Rest,
+    },
+    /// A reader that was attached at the tail of this incarnation has left.
+    SubscriberLeft {
+        /// The incarnation that the reader was attached to.
+        incarnation: rows::Incarnation,
+    },
+    /// The alarm of an earlier [`Turn`] has come due.
+    Alarm,
+    /// An [`Effect::Put`] has ended. It carries the encoder's receipt if the object is known to be
+    /// stored.
+    PutFinished {
+        /// The attempt that has ended.
+        id: segment::PutId,
+        /// The encoder's receipt, if the object is known to be stored.
+        receipt: Option<segment::Receipt>,
+    },
+    /// An [`Effect::Collect`] has ended: whether all of its objects are known to be deleted.
+    CollectFinished {
+        /// The collection.
+        effect: EffectId,
+        /// Whether all objects are known to be gone.
+        done: bool,
+    },
+    /// A [`Effect::Call`] has ended.
+    CallFinished {
+        /// The call.
+        effect: EffectId,
+        /// How it ended.
+        outcome: CallOutcome,
+    },
+    /// An [`Effect::Index`] has ended: whether all of its statements are known to be executed.
+    IndexFinished {
+        /// The change of the index.
+        effect: EffectId,
+        /// Whether all statements are known to be executed.
+        done: bool,
+    },
+}
+
+/// What a turn does with the stream's alarm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AlarmChange {
+    /// Leaves it as it is.
+    #[default]
+    Keep,
+    /// Sets it for this time, in place of the one that is set.
+    Set(Millis),
+    /// Removes it.
+    Clear,
+}
+
+/// What one step asks of the shell, grouped by what must happen before what.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Rows to write, at once and in one transaction.
+    pub writes: Vec<Write>,
+    /// What happens to the alarm, in that same transaction.
+    pub alarm: AlarmChange,
+    /// What leaves once the transaction is durable.
+    pub after_commit: Vec<Effect>,
+    /// One broadcast to the readers at the tail.
+    pub broadcast: Option<Broadcast>,
+}
+
+impl Turn {
+    /// Returns whether the writes and the alarm need a transaction. A single statement is one by
+    /// itself.
+    #[must_use]
+    pub fn needs_transaction(&self) -> bool {
+        let single = matches!(
+            self.writes.as_slice(),
+            [] | [Write::InsertStream(_) | Write::UpdateStream(_) | Write::InsertHot { .. }]
+        );
+        !single || self.alarm != AlarmChange::Keep
+    }
+}
+
+/// An effect that leaves only after its turn is durable.
+#[derive(Debug)]
+pub enum Effect {
+    /// Answer a call.
+    Answer {
+        /// The call to answer.
+        call: CallId,
+        /// The response.
+        answer: Answer,
+    },
+    /// Keep the caller as a reader at the tail: everything that [`Turn::broadcast`] says from now on
+    /// reaches it, until it leaves.
+    Attach {
+        /// The call that attaches the reader.
+        call: CallId,
+        /// The reader.
+        subscriber: Subscriber,
+    },
+    /// Store a segment in the cold tier, in the background, and report with [`Input::PutFinished`].
+    Put(segment::Put),
+    /// Delete these objects of the cold tier, including those that do not exist, and report with
+    /// [`Input::CollectFinished`].
+    Collect {
+        /// Names the collection in its report.
+        effect: EffectId,
+        /// The keys of the objects.
+        keys: Vec<String>,
+    },
+    /// Send a request to the object of the stream `to`, and report with [`Input::CallFinished`].
+    Call {
+        /// Names the call in its report.
+        effect: EffectId,
+        /// The canonical name of the other stream.
+        to: String,
+        /// The request.
+        request: outbox::Request,
+    },
+    /// Execute statements on the admin index, in order and in one transaction, and report with
+    /// [`Input::IndexFinished`].
+    Index {
+        /// Names the change in its report.
+        effect: EffectId,
+        /// The statements, in order.
+        statements: Vec<outbox::Statement>,
+    },
+}
+
+/// What kind of live read a reader at the tail waits in (protocol 5.7, 5.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// One answer when something is appended (protocol 5.7).
+    LongPoll,
+    /// A stream of events (protocol 5.8).
+    Sse,
+}
+
+/// A reader at the tail. Class and incarnation are all that the shell must remember of it.
+#[derive(Debug)]
+pub struct Subscriber {
+    /// The kind of live read.
+    pub class: Class,
+    /// The incarnation that the reader follows.
+    pub incarnation: rows::Incarnation,
+    /// The head for the reader's side.
+    pub head: live_reader::LiveHead,
+    /// The response for the client of the reader's side: the head of the event stream, or the
+    /// answer of a long-poll that times out. It carries `head`, too, in
+    /// [`wire::internal_headers::LIVE_HEAD`].
+    pub answer: Answer,
+}
+
+/// What a turn sends to every subscriber of this incarnation.
+#[derive(Clone, Debug)]
+pub struct Broadcast {
+    /// The incarnation whose readers are told.
+    pub incarnation: rows::Incarnation,
+    /// The tail before this turn.
+    pub from: Offset,
+    /// The tail after it.
+    pub next: Offset,
+    /// Set if nothing follows.
+    pub end: Option<StreamEnd>,
+    /// What was appended, framed (see [`crate::plan`]). `None` if it is too large to push. Readers then
+    /// fetch it as a page.
+    pub(crate) frames: Option<Bytes>,
+    /// Whether the appended text can be shown without the text before it. Only used for text
+    /// events.
+    pub(crate) stands_alone: bool,
+    pub(crate) format: wire::Format,
+    pub(crate) content_type: String,
+    pub(crate) cursor: u64,
+}
+
+impl Broadcast {
+    /// Returns the one message for all subscribers of a class; see [`live_reader::Frame`].
+    ///
+    /// # Errors
+    /// Never, for frames that the machine has made itself.
+    pub fn message(&self, class: Class) -> Result<Vec<u8>, CorruptionError> {
+        stream::live::message(self, class)
+    }
+}
+
+/// Why subscribers get nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamEnd {
+    /// The stream was closed: `next` is its final offset (protocol 4.1).
+    Closed,
+    /// The stream was deleted or has expired (protocol 5.4).
+    Deleted,
+}
