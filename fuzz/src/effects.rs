@@ -86,7 +86,7 @@ impl EffectJob {
         }
     }
 
-    /// Returns whether it may still take effect when the instance that asked for it is gone.
+    /// Returns whether it may still take effect after its instance has ended.
     pub(crate) fn left_behind(self, object: &Object) -> Option<Self> {
         match self {
             Self::Put { since, put } => object.encode(&put).map(|(bytes, _)| Self::Upload {
@@ -99,8 +99,8 @@ impl EffectJob {
         }
     }
 
-    /// Carries it out, as far as the object alone can. Returns the input that reports it to the
-    /// stream.
+    /// Carries out the effect, as far as the object alone can. Returns the input that reports it to
+    /// the stream.
     ///
     /// `call` delivers a request to another object and returns the status of its answer.
     pub(crate) fn carry_out(

@@ -58,7 +58,8 @@ fn finished_lines(mut text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns, by the reference, the text that an event shows of a range of a text that ends there.
+/// Returns the text that an event shows of a range, by the reference. The text ends where the range
+/// ends.
 pub(crate) fn text(of: Vec<u8>, from: usize, to: usize) -> String {
     let content = Content::Run {
         text: true,

@@ -1,8 +1,8 @@
 //! A recognizer of JSON, from RFC 8259 alone. It shares nothing with the machine and does not
 //! recurse.
 
-/// The spans of the messages in a body (protocol 9.1.2): the elements of the outermost array, or
-/// the one value. `None` when the body is not JSON.
+/// Returns the spans of the messages in a body (protocol 9.1.2): the elements of the outermost
+/// array, or the one value. Returns `None` if the body is not JSON.
 pub(crate) fn messages(body: &[u8]) -> Option<Vec<&[u8]>> {
     std::str::from_utf8(body).ok()?;
     let mut scanner = Scanner { body, at: 0 };
@@ -54,7 +54,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Passes one value and all that it holds, without space around it.
+    /// Skips one value with everything in it, without the space around it.
     fn value(&mut self) -> Option<&'a [u8]> {
         let begin = self.at;
         let mut open = Vec::new();
@@ -83,7 +83,7 @@ impl<'a> Scanner<'a> {
                 b'n' => self.word(b"null")?,
                 _ => self.number()?,
             }
-            // A value has ended, and perhaps those that hold it.
+            // A value has ended, and perhaps also values that contain it.
             loop {
                 let Some(close) = open.last().copied() else {
                     return Some(&self.body[begin..self.at]);
@@ -102,7 +102,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Passes the name of a member, its colon, and the space around both.
+    /// Skips the name of a member, its colon, and the space around both.
     fn name(&mut self) -> Option<()> {
         self.string()?;
         self.space();

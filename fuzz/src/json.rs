@@ -14,7 +14,7 @@ use crate::grammar;
 use crate::object::Object;
 
 const NOW: Millis = Millis(1_800_000_000_000);
-/// A message spread over the smallest rows drawn here still has a part number that a key can hold.
+/// With these smallest rows, the part number of a message still fits into a key.
 const BODY_BYTES_MAX: usize = 8_192;
 /// The number of bytes of the input that decide; the rest is the body.
 const DECISIONS: usize = 3;
@@ -41,7 +41,7 @@ pub fn json(input: &[u8]) {
     let value = serde_json::from_slice::<Value>(body).ok();
     assert!(
         value.is_none() || expected.is_some(),
-        "the grammar refuses what serde_json takes"
+        "serde_json accepts what the grammar refuses"
     );
     let mut reader = Reader {
         object: Object::new(limits),
@@ -180,7 +180,7 @@ impl Reader {
                 if_none_match: None,
                 cache_mode: CacheMode::Shared,
             });
-            // The reader was attached, so there is nothing more.
+            // The reader is attached, so this was the last page.
             let Some(answer) = self.call(read) else {
                 return pages;
             };
@@ -197,14 +197,14 @@ impl Reader {
                 None => {
                     let next = answer
                         .header("Stream-Next-Offset")
-                        .expect("a page tells its end");
-                    next.parse().expect("what the server gives is an offset")
+                        .expect("a page has a next offset");
+                    next.parse().expect("the server sends valid offsets")
                 }
             };
             if next == last {
                 return pages;
             }
-            assert!(next > last, "a page leads on");
+            assert!(next > last, "a page makes progress");
             last = next;
             pages.push(self.body(&answer));
             from = StartOffset::Offset(next);

@@ -52,7 +52,7 @@ mod tests {
         assert!(count > 0, "{name} has no corpus");
     }
 
-    /// On both storages.
+    /// Names both storages of a run.
     #[test]
     fn sequence() {
         replay("sequence", crate::sequence_on_sqlite);

@@ -1,5 +1,5 @@
-//! Stream names and routes: every spelling of a name is one name, different names stay different,
-//! and `Host` selects none.
+//! Stream names and routes: every spelling of a name gives the same canonical name, different names
+//! stay different, and `Host` does not select a stream.
 
 use core::time::Duration;
 
@@ -61,8 +61,8 @@ pub fn name(input: &[u8]) {
     edge_cache(&id);
 }
 
-/// An operator's setting is read whole, or refused by the variable's name. No message shows a
-/// secret.
+/// Checks that a setting is read whole, or refused with the variable's name, and that no message
+/// shows a secret.
 fn settings(text: &str) {
     let variables = [
         "AUTH_TOKEN",
@@ -103,7 +103,7 @@ fn settings(text: &str) {
     }
 }
 
-/// Each limit is set and read alone, and the setting that operators see says the same.
+/// Checks that each limit is set and read alone, and that the setting that operators see agrees.
 fn limits_table(text: &str) {
     let number = text.bytes().fold(0_u64, |number, byte| {
         number.wrapping_mul(257).wrapping_add(u64::from(byte))
@@ -146,7 +146,7 @@ fn token_rule() -> String {
         .to_string()
 }
 
-/// A page of an unlisted origin cannot write.
+/// Checks that a page of an unlisted origin cannot write.
 fn page(origin: &str) {
     let list = "https://a.example,http://localhost:3000";
     let settings = Settings::read(&|name| (name == "CORS_ORIGINS").then(|| list.to_owned()));
@@ -172,7 +172,7 @@ fn page(origin: &str) {
     }
 }
 
-/// The edge cache is asked for pages only, and only when the client does not forbid it.
+/// Checks that the edge cache is used for pages only, and only when the client does not forbid it.
 fn edge_cache(text: &str) {
     let settings = Settings {
         cache_mode: CacheMode::Shared,
@@ -207,7 +207,7 @@ fn edge_cache(text: &str) {
     assert!(!router::may_keep(304, text));
 }
 
-/// The target selects the stream, whatever `Host` says.
+/// Checks that the target alone selects the stream, and not `Host`.
 fn host(text: &str) {
     let asked = "/v1/stream/asked";
     let named = |hosts: &[&str]| {
@@ -230,14 +230,15 @@ fn host(text: &str) {
     let url = format!("http://{text}{asked}");
     match target::checked(&url, Some(text)) {
         Ok((origin, target)) => {
-            assert!(is_valid, "both shells go by one rule: {text:?}");
+            assert!(is_valid, "both shells have one rule: {text:?}");
             assert_eq!((origin, target), (&url[..url.len() - asked.len()], asked));
         }
-        Err(_) => assert!(!is_valid, "both shells go by one rule: {text:?}"),
+        Err(_) => assert!(!is_valid, "both shells have one rule: {text:?}"),
     }
 }
 
-/// The router decides by the name alone, and shows nothing of it to a client without a token.
+/// Checks that the router decides by the name alone, and reveals nothing about it to a client
+/// without a token.
 fn route(id: &str, limits: Limits) {
     let settings = Settings {
         limits,

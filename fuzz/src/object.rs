@@ -107,7 +107,7 @@ impl Object {
     fn apply(&mut self, turn: &Turn) {
         self.store
             .apply(&turn.writes)
-            .expect("the storage takes what the machine writes");
+            .expect("the storage accepts every write of the machine");
         match turn.alarm {
             AlarmChange::Keep => {}
             AlarmChange::Set(at) => self.alarm = Some(at),
@@ -153,7 +153,7 @@ impl Object {
             let id = CallId(0);
             let turn = self.step(now, Input::Continue { id, rest: next }).ok()?;
             let [Effect::Answer { answer, .. }] = turn.after_commit.as_slice() else {
-                panic!("a page is given: {:?}", turn.after_commit)
+                panic!("a read is answered: {:?}", turn.after_commit)
             };
             let Body::Plan(plan) = &answer.body else {
                 panic!("the stream is there: {answer:?}")

@@ -92,7 +92,7 @@ pub fn row(input: &[u8]) {
     }
 }
 
-/// What a write that is one statement binds.
+/// Returns the bound values of a write that is one statement.
 fn bound(write: &Write) -> Row {
     let mut bound = Row(Vec::new());
     let executed = sql::statements(write, |_, values| {

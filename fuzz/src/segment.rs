@@ -1,4 +1,5 @@
-//! Segments in the cold tier: what is put comes back in parts of any size, and damage is reported.
+//! Segments in the cold tier: a stored object can be read in parts of any size, and damage is
+//! reported.
 
 use std::collections::VecDeque;
 
@@ -30,7 +31,7 @@ const BURST_BYTES_MAX: u64 = 4;
 const FIXED_HEAD_BYTES: usize = 28;
 const TRAILER_BYTES: usize = 12;
 
-/// Appends what is drawn to a stream whose segments are small, and reads every object that is put.
+/// Appends drawn content to a stream whose segments are small, and reads every object that is put.
 ///
 /// # Panics
 /// When an object holds anything but what was appended, its index anything but what the rows say, a
@@ -140,7 +141,7 @@ fn body(choices: &mut Choices<'_>, format: Format) -> Vec<u8> {
     }
 }
 
-/// Carries out the put that is asked for, if there is one, and judges what it puts.
+/// Carries out the put that the machine asks for, if there is one, and checks its object.
 fn store(
     choices: &mut Choices<'_>,
     object: &mut Object,
@@ -327,7 +328,7 @@ fn cold(part: ColdPart, format: Format, shape: Shape) -> Result<BodyWriter, Corr
     plan.begin(|_: Span| panic!("nothing is hot"))
 }
 
-/// What a reader gets of a part.
+/// Returns the bytes that a reader gets of a part.
 fn rendered(
     part: ColdPart,
     format: Format,

@@ -1,4 +1,4 @@
-//! Event streams (protocol 5.8): what a parser of the standard reads from the machine's framing.
+//! Event streams (protocol 5.8): a parser of the standard reads the machine's framing.
 
 use base64::Engine as _;
 use machine::live_reader::{Frame, LiveHead, LiveReader};

@@ -721,7 +721,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_rows_are_told_and_never_panic() {
+    fn damaged_rows_are_reported_and_never_panic() {
         let whole = framed(&[b"abc", b"defg"]);
         for length in 0..whole.len() {
             for shape in [Shape::Body, Shape::Event] {

@@ -1,4 +1,4 @@
-//! The reader's side, held to the cases that its JavaScript twin is held to as well.
+//! Runs the cases that the live reader and its JavaScript twin share.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ struct Step {
     deadline: Option<u64>,
 }
 
-/// Writes out the offsets.
+/// Replaces the short names of offsets by offsets.
 fn cases() -> Cases {
     let text = include_str!("../../tests/live-reader-cases.json");
     let mut written_out = String::new();

@@ -1,8 +1,8 @@
 //! Every decision of a run: what clients do, what breaks, and when. A seed, a file and a saved bug
 //! are the same thing, a *tape* of bytes.
 //!
-//! 0 is always the simplest choice: no fault, no delay, nothing more. A tape that ends early
-//! therefore ends the run early. No code asks whether the tape has ended.
+//! 0 is always the simplest choice, such as no fault, no delay or no further operation. A tape that
+//! ends early therefore ends the run early. No code asks whether the tape has ended.
 //!
 //! A run draws from several tapes. A decision in the middle of a tape changes the meaning of
 //! everything behind it. A new decision therefore comes from a later tape, [`Choices::added`] or
@@ -45,7 +45,7 @@ impl Draw {
     }
 }
 
-/// Returns the file that gives these decisions again.
+/// Returns a file that repeats these decisions.
 pub(crate) fn tape_of(draws: &[Draw]) -> Vec<u8> {
     let mut tapes = [const { Vec::new() }; TAPES as usize];
     for draw in draws {

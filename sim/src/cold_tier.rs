@@ -13,7 +13,7 @@ use machine::MemoryRows;
 /// Objects by their keys.
 pub type Objects = BTreeMap<String, Bytes>;
 
-/// The report on something that was asked for.
+/// The report on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// The true outcome, when it is known.
@@ -27,7 +27,7 @@ pub enum Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PutOutcome {
     pub lands: bool,
-    /// Whether the object appears later than anybody waits for it.
+    /// Whether the object appears after its put is no longer expected.
     pub is_late: bool,
     pub report: Report,
 }
@@ -241,7 +241,7 @@ pub fn holds(
     Ok(())
 }
 
-/// What a page is made of.
+/// The sources of a page's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     pub cold: u64,

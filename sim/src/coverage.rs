@@ -155,7 +155,7 @@ named! {
         ProducersForgotten: "idle producers forgotten",
         Stored: "segment stored",
         PutFailed: "put failed",
-        PutStoredUntold: "put stored but reported failed, and tried again",
+        PutStoredUnreported: "put stored but reported failed, and tried again",
         PutUnanswered: "put never answered",
         PutLate: "put that landed late",
         PutAfterEnd: "put that landed after the end of its stream",
@@ -270,7 +270,7 @@ named! {
         Collect: "collect",
         /// A message to another object or to the index, or its answer, is lost, late or duplicated.
         Message: "message",
-        /// The cold tier takes and gives its objects piece by piece.
+        /// The cold tier receives and sends its objects piece by piece.
         Trickle: "trickle",
     }
 }

@@ -1,6 +1,6 @@
 //! A hash of everything that happens in a run, the same on every architecture.
 
-/// 64 bits, in the manner of FNV-1a but eight bytes at a time.
+/// A 64-bit hash like FNV-1a that takes eight bytes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(u64);
 

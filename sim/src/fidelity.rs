@@ -60,7 +60,7 @@ enum Step {
 enum Act {
     /// Calls a handler and waits for its answer.
     Call(String),
-    /// Calls a handler.
+    /// Calls a handler without waiting.
     Start(String),
     /// Waits for all answers.
     Finish,
@@ -169,11 +169,11 @@ impl platform::Program for Memory {
 #[derive(Debug)]
 enum Event {
     Platform(platform::Event),
-    /// Wakes a handler that waits.
+    /// A handler that waits can continue.
     Resume {
         handling: usize,
     },
-    /// Wakes the script.
+    /// The script can continue.
     Script,
 }
 
@@ -187,7 +187,7 @@ impl From<platform::Event> for Event {
 #[derive(Debug, Default)]
 struct Call {
     outcome: Option<&'static str>,
-    /// Whether the beginning of its answer has come. Pieces of the body wait for that.
+    /// Whether the beginning of its answer has arrived. Pieces of the body wait for it.
     begun: bool,
     waiting: Vec<String>,
     heard: Vec<String>,
@@ -208,7 +208,7 @@ enum Cause {
     Call(CallId),
     Alarm,
     Line(ConnectionId),
-    /// A connection that is opened by a call which is not counted.
+    /// A connection that is opened by a call whose answer is not recorded.
     Connect(ConnectionId),
 }
 
@@ -225,7 +225,7 @@ struct Handling<'p> {
     waits_for_storage: bool,
 }
 
-/// What a turn has done.
+/// The effects of a turn.
 #[derive(Default)]
 struct Turn {
     writes: Vec<Write>,

@@ -1,4 +1,4 @@
-//! An HTTP cache, written from RFC 9111 and RFC 5861. It knows nothing of streams: only headers
+//! An HTTP cache, written from RFC 9111 and RFC 5861. It knows nothing of streams. Only headers
 //! decide what it keeps, and for how long.
 //!
 //! Times are milliseconds. `W` is what the simulator remembers of an answer.
@@ -52,7 +52,8 @@ impl Directives {
         read
     }
 
-    /// Returns how long an answer is fresh (RFC 9111, 4.2.1). Does not guess where it does not say.
+    /// Returns how long an answer is fresh (RFC 9111, 4.2.1). Without a header that says so, it is
+    /// not fresh at all.
     fn lifetime_ms(&self, scope: Scope) -> u64 {
         let shared = self.s_maxage.filter(|_| scope == Scope::Shared);
         shared.or(self.max_age).unwrap_or(0).saturating_mul(1_000)
@@ -103,7 +104,7 @@ impl<W> Stored<W> {
     }
 }
 
-/// What a cache does with a request.
+/// The decision of a cache on a request.
 #[derive(Debug)]
 pub enum Lookup<W> {
     /// It forwards the request.
@@ -121,7 +122,7 @@ pub enum Lookup<W> {
     Revalidate { tag: String, stored: Box<Stored<W>> },
 }
 
-/// What a cache has done with an answer.
+/// The effect of an answer on a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     Stored,
@@ -131,7 +132,7 @@ pub enum Done {
     Replaced,
     /// The answer may not be stored.
     Refused,
-    /// It has forgotten what a write has changed.
+    /// A write was answered, so the cache has removed the answers that the write can have changed.
     Invalidated,
     /// The answer is not of a kind that is stored.
     Passed,
@@ -141,7 +142,7 @@ pub enum Done {
 #[derive(Debug)]
 pub struct HttpCache<W> {
     pub scope: Scope,
-    /// Whether it does what `stale-while-revalidate` permits (RFC 5861, 3).
+    /// Whether it serves stale answers as `stale-while-revalidate` permits (RFC 5861, 3).
     serves_stale: bool,
     stored: BTreeMap<String, Stored<W>>,
 }
@@ -160,7 +161,7 @@ impl<W: Clone> HttpCache<W> {
     #[must_use]
     pub fn look_up(&self, now: u64, url: &str, request: &Request) -> Lookup<W> {
         let wants = Directives::read(request.header("Cache-Control"));
-        // The client's own tags are for the stream to compare.
+        // The stream compares the client's own tags.
         let is_conditional = ["If-None-Match", "If-Match", "If-Modified-Since", "Range"]
             .iter()
             .any(|name| request.header(name).is_some());
@@ -202,7 +203,7 @@ impl<W: Clone> HttpCache<W> {
         }
     }
 
-    /// Takes the answer to a request that it has forwarded. Returns what its client gets.
+    /// Accepts the answer to a request that it has forwarded. Returns the client's answer.
     pub fn receive(
         &mut self,
         (asked_at, now): (u64, u64),
@@ -416,7 +417,7 @@ mod tests {
         let mut cache = filled(Scope::Private, false, "private, no-cache");
         let request = Request::new("GET");
         let Lookup::Revalidate { tag, stored } = cache.look_up(9_000, "u", &request) else {
-            panic!("it is to be asked for again");
+            panic!("the answer must be revalidated");
         };
         assert_eq!(tag, "\"1\"");
         let unchanged = Response {

@@ -28,7 +28,7 @@ pub mod storage;
 pub mod workload;
 pub mod world;
 
-/// The function of the wasm build: the hashes of many seeds as one.
+/// Returns the hashes of many seeds as one. The wasm build exports it.
 #[cfg(target_arch = "wasm32")]
 #[unsafe(no_mangle)]
 pub extern "C" fn combined_hash(first: u64, count: u64) -> u64 {

@@ -84,13 +84,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Run everything that one client can do in so many operations, with a crash at every place
+    /// Run everything that one client can do in this many operations, with a crash at every place
     Explore {
         #[arg(long)]
         ops: u64,
     },
     /// Run writers that only append to one stream of tiny segments under faults, and read from each
-    /// offset that they were answered
+    /// offset that their appends were answered
     Writers {
         #[arg(long, default_value_t = 16)]
         writers: u64,
@@ -107,7 +107,7 @@ enum Command {
     },
     /// List the oracles, and what each watches over
     Oracles,
-    /// Run every so many of these seeds, and report to another process
+    /// Run every n-th of these seeds, and report to another process
     #[command(hide = true)]
     Work {
         seeds: Seeds,

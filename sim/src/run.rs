@@ -17,7 +17,7 @@ use crate::settings::Settings;
 use crate::storage;
 use crate::world::World;
 
-/// How a run is done.
+/// The options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub storage: storage::Kind,
@@ -51,7 +51,7 @@ pub struct Outcome<C = Coverage> {
     pub log: Vec<Draw>,
     pub events: u64,
     pub operations: u64,
-    /// How many offsets that appends were answered were read from, where clients only write.
+    /// Where clients only write: how many of the offsets that appends were answered were read from.
     pub answers_read: u64,
     pub simulated_ms: u64,
     pub coverage: C,
@@ -107,7 +107,7 @@ fn run(mut draws: Choices<'_>, options: Options) -> Outcome {
     choices(&mut draws, options)
 }
 
-/// Runs what the choices say.
+/// Runs with these choices.
 #[must_use]
 pub fn choices(choices: &mut Choices<'_>, options: Options) -> Outcome {
     let settings = Settings::draw(choices);

@@ -33,7 +33,7 @@ impl Segments {
         self.0.get(at).copied()
     }
 
-    /// Fixes the end of the open segment for ever.
+    /// Fixes the end of the open segment. It never changes after that.
     pub fn seal(&mut self, end: u64) {
         self.0.push(end);
     }
@@ -132,7 +132,7 @@ pub struct Tag<'a> {
     pub start: Token,
     pub end: Token,
     pub closed: bool,
-    /// Whether content follows what it names.
+    /// Whether content follows the range that the tag names.
     pub is_page: bool,
 }
 
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seam_has_two_names_and_one_is_told() {
+    fn a_seam_has_two_names_and_one_is_sent() {
         let mut segments = Segments::default();
         segments.seal(3);
         segments.seal(5);

@@ -77,12 +77,12 @@ pub struct Settings {
     /// Whether all decisions are enumerated, so that each must have few values.
     pub enumerated: bool,
     /// Whether clients only append to one stream that never ends, and read in the end from each
-    /// offset that they were answered.
+    /// offset that an append was answered.
     pub writers: bool,
-    /// Whether the output gate holds anything back. It is off only in a test that shows that the
-    /// oracles would notice.
+    /// Whether the output gate holds anything back. A test turns it off to show that the oracles
+    /// notice.
     pub gated: bool,
-    /// The only oracle that counts, in a test that shows that it notices.
+    /// The only oracle that counts. A test sets it to show that this oracle notices.
     pub only: Option<Oracle>,
     pub names: u64,
     pub clients: u64,
@@ -184,7 +184,7 @@ impl Settings {
         };
         let storms = choices.upto(2) == 1;
         let mut limits = limits(choices);
-        // An instance whose clock is behind would set an alarm that comes at once, over and over.
+        // With a clock behind, an instance would set an alarm that fires at once, in a loop.
         limits.alarm_delay_ms_min = limits.alarm_delay_ms_min.max(delays.skew / 10);
         limits.clock_skew_ms_max = delays.skew;
         draw_tiers(choices, &delays, &mut limits);
@@ -276,7 +276,7 @@ impl Settings {
                 chunk_bytes_max: 64,
                 cold: true,
                 segment_messages_max: 3,
-                // A forgotten writer's retry would be stored again.
+                // A retry of a forgotten producer would be stored again.
                 producer_max_idle_ms: Limits::DEFAULT.producer_max_idle_ms,
                 segment_bytes_max: Limits::DEFAULT.segment_bytes_max,
                 ..drawn.limits
@@ -301,8 +301,8 @@ impl Settings {
 }
 
 /// Draws the cold tier, the registry and the index. Timeouts are long enough for an answer without
-/// a fault. Nothing is collected while something could still need or make it, because the machine
-/// is promised that.
+/// a fault. Garbage is kept for longer than anything can still need or make it, as the machine's
+/// contract requires.
 fn draw_tiers(choices: &mut Choices<'_>, delays: &Delays, limits: &mut Limits) {
     limits.cold = choices.upto(4) > 1;
     limits.registry = choices.upto(4) > 2;

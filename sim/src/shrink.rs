@@ -56,7 +56,8 @@ struct Search<F> {
     fails: F,
 }
 
-/// A tape that has ended gives the simplest decisions, so those at the end can go.
+/// Removes trailing zeros. They have no effect, because a tape that has ended gives the simplest
+/// decisions.
 fn trimmed(mut draws: Vec<Draw>) -> Vec<Draw> {
     while draws.last().is_some_and(|draw| draw.value == 0) {
         draws.pop();

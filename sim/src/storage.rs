@@ -1,5 +1,5 @@
 //! What an object has stored: ordered maps. On request SQLite executes the machine's SQL text
-//! beside them, the machine reads from it, and both must agree.
+//! beside them. Then the machine reads from SQLite, and both must agree.
 
 use machine::sql::{self, Value};
 use machine::{MemoryRows, Span, Storage, StorageError, Write};
@@ -117,7 +117,7 @@ impl platform::Storage for Store {
     }
 }
 
-/// Checks what every statement must keep to on the platform.
+/// Checks the platform's limits for every statement.
 fn check(statement: &str, values: &[Value<'_>]) -> Result<(), String> {
     for value in values {
         match value {

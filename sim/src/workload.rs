@@ -1,5 +1,5 @@
-//! What clients do. The draws depend on what there is: most requests are legal, many collide or are
-//! out of order, and a few are malformed. Names, producers and offsets come from small pools.
+//! What clients do. The draws depend on the present state: most requests are legal, many collide or
+//! are out of order, and a few are malformed. Names, producers and offsets come from small pools.
 
 use bytes::Bytes;
 
@@ -59,14 +59,14 @@ impl Kind {
     }
 }
 
-/// What a client has learned from its answers.
+/// The knowledge that a client has from its answers.
 #[derive(Clone, Debug, Default)]
 pub struct Knowledge {
-    /// The last offsets that it was answered.
+    /// The last offsets that it has received.
     pub offsets: Vec<String>,
     /// The entity tag of the last read, and the offset of that read.
     pub tag: Option<(String, String)>,
-    /// The last entity tag that it was answered.
+    /// The last entity tag that it has received.
     pub state: Option<String>,
     pub cursor: Option<String>,
 }
@@ -108,12 +108,12 @@ pub struct Claim {
     pub seq: u64,
 }
 
-/// What a client does next.
+/// The next action of a client.
 #[derive(Clone, Debug)]
 pub enum Action {
     Send {
         request: Request,
-        /// Coverage the body, so that it can be found again.
+        /// A marker in the body, by which it can be found again.
         marker: Option<String>,
         claim: Option<Claim>,
     },
@@ -130,7 +130,7 @@ impl Action {
     }
 }
 
-/// What the generator looks at.
+/// What the generator of actions knows of the world.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub settings: &'a Settings,
@@ -143,7 +143,7 @@ pub struct Context<'a> {
     pub now: u64,
 }
 
-/// Draws what a client does next.
+/// Draws the next action of a client.
 pub fn next(choices: &mut Choices<'_>, context: Context<'_>) -> Action {
     if context.settings.enumerated {
         return enumerated_action(choices, &context);

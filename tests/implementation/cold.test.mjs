@@ -584,7 +584,7 @@ describe("a damaged segment", () => {
     "no object": (tier, key) => tier.remove(key),
   };
 
-  test.each(Object.keys(damages))("%s is told, and hurts nothing else", async (damage) => {
+  test.each(Object.keys(damages))("%s is reported, and affects nothing else", async (damage) => {
     const server = await serve();
     const stream = await Stream.create(server.url);
     const text = (index) => `${index}`.repeat(200);

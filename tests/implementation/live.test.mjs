@@ -198,7 +198,7 @@ async function appendMuch(stream) {
 }
 
 test.skipIf(process.platform !== "linux")(
-  "a reader that does not read costs little memory, delays nobody, and misses nothing",
+  "a reader that does not read costs little memory, delays no other, and misses nothing",
   async () => {
     // The first run allocates memory that all runs need. Only later runs are compared.
     await appendMuch(await Stream.create(server.url));

@@ -71,7 +71,7 @@ describe.runIf(shell === "worker")("rows of later code", () => {
     ],
   };
 
-  test.each(Object.keys(later))("in the table %s are answered 503, for a logged reason, and stay", async (table) => {
+  test.each(Object.keys(later))("in the table %s are answered 503, are not changed, and the reason is logged", async (table) => {
     const name = `chat-later-${table}`;
     const stream = await fixture("chat.sql", name);
     const [statements, back] = later[table];

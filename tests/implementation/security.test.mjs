@@ -41,7 +41,7 @@ describe("Host", () => {
     ["a backslash", ["Host: x\\y"]],
     ["white space inside", ["Host: a b"]],
     ["a user", ["Host: user@h"]],
-    ["a port that is none", ["Host: h:port"]],
+    ["a port that is no number", ["Host: h:port"]],
     ["a port that is too large", ["Host: h:65536"]],
     ["an address without its end", ["Host: [::1"]],
     ["bytes that are no characters of a host", ["Host: \u00e9"]],
@@ -278,7 +278,7 @@ describe.skipIf(shell === "worker")("the data directory", () => {
     }
   }
 
-  test("other users can read none of it, including cold storage", async () => {
+  test("other users cannot read any file, including cold storage", async () => {
     const parent = await mkdtemp(path.join(tmpdir(), "durable-streams-private-"));
     onTestFinished(() => rm(parent, { recursive: true, force: true }));
     const data = path.join(parent, "data");

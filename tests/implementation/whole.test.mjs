@@ -124,7 +124,7 @@ describe.skipIf(foreignUrl)("a plain read", () => {
     expect(body.equals(whole.subarray(0, body.length))).toBe(true);
   });
 
-  test("that its client cancels affects nobody", async () => {
+  test("that its client cancels affects no other read", async () => {
     const { stream, whole } = await filled();
     const reads = await Promise.all(range(20).map(() => pausedRead(stream)));
     for (const read of reads) read.cancel();

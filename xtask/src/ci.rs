@@ -225,7 +225,8 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
     ])
 }
 
-/// With nextest where it is installed; it leaves out the examples in the documentation.
+/// Runs the unit tests. Uses nextest if it is installed. nextest leaves out the examples in the
+/// documentation.
 fn unit_tests(project: &Project) -> Vec<Command> {
     let mut nextest = project.cargo();
     if output(nextest.args(["nextest", "--version"])).is_none() {
@@ -284,7 +285,8 @@ impl Work {
 }
 
 impl Outcome {
-    /// The status explains a failure that could not be written down, for example on a full disk.
+    /// Prints why a step failed. The status explains a failure that could not be written to the
+    /// log, for example on a full disk.
     fn failed(status: ExitStatus, log: &str) -> Self {
         let log = format!("{}\n{status}", log.trim_end());
         Self::Failed { log }
@@ -303,7 +305,7 @@ fn run_into(command: &mut Command, log: &File) -> Result<ExitStatus> {
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "how long a step takes is shown to a person and decides nothing"
+    reason = "the duration of a step is only shown"
 )]
 fn now() -> Instant {
     Instant::now()

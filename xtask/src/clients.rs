@@ -16,7 +16,8 @@ const PYTHON: &str = ".tools/python-clients";
 const UPSTREAM: &str = "tests/clients/upstream";
 const UPSTREAM_TESTS: [&str; 1] = ["packages/y-durable-streams/test/yjs-conformance.test.ts"];
 
-/// `upstream` is a checkout of the clients' repository, whose own tests run as well.
+/// Runs the clients. `upstream` is a checkout of the clients' repository, whose own tests run as
+/// well.
 pub(crate) fn clients(
     project: &Project,
     shell: Shell,
@@ -33,7 +34,7 @@ pub(crate) fn clients(
     suite.run()
 }
 
-/// The client, and the source of its package with its tests.
+/// Returns the client, and the source of its package with its tests.
 fn python_packages(project: &Project) -> Result<()> {
     let requirements = project.path("tests/clients/python/requirements.txt");
     let client = project.path("tests/clients/python/durable-streams.txt");

@@ -23,7 +23,7 @@ const NO_SYSTEM: u8 = 255;
 /// The inputs of a target, by the names of their files.
 type Inputs = BTreeMap<String, Vec<u8>>;
 
-/// The archive with the committed inputs of a target.
+/// Returns the path of the archive with the committed inputs of a target.
 pub(crate) fn archive(project: &Project, target: &str) -> PathBuf {
     project.path(ARCHIVES).join(format!("{target}.tar.gz"))
 }
@@ -65,7 +65,7 @@ pub(crate) fn add(project: &Project, target: &str, files: &[PathBuf]) -> Result<
     let mut inputs = read(&archive)?;
     for file in files {
         let input = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        // An input that is there under another name is there.
+        // Skip an input that is there under another name.
         if !inputs.values().any(|known| *known == input) {
             inputs.insert(digest(&input), input);
         }

@@ -126,7 +126,7 @@ fn build(project: &Project) -> Result<PathBuf> {
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let program = messages.find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    program.context("cargo told of no program")
+    program.context("cargo named no program")
 }
 
 fn report(project: &Project, files: &BTreeMap<String, Regions>) -> Result<String> {

@@ -51,7 +51,7 @@ impl Target {
         }
     }
 
-    /// The name of the committed corpus.
+    /// Returns the name of the committed corpus.
     const fn corpus(self) -> &'static str {
         match self {
             Self::Sequence | Self::SequenceOnSqlite => "sequence",
@@ -65,7 +65,7 @@ impl Target {
         }
     }
 
-    /// Longer inputs than this find nothing that shorter ones do not.
+    /// Returns the length beyond which inputs find nothing that shorter ones do not.
     const fn input_bytes_max(self) -> u32 {
         match self {
             Self::Sequence | Self::SequenceOnSqlite | Self::Request | Self::Json => 2_048,
@@ -87,7 +87,8 @@ pub(crate) fn fuzz(project: &Project, target: Target, minutes: f64) -> Result<Ex
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={}", target.input_bytes_max()))
         .arg(format!("-artifact_prefix={FINDINGS}/{}-", target.name()))
-        // From the first moment inputs of any length: a run of the simulator needs some.
+        // Try inputs of any length from the beginning, because a run of the simulator needs long
+        // ones.
         .args(["-len_control=0", "-print_final_stats=1"]);
     let dictionary = format!("fuzz/{}.dict", target.name());
     if project.path(&dictionary).exists() {
@@ -158,7 +159,7 @@ pub(crate) fn put(
     Ok(ExitCode::SUCCESS)
 }
 
-/// One input again.
+/// Runs one input again.
 pub(crate) fn replay(project: &Project, target: Target, input: &Path) -> Result<ExitCode> {
     let input = std::path::absolute(input)?;
     let status = project
@@ -181,7 +182,7 @@ pub(crate) fn merge(project: &Project, target: Target) -> Result<ExitCode> {
     let fresh = tempfile::tempdir_in(project.path("target"))?;
     run(project
         .command(program)
-        // How often something is reached would be too much to keep.
+        // Ignore how often something is reached, because that would keep too many inputs.
         .args(["-merge=1", "-use_counters=0", "-len_control=0"])
         .arg(format!("-max_len={}", target.input_bytes_max()))
         .args([fresh.path(), &corpus, &grown(project, target)?]))?;
@@ -216,7 +217,7 @@ fn build(project: &Project, target: Target) -> Result<PathBuf> {
     Ok(project.path(PROGRAMS).join(target.name()))
 }
 
-/// Where the fuzzer keeps what it learns.
+/// Returns the directory where the fuzzer keeps its finds.
 fn grown(project: &Project, target: Target) -> Result<PathBuf> {
     let directory = project.path("target/fuzz-corpus").join(target.name());
     fs::create_dir_all(&directory)?;

@@ -75,7 +75,7 @@ enum Command {
     },
     /// Run the durability, concurrency and protocol tests
     Implementation {
-        /// The shell to test; what the other alone has is skipped
+        /// The shell to test; tests that only the other shell can pass are skipped
         #[arg(long, default_value = "worker")]
         shell: suite::Shell,
         /// Test this server instead of starting some
@@ -104,7 +104,7 @@ enum Command {
         /// installed for it
         #[arg(long, conflicts_with = "url")]
         peers: bool,
-        /// How often each of them has its turn
+        /// How many times each server is measured
         #[arg(long, default_value_t = 5, requires = "peers")]
         rounds: u32,
     },
@@ -116,8 +116,7 @@ enum Command {
         /// Run this input alone
         #[arg(long, conflicts_with = "minutes")]
         input: Option<PathBuf>,
-        /// Instead of looking for more, add what was learned to the committed corpus, and make that
-        /// small
+        /// Instead of looking for more, add the finds to the committed corpus, and make it small
         #[arg(long, conflicts_with_all = ["minutes", "input"])]
         merge: bool,
     },
@@ -145,13 +144,13 @@ enum Command {
     PlantedFaults {
         /// Only those whose name contains this
         name: Option<String>,
-        /// Only so many, as the git commit picks them
+        /// Only this many, as the git commit picks them
         #[arg(long)]
         pick: Option<usize>,
         /// Build none: check that each patch applies and that each tape passes on the clean code
         #[arg(long)]
         check: bool,
-        /// Give up on one after so many seconds: 60, or 300 when fuzzing
+        /// Give up on one after this many seconds: 60, or 300 when fuzzing
         #[arg(long)]
         seconds: Option<u64>,
         /// Those of the outer layer, which are planted in the server

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
 
-/// What the measurements are made with, and the package of each in Debian.
+/// The programs that the measurements use, and the Debian package of each.
 const PROGRAMS: [(&str, &str); 2] = [("wrk", "wrk"), ("perf", "linux-perf")];
 
 /// Names and exact versions.
@@ -64,7 +64,8 @@ fn programs(project: &Project) -> Result<()> {
         .args(missing))
 }
 
-/// Each into a directory of .tools that has its version, so that what is there is what is wanted.
+/// Installs each into a directory of .tools whose name has its version, so that an installed
+/// version is never the wrong one.
 fn install(project: &Project) -> Result<()> {
     let versions = fs::read_to_string(project.path("tests/performance/peers/versions.json"))?;
     let peers: Peers = serde_json::from_str(&versions).context("versions.json")?;

@@ -120,10 +120,7 @@ impl Description {
         let text = fs::read_to_string(directory.join("bug.toml"))?;
         let description: Self = toml::from_str(&text)?;
         ensure!(!description.title.is_empty(), "it has no title");
-        ensure!(
-            !description.about.is_empty(),
-            "it does not say what it is about"
-        );
+        ensure!(!description.about.is_empty(), "its `about` is empty");
         Ok(description)
     }
 }
@@ -253,7 +250,7 @@ impl Clean {
     }
 }
 
-/// Draws seeds until one notices.
+/// Draws seeds until an oracle notices.
 pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     let house = tempfile::tempdir()?;
     let clean = Clean::build(project, bugs)?;
@@ -538,7 +535,7 @@ fn built(cargo: &mut Command) -> Result<()> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "how long a search takes is what is measured"
+    reason = "the duration of a search is the result"
 )]
 fn now() -> Instant {
     Instant::now()

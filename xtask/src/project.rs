@@ -73,7 +73,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Returns what a command prints on its standard output, or `None` when it cannot be run.
+/// Returns the standard output of a command, or `None` if it cannot be run.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command
         .stdin(Stdio::null())

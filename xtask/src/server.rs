@@ -11,7 +11,7 @@ pub(crate) fn build(project: &Project, feature: Option<Feature>) -> Result<()> {
     let mut command = project.cargo();
     command
         .args(["build", "--quiet", "--package", "durable-streams-server"])
-        // It is taken from there, wherever other builds go.
+        // Other builds may use another target directory. The program is always taken from this one.
         .env("CARGO_TARGET_DIR", project.path("target"));
     let (profile, directory) = match feature {
         None => ("release", "target/server"),

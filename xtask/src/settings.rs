@@ -1,5 +1,5 @@
-//! `settings`: what is written from the table of limits and settings, and whether it still says the
-//! same.
+//! `settings`: writes the files that hold the table of limits and settings, and checks that they
+//! agree with it.
 
 use crate::project::{Project, output};
 use anyhow::{Context as _, Result, bail};
@@ -153,7 +153,7 @@ fn between(text: &str, mark: &str, content: &str) -> Result<String> {
     Ok([before, &begin, content, &end, after].concat())
 }
 
-/// A bar would end the cell of a table.
+/// Escapes a bar, which would end the cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
@@ -173,7 +173,7 @@ fn wrangler(before: &str, table: &[Setting]) -> Result<String> {
     Ok(text)
 }
 
-/// All variables of both shells, with what the tests ask of each.
+/// Returns all variables of both shells, with their properties for the tests.
 fn tests(_before: &str, table: &[Setting]) -> Result<String> {
     let both = table.iter().filter(|setting| setting.place == Place::Both);
     let rows = both.map(|setting| {
@@ -216,7 +216,7 @@ impl Value {
         }
     }
 
-    /// The default as the text of a variable, if it is not to leave the variable out.
+    /// Returns the default as the text of a variable, or `None` if there is no default.
     fn written(&self) -> Option<String> {
         match self {
             Self::Number { default, .. } => Some(default.to_string()),

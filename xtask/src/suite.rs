@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 /// environment.
 const NOT_YET: &str = "^(?!Fork)";
 
-/// What is tested.
+/// The shell under test.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Shell {
     /// The Worker, in workerd
@@ -91,7 +91,8 @@ pub(crate) fn implementation(
     suite.run()
 }
 
-/// What tiny programs do on a real object, against everything that they can do on a simulated one.
+/// Compares the results of tiny programs on a real object with everything that a simulated one can
+/// show.
 pub(crate) fn fidelity(project: &Project) -> Result<ExitCode> {
     let mut suite = Suite::new(project, "fidelity", Shell::Worker)?;
     let simulated = project
@@ -155,7 +156,7 @@ impl Suite {
         self.command.arg(argument);
     }
 
-    /// Runs the suite. The last line says how many tests passed, whatever the outcome.
+    /// Runs the suite. The last line says how many tests passed, also after a failure.
     pub(crate) fn run(mut self) -> Result<ExitCode> {
         let report = self.report;
         // What an earlier run left there must not be counted for this one.

@@ -2,9 +2,10 @@
 //! to streams.
 //!
 //! The input is text with a record separator (0x1E) between its records. The first record has the
-//! operator's variables, one `NAME=value` in each line, and settings that only a deployment or
-//! nobody makes ([`SWITCHES`], [`NUMBERS`]). Each other record is a request without its version:
-//! `METHOD /path`, header lines, an empty line, and the body.
+//! The input is text with a record separator (0x1E) between its records. The first record has the
+//! operator's variables, one `NAME=value` in each line, and settings that no operator can make
+//! ([`SWITCHES`], [`NUMBERS`]). Each other record is a request without its version: `METHOD /path`,
+//! header lines, an empty line, and the body.
 //!
 //! Some records are commands. `SLEEP 5000` ends all instances and lets 5,000 milliseconds pass.
 //! `WAIT 5000` only lets them pass. `FAIL 3` lets the storage fail after three reads in the next
@@ -51,11 +52,11 @@ const NUMBERS: [(&str, &str); 4] = [
 /// Smaller rows would make too many of one message.
 const ROW_BYTES_MIN: u64 = 16;
 
-/// Sends the requests to as many streams as they name.
+/// Sends the requests to the streams that they name.
 ///
 /// # Panics
-/// When an answer breaks a rule that every answer keeps, a call does not survive being printed and
-/// parsed again, a refusal stores something, or a stream does not give back what it took.
+/// When an answer breaks a rule of all answers, a call changes when it is printed and parsed again,
+/// a refusal stores something, or a stream loses content.
 pub fn request(input: &[u8]) {
     let mut records = input.split(|byte| *byte == RECORD_SEPARATOR);
     let variables = latin(records.next().unwrap_or_default());
@@ -100,7 +101,7 @@ pub fn request(input: &[u8]) {
     }
 }
 
-/// Header values and URLs are bytes, which JavaScript passes on as characters of Latin-1.
+/// Returns bytes as JavaScript sees header values and URLs: as characters of Latin-1.
 fn latin(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }

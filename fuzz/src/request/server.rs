@@ -1,4 +1,4 @@
-//! All streams that the requests name, their clock, and what is under way between them.
+//! All streams that the requests name, their clock, and the effects between them.
 
 use std::collections::BTreeMap;
 
@@ -62,10 +62,7 @@ impl Server {
                 named.object.reads_left = self.reads_left.take();
                 match named.object.step(self.now, Input::Alarm) {
                     Ok(turn) => {
-                        assert!(
-                            turn.after_commit.is_empty(),
-                            "nobody is answered by an alarm"
-                        );
+                        assert!(turn.after_commit.is_empty(), "an alarm answers no call");
                         named.note_removal(&turn);
                     }
                     // The platform tries again.
@@ -75,7 +72,7 @@ impl Server {
         }
     }
 
-    /// Gives one of all jobs under way this outcome.
+    /// Ends one of the effects under way with this outcome.
     pub(super) fn run_job(&mut self, number: u64, outcome: Outcome) {
         let count = |named: &Named| named.object.jobs.len() as u64;
         let total: u64 = self.objects.values().map(count).sum();
@@ -105,7 +102,7 @@ impl Server {
         self.objects.insert(name, named);
     }
 
-    /// Answers the first call on its way with this status. The called object does not get it.
+    /// Answers the first call on its way with this status, without the called object.
     pub(super) fn answer_call(&mut self, status: u16) {
         for named in self.objects.values_mut() {
             let jobs = &mut named.object.jobs;
@@ -119,7 +116,7 @@ impl Server {
         }
     }
 
-    /// Takes a request to the object of that stream. Returns the status of the answer.
+    /// Delivers a request to the object of a stream. Returns the status of the answer.
     pub(super) fn deliver(&mut self, to: String, request: outbox::Request) -> u16 {
         let url = outbox::url(&to);
         self.hand_over(
@@ -133,8 +130,7 @@ impl Server {
         )
     }
 
-    /// Carries out everything that remains to be done, without a failure. Returns whether that
-    /// ended.
+    /// Carries out all remaining work without a failure. Returns whether it came to an end.
     pub(super) fn settle(&mut self) -> bool {
         self.reads_left = None;
         for _ in 0..ROUNDS_MAX {
@@ -155,7 +151,7 @@ impl Server {
         false
     }
 
-    /// Checks that nothing is kept that nothing refers to.
+    /// Checks that nothing is kept without a reference to it.
     pub(super) fn check_leftovers(&self) {
         for (name, named) in &self.objects {
             let object = &named.object;

@@ -1,4 +1,4 @@
-//! One stream: what it took, and whether it gives that back.
+//! One stream: compares what it returns with what it accepted.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::wire::Request;
 use crate::grammar;
 use crate::object::Object;
 
-/// A stream, and what it must hold.
+/// A stream, and the content that it must have.
 pub(super) struct Named {
     pub(super) object: Object,
     pub(super) incarnation: Option<Incarnation>,
@@ -84,8 +84,8 @@ impl Named {
             check(request, answer, &body);
         }
         if answer.status >= 400 {
-            // Except that the use of a stream with a TTL was stored, or its end, and what remained
-            // to be done was begun.
+            // A refused call may change only three things: it may store a use of a stream with a
+            // TTL, end an expired stream, and begin remaining work.
             let slides = |head: &StoredHead| matches!(head.expiry, Expiry::Sliding { .. });
             let ends = turn.writes.contains(&Write::DropTables);
             let allowed = |write: &Write| match write {
@@ -138,7 +138,7 @@ impl Named {
         if let Ok(turn) = self.object.step(now, input) {
             assert!(
                 turn.after_commit.is_empty() && turn.broadcast.is_none(),
-                "nobody has asked"
+                "no caller waits"
             );
         }
     }
@@ -174,7 +174,10 @@ impl Named {
             );
             return;
         };
-        assert_eq!(live.next, next, "the readers are told what the writer is");
+        assert_eq!(
+            live.next, next,
+            "readers and the writer get the same offset"
+        );
         assert_eq!(
             live.from, incarnation.tail,
             "the tail moves from where it was, and sealing does not rename it"
@@ -195,7 +198,7 @@ impl Named {
             .extend(records(incarnation.format, &append.body));
     }
 
-    /// Checks that one answer has what all pages have together.
+    /// Checks that one answer has the same content as all pages together.
     pub(super) fn read_at_once(&mut self, now: Millis, content: &[Vec<u8>]) {
         let read = Read {
             from: StartOffset::Start,
@@ -289,7 +292,7 @@ impl Named {
             if let Some(former) = self.pages.insert(start, page.clone()) {
                 assert_eq!(
                     former, page,
-                    "a page stays as it is, wherever its content is moved"
+                    "a page does not change when its content is moved"
                 );
             }
             from = StartOffset::Offset(next);
@@ -313,13 +316,13 @@ fn records(format: Format, body: &[u8]) -> Vec<Vec<u8>> {
 fn next_offset(answer: &Answer) -> Offset {
     let text = answer
         .header("Stream-Next-Offset")
-        .expect("the answer tells the next offset");
-    let offset: Offset = text.parse().expect("what the server gives is an offset");
+        .expect("the answer has the next offset");
+    let offset: Offset = text.parse().expect("the server sends valid offsets");
     assert_eq!(offset.to_string(), text);
     offset
 }
 
-/// Checks what holds of every answer.
+/// Checks the rules of all answers.
 pub(super) fn check(request: &Request, answer: &Answer, body: &[u8]) {
     let status = answer.status;
     assert!((200..=501).contains(&status), "{status} to {request:?}");
@@ -353,11 +356,11 @@ pub(super) fn check(request: &Request, answer: &Answer, body: &[u8]) {
         }
     }
     let reads_if = request.header("If-None-Match").is_some();
-    assert!(status != 304 || reads_if, "nobody asked for {status}");
+    assert!(status != 304 || reads_if, "{status} without a condition");
     let writes_if = reads_if || request.header("If-Match").is_some();
     let writes = matches!(&*request.method, "PUT" | "POST" | "DELETE");
     assert!(
         status != 412 || (writes_if && writes),
-        "nobody asked for {status}"
+        "{status} without a condition"
     );
 }

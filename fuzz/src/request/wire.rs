@@ -20,8 +20,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Reads a record; `None` for what no HTTP server would pass on: control characters, an invalid
-    /// URL, or a header without a name.
+    /// Reads a record. Returns `None` if an HTTP server would refuse it: for control characters, an
+    /// invalid URL, or a header without a name.
     pub(super) fn read(record: &[u8]) -> Option<Self> {
         let mut lines = record.split(|byte| *byte == b'\n');
         let first = latin(lines.next()?);

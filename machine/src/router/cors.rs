@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_origins_are_told_that_they_may() {
+    fn only_listed_origins_get_permission() {
         let list = "https://a.example";
         for (origin, allowed) in [
             (Some("https://a.example"), true),

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_the_tail_or_the_client_passes_by() {
+    fn reads_of_the_tail_and_of_one_client_bypass_the_cache() {
         for (method, query, headers) in [
             ("HEAD", "", &[][..]),
             ("POST", "", &[]),

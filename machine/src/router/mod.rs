@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_token_protects_is_never_for_a_shared_cache() {
+    fn no_shared_cache_keeps_an_answer_that_a_token_protects() {
         let shared = |auth_token: Option<&str>| Settings {
             cache_mode: CacheMode::Shared,
             ..settings(auth_token)
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_in_a_coding_that_nobody_decodes_is_refused() {
+    fn a_body_with_a_content_encoding_is_refused() {
         let open = settings(None);
         let target = "/v1/stream/a";
         for (name, value, expected) in [

@@ -161,7 +161,7 @@ mod tests {
 
     /// This runs natively. The simulator's `meta` compares whole runs with wasm32.
     #[test]
-    fn events_are_spread_by_name_in_one_way_for_ever() {
+    fn the_shard_of_a_name_never_changes() {
         let of = |name: &str, registry_shards: u64| {
             let limits = Limits {
                 registry_shards,

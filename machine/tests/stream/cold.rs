@@ -1,4 +1,4 @@
-//! Segments on their way to the cold tier, and back to readers.
+//! Tests of sealing, storing and reading segments.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ fn next(answered: &Answered) -> Offset {
 }
 
 #[test]
-fn the_append_that_fills_a_segment_seals_it_and_none_waits() {
+fn the_append_that_fills_a_segment_seals_it_and_no_append_waits() {
     let mut shell = stream(JSON, limits());
     for (body, expected) in [("1", (0, 1)), ("2", (0, 2)), ("3", (0, 3)), ("4", (1, 1))] {
         let answered = shell.post(JSON, body.as_bytes());
@@ -66,10 +66,10 @@ fn the_append_that_fills_a_segment_seals_it_and_none_waits() {
     }
 }
 
-/// While the cold tier takes nothing, segments keep their size and wait; they are stored in order,
-/// and found again after a sleep without asking for each.
+/// While the cold tier stores nothing, segments keep their size and wait. They are stored in order,
+/// and a new instance finds the oldest without reading each.
 #[test]
-fn segments_keep_their_size_however_many_wait() {
+fn segments_keep_their_size_while_many_wait() {
     const COUNT: u64 = 40;
     let mut shell = stream(JSON, limits());
     let fail = |shell: &mut Shell| {
@@ -116,7 +116,7 @@ fn segments_keep_their_size_however_many_wait() {
 
 #[test]
 fn a_seal_changes_no_answer() {
-    // A cursor of its own age would tell the answers apart.
+    // Requests of one age, so that all answers have the same cursor.
     let limits = Limits {
         cursor_interval_ms: u64::MAX,
         ..limits()
@@ -146,7 +146,7 @@ fn a_seal_changes_no_answer() {
         .to_owned();
     let known = shell.request("GET", "?offset=-1", &[("If-None-Match", &tag)], &[]);
     assert_eq!(known.status(), 304);
-    // The other name of the same place, which a former version told.
+    // The other offset of the same place. An older version sent it.
     let by_other_name = shell.get(&format!("?offset={}", Offset::new(1, 0)));
     let by_name = shell.get(&format!("?offset={tail}"));
     assert_eq!(by_other_name.told(), by_name.told());
@@ -208,9 +208,9 @@ fn a_quiet_stream_is_moved_by_the_alarm() {
     shell.settle();
     assert_eq!((shell.rows.row_count(), shell.objects.len()), (0, 1));
     assert_eq!(shell.get("?offset=-1").text(), "[1]");
-    // Readers that have been told of the end of the sealed segment follow on.
+    // Readers that know the end of the sealed segment continue from there.
     shell.post(JSON, b"2");
-    let live = shell.live.take().expect("an append is told");
+    let live = shell.live.take().expect("an append is broadcast");
     assert_eq!(
         (live.from, live.next),
         (Offset::new(0, 1), Offset::new(1, 1))
@@ -223,7 +223,7 @@ fn a_put_of_unknown_outcome_is_tried_under_another_key_and_collected() {
     shell.post(JSON, b"[1,2,3]");
     let first = shell.puts.remove(0);
     let (object, receipt) = shell.encode(&first);
-    // It takes effect, and reports that it has failed.
+    // The put takes effect, and reports that it has failed.
     shell.objects.insert(first.key.clone(), object);
     shell.input(Input::PutFinished {
         id: first.id,
@@ -234,7 +234,7 @@ fn a_put_of_unknown_outcome_is_tried_under_another_key_and_collected() {
     assert_ne!(shell.puts[0].key, first.key);
     shell.store();
     assert_eq!(shell.objects.len(), 2);
-    // The first may report late; nobody cares any more.
+    // The first put may report late, which changes nothing.
     shell.input(Input::PutFinished {
         id: first.id,
         receipt: Some(receipt),
@@ -268,7 +268,7 @@ fn a_put_that_is_never_answered_is_tried_again() {
 }
 
 #[test]
-fn writers_are_remembered_over_sealing() {
+fn producers_are_remembered_over_sealing() {
     let mut shell = stream(JSON, limits());
     let post = |shell: &mut Shell, seq: &str, stream_seq: &str| {
         let headers = [
@@ -321,7 +321,7 @@ fn idle_producers_are_forgotten_when_a_segment_is_sealed_in_bounded_work() {
     shell.now = shell.now.plus(999);
     assert_eq!(post(&mut shell, 98, "1"), 200);
     shell.now = shell.now.plus(1);
-    // Known until a segment is sealed; and no more than so many are removed at once.
+    // All producers are known until a segment is sealed. A seal removes only a bounded number.
     assert_eq!(post(&mut shell, 0, "0"), 204);
     for left in [59, 19, 1, 1] {
         shell.sleep();
@@ -329,14 +329,14 @@ fn idle_producers_are_forgotten_when_a_segment_is_sealed_in_bounded_work() {
         shell.settle();
         assert_eq!(shell.rows.producers().count(), left);
     }
-    // Whoever was forgotten begins anew, and whoever was not goes on.
+    // A forgotten producer begins again. A remembered one continues.
     assert_eq!(post(&mut shell, 0, "1"), 409);
     assert_eq!(post(&mut shell, 0, "0"), 200);
     assert_eq!(post(&mut shell, 98, "1"), 204);
     assert_eq!(post(&mut shell, 98, "2"), 200);
 }
 
-/// Refused appends, and repeated ones, each by another producer.
+/// Sends refused and repeated appends, each of another producer.
 #[test]
 fn appends_that_store_nothing_leave_nothing_in_memory() {
     let by = |producer: usize, seq: &'static str| {
@@ -393,7 +393,7 @@ fn a_deleted_stream_leaves_nothing() {
     shell.post(JSON, b"[1,2,3]");
     shell.settle();
     shell.post(JSON, b"[4,5,6]");
-    // Deleted while a put is under way, which lands when nobody waits for it.
+    // Deleted while a put is under way. The put ends when it is no longer expected.
     let put = shell.puts.remove(0);
     let (object, receipt) = shell.encode(&put);
     assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
@@ -472,7 +472,7 @@ fn requests(shell: &mut Shell, status: u16) -> Vec<String> {
 }
 
 #[test]
-fn the_registry_is_told_in_order_and_created_when_it_is_not_there() {
+fn the_registry_gets_events_in_order_and_is_created_when_it_is_missing() {
     let limits = Limits {
         registry: true,
         ..Limits::DEFAULT
@@ -483,7 +483,7 @@ fn the_registry_is_told_in_order_and_created_when_it_is_not_there() {
     let deleted = r#"POST 0 {"type":"stream","key":"s","headers":{"operation":"delete"}}"#;
     assert_eq!(requests(&mut shell, 404), [created]);
     assert_eq!(requests(&mut shell, 201), ["PUT - "]);
-    // The answer is lost: it is told again, and known by its producer.
+    // The answer is lost. The event is sent again, and recognised by its producer.
     assert_eq!(requests(&mut shell, 503), [created]);
     assert!(shell.messages.is_empty());
     shell.sleep();
@@ -493,7 +493,7 @@ fn the_registry_is_told_in_order_and_created_when_it_is_not_there() {
     assert!(shell.rows.is_empty() && shell.messages.is_empty());
 }
 
-/// To whom the messages on their way go.
+/// Returns the receivers of the messages on their way.
 fn receivers(shell: &Shell) -> Vec<String> {
     let messages = shell.messages.iter().map(|(_, message)| match message {
         Message::Call(to, request) => format!("{} {to}", request.method),
@@ -502,10 +502,10 @@ fn receivers(shell: &Shell) -> Vec<String> {
     messages.collect()
 }
 
-/// A shard that is missing is created like the registry, and a stream's end is told where its
-/// creation was told, whatever has become of the number of shards in between.
+/// A shard that is missing is created like the registry. The end of a stream goes to the shard that
+/// has its creation, even if the number of shards has changed.
 #[test]
-fn a_stream_tells_one_shard_whatever_number_comes_later() {
+fn a_stream_reports_to_one_shard_even_if_the_number_changes() {
     let shards = |registry_shards: u64| Limits {
         registry: true,
         registry_shards,
@@ -531,9 +531,9 @@ fn a_stream_tells_one_shard_whatever_number_comes_later() {
     assert_eq!(receivers(&shell), ["POST __registry__"]);
 }
 
-/// Found by the simulator: what was added by an instance whose clock was behind was told first.
+/// Found by the simulator: tasks of an instance whose clock was behind were sent first.
 #[test]
-fn the_registry_is_told_in_order_when_a_clock_is_behind() {
+fn the_registry_gets_events_in_order_when_a_clock_is_behind() {
     let limits = Limits {
         registry: true,
         ..Limits::DEFAULT
@@ -572,7 +572,7 @@ fn the_index_learns_of_streams_and_segments_and_forgets_them() {
 }
 
 #[test]
-fn a_damaged_object_is_told_and_names_its_segment() {
+fn a_damaged_object_is_reported_with_its_segment() {
     let limits = Limits {
         index_step_bytes: 16,
         ..limits()
@@ -588,7 +588,7 @@ fn a_damaged_object_is_told_and_names_its_segment() {
         assert!(segment::decode(&damaged).is_err(), "{at}");
         shell.objects.insert(key.clone(), damaged);
         let page = shell.get("?offset=-1");
-        // What the answer is not made of may be damaged.
+        // Parts of the object that the answer does not use may be damaged.
         let is_told = page.status() == 500 && page.text().contains("segment 0 is damaged");
         assert!(is_told || page.body == whole, "{at}: {}", page.text());
     }
@@ -636,7 +636,7 @@ fn a_read_from_the_middle_takes_little_more_than_it_answers() {
 }
 
 #[test]
-fn an_index_is_bounded_whatever_its_step() {
+fn an_index_is_bounded_for_every_step() {
     let limits = Limits {
         index_step_bytes: 1,
         index_entries_max: 10,
@@ -667,8 +667,8 @@ fn an_index_is_bounded_whatever_its_step() {
 }
 
 proptest! {
-    /// Whatever the sizes and whatever is stored when: every page is the same, and has the same
-    /// name, hot or cold, and from every offset the stream reads on to its end.
+    /// For all sizes and all orders of storing: every page has the same content and entity tag, hot
+    /// or cold, and a reader gets from every offset to the end of the stream.
     #[test]
     fn where_content_is_makes_no_difference(
         json in any::<bool>(),
@@ -695,9 +695,9 @@ proptest! {
             ..Limits::DEFAULT
         });
         let mut units: Vec<String> = Vec::new();
-        // What was answered, and how many units came before it.
+        // The answers so far, and the number of units before each.
         let mut offsets = vec![(Offset::START, 0)];
-        // Offsets inside appends, and how many units came before the append.
+        // Offsets inside appends, and the number of units before the append.
         let mut inside = Vec::new();
         let last = appends.len() - 1;
         for (index, (sizes, stores)) in appends.iter().enumerate() {
@@ -788,8 +788,9 @@ proptest! {
     }
 }
 
-/// With the registry, the index and the cold tier: two tables, the head row, and the head row again
-/// when both are told. One alarm is set, in case that a message is lost, and taken back.
+/// With the registry, the index and the cold tier: two tables, the stream's row, and the same row
+/// again when both have the creation. One alarm is set for the case that a message is lost, and is
+/// removed.
 #[test]
 fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
     let limits = Limits {
@@ -807,7 +808,7 @@ fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
         written += shell.written;
     }
     assert_eq!((written, shell.alarm), (2, None));
-    // Nothing is told twice, and what is told later has rows of its own.
+    // Nothing is sent twice. Later events have rows of their own.
     shell.sleep();
     shell.get("");
     assert!(shell.messages.is_empty());
@@ -816,10 +817,10 @@ fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
     shell.fire_until(|shell| shell.rows.is_empty() || !shell.messages.is_empty());
 }
 
-/// What the head row says is to be told outlives the stream, and goes before what is told of its
+/// An announcement that the stream's row stands for outlives the stream, and is sent before the
 /// end.
 #[test]
-fn a_creation_is_told_after_a_sleep_and_after_the_end() {
+fn a_creation_is_announced_after_a_sleep_and_after_the_end() {
     let limits = Limits {
         registry: true,
         ..Limits::DEFAULT

@@ -1,4 +1,4 @@
-//! What a stream does over time and over many rows: what is hard to ask a running server.
+//! Tests of a stream over time and over many rows, which are hard to do with a running server.
 
 mod cold;
 mod outbox;
@@ -20,7 +20,7 @@ fn stream(content_type: &str, headers: &[(&str, &str)]) -> Shell {
 }
 
 #[test]
-fn an_append_is_one_write_whatever_it_carries_but_the_first_makes_its_table() {
+fn an_append_is_one_write_and_the_first_of_a_segment_makes_its_table() {
     let mut shell = stream(JSON, &[]);
     assert_eq!(shell.rows.hot_tables().count(), 0);
     shell.post(JSON, b"1");
@@ -113,7 +113,7 @@ fn an_instance_that_wakes_never_expires_a_stream_early() {
 }
 
 #[test]
-fn the_alarm_ends_a_stream_that_nobody_asks_for() {
+fn the_alarm_ends_a_stream_that_gets_no_requests() {
     let mut shell = stream(BINARY, &[("Stream-TTL", "80")]);
     let created = shell.now;
     for _ in 0..20 {
@@ -167,7 +167,7 @@ fn readers_at_the_tail_keep_a_sliding_stream_and_not_a_fixed_one() {
 }
 
 #[test]
-fn a_reader_of_the_former_stream_is_no_use_of_its_successor() {
+fn a_reader_of_a_deleted_stream_does_not_keep_its_successor() {
     let mut shell = stream(BINARY, &[("Stream-TTL", "80")]);
     assert!(shell.get("?offset=-1&live=sse").attached);
     shell.request("DELETE", "", &[], b"");
@@ -186,7 +186,7 @@ fn a_clock_behind_the_platforms_makes_no_alarm_loop() {
     for _ in 0..400 {
         let at = shell.alarm.take().expect("an alarm is set");
         platform = platform.plus(10).max(at);
-        // The object's clock is 3 s behind that which the alarm goes by.
+        // The object's clock is 3 s behind the clock of the alarms.
         shell.now = Millis(platform.0 - 3_000);
         shell.input(Input::Alarm);
     }
@@ -197,13 +197,13 @@ fn a_clock_behind_the_platforms_makes_no_alarm_loop() {
 }
 
 #[test]
-fn an_alarm_that_came_before_its_time_comes_again_after_a_pause() {
+fn an_alarm_that_fired_too_early_fires_again_after_a_pause() {
     let mut shell = stream(BINARY, &[("Stream-Expires-At", "2027-01-15T08:00:10Z")]);
     let mut platform = shell.now;
     let mut came = 0;
     while let Some(at) = shell.alarm.take() {
         platform = platform.plus(1).max(at);
-        // The object's clock is 3 s behind that which the alarm goes by.
+        // The object's clock is 3 s behind the clock of the alarms.
         shell.now = Millis(platform.0 - 3_000);
         shell.input(Input::Alarm);
         came += 1;
@@ -228,7 +228,7 @@ fn a_lost_alarm_is_set_again_by_the_next_event() {
 
 #[test]
 fn a_ttl_beyond_all_dates_needs_no_alarm() {
-    // The longest that fits before the last date that JavaScript has, and the longest of all.
+    // The longest TTL that ends before JavaScript's last date, and the longest of all.
     for (ttl, has_alarm) in [("6000000000000", true), ("9007199254740991", false)] {
         let mut shell = stream(BINARY, &[("Stream-TTL", ttl)]);
         assert_eq!(shell.alarm.is_some(), has_alarm, "{ttl}");
@@ -300,7 +300,7 @@ fn a_stream_created_anew_shares_nothing_with_the_old_one() {
 }
 
 #[test]
-fn writers_are_remembered_over_a_sleep() {
+fn producers_are_remembered_over_a_sleep() {
     let mut shell = stream(BINARY, &[]);
     let append = |shell: &mut Shell, epoch: &str, seq: &str, stream_seq: &str| {
         let headers = [
@@ -352,10 +352,10 @@ fn writers_are_remembered_over_a_sleep() {
 }
 
 #[test]
-fn each_turn_tells_the_readers_what_it_did() {
+fn each_turn_broadcasts_its_changes_to_subscribers() {
     let mut shell = stream(JSON, &[]);
     shell.post(JSON, b"[1,[2]]");
-    let live = shell.live.take().expect("an append is told");
+    let live = shell.live.take().expect("an append is broadcast");
     assert_eq!(
         (live.from.position, live.next.position, live.end),
         (0, 2, None)
@@ -378,14 +378,14 @@ fn each_turn_tells_the_readers_what_it_did() {
     shell.limits.frame_bytes_max = 10;
     shell.sleep();
     shell.post(JSON, b"\"0123456789\"");
-    let live = shell.live.take().expect("an append is told");
+    let live = shell.live.take().expect("an append is broadcast");
     let (frame, body) =
         machine::live_reader::Frame::decode(&live.message(Class::Sse).expect("whole frames"))
             .expect("a message");
     assert!(!frame.whole && body.is_empty() && frame.next.position == 3);
 
     shell.request("POST", "", &[("Stream-Closed", "true")], b"");
-    let live = shell.live.take().expect("a close is told");
+    let live = shell.live.take().expect("a close is broadcast");
     assert_eq!((live.from, live.end), (live.next, Some(StreamEnd::Closed)));
     shell.request("DELETE", "", &[], b"");
     assert_eq!(
@@ -394,7 +394,7 @@ fn each_turn_tells_the_readers_what_it_did() {
     );
 }
 
-/// The records of a page's body.
+/// Returns the records of a page's body.
 fn records(content_type: &str, body: &[u8]) -> Vec<u8> {
     if content_type == JSON {
         let values: Vec<serde_json::Value> = serde_json::from_slice(body).expect("an array");
@@ -408,8 +408,8 @@ fn records(content_type: &str, body: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    /// Whatever the sizes of appends, rows and pages, pages tile the stream, and any offset reads
-    /// on to the tail.
+    /// For all sizes of appends, rows and pages, pages tile the stream, and a reader gets from any
+    /// offset to the tail.
     #[test]
     fn pages_tile_the_stream(
         json in any::<bool>(),
@@ -486,7 +486,7 @@ proptest! {
 }
 
 #[test]
-fn an_event_stream_goes_on_from_the_last_event_that_this_stream_has_told() {
+fn an_event_stream_continues_from_an_event_of_this_stream_only() {
     let mut shell = stream("text/plain", &[]);
     shell.post("text/plain", b"abc");
     shell.post("text/plain", b"def");
@@ -531,6 +531,6 @@ fn an_event_stream_goes_on_from_the_last_event_that_this_stream_has_told() {
     assert_eq!(
         read(&mut shell, "now", "x").status(),
         200,
-        "it has not been told the end"
+        "it has not received the end"
     );
 }

@@ -123,7 +123,7 @@ fn received(
 }
 
 #[test]
-fn every_task_is_carried_out_once_and_in_order_whatever_fits_in_memory() {
+fn every_task_is_done_once_and_in_order_with_any_bound_of_memory() {
     for (queues, tasks) in [(1, 1), (1, 3), (2, 1), (4, 2), (1_000, 1_000)] {
         for sleeps in [false, true] {
             let mut shell = Shell::new(limits(queues, tasks, 1));

@@ -1,4 +1,4 @@
-//! Writes that depend on the state of the stream: entity tags (RFC 9110, 13) and
+//! Tests of writes that depend on the state of the stream: entity tags (RFC 9110, 13) and
 //! `Stream-Expected-Offset`.
 
 use machine::Limits;
@@ -8,7 +8,7 @@ use crate::{BINARY, stream};
 
 const CLOSE: (&str, &str) = ("Stream-Closed", "true");
 
-/// A stream whose segments are sealed after two appends of one byte.
+/// Returns a stream whose segments are sealed after two appends of one byte.
 fn sealing() -> Shell {
     let mut shell = Shell::new(Limits {
         cold: true,
@@ -228,7 +228,7 @@ fn both_names_of_a_tail_are_the_tail() {
 }
 
 #[test]
-fn a_retry_succeeds_whatever_it_expects() {
+fn a_retry_succeeds_with_any_expected_offset() {
     let mut shell = stream(BINARY, &[]);
     let (start, tag) = (tail(&mut shell), tag(&mut shell));
     let headers = [
@@ -251,7 +251,7 @@ fn a_retry_succeeds_whatever_it_expects() {
     assert_eq!(
         append(&mut shell, &next[..3]).status(),
         200,
-        "what is refused uses no number"
+        "a refused append uses no sequence number"
     );
 }
 

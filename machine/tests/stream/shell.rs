@@ -1,4 +1,4 @@
-//! The smallest shell there is: rows in memory, one object, every turn durable at once.
+//! The smallest shell: rows in memory, one object, and turns that are durable at once.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use machine::{
     Stream,
 };
 
-/// An answer with its body made.
+/// An answer with its body.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) answer: Answer,
@@ -31,7 +31,7 @@ impl Answered {
         self.answer.header(name).unwrap_or_default()
     }
 
-    /// All that a client is told.
+    /// Returns everything that a client receives.
     pub(crate) fn told(&self) -> (u16, String, String) {
         let headers = self.answer.headers();
         let headers: Vec<_> = headers
@@ -45,7 +45,7 @@ impl Answered {
     }
 }
 
-/// What a stream sends to another object, or to the index.
+/// A message of a stream to another object, or to the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     Call(String, Request),
@@ -68,13 +68,13 @@ pub(crate) struct Shell {
     pub(crate) objects: BTreeMap<String, Vec<u8>>,
     /// Bytes that answers have taken from it.
     pub(crate) fetched: u64,
-    /// Asked for and not yet done.
+    /// Effects that are not done yet.
     pub(crate) puts: Vec<Put>,
     pub(crate) collections: Vec<(EffectId, Vec<String>)>,
     pub(crate) messages: Vec<(EffectId, Message)>,
     stream: Option<Stream>,
     wakes: u64,
-    /// Of the reader that was attached last.
+    /// The incarnation of the reader that was attached last.
     incarnation: Option<Incarnation>,
 }
 
@@ -104,7 +104,7 @@ impl Shell {
         self.stream = None;
     }
 
-    /// What the instance holds in memory, as text.
+    /// Returns what the instance holds in memory, as text.
     pub(crate) fn remembered_bytes(&self) -> usize {
         format!("{:?}", self.stream).len()
     }
@@ -163,7 +163,7 @@ impl Shell {
         Ok(frames)
     }
 
-    /// The object of a put, and its receipt.
+    /// Returns the object of a put, and its receipt.
     pub(crate) fn encode(&self, put: &Put) -> (Vec<u8>, Receipt) {
         let mut encoder = put.begin(&self.rows).expect("the rows are there");
         let length = encoder.length();
@@ -178,7 +178,7 @@ impl Shell {
         (object, receipt)
     }
 
-    /// Carries out the oldest put, and tells the stream.
+    /// Carries out the oldest put, and reports its end to the stream.
     pub(crate) fn store(&mut self) {
         let put = self.puts.remove(0);
         let (object, receipt) = self.encode(&put);
@@ -192,7 +192,7 @@ impl Shell {
         });
     }
 
-    /// Carries out everything that is asked for, until nothing is.
+    /// Carries out all effects, until there are no more.
     pub(crate) fn settle(&mut self) {
         while !(self.puts.is_empty() && self.collections.is_empty() && self.messages.is_empty()) {
             if !self.puts.is_empty() {
@@ -208,7 +208,7 @@ impl Shell {
         }
     }
 
-    /// A message has ended with this status; 200 stands for success where there is no status.
+    /// Ends a message with this status. For the index, 200 stands for success.
     pub(crate) fn answer(&mut self, effect: EffectId, message: &Message, status: u16) {
         self.input(match message {
             Message::Call(..) => Input::CallFinished {
@@ -222,7 +222,7 @@ impl Shell {
         });
     }
 
-    /// The body of an answer, page by page.
+    /// Returns the body of an answer, page by page.
     fn render(&mut self, plan: &Plan) -> Result<Vec<u8>, CorruptionError> {
         let (mut body, mut rest) = self.render_page(plan)?;
         while let Some(next) = rest {
@@ -233,7 +233,7 @@ impl Shell {
         Ok(body)
     }
 
-    /// The next page of an answer, and what comes after it; `None` when the stream is no more.
+    /// Returns the next page of an answer, and the rest after it; `None` when the stream has ended.
     pub(crate) fn read_on(&mut self, rest: Rest) -> Option<(Vec<u8>, Option<Rest>)> {
         let id = CallId(0);
         let effect = self.input(Input::Continue { id, rest }).pop();
@@ -249,7 +249,7 @@ impl Shell {
         }
     }
 
-    /// The head and the first page of the answer to a read, and what comes after that.
+    /// Returns the head and the first page of the answer to a read, and the rest after that.
     pub(crate) fn begin_read(&mut self, query: &str) -> (Answer, Vec<u8>, Option<Rest>) {
         let effect = self
             .ask("GET", query, &[], b"")
@@ -283,7 +283,7 @@ impl Shell {
         Ok((body, rendering.rest()))
     }
 
-    /// What a request is answered in its turn.
+    /// Sends a request, and returns the answer of its turn.
     fn ask(
         &mut self,
         method: &str,
@@ -386,18 +386,18 @@ impl Shell {
         self.request("GET", query, &[], b"")
     }
 
-    /// One page, as caches that many clients share get it.
+    /// Returns one page, as a shared cache gets it.
     pub(crate) fn get_page(&mut self, query: &str) -> Answered {
         self.request("GET", query, &[("X-Cache-Mode", "shared")], b"")
     }
 
-    /// The reader that was attached last leaves.
+    /// Lets the reader that was attached last leave.
     pub(crate) fn leave(&mut self) {
         let incarnation = self.incarnation.take().expect("a reader was attached");
         assert!(self.input(Input::SubscriberLeft { incarnation }).is_empty());
     }
 
-    /// Fires alarms until it is so.
+    /// Fires alarms until the condition holds.
     pub(crate) fn fire_until(&mut self, is_so: impl Fn(&Self) -> bool) {
         for _ in 0..100 {
             if is_so(self) {
@@ -405,7 +405,7 @@ impl Shell {
             }
             self.fire();
         }
-        panic!("it is never so");
+        panic!("the condition never holds");
     }
 
     /// Fires the alarm at its time.

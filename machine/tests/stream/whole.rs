@@ -9,7 +9,7 @@ use crate::shell::{Answered, Shell};
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 
-/// Each message has a page of its own.
+/// Returns limits by which each message has a page of its own.
 fn limits() -> Limits {
     Limits {
         cold: true,
@@ -30,7 +30,7 @@ fn next(answer: &Answer) -> &str {
     answer.header("Stream-Next-Offset").expect("an offset")
 }
 
-/// What follows a first page, and how many pages that is.
+/// Returns the body after a first page, and the number of pages.
 fn remaining(shell: &mut Shell, mut rest: Option<Rest>) -> Option<(Vec<u8>, usize)> {
     let (mut body, mut pages) = (Vec::new(), 0);
     while let Some(next) = rest {
@@ -127,7 +127,7 @@ fn the_end_of_an_answer_is_fixed_when_it_begins() {
                     rest = after;
                 }
                 assert_eq!(String::from_utf8_lossy(&body), expected);
-                // From where the answer ended, the next goes on.
+                // The next read continues where the answer ended.
                 let on = shell.get(&format!("?offset={tail}")).text();
                 let both = expected.to_owned() + &on;
                 let both = both.replace("][", ",");
@@ -138,7 +138,7 @@ fn the_end_of_an_answer_is_fixed_when_it_begins() {
 }
 
 #[test]
-fn an_answer_breaks_off_when_its_stream_is_no_more() {
+fn an_answer_breaks_off_when_its_stream_has_ended() {
     type Ends = fn(&mut Shell);
     let deletes: Ends = |shell| {
         assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
@@ -172,7 +172,7 @@ fn an_answer_breaks_off_when_its_stream_is_no_more() {
 }
 
 #[test]
-fn each_page_that_is_taken_is_a_use() {
+fn each_page_that_a_client_reads_is_a_use() {
     let mut shell = stream(TEXT, &[("Stream-TTL", "60")], limits());
     let text = "a long text ".repeat(10);
     for append in text.as_bytes().chunks(4) {
@@ -236,8 +236,8 @@ fn what_caches_may_keep_and_live_reads_stay_pages() {
 }
 
 proptest! {
-    /// Whatever is appended, sealed and stored between its pages: an answer is what the stream held
-    /// when it began, from any offset that was ever told.
+    /// For any appends, seals and puts between its pages, an answer has what the stream held when
+    /// it began, from any offset that was ever sent.
     #[test]
     fn an_answer_is_what_was_there_when_it_began(
         json in any::<bool>(),
@@ -324,7 +324,7 @@ fn a_page_that_no_longer_reaches_the_tail_has_changed() {
     let at_tail = shared(&mut shell, "\"none\"");
     assert_eq!(at_tail.header("Stream-Up-To-Date"), "true");
     shell.post(JSON, b"2");
-    // A 304 would leave the Stream-Up-To-Date in place that the client has stored.
+    // A 304 would keep the Stream-Up-To-Date that the client has stored.
     let page = shared(&mut shell, at_tail.header("ETag"));
     assert_eq!((page.status(), page.text().as_str()), (200, "[1]"));
     assert_eq!(page.header("Stream-Up-To-Date"), "");

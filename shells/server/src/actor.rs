@@ -76,7 +76,7 @@ pub(crate) enum JobKind {
 }
 
 impl JobKind {
-    /// The machine's input. A job that is run again has the same input.
+    /// Returns the machine's input. A job that is run again has the same input.
     fn input(&self) -> Option<Input> {
         match self {
             Self::Input(input) => Some(input.clone()),
@@ -92,7 +92,7 @@ impl JobKind {
         }
     }
 
-    /// The id of the call, if the job is a call.
+    /// Returns the id of the call, if the job is a call.
     const fn call(&self) -> Option<CallId> {
         match self {
             Self::Input(Input::Call { id, .. } | Input::Continue { id, .. }) => Some(*id),
@@ -156,12 +156,13 @@ pub(crate) enum TurnError {
     Panicked,
 }
 
-/// What the machine reads. There is nothing where there is no file.
+/// Returns the storage for the machine. Without a file it is empty.
 pub(crate) fn rows(database: Option<&dyn Database>) -> Option<&dyn Storage> {
     database.map(Database::rows)
 }
 
-/// The subscribers of an incarnation, with those that turns of the present batch attach.
+/// Returns the number of subscribers of an incarnation, including those that turns of the present
+/// batch attach.
 fn attached(
     subscribers: &Subscribers,
     waiting: &[(Job, Effects)],
@@ -187,7 +188,7 @@ impl StreamActor {
 }
 
 impl ActorState {
-    /// Whether the actor can be dropped without loss.
+    /// Returns whether the actor can be dropped without loss.
     pub(crate) fn is_idle(&self) -> bool {
         self.database.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
     }
@@ -198,7 +199,7 @@ impl ActorState {
     pub(crate) fn sleep(&mut self, name: &str) {
         debug_assert!(
             !self.in_transaction,
-            "nobody sleeps between a write and its commit"
+            "a file is closed only after the commit of its writes"
         );
         if self.pending_effects == 0 {
             self.stream = None;

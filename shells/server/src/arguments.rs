@@ -76,7 +76,7 @@ impl Arguments {
     }
 }
 
-/// The flags, by the heading under which `--help` shows them.
+/// Returns the flags, by the heading under which `--help` shows them.
 fn sections() -> [(&'static str, Vec<Setting>); 4] {
     let bounds = config::bounds().into_iter();
     [

@@ -80,7 +80,7 @@ pub(crate) enum FetchError {
 }
 
 impl FetchError {
-    /// The answer for a client that has received nothing yet.
+    /// Returns the answer for a client that has received nothing yet.
     pub(crate) fn answer(&self, streams: &Streams) -> Answer {
         match self {
             Self::CorruptionError(damaged) => Answer::internal(&damaged.to_string()),

@@ -53,7 +53,7 @@ limits_table! {
     /// Most streams whose files are open at the same time. Beyond it, the least recently used file
     /// is closed. Each stream takes two file descriptors.
     open_streams_max: usize = 512, Count, (1, MILLION), "OPEN_STREAMS_MAX";
-    /// Threads that use the storage. As many streams can commit at the same time.
+    /// Threads that use the storage. At most this many streams can commit at the same time.
     storage_threads: usize = 64, Count, (1, 1_024), "STORAGE_THREADS";
     /// Connections beyond `CONNECTIONS_MAX` that are kept open to be answered 503. `/health` and
     /// `/metrics` answer them as usual.
@@ -125,6 +125,8 @@ impl Bounds {
         Ok(bounds)
     }
 
+    /// Checks all bounds.
+    ///
     /// # Panics
     /// When a bound is outside of its range.
     pub(crate) fn check(&self) {
@@ -134,7 +136,7 @@ impl Bounds {
     }
 }
 
-/// What this shell reads itself: where it listens, what it logs, and where data is kept.
+/// Returns the settings of this shell: where it listens, what it logs, and where data is kept.
 #[must_use]
 pub fn places() -> Vec<Setting> {
     let text = |name, shape, default, help: &str| Setting {
@@ -176,7 +178,7 @@ pub fn places() -> Vec<Setting> {
     ]
 }
 
-/// What this shell reads itself of the cold tier.
+/// Returns the settings of the cold tier in this shell.
 #[must_use]
 pub fn cold() -> Vec<Setting> {
     let text = |name, shape, default, help: &str| Setting {

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::alarms::Index;
 use crate::storage::{Database, Due, Storage};
 
-/// How much of the stream's name the file's name shows, for people.
+/// How many bytes of the stream's name are in the file's name, for people who look at the
+/// directory.
 const SHOWN_BYTES: usize = 40;
 
 /// The storage of one machine.
@@ -50,8 +51,8 @@ impl Files {
         })
     }
 
-    /// The digest makes the file's name unique and safe for every stream name. No two file names
-    /// differ in case alone.
+    /// Returns the path of a stream's file. A digest makes the name unique and safe for every
+    /// stream name. No two file names differ in case alone.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         let digest = Sha256::digest(name.as_bytes());
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -75,7 +76,7 @@ impl Storage for Files {
         connect(&path, flags, self.cache_kib).map(Some)
     }
 
-    /// The first commit makes the file durable, because it also syncs the directory.
+    /// Creates the file. The first commit makes it durable, because it also syncs the directory.
     fn create(&self, name: &str) -> io::Result<Box<dyn Database>> {
         let path = self.path(name);
         if let Some(shelf) = path.parent()
@@ -90,8 +91,8 @@ impl Storage for Files {
         connect(&path, flags, self.cache_kib)
     }
 
-    /// The tables are already dropped durably. A file that a crash leaves behind is empty, and is
-    /// removed when it is next opened.
+    /// Removes the file, whose tables are already dropped durably. A file that a crash leaves
+    /// behind is empty, and is removed when it is next opened.
     fn remove(&self, name: &str, database: Box<dyn Database>) -> io::Result<()> {
         // Closing moves everything into the one file, and removes the files beside it.
         database.close()?;

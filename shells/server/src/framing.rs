@@ -68,12 +68,12 @@ impl Line {
 }
 
 impl Framing {
-    /// Whether a head has begun and has not ended.
+    /// Returns whether a head has begun and has not ended.
     pub(crate) const fn is_in_head(&self) -> bool {
         matches!(self.state, State::Head)
     }
 
-    /// Whether the length of the body is needed before more can be read.
+    /// Returns whether the length of the body is needed before more can be read.
     pub(crate) const fn awaits_length(&self) -> bool {
         matches!(self.state, State::AfterHead)
     }
@@ -191,7 +191,7 @@ impl Framing {
 mod tests {
     use super::{Framing, Length};
 
-    /// What the HTTP library sees when the bytes arrive in pieces of one size.
+    /// Returns what the HTTP library receives when the bytes arrive in pieces of one size.
     fn seen(bytes: &[u8], bodies: &[Length], size: usize) -> Vec<u8> {
         let mut framing = Framing::default();
         let mut bodies = bodies.iter();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_with_whole_line_endings_pass_whatever_the_bodies_have() {
+    fn heads_with_whole_line_endings_pass_unchanged_before_any_body() {
         let cases: [(&[u8], &[Length]); 6] = [
             (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", &[]),
             (b"\r\n\r\nGET / HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n", &[Length::Known(0)]),

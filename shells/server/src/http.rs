@@ -80,7 +80,7 @@ impl Outgoing {
         Self::new(status, headers, Content::Whole(body.into()))
     }
 
-    /// An answer whose body is an event stream. The first events are known.
+    /// Returns an answer whose body is an event stream. The first events are known.
     pub(crate) fn events(
         answer: &Answer,
         first: Bytes,
@@ -94,8 +94,8 @@ impl Outgoing {
         Self::new(answer.status, answer.headers(), content)
     }
 
-    /// An answer whose body is sent piece by piece. The first bytes are known. If later ones cannot
-    /// be made, the connection is cut, and the client reads on from its offset.
+    /// Returns an answer whose body is sent piece by piece. The first bytes are known. If later
+    /// ones cannot be made, the connection is cut, and the client reads on from its offset.
     fn pages(answer: &Answer, first: Bytes, pages: Pages) -> Self {
         let rest = stream::try_unfold(pages, |mut pages| async {
             let bytes = pages.next().await;
@@ -150,7 +150,7 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) {
     headers.append(name, value);
 }
 
-/// An answer with its body.
+/// Turns an answer and its body into a response.
 pub(crate) fn response(answer: &Answer, body: impl Into<Bytes>) -> Outgoing {
     Outgoing::whole(answer.status, answer.headers(), body)
 }
@@ -173,7 +173,7 @@ pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Repl
     }
 }
 
-/// The answer in place of a page that cannot be made.
+/// Returns the answer in place of a page that cannot be made.
 pub(crate) fn failure(streams: &Streams, failed: &FetchError) -> Outgoing {
     tracing::warn!(error = %failed, "a page could not be made");
     direct(&failed.answer(streams))
@@ -183,7 +183,7 @@ pub(crate) fn unavailable(streams: &Streams) -> Outgoing {
     direct(&Answer::unavailable(&streams.settings.limits))
 }
 
-/// An answer whose body needs no rows.
+/// Returns an answer whose body needs no rows.
 fn direct(answer: &Answer) -> Outgoing {
     match &answer.body {
         AnswerBody::Bytes(bytes) => response(answer, bytes.clone()),
@@ -374,7 +374,7 @@ impl Service {
         ))
     }
 
-    /// Why a load balancer should not use this server, if there is a reason.
+    /// Returns why a load balancer should not use this server, if there is a reason.
     fn reason_not_to_ask(&self) -> Option<&'static str> {
         if *self.ending.borrow() {
             return Some(ENDING);
@@ -566,7 +566,7 @@ impl Service {
     }
 }
 
-/// The body of a response that is streamed: the pieces, and then those of the rest as it is made.
+/// Returns the body of a streamed response: first these pieces, and then the rest as it is made.
 fn streamed(room: ResponseRoom, pieces: VecDeque<Bytes>, rest: Made) -> Made {
     let state = (room, pieces, rest);
     Box::pin(stream::try_unfold(state, |state| async {
@@ -671,8 +671,8 @@ fn given(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(values.fold(first, |joined, value| joined + ", " + &value))
 }
 
-/// Header values are bytes. Read them as UTF-8 if they are valid UTF-8, and as Latin-1 otherwise,
-/// because that is what older software sends.
+/// Returns the text of a header value. Values are bytes. They are read as UTF-8 if they are valid
+/// UTF-8, and as Latin-1 otherwise, because that is what older software sends.
 fn text(value: &HeaderValue) -> String {
     let bytes = value.as_bytes();
     match std::str::from_utf8(bytes) {

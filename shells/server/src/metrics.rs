@@ -184,6 +184,8 @@ impl Metrics {
         self.refused.get_or_create(&Refused { bound }).inc();
     }
 
+    /// Writes all metrics.
+    ///
     /// # Errors
     /// Never, when writing to a text.
     pub(crate) fn text(&self, format: Format) -> Result<String, std::fmt::Error> {
@@ -236,7 +238,7 @@ impl Format {
     }
 }
 
-/// The text format has the sample's name in the lines about a counter, and no end.
+/// Removes what only OpenMetrics has: the family names of counters, and the end mark.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len() + 1_024);
     let mut lines = text.lines().peekable();

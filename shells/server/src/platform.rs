@@ -12,10 +12,10 @@ use tokio::runtime::Handle;
 pub type Work = Box<dyn FnOnce() + Send>;
 
 pub trait Platform: Debug + Send + Sync + 'static {
-    /// Wall time.
+    /// Returns the wall time.
     fn now(&self) -> Millis;
 
-    /// 64 random bits.
+    /// Returns 64 random bits.
     ///
     /// # Errors
     /// When the system has none.

@@ -157,7 +157,7 @@ pub(crate) async fn hold(
 }
 
 impl Reader {
-    /// The body of an event stream.
+    /// Returns the body of an event stream.
     fn events(self) -> impl Stream<Item = Bytes> + Send {
         stream::unfold(self, |mut reader| async {
             loop {
@@ -174,7 +174,7 @@ impl Reader {
         })
     }
 
-    /// The answer of a long-poll.
+    /// Returns the answer of a long-poll.
     async fn answer(mut self) -> Outgoing {
         loop {
             if let Some(answer) = self.answer.take() {

@@ -4,7 +4,7 @@
 //! most loses one of its bodies or responses.
 //!
 //! A response is admitted before its head is sent, with room for its first bytes. After that it is
-//! never cut off because room is short. It may exceed the room, but nobody makes more bytes until
+//! never cut off because room is short. It may exceed the room, but it makes no more bytes until
 //! there is room again. A response is evicted only if its client takes nothing for a while.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -92,8 +92,8 @@ pub(crate) struct ResponseRoom(Arc<Reservation>);
 pub(crate) enum Keeps {
     /// Nothing: an event stream is idle most of the time.
     Nothing,
-    /// Room for as many bytes as its first, and a piece to spare, so that it needs no more room for
-    /// the next ones.
+    /// Room for as many bytes as its first ones have, and one more piece. So it needs no more room
+    /// for the bytes that follow.
     First,
 }
 
@@ -178,7 +178,7 @@ impl Room {
         }
     }
 
-    /// Evicts until the room is not exceeded, or nobody can be evicted.
+    /// Evicts until the room is not exceeded, or nothing can be evicted.
     fn evict(&self, holders: &mut Holders) {
         while self.is_exceeded()
             && let Some(number) = holders.choose(self.rule)
@@ -337,7 +337,7 @@ impl Reservation {
         });
     }
 
-    /// Whether the response keeps room, and its client has not taken all of its bytes.
+    /// Returns whether the response keeps room, and its client has not taken all of its bytes.
     fn awaits_client(&self) -> bool {
         let holders = self.room.holders.lock();
         let holder = holders.each.get(&self.number);
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_makes_more_while_the_room_is_exceeded() {
+    async fn no_response_makes_more_bytes_while_the_room_is_exceeded() {
         let room = room(2);
         let mut grows = begin(&room, 1, PIECE_BYTES, Keeps::First).unwrap();
         let mut waits = begin(&room, 2, PIECE_BYTES, Keeps::First).unwrap();

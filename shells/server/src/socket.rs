@@ -79,9 +79,9 @@ impl<Io: AsyncRead + AsyncWrite> Socket<Io> {
         }
     }
 
-    /// Whether the library has made this answer by itself, because it refused the head. Every answer
-    /// of the service has a `Cache-Control`. Such an answer comes in one piece, and no body can be
-    /// mistaken for it.
+    /// Returns whether the library has made this answer by itself, because it refused the head.
+    /// Every answer of the service has a `Cache-Control`. Such an answer comes in one piece, and no
+    /// body can be mistaken for it.
     fn is_the_librarys(&self, bytes: &[u8]) -> bool {
         self.is_between_answers
             && Arc::strong_count(&self.answering) == ENDS
@@ -105,7 +105,7 @@ impl<Io: AsyncRead + AsyncWrite> Socket<Io> {
     }
 }
 
-/// The same answer with a `Cache-Control`, behind its status line.
+/// Returns the same answer with a `Cache-Control` after its status line.
 fn never_stored(answer: &[u8]) -> BytesMut {
     let line_end = answer.iter().position(|byte| *byte == b'\n');
     let (line, rest) = answer.split_at(line_end.map_or(0, |at| at + 1));

@@ -8,7 +8,7 @@ use machine::{Millis, Span, StorageError, Write};
 
 /// The rows of one stream. Dropping it discards uncommitted writes.
 pub trait Database: Debug + Send {
-    /// What the machine reads. It sees the writes of the open transaction.
+    /// Returns the storage for the machine. It includes the writes of the open transaction.
     fn rows(&self) -> &dyn machine::Storage;
 
     /// Opens a transaction. [`Self::commit`] makes its writes durable all at once.

@@ -155,7 +155,7 @@ impl Streams {
         self.ask(name, JobKind::Input(Input::Alarm), None)
     }
 
-    /// A reader has dropped its subscription.
+    /// Queues the notice that a reader has dropped its subscription.
     pub(crate) fn leave(self: &Arc<Self>, name: &str, subscriber: u64, incarnation: Incarnation) {
         self.send_always(
             name,

@@ -73,7 +73,7 @@ impl Subscribers {
         }
     }
 
-    /// How many subscribers an incarnation of the stream has.
+    /// Returns the number of subscribers of an incarnation.
     pub(crate) fn count(&self, incarnation: Incarnation) -> usize {
         let subscribers = self.0.values();
         subscribers

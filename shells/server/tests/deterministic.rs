@@ -67,7 +67,7 @@ async fn life() -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_passes_in_no_time_and_twice_alike() {
+async fn a_run_takes_no_time_and_repeats_exactly() {
     let [created, first, read, polled, second, page, gone, registry] =
         <[String; 8]>::try_from(life().await).unwrap();
     assert!(created.starts_with("HTTP/1.1 201 "), "{created}");

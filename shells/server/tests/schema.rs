@@ -1,4 +1,4 @@
-//! Files of earlier code are upgraded, and those of later code are left alone.
+//! Files of earlier code are upgraded. Files of later code are not changed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -33,7 +33,7 @@ fn append(seq: u64) -> String {
     )
 }
 
-/// The file of a stream.
+/// Returns the path of a stream's file.
 fn file(data: &Path, name: &str) -> PathBuf {
     let folders = std::fs::read_dir(data.join("streams")).unwrap();
     let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
@@ -45,7 +45,7 @@ fn file(data: &Path, name: &str) -> PathBuf {
     paths.find(is_named).unwrap()
 }
 
-/// Everything in a database, as text.
+/// Returns everything in a database, as text.
 fn dump(path: &Path) -> Vec<String> {
     let connection = Connection::open(path).unwrap();
     let read = |statement: &str| {

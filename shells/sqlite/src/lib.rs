@@ -54,6 +54,8 @@ impl Database {
         self.execute("BEGIN IMMEDIATE", &[])
     }
 
+    /// Commits the open transaction.
+    ///
     /// # Errors
     /// When the commit failed. The transaction may or may not be durable.
     pub fn commit(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Rows of earlier code are brought to the present layout, and those of later code are left alone.
+//! Rows of earlier code are upgraded to the present layout. Rows of later code are not changed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use machine::outbox::{Queue, Task, TaskKind};
@@ -16,7 +16,7 @@ fn database(tables: &str) -> Database {
     Database::new(connection)
 }
 
-/// A stream of version 0.1, in its tables.
+/// Returns a stream of version 0.1, in its tables.
 fn former(open: u64, writable: bool, tables: &[(&str, u64)]) -> Database {
     let mut text = format!(
         "CREATE TABLE stream (id INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, \
@@ -43,7 +43,7 @@ fn former(open: u64, writable: bool, tables: &[(&str, u64)]) -> Database {
     database(&text)
 }
 
-/// Brings older rows to the present layout.
+/// Upgrades older rows to the present layout.
 fn upgrade(database: &Database) {
     let now = Millis(1_000);
     let write = Stream::upgrade(now, database).unwrap().unwrap();
@@ -142,7 +142,7 @@ fn rows_without_a_number_get_one_and_keep_everything_else() {
         let last = database.at_or_before(table, RowKey::LAST).unwrap().unwrap();
         assert_eq!(last.end(), end);
     }
-    // What is written from now on has the number, too.
+    // New rows have the number, too.
     database.apply(&[Write::UpdateStream(row)]).unwrap();
     let task = Task {
         id: 9,
@@ -157,7 +157,7 @@ fn rows_without_a_number_get_one_and_keep_everything_else() {
 }
 
 #[test]
-fn the_newest_hot_table_is_told_by_its_number() {
+fn the_newest_hot_table_is_found_by_its_number() {
     let database = Database::in_memory().unwrap();
     for (segment, newest) in [(9, 9), (10, 10), (2, 10)] {
         let create = Write::CreateHot(HotTable::of(segment));
@@ -174,7 +174,7 @@ fn an_outbox_without_a_stream_gets_a_number() {
     assert_eq!(all_tasks(&database).len(), 1);
 }
 
-/// Tasks of an outbox without queues, of each kind, are there after the upgrade.
+/// Checks that tasks of each kind, from an outbox without queues, are there after the upgrade.
 #[test]
 fn the_tasks_of_an_older_outbox_are_found_again() {
     const TASKS: &str = r#"CREATE TABLE chores (id INTEGER PRIMARY KEY, lane INTEGER NOT NULL,

@@ -58,7 +58,7 @@ impl PutJob {
         Ok(length as f64)
     }
 
-    /// The object's next piece: its head, its rows, its end.
+    /// Returns the object's next piece: its head, its rows or its end.
     pub(crate) fn piece(&self, storage: &Storage) -> Result<Option<Uint8Array>, JsValue> {
         let Some(mut encoder) = self.encoder.take() else {
             return Ok(None);
@@ -76,7 +76,7 @@ impl PutJob {
         Ok(Some(Uint8Array::from(piece.as_slice())))
     }
 
-    /// Of a put that is known to have succeeded.
+    /// The receipt of a put that is known to have succeeded.
     pub(crate) fn receipt(&self) -> Option<Receipt> {
         self.receipt.take()
     }

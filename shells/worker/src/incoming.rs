@@ -1,4 +1,4 @@
-//! A body on its way in.
+//! The body of a request while it arrives.
 
 use std::cell::Cell;
 
@@ -9,12 +9,12 @@ use machine::{Answer, Call, Limits};
 use wasm_bindgen::prelude::*;
 
 thread_local! {
-    /// What all bodies of this isolate take, in bytes.
+    /// Bytes that all bodies of this isolate hold in memory.
     static HELD: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The body of a request as far as it has come. It grows in the memory of this code, piece by
-/// piece: a whole one handed over by the platform would be held twice.
+/// The part of a request's body that has arrived. It grows in the memory of this code, piece by
+/// piece. If the platform handed over a whole body, memory would hold it twice.
 #[wasm_bindgen]
 pub struct Incoming {
     awaits: Option<AwaitsBody>,
@@ -31,11 +31,11 @@ enum State {
     NoRoom,
 }
 
-/// By how much the room of a body that is not announced grows, in bytes.
+/// How many bytes are added to the buffer of a body without an announced length when it is full.
 const STEP: u64 = 1 << 20;
 
 impl Incoming {
-    /// Makes room for a body of the announced length, which the machine has found not too large.
+    /// Makes room for a body of the announced length, which the machine has accepted.
     pub(crate) fn new(awaits: AwaitsBody, announced: Option<u64>, limits: &Limits) -> Self {
         let mut incoming = Self {
             awaits: Some(awaits),
@@ -48,7 +48,7 @@ impl Incoming {
         incoming
     }
 
-    /// The call with its body, or what it is answered with.
+    /// Returns the call with its body, or the answer that refuses it.
     pub(crate) fn call(&mut self) -> Result<Call, Answer> {
         let awaits = self.awaits.take().expect("a body is asked for once");
         let bytes = core::mem::take(&mut self.bytes);
@@ -90,7 +90,7 @@ impl Incoming {
 
 #[wasm_bindgen]
 impl Incoming {
-    /// Whether the body is still wanted.
+    /// Returns whether more of the body is wanted.
     #[wasm_bindgen(js_name = isWanted)]
     #[must_use]
     pub fn is_wanted(&self) -> bool {
@@ -100,7 +100,7 @@ impl Incoming {
     /// Frees it.
     pub fn release(self) {}
 
-    /// Takes the next piece.
+    /// Accepts the next piece.
     pub fn take(&mut self, piece: &Uint8Array) {
         let at = self.bytes.len();
         let end = at as u64 + u64::from(piece.length());

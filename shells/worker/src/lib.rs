@@ -1,10 +1,9 @@
 //! The Cloudflare shell: a router, and one Durable Object per stream. It carries out what the
 //! machine decides, and decides nothing itself.
 //!
-//! Nothing in here waits: the JavaScript code in `js/` waits for bodies, objects and readers. A panic
-//! aborts the wasm instance that everything in the isolate shares, and would leave every Rust
-//! future hanging; so there are none, and all that a panic ever breaks is the call that it happens
-//! in.
+//! Nothing in here waits: the JavaScript code in `js/` waits for bodies, objects and readers. A
+//! panic aborts the wasm instance that everything in the isolate shares, and would leave every Rust
+//! future hanging. Because there are no futures, a panic breaks only the call in which it happens.
 
 mod effects;
 mod incoming;
@@ -36,8 +35,8 @@ fn start() {
     }
 }
 
-/// The operator's settings, or what is wrong with them: read once in each isolate, for they cannot
-/// change while it runs.
+/// Returns the operator's settings, or what is wrong with them. They are read once in each isolate,
+/// because they cannot change while it runs.
 fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T) -> T {
     thread_local! {
         static SETTINGS: OnceCell<Result<Settings, String>> = const { OnceCell::new() };
@@ -51,7 +50,7 @@ fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T)
         |name: &str| Reflect::get(env, &name.into()).is_ok_and(|value| !value.is_undefined());
     let read = || {
         let mut settings = Settings::read(&variable).map_err(|bad| bad.to_string())?;
-        // What is not bound is not there, and the machine does without.
+        // The machine does without a part whose binding is missing.
         settings.limits.cold = is_bound("SEGMENTS");
         settings.limits.index = is_bound("ADMIN_INDEX");
         settings.limits.registry = true;

@@ -1,5 +1,5 @@
-//! One stream's Durable Object: a request becomes one input, one turn is one transaction, and then
-//! come the answers.
+//! One stream's Durable Object. A request becomes one input, one turn is one transaction, and the
+//! answers follow it.
 
 use std::cell::{Cell, RefCell};
 
@@ -39,12 +39,12 @@ const NORMAL_CLOSURE: u16 = 1_000;
 pub struct StreamObject {
     env: JsValue,
     pub(crate) storage: Storage,
-    /// Woken by the first event that needs it, and dropped when a turn fails.
+    /// Woken by the first event that needs it. A failed turn drops it.
     stream: RefCell<Option<Stream>>,
     calls: Cell<u64>,
     /// Whether there may be subscribers. Those of an earlier instance stay connected.
     has_subscribers: Cell<bool>,
-    /// What is to run once the turn is durable, until the entry takes it.
+    /// Effects to run once the turn is durable, until the entry takes them.
     effects: RefCell<Vec<JsValue>>,
     #[cfg(feature = "test-routes")]
     pub(crate) test: crate::test_routes::State,
@@ -67,7 +67,7 @@ impl StreamObject {
         }
     }
 
-    /// What takes the body of a request, when its head asks for something that needs one.
+    /// Returns what receives the body of a request, if its head announces a request that needs one.
     ///
     /// # Errors
     /// When the platform fails.
@@ -94,7 +94,7 @@ impl StreamObject {
         })
     }
 
-    /// A request without a body on the stream's URL, as the router passed it on.
+    /// Answers a request without a body.
     ///
     /// # Errors
     /// When the platform fails in making a response.
@@ -103,8 +103,7 @@ impl StreamObject {
         self.answer(request, None)
     }
 
-    /// A request on the stream's URL, as the router passed it on, with the body that was received
-    /// of it.
+    /// Answers a request with the body that was received.
     ///
     /// # Errors
     /// When the platform fails in making a response.
@@ -117,7 +116,8 @@ impl StreamObject {
         self.answer(request, Some(body))
     }
 
-    /// Gets the next page of a response. Says whether there is one: the stream may have ended.
+    /// Gets the next page of a response. Returns whether there is one, because the stream may have
+    /// ended.
     ///
     /// # Errors
     /// When the settings are bad.
@@ -136,14 +136,14 @@ impl StreamObject {
         Ok(true)
     }
 
-    /// Takes the effects that are to run once what has been written is durable.
+    /// Returns the effects to run once the writes are durable, and forgets them.
     #[wasm_bindgen(unchecked_return_type = "Effect[]")]
     #[must_use]
     pub fn effects(&self) -> Vec<JsValue> {
         self.effects.take()
     }
 
-    /// Looks at the rows of a segment that is to be put. Hands back the length of its object.
+    /// Prepares the put of a segment from its rows. Returns the length of its object.
     ///
     /// # Errors
     /// When the rows are not there any more.
@@ -152,7 +152,7 @@ impl StreamObject {
         put.begin(&self.storage)
     }
 
-    /// The next piece of a segment's object.
+    /// Returns the next piece of a segment's object.
     ///
     /// # Errors
     /// When the rows are not there any more.
@@ -161,7 +161,7 @@ impl StreamObject {
         put.piece(&self.storage)
     }
 
-    /// A put has ended: whether its object is known to be stored.
+    /// Handles the end of a put, which says whether the object is known to be stored.
     ///
     /// # Errors
     /// When the turn failed.
@@ -173,7 +173,7 @@ impl StreamObject {
         })
     }
 
-    /// A deletion has ended: whether all of its objects are known to be gone.
+    /// Handles the end of a deletion, which says whether all objects are known to be deleted.
     ///
     /// # Errors
     /// When the turn failed.
@@ -182,7 +182,7 @@ impl StreamObject {
         self.event(Input::CollectFinished { effect, done })
     }
 
-    /// A call was answered with this status, or not at all.
+    /// Handles the end of a call: the status of the answer, or `None` without one.
     ///
     /// # Errors
     /// When the turn failed.
@@ -192,7 +192,8 @@ impl StreamObject {
         self.event(Input::CallFinished { effect, outcome })
     }
 
-    /// The admin index has executed all statements of an effect, or is not known to have.
+    /// Handles the end of a change of the admin index, which says whether all statements are known
+    /// to be executed.
     ///
     /// # Errors
     /// When the turn failed.
@@ -201,7 +202,7 @@ impl StreamObject {
         self.event(Input::IndexFinished { effect, done })
     }
 
-    /// What the entry answers with when the code in here cannot.
+    /// Returns the answer that the entry gives when the Rust code cannot.
     ///
     /// # Errors
     /// When the platform fails in making an object.
@@ -221,8 +222,8 @@ impl StreamObject {
         ])
     }
 
-    /// The response when no page can be sent: the page is damaged, or the cold tier does not
-    /// answer.
+    /// Returns the response when no page can be sent, because it is damaged or the cold tier does
+    /// not answer.
     ///
     /// # Errors
     /// When the platform fails in making a response.
@@ -236,8 +237,8 @@ impl StreamObject {
         response::plain(&answer)
     }
 
-    /// How many bytes of a body that is not wanted are thrown away, and after how many milliseconds
-    /// without any it is taken for one that never comes.
+    /// Returns how many bytes of an unwanted body are read and discarded, and after how many
+    /// milliseconds of silence the rest is no longer waited for.
     ///
     /// # Errors
     /// When the platform fails in making an object.
@@ -252,7 +253,7 @@ impl StreamObject {
         ])
     }
 
-    /// The alarm has come due.
+    /// Handles the alarm.
     ///
     /// # Errors
     /// When the turn failed, so that the platform tries again.
@@ -273,7 +274,7 @@ impl StreamObject {
     }
 }
 
-/// The call that a request without a body makes.
+/// Answers a request that has no body.
 fn call_without_body(head: RequestHead<'_>, limits: &Limits) -> Result<Call, Answer> {
     let parsed = request::parse(head, limits);
     let call = parsed.and_then(|parsed| match parsed {
@@ -333,9 +334,9 @@ impl StreamObject {
         self.turn(input, &settings.limits).map(|_| ())
     }
 
-    /// One turn, from the input to the response if it has one, without letting anything in between.
-    /// When it fails nothing of it is stored, nobody is told anything, and the stream is woken
-    /// anew.
+    /// Runs one turn, from the input to the response, if there is one. Nothing else runs in
+    /// between. When the turn fails, nothing of it is stored, nothing is sent to clients, and the
+    /// stream is woken again.
     fn turn(&self, input: Input, limits: &Limits) -> Result<Option<Responded>, JsValue> {
         let done = self.try_turn(input, limits);
         if let Err(error) = &done {
@@ -422,9 +423,11 @@ impl StreamObject {
         response::upgrade(&subscriber.answer, &pair.end(0))
     }
 
-    /// Sent after the turn's writes, and so held by the output gate until they are durable.
+    /// Sends the broadcast of a turn. It follows the turn's writes, so the output gate holds it
+    /// until they are durable.
     fn broadcast(&self, live: &Broadcast) -> Result<(), JsValue> {
-        // Asking the platform for its WebSockets wakes those that hibernate.
+        // Asking the platform for its WebSockets wakes those that hibernate. So ask only if there
+        // may be some.
         if !self.has_subscribers.get() {
             return Ok(());
         }
@@ -458,10 +461,10 @@ impl StreamObject {
     fn before_commit(&self) {}
 }
 
-/// What a request is answered with.
+/// The answer to a request.
 enum Responded {
     Whole(Response),
-    /// What has to be waited for, to be cold parts or further pages.
+    /// A body that needs cold parts or further pages, for which the entry waits.
     InPieces(Answer, Box<BodyWriter>),
 }
 

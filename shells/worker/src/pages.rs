@@ -11,11 +11,11 @@ use crate::response;
 
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
-/** What became of one step of a page. */
+/** The outcome of one step of a page. */
 export interface PageStep {
-  /** What can be sent to the client. */
+  /** Bytes for the client. */
   bytes: Uint8Array;
-  /** What is to be fetched next; absent when the present page is whole. */
+  /** The range to fetch next. Absent when the page is complete. */
   fetch?: { key: string; offset: number; length: number };
   /** Why the page cannot be made, in one line. */
   error?: string;
@@ -26,7 +26,7 @@ export interface PageStep {
 #[wasm_bindgen]
 pub struct Pages {
     answer: Answer,
-    /// Of the present page.
+    /// The writer of the current page.
     rendering: BodyWriter,
 }
 
@@ -39,7 +39,7 @@ impl Pages {
         self.rendering.rest()
     }
 
-    /// The next page has come.
+    /// Begins the next page.
     pub(crate) fn turn_to(&mut self, rendering: BodyWriter) {
         self.rendering = rendering;
     }
@@ -63,7 +63,7 @@ fn step(bytes: &[u8], outcome: Result<Option<Fetch>, CorruptionError>) -> Result
 
 #[wasm_bindgen]
 impl Pages {
-    /// Goes on to what is to be fetched next, or to the end of the present page.
+    /// Advances to the next range to fetch, or to the end of the page.
     ///
     /// # Errors
     /// When the platform fails in making an object.
@@ -74,7 +74,7 @@ impl Pages {
         step(&bytes, outcome)
     }
 
-    /// A piece of what is fetched.
+    /// Accepts a piece of the range.
     ///
     /// # Errors
     /// When the platform fails in making an object.
@@ -85,7 +85,7 @@ impl Pages {
         step(&bytes, outcome.map(|()| None))
     }
 
-    /// All of it has come.
+    /// Finishes the range.
     ///
     /// # Errors
     /// When the platform fails in making an object.
@@ -94,20 +94,20 @@ impl Pages {
         step(&[], self.rendering.fetched().map(|()| None))
     }
 
-    /// There is no such object: says, in one line, why the page cannot be made.
+    /// Reports that the object does not exist. Returns, in one line, why the page cannot be made.
     #[must_use]
     pub fn missing(&self) -> String {
         self.rendering.missing().to_string()
     }
 
-    /// Whether the body goes on after the present page.
+    /// Returns whether another page follows.
     #[wasm_bindgen(getter, js_name = hasRest)]
     #[must_use]
     pub fn has_rest(&self) -> bool {
         self.rendering.rest().is_some()
     }
 
-    /// The response, whose body is what is sent on.
+    /// Returns the response, whose body is the stream of bytes that the entry sends.
     ///
     /// # Errors
     /// When the platform fails in making a response.

@@ -1,6 +1,6 @@
-//! The parts of the platform that the `worker` crate does not bind, or binds without `catch`:
-//! there, a JavaScript exception would tear through the Rust frames and leave the request
-//! unanswered.
+//! The parts of the platform that the `worker` crate does not bind, or binds without `catch`.
+//! Without `catch`, a JavaScript exception would unwind through the Rust frames and leave the
+//! request unanswered.
 
 use js_sys::{Array, Promise};
 use wasm_bindgen::prelude::*;
@@ -58,7 +58,7 @@ extern "C" {
 
     pub(crate) type Cursor;
 
-    /// The rows as arrays. To be consumed at once.
+    /// Returns the rows as arrays. The caller must read them at once.
     #[wasm_bindgen(method, catch)]
     pub(crate) fn raw(this: &Cursor) -> Result<js_sys::Iterator, JsValue>;
 
@@ -106,7 +106,7 @@ extern "C" {
     pub(crate) fn log_error(what: &str, error: &JsValue);
 }
 
-/// 64 random bits.
+/// Returns 64 random bits.
 pub(crate) fn instance_seed() -> Result<u64, JsValue> {
     let array = js_sys::Uint8Array::new_with_length(8);
     fill_with_random_values(&array)?;

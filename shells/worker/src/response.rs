@@ -8,7 +8,7 @@ use web_sys::{Headers, ReadableStream, Response, ResponseInit};
 
 use crate::platform::Socket;
 
-/// A response with the body that was made of the answer's.
+/// Returns a response with this body and the headers of the answer.
 pub(crate) fn response(answer: &Answer, body: Option<&[u8]>) -> Result<Response, JsValue> {
     let init = ResponseInit::new();
     init.set_status(answer.status);
@@ -17,7 +17,7 @@ pub(crate) fn response(answer: &Answer, body: Option<&[u8]>) -> Result<Response,
     Response::new_with_opt_buffer_source_and_init(body.as_ref(), &init)
 }
 
-/// A response whose body needs no rows.
+/// Returns a response whose body needs no rows.
 pub(crate) fn plain(answer: &Answer) -> Result<Response, JsValue> {
     match &answer.body {
         Body::Bytes(bytes) => response(answer, Some(bytes)),
@@ -25,7 +25,7 @@ pub(crate) fn plain(answer: &Answer) -> Result<Response, JsValue> {
     }
 }
 
-/// A response whose body comes piece by piece.
+/// Returns a response whose body is sent piece by piece.
 pub(crate) fn streamed(answer: &Answer, body: &ReadableStream) -> Result<Response, JsValue> {
     let init = ResponseInit::new();
     init.set_status(answer.status);
@@ -33,8 +33,7 @@ pub(crate) fn streamed(answer: &Answer, body: &ReadableStream) -> Result<Respons
     Response::new_with_opt_readable_stream_and_init(Some(body), &init)
 }
 
-/// The response that hands a WebSocket to its reader, with the headers of the answer that the reader
-/// holds.
+/// Returns the response that hands a WebSocket to its reader, with the headers of the answer.
 pub(crate) fn upgrade(answer: &Answer, socket: &Socket) -> Result<Response, JsValue> {
     let init = ResponseInit::new();
     init.set_status(101);

@@ -1,4 +1,4 @@
-//! The Worker: from a request to its stream's object.
+//! The Worker's router: finds the stream's object for a request.
 
 use js_sys::{Array, Object, Reflect};
 use machine::Answer;
@@ -33,6 +33,8 @@ pub struct Router {
 
 #[wasm_bindgen]
 impl Router {
+    /// Creates the router from the Worker's bindings.
+    ///
     /// # Errors
     /// When the streams' namespace is not bound.
     #[wasm_bindgen(constructor)]
@@ -41,10 +43,10 @@ impl Router {
         Ok(Self { env, streams })
     }
 
-    /// Where a request goes, as an object of its own: `answer` when it goes no further; otherwise
-    /// `stub`, the stream's object, and `request`, what that is asked. `isTimed` says whether the
-    /// response tells of times. `cache` says what the cache at the edge has to do with it: a string
-    /// is the URL to ask it by, `null` that it is passed by, `undefined` that there is none.
+    /// Routes a request. In the result, `answer` is set if the router answers itself. Otherwise
+    /// `stub` is the stream's object, and `request` is the request for it. `isTimed` says whether
+    /// the response has a `Server-Timing` header. `cache` is the URL to look up in the cache at the
+    /// edge, `null` if this request must not use the cache, or `undefined` if there is no cache.
     ///
     /// # Errors
     /// When the platform fails in making a response or a request.
@@ -77,7 +79,7 @@ impl Router {
             Route::Stream(to_stream) => {
                 let changed = changed_request(request, &headers, &to_stream)?;
                 set("request", changed.as_ref().unwrap_or(request).into())?;
-                // A new stub each time, for one that has failed stays broken.
+                // A stub that has failed stays broken, so each request gets a new one.
                 set("stub", self.streams.by_name(&to_stream.name)?.into())?;
                 set("isTimed", to_stream.timing.into())?;
                 match to_stream.edge_cache {
@@ -94,15 +96,15 @@ impl Router {
         Ok(routed.into())
     }
 
-    /// Whether the cache at the edge may keep a response with this status and this `Cache-Control`.
+    /// Returns whether the cache at the edge may keep a response with this status and this
+    /// `Cache-Control`.
     #[wasm_bindgen(js_name = mayKeep)]
     #[must_use]
     pub fn may_keep(&self, status: u16, cache_control: &str) -> bool {
         router::may_keep(status, cache_control)
     }
 
-    /// What every response tells a browser of the pages that may read it, as pairs of name and
-    /// value.
+    /// Returns the CORS headers of every response, as pairs of name and value.
     #[wasm_bindgen(js_name = crossOrigin, unchecked_return_type = "[string, string][]")]
     #[must_use]
     pub fn cross_origin(&self, origin: Option<String>) -> Vec<JsValue> {
@@ -121,7 +123,7 @@ impl Router {
     }
 }
 
-/// The request as the object is to see it, when that is not as it came: with the internal headers
+/// Returns the request for the object if it differs from the client's: with the internal headers
 /// that the router sets, and without those of the client.
 fn changed_request(
     request: &Request,

@@ -1,4 +1,4 @@
-//! The stored rows of one object: the machine's storage port, and the carrying out of its writes.
+//! The stored rows of one object: implements the machine's storage port, and executes its writes.
 
 use std::cell::RefCell;
 
@@ -18,14 +18,14 @@ pub(crate) struct Storage {
     context: ObjectContext,
     storage: ObjectStorage,
     sql: Sql,
-    /// Through which a row's payload is handed to JavaScript: a copy for each would wait for its
-    /// collector.
+    /// The buffer in which the payload of a row is handed to JavaScript. A copy for each row would
+    /// occupy memory until it is garbage collected.
     payload: RefCell<Option<Uint8Array>>,
     #[cfg(feature = "test-routes")]
     pub(crate) counts: std::cell::Cell<Counts>,
 }
 
-/// From which size on payloads share a buffer, in bytes.
+/// Payloads of at least this many bytes share the buffer.
 const PAYLOAD_BYTES_SHARED: usize = 256 << 10;
 
 /// Rows as the platform counts them.
@@ -51,7 +51,8 @@ impl Storage {
         }
     }
 
-    /// Writes and alarm of a turn, in one transaction. `before_commit` runs last in it.
+    /// Applies the writes and the alarm of a turn in one transaction. `before_commit` runs last in
+    /// it.
     pub(crate) fn apply(&self, turn: &Turn, before_commit: impl Fn()) -> Result<(), JsValue> {
         if turn.needs_transaction() {
             self.transact(|| self.write(turn, &before_commit))
@@ -60,8 +61,8 @@ impl Storage {
         }
     }
 
-    /// Older rows, brought to the present layout before the turn that wakes the instance. No event
-    /// comes in between, so that both are durable together.
+    /// Upgrades older rows to the present layout, before the turn that wakes the instance. No event
+    /// comes in between, so both become durable together.
     pub(crate) fn upgrade(&self, write: &Write) -> Result<(), JsValue> {
         self.transact(|| self.write_one(write))
     }
@@ -77,7 +78,7 @@ impl Storage {
             self.write_one(write)?;
         }
         match turn.alarm {
-            // What becomes of the promise shows in the output gate.
+            // The promise is not awaited. If it fails, the output gate resets the object.
             AlarmChange::Set(at) => {
                 drop(self.storage.set_alarm(at.0 as f64)?);
                 #[cfg(feature = "test-routes")]
@@ -96,7 +97,7 @@ impl Storage {
         })
     }
 
-    /// The joined frames of the rows of a span.
+    /// Returns the joined frames of the rows of a span.
     pub(crate) fn frames(&self, span: Span) -> Result<Vec<u8>, JsValue> {
         let mut frames = Vec::new();
         let keys = [
@@ -187,8 +188,8 @@ impl Storage {
         self.sql.exec(&JsValue::from_str(statement), &bound)
     }
 
-    /// A view of these bytes for JavaScript. Large ones take turns in one buffer: the platform has
-    /// read a value when its statement has been executed.
+    /// Returns a view of these bytes for JavaScript. Large payloads share one buffer. This is safe
+    /// because the platform has read a value when its statement has been executed.
     fn payload(&self, bytes: &[u8]) -> Uint8Array {
         if bytes.len() < PAYLOAD_BYTES_SHARED {
             return Uint8Array::from(bytes);

@@ -1,5 +1,5 @@
-//! What the tests need to see and to break: the request header `X-Test-Op`. Behind the feature
-//! `test-routes`, never deployed.
+//! Test operations, by which tests inspect and break an object: the request header `X-Test-Op`.
+//! Behind the feature `test-routes`, which is never deployed.
 
 use std::cell::Cell;
 

@@ -1,4 +1,4 @@
-//! `explore`: everything that can happen in a very small world.
+//! `explore`: all runs of a very small world.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! `fidelity`: what tiny programs show on a simulated object, to be compared with what they show on
-//! a real one.
+//! `fidelity`: the results of tiny programs on a simulated object. A test compares them with the
+//! results on a real one.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `meta`: a seed is one run, whatever runs it.
+//! `meta`: checks that a seed gives the same run in every process, storage and architecture.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

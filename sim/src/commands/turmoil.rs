@@ -1,4 +1,4 @@
-//! The outer layer, which is a program of its own (`sim/turmoil`), because it needs the server, its
+//! The outer layer. It is a separate program (`sim/turmoil`), because it needs the server, its
 //! libraries, and a tokio that is built to be repeatable.
 
 use std::ffi::OsStr;

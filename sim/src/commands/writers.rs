@@ -1,4 +1,5 @@
-//! `writers`: many appends to one stream of tiny segments, each of whose answers is held to.
+//! `writers`: many appends to one stream of tiny segments. Clients read from each offset that an
+//! append was answered.
 
 use std::process::ExitCode;
 

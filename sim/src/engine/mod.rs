@@ -12,14 +12,14 @@ use crate::model::Mismatch;
 use crate::oracles::Oracle;
 use crate::settings::{BEGINNING, Settings};
 
-/// No run takes more events. An instance whose clock is behind may take an alarm every few
+/// The most events of a run. An instance whose clock is behind may get an alarm every few
 /// milliseconds for a while.
 const EVENTS_MAX: u64 = 1_000_000;
-/// A run of very many operations may take this many events for each.
+/// The most events for each operation of a long run.
 const EVENTS_PER_OPERATION_MAX: u64 = 1_000;
 /// A run in which only one oracle counts is cut short, because it may never fail.
 const EVENTS_OF_ONE_ORACLE_MAX: u64 = 10_000;
-/// No more events than this happen at one time.
+/// The most events at one time.
 const AT_ONCE_MAX: u64 = 20_000;
 
 /// See the module. `E` is the type of the events.

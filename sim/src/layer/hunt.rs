@@ -1,4 +1,4 @@
-//! `hunt`: the search of a patched simulator for its planted fault.
+//! `hunt`: searches a patched simulator for its planted fault.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use crate::run::Options;
 /// Draws seeds until the oracle fails or the time is up. Prints how many seeds and milliseconds
 /// that took, the size of the tape, its size when shrunk, and the milliseconds of shrinking.
 ///
-/// The known tape must fail as well. Where there is none, the shrunk one is written.
+/// The known tape must fail as well. If there is no known tape, the shrunk one is written.
 ///
 /// # Errors
 /// When the known tape does not fail any more.

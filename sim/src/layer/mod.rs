@@ -1,5 +1,5 @@
-//! The commands that both layers of the simulator share: many runs, one again, one made small, and
-//! the search for a planted fault.
+//! The commands that both layers of the simulator share: they run many seeds, replay a run, shrink
+//! a tape, and hunt for a planted fault.
 #![expect(clippy::print_stdout, reason = "commands print what they find")]
 
 mod hunt;
@@ -35,11 +35,12 @@ pub enum Source<'a> {
 
 /// A layer of the simulator.
 pub trait Layer {
-    /// Begins the names of the tapes that it finds.
+    /// The prefix of the names of its tapes.
     const NAME: &'static str;
-    /// What follows a command of `cargo sim` that is about this layer.
+    /// The arguments of `cargo sim` that select this layer.
     const FLAG: &'static str;
-    /// So many runs come across every situation, and every fault changes something in one of them.
+    /// After this many runs, every situation must have occurred, and every fault must have changed
+    /// something.
     const RUNS_FOR_ALL_SITUATIONS: u64;
     /// How many of the last events a report of a failure shows.
     const EVENTS_SHOWN: usize;
@@ -93,7 +94,7 @@ fn commit_number() -> u64 {
 /// Reads the clock of this machine.
 #[expect(
     clippy::disallowed_methods,
-    reason = "how long it takes is no part of a run"
+    reason = "the duration is not part of a run"
 )]
 #[must_use]
 pub fn clock() -> Instant {

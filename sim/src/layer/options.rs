@@ -1,4 +1,4 @@
-//! What the commands are about: seeds and tapes.
+//! The arguments of the commands: seeds and tapes.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -45,7 +45,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// Returns how another program in any directory is asked for it.
+    /// Returns the argument that names it for another program, in any directory.
     ///
     /// # Errors
     /// When the present directory is unknown.

@@ -1,4 +1,4 @@
-//! Whether a seed is one run: its tape makes the same decisions and has the same hash.
+//! Checks that a seed repeats: its tape makes the same decisions and gives the same hash.
 
 use anyhow::{Result, bail, ensure};
 

@@ -1,4 +1,4 @@
-//! `replay` and `shrink`: one run, again and smaller.
+//! `replay` and `shrink`: run one seed or tape again, and make it smaller.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -74,7 +74,7 @@ pub fn show_failure<L: Layer>(outcome: &LayerOutcome<L>) {
 pub fn shrink<L: Layer>(what: &Subject, output: &Path, options: Options) -> Result<ExitCode> {
     let first = what.run::<L>(options)?;
     let Some(failure) = first.failure else {
-        bail!("it does not fail")
+        bail!("the run does not fail")
     };
     let start = clock();
     let shrunk = shrunk::<L>(&first.tape, failure.oracle, options);

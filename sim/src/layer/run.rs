@@ -1,4 +1,4 @@
-//! `run`: many seeds, on all cores, up to the first that fails.
+//! `run`: runs many seeds on all cores, until one fails.
 //!
 //! Each job is a process, because a run of the outer layer is repeatable only where no other run is
 //! under way.

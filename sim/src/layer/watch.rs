@@ -1,11 +1,11 @@
-//! A watch over runs, because no run can notice by itself that it never ends.
+//! Watches runs, because a run cannot notice by itself that it never ends.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{Layer, clock};
 
-/// No run takes a hundredth of this, even on a busy machine.
+/// The time limit of a run: more than a hundred times what any run takes, even on a busy machine.
 const RUN_MAX: Duration = Duration::from_secs(60);
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -16,12 +16,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches for as long as the process lives, and ends it when a run takes too long, after
-    /// `report` has named that.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the watch over a run is no part of it"
-    )]
+    /// Watches until the process ends. When a run takes too long, calls `report` and ends the
+    /// process.
+    #[expect(clippy::disallowed_methods, reason = "the watch is not part of a run")]
     pub(super) fn new(report: fn(&str)) -> Arc<Self> {
         let watch = Arc::new(Self::default());
         let watcher = Arc::clone(&watch);
@@ -49,7 +46,7 @@ impl Watch {
         *self.run.lock().expect("nothing panics under this lock") = run;
     }
 
-    /// Returns the run that should have ended long ago.
+    /// Returns the run that has exceeded its time limit.
     fn endless(&self, now: Instant) -> Option<String> {
         let run = self.run.lock().expect("nothing panics under this lock");
         let (subject, begun) = run.as_ref()?;

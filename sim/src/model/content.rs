@@ -1,11 +1,11 @@
-//! What a stream holds.
+//! The content of a stream.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::faults::essence;
 
-/// What a stream holds.
+/// The content of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Messages(Vec<Bytes>),

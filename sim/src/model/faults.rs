@@ -7,7 +7,7 @@ use crate::segments::token;
 
 const SAFE_INTEGER_MAX: u64 = 9_007_199_254_740_991;
 
-/// Returns every status with which a request may be refused whatever the stream is.
+/// Returns every status with which a request may be refused, independently of the stream.
 pub(super) fn faults(request: &Request, bounds: &Bounds) -> Vec<u16> {
     let mut faults = Vec::new();
     let writes = matches!(request.method, "PUT" | "POST");

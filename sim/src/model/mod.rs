@@ -1,5 +1,5 @@
-//! The reference model: what the protocol allows, written as plainly as possible and without any
-//! code of the machine.
+//! The reference model: what the protocol allows, written as plainly as possible. It shares no code
+//! with the machine.
 //!
 //! [`Model::answered`] takes requests in the order in which the object took them, and judges each
 //! answer.
@@ -43,7 +43,7 @@ pub struct TurnFacts {
     pub kept: bool,
     /// The end of an SSE page.
     pub page_end: Option<Token>,
-    /// Whether the answer is only the beginning of one.
+    /// Whether the answer has more pages.
     pub has_rest: bool,
     /// The number and the length of the segment that the turn sealed.
     pub sealed: Option<(u64, u64)>,
@@ -54,7 +54,7 @@ pub struct TurnFacts {
 pub struct Bounds {
     pub body_bytes: u64,
     pub page_bytes: u64,
-    /// A page may end every so many framed bytes.
+    /// The distance in framed bytes of the positions where a page may end.
     ///
     /// A segment has at most `page_ends_max` such ends.
     pub page_step: u64,
@@ -149,8 +149,8 @@ impl Model {
         verdict
     }
 
-    /// Returns what an earlier state becomes by an answer that was given in it, without changing
-    /// this model.
+    /// Returns the state that follows when a request was answered in an earlier state. Does not
+    /// change this model.
     ///
     /// # Errors
     /// When the answer was not allowed in that state.
@@ -222,7 +222,8 @@ impl Model {
         Ok(())
     }
 
-    /// Fixes the end of the open segment at the tail, for ever, if the turn has sealed it.
+    /// Fixes the end of the open segment at the tail if the turn has sealed it. The end never
+    /// changes after that.
     fn seal(&mut self, facts: &TurnFacts) -> Verdict {
         let Some((number, units)) = facts.sealed else {
             return Ok(());
@@ -288,7 +289,8 @@ impl Model {
         (forgotten, Ok(left))
     }
 
-    /// Returns whether a producer was ever forgotten. Its repeated appends may be stored again.
+    /// Returns whether a producer was ever forgotten. If so, its repeated appends may be stored
+    /// again.
     #[must_use]
     pub fn has_forgotten(&self, incarnation: u64, producer: &str) -> bool {
         self.forgotten.contains(&(incarnation, producer.to_owned()))
@@ -301,7 +303,7 @@ impl Model {
         }
     }
 
-    /// Judges the answer to a request, and takes over what the request has changed.
+    /// Judges the answer to a request, and applies what the request has changed.
     ///
     /// # Errors
     /// When the answer is not allowed.

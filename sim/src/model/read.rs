@@ -9,7 +9,7 @@ use crate::segments::{tag, token};
 const FRAME_BYTES: usize = 4;
 
 impl Model {
-    /// Returns the body of a plain read from an offset that begins now and has all pages.
+    /// Returns the body of a plain read that begins now at an offset and has all pages.
     #[must_use]
     pub fn promised(&self, offset: Option<&str>) -> Option<Vec<u8>> {
         let incarnation = self.state.incarnation.as_ref()?;
@@ -29,10 +29,10 @@ impl Model {
         incarnation.content.page(begin, tail)
     }
 
-    /// Judges whether the next page of an answer about an incarnation was given.
+    /// Judges whether the next page of an incarnation's answer was sent.
     ///
     /// # Errors
-    /// When it was given after that incarnation had ended, or not given although it lasts.
+    /// When it was sent after that incarnation had ended, or not sent although it still exists.
     pub fn continued(&mut self, id: u64, given: bool, facts: &TurnFacts) -> Verdict {
         self.settle_expiry(facts, false)?;
         let incarnation = self

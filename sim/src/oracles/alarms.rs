@@ -1,4 +1,4 @@
-//! Alarms: one is set whenever something is due, and none comes without end.
+//! Alarms: one is set whenever something is due, and alarms do not follow one another without end.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,15 @@ use crate::ids::ObjectId;
 /// The latest time that the platform's `setAlarm` can be given.
 pub const ALARM_MAX: u64 = 8_640_000_000_000_000;
 
-/// An alarm that finds nothing to do and sets itself again has come early, or by a clock that is
+/// An alarm that finds nothing to do and sets itself again has fired early, or by a clock that is
 /// ahead.
 const IDLE_MAX: u64 = 1_000;
 
-/// An alarm that has come and is set again for the same or an earlier time comes again at once. An
-/// instance that has just begun cannot know better, so a few in a row are allowed.
+/// An alarm that is set again for the same or an earlier time fires again at once. A new instance
+/// cannot know better, so a few in a row are allowed.
 const STALE_MAX: u64 = 8;
 
-/// What a turn has done, as far as alarms are concerned.
+/// The effects of a turn on alarms.
 #[derive(Clone, Copy, Debug)]
 struct AlarmTurn {
     is_idle: bool,
@@ -91,7 +91,7 @@ impl Checker for AlarmLoop {
     }
 }
 
-/// Holds that an alarm is set for whatever is to be done without a request, and not too late.
+/// Checks that an alarm is set, in time, for all work that needs no request.
 #[derive(Debug, Default)]
 pub struct AlarmsArmed {
     /// The time for which the present instance of each object believes the alarm to be set.
@@ -163,7 +163,7 @@ fn needs_alarm(subject: Subject<'_>, limits: &Limits, now: u64) -> Option<(u64, 
         let wait = limits
             .put_time_ms(u64::MAX, u64::MAX)
             .max(limits.retry_ms_max);
-        needs.push((now + wait + skew, "a segment is to be stored"));
+        needs.push((now + wait + skew, "a segment must be stored"));
     } else if let Some(row) = rows.rows().next().filter(|_| limits.cold) {
         let at = row.at.0.saturating_add(limits.segment_age_ms_max);
         needs.push((at, "the open segment grows old"));

@@ -1,4 +1,4 @@
-//! What a client gets through a cache.
+//! Reads through a cache: they are recent enough, and hide none of the client's own writes.
 
 use super::Position;
 use crate::model::{Content, Mismatch};
@@ -25,6 +25,8 @@ pub struct CachedRead<'a> {
 }
 
 impl CachedRead<'_> {
+    /// Judges the answer.
+    ///
     /// # Errors
     /// When the answer is older than it may be, hides what was written, or is not the content.
     pub fn check(&self) -> Result<(), Mismatch> {

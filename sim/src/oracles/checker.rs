@@ -14,7 +14,7 @@ use crate::model::{Mismatch, Model};
 use crate::platform::Alarm;
 use crate::storage::Store;
 
-/// What an oracle has found to be wrong.
+/// A violation that an oracle has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub oracle: Oracle,
@@ -22,10 +22,10 @@ pub struct Violation {
     pub actual: String,
 }
 
-/// What a checker says.
+/// The verdict of a checker.
 pub type Finding = Result<(), Violation>;
 
-/// Makes a finding.
+/// Returns a finding.
 ///
 /// # Errors
 /// Always, so that a checker can return what this returns.
@@ -75,8 +75,8 @@ pub struct AfterTurn<'a> {
     pub cold: &'a Objects,
     pub before: Position,
     pub after: Position,
-    /// Whether the turn is an alarm's that has neither noted a use, nor ended the stream, nor asked
-    /// for anything.
+    /// Whether the turn is an alarm's that has neither noted a use, nor ended the stream, nor begun
+    /// an effect.
     pub is_idle_alarm: bool,
     /// The time for which the instance believed the alarm to be set.
     pub alarm_believed: u64,

@@ -1,4 +1,4 @@
-//! Appends: what was acknowledged is there, and a producer's append is there once.
+//! Appends: an acknowledged append is there, and a producer's append is there once.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What must hold when no event is left: nothing remains that nobody needs, and registry and index
-//! know all streams.
+//! The end of a run, when no event is left: nothing unneeded remains, and registry and index list
+//! all streams.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Linearizability in linear time: no answer is behind what was known when it was asked for.
+//! Linearizability in linear time: no answer is older than what clients knew when it was requested.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use super::Position;
 use crate::ids::ObjectId;
 use crate::model::Mismatch;
 
-/// The latest state of each object that any client knows of.
+/// The latest state of each object that any client knows.
 #[derive(Debug, Default)]
 pub struct Recency {
     known: BTreeMap<ObjectId, Position>,
 }
 
 impl Recency {
-    /// Returns the state that the answer to a request of now must not be behind.
+    /// Returns the earliest state that the answer to a request sent now may show.
     #[must_use]
     pub fn floor(&self, object: ObjectId) -> Position {
         self.known.get(&object).copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Stored rows: they tile the open segment, and nothing is left where there is no stream.
+//! Stored rows: they tile the open segment, and a name without a stream has no rows.
 
 use machine::Write;
 use machine::rows::RowKey;

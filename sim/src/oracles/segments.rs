@@ -1,5 +1,5 @@
-//! Sealed segments: together with the hot rows they tile the stream, and stored objects hold what
-//! was sealed.
+//! Sealed segments: together with the hot rows they tile the stream, and stored objects hold the
+//! sealed content.
 
 use machine::Write;
 

@@ -1,4 +1,4 @@
-//! What must hold of every turn, whatever the stream is.
+//! Rules that every turn must keep, independently of the stream.
 
 use machine::Offset;
 

@@ -14,7 +14,7 @@ use crate::coverage::{Fault, Situation, Watermark};
 use crate::engine::Engine;
 use crate::ids::{CallId, ConnectionId, ObjectId};
 
-/// What runs on an object. A value is the memory of one instance.
+/// The program on an object. A value is the memory of one instance.
 pub trait Program: Clone + Debug {
     /// The storage that an instance sees.
     type Storage: Storage;
@@ -86,7 +86,7 @@ struct Commit<P: Program> {
     snapshot: P::Snapshot,
 }
 
-/// Something that waits for the output gate.
+/// Something that the output gate holds.
 #[derive(Debug)]
 struct Held<P: Program> {
     gate: u64,
@@ -130,7 +130,7 @@ impl Clock {
     }
 }
 
-/// What is left of an instance when it dies.
+/// What remains of an instance when it dies.
 #[derive(Debug)]
 pub struct Remains<P> {
     /// Its memory, if it had any.
@@ -351,7 +351,7 @@ impl<P: Program> Object<P> {
         self.held.push_back(Held { gate, what });
     }
 
-    /// Returns the next thing that the gate holds no longer.
+    /// Returns the next thing that the gate releases.
     pub fn released(&mut self) -> Option<Outgoing<P>> {
         let free = self
             .held

@@ -140,7 +140,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// Lets a cache refresh in the background what it has given to its client.
+    /// Lets a cache refresh in the background an answer that it has served.
     fn ask_again(&mut self, answered: CallId, way: Way) {
         let call = &self.calls[answered];
         // Only an edge connects, and only while its client waits.

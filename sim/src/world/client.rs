@@ -1,4 +1,4 @@
-//! Clients: each does one thing at a time, retries what failed, and remembers what it was answered.
+//! Clients: each does one thing at a time, retries failed requests, and remembers its answers.
 
 use std::rc::Rc;
 
@@ -34,7 +34,7 @@ pub struct Received {
 pub(super) struct Client {
     /// Whether it has something left to do.
     pub(super) busy: bool,
-    /// Whether it follows an event stream, for which the run does not wait.
+    /// Whether it follows an event stream. The run does not wait until it has ended.
     pub(super) following: bool,
     /// The cache that its requests go through.
     pub(super) cache: Option<CacheId>,
@@ -74,7 +74,7 @@ pub(super) struct Operation {
     /// Whether an answer was lost.
     unknown: bool,
     done: bool,
-    /// The offset that an append was answered.
+    /// The offset with which an append was answered.
     offset: Option<String>,
     /// What is read once more at the end, if it is part of that.
     last: Option<Last>,
@@ -85,7 +85,8 @@ pub(super) struct Operation {
 enum Last {
     /// All pages from the beginning.
     All,
-    /// One page from the offset that this operation was answered. The later operations follow.
+    /// One page from the offset with which this operation was answered. The later operations
+    /// follow.
     Answered(OperationId),
 }
 
@@ -383,7 +384,7 @@ impl World<'_, '_> {
         self.advance();
     }
 
-    /// Reads from each offset that an append after this operation was answered.
+    /// Reads from each offset with which an append after this operation was answered.
     fn read_from_answers(&mut self, after: Option<OperationId>) {
         let answered = self
             .operations
@@ -450,7 +451,7 @@ impl World<'_, '_> {
             .position_sent(token)
     }
 
-    /// Holds the content of an answer against everything that was shown before.
+    /// Compares the content of an answer with everything that was shown before.
     fn observe(&mut self, call: CallId, received: &Received) {
         let object = self.calls[call].object;
         let request = Rc::clone(&self.calls[call].request);
@@ -497,7 +498,7 @@ impl World<'_, '_> {
         self.engine.check(Oracle::OffsetLaw, verdict);
     }
 
-    /// Holds the state in an answer against everything that was known when it was asked for.
+    /// Compares the state in an answer with everything that was known when it was requested.
     pub(super) fn note_known(&mut self, object: ObjectId, floor: Position, received: &Received) {
         let Received {
             response,
@@ -667,7 +668,7 @@ impl World<'_, '_> {
         self.read_once_more(self.first_client(), object, "-1", Last::All);
     }
 
-    /// Begins to read from everything that writers were answered.
+    /// Begins to read from each offset that writers were answered.
     pub(super) fn read_all_answers(&mut self) {
         self.unread += 1;
         self.read_from_answers(None);
@@ -681,7 +682,7 @@ impl World<'_, '_> {
         self.attempt(operation);
     }
 
-    /// Judges that what was acknowledged is there, and what a producer sent is there once.
+    /// Judges that acknowledged appends are there, and that a producer's append is there once.
     pub(super) fn exactly_once(&mut self) {
         let mut appends = ExactlyOnce::default();
         for (object, model) in self.models.named() {

@@ -112,7 +112,7 @@ impl Cold {
         next.is_some_and(|(key, _)| key.starts_with(prefix))
     }
 
-    /// Returns the bytes that an answer asks for.
+    /// Returns the bytes that an answer needs from the cold tier.
     pub(super) fn range(&self, fetch: &Fetch) -> Option<&[u8]> {
         let (from, length) = (usize::try_from(fetch.offset), usize::try_from(fetch.length));
         let object = self.objects.get(&fetch.key)?;
@@ -170,14 +170,14 @@ impl World<'_, '_> {
         if !self.cold.begun.insert(put.key.clone()) {
             return self.engine.fail(
                 Oracle::Keys,
-                "a key that nobody has used".to_owned(),
+                "a key that was never used".to_owned(),
                 put.key.clone(),
             );
         }
         self.engine.raise(Watermark::PutAttempts, put.id.attempt);
         let others = put.key.rsplit_once('-').map_or("", |(others, _)| others);
         if put.id.attempt > 1 && self.cold.has_with_prefix(others) {
-            self.engine.cover(Situation::PutStoredUntold);
+            self.engine.cover(Situation::PutStoredUnreported);
         }
         let trickles = self.engine.fault(Fault::Trickle);
         let duration = self
@@ -653,7 +653,8 @@ impl World<'_, '_> {
             .schedule(delay, Event::Fetch { fetching }.into());
     }
 
-    /// Breaks the client's connection off. What it has must be the beginning of what was promised.
+    /// Breaks the client's connection off. What it has received must be the beginning of the body
+    /// that the head promised.
     fn break_off(&mut self, fetching: FetchId) {
         let it = &self.cold.fetchings[fetching];
         let call = it.call;
@@ -667,7 +668,7 @@ impl World<'_, '_> {
         self.engine.schedule(delay, super::Event::Lost { call });
     }
 
-    /// Finishes an answer, and holds its body against the one that was promised.
+    /// Finishes an answer, and compares its body with the promised one.
     fn fetched(&mut self, fetching: FetchId) {
         let now = self.tiers_of(self.cold.fetchings[fetching].at);
         let it = &mut self.cold.fetchings[fetching];

@@ -23,7 +23,7 @@ pub(super) struct Connection {
 }
 
 impl World<'_, '_> {
-    /// Sends what the gate holds no longer.
+    /// Sends what the gate releases.
     pub(super) fn release(&mut self, at: ObjectId) {
         while let Some(outgoing) = self.objects[at].platform.released() {
             match outgoing {
@@ -104,7 +104,7 @@ impl World<'_, '_> {
             .schedule_at(when, Event::ConnectionClosed { connection });
     }
 
-    /// Lets the object learn, some time, that a connection is closed.
+    /// Lets the object learn, after some time, that a connection is closed.
     pub(super) fn disconnect(&mut self, connection: ConnectionId) {
         let late = self.engine.fault(Fault::GoneLate);
         let delay = if late {

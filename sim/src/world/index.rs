@@ -1,5 +1,5 @@
 //! The admin index, D1: the meaning of its statements, in ordered maps. On request SQLite executes
-//! their text beside them, with the project's own migrations, and both must agree.
+//! their text, too, with the project's own migrations, and both must agree.
 
 use std::collections::BTreeMap;
 

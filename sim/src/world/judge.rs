@@ -22,7 +22,7 @@ fn gives_page(effect: &Effect) -> bool {
 }
 
 impl World<'_, '_> {
-    /// Records what a checker has found.
+    /// Records the finding of a checker.
     pub(super) fn record(&mut self, finding: Finding) {
         if let Err(violation) = finding {
             let Violation {
@@ -34,7 +34,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// Holds a turn against the reference model, and lets every checker judge it.
+    /// Compares a turn with the reference model, and lets every checker judge it.
     pub(super) fn judge_turn(
         &mut self,
         at: ObjectId,
@@ -174,7 +174,7 @@ impl World<'_, '_> {
         );
     }
 
-    /// Returns by when an unused stream must be gone and its storage free.
+    /// Returns the time by which an unused stream must be gone and its storage free.
     pub(super) fn latest_end(&self, at: ObjectId) -> Option<u64> {
         let (object, model) = (&self.objects[at], &self.models[at]);
         let incarnation = model.state.incarnation.as_ref()?;

@@ -92,7 +92,7 @@ pub enum Event {
     Tick {
         reader: ReaderId,
     },
-    /// A slow client reads what it was sent.
+    /// A slow client reads what has arrived.
     Drain {
         reader: ReaderId,
     },
@@ -133,7 +133,7 @@ enum Phase {
     Healing,
     /// Everything is read once more.
     Reading,
-    /// Nobody uses the streams any more.
+    /// Clients no longer use the streams.
     Waiting,
 }
 
@@ -156,16 +156,16 @@ pub struct World<'w, 't> {
     index: Index,
     rpcs: Table<RpcId, Rpc>,
     caches: Caches,
-    /// How many requests were sent because something remained to be done when no event was left.
+    /// How many requests were sent because work remained when no event was left.
     nudges: u64,
     phase: Phase,
-    /// How many more times nothing may have progressed after the heal.
+    /// How many more times there may be no progress after the heal.
     patience: u64,
     /// The sum of all readers' positions at the last judgement.
     progress: u64,
     /// Names that are still being read once more.
     unread: u64,
-    /// How many offsets that appends were answered have been read from.
+    /// How many of the offsets that appends were answered have been read from.
     answers_read: u64,
 }
 
@@ -305,7 +305,7 @@ impl<'w, 't> World<'w, 't> {
     /// Returns the object of this name.
     fn object_named(&self, name: &str) -> ObjectId {
         let found = self.objects.named().find(|(_, object)| object.name == name);
-        let (object, _) = found.expect("whoever is called by name is there");
+        let (object, _) = found.expect("the called object exists");
         object
     }
 
@@ -314,7 +314,7 @@ impl<'w, 't> World<'w, 't> {
         self.clients.ids().next().expect("a world has a client")
     }
 
-    /// Begins the next phase when nothing of this one is left to be done.
+    /// Begins the next phase when all work of this one is done.
     fn advance(&mut self) {
         let begun = self.operation_count() >= self.engine.settings.operations;
         let idle = self

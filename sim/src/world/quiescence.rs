@@ -9,7 +9,7 @@ use crate::oracles::{ALARM_MAX, Oracle, Quiescent};
 const NUDGES_MAX: u64 = 40;
 
 impl World<'_, '_> {
-    /// Returns what an object has left to do.
+    /// Returns the work that an object has left.
     fn undone(&self, at: ObjectId) -> Option<String> {
         let object = &self.objects[at];
         let rows = &object.platform.storage.rows;

@@ -46,7 +46,7 @@ pub(super) enum Message {
     Index(Vec<Statement>),
 }
 
-/// The same request as a client's.
+/// Returns the same request as a client's.
 fn as_client(request: outbox::Request) -> Request {
     let known = |name: &str, names: &[&'static str]| {
         let found = names.iter().find(|each| **each == name);
@@ -76,7 +76,7 @@ struct Fate {
     copies: u64,
     is_late: bool,
     is_answered: bool,
-    /// Whether the sender is told at once that it failed.
+    /// Whether the sender learns at once that it failed.
     fails: bool,
 }
 
@@ -156,7 +156,7 @@ impl World<'_, '_> {
             request.map(|(to, request)| (self.object_named(&to), Rc::new(as_client(request))));
         for copy in 0..fate.copies {
             let mut delay = self.engine.network_delay();
-            // Of two copies one is in time.
+            // At least one of two copies arrives in time.
             if fate.is_late && (fate.copies == 1 || copy > 0) {
                 delay += self.engine.choices.upto(self.engine.settings.delays.late);
             }

@@ -1,4 +1,4 @@
-//! The situations that turns and answers come across.
+//! Counts the situations that turns and answers show.
 
 use machine::segment::key_prefix;
 use machine::{Turn, Write};
@@ -12,7 +12,7 @@ use crate::request::{Request, Response};
 use crate::segments::token;
 
 impl World<'_, '_> {
-    /// Counts what a turn shows of segments and tiers.
+    /// Counts the situations of segments and tiers in a turn.
     pub(super) fn note_tiers(&mut self, at: ObjectId, turn: &Turn) {
         let limits = &self.engine.settings.limits;
         let object = &self.objects[at];
@@ -93,7 +93,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// Holds the page of an answer, and its entity tag, against earlier ones of the same content.
+    /// Compares the page of an answer, and its entity tag, with earlier ones of the same content.
     pub(super) fn same_page(&mut self, at: ObjectId, request: &Request, response: &Response) {
         let Some(incarnation) = &self.models[at].state.incarnation else {
             return;
@@ -125,7 +125,7 @@ impl World<'_, '_> {
         }
     }
 
-    /// Holds the entity tag of an answer against earlier ones of the same content.
+    /// Compares the entity tag of an answer with earlier ones of the same content.
     pub(super) fn same_tag(&mut self, at: ObjectId, start: u64, end: u64, response: &Response) {
         let incarnation = self.models[at].state.incarnation.as_ref();
         let (Some(incarnation), Some(tag)) = (incarnation, response.header("ETag")) else {

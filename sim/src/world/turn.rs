@@ -12,7 +12,7 @@ use crate::ids::{CallId, FetchId, Id, ObjectId};
 use crate::model::{Mismatch, TurnFacts};
 use crate::oracles::{Oracle, Position};
 
-/// Why a turn happens, as far as judging it needs that.
+/// Why a turn happens, as far as its judgement depends on that.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cause {
     pub(super) call: Option<CallId>,
@@ -104,7 +104,7 @@ impl World<'_, '_> {
         if let Err(reason) = platform.storage.apply(&turn.writes) {
             return self.refused_by_storage(reason);
         }
-        // An alarm that asks for something, a put again say, is not idle.
+        // An alarm that begins an effect, such as another put, is not idle.
         let is_idle_alarm = is_alarm
             && turn.after_commit.is_empty()
             && used_before == used(platform.storage.rows.head());
@@ -136,7 +136,7 @@ impl World<'_, '_> {
         self.commit(at, turn, ended, now, cause, before);
     }
 
-    /// Sends the writes of a turn on their way, and everything that leaves behind them.
+    /// Sends the writes of a turn on their way, and the effects that follow them.
     fn commit(
         &mut self,
         at: ObjectId,

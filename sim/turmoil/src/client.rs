@@ -154,7 +154,7 @@ impl ClientContext {
             .await
             .map_err(|error| Lost(format!("no connection: {error}")))?;
         tokio::task::spawn_local(async move {
-            // Whoever waits for an answer on it learns the error there.
+            // A request that waits on this connection gets the error.
             drop(connection.await);
         });
         Ok(Connection {
@@ -228,7 +228,7 @@ impl ClientContext {
         head.map_err(|error| Lost(format!("no answer: {error}")))
     }
 
-    /// Returns whether a connection may have broken off through no fault of the server.
+    /// Returns whether a connection may have broken off without a fault of the server.
     pub(crate) fn is_excused(&self, connection: &Connection) -> bool {
         let shared = self.shared.lock();
         shared.disturbances != connection.disturbances

@@ -42,7 +42,7 @@ pub(crate) struct ColdTier {
 #[derive(Debug)]
 struct Coming {
     change: Change,
-    /// Whether nobody waits for it any more, so that it may have been broken off.
+    /// Whether its caller no longer waits, so that it may have been broken off.
     cut: Arc<AtomicBool>,
 }
 
@@ -52,7 +52,7 @@ enum Change {
     Delete { keys: Vec<String> },
 }
 
-/// Those who wait for a change.
+/// The tasks that wait for a change.
 struct Waiting {
     cut: Arc<AtomicBool>,
     at: u64,
@@ -197,7 +197,7 @@ impl Display for Bucket {
     }
 }
 
-/// Something asked for, the report on it, and the time of the report.
+/// The outcome of a request, the report on it, and the time of the report.
 struct Asked<T> {
     waiting: Option<Waiting>,
     report: Report,
@@ -251,7 +251,7 @@ impl Bucket {
         shared.settle_tier(now());
         shared.note("cold", || format!("{key} is put, {} bytes", bytes.len()));
         if !shared.tier.begun.insert(key.clone()) || *mode != PutMode::Create {
-            let expected = "a key that nobody has used, once".to_owned();
+            let expected = "a key that was never used, once".to_owned();
             shared.fail(Oracle::Keys, expected, format!("{key}, {mode:?}"));
         }
         if shared.tier.objects.contains_key(&key) && *mode == PutMode::Create {
@@ -263,7 +263,7 @@ impl Bucket {
         shared.throttled()?;
         let others = key.rsplit_once('-').map_or("", |(others, _)| others);
         if !key.ends_with("-1") && shared.tier.has_with_prefix(others) {
-            shared.cover(Situation::PutStoredUntold);
+            shared.cover(Situation::PutStoredUnreported);
         }
         let takes = shared.takes();
         let outcome = if shared.fault(Fault::Put) {

@@ -29,7 +29,7 @@ const ATTEMPTS_MAX: u64 = 8;
 /// Time for the head of an answer.
 const HEAD: Duration = Duration::from_secs(15);
 
-/// The state of a reader, for those who wait for it.
+/// The state of a reader, for tasks that wait for it.
 pub(crate) struct Follow {
     pub(crate) number: usize,
     pub(crate) name: usize,

@@ -81,7 +81,7 @@ enum Command {
         #[arg(long)]
         known: PathBuf,
     },
-    /// Run every so many of these seeds, and report to another process
+    /// Run every n-th of these seeds, and report to another process
     #[command(hide = true)]
     Work {
         seeds: Seeds,

@@ -1,4 +1,4 @@
-//! `meta`: whether a seed is one run, whatever process runs it.
+//! `meta`: checks that a seed gives the same run in every process.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ExitCode, Stdio};

@@ -68,8 +68,8 @@ impl Platform for Simulated {
         Millis(now)
     }
 
-    /// Never repeats a number, even when the tape has ended, because a wait of random length would
-    /// otherwise not be a wait.
+    /// Returns a random number. It never repeats one, even when the tape has ended, because a wait
+    /// of random length would otherwise not be a wait.
     fn random(&self) -> io::Result<u64> {
         let mut shared = self.shared.lock();
         shared.randoms += 1;

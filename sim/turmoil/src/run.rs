@@ -594,7 +594,7 @@ impl World {
         })
     }
 
-    /// Returns what a stream or the cold tier has left to do.
+    /// Returns the work that a stream or the cold tier has left.
     fn undone(&self) -> Option<String> {
         let now = self.now();
         let shared = self.shared.lock();
@@ -620,7 +620,7 @@ impl World {
             .or_else(|| (!shared.tier.is_still()).then(|| "something is on its way".to_owned()))
     }
 
-    /// Judges that nothing is left of a stream that has ended.
+    /// Judges that nothing of an ended stream is left.
     fn judge_rest(&mut self) {
         let now = self.now();
         let slack = self.expiry_slack();
@@ -690,8 +690,8 @@ impl World {
     }
 }
 
-/// Judges that everything is stored where it should be, once, that nothing else is stored, and that
-/// the registry has all events.
+/// Judges that everything is stored once and where it belongs, that nothing else is stored, and
+/// that the registry has all events.
 fn judge_tiers(
     judge: &Judge,
     disks: &BTreeMap<String, MemoryRows>,

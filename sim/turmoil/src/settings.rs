@@ -156,7 +156,8 @@ impl Settings {
     }
 }
 
-/// Drawn as in the inner layer, except for long times, because these runs are short and busy.
+/// Draws the limits as in the inner layer, except for long times, because these runs are short and
+/// busy.
 fn limits(choices: &mut Choices<'_>) -> Limits {
     let inner = sim::settings::limits(choices);
     // Sometimes long enough to notice a reader that gets nothing.
@@ -190,7 +191,7 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
     }
 }
 
-/// Small segments, so that these short runs have many.
+/// Draws small segments, so that these short runs have many.
 fn draw_tier(choices: &mut Choices<'_>, limits: &mut Limits, tier_ms: u64) {
     limits.cold = choices.upto(4) > 1;
     sim::settings::segments(choices, limits);

@@ -19,7 +19,7 @@ use crate::storage::Logged;
 
 pub(crate) const SERVER: &str = "server";
 
-/// The name of a client's host.
+/// Returns the name of a client's host.
 pub(crate) fn client_host(client: u64) -> String {
     format!("client-{client}")
 }
@@ -39,7 +39,7 @@ pub(crate) enum Phase {
     Healing,
     /// Everything is read once more.
     Reading,
-    /// Nobody uses the streams any more.
+    /// Clients no longer use the streams.
     Waiting,
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct Inner {
     broken_late: u64,
 }
 
-/// How often the time may be asked for within a millisecond.
+/// How often the time may be read within a millisecond.
 const NOW_ASKED_MAX: u64 = 100_000;
 /// How many faults of things that outlast the busy phase may happen after the heal.
 const BROKEN_LATE_MAX: u64 = 3;
@@ -148,7 +148,7 @@ impl Shared {
         })))
     }
 
-    /// Must not be held across an await.
+    /// Locks the shared state. The guard must not be held across an await.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -217,7 +217,7 @@ impl Inner {
         }
     }
 
-    /// Fails when the server does something without end at one time.
+    /// Fails when the server repeats an action without end at one time.
     pub(crate) fn asked_for_time(&mut self, now: u64) {
         let asked = if self.asked_now.0 == now {
             self.asked_now.1 + 1
@@ -226,12 +226,8 @@ impl Inner {
         };
         self.asked_now = (now, asked);
         if asked > NOW_ASKED_MAX {
-            let actual = format!("the server asks for it {asked} times at {now}");
-            self.fail(
-                Oracle::TimeGoesOn,
-                "a server that is_over".to_owned(),
-                actual,
-            );
+            let actual = format!("the server asks {asked} times at {now}");
+            self.fail(Oracle::TimeGoesOn, "a server that rests".to_owned(), actual);
             // A host that never rests cannot be left in another way.
             panic!("the server does not rest");
         }

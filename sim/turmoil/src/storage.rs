@@ -16,7 +16,7 @@ use crate::shared::{Inner, SERVER, Shared, client_host, now};
 /// How often the alarms may be queried within a millisecond.
 const DUE_ASKED_MAX: u64 = 1_000;
 
-/// What the storage has seen, for the judge.
+/// What the storage has recorded, for the judge.
 #[derive(Debug)]
 pub(crate) enum Logged {
     Committed {
@@ -48,7 +48,7 @@ pub(crate) struct Written {
     pub(crate) sealed: Option<(u64, u64)>,
     /// The segments that it says are stored, and their stream.
     pub(crate) stored: Vec<(StreamRow, SealedSegment)>,
-    /// The end of the stream after it, and whether the stream is closed.
+    /// The end of the stream after the turn, and whether the stream is closed.
     pub(crate) end: (u64, u64),
     pub(crate) closed: bool,
 }
@@ -75,6 +75,8 @@ fn failed(what: &str) -> io::Error {
 }
 
 impl Inner {
+    /// Checks that this server still runs.
+    ///
     /// # Errors
     ///
     /// When this server has ended.
@@ -321,7 +323,7 @@ impl Database for Disk {
                 shared.cover(Situation::CommitUnknownLost);
             }
             shared.note("storage", || {
-                format!("{}: the commit is told to have failed", self.name)
+                format!("{}: the commit is reported as failed", self.name)
             });
             return Err(failed("committing"));
         }

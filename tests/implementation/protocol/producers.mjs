@@ -203,7 +203,7 @@ export const rows = [
   },
   {
     section: "5.2.1",
-    clause: "a lower epoch answers 403 with the current one, whatever its sequence number",
+    clause: "a lower epoch answers 403 with the current one, for every sequence number",
     async check({ base }) {
       const stream = await Stream.create(base);
       await stream.append("a", producer("p", 5, 0));

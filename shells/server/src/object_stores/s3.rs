@@ -7,28 +7,28 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ClientConfigKey, ObjectStore, Result, RetryConfig};
 
-/// Where S3 is, as far as that is not said by the variables `AWS_*`.
+/// Where S3 is, as far as the variables `AWS_*` do not say it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct S3<'a> {
     pub bucket: &'a str,
-    /// What all keys begin with.
+    /// The prefix of all keys.
     pub prefix: &'a str,
-    /// The service's URL, where it is not Amazon's.
+    /// The service's URL, if the service is not Amazon's.
     pub endpoint: Option<&'a str>,
     pub region: Option<&'a str>,
 }
 
-/// A bucket. Keys and the like are read from the variables `AWS_*`.
+/// Opens a bucket. Keys and other secrets are read from the variables `AWS_*`.
 ///
 /// # Errors
-/// When something of it is missing or cannot be read.
+/// When a setting is missing or invalid.
 pub fn s3(place: S3<'_>) -> Result<Arc<dyn ObjectStore>> {
-    // An error means that this process has chosen one before, which is as good.
+    // An error means that this process already has a provider, which serves as well.
     drop(rustls::crypto::ring::default_provider().install_default());
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(place.bucket)
-        // To try again is the machine's decision, and so is when a put is given up. A page may be
-        // read as slowly as its client likes.
+        // The machine decides when to try again, and when to give up a put. A page may be read as
+        // slowly as its client likes.
         .with_retry(RetryConfig {
             max_retries: 0,
             ..RetryConfig::default()

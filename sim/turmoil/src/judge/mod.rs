@@ -36,7 +36,7 @@ struct Attempt {
     applied: bool,
 }
 
-/// What made a version.
+/// The cause of a version.
 #[derive(Debug, Default)]
 struct Cause {
     now: u64,
@@ -58,7 +58,7 @@ struct Version {
 #[derive(Debug)]
 struct Name {
     model: Model,
-    /// The first version is that there is no stream.
+    /// The first version is a name without a stream.
     versions: Vec<Version>,
 }
 
@@ -174,7 +174,7 @@ impl Judge {
         self.attempts[attempt].whole = false;
     }
 
-    /// Notes that nobody waits for an answer any more.
+    /// Notes that the client no longer waits for an answer.
     pub(crate) fn over(&mut self, attempt: usize, now: u64) {
         self.attempts[attempt].over_at.get_or_insert(now);
     }

@@ -1,4 +1,4 @@
-//! Readers of event streams: what they get, and what they lack.
+//! Readers of event streams: what they have received, and what they lack.
 
 use std::rc::Rc;
 
@@ -18,7 +18,7 @@ pub(crate) struct Reading {
     version: usize,
 }
 
-/// What a batch of events has brought.
+/// The content of a batch of events.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
     pub(crate) data: bool,
@@ -177,7 +177,7 @@ impl Judge {
         Some((offset, follower.cursor, follower.finished))
     }
 
-    /// Returns since when a reader of the present stream lacks something.
+    /// Returns the time since which a reader of the present stream lacks something.
     pub(crate) fn behind_since(&self, attempt: usize, readings: &[Reading]) -> Option<u64> {
         let name = self.attempts[attempt].name;
         let present = self.incarnation(name)?.id;

@@ -136,7 +136,7 @@ async fn run(arguments: &Arguments) -> Result<serde_json::Value> {
             },
             broken = tasks.join_next() => bail!("a reader has ended: {broken:?}"),
         }
-        let last = shared.last.get().context("nobody was told")?;
+        let last = shared.last.get().context("no reader got the last message")?;
         lasts.push(milliseconds(last - begun));
         sleep(Duration::from_millis(arguments.pause_ms)).await;
     }
@@ -226,7 +226,7 @@ async fn read(socket: &TcpStream, text: &mut Vec<u8>) -> Result<()> {
     }
 }
 
-/// The status of an answer that has no body.
+/// Returns the status of an answer that has no body.
 async fn answer(socket: &mut TcpStream) -> Result<u16> {
     let mut text = Vec::new();
     while !contains(&text, b"\r\n\r\n") {
