@@ -84,10 +84,10 @@ fn settings(text: &str) {
                 assert!(base.starts_with("http") && !base.ends_with('/') || base == "http://");
             }
             Err(bad) => {
-                let told = bad.to_string();
-                assert!(told.starts_with(variable), "{told}");
+                let message = bad.to_string();
+                assert!(message.starts_with(variable), "{message}");
                 let is_secret = variable == "AUTH_TOKEN";
-                assert_eq!(is_secret, told == token_rule(), "{told}");
+                assert_eq!(is_secret, message == token_rule(), "{message}");
             }
         }
     }

@@ -93,7 +93,7 @@ fn input(defaults: &Map<String, Value>, class: Class, input: &Map<String, Value>
     }
 }
 
-fn told(effect: Effect) -> Value {
+fn shown(effect: Effect) -> Value {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the cases are text");
     match effect {
         Effect::Connect { from, after_ms } => {
@@ -132,7 +132,7 @@ fn every_case_goes_as_written() {
             let effects: Vec<_> = tail
                 .step(Millis(step.at), step.jitter, input)
                 .into_iter()
-                .map(told)
+                .map(shown)
                 .collect();
             assert_eq!(effects, step.effects, "{name}, step {index}");
             if let Some(deadline) = step.deadline {

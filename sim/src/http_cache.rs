@@ -74,12 +74,12 @@ pub struct Stored<W> {
 impl<W> Stored<W> {
     /// Returns how old it is (RFC 9111, 4.2.3). The time in transit counts.
     fn age_ms(&self, now: u64) -> u64 {
-        let told = self
+        let announced = self
             .response
             .header("Age")
             .and_then(|age| age.parse::<u64>().ok());
         let delay = self.received_at.saturating_sub(self.asked_at);
-        let initial = told
+        let initial = announced
             .unwrap_or(0)
             .saturating_mul(1_000)
             .saturating_add(delay);

@@ -46,7 +46,7 @@ class Run {
   }
 
   call(handler) {
-    const call = { told: "" };
+    const call = { received: "" };
     this.calls.push(call);
     const ended = new Promise((resolve) => {
       const end = (outcome) => {
@@ -55,7 +55,7 @@ class Run {
       };
       const outgoing = http.get(`${this.base}/${handler}`, { agent: false }, (incoming) => {
         incoming.setEncoding("utf8").on("data", (text) => {
-          if (incoming.statusCode === 200) call.told += text;
+          if (incoming.statusCode === 200) call.received += text;
         });
         incoming.on("error", () => end("failed"));
         incoming.on("end", () => end(incoming.statusCode === 200 ? "done" : "failed"));
@@ -67,18 +67,18 @@ class Run {
   }
 
   async connect() {
-    const line = { told: [], socket: new WebSocket(`${this.base.replace("http", "ws")}/connect`) };
+    const line = { received: [], socket: new WebSocket(`${this.base.replace("http", "ws")}/connect`) };
     this.lines.push(line);
-    line.socket.on("message", (data) => line.told.push(data.toString()));
+    line.socket.on("message", (data) => line.received.push(data.toString()));
     line.socket.on("error", () => {});
-    line.socket.on("close", () => line.left || line.told.push("closed"));
+    line.socket.on("close", () => line.left || line.received.push("closed"));
     await new Promise((resolve, reject) => line.socket.once("open", resolve).once("error", reject));
   }
 
   heard(text) {
     return (
-      this.lines.some(({ told }) => told.includes(text)) ||
-      this.calls.some(({ told }) => told.includes(text))
+      this.lines.some(({ received }) => received.includes(text)) ||
+      this.calls.some(({ received }) => received.includes(text))
     );
   }
 
@@ -107,10 +107,10 @@ class Run {
 
   async seen() {
     const log = await (await fetch(`${this.base}/`)).json();
-    const lines = this.lines.map(({ told }) => [...told]);
+    const lines = this.lines.map(({ received }) => [...received]);
     for (const { socket } of this.lines) socket.terminate();
     return {
-      calls: this.calls.map(({ outcome, told }) => `${outcome ?? "unanswered"} ${told}`.trim()),
+      calls: this.calls.map(({ outcome, received }) => `${outcome ?? "unanswered"} ${received}`.trim()),
       lines,
       log,
     };

@@ -47,7 +47,7 @@ export class Subject extends DurableObject {
     let controller;
     const body = new ReadableStream({ start: (given) => void (controller = given) });
     const running = this.#run(handler, {
-      tell: (text) => controller.enqueue(new TextEncoder().encode(text)),
+      send: (text) => controller.enqueue(new TextEncoder().encode(text)),
     });
     this.ctx.waitUntil(
       running.then(
@@ -100,7 +100,7 @@ export class Subject extends DurableObject {
     logOf(this.number).push(`${handler}: ${text}`);
   }
 
-  #take(handler, step, { line, tell }) {
+  #take(handler, step, { line, send }) {
     const { sql } = this.ctx.storage;
     if (step === "throw") throw new Thrown();
     if (step === "abort") this.ctx.abort("as the program says");
@@ -113,7 +113,7 @@ export class Subject extends DurableObject {
       this.#say(handler, `lines ${kept.length === 0 ? "none" : kept.join(" ")}`);
     } else if (step.remember !== undefined) this.#memory = step.remember;
     else if (step.alarm !== undefined) this.ctx.storage.setAlarm(Date.now() + step.alarm);
-    else if (step.chunk !== undefined) tell(step.chunk);
+    else if (step.chunk !== undefined) send(step.chunk);
     else if (step.attach !== undefined) line.serializeAttachment(step.attach);
     else if (step.send !== undefined)
       for (const each of this.ctx.getWebSockets()) each.send(step.send);

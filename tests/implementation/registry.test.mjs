@@ -27,7 +27,7 @@ test("each of three shards gets some streams, and all of their events in order",
   const streams = Array.from({ length: 24 }, () => new Stream(server.url, freshName("sharded")));
   for (const operation of ["put", "delete", "put"])
     await Promise.all(streams.map((stream) => stream[operation]()));
-  const told = await eventually(
+  const shards = await eventually(
     "all events",
     async () => {
       const all = await events();
@@ -36,7 +36,7 @@ test("each of three shards gets some streams, and all of their events in order",
     patience,
   );
   for (const { name } of streams) {
-    const operations = told.map((all) =>
+    const operations = shards.map((all) =>
       all.filter(({ key }) => key === name).map(({ headers }) => headers.operation),
     );
     expect(
@@ -44,8 +44,8 @@ test("each of three shards gets some streams, and all of their events in order",
       name,
     ).toEqual([["insert", "delete", "insert"]]);
   }
-  expect(told.every((all) => all.length > 0)).toBe(true);
-  expect(told.flat()).toHaveLength(3 * streams.length);
+  expect(shards.every((all) => all.length > 0)).toBe(true);
+  expect(shards.flat()).toHaveLength(3 * streams.length);
 });
 
 test("clients can read every shard and write to none, even if it is unused", async () => {

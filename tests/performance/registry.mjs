@@ -61,17 +61,17 @@ async function realEvents(base) {
   const all = names.map((name) => new Stream(base, name, "application/json"));
   await inParallel(all, (stream) => stream.put());
   const registry = new Stream(base, "__registry__", "application/json");
-  const told = (least) =>
+  const announced = (least) =>
     eventually(
       "the registry to have the events",
       async () =>
         (await registry.head()).status === 200 && (await registry.messages()).length >= least,
       patience,
     );
-  await told(streams);
+  await announced(streams);
   const created = onServer ? undefined : await all[0].statistics();
   await inParallel(all, (stream) => stream.delete());
-  await told(2 * streams);
+  await announced(2 * streams);
   const ended = onServer ? undefined : await all[0].statistics();
   const events = (await registry.messages()).map((event) => JSON.stringify(event));
   const mean = events.reduce((sum, event) => sum + event.length, 0) / events.length;

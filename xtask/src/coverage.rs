@@ -121,8 +121,8 @@ fn build(project: &Project) -> Result<PathBuf> {
         .output()
         .context("cannot run cargo")?;
     ensure!(output.status.success(), "the replay does not build");
-    let told = String::from_utf8(output.stdout)?;
-    let mut messages = told
+    let printed = String::from_utf8(output.stdout)?;
+    let mut messages = printed
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let program = messages.find_map(|message| message["executable"].as_str().map(PathBuf::from));

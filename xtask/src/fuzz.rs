@@ -98,7 +98,7 @@ pub(crate) fn fuzz(project: &Project, target: Target, minutes: f64) -> Result<Ex
     let after = findings(project)?;
     for finding in after.difference(&before) {
         let file = Path::new(FINDINGS).join(finding);
-        tell(target, &file);
+        advise(target, &file);
     }
     Ok(if status.success() {
         println!(
@@ -111,7 +111,7 @@ pub(crate) fn fuzz(project: &Project, target: Target, minutes: f64) -> Result<Ex
     })
 }
 
-fn tell(target: Target, file: &Path) {
+fn advise(target: Target, file: &Path) {
     let file = file.display();
     println!("\nthe input that failed is kept in {file}");
     match target {

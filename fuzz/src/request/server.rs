@@ -97,7 +97,7 @@ impl Server {
         });
         if let Some(input) = report {
             named.object.reads_left = self.reads_left.take();
-            named.tell(now, input);
+            named.report(now, input);
         }
         self.objects.insert(name, named);
     }
@@ -111,7 +111,7 @@ impl Server {
                 && let EffectJob::Call { effect, .. } = jobs.remove(at)
             {
                 let outcome = CallOutcome::Status(status);
-                return named.tell(self.now, Input::CallFinished { effect, outcome });
+                return named.report(self.now, Input::CallFinished { effect, outcome });
             }
         }
     }

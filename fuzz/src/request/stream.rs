@@ -64,11 +64,11 @@ impl Named {
                 call: CallId(0),
                 subscriber,
             } => {
-                let told = subscriber
+                let header = subscriber
                     .answer
                     .header(internal_headers::LIVE_HEAD)
                     .and_then(LiveHead::from_header);
-                assert_eq!(told.as_ref(), Some(&subscriber.head));
+                assert_eq!(header.as_ref(), Some(&subscriber.head));
                 let head = &subscriber.head;
                 assert!(head.attached && head.up_to_date && !head.closed);
                 &subscriber.answer
@@ -134,7 +134,7 @@ impl Named {
     }
 
     /// Reports the outcome of a job to the stream.
-    pub(super) fn tell(&mut self, now: Millis, input: Input) {
+    pub(super) fn report(&mut self, now: Millis, input: Input) {
         if let Ok(turn) = self.object.step(now, input) {
             assert!(
                 turn.after_commit.is_empty() && turn.broadcast.is_none(),

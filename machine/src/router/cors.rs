@@ -143,26 +143,26 @@ mod tests {
             (Some("null"), false),
             (None, false),
         ] {
-            let told = headers(list, origin);
-            let is_told = told
+            let added = headers(list, origin);
+            let has_cors = added
                 .iter()
                 .any(|(name, _)| name.starts_with("Access-Control-"));
-            assert_eq!(is_told, allowed, "{origin:?}");
-            assert_eq!(value(&told, "Vary").as_deref(), Some("Origin"));
+            assert_eq!(has_cors, allowed, "{origin:?}");
+            assert_eq!(value(&added, "Vary").as_deref(), Some("Origin"));
             if allowed {
                 assert_eq!(
-                    value(&told, "Access-Control-Allow-Origin").as_deref(),
+                    value(&added, "Access-Control-Allow-Origin").as_deref(),
                     origin
                 );
             }
         }
         for origin in [None, Some("https://a.example"), Some("null")] {
-            let told = headers("*", origin);
+            let added = headers("*", origin);
             assert_eq!(
-                value(&told, "Access-Control-Allow-Origin").as_deref(),
+                value(&added, "Access-Control-Allow-Origin").as_deref(),
                 Some("*")
             );
-            assert_eq!(value(&told, "Vary"), None);
+            assert_eq!(value(&added, "Vary"), None);
         }
     }
 }

@@ -315,9 +315,11 @@ mod tests {
     #[test]
     fn a_token_is_never_empty_and_never_shown() {
         for value in ["", " ", " s3cret", "s3cret\n", "s3\u{7f}cret"] {
-            let told = read("AUTH_TOKEN", value).map_err(|bad| bad.to_string());
+            let message = read("AUTH_TOKEN", value).map_err(|bad| bad.to_string());
             assert!(
-                told.is_err_and(|told| told.starts_with("AUTH_TOKEN") && !told.contains("cret")),
+                message.is_err_and(
+                    |message| message.starts_with("AUTH_TOKEN") && !message.contains("cret")
+                ),
                 "{value:?}"
             );
         }
@@ -373,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_first_pause_beyond_the_longest_is_refused() {
-        for (name, value, told) in [
+        for (name, value, rule) in [
             (
                 "RETRY_MIN_MS",
                 "600001",
@@ -386,7 +388,7 @@ mod tests {
             ),
         ] {
             let bad = read(name, value).map_err(|bad| bad.to_string());
-            assert_eq!(bad.map(|_| ()), Err(format!("RETRY_MIN_MS must be {told}")));
+            assert_eq!(bad.map(|_| ()), Err(format!("RETRY_MIN_MS must be {rule}")));
         }
     }
 

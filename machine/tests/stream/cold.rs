@@ -131,7 +131,7 @@ fn a_seal_changes_no_answer() {
                 answers.push(shell.get(&format!("{query}{live}")));
             }
         }
-        answers.iter().map(Answered::told).collect::<Vec<_>>()
+        answers.iter().map(Answered::received).collect::<Vec<_>>()
     };
     let before = ask(&mut shell);
     shell.now = shell.now.plus(shell.limits.segment_age_ms_max);
@@ -149,7 +149,7 @@ fn a_seal_changes_no_answer() {
     // The other offset of the same place. An older version sent it.
     let by_other_name = shell.get(&format!("?offset={}", Offset::new(1, 0)));
     let by_name = shell.get(&format!("?offset={tail}"));
-    assert_eq!(by_other_name.told(), by_name.told());
+    assert_eq!(by_other_name.received(), by_name.received());
     let close = [("Stream-Closed", "true")];
     assert_eq!(next(&shell.request("POST", "", &close, b"")), tail);
 }
@@ -456,7 +456,7 @@ fn many_objects_are_collected_in_batches() {
 
 fn requests(shell: &mut Shell, status: u16) -> Vec<String> {
     let messages = core::mem::take(&mut shell.messages);
-    let told = messages.iter().map(|(_, message)| match message {
+    let sent = messages.iter().map(|(_, message)| match message {
         Message::Call(_, request) => {
             let header = |name: &str| request.headers.iter().find(|(each, _)| *each == name);
             let seq = header("Producer-Seq").map_or("-", |(_, seq)| seq);
@@ -464,11 +464,11 @@ fn requests(shell: &mut Shell, status: u16) -> Vec<String> {
         }
         Message::Index(statements) => format!("{statements:?}"),
     });
-    let told = told.collect();
+    let sent = sent.collect();
     for (effect, message) in messages {
         shell.answer(effect, &message, status);
     }
-    told
+    sent
 }
 
 #[test]
@@ -556,16 +556,16 @@ fn the_index_learns_of_streams_and_segments_and_forgets_them() {
     let mut shell = stream(JSON, limits);
     shell.post(JSON, b"[1,2,3]");
     shell.store();
-    let told = requests(&mut shell, 200);
-    assert!(told[0].contains("INSERT INTO streams"), "{told:?}");
-    let told = requests(&mut shell, 200);
-    assert!(told[0].contains("INSERT INTO segments"), "{told:?}");
+    let sent = requests(&mut shell, 200);
+    assert!(sent[0].contains("INSERT INTO streams"), "{sent:?}");
+    let sent = requests(&mut shell, 200);
+    assert!(sent[0].contains("INSERT INTO segments"), "{sent:?}");
     shell.request("DELETE", "", &[], b"");
-    let told = requests(&mut shell, 200);
-    assert!(told[0].contains("DELETE FROM segments"), "{told:?}");
+    let sent = requests(&mut shell, 200);
+    assert!(sent[0].contains("DELETE FROM segments"), "{sent:?}");
     shell.fire_until(|shell| !shell.messages.is_empty());
-    let told = requests(&mut shell, 200);
-    assert!(told[0].contains("DELETE FROM streams"), "{told:?}");
+    let sent = requests(&mut shell, 200);
+    assert!(sent[0].contains("DELETE FROM streams"), "{sent:?}");
     shell.fire_until(|shell| shell.rows.is_empty() || shell.collections.len() == 1);
     shell.settle();
     assert!(shell.rows.is_empty());
@@ -589,8 +589,8 @@ fn a_damaged_object_is_reported_with_its_segment() {
         shell.objects.insert(key.clone(), damaged);
         let page = shell.get("?offset=-1");
         // Parts of the object that the answer does not use may be damaged.
-        let is_told = page.status() == 500 && page.text().contains("segment 0 is damaged");
-        assert!(is_told || page.body == whole, "{at}: {}", page.text());
+        let is_known = page.status() == 500 && page.text().contains("segment 0 is damaged");
+        assert!(is_known || page.body == whole, "{at}: {}", page.text());
     }
     for length in 0..object.len() {
         assert!(segment::decode(&object[..length]).is_err(), "{length}");
@@ -741,8 +741,8 @@ proptest! {
                     let page = shell.get_page(&format!("?offset={at}"));
                     prop_assert_eq!(page.status(), 200, "{} {}", at, page.text());
                     if !json {
-                        let is_told = offsets.iter().any(|(told, _)| *told == next(&page));
-                        prop_assert!(is_told, "{} is where an append ends", next(&page));
+                        let is_known = offsets.iter().any(|(sent, _)| *sent == next(&page));
+                        prop_assert!(is_known, "{} is where an append ends", next(&page));
                     }
                     read += &text(&page);
                     let known = (page.body.clone(), page.header("ETag").to_owned(), next(&page));
@@ -833,11 +833,11 @@ fn a_creation_is_announced_after_a_sleep_and_after_the_end() {
         }
         shell.sleep();
         shell.fire();
-        let told = requests(&mut shell, 200);
-        assert!(told[0].contains("insert"), "{told:?}");
+        let sent = requests(&mut shell, 200);
+        assert!(sent[0].contains("insert"), "{sent:?}");
         if deletes {
-            let told = requests(&mut shell, 200);
-            assert!(told[0].contains("delete"), "{told:?}");
+            let sent = requests(&mut shell, 200);
+            assert!(sent[0].contains("delete"), "{sent:?}");
             assert!(shell.rows.is_empty());
         }
         shell.sleep();

@@ -490,14 +490,14 @@ fn an_event_stream_continues_from_an_event_of_this_stream_only() {
     let mut shell = stream("text/plain", &[]);
     shell.post("text/plain", b"abc");
     shell.post("text/plain", b"def");
-    let told = "0000000000000000_0000000000000003";
+    let last_seen = "0000000000000000_0000000000000003";
     let read = |shell: &mut Shell, query: &str, id: &str| {
         let query = format!("?live=sse&offset={query}");
         shell.request("GET", &query, &[("Last-Event-ID", id)], b"")
     };
     for query in ["-1", "now", "0000000000000000_0000000000000006"] {
         assert_eq!(
-            read(&mut shell, query, told).text(),
+            read(&mut shell, query, last_seen).text(),
             "event: data\ndata:def\n\n"
         );
     }

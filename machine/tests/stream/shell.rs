@@ -32,7 +32,7 @@ impl Answered {
     }
 
     /// Returns everything that a client receives.
-    pub(crate) fn told(&self) -> (u16, String, String) {
+    pub(crate) fn received(&self) -> (u16, String, String) {
         let headers = self.answer.headers();
         let headers: Vec<_> = headers
             .map(|(name, value)| format!("{name}: {value}"))

@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_refused_by_the_name_of_its_variable() {
-        for (flag, told) in [
+        for (flag, message) in [
             ("--listen=here", "LISTEN must be an address and a port"),
             (
                 "--log-format=xml",
@@ -222,7 +222,7 @@ mod tests {
         ] {
             let bad = read(&[flag]).err().map(|bad| bad.to_string());
             assert!(
-                bad.as_ref().is_some_and(|bad| bad.starts_with(told)),
+                bad.as_ref().is_some_and(|bad| bad.starts_with(message)),
                 "{bad:?}"
             );
         }

@@ -201,7 +201,7 @@ impl Display for Bucket {
 struct Asked<T> {
     waiting: Option<Waiting>,
     report: Report,
-    told_at: u64,
+    reported_at: u64,
     answer: T,
 }
 
@@ -225,7 +225,7 @@ impl Bucket {
         let Asked {
             mut waiting,
             report,
-            told_at,
+            reported_at,
             answer,
         } = asked;
         match report {
@@ -239,7 +239,7 @@ impl Bucket {
                 }
             }
         }
-        sleep(Duration::from_millis(told_at.saturating_sub(now()))).await;
+        sleep(Duration::from_millis(reported_at.saturating_sub(now()))).await;
         if let Some(waiting) = &mut waiting {
             waiting.is_over = true;
         }
@@ -287,7 +287,7 @@ impl Bucket {
         Ok(Asked {
             waiting,
             report: outcome.report,
-            told_at: now() + takes,
+            reported_at: now() + takes,
             answer: (),
         })
     }
@@ -364,7 +364,7 @@ impl Bucket {
         Ok(Asked {
             waiting: None,
             report,
-            told_at: now() + takes,
+            reported_at: now() + takes,
             answer,
         })
     }
@@ -469,7 +469,7 @@ impl Bucket {
         Ok(Asked {
             waiting: Some(shared.tier.plan(now() + takes + longer, change)),
             report: outcome.report,
-            told_at: now() + takes,
+            reported_at: now() + takes,
             answer,
         })
     }

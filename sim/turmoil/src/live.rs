@@ -214,7 +214,7 @@ impl Reader {
             settings.workload.limits.sse_heartbeat_ms * 2 + SLACK_MS + settings.latency_ms_max * 2;
         let began = now();
         let mut heard = began;
-        let mut told_at = began;
+        let mut progress_at = began;
         let mut last = [0; 2];
         loop {
             if !context.shared.lock().goes_on() || context.phase() >= Phase::Reading {
@@ -247,7 +247,7 @@ impl Reader {
                 Err(_) if now() > heard + silence => return End::Silent,
                 Err(_) => {
                     if !slow && !context.is_excused(connection) {
-                        self.check_told(attempt, told_at);
+                        self.check_progress(attempt, progress_at);
                     }
                     continue;
                 }
@@ -260,19 +260,19 @@ impl Reader {
                 last = [last[1], *byte];
             }
             context.absorb();
-            let told = {
+            let progress = {
                 let mut readings = self.readings.borrow_mut();
                 context
                     .judge
                     .borrow_mut()
-                    .told(attempt, &mut readings, &bytes)
+                    .read(attempt, &mut readings, &bytes)
             };
             let mut shared = context.shared.lock();
             shared.note(&self.who, || sim::request::excerpt(&bytes));
-            match told {
+            match progress {
                 Ok(progress) => {
                     if progress.data {
-                        told_at = heard;
+                        progress_at = heard;
                     }
                     note_progress(&mut shared, &bytes, progress, self.cut_within.take());
                 }
@@ -282,7 +282,7 @@ impl Reader {
     }
 
     /// Judges that a reader at the tail has what has been durable for a while.
-    fn check_told(&self, attempt: usize, told_at: u64) {
+    fn check_progress(&self, attempt: usize, progress_at: u64) {
         self.context.absorb();
         let behind = self
             .context
@@ -305,7 +305,7 @@ impl Reader {
         };
         let slack =
             TOLD_MS + settings.latency_ms_max * 4 + work + tier + limits.reconnect_base_ms * 4;
-        let since = since.max(told_at);
+        let since = since.max(progress_at);
         // The server retries a failed read after pauses that grow.
         let excused =
             shared.ending || shared.storage_failed_at > since || settings.bounds.queue_max == 1;

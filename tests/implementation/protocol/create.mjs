@@ -268,8 +268,8 @@ export const rows = [
     clause: `Stream-Expires-At: ${value} is accepted, and HEAD returns the same time`,
     async check({ base }) {
       const stream = await Stream.create(base, { headers: { "Stream-Expires-At": value } });
-      const told = (await stream.head()).headers["stream-expires-at"];
-      expect(Date.parse(told)).toBe(Date.parse(value));
+      const returned = (await stream.head()).headers["stream-expires-at"];
+      expect(Date.parse(returned)).toBe(Date.parse(value));
     },
   })),
   {

@@ -285,8 +285,8 @@ export const rows = [
         const before = currentInterval();
         const answer = await stream.longPoll("-1", { cursor });
         expect(answer.status, cursor).toBe(200);
-        const told = BigInt(answer.cursor);
-        expect(told >= before && told <= currentInterval(), cursor).toBe(true);
+        const returned = BigInt(answer.cursor);
+        expect(returned >= before && returned <= currentInterval(), cursor).toBe(true);
         expect((await stream.get(`?offset=-1&cursor=${cursor}`)).text, cursor).toBe("abc");
         const reader = await stream.events("-1", { cursor });
         expect(BigInt((await reader.upToDate()).streamCursor) >= before, cursor).toBe(true);

@@ -445,10 +445,10 @@ export const rows = [
       const before = currentInterval();
       for (const cursor of [undefined, "0", String(before), String(before + 500n)]) {
         const reader = await stream.events("-1", { cursor });
-        const told = BigInt((await reader.upToDate()).streamCursor);
+        const returned = BigInt((await reader.upToDate()).streamCursor);
         if (cursor === undefined || BigInt(cursor) < before)
-          expect(told >= before && told <= currentInterval()).toBe(true);
-        else expect(told > BigInt(cursor)).toBe(true);
+          expect(returned >= before && returned <= currentInterval()).toBe(true);
+        else expect(returned > BigInt(cursor)).toBe(true);
         const { offset } = await stream.append("more");
         await reader.control(({ streamNextOffset }) => streamNextOffset === offset);
         const cursors = reader.controls.map((control) => BigInt(control.streamCursor));

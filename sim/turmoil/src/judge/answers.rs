@@ -35,8 +35,8 @@ impl Judge {
             return Err(mismatch("a Cache-Control", response));
         }
         if response.status >= 500 {
-            let told = response.status == 503 && response.header("Retry-After").is_some();
-            return if told {
+            let is_refusal = response.status == 503 && response.header("Retry-After").is_some();
+            return if is_refusal {
                 Ok(())
             } else {
                 Err(mismatch("503 with Retry-After, if anything", response))
@@ -57,7 +57,7 @@ impl Judge {
         for version in from..self.names[name].versions.len() {
             let state = self.names[name].versions[version].state.clone();
             let then = Position::of(&state);
-            let told = TurnFacts {
+            let unchanged = TurnFacts {
                 now: sent_at,
                 attached: 1,
                 dropped: false,
@@ -72,23 +72,23 @@ impl Judge {
                     dropped: next.cause.dropped,
                     sealed: next.cause.sealed,
                     attached: u64::from(!next.cause.dropped),
-                    ..told
+                    ..unchanged
                 };
                 let (position, open) = (
                     Position::of(&next.state),
-                    next.cause.changes && !next.cause.told,
+                    next.cause.changes && !next.cause.shown,
                 );
                 let after = self.names[name]
                     .model
                     .after(state.clone(), &request, response, &facts);
                 if open && after.is_ok_and(|after| Position::of(&after) == position) {
-                    self.names[name].versions[version + 1].cause.told = true;
+                    self.names[name].versions[version + 1].cause.shown = true;
                     return self.observe(name, &request, response, position);
                 }
             }
             match self.names[name]
                 .model
-                .after(state, &request, response, &told)
+                .after(state, &request, response, &unchanged)
             {
                 Ok(after) if Position::of(&after) == then => {
                     if let Some(incarnation) = then
@@ -228,9 +228,9 @@ impl Judge {
             let Some(incarnation) = &version.state.incarnation else {
                 continue;
             };
-            let told = response.header("Stream-Next-Offset").and_then(token);
+            let next_offset = response.header("Stream-Next-Offset").and_then(token);
             let Some(next) =
-                told.and_then(|token| model.segments(incarnation.id).position_sent(token))
+                next_offset.and_then(|token| model.segments(incarnation.id).position_sent(token))
             else {
                 continue;
             };
@@ -311,13 +311,14 @@ impl Judge {
     pub(crate) fn outdated_at(&self, attempt: usize, response: &Response) -> Option<u64> {
         let Attempt { name, from, .. } = self.attempts[attempt];
         let Name { model, versions } = &self.names[name];
-        let told = response.header("Stream-Next-Offset").and_then(token)?;
+        let next_offset = response.header("Stream-Next-Offset").and_then(token)?;
         let mut latest = None;
         for (at, version) in versions.iter().enumerate().skip(from) {
             let Some(incarnation) = &version.state.incarnation else {
                 continue;
             };
-            if model.segments(incarnation.id).position_sent(told) == Some(incarnation.content.len())
+            if model.segments(incarnation.id).position_sent(next_offset)
+                == Some(incarnation.content.len())
             {
                 latest = Some(at);
             }

@@ -44,7 +44,7 @@ struct Cause {
     sealed: Option<(u64, u64)>,
     changes: bool,
     /// Whether an answer has shown it.
-    told: bool,
+    shown: bool,
 }
 
 #[derive(Debug)]

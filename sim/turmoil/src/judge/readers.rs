@@ -81,7 +81,7 @@ impl Judge {
     /// # Errors
     ///
     /// When they fit none.
-    pub(crate) fn told(
+    pub(crate) fn read(
         &mut self,
         attempt: usize,
         readings: &mut Vec<Reading>,

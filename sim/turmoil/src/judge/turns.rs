@@ -205,7 +205,7 @@ impl Judge {
                 dropped: turn.dropped,
                 sealed: turn.sealed,
                 changes,
-                told: false,
+                shown: false,
             },
         });
     }

@@ -136,7 +136,10 @@ async fn run(arguments: &Arguments) -> Result<serde_json::Value> {
             },
             broken = tasks.join_next() => bail!("a reader has ended: {broken:?}"),
         }
-        let last = shared.last.get().context("no reader got the last message")?;
+        let last = shared
+            .last
+            .get()
+            .context("no reader got the last message")?;
         lasts.push(milliseconds(last - begun));
         sleep(Duration::from_millis(arguments.pause_ms)).await;
     }
