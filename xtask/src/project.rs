@@ -57,6 +57,16 @@ impl Project {
         self.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
     }
 
+    /// Builds an example, and returns what makes a run of it. It has the features of the whole
+    /// workspace, as tests have, so that nothing is built twice.
+    pub(crate) fn example(&self, name: &str) -> Result<Command> {
+        run(self
+            .cargo()
+            .args(["build", "--quiet", "--workspace", "--example", name])
+            .env("CARGO_TARGET_DIR", self.path("target")))?;
+        Ok(self.command(self.path("target/debug/examples").join(name)))
+    }
+
     pub(crate) fn wrangler(&self) -> Command {
         self.command(self.npm_program("wrangler"))
     }

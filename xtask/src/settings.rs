@@ -105,10 +105,8 @@ pub(crate) fn settings(project: &Project, write: bool) -> Result<ExitCode> {
 }
 
 fn table(project: &Project) -> Result<Vec<Setting>> {
-    let mut program = project.cargo();
-    program.args(["run", "--quiet", "--package", "durable-streams-server"]);
-    program.args(["--example", "settings"]);
-    let table = output(&mut program).context("the table of settings cannot be printed")?;
+    let table = output(&mut project.example("settings")?)
+        .context("the table of settings cannot be printed")?;
     serde_json::from_str(&table).context("the table of settings cannot be read")
 }
 

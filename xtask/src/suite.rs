@@ -139,6 +139,8 @@ impl Suite {
                 &format!("tests/{name}/vitest.config.mjs"),
             ])
             .args(["--reporter=default", "--reporter=json"])
+            // Both shells can be tested at once, and would share the file.
+            .arg("--no-cache")
             .arg(format!("--outputFile.json={}", report.display()))
             .env("TEST_SHELL", shell.name());
         Ok(Self {
@@ -217,19 +219,7 @@ impl Counts {
 pub(crate) fn live_reader_traces(project: &Project) -> Result<ExitCode> {
     let traces = project.path("target/live-reader-traces.jsonl");
     let output = fs::File::create(&traces)?;
-    crate::project::run(
-        project
-            .cargo()
-            .args([
-                "run",
-                "--quiet",
-                "--package",
-                "machine",
-                "--example",
-                "live_reader_traces",
-            ])
-            .stdout(output),
-    )?;
+    crate::project::run(project.example("live_reader_traces")?.stdout(output))?;
     crate::project::run(
         project
             .command("node")
