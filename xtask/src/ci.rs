@@ -1,12 +1,16 @@
-//! `test`: runs everything that must pass, step by step, up to the first failure.
+//! `test`: runs everything that must pass, up to the first failure.
+//!
+//! A step that compiles keeps every core busy, so it runs alone. Most of the others keep one core
+//! busy, or wait for a server, so two of them run side by side.
 
 use crate::bundle;
 use crate::project::{Project, output};
 use crate::setup;
 use anyhow::{Context as _, Result};
 use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The limit on what a deployment uploads, compressed.
@@ -25,9 +29,28 @@ enum Work {
     SizeLimit,
 }
 
+/// Steps that run one after the other.
+type Lane = Vec<Step>;
+
+/// Lanes that run side by side.
+type Stage = Vec<Lane>;
+
 enum Outcome {
     Passed { detail: String },
     Failed { log: String },
+}
+
+/// What the table at the end says of a step.
+struct Row {
+    verdict: Verdict,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    NotRun,
 }
 
 pub(crate) fn run(project: &Project) -> Result<ExitCode> {
@@ -37,43 +60,20 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     fs::create_dir_all(project.path(LOGS))?;
 
     let start = now();
+    let failure = AtomicBool::new(false);
     let mut table = Vec::new();
-    let mut passed = 0;
-    let mut failed = 0;
-    for step in steps(project)? {
-        if failed > 0 {
-            table.push(format!("{:<23}  not run", step.name));
-            continue;
-        }
-        print!("{:<23}  ", step.name);
-        io::stdout().flush()?;
-        let step_start = now();
-        let outcome = step.work.perform(project, step.name)?;
-        let time = seconds(step_start.elapsed());
-        let line = match outcome {
-            Outcome::Passed { detail } => {
-                passed += 1;
-                format!("passed {time}  {detail}").trim_end().to_owned()
-            }
-            Outcome::Failed { log } => {
-                failed += 1;
-                println!(
-                    "failed, and this is what it printed:\n\n{}\n",
-                    log.trim_end()
-                );
-                print!("{:<23}  ", step.name);
-                format!("failed {time}")
-            }
-        };
-        println!("{line}");
-        table.push(format!("{:<23}  {line}", step.name));
+    for stage in stages(project)? {
+        table.extend(run_stage(project, stage, &failure)?);
     }
 
-    println!("\n{}\n", table.join("\n"));
+    let count = |verdict| table.iter().filter(|row| row.verdict == verdict).count();
+    let rows: Vec<_> = table.iter().map(|row| row.text.as_str()).collect();
+    println!("\n{}\n", rows.join("\n"));
     println!(
         "all steps together took {}",
         seconds(start.elapsed()).trim_start()
     );
+    let (passed, failed) = (count(Verdict::Passed), count(Verdict::Failed));
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 {
         ExitCode::SUCCESS
@@ -82,7 +82,64 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     })
 }
 
-fn steps(project: &Project) -> Result<Vec<Step>> {
+fn run_stage(project: &Project, stage: Stage, failure: &AtomicBool) -> Result<Vec<Row>> {
+    thread::scope(|scope| {
+        let lanes: Vec<_> = stage
+            .into_iter()
+            .map(|lane| scope.spawn(move || run_lane(project, lane, failure)))
+            .collect();
+        let mut rows = Vec::new();
+        for lane in lanes {
+            rows.extend(lane.join().expect("a lane does not panic")?);
+        }
+        Ok(rows)
+    })
+}
+
+/// Prints a line for each step when it ends. After a failure in any lane no further step starts.
+fn run_lane(project: &Project, lane: Lane, failure: &AtomicBool) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for Step { name, work } in lane {
+        if failure.load(Ordering::Relaxed) {
+            rows.push(Row {
+                verdict: Verdict::NotRun,
+                text: format!("{name:<24}  not run"),
+            });
+            continue;
+        }
+        let start = now();
+        let outcome = work.perform(project, name).inspect_err(|_| {
+            failure.store(true, Ordering::Relaxed);
+        })?;
+        let time = seconds(start.elapsed());
+        let row = match outcome {
+            Outcome::Passed { detail } => {
+                let text = format!("{name:<24}  passed {time}  {detail}");
+                println!("{}", text.trim_end());
+                Row {
+                    verdict: Verdict::Passed,
+                    text: text.trim_end().to_owned(),
+                }
+            }
+            Outcome::Failed { log } => {
+                failure.store(true, Ordering::Relaxed);
+                let text = format!("{name:<24}  failed {time}");
+                println!(
+                    "{text}, and this is what it printed:\n\n{}\n",
+                    log.trim_end()
+                );
+                Row {
+                    verdict: Verdict::Failed,
+                    text,
+                }
+            }
+        };
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn stages(project: &Project) -> Result<Vec<Stage>> {
     let cargo = |arguments: &[&str]| {
         let mut command = project.cargo();
         command.args(arguments);
@@ -125,7 +182,8 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
     documentation.env("RUSTDOCFLAGS", "--deny warnings");
 
     let step = |name, work| Step { name, work };
-    Ok(vec![
+    let own_step = |name, arguments: &[&str]| step(name, Work::Summarised(own(arguments)));
+    let compiled = vec![
         // Every later step builds what the committed lock file names.
         step(
             "lock file",
@@ -146,37 +204,33 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             "lint wasm test routes",
             lint(&[&wasm[..], &["--features", "test-routes"]].concat()),
         ),
+        // With the features of the whole workspace, so that nothing but the server is checked again.
         step(
             "lint server test routes",
             lint(&[
-                "--package",
-                "durable-streams-server",
+                "--workspace",
                 "--all-targets",
                 "--features",
-                "test-routes",
+                "durable-streams-server/test-routes",
             ]),
         ),
         step("documentation", Work::Programs(vec![documentation])),
         step("unit tests", Work::Programs(unit_tests(project))),
-        step("settings", Work::Summarised(own(&["settings"]))),
-        step(
-            "live reader traces",
-            Work::Summarised(own(&["live-reader-traces"])),
-        ),
-        step("corpora", Work::Summarised(own(&["coverage"]))),
-        step(
-            "simulate",
-            Work::Summarised(simulator(&["run", "--minutes", "1"])),
-        ),
+        own_step("settings", &["settings"]),
+        own_step("live reader traces", &["live-reader-traces"]),
+    ];
+    // For that long on every core.
+    let simulated = vec![step(
+        "simulate",
+        Work::Summarised(simulator(&["run", "--minutes", "1"])),
+    )];
+    let faults = vec![
+        own_step("corpora", &["coverage"]),
+        own_step("planted faults caught", &["planted-faults", "--pick", "3"]),
+    ];
+    let checked = vec![
         step("simulator is sound", Work::Summarised(simulator(&["meta"]))),
-        step(
-            "planted faults stand",
-            Work::Summarised(own(&["planted-faults", "--check"])),
-        ),
-        step(
-            "planted faults caught",
-            Work::Summarised(own(&["planted-faults", "--pick", "3"])),
-        ),
+        own_step("planted faults stand", &["planted-faults", "--check"]),
         step(
             "outer layer is sound",
             Work::Summarised(simulator(&["turmoil", "--meta", "--seeds", "0..50"])),
@@ -185,43 +239,60 @@ fn steps(project: &Project) -> Result<Vec<Step>> {
             "outer layer",
             Work::Summarised(simulator(&["turmoil", "--seeds", "0..1000"])),
         ),
-        step(
+        own_step(
             "faults of the server",
-            Work::Summarised(own(&["planted-faults", "--turmoil", "--check"])),
+            &["planted-faults", "--turmoil", "--check"],
         ),
-        step("simulator is true", Work::Summarised(own(&["fidelity"]))),
-        step("build", Work::Summarised(own(&["build"]))),
-        step(
-            "build test routes",
-            Work::Summarised(own(&["build", "--features", "test-routes"])),
-        ),
+    ];
+    let worker_builds = vec![
+        own_step("build", &["build"]),
+        own_step("build test routes", &["build", "--features", "test-routes"]),
         // After the build, which writes the declarations of the Rust code.
         step("types of JavaScript", Work::Programs(types.into())),
         step("deploy dry run", Work::Programs(vec![dry_run])),
         step("size", Work::SizeLimit),
-        step("conformance", Work::Summarised(own(&["conformance"]))),
+    ];
+    let server_builds = vec![
         step(
-            "conformance cold",
-            Work::Summarised(own(&["conformance", "--cold"])),
+            "build server test routes",
+            Work::Programs(vec![own(&[
+                "build",
+                "--shell",
+                "server",
+                "--features",
+                "test-routes",
+            ])]),
         ),
-        step("implementation", Work::Summarised(own(&["implementation"]))),
-        step("clients", Work::Summarised(own(&["clients"]))),
         step(
-            "conformance server",
-            Work::Summarised(own(&["conformance", "--shell", "server"])),
+            "build server",
+            Work::Programs(vec![own(&["build", "--shell", "server"])]),
         ),
-        step(
+    ];
+    let worker = vec![
+        own_step("simulator is true", &["fidelity"]),
+        own_step("conformance", &["conformance"]),
+        own_step("conformance cold", &["conformance", "--cold"]),
+        own_step("implementation", &["implementation"]),
+        own_step("clients", &["clients"]),
+    ];
+    let server = vec![
+        own_step("conformance server", &["conformance", "--shell", "server"]),
+        own_step(
             "conformance server cold",
-            Work::Summarised(own(&["conformance", "--shell", "server", "--cold"])),
+            &["conformance", "--shell", "server", "--cold"],
         ),
-        step(
+        own_step(
             "implementation server",
-            Work::Summarised(own(&["implementation", "--shell", "server"])),
+            &["implementation", "--shell", "server"],
         ),
-        step(
-            "clients server",
-            Work::Summarised(own(&["clients", "--shell", "server"])),
-        ),
+        own_step("clients server", &["clients", "--shell", "server"]),
+    ];
+    Ok(vec![
+        vec![compiled],
+        vec![simulated],
+        vec![faults, checked],
+        vec![worker_builds, server_builds],
+        vec![worker, server],
     ])
 }
 

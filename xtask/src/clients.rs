@@ -5,7 +5,7 @@ use crate::project::{Project, output, run};
 use crate::setup;
 use crate::suite::{Shell, Suite};
 use anyhow::{Context as _, Result, bail, ensure};
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -24,8 +24,7 @@ pub(crate) fn clients(
     upstream: Option<&Path>,
 ) -> Result<ExitCode> {
     let mut suite = Suite::new(project, "clients", shell)?;
-    setup::node_packages_in(project, TESTS)?;
-    python_packages(project)?;
+    packages(project)?;
     shell.build(project, None)?;
     if let Some(checkout) = upstream {
         copy_tests(project, checkout)?;
@@ -34,7 +33,16 @@ pub(crate) fn clients(
     suite.run()
 }
 
-/// Returns the client, and the source of its package with its tests.
+/// Installs the clients. When both shells are tested at once, one installs and the other waits.
+fn packages(project: &Project) -> Result<()> {
+    fs::create_dir_all(project.path(".tools"))?;
+    let lock = File::create(project.path(".tools/clients.lock"))?;
+    lock.lock()?;
+    setup::node_packages_in(project, TESTS)?;
+    python_packages(project)
+}
+
+/// Installs the Python client, and the source of its package with its tests.
 fn python_packages(project: &Project) -> Result<()> {
     let requirements = project.path("tests/clients/python/requirements.txt");
     let client = project.path("tests/clients/python/durable-streams.txt");

@@ -44,8 +44,11 @@ struct Arguments {
 enum Command {
     /// Install what the other commands need; they call it themselves
     Setup,
-    /// Build the Worker into target/worker
+    /// Build a shell into target/worker or target/server
     Build {
+        /// The shell to build
+        #[arg(long, default_value = "worker")]
+        shell: suite::Shell,
         /// Build a variant instead, into a directory of its own
         #[arg(long)]
         features: Option<bundle::Feature>,
@@ -193,7 +196,9 @@ fn main() -> ExitCode {
 fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Setup => setup::all(project).map(|()| ExitCode::SUCCESS),
-        Command::Build { features } => bundle::build(project, features).map(|()| ExitCode::SUCCESS),
+        Command::Build { shell, features } => {
+            shell.build(project, features).map(|()| ExitCode::SUCCESS)
+        }
         Command::Dev { port } => dev::serve(project, port),
         Command::Conformance {
             shell,
