@@ -46,7 +46,8 @@
 //!     // The router resolves a request's path; the object's side parses the rest.
 //!     let header = |_name: &str| None;
 //!     let target = "/v1/stream/log";
-//!     let head = RequestHead { method: "GET", origin: "http://localhost", target, header: &header };
+//!     let (method, origin) = ("GET", "http://localhost");
+//!     let head = RequestHead { method, origin, target, header: &header };
 //!     let Ok(Parsed::Whole(call)) = request::parse(head, &limits) else { unreachable!() };
 //!
 //!     let subscribers = |_incarnation| Ok(0);
@@ -70,11 +71,11 @@
 //!
 //! # The public face
 //!
-//! The modules are private, and callers import types from here. What stays behind a name of its own
-//! is what reads wrong without one: [`live_reader`] has an `Input` and an `Effect` too, [`outbox`]
-//! and [`sql`] have a `Value` each, and [`router`], [`segment`], [`wire`] and [`sql`] have functions,
-//! such as [`segment::key`]. [`rows`] is the schema of what is stored, and [`table`] describes
-//! settings for whoever prints or reads them.
+//! The modules are private, and callers import types from here. A module is public if its items
+//! would be unclear without its name: [`live_reader`] has an `Input` and an `Effect` too,
+//! [`outbox`] and [`sql`] have a `Value` each, and [`router`], [`segment`], [`wire`] and [`sql`]
+//! have functions such as [`segment::key`]. [`rows`] is the schema of the stored rows, and
+//! [`table`] describes settings for programs that print or read them.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

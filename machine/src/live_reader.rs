@@ -6,7 +6,8 @@
 //! there are no gaps and no duplicates.
 //!
 //! The Cloudflare shell runs a JavaScript twin of this module (`shells/worker/js/live_reader.mjs`).
-//! `cargo xtask live-reader-traces` and `tests/live-reader-cases.json` check that both behave the same.
+//! `cargo xtask live-reader-traces` and `tests/live-reader-cases.json` check that both behave the
+//! same.
 
 use serde::{Deserialize, Serialize};
 
@@ -244,8 +245,8 @@ impl LiveReader {
         }
     }
 
-    /// Processes one input. `jitter` is a random number below [`JITTER_END`] that spreads the connection
-    /// attempts of many readers.
+    /// Processes one input. `jitter` is a random number below [`JITTER_END`] that spreads the
+    /// connection attempts of many readers.
     #[must_use]
     pub fn step(&mut self, now: Millis, jitter: u64, input: Input) -> Vec<Effect> {
         assert!(jitter < JITTER_END, "the jitter is a fraction of 1");

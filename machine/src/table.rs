@@ -1,11 +1,10 @@
 //! The table of limits and settings.
 //!
-//! [`limits_table!`](crate::limits_table) declares a struct of numbers together with one [`Row`] for
-//! each: name, type, default, unit, range, and the variable that sets it. The documentation of the
-//! field is its help text. Texts and choices have a [`Setting`] of their own. The flags of the
+//! [`limits_table!`](crate::limits_table) declares a struct of numbers together with one [`Row`]
+//! for each: name, type, default, unit, range, and the variable that sets it. The documentation of
+//! the field is its help text. Texts and choices have a [`Setting`] of their own. The flags of the
 //! server, `docs/configuration.md`, `wrangler.toml` and the lists of the tests are all made from
 //! these rows.
-
 use core::time::Duration;
 
 use serde::Serialize;
@@ -287,7 +286,8 @@ macro_rules! limits_table {
         pub struct $Name:ident;
         $(
             $(#[doc = $help:literal])+
-            $field:ident: $Type:ty = $default:expr, $Unit:ident, $range:expr $(, $variable:literal)?;
+            $field:ident:
+                $Type:ty = $default:expr, $Unit:ident, $range:expr $(, $variable:literal)?;
         )+
         $(beside {
             $($(#[$other_attribute:meta])* $other:ident: $Other:ty = $other_default:expr;)+

@@ -1,4 +1,4 @@
-//! What a step is given and what it returns: inputs, the turn, and its effects.
+//! The input and the result of a step: inputs, the turn, and its effects.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -91,10 +91,10 @@ pub enum Input {
     CollectFinished {
         /// The collection.
         effect: EffectId,
-        /// Whether all objects are known to be gone.
+        /// Whether all objects are known to be deleted.
         done: bool,
     },
-    /// A [`Effect::Call`] has ended.
+    /// An [`Effect::Call`] has ended.
     CallFinished {
         /// The call.
         effect: EffectId,
@@ -110,7 +110,7 @@ pub enum Input {
     },
 }
 
-/// What a turn does with the stream's alarm.
+/// The change of the stream's alarm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AlarmChange {
     /// Leaves it as it is.
@@ -122,17 +122,17 @@ pub enum AlarmChange {
     Clear,
 }
 
-/// What one step asks of the shell, grouped by what must happen before what.
+/// The result of a step, for the shell to carry out in the order that the contract requires.
 #[must_use]
 #[derive(Debug, Default)]
 pub struct Turn {
     /// Rows to write, at once and in one transaction.
     pub writes: Vec<Write>,
-    /// What happens to the alarm, in that same transaction.
+    /// The change of the alarm, in that same transaction.
     pub alarm: AlarmChange,
-    /// What leaves once the transaction is durable.
+    /// Effects that leave once the transaction is durable.
     pub after_commit: Vec<Effect>,
-    /// One broadcast to the readers at the tail.
+    /// One broadcast to the subscribers.
     pub broadcast: Option<Broadcast>,
 }
 
@@ -159,8 +159,8 @@ pub enum Effect {
         /// The response.
         answer: Answer,
     },
-    /// Keep the caller as a reader at the tail: everything that [`Turn::broadcast`] says from now on
-    /// reaches it, until it leaves.
+    /// Attach the caller as a subscriber. From now on it gets each [`Turn::broadcast`], until it
+    /// leaves.
     Attach {
         /// The call that attaches the reader.
         call: CallId,
@@ -196,7 +196,7 @@ pub enum Effect {
     },
 }
 
-/// What kind of live read a reader at the tail waits in (protocol 5.7, 5.8).
+/// The kind of a live read (protocol 5.7, 5.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
@@ -224,7 +224,7 @@ pub struct Subscriber {
 /// What a turn sends to every subscriber of this incarnation.
 #[derive(Clone, Debug)]
 pub struct Broadcast {
-    /// The incarnation whose readers are told.
+    /// The incarnation whose subscribers get it.
     pub incarnation: rows::Incarnation,
     /// The tail before this turn.
     pub from: Offset,
@@ -232,8 +232,8 @@ pub struct Broadcast {
     pub next: Offset,
     /// Set if nothing follows.
     pub end: Option<StreamEnd>,
-    /// What was appended, framed (see [`crate::plan`]). `None` if it is too large to push. Readers then
-    /// fetch it as a page.
+    /// What was appended, framed (see [`crate::plan`]). `None` if it is too large to push. Readers
+    /// then fetch it as a page.
     pub(crate) frames: Option<Bytes>,
     /// Whether the appended text can be shown without the text before it. Only used for text
     /// events.

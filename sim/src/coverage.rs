@@ -39,7 +39,12 @@ impl Listed for Nothing {
 /// Declares an enumeration with a text for each variant, and a constant with their number.
 #[macro_export]
 macro_rules! named {
-    ($(#[$outer:meta])* $name:ident, $count:ident { $($(#[$inner:meta])* $variant:ident: $text:literal,)* }) => {
+    (
+        $(#[$outer:meta])*
+        $name:ident, $count:ident {
+            $($(#[$inner:meta])* $variant:ident: $text:literal,)*
+        }
+    ) => {
         $(#[$outer])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name { $($(#[$inner])* $variant,)* }

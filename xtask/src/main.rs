@@ -14,6 +14,8 @@ mod corpus;
 mod coverage;
 mod dev;
 mod fuzz;
+#[cfg(test)]
+mod line_length;
 mod peers;
 mod planted_faults;
 mod project;

@@ -51,8 +51,8 @@ pub trait Columns {
     fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, StorageError>;
 }
 
-/// Selects one row for each of the tables that tell layouts apart, with whether the table has schema
-/// numbers. The last row is the greatest number of a hot table, or NULL.
+/// Selects one row for each of the tables that tell layouts apart, with whether the table has
+/// schema numbers. The last row is the greatest number of a hot table, or NULL.
 const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
      AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers') \
      UNION ALL SELECT 'newest hot', max(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \

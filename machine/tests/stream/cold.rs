@@ -672,7 +672,10 @@ proptest! {
     #[test]
     fn where_content_is_makes_no_difference(
         json in any::<bool>(),
-        appends in prop::collection::vec((prop::collection::vec(0usize..40, 1..6), 0usize..3), 1..16),
+        appends in prop::collection::vec(
+            (prop::collection::vec(0usize..40, 1..6), 0usize..3),
+            1..16,
+        ),
         row_bytes_max in 8u64..80,
         chunk_bytes_max in 4u64..150,
         index_step_bytes in 1u64..80,
@@ -702,7 +705,8 @@ proptest! {
         let last = appends.len() - 1;
         for (index, (sizes, stores)) in appends.iter().enumerate() {
             let letter = char::from(b'a' + (index % 26) as u8).to_string();
-            let messages: Vec<_> = sizes.iter().map(|size| format!("\"{}\"", letter.repeat(*size))).collect();
+            let message = |size: &usize| format!("\"{}\"", letter.repeat(*size));
+            let messages: Vec<_> = sizes.iter().map(message).collect();
             let body = if json { format!("[{}]", messages.join(",")) } else { messages.concat() };
             let closed = if closes && index == last { "true" } else { "false" };
             let headers = [("Content-Type", content_type), ("Stream-Closed", closed)];
@@ -772,7 +776,11 @@ proptest! {
     }
 
     #[test]
-    fn hostile_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+    fn hostile_bytes_are_refused(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
         prop_assert!(segment::decode(&bytes).is_err());
         if let Ok(index) = Index::decode(&bytes) {
             prop_assert!(index.floor(u64::MAX).position >= index.within(0).position);

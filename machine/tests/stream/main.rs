@@ -425,7 +425,9 @@ proptest! {
         let mut begins = vec![0];
         for (index, sizes) in appends.iter().enumerate() {
             let letter = char::from(b'a' + (index % 26) as u8);
-            let messages: Vec<_> = sizes.iter().map(|size| format!("\"{}\"", letter.to_string().repeat(*size))).collect();
+            let letter = letter.to_string();
+            let message = |size: &usize| format!("\"{}\"", letter.repeat(*size));
+            let messages: Vec<_> = sizes.iter().map(message).collect();
             let body = if json { format!("[{}]", messages.join(",")) } else { messages.concat() };
             let expected = if json { messages.join("\n") + "\n" } else { messages.concat() };
             whole.extend_from_slice(expected.as_bytes());
@@ -441,12 +443,13 @@ proptest! {
                 read.extend(records(content_type, &page.body));
                 if !json {
                     let end = begins.iter().position(|begin| *begin == read.len());
-                    let last = end.and_then(|end| Some(read.len() - begins.get(end.checked_sub(1)?)?));
-                    let last = last.expect("a page ends where an append does");
+                    let begin = end.and_then(|end| begins.get(end.checked_sub(1)?));
+                    let last = read.len() - begin.expect("a page ends where an append does");
                     prop_assert!((page.body.len() - last) as u64 <= chunk_bytes_max);
                 }
-                prop_assert!(page.header("Stream-Next-Offset") > offset.as_str() || page.body.is_empty());
-                offset = page.header("Stream-Next-Offset").to_owned();
+                let next = page.header("Stream-Next-Offset");
+                prop_assert!(next > offset.as_str() || page.body.is_empty());
+                offset = next.to_owned();
                 if page.header("Stream-Up-To-Date") == "true" {
                     break;
                 }
@@ -455,14 +458,17 @@ proptest! {
             // From every single position.
             let tail: machine::Offset = offset.parse().expect("an offset");
             for position in 0..tail.position {
-                let page = shell.get_page(&format!("?offset={}", machine::Offset::new(0, position)));
+                let begin = machine::Offset::new(0, position);
+                let page = shell.get_page(&format!("?offset={begin}"));
                 let rest = records(content_type, &page.body);
                 prop_assert!(!rest.is_empty());
                 let skipped = if json {
-                    whole.split_inclusive(|byte| *byte == b'\n').take(position as usize).map(<[u8]>::len).sum()
+                    let lines = whole.split_inclusive(|byte| *byte == b'\n');
+                    lines.take(position as usize).map(<[u8]>::len).sum()
                 } else {
                     // An offset inside an append is read from its beginning.
-                    *begins.iter().rfind(|begin| **begin <= position as usize).expect("the first is 0")
+                    let before = |begin: &&usize| **begin <= position as usize;
+                    *begins.iter().rfind(before).expect("the first is 0")
                 };
                 prop_assert!(whole[skipped..].starts_with(&rest));
             }
@@ -474,10 +480,13 @@ proptest! {
                 if page.attached {
                     break;
                 }
-                let head = machine::live_reader::LiveHead::from_header(page.header("Stream-Subscriber")).expect("a head");
+                let head = page.header("Stream-Subscriber");
+                let head = machine::live_reader::LiveHead::from_header(head).expect("a head");
                 let text = page.text();
-                let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("data:")).collect();
-                read.push_str(&String::from_utf8_lossy(&records(content_type, lines.join("\n").as_bytes())));
+                let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+                let data = data.collect::<Vec<_>>().join("\n");
+                let records = records(content_type, data.as_bytes());
+                read.push_str(&String::from_utf8_lossy(&records));
                 offset = head.next.to_string();
             }
             prop_assert_eq!(read.as_bytes(), &whole[..]);

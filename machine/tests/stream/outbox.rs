@@ -43,7 +43,8 @@ fn operation(body: &str) -> String {
         .to_owned()
 }
 
-/// A registry shard is created when it is missing, even if its queue has no lasting place in memory.
+/// A registry shard is created when it is missing, even if its queue has no lasting place in
+/// memory.
 #[test]
 fn a_missing_receiver_is_created_before_another_queue_takes_its_place() {
     let mut shell = Shell::new(limits(1, 1, 1));

@@ -241,7 +241,10 @@ proptest! {
     #[test]
     fn an_answer_is_what_was_there_when_it_began(
         json in any::<bool>(),
-        appends in prop::collection::vec((prop::collection::vec(0usize..40, 1..6), 0usize..3), 1..16),
+        appends in prop::collection::vec(
+            (prop::collection::vec(0usize..40, 1..6), 0usize..3),
+            1..16,
+        ),
         later in prop::collection::vec((0usize..40, 0usize..3, any::<bool>()), 0..20),
         row_bytes_max in 8u64..80,
         chunk_bytes_max in 1u64..150,
@@ -265,11 +268,10 @@ proptest! {
         let mut messages: Vec<String> = Vec::new();
         let mut offsets = vec![(Offset::START.to_string(), 0)];
         for (sizes, stores) in &appends {
-            let batch: Vec<_> = sizes
-                .iter()
-                .enumerate()
-                .map(|(index, size)| format!("\"{}\"", (index + messages.len()).to_string().repeat(*size)))
-                .collect();
+            let message = |(index, size): (usize, &usize)| {
+                format!("\"{}\"", (index + messages.len()).to_string().repeat(*size))
+            };
+            let batch: Vec<_> = sizes.iter().enumerate().map(message).collect();
             let body = if json { format!("[{}]", batch.join(",")) } else { batch.concat() };
             messages.extend(batch);
             let answered = shell.post(content_type, body.as_bytes());

@@ -172,7 +172,10 @@ fn attached(
         .iter()
         .flat_map(|(_, effects)| &effects.after_commit)
         .filter(|(effect, _)| {
-            matches!(effect, Effect::Attach { subscriber, .. } if subscriber.incarnation == incarnation)
+            matches!(
+                effect,
+                Effect::Attach { subscriber, .. } if subscriber.incarnation == incarnation
+            )
         });
     subscribers.count(incarnation) as u64 + attaching.count() as u64
 }

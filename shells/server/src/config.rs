@@ -42,8 +42,8 @@ limits_table! {
     bodies_bytes_max: usize = 256 << 20, Bytes, (1, TEBIBYTE), "BODIES_BYTES_MAX";
     /// Memory for answers that clients have not taken yet. Beyond it, a client that has taken
     /// nothing for a second is cut off, first of the address that holds most. While every client
-    /// takes bytes, a new answer is refused with 503 before it begins. One that has begun waits, and
-    /// may exceed this bound.
+    /// takes bytes, a new answer is refused with 503 before it begins. One that has begun waits,
+    /// and may exceed this bound.
     pages_bytes_max: usize = 128 << 20, Bytes, (1, TEBIBYTE), "PAGES_BYTES_MAX";
     /// How long a connection may be idle between two requests. Keep it above the value of a proxy
     /// in front of the server.

@@ -76,7 +76,7 @@ impl PutJob {
         Ok(Some(Uint8Array::from(piece.as_slice())))
     }
 
-    /// The receipt of a put that is known to have succeeded.
+    /// Returns the receipt of a put that is known to have succeeded.
     pub(crate) fn receipt(&self) -> Option<Receipt> {
         self.receipt.take()
     }

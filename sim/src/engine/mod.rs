@@ -61,7 +61,8 @@ impl<'w, 't, E> Engine<'w, 't, E> {
         self.scheduler.events
     }
 
-    /// Takes the next event at its time; `None` when no event is left, or when the run is cut short.
+    /// Takes the next event at its time; `None` when no event is left, or when the run is cut
+    /// short.
     pub fn take_next(&mut self) -> Option<E> {
         let Taken {
             event,

@@ -76,8 +76,8 @@ impl<E> Scheduler<E> {
         }
     }
 
-    /// Adds an event. Events of the same time happen in the order of `tie`, and then in the order in
-    /// which they were added.
+    /// Adds an event. Events of the same time happen in the order of `tie`, and then in the order
+    /// in which they were added.
     pub(super) fn push(&mut self, at: u64, tie: u64, event: E) {
         self.sequence += 1;
         self.queue.push(Scheduled {

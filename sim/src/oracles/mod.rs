@@ -62,33 +62,33 @@ macro_rules! oracles {
 }
 
 oracles! {
-    AlarmArmed: "alarm armed", "Whenever something is due later, an alarm is set in time for it.";
+    AlarmArmed: "alarm armed", "An alarm is set in time for all work that is due later.";
     AlarmLoop: "alarm loop", "Alarms that change nothing do not follow one another without end.";
-    AlarmTime: "alarm", "An alarm is set for a time that the platform can be given.";
-    Alarms: "alarms", "The server's index of alarms has none in the end that never comes.";
+    AlarmTime: "alarm", "An alarm is set for a time that the platform accepts.";
+    Alarms: "alarms", "At the end the server's index lists no alarm that never fires.";
     Answers: "answers", "A client's answer is allowed by some state between its request and now.";
     CachedReads: "cached reads", "A read through a cache is no older than it may be, and hides nothing when up to date.";
-    Causes: "causes", "Each durable change was asked for by a request that was under way.";
+    Causes: "causes", "Each durable change was requested by a request under way.";
     ColdAnswers: "cold answers", "A body fetched from the cold tier is the content that its answer names.";
-    Contract: "contract", "A turn asks for what the executor's contract allows, and for nothing else.";
-    Segments: "segments", "Segments and hot rows tile the stream, and stored objects hold what was sealed.";
+    Contract: "contract", "A turn asks only for effects that the executor's contract allows.";
+    Segments: "segments", "Segments and hot rows tile the stream, and stored objects hold the sealed content.";
     EntityTags: "entity tags", "One entity tag names one state of one stream.";
     Events: "events", "An event stream shows the content in order, and its control events are true.";
-    ExactlyOnce: "exactly once", "What was acknowledged is there, and a producer's append is there once.";
-    Expiry: "expiry", "A stream that has expired is removed without being asked for.";
-    Index: "index", "The admin index lists exactly the living streams and their stored segments.";
+    ExactlyOnce: "exactly once", "Acknowledged appends are there, and a producer's append is there once.";
+    Expiry: "expiry", "An expired stream is removed without a request.";
+    Index: "index", "The admin index lists exactly the existing streams and their stored segments.";
     Keys: "keys", "No key of the cold tier is used twice.";
-    Liveness: "liveness", "After the last fault everything that was begun comes to its end.";
-    LongPoll: "long-poll", "A long-poll's answer is the content after its offset, or says that none came.";
+    Liveness: "liveness", "After the last fault all operations end.";
+    LongPoll: "long-poll", "A long-poll returns the content after its offset, or says that there is none.";
     Memory: "memory", "An instance remembers at most one producer for each row of the open segment.";
     Model: "model", "The answer to each request is one that the reference model allows.";
     NoLostWake: "no lost wake", "Each reader at the tail gets each change there.";
-    OffsetLaw: "offset law", "The content at an offset is the same for every client and for ever.";
-    Orphans: "orphans", "At rest, nothing is left in storage that no living stream needs.";
+    OffsetLaw: "offset law", "The content at an offset is always the same, for every client.";
+    Orphans: "orphans", "At the end, storage holds only what existing streams need.";
     Panic: "panic", "Nothing panics.";
     PrivateAnswers: "private answers", "No shared cache keeps an answer in private cache mode.";
     Producers: "producers", "Idle producers are forgotten when a segment is sealed, and no others.";
-    Recency: "recency", "An answer is never behind what anybody knew when it was asked for.";
+    Recency: "recency", "An answer is never older than what clients knew when it was requested.";
     Registry: "registry", "The registry has each stream's creation and end, once and in order.";
     RowsTile: "rows tile", "Hot rows follow one another without gap or overlap, and end at the tail.";
     Run: "run", "The hosts of the simulated network run.";
@@ -98,9 +98,9 @@ oracles! {
     SegmentSize: "segment size", "No segment grows beyond its limits.";
     StepEnds: "a step ends", "A step reads its storage a bounded number of times.";
     Storage: "storage", "Each write can be carried out, and each row can be read again.";
-    StorageFreed: "storage freed", "A stream that is no more leaves no rows and no tables.";
-    TimeGoesOn: "time goes on", "Only so much happens at one moment.";
-    Wire: "wire", "A response is whole where nothing has cut it.";
+    StorageFreed: "storage freed", "An ended stream leaves no rows and no tables.";
+    TimeGoesOn: "time goes on", "A bounded number of events happens at one time.";
+    Wire: "wire", "A response that was not cut is complete.";
 }
 
 impl fmt::Display for Oracle {

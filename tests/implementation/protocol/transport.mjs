@@ -51,11 +51,27 @@ const allowedHeaders = [
   "X-Debug-Timing",
 ];
 
-// What scripts can read without being allowed to
-// (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name), and what is for the
+// Headers that scripts can read without permission
+// (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name), and headers for the
 // browser or the connection alone.
-const notForScripts =
-  /^(cache-control|content-(language|length|type)|expires|last-modified|pragma|access-control-.*|cross-origin-resource-policy|content-security-policy|x-content-type-options|x-accel-buffering|vary|connection|keep-alive|transfer-encoding)$/;
+const notForScripts = new RegExp(
+  `^(${[
+    "cache-control",
+    "content-(language|length|type)",
+    "expires",
+    "last-modified",
+    "pragma",
+    "access-control-.*",
+    "cross-origin-resource-policy",
+    "content-security-policy",
+    "x-content-type-options",
+    "x-accel-buffering",
+    "vary",
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+  ].join("|")})$`,
+);
 
 const methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"];
 

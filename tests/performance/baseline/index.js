@@ -1,5 +1,5 @@
-// The least that a Durable Object can do for an append: one row for each POST, behind a Worker that only forwards.
-// The benchmark measures the server against it, in the same runtime.
+// The least that a Durable Object can do for an append: one row for each POST, behind a Worker that
+// only forwards.
 
 export class Baseline {
   constructor(state) {
