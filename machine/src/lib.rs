@@ -92,6 +92,7 @@ pub mod segment;
 mod storage;
 mod stream;
 pub mod table;
+mod timer;
 mod turn;
 pub mod wire;
 
@@ -108,6 +109,7 @@ pub use storage::rows::{self, Write};
 pub use storage::sql;
 pub use storage::{Guarded, Storage, StorageError};
 pub use stream::Stream;
+pub use timer::{Timer, TimerReason};
 pub use turn::{
     AlarmChange, Broadcast, CallId, CallOutcome, Class, Context, Effect, EffectId, Input, Millis,
     StreamEnd, Subscriber, Turn,

@@ -506,6 +506,15 @@ test("a read returns the same before and after its segment is stored", async () 
   }
 });
 
+test("the statistics of a stream say what its timers are for", async () => {
+  const server = await serve();
+  const stream = await Stream.create(server.url, { body: "x", headers: { "Stream-TTL": "3600" } });
+  const { timers } = await stream.statistics();
+  expect(timers.expiry).toBeGreaterThan(Date.now() + 3_500_000);
+  expect(timers["segment-age"]).toBeGreaterThan(Date.now());
+  expect(timers).not.toHaveProperty("put");
+});
+
 test("a quiet stream is moved at its maximum age", async () => {
   const server = await serve({ env: { SEGMENT_MAX_MESSAGES: 1_000, SEGMENT_MAX_AGE_MS: 1_500 } });
   const stream = await Stream.create(server.url);

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::backoff::backoff;
 use crate::storage::Storage;
 use crate::storage::rows::Write;
+use crate::timer::{TimerReason, Timers};
 use crate::{Effect, EffectId, Limits, Millis, StorageError, Turn};
 
 /// The id of a task that the stream's row stands for; see [`Outbox::add_implied`].
@@ -473,16 +474,23 @@ impl Outbox {
         }
     }
 
-    /// Returns when the outbox needs the next step, if it needs one.
-    pub(crate) fn wanted_at(&self, limits: &Limits) -> Option<Millis> {
-        let queue_at = |state: &QueueState| match &state.in_flight {
-            Some(effect) => effect.since.plus(limits.reply_timeout_ms),
-            None => state.starts_at(),
-        };
+    /// Returns when the outbox needs its next steps.
+    pub(crate) fn timers(&self, limits: &Limits) -> Timers<3> {
+        let (mut task_at, mut reply_at) = (None, None);
+        for state in self.queues.values() {
+            let (earliest, at) = match &state.in_flight {
+                Some(effect) => (&mut reply_at, effect.since.plus(limits.reply_timeout_ms)),
+                None => (&mut task_at, state.starts_at()),
+            };
+            *earliest = Some(earliest.map_or(at, |earliest: Millis| earliest.min(at)));
+        }
         let has_room = (self.queues.len() as u64) < limits.outbox_queues_max;
         let rotates_at = if has_room { AT_ONCE } else { self.rotates_at };
-        let rotation = self.has_unloaded.then_some(rotates_at);
-        self.queues.values().map(queue_at).chain(rotation).min()
+        [
+            TimerReason::Task.at(task_at),
+            TimerReason::Reply.at(reply_at),
+            TimerReason::Rotation.at(self.has_unloaded.then_some(rotates_at)),
+        ]
     }
 }
 

@@ -1,8 +1,9 @@
 //! The alarm: one for all reasons, derived from the state after every step.
 
-use super::{Stream, Unsaved};
+use super::{Stream, StreamState, Unsaved};
 use crate::storage::StorageError;
-use crate::{AlarmChange, Context, Millis, Turn};
+use crate::timer::{Timer, TimerReason, Timers};
+use crate::{AlarmChange, Context, Limits, Millis, Turn};
 
 impl Stream {
     /// Handles the alarm. Another is set at the end of the step if one is still needed.
@@ -20,37 +21,48 @@ impl Stream {
         }
     }
 
-    /// Returns when the stream needs a step without a request.
-    fn wanted_at(&mut self, now: Millis) -> Option<Millis> {
+    /// Returns the table of timers. The alarm is never later than the earliest of them.
+    pub fn timers(&self) -> impl Iterator<Item = Timer> {
+        self.timer_table(None).into_iter().flatten()
+    }
+
+    /// Returns why the alarm is set. `None` if there is no alarm, or a former instance has set it.
+    #[must_use]
+    pub fn alarm_reason(&self) -> Option<TimerReason> {
+        self.alarm_reason.filter(|_| self.alarm_at.is_some())
+    }
+
+    /// `opened_at` is the time of this turn if it opens a segment.
+    fn timer_table(&self, opened_at: Option<Millis>) -> Timers<6> {
         let limits = &self.limits;
-        let state = self.state.as_mut().and_then(|state| {
-            // Set the age alarm when a segment opens. This turn writes the row anyway, so the alarm
-            // adds no row.
-            let opens = core::mem::take(&mut state.opens) && state.row.writable && limits.cold;
-            let age = opens.then(|| now.plus(limits.segment_age_ms_max));
-            let times = [state.expiry_at(limits), state.seal_or_store_at(limits), age];
-            times.into_iter().flatten().min()
-        });
-        [state, self.outbox.wanted_at(limits)]
-            .into_iter()
-            .flatten()
-            .min()
+        let state = self.state.as_ref();
+        let [expiry, age, put] = state.map_or([None; 3], |state| state.timers(opened_at, limits));
+        let [task, reply, rotation] = self.outbox.timers(limits);
+        [expiry, age, put, task, reply, rotation]
+    }
+
+    /// Returns the earliest timer.
+    fn next_timer(&mut self, now: Millis) -> Option<Timer> {
+        let state = self.state.as_mut();
+        let opens = state.is_some_and(|state| core::mem::take(&mut state.opens));
+        let timers = self.timer_table(opens.then_some(now));
+        timers.into_iter().flatten().min_by_key(|timer| timer.at)
     }
 
     /// Sets the alarm when none is set, when it must come earlier, or when it seems to be lost.
     /// Never moves it later: an alarm that comes early finds nothing due and is set anew.
     pub(super) fn schedule_alarm(&mut self, now: Millis, turn: &mut Turn) {
-        let wanted = self.wanted_at(now);
+        let next = self.next_timer(now);
         let came = self.fired_at.take();
         let has_finished_task = core::mem::take(&mut self.has_finished_task);
-        match wanted {
+        match next {
             // The alarm was set for the case that a message is lost. It would find nothing to do.
             None if self.alarm_at.is_some() && (self.state.is_none() || has_finished_task) => {
                 self.alarm_at = None;
                 turn.alarm = AlarmChange::Clear;
             }
             None => {}
-            Some(wanted) => self.arm_for(wanted, came, now, turn),
+            Some(timer) => self.arm_for(timer, came, now, turn),
         }
         if let Some(state) = &mut self.state
             && (state.row.alarm_at != self.alarm_at || state.unsaved == Unsaved::New)
@@ -60,8 +72,8 @@ impl Stream {
         }
     }
 
-    fn arm_for(&mut self, wanted: Millis, came: Option<Millis>, now: Millis, turn: &mut Turn) {
-        let limits = &self.limits;
+    fn arm_for(&mut self, timer: Timer, came: Option<Millis>, now: Millis, turn: &mut Turn) {
+        let (limits, wanted) = (&self.limits, timer.at);
         let set = self
             .alarm_at
             .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
@@ -76,6 +88,25 @@ impl Stream {
             return;
         }
         self.alarm_at = Some(at);
+        self.alarm_reason = Some(timer.reason);
         turn.alarm = AlarmChange::Set(at);
+    }
+}
+
+impl StreamState {
+    /// Sets the timer of the age when a segment opens. This turn writes the row anyway, so the
+    /// alarm adds no row. Later the timer counts from the first message, and waits until all
+    /// sealed segments are stored.
+    fn timers(&self, opened_at: Option<Millis>, limits: &Limits) -> Timers<3> {
+        let opened_at = opened_at.filter(|_| self.row.writable);
+        let first_at = self.tail.opened_at.filter(|_| self.unstored.is_none());
+        let ages_from = opened_at.or(first_at).filter(|_| limits.cold);
+        let age_at = ages_from.map(|from| from.plus(limits.segment_age_ms_max));
+        let put_at = self.unstored.as_ref().map(|unstored| unstored.retry_at);
+        [
+            TimerReason::Expiry.at(self.expiry_at(limits)),
+            TimerReason::SegmentAge.at(age_at),
+            TimerReason::Put.at(put_at),
+        ]
     }
 }

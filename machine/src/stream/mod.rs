@@ -22,7 +22,8 @@ use crate::wire::request::Call;
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type};
 use crate::{
-    Answer, CallId, Context, Effect, Input, Limits, Millis, Offset, Refusal, Subscriber, Turn,
+    Answer, CallId, Context, Effect, Input, Limits, Millis, Offset, Refusal, Subscriber,
+    TimerReason, Turn,
 };
 
 /// An instance of a stream. A new instance can derive everything in it from the rows.
@@ -35,6 +36,8 @@ pub struct Stream {
     created: u64,
     /// What the alarm was last set to, as far as this instance knows.
     alarm_at: Option<Millis>,
+    /// Why this instance has set the alarm.
+    alarm_reason: Option<TimerReason>,
     /// The time for which the alarm was set that this step handles.
     fired_at: Option<Millis>,
     outbox: Outbox,
@@ -188,6 +191,7 @@ impl Stream {
         let implied = row.into_iter().flat_map(outbox::implied_tasks);
         Ok(Self {
             alarm_at: row.and_then(|row| row.alarm_at),
+            alarm_reason: None,
             fired_at: None,
             outbox: Outbox::recall(implied, layout.outbox.is_some(), rows, limits)?,
             has_finished_task: false,

@@ -233,17 +233,6 @@ impl StreamState {
             },
         }));
     }
-
-    /// Returns when a segment must be sealed or stored.
-    pub(super) fn seal_or_store_at(&self, limits: &Limits) -> Option<Millis> {
-        if let Some(unstored) = &self.unstored {
-            return Some(unstored.retry_at);
-        }
-        self.tail
-            .opened_at
-            .filter(|_| limits.cold)
-            .map(|opened_at| opened_at.plus(limits.segment_age_ms_max))
-    }
 }
 
 impl Unstored {

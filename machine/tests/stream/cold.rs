@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use machine::segment::{self, Index};
-use machine::{Input, Limits, Millis, Offset};
+use machine::{Input, Limits, Millis, Offset, TimerReason};
 use proptest::prelude::*;
 
 use crate::shell::{Answered, Message, Shell};
@@ -30,6 +30,41 @@ fn next(answered: &Answered) -> Offset {
         .header("Stream-Next-Offset")
         .parse()
         .expect("an offset")
+}
+
+#[test]
+fn each_timer_has_a_reason_and_the_alarm_has_that_of_the_earliest() {
+    use TimerReason::{Expiry, Put, SegmentAge, Task};
+    let mut shell = Shell::new(limits());
+    shell.limits.touch_slack_divisor = 10;
+    let day_ms = shell.limits.segment_age_ms_max;
+    let (start, ttl_ms) = (shell.now, 2 * day_ms);
+    let ttl = (ttl_ms / 1_000).to_string();
+    assert_eq!(shell.put(TEXT, &[("Stream-TTL", &ttl)]).status(), 201);
+    // The new segment has no message that could become old. Its alarm is set all the same.
+    let expiry = (Expiry, start.plus(ttl_ms / 10 * 11));
+    assert_eq!(shell.timers(), (vec![expiry], Some(SegmentAge)));
+    shell.post(TEXT, b"a");
+    let age = (SegmentAge, start.plus(day_ms));
+    assert_eq!(shell.timers(), (vec![expiry, age], Some(SegmentAge)));
+    shell.now = shell.now.plus(day_ms);
+    shell.input(Input::Alarm);
+    let put = (Put, shell.now.plus(shell.puts[0].time_ms));
+    let expiry = (Expiry, start.plus(ttl_ms / 10 * 11));
+    assert_eq!(shell.timers(), (vec![expiry, put], Some(Put)));
+    // The object that a lost put may have stored is collected later.
+    shell.now = put.1;
+    shell.input(Input::Alarm);
+    shell.puts.remove(0);
+    shell.store();
+    let (timers, reason) = shell.timers();
+    let task = (Task, shell.now.plus(shell.limits.collect_grace_ms));
+    assert!(timers.contains(&task), "{timers:?}");
+    assert_eq!(reason, Some(Put), "an alarm is never moved to a later time");
+    // A new instance does not know why the former one has set the alarm.
+    shell.sleep();
+    shell.get("?offset=-1");
+    assert_eq!(shell.timers().1, None);
 }
 
 #[test]

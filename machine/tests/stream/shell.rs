@@ -11,7 +11,7 @@ use machine::wire::request::{self, Parsed};
 use machine::{
     AlarmChange, Answer, Body, Broadcast, CallId, CallOutcome, Context, CorruptionError, Effect,
     EffectId, Guarded, Input, Limits, MemoryRows, Millis, Plan, Refusal, Rest, Span, StorageError,
-    Stream,
+    Stream, TimerReason,
 };
 
 /// An answer with its body.
@@ -161,6 +161,13 @@ impl Shell {
             "a span is fetched as one value"
         );
         Ok(frames)
+    }
+
+    /// Returns the timers, and the reason of the alarm.
+    pub(crate) fn timers(&self) -> (Vec<(TimerReason, Millis)>, Option<TimerReason>) {
+        let stream = self.stream.as_ref().expect("the object is awake");
+        let timers = stream.timers().map(|timer| (timer.reason, timer.at));
+        (timers.collect(), stream.alarm_reason())
     }
 
     /// Returns the object of a put, and its receipt.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use machine::rows::StoredSegment;
-use machine::{Answer, StorageError, segment};
+use machine::{Answer, StorageError, Stream, segment};
 use tokio::sync::oneshot;
 
 use crate::actor::{ActorState, JobKind};
@@ -41,10 +41,15 @@ impl Test {
             Self::Stats(reply_to) => {
                 let tables = state.database.as_ref().map(|database| database.tables());
                 let segments = state.database.as_deref().map(stored_segments);
+                let timers = state.stream.iter().flat_map(Stream::timers);
+                let timers: Vec<_> = timers
+                    .map(|timer| format!("\"{}\":{}", timer.reason, timer.at.0))
+                    .collect();
                 let stats = format!(
-                    "{{\"instance\":\"{:016x}\",\"subscribers\":{},\"tables\":{:?},\"segments\":[{}]}}",
+                    "{{\"instance\":\"{:016x}\",\"subscribers\":{},\"timers\":{{{}}},\"tables\":{:?},\"segments\":[{}]}}",
                     state.instance(platform).unwrap_or_default(),
                     state.subscribers.len(),
+                    timers.join(","),
                     tables.and_then(Result::ok).unwrap_or_default(),
                     segments.and_then(Result::ok).unwrap_or_default().join(","),
                 );

@@ -40,7 +40,7 @@ pub struct StreamObject {
     env: JsValue,
     pub(crate) storage: Storage,
     /// Woken by the first event that needs it. A failed turn drops it.
-    stream: RefCell<Option<Stream>>,
+    pub(crate) stream: RefCell<Option<Stream>>,
     calls: Cell<u64>,
     /// Whether there may be subscribers. Those of an earlier instance stay connected.
     has_subscribers: Cell<bool>,

@@ -2,8 +2,9 @@
 //! Behind the feature `test-routes`, which is never deployed.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
-use machine::Answer;
+use machine::{Answer, Stream};
 use wasm_bindgen::JsValue;
 use web_sys::{Request, Response};
 
@@ -61,6 +62,11 @@ impl StreamObject {
         let counts = self.storage.counts.get();
         let last = self.test.last_turn.get();
         let tables = self.storage.tables()?;
+        let stream = self.stream.borrow();
+        let timers = stream.iter().flat_map(Stream::timers);
+        let timers: BTreeMap<_, _> = timers
+            .map(|timer| (timer.reason.to_string(), timer.at.0))
+            .collect();
         let json = serde_json::json!({
             "instance": format!("{:016x}", self.test.instance.get()),
             "subscribers": self.storage.all_subscribers()?,
@@ -69,6 +75,7 @@ impl StreamObject {
             "alarms_set": counts.alarms_set,
             "database_bytes": self.storage.database_bytes()?,
             "tables": tables,
+            "timers": timers,
             "last_turn_rows_written": last.rows_written,
             "last_turn_rows_read": last.rows_read,
         });

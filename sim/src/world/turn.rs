@@ -152,6 +152,10 @@ impl World<'_, '_> {
             AlarmChange::Clear => Some(None),
         };
         let platform = &mut self.objects[at].platform;
+        if let (AlarmChange::Set(_), Some(stream)) = (turn.alarm, &platform.instance) {
+            let timers = || format!("timers: {}", timers(stream));
+            self.engine.note("object", timers);
+        }
         let snapshot = self.models[at].state.clone();
         if turn.writes.is_empty() && alarm.is_none() {
             platform.remember(snapshot);
@@ -293,4 +297,15 @@ fn sealed(turn: &Turn) -> Option<(u64, u64)> {
         };
         Some((segment.number, segment.units))
     })
+}
+
+/// Returns the timers of a stream as text, with what its alarm is set for.
+fn timers(stream: &Stream) -> String {
+    let timers = stream.timers();
+    let timers: Vec<_> = timers
+        .map(|timer| format!("{} at {}", timer.reason, timer.at.0))
+        .collect();
+    let reason = stream.alarm_reason();
+    let reason = reason.map_or_else(|| "nothing".to_owned(), |reason| reason.to_string());
+    format!("{}; the alarm is for {reason}", timers.join(", "))
 }
