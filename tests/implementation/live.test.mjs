@@ -45,6 +45,8 @@ class Follower {
   offset = "-1";
   reads = 0;
   faults = [];
+  // Grows while reads bring nothing. On a busy machine an answer can take longer than a short read.
+  patience = 1;
 
   constructor(stream, mode) {
     this.stream = stream;
@@ -54,18 +56,21 @@ class Follower {
   async follow(finished) {
     while (!finished(this)) {
       this.reads += 1;
-      await (this.mode === "SSE" ? this.#listen() : this.#poll());
+      const before = this.offset;
+      const lastsMs = between(30, 430) * this.patience;
+      await (this.mode === "SSE" ? this.#listen(lastsMs) : this.#poll(lastsMs));
+      this.patience = this.offset === before ? Math.min(2 * this.patience, 16) : 1;
     }
   }
 
-  async #listen() {
+  async #listen(lastsMs) {
     const reader = await this.stream.events(this.offset).catch(() => undefined);
     if (reader?.status !== 200) {
       if (reader && reader.status < 500) this.faults.push(`SSE answered ${reader.status}`);
       await sleep(30);
       return;
     }
-    const until = performance.now() + between(30, 430);
+    const until = performance.now() + lastsMs;
     while (performance.now() < until && !reader.ended) await sleep(10);
     reader.close();
     let pending = [];
@@ -80,8 +85,8 @@ class Follower {
     }
   }
 
-  async #poll() {
-    const signal = AbortSignal.timeout(between(30, 430));
+  async #poll(lastsMs) {
+    const signal = AbortSignal.timeout(lastsMs);
     const answer = await this.stream.longPoll(this.offset, { signal }).catch(() => undefined);
     if (!answer) return;
     if (answer.status === 200) this.messages.push(...answer.json());
