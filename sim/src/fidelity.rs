@@ -569,7 +569,10 @@ impl<'p, 'w, 't> Play<'p, 'w, 't> {
                 }
             }
             Step::Attach(text) => {
-                let mine = |line: &ConnectionId| matches!(cause, Cause::Connect(mine) | Cause::Line(mine) if mine == *line);
+                let mine = |line: &ConnectionId| match cause {
+                    Cause::Connect(mine) | Cause::Line(mine) => mine == *line,
+                    Cause::Call(_) | Cause::Alarm => false,
+                };
                 for (_, kept) in self
                     .object
                     .connections

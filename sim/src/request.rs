@@ -43,6 +43,12 @@ impl Request {
         self.parameters(name).next()
     }
 
+    /// Returns the client's cursor, if it sent a valid one.
+    #[must_use]
+    pub fn cursor(&self) -> Option<u64> {
+        self.parameter("cursor").and_then(|text| text.parse().ok())
+    }
+
     /// Returns the same request for another offset.
     #[must_use]
     pub fn from_offset(&self, offset: &str) -> Self {
@@ -98,6 +104,13 @@ impl Response {
             .iter()
             .find(|(each, _)| each.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the cursor, if there is a valid one.
+    #[must_use]
+    pub fn cursor(&self) -> Option<u64> {
+        self.header("Stream-Cursor")
+            .and_then(|text| text.parse().ok())
     }
 
     #[must_use]

@@ -4,7 +4,7 @@
 import { existsSync } from "node:fs";
 import { chromium } from "playwright-core";
 
-const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
+export const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
 const args = [
   "--headless",
   "--no-sandbox",
@@ -16,10 +16,12 @@ const args = [
   "--disable-sync",
 ];
 
-export async function openChromium() {
+/** Opens a browser. With `profile`, opens a context that keeps its data in that directory. */
+export async function openChromium(profile) {
   if (!existsSync(executablePath))
     throw new Error(
       `there is no ${executablePath}: apt-get install chromium, or name another in CHROMIUM`,
     );
-  return chromium.launch({ executablePath, args, headless: true });
+  const options = { executablePath, args, headless: true };
+  return profile ? chromium.launchPersistentContext(profile, options) : chromium.launch(options);
 }

@@ -6,23 +6,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import http from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { chromium } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { executablePath, openChromium } from "../harness/chromium.mjs";
 import { sleep } from "../harness/http.mjs";
 import { startServer } from "../harness/server.mjs";
 import { Stream } from "../harness/stream.mjs";
 
-const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
-const args = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
 // A script has run after this time.
 const settleMs = 500;
 
@@ -84,11 +73,7 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
   beforeAll(async () => {
     server = await startServer();
     profile = await mkdtemp(path.join(tmpdir(), "durable-streams-chromium-"));
-    context = await chromium.launchPersistentContext(profile, {
-      executablePath,
-      args,
-      headless: true,
-    });
+    context = await openChromium(profile);
   });
 
   afterAll(async () => {

@@ -10,6 +10,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { eventually, request, sleep } from "../harness/http.mjs";
 import { startOneMachine } from "../harness/one-machine.mjs";
 import { repositoryRoot, shell, startServer } from "../harness/server.mjs";
+import { untilStored } from "../harness/stored.mjs";
 import { freshName, Stream } from "../harness/stream.mjs";
 
 const env = {
@@ -56,26 +57,6 @@ async function filled(server, stream = new Stream(server.url, freshName(), "appl
     if (index % 3 === 2) await untilStored(server, stream, Math.ceil(index / 3));
   }
   return { stream, offsets };
-}
-
-function untilStored(server, stream, count) {
-  return eventually(
-    `${count} stored segments and nothing else`,
-    async () => {
-      const rows = await server.coldTier.segmentsOf(stream);
-      const keys = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);
-      return (
-        rows.length === count &&
-        keys.join() ===
-          rows
-            .map((row) => row.r2_key)
-            .sort()
-            .join() &&
-        rows
-      );
-    },
-    patience,
-  );
 }
 
 function expectUnavailable(answer) {

@@ -4,6 +4,7 @@
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { eventually, request, sleep } from "../harness/http.mjs";
 import { shell, startServer } from "../harness/server.mjs";
+import { untilStored } from "../harness/stored.mjs";
 import { freshName, producer, Stream } from "../harness/stream.mjs";
 
 const graceMs = 1_500;
@@ -33,29 +34,6 @@ async function serve(options = {}) {
 /** The stored segments of a stream, from the admin index if there is one. */
 const segmentsOf = (server, stream) => server.coldTier.segmentsOf(stream);
 const hasIndex = shell === "worker";
-
-/**
- * Waits until `count` segments of the stream are stored, and no objects of other attempts are left.
- */
-async function untilStored(server, stream, count) {
-  return eventually(
-    `${count} stored segments of ${stream.name}`,
-    async () => {
-      const rows = await segmentsOf(server, stream);
-      const keys = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);
-      return (
-        rows.length === count &&
-        keys.join() ===
-          rows
-            .map((row) => row.r2_key)
-            .sort()
-            .join() &&
-        rows
-      );
-    },
-    patience,
-  );
-}
 
 /**
  * Waits until every sealed segment is stored. Then only the open segment can have a table, and has

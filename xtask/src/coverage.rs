@@ -104,17 +104,8 @@ fn measure(project: &Project) -> Result<BTreeMap<String, Regions>> {
 
 /// Returns the program with the tests.
 fn build(project: &Project) -> Result<PathBuf> {
-    let mut cargo = project.cargo();
-    cargo
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    cargo.args([
-        "--config",
-        "fuzz/coverage.toml",
-        "test",
-        "--quiet",
-        "--no-run",
-    ]);
+    let mut cargo = project.cargo_with("fuzz/coverage.toml");
+    cargo.args(["test", "--quiet", "--no-run"]);
     cargo.args(["--package", "fuzz", "--lib", "--message-format", "json"]);
     let output = cargo
         .stderr(Stdio::inherit())

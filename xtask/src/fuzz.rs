@@ -192,19 +192,8 @@ pub(crate) fn merge(project: &Project, target: Target) -> Result<ExitCode> {
 }
 
 fn build(project: &Project, target: Target) -> Result<PathBuf> {
-    let mut cargo = project.cargo();
-    // These would replace the flags that make a fuzzer of it.
-    cargo
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    cargo.args([
-        "--config",
-        "fuzz/sancov.toml",
-        "build",
-        "--quiet",
-        "--profile",
-        "sim",
-    ]);
+    let mut cargo = project.cargo_with("fuzz/sancov.toml");
+    cargo.args(["build", "--quiet", "--profile", "sim"]);
     cargo.args([
         "--package",
         "fuzz",

@@ -509,12 +509,9 @@ fn build_fuzzer(project: &Project, bug: &Bug, house: &Path) -> Result<PathBuf> {
         Storage::Map => "sequence",
         Storage::Sqlite => "sequence-on-sqlite",
     };
-    let mut cargo = project.cargo();
+    let mut cargo = project.cargo_with("fuzz/sancov.toml");
     cargo
-        // These would replace the flags that make it a fuzzer.
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .args(["--config", "fuzz/sancov.toml", "build", "--quiet"])
+        .args(["build", "--quiet"])
         .args(["--profile", "sim", "--package", "fuzz"])
         .args(["--features", "libfuzzer", "--bin", name, "--target-dir"])
         .arg(&target);

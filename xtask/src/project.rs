@@ -67,6 +67,16 @@ impl Project {
         Ok(self.command(self.path("target/debug/examples").join(name)))
     }
 
+    /// Makes a cargo command with a configuration file. Variables do not replace its flags.
+    pub(crate) fn cargo_with(&self, configuration: &str) -> Command {
+        let mut cargo = self.cargo();
+        cargo
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .args(["--config", configuration]);
+        cargo
+    }
+
     pub(crate) fn wrangler(&self) -> Command {
         self.command(self.npm_program("wrangler"))
     }

@@ -198,26 +198,32 @@ impl Named {
             .extend(records(incarnation.format, &append.body));
     }
 
-    /// Checks that one answer has the same content as all pages together.
-    pub(super) fn read_at_once(&mut self, now: Millis, content: &[Vec<u8>]) {
+    /// Returns the answer to a catch-up read.
+    fn catch_up(&mut self, now: Millis, from: StartOffset, cache_mode: CacheMode) -> Answer {
         let read = Read {
-            from: StartOffset::Start,
+            from,
             live: None,
             last_event_id: None,
             cursor: None,
             if_none_match: None,
-            cache_mode: CacheMode::Private,
+            cache_mode,
         };
         let input = Input::Call {
             id: CallId(0),
             call: Call::Read(read),
         };
         let turn = self.object.step(now, input).expect("a map can be read");
-        let Some(Effect::Answer { answer, .. }) = turn.after_commit.first() else {
-            panic!("a catch-up read is answered")
-        };
+        match turn.after_commit.into_iter().next() {
+            Some(Effect::Answer { answer, .. }) => answer,
+            other => panic!("a catch-up read is answered, not {other:?}"),
+        }
+    }
+
+    /// Checks that one answer has the same content as all pages together.
+    pub(super) fn read_at_once(&mut self, now: Millis, content: &[Vec<u8>]) {
+        let answer = self.catch_up(now, StartOffset::Start, CacheMode::Private);
         assert_eq!(answer.header("Stream-Up-To-Date"), Some("true"));
-        let body = self.object.body(now, answer).expect("a map can be read");
+        let body = self.object.body(now, &answer).expect("a map can be read");
         let incarnation = self
             .incarnation
             .as_ref()
@@ -235,22 +241,7 @@ impl Named {
         let mut content: Vec<Vec<u8>> = Vec::new();
         let mut is_known = false;
         for _ in 0..PAGES_MAX {
-            let read = Read {
-                from,
-                live: None,
-                last_event_id: None,
-                cursor: None,
-                if_none_match: None,
-                cache_mode: CacheMode::Shared,
-            };
-            let input = Input::Call {
-                id: CallId(0),
-                call: Call::Read(read),
-            };
-            let turn = self.object.step(now, input).expect("a map can be read");
-            let Some(Effect::Answer { answer, .. }) = turn.after_commit.first() else {
-                panic!("a catch-up read is answered")
-            };
+            let answer = self.catch_up(now, from, CacheMode::Shared);
             if answer.status == 404 {
                 let gone = self
                     .incarnation
@@ -260,8 +251,8 @@ impl Named {
                 return;
             }
             assert_eq!(answer.status, 200);
-            let page = self.object.body(now, answer).expect("a map can be read");
-            let next = next_offset(answer);
+            let page = self.object.body(now, &answer).expect("a map can be read");
+            let next = next_offset(&answer);
             let incarnation = self
                 .incarnation
                 .as_ref()

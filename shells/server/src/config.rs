@@ -136,15 +136,23 @@ impl Bounds {
     }
 }
 
-/// Returns the settings of this shell: where it listens, what it logs, and where data is kept.
-#[must_use]
-pub fn places() -> Vec<Setting> {
-    let text = |name, shape, default, help: &str| Setting {
+fn text(
+    name: &'static str,
+    shape: &'static str,
+    default: TextDefault,
+    help: &'static str,
+) -> Setting {
+    Setting {
         name,
         place: Place::Server,
         value: Value::Text { shape, default },
         help: help.to_owned(),
-    };
+    }
+}
+
+/// Returns the settings of this shell: where it listens, what it logs, and where data is kept.
+#[must_use]
+pub fn places() -> Vec<Setting> {
     vec![
         text(
             "LISTEN",
@@ -181,12 +189,6 @@ pub fn places() -> Vec<Setting> {
 /// Returns the settings of the cold tier in this shell.
 #[must_use]
 pub fn cold() -> Vec<Setting> {
-    let text = |name, shape, default, help: &str| Setting {
-        name,
-        place: Place::Server,
-        value: Value::Text { shape, default },
-        help: help.to_owned(),
-    };
     vec![
         text(
             "COLD",

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use js_sys::{Array, Date, Uint8Array};
-use machine::router::target;
+use machine::router::{Settings, target};
 use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
@@ -75,23 +75,16 @@ impl StreamObject {
         let Ok(settings) = settings(&self.env, Clone::clone) else {
             return Ok(None);
         };
-        let (method, url, headers) = (request.method(), request.url(), request.headers());
-        let header = |name: &str| headers.get(name).ok().flatten();
-        let (origin, target) = target::split(&url);
-        let head = RequestHead {
-            method: &method,
-            origin: settings.location_base(origin),
-            target,
-            header: &header,
-        };
-        Ok(match request::parse(head, &settings.limits) {
-            Ok(Parsed::AwaitsBody(awaits)) => Some(Incoming::new(
-                awaits,
-                request::announced_bytes(head),
-                &settings.limits,
-            )),
-            Ok(Parsed::Whole(_)) | Err(_) => None,
-        })
+        let limits = &settings.limits;
+        Ok(with_head(request, &settings, |head| {
+            match request::parse(head, limits) {
+                Ok(Parsed::AwaitsBody(awaits)) => {
+                    let announced = request::announced_bytes(head);
+                    Some(Incoming::new(awaits, announced, limits))
+                }
+                Ok(Parsed::Whole(_)) | Err(_) => None,
+            }
+        }))
     }
 
     /// Answers a request without a body.
@@ -274,7 +267,23 @@ impl StreamObject {
     }
 }
 
-/// Answers a request that has no body.
+/// Passes the head of a request to `then`. The router has checked its URL.
+fn with_head<T>(
+    request: &Request,
+    settings: &Settings,
+    then: impl FnOnce(RequestHead<'_>) -> T,
+) -> T {
+    let (method, url, headers) = (request.method(), request.url(), request.headers());
+    let (origin, target) = target::split(&url);
+    then(RequestHead {
+        method: &method,
+        origin: settings.location_base(origin),
+        target,
+        header: &|name| headers.get(name).ok().flatten(),
+    })
+}
+
+/// Returns the call of a request that has no body.
 fn call_without_body(head: RequestHead<'_>, limits: &Limits) -> Result<Call, Answer> {
     let parsed = request::parse(head, limits);
     let call = parsed.and_then(|parsed| match parsed {
@@ -295,18 +304,11 @@ impl StreamObject {
             Err(bad) => return response::plain(&Answer::internal(&bad)).map(JsValue::from),
         };
         let limits = &settings.limits;
-        let (method, url, headers) = (request.method(), request.url(), request.headers());
-        let header = |name: &str| headers.get(name).ok().flatten();
-        // The router has checked the URL.
-        let (origin, target) = target::split(&url);
-        let head = RequestHead {
-            method: &method,
-            origin: settings.location_base(origin),
-            target,
-            header: &header,
-        };
-        let began = header(internal_headers::TIMING).map(|_| Date::now());
-        let call = body.map_or_else(|| call_without_body(head, limits), Incoming::call);
+        let (began, call) = with_head(request, &settings, |head| {
+            let began = (head.header)(internal_headers::TIMING).map(|_| Date::now());
+            let call = body.map_or_else(|| call_without_body(head, limits), Incoming::call);
+            (began, call)
+        });
         let response = match call {
             Ok(call) => {
                 let id = CallId(self.calls.replace(self.calls.get() + 1));

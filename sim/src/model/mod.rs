@@ -49,6 +49,22 @@ pub struct TurnFacts {
     pub sealed: Option<(u64, u64)>,
 }
 
+impl TurnFacts {
+    /// Returns the facts of a turn that changed nothing, with one reader at the tail.
+    #[must_use]
+    pub const fn of_read(now: u64, has_rest: bool) -> Self {
+        Self {
+            now,
+            attached: 1,
+            dropped: false,
+            kept: false,
+            page_end: None,
+            has_rest,
+            sealed: None,
+        }
+    }
+}
+
 /// The bounds that the server was configured with.
 #[derive(Clone, Debug)]
 pub struct Bounds {

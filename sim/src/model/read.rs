@@ -133,16 +133,7 @@ impl Model {
         }
         if live == Some("sse") {
             let end = facts.page_end.and_then(sent).unwrap_or(u64::MAX);
-            let reasonable = if start == tail {
-                end == tail
-            } else {
-                start < end && end <= tail && incarnation.content.is_end(end)
-            };
-            ensure(
-                reasonable,
-                || format!("a page from {start} to at most {tail}"),
-                response,
-            )?;
+            page_is_allowed(&incarnation.content, start, end, response)?;
             return ensure(response.status == 200, || "200".to_owned(), response);
         }
         if live == Some("long-poll") && start == tail {
@@ -163,16 +154,7 @@ impl Model {
             .and_then(token)
             .and_then(sent)
             .unwrap_or(u64::MAX);
-        let reasonable = if start == tail {
-            end == tail
-        } else {
-            start < end && end <= tail && incarnation.content.is_end(end)
-        };
-        ensure(
-            reasonable,
-            || format!("a page from {start} to at most {tail}"),
-            response,
-        )?;
+        page_is_allowed(&incarnation.content, start, end, response)?;
         let whole = self.bounds.whole_reads && live.is_none();
         ensure(
             !whole || end == tail,
@@ -207,12 +189,7 @@ impl Model {
         let status = if named { 304 } else { 200 };
         ensure(response.status == status, || status.to_string(), response)?;
         if live.is_some() && !eof {
-            let client = request
-                .parameter("cursor")
-                .and_then(|text| text.parse::<u64>().ok());
-            let cursor = response
-                .header("Stream-Cursor")
-                .and_then(|text| text.parse::<u64>().ok());
+            let (client, cursor) = (request.cursor(), response.cursor());
             let present = facts.now.saturating_sub(self.bounds.cursor_epoch_ms)
                 / self.bounds.cursor_interval_ms;
             let ahead = cursor.is_some_and(|cursor| {
@@ -261,4 +238,16 @@ impl Model {
         }
         self.names_type(response)
     }
+}
+
+/// Judges that a page from `start` may end at `end`.
+fn page_is_allowed(content: &Content, start: u64, end: u64, response: &Response) -> Verdict {
+    let tail = content.len();
+    let is_allowed = if start == tail {
+        end == tail
+    } else {
+        start < end && end <= tail && content.is_end(end)
+    };
+    let expected = || format!("a page from {start} to at most {tail}");
+    ensure(is_allowed, expected, response)
 }

@@ -2,11 +2,14 @@
 
 use machine::Input;
 
+use super::client::Received;
 use super::object::Attachment;
 use super::{Event, World};
 use crate::coverage::{Fault, Situation};
-use crate::ids::{ConnectionId, ObjectId, ReaderId};
+use crate::ids::{CallId, ConnectionId, ObjectId, ReaderId};
+use crate::oracles::Position;
 use crate::platform::Outgoing;
+use crate::request::Response;
 
 /// A connection between an edge and an object.
 #[derive(Debug)]
@@ -86,6 +89,18 @@ impl World<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Sends a whole answer to its client.
+    pub(super) fn schedule_reply(&mut self, call: CallId, response: Response, position: Position) {
+        let received = Received {
+            response,
+            position,
+            connection: None,
+            fetching: None,
+        };
+        let delay = self.engine.network_delay();
+        self.engine.schedule(delay, Event::Reply { call, received });
     }
 
     /// Returns when something that is sent now arrives at the other end.

@@ -606,19 +606,7 @@ impl World<'_, '_> {
             object.number() < self.objects.len(),
             "readers read what there is"
         );
-        let delay = self.engine.network_delay();
-        self.engine.schedule(
-            delay,
-            Event::Reply {
-                call,
-                received: Received {
-                    response,
-                    position,
-                    connection: None,
-                    fetching: None,
-                },
-            },
-        );
+        self.schedule_reply(call, response, position);
     }
 
     /// Returns what is wrong with a long-poll's answer from the edge, or `None`.

@@ -7,7 +7,6 @@ use machine::{
     StorageError, Stream,
 };
 
-use super::client::Received;
 use super::object::plain;
 use super::{Event, World};
 use crate::coverage::Situation;
@@ -99,18 +98,6 @@ impl World<'_, '_> {
             model.answered_in(state, request, &response, &facts)
         };
         self.engine.check(Oracle::Model, verdict);
-        let delay = self.engine.network_delay();
-        self.engine.schedule(
-            delay,
-            Event::Reply {
-                call,
-                received: Received {
-                    response,
-                    position,
-                    connection: None,
-                    fetching: None,
-                },
-            },
-        );
+        self.schedule_reply(call, response, position);
     }
 }

@@ -1,8 +1,6 @@
 //! Answers: each must be allowed in a version between the one that was durable when it was asked
 //! for and the last one.
 
-use std::rc::Rc;
-
 use sim::ids::{Id as _, ObjectId};
 use sim::model::{Mismatch, TurnFacts};
 use sim::oracles::{Position, units};
@@ -24,13 +22,8 @@ impl Judge {
         now: u64,
     ) -> Result<(), Mismatch> {
         self.over(attempt, now);
-        let Attempt {
-            name,
-            sent_at,
-            from,
-            ..
-        } = self.attempts[attempt];
-        let request = Rc::clone(&self.attempts[attempt].request);
+        let (name, request) = self.asked(attempt);
+        let Attempt { sent_at, from, .. } = self.attempts[attempt];
         if response.header("Cache-Control").is_none() {
             return Err(mismatch("a Cache-Control", response));
         }
@@ -57,15 +50,7 @@ impl Judge {
         for version in from..self.names[name].versions.len() {
             let state = self.names[name].versions[version].state.clone();
             let then = Position::of(&state);
-            let unchanged = TurnFacts {
-                now: sent_at,
-                attached: 1,
-                dropped: false,
-                kept: false,
-                page_end: None,
-                has_rest: false,
-                sealed: None,
-            };
+            let unchanged = TurnFacts::of_read(sent_at, false);
             if changing && let Some(next) = self.names[name].versions.get(version + 1) {
                 let facts = TurnFacts {
                     now: next.cause.now,
@@ -134,25 +119,12 @@ impl Judge {
         attempt: usize,
         response: &Response,
     ) -> Result<(), Mismatch> {
-        let Attempt {
-            name,
-            sent_at,
-            from,
-            ..
-        } = self.attempts[attempt];
-        let request = Rc::clone(&self.attempts[attempt].request);
+        let (name, request) = self.asked(attempt);
+        let Attempt { sent_at, from, .. } = self.attempts[attempt];
         if !self.names[name].model.bounds.whole_reads || response.body.is_empty() {
             return Ok(());
         }
-        let facts = TurnFacts {
-            now: sent_at,
-            attached: 1,
-            dropped: false,
-            kept: false,
-            page_end: None,
-            has_rest: true,
-            sealed: None,
-        };
+        let facts = TurnFacts::of_read(sent_at, true);
         let mut nearest = None;
         for version in from..self.names[name].versions.len() {
             let state = self.names[name].versions[version].state.clone();
@@ -214,13 +186,8 @@ impl Judge {
         response: &Response,
         now: u64,
     ) -> Result<(), Mismatch> {
-        let Attempt {
-            name,
-            sent_at,
-            from,
-            ..
-        } = self.attempts[attempt];
-        let request = Rc::clone(&self.attempts[attempt].request);
+        let (name, request) = self.asked(attempt);
+        let Attempt { sent_at, from, .. } = self.attempts[attempt];
         let versions = &self.names[name].versions;
         let model = &self.names[name].model;
         let closed = response.is_true("Stream-Closed");
@@ -273,12 +240,7 @@ impl Judge {
                 self.names[name]
                     .model
                     .read_between(incarnation, sent_at, now);
-                let client = request
-                    .parameter("cursor")
-                    .and_then(|text| text.parse::<u64>().ok());
-                let cursor = response
-                    .header("Stream-Cursor")
-                    .and_then(|text| text.parse::<u64>().ok());
+                let (client, cursor) = (request.cursor(), response.cursor());
                 if !closed && (cursor.is_none() || cursor <= client) {
                     return Err(mismatch(&format!("a cursor beyond {client:?}"), response));
                 }

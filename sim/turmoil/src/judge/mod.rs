@@ -155,6 +155,12 @@ impl Judge {
         self.names.len()
     }
 
+    /// Returns the name and the request of an attempt.
+    fn asked(&self, attempt: usize) -> (usize, Rc<Request>) {
+        let Attempt { name, request, .. } = &self.attempts[attempt];
+        (*name, Rc::clone(request))
+    }
+
     /// Notes that a client sends a request.
     pub(crate) fn sent(&mut self, name: usize, request: &Rc<Request>, now: u64) -> usize {
         self.attempts.push(Attempt {
