@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo build --release -p machine --features memory --example hot_path
-//! valgrind --tool=callgrind --callgrind-out-file=/dev/null target/release/examples/hot_path 10000 0
+//! valgrind --tool=callgrind --callgrind-out-file=/dev/null \
+//!     target/release/examples/hot_path 10000 0
 //! ```
 //!
 //! The arguments are the number of appends of 100 bytes, and the number of reads of 1,000 bytes

@@ -204,7 +204,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             "lint wasm test routes",
             lint(&[&wasm[..], &["--features", "test-routes"]].concat()),
         ),
-        // With the features of the whole workspace, so that nothing but the server is checked again.
+        // With the features of the whole workspace, so that only the server is checked again.
         step(
             "lint server test routes",
             lint(&[

@@ -32,7 +32,7 @@ impl Stream {
         self.alarm_reason.filter(|_| self.alarm_at.is_some())
     }
 
-    /// `opened_at` is the time of this turn if it opens a segment.
+    /// Returns the stream's timers. `opened_at` is the time of this turn if it opens a segment.
     fn timer_table(&self, opened_at: Option<Millis>) -> Timers<6> {
         let limits = &self.limits;
         let state = self.state.as_ref();
