@@ -73,7 +73,7 @@ impl Shell {
             AlarmChange::Clear => self.alarm = None,
         }
         let Some(Effect::Answer { answer, .. }) = turn.after_commit.into_iter().next() else {
-            unreachable!("each call is answered, and nobody reads live")
+            unreachable!("each call is answered, and there is no live read")
         };
         Ok(answer)
     }

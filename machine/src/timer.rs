@@ -1,4 +1,4 @@
-//! The timers of a stream: when it needs a step that nobody requests, and why.
+//! The timers of a stream: when it needs a step without a request, and why.
 
 use core::fmt;
 

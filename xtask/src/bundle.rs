@@ -90,7 +90,7 @@ fn compile(project: &Project, variant: &Variant) -> Result<()> {
     let mut command = project.command(&tools.worker_build);
     command
         .current_dir(project.path("shells/worker"))
-        // Without these three, worker-build downloads programs of its own.
+        // Without these three, worker-build downloads its own programs.
         .env("WASM_BINDGEN_BIN", &tools.wasm_bindgen)
         .env("ESBUILD_BIN", project.npm_program("esbuild"))
         .env("WASM_OPT_BIN", project.npm_program("wasm-opt"))

@@ -44,7 +44,7 @@ pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
     let handler = Arc::clone(&interrupted);
     ctrlc::set_handler(move || handler.store(true, Ordering::SeqCst))?;
 
-    // It has a process group of its own, so that an interrupt from the terminal reaches this
+    // It has its own process group, so that an interrupt from the terminal reaches this
     // program only, which passes it on once.
     let mut server = project
         .wrangler()

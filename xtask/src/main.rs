@@ -51,7 +51,7 @@ enum Command {
         /// The shell to build
         #[arg(long, default_value = "worker")]
         shell: suite::Shell,
-        /// Build a variant instead, into a directory of its own
+        /// Build a variant instead, into its own directory
         #[arg(long)]
         features: Option<bundle::Feature>,
     },

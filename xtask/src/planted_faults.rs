@@ -50,8 +50,8 @@ impl Layer {
         }
     }
 
-    /// Returns the directory of its own that it is built in, because both layers build the same
-    /// crates with different flags.
+    /// Returns the directory that it is built in. Each layer has its own, because both layers build
+    /// the same crates with different flags.
     fn target(self, project: &Project) -> PathBuf {
         project.path(match self {
             Self::Inner => "target/mutants",

@@ -1,4 +1,4 @@
-//! The build of the server for one machine. Each variant has a directory of its own.
+//! The build of the server for one machine. Each variant has its own directory.
 
 use crate::bundle::Feature;
 use crate::project::{Project, run};

@@ -136,7 +136,7 @@ fn wasm_target(project: &Project) -> Result<()> {
 }
 
 /// Returns the program in the wanted version: from the search path, or from the user's cache, where
-/// it is installed if it is missing. Each version has a directory of its own, because another
+/// it is installed if it is missing. Each version has its own directory, because another
 /// project may need another one.
 fn cargo_tool(project: &Project, program: &str, package: &str, version: &str) -> Result<PathBuf> {
     let root = project.cache().join(format!("{package}-{version}"));

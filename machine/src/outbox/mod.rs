@@ -1,7 +1,7 @@
 //! The outbox: what remains to be done for others, whether the stream still exists or not.
 //!
 //! Each task is a row from the turn that caused it until it is known to be done. So it is done at
-//! least once, whatever crashes, and each can be done twice without harm. The tasks of a queue are
+//! least once, even after crashes, and each can be done twice without harm. The tasks of a queue are
 //! carried out one at a time and in order; see [`Queue`].
 //!
 //! An instance holds only the first tasks of some queues in memory (`outbox_queues_max`,
@@ -57,7 +57,7 @@ pub(crate) struct Outbox {
 struct QueueState {
     /// The first tasks.
     tasks: VecDeque<Task>,
-    /// Whether the first task has no row of its own, because the stream's row stands for it.
+    /// Whether the first task has no own row, because the stream's row stands for it.
     is_implied: bool,
     /// Whether there may be tasks behind these that are not in memory.
     has_more: bool,
@@ -147,7 +147,7 @@ impl Outbox {
         self.version
     }
 
-    /// Adds a task that has no row of its own because the stream's row stands for it. It is the
+    /// Adds a task that has no own row, because the stream's row stands for it. It is the
     /// first task of its queue.
     pub(crate) fn add_implied(&mut self, what: TaskKind) {
         self.version = self.version.max(index_version(&what));
@@ -167,7 +167,7 @@ impl Outbox {
         });
     }
 
-    /// Gives the implied task of this queue a row of its own, because the stream's row is removed.
+    /// Gives the implied task of this queue its own row, because the stream's row is removed.
     pub(crate) fn store_implied(&mut self, queue: &Queue, turn: &mut Turn) {
         let state = self.queues.get_mut(queue);
         let state = state.expect("an implied task is in memory until it is done");

@@ -8,8 +8,8 @@ use crate::{Limits, Refusal};
 /// registry's shards.
 pub const REGISTRY: &str = "__registry__";
 
-/// Returns whether only the server may write to the stream of this name. True for all shards,
-/// whatever the current number of shards, and for all other names with the registry's prefix.
+/// Returns whether only the server may write to the stream of this name. True for all shards, even
+/// those beyond the current number of shards, and for all other names with the registry's prefix.
 #[must_use]
 pub fn is_registry(name: &str) -> bool {
     let rest = name.strip_prefix(REGISTRY);

@@ -32,7 +32,7 @@ pub struct Stream {
     limits: Limits,
     /// A random number from the shell that differs from instance to instance.
     instance_seed: u64,
-    /// How many streams this instance has created, so that each gets an incarnation of its own.
+    /// How many streams this instance has created, so that each gets its own incarnation.
     created: u64,
     /// What the alarm was last set to, as far as this instance knows.
     alarm_at: Option<Millis>,

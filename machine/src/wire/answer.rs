@@ -11,10 +11,10 @@ use crate::router::cors;
 use crate::rows::ProducerStamp;
 use crate::{Limits, Offset, Refusal};
 
-/// Browser security headers of every answer (protocol 12.7). Stored content must never run as a
-/// page of the server's own origin, whatever its type: not as a script, not as a form, and not as a
-/// frame that reaches others. The shell adds the headers that let other origins read an answer
-/// ([`crate::router::Origins`]).
+/// Browser security headers of every answer (protocol 12.7). Stored content of any type must never
+/// run as a page of the server's own origin: not as a script, not as a form, and not as a frame
+/// that reaches others. The shell adds the headers that let other origins read an answer
+/// ([`crate::router::cors`]).
 pub const COMMON_HEADERS: [(&str, &str); 2] = [
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "sandbox; default-src 'none'"),

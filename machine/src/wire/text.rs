@@ -2,8 +2,8 @@
 //! character, or between CR and LF.
 //!
 //! The rule: a character is sent with the append that holds its last byte. So the split at a given
-//! offset is always the same, and every reader sees the same text, whatever offset it continues
-//! from. Bytes that cannot become a character are sent unchanged with the append that makes this
+//! offset is always the same, and every reader sees the same text, from any offset that it
+//! continues from. Bytes that cannot become a character are sent unchanged with the append that makes this
 //! certain: the next one, or the one that closes the stream. A CR is sent at once as a line ending,
 //! and an LF that follows it is dropped.
 

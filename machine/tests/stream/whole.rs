@@ -9,7 +9,7 @@ use crate::shell::{Answered, Shell};
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 
-/// Returns limits by which each message has a page of its own.
+/// Returns limits by which each message has its own page.
 fn limits() -> Limits {
     Limits {
         cold: true,

@@ -10,7 +10,7 @@ use machine::table::{Setting, TextDefault, Value};
 use server::{Bounds, config};
 
 const ABOUT: &str = "A server for the Durable Streams protocol on one machine: append-only streams \
-                     over plain HTTP, each in a SQLite file of its own.";
+                     over plain HTTP, each in its own SQLite file.";
 const DETAILS: &str = "Without arguments it serves http://127.0.0.1:4437/v1/stream/<stream-id> from \
                        ./data. An append is answered once it is on disk. /health says whether the \
                        server works, and /metrics has figures in the format of Prometheus. Everyone \

@@ -4,7 +4,7 @@
 //! The router ([`machine::router`]) finds the stream of a request, which becomes a job in the queue
 //! of that stream. A thread of the pool runs the jobs one by one, each as a step of the machine,
 //! and makes all their writes durable in one commit. Only then does any effect leave. Jobs that
-//! arrive in the meantime share the next commit. Each live reader is a machine of its own
+//! arrive in the meantime share the next commit. Each live reader is a machine, too
 //! ([`machine::live_reader`]), driven by its response.
 #![forbid(unsafe_code)]
 

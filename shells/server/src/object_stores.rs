@@ -42,7 +42,7 @@ pub struct Directory {
     threads: Threads,
 }
 
-/// The threads of a runtime of its own, so that a disk that hangs does not block threads of the
+/// The threads of a separate runtime, so that a disk that hangs does not block threads of the
 /// streams.
 #[derive(Clone, Debug)]
 struct Threads(Handle);

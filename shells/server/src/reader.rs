@@ -1,6 +1,6 @@
 //! Live readers: one machine ([`machine::live_reader`]) for each, and the execution of its effects.
 //!
-//! A reader has no task of its own. Its response drives it: hyper polls for more when the client
+//! A reader has no own task. Its response drives it: hyper polls for more when the client
 //! has taken the bytes before. Messages that arrive in between are buffered in the subscription, up
 //! to a bound.
 

@@ -9,7 +9,7 @@
 //! A thread takes a lock only while it holds none that comes later. `Streams::open` may be taken
 //! under the state, but never together with the map or a mailbox, and nothing is locked under it.
 //! The state of a second stream is only tried ([`Streams::opened`]), because two threads that each
-//! close the other's file would wait for each other. The storage has locks of its own, which it
+//! close the other's file would wait for each other. The storage has its own locks, which it
 //! takes last.
 //!
 //! To find an actor and to queue a job for it is one step under the map's lock. An actor is removed

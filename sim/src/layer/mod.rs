@@ -76,7 +76,7 @@ fn findings() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Returns a number that follows from the git commit, so that each commit runs seeds of its own.
+/// Returns a number that follows from the git commit, so that each commit runs its own seeds.
 fn commit_number() -> u64 {
     let commit = Command::new("git")
         .args(["rev-parse", "HEAD"])

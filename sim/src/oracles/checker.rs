@@ -95,7 +95,7 @@ pub struct Quiescent<'a> {
     pub limits: &'a Limits,
 }
 
-/// An oracle with a state of its own.
+/// An oracle that has a state.
 pub trait Checker {
     /// Judges a turn.
     ///

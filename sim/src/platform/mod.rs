@@ -223,7 +223,7 @@ impl<P: Program> Object<P> {
         self.commits.len()
     }
 
-    /// Begins a new instance with a clock of its own. Returns the time of that clock and the number
+    /// Begins a new instance with its own clock. Returns the time of that clock and the number
     /// of the instance.
     pub fn begin_instance<E>(&mut self, engine: &mut Engine<'_, '_, E>) -> (u64, u64) {
         let skew = engine.settings.delays.skew;

@@ -252,7 +252,7 @@ export const rows = [
   },
   {
     section: "5.2",
-    clause: "concurrent appends get different offsets, each the end of its own bytes",
+    clause: "concurrent appends get different offsets, each at the end of its bytes",
     async check({ base }) {
       const stream = await Stream.create(base);
       const bodies = Array.from({ length: 32 }, (_, index) => `<${index}>`);

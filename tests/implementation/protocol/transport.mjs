@@ -308,7 +308,7 @@ export const rows = [
   },
   {
     section: "3",
-    clause: "a name may hold slashes, and each level is a stream of its own",
+    clause: "a name may hold slashes, and each level is a separate stream",
     async check({ base }) {
       const name = freshName();
       await expectDifferent(base, `${name}/a`, `${name}/a/b`);
