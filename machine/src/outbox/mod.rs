@@ -1,8 +1,8 @@
 //! The outbox: what remains to be done for others, whether the stream still exists or not.
 //!
 //! Each task is a row from the turn that caused it until it is known to be done. So it is done at
-//! least once, even after crashes, and each can be done twice without harm. The tasks of a queue are
-//! carried out one at a time and in order; see [`Queue`].
+//! least once, even after crashes, and each can be done twice without harm. The tasks of a queue
+//! are carried out one at a time and in order; see [`Queue`].
 //!
 //! An instance holds only the first tasks of some queues in memory (`outbox_queues_max`,
 //! `outbox_tasks_max`), and reads the others when it comes to them.
@@ -466,7 +466,7 @@ impl Outbox {
         Some((queue.clone(), state))
     }
 
-    /// Removes the table when nothing is in it any more.
+    /// Removes the table when it is empty.
     pub(crate) fn remove_table_if_empty(&mut self, turn: &mut Turn) {
         if self.has_table && self.is_empty() {
             self.has_table = false;

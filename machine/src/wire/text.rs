@@ -3,9 +3,9 @@
 //!
 //! The rule: a character is sent with the append that holds its last byte. So the split at a given
 //! offset is always the same, and every reader sees the same text, from any offset that it
-//! continues from. Bytes that cannot become a character are sent unchanged with the append that makes this
-//! certain: the next one, or the one that closes the stream. A CR is sent at once as a line ending,
-//! and an LF that follows it is dropped.
+//! continues from. Bytes that cannot become a character are sent unchanged with the append that
+//! makes this certain: the next one, or the one that closes the stream. A CR is sent at once as a
+//! line ending, and an LF that follows it is dropped.
 
 /// The number of bytes before an offset that determine the split there: one less than the longest
 /// character.

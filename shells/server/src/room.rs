@@ -64,7 +64,7 @@ struct Holder {
     unsent: usize,
     /// When the client last took a piece, or the first piece was made for it.
     moved_at: Instant,
-    /// How the holder learns that it is evicted. `None` if it cannot be evicted any more.
+    /// How the holder learns that it is evicted. `None` if it can no longer be evicted.
     way: Option<Way>,
     has_given_way: bool,
 }

@@ -139,7 +139,7 @@ impl StreamObject {
     /// Prepares the put of a segment from its rows. Returns the length of its object.
     ///
     /// # Errors
-    /// When the rows are not there any more.
+    /// When the rows no longer exist.
     #[wasm_bindgen(js_name = beginPut)]
     pub fn begin_put(&self, put: &PutJob) -> Result<f64, JsValue> {
         put.begin(&self.storage)
@@ -148,7 +148,7 @@ impl StreamObject {
     /// Returns the next piece of a segment's object.
     ///
     /// # Errors
-    /// When the rows are not there any more.
+    /// When the rows no longer exist.
     #[wasm_bindgen(js_name = nextPiece)]
     pub fn next_piece(&self, put: &PutJob) -> Result<Option<Uint8Array>, JsValue> {
         put.piece(&self.storage)

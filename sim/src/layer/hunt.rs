@@ -17,7 +17,7 @@ use crate::run::Options;
 /// The known tape must fail as well. If there is no known tape, the shrunk one is written.
 ///
 /// # Errors
-/// When the known tape does not fail any more.
+/// When the known tape no longer fails.
 pub fn hunt<L: Layer>(
     oracle: Oracle,
     seconds: u64,

@@ -316,7 +316,7 @@ impl World {
         self.sim.bounce(SERVER);
     }
 
-    /// Lets the server die. Nothing leaves it any more, not even the closing of its connections.
+    /// Lets the server die. After that nothing leaves it, not even the closing of its connections.
     fn crash(&mut self) {
         for client in 0..self.broken.len() {
             self.sim.partition(SERVER, client_host(client as u64));
