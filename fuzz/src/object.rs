@@ -2,7 +2,7 @@
 //! once.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use machine::segment::{self, Put, Receipt};
 use machine::{
@@ -92,6 +92,19 @@ impl Object {
             turn.needs_transaction()
                 || turn.writes.len() + usize::from(turn.alarm != AlarmChange::Keep) <= 1,
             "several writes are one transaction"
+        );
+        if let AlarmChange::Set(_) = turn.alarm {
+            assert!(stream.alarm_reason().is_some(), "an alarm has a reason");
+        }
+        let names: Vec<_> = stream
+            .timers()
+            .map(|timer| timer.reason.to_string())
+            .collect();
+        let distinct: BTreeSet<_> = names.iter().collect();
+        assert_eq!(
+            distinct.len(),
+            names.len(),
+            "timers have names of their own"
         );
         self.apply(&turn);
         self.stream = Some(stream);

@@ -12,5 +12,10 @@ pub(crate) fn backoff(failures: u64, chance: u64, limits: &Limits) -> u64 {
         .retry_base_ms
         .saturating_mul(1 << doublings)
         .min(limits.retry_ms_max);
-    longest / 2 + splitmix64(chance ^ splitmix64(failures)) % longest.div_ceil(2)
+    let pause = longest / 2 + splitmix64(chance ^ splitmix64(failures)) % longest.div_ceil(2);
+    assert!(
+        pause <= limits.retry_ms_max,
+        "a pause is at most the longest one"
+    );
+    pause
 }

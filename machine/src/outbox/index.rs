@@ -124,7 +124,7 @@ impl Change {
 
     /// Returns the statements that carry out the change, in order.
     pub(crate) fn statements(&self) -> Vec<Statement> {
-        match self.clone() {
+        let statements = match self.clone() {
             Self::Created {
                 path,
                 version,
@@ -186,6 +186,11 @@ impl Change {
                 sql: PURGE_STREAM,
                 values: vec![path.into(), version.into()],
             }],
+        };
+        for Statement { sql, values } in &statements {
+            let places = sql.bytes().filter(|byte| *byte == b'?').count();
+            assert_eq!(places, values.len(), "each place has a value: {sql}");
         }
+        statements
     }
 }

@@ -208,6 +208,10 @@ impl Outbox {
             state.has_more = true;
             state.has_unseen = true;
         } else {
+            assert!(
+                state.tasks.back().is_none_or(|last| last.id < task.id),
+                "a new task is the last of its queue"
+            );
             state.read_to = task.id;
             state.tasks.push_back(task.clone());
         }
@@ -231,6 +235,10 @@ impl Outbox {
         storage: &dyn Storage,
         limits: &Limits,
     ) -> Result<(), StorageError> {
+        assert!(
+            !self.queues.contains_key(queue),
+            "a queue in memory is newer than its rows"
+        );
         let mut state = QueueState::default();
         state.read_from(IMPLIED_ID, queue, storage, limits)?;
         let Some(first) = state.tasks.front() else {
@@ -506,6 +514,10 @@ impl QueueState {
         assert!(self.tasks.is_empty(), "the tasks before these are done");
         let limit = limits.outbox_tasks_max;
         let tasks = storage.tasks(queue, id, limit)?;
+        assert!(
+            tasks.len() as u64 <= limit,
+            "storage returned more tasks than requested"
+        );
         let own = tasks
             .into_iter()
             .take_while(|task| task.what.queue() == *queue);
@@ -516,13 +528,16 @@ impl QueueState {
     }
 
     fn failed(&mut self, now: Millis, instance_seed: u64, limits: &Limits) {
-        self.in_flight = None;
+        let failed = self.in_flight.take();
+        assert!(failed.is_some(), "what fails was in flight");
         self.failures += 1;
         self.retry_at = now.plus(backoff(self.failures, instance_seed, limits));
     }
 
     /// Starts the first task, or several where one effect can do them.
     fn start(&mut self, effect: EffectId, now: Millis, limits: &Limits) -> Effect {
+        assert!(self.in_flight.is_none(), "a queue has one effect at a time");
+        assert!(self.starts_at() <= now, "a task starts when it is due");
         let first = self.tasks.front().expect("a queue that starts has a task");
         let (started, leaves) = match &first.what {
             TaskKind::Collect(_) => self.collect(effect, now, limits),

@@ -91,6 +91,10 @@ impl<'a> HotTableReader<'a> {
                 floor = middle;
             }
         }
+        assert!(
+            first.key <= low.key && low.key <= last.key,
+            "the last fitting row is one of the rows"
+        );
         Ok(low)
     }
 

@@ -64,6 +64,12 @@ impl Stream {
             None => {}
             Some(timer) => self.arm_for(timer, came, now, turn),
         }
+        let limits = &self.limits;
+        let latest = now.plus(limits.clock_skew_ms_max + limits.alarm_delay_ms_min);
+        assert!(
+            next.is_none_or(|timer| self.alarm_at.is_some_and(|at| at <= timer.at.max(latest))),
+            "the alarm comes no later than the earliest timer"
+        );
         if let Some(state) = &mut self.state
             && (state.row.alarm_at != self.alarm_at || state.unsaved == Unsaved::New)
         {
@@ -87,6 +93,11 @@ impl Stream {
         if set.is_some_and(|set| set <= at) {
             return;
         }
+        assert!(
+            at >= now.plus(limits.alarm_delay_ms_min),
+            "an alarm leaves time for other work"
+        );
+        assert!(at >= wanted, "an alarm does not come before its timer");
         self.alarm_at = Some(at);
         self.alarm_reason = Some(timer.reason);
         turn.alarm = AlarmChange::Set(at);

@@ -162,6 +162,10 @@ impl Stream {
             .as_ref()
             .map(|unstored| unstored.segment.number);
         let first = first.unwrap_or(state.row.segment);
+        assert!(
+            first <= state.row.segment,
+            "the tables are those of waiting segments and of the open one"
+        );
         let tables = first..state.row.segment + u64::from(state.tail.has_table);
         turn.writes
             .extend(tables.map(|segment| Write::DropHot(HotTable::of(segment))));

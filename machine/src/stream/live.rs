@@ -40,6 +40,7 @@ impl StreamState {
         read: &Read,
         limits: &Limits,
     ) -> Subscriber {
+        assert!(!self.is_closed(), "a reader waits only where more can come");
         let cursor = self.cursor(now, read, limits);
         let head = self.live_head(class, self.tail(), cursor, limits);
         let cache_control = cache::long_poll(read.cache_mode, limits).into_owned();
@@ -73,6 +74,7 @@ impl StreamState {
         read: &Read,
         limits: &Limits,
     ) -> Answer {
+        assert!(next <= self.tail(), "a page ends at or before the tail");
         let up_to_date = next == self.tail();
         let head = self.live_head(Class::Sse, next, self.cursor(now, read, limits), limits);
         let head = live_reader::LiveHead {

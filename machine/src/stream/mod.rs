@@ -15,7 +15,9 @@ mod read;
 mod seal;
 
 use crate::outbox::Outbox;
-use crate::rows::{Expiry, HotTable, Incarnation, RowKey, SCHEMA, StreamRow, Unannounced, Write};
+use crate::rows::{
+    Expiry, HotTable, Incarnation, RowKey, RowMeta, SCHEMA, StreamRow, Unannounced, Write,
+};
 use crate::storage::{Storage, StorageError};
 use crate::wire::cursor::splitmix64;
 use crate::wire::request::Call;
@@ -208,9 +210,11 @@ impl Stream {
     /// When the rows cannot be read. The step is void then: the instance must be dropped and its
     /// turn with it.
     pub fn step(&mut self, context: &Context<'_>, input: Input) -> Result<Turn, StorageError> {
+        let before = self.place();
         let mut turn = Turn::default();
         self.act(context, input, &mut turn)?;
         self.settle(context, &mut turn)?;
+        self.check_turn(before, &turn);
         Ok(turn)
     }
 
@@ -244,6 +248,45 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Returns the incarnation and its tail, if there is a stream.
+    fn place(&self) -> Option<(Incarnation, Offset)> {
+        let state = self.state.as_ref()?;
+        Some((state.row.incarnation, state.tail()))
+    }
+
+    /// Checks what holds after every step. `before` is the place at its beginning.
+    fn check_turn(&self, before: Option<(Incarnation, Offset)>, turn: &Turn) {
+        assert!(self.fired_at.is_none(), "a step handles its own alarm");
+        let Some(state) = &self.state else { return };
+        let (incarnation, tail) = (state.row.incarnation, state.tail());
+        assert!(
+            before.is_none_or(|(former, from)| former != incarnation || from <= tail),
+            "a tail never moves back"
+        );
+        assert_eq!(
+            state.row.alarm_at, self.alarm_at,
+            "the row of the stream has its alarm"
+        );
+        assert!(!state.opens, "the turn that opens a segment sets its alarm");
+        assert!(
+            state.row.writable || state.is_closed(),
+            "an open stream has an open segment"
+        );
+        assert!(
+            state
+                .unstored
+                .as_ref()
+                .is_none_or(|unstored| unstored.segment.number < state.row.segment),
+            "only sealed segments wait to be stored"
+        );
+        assert!(
+            turn.broadcast
+                .as_ref()
+                .is_none_or(|live| live.incarnation != incarnation || live.next == tail),
+            "subscribers learn the tail of the turn"
+        );
     }
 
     /// Returns how many producers this instance holds in memory: at most one for each row of the
@@ -292,7 +335,13 @@ impl Stream {
         match state.unsaved {
             Unsaved::Nothing => {}
             Unsaved::Changed => turn.writes.push(Write::UpdateStream(state.row.clone())),
-            Unsaved::New => turn.writes.push(Write::InsertStream(state.row.clone())),
+            Unsaved::New => {
+                assert!(
+                    turn.writes.contains(&Write::CreateStreamTable),
+                    "the turn that creates a stream makes its table"
+                );
+                turn.writes.push(Write::InsertStream(state.row.clone()));
+            }
         }
         state.unsaved = Unsaved::Nothing;
         Ok(())
@@ -354,6 +403,11 @@ impl StreamState {
         } else {
             None
         };
+        let is_damaged = |row: RowMeta| row.end() == 0 || row.bytes_through() < row.end();
+        let is_sealed = !head.writable;
+        if last.is_some_and(is_damaged) || is_sealed && (last.is_some() || head.closed.is_none()) {
+            return Err(StorageError("the last segment is damaged".to_owned()));
+        }
         let tail = match last {
             None => OpenSegment {
                 has_table,

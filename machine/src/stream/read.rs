@@ -182,6 +182,10 @@ impl StreamState {
         end: Offset,
         cache_control: std::borrow::Cow<'static, str>,
     ) -> Answer {
+        assert!(
+            start <= end && end <= self.tail(),
+            "an answer ends between its beginning and the tail"
+        );
         let up_to_date = end == self.tail();
         let closed = up_to_date && self.is_closed();
         let reach = if up_to_date {

@@ -64,6 +64,14 @@ impl Stream {
             attempt: id.attempt,
             index: receipt.index,
         });
+        assert!(
+            (1..=sealed.attempts).contains(&id.attempt),
+            "a put that ends was begun"
+        );
+        assert!(
+            receipt.bytes > sealed.bytes,
+            "an object is larger than its frames"
+        );
         turn.writes.push(Write::UpdateSegment(sealed.clone()));
         turn.writes.push(Write::DropHot(HotTable::of(id.segment)));
         let row = state.row.clone();
@@ -133,6 +141,9 @@ impl StreamState {
         rows: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
+        assert!(self.row.writable, "only an open segment is sealed");
+        assert!(self.tail.position > 0, "a sealed segment has content");
+        assert!(self.tail.has_table, "content has a table");
         if self.row.segment == 0 {
             turn.writes.push(Write::CreateSealedTables);
         }
@@ -203,6 +214,10 @@ impl StreamState {
         else {
             return;
         };
+        assert!(
+            unstored.segment.number < self.row.segment,
+            "a segment is sealed before it is stored"
+        );
         let segment = &mut unstored.segment;
         segment.attempts += 1;
         segment.attempted_at = now;

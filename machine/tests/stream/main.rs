@@ -6,7 +6,7 @@ mod precondition;
 mod shell;
 mod whole;
 
-use machine::{Class, Input, Limits, Millis, StreamEnd};
+use machine::{Class, Input, Limits, MemoryRows, Millis, Stream, StreamEnd, Write};
 use proptest::prelude::*;
 use shell::Shell;
 
@@ -542,4 +542,37 @@ fn an_event_stream_continues_from_an_event_of_this_stream_only() {
         200,
         "it has not received the end"
     );
+}
+
+#[test]
+fn damage_to_the_open_segment_is_an_error_of_the_wake() {
+    let mut shell = stream(BINARY, &[]);
+    shell.post(BINARY, b"abc");
+    let damages: [fn(&mut Write); 4] = [
+        |_| {},
+        |write| {
+            if let Write::InsertHot { row, .. } = write {
+                row.units = 0;
+            }
+        },
+        |write| {
+            if let Write::InsertHot { row, .. } = write {
+                row.units = 1_000;
+            }
+        },
+        |write| {
+            if let Write::InsertStream(row) = write {
+                row.writable = false;
+            }
+        },
+    ];
+    let is_woken = damages.map(|damage| {
+        let mut rows = MemoryRows::default();
+        for mut write in shell.rows.as_writes() {
+            damage(&mut write);
+            rows.apply(&write).expect("the rows take the write");
+        }
+        Stream::wake(shell.now, &rows, &shell.limits, 1).is_ok()
+    });
+    assert_eq!(is_woken, [true, false, false, false]);
 }
