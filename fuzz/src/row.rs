@@ -19,7 +19,7 @@ const TASK_COLUMNS: [usize; 5] = [3, 4, 0, 1, 2];
 pub fn row(input: &[u8]) {
     let mut choices = Choices::from_tape(input);
     let drawn = Row((0..WIDTH).map(|_| Cell::draw(&mut choices)).collect());
-    let _ = (sql::row_mark(&drawn), sql::writer_mark(&drawn));
+    let _ = (sql::row_mark(&drawn), sql::writers_of(&drawn));
     let _ = (sql::retried_segment(&drawn), sql::producer(&drawn));
     let table = choices.one_of(&[HotTable::of(0), HotTable::of(1)]);
     let mut writes = vec![

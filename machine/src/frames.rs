@@ -20,6 +20,8 @@ enum Content {
     },
     /// The continuation of a record that begins in an earlier row.
     RestOfRecord(Bytes),
+    /// The frames of several appends.
+    Joined(Vec<u8>),
     /// Messages as written in a JSON array.
     Messages {
         text: Bytes,
@@ -51,8 +53,19 @@ impl Frames {
     pub fn bytes(&self) -> u64 {
         match &self.0 {
             Content::Made(bytes) | Content::RestOfRecord(bytes) => bytes.len() as u64,
+            Content::Joined(bytes) => bytes.len() as u64,
             Content::Record { taken, .. } => FRAME_OVERHEAD + taken.len() as u64,
             Content::Messages { framed, .. } => *framed,
+        }
+    }
+
+    /// Adds the frames of the next append.
+    pub(crate) fn push(&mut self, next: &Self) {
+        if !matches!(self.0, Content::Joined(_)) {
+            self.0 = Content::Joined(self.make().to_vec());
+        }
+        if let Content::Joined(bytes) = &mut self.0 {
+            bytes.extend_from_slice(&next.make());
         }
     }
 
@@ -66,6 +79,7 @@ impl Frames {
             Vec::with_capacity(usize::try_from(self.bytes()).expect("a row fits into memory"));
         match &self.0 {
             Content::Made(_) | Content::RestOfRecord(_) => {}
+            Content::Joined(bytes) => frames.extend_from_slice(bytes),
             Content::Record { record, taken } => {
                 push_length(&mut frames, record.len());
                 frames.extend_from_slice(taken);

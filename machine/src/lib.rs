@@ -28,7 +28,12 @@
 //! 10. A put ([`segment::Put`]) has `time_ms` to end. Then the machine begins another attempt under
 //!     another key, and does not wait for the earlier one. The shell may abandon a put after that
 //!     time, or let it go on and report its outcome.
-//! 11. The shell decides nothing: no protocol rule, no default and, except for 7, no retry lives in
+//! 11. An [`AppendQueue`] decides which calls run at once and which appends wait for a commit, and
+//!     which share a turn. The shell tells it when a turn with appends has ended
+//!     ([`AppendQueue::turn_ended`]) and when its commit has ([`AppendQueue::commit_ended`]), and
+//!     runs what it gives out. It ends with the object. A shell whose object takes no call while
+//!     it commits needs none.
+//! 12. The shell decides nothing: no protocol rule, no default and, except for 7, no retry lives in
 //!     a shell.
 //!
 //! # One turn
@@ -79,6 +84,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod append_queue;
 mod backoff;
 mod frames;
 mod limits;
@@ -94,13 +100,15 @@ mod stream;
 pub mod table;
 mod timer;
 mod turn;
+mod varint;
 pub mod wire;
 
+pub use append_queue::{AppendQueue, Arrival};
 pub use frames::Frames;
 pub use limits::Limits;
 pub use offset::{Offset, OffsetError};
 pub use plan::{
-    BodyWriter, ColdPart, CorruptionError, Fetch, HotPart, Part, Plan, Rest, Shape, Span,
+    BodyWriter, ColdPart, CorruptionError, Fetch, HotPart, Lead, Part, Plan, Rest, Shape, Span,
 };
 pub use refusal::{Present, Refusal};
 #[cfg(feature = "memory")]
@@ -115,4 +123,4 @@ pub use turn::{
     StreamEnd, Subscriber, Turn,
 };
 pub use wire::answer::{Answer, Body};
-pub use wire::request::Call;
+pub use wire::request::{Append, Call};

@@ -101,6 +101,19 @@ limits_table! {
     outbox_queues_max: u64 = 32, Count, (1, 10_000);
     /// Most tasks of one queue of the outbox that an instance holds in memory.
     outbox_tasks_max: u64 = 32, Count, (1, 10_000);
+    /// Commits of appends that may be in flight before further appends wait. The next commit takes
+    /// those that wait together.
+    commits_in_flight_max: u64 = 1, Count, (1, 1_000_000_000);
+    /// Memory for the appends of one stream that wait for a commit. Beyond it, an append is refused
+    /// with `Retry-After`.
+    waiting_bytes_max: u64 = 16 << 20, Bytes, (1, 1 << 30);
+    /// Most appends that one commit takes.
+    turn_calls_max: u64 = 256, Count, (1, 100_000);
+    /// Most bytes that the appends of one commit have together. A single append may be larger.
+    turn_bytes_max: u64 = 4 << 20, Bytes, (1, 1 << 30);
+    /// Largest row that appends of one commit share. A smaller value makes pages and the index of a
+    /// segment finer.
+    fold_bytes_max: u64 = 16 << 10, Bytes, (0, 1_500_000);
     /// Largest row. The platform allows 2 MB for one value. A row needs room for the length of a
     /// message and for some of it.
     row_bytes_max: u64 = 1_500_000, Bytes, (FRAME_OVERHEAD + 1, 2_000_000);

@@ -138,9 +138,37 @@ pub struct HotPart {
     pub skip: u64,
     /// Units in the answer, counted from the start of the read.
     pub count: u64,
-    /// Rows before the first one, in order, each with the number of trailing bytes to keep. They
-    /// can hold the start of a character that the answer completes.
-    pub lead: Vec<(Span, u64)>,
+    /// Rows before the first one, in order. They can hold the start of a character that the answer
+    /// completes.
+    pub lead: Vec<Lead>,
+}
+
+/// A row before those of an answer, and how many of its last bytes of content to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lead {
+    /// The row.
+    pub span: Span,
+    /// How many of its last bytes of content to keep.
+    pub bytes: u64,
+    /// Whether the row holds whole frames, whose lengths are not content. A part of a large append
+    /// ends with content.
+    pub framed: bool,
+}
+
+impl Lead {
+    /// Adds the bytes of the row to the bytes before an answer.
+    fn keep(self, frames: &[u8], lead: &mut Vec<u8>) -> Result<(), CorruptionError> {
+        let last = |bytes: &[u8]| bytes.len() - at_most(self.bytes, bytes.len());
+        if !self.framed {
+            text::keep_last(lead, &frames[last(frames)..]);
+            return Ok(());
+        }
+        for payload in payloads(frames) {
+            let payload = payload?;
+            text::keep_last(lead, &payload[last(payload)..]);
+        }
+        Ok(())
+    }
 }
 
 /// Blocks of one segment's object, and the units to take from them.
@@ -242,10 +270,8 @@ impl Plan {
                 Part::Cold(cold) => Pending::Cold(cold.clone()),
                 Part::Hot(hot) => {
                     let mut lead = Vec::new();
-                    for (span, bytes) in &hot.lead {
-                        let frames = frames(*span)?;
-                        let from = frames.len() - at_most(*bytes, frames.len());
-                        lead.extend_from_slice(&frames[from..]);
+                    for row in &hot.lead {
+                        lead.push((*row, frames(row.span)?));
                     }
                     let mut joined = Vec::new();
                     for span in &hot.spans {
@@ -282,7 +308,7 @@ impl Plan {
 #[derive(Debug)]
 enum Pending {
     Hot {
-        lead: Vec<u8>,
+        lead: Vec<(Lead, Vec<u8>)>,
         frames: Vec<u8>,
         skip: u64,
         count: u64,
@@ -323,7 +349,9 @@ impl BodyWriter {
                     skip,
                     count,
                 } => {
-                    text::keep_last(&mut self.lead, &lead);
+                    for (row, frames) in lead {
+                        row.keep(&frames, &mut self.lead)?;
+                    }
                     let mut decoder = FrameDecoder::new(true, skip, count);
                     out.reserve(frames.len());
                     self.cut(&mut decoder, &frames, out);
@@ -733,6 +761,34 @@ mod tests {
             }
         }
         assert!(rendered(Format::Binary, Shape::Body, 0, 9, &[0xff; 9]).is_err());
+    }
+
+    #[test]
+    fn lengths_of_frames_are_not_text_before_an_event() {
+        let span = Span {
+            table: HotTable::of(0),
+            from: RowKey::at(0),
+            to: RowKey::at(0),
+        };
+        for (frames, framed, bytes, expected) in [
+            (
+                framed(&[b"ab\xf0", b"\x9f", b"\x98"]),
+                true,
+                3,
+                &b"\xf0\x9f\x98"[..],
+            ),
+            (framed(&[b"a", b"b"]), true, 2, b"ab"),
+            (b"ab\xf0\x9f\x98".to_vec(), false, 3, b"\xf0\x9f\x98"),
+        ] {
+            let row = Lead {
+                span,
+                bytes,
+                framed,
+            };
+            let mut lead = Vec::new();
+            row.keep(&frames, &mut lead).expect("the row is whole");
+            assert_eq!(lead, expected);
+        }
     }
 
     #[test]

@@ -8,7 +8,11 @@ use crate::plan::{CorruptionError, Rest};
 use crate::segment;
 use crate::storage::rows::Write;
 use crate::storage::{Storage, StorageError, rows};
-use crate::wire::{self, answer::Answer, request::Call};
+use crate::wire::{
+    self,
+    answer::Answer,
+    request::{Append, Call},
+};
 use crate::{Offset, live_reader, stream};
 
 /// Wall time in milliseconds since the Unix epoch.
@@ -64,6 +68,9 @@ pub enum Input {
         /// The request.
         call: Call,
     },
+    /// Appends that waited for a commit, in order of arrival; see [`crate::AppendQueue`]. Each is
+    /// answered as if it came alone. Those that the step leaves out are in [`Turn::deferred`].
+    Appends(Vec<(CallId, Append)>),
     /// The next page of an answer is wanted. The machine answers with a plan. If the stream of the
     /// answer no longer exists, it answers with a refusal, and the shell breaks the response off.
     Continue {
@@ -110,6 +117,37 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Returns the calls that it has, in order.
+    pub fn calls(&self) -> impl Iterator<Item = CallId> {
+        let (single, several) = match self {
+            Self::Call { id, .. } | Self::Continue { id, .. } => (Some(*id), &[][..]),
+            Self::Appends(appends) => (None, appends.as_slice()),
+            Self::SubscriberLeft { .. }
+            | Self::Alarm
+            | Self::PutFinished { .. }
+            | Self::CollectFinished { .. }
+            | Self::CallFinished { .. }
+            | Self::IndexFinished { .. } => (None, &[][..]),
+        };
+        single.into_iter().chain(several.iter().map(|(id, _)| *id))
+    }
+
+    /// Returns whether it runs appends, so that others wait for its commit; see
+    /// [`crate::AppendQueue`].
+    #[must_use]
+    pub const fn has_appends(&self) -> bool {
+        matches!(
+            self,
+            Self::Appends(_)
+                | Self::Call {
+                    call: Call::Append(_),
+                    ..
+                }
+        )
+    }
+}
+
 /// The change of the stream's alarm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AlarmChange {
@@ -134,6 +172,9 @@ pub struct Turn {
     pub after_commit: Vec<Effect>,
     /// One broadcast to the subscribers.
     pub broadcast: Option<Broadcast>,
+    /// Appends that the step left out, because a segment was sealed before them. They come first in
+    /// the next step.
+    pub deferred: Vec<(CallId, Append)>,
 }
 
 impl Turn {
@@ -232,9 +273,9 @@ pub struct Broadcast {
     pub next: Offset,
     /// Set if nothing follows.
     pub end: Option<StreamEnd>,
-    /// What was appended, framed (see [`crate::plan`]). `None` if it is too large to push. Readers
-    /// then fetch it as a page.
-    pub(crate) frames: Option<Bytes>,
+    /// What was appended, framed (see [`crate::plan`]), in pieces. `None` if it is too large to
+    /// push. Readers then fetch it as a page.
+    pub(crate) frames: Option<Vec<Bytes>>,
     /// Whether the appended text can be shown without the text before it. Only used for text
     /// events.
     pub(crate) stands_alone: bool,

@@ -5,8 +5,8 @@
 //! ends early therefore ends the run early. No code asks whether the tape has ended.
 //!
 //! A run draws from several tapes. A decision in the middle of a tape changes the meaning of
-//! everything behind it. A new decision therefore comes from a later tape, [`Choices::added`] or
-//! [`Choices::third`]. Older tapes and corpora read 0 there and stay valid.
+//! everything behind it. A new decision therefore comes from a later tape, [`Choices::added`],
+//! [`Choices::third`] or [`Choices::fourth`]. Older tapes and corpora read 0 there and stay valid.
 
 use arbitrary::Unstructured;
 use rand_chacha::ChaCha8Rng;
@@ -51,8 +51,8 @@ pub(crate) fn tape_of(draws: &[Draw]) -> Vec<u8> {
     for draw in draws {
         draw.write(&mut tapes[usize::from(draw.tape)]);
     }
-    let [tape, second, third] = tapes;
-    joined(tape, &joined(second, &third))
+    let tapes = tapes.into_iter().rev();
+    tapes.fold(Vec::new(), |later, tape| joined(tape, &later))
 }
 
 /// The end of a file with a second tape. Before it are that tape and its length in four bytes.
@@ -95,7 +95,7 @@ pub struct Choices<'a> {
 }
 
 /// How many tapes there are.
-const TAPES: u8 = 3;
+const TAPES: u8 = 4;
 
 impl<'a> Choices<'a> {
     #[must_use]
@@ -156,22 +156,21 @@ impl<'a> Choices<'a> {
 
     /// Chains tapes, whose sources are given in order.
     fn chained(mut source: impl FnMut(u8) -> Source<'a>) -> Self {
-        let [first, second, third] = [0, 1, 2].map(|number| Self {
-            source: source(number),
-            tape: Vec::new(),
-            count: 0,
-            log: None,
-            number,
-            added: None,
+        let tapes: Vec<_> = (0..TAPES)
+            .map(|number| Self {
+                source: source(number),
+                tape: Vec::new(),
+                count: 0,
+                log: None,
+                number,
+                added: None,
+            })
+            .collect();
+        let chained = tapes.into_iter().rev().reduce(|later, tape| Self {
+            added: Some(Box::new(later)),
+            ..tape
         });
-        let second = Self {
-            added: Some(Box::new(third)),
-            ..second
-        };
-        Self {
-            added: Some(Box::new(second)),
-            ..first
-        }
+        chained.expect("there is a first tape")
     }
 
     /// Returns the second tape, for decisions that older tapes do not have. Their simplest value
@@ -179,7 +178,6 @@ impl<'a> Choices<'a> {
     ///
     /// # Panics
     ///
-    /// When called on the last tape.
     /// When called on the last tape.
     pub fn added(&mut self) -> &mut Self {
         self.added
@@ -191,9 +189,18 @@ impl<'a> Choices<'a> {
     ///
     /// # Panics
     ///
-    /// When called on any tape but the first.
+    /// When called on any tape but the first two.
     pub fn third(&mut self) -> &mut Self {
         self.added().added()
+    }
+
+    /// Returns the fourth tape, for decisions that files with three tapes do not have.
+    ///
+    /// # Panics
+    ///
+    /// When called on any tape but the first.
+    pub fn fourth(&mut self) -> &mut Self {
+        self.third().added()
     }
 
     /// Returns the same enumerated run from its beginning.
@@ -213,6 +220,7 @@ impl<'a> Choices<'a> {
         self.log = Some(Vec::new());
         self.added().log = Some(Vec::new());
         self.third().log = Some(Vec::new());
+        self.fourth().log = Some(Vec::new());
         self
     }
 

@@ -131,9 +131,11 @@ impl Settings {
     #[must_use]
     pub fn model_bounds(&self) -> Bounds {
         let limits = &self.limits;
+        let folds = limits.commits_in_flight_max != NO_APPEND_WAITS;
         Bounds {
             body_bytes: limits.append_bytes_max,
             page_bytes: limits.chunk_bytes_max,
+            folded_bytes: if folds { limits.fold_bytes_max } else { 0 },
             page_step: limits.index_step(),
             page_ends_max: limits.index_entries_max,
             whole_reads: self.whole_reads,
@@ -197,6 +199,7 @@ impl Settings {
         }
         let caches = Caches::draw(choices.third());
         draw_outbox(choices.third(), &mut limits);
+        draw_commits(choices.fourth(), &mut limits);
         Self {
             limits,
             faults,
@@ -241,6 +244,7 @@ impl Settings {
             limits: Limits {
                 row_bytes_max: 8,
                 chunk_bytes_max: 4,
+                commits_in_flight_max: NO_APPEND_WAITS,
                 ..Limits::DEFAULT
             },
             faults: Faults::only(Fault::Crash, 1),
@@ -335,6 +339,18 @@ fn draw_outbox(choices: &mut Choices<'_>, limits: &mut Limits) {
     limits.outbox_queues_max = choices.one_of(&[limits.outbox_queues_max, 1, 2, 3]);
     limits.outbox_tasks_max = choices.one_of(&[limits.outbox_tasks_max, 1, 2]);
 }
+
+/// Draws which appends wait for a commit, and what they share. The simplest is that none waits.
+fn draw_commits(choices: &mut Choices<'_>, limits: &mut Limits) {
+    limits.commits_in_flight_max = choices.one_of(&[NO_APPEND_WAITS, 1, 1, 2, 3]);
+    limits.turn_calls_max = choices.one_of(&[limits.turn_calls_max, 1, 2, 3]);
+    limits.turn_bytes_max = choices.one_of(&[limits.turn_bytes_max, 1, 1_100]);
+    limits.waiting_bytes_max = choices.one_of(&[limits.waiting_bytes_max, 1, 600, 1_500]);
+    limits.fold_bytes_max = choices.one_of(&[limits.fold_bytes_max, 0, 16, 40, 100]);
+}
+
+/// So many commits are never in flight.
+const NO_APPEND_WAITS: u64 = 1_000_000_000;
 
 /// Draws when idle producers are forgotten.
 fn producers(choices: &mut Choices<'_>, limits: &mut Limits) {

@@ -39,7 +39,7 @@ impl From<String> for Value {
 /// the index has it. A change that arrives late or twice has no effect, because a stream's row
 /// keeps the highest version and a segment's row needs the row of its incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "change")]
+#[serde(rename_all = "kebab-case", tag = "change", try_from = "StoredChange")]
 pub enum Change {
     /// A stream was created.
     Created {
@@ -91,6 +91,73 @@ pub enum Change {
         /// The version of the end.
         version: u64,
     },
+}
+
+/// A change as it is stored, with the fields of all kinds. A deserializer of an enum with a tag
+/// would be several times as large.
+#[derive(Deserialize)]
+struct StoredChange {
+    change: StoredKind,
+    path: String,
+    version: u64,
+    incarnation: Option<String>,
+    content_type: Option<String>,
+    created_at: Option<Millis>,
+    segment: Option<u64>,
+    units: Option<u64>,
+    key: Option<String>,
+    bytes: Option<u64>,
+    messages: Option<u64>,
+    stored_at: Option<Millis>,
+    ended_at: Option<Millis>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StoredKind {
+    Created,
+    Stored,
+    Ended,
+    Purged,
+}
+
+/// A stored change lacks a field of its kind.
+#[derive(Debug, thiserror::Error)]
+#[error("a change of the index lacks a field")]
+struct ChangeError;
+
+impl TryFrom<StoredChange> for Change {
+    type Error = ChangeError;
+
+    fn try_from(stored: StoredChange) -> Result<Self, ChangeError> {
+        let StoredChange { path, version, .. } = stored;
+        Ok(match stored.change {
+            StoredKind::Created => Self::Created {
+                path,
+                version,
+                incarnation: stored.incarnation.ok_or(ChangeError)?,
+                content_type: stored.content_type.ok_or(ChangeError)?,
+                created_at: stored.created_at.ok_or(ChangeError)?,
+            },
+            StoredKind::Stored => Self::Stored {
+                path,
+                version,
+                incarnation: stored.incarnation.ok_or(ChangeError)?,
+                segment: stored.segment.ok_or(ChangeError)?,
+                units: stored.units.ok_or(ChangeError)?,
+                key: stored.key.ok_or(ChangeError)?,
+                bytes: stored.bytes.ok_or(ChangeError)?,
+                messages: stored.messages.ok_or(ChangeError)?,
+                stored_at: stored.stored_at.ok_or(ChangeError)?,
+            },
+            StoredKind::Ended => Self::Ended {
+                path,
+                version,
+                ended_at: stored.ended_at.ok_or(ChangeError)?,
+            },
+            StoredKind::Purged => Self::Purged { path, version },
+        })
+    }
 }
 
 const INSERT_STREAM: &str = "INSERT INTO streams (path, incarnation, content_type, created_at, deleted_at, version) \

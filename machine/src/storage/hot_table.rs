@@ -2,7 +2,7 @@
 
 use super::port::{Storage, StorageError};
 use super::rows::{HotTable, RowKey, RowMeta};
-use crate::plan::{FRAME_OVERHEAD, Span};
+use crate::plan::{FRAME_OVERHEAD, Lead, Span};
 
 /// Looks up rows in one hot table. The table has rows from the beginning of the segment without a
 /// gap.
@@ -36,30 +36,35 @@ impl<'a> HotTableReader<'a> {
         }
     }
 
-    /// Returns the rows that hold the last `bytes` bytes of content before `key`, in order, each
-    /// with the number of trailing bytes to use.
-    pub(crate) fn lead(&self, key: RowKey, bytes: u64) -> Result<Vec<(Span, u64)>, StorageError> {
+    /// Returns the rows that hold the last `bytes` bytes of content before `key`, in order.
+    pub(crate) fn lead(&self, key: RowKey, bytes: u64) -> Result<Vec<Lead>, StorageError> {
         let (mut lead, mut left, mut before) = (Vec::new(), bytes, key.stored());
         while left > 0 && before > 0 {
             let row = self.row(RowKey::from_stored(before - 1))?;
             let is_begin = row.key == RowKey::at(row.key.position());
-            let content = row.bytes
-                - if is_begin {
-                    FRAME_OVERHEAD.min(row.bytes)
-                } else {
-                    0
-                };
+            let framed = is_begin && row.units > 0;
+            let content = if framed {
+                row.units
+            } else if is_begin {
+                row.bytes - FRAME_OVERHEAD.min(row.bytes)
+            } else {
+                row.bytes
+            };
             let span = Span {
                 table: self.table,
                 from: row.key,
                 to: row.key,
             };
-            lead.push((span, content.min(left)));
+            lead.push(Lead {
+                span,
+                bytes: content.min(left),
+                framed,
+            });
             left -= content.min(left);
             before = row.key.stored();
         }
         assert_eq!(
-            lead.iter().map(|(_, bytes)| bytes).sum::<u64>() + left,
+            lead.iter().map(|row| row.bytes).sum::<u64>() + left,
             bytes,
             "the rows before a place have the bytes that were requested"
         );

@@ -61,9 +61,8 @@ impl MemoryRows {
     pub fn knows(&self, producer: &str) -> bool {
         let sealed = self.sealed.as_ref();
         let is_named = |row: &HotRow| {
-            row.producer
-                .as_ref()
-                .is_some_and(|stamp| stamp.id == producer)
+            let mut writers = row.writers().filter_map(|writer| writer.producer);
+            writers.any(|stamp| stamp.id == producer)
         };
         sealed.is_some_and(|sealed| sealed.producers.contains_key(producer))
             || self.rows().any(is_named)
@@ -97,12 +96,10 @@ impl MemoryRows {
         table.into_iter().flat_map(BTreeMap::values)
     }
 
-    /// Returns the number of rows in the open segment.
+    /// Returns the number of appends that end in the open segment.
     #[must_use]
-    pub fn open_row_count(&self) -> u64 {
-        let open = self.head.as_ref().filter(|head| head.writable);
-        let table = open.and_then(|head| self.hot.get(&HotTable::of(head.segment)));
-        table.map_or(0, |table| table.len() as u64)
+    pub fn open_append_count(&self) -> u64 {
+        self.rows().map(|row| row.ends.len() as u64).sum()
     }
 
     /// Returns the last row of the open segment.
@@ -360,13 +357,7 @@ impl Storage for MemoryRows {
         each: &mut dyn FnMut(WriterColumns),
     ) -> Result<(), StorageError> {
         for row in self.hot_table(table)?.values() {
-            if row.producer.is_some() || row.stream_seq.is_some() {
-                each(WriterColumns {
-                    at: row.at,
-                    producer: row.producer.clone(),
-                    stream_seq: row.stream_seq.clone(),
-                });
-            }
+            row.writers().for_each(&mut *each);
         }
         Ok(())
     }

@@ -76,9 +76,14 @@ impl HotTable {
     }
 }
 
-/// The number of the present layout of the tables. Every change that earlier code could not read
-/// raises it.
-pub const SCHEMA: u64 = 1;
+/// The number of the present layout of a stream's tables. Every change that earlier code could not
+/// read raises it.
+///
+/// 1 is the first number. Since 2 a hot row can hold several appends.
+pub const SCHEMA: u64 = 2;
+
+/// The number of the present layout of the outbox.
+pub const OUTBOX_SCHEMA: u64 = 1;
 
 /// Which tables there are, and the schema numbers of their rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,7 +107,7 @@ impl Layout {
     pub fn present(has_stream: bool, has_outbox: bool) -> Self {
         Self {
             stream: has_stream.then_some(SCHEMA),
-            outbox: has_outbox.then_some(SCHEMA),
+            outbox: has_outbox.then_some(OUTBOX_SCHEMA),
             newest_hot: None,
             former: None,
             older_tasks: Vec::new(),
@@ -115,9 +120,11 @@ impl Layout {
         self.stream.is_none() && self.outbox.is_none()
     }
 
-    /// Returns the schema numbers of the tables.
-    pub(crate) fn schemas(&self) -> impl Iterator<Item = u64> {
-        [self.stream, self.outbox].into_iter().flatten()
+    /// Returns the schema numbers of the tables, each with the present one.
+    pub(crate) fn schemas(&self) -> impl Iterator<Item = (u64, u64)> {
+        let stream = self.stream.map(|schema| (schema, SCHEMA));
+        let outbox = self.outbox.map(|schema| (schema, OUTBOX_SCHEMA));
+        stream.into_iter().chain(outbox)
     }
 }
 
@@ -232,7 +239,30 @@ impl RowKey {
     }
 }
 
-/// One row of a hot table: the framed records of one append, or of a part of one.
+/// One append of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendEnd {
+    /// Units of the append that are in this row: all of them, unless it began in an earlier row.
+    pub units: u64,
+    /// The producer, if the append names one.
+    pub producer: Option<ProducerStamp>,
+    /// Its `Stream-Seq`, if it has one.
+    pub stream_seq: Option<String>,
+}
+
+impl AppendEnd {
+    /// Returns the writer, if the append names one.
+    pub(crate) fn writer(self, at: Millis) -> Option<WriterColumns> {
+        let is_named = self.producer.is_some() || self.stream_seq.is_some();
+        is_named.then_some(WriterColumns {
+            at,
+            producer: self.producer,
+            stream_seq: self.stream_seq,
+        })
+    }
+}
+
+/// One row of a hot table: the framed records of some appends, or of a part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotRow {
     /// Where the row begins.
@@ -244,12 +274,47 @@ pub struct HotRow {
     pub bytes_before: u64,
     /// When the append came.
     pub at: Millis,
-    /// Who wrote it, on the last row of an append.
-    pub producer: Option<ProducerStamp>,
-    /// The append's `Stream-Seq`, on its last row.
-    pub stream_seq: Option<String>,
+    /// The appends that end in this row, in order.
+    pub ends: Vec<AppendEnd>,
     /// The content.
     pub frames: Frames,
+}
+
+impl HotRow {
+    /// Returns whether the row holds whole records only, so that others can follow in it.
+    fn is_whole(&self) -> bool {
+        self.units > 0 && self.key == RowKey::at(self.key.position()) && !self.ends.is_empty()
+    }
+
+    /// Adds the next row of the same turn to this one, if both are whole and take at most
+    /// `bytes_max` together. Otherwise gives it back.
+    pub(crate) fn fold(&mut self, next: Self, bytes_max: u64) -> Option<Self> {
+        let is_full = self.frames.bytes() + next.frames.bytes() > bytes_max;
+        if is_full || !self.is_whole() || !next.is_whole() {
+            return Some(next);
+        }
+        assert_eq!(
+            next.key,
+            RowKey::at(self.key.position() + self.units),
+            "the next row follows this one"
+        );
+        assert_eq!(
+            next.bytes_before,
+            self.bytes_before + self.frames.bytes(),
+            "the next row counts the bytes of this one"
+        );
+        assert_eq!(next.at, self.at, "one turn has one time");
+        self.units += next.units;
+        self.ends.extend(next.ends);
+        self.frames.push(&next.frames);
+        None
+    }
+
+    /// Returns the writers that the row names, in order.
+    pub fn writers(&self) -> impl Iterator<Item = WriterColumns> {
+        let ends = self.ends.iter().cloned();
+        ends.filter_map(|end| end.writer(self.at))
+    }
 }
 
 /// A row without its payload.

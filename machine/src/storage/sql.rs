@@ -10,12 +10,14 @@ use bytes::Bytes;
 
 use super::port::StorageError;
 use super::rows::{
-    Closed, Expiry, Former, HotTable, Incarnation, Layout, ProducerStamp, ProducerState, RowKey,
-    RowMeta, SCHEMA, SealedSegment, StoredSegment, StreamRow, Unannounced, Write, WriterColumns,
+    AppendEnd, Closed, Expiry, Former, HotTable, Incarnation, Layout, OUTBOX_SCHEMA, ProducerStamp,
+    ProducerState, RowKey, RowMeta, SCHEMA, SealedSegment, StoredSegment, StreamRow, Unannounced,
+    Write, WriterColumns,
 };
 use crate::Millis;
 use crate::outbox::registry;
 use crate::outbox::task::{Garbage, Task, TaskKind};
+use crate::varint::{push_varint, take_varint};
 
 /// A value bound to a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +60,12 @@ const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_mast
      UNION ALL SELECT 'newest hot', max(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \
      WHERE type = 'table' AND name GLOB 'hot_[0-9]*'";
 
-const STREAM_SCHEMA: &str = "SELECT schema FROM stream WHERE id = 1";
+const SCHEMA_OF_STREAM: &str = "SELECT schema FROM stream WHERE id = 1";
+
+const UPDATE_SCHEMA: &str = "UPDATE stream SET schema = ? WHERE id = 1";
 
 /// All rows of the outbox have the same number.
-const OUTBOX_SCHEMA: &str = "SELECT schema FROM outbox LIMIT 1";
+const SCHEMA_OF_OUTBOX: &str = "SELECT schema FROM outbox LIMIT 1";
 
 /// The schema number of rows that were written without one. An upgrade writes it. It never changes.
 const FIRST_SCHEMA: u64 = 1;
@@ -151,14 +155,24 @@ const FORMER: &str = "SELECT segment, writable FROM stream WHERE id = 1";
 fn create_hot(table: HotTable) -> String {
     format!(
         "CREATE TABLE hot_{} (key INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes_before INTEGER NOT NULL, \
-         at INTEGER NOT NULL, producer TEXT, epoch INTEGER, seq INTEGER, stream_seq TEXT, frames BLOB NOT NULL)",
+         at INTEGER NOT NULL, producer TEXT, epoch INTEGER, seq INTEGER, stream_seq TEXT, frames BLOB NOT NULL, \
+         ends BLOB)",
         table.segment()
     )
 }
 
 fn insert_hot(table: HotTable) -> String {
     format!(
-        "INSERT INTO hot_{} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO hot_{} (key, units, bytes_before, at, producer, epoch, seq, stream_seq, frames) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        table.segment()
+    )
+}
+
+/// For a row that does not hold exactly one append. It has its appends in a column of their own.
+fn insert_hot_folded(table: HotTable) -> String {
+    format!(
+        "INSERT INTO hot_{} (key, units, bytes_before, at, frames, ends) VALUES (?, ?, ?, ?, ?, ?)",
         table.segment()
     )
 }
@@ -197,13 +211,13 @@ pub fn first_at_or_after_bytes(table: HotTable) -> String {
     )
 }
 
-/// Returns the query for all rows that name a producer or a `Stream-Seq`, in order. Binds nothing;
-/// see [`writer_mark`].
+/// Returns the query for all rows that may name writers, in order. Binds nothing; see
+/// [`writers_of`].
 #[must_use]
 pub fn writers(table: HotTable) -> String {
     format!(
-        "SELECT producer, epoch, seq, stream_seq, at FROM hot_{} \
-         WHERE producer IS NOT NULL OR stream_seq IS NOT NULL ORDER BY key",
+        "SELECT producer, epoch, seq, stream_seq, at, ends FROM hot_{} \
+         WHERE producer IS NOT NULL OR stream_seq IS NOT NULL OR ends IS NOT NULL ORDER BY key",
         table.segment()
     )
 }
@@ -258,14 +272,24 @@ pub fn statements<E>(
             let [key, units, bytes_before, at] = numbers.map(Value::Integer);
             let frames = row.frames.make();
             let frames = Value::Blob(&frames);
-            if row.producer.is_none() && row.stream_seq.is_none() {
+            let end = match row.ends.as_slice() {
+                [] if row.units == 0 => None,
+                [end] if end.units == row.units => Some(end),
+                ends => {
+                    let ends = encoded_ends(ends);
+                    let values = [key, units, bytes_before, at, frames, Value::Blob(&ends)];
+                    return execute(&insert_hot_folded(*table), &values);
+                }
+            };
+            let named = end.filter(|end| end.producer.is_some() || end.stream_seq.is_some());
+            let Some(end) = named else {
                 return execute(
                     &insert_hot_plain(*table),
                     &[key, units, bytes_before, at, frames],
                 );
-            }
-            let (producer, epoch, seq) = stamp(row.producer.as_ref());
-            let stream_seq = row.stream_seq.as_deref().map_or(Value::Null, Value::Text);
+            };
+            let (producer, epoch, seq) = stamp(end.producer.as_ref());
+            let stream_seq = end.stream_seq.as_deref().map_or(Value::Null, Value::Text);
             let values = [
                 key,
                 units,
@@ -349,6 +373,17 @@ pub fn statements<E>(
                 );
                 execute(&number, &[])?;
             }
+            if from.stream.is_some_and(|schema| schema < SCHEMA) {
+                // Only the newest hot table is appended to.
+                let former = from.former.and_then(|former| former.a.max(former.b));
+                if let Some(segment) = from.newest_hot.max(former) {
+                    execute(
+                        &format!("ALTER TABLE hot_{segment} ADD COLUMN ends BLOB"),
+                        &[],
+                    )?;
+                }
+                execute(UPDATE_SCHEMA, &[Value::Integer(SCHEMA)])?;
+            }
             if from.outbox == Some(0) {
                 execute(CREATE_OUTBOX, &[])?;
                 for task in &from.older_tasks {
@@ -371,7 +406,7 @@ fn insert_task<E>(
         Value::Text(&task.what.to_stored()),
         Value::Text(&task.what.queue().to_string()),
         Value::Integer(task.id),
-        Value::Integer(SCHEMA),
+        Value::Integer(OUTBOX_SCHEMA),
     ];
     execute(INSERT_TASK, &values)
 }
@@ -515,22 +550,22 @@ pub fn layout(
         }
         Ok(())
     })?;
-    let schema = |table: &str, statement: &str| {
+    let schema = |table: &str, known: u64, statement: &str| {
         let Some(is_numbered) = tables.get(table) else {
             return Ok(None);
         };
         if !is_numbered {
             return Ok(Some(0));
         }
-        let mut schema = SCHEMA;
+        let mut schema = known;
         ask(statement, &mut |row| {
             schema = required(row.integer(0)?)?;
             Ok(())
         })?;
         Ok(Some(schema))
     };
-    let stream = schema("stream", STREAM_SCHEMA)?;
-    let mut outbox = schema("outbox", OUTBOX_SCHEMA)?;
+    let stream = schema("stream", SCHEMA, SCHEMA_OF_STREAM)?;
+    let mut outbox = schema("outbox", OUTBOX_SCHEMA, SCHEMA_OF_OUTBOX)?;
     let has = |table: &str| tables.contains_key(table);
     let mut former = None;
     if stream == Some(0) && (has("hot_a") || has("hot_b")) {
@@ -685,15 +720,92 @@ pub fn row_mark(row: &impl Columns) -> Result<RowMeta, StorageError> {
     })
 }
 
-/// Reads a row of [`writers`].
+/// Reads a row of [`writers`]: the writers that it names, in order.
 ///
 /// # Errors
 /// When the row is not as the machine writes it.
-pub fn writer_mark(row: &impl Columns) -> Result<WriterColumns, StorageError> {
-    Ok(WriterColumns {
-        at: Millis(required(row.integer(4)?)?),
-        producer: stamp_at(row, 0)?,
-        stream_seq: row.text(3)?,
+pub fn writers_of(row: &impl Columns) -> Result<Vec<WriterColumns>, StorageError> {
+    let at = Millis(required(row.integer(4)?)?);
+    let Some(ends) = row.blob(5)? else {
+        return Ok(vec![WriterColumns {
+            at,
+            producer: stamp_at(row, 0)?,
+            stream_seq: row.text(3)?,
+        }]);
+    };
+    let (mut ends, mut writers) = (ends.as_slice(), Vec::new());
+    while !ends.is_empty() {
+        let end = take_end(&mut ends)
+            .ok_or_else(|| StorageError("the appends of a row are malformed".to_owned()))?;
+        writers.extend(end.writer(at));
+    }
+    Ok(writers)
+}
+
+/// Bits of an encoded append: which texts follow.
+const HAS_PRODUCER: u64 = 1;
+const HAS_STREAM_SEQ: u64 = 2;
+
+/// Encodes the appends of a row. Each is its units and the bits above as varints; then id, epoch
+/// and sequence of its producer; then its `Stream-Seq`. A text is its length as a varint, and its
+/// bytes.
+fn encoded_ends(ends: &[AppendEnd]) -> Vec<u8> {
+    fn push_text(bytes: &mut Vec<u8>, text: &str) {
+        push_varint(bytes, text.len() as u64);
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    let mut bytes = Vec::new();
+    for end in ends {
+        push_varint(&mut bytes, end.units);
+        let has = |is_there: bool, bit: u64| if is_there { bit } else { 0 };
+        push_varint(
+            &mut bytes,
+            has(end.producer.is_some(), HAS_PRODUCER)
+                | has(end.stream_seq.is_some(), HAS_STREAM_SEQ),
+        );
+        if let Some(ProducerStamp { id, epoch, seq }) = &end.producer {
+            push_text(&mut bytes, id);
+            push_varint(&mut bytes, *epoch);
+            push_varint(&mut bytes, *seq);
+        }
+        if let Some(stream_seq) = &end.stream_seq {
+            push_text(&mut bytes, stream_seq);
+        }
+    }
+    bytes
+}
+
+/// Decodes one append; `None` when the bytes are malformed.
+fn take_end(bytes: &mut &[u8]) -> Option<AppendEnd> {
+    fn take_text(bytes: &mut &[u8]) -> Option<String> {
+        let length = usize::try_from(take_varint(bytes)?).ok()?;
+        let (text, rest) = bytes.split_at_checked(length)?;
+        *bytes = rest;
+        String::from_utf8(text.to_vec()).ok()
+    }
+    let units = take_varint(bytes)?;
+    let has = take_varint(bytes)?;
+    if has & !(HAS_PRODUCER | HAS_STREAM_SEQ) != 0 {
+        return None;
+    }
+    let producer = if has & HAS_PRODUCER == 0 {
+        None
+    } else {
+        Some(ProducerStamp {
+            id: take_text(bytes)?,
+            epoch: take_varint(bytes)?,
+            seq: take_varint(bytes)?,
+        })
+    };
+    let stream_seq = if has & HAS_STREAM_SEQ == 0 {
+        None
+    } else {
+        Some(take_text(bytes)?)
+    };
+    Some(AppendEnd {
+        units,
+        producer,
+        stream_seq,
     })
 }
 

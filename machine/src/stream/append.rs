@@ -1,19 +1,20 @@
-//! Appends (protocol 5.2): one row per request, if the content fits into a row.
+//! Appends (protocol 5.2). An append is a row, or several if its content does not fit into one. The
+//! small appends of a turn share a row.
 
 use core::ops::Range;
 
 use bytes::Bytes;
 
 use super::producer::{self, Admission};
-use super::{StepError, Stream, StreamState};
+use super::{Response, StepError, Stream, StreamState, effect_of};
 use crate::frames::Frames;
 use crate::plan::FRAME_OVERHEAD;
-use crate::rows::{HotRow, HotTable, ProducerStamp, RowKey, Write, WriterColumns};
-use crate::storage::Storage;
+use crate::rows::{AppendEnd, HotRow, HotTable, ProducerStamp, RowKey, Write, WriterColumns};
+use crate::storage::{Storage, StorageError};
 use crate::wire::request::Append;
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type, json};
-use crate::{Answer, Broadcast, Limits, Millis, Refusal, Turn};
+use crate::{Answer, Broadcast, CallId, Limits, Millis, Refusal, Turn};
 
 /// The payload of a row whose position is not yet known.
 struct Draft {
@@ -31,6 +32,31 @@ impl Records {
 }
 
 impl Stream {
+    /// Runs appends one after the other. A seal ends the turn, because the storage does not show
+    /// what it has changed.
+    pub(super) fn append_all(
+        &mut self,
+        now: Millis,
+        appends: &mut dyn Iterator<Item = (CallId, Append)>,
+        rows: &dyn Storage,
+        turn: &mut Turn,
+    ) -> Result<(), StorageError> {
+        for (id, append) in &mut *appends {
+            let answer = self.append(now, append, rows, turn);
+            let effect = effect_of(id, answer.map(Response::Answer), false)?;
+            turn.after_commit.push(effect);
+            if self.state.as_ref().is_some_and(|state| state.opens) {
+                break;
+            }
+        }
+        turn.deferred = appends.collect();
+        assert!(
+            !turn.after_commit.is_empty(),
+            "a turn of appends answers at least one"
+        );
+        Ok(())
+    }
+
     pub(super) fn append(
         &mut self,
         now: Millis,
@@ -99,7 +125,11 @@ impl Stream {
             stands_alone,
             ..live
         };
-        turn.broadcast = Some(live.with_end_and_cursor(now, state.is_closed(), limits));
+        let live = live.with_end_and_cursor(now, state.is_closed(), limits);
+        turn.broadcast = Some(match turn.broadcast.take() {
+            Some(before) => before.followed_by(live, limits),
+            None => live,
+        });
         // A producer's append answers 200, and its duplicate 204 (protocol 5.2.1).
         let status = if append.producer.is_some() && !append.body.is_empty() {
             200
@@ -172,20 +202,30 @@ impl StreamState {
             } else {
                 draft.frames
             };
-            turn.writes.push(Write::InsertHot {
-                table,
-                row: HotRow {
-                    key,
-                    units: draft.units,
-                    bytes_before: self.tail.bytes,
-                    at: now,
-                    // Only on the last row, so that a reader of this column knows that all rows are
-                    // stored.
-                    producer: producer.clone().filter(|_| index == last),
-                    stream_seq: stream_seq.clone().filter(|_| index == last),
-                    frames,
-                },
+            // The append ends in its last row, so that whoever finds its end knows that all rows
+            // are stored.
+            let end = (index == last).then(|| AppendEnd {
+                units: draft.units,
+                producer: producer.clone(),
+                stream_seq: stream_seq.clone(),
             });
+            let row = HotRow {
+                key,
+                units: draft.units,
+                bytes_before: self.tail.bytes,
+                at: now,
+                ends: end.into_iter().collect(),
+                frames,
+            };
+            let unfolded = match turn.writes.last_mut() {
+                Some(Write::InsertHot {
+                    table: same,
+                    row: before,
+                }) if *same == table => before.fold(row, limits.fold_bytes_max),
+                _ => Some(row),
+            };
+            turn.writes
+                .extend(unfolded.map(|row| Write::InsertHot { table, row }));
             self.tail.position += draft.units;
             self.tail.bytes += bytes;
             key = if draft.units == 0 {

@@ -24,7 +24,11 @@ impl StreamState {
             from,
             next: self.tail(),
             end: None,
-            frames: if appended { frames } else { Some(Bytes::new()) },
+            frames: if appended {
+                frames.map(|frames| vec![frames])
+            } else {
+                Some(Vec::new())
+            },
             stands_alone: true,
             format: self.format,
             content_type: self.row.content_type.clone(),
@@ -140,6 +144,30 @@ impl Broadcast {
             ..self
         }
     }
+
+    /// Returns the broadcast of a turn with one more append.
+    pub(super) fn followed_by(self, next: Self, limits: &Limits) -> Self {
+        assert_eq!(
+            (self.incarnation, self.next),
+            (next.incarnation, next.from),
+            "the appends of a turn follow one another"
+        );
+        assert_eq!(self.end, None, "nothing follows the end");
+        let frames = self.frames.zip(next.frames).map(|(mut frames, next)| {
+            frames.extend(next);
+            frames
+        });
+        let is_small = |frames: &Vec<Bytes>| {
+            let bytes: u64 = frames.iter().map(|frames| frames.len() as u64).sum();
+            bytes <= limits.frame_bytes_max
+        };
+        Self {
+            from: self.from,
+            frames: frames.filter(is_small),
+            stands_alone: self.stands_alone && next.stands_alone,
+            ..next
+        }
+    }
 }
 
 /// Returns the message; see [`Broadcast::message`].
@@ -153,7 +181,11 @@ pub(crate) fn message(live: &Broadcast, class: Class) -> Result<Vec<u8>, Corrupt
         status: None,
         headers: Vec::new(),
     };
-    let frames = live.frames.clone().unwrap_or_default();
+    let frames = match live.frames.as_deref() {
+        None | Some([]) => Bytes::new(),
+        Some([single]) => single.clone(),
+        Some(several) => several.concat().into(),
+    };
     match class {
         // The event may need bytes before it to complete a character. A page has them.
         Class::Sse if !live.stands_alone => Ok(Frame {

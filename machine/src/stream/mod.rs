@@ -15,9 +15,7 @@ mod read;
 mod seal;
 
 use crate::outbox::Outbox;
-use crate::rows::{
-    Expiry, HotTable, Incarnation, RowKey, RowMeta, SCHEMA, StreamRow, Unannounced, Write,
-};
+use crate::rows::{Expiry, HotTable, Incarnation, RowKey, RowMeta, StreamRow, Unannounced, Write};
 use crate::storage::{Storage, StorageError};
 use crate::wire::cursor::splitmix64;
 use crate::wire::request::Call;
@@ -153,13 +151,12 @@ impl Stream {
     /// When the rows cannot be read, or newer code wrote them.
     pub fn upgrade(now: Millis, rows: &dyn Storage) -> Result<Option<Write>, StorageError> {
         let from = rows.layout()?;
-        let newest = from.schemas().max().unwrap_or(SCHEMA);
-        if newest > SCHEMA {
+        if let Some((newer, known)) = from.schemas().find(|(schema, known)| schema > known) {
             return Err(StorageError(format!(
-                "its schema {newest} is newer than {SCHEMA}, the newest that this version knows"
+                "its schema {newer} is newer than {known}, the newest that this version knows"
             )));
         }
-        let is_older = from.schemas().any(|schema| schema < SCHEMA);
+        let is_older = from.schemas().any(|(schema, known)| schema < known);
         Ok(is_older.then_some(Write::Upgrade { from, now }))
     }
 
@@ -175,8 +172,8 @@ impl Stream {
     ) -> Result<Self, StorageError> {
         limits.check();
         let layout = rows.layout()?;
-        if let Some(schema) = layout.schemas().find(|schema| *schema != SCHEMA) {
-            let other = format!("its schema is {schema}, and not {SCHEMA}");
+        if let Some((schema, known)) = layout.schemas().find(|(schema, known)| schema != known) {
+            let other = format!("its schema is {schema}, and not {known}");
             return Err(StorageError(other));
         }
         let row = layout.stream.map(|_| rows.head()).transpose()?.flatten();
@@ -226,11 +223,22 @@ impl Stream {
     ) -> Result<(), StorageError> {
         let (now, rows) = (context.now, context.storage);
         match input {
+            Input::Call {
+                id,
+                call: Call::Append(append),
+            } => {
+                self.expire_if_due(context, turn)?;
+                self.append_all(now, &mut core::iter::once((id, append)), rows, turn)?;
+            }
             Input::Call { id, call } => {
                 self.expire_if_due(context, turn)?;
                 let bodiless = call == Call::Metadata;
                 let reply = self.call(now, call, rows, turn);
                 turn.after_commit.push(effect_of(id, reply, bodiless)?);
+            }
+            Input::Appends(appends) => {
+                self.expire_if_due(context, turn)?;
+                self.append_all(now, &mut appends.into_iter(), rows, turn)?;
             }
             Input::Continue { id, rest } => {
                 self.expire_if_due(context, turn)?;
@@ -309,7 +317,7 @@ impl Stream {
     ) -> Result<Response, StepError> {
         match call {
             Call::Create(create) => self.create(now, create, rows, turn).map(Response::Answer),
-            Call::Append(append) => self.append(now, append, rows, turn).map(Response::Answer),
+            Call::Append(_) => unreachable!("appends are run by `append_all`"),
             Call::Metadata => self.metadata().map(Response::Answer),
             Call::Read(read) => self.read(now, read, rows),
             Call::Delete(preconditions) => self

@@ -177,7 +177,9 @@ impl Storage for Database {
         each: &mut dyn FnMut(WriterColumns),
     ) -> Result<(), StorageError> {
         self.ask(&sql::writers(table), &[], |row| {
-            each(sql::writer_mark(&Cells(row))?);
+            sql::writers_of(&Cells(row))?
+                .into_iter()
+                .for_each(&mut *each);
             Ok(())
         })
     }

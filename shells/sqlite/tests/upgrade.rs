@@ -2,12 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use machine::outbox::{Queue, Task, TaskKind};
-use machine::rows::{Former, HotTable, Layout, RowKey, SCHEMA, StreamRow};
+use machine::rows::{
+    AppendEnd, Former, HotRow, HotTable, Layout, OUTBOX_SCHEMA, ProducerStamp, RowKey, SCHEMA,
+    StreamRow,
+};
 use machine::{Limits, Millis, Storage, Stream, Write};
 use rusqlite::Connection;
 use sqlite::Database;
 
 const CHAT: &str = include_str!("unnumbered/chat.sql");
+const SCHEMA_1: &str = include_str!("schema-1/chat.sql");
 const GONE: &str = include_str!("unnumbered/gone.sql");
 
 fn database(tables: &str) -> Database {
@@ -51,7 +55,7 @@ fn upgrade(database: &Database) {
     assert_eq!(Stream::upgrade(now, database).unwrap(), None, "once");
     let layout = database.layout().unwrap();
     assert!(layout.stream.is_none_or(|schema| schema == SCHEMA));
-    assert!(layout.outbox.is_none_or(|schema| schema == SCHEMA));
+    assert!(layout.outbox.is_none_or(|schema| schema == OUTBOX_SCHEMA));
     assert_eq!(layout.former, None::<Former>);
     assert_eq!(layout.older_tasks, []);
 }
@@ -154,6 +158,57 @@ fn rows_without_a_number_get_one_and_keep_everything_else() {
         ..Layout::present(true, true)
     };
     assert_eq!(database.layout().unwrap(), layout);
+}
+
+/// Rows of schema 1 keep everything, and a row with several appends can follow them.
+#[test]
+fn several_appends_share_a_row_behind_those_of_schema_1() {
+    let database = database(SCHEMA_1);
+    assert_eq!(database.layout().unwrap().stream, Some(1));
+    upgrade(&database);
+    let table = HotTable::of(1);
+    let stamp = |id: &str, seq| {
+        Some(ProducerStamp {
+            id: id.to_owned(),
+            epoch: 3,
+            seq,
+        })
+    };
+    let end = |producer: Option<ProducerStamp>, stream_seq: Option<&str>| AppendEnd {
+        units: 1,
+        producer,
+        stream_seq: stream_seq.map(str::to_owned),
+    };
+    let row = HotRow {
+        key: RowKey::at(2),
+        units: 3,
+        bytes_before: 34,
+        at: Millis(1_800_000_000_000),
+        ends: vec![
+            end(stamp("p1", 3), None),
+            end(None, None),
+            end(stamp("p0", 3), Some("0009")),
+        ],
+        frames: bytes::Bytes::from_static(b"frames of three appends").into(),
+    };
+    database.apply(&[Write::InsertHot { table, row }]).unwrap();
+    let mut writers = Vec::new();
+    database
+        .writers(table, &mut |writer| writers.push(writer))
+        .unwrap();
+    let writers = writers.into_iter().map(|writer| {
+        let producer = writer.producer.map(|stamp| (stamp.id, stamp.seq));
+        (producer, writer.stream_seq)
+    });
+    let expected = [
+        (Some(("p1".to_owned(), 2)), Some("0005".to_owned())),
+        (Some(("p0".to_owned(), 2)), Some("0006".to_owned())),
+        (Some(("p1".to_owned(), 3)), None),
+        (Some(("p0".to_owned(), 3)), Some("0009".to_owned())),
+    ];
+    assert_eq!(writers.collect::<Vec<_>>(), expected);
+    let last = database.at_or_before(table, RowKey::LAST).unwrap().unwrap();
+    assert_eq!((last.key, last.end()), (RowKey::at(2), 5));
 }
 
 #[test]
@@ -281,7 +336,7 @@ fn rows_of_later_code_and_rows_that_were_not_upgraded_wake_nothing() {
     for table in ["stream", "outbox"] {
         let database = database(&later(table));
         let error = Stream::upgrade(now, &database).expect_err("the rows are later");
-        assert!(error.0.contains("schema 7 is newer than 1"), "{error}");
+        assert!(error.0.contains("schema 7 is newer than"), "{error}");
         wake(&database).expect_err("the rows are later");
     }
 }

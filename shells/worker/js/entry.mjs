@@ -104,6 +104,8 @@ export class StreamObject extends DurableObject {
   #run(call) {
     try {
       const result = call(this.inner);
+      const commits = this.inner.takeCommits();
+      if (commits > 0) this.ctx.waitUntil(this.#endCommits(commits));
       const effects = this.inner.effects();
       if (effects.length > 0) this.ctx.waitUntil(this.#runEffects(effects));
       return result;
@@ -112,6 +114,17 @@ export class StreamObject extends DurableObject {
       this.ctx.abort("the code has failed");
       throw error;
     }
+  }
+
+  /**
+   * Waits until commits are durable, and runs the appends that wait for them.
+   *
+   * @param {number} commits
+   */
+  async #endCommits(commits) {
+    // If it fails, the platform resets the object.
+    await this.ctx.storage.sync();
+    this.#run((object) => object.commitsEnded(commits));
   }
 
   /** @param {Effect[]} effects */

@@ -19,9 +19,19 @@ thread_local! {
 pub struct Incoming {
     awaits: Option<AwaitsBody>,
     bytes: Vec<u8>,
-    reserved: u64,
+    room: Room,
     state: State,
     limits: Limits,
+}
+
+/// A share of what the bodies of this isolate may take, in bytes.
+#[derive(Default)]
+pub(crate) struct Room(u64);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        HELD.set(HELD.get() - self.0);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +50,7 @@ impl Incoming {
         let mut incoming = Self {
             awaits: Some(awaits),
             bytes: Vec::new(),
-            reserved: 0,
+            room: Room::default(),
             state: State::Wanted,
             limits: limits.clone(),
         };
@@ -48,14 +58,15 @@ impl Incoming {
         incoming
     }
 
-    /// Returns the call with its body, or the answer that refuses it.
-    pub(crate) fn call(&mut self) -> Result<Call, Answer> {
+    /// Returns the call with its body, and the room of that body, or the answer that refuses it.
+    pub(crate) fn call(&mut self) -> Result<(Call, Room), Answer> {
         let awaits = self.awaits.take().expect("a body is asked for once");
         let bytes = core::mem::take(&mut self.bytes);
-        self.release_room();
+        let room = core::mem::take(&mut self.room);
         match self.state {
             State::Wanted => awaits
                 .with_body(Bytes::from(bytes))
+                .map(|call| (call, room))
                 .map_err(|refusal| Answer::refusal(&refusal)),
             State::TooLarge => Err(Answer::refusal(&awaits.too_large())),
             State::NoRoom => Err(Answer::unavailable(&self.limits)),
@@ -63,28 +74,23 @@ impl Incoming {
     }
 
     fn reserve(&mut self, bytes: u64) {
-        if bytes <= self.reserved {
+        if bytes <= self.room.0 {
             return;
         }
-        let others = HELD.get() - self.reserved;
+        let others = HELD.get() - self.room.0;
         if !self.limits.takes_body(others, bytes) {
             return self.refuse(State::NoRoom);
         }
         self.bytes
             .reserve_exact(usize::try_from(bytes).unwrap_or(usize::MAX) - self.bytes.len());
         HELD.set(others + bytes);
-        self.reserved = bytes;
+        self.room.0 = bytes;
     }
 
     fn refuse(&mut self, state: State) {
         self.state = state;
         self.bytes = Vec::new();
-        self.release_room();
-    }
-
-    fn release_room(&mut self) {
-        HELD.set(HELD.get() - self.reserved);
-        self.reserved = 0;
+        self.room = Room::default();
     }
 }
 
@@ -114,18 +120,12 @@ impl Incoming {
         {
             return self.refuse(State::TooLarge);
         }
-        if end > self.reserved {
+        if end > self.room.0 {
             self.reserve(end.next_multiple_of(STEP));
         }
         if self.is_wanted() {
             self.bytes.resize(at + piece.length() as usize, 0);
             piece.copy_to(&mut self.bytes[at..]);
         }
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        self.release_room();
     }
 }

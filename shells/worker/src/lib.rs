@@ -15,6 +15,7 @@ mod router;
 mod storage;
 #[cfg(feature = "test-routes")]
 mod test_routes;
+mod waiting;
 
 use std::cell::OnceCell;
 

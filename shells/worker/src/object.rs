@@ -9,17 +9,18 @@ use machine::router::{Settings, target};
 use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
-    Answer, Body, BodyWriter, Broadcast, Call, CallId, CallOutcome, Class, Context, Effect,
-    EffectId, Input, Limits, Millis, Stream, Subscriber,
+    Answer, Arrival, Body, BodyWriter, Broadcast, Call, CallId, CallOutcome, Class, Context,
+    Effect, EffectId, Input, Limits, Millis, Stream, Subscriber,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::{Request, Response};
 
 use crate::effects::{self, PutJob};
-use crate::incoming::Incoming;
+use crate::incoming::{Incoming, Room};
 use crate::pages::Pages;
 use crate::platform::{ObjectContext, Socket, WebSocketPair, instance_seed, log_error};
 use crate::storage::Storage;
+use crate::waiting::Waiting;
 use crate::{response, settings};
 
 #[wasm_bindgen(typescript_custom_section)]
@@ -46,6 +47,7 @@ pub struct StreamObject {
     has_subscribers: Cell<bool>,
     /// Effects to run once the turn is durable, until the entry takes them.
     effects: RefCell<Vec<JsValue>>,
+    waiting: Waiting,
     #[cfg(feature = "test-routes")]
     pub(crate) test: crate::test_routes::State,
 }
@@ -62,6 +64,7 @@ impl StreamObject {
             calls: Cell::default(),
             has_subscribers: Cell::new(true),
             effects: RefCell::default(),
+            waiting: Waiting::default(),
             #[cfg(feature = "test-routes")]
             test: crate::test_routes::State::default(),
         }
@@ -91,7 +94,7 @@ impl StreamObject {
     ///
     /// # Errors
     /// When the platform fails in making a response.
-    #[wasm_bindgen(unchecked_return_type = "Response | Pages")]
+    #[wasm_bindgen(unchecked_return_type = "Response | Pages | Promise<Response>")]
     pub fn fetch(&self, request: &Request) -> Result<JsValue, JsValue> {
         self.answer(request, None)
     }
@@ -100,7 +103,7 @@ impl StreamObject {
     ///
     /// # Errors
     /// When the platform fails in making a response.
-    #[wasm_bindgen(js_name = fetchWithBody, unchecked_return_type = "Response | Pages")]
+    #[wasm_bindgen(js_name = fetchWithBody, unchecked_return_type = "Response | Pages | Promise<Response>")]
     pub fn fetch_with_body(
         &self,
         request: &Request,
@@ -134,6 +137,36 @@ impl StreamObject {
     #[must_use]
     pub fn effects(&self) -> Vec<JsValue> {
         self.effects.take()
+    }
+
+    /// Returns how many commits of appends have begun since this was last asked. The entry calls
+    /// [`Self::commits_ended`] when they are durable.
+    #[wasm_bindgen(js_name = takeCommits)]
+    #[must_use]
+    pub fn take_commits(&self) -> u32 {
+        self.waiting.take_commits()
+    }
+
+    /// Notes that this many commits of appends are durable. Runs the appends that have waited for
+    /// them.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    #[wasm_bindgen(js_name = commitsEnded)]
+    pub fn commits_ended(&self, commits: u32) -> Result<(), JsValue> {
+        self.waiting.commits_ended(commits);
+        let settings = settings(&self.env, Clone::clone)?;
+        let limits = &settings.limits;
+        while let Some(input) = self.waiting.next(limits) {
+            let ids: Vec<_> = input.calls().collect();
+            if self.turn(input, limits).is_err() {
+                for id in ids {
+                    let unavailable = |_| response::plain(&Answer::unavailable(limits));
+                    self.waiting.answer(id, unavailable)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Prepares the put of a segment from its rows. Returns the length of its object.
@@ -306,13 +339,22 @@ impl StreamObject {
         let limits = &settings.limits;
         let (began, call) = with_head(request, &settings, |head| {
             let began = (head.header)(internal_headers::TIMING).map(|_| Date::now());
-            let call = body.map_or_else(|| call_without_body(head, limits), Incoming::call);
+            let call = match body {
+                None => call_without_body(head, limits).map(|call| (call, Room::default())),
+                Some(body) => body.call(),
+            };
             (began, call)
         });
         let response = match call {
-            Ok(call) => {
+            Ok((call, room)) => {
                 let id = CallId(self.calls.replace(self.calls.get() + 1));
-                match self.turn(Input::Call { id, call }, limits) {
+                let arrival = self.waiting.queue.borrow_mut().arrive(id, call, limits);
+                let done = match arrival {
+                    Arrival::Runs(input) => self.turn(input, limits),
+                    Arrival::Waits => return Ok(self.waiting.promise(id, began, room).into()),
+                    Arrival::Refused => Ok(None),
+                };
+                match done {
                     Ok(Some(Responded::Whole(response))) => response,
                     Ok(Some(Responded::InPieces(answer, rendering))) => {
                         return Ok(Pages::new(answer, *rendering).into());
@@ -322,13 +364,7 @@ impl StreamObject {
             }
             Err(answer) => response::plain(&answer)?,
         };
-        if let Some(began) = began {
-            response.headers().append(
-                "Server-Timing",
-                &format!("object;dur={}", Date::now() - began),
-            )?;
-        }
-        Ok(response.into())
+        timed(response, began).map(JsValue::from)
     }
 
     fn event(&self, input: Input) -> Result<(), JsValue> {
@@ -367,15 +403,24 @@ impl StreamObject {
             storage,
             subscribers: &|incarnation| storage.attached(incarnation),
         };
-        let turn = stream.step(&context, input).map_err(described)?;
+        let has_appends = input.has_appends();
+        let mut turn = stream.step(&context, input).map_err(described)?;
         storage.apply(&turn, || self.before_commit())?;
+        if has_appends {
+            self.waiting.turn_ended(&mut turn);
+        }
         if let Some(live) = &turn.broadcast {
             self.broadcast(live)?;
         }
         let mut response = None;
         for effect in turn.after_commit {
             match effect {
-                Effect::Answer { answer, .. } => response = Some(self.respond(answer)?),
+                Effect::Answer { call, answer } => {
+                    let plain = |began| timed(response::plain(&answer)?, began);
+                    if !self.waiting.answer(call, plain)? {
+                        response = Some(self.respond(answer)?);
+                    }
+                }
                 Effect::Attach { subscriber, .. } => {
                     response = Some(Responded::Whole(self.attach(&subscriber)?))
                 }
@@ -468,6 +513,16 @@ enum Responded {
     Whole(Response),
     /// A body that needs cold parts or further pages, for which the entry waits.
     InPieces(Answer, Box<BodyWriter>),
+}
+
+/// Adds how long the request took in the object, if its client wants to know.
+fn timed(response: Response, began: Option<f64>) -> Result<Response, JsValue> {
+    if let Some(began) = began {
+        // Whole milliseconds; and the code that prints fractions is large.
+        let took = format!("object;dur={}", (Date::now() - began) as u64);
+        response.headers().append("Server-Timing", &took)?;
+    }
+    Ok(response)
 }
 
 fn described(error: impl core::fmt::Display) -> JsValue {

@@ -353,7 +353,9 @@ impl machine::Storage for Storage {
         table: HotTable,
         each: &mut dyn FnMut(WriterColumns),
     ) -> Result<(), StorageError> {
-        self.ask_all(&sql::writers(table), &[], |row| sql::writer_mark(row), each)
+        let statement = sql::writers(table);
+        let mut each_of = |writers: Vec<WriterColumns>| writers.into_iter().for_each(&mut *each);
+        self.ask_all(&statement, &[], |row| sql::writers_of(row), &mut each_of)
     }
 
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {

@@ -70,6 +70,8 @@ impl TurnFacts {
 pub struct Bounds {
     pub body_bytes: u64,
     pub page_bytes: u64,
+    /// The appends of one turn can be as long together as this. A page does not end between them.
+    pub folded_bytes: u64,
     /// The distance in framed bytes of the positions where a page may end.
     ///
     /// A segment has at most `page_ends_max` such ends.

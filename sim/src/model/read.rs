@@ -226,10 +226,10 @@ impl Model {
             && start != tail
             && !whole
         {
-            // Only the last append may exceed the size of a page.
+            // Only the last append, or row of appends, may exceed the size of a page.
             let last = incarnation.content.begin(end - 1);
             let framed = (bytes.len() + ends.len() * FRAME_BYTES) as u64;
-            let limit = self.bounds.page_limit(framed);
+            let limit = self.bounds.page_limit(framed) + self.bounds.folded_bytes;
             ensure(
                 last - begin <= limit,
                 || format!("at most {limit} bytes before the last append"),

@@ -76,11 +76,12 @@ oracles! {
     Events: "events", "An event stream shows the content in order, and its control events are true.";
     ExactlyOnce: "exactly once", "Acknowledged appends are there, and a producer's append is there once.";
     Expiry: "expiry", "An expired stream is removed without a request.";
+    Folds: "folds", "The appends of a turn share rows, as far as the limits allow and no further.";
     Index: "index", "The admin index lists exactly the existing streams and their stored segments.";
     Keys: "keys", "No key of the cold tier is used twice.";
     Liveness: "liveness", "After the last fault all operations end.";
     LongPoll: "long-poll", "A long-poll returns the content after its offset, or says that there is none.";
-    Memory: "memory", "An instance remembers at most one producer for each row of the open segment.";
+    Memory: "memory", "An instance remembers at most one producer for each append of the open segment.";
     Model: "model", "The answer to each request is one that the reference model allows.";
     NoLostWake: "no lost wake", "Each reader at the tail gets each change there.";
     OffsetLaw: "offset law", "The content at an offset is always the same, for every client.";

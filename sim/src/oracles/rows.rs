@@ -1,11 +1,41 @@
 //! Stored rows: they tile the open segment, and a name without a stream has no rows.
 
-use machine::Write;
-use machine::rows::RowKey;
+use machine::rows::{HotRow, HotTable, RowKey};
+use machine::{Turn, Write};
 
 use super::Oracle;
 use super::checker::{AfterTurn, Checker, Finding, violation};
 use crate::coverage::{Coverage, Situation, Watermark};
+
+/// Holds that no row of several appends is larger than it may be, and that no two rows of a turn
+/// could have been one.
+fn folds(turn: &Turn, bytes_max: u64) -> Finding {
+    let mut before: Option<(HotTable, &HotRow)> = None;
+    for write in &turn.writes {
+        let Write::InsertHot { table, row } = write else {
+            continue;
+        };
+        let bytes = row.frames.bytes();
+        if row.ends.len() > 1 && bytes > bytes_max {
+            let expected = format!("appends that share {bytes_max} bytes at most");
+            return violation(Oracle::Folds, expected, format!("a row of {bytes}"));
+        }
+        let is_whole = |row: &HotRow| {
+            row.units > 0 && !row.ends.is_empty() && row.key == RowKey::at(row.key.position())
+        };
+        if let Some((former, previous)) = before
+            && former == *table
+            && is_whole(previous)
+            && is_whole(row)
+            && previous.frames.bytes() + bytes <= bytes_max
+        {
+            let expected = "one row for both appends".to_owned();
+            return violation(Oracle::Folds, expected, format!("{previous:?} and {row:?}"));
+        }
+        before = Some((*table, row));
+    }
+    Ok(())
+}
 
 /// Holds that hot rows follow one another without gap or overlap and end at the tail, and that a
 /// name without a stream has no rows and no tables.
@@ -62,6 +92,9 @@ impl Checker for RowsTile {
             if let Write::InsertHot { row, .. } = write {
                 count += 1;
                 parts += u64::from(row.units == 0);
+                if row.ends.len() > 1 {
+                    coverage.cover(Situation::AppendsFolded);
+                }
             }
         }
         if count > 1 {
@@ -71,6 +104,6 @@ impl Checker for RowsTile {
             coverage.cover(Situation::MessageOverRows);
         }
         coverage.raise(Watermark::Rows, rows.row_count());
-        Ok(())
+        folds(seen.turn, seen.limits.fold_bytes_max)
     }
 }

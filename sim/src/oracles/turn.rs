@@ -6,19 +6,20 @@ use super::Oracle;
 use super::checker::{AfterTurn, Checker, Finding, violation};
 use crate::coverage::Coverage;
 
-/// Holds that an instance remembers at most one producer for each row of the open segment.
+/// Holds that an instance remembers at most one producer for each append of the open segment.
 #[derive(Debug, Default)]
 pub struct Memory;
 
 impl Checker for Memory {
     fn after_turn(&mut self, seen: &AfterTurn<'_>, _coverage: &mut Coverage) -> Finding {
         let remembered = seen.subject.producers_in_memory;
-        let stored = seen.subject.store.rows.open_row_count();
+        let stored = seen.subject.store.rows.open_append_count();
         if remembered <= stored {
             return Ok(());
         }
-        let expected =
-            format!("{stored} producers in memory at most, one for each row of the open segment");
+        let expected = format!(
+            "{stored} producers in memory at most, one for each append of the open segment"
+        );
         violation(Oracle::Memory, expected, remembered.to_string())
     }
 }

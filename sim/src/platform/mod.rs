@@ -247,7 +247,7 @@ impl<P: Program> Object<P> {
     }
 
     /// Sends the writes of a turn on their way to durability, with its change of the alarm. The
-    /// storage has applied the writes already.
+    /// storage has applied the writes already. Returns the number of the commit.
     pub fn commit<E: From<Event>>(
         &mut self,
         engine: &mut Engine<'_, '_, E>,
@@ -255,7 +255,7 @@ impl<P: Program> Object<P> {
         alarm: Option<Option<u64>>,
         handles_alarm: bool,
         snapshot: P::Snapshot,
-    ) {
+    ) -> u64 {
         self.issued += 1;
         let stalls = engine.fault(Fault::CommitStalls);
         let longest = if stalls {
@@ -292,6 +292,7 @@ impl<P: Program> Object<P> {
             number,
         };
         engine.schedule_at(self.last_durable_at, durable.into());
+        number
     }
 
     /// Updates the snapshot after a turn that wrote nothing. It belongs to the last commit on its

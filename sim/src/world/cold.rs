@@ -353,7 +353,7 @@ impl World<'_, '_> {
         let receipt = it.receipt.clone().filter(|_| stored);
         let platform = &self.objects[at].platform;
         if platform.present() == Some(it.instance) {
-            return self.turn(at, Input::PutFinished { id, receipt }, None);
+            return self.turn(at, Input::PutFinished { id, receipt });
         }
         let rows = &platform.storage.rows;
         let is_present = rows
@@ -445,7 +445,7 @@ impl World<'_, '_> {
         let it = &self.cold.collections[collection];
         let (at, effect) = (it.at, it.effect);
         if self.objects[at].platform.present() == Some(it.instance) {
-            self.turn(at, Input::CollectFinished { effect, done }, None);
+            self.turn(at, Input::CollectFinished { effect, done });
         }
     }
 
@@ -612,7 +612,7 @@ impl World<'_, '_> {
             }
             self.engine.cover(Situation::WholeReadMoved);
         }
-        self.turn_for(at, Input::Continue { id, rest }, None, Some(fetching));
+        self.turn_for(at, Input::Continue { id, rest }, Some(fetching));
         if self.engine.recorder.failure.is_none() && self.cold.fetchings[fetching].pages == pages {
             // Its stream has ended, or the turn has failed.
             self.break_off(fetching);

@@ -151,7 +151,7 @@ impl World<'_, '_> {
         let incarnation = *incarnation;
         self.engine
             .note("object", || format!("connection {connection} is gone"));
-        self.turn(at, Input::SubscriberLeft { incarnation }, None);
+        self.turn(at, Input::SubscriberLeft { incarnation });
         // The platform counts the connection until the turn has ended.
         self.objects[at]
             .platform

@@ -8,12 +8,20 @@ use super::object::{has_rest, plain};
 use super::outgoing::rendered;
 use super::turn::Cause;
 use crate::coverage::{Situation, Watermark};
-use crate::ids::ObjectId;
-use crate::model::TurnFacts;
+use crate::ids::{CallId, ObjectId};
+use crate::model::{Mismatch, TurnFacts};
 use crate::oracles::{AfterTurn, Finding, Oracle, Position, Violation};
 
-const fn is_answer(effect: &Effect) -> bool {
-    matches!(effect, Effect::Answer { .. } | Effect::Attach { .. })
+/// Returns the call that an effect answers.
+fn answered(effect: &Effect) -> Option<(CallId, &Effect)> {
+    match effect {
+        Effect::Answer { call, .. } | Effect::Attach { call, .. } => {
+            Some((CallId::from(*call), effect))
+        }
+        Effect::Put(_) | Effect::Collect { .. } | Effect::Call { .. } | Effect::Index { .. } => {
+            None
+        }
+    }
 }
 
 /// Returns whether an effect is a page of an answer.
@@ -38,86 +46,30 @@ impl World<'_, '_> {
     pub(super) fn judge_turn(
         &mut self,
         at: ObjectId,
-        cause: Cause,
+        cause: &Cause,
         turn: &Turn,
         facts: TurnFacts,
         before: Position,
     ) {
-        let Cause {
-            call,
-            page_of,
-            is_alarm,
-            is_gone,
-            is_idle_alarm,
-            alarm_believed,
-        } = cause;
         let model_incarnation = self.models[at].state.incarnation.clone();
-        let model = &mut self.models[at];
-        let object = &self.objects[at];
-        let verdict = match call {
-            None if is_alarm => model.alarm(&facts),
-            None if let Some(fetching) = page_of => {
+        let verdict = match (cause.calls.as_slice(), cause.page_of) {
+            ([], _) if cause.is_alarm => self.models[at].alarm(&facts),
+            ([], Some(fetching)) => {
                 let given = turn.after_commit.iter().any(gives_page);
                 let incarnation = self.cold.incarnation_of(fetching);
-                model.continued(incarnation, given, &facts)
+                self.models[at].continued(incarnation, given, &facts)
             }
-            None => {
-                if is_gone {
+            ([], None) => {
+                let model = &mut self.models[at];
+                if cause.is_gone {
                     model.gone(facts.now, facts.attached);
                 }
                 model.turned(&facts)
             }
-            Some(call) => {
-                let request = &self.calls[call].request;
-                let answers: Vec<_> = turn
-                    .after_commit
-                    .iter()
-                    .filter(|effect| is_answer(effect))
-                    .collect();
-                let (response, kept, page_end, has_rest) = match answers.as_slice() {
-                    [Effect::Answer { answer, .. }] => {
-                        match rendered(&object.platform.storage, &self.cold, answer) {
-                            Ok(response) => {
-                                let head = response
-                                    .header(internal_headers::LIVE_HEAD)
-                                    .and_then(live_reader::LiveHead::from_header);
-                                (
-                                    response,
-                                    false,
-                                    head.map(|head| (head.next.segment, head.next.position)),
-                                    has_rest(answer),
-                                )
-                            }
-                            Err(damaged) => {
-                                return self.engine.fail(
-                                    Oracle::Storage,
-                                    "what can be rendered".to_owned(),
-                                    damaged,
-                                );
-                            }
-                        }
-                    }
-                    [Effect::Attach { subscriber, .. }] => {
-                        (plain(&subscriber.answer), true, None, false)
-                    }
-                    _ => {
-                        return self.engine.fail(
-                            Oracle::Contract,
-                            "one answer to one call".to_owned(),
-                            format!("{:?}", turn.after_commit),
-                        );
-                    }
-                };
-                model.answered(
-                    request,
-                    &response,
-                    &TurnFacts {
-                        kept,
-                        page_end,
-                        has_rest,
-                        ..facts
-                    },
-                )
+            (calls, _) => {
+                let answered = self.judge_answers(at, calls, turn, facts);
+                let Some(verdict) = answered else { return };
+                verdict
             }
         };
         self.engine.check(Oracle::Model, verdict);
@@ -131,8 +83,8 @@ impl World<'_, '_> {
             cold: self.cold.objects(),
             before,
             after,
-            is_idle_alarm,
-            alarm_believed,
+            is_idle_alarm: cause.is_idle_alarm,
+            alarm_believed: cause.alarm_believed,
             now: self.engine.now(),
         };
         let coverage = &mut self.engine.recorder.coverage;
@@ -140,7 +92,8 @@ impl World<'_, '_> {
             self.record(Err(violation));
         }
         if facts.dropped {
-            let deleted = call.is_some_and(|call| self.calls[call].request.method == "DELETE");
+            let is_delete = |call: &CallId| self.calls[*call].request.method == "DELETE";
+            let deleted = cause.calls.iter().any(is_delete);
             if facts.attached > 0 {
                 self.engine.cover(if deleted {
                     Situation::DeletedUnderReader
@@ -149,7 +102,7 @@ impl World<'_, '_> {
                 });
             }
             if !deleted {
-                self.engine.cover(if is_alarm {
+                self.engine.cover(if cause.is_alarm {
                     Situation::ExpiredByAlarm
                 } else {
                     Situation::ExpiredByCall
@@ -172,6 +125,82 @@ impl World<'_, '_> {
             Watermark::Incarnations,
             self.models[at].state.last_incarnation,
         );
+    }
+
+    /// Holds the answers of a turn against the reference model, one after the other, as if each
+    /// call had come alone. Calls that the turn has put off have no answer. Returns `None` when the
+    /// answers are not those of the calls.
+    fn judge_answers(
+        &mut self,
+        at: ObjectId,
+        calls: &[CallId],
+        turn: &Turn,
+        facts: TurnFacts,
+    ) -> Option<Result<(), Mismatch>> {
+        let answers: Vec<_> = turn.after_commit.iter().filter_map(answered).collect();
+        let deferred = turn.deferred.iter().map(|(id, _)| CallId::from(*id));
+        let expected = answers.iter().map(|(call, _)| *call).chain(deferred);
+        if answers.is_empty() || !expected.eq(calls.iter().copied()) {
+            let expected = "one answer to each call, in order".to_owned();
+            let actual = format!("{:?}", turn.after_commit);
+            self.engine.fail(Oracle::Contract, expected, actual);
+            return None;
+        }
+        if answers.len() > 1 {
+            self.engine.cover(Situation::AppendsTogether);
+        }
+        let most = self.engine.settings.limits.turn_calls_max;
+        if calls.len() as u64 > most {
+            let actual = format!("{} calls in one turn", calls.len());
+            self.engine
+                .fail(Oracle::Contract, format!("{most} at most"), actual);
+            return None;
+        }
+        if !turn.deferred.is_empty() {
+            self.engine.cover(Situation::AppendDeferred);
+        }
+        let last = answers.len() - 1;
+        for (index, (call, effect)) in answers.into_iter().enumerate() {
+            let (response, kept, page_end, has_rest) = match effect {
+                Effect::Answer { answer, .. } => {
+                    let storage = &self.objects[at].platform.storage;
+                    match rendered(storage, &self.cold, answer) {
+                        Ok(response) => {
+                            let head = response
+                                .header(internal_headers::LIVE_HEAD)
+                                .and_then(live_reader::LiveHead::from_header);
+                            let end = head.map(|head| (head.next.segment, head.next.position));
+                            (response, false, end, has_rest(answer))
+                        }
+                        Err(damaged) => {
+                            let expected = "what can be rendered".to_owned();
+                            self.engine.fail(Oracle::Storage, expected, damaged);
+                            return None;
+                        }
+                    }
+                }
+                Effect::Attach { subscriber, .. } => (plain(&subscriber.answer), true, None, false),
+                Effect::Put(_)
+                | Effect::Collect { .. }
+                | Effect::Call { .. }
+                | Effect::Index { .. } => unreachable!("only answers are judged"),
+            };
+            let facts = TurnFacts {
+                // A stream expires before the first call, and a segment is sealed after the last.
+                dropped: facts.dropped && index == 0,
+                sealed: facts.sealed.filter(|_| index == last),
+                kept,
+                page_end,
+                has_rest,
+                ..facts
+            };
+            let request = &self.calls[call].request;
+            let verdict = self.models[at].answered(request, &response, &facts);
+            if verdict.is_err() {
+                return Some(verdict);
+            }
+        }
+        Some(Ok(()))
     }
 
     /// Returns the time by which an unused stream must be gone and its storage free.

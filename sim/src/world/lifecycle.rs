@@ -50,7 +50,10 @@ impl World<'_, '_> {
                 .platform
                 .durable(&mut self.engine, epoch, number)
             {
-                Ok(true) => self.release(at),
+                Ok(true) => {
+                    self.release(at);
+                    self.commits_ended(at, number);
+                }
                 Ok(false) => {}
                 Err(reason) => self.refused_by_storage(reason),
             },
@@ -73,9 +76,22 @@ impl World<'_, '_> {
                     self.objects[at].forget(&mut self.models[at]);
                     self.objects[at].platform.alarm_failed(&mut self.engine);
                 }
-                Some(Due::Runs) => self.turn(at, Input::Alarm, None),
+                Some(Due::Runs) => self.turn(at, Input::Alarm),
             },
         }
+    }
+
+    /// Tells the queue which commits have ended, and runs what waited for them.
+    fn commits_ended(&mut self, at: ObjectId, number: u64) {
+        let object = &mut self.objects[at];
+        while object
+            .append_commits
+            .pop_front_if(|commit| *commit <= number)
+            .is_some()
+        {
+            object.queue.commit_ended();
+        }
+        self.run_waiting(at);
     }
 
     pub(super) fn refused_by_storage(&mut self, reason: String) {
@@ -115,6 +131,7 @@ impl World<'_, '_> {
             self.engine.changed(Fault::Crash);
         }
         model.restart(platform.durable_snapshot().clone());
+        self.objects[at].end_queue();
         for call in core::mem::take(&mut remains.begun) {
             if remains.goes_on && self.calls[call].awaits.is_some() {
                 let stale_instance = StaleInstance {
@@ -159,6 +176,7 @@ impl World<'_, '_> {
         if cut_connections {
             self.engine.cover(Situation::Evicted);
             self.objects[at].platform.epoch += 1;
+            self.objects[at].end_queue();
             self.cut_connections(at);
         } else if !self.objects[at].platform.connections.is_empty() {
             self.engine.cover(Situation::Hibernated);

@@ -1,6 +1,7 @@
 //! An object under test: the stream machine on the simulated platform, and the arrival of requests.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use machine::router::target;
@@ -9,7 +10,8 @@ use machine::segment::Put;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::wire::{CacheMode, internal_headers};
 use machine::{
-    Answer, Body, Class, EffectId, Guarded, Input, Storage, StorageError, Stream, outbox,
+    Answer, AppendQueue, Arrival, Body, Call, Class, EffectId, Guarded, Storage, StorageError,
+    Stream, outbox,
 };
 
 use super::Event;
@@ -74,6 +76,10 @@ pub(super) struct Object {
     pub(super) platform: platform::Object<Stream>,
     /// How many turns it has had.
     pub(super) turns: u64,
+    /// The appends that wait for a commit.
+    pub(super) queue: AppendQueue,
+    /// The numbers of the commits in flight that appends wait for.
+    pub(super) append_commits: VecDeque<u64>,
 }
 
 impl Object {
@@ -83,7 +89,15 @@ impl Object {
             name: name.to_owned(),
             platform: platform::Object::new(number, Store::new(kind)),
             turns: 0,
+            queue: AppendQueue::default(),
+            append_commits: VecDeque::new(),
         }
+    }
+
+    /// Empties the queue, because the object that held it has ended.
+    pub(super) fn end_queue(&mut self) {
+        self.queue = AppendQueue::default();
+        self.append_commits.clear();
     }
 
     /// Returns what a checker sees of this object.
@@ -121,13 +135,12 @@ impl Object {
         let rows: Vec<_> = rows.rows().collect();
         for row in rows.iter().rev().take(ROWS_SHOWN).rev() {
             state.push_str(&format!(
-                "  row {} units {} before {} at {} {:?} {:?} {}\n",
+                "  row {} units {} before {} at {} {:?} {}\n",
                 row.key.stored(),
                 row.units,
                 row.bytes_before,
                 row.at.0,
-                row.producer,
-                row.stream_seq,
+                row.ends,
                 crate::request::excerpt(&row.frames.make()),
             ));
         }
@@ -229,16 +242,7 @@ impl World<'_, '_> {
         object.platform.begun.push(call);
         match parsed(&request, &object.url, &self.engine.settings) {
             Err(refusal) => self.refuse(call, &Answer::refusal(&refusal), true),
-            Ok(Parsed::Whole(whole)) => {
-                self.turn(
-                    at,
-                    Input::Call {
-                        id: call.into(),
-                        call: whole,
-                    },
-                    Some(call),
-                );
-            }
+            Ok(Parsed::Whole(whole)) => self.take_call(at, call, whole),
             Ok(Parsed::AwaitsBody(awaits)) => {
                 self.calls[call].awaits = Some(awaits);
                 if self.engine.fault(Fault::SlowBody) {
@@ -274,14 +278,32 @@ impl World<'_, '_> {
         }
         match awaits.with_body(body) {
             Err(refusal) => self.refuse(call, &Answer::refusal(&refusal), true),
-            Ok(whole) => self.turn(
-                at,
-                Input::Call {
-                    id: call.into(),
-                    call: whole,
-                },
-                Some(call),
-            ),
+            Ok(whole) => self.take_call(at, call, whole),
+        }
+    }
+
+    /// Runs a call, or lets it wait for a commit.
+    fn take_call(&mut self, at: ObjectId, call: CallId, whole: Call) {
+        let limits = &self.engine.settings.limits;
+        match self.objects[at].queue.arrive(call.into(), whole, limits) {
+            Arrival::Runs(input) => self.turn(at, input),
+            Arrival::Waits => self.engine.note("object", || format!("c{call} waits")),
+            Arrival::Refused => {
+                self.engine.cover(Situation::QueueFull);
+                let answer = Answer::unavailable(&self.engine.settings.limits);
+                self.refuse(call, &answer, false);
+            }
+        }
+    }
+
+    /// Runs the appends that have waited, as long as another commit may begin.
+    pub(super) fn run_waiting(&mut self, at: ObjectId) {
+        while self.engine.recorder.failure.is_none() {
+            let limits = &self.engine.settings.limits;
+            let Some(input) = self.objects[at].queue.next(limits) else {
+                return;
+            };
+            self.turn(at, input);
         }
     }
 

@@ -256,6 +256,6 @@ impl World<'_, '_> {
                 done: status.is_some(),
             },
         };
-        self.turn(at, input, None);
+        self.turn(at, input);
     }
 }

@@ -13,9 +13,11 @@ use crate::model::{Mismatch, TurnFacts};
 use crate::oracles::{Oracle, Position};
 
 /// Why a turn happens, as far as its judgement depends on that.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Cause {
-    pub(super) call: Option<CallId>,
+    pub(super) calls: Vec<CallId>,
+    /// Whether appends wait for its commit.
+    pub(super) has_appends: bool,
     /// The answer whose next page is asked for.
     pub(super) page_of: Option<FetchId>,
     pub(super) is_alarm: bool,
@@ -28,18 +30,18 @@ pub(super) struct Cause {
 
 impl World<'_, '_> {
     /// Handles one input of an object in one turn.
-    pub(super) fn turn(&mut self, at: ObjectId, input: Input, call: Option<CallId>) {
-        self.turn_for(at, input, call, None);
+    pub(super) fn turn(&mut self, at: ObjectId, input: Input) {
+        self.turn_for(at, input, None);
     }
 
     /// Handles one input, which may ask for the next page of an answer.
-    pub(super) fn turn_for(
-        &mut self,
-        at: ObjectId,
-        input: Input,
-        call: Option<CallId>,
-        page_of: Option<FetchId>,
-    ) {
+    pub(super) fn turn_for(&mut self, at: ObjectId, input: Input, page_of: Option<FetchId>) {
+        let calls = match page_of {
+            None => input.calls().map(CallId::from).collect(),
+            // The page is judged as a part of its answer.
+            Some(_) => Vec::new(),
+        };
+        let has_appends = input.has_appends();
         let is_alarm = matches!(input, Input::Alarm);
         // The machine handles an alarm in one turn.
         let ended = is_alarm
@@ -53,7 +55,7 @@ impl World<'_, '_> {
             if is_alarm && !consumes {
                 self.objects[at].platform.alarm_stands(&mut self.engine);
             }
-            return self.turn_failed(at, call, consumes);
+            return self.turn_failed(at, &calls, consumes);
         }
         if self.objects[at].platform.instance.is_none() && !self.wake(at) {
             return;
@@ -71,6 +73,7 @@ impl World<'_, '_> {
             Input::SubscriberLeft { incarnation: gone } if incarnation != Some(*gone) => 0,
             Input::SubscriberLeft { .. }
             | Input::Call { .. }
+            | Input::Appends(_)
             | Input::Continue { .. }
             | Input::Alarm
             | Input::PutFinished { .. }
@@ -94,7 +97,7 @@ impl World<'_, '_> {
         if !self.ends(reads.get()) {
             return;
         }
-        let turn = match done {
+        let mut turn = match done {
             Ok(turn) => turn,
             Err(error) => return self.unreadable(error.to_string()),
         };
@@ -119,21 +122,25 @@ impl World<'_, '_> {
             sealed: sealed(&turn),
         };
         let cause = Cause {
-            call,
+            calls,
+            has_appends,
             page_of,
             is_alarm,
             is_gone,
             is_idle_alarm,
             alarm_believed,
         };
-        self.judge_turn(at, cause, &turn, facts, before);
+        self.judge_turn(at, &cause, &turn, facts, before);
+        if has_appends {
+            self.objects[at].queue.turn_ended(&mut turn);
+        }
         if facts.sealed.is_some() {
             self.note_forgotten(at, now);
         }
         if self.engine.recorder.failure.is_some() {
             return;
         }
-        self.commit(at, turn, ended, now, cause, before);
+        self.commit(at, turn, ended, now, &cause, before);
     }
 
     /// Sends the writes of a turn on their way, and the effects that follow them.
@@ -143,7 +150,7 @@ impl World<'_, '_> {
         turn: Turn,
         ended: Option<Option<u64>>,
         now: u64,
-        cause: Cause,
+        cause: &Cause,
         before: Position,
     ) {
         let alarm = match turn.alarm {
@@ -161,14 +168,19 @@ impl World<'_, '_> {
             platform.remember(snapshot);
         } else {
             let handles_alarm = ended.is_some();
-            platform.commit(
+            let has_written = !turn.writes.is_empty();
+            let number = platform.commit(
                 &mut self.engine,
                 turn.writes,
                 alarm,
                 handles_alarm,
                 snapshot,
             );
+            if cause.has_appends && has_written {
+                self.objects[at].append_commits.push_back(number);
+            }
         }
+        let platform = &mut self.objects[at].platform;
         platform.set_alarm(&mut self.engine, alarm, now);
         if let Some(Some(alarm)) = alarm {
             self.checkers.alarms.set(at, alarm);
@@ -271,7 +283,7 @@ impl World<'_, '_> {
     }
 
     /// Takes a turn back: nothing of it is stored or sent, and the instance is dropped.
-    fn turn_failed(&mut self, at: ObjectId, call: Option<CallId>, consumes: bool) {
+    fn turn_failed(&mut self, at: ObjectId, calls: &[CallId], consumes: bool) {
         self.engine.cover(Situation::TurnFailed);
         self.engine.changed(Fault::TurnFails);
         self.engine.note("object", || "a turn fails".to_owned());
@@ -279,12 +291,9 @@ impl World<'_, '_> {
         if consumes {
             self.objects[at].platform.alarm_failed(&mut self.engine);
         }
-        if let Some(call) = call {
-            self.refuse(
-                call,
-                &Answer::unavailable(&self.engine.settings.limits.clone()),
-                false,
-            );
+        let answer = Answer::unavailable(&self.engine.settings.limits);
+        for call in calls {
+            self.refuse(*call, &answer, false);
         }
     }
 }

@@ -405,8 +405,14 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
             Write::DropTables => written.dropped = true,
             Write::InsertHot { row, .. } => {
                 frames.extend_from_slice(&row.frames.make());
-                written.writer.clone_from(&row.producer);
-                written.stream_seq.clone_from(&row.stream_seq);
+                assert!(
+                    row.ends.len() <= 1,
+                    "the server runs each append in its own turn"
+                );
+                if let Some(end) = row.ends.first() {
+                    written.writer.clone_from(&end.producer);
+                    written.stream_seq.clone_from(&end.stream_seq);
+                }
             }
             Write::InsertSegment(segment) => written.sealed = Some((segment.number, segment.units)),
             Write::UpdateSegment(segment) if segment.stored.is_some() => {

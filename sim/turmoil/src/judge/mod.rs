@@ -101,6 +101,8 @@ impl Judge {
         let bounds = Bounds {
             body_bytes: limits.append_bytes_max,
             page_bytes: limits.chunk_bytes_max,
+            // The server runs each append in a turn of its own.
+            folded_bytes: 0,
             page_step: limits.index_step(),
             page_ends_max: limits.index_entries_max,
             whole_reads: settings.workload.whole_reads,
