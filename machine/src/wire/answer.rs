@@ -13,8 +13,7 @@ use crate::{Limits, Offset, Refusal};
 
 /// Browser security headers of every answer (protocol 12.7). Stored content of any type must never
 /// run as a page of the server's own origin: not as a script, not as a form, and not as a frame
-/// that reaches others. The shell adds the headers that let other origins read an answer
-/// ([`crate::router::cors`]).
+/// that reaches others. The shell adds the headers that let other origins read an answer.
 pub const COMMON_HEADERS: [(&str, &str); 2] = [
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "sandbox; default-src 'none'"),
