@@ -13,8 +13,10 @@ use crate::ids::ObjectId;
 pub const ALARM_MAX: u64 = 8_640_000_000_000_000;
 
 /// An alarm that finds nothing to do and sets itself again has fired early, or by a clock that is
-/// ahead.
-const IDLE_MAX: u64 = 1_000;
+/// ahead, or has only loaded another queue of the outbox. While all queues wait for a late time,
+/// the outbox loads another one every `retry_ms_max`, and a clock that is behind takes up to ten
+/// alarms for each.
+const IDLE_MAX: u64 = 5_000;
 
 /// An alarm that is set again for the same or an earlier time fires again at once. A new instance
 /// cannot know better, so a few in a row are allowed.
