@@ -1,7 +1,8 @@
 //! Stored rows: any columns are read as a row or reported as unreadable, and a row that was read is
 //! bound to the same columns.
 
-use machine::rows::{HotTable, Layout};
+use bytes::Bytes;
+use machine::rows::{AppendEnd, HotRow, HotTable, Layout, ProducerStamp, RowKey};
 use machine::sql::{self, Columns, Value};
 use machine::{Millis, StorageError, Write};
 use sim::choices::Choices;
@@ -87,9 +88,72 @@ pub fn row(input: &[u8]) {
             Write::UpdateTask(task),
         ]);
     }
+    writes.push(appends_of_a_row(&mut choices, table));
     for write in &writes {
         stops_where_it_fails(write);
     }
+}
+
+/// Draws a row of any number of appends, and checks that its writers are read again. Returns its
+/// write.
+fn appends_of_a_row(choices: &mut Choices<'_>, table: HotTable) -> Write {
+    let mut ends = Vec::new();
+    for _ in 0..choices.upto(3) {
+        let text = choices.one_of(&["", "a", "\u{20ac}uro", "p-1"]);
+        let producer = (choices.upto(1) == 1).then(|| ProducerStamp {
+            id: text.to_owned(),
+            epoch: choices.magnitude(1 << 53),
+            seq: choices.magnitude(1 << 53),
+        });
+        ends.push(AppendEnd {
+            units: 1 + choices.magnitude(1_000),
+            producer,
+            stream_seq: (choices.upto(1) == 1).then(|| text.to_owned()),
+        });
+    }
+    let row = HotRow {
+        key: RowKey::at(0),
+        units: ends.iter().map(|end| end.units).sum(),
+        bytes_before: 0,
+        at: Millis(7),
+        ends,
+        frames: Bytes::from_static(b"frames").into(),
+    };
+    let writers: Vec<_> = row.writers().collect();
+    let is_single = row.ends.len() == 1;
+    let write = Write::InsertHot { table, row };
+    let bound = bound(&write).0;
+    let [key, units, bytes_before, at, rest @ ..] = bound.as_slice() else {
+        panic!("a row has at least four columns");
+    };
+    assert!(
+        [key, units, bytes_before, at]
+            .iter()
+            .all(|cell| matches!(cell, Cell::Integer(_))),
+        "the first columns are numbers"
+    );
+    let null = || Cell::Null;
+    let columns = match rest {
+        [producer, epoch, seq, stream_seq, _frames] => {
+            let stamp = [producer, epoch, seq, stream_seq, at].map(Clone::clone);
+            [&stamp[..], &[null()]].concat()
+        }
+        [_frames, ends] => vec![null(), null(), null(), null(), at.clone(), ends.clone()],
+        _ => {
+            assert!(
+                writers.is_empty(),
+                "a row with writers has columns for them"
+            );
+            return write;
+        }
+    };
+    assert_eq!(
+        is_single,
+        rest.len() == 5,
+        "only a single append has columns"
+    );
+    assert_eq!(sql::writers_of(&Row(columns)).ok(), Some(writers));
+    write
 }
 
 /// Returns the bound values of a write that is one statement.

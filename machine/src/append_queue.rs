@@ -98,18 +98,6 @@ impl AppendQueue {
         Some(Input::Appends(appends))
     }
 
-    /// How many appends wait.
-    #[must_use]
-    pub fn waiting(&self) -> u64 {
-        self.waiting.len() as u64
-    }
-
-    /// How many bytes the waiting appends take.
-    #[must_use]
-    pub const fn waiting_bytes(&self) -> u64 {
-        self.bytes
-    }
-
     const fn has_room_for_commit(&self, limits: &Limits) -> bool {
         self.commits_in_flight < limits.commits_in_flight_max
     }
@@ -184,7 +172,7 @@ mod tests {
         assert_eq!(next(&mut queue), None);
         queue.commit_ended();
         assert_eq!(next(&mut queue), Some(vec![3, 4]));
-        assert_eq!((queue.waiting(), queue.waiting_bytes()), (0, 0));
+        assert_eq!((queue.waiting.len(), queue.bytes), (0, 0));
         // A turn that writes nothing has no commit to wait for.
         queue.turn_ended(&mut Turn::default());
         assert_eq!(arrives(&mut queue, 5, 1), "runs");
