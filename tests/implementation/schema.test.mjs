@@ -36,8 +36,9 @@ async function fixture(file, name) {
 }
 
 describe.runIf(shell === "worker")("rows without a schema number", () => {
-  // Two rows for the stream's table, four for the outbox, which is made anew, and the stream's row,
-  // because its alarm is set anew.
+  // Three rows for the stream's table and its number, one for the column of the open segment's
+  // table, four for the outbox, which is made anew, and the stream's row, because its alarm is set
+  // anew.
   test("are upgraded once, by nine rows, and keep everything", async () => {
     const stream = await fixture("chat.sql", "chat-upgraded");
     const page = await stream.get();

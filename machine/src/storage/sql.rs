@@ -199,8 +199,8 @@ pub fn at_or_before(table: HotTable) -> String {
     )
 }
 
-/// Returns the query for the first row after a key that begins a message and has at least so many
-/// bytes before it. Binds the key and the bytes; see [`row_mark`].
+/// Returns the query for the first row that follows a key, begins a message, and has at least a
+/// given number of bytes before it. Binds the key and the bytes; see [`row_mark`].
 #[must_use]
 pub fn first_at_or_after_bytes(table: HotTable) -> String {
     // Twelve bits of the key tell the parts of one message apart.

@@ -13,10 +13,12 @@ use crate::ids::ObjectId;
 pub const ALARM_MAX: u64 = 8_640_000_000_000_000;
 
 /// An alarm that finds nothing to do and sets itself again has fired early, or by a clock that is
-/// ahead, or has only loaded another queue of the outbox. While all queues wait for a late time,
-/// the outbox loads another one every `retry_ms_max`, and a clock that is behind takes up to ten
-/// alarms for each.
-const IDLE_MAX: u64 = 5_000;
+/// ahead.
+const IDLE_MAX: u64 = 1_000;
+
+/// While all queues of an outbox wait for a late time, alarms load one after the other. The pauses
+/// between them grow up to `retry_ms_max`.
+const ROTATIONS_MAX: u64 = 1_000;
 
 /// An alarm that is set again for the same or an earlier time fires again at once. A new instance
 /// cannot know better, so a few in a row are allowed.
@@ -26,6 +28,8 @@ const STALE_MAX: u64 = 8;
 #[derive(Clone, Copy, Debug)]
 struct AlarmTurn {
     is_idle: bool,
+    /// Whether the outbox has loaded another queue.
+    rotates: bool,
     /// The time for which the instance believed the alarm to be set.
     believed: u64,
     now: u64,
@@ -36,7 +40,10 @@ struct AlarmTurn {
 /// How many such alarms an object has had in a row.
 #[derive(Clone, Copy, Debug, Default)]
 struct Streak {
+    /// Idle ones since the outbox has loaded another queue.
     idle: u64,
+    /// Those that have only loaded another queue.
+    rotations: u64,
     /// Of the last idle ones, those that were set again for a time that has passed.
     stale: u64,
 }
@@ -55,10 +62,17 @@ impl AlarmLoop {
         } = turn;
         let is_stale = turn.is_idle && set.is_some_and(|at| at <= now && at <= believed);
         let streak = self.streaks.entry(object).or_default();
-        streak.idle = if turn.is_idle { streak.idle + 1 } else { 0 };
+        (streak.idle, streak.rotations) = match (turn.is_idle, turn.rotates) {
+            (false, _) => (0, 0),
+            (true, true) => (0, streak.rotations + 1),
+            (true, false) => (streak.idle + 1, streak.rotations),
+        };
         streak.stale = if is_stale { streak.stale + 1 } else { 0 };
         let finding = if streak.idle > IDLE_MAX {
             let expected = format!("{IDLE_MAX} alarms in a row that change nothing at most");
+            violation(Oracle::AlarmLoop, expected, "another one")
+        } else if streak.rotations > ROTATIONS_MAX {
+            let expected = format!("{ROTATIONS_MAX} alarms in a row that load a queue at most");
             violation(Oracle::AlarmLoop, expected, "another one")
         } else if streak.stale > STALE_MAX {
             let expected = format!("an alarm set later than {believed}, which has come, by {now}");
@@ -82,6 +96,7 @@ impl Checker for AlarmLoop {
         }
         let turn = AlarmTurn {
             is_idle: seen.is_idle_alarm,
+            rotates: seen.rotates,
             believed: seen.alarm_believed,
             now: seen.now,
             set,
@@ -198,6 +213,7 @@ mod tests {
         let object = ObjectId::new(0);
         let stale = AlarmTurn {
             is_idle: true,
+            rotates: false,
             believed: 10,
             now: 20,
             set: Some(10),
@@ -215,5 +231,32 @@ mod tests {
             assert_eq!(alarms.observe(object, stale).1, Ok(()));
         }
         assert!(alarms.observe(object, stale).1.is_err());
+    }
+
+    #[test]
+    fn alarms_that_load_queues_are_counted_apart_and_have_an_end_too() {
+        let object = ObjectId::new(0);
+        let idle = AlarmTurn {
+            is_idle: true,
+            rotates: false,
+            believed: 10,
+            now: 20,
+            set: Some(30),
+        };
+        let rotates = AlarmTurn {
+            rotates: true,
+            ..idle
+        };
+        let mut alarms = AlarmLoop::default();
+        for _ in 0..ROTATIONS_MAX {
+            assert_eq!(alarms.observe(object, idle).1, Ok(()));
+            assert_eq!(alarms.observe(object, rotates).1, Ok(()));
+        }
+        assert!(alarms.observe(object, rotates).1.is_err());
+        let mut alarms = AlarmLoop::default();
+        for _ in 0..IDLE_MAX {
+            assert_eq!(alarms.observe(object, idle).1, Ok(()));
+        }
+        assert!(alarms.observe(object, idle).1.is_err());
     }
 }

@@ -78,6 +78,8 @@ pub struct AfterTurn<'a> {
     /// Whether the turn is an alarm's that has neither noted a use, nor ended the stream, nor begun
     /// an effect.
     pub is_idle_alarm: bool,
+    /// Whether the outbox has loaded another queue because its turn came.
+    pub rotates: bool,
     /// The time for which the instance believed the alarm to be set.
     pub alarm_believed: u64,
     /// The time of the world.

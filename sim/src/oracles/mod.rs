@@ -80,7 +80,7 @@ oracles! {
     Index: "index", "The admin index lists exactly the existing streams and their stored segments.";
     Keys: "keys", "No key of the cold tier is used twice.";
     Liveness: "liveness", "After the last fault all operations end.";
-    LongPoll: "long-poll", "A long-poll returns the content after its offset, or says that there is none.";
+    LongPoll: "long-poll", "A long-poll returns the content after its offset, or its answer has no content because none came.";
     Memory: "memory", "An instance remembers at most one producer for each append of the open segment.";
     Model: "model", "The answer to each request is one that the reference model allows.";
     NoLostWake: "no lost wake", "Each reader at the tail gets each change there.";

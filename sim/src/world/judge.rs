@@ -84,6 +84,7 @@ impl World<'_, '_> {
             before,
             after,
             is_idle_alarm: cause.is_idle_alarm,
+            rotates: cause.rotates,
             alarm_believed: cause.alarm_believed,
             now: self.engine.now(),
         };

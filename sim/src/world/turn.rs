@@ -3,7 +3,9 @@
 use std::cell::Cell;
 
 use machine::rows::StreamRow;
-use machine::{AlarmChange, Answer, Context, Effect, Input, Millis, Stream, Turn, Write};
+use machine::{
+    AlarmChange, Answer, Context, Effect, Input, Millis, Stream, TimerReason, Turn, Write,
+};
 
 use super::World;
 use super::object::{INSTANCES_MAX, attached, bounded};
@@ -24,6 +26,8 @@ pub(super) struct Cause {
     /// Whether a reader has left.
     pub(super) is_gone: bool,
     pub(super) is_idle_alarm: bool,
+    /// Whether the outbox has loaded another queue because its turn came.
+    pub(super) rotates: bool,
     /// The time for which the instance believed the alarm to be set.
     pub(super) alarm_believed: u64,
 }
@@ -85,6 +89,7 @@ impl World<'_, '_> {
         let Some(stream) = &mut platform.instance else {
             return;
         };
+        let rotates_at = rotation(stream);
         let reads = Cell::new(0);
         let done = stream.step(
             &Context {
@@ -94,6 +99,7 @@ impl World<'_, '_> {
             },
             input,
         );
+        let rotates = rotates_at != rotation(stream);
         if !self.ends(reads.get()) {
             return;
         }
@@ -128,6 +134,7 @@ impl World<'_, '_> {
             is_alarm,
             is_gone,
             is_idle_alarm,
+            rotates,
             alarm_believed,
         };
         self.judge_turn(at, &cause, &turn, facts, before);
@@ -296,6 +303,13 @@ impl World<'_, '_> {
             self.refuse(*call, &answer, false);
         }
     }
+}
+
+/// Returns when the outbox of a stream loads another queue next.
+fn rotation(stream: &Stream) -> Option<Millis> {
+    let mut timers = stream.timers();
+    let rotation = timers.find(|timer| timer.reason == TimerReason::Rotation);
+    rotation.map(|timer| timer.at)
 }
 
 /// Returns number and length of the segment that a turn has sealed.
