@@ -34,8 +34,6 @@ pub(crate) const AT_ONCE: Millis = Millis(0);
 pub(crate) struct Outbox {
     /// Whether there is a table of tasks.
     has_table: bool,
-    /// Whether this step makes the table. Until the step is committed, the table cannot be read.
-    is_table_new: bool,
     /// The queues in memory. None of them is empty.
     queues: BTreeMap<Queue, QueueState>,
     /// Whether there may be stored queues that are not in memory.
@@ -61,8 +59,6 @@ struct QueueState {
     is_implied: bool,
     /// Whether there may be tasks behind these that are not in memory.
     has_more: bool,
-    /// Whether this step stores a task that is not in memory.
-    has_unseen: bool,
     /// The id of the last task of the queue.
     last_id: u64,
     /// The id of the last task that was in memory.
@@ -206,7 +202,6 @@ impl Outbox {
         };
         if state.has_more || state.tasks.len() as u64 >= limits.outbox_tasks_max {
             state.has_more = true;
-            state.has_unseen = true;
         } else {
             assert!(
                 state.tasks.back().is_none_or(|last| last.id < task.id),
@@ -222,7 +217,6 @@ impl Outbox {
     fn store(&mut self, task: Task, turn: &mut Turn) {
         if !self.has_table {
             self.has_table = true;
-            self.is_table_new = true;
             turn.writes.push(Write::CreateOutbox);
         }
         turn.writes.push(Write::InsertTask(task));
@@ -320,7 +314,8 @@ impl Outbox {
                 // Tasks that an earlier step stored can be read now.
                 let from = state.read_to + 1;
                 state.read_from(from, queue, storage, limits)?;
-                state.has_more |= state.has_unseen;
+                // The storage does not show the tasks of this step yet.
+                state.has_more |= state.last_id > state.read_to;
             }
         }
         // The storage still has what this step removes.
@@ -329,11 +324,11 @@ impl Outbox {
         let done: BTreeSet<_> = done.map(|(queue, _)| queue.clone()).collect();
         self.queues.retain(|_, state| !state.is_empty());
         let unloaded = self.unload(now, instance_seed, limits, turn);
-        if !core::mem::take(&mut self.is_table_new) {
+        // A table that this step makes cannot be read before the commit.
+        if self.has_unloaded && !turn.writes.contains(&Write::CreateOutbox) {
             self.load(&done, &unloaded, storage, limits)?;
         }
         for state in self.queues.values_mut() {
-            state.has_unseen = false;
             if state.in_flight.is_none() && !state.tasks.is_empty() && state.starts_at() <= now {
                 self.effects_begun += 1;
                 self.idle_rotations = 0;

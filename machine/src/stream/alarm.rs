@@ -1,6 +1,6 @@
 //! The alarm: one for all reasons, derived from the state after every step.
 
-use super::{Stream, StreamState, Unsaved};
+use super::{RowChange, Step, Stream, StreamState};
 use crate::storage::StorageError;
 use crate::timer::{Timer, TimerReason, Timers};
 use crate::{AlarmChange, Context, Limits, Millis, Turn};
@@ -10,13 +10,13 @@ impl Stream {
     pub(super) fn alarm(
         &mut self,
         context: &Context<'_>,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
-        self.fired_at = self.alarm_at.take();
-        self.expire_if_due(context, turn)?;
+        step.fired_at = self.alarm_at.take();
+        self.expire_if_due(context, step)?;
         let (now, rows) = (context.now, context.storage);
         match &mut self.state {
-            Some(state) => state.seal_if_full(now, &self.limits, rows, turn),
+            Some(state) => state.seal_if_full(now, &self.limits, rows, step),
             None => Ok(()),
         }
     }
@@ -41,28 +41,19 @@ impl Stream {
         [expiry, age, put, task, reply, rotation]
     }
 
-    /// Returns the earliest timer.
-    fn next_timer(&mut self, now: Millis) -> Option<Timer> {
-        let state = self.state.as_mut();
-        let opens = state.is_some_and(|state| core::mem::take(&mut state.opens));
-        let timers = self.timer_table(opens.then_some(now));
-        timers.into_iter().flatten().min_by_key(|timer| timer.at)
-    }
-
     /// Sets the alarm when none is set, when it must come earlier, or when it seems to be lost.
     /// Never moves it later: an alarm that comes early finds nothing due and is set anew.
-    pub(super) fn schedule_alarm(&mut self, now: Millis, turn: &mut Turn) {
-        let next = self.next_timer(now);
-        let came = self.fired_at.take();
-        let has_finished_task = core::mem::take(&mut self.has_finished_task);
+    pub(super) fn schedule_alarm(&mut self, now: Millis, step: &mut Step) {
+        let timers = self.timer_table(step.opens_segment.then_some(now));
+        let next = timers.into_iter().flatten().min_by_key(|timer| timer.at);
         match next {
             // The alarm was set for the case that a message is lost. It would find nothing to do.
-            None if self.alarm_at.is_some() && (self.state.is_none() || has_finished_task) => {
+            None if self.alarm_at.is_some() && (self.state.is_none() || step.has_finished_task) => {
                 self.alarm_at = None;
-                turn.alarm = AlarmChange::Clear;
+                step.turn.alarm = AlarmChange::Clear;
             }
             None => {}
-            Some(timer) => self.arm_for(timer, came, now, turn),
+            Some(timer) => self.arm_for(timer, step.fired_at, now, &mut step.turn),
         }
         let limits = &self.limits;
         let latest = now.plus(limits.clock_skew_ms_max + limits.alarm_delay_ms_min);
@@ -71,10 +62,10 @@ impl Stream {
             "the alarm comes no later than the earliest timer"
         );
         if let Some(state) = &mut self.state
-            && (state.row.alarm_at != self.alarm_at || state.unsaved == Unsaved::New)
+            && (state.row.alarm_at != self.alarm_at || step.row == RowChange::Insert)
         {
             state.row.alarm_at = self.alarm_at;
-            state.save();
+            step.row.save();
         }
     }
 

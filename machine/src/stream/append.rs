@@ -6,7 +6,7 @@ use core::ops::Range;
 use bytes::Bytes;
 
 use super::producer::{self, Admission};
-use super::{Response, StepError, Stream, StreamState, effect_of};
+use super::{Response, Step, StepError, Stream, StreamState, effect_of};
 use crate::frames::Frames;
 use crate::plan::FRAME_OVERHEAD;
 use crate::rows::{AppendEnd, HotRow, HotTable, ProducerStamp, RowKey, Write, WriterColumns};
@@ -39,19 +39,19 @@ impl Stream {
         now: Millis,
         appends: &mut dyn Iterator<Item = (CallId, Append)>,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         for (id, append) in &mut *appends {
-            let answer = self.append(now, append, rows, turn);
+            let answer = self.append(now, append, rows, step);
             let effect = effect_of(id, answer.map(Response::Answer), false)?;
-            turn.after_commit.push(effect);
-            if self.state.as_ref().is_some_and(|state| state.opens) {
+            step.turn.after_commit.push(effect);
+            if step.opens_segment {
                 break;
             }
         }
-        turn.deferred = appends.collect();
+        step.turn.deferred = appends.collect();
         assert!(
-            !turn.after_commit.is_empty(),
+            !step.turn.after_commit.is_empty(),
             "a turn of appends answers at least one"
         );
         Ok(())
@@ -62,9 +62,9 @@ impl Stream {
         now: Millis,
         append: Append,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<Answer, StepError> {
-        let (state, limits) = self.state_in_use(now)?;
+        let (state, limits) = self.state_in_use(now, step)?;
         if state.is_closed() {
             return state.append_to_closed(&append);
         }
@@ -112,20 +112,21 @@ impl Stream {
                 append.producer.clone(),
                 append.stream_seq,
                 limits,
-                turn,
+                &mut step.turn,
             );
             state.ending = Ending::after(state.ending, &append.body);
         }
         if append.close {
-            state.close(append.producer.clone());
+            state.close(append.producer.clone(), step);
         }
-        state.seal_if_full(now, limits, rows, turn)?;
+        state.seal_if_full(now, limits, rows, step)?;
         let live = state.live(from, pushed);
         let live = Broadcast {
             stands_alone,
             ..live
         };
         let live = live.with_end_and_cursor(now, state.is_closed(), limits);
+        let turn = &mut step.turn;
         turn.broadcast = Some(match turn.broadcast.take() {
             Some(before) => before.followed_by(live, limits),
             None => live,

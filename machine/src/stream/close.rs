@@ -1,15 +1,15 @@
 //! Closing (protocol 4.1, 5.3): durable, monotonic, idempotent.
 
-use super::{StepError, StreamState};
+use super::{Step, StepError, StreamState};
 use crate::rows::{Closed, ProducerStamp};
 use crate::wire::request::Append;
 use crate::{Answer, Refusal};
 
 impl StreamState {
-    pub(super) fn close(&mut self, by: Option<ProducerStamp>) {
+    pub(super) fn close(&mut self, by: Option<ProducerStamp>, step: &mut Step) {
         assert!(self.row.closed.is_none(), "a stream closes once");
         self.row.closed = Some(Closed { by });
-        self.save();
+        step.row.save();
     }
 
     /// Answers a request to a closed stream. Only two kinds succeed: a retry of the request that

@@ -1,13 +1,14 @@
 //! Creation (protocol 5.1): idempotent, with optional content and closure, in one turn.
 
 use super::outbox::registry_shard;
-use super::{Creation, StepError, Stream, StreamState, incarnation, precondition, producer};
+use super::{Creation, RowChange, Step, StepError, Stream, StreamState};
+use super::{incarnation, precondition, producer};
 use crate::rows::{Closed, Expiry, Write};
 use crate::storage::Storage;
 use crate::wire::request::Create;
 use crate::wire::text::Ending;
 use crate::wire::{content_type, header};
-use crate::{Answer, Millis, Refusal, Turn};
+use crate::{Answer, Millis, Refusal};
 
 impl Stream {
     pub(super) fn create(
@@ -15,7 +16,7 @@ impl Stream {
         now: Millis,
         create: Create,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<Answer, StepError> {
         if let Some(state) = &self.state {
             state.meets(&create.preconditions)?;
@@ -44,17 +45,19 @@ impl Stream {
             .records(&create.body, &self.limits)?
             .filter(|records| !records.is_empty());
         // From here on the request cannot be refused.
-        turn.writes.push(Write::CreateStreamTable);
-        self.announce_creation(&mut state.row, rows, turn)?;
+        step.row = RowChange::Insert;
+        step.opens_segment = true;
+        step.turn.writes.push(Write::CreateStreamTable);
+        self.announce_creation(&mut state.row, rows, &mut step.turn)?;
         let by = producer.clone();
         if let Some(records) = records {
-            state.push(now, records, producer, None, &self.limits, turn);
+            state.push(now, records, producer, None, &self.limits, &mut step.turn);
             state.ending = Ending::after(state.ending, &create.body);
         }
         if create.closed {
             state.row.closed = Some(Closed { by });
         }
-        state.seal_if_full(now, &self.limits, rows, turn)?;
+        state.seal_if_full(now, &self.limits, rows, step)?;
         let answer = state
             .created_answer(201)
             .with(header::LOCATION, create.location);

@@ -1,8 +1,8 @@
 //! Deletion (protocol 5.4): immediate and complete.
 
-use super::{StepError, Stream};
+use super::{Step, StepError, Stream};
 use crate::wire::request::Preconditions;
-use crate::{Answer, Millis, Storage, Turn};
+use crate::{Answer, Millis, Storage};
 
 impl Stream {
     pub(super) fn delete(
@@ -10,11 +10,11 @@ impl Stream {
         now: Millis,
         preconditions: &Preconditions,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<Answer, StepError> {
         let (state, _) = self.state()?;
         state.meets(preconditions)?;
-        self.end(now, rows, turn)?;
+        self.end(now, rows, step)?;
         Ok(Answer::uncached(204))
     }
 }

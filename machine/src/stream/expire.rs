@@ -5,10 +5,10 @@
 //! the stream was used until the end of the slack. So a stream never expires early, and late by at
 //! most the slack.
 
-use super::{StepError, Stream, StreamState};
+use super::{Step, StepError, Stream, StreamState};
 use crate::rows::{Expiry, HotTable, Incarnation, StreamRow, Write};
 use crate::storage::{Storage, StorageError};
-use crate::{Broadcast, Context, Limits, Millis, StreamEnd, Turn};
+use crate::{Broadcast, Context, Limits, Millis, StreamEnd};
 
 const MILLIS_PER_SECOND: u64 = 1_000;
 
@@ -78,14 +78,14 @@ impl StreamState {
     }
 
     /// Records a read, or a write that stores nothing.
-    pub(super) fn touch(&mut self, now: Millis, limits: &Limits) {
+    pub(super) fn touch(&mut self, now: Millis, limits: &Limits, step: &mut Step) {
         self.used.last = self.used.last.max(now);
         if self.used.last > self.used.stored.plus(slack(&self.row.expiry, limits))
             && let Expiry::Sliding { .. } = self.row.expiry
         {
             self.row.touched_at = self.used.last;
             self.used.stored = self.used.last;
-            self.save();
+            step.row.save();
         }
     }
 
@@ -113,7 +113,7 @@ impl Stream {
     pub(super) fn expire_if_due(
         &mut self,
         context: &Context<'_>,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         let now = context.now;
         let Some(state) = &mut self.state else {
@@ -124,21 +124,21 @@ impl Stream {
         }
         let slides = matches!(state.row.expiry, Expiry::Sliding { .. });
         if slides && (context.subscribers)(state.row.incarnation)? > 0 {
-            state.touch(now, &self.limits);
+            state.touch(now, &self.limits, step);
             // A TTL of 0 is due at once, and subscribers do not extend it.
             if !state.is_due(now) {
                 return Ok(());
             }
         }
-        self.end(now, context.storage, turn)
+        self.end(now, context.storage, step)
     }
 
     /// Records that a subscriber was present until now. Ignores subscribers of another incarnation.
-    pub(super) fn reader_gone(&mut self, now: Millis, incarnation: Incarnation) {
+    pub(super) fn reader_gone(&mut self, now: Millis, incarnation: Incarnation, step: &mut Step) {
         if let Some(state) = &mut self.state
             && state.row.incarnation == incarnation
         {
-            state.touch(now, &self.limits);
+            state.touch(now, &self.limits, step);
         }
     }
 
@@ -147,7 +147,7 @@ impl Stream {
         &mut self,
         now: Millis,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         let Some(state) = self.state.take() else {
             return Ok(());
@@ -156,6 +156,7 @@ impl Stream {
         if state.row.segment > 0 {
             rows.retried_segments(&mut |segment, attempts| retried.push((segment, attempts)))?;
         }
+        let turn = &mut step.turn;
         self.announce_end(now, &state.row, &retried, rows, turn)?;
         let first = state
             .unstored
@@ -181,9 +182,10 @@ impl Stream {
     pub(super) fn state_in_use(
         &mut self,
         now: Millis,
+        step: &mut Step,
     ) -> Result<(&mut StreamState, &Limits), StepError> {
         let (state, limits) = self.state()?;
-        state.touch(now, limits);
+        state.touch(now, limits, step);
         Ok((state, limits))
     }
 }

@@ -38,11 +38,7 @@ pub struct Stream {
     alarm_at: Option<Millis>,
     /// Why this instance has set the alarm.
     alarm_reason: Option<TimerReason>,
-    /// The time for which the alarm was set that this step handles.
-    fired_at: Option<Millis>,
     outbox: Outbox,
-    /// Whether an effect of the outbox succeeded in this step.
-    has_finished_task: bool,
     state: Option<StreamState>,
 }
 
@@ -60,19 +56,39 @@ struct StreamState {
     /// The oldest sealed segment that is not in the cold tier yet. Segments are stored one after
     /// the other.
     unstored: Option<seal::Unstored>,
-    /// Whether a segment was opened in this turn.
-    opens: bool,
     /// Read from the rows when the first append needs it.
     producers: Option<producer::Producers>,
-    /// What this turn must do to the head row.
-    unsaved: Unsaved,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unsaved {
-    Nothing,
-    Changed,
-    New,
+/// What one step has done so far. It ends with the step; what outlives it is in [`Stream`].
+#[derive(Default)]
+struct Step {
+    turn: Turn,
+    row: RowChange,
+    /// Whether the stream has opened a segment.
+    opens_segment: bool,
+    /// The time for which the alarm was set, if the step handles it.
+    fired_at: Option<Millis>,
+    /// Whether an effect of the outbox has succeeded.
+    has_finished_task: bool,
+}
+
+/// What the end of a step does to the stream's row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum RowChange {
+    #[default]
+    Keep,
+    Update,
+    Insert,
+}
+
+impl RowChange {
+    /// Notes that the row has changed.
+    fn save(&mut self) {
+        if *self == Self::Keep {
+            *self = Self::Update;
+        }
+    }
 }
 
 /// The end of the open segment.
@@ -191,9 +207,7 @@ impl Stream {
         Ok(Self {
             alarm_at: row.and_then(|row| row.alarm_at),
             alarm_reason: None,
-            fired_at: None,
             outbox: Outbox::recall(implied, layout.outbox.is_some(), rows, limits)?,
-            has_finished_task: false,
             limits: limits.clone(),
             instance_seed,
             created: 0,
@@ -201,16 +215,16 @@ impl Stream {
         })
     }
 
-    /// Processes one input, and records in `turn` what the shell must do.
+    /// Processes one input, and returns what the shell must do.
     ///
     /// # Errors
     /// When the rows cannot be read. The step is void then: the instance must be dropped and its
     /// turn with it.
     pub fn step(&mut self, context: &Context<'_>, input: Input) -> Result<Turn, StorageError> {
         let before = self.place();
-        let mut turn = Turn::default();
-        self.act(context, input, &mut turn)?;
-        self.settle(context, &mut turn)?;
+        let mut step = Step::default();
+        self.act(context, input, &mut step)?;
+        let turn = self.settle(context, step)?;
         self.check_turn(before, &turn);
         Ok(turn)
     }
@@ -219,7 +233,7 @@ impl Stream {
         &mut self,
         context: &Context<'_>,
         input: Input,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         let (now, rows) = (context.now, context.storage);
         match input {
@@ -227,32 +241,32 @@ impl Stream {
                 id,
                 call: Call::Append(append),
             } => {
-                self.expire_if_due(context, turn)?;
-                self.append_all(now, &mut core::iter::once((id, append)), rows, turn)?;
+                self.expire_if_due(context, step)?;
+                self.append_all(now, &mut core::iter::once((id, append)), rows, step)?;
             }
             Input::Call { id, call } => {
-                self.expire_if_due(context, turn)?;
+                self.expire_if_due(context, step)?;
                 let bodiless = call == Call::Metadata;
-                let reply = self.call(now, call, rows, turn);
-                turn.after_commit.push(effect_of(id, reply, bodiless)?);
+                let reply = self.call(now, call, rows, step);
+                step.turn.after_commit.push(effect_of(id, reply, bodiless)?);
             }
             Input::Appends(appends) => {
-                self.expire_if_due(context, turn)?;
-                self.append_all(now, &mut appends.into_iter(), rows, turn)?;
+                self.expire_if_due(context, step)?;
+                self.append_all(now, &mut appends.into_iter(), rows, step)?;
             }
             Input::Continue { id, rest } => {
-                self.expire_if_due(context, turn)?;
-                let reply = self.read_on(now, rest, rows);
-                turn.after_commit.push(effect_of(id, reply, false)?);
+                self.expire_if_due(context, step)?;
+                let reply = self.read_on(now, rest, rows, step);
+                step.turn.after_commit.push(effect_of(id, reply, false)?);
             }
-            Input::SubscriberLeft { incarnation } => self.reader_gone(now, incarnation),
-            Input::Alarm => self.alarm(context, turn)?,
-            Input::PutFinished { id, receipt } => self.stored(now, id, receipt, rows, turn)?,
+            Input::SubscriberLeft { incarnation } => self.reader_gone(now, incarnation, step),
+            Input::Alarm => self.alarm(context, step)?,
+            Input::PutFinished { id, receipt } => self.stored(now, id, receipt, rows, step)?,
             Input::CollectFinished { effect, done } | Input::IndexFinished { effect, done } => {
-                self.effect_finished(now, effect, done, rows, turn)?;
+                self.effect_finished(now, effect, done, rows, step)?;
             }
             Input::CallFinished { effect, outcome } => {
-                self.call_finished(now, effect, outcome, rows, turn)?;
+                self.call_finished(now, effect, outcome, rows, step)?;
             }
         }
         Ok(())
@@ -266,7 +280,6 @@ impl Stream {
 
     /// Checks what holds after every step. `before` is the place at its beginning.
     fn check_turn(&self, before: Option<(Incarnation, Offset)>, turn: &Turn) {
-        assert!(self.fired_at.is_none(), "a step handles its own alarm");
         let Some(state) = &self.state else { return };
         let (incarnation, tail) = (state.row.incarnation, state.tail());
         assert!(
@@ -277,7 +290,6 @@ impl Stream {
             state.row.alarm_at, self.alarm_at,
             "the row of the stream has its alarm"
         );
-        assert!(!state.opens, "the turn that opens a segment sets its alarm");
         assert!(
             state.row.writable || state.is_closed(),
             "an open stream has an open segment"
@@ -313,46 +325,51 @@ impl Stream {
         now: Millis,
         call: Call,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<Response, StepError> {
         match call {
-            Call::Create(create) => self.create(now, create, rows, turn).map(Response::Answer),
+            Call::Create(create) => self.create(now, create, rows, step).map(Response::Answer),
             Call::Append(_) => unreachable!("appends are run by `append_all`"),
             Call::Metadata => self.metadata().map(Response::Answer),
-            Call::Read(read) => self.read(now, read, rows),
+            Call::Read(read) => self.read(now, read, rows, step),
             Call::Delete(preconditions) => self
-                .delete(now, &preconditions, rows, turn)
+                .delete(now, &preconditions, rows, step)
                 .map(Response::Answer),
         }
     }
 
     /// Finishes every step: begins what is due, derives the alarm from the state, and writes the
     /// stream's row at most once.
-    fn settle(&mut self, context: &Context<'_>, turn: &mut Turn) -> Result<(), StorageError> {
+    fn settle(&mut self, context: &Context<'_>, mut step: Step) -> Result<Turn, StorageError> {
         let now = context.now;
+        let turn = &mut step.turn;
         if let Some(state) = &mut self.state {
             state.store(now, &self.limits, turn);
         }
         self.outbox
             .start_due(now, self.instance_seed, context.storage, &self.limits, turn)?;
-        self.schedule_alarm(now, turn);
-        let Some(state) = &mut self.state else {
-            self.outbox.remove_table_if_empty(turn);
-            return Ok(());
+        self.schedule_alarm(now, &mut step);
+        let Some(state) = &self.state else {
+            self.outbox.remove_table_if_empty(&mut step.turn);
+            return Ok(step.turn);
         };
-        match state.unsaved {
-            Unsaved::Nothing => {}
-            Unsaved::Changed => turn.writes.push(Write::UpdateStream(state.row.clone())),
-            Unsaved::New => {
+        assert!(
+            !step.opens_segment || step.row != RowChange::Keep,
+            "the turn that opens a segment writes the stream's row"
+        );
+        let writes = &mut step.turn.writes;
+        match step.row {
+            RowChange::Keep => {}
+            RowChange::Update => writes.push(Write::UpdateStream(state.row.clone())),
+            RowChange::Insert => {
                 assert!(
-                    turn.writes.contains(&Write::CreateStreamTable),
+                    writes.contains(&Write::CreateStreamTable),
                     "the turn that creates a stream makes its table"
                 );
-                turn.writes.push(Write::InsertStream(state.row.clone()));
+                writes.push(Write::InsertStream(state.row.clone()));
             }
         }
-        state.unsaved = Unsaved::Nothing;
-        Ok(())
+        Ok(step.turn)
     }
 
     /// Returns the stream, if there is one.
@@ -390,9 +407,7 @@ impl StreamState {
             used: expire::LastUse::at(now),
             sealed_units: 0,
             unstored: None,
-            opens: true,
             producers: Some(producer::Producers::default()),
-            unsaved: Unsaved::New,
         }
     }
 
@@ -441,7 +456,6 @@ impl StreamState {
             used: expire::LastUse::recall(now, &head, last.map(|row| row.at), limits),
             sealed_units,
             unstored: seal::unstored(&head, instance_seed, rows, limits)?,
-            opens: false,
             ending: if last.is_none() && head.segment == 0 {
                 Ending::Whole
             } else {
@@ -451,7 +465,6 @@ impl StreamState {
             producers: (!has_table).then(|| producer::Producers::before(&head)),
             row: head,
             tail,
-            unsaved: Unsaved::Nothing,
         })
     }
 
@@ -472,12 +485,6 @@ impl StreamState {
 
     const fn is_closed(&self) -> bool {
         self.row.closed.is_some()
-    }
-
-    fn save(&mut self) {
-        if self.unsaved == Unsaved::Nothing {
-            self.unsaved = Unsaved::Changed;
-        }
     }
 }
 

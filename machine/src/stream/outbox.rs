@@ -1,7 +1,7 @@
 //! What a stream leaves to others: events for the registry, rows of the admin index, objects of the
 //! cold tier that nothing refers to. See [`crate::outbox`] for how it is carried out.
 
-use super::{Stream, StreamState};
+use super::{Step, Stream, StreamState};
 use crate::outbox::{AT_ONCE, Change, Garbage, Queue, Task, TaskKind, registry};
 use crate::router::name;
 use crate::storage::Storage;
@@ -183,13 +183,13 @@ impl Stream {
         effect: EffectId,
         outcome: CallOutcome,
         storage: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         if outcome == CallOutcome::Status(404) && self.outbox.receiver_is_missing(effect) {
             return Ok(());
         }
         let is_done = matches!(outcome, CallOutcome::Status(200..=299));
-        self.effect_finished(now, effect, is_done, storage, turn)
+        self.effect_finished(now, effect, is_done, storage, step)
     }
 
     /// Handles the end of an effect of the outbox.
@@ -199,23 +199,24 @@ impl Stream {
         effect: EffectId,
         is_done: bool,
         storage: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         if !is_done {
             self.outbox
                 .failed(effect, now, self.instance_seed, &self.limits);
             return Ok(());
         }
-        self.has_finished_task = true;
+        step.has_finished_task = true;
         let state = &mut self.state;
         let announced = |queue: &Queue| {
             let state = state.as_mut();
             let state = state.expect("the row of a stream stands for the task");
             state.note_announced(queue);
+            step.row.save();
         };
-        let done = self.outbox.succeeded(effect, announced, turn);
+        let done = self.outbox.succeeded(effect, announced, &mut step.turn);
         for task in done.into_iter().flatten() {
-            self.purge_after(now, task, storage, turn)?;
+            self.purge_after(now, task, storage, &mut step.turn)?;
         }
         Ok(())
     }
@@ -247,6 +248,5 @@ impl StreamState {
             Queue::Purge | Queue::Segments => false,
         };
         assert!(was_unannounced, "the row stands for the task");
-        self.save();
     }
 }

@@ -10,7 +10,7 @@
 //! mode the answer is one page, which caches can store.
 
 use super::seal::{self, missing};
-use super::{Response, StepError, Stream, StreamState};
+use super::{Response, Step, StepError, Stream, StreamState};
 use crate::plan::{HotPart, Part, Plan, Rest, Shape};
 use crate::rows::{HotTable, RowKey};
 use crate::segment::Index;
@@ -51,8 +51,9 @@ impl Stream {
         now: Millis,
         read: Read,
         rows: &dyn Storage,
+        step: &mut Step,
     ) -> Result<Response, StepError> {
-        let (state, limits) = self.state_in_use(now)?;
+        let (state, limits) = self.state_in_use(now, step)?;
         let tail = state.tail();
         let resumed = match read.last_event_id {
             None => None,
@@ -122,12 +123,13 @@ impl Stream {
         now: Millis,
         rest: Rest,
         rows: &dyn Storage,
+        step: &mut Step,
     ) -> Result<Response, StepError> {
         let (state, limits) = self.state()?;
         if state.row.incarnation != rest.incarnation {
             return Err(Refusal::StreamNotFound.into());
         }
-        state.touch(now, limits);
+        state.touch(now, limits, step);
         let mut page = state.page(rest.from, rest.to, Shape::Body, rows, limits)?;
         page.plan.continues = true;
         page.plan.rest = state.rest(page.end, rest.to);

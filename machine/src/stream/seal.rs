@@ -5,7 +5,7 @@
 //! until it succeeds. Before a put leaves, the row of the sealed segment records the
 //! attempt and with it the key. The segment's rows stay until a put is known to have succeeded.
 
-use super::{OpenSegment, Stream, StreamState};
+use super::{OpenSegment, Step, Stream, StreamState};
 use crate::backoff::backoff;
 use crate::rows::{
     HotTable, Incarnation, ProducerStamp, SealedSegment, StoredSegment, StreamRow, Write,
@@ -32,7 +32,7 @@ impl Stream {
         id: PutId,
         receipt: Option<Receipt>,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         let Some(state) = self
             .state
@@ -72,6 +72,7 @@ impl Stream {
             receipt.bytes > sealed.bytes,
             "an object is larger than its frames"
         );
+        let turn = &mut step.turn;
         turn.writes.push(Write::UpdateSegment(sealed.clone()));
         turn.writes.push(Write::DropHot(HotTable::of(id.segment)));
         let row = state.row.clone();
@@ -96,7 +97,7 @@ impl Stream {
                 retry_at: now,
             });
         }
-        state.seal_if_full(now, &self.limits, rows, turn)
+        state.seal_if_full(now, &self.limits, rows, step)
     }
 }
 
@@ -108,7 +109,7 @@ impl StreamState {
         now: Millis,
         limits: &Limits,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         let Some(opened_at) = self.tail.opened_at.filter(|_| limits.cold) else {
             return Ok(());
@@ -118,7 +119,7 @@ impl StreamState {
             || opened_at.plus(limits.segment_age_ms_max) <= now
             || self.is_closed();
         if is_full {
-            self.seal(now, limits, rows, turn)?;
+            self.seal(now, limits, rows, step)?;
         }
         Ok(())
     }
@@ -139,11 +140,12 @@ impl StreamState {
         now: Millis,
         limits: &Limits,
         rows: &dyn Storage,
-        turn: &mut Turn,
+        step: &mut Step,
     ) -> Result<(), StorageError> {
         assert!(self.row.writable, "only an open segment is sealed");
         assert!(self.tail.position > 0, "a sealed segment has content");
         assert!(self.tail.has_table, "content has a table");
+        let turn = &mut step.turn;
         if self.row.segment == 0 {
             turn.writes.push(Write::CreateSealedTables);
         }
@@ -172,8 +174,8 @@ impl StreamState {
         self.tail = OpenSegment::default();
         // The row of the last append is no longer the newest row.
         self.row.touched_at = self.row.touched_at.max(self.used.stored());
-        self.opens = true;
-        self.save();
+        step.opens_segment = true;
+        step.row.save();
         Ok(())
     }
 
