@@ -16,6 +16,7 @@ mod dev;
 mod fuzz;
 #[cfg(test)]
 mod line_length;
+mod mutation;
 mod peers;
 mod planted_faults;
 mod project;
@@ -23,6 +24,7 @@ mod server;
 mod settings;
 mod setup;
 mod suite;
+mod workspace;
 
 use clap::{Parser, Subcommand};
 use planted_faults::Layer;
@@ -165,6 +167,20 @@ enum Command {
         #[arg(long, conflicts_with = "check")]
         fuzz: bool,
     },
+    /// Change the machine in one place after the other, and show which tests notice
+    Mutation {
+        /// Only the mutants whose file, function or change contains this
+        filter: Option<String>,
+        /// Only so many of them, drawn at random
+        #[arg(long)]
+        sample: Option<usize>,
+        /// The number that the sample is drawn with; without it, one that the git commit gives
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Only one part of them, such as 1/4
+        #[arg(long, value_name = "PART/PARTS")]
+        shard: Option<mutation::Shard>,
+    },
     /// Run everything that must pass
     Test,
 }
@@ -258,6 +274,21 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             } else {
                 planted_faults::draw(project, &bugs, longest)
             }
+        }
+        Command::Mutation {
+            filter,
+            sample,
+            seed,
+            shard,
+        } => {
+            let seed = seed.unwrap_or_else(|| planted_faults::commit_number(project));
+            let selection = mutation::Selection {
+                filter,
+                sample,
+                seed,
+                shard,
+            };
+            mutation::mutation(project, &selection)
         }
         Command::Test => ci::run(project),
     }

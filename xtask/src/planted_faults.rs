@@ -2,6 +2,7 @@
 //! must notice it.
 
 use crate::project::{Project, output};
+use crate::workspace;
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use std::ffi::OsStr;
@@ -177,7 +178,7 @@ pub(crate) fn picked(
 }
 
 /// Returns a number that follows from the git commit, so that each commit tries other faults.
-fn commit_number(project: &Project) -> u64 {
+pub(crate) fn commit_number(project: &Project) -> u64 {
     let commit = output(project.command("git").args(["rev-parse", "HEAD"]));
     let digits = commit.as_deref().and_then(|text| text.get(..16));
     digits
@@ -430,60 +431,11 @@ fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
 /// again.
 fn plant(project: &Project, bug: &Bug, house: &Path) -> Result<()> {
     let patched = tempfile::tempdir()?;
-    let members = bug.layer.members();
-    for part in members.iter().copied().chain(["migrations"]) {
-        copy(&project.path(part), &patched.path().join(part))?;
-    }
-    let manifest = fs::read_to_string(project.path("Cargo.toml"))?;
-    let members = |line: &str| {
-        if line.starts_with("members = ") {
-            format!("members = {members:?}")
-        } else {
-            line.to_owned()
-        }
-    };
-    let others = |line: &&str| !line.starts_with("default-members = ");
-    let manifest: Vec<_> = manifest.lines().filter(others).map(members).collect();
-    fs::write(patched.path().join("Cargo.toml"), manifest.join("\n"))?;
-    fs::copy(
-        project.path("Cargo.lock"),
-        patched.path().join("Cargo.lock"),
-    )?;
-    let patch = bug.directory.join("patch.diff");
-    let applied = Command::new("git")
-        .arg("apply")
-        .arg(&patch)
-        .current_dir(patched.path())
-        .output()
-        .context("cannot run git")?;
-    let reason = String::from_utf8_lossy(&applied.stderr);
-    ensure!(
-        applied.status.success(),
-        "the patch of {} does not apply: {reason}",
-        bug.name
-    );
-    copy(patched.path(), house)
-}
-
-/// Copies the files that differ, except for corpora.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        if entry.file_name() == "corpus" {
-            continue;
-        }
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            let content = fs::read(entry.path())?;
-            if fs::read(&target).ok().as_ref() != Some(&content) {
-                fs::write(target, content)?;
-            }
-        }
-    }
-    Ok(())
+    workspace::copy(project, bug.layer.members(), patched.path())?;
+    let patch = fs::read_to_string(bug.directory.join("patch.diff"))?;
+    let applied = workspace::apply(&patch, patched.path());
+    applied.with_context(|| format!("the patch of {} does not apply", bug.name))?;
+    workspace::copy_files(patched.path(), house)
 }
 
 /// Builds the simulator of a workspace, and returns its program.

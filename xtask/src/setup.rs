@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 const CHROMIUM: &str = "/usr/bin/chromium";
 const NODE_MAJOR_MIN: u32 = 20;
+/// The version whose mutants `machine/mutants.toml` names.
+const CARGO_MUTANTS: &str = "27.1.0";
 pub(crate) const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 /// The programs that make a Worker from a Rust crate.
@@ -39,14 +41,23 @@ pub(crate) fn build_tools(project: &Project) -> Result<BuildTools> {
             "wasm-bindgen",
             "wasm-bindgen-cli",
             locked_version(&lock, "wasm-bindgen")?,
+            &["--version"],
         )?,
         worker_build: cargo_tool(
             project,
             "worker-build",
             "worker-build",
             locked_version(&lock, "worker")?,
+            &["--version"],
         )?,
     })
+}
+
+/// Installs the program that lists the mutants, if it is missing.
+pub(crate) fn cargo_mutants(project: &Project) -> Result<PathBuf> {
+    let package = "cargo-mutants";
+    let ask = ["mutants", "--version"];
+    cargo_tool(project, package, package, CARGO_MUTANTS, &ask)
 }
 
 pub(crate) fn node_packages(project: &Project) -> Result<()> {
@@ -137,12 +148,19 @@ fn wasm_target(project: &Project) -> Result<()> {
 
 /// Returns the program in the wanted version: from the search path, or from the user's cache, where
 /// it is installed if it is missing. Each version has its own directory, because another
-/// project may need another one.
-fn cargo_tool(project: &Project, program: &str, package: &str, version: &str) -> Result<PathBuf> {
+/// project may need another one. `ask` makes the program tell its version.
+fn cargo_tool(
+    project: &Project,
+    program: &str,
+    package: &str,
+    version: &str,
+    ask: &[&str],
+) -> Result<PathBuf> {
     let root = project.cache().join(format!("{package}-{version}"));
     let cached = root.join("bin").join(program);
     for candidate in [Path::new(program), cached.as_path()] {
-        if tool_version(project, candidate.as_os_str()).as_deref() == Some(version) {
+        let found = tool_version(project, candidate.as_os_str(), ask);
+        if found.as_deref() == Some(version) {
             return Ok(candidate.to_path_buf());
         }
     }
@@ -162,9 +180,9 @@ fn cargo_tool(project: &Project, program: &str, package: &str, version: &str) ->
     Ok(cached)
 }
 
-/// Returns the last word of the answer to `--version`, because some programs say their name first.
-fn tool_version(project: &Project, program: &OsStr) -> Option<String> {
-    let answer = output(project.command(program).arg("--version"))?;
+/// Returns the last word of the answer, because some programs say their name first.
+fn tool_version(project: &Project, program: &OsStr, ask: &[&str]) -> Option<String> {
+    let answer = output(project.command(program).args(ask))?;
     answer.split_whitespace().last().map(str::to_owned)
 }
 
