@@ -96,7 +96,7 @@ fn settings(text: &str) {
         let Ok(settings) = settings else { continue };
         let allowed = settings
             .cors_origins
-            .headers(Some(origin))
+            .headers("GET", Some(origin))
             .find(|(name, _)| *name == "Access-Control-Allow-Origin");
         let may = settings.cors_origins.admit(Some(origin));
         assert_eq!(allowed.is_some(), may, "{text:?} for {origin:?}");

@@ -76,6 +76,9 @@ limits_table! {
     drain_bytes_max: u64 = 64 << 20, Bytes, (0, 1 << 30);
     /// Silence after which a Worker no longer waits for the rest of a refused body.
     drain_silence_ms: u64 = 100, Milliseconds, (1, 60_000);
+    /// The largest announced body that a Worker lets the platform collect. A larger one is received
+    /// in pieces.
+    whole_body_bytes_max: u64 = 16 << 10, Bytes, (0, 1 << 20);
     /// Bytes that the reader's side buffers for a client that does not read, before it disconnects
     /// from the stream.
     reader_held_bytes_max: u64 = 256 << 10, Bytes, (1, 16 << 20);

@@ -117,7 +117,8 @@ describe("AUTH_TOKEN", () => {
     const base = await guarded();
     const stream = new Stream(base);
     expect((await stream.put({ body: "abc", headers: authorized })).status).toBe(201);
-    for (const [what, headers] of wrong) {
+    for (const [what, given] of wrong) {
+      const headers = { ...given, Origin: "https://a.example" };
       const answers = [
         await stream.get("", headers),
         await stream.get("?offset=now&live=long-poll", headers),

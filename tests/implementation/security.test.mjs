@@ -253,6 +253,35 @@ describe("CORS_ORIGINS", () => {
     expect((await stream.get()).text).toBe("abcxxy");
   });
 
+  test("every answer has CORS headers, except to an append that names no origin", async () => {
+    const stream = new Stream(await serve({ LONG_POLL_TIMEOUT_MS: 300 }));
+    const created = await stream.put({ body: "abc" });
+    const page = { Origin: "https://a.example" };
+    const appends = [
+      [await stream.append("x"), false],
+      [await stream.append("x", page), true],
+      [await stream.append("", page), true],
+      [await stream.append(""), false],
+    ];
+    const others = [
+      created,
+      await stream.get(),
+      await stream.get("", page),
+      await stream.get("?offset=now&live=long-poll"),
+      await stream.get("?offset=wrong"),
+      await stream.head(),
+      await stream.delete(),
+      await stream.get(),
+    ];
+    for (const [answer, may] of [...appends, ...others.map((answer) => [answer, true])]) {
+      const { headers, status } = answer;
+      expect(headers["access-control-allow-origin"], String(status)).toBe(may ? "*" : undefined);
+      expect(headers["access-control-expose-headers"] !== undefined).toBe(may);
+      expect(headers["cross-origin-resource-policy"]).toBe("cross-origin");
+      expect(headers.vary).toBeUndefined();
+    }
+  });
+
   test("OPTIONS for the whole server is answered like OPTIONS for a stream", async () => {
     const base = await serve();
     for (const target of ["*", "/", "/v1/stream/any"]) {

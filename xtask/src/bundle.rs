@@ -58,6 +58,17 @@ struct Sources {
     of_entry: SystemTime,
 }
 
+/// What worker-build enables, too. Encodings beyond these may be unknown to the platform.
+const WASM_FEATURES: [&str; 7] = [
+    "mutable-globals",
+    "sign-ext",
+    "nontrapping-float-to-int",
+    "bulk-memory",
+    "multivalue",
+    "reference-types",
+    "exception-handling",
+];
+
 pub(crate) fn build(project: &Project, feature: Option<Feature>) -> Result<()> {
     let variant = Variant::new(project, feature);
     // Two builds can run at once: one from the command line, and one that wrangler starts when a
@@ -134,7 +145,15 @@ fn assemble(project: &Project, variant: &Variant) -> Result<()> {
         .arg(project.path("shells/worker/js/entry.mjs"))
         .arg(&variant.generated)
         .arg(fresh.join(MODULE)))?;
-    fs::copy(variant.generated.join(WASM), fresh.join(WASM))?;
+    // worker-build keeps the names of the functions, which are a tenth of the bundle. A panic names
+    // its file and line without them.
+    run(project
+        .command(project.npm_program("wasm-opt"))
+        .args(WASM_FEATURES.map(|feature| format!("--enable-{feature}")))
+        .arg("--strip-debug")
+        .arg(variant.generated.join(WASM))
+        .arg("--output")
+        .arg(fresh.join(WASM)))?;
     remove_directory(&variant.bundle)?;
     fs::rename(&fresh, &variant.bundle)?;
     Ok(())

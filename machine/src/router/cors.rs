@@ -46,12 +46,22 @@ impl Origins {
         }
     }
 
-    /// Returns the CORS headers of an answer. `origin` is the request's `Origin`.
+    /// Returns whether all answers to a method have the same CORS headers, unless a page appends.
+    #[must_use]
+    pub const fn are_any(&self) -> bool {
+        matches!(self, Self::Any)
+    }
+
+    /// Returns the CORS headers of an answer. `method` and `origin` are those of the request.
     pub fn headers<'a>(
         &self,
+        method: &str,
         origin: Option<&'a str>,
     ) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> + use<'a> {
         let (vary, resource_policy, allowed) = match self {
+            // Every page names its origin when it appends, and no cache keeps the answer. So others
+            // that append do not need the permission.
+            Self::Any if method == "POST" && origin.is_none() => (None, "cross-origin", None),
             Self::Any => (None, "cross-origin", Some("*")),
             // The answer depends on the origin, even if the request has none.
             Self::Listed(_) => {
@@ -90,9 +100,9 @@ fn origin(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn headers(list: &str, origin: Option<&str>) -> Vec<(String, String)> {
+    fn headers(list: &str, method: &str, origin: Option<&str>) -> Vec<(String, String)> {
         let origins = Origins::read(list).unwrap_or_default();
-        let headers = origins.headers(origin);
+        let headers = origins.headers(method, origin);
         headers
             .map(|(name, value)| (name.to_owned(), value.into_owned()))
             .collect()
@@ -143,7 +153,7 @@ mod tests {
             (Some("null"), false),
             (None, false),
         ] {
-            let added = headers(list, origin);
+            let added = headers(list, "GET", origin);
             let has_cors = added
                 .iter()
                 .any(|(name, _)| name.starts_with("Access-Control-"));
@@ -157,12 +167,23 @@ mod tests {
             }
         }
         for origin in [None, Some("https://a.example"), Some("null")] {
-            let added = headers("*", origin);
+            let added = headers("*", "GET", origin);
             assert_eq!(
                 value(&added, "Access-Control-Allow-Origin").as_deref(),
                 Some("*")
             );
             assert_eq!(value(&added, "Vary"), None);
+        }
+        for (origin, allowed) in [(None, false), (Some("https://a.example"), true)] {
+            let added = headers("*", "POST", origin);
+            for name in [
+                "Access-Control-Allow-Origin",
+                "Access-Control-Expose-Headers",
+            ] {
+                assert_eq!(value(&added, name).is_some(), allowed, "{name} {origin:?}");
+            }
+            let policy = value(&added, "Cross-Origin-Resource-Policy");
+            assert_eq!(policy.as_deref(), Some("cross-origin"));
         }
     }
 }

@@ -41,9 +41,18 @@ pub struct ToStream {
     pub edge_cache: EdgeCache,
     /// Whether to add a `Server-Timing` header to the answer.
     pub timing: bool,
+    /// Whether to add CORS headers to the answer. The object adds those that do not depend on the
+    /// origin.
+    pub needs_cors: bool,
 }
 
 impl ToStream {
+    /// Returns whether the object's answer is the client's answer as it is.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        !(self.live || self.timing || self.needs_cors) && self.edge_cache == EdgeCache::Unused
+    }
+
     /// Returns the value of this internal header in the request to the object. `None` means that
     /// the header must be removed.
     #[must_use]
@@ -144,6 +153,7 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
         cache_mode: settings.answers_cache_mode(),
         edge_cache: edge_cache::of(head, &name, settings),
         timing,
+        needs_cors: !settings.cors_origins.are_any() || (head.method == "POST" && origin.is_some()),
         name,
     })
 }

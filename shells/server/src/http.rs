@@ -247,7 +247,7 @@ impl Service {
         }
         if client.is_refused {
             let outgoing = self.admit(self.refuse(Bound::Connections), client);
-            return self.shared(outgoing, &parts.headers).and_close();
+            return self.shared(outgoing, parts).and_close();
         }
         let routed = match origin {
             Ok(origin) => self.route(parts, &origin),
@@ -273,7 +273,7 @@ impl Service {
         self.streams
             .metrics
             .answered(method, outgoing.status(), took);
-        self.shared(outgoing, &parts.headers)
+        self.shared(outgoing, parts)
     }
 
     /// Handles the rest of a request body that was not read. A short rest is read while the answer
@@ -301,10 +301,10 @@ impl Service {
     }
 
     /// Adds the CORS headers.
-    fn shared<Body>(&self, mut outgoing: Outgoing<Body>, asked: &HeaderMap) -> Outgoing<Body> {
-        let origin = given(asked, header::ORIGIN);
+    fn shared<Body>(&self, mut outgoing: Outgoing<Body>, asked: &Parts) -> Outgoing<Body> {
+        let origin = given(&asked.headers, header::ORIGIN);
         let origins = &self.streams.settings.cors_origins;
-        for (name, value) in origins.headers(origin.as_deref()) {
+        for (name, value) in origins.headers(asked.method.as_str(), origin.as_deref()) {
             append(outgoing.0.headers_mut(), name, &value);
         }
         outgoing

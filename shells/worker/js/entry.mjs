@@ -5,7 +5,7 @@
 // reset at once, which undoes the writes of this turn. No other call is affected, because none was
 // running. `build/index.js` gives the next call a new wasm instance.
 
-import { DurableObject, WorkerEntrypoint } from "cloudflare:workers";
+import { DurableObject } from "cloudflare:workers";
 import * as inner from "../build/index.js";
 import { runEffect } from "./effects.mjs";
 import { streamPages } from "./pages.mjs";
@@ -19,6 +19,7 @@ import { release } from "./release.mjs";
  *
  * @typedef {object} Answered
  * @property {Response} response
+ * @property {boolean} [isComplete] Whether the response already has every header.
  * @property {string} [cache] The outcome of the cache: hit, miss or bypass.
  * @property {number} [cacheMs]
  * @property {boolean} [isTimed]
@@ -26,12 +27,31 @@ import { release } from "./release.mjs";
 
 // Read at the start, because the Rust code may have panicked when they are needed.
 const UNAVAILABLE = inner.StreamObject.unavailable();
-const DRAINING = inner.StreamObject.draining();
+const LIMITS = inner.StreamObject.bodyLimits();
 
 const unavailable = () => new Response(UNAVAILABLE.body, UNAVAILABLE);
 
 // A body is read in pieces of this size, through one buffer.
 const PIECE_BYTES = 256 << 10;
+
+const EMPTY = new Uint8Array();
+
+/**
+ * Returns the head of a request as the Rust code reads it: the method, the URL, and the names and
+ * values of the headers, each followed by a NUL. None of them contains one.
+ *
+ * @param {Request} request
+ */
+function headOf(request) {
+  let head = `${request.method}\0${request.url}\0`;
+  request.headers.forEach((value, name) => {
+    head += `${name}\0${value}\0`;
+  });
+  return head;
+}
+
+/** @param {Request} request */
+const announcedBytes = (request) => Number(request.headers.get("Content-Length") ?? Infinity);
 
 /**
  * Gives `incoming` the body piece by piece, as long as it wants more.
@@ -41,8 +61,7 @@ const PIECE_BYTES = 256 << 10;
  * @param {Incoming} incoming
  */
 async function receive(request, body, incoming) {
-  const announced = request.headers.get("Content-Length");
-  let missing = announced === null ? Infinity : Number(announced);
+  let missing = announcedBytes(request);
   const reader = body.getReader({ mode: "byob" });
   let piece = new Uint8Array(Math.min(missing, PIECE_BYTES));
   while (missing > 0 && incoming.isWanted()) {
@@ -68,12 +87,12 @@ async function drain(request) {
   // A client that sent `Expect` sends no body after a refusal, but would if it were read.
   if (request.body === null || request.headers.has("Expect")) return;
   const reader = request.body.getReader();
-  for (let discarded = 0; discarded < DRAINING.bytesMax; ) {
+  for (let discarded = 0; discarded < LIMITS.drainBytesMax; ) {
     /** @type {number | null} */
     let timer = null;
     /** @type {Promise<undefined>} */
     const silence = new Promise((resolve) => {
-      timer = setTimeout(resolve, DRAINING.silenceMs, undefined);
+      timer = setTimeout(resolve, LIMITS.drainSilenceMs, undefined);
     });
     // If the read fails, the client has disconnected.
     const piece = await Promise.race([reader.read(), silence]).catch(() => undefined);
@@ -106,8 +125,9 @@ export class StreamObject extends DurableObject {
       const result = call(this.inner);
       const commits = this.inner.takeCommits();
       if (commits > 0) this.ctx.waitUntil(this.#endCommits(commits));
-      const effects = this.inner.effects();
-      if (effects.length > 0) this.ctx.waitUntil(this.#runEffects(effects));
+      if (this.inner.hasEffects()) {
+        this.ctx.waitUntil(this.#runEffects(this.inner.takeEffects()));
+      }
       return result;
     } catch (error) {
       // An error thrown through Rust frames leaves their state broken, as a panic does.
@@ -153,17 +173,22 @@ export class StreamObject extends DurableObject {
   /** @param {Request} request */
   async #fetch(request) {
     const { body } = request;
-    const incoming = body === null ? undefined : this.#run((object) => object.receive(request));
-    if (body === null || incoming === undefined) {
-      const result = this.#run((object) => object.fetch(request));
+    if (body === null) return this.#run((object) => object.fetch(headOf(request), EMPTY));
+    // If the body is incomplete, this throws, and nothing is stored.
+    if (announcedBytes(request) <= LIMITS.wholeBytesMax) {
+      const whole = new Uint8Array(await request.arrayBuffer());
+      return this.#run((object) => object.fetch(headOf(request), whole));
+    }
+    const incoming = this.#run((object) => object.receive(headOf(request)));
+    if (incoming === undefined) {
+      const result = this.#run((object) => object.fetch(headOf(request), EMPTY));
       await drain(request);
       return result;
     }
     try {
-      // If the body is incomplete, this throws, and nothing is stored.
       await receive(request, body, incoming);
       const isTaken = incoming.isWanted();
-      const result = this.#run((object) => object.fetchWithBody(request, incoming));
+      const result = this.#run((object) => object.fetchWithBody(headOf(request), incoming));
       if (!isTaken) await drain(request);
       return result;
     } finally {
@@ -244,7 +269,8 @@ async function throughCache(url, ask, router, context) {
  */
 async function routed(request, env, context) {
   router ??= new inner.Router(env);
-  const to = router.route(request);
+  const to = router.route(request, headOf(request));
+  if (to instanceof Promise) return { response: await to, isComplete: true };
   if (to.answer !== undefined) {
     await drain(request);
     return { response: to.answer };
@@ -266,7 +292,8 @@ async function routed(request, env, context) {
  */
 function finished(request, { response, cache, cacheMs, isTimed }, began) {
   const last = new Response(response.body, response);
-  const pairs = router?.crossOrigin(request.headers.get("Origin") ?? undefined) ?? [];
+  const origin = request.headers.get("Origin") ?? undefined;
+  const pairs = router?.crossOrigin(request.method, origin) ?? [];
   for (const [name, value] of pairs) last.headers.set(name, value);
   if (cache !== undefined) last.headers.set("X-Cache", cache);
   if (isTimed) {
@@ -278,25 +305,25 @@ function finished(request, { response, cache, cacheMs, isTimed }, began) {
   return last;
 }
 
-/** @extends {WorkerEntrypoint<Env>} */
-export default class extends WorkerEntrypoint {
-  /** @param {Request} request */
-  async fetch(request) {
+/** @type {ExportedHandler<Env>} */
+export default {
+  async fetch(request, env, context) {
     const began = Date.now();
     /** @type {Answered} */
     let answered;
     try {
-      answered = await routed(request, this.env, this.ctx);
+      answered = await routed(request, env, context);
       if (isLive(answered.response)) {
         const connect = async (/** @type {Request} */ request) =>
-          (await routed(request, this.env, this.ctx)).response;
+          (await routed(request, env, context)).response;
         const response = await serveLive(request, answered.response, connect);
         answered = { response, cache: answered.cache };
       }
+      if (answered.isComplete) return answered.response;
     } catch (error) {
       console.error("a request failed", error);
       answered = { response: unavailable() };
     }
     return finished(request, answered, began);
-  }
-}
+  },
+};

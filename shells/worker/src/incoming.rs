@@ -1,9 +1,11 @@
 //! The body of a request while it arrives.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use js_sys::Uint8Array;
+use machine::router::Settings;
 use machine::wire::request::AwaitsBody;
 use machine::{Answer, Call, Limits};
 use wasm_bindgen::prelude::*;
@@ -21,12 +23,23 @@ pub struct Incoming {
     bytes: Vec<u8>,
     room: Room,
     state: State,
-    limits: Limits,
+    settings: Rc<Settings>,
 }
 
 /// A share of what the bodies of this isolate may take, in bytes.
 #[derive(Default)]
 pub(crate) struct Room(u64);
+
+impl Room {
+    /// Takes room for a whole body, if there is some.
+    pub(crate) fn take(bytes: u64, limits: &Limits) -> Option<Self> {
+        let held = HELD.get();
+        limits.takes_body(held, bytes).then(|| {
+            HELD.set(held + bytes);
+            Self(bytes)
+        })
+    }
+}
 
 impl Drop for Room {
     fn drop(&mut self) {
@@ -46,13 +59,13 @@ const STEP: u64 = 1 << 20;
 
 impl Incoming {
     /// Makes room for a body of the announced length, which the machine has accepted.
-    pub(crate) fn new(awaits: AwaitsBody, announced: Option<u64>, limits: &Limits) -> Self {
+    pub(crate) fn new(awaits: AwaitsBody, announced: Option<u64>, settings: Rc<Settings>) -> Self {
         let mut incoming = Self {
             awaits: Some(awaits),
             bytes: Vec::new(),
             room: Room::default(),
             state: State::Wanted,
-            limits: limits.clone(),
+            settings,
         };
         incoming.reserve(announced.unwrap_or_default());
         incoming
@@ -69,7 +82,7 @@ impl Incoming {
                 .map(|call| (call, room))
                 .map_err(|refusal| Answer::refusal(&refusal)),
             State::TooLarge => Err(Answer::refusal(&awaits.too_large())),
-            State::NoRoom => Err(Answer::unavailable(&self.limits)),
+            State::NoRoom => Err(Answer::unavailable(&self.settings.limits)),
         }
     }
 
@@ -78,7 +91,7 @@ impl Incoming {
             return;
         }
         let others = HELD.get() - self.room.0;
-        if !self.limits.takes_body(others, bytes) {
+        if !self.settings.limits.takes_body(others, bytes) {
             return self.refuse(State::NoRoom);
         }
         self.bytes

@@ -6,6 +6,7 @@
 //! future hanging. Because there are no futures, a panic breaks only the call in which it happens.
 
 mod effects;
+mod head;
 mod incoming;
 mod object;
 mod pages;
@@ -17,10 +18,12 @@ mod storage;
 mod test_routes;
 mod waiting;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::rc::Rc;
 
 use js_sys::Reflect;
-use machine::router::Settings;
+use machine::router::{Origins, Settings};
 use machine::wire::header;
 use wasm_bindgen::{JsValue, intern};
 use worker::event;
@@ -36,12 +39,13 @@ fn start() {
     }
 }
 
+thread_local! {
+    static SETTINGS: OnceCell<Result<Rc<Settings>, String>> = const { OnceCell::new() };
+}
+
 /// Returns the operator's settings, or what is wrong with them. They are read once in each isolate,
 /// because they cannot change while it runs.
-fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T) -> T {
-    thread_local! {
-        static SETTINGS: OnceCell<Result<Settings, String>> = const { OnceCell::new() };
-    }
+fn settings(env: &JsValue) -> Result<Rc<Settings>, String> {
     let variable = |name: &str| {
         Reflect::get(env, &name.into())
             .ok()
@@ -55,7 +59,19 @@ fn settings<T>(env: &JsValue, then: impl FnOnce(&Result<Settings, String>) -> T)
         settings.limits.cold = is_bound("SEGMENTS");
         settings.limits.index = is_bound("ADMIN_INDEX");
         settings.limits.registry = true;
-        Ok(settings)
+        Ok(Rc::new(settings))
     };
-    SETTINGS.with(|settings| then(settings.get_or_init(read)))
+    SETTINGS.with(|settings| settings.get_or_init(read).clone())
+}
+
+/// Returns the CORS headers of the answers to a method, if all have the same. If the settings are
+/// bad, the answers that say so are for everybody.
+fn constant_cors_headers(method: &str) -> Vec<(&'static str, Cow<'static, str>)> {
+    let any = Origins::default();
+    SETTINGS.with(|settings| {
+        let settings = settings.get().expect("settings are read before any answer");
+        let origins = settings.as_ref().map_or(&any, |read| &read.cors_origins);
+        let headers = origins.are_any().then(|| origins.headers(method, None));
+        headers.into_iter().flatten().collect()
+    })
 }

@@ -2,10 +2,10 @@
 //! answers follow it.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use js_sys::{Array, Date, Uint8Array};
-use machine::router::{Settings, target};
 use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
@@ -13,9 +13,10 @@ use machine::{
     Effect, EffectId, Input, Limits, Millis, Stream, Subscriber,
 };
 use wasm_bindgen::prelude::*;
-use web_sys::{Request, Response};
+use web_sys::Response;
 
 use crate::effects::{self, PutJob};
+use crate::head::Head;
 use crate::incoming::{Incoming, Room};
 use crate::pages::Pages;
 use crate::platform::{ObjectContext, Socket, WebSocketPair, instance_seed, log_error};
@@ -30,6 +31,16 @@ export interface Prepared {
   status: number;
   headers: [string, string][];
   body: string;
+}
+
+/** How bodies are read. */
+export interface BodyLimits {
+  /** The largest announced body that the platform collects. */
+  wholeBytesMax: number;
+  /** How many bytes of an unwanted body are read and discarded. */
+  drainBytesMax: number;
+  /** The silence after which the rest of an unwanted body is no longer waited for. */
+  drainSilenceMs: number;
 }
 "#;
 
@@ -71,45 +82,36 @@ impl StreamObject {
     }
 
     /// Returns what receives the body of a request, if its head announces a request that needs one.
-    ///
-    /// # Errors
-    /// When the platform fails.
-    pub fn receive(&self, request: &Request) -> Result<Option<Incoming>, JsValue> {
-        let Ok(settings) = settings(&self.env, Clone::clone) else {
-            return Ok(None);
-        };
-        let limits = &settings.limits;
-        Ok(with_head(request, &settings, |head| {
-            match request::parse(head, limits) {
+    #[must_use]
+    pub fn receive(&self, head: &str) -> Option<Incoming> {
+        let settings = settings(&self.env).ok()?;
+        Head::new(head).read(&settings, |head| {
+            match request::parse(head, &settings.limits) {
                 Ok(Parsed::AwaitsBody(awaits)) => {
                     let announced = request::announced_bytes(head);
-                    Some(Incoming::new(awaits, announced, limits))
+                    Some(Incoming::new(awaits, announced, Rc::clone(&settings)))
                 }
                 Ok(Parsed::Whole(_)) | Err(_) => None,
             }
-        }))
+        })
     }
 
-    /// Answers a request without a body.
+    /// Answers a request with its whole body, which is empty if it has none.
     ///
     /// # Errors
     /// When the platform fails in making a response.
     #[wasm_bindgen(unchecked_return_type = "Response | Pages | Promise<Response>")]
-    pub fn fetch(&self, request: &Request) -> Result<JsValue, JsValue> {
-        self.answer(request, None)
+    pub fn fetch(&self, head: &str, body: Vec<u8>) -> Result<JsValue, JsValue> {
+        self.answer(head, |head, limits| call(head, body, limits))
     }
 
-    /// Answers a request with the body that was received.
+    /// Answers a request with the body that was received in pieces.
     ///
     /// # Errors
     /// When the platform fails in making a response.
     #[wasm_bindgen(js_name = fetchWithBody, unchecked_return_type = "Response | Pages | Promise<Response>")]
-    pub fn fetch_with_body(
-        &self,
-        request: &Request,
-        body: &mut Incoming,
-    ) -> Result<JsValue, JsValue> {
-        self.answer(request, Some(body))
+    pub fn fetch_with_body(&self, head: &str, body: &mut Incoming) -> Result<JsValue, JsValue> {
+        self.answer(head, |_, _| body.call())
     }
 
     /// Gets the next page of a response. Returns whether there is one, because the stream may have
@@ -122,7 +124,7 @@ impl StreamObject {
         let Some(rest) = pages.rest() else {
             return Ok(false);
         };
-        let settings = settings(&self.env, Clone::clone)?;
+        let settings = settings(&self.env)?;
         let id = CallId(self.calls.replace(self.calls.get() + 1));
         let responded = self.turn(Input::Continue { id, rest }, &settings.limits);
         let Ok(Some(Responded::InPieces(_, rendering))) = responded else {
@@ -133,10 +135,17 @@ impl StreamObject {
     }
 
     /// Returns the effects to run once the writes are durable, and forgets them.
-    #[wasm_bindgen(unchecked_return_type = "Effect[]")]
+    #[wasm_bindgen(js_name = takeEffects, unchecked_return_type = "Effect[]")]
     #[must_use]
-    pub fn effects(&self) -> Vec<JsValue> {
+    pub fn take_effects(&self) -> Vec<JsValue> {
         self.effects.take()
+    }
+
+    /// Returns whether there are effects to run.
+    #[wasm_bindgen(js_name = hasEffects)]
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        !self.effects.borrow().is_empty()
     }
 
     /// Returns how many commits of appends have begun since this was last asked. The entry calls
@@ -155,7 +164,7 @@ impl StreamObject {
     #[wasm_bindgen(js_name = commitsEnded)]
     pub fn commits_ended(&self, commits: u32) -> Result<(), JsValue> {
         self.waiting.commits_ended(commits);
-        let settings = settings(&self.env, Clone::clone)?;
+        let settings = settings(&self.env)?;
         let limits = &settings.limits;
         while let Some(input) = self.waiting.next(limits) {
             let ids: Vec<_> = input.calls().collect();
@@ -255,28 +264,27 @@ impl StreamObject {
     /// When the platform fails in making a response.
     #[wasm_bindgen(js_name = pageFailure)]
     pub fn page_failure(&self, damaged: Option<String>) -> Result<Response, JsValue> {
-        let answer = settings(&self.env, |settings| match (damaged, settings) {
+        let answer = match (damaged, settings(&self.env)) {
             (Some(damaged), _) => Answer::internal(&damaged),
             (None, Ok(settings)) => Answer::unavailable(&settings.limits),
-            (None, Err(bad)) => Answer::internal(bad),
-        });
-        response::plain(&answer)
+            (None, Err(bad)) => Answer::internal(&bad),
+        };
+        response::with_cors(response::plain(&answer)?)
     }
 
-    /// Returns how many bytes of an unwanted body are read and discarded, and after how many
-    /// milliseconds of silence the rest is no longer waited for.
+    /// Returns the limits by which the entry reads bodies.
     ///
     /// # Errors
     /// When the platform fails in making an object.
-    #[wasm_bindgen(unchecked_return_type = "{ bytesMax: number; silenceMs: number }")]
-    pub fn draining() -> Result<JsValue, JsValue> {
-        effects::object(&[
-            ("bytesMax", (Limits::DEFAULT.drain_bytes_max as f64).into()),
-            (
-                "silenceMs",
-                (Limits::DEFAULT.drain_silence_ms as f64).into(),
-            ),
-        ])
+    #[wasm_bindgen(js_name = bodyLimits, unchecked_return_type = "BodyLimits")]
+    pub fn body_limits() -> Result<JsValue, JsValue> {
+        let limits = &Limits::DEFAULT;
+        let limits = [
+            ("wholeBytesMax", limits.whole_body_bytes_max),
+            ("drainBytesMax", limits.drain_bytes_max),
+            ("drainSilenceMs", limits.drain_silence_ms),
+        ];
+        effects::object(&limits.map(|(name, limit)| (name, (limit as f64).into())))
     }
 
     /// Handles the alarm.
@@ -300,50 +308,39 @@ impl StreamObject {
     }
 }
 
-/// Passes the head of a request to `then`. The router has checked its URL.
-fn with_head<T>(
-    request: &Request,
-    settings: &Settings,
-    then: impl FnOnce(RequestHead<'_>) -> T,
-) -> T {
-    let (method, url, headers) = (request.method(), request.url(), request.headers());
-    let (origin, target) = target::split(&url);
-    then(RequestHead {
-        method: &method,
-        origin: settings.location_base(origin),
-        target,
-        header: &|name| headers.get(name).ok().flatten(),
-    })
-}
-
-/// Returns the call of a request that has no body.
-fn call_without_body(head: RequestHead<'_>, limits: &Limits) -> Result<Call, Answer> {
-    let parsed = request::parse(head, limits);
-    let call = parsed.and_then(|parsed| match parsed {
-        Parsed::Whole(call) => Ok(call),
-        Parsed::AwaitsBody(awaits) => awaits.with_body(Bytes::new()),
-    });
-    call.map_err(|refusal| Answer::refusal(&refusal))
+/// Returns the call of a request whose whole body is there, and the room of that body.
+fn call(head: RequestHead<'_>, body: Vec<u8>, limits: &Limits) -> Result<(Call, Room), Answer> {
+    let refused = |refusal| Answer::refusal(&refusal);
+    match request::parse(head, limits).map_err(refused)? {
+        Parsed::Whole(call) => Ok((call, Room::default())),
+        Parsed::AwaitsBody(awaits) => {
+            let room = Room::take(body.len() as u64, limits);
+            let room = room.ok_or_else(|| Answer::unavailable(limits))?;
+            let call = awaits.with_body(Bytes::from(body)).map_err(refused)?;
+            Ok((call, room))
+        }
+    }
 }
 
 impl StreamObject {
-    fn answer(&self, request: &Request, body: Option<&mut Incoming>) -> Result<JsValue, JsValue> {
+    fn answer(
+        &self,
+        head: &str,
+        call: impl FnOnce(RequestHead<'_>, &Limits) -> Result<(Call, Room), Answer>,
+    ) -> Result<JsValue, JsValue> {
+        let head = Head::new(head);
         #[cfg(feature = "test-routes")]
-        if let Some(response) = self.test_route(request)? {
+        if let Some(response) = self.test_route(&head)? {
             return Ok(response.into());
         }
-        let settings = match settings(&self.env, Clone::clone) {
+        let settings = match settings(&self.env) {
             Ok(settings) => settings,
             Err(bad) => return response::plain(&Answer::internal(&bad)).map(JsValue::from),
         };
         let limits = &settings.limits;
-        let (began, call) = with_head(request, &settings, |head| {
+        let (began, call) = head.read(&settings, |head| {
             let began = (head.header)(internal_headers::TIMING).map(|_| Date::now());
-            let call = match body {
-                None => call_without_body(head, limits).map(|call| (call, Room::default())),
-                Some(body) => body.call(),
-            };
-            (began, call)
+            (began, call(head, limits))
         });
         let response = match call {
             Ok((call, room)) => {
@@ -364,11 +361,15 @@ impl StreamObject {
             }
             Err(answer) => response::plain(&answer)?,
         };
-        timed(response, began).map(JsValue::from)
+        let response = timed(response, began)?;
+        match head.method {
+            "POST" => Ok(response.into()),
+            _ => response::with_cors(response).map(JsValue::from),
+        }
     }
 
     fn event(&self, input: Input) -> Result<(), JsValue> {
-        let settings = settings(&self.env, Clone::clone)?;
+        let settings = settings(&self.env)?;
         self.turn(input, &settings.limits).map(|_| ())
     }
 

@@ -112,7 +112,7 @@ impl Pages {
     /// # Errors
     /// When the platform fails in making a response.
     pub fn response(&self, body: &ReadableStream) -> Result<Response, JsValue> {
-        response::streamed(&self.answer, body)
+        response::with_cors(response::streamed(&self.answer, body)?)
     }
 
     /// Frees it.

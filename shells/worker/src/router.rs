@@ -4,16 +4,16 @@ use js_sys::{Array, Object, Reflect};
 use machine::Answer;
 use machine::router::{self, EdgeCache, Origins, Route, ToStream, target};
 use machine::wire::internal_headers;
-use machine::wire::request::RequestHead;
 use wasm_bindgen::prelude::*;
 use web_sys::{Headers, Request, RequestInit};
 
+use crate::head::Head;
 use crate::platform::Namespace;
 use crate::{response, settings};
 
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
-/** Where a request goes. */
+/** Where a request goes whose answer needs something from the entry. */
 export type Routed =
   | { answer: Response }
   | {
@@ -43,33 +43,25 @@ impl Router {
         Ok(Self { env, streams })
     }
 
-    /// Routes a request. In the result, `answer` is set if the router answers itself. Otherwise
+    /// Routes a request. Sends it to the stream's object if the object's answer is the client's.
+    /// Otherwise `answer` is set in the result if the router answers itself. If not,
     /// `stub` is the stream's object, and `request` is the request for it. `isTimed` says whether
     /// the response has a `Server-Timing` header. `cache` is the URL to look up in the cache at the
     /// edge, `null` if this request must not use the cache, or `undefined` if there is no cache.
     ///
     /// # Errors
     /// When the platform fails in making a response or a request.
-    #[wasm_bindgen(unchecked_return_type = "Routed")]
-    pub fn route(&self, request: &Request) -> Result<JsValue, JsValue> {
-        let (method, url, headers) = (request.method(), request.url(), request.headers());
-        let header = |name: &str| headers.get(name).ok().flatten();
-        let host = header("Host");
-        let route = settings(&self.env, |settings| match settings {
-            Ok(settings) => match target::checked(&url, host.as_deref()) {
-                Ok((origin, target)) => {
-                    let head = RequestHead {
-                        method: &method,
-                        origin: settings.location_base(origin),
-                        target,
-                        header: &header,
-                    };
-                    router::route(head, settings)
-                }
-                Err(refusal) => Route::Answered(router::refused(&method, &refusal)),
+    #[wasm_bindgen(unchecked_return_type = "Routed | Promise<Response>")]
+    pub fn route(&self, request: &Request, head: &str) -> Result<JsValue, JsValue> {
+        let head = Head::new(head);
+        let settings = settings(&self.env);
+        let route = match &settings {
+            Ok(settings) => match target::checked(head.url, head.header("Host")) {
+                Ok(split) => head.read_at(split, settings, |head| router::route(head, settings)),
+                Err(refusal) => Route::Answered(router::refused(head.method, &refusal)),
             },
             Err(bad) => Route::Answered(Answer::internal(bad)),
-        });
+        };
         let routed = Object::new();
         let set = |name: &str, value: JsValue| Reflect::set(&routed, &name.into(), &value);
         match route {
@@ -77,10 +69,15 @@ impl Router {
                 set("answer", response::plain(&answer)?.into())?;
             }
             Route::Stream(to_stream) => {
-                let changed = changed_request(request, &headers, &to_stream)?;
-                set("request", changed.as_ref().unwrap_or(request).into())?;
+                let changed = changed_request(request, &head, &to_stream)?;
+                let request = changed.as_ref().unwrap_or(request);
                 // A stub that has failed stays broken, so each request gets a new one.
-                set("stub", self.streams.by_name(&to_stream.name)?.into())?;
+                let stub = self.streams.by_name(&to_stream.name)?;
+                if to_stream.is_direct() {
+                    return stub.fetch(request).map(JsValue::from);
+                }
+                set("request", request.into())?;
+                set("stub", stub.into())?;
                 set("isTimed", to_stream.timing.into())?;
                 match to_stream.edge_cache {
                     EdgeCache::Unused => {}
@@ -107,19 +104,18 @@ impl Router {
     /// Returns the CORS headers of every response, as pairs of name and value.
     #[wasm_bindgen(js_name = crossOrigin, unchecked_return_type = "[string, string][]")]
     #[must_use]
-    pub fn cross_origin(&self, origin: Option<String>) -> Vec<JsValue> {
-        settings(&self.env, |settings| {
-            let open = Origins::default();
-            let origins = settings
-                .as_ref()
-                .map_or(&open, |settings| &settings.cors_origins);
-            let headers = origins.headers(origin.as_deref());
-            let pair = |(name, value): (&str, _)| {
-                let value: std::borrow::Cow<'_, str> = value;
-                Array::of2(&name.into(), &value.as_ref().into()).into()
-            };
-            headers.map(pair).collect()
-        })
+    pub fn cross_origin(&self, method: &str, origin: Option<String>) -> Vec<JsValue> {
+        let open = Origins::default();
+        let settings = settings(&self.env);
+        let origins = settings
+            .as_ref()
+            .map_or(&open, |settings| &settings.cors_origins);
+        let headers = origins.headers(method, origin.as_deref());
+        let pair = |(name, value): (&str, _)| {
+            let value: std::borrow::Cow<'_, str> = value;
+            Array::of2(&name.into(), &value.as_ref().into()).into()
+        };
+        headers.map(pair).collect()
     }
 }
 
@@ -127,18 +123,18 @@ impl Router {
 /// that the router sets, and without those of the client.
 fn changed_request(
     request: &Request,
-    headers: &Headers,
+    head: &Head<'_>,
     to_stream: &ToStream,
 ) -> Result<Option<Request>, JsValue> {
     let mut changed = None;
     for name in internal_headers::ALL {
         let value = to_stream.internal_header(name);
-        if value.is_none() && !headers.has(name)? {
+        if value.is_none() && head.header(name).is_none() {
             continue;
         }
         let headers = match &mut changed {
             Some(changed) => changed,
-            None => changed.insert(Headers::new_with_headers(headers)?),
+            None => changed.insert(Headers::new_with_headers(&request.headers())?),
         };
         match value {
             Some(value) => headers.set(name, value)?,

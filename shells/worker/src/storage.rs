@@ -1,6 +1,7 @@
 //! The stored rows of one object: implements the machine's storage port, and executes its writes.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::outbox::{Queue, Task};
@@ -21,9 +22,13 @@ pub(crate) struct Storage {
     /// The buffer in which the payload of a row is handed to JavaScript. A copy for each row would
     /// occupy memory until it is garbage collected.
     payload: RefCell<Option<Uint8Array>>,
+    statements: RefCell<VecDeque<(String, JsValue)>>,
     #[cfg(feature = "test-routes")]
     pub(crate) counts: std::cell::Cell<Counts>,
 }
+
+/// How many texts of statements an object keeps in JavaScript.
+const STATEMENTS_KEPT: usize = 8;
 
 /// Payloads of at least this many bytes share the buffer.
 const PAYLOAD_BYTES_SHARED: usize = 256 << 10;
@@ -46,6 +51,7 @@ impl Storage {
             storage,
             context,
             payload: RefCell::default(),
+            statements: RefCell::default(),
             #[cfg(feature = "test-routes")]
             counts: std::cell::Cell::default(),
         }
@@ -185,7 +191,22 @@ impl Storage {
                 Value::Blob(bytes) => self.payload(bytes).into(),
             });
         }
-        self.sql.exec(&JsValue::from_str(statement), &bound)
+        self.sql.exec(&self.statement(statement), &bound)
+    }
+
+    /// Returns the text of a statement for JavaScript. The latest ones cross over once, because the
+    /// same few statements come again and again.
+    fn statement(&self, text: &str) -> JsValue {
+        let mut statements = self.statements.borrow_mut();
+        if let Some((_, crossed)) = statements.iter().find(|(known, _)| known == text) {
+            return crossed.clone();
+        }
+        if statements.len() == STATEMENTS_KEPT {
+            statements.pop_front();
+        }
+        let crossed = JsValue::from_str(text);
+        statements.push_back((text.to_owned(), crossed.clone()));
+        crossed
     }
 
     /// Returns a view of these bytes for JavaScript. Large payloads share one buffer. This is safe

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use machine::{Answer, Stream};
 use wasm_bindgen::JsValue;
-use web_sys::{Request, Response};
+use web_sys::Response;
 
+use crate::head::Head;
 use crate::object::StreamObject;
 use crate::platform::instance_seed;
 use crate::response;
@@ -31,8 +32,8 @@ impl State {
 }
 
 impl StreamObject {
-    pub(crate) fn test_route(&self, request: &Request) -> Result<Option<Response>, JsValue> {
-        match request.headers().get("X-Test-Op")?.as_deref() {
+    pub(crate) fn test_route(&self, head: &Head<'_>) -> Result<Option<Response>, JsValue> {
+        match head.header("X-Test-Op") {
             Some("panic") => {
                 self.test.panics.set(true);
                 Ok(None)
@@ -43,8 +44,8 @@ impl StreamObject {
             }
             Some("stats") => self.stats().map(Some),
             Some("execute") => {
-                let statements = request.headers().get("X-Test-Statements")?;
-                self.storage.execute_all(&statements.unwrap_or_default())?;
+                let statements = head.header("X-Test-Statements");
+                self.storage.execute_all(statements.unwrap_or_default())?;
                 response::plain(&Answer::uncached(204)).map(Some)
             }
             _ => Ok(None),
