@@ -143,6 +143,9 @@ impl Settings {
             skew_ms: self.delays.skew * 2,
             cursor_epoch_ms: limits.cursor_epoch_ms,
             cursor_interval_ms: limits.cursor_interval_ms,
+            page_max_age_s: limits.page_max_age_s,
+            page_stale_s: limits.page_stale_s,
+            long_poll_max_age_s: limits.long_poll_max_age_s,
         }
     }
 

@@ -5,6 +5,7 @@
 //! answer.
 
 mod append;
+mod cache_control;
 mod conditions;
 mod content;
 mod create;
@@ -85,6 +86,11 @@ pub struct Bounds {
     pub skew_ms: u64,
     pub cursor_epoch_ms: u64,
     pub cursor_interval_ms: u64,
+    /// How long caches may keep a page before the tail, and use it while they ask for another.
+    pub page_max_age_s: u64,
+    pub page_stale_s: u64,
+    /// How long caches may keep the content that a long-poll returns.
+    pub long_poll_max_age_s: u64,
 }
 
 impl Bounds {
@@ -333,6 +339,7 @@ impl Model {
     ) -> Verdict {
         let deletes = request.method == "DELETE" && response.status == 204;
         self.settle_expiry(facts, deletes)?;
+        self.bounds.keeps_in_caches(request, response)?;
         let faults = faults(request, &self.bounds);
         if !faults.is_empty() {
             return ensure(
@@ -341,11 +348,6 @@ impl Model {
                 response,
             );
         }
-        ensure(
-            response.header("Cache-Control").is_some(),
-            || "a Cache-Control".to_owned(),
-            response,
-        )?;
         let done = match (request.method, self.state.incarnation.is_some()) {
             ("PUT", false) => self.created(request, response, facts),
             (_, false) => ensure(

@@ -76,11 +76,6 @@ impl Model {
             || format!("Stream-Expires-At: {expires:?}"),
             response,
         )?;
-        ensure(
-            response.header("Cache-Control") == Some("no-store"),
-            || "no-store".to_owned(),
-            response,
-        )?;
         let all = response.header("ETag").and_then(tag);
         let names_all = all.filter(|tag| {
             tag.start == (0, 0) && tag.closed == incarnation.closed && incarnation.is_at(tag.end)

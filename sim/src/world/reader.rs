@@ -615,6 +615,10 @@ impl World<'_, '_> {
         if response.status >= 400 {
             return None;
         }
+        let bounds = &self.models[it.object].bounds;
+        if let Err(mismatch) = bounds.keeps_in_caches(&it.request, response) {
+            return Some(mismatch.expected);
+        }
         let incarnation = it.position.incarnation().unwrap_or(0);
         let next_position =
             |response: &Response| self.next_position(it.object, incarnation, response);
