@@ -666,6 +666,8 @@ pub fn decode(object: &[u8]) -> Result<Decoded, CorruptionError> {
 mod tests {
     use super::*;
     use crate::plan::{Part, Plan, Shape};
+    use crate::rows::{HotRow, Write};
+    use crate::{MemoryRows, Millis};
 
     fn rendered(part: ColdPart, object: &[u8]) -> String {
         let plan = Plan {
@@ -707,6 +709,47 @@ mod tests {
         };
         let index = Index::decode(&index.encode()).expect("it is an index");
         (index, [b"..!", body].concat())
+    }
+
+    #[test]
+    fn a_put_begins_only_with_all_rows_of_its_segment() {
+        let table = HotTable::of(0);
+        let row = HotRow {
+            key: RowKey::at(0),
+            units: 3,
+            bytes_before: 0,
+            at: Millis(1),
+            ends: Vec::new(),
+            frames: Bytes::from_static(&[3, 0, 0, 0, 7, 8, 9]).into(),
+        };
+        let mut rows = MemoryRows::default();
+        for write in [Write::CreateHot(table), Write::InsertHot { table, row }] {
+            rows.apply(&write).expect("the table is empty");
+        }
+        let begins = |units, bytes| {
+            let put = Put {
+                id: PutId {
+                    incarnation: Incarnation(1),
+                    segment: 0,
+                    attempt: 1,
+                },
+                key: String::new(),
+                table,
+                units,
+                bytes,
+                block: 64,
+                row_bytes_max: 64,
+                time_ms: 1,
+                context: Context {
+                    path: "log".to_owned(),
+                    content_type: "text/plain".to_owned(),
+                },
+            };
+            put.begin(&rows).is_ok()
+        };
+        assert!(begins(3, 7));
+        assert!(!begins(4, 7));
+        assert!(!begins(3, 8));
     }
 
     #[test]
