@@ -133,6 +133,20 @@ impl Input {
         single.into_iter().chain(several.iter().map(|(id, _)| *id))
     }
 
+    /// Returns whether it asks for what is stored, and changes nothing. Its turn may still write: a
+    /// use of a stream with a TTL is stored, and an expired stream is removed.
+    #[must_use]
+    pub const fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Continue { .. }
+                | Self::Call {
+                    call: Call::Metadata | Call::Read(_),
+                    ..
+                }
+        )
+    }
+
     /// Returns whether it runs appends, so that others wait for its commit; see
     /// [`crate::AppendQueue`].
     #[must_use]

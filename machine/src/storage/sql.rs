@@ -1,4 +1,6 @@
-//! The SQL text of every row written and every question asked, used by every shell.
+//! The SQL text of every row written and every question asked, of a database that holds one stream.
+//! The server for one machine has a dialect of its own, for databases of many streams. It shares what
+//! is bound and what is read here.
 //!
 //! Integers stay below 2^53, because they pass through JavaScript's numbers in the Worker. An
 //! incarnation has 64 bits and is stored as text. Columns that belong together and are all NULL
@@ -749,7 +751,8 @@ const HAS_STREAM_SEQ: u64 = 2;
 /// Encodes the appends of a row. Each is its units and the bits above as varints; then id, epoch
 /// and sequence of its producer; then its `Stream-Seq`. A text is its length as a varint, and its
 /// bytes.
-fn encoded_ends(ends: &[AppendEnd]) -> Vec<u8> {
+#[must_use]
+pub fn encoded_ends(ends: &[AppendEnd]) -> Vec<u8> {
     fn push_text(bytes: &mut Vec<u8>, text: &str) {
         push_varint(bytes, text.len() as u64);
         bytes.extend_from_slice(text.as_bytes());

@@ -1,15 +1,21 @@
-//! The rows of a stream in SQLite: the machine's storage port and its writes, over a `rusqlite`
-//! connection. The server uses it with one file per stream, the simulator with databases in memory.
+//! The machine's storage port and its writes, over `rusqlite` connections: [`Database`] has the rows
+//! of one stream, and [`Shard`] those of many. The server uses shards. The simulator uses databases
+//! in memory.
 #![forbid(unsafe_code)]
+
+mod shard;
+mod statements;
 
 use machine::outbox::{Queue, Task};
 use machine::rows::{
     HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
 };
-use machine::sql::{self, Columns, Value};
+use machine::sql::{self, Columns as _, Value};
 use machine::{Span, Storage, StorageError, Write};
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Result, Row, ToSql, params_from_iter};
+use rusqlite::{Connection, Result};
+use statements::{Cells, Statements, unreadable};
+
+pub use shard::{Copied, Identity, OpenError, Shard, StreamRows};
 
 /// More than the statements of [`machine::sql`] for two segments. Statements of dropped tables are
 /// evicted.
@@ -18,7 +24,7 @@ const STATEMENTS_KEPT: usize = 64;
 /// The database of one stream.
 #[derive(Debug)]
 pub struct Database {
-    connection: Connection,
+    statements: Statements,
 }
 
 impl Database {
@@ -26,7 +32,9 @@ impl Database {
     #[must_use]
     pub fn new(connection: Connection) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-        Self { connection }
+        Self {
+            statements: Statements(connection),
+        }
     }
 
     /// Opens a database in memory.
@@ -42,7 +50,7 @@ impl Database {
     /// # Errors
     /// When it cannot be closed.
     pub fn close(self) -> Result<()> {
-        self.connection.close().map_err(|(_, error)| error)
+        self.statements.0.close().map_err(|(_, error)| error)
     }
 
     /// Opens a transaction. [`Self::commit`] makes its writes durable all at once. Reads see them
@@ -51,7 +59,7 @@ impl Database {
     /// # Errors
     /// When the database cannot be locked or read.
     pub fn begin(&self) -> Result<()> {
-        self.execute("BEGIN IMMEDIATE", &[])
+        self.statements.execute("BEGIN IMMEDIATE", &[]).map(drop)
     }
 
     /// Commits the open transaction.
@@ -59,7 +67,7 @@ impl Database {
     /// # Errors
     /// When the commit failed. The transaction may or may not be durable.
     pub fn commit(&self) -> Result<()> {
-        self.execute("COMMIT", &[])
+        self.statements.execute("COMMIT", &[]).map(drop)
     }
 
     /// Applies writes, in a transaction if one is open.
@@ -69,7 +77,9 @@ impl Database {
     /// back.
     pub fn apply(&self, writes: &[Write]) -> Result<()> {
         for write in writes {
-            sql::statements(write, |statement, values| self.execute(statement, values))?;
+            sql::statements(write, |statement, values| {
+                self.statements.execute(statement, values).map(drop)
+            })?;
         }
         Ok(())
     }
@@ -83,29 +93,30 @@ impl Database {
             Value::Integer(span.from.stored()),
             Value::Integer(span.to.stored()),
         ];
-        let frames = self.one(&sql::frames(span.table), &keys, |row| {
-            let bytes = row
-                .0
-                .get_ref(0)
-                .and_then(|bytes| Ok(bytes.as_blob()?.to_vec()));
-            bytes.map_err(unreadable)
-        })?;
+        let frames = self
+            .statements
+            .one(&sql::frames(span.table), &keys, |row| {
+                let bytes = row
+                    .0
+                    .get_ref(0)
+                    .and_then(|bytes| Ok(bytes.as_blob()?.to_vec()));
+                bytes.map_err(unreadable)
+            })?;
         Ok(frames.unwrap_or_default())
     }
 
-    /// Decodes the last row of a result.
-    fn one<T>(
-        &self,
-        statement: &str,
-        values: &[Value<'_>],
-        decode: impl Fn(&Cells<'_>) -> Result<T, StorageError>,
-    ) -> Result<Option<T>, StorageError> {
-        let mut answer = None;
-        self.ask(statement, values, |row| {
-            answer = Some(decode(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(answer)
+    /// Returns the name in the row of the stream, which every version has.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn name(&self) -> Result<Option<String>, OpenError> {
+        let name = self
+            .statements
+            .one("SELECT name FROM stream WHERE id = 1", &[], |row| {
+                row.text(0)
+            });
+        let name = name.map_err(|error| OpenError::NotThis(error.0))?;
+        Ok(name.flatten())
     }
 
     /// Returns the names of the tables.
@@ -114,49 +125,24 @@ impl Database {
     /// When the database cannot be read.
     pub fn tables(&self) -> Result<Vec<String>> {
         let names = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name";
-        let mut statement = self.connection.prepare_cached(names)?;
+        let mut statement = self.statements.0.prepare_cached(names)?;
         statement.query_map([], |row| row.get(0))?.collect()
-    }
-
-    fn execute(&self, statement: &str, values: &[Value<'_>]) -> Result<()> {
-        let values = values.iter().map(|value| Bound(*value));
-        let mut statement = self.connection.prepare_cached(statement)?;
-        statement.execute(params_from_iter(values)).map(drop)
-    }
-
-    fn ask(
-        &self,
-        statement: &str,
-        values: &[Value<'_>],
-        mut each: impl FnMut(&Row<'_>) -> Result<(), StorageError>,
-    ) -> Result<(), StorageError> {
-        let mut statement = self
-            .connection
-            .prepare_cached(statement)
-            .map_err(unreadable)?;
-        let values = values.iter().map(|value| Bound(*value));
-        let mut rows = statement
-            .query(params_from_iter(values))
-            .map_err(unreadable)?;
-        while let Some(row) = rows.next().map_err(unreadable)? {
-            each(row)?;
-        }
-        Ok(())
     }
 }
 
 impl Storage for Database {
     fn layout(&self) -> Result<Layout, StorageError> {
-        sql::layout(|statement, each| self.ask(statement, &[], |row| each(&Cells(row))))
+        sql::layout(|statement, each| self.statements.ask(statement, &[], |row| each(&Cells(row))))
     }
 
     fn head(&self) -> Result<Option<StreamRow>, StorageError> {
-        self.one(sql::HEAD, &[], |row| sql::head(row))
+        self.statements.one(sql::HEAD, &[], |row| sql::head(row))
     }
 
     fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
         let key = Value::Integer(key.stored());
-        self.one(&sql::at_or_before(table), &[key], |row| sql::row_mark(row))
+        self.statements
+            .one(&sql::at_or_before(table), &[key], |row| sql::row_mark(row))
     }
 
     fn first_at_or_after_bytes(
@@ -166,9 +152,10 @@ impl Storage for Database {
         bytes_before: u64,
     ) -> Result<Option<RowMeta>, StorageError> {
         let values = [after.stored(), bytes_before].map(Value::Integer);
-        self.one(&sql::first_at_or_after_bytes(table), &values, |row| {
-            sql::row_mark(row)
-        })
+        self.statements
+            .one(&sql::first_at_or_after_bytes(table), &values, |row| {
+                sql::row_mark(row)
+            })
     }
 
     fn writers(
@@ -176,7 +163,7 @@ impl Storage for Database {
         table: HotTable,
         each: &mut dyn FnMut(WriterColumns),
     ) -> Result<(), StorageError> {
-        self.ask(&sql::writers(table), &[], |row| {
+        self.statements.ask(&sql::writers(table), &[], |row| {
             sql::writers_of(&Cells(row))?
                 .into_iter()
                 .for_each(&mut *each);
@@ -185,17 +172,19 @@ impl Storage for Database {
     }
 
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
-        self.one(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
+        self.statements
+            .one(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
     }
 
     fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        self.one(sql::SEGMENT, &[Value::Integer(number)], |row| {
-            sql::segment(row)
-        })
+        self.statements
+            .one(sql::SEGMENT, &[Value::Integer(number)], |row| {
+                sql::segment(row)
+            })
     }
 
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
-        self.ask(sql::RETRIED_SEGMENTS, &[], |row| {
+        self.statements.ask(sql::RETRIED_SEGMENTS, &[], |row| {
             let (number, attempts) = sql::retried_segment(&Cells(row))?;
             each(number, attempts);
             Ok(())
@@ -210,7 +199,7 @@ impl Storage for Database {
             Value::Integer(limit),
         ];
         let mut tasks = Vec::new();
-        self.ask(sql::TASKS, &values, |row| {
+        self.statements.ask(sql::TASKS, &values, |row| {
             tasks.push(sql::task(&Cells(row))?);
             Ok(())
         })?;
@@ -219,46 +208,7 @@ impl Storage for Database {
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
         let queue = queue.to_string();
-        self.one(sql::LAST_TASK, &[Value::Text(&queue)], |row| sql::task(row))
-    }
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is what `map_err` hands over"
-)]
-fn unreadable(error: rusqlite::Error) -> StorageError {
-    StorageError(error.to_string())
-}
-
-struct Bound<'a>(Value<'a>);
-
-impl ToSql for Bound<'_> {
-    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
-        Ok(match self.0 {
-            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
-            Value::Integer(integer) => {
-                ToSqlOutput::Borrowed(ValueRef::Integer(integer.cast_signed()))
-            }
-            Value::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
-            Value::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
-        })
-    }
-}
-
-struct Cells<'a>(&'a Row<'a>);
-
-impl Columns for Cells<'_> {
-    fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {
-        let value: Option<i64> = self.0.get(column).map_err(unreadable)?;
-        Ok(value.map(i64::cast_unsigned))
-    }
-
-    fn text(&self, column: usize) -> Result<Option<String>, StorageError> {
-        self.0.get(column).map_err(unreadable)
-    }
-
-    fn blob(&self, column: usize) -> Result<Option<Vec<u8>>, StorageError> {
-        self.0.get(column).map_err(unreadable)
+        self.statements
+            .one(sql::LAST_TASK, &[Value::Text(&queue)], |row| sql::task(row))
     }
 }

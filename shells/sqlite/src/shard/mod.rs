@@ -1,0 +1,503 @@
+//! Many streams in one database, with one commit for all of them.
+
+mod checksum;
+mod copy;
+mod rows;
+mod sql;
+mod wal;
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::time::Duration;
+
+use checksum::Place;
+pub use copy::Copied;
+use machine::rows::{HotRow, HotTable};
+use machine::sql::{self as machine_sql, Columns, Value};
+use machine::{AlarmChange, Millis, StorageError, Write};
+pub use rows::StreamRows;
+use rusqlite::{Connection, OpenFlags, Result};
+use sql::{HAS_OUTBOX, HAS_STREAM};
+
+use crate::statements::{Cells, Statements};
+
+/// More than the statements of this dialect.
+const STATEMENTS_KEPT: usize = 64;
+/// How long a statement waits for another connection of the same file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Free pages that a file keeps, because the next appends need them.
+const FREE_PAGES_KEPT: u64 = 256;
+/// Free pages that are given back at once, so that it takes no longer than a commit.
+const FREE_PAGES_MOVED: u64 = 512;
+
+/// Which shard of which directory a file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The random id of the directory.
+    pub directory: String,
+    /// The number of the shard, from 0.
+    pub number: u64,
+    /// How many shards the directory has.
+    pub count: u64,
+}
+
+/// Why a shard's file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// SQLite refuses it.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// Its content is not that of a shard, or it belongs elsewhere.
+    #[error("{0}")]
+    NotThis(String),
+}
+
+/// A connection to the database of a shard.
+#[derive(Debug)]
+pub struct Shard {
+    statements: Statements,
+    /// Whether rows were deleted since pages were last given back.
+    has_freed: Cell<bool>,
+}
+
+impl Shard {
+    /// Makes the file of a shard.
+    ///
+    /// # Errors
+    /// When it exists, or cannot be written.
+    pub fn create(path: &Path, identity: &Identity, cache_kib: u32) -> Result<Self, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        // To be set before the first table is made.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        configure(&connection, cache_kib)?;
+        let shard = Self::new(connection);
+        shard.begin()?;
+        shard.statements.0.execute_batch(sql::CREATE)?;
+        let values = [
+            Value::Integer(sql::FORMAT),
+            Value::Text(&identity.directory),
+            Value::Integer(identity.number),
+            Value::Integer(identity.count),
+        ];
+        shard.statements.execute(sql::INSERT_IDENTITY, &values)?;
+        shard.commit()?;
+        Ok(shard)
+    }
+
+    /// Opens the file of a shard for reads and writes. Everything visible is written and synced
+    /// before this returns: after a sync has failed, the system may show what it will never write.
+    ///
+    /// # Errors
+    /// When it is another file, a durable part of its log is damaged, or it cannot be read, written
+    /// or synced.
+    pub fn open(path: &Path, identity: &Identity, cache_kib: u32) -> Result<Self, OpenError> {
+        wal::check(path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        configure(&connection, cache_kib)?;
+        let shard = Self::new(connection);
+        shard.check(identity)?;
+        shard.checkpoint()?;
+        Ok(shard)
+    }
+
+    /// Opens the file of a shard that is open for writes, for reads beside them.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open_reader(path: &Path, cache_kib: u32) -> Result<Self, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
+        Ok(Self::new(connection))
+    }
+
+    /// Reads which shard a file is.
+    ///
+    /// # Errors
+    /// When it is none, or cannot be read.
+    pub fn identity(path: &Path) -> Result<Identity, OpenError> {
+        // The last connection that is closed empties the log.
+        wal::check(path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Self::new(Connection::open_with_flags(path, flags)?).stated()
+    }
+
+    fn new(connection: Connection) -> Self {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        Self {
+            statements: Statements(connection),
+            has_freed: Cell::new(false),
+        }
+    }
+
+    fn stated(&self) -> Result<Identity, OpenError> {
+        let not_this = |error: StorageError| OpenError::NotThis(error.0);
+        let stated = self.statements.one(sql::IDENTITY, &[], |row| {
+            let number = |column| row.integer(column).map(Option::unwrap_or_default);
+            let identity = Identity {
+                directory: row.text(1)?.unwrap_or_default(),
+                number: number(2)?,
+                count: number(3)?,
+            };
+            Ok((number(0)?, identity))
+        });
+        let (format, identity) = stated
+            .map_err(not_this)?
+            .ok_or_else(|| OpenError::NotThis("it is not the file of a shard".to_owned()))?;
+        if format != sql::FORMAT {
+            return Err(OpenError::NotThis(format!(
+                "its format is {format}, and this version knows {}",
+                sql::FORMAT
+            )));
+        }
+        Ok(identity)
+    }
+
+    fn check(&self, expected: &Identity) -> Result<(), OpenError> {
+        let stated = self.stated()?;
+        if stated == *expected {
+            return Ok(());
+        }
+        Err(OpenError::NotThis(format!(
+            "it is shard {} of {} of the directory {}, and not shard {} of {} of the directory {}",
+            stated.number,
+            stated.count,
+            stated.directory,
+            expected.number,
+            expected.count,
+            expected.directory
+        )))
+    }
+
+    /// Moves everything from the log into the file, syncs the file, and empties the log.
+    ///
+    /// # Errors
+    /// When a part may not be durable.
+    pub fn checkpoint(&self) -> Result<(), OpenError> {
+        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let busy: i64 = self
+            .statements
+            .0
+            .query_row(truncate, [], |row| row.get(0))?;
+        if busy == 0 {
+            return Ok(());
+        }
+        let busy = "its log is still being read".to_owned();
+        Err(OpenError::NotThis(busy))
+    }
+
+    /// Closes the connection. The last one of a file moves everything into it.
+    ///
+    /// # Errors
+    /// When it cannot be closed.
+    pub fn close(self) -> Result<()> {
+        self.statements.0.close().map_err(|(_, error)| error)
+    }
+
+    /// Returns the rows of a stream, with the writes of the open transaction.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn stream(&self, name: &str) -> Result<StreamRows<'_>, StorageError> {
+        let known = self
+            .statements
+            .one(sql::STREAM, &[Value::Text(name)], |row| {
+                Ok(row.integer(0)?.zip(row.integer(1)?))
+            })?;
+        Ok(StreamRows {
+            statements: &self.statements,
+            name: name.to_owned(),
+            known: known.flatten(),
+            damage: RefCell::default(),
+        })
+    }
+
+    /// Opens a transaction. [`Self::commit`] makes its writes durable all at once.
+    ///
+    /// # Errors
+    /// When the database cannot be locked or read.
+    pub fn begin(&self) -> Result<()> {
+        self.statements.execute("BEGIN IMMEDIATE", &[]).map(drop)
+    }
+
+    /// Commits the open transaction.
+    ///
+    /// # Errors
+    /// When the commit failed. The transaction may or may not be durable.
+    pub fn commit(&self) -> Result<()> {
+        self.statements.execute("COMMIT", &[]).map(drop)
+    }
+
+    /// Begins a turn in the open transaction.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn begin_turn(&self) -> Result<()> {
+        self.statements.execute("SAVEPOINT turn", &[]).map(drop)
+    }
+
+    /// Ends a turn, and keeps its writes.
+    ///
+    /// # Errors
+    /// When there is no turn.
+    pub fn keep_turn(&self) -> Result<()> {
+        self.statements.execute("RELEASE turn", &[]).map(drop)
+    }
+
+    /// Ends a turn, and takes its writes back.
+    ///
+    /// # Errors
+    /// When the whole transaction is gone. SQLite rolls it back after some errors.
+    pub fn undo_turn(&self) -> Result<()> {
+        self.statements.execute("ROLLBACK TO turn", &[])?;
+        self.keep_turn()
+    }
+
+    /// Carries out what a turn of a stream writes.
+    ///
+    /// # Errors
+    /// When the database refuses a part. [`Self::undo_turn`] takes the others back.
+    pub fn apply(&self, name: &str, writes: &[Write], alarm: AlarmChange) -> Result<()> {
+        let known = self.stream(name).map_err(|error| refused(&error.0))?.known;
+        let mut stream = Writing {
+            shard: self,
+            name,
+            known,
+        };
+        for write in writes {
+            stream.apply(write)?;
+        }
+        let at = match alarm {
+            AlarmChange::Keep => return Ok(()),
+            AlarmChange::Set(at) => Value::Integer(at.0),
+            AlarmChange::Clear => Value::Null,
+        };
+        let values = [at, Value::Text(name)];
+        self.statements
+            .execute(sql::UPDATE_ALARM, &values)
+            .map(drop)
+    }
+
+    /// Returns streams whose alarm is due, the earliest first, and the time of the next alarm that
+    /// is not due.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn due(
+        &self,
+        now: Millis,
+        limit: u64,
+    ) -> Result<(Vec<String>, Option<Millis>), StorageError> {
+        let now = Value::Integer(now.0.min(i64::MAX.unsigned_abs()));
+        let mut names = Vec::new();
+        self.statements
+            .ask(sql::DUE, &[now, Value::Integer(limit)], |row| {
+                names.extend(Cells(row).text(0)?);
+                Ok(())
+            })?;
+        let next = self
+            .statements
+            .one(sql::NEXT_ALARM, &[now], |row| row.integer(0))?;
+        Ok((names, next.flatten().map(Millis)))
+    }
+
+    /// Gives free pages back to the system after deletions, a bounded number at a time.
+    ///
+    /// # Errors
+    /// When the outcome is unknown, as after a failed commit.
+    pub fn shrink(&self) -> Result<()> {
+        if !self.has_freed.get() {
+            return Ok(());
+        }
+        let connection = &self.statements.0;
+        let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+        let free = free.unsigned_abs().saturating_sub(FREE_PAGES_KEPT);
+        self.has_freed.set(free > FREE_PAGES_MOVED);
+        if free == 0 {
+            return Ok(());
+        }
+        let pages = free.min(FREE_PAGES_MOVED);
+        let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// The stream of a turn that is being carried out.
+struct Writing<'a> {
+    shard: &'a Shard,
+    name: &'a str,
+    known: Option<(u64, u64)>,
+}
+
+impl Writing<'_> {
+    fn apply(&mut self, write: &Write) -> Result<()> {
+        match write {
+            Write::CreateStreamTable => self.add_tables(HAS_STREAM),
+            Write::CreateOutbox => self.add_tables(HAS_OUTBOX),
+            Write::DropTables => {
+                for statement in sql::DELETE_ROWS {
+                    self.execute(statement)?;
+                }
+                self.remove_tables(HAS_STREAM)
+            }
+            Write::DropOutbox => {
+                self.execute(sql::DELETE_OUTBOX)?;
+                self.remove_tables(HAS_OUTBOX)
+            }
+            // All streams share these tables.
+            Write::CreateSealedTables | Write::CreateHot(_) => Ok(()),
+            Write::DropHot(table) => {
+                self.shard.has_freed.set(true);
+                let values = [self.id()?, Value::Integer(table.segment())];
+                self.shard
+                    .statements
+                    .execute(sql::DELETE_HOT, &values)
+                    .map(drop)
+            }
+            Write::InsertHot { table, row } => self.insert_hot(*table, row),
+            Write::InsertStream(_) => self.one(write, sql::INSERT_HEAD),
+            Write::UpdateStream(_) => self.one(write, sql::UPDATE_HEAD),
+            Write::InsertSegment(_) => self.one(write, sql::INSERT_SEGMENT),
+            Write::UpdateSegment(_) => self.one(write, sql::UPDATE_SEGMENT),
+            Write::PutProducer { .. } => self.one(write, sql::PUT_PRODUCER),
+            Write::ForgetProducers { .. } => self.any(write, sql::FORGET_PRODUCERS).map(drop),
+            Write::InsertTask(_) => self.one(write, sql::INSERT_TASK),
+            Write::UpdateTask(_) => self.one(write, sql::UPDATE_TASK),
+            Write::RemoveTask { .. } => self.one(write, sql::REMOVE_TASK),
+            Write::Upgrade { .. } => Err(refused("a shard has no rows of an earlier layout")),
+        }
+    }
+
+    fn id(&self) -> Result<Value<'static>> {
+        let (id, _) = self
+            .known
+            .ok_or_else(|| refused("there is no such stream"))?;
+        Ok(Value::Integer(id))
+    }
+
+    fn execute(&self, statement: &str) -> Result<()> {
+        self.shard
+            .statements
+            .execute(statement, &[self.id()?])
+            .map(drop)
+    }
+
+    /// Executes a statement of this dialect with what the machine's own statement binds, and with
+    /// the stream.
+    fn any(&self, write: &Write, statement: &str) -> Result<usize> {
+        let id = self.id()?;
+        let mut changed = 0;
+        machine_sql::statements(write, |_, values| {
+            let values: Vec<_> = values.iter().copied().chain([id]).collect();
+            changed += self.shard.statements.execute(statement, &values)?;
+            Ok::<_, rusqlite::Error>(())
+        })?;
+        Ok(changed)
+    }
+
+    /// The same for a statement that must change one row.
+    fn one(&self, write: &Write, statement: &str) -> Result<()> {
+        match self.any(write, statement)? {
+            1 => Ok(()),
+            _ => Err(refused("a row that should be changed does not exist")),
+        }
+    }
+
+    fn add_tables(&mut self, tables: u64) -> Result<()> {
+        let statements = &self.shard.statements;
+        let Some((id, others)) = self.known else {
+            let values = [Value::Text(self.name), Value::Integer(tables)];
+            statements.execute(sql::INSERT_STREAM, &values)?;
+            let id = statements.0.last_insert_rowid().cast_unsigned();
+            self.known = Some((id, tables));
+            return Ok(());
+        };
+        if others & tables != 0 {
+            return Err(refused("the stream has these tables already"));
+        }
+        self.set_tables(id, others | tables)
+    }
+
+    /// A stream without any rows is forgotten, with its alarm. Its number is not used again.
+    fn remove_tables(&mut self, tables: u64) -> Result<()> {
+        self.shard.has_freed.set(true);
+        let (id, others) = self
+            .known
+            .ok_or_else(|| refused("there is no such stream"))?;
+        if others & !tables != 0 {
+            return self.set_tables(id, others & !tables);
+        }
+        self.execute(sql::DELETE_STREAM)?;
+        self.known = None;
+        Ok(())
+    }
+
+    fn set_tables(&mut self, id: u64, tables: u64) -> Result<()> {
+        let values = [Value::Integer(tables), Value::Integer(id)];
+        self.shard.statements.execute(sql::UPDATE_TABLES, &values)?;
+        self.known = Some((id, tables));
+        Ok(())
+    }
+
+    fn insert_hot(&self, table: HotTable, row: &HotRow) -> Result<()> {
+        let (id, _) = self
+            .known
+            .ok_or_else(|| refused("there is no such stream"))?;
+        // Most rows hold one append that names nobody, or a part of one.
+        let is_plain = match row.ends.as_slice() {
+            [] => row.units == 0,
+            [end] => end.units == row.units && end.producer.is_none() && end.stream_seq.is_none(),
+            _ => false,
+        };
+        let ends = (!is_plain).then(|| machine_sql::encoded_ends(&row.ends));
+        let frames = row.frames.make();
+        let place = Place {
+            stream: id,
+            segment: table.segment(),
+            key: row.key.stored(),
+            units: row.units,
+            bytes_before: row.bytes_before,
+            bytes: frames.len() as u64,
+            at: row.at.0,
+            ends: ends.as_deref(),
+        };
+        let values = [
+            Value::Integer(id),
+            Value::Integer(place.segment),
+            Value::Integer(place.key),
+            Value::Integer(place.units),
+            Value::Integer(place.bytes_before),
+            Value::Integer(place.at),
+            Value::Integer(place.checksum(&frames)),
+            ends.as_deref().map_or(Value::Null, Value::Blob),
+            Value::Blob(&frames),
+        ];
+        self.shard
+            .statements
+            .execute(sql::INSERT_HOT, &values)
+            .map(drop)
+    }
+}
+
+/// An error for what SQLite itself would carry out.
+fn refused(reason: &str) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(reason.into())
+}
+
+/// Sets the options of the connection that writes.
+fn configure(connection: &Connection, cache_kib: u32) -> Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A commit returns when it is on disk. On macOS this needs a full sync.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+    connection.pragma_update(None, "cache_size", -i64::from(cache_kib))
+}

@@ -1,0 +1,113 @@
+//! The SQL text of a shard. Every row names its stream, by the number in [`CREATE`]'s first table.
+//!
+//! Hot rows, segments, producers and tasks are stored in the order of their streams, so that the
+//! rows of a stream lie together, and their pages are free when the stream is deleted.
+
+/// The number of this layout. Every change that earlier code could not read raises it.
+pub(super) const FORMAT: u64 = 1;
+
+pub(super) const CREATE: &str = "
+CREATE TABLE shard (format INTEGER NOT NULL, directory TEXT NOT NULL, number INTEGER NOT NULL, count INTEGER NOT NULL);
+CREATE TABLE streams (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, tables INTEGER NOT NULL,
+  alarm_at INTEGER);
+CREATE INDEX alarms ON streams (alarm_at) WHERE alarm_at IS NOT NULL;
+CREATE TABLE heads (stream INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, created_at INTEGER NOT NULL,
+  ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, name TEXT NOT NULL, version INTEGER NOT NULL,
+  registered INTEGER NOT NULL, segment INTEGER NOT NULL, writable INTEGER NOT NULL, stream_seq TEXT, touched_at INTEGER NOT NULL,
+  alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, closed_seq INTEGER,
+  schema INTEGER NOT NULL);
+CREATE TABLE hot (stream INTEGER NOT NULL, segment INTEGER NOT NULL, key INTEGER NOT NULL, units INTEGER NOT NULL,
+  bytes_before INTEGER NOT NULL, at INTEGER NOT NULL, checksum INTEGER NOT NULL, ends BLOB, frames BLOB NOT NULL,
+  PRIMARY KEY (stream, segment, key)) WITHOUT ROWID;
+CREATE TABLE segments (stream INTEGER NOT NULL, number INTEGER NOT NULL, units INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at INTEGER NOT NULL, stored INTEGER, segment_index BLOB,
+  PRIMARY KEY (stream, number)) WITHOUT ROWID;
+CREATE TABLE producers (stream INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  used_at INTEGER NOT NULL, PRIMARY KEY (stream, id)) WITHOUT ROWID;
+CREATE INDEX idle_producers ON producers (stream, used_at);
+CREATE TABLE outbox (stream INTEGER NOT NULL, queue TEXT NOT NULL, id INTEGER NOT NULL, schema INTEGER NOT NULL,
+  due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (stream, queue, id)) WITHOUT ROWID;
+";
+
+pub(super) const IDENTITY: &str = "SELECT format, directory, number, count FROM shard";
+pub(super) const INSERT_IDENTITY: &str = "INSERT INTO shard VALUES (?, ?, ?, ?)";
+
+/// Bits of the column `tables`: what a database of its own would have tables for.
+pub(super) const HAS_STREAM: u64 = 1;
+pub(super) const HAS_OUTBOX: u64 = 2;
+
+pub(super) const STREAM: &str = "SELECT id, tables FROM streams WHERE name = ?";
+pub(super) const INSERT_STREAM: &str = "INSERT INTO streams (name, tables) VALUES (?, ?)";
+pub(super) const UPDATE_TABLES: &str = "UPDATE streams SET tables = ? WHERE id = ?";
+pub(super) const DELETE_STREAM: &str = "DELETE FROM streams WHERE id = ?";
+pub(super) const UPDATE_ALARM: &str = "UPDATE streams SET alarm_at = ? WHERE name = ?";
+pub(super) const DUE: &str =
+    "SELECT name FROM streams WHERE alarm_at <= ? ORDER BY alarm_at LIMIT ?";
+pub(super) const NEXT_ALARM: &str = "SELECT min(alarm_at) FROM streams WHERE alarm_at > ?";
+
+// Of the statements below, those that write bind what the machine's own statements bind, and then
+// the stream.
+
+pub(super) const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, version, \
+     registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq \
+     FROM heads WHERE stream = ?";
+pub(super) const INSERT_HEAD: &str = "INSERT INTO heads (incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, \
+     version, registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, \
+     schema, stream) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub(super) const UPDATE_HEAD: &str = "UPDATE heads SET registered = ?, segment = ?, writable = ?, stream_seq = ?, touched_at = ?, alarm_at = ?, \
+     closed = ?, closed_producer = ?, closed_epoch = ?, closed_seq = ? WHERE stream = ?";
+
+/// The columns of a hot row without its frames, as [`machine::sql::row_mark`] reads them; then what
+/// the checksum needs.
+macro_rules! mark {
+    () => {
+        "SELECT key, units, bytes_before, length(frames), at, ends, checksum FROM hot \
+         WHERE stream = ? AND segment = ?"
+    };
+}
+
+pub(super) const NEWEST_HOT: &str = "SELECT max(segment) FROM hot WHERE stream = ?";
+pub(super) const AT_OR_BEFORE: &str = concat!(mark!(), " AND key <= ? ORDER BY key DESC LIMIT 1");
+// Twelve bits of the key tell the parts of one message apart.
+pub(super) const FIRST_AT_OR_AFTER_BYTES: &str = concat!(
+    mark!(),
+    " AND key > ? AND bytes_before >= ? AND key & 4095 = 0 ORDER BY key LIMIT 1"
+);
+/// All rows that may name writers, with what the checksum needs.
+pub(super) const WRITERS: &str = concat!(mark!(), " AND ends IS NOT NULL ORDER BY key");
+pub(super) const FRAMES: &str = "SELECT key, units, bytes_before, length(frames), at, ends, checksum, frames FROM hot \
+     WHERE stream = ? AND segment = ? AND key BETWEEN ? AND ? ORDER BY key";
+pub(super) const INSERT_HOT: &str = "INSERT INTO hot (stream, segment, key, units, bytes_before, at, checksum, ends, frames) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub(super) const DELETE_HOT: &str = "DELETE FROM hot WHERE stream = ? AND segment = ?";
+
+pub(super) const SEGMENT: &str = "SELECT number, units, bytes, messages, attempts, attempted_at, stored, segment_index FROM segments \
+     WHERE stream = ? AND number = ?";
+pub(super) const RETRIED_SEGMENTS: &str =
+    "SELECT number, attempts FROM segments WHERE stream = ? AND attempts > 1 ORDER BY number";
+pub(super) const INSERT_SEGMENT: &str = "INSERT INTO segments (number, units, bytes, messages, attempts, attempted_at, stored, segment_index, stream) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub(super) const UPDATE_SEGMENT: &str = "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ? \
+     WHERE number = ? AND stream = ?";
+
+pub(super) const PRODUCER: &str = "SELECT epoch, seq FROM producers WHERE stream = ? AND id = ?";
+pub(super) const PUT_PRODUCER: &str =
+    "INSERT OR REPLACE INTO producers (id, epoch, seq, used_at, stream) VALUES (?, ?, ?, ?, ?)";
+pub(super) const FORGET_PRODUCERS: &str = "DELETE FROM producers WHERE stream = ?3 AND id IN \
+     (SELECT id FROM producers WHERE stream = ?3 AND used_at <= ?1 ORDER BY used_at, id LIMIT ?2)";
+
+pub(super) const TASKS: &str = "SELECT queue, id, due_at, failures, body FROM outbox \
+     WHERE stream = ? AND (queue, id) >= (?, ?) ORDER BY queue, id LIMIT ?";
+pub(super) const LAST_TASK: &str = "SELECT queue, id, due_at, failures, body FROM outbox \
+     WHERE stream = ? AND queue = ? ORDER BY id DESC LIMIT 1";
+pub(super) const INSERT_TASK: &str = "INSERT INTO outbox (due_at, failures, body, queue, id, schema, stream) VALUES (?, ?, ?, ?, ?, ?, ?)";
+pub(super) const UPDATE_TASK: &str = "UPDATE outbox SET due_at = ?, failures = ?, body = ? WHERE queue = ? AND id = ? AND stream = ?";
+pub(super) const REMOVE_TASK: &str = "DELETE FROM outbox WHERE queue = ? AND id = ? AND stream = ?";
+
+/// What [`machine::Write::DropTables`] removes. The hot rows are gone before.
+pub(super) const DELETE_ROWS: [&str; 3] = [
+    "DELETE FROM heads WHERE stream = ?",
+    "DELETE FROM segments WHERE stream = ?",
+    "DELETE FROM producers WHERE stream = ?",
+];
+pub(super) const DELETE_OUTBOX: &str = "DELETE FROM outbox WHERE stream = ?";

@@ -1,0 +1,267 @@
+//! Many streams in one database: their rows stay apart, and damage is noticed.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use bytes::Bytes;
+use machine::rows::{
+    AppendEnd, Expiry, HotRow, HotTable, Incarnation, ProducerStamp, RowKey, StreamRow, Unannounced,
+};
+use machine::{AlarmChange, Frames, Millis, Span, Storage as _, Write};
+use rusqlite::Connection;
+use sqlite::{Identity, Shard};
+
+const TABLE: HotTable = HotTable::of(0);
+
+fn identity() -> Identity {
+    Identity {
+        directory: "d".to_owned(),
+        number: 0,
+        count: 1,
+    }
+}
+
+fn head(name: &str) -> StreamRow {
+    StreamRow {
+        incarnation: Incarnation(7),
+        name: name.to_owned(),
+        content_type: "text/plain".to_owned(),
+        created_at: Millis(1),
+        expiry: Expiry::Never,
+        version: 1,
+        registered: None,
+        unannounced: Unannounced::default(),
+        segment: 0,
+        writable: true,
+        stream_seq: None,
+        touched_at: Millis(1),
+        alarm_at: None,
+        closed: None,
+    }
+}
+
+fn creation(name: &str) -> Vec<Write> {
+    vec![Write::CreateStreamTable, Write::InsertStream(head(name))]
+}
+
+fn row(position: u64, text: &str, producer: Option<u64>) -> Write {
+    let stamp = producer.map(|seq| ProducerStamp {
+        id: "p".to_owned(),
+        epoch: 0,
+        seq,
+    });
+    let units = text.len() as u64;
+    Write::InsertHot {
+        table: TABLE,
+        row: HotRow {
+            key: RowKey::at(position),
+            units,
+            bytes_before: position,
+            at: Millis(5),
+            ends: vec![AppendEnd {
+                units,
+                producer: stamp,
+                stream_seq: None,
+            }],
+            frames: Frames::from(Bytes::copy_from_slice(text.as_bytes())),
+        },
+    }
+}
+
+fn turn(shard: &Shard, name: &str, writes: &[Write], alarm: AlarmChange) {
+    shard.begin_turn().unwrap();
+    shard.apply(name, writes, alarm).unwrap();
+    shard.keep_turn().unwrap();
+}
+
+fn frames(shard: &Shard, name: &str) -> Result<Vec<u8>, machine::StorageError> {
+    shard.stream(name).unwrap().frames(Span {
+        table: TABLE,
+        from: RowKey::at(0),
+        to: RowKey::LAST,
+    })
+}
+
+/// A shard with two streams, `a` and `b`, of two rows each.
+fn shard(directory: &tempfile::TempDir) -> Shard {
+    let path = directory.path().join("0.sqlite");
+    let shard = Shard::create(&path, &identity(), 256).unwrap();
+    shard.begin().unwrap();
+    for name in ["a", "b"] {
+        turn(&shard, name, &creation(name), AlarmChange::Keep);
+        let rows = [row(0, &format!("one of {name},"), None)];
+        turn(&shard, name, &rows, AlarmChange::Keep);
+        let rows = [row(9, &format!("two of {name}."), Some(3))];
+        turn(&shard, name, &rows, AlarmChange::Keep);
+    }
+    shard.commit().unwrap();
+    shard
+}
+
+#[test]
+fn streams_share_a_transaction_and_a_turn_can_be_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = shard(&directory);
+    shard.begin().unwrap();
+    turn(&shard, "a", &[row(18, "!", None)], AlarmChange::Keep);
+    shard.begin_turn().unwrap();
+    shard
+        .apply("b", &[row(18, "?", None)], AlarmChange::Keep)
+        .unwrap();
+    shard
+        .apply("b", &[row(18, "?", None)], AlarmChange::Keep)
+        .unwrap_err();
+    shard.undo_turn().unwrap();
+    // The open transaction is visible here, and nowhere else.
+    assert_eq!(frames(&shard, "a").unwrap(), b"one of a,two of a.!");
+    let reader = Shard::open_reader(&directory.path().join("0.sqlite"), 256).unwrap();
+    assert_eq!(frames(&reader, "a").unwrap(), b"one of a,two of a.");
+    shard.commit().unwrap();
+    assert_eq!(frames(&reader, "a").unwrap(), b"one of a,two of a.!");
+    assert_eq!(frames(&reader, "b").unwrap(), b"one of b,two of b.");
+    let mut writers = Vec::new();
+    let rows = reader.stream("b").unwrap();
+    rows.writers(TABLE, &mut |writer| writers.push(writer))
+        .unwrap();
+    assert_eq!(writers.len(), 1);
+    assert_eq!(writers[0].producer.as_ref().unwrap().seq, 3);
+}
+
+#[test]
+fn a_number_is_not_used_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = shard(&directory);
+    let id = |shard: &Shard, name: &str| {
+        let _ = shard;
+        let connection = Connection::open(directory.path().join("0.sqlite")).unwrap();
+        connection.query_row("SELECT id FROM streams WHERE name = ?", [name], |row| {
+            row.get::<_, i64>(0)
+        })
+    };
+    let before = id(&shard, "b").unwrap();
+    shard.begin().unwrap();
+    let drop = [Write::DropHot(TABLE), Write::DropTables];
+    turn(&shard, "b", &drop, AlarmChange::Keep);
+    turn(&shard, "b", &creation("b"), AlarmChange::Keep);
+    shard.commit().unwrap();
+    assert!(id(&shard, "b").unwrap() > before);
+    assert_eq!(frames(&shard, "b").unwrap(), b"");
+    assert_eq!(shard.stream("b").unwrap().tables().unwrap(), ["stream"]);
+}
+
+#[test]
+fn alarms_come_due_in_order_and_go_with_their_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = shard(&directory);
+    shard.begin().unwrap();
+    turn(&shard, "a", &[], AlarmChange::Set(Millis(30)));
+    turn(&shard, "b", &[], AlarmChange::Set(Millis(20)));
+    shard.commit().unwrap();
+    let due = |now| shard.due(Millis(now), 9).unwrap();
+    assert_eq!(due(4), (vec![], Some(Millis(20))));
+    assert_eq!(due(20), (vec!["b".to_owned()], Some(Millis(30))));
+    assert_eq!(due(30), (vec!["b".to_owned(), "a".to_owned()], None));
+    shard.begin().unwrap();
+    turn(&shard, "a", &[], AlarmChange::Clear);
+    let drop = [Write::DropHot(TABLE), Write::DropTables];
+    turn(&shard, "b", &drop, AlarmChange::Keep);
+    shard.commit().unwrap();
+    assert_eq!(due(99), (vec![], None));
+}
+
+#[test]
+fn every_changed_column_of_a_hot_row_is_noticed() {
+    let changes = [
+        "frames = CAST('one of x,' AS BLOB)",
+        "units = units + 1",
+        "bytes_before = bytes_before + 1",
+        "at = at + 1",
+        "key = key + 1",
+        "segment = segment + 1",
+        "ends = x'00'",
+        "checksum = checksum + 1",
+        // The row of another stream.
+        "stream = stream + 1, key = 4096",
+    ];
+    for change in changes {
+        let directory = tempfile::tempdir().unwrap();
+        drop(shard(&directory));
+        let path = directory.path().join("0.sqlite");
+        let connection = Connection::open(&path).unwrap();
+        let update = format!("UPDATE hot SET {change} WHERE stream = 1 AND key = 0");
+        assert_eq!(connection.execute(&update, []).unwrap(), 1, "{change}");
+        drop(connection);
+        let shard = Shard::open(&path, &identity(), 256).unwrap();
+        let read = |name: &str| {
+            let rows = shard.stream(name).unwrap();
+            let mut read = Ok(());
+            for table in [0, 1].map(HotTable::of) {
+                let (from, to) = (RowKey::at(0), RowKey::LAST);
+                read = read.and_then(|()| rows.frames(Span { table, from, to }).map(drop));
+                read = read.and_then(|()| rows.at_or_before(table, RowKey::at(8)).map(drop));
+            }
+            (read, rows.damage())
+        };
+        let (whole, damaged) = if change.contains("stream") {
+            ("a", "b")
+        } else {
+            ("b", "a")
+        };
+        read(whole).0.unwrap();
+        let (error, damage) = read(damaged);
+        let error = error.expect_err(change).to_string();
+        let damage = damage.expect(change);
+        assert!(error.contains(&damage), "{change}: {error}");
+        assert!(
+            damage.contains(&format!("\"{damaged}\" is damaged: segment ")),
+            "{damage}"
+        );
+    }
+}
+
+/// Bytes of a page and of its frame in the log, and of the log's header.
+const PAGE: usize = 4_096;
+const FRAME: usize = PAGE + 24;
+const LOG_HEADER: usize = 32;
+
+#[test]
+fn a_damaged_log_is_dropped_only_where_a_power_cut_can_leave_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("0.sqlite");
+    let shard = shard(&directory);
+    shard.checkpoint().unwrap();
+    for position in [18, 19, 20] {
+        shard.begin().unwrap();
+        turn(&shard, "a", &[row(position, "!", None)], AlarmChange::Keep);
+        shard.commit().unwrap();
+    }
+    let log = std::fs::read(directory.path().join("0.sqlite-wal")).unwrap();
+    let frames_of_log = (log.len() - LOG_HEADER) / FRAME;
+    assert_eq!(frames_of_log, 3, "each commit changes one page");
+    // Opens a copy, as after a power cut, with one byte changed or the log cut.
+    let opened = |changed: Option<usize>, length: usize| {
+        let other = tempfile::tempdir().unwrap();
+        let copy = other.path().join("0.sqlite");
+        std::fs::copy(&path, &copy).unwrap();
+        let mut log = log[..length].to_vec();
+        if let Some(at) = changed {
+            log[at] ^= 1;
+        }
+        std::fs::write(other.path().join("0.sqlite-wal"), log).unwrap();
+        let opened = Shard::open(&copy, &identity(), 256).map_err(|error| error.to_string());
+        opened.map(|shard| frames(&shard, "a").unwrap().len() - 18)
+    };
+    assert_eq!(opened(None, log.len()), Ok(3));
+    let in_frame = |frame: usize, at: usize| Some(LOG_HEADER + (frame - 1) * FRAME + at);
+    for changed in [in_frame(1, 24 + 100), in_frame(1, 18), Some(25)] {
+        let error = opened(changed, log.len()).unwrap_err();
+        assert!(
+            error.contains("0.sqlite-wal is damaged at frame "),
+            "{error}"
+        );
+    }
+    // The last commit may be torn, and any part of it may be there.
+    assert_eq!(opened(in_frame(3, 24 + 100), log.len()), Ok(2));
+    assert_eq!(opened(None, log.len() - 1), Ok(2));
+    assert_eq!(opened(None, LOG_HEADER + 2 * FRAME), Ok(2));
+    assert_eq!(opened(None, LOG_HEADER - 1), Ok(0));
+}
