@@ -1,8 +1,8 @@
-// Features of the server for one machine only: files, bounds, signals, and its own two paths.
+// Features of the server for one machine only: shards, bounds, signals, and its own two paths.
 
 import { existsSync } from "node:fs";
 import http from "node:http";
-import { mkdtemp, readdir, readlink, rm } from "node:fs/promises";
+import { copyFile, mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -25,15 +25,17 @@ async function temporaryDirectory() {
   return path.join(directory, "data");
 }
 
-/**
- * The files of streams, without SQLite's auxiliary files and without the registry's file.
- */
-async function files({ dataDirectory }) {
-  const all = await readdir(path.join(dataDirectory, "streams"), { recursive: true });
-  return all.filter(
-    (file) => file.endsWith(".sqlite") && !path.basename(file).startsWith("__registry__."),
-  );
+/** The files of the shards, in the order of their numbers. */
+async function shardFiles(dataDirectory) {
+  const all = await readdir(path.join(dataDirectory, "shards"));
+  const shards = all.filter((file) => file.endsWith(".sqlite"));
+  return shards
+    .sort((a, b) => Number.parseInt(a, 10) - Number.parseInt(b, 10))
+    .map((file) => path.join(dataDirectory, "shards", file));
 }
+
+/** Whether nothing of a stream is stored. */
+const isFreed = async (stream) => (await stream.statistics()).tables.length === 0;
 
 /** The values of a metric, by its labels. */
 async function metric({ url }, name) {
@@ -48,9 +50,9 @@ async function metric({ url }, name) {
   );
 }
 
-describe.runIf(shell === "server")("files", () => {
-  test("a stream of any name has one file from its creation to its deletion", async () => {
-    const server = await serve({});
+describe.runIf(shell === "server")("shards", () => {
+  test("streams of any name share the files, and leave nothing when they are deleted", async () => {
+    const server = await serve({ SHARDS: 3 });
     const names = [
       "a",
       "A",
@@ -71,15 +73,16 @@ describe.runIf(shell === "server")("files", () => {
       expect((await stream.put({ body: `${index}` })).status, stream.name).toBe(201);
     for (const [index, stream] of streams.entries())
       expect((await stream.get()).text).toBe(`${index}`);
-    const kept = await files(server);
-    expect(new Set(kept.map((file) => file.toLowerCase())).size).toBe(names.length);
-    for (const file of kept)
-      expect(path.basename(file)).toMatch(/^[a-z0-9_-]{1,40}\.[0-9a-f]{64}\.sqlite$/);
+    expect((await shardFiles(server.dataDirectory)).map((file) => path.basename(file))).toEqual([
+      "0.sqlite",
+      "1.sqlite",
+      "2.sqlite",
+    ]);
     for (const stream of streams) expect((await stream.delete()).status).toBe(204);
-    await eventually("no file", async () => (await files(server)).length === 0);
+    for (const stream of streams) await eventually("no row", () => isFreed(stream));
   });
 
-  test("requests for an unknown stream leave no file", async () => {
+  test("requests for an unknown stream leave no row", async () => {
     const server = await serve({});
     const stream = new Stream(server.url);
     const answers = [
@@ -94,58 +97,47 @@ describe.runIf(shell === "server")("files", () => {
     ];
     for (const answer of answers) expect(answer.status).toBe(404);
     expect((await stream.put({ headers: { "Stream-TTL": "x" } })).status).toBe(400);
-    expect(await files(server)).toEqual([]);
+    expect(await isFreed(stream)).toBe(true);
   });
 
-  test.skipIf(process.platform !== "linux")(
-    "more streams than may be open are served, each with all of its data",
-    async () => {
-      const [open, threads] = [4, 3];
-      const server = await serve({ OPEN_STREAMS_MAX: open, STORAGE_THREADS: threads });
-      const streams = await Promise.all(
-        range(60).map(() => Stream.create(server.url, { contentType: "application/json" })),
+  test("more streams than may be in memory are served, each with all of its data", async () => {
+    const server = await serve({ AWAKE_STREAMS_MAX: 4, STORAGE_THREADS: 3 });
+    const streams = await Promise.all(
+      range(60).map(() => Stream.create(server.url, { contentType: "application/json" })),
+    );
+    const readers = await Promise.all(streams.slice(0, 10).map((stream) => stream.events("-1")));
+    await Promise.all(readers.map((reader) => reader.upToDate()));
+    for (const round of range(5)) {
+      const appending = streams.map((stream, index) =>
+        stream.append(JSON.stringify([round, index].join()), producer("p", 0, round)),
       );
-      const readers = await Promise.all(streams.slice(0, 10).map((stream) => stream.events("-1")));
-      await Promise.all(readers.map((reader) => reader.upToDate()));
-      let most = 0;
-      for (const round of range(5)) {
-        const appending = streams.map((stream, index) =>
-          stream.append(JSON.stringify([round, index].join()), producer("p", 0, round)),
-        );
-        const descriptors = await readdir(`/proc/${server.pid}/fd`);
-        const targets = await Promise.all(
-          descriptors.map((descriptor) =>
-            readlink(`/proc/${server.pid}/fd/${descriptor}`).catch(() => ""),
-          ),
-        );
-        most = Math.max(most, targets.filter((target) => target.includes("/streams/")).length);
-        for (const answer of await Promise.all(appending)) expect(answer.status).toBe(200);
-      }
-      expect(most).toBeGreaterThan(0);
-      // Each has a database and a log.
-      expect(most).toBeLessThanOrEqual(2 * (open + threads));
-      for (const [index, stream] of streams.entries())
-        expect(await stream.messages()).toEqual(range(5).map((round) => [round, index].join()));
-      for (const [index, reader] of readers.entries()) {
-        await eventually("all messages", () => reader.messages.length === 5);
-        expect(reader.messages).toEqual(range(5).map((round) => [round, index].join()));
-        reader.close();
-      }
-    },
-  );
+      for (const answer of await Promise.all(appending)) expect(answer.status).toBe(200);
+    }
+    await eventually(
+      "few streams in memory",
+      async () =>
+        (await metric(server, "awake_streams")).get("durable_streams_awake_streams") <= 8,
+    );
+    for (const [index, stream] of streams.entries())
+      expect(await stream.messages()).toEqual(range(5).map((round) => [round, index].join()));
+    for (const [index, reader] of readers.entries()) {
+      await eventually("all messages", () => reader.messages.length === 5);
+      expect(reader.messages).toEqual(range(5).map((round) => [round, index].join()));
+      reader.close();
+    }
+  });
 
-  test("an expired stream leaves no file, without any request, even after a kill", async () => {
+  test("an expired stream leaves no row, without any request, even after a kill", async () => {
     const dataDirectory = await temporaryDirectory();
     let server = await serve({}, { dataDirectory });
-    await Stream.create(server.url, { body: "abc", headers: { "Stream-TTL": "1" } });
+    const first = await Stream.create(server.url, { body: "abc", headers: { "Stream-TTL": "1" } });
     const kept = await Stream.create(server.url, { body: "abc", headers: { "Stream-TTL": "600" } });
-    expect(await files(server)).toHaveLength(2);
-    await eventually("one file", async () => (await files(server)).length === 1);
-    await Stream.create(server.url, { body: "abc", headers: { "Stream-TTL": "1" } });
+    await eventually("no row", () => isFreed(first));
+    const second = await Stream.create(server.url, { body: "abc", headers: { "Stream-TTL": "1" } });
     await server.kill();
-    expect(await files(server)).toHaveLength(2);
     server = await serve({}, { dataDirectory });
-    await eventually("one file", async () => (await files(server)).length === 1);
+    second.base = server.url;
+    await eventually("no row", () => isFreed(second));
     kept.base = server.url;
     expect((await kept.get()).text).toBe("abc");
   });
@@ -156,6 +148,74 @@ describe.runIf(shell === "server")("files", () => {
     await expect(startServer({ dataDirectory })).rejects.toThrow(
       "another server uses this directory",
     );
+  });
+
+  test("a directory keeps its number of shards", async () => {
+    const dataDirectory = await temporaryDirectory();
+    const server = await serve({ SHARDS: 3 }, { dataDirectory });
+    await server.stop();
+    await expect(startServer({ dataDirectory, env: { SHARDS: 2 } })).rejects.toThrow(
+      /it has 3 shards, and not 2; .*durable-streams reshard --data .* --shards 2/,
+    );
+    await serve({}, { dataDirectory });
+    expect(await shardFiles(dataDirectory)).toHaveLength(3);
+  });
+
+  test("a damaged row is answered 500, and other streams are not affected", async () => {
+    const dataDirectory = await temporaryDirectory();
+    let server = await serve({ SHARDS: 1 }, { dataDirectory });
+    const damaged = await Stream.create(server.url, { body: "before" });
+    const whole = await Stream.create(server.url, { body: "whole" });
+    expect((await damaged.append("a body to be damaged")).status).toBe(204);
+    await server.stop();
+    const [file] = await shardFiles(dataDirectory);
+    const bytes = await readFile(file);
+    const at = bytes.indexOf("a body to be damaged");
+    bytes[at] ^= 1;
+    await writeFile(file, bytes);
+    server = await serve({ SHARDS: 1 }, { dataDirectory });
+    [damaged.base, whole.base] = [server.url, server.url];
+    for (const answer of [await damaged.get(), await damaged.get(), await damaged.events("-1")]) {
+      expect(answer.status).toBe(500);
+      expect(answer.headers["cache-control"]).toMatch(/\bno-store\b/);
+    }
+    expect((await damaged.get()).json().error.message).toBe(
+      "a stored row of the stream is damaged",
+    );
+    expect((await whole.get()).text).toBe("whole");
+    expect((await whole.append("!")).status).toBe(204);
+    // The log names the place.
+    const place = server.output().match(/stream (.+) is damaged: segment 0, key \d+/);
+    expect(place?.[1]).toContain(damaged.name);
+    // The rest can still be deleted.
+    expect((await damaged.delete()).status).toBe(204);
+    await eventually("no row", () => isFreed(damaged));
+  });
+
+  test("a file of another directory is refused", async () => {
+    const [one, other] = [await temporaryDirectory(), await temporaryDirectory()];
+    for (const dataDirectory of [one, other])
+      await (await serve({ SHARDS: 2 }, { dataDirectory })).stop();
+    const [, file] = await shardFiles(one);
+    await copyFile((await shardFiles(other))[1], file);
+    await expect(startServer({ dataDirectory: one })).rejects.toThrow(
+      /1\.sqlite: it is shard 1 of 2 of the directory [0-9a-f]{32}, and not shard 1 of 2/,
+    );
+  });
+
+  test("files shrink after large deletions", async () => {
+    const dataDirectory = await temporaryDirectory();
+    const server = await serve({ SHARDS: 1 }, { dataDirectory });
+    const stream = await Stream.create(server.url);
+    for (const _ of range(24)) await stream.append("x".repeat(1 << 20));
+    const other = await Stream.create(server.url);
+    expect((await stream.delete()).status).toBe(204);
+    await eventually("no row", () => isFreed(stream));
+    const [file] = await shardFiles(dataDirectory);
+    // A bounded number of pages is given back with each commit.
+    for (const _ of range(40)) await other.append("x");
+    await server.stop();
+    expect((await stat(file)).size).toBeLessThan(4 << 20);
   });
 });
 
@@ -181,7 +241,25 @@ describe.runIf(shell === "server")("commits", () => {
     expect(commits).toBeLessThan((connections * each) / 2);
   });
 
-  test("a failed turn undoes only itself, and its batch is repeated", async () => {
+  test("streams of a shard share commits", async () => {
+    const server = await serve({ SHARDS: 1 });
+    const streams = await Promise.all(range(64).map(() => Stream.create(server.url)));
+    const count = async () =>
+      (await metric(server, "commit_jobs")).get("durable_streams_commit_jobs_count");
+    const before = await count();
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 64 });
+    onTestFinished(() => agent.destroy());
+    await Promise.all(
+      streams.map(async (stream) => {
+        for (const _ of range(20))
+          expect((await stream.append("x", {}, { agent })).status).toBe(204);
+      }),
+    );
+    expect((await count()) - before).toBeLessThan((64 * 20) / 2);
+    for (const stream of streams) expect((await stream.get()).text).toBe("x".repeat(20));
+  });
+
+  test("a failed turn undoes only itself", async () => {
     const server = await serve({});
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const answers = await Promise.all(
@@ -196,6 +274,45 @@ describe.runIf(shell === "server")("commits", () => {
       expect(answer.status, `${index}`).toBe(index % 10 === 7 ? 503 : 200);
     const expected = range(200).filter((index) => index % 10 !== 7);
     expect((await stream.messages()).sort((a, b) => a - b)).toEqual(expected);
+  });
+
+  test("reads do not wait for a slow commit of another stream", async () => {
+    const server = await serve({ SHARDS: 1 });
+    const streams = [await Stream.create(server.url), await Stream.create(server.url, { body: "x" })];
+    const begun = performance.now();
+    const slow = streams[0].append("slow", { "X-Test-Op": "slow-commit" });
+    await sleep(200);
+    expect((await streams[1].get()).text).toBe("x");
+    expect((await streams[1].head()).status).toBe(200);
+    const reader = await streams[1].events("-1");
+    await reader.upToDate();
+    expect(performance.now() - begun).toBeLessThan(800);
+    // A write waits, for this one commit.
+    expect((await streams[1].append("y")).status).toBe(204);
+    const took = performance.now() - begun;
+    expect(took).toBeGreaterThan(900);
+    expect(took).toBeLessThan(1_800);
+    expect((await slow).status).toBe(204);
+    reader.close();
+  });
+
+  test("after a failed commit nothing of it is told, and the shard opens again", async () => {
+    const server = await serve({ SHARDS: 1 });
+    const stream = await Stream.create(server.url, { contentType: "application/json" });
+    const other = await Stream.create(server.url, { contentType: "application/json" });
+    const reader = await stream.events("-1");
+    await reader.upToDate();
+    const failed = await stream.append("1", { "X-Test-Op": "failed-commit" });
+    expect(failed.status).toBe(503);
+    expect(Number(failed.headers["retry-after"])).toBeGreaterThan(0);
+    expect((await request(server.url, "/health")).status).toBe(503);
+    expect(await other.messages()).toEqual([]);
+    for (const each of [stream, other]) expect((await each.append("2")).status).toBe(204);
+    expect(await stream.messages()).toEqual([2]);
+    await eventually("the message", () => reader.messages.length > 0);
+    expect(reader.messages).toEqual([2]);
+    reader.close();
+    expect((await request(server.url, "/health")).status).toBe(200);
   });
 });
 
@@ -222,8 +339,8 @@ describe.runIf(shell === "server")("signals", () => {
       idle.destroy();
       expect(await server.ended()).toEqual({ code: 0, signal: null });
       expect(performance.now() - begun).toBeLessThan(5_000);
-      // All data is in one file.
-      const left = await readdir(path.join(dataDirectory, "streams"), { recursive: true });
+      // All data is in the files themselves.
+      const left = await readdir(path.join(dataDirectory, "shards"));
       expect(left.filter((file) => /-(wal|shm|journal)$/.test(file))).toEqual([]);
 
       const again = await serve({}, { dataDirectory, port: server.port });
@@ -339,10 +456,11 @@ describe.runIf(shell === "server")("its own paths", () => {
     const requests = await metric(server, "requests_total");
     expect(requests.get('durable_streams_requests_total{method="PUT",status="201"}')).toBe(1);
     expect(requests.get('durable_streams_requests_total{method="PUT",status="401"}')).toBe(1);
-    // The registry's file is there, too, once it has the event.
+    // The registry is in memory, too, once it has the event.
     await eventually(
-      "two open streams",
-      async () => (await metric(server, "open_streams")).get("durable_streams_open_streams") === 2,
+      "two streams in memory",
+      async () =>
+        (await metric(server, "awake_streams")).get("durable_streams_awake_streams") === 2,
     );
     for (const own of ["/health", "/metrics"]) {
       expect((await request(server.url, own, { method: "POST" })).status).toBe(404);
@@ -353,6 +471,6 @@ describe.runIf(shell === "server")("its own paths", () => {
   test("the data directory is created where the setting says", async () => {
     const dataDirectory = path.join(await temporaryDirectory(), "deep", "er");
     await serve({}, { dataDirectory });
-    expect(existsSync(path.join(dataDirectory, "streams"))).toBe(true);
+    expect(existsSync(path.join(dataDirectory, "shards"))).toBe(true);
   });
 });

@@ -1,8 +1,8 @@
-//! One stream: its queue, its instance of the machine, its file and its subscribers.
+//! One stream: its queue, its instance of the machine, and its subscribers.
 //!
-//! The thread that runs a [`StreamActor`] takes jobs from its queue until the queue is empty or the
-//! batch is full, and then commits once ([`crate::commit`]). A turn that comes before the first
-//! write of a batch is answered at once. Every other turn is answered after the commit.
+//! Only one thread at a time runs the jobs of a [`StreamActor`]. Jobs that only read run on any
+//! thread, with a connection of their own, unless the stream has turns in an open transaction. All
+//! others run in the batch of the stream's shard ([`crate::commit`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -11,17 +11,17 @@ use std::sync::Arc;
 
 use machine::rows::Incarnation;
 use machine::{
-    AlarmChange, Answer, Body, BodyWriter, CallId, Context, Effect, Input, Storage, StorageError,
-    Stream, Subscriber, Turn,
+    AlarmChange, Answer, Body, BodyWriter, CallId, Context, Effect, Input, StorageError, Stream,
+    Subscriber, Turn,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::cold::{EncodeError, Encoding};
-use crate::commit::{Batch, Effects};
+use crate::commit::Effects;
 use crate::platform::Platform;
 use crate::room::Reservation;
-use crate::storage::Database;
+use crate::storage::{Reader, Rows};
 use crate::streams::Streams;
 use crate::subscribers::{Subscribers, Subscription};
 
@@ -51,6 +51,8 @@ pub(crate) struct Job {
     pub(crate) reply_to: Option<oneshot::Sender<Reply>>,
     /// The memory that its body is counted in.
     pub(crate) held: Option<Reservation>,
+    /// The turn of a job that was expected to read only, and has something to write.
+    pub(crate) prepared: Option<Turn>,
 }
 
 #[derive(Debug)]
@@ -71,13 +73,16 @@ pub(crate) enum JobKind {
     /// The same as `Input`, but the turn panics.
     #[cfg(feature = "test-routes")]
     Panic(Input),
+    /// The same as `Input`, but something happens to the commit.
+    #[cfg(feature = "test-routes")]
+    Commit(Input, crate::test_routes::CommitTest),
     #[cfg(feature = "test-routes")]
     Test(crate::test_routes::Test),
 }
 
 impl JobKind {
     /// Returns the machine's input. A job that is run again has the same input.
-    fn input(&self) -> Option<Input> {
+    pub(crate) fn input(&self) -> Option<Input> {
         match self {
             Self::Input(input) => Some(input.clone()),
             Self::Leave { incarnation, .. } => Some(Input::SubscriberLeft {
@@ -86,18 +91,20 @@ impl JobKind {
             Self::Outcome { outcome, .. } => Some(outcome.clone()),
             Self::Encode(_) => None,
             #[cfg(feature = "test-routes")]
-            Self::Panic(input) => Some(input.clone()),
+            Self::Panic(input) | Self::Commit(input, _) => Some(input.clone()),
             #[cfg(feature = "test-routes")]
             Self::Test(_) => None,
         }
     }
 
     /// Returns the id of the call, if the job is a call.
-    const fn call(&self) -> Option<CallId> {
+    pub(crate) const fn call(&self) -> Option<CallId> {
         match self {
             Self::Input(Input::Call { id, .. } | Input::Continue { id, .. }) => Some(*id),
             #[cfg(feature = "test-routes")]
-            Self::Panic(Input::Call { id, .. }) => Some(*id),
+            Self::Panic(Input::Call { id, .. }) | Self::Commit(Input::Call { id, .. }, _) => {
+                Some(*id)
+            }
             _ => None,
         }
     }
@@ -107,10 +114,22 @@ impl JobKind {
     }
 }
 
-/// A stream that has jobs, an open file, or subscribers.
+impl Job {
+    /// Returns whether the job can run without the writer.
+    pub(crate) const fn only_reads(&self) -> bool {
+        if let JobKind::Input(input) = &self.kind {
+            return input.only_reads() && self.prepared.is_none();
+        }
+        matches!(self.kind, JobKind::Encode(_))
+    }
+}
+
+/// A stream that has jobs, an instance in memory, or subscribers.
 #[derive(Debug)]
 pub(crate) struct StreamActor {
     pub(crate) name: Arc<str>,
+    /// The number of the stream's shard.
+    pub(crate) shard: usize,
     pub(crate) mailbox: Mutex<Mailbox>,
     pub(crate) state: Mutex<ActorState>,
 }
@@ -118,8 +137,8 @@ pub(crate) struct StreamActor {
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     pub(crate) jobs: VecDeque<Job>,
-    /// Whether a thread runs the actor, or is scheduled to run it.
-    pub(crate) is_running: bool,
+    /// Whether a thread runs the actor, the shard's queue has it, or its turns wait for a commit.
+    pub(crate) is_scheduled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -132,12 +151,8 @@ pub(crate) struct ActorState {
     pub(crate) instance: u64,
     /// Effects of the present instance whose outcome has not arrived.
     pub(crate) pending_effects: u64,
-    pub(crate) database: Option<Box<dyn Database>>,
-    /// Whether the storage was asked for the file. `database` is `None` if there is no file.
-    is_open: bool,
-    /// Whether the database has the stream's tables. An open transaction counts.
-    pub(crate) has_tables: bool,
-    pub(crate) in_transaction: bool,
+    /// Whether the stream has rows. An open transaction counts.
+    pub(crate) has_rows: bool,
     pub(crate) subscribers: Subscribers,
     /// Calls that are not answered yet.
     pub(crate) calls: BTreeMap<CallId, oneshot::Sender<Reply>>,
@@ -152,13 +167,20 @@ pub(crate) enum TurnError {
     Io(#[from] io::Error),
     #[error(transparent)]
     EncodeError(#[from] EncodeError),
+    #[error("{0}")]
+    Damaged(String),
     #[error("the turn panicked")]
     Panicked,
 }
 
-/// Returns the storage for the machine. Without a file it is empty.
-pub(crate) fn rows(database: Option<&dyn Database>) -> Option<&dyn Storage> {
-    database.map(Database::rows)
+impl TurnError {
+    /// Returns the answer for the client whose request has failed. Without one it is answered 503.
+    pub(crate) fn answer(&self) -> Option<Answer> {
+        match self {
+            Self::Damaged(_) => Some(Answer::internal("a stored row of the stream is damaged")),
+            Self::StorageError(_) | Self::Io(_) | Self::EncodeError(_) | Self::Panicked => None,
+        }
+    }
 }
 
 /// Returns the number of subscribers of an incarnation, including those that turns of the present
@@ -181,9 +203,10 @@ fn attached(
 }
 
 impl StreamActor {
-    pub(crate) fn new(name: Arc<str>) -> Self {
+    pub(crate) fn new(name: Arc<str>, shard: usize) -> Self {
         Self {
             name,
+            shard,
             mailbox: Mutex::default(),
             state: Mutex::default(),
         }
@@ -193,62 +216,23 @@ impl StreamActor {
 impl ActorState {
     /// Returns whether the actor can be dropped without loss.
     pub(crate) fn is_idle(&self) -> bool {
-        self.database.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
+        self.stream.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
     }
 
-    /// Closes the file, and drops what can be read from it again. Subscribers stay. An instance
-    /// that waits for an outcome stays too, so that a low limit on open files does not waste its
-    /// effects.
-    pub(crate) fn sleep(&mut self, name: &str) {
-        debug_assert!(
-            !self.in_transaction,
-            "a file is closed only after the commit of its writes"
-        );
-        if self.pending_effects == 0 {
-            self.stream = None;
-            self.instance_seed = None;
-        }
-        self.is_open = false;
-        if let Some(database) = self.database.take()
-            && let Err(error) = database.close()
-        {
-            tracing::error!(%name, %error, "a stream's file could not be closed");
-        }
+    /// Drops the instance, which can be made from the rows again. Subscribers stay.
+    pub(crate) fn reset(&mut self) {
+        self.stream = None;
+        self.instance_seed = None;
+        self.pending_effects = 0;
     }
 
-    /// Runs jobs until the queue is empty or the batch is full, and commits them.
-    pub(crate) fn run_batch(&mut self, streams: &Arc<Streams>, actor: &StreamActor) {
-        let bounds = &streams.bounds;
-        let mut batch = Batch::default();
-        while batch.jobs < bounds.batch_jobs_max && batch.bytes < bounds.batch_bytes_max {
-            let Some(job) = actor.mailbox.lock().jobs.pop_front() else {
-                break;
-            };
-            self.run_job(streams, actor, job, &mut batch);
-        }
-        self.commit(streams, actor, batch);
-        self.delete_file_if_empty(streams, actor);
-    }
-
-    /// Runs one job: its step and its writes. If nothing waits for a commit, its effects are
-    /// performed at once.
-    fn run_job(
-        &mut self,
-        streams: &Arc<Streams>,
-        actor: &StreamActor,
-        mut job: Job,
-        batch: &mut Batch,
-    ) {
-        batch.jobs += 1;
+    /// Prepares a job to run. Returns whether it is still of use.
+    pub(crate) fn begin(&mut self, job: &mut Job) -> bool {
         if let JobKind::Outcome { instance, .. } = &job.kind
             && !self.is_current_instance(*instance)
         {
-            return;
+            return false;
         }
-        if let JobKind::Encode(encoding) = job.kind {
-            return self.encode(streams, actor, encoding, batch);
-        }
-        batch.bytes += job.held.as_ref().map_or(0, Reservation::bytes);
         if let Some(id) = job.kind.call()
             && let Some(reply_to) = job.reply_to.take()
         {
@@ -257,33 +241,7 @@ impl ActorState {
         if let JobKind::Leave { subscriber, .. } = &job.kind {
             self.subscribers.remove(*subscriber);
         }
-        #[cfg(feature = "test-routes")]
-        if let JobKind::Test(test) = &mut job.kind {
-            // Statistics need the open file. If it cannot be opened, they say so by being empty.
-            drop(self.open(streams, actor));
-            test.perform(self, &*streams.platform, |state| {
-                state.roll_back(streams, actor, batch)
-            });
-        }
-        let done = catch_unwind(AssertUnwindSafe(|| self.step(streams, actor, &job, batch)));
-        match done.unwrap_or(Err(TurnError::Panicked)) {
-            // A turn whose alarm fired waits until the alarm is removed from the index.
-            Ok(effects) if self.in_transaction || batch.alarm != AlarmChange::Keep => {
-                batch.waiting.push((job, effects))
-            }
-            Ok(effects) => self.perform_effects(streams, actor, job, effects),
-            Err(error) => {
-                tracing::error!(name = %actor.name, %error, "a turn failed");
-                if matches!(error, TurnError::Io(_)) {
-                    streams.health.failed(&actor.name);
-                }
-                streams.metrics.failed_turns.inc();
-                self.roll_back(streams, actor, batch);
-                if let Some(id) = job.kind.call() {
-                    self.calls.remove(&id);
-                }
-            }
-        }
+        true
     }
 
     /// Returns whether the outcome belongs to the present instance, and if so counts its effect as
@@ -296,20 +254,101 @@ impl ActorState {
         is_current_instance
     }
 
-    /// Encodes a piece of a segment. On failure the sender of the reply is dropped.
-    fn encode(
+    /// Runs the step of a job on the rows as `reader` sees them. `waiting` are the turns of the
+    /// stream whose commit is open.
+    pub(crate) fn step(
         &mut self,
-        streams: &Arc<Streams>,
+        streams: &Streams,
+        actor: &Arc<StreamActor>,
+        job: &mut Job,
+        reader: &dyn Reader,
+        waiting: &[(Job, Effects)],
+    ) -> Result<Turn, TurnError> {
+        if let Some(prepared) = job.prepared.take() {
+            return Ok(prepared);
+        }
+        let Some(input) = job.kind.input() else {
+            return Ok(Turn::default());
+        };
+        let rows = reader.stream(&actor.name)?;
+        let turn = self.step_on(streams, actor, input, &*rows, waiting);
+        turn.map_err(|error| rows.damage().map_or(error, TurnError::Damaged))
+    }
+
+    fn step_on(
+        &mut self,
+        streams: &Streams,
+        actor: &Arc<StreamActor>,
+        input: Input,
+        rows: &dyn Rows,
+        waiting: &[(Job, Effects)],
+    ) -> Result<Turn, TurnError> {
+        let now = streams.platform.now();
+        if self.stream.is_none() {
+            let instance_seed = drawn(&mut self.instance_seed, &*streams.platform)?;
+            let limits = &streams.settings.limits;
+            self.has_rows = !rows.layout()?.is_empty();
+            self.stream = Some(Stream::wake(now, rows, limits, instance_seed)?);
+            (self.instance, self.pending_effects) = (streams.instance(), 0);
+            streams.awoken(actor);
+        }
+        let stream = self.stream.as_mut().expect("it was woken just now");
+        let subscribers = &self.subscribers;
+        let context = Context {
+            now,
+            storage: rows,
+            subscribers: &|incarnation| Ok(attached(subscribers, waiting, incarnation)),
+        };
+        Ok(stream.step(&context, input)?)
+    }
+
+    /// Makes the effects of a turn ready. Bodies are made from the rows as they are after this
+    /// turn, because the next turn may remove them. Adds their size to `bytes`.
+    pub(crate) fn prepare(
+        &self,
+        actor: &StreamActor,
+        turn: Turn,
+        reader: &dyn Reader,
+        bytes: &mut usize,
+    ) -> Result<Effects, TurnError> {
+        let mut after_commit = Vec::with_capacity(turn.after_commit.len());
+        for effect in turn.after_commit {
+            let mut rendering = None;
+            if let Effect::Answer { answer, .. } = &effect
+                && let Body::Plan(plan) = &answer.body
+            {
+                let rows = reader.stream(&actor.name)?;
+                let begun = plan.begin(|span| {
+                    let frames = rows.frames(span);
+                    *bytes += frames.as_ref().map_or(0, Vec::len);
+                    frames
+                });
+                rendering = Some(begun.map_err(|error| {
+                    let damage = rows.damage();
+                    damage.map_or_else(|| error.into(), TurnError::Damaged)
+                })?);
+            }
+            after_commit.push((effect, rendering));
+        }
+        Ok(Effects {
+            instance: self.instance,
+            after_commit,
+            live: turn.broadcast,
+        })
+    }
+
+    /// Encodes a piece of a segment. On failure the sender of the reply is dropped.
+    pub(crate) fn encode(
         actor: &StreamActor,
         encoding: Encoding,
-        batch: &mut Batch,
+        reader: &dyn Reader,
+        bytes: &mut usize,
     ) {
         let done = catch_unwind(AssertUnwindSafe(|| {
-            self.open(streams, actor)?;
-            let database = self.database.as_deref();
-            encoding.perform(&rows(database), |span| {
-                let frames = database.map_or(Ok(Vec::new()), |database| database.frames(span))?;
-                batch.bytes += frames.len();
+            let rows = reader.stream(&actor.name)?;
+            encoding.perform(&*rows, |span| {
+                let frames = rows.frames(span)?;
+                *bytes += frames.len();
                 Ok(frames)
             })?;
             Ok(())
@@ -319,113 +358,26 @@ impl ActorState {
         }
     }
 
-    fn step(
+    /// Drops the instance after a turn that failed, and answers its request.
+    pub(crate) fn fail(
         &mut self,
-        streams: &Arc<Streams>,
+        streams: &Streams,
         actor: &StreamActor,
         job: &Job,
-        batch: &mut Batch,
-    ) -> Result<Effects, TurnError> {
-        let mut turn = Turn::default();
-        if let Some(input) = job.kind.input() {
-            self.open(streams, actor)?;
-            if self.stream.is_none() {
-                self.upgrade(streams, actor)?;
-            }
-            let now = streams.platform.now();
-            let storage = rows(self.database.as_deref());
-            let stream = match &mut self.stream {
-                Some(stream) => stream,
-                none => {
-                    let instance_seed = drawn(&mut self.instance_seed, &*streams.platform)?;
-                    (self.instance, self.pending_effects) = (streams.instance(), 0);
-                    none.insert(Stream::wake(
-                        now,
-                        &storage,
-                        &streams.settings.limits,
-                        instance_seed,
-                    )?)
-                }
-            };
-            let subscribers = &self.subscribers;
-            let context = Context {
-                now,
-                storage: &storage,
-                subscribers: &|incarnation| Ok(attached(subscribers, &batch.waiting, incarnation)),
-            };
-            turn = stream.step(&context, input)?;
+        error: &TurnError,
+    ) {
+        tracing::error!(name = %actor.name, %error, "a turn failed");
+        if matches!(error, TurnError::Io(_)) {
+            streams.health.failed(actor.shard);
         }
-        self.write(streams, actor, &turn.writes)?;
-        #[cfg(feature = "test-routes")]
-        assert!(
-            !matches!(job.kind, JobKind::Panic(_)),
-            "asked for by a test"
-        );
-        match turn.alarm {
-            // The alarm has fired, and the turn sets no other.
-            AlarmChange::Keep if job.kind.is_alarm() => batch.alarm = AlarmChange::Clear,
-            AlarmChange::Keep => {}
-            alarm @ (AlarmChange::Set(_) | AlarmChange::Clear) => batch.alarm = alarm,
-        }
-        // Bodies are made from the rows as they are after this turn. The next turn may remove them.
-        let mut after_commit = Vec::with_capacity(turn.after_commit.len());
-        for effect in turn.after_commit {
-            let rendering = match (&effect, &self.database) {
-                (Effect::Answer { answer, .. }, Some(database)) => match &answer.body {
-                    Body::Plan(plan) => Some(plan.begin(|span| {
-                        let frames = database.frames(span);
-                        batch.bytes += frames.as_ref().map_or(0, Vec::len);
-                        frames
-                    })?),
-                    Body::Empty | Body::Bytes(_) => None,
-                },
-                _ => None,
-            };
-            after_commit.push((effect, rendering));
-        }
-        Ok(Effects {
-            after_commit,
-            live: turn.broadcast,
-        })
-    }
-
-    /// Opens the stream's file, if there is one.
-    fn open(&mut self, streams: &Arc<Streams>, actor: &StreamActor) -> Result<(), TurnError> {
-        if !self.is_open {
-            self.has_tables = false;
-            self.database = streams.storage.open(&actor.name)?;
-            if let Some(database) = &self.database {
-                self.has_tables = !database.rows().layout()?.is_empty();
-                streams.opened(actor);
-            }
-            self.is_open = true;
-        }
-        Ok(())
-    }
-
-    /// Drops the instance and the database, and with it all uncommitted writes.
-    pub(crate) fn reset(&mut self, streams: &Streams, actor: &StreamActor) {
-        self.stream = None;
-        self.instance_seed = None;
-        self.pending_effects = 0;
-        self.is_open = false;
-        self.in_transaction = false;
-        if self.database.take().is_some() {
-            streams.closed(actor);
-        }
-    }
-
-    /// Deletes the file if it has no tables: the stream was deleted, or never created.
-    fn delete_file_if_empty(&mut self, streams: &Streams, actor: &StreamActor) {
-        if self.has_tables {
-            return;
-        }
-        if let Some(database) = self.database.take() {
-            streams.closed(actor);
-            if let Err(error) = streams.storage.remove(&actor.name, database) {
-                tracing::error!(name = %actor.name, %error, "the file of a deleted stream could not be removed");
-                self.reset(streams, actor);
-            }
+        streams.metrics.failed_turns.inc();
+        self.reset();
+        if let Some(id) = job.kind.call()
+            && let Some(reply_to) = self.calls.remove(&id)
+            && let Some(answer) = error.answer()
+        {
+            let rendering = None;
+            drop(reply_to.send(Reply::Answered(Answered { answer, rendering })));
         }
     }
 
@@ -433,6 +385,62 @@ impl ActorState {
     #[cfg(feature = "test-routes")]
     pub(crate) fn instance(&mut self, platform: &dyn Platform) -> io::Result<u64> {
         drawn(&mut self.instance_seed, platform)
+    }
+}
+
+impl Streams {
+    /// Runs the jobs of a stream that only read, up to the first one that does not.
+    pub(crate) fn run_reads(self: &Arc<Self>, actor: &Arc<StreamActor>) {
+        let mut state = actor.state.lock();
+        self.used(actor, &state);
+        let mut lent = None;
+        let (mut jobs, mut bytes) = (0, 0);
+        while jobs < self.bounds.batch_jobs_max && bytes < self.bounds.batch_bytes_max {
+            let mut mailbox = actor.mailbox.lock();
+            let next = mailbox.jobs.pop_front_if(|job| job.only_reads());
+            drop(mailbox);
+            let Some(mut job) = next else { break };
+            jobs += 1;
+            state.begin(&mut job);
+            let connection = match &mut lent {
+                Some(lent) => lent,
+                none => match self.reader(actor.shard) {
+                    Ok(reader) => none.insert(reader),
+                    Err(error) => {
+                        tracing::debug!(shard = actor.shard, %error, "a shard cannot be read");
+                        drop(state);
+                        return self.fail_jobs(actor);
+                    }
+                },
+            };
+            let reader = &*connection.connection;
+            if let JobKind::Encode(encoding) = job.kind {
+                ActorState::encode(actor, encoding, reader, &mut bytes);
+                continue;
+            }
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                let turn = state.step(self, actor, &mut job, reader, &[])?;
+                if !turn.writes.is_empty() || turn.alarm != AlarmChange::Keep {
+                    job.prepared = Some(turn);
+                    return Ok(None);
+                }
+                state.prepare(actor, turn, reader, &mut bytes).map(Some)
+            }));
+            match done.unwrap_or(Err(TurnError::Panicked)) {
+                Ok(Some(effects)) => state.perform_effects(self, actor, job, effects),
+                Ok(None) => {
+                    // The shard carries it out before anything else of the stream.
+                    actor.mailbox.lock().jobs.push_front(job);
+                    break;
+                }
+                Err(error) => state.fail(self, actor, &job, &error),
+            }
+        }
+        if let Some(lent) = lent {
+            self.return_reader(actor.shard, lent);
+        }
+        drop(state);
+        self.finish(actor);
     }
 }
 

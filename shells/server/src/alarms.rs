@@ -1,154 +1,149 @@
-//! The index of alarms. It is kept beside the streams' own files, so that no stream has to be
-//! opened to find its alarm.
+//! Fires the alarms of streams as they come due.
 //!
-//! An alarm is made durable before the commit that sets it, and removed after the commit that
-//! removes it. A crash in between leaves an extra alarm, which finds nothing due. It never loses
-//! one.
+//! A bounded number of alarms is under way at the same time. One whose turn fails comes again after
+//! a pause that doubles with each failure, so that it delays no other.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machine::Millis;
-use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension as _};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use crate::files::configure;
+use crate::config::Bounds;
+use crate::storage::Due;
 use crate::streams::Streams;
 
-/// How many due alarms are fired together, so that many cannot fill the memory.
-const DUE_MAX: u32 = 256;
-/// Page cache of the index, in KiB.
-const CACHE_KIB: u32 = 2_048;
-/// The longest pause between two looks at the index, because the clock may be set forward.
+/// The longest pause between two looks, because the clock may be set forward.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// The index, in a file.
+/// A stream whose alarm has failed.
 #[derive(Debug)]
-pub(crate) struct Index(Mutex<Connection>);
-
-impl Index {
-    pub(crate) fn open(data: &Path) -> rusqlite::Result<Self> {
-        let index = Connection::open(data.join("alarms.sqlite"))?;
-        configure(&index, CACHE_KIB)?;
-        index.execute_batch(
-            "CREATE TABLE IF NOT EXISTS alarms (name TEXT NOT NULL PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
-             CREATE INDEX IF NOT EXISTS alarms_at ON alarms (at)",
-        )?;
-        Ok(Self(Mutex::new(index)))
-    }
-
-    /// Commits the open transaction. It is durable when this returns.
-    pub(crate) fn set(&self, name: &str, at: Millis) -> rusqlite::Result<()> {
-        self.0
-            .lock()
-            .prepare_cached(
-                "INSERT INTO alarms VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET at = excluded.at",
-            )?
-            .execute((name, i64::try_from(at.0).unwrap_or(i64::MAX)))?;
-        Ok(())
-    }
-
-    pub(crate) fn remove(&self, name: &str) -> rusqlite::Result<()> {
-        self.0
-            .lock()
-            .prepare_cached("DELETE FROM alarms WHERE name = ?")?
-            .execute([name])?;
-        Ok(())
-    }
-
-    /// Streams whose alarm is due, and the time of the earliest of all alarms.
-    pub(crate) fn due(&self, now: Millis) -> rusqlite::Result<(Vec<String>, Option<Millis>)> {
-        let index = self.0.lock();
-        let now = i64::try_from(now.0).unwrap_or(i64::MAX);
-        let names = index
-            .prepare_cached("SELECT name FROM alarms WHERE at <= ? ORDER BY at LIMIT ?")?
-            .query_map((now, DUE_MAX), |row| row.get(0))?
-            .collect::<rusqlite::Result<Vec<String>>>()?;
-        let next = index
-            .prepare_cached("SELECT at FROM alarms ORDER BY at LIMIT 1")?
-            .query_row([], |row| row.get::<_, i64>(0))
-            .optional()?;
-        Ok((names, next.map(|at| Millis(at.unsigned_abs()))))
-    }
+struct Paused {
+    failures: u32,
+    until: Instant,
 }
 
-/// Sets a stream's alarm durably, and wakes [`run`].
-pub(crate) fn set(streams: &Streams, name: &str, at: Millis) -> io::Result<()> {
-    streams.storage.set_alarm(name, at)?;
-    streams.alarms_changed.notify_one();
-    Ok(())
+#[derive(Debug, Default)]
+struct Alarms {
+    under_way: BTreeSet<String>,
+    /// Ends with the stream's name, and whether its turn has succeeded.
+    turns: JoinSet<(String, bool)>,
+    paused: BTreeMap<String, Paused>,
+    /// Whether the last look left out some that may fire when another turn has ended.
+    has_more: bool,
 }
 
-/// Fires alarms as they come due, until the server ends.
+/// Fires alarms until the server ends.
 pub(crate) async fn run(streams: Arc<Streams>, mut ending: watch::Receiver<bool>) {
+    let mut alarms = Alarms::default();
+    let mut look_at = Instant::now();
     while !*ending.borrow() {
-        let pause = match fire(&streams).await {
-            Ok(pause) => pause,
-            Err(error) => {
-                tracing::error!(%error, "the index of alarms could not be read");
-                streams.bounds.alarm_retry
-            }
-        };
+        if Instant::now() >= look_at && alarms.has_room(&streams.bounds) {
+            let pause = alarms.look(&streams).await;
+            look_at = Instant::now() + pause;
+        }
         tokio::select! {
             biased;
             _ = ending.changed() => {}
-            () = streams.alarms_changed.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+            Some(ended) = alarms.turns.join_next(), if !alarms.turns.is_empty() => {
+                if let Ok((name, done)) = ended {
+                    alarms.ended(&streams.bounds, name, done);
+                    if alarms.has_more || !done {
+                        look_at = Instant::now();
+                    }
+                }
+            }
+            () = streams.alarms_changed.notified() => look_at = Instant::now(),
+            () = tokio::time::sleep_until(look_at), if alarms.has_room(&streams.bounds) => {}
         }
     }
 }
 
-/// Fires due alarms. Returns how long to wait before the next look.
-async fn fire(streams: &Arc<Streams>) -> anyhow::Result<Duration> {
-    let now = streams.platform.now();
-    let (due, next) = streams
-        .ask_storage(move |streams| streams.storage.due(now))
-        .await?;
-    if due.is_empty() {
-        let pause = next.map_or(LOOK, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
-        return Ok(pause.min(LOOK));
+impl Alarms {
+    fn has_room(&self, bounds: &Bounds) -> bool {
+        self.under_way.len() < bounds.alarms_max
     }
-    let mut replies = Vec::with_capacity(due.len());
-    for name in due {
-        replies.push((streams.alarm(&name), name));
-    }
-    for (reply, name) in replies {
-        let done = match reply {
-            Ok(reply) => reply.await.is_ok(),
-            Err(_) => false,
-        };
-        if !done {
-            let retry = u64::try_from(streams.bounds.alarm_retry.as_millis()).unwrap_or(u64::MAX);
-            let at = streams.platform.now().plus(retry);
-            streams
-                .ask_storage(move |streams| set(streams, &name, at))
-                .await?;
+
+    /// Fires what is due, and returns how long to wait before the next look.
+    async fn look(&mut self, streams: &Arc<Streams>) -> Duration {
+        let now = Instant::now();
+        let retry_max = streams.bounds.alarm_retry_max;
+        self.paused
+            .retain(|_, paused| paused.until + retry_max > now);
+        self.has_more = false;
+        let mut pause = LOOK;
+        for shard in 0..streams.shard_count() {
+            // Those that cannot fire now come first, because they are due for longest.
+            let busy = self.under_way.len() + self.paused.len();
+            let limit = (streams.bounds.alarms_max + busy) as u64;
+            let (due, next) = match due(streams, shard, limit).await {
+                Ok(due) => due,
+                Err(error) => {
+                    tracing::error!(shard, %error, "the alarms of a shard cannot be read");
+                    pause = pause.min(streams.bounds.alarm_retry);
+                    continue;
+                }
+            };
+            if let Some(next) = next {
+                let left = next.0.saturating_sub(streams.platform.now().0);
+                pause = pause.min(Duration::from_millis(left));
+            }
+            for name in due {
+                if self.under_way.contains(&name) {
+                    // It may have been set anew in that turn.
+                    self.has_more = true;
+                    continue;
+                }
+                if let Some(paused) = self.paused.get(&name).filter(|it| it.until > now) {
+                    pause = pause.min(paused.until - now);
+                    continue;
+                }
+                if !self.has_room(&streams.bounds) {
+                    self.has_more = true;
+                    break;
+                }
+                self.fire(streams, name);
+            }
         }
+        pause
     }
-    Ok(Duration::ZERO)
+
+    fn fire(&mut self, streams: &Arc<Streams>, name: String) {
+        let reply = streams.alarm(&name);
+        self.under_way.insert(name.clone());
+        self.turns.spawn(async move {
+            let done = match reply {
+                Ok(reply) => reply.await.is_ok(),
+                Err(_) => false,
+            };
+            (name, done)
+        });
+    }
+
+    fn ended(&mut self, bounds: &Bounds, name: String, done: bool) {
+        self.under_way.remove(&name);
+        if done {
+            self.paused.remove(&name);
+            return;
+        }
+        let failures = self.paused.get(&name).map_or(0, |paused| paused.failures);
+        let doubled = bounds.alarm_retry.saturating_mul(1 << failures.min(16));
+        let until = Instant::now() + doubled.min(bounds.alarm_retry_max);
+        let failures = failures + 1;
+        self.paused.insert(name, Paused { failures, until });
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn alarms_come_due_in_order_and_survive() {
-        let directory = tempfile::tempdir().unwrap();
-        let alarms = Index::open(directory.path()).unwrap();
-        for (name, at) in [("b", 20), ("a", 30), ("c", 10), ("a", 5)] {
-            alarms.set(name, Millis(at)).unwrap();
-        }
-        alarms.remove("c").unwrap();
-        drop(alarms);
-        let alarms = Index::open(directory.path()).unwrap();
-        assert_eq!(alarms.due(Millis(4)).unwrap(), (vec![], Some(Millis(5))));
-        assert_eq!(
-            alarms.due(Millis(20)).unwrap(),
-            (vec!["a".to_owned(), "b".to_owned()], Some(Millis(5)))
-        );
-    }
+/// Asks a shard for due alarms, on a thread that may block.
+async fn due(streams: &Arc<Streams>, shard: usize, limit: u64) -> io::Result<Due> {
+    let (it, now) = (Arc::clone(streams), streams.platform.now());
+    let (reply_to, due) = oneshot::channel();
+    streams.platform.work(Box::new(move || {
+        let due = it.read_shard(shard, |reader| reader.due(now, limit));
+        drop(reply_to.send(due));
+    }));
+    due.await.map_err(io::Error::other)?
 }

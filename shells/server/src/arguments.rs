@@ -10,7 +10,7 @@ use machine::table::{Setting, TextDefault, Value};
 use server::{Bounds, config};
 
 const ABOUT: &str = "A server for the Durable Streams protocol on one machine: append-only streams \
-                     over plain HTTP, each in its own SQLite file.";
+                     over plain HTTP, in a few SQLite files.";
 const DETAILS: &str = "Without arguments it serves http://127.0.0.1:4437/v1/stream/<stream-id> from \
                        ./data. An append is answered once it is on disk. /health says whether the \
                        server works, and /metrics has figures in the format of Prometheus. Everyone \
@@ -18,6 +18,36 @@ const DETAILS: &str = "Without arguments it serves http://127.0.0.1:4437/v1/stre
                        as a variable of the environment instead. A value that is out of range is \
                        refused.";
 const COLUMNS: usize = 100;
+
+/// What the program was asked to do.
+pub(crate) enum Request {
+    Serve(Box<Arguments>),
+    /// Give the directory another number of shards.
+    Reshard {
+        data: PathBuf,
+        shards: usize,
+    },
+}
+
+impl Request {
+    /// Reads the arguments and the environment of this process. Ends the process when an argument
+    /// is unknown, or when help was asked for.
+    pub(crate) fn parse() -> Result<Self, SettingError> {
+        Self::read(&command().get_matches())
+    }
+
+    fn read(matches: &ArgMatches) -> Result<Self, SettingError> {
+        let Some(matches) = matches.subcommand_matches("reshard") else {
+            return Arguments::read(matches).map(|arguments| Self::Serve(Box::new(arguments)));
+        };
+        let given = |name: &str| matches.get_one::<String>(name).cloned();
+        let of_shards = |name: &str| given("SHARDS").filter(|_| name == "SHARDS");
+        Ok(Self::Reshard {
+            data: PathBuf::from(given("DATA").unwrap_or_default()),
+            shards: Bounds::read(&of_shards)?.shards,
+        })
+    }
+}
 
 /// What the server was started with.
 pub(crate) struct Arguments {
@@ -33,12 +63,6 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the arguments and the environment of this process. Ends the process when an argument
-    /// is unknown, or when help was asked for.
-    pub(crate) fn parse() -> Result<Self, SettingError> {
-        Self::read(&command().get_matches())
-    }
-
     fn read(matches: &ArgMatches) -> Result<Self, SettingError> {
         let matches = matches.subcommand_matches("serve").unwrap_or(matches);
         let given: BTreeMap<&str, String> = sections()
@@ -99,6 +123,17 @@ fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .max_term_width(COLUMNS)
         .subcommand(with_flags(serve))
+        .subcommand(reshard())
+}
+
+/// The command that changes the number of shards. It has two of the flags.
+fn reshard() -> Command {
+    let about = "Change the number of files that share the streams, or import a data directory of \
+                 version 0.1. No server may use the directory. After a crash, run it again";
+    let rows = sections().into_iter().flat_map(|(_, rows)| rows);
+    let needed = rows.filter(|row| matches!(row.name, "DATA" | "SHARDS"));
+    let flags: Vec<_> = needed.map(|row| flag(&row)).collect();
+    Command::new("reshard").about(about).args(flags)
 }
 
 fn with_flags(command: Command) -> Command {

@@ -1,144 +1,297 @@
-//! The group commit. It makes the writes of a batch of turns durable together, and performs their
-//! effects only after that.
+//! The group commit. The turns of all streams of a shard share a transaction. Their effects leave
+//! only after its commit.
+//!
+//! Each turn is a savepoint in the transaction. A turn that fails takes back its own writes, and
+//! drops its stream's instance. Turns before it stay, of the same stream and of others. The next
+//! turn of the stream wakes an instance from the open transaction.
 
+use std::io;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use machine::{AlarmChange, BodyWriter, Broadcast, CallId, Effect, Stream, Write};
+use machine::{AlarmChange, BodyWriter, Broadcast, CallId, Effect, Turn};
 
-use crate::actor::{ActorState, Answered, Job, Reply, StreamActor, TurnError, rows};
-use crate::alarms;
+use crate::actor::{ActorState, Answered, Job, JobKind, Reply, StreamActor, TurnError};
 use crate::cold::EffectJob;
+use crate::room::Reservation;
+use crate::shards::WriterState;
+use crate::storage::Writer;
 use crate::streams::Streams;
 
-/// The jobs that share one commit, and what they need from it.
-#[derive(Default)]
-pub(crate) struct Batch {
-    pub(crate) jobs: usize,
-    pub(crate) bytes: usize,
-    /// Jobs whose effects wait for the commit.
-    pub(crate) waiting: Vec<(Job, Effects)>,
-    /// The change of the alarm: `Some(None)` removes it.
-    pub(crate) alarm: AlarmChange,
+/// The turns of one stream that wait for a commit.
+type Waiting = (Arc<StreamActor>, Vec<(Job, Effects)>);
+
+/// The turns that share one commit.
+struct Batch<'a> {
+    writer: &'a mut dyn Writer,
+    jobs: usize,
+    bytes: usize,
+    /// Turns whose effects wait for the commit, by their stream.
+    waiting: Vec<Waiting>,
+    in_transaction: bool,
+    in_turn: bool,
+    /// Why the transaction is gone with all of its turns, if it is.
+    lost: Option<io::Error>,
+    sets_alarm: bool,
+    #[cfg(feature = "test-routes")]
+    test: Option<crate::test_routes::CommitTest>,
 }
 
 /// The effects of a turn, ready to be performed.
 pub(crate) struct Effects {
+    /// The instance whose turn it was. Outcomes are reported to no other.
+    pub(crate) instance: u64,
     pub(crate) after_commit: Vec<(Effect, Option<BodyWriter>)>,
     pub(crate) live: Option<Broadcast>,
 }
 
-impl ActorState {
-    /// Upgrades rows of an earlier version, in the transaction of the turn that wakes the instance.
-    pub(crate) fn upgrade(
-        &mut self,
-        streams: &Arc<Streams>,
-        actor: &StreamActor,
-    ) -> Result<(), TurnError> {
-        let storage = rows(self.database.as_deref());
-        let write = Stream::upgrade(streams.platform.now(), &storage)?;
-        self.write(streams, actor, write.as_slice())
-    }
-
-    /// Writes into the open transaction. The first write creates the file and opens the
-    /// transaction.
-    pub(crate) fn write(
-        &mut self,
-        streams: &Arc<Streams>,
-        actor: &StreamActor,
-        writes: &[Write],
-    ) -> Result<(), TurnError> {
-        if writes.is_empty() {
-            return Ok(());
-        }
-        if self.database.is_none() {
-            self.database = Some(streams.storage.create(&actor.name)?);
-            streams.opened(actor);
-        }
-        let Some(database) = &mut self.database else {
-            return Ok(());
+impl Streams {
+    /// Runs jobs of a shard until its queue is empty or the batch is full, and commits them.
+    pub(crate) fn run_batch(self: &Arc<Self>, shard: usize, writer: &mut WriterState) {
+        let mut batch = Batch {
+            writer: writer.connection(),
+            jobs: 0,
+            bytes: 0,
+            waiting: Vec::new(),
+            in_transaction: false,
+            in_turn: false,
+            lost: None,
+            sets_alarm: false,
+            #[cfg(feature = "test-routes")]
+            test: None,
         };
-        if !self.in_transaction {
-            database.begin()?;
-            self.in_transaction = true;
-        }
-        database.apply(writes)?;
-        if writes.iter().any(Write::changes_tables) {
-            self.has_tables = !database.tables()?.is_empty();
-        }
-        Ok(())
-    }
-
-    /// Undoes everything since the last commit. Earlier jobs of the batch have had no effect
-    /// outside, so they return to the queue in their order and run again.
-    pub(crate) fn roll_back(&mut self, streams: &Streams, actor: &StreamActor, batch: &mut Batch) {
-        self.reset(streams, actor);
-        batch.alarm = AlarmChange::Keep;
-        let mut mailbox = actor.mailbox.lock();
-        for (job, _) in batch.waiting.drain(..).rev() {
-            mailbox.jobs.push_front(job);
-        }
-    }
-
-    /// Makes the batch durable, and performs its effects.
-    pub(crate) fn commit(&mut self, streams: &Arc<Streams>, actor: &StreamActor, batch: Batch) {
-        // A turn may set the alarm and write nothing.
-        if self.in_transaction || matches!(batch.alarm, AlarmChange::Set(_)) {
-            let begun = tokio::time::Instant::now();
-            if let Err(error) = self.make_durable(streams, actor, &batch) {
-                // The batch may or may not be stored. So no job runs again, and no client gets an
-                // answer that says either.
-                tracing::error!(name = %actor.name, %error, "a commit failed");
-                streams.health.failed(&actor.name);
-                streams
-                    .metrics
-                    .failed_turns
-                    .inc_by(batch.waiting.len() as u64);
-                self.reset(streams, actor);
-                self.calls.clear();
-                // Subscribers may have missed a turn. Detaching them makes their readers connect
-                // again.
-                self.subscribers.clear();
-                return;
-            }
-            streams.health.committed(&actor.name);
-            streams
-                .metrics
-                .committed(begun.elapsed(), batch.waiting.len());
-        }
-        let mut is_alarm_kept = false;
-        if batch.alarm == AlarmChange::Clear
-            && let Err(error) = streams.storage.remove_alarm(&actor.name)
+        while batch.has_room(self)
+            && let Some(actor) = self.next_ready(shard)
         {
-            tracing::error!(name = %actor.name, %error, "an alarm could not be removed");
-            is_alarm_kept = true;
-        }
-        for (mut job, effects) in batch.waiting {
-            if is_alarm_kept && job.kind.is_alarm() {
-                // Without a reply the alarm counts as failed, and fires again.
-                job.reply_to = None;
+            let waiting = self.run_jobs(&actor, &mut batch);
+            if waiting.is_empty() {
+                self.finish(&actor);
+            } else {
+                batch.waiting.push((actor, waiting));
             }
-            self.perform_effects(streams, actor, job, effects);
+        }
+        let (count, sets_alarm) = (batch.turn_count(), batch.sets_alarm);
+        let begun = tokio::time::Instant::now();
+        let committed = batch.commit();
+        let waiting = mem::take(&mut batch.waiting);
+        match committed {
+            Ok(false) => {}
+            Ok(true) => {
+                self.health.committed(shard);
+                self.metrics.committed(begun.elapsed(), count);
+            }
+            Err(error) => {
+                tracing::error!(shard, %error, "a commit failed");
+                self.metrics.failed_turns.inc_by(count as u64);
+                return self.fail_commit(shard, writer, waiting);
+            }
+        }
+        for (actor, turns) in waiting {
+            let mut state = actor.state.lock();
+            for (job, effects) in turns {
+                state.perform_effects(self, &actor, job, effects);
+            }
+            drop(state);
+            self.finish(&actor);
+        }
+        if sets_alarm {
+            self.alarms_changed.notify_one();
+        }
+        if let Err(error) = writer.connection().shrink() {
+            tracing::error!(shard, %error, "free space could not be given back");
+            self.fail_commit(shard, writer, Vec::new());
         }
     }
 
-    fn make_durable(
+    /// Closes a shard after a commit whose outcome is unknown. So no turn runs again, and no client
+    /// gets an answer that says either.
+    fn fail_commit(
+        self: &Arc<Self>,
+        shard: usize,
+        writer: &mut WriterState,
+        waiting: Vec<Waiting>,
+    ) {
+        self.health.failed(shard);
+        self.close_shard(shard, writer);
+        for (actor, turns) in waiting {
+            let mut state = actor.state.lock();
+            state.reset();
+            state.calls.clear();
+            // Subscribers may have missed a turn. Detaching them makes their readers connect again.
+            state.subscribers.clear();
+            drop((state, turns));
+            self.finish(&actor);
+        }
+    }
+
+    /// Runs the jobs of one stream. Returns the turns that wait for the commit. If none does, the
+    /// effects have been performed.
+    fn run_jobs(
+        self: &Arc<Self>,
+        actor: &Arc<StreamActor>,
+        batch: &mut Batch<'_>,
+    ) -> Vec<(Job, Effects)> {
+        let mut state = actor.state.lock();
+        self.used(actor, &state);
+        let mut waiting = Vec::new();
+        // Reads before the first write of the stream need no commit. Others can run them.
+        let is_next = |job: &mut Job, is_first: bool| !(is_first && job.only_reads());
+        while batch.has_room(self) {
+            let mut mailbox = actor.mailbox.lock();
+            let is_first = waiting.is_empty();
+            let next = mailbox.jobs.pop_front_if(|job| is_next(job, is_first));
+            drop(mailbox);
+            let Some(job) = next else { break };
+            self.run_job(actor, &mut state, job, batch, &mut waiting);
+        }
+        waiting
+    }
+
+    fn run_job(
+        self: &Arc<Self>,
+        actor: &Arc<StreamActor>,
+        state: &mut ActorState,
+        mut job: Job,
+        batch: &mut Batch<'_>,
+        waiting: &mut Vec<(Job, Effects)>,
+    ) {
+        batch.jobs += 1;
+        if !state.begin(&mut job) {
+            return;
+        }
+        if let JobKind::Encode(encoding) = job.kind {
+            return ActorState::encode(actor, encoding, batch.writer, &mut batch.bytes);
+        }
+        batch.bytes += job.held.as_ref().map_or(0, Reservation::bytes);
+        #[cfg(feature = "test-routes")]
+        if let JobKind::Test(test) = &mut job.kind {
+            let rows = batch.writer.stream(&actor.name).ok();
+            test.perform(state, &*self.platform, rows.as_deref());
+        }
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let turn = state.step(self, actor, &mut job, batch.writer, waiting)?;
+            batch.carry_out(state, actor, &job, turn)
+        }));
+        match done.unwrap_or(Err(TurnError::Panicked)) {
+            Ok((effects, has_written)) if has_written || !waiting.is_empty() => {
+                waiting.push((job, effects));
+            }
+            Ok((effects, _)) => state.perform_effects(self, actor, job, effects),
+            Err(error) => {
+                batch.undo();
+                state.fail(self, actor, &job, &error);
+            }
+        }
+    }
+
+    /// Fails the jobs of a stream whose shard is closed. Its instance is dropped, because it would
+    /// wait for what is dropped here.
+    pub(crate) fn fail_jobs(self: &Arc<Self>, actor: &Arc<StreamActor>) {
+        let mut state = actor.state.lock();
+        let jobs = mem::take(&mut actor.mailbox.lock().jobs);
+        self.metrics.failed_turns.inc_by(jobs.len() as u64);
+        for job in jobs {
+            if let JobKind::Leave { subscriber, .. } = job.kind {
+                state.subscribers.remove(subscriber);
+            }
+        }
+        state.reset();
+        state.calls.clear();
+        drop(state);
+        self.finish(actor);
+    }
+}
+
+impl Batch<'_> {
+    fn has_room(&self, streams: &Streams) -> bool {
+        let bounds = &streams.bounds;
+        self.jobs < bounds.batch_jobs_max
+            && self.bytes < bounds.batch_bytes_max
+            && self.lost.is_none()
+    }
+
+    fn turn_count(&self) -> usize {
+        self.waiting.iter().map(|(_, turns)| turns.len()).sum()
+    }
+
+    /// Writes a turn into the open transaction. The first write opens it. Returns the turn's
+    /// effects, and whether it has written.
+    fn carry_out(
         &mut self,
-        streams: &Streams,
+        state: &mut ActorState,
         actor: &StreamActor,
-        batch: &Batch,
-    ) -> Result<(), TurnError> {
-        if let AlarmChange::Set(at) = batch.alarm {
-            alarms::set(streams, &actor.name, at)?;
+        job: &Job,
+        turn: Turn,
+    ) -> Result<(Effects, bool), TurnError> {
+        // The alarm has fired, and the turn may set no other.
+        let alarm = if turn.alarm == AlarmChange::Keep && job.kind.is_alarm() {
+            AlarmChange::Clear
+        } else {
+            turn.alarm
+        };
+        let writes = !turn.writes.is_empty() || alarm != AlarmChange::Keep;
+        if writes {
+            if !self.in_transaction {
+                self.writer.begin()?;
+                self.in_transaction = true;
+            }
+            self.writer.begin_turn()?;
+            self.in_turn = true;
+            self.writer.apply(&actor.name, &turn.writes, alarm)?;
         }
-        if mem::take(&mut self.in_transaction)
-            && let Some(database) = &mut self.database
-        {
-            database.commit()?;
+        #[cfg(feature = "test-routes")]
+        assert!(
+            !matches!(job.kind, JobKind::Panic(_)),
+            "asked for by a test"
+        );
+        #[cfg(feature = "test-routes")]
+        if let JobKind::Commit(_, test) = &job.kind {
+            self.test = Some(*test);
         }
-        Ok(())
+        let changes_tables = turn.writes.iter().any(machine::Write::changes_tables);
+        let effects = state.prepare(actor, turn, self.writer, &mut self.bytes)?;
+        if writes {
+            self.writer.keep_turn()?;
+            self.in_turn = false;
+            self.sets_alarm |= matches!(alarm, AlarmChange::Set(_));
+        }
+        if changes_tables {
+            state.has_rows = !self.writer.stream(&actor.name)?.layout()?.is_empty();
+        }
+        Ok((effects, writes))
     }
 
+    /// Takes back what a failed turn has written.
+    fn undo(&mut self) {
+        if mem::take(&mut self.in_turn)
+            && let Err(error) = self.writer.undo_turn()
+        {
+            self.lost = Some(error);
+        }
+    }
+
+    /// Makes the transaction durable, if there is one. Returns whether there was.
+    ///
+    /// # Errors
+    /// When the outcome is unknown.
+    fn commit(&mut self) -> io::Result<bool> {
+        if let Some(error) = self.lost.take() {
+            return Err(error);
+        }
+        #[cfg(feature = "test-routes")]
+        if let Some(test) = self.test.take() {
+            test.perform()?;
+        }
+        if !self.in_transaction {
+            return Ok(false);
+        }
+        self.writer.commit()?;
+        Ok(true)
+    }
+}
+
+impl ActorState {
     /// Performs the effects of a durable turn. No other code does.
     pub(crate) fn perform_effects(
         &mut self,
@@ -161,10 +314,12 @@ impl ActorState {
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
                 | Effect::Index { .. } => {
-                    self.pending_effects += 1;
+                    if effects.instance == self.instance && self.stream.is_some() {
+                        self.pending_effects += 1;
+                    }
                     streams.effect_queue.push(EffectJob {
                         name: Arc::clone(&actor.name),
-                        instance: self.instance,
+                        instance: effects.instance,
                         effect,
                     });
                 }

@@ -50,10 +50,14 @@ limits_table! {
     idle_timeout: Duration = Duration::from_secs(75), Milliseconds, (1, DAY_MS), "IDLE_TIMEOUT_MS";
     /// Most requests that wait for one stream.
     queue_max: usize = 4_096, Count, (1, MILLION), "QUEUE_MAX";
-    /// Most streams whose files are open at the same time. Beyond it, the least recently used file
-    /// is closed. Each stream takes two file descriptors.
-    open_streams_max: usize = 512, Count, (1, MILLION), "OPEN_STREAMS_MAX";
-    /// Threads that use the storage. At most this many streams can commit at the same time.
+    /// Files that share the streams. Each has one commit at a time. With 0, a new directory gets one
+    /// for each processor, and any other keeps its number. A directory with another number is
+    /// refused, until `durable-streams reshard` has changed it.
+    shards: usize = 0, Count, (0, 256), "SHARDS";
+    /// Most streams whose state is in memory at the same time. Beyond it, the state of the least
+    /// recently used stream is dropped, and read again when it is next used.
+    awake_streams_max: usize = 10_000, Count, (1, MILLION), "AWAKE_STREAMS_MAX";
+    /// Threads that use the storage. One runs the writes of each shard, and the others run reads.
     storage_threads: usize = 64, Count, (1, 1_024), "STORAGE_THREADS";
     /// Connections beyond `CONNECTIONS_MAX` that are kept open to be answered 503. `/health` and
     /// `/metrics` answer them as usual.
@@ -86,8 +90,10 @@ limits_table! {
     batch_jobs_max: usize = 1_024, Count, (1, MILLION);
     /// Size of the requests and the answers of one commit at which no more are added.
     batch_bytes_max: usize = 16 << 20, Bytes, (1, TEBIBYTE);
-    /// Page cache of SQLite for each open stream.
-    cache_kib: u32 = 1_024, Kibibytes, (1, MILLION);
+    /// Page cache of SQLite for each connection to a shard.
+    cache_kib: u32 = 8_192, Kibibytes, (1, MILLION);
+    /// Connections for reads that each shard keeps open while nobody uses them.
+    readers_kept_max: usize = 4, Count, (0, 1_024);
     /// Time for the head of a request to arrive once it has begun.
     head_timeout: Duration = Duration::from_secs(30), Milliseconds, (1, DAY_MS);
     /// Time for the next part of a body to arrive.
@@ -104,14 +110,24 @@ limits_table! {
     linger_silence: Duration = Duration::from_secs(5), Milliseconds, (1, DAY_MS);
     /// Free bytes on the disk below which the server counts as failing.
     disk_free_min: u64 = 32 << 20, Bytes, (0, TEBIBYTE);
-    /// How long a stream's failed commit is remembered, if no other commit of the stream follows.
+    /// How long a shard's failed commit is remembered, if no other commit of the shard follows.
     failure_memory: Duration = Duration::from_secs(30), Milliseconds, (0, DAY_MS);
     /// Time for the cold tier to send the next part of a page.
     fetch_timeout: Duration = Duration::from_secs(30), Milliseconds, (1, DAY_MS);
     /// Time for requests to be answered after the server was asked to end.
     shutdown_timeout: Duration = Duration::from_secs(10), Milliseconds, (0, DAY_MS);
-    /// The pause before an alarm whose turn failed fires again.
+    /// The pause before an alarm whose turn failed fires again. It doubles with each failure of the
+    /// stream, up to the greatest pause.
     alarm_retry: Duration = Duration::from_secs(5), Milliseconds, (1, DAY_MS);
+    /// The greatest pause before an alarm fires again.
+    alarm_retry_max: Duration = Duration::from_secs(300), Milliseconds, (1, DAY_MS);
+    /// Most alarms whose turns are under way at the same time.
+    alarms_max: usize = 256, Count, (1, MILLION);
+    /// The pause before a shard that cannot be opened is tried again. It doubles with each failure,
+    /// up to the greatest pause.
+    reopen_pause: Duration = Duration::from_millis(100), Milliseconds, (1, DAY_MS);
+    /// The greatest pause before a shard is tried again.
+    reopen_pause_max: Duration = Duration::from_secs(5), Milliseconds, (1, DAY_MS);
 }
 
 impl Bounds {
@@ -195,7 +211,7 @@ pub fn cold() -> Vec<Setting> {
             "DIRECTORY|s3://BUCKET/PREFIX|none",
             TextDefault::Absent("the directory `cold` in DATA"),
             "Where sealed segments are moved to: a directory, a bucket of an S3 service, or `none`. \
-             With `none` everything stays in the files of the streams. Keys of an S3 service are \
+             With `none` everything stays in the shards. Keys of an S3 service are \
              read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. While the \
              cold tier does not answer, reads of what it holds are answered 503, and everything \
              else goes on. Two servers may share a bucket, but never a directory.",
@@ -244,11 +260,9 @@ mod tests {
             assert_eq!(read(String::new()), Ok((row.get)(&Bounds::DEFAULT)));
             let (least, greatest) = (row.least, row.greatest);
             let rule = format!("{name} must be a whole number from {least} to {greatest}");
-            for value in [
-                (least - 1).to_string(),
-                (greatest + 1).to_string(),
-                "1s".to_owned(),
-            ] {
+            let below = least.checked_sub(1).map(|below| below.to_string());
+            let beyond = [(greatest + 1).to_string(), "1s".to_owned()];
+            for value in below.into_iter().chain(beyond) {
                 assert_eq!(read(value.clone()), Err(format!("{rule}, not {value:?}")));
             }
         }

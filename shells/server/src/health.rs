@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,16 +9,13 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 
-/// How many failed streams are remembered. With more, only their number matters.
-const REMEMBERED_MAX: usize = 1_024;
-
 #[derive(Debug)]
 pub(crate) struct Health {
     data: PathBuf,
     disk_free_min: u64,
     failure_memory: Duration,
-    /// Streams whose last commit failed, and the time of it.
-    failed: Mutex<BTreeMap<Arc<str>, Instant>>,
+    /// Shards whose last commit failed, and the time of it.
+    failed: Mutex<BTreeMap<usize, Instant>>,
 }
 
 impl Health {
@@ -32,19 +28,12 @@ impl Health {
         }
     }
 
-    pub(crate) fn failed(&self, name: &Arc<str>) {
-        let mut failed = self.failed.lock();
-        let now = Instant::now();
-        if failed.len() >= REMEMBERED_MAX {
-            failed.retain(|_, at| now - *at < self.failure_memory);
-        }
-        if failed.len() < REMEMBERED_MAX {
-            failed.insert(Arc::clone(name), now);
-        }
+    pub(crate) fn failed(&self, shard: usize) {
+        self.failed.lock().insert(shard, Instant::now());
     }
 
-    pub(crate) fn committed(&self, name: &str) {
-        self.failed.lock().remove(name);
+    pub(crate) fn committed(&self, shard: usize) {
+        self.failed.lock().remove(&shard);
     }
 
     /// Returns what is wrong, if anything. A failure is forgotten after a while, because a server

@@ -464,7 +464,11 @@ impl Service {
         #[cfg(feature = "test-routes")]
         let kind = match request.test.as_deref() {
             Some("panic") => JobKind::Panic(call),
-            _ => JobKind::Input(call),
+            Some(operation) => match crate::test_routes::CommitTest::named(operation) {
+                Some(test) => JobKind::Commit(call, test),
+                None => JobKind::Input(call),
+            },
+            None => JobKind::Input(call),
         };
         let Ok(reply) = streams.ask(name, kind, held) else {
             return self.refuse(Bound::Queue);

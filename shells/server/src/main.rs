@@ -14,10 +14,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use arguments::Arguments;
+use arguments::{Arguments, Request};
 use object_store::ObjectStore;
 use server::object_stores::{self, Directory, S3};
-use server::{Bounds, Config, Native, Server, Tcp};
+use server::{Bounds, Config, Native, Server, Tcp, directory, reshard};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
@@ -31,10 +31,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const INTERRUPTED: i32 = 130;
 /// Threads that use a directory of the cold tier at the same time.
 const COLD_THREADS: usize = 16;
-/// SQLite opens a database and its log.
-const DESCRIPTORS_PER_FILE: usize = 2;
-/// Open files beside those of streams and connections.
-const DESCRIPTORS_SPARE: u64 = 64;
+/// SQLite opens a database, its log, and the index of the log.
+const DESCRIPTORS_PER_READER: usize = 3;
+/// Open files beside those of clients and reads.
+const DESCRIPTORS_SPARE: u64 = 256;
 
 /// Opens the cold tier that the operator has named.
 fn cold_store(arguments: &Arguments, threads: &Handle) -> Result<Option<Arc<dyn ObjectStore>>> {
@@ -77,14 +77,39 @@ fn cold_store(arguments: &Arguments, threads: &Handle) -> Result<Option<Arc<dyn 
 }
 
 fn main() -> ExitCode {
-    let result = Arguments::parse().map_err(anyhow::Error::from);
-    match result.and_then(run) {
+    let result = Request::parse().map_err(anyhow::Error::from);
+    let done = result.and_then(|request| match request {
+        Request::Serve(arguments) => run(*arguments),
+        Request::Reshard { data, shards } => change_shards(&data, shards),
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Carries out `reshard`, and tells what was done.
+fn change_shards(data: &Path, shards: usize) -> Result<()> {
+    keep_private(data);
+    let done = reshard::reshard(data, shards, Native::wall_time())
+        .with_context(|| format!("the data directory {} was not changed", data.display()))?;
+    let reshard::Resharded {
+        streams,
+        shards,
+        damaged,
+        left_out,
+    } = done;
+    eprintln!("{streams} streams are in {shards} shards now");
+    if damaged > 0 {
+        eprintln!("{damaged} rows are damaged; reads of their streams are answered 500");
+    }
+    if left_out > 0 {
+        eprintln!("{left_out} files of deleted streams, which had only tasks left, were dropped");
+    }
+    Ok(())
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -118,7 +143,7 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     let grace = bounds.shutdown_timeout;
     runtime.block_on(async {
-        fs::create_dir_all(data)
+        directory::create(data)
             .with_context(|| format!("the data directory {} cannot be created", data.display()))?;
         let cold = cold_store(&arguments, cold_threads.handle())?;
         let server = Server::open(config, Arc::new(Native::current()), cold)
@@ -181,13 +206,13 @@ fn keep_private(data: &Path) {
 }
 
 /// Raises the limit of open files, because the default of most systems is too low for the
-/// connections and files.
+/// connections.
 fn raise_descriptor_limit(bounds: &Bounds) {
     #[cfg(unix)]
     {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-        let files = DESCRIPTORS_PER_FILE * (bounds.open_streams_max + bounds.storage_threads);
+        let files = DESCRIPTORS_PER_READER * bounds.storage_threads;
         let connections = bounds.connections_max + bounds.connections_refused_max;
         let wanted = (files + connections) as u64 + DESCRIPTORS_SPARE;
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
@@ -201,7 +226,7 @@ fn raise_descriptor_limit(bounds: &Bounds) {
             tracing::warn!(
                 allowed = raised,
                 wanted,
-                "the limit of open files is lower than connections and streams can need"
+                "the limit of open files is lower than connections can need"
             );
         }
     }

@@ -22,7 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
     pub(crate) healthy: Gauge,
     pub(crate) readers: Gauge,
-    pub(crate) open_streams: Gauge,
+    pub(crate) awake_streams: Gauge,
     pub(crate) cold_puts: Counter,
     pub(crate) cold_put_failures: Counter,
     pub(crate) cold_put_bytes: Counter,
@@ -67,7 +67,7 @@ impl Metrics {
             connections: Gauge::default(),
             healthy: Gauge::default(),
             readers: Gauge::default(),
-            open_streams: Gauge::default(),
+            awake_streams: Gauge::default(),
             cold_puts: Counter::default(),
             cold_put_failures: Counter::default(),
             cold_put_bytes: Counter::default(),
@@ -118,9 +118,9 @@ impl Metrics {
             metrics.readers.clone(),
         );
         registry.register(
-            "open_streams",
-            "Streams whose file is open",
-            metrics.open_streams.clone(),
+            "awake_streams",
+            "Streams whose state is in memory",
+            metrics.awake_streams.clone(),
         );
         for (name, help, counter) in [
             (

@@ -21,7 +21,7 @@ use object_store::{
 };
 use tokio::runtime::Handle;
 
-use crate::files::sync_directory;
+use crate::directory::sync_directory;
 #[cfg(feature = "s3")]
 pub use s3::{S3, s3};
 

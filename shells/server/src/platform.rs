@@ -45,16 +45,24 @@ impl Native {
     }
 }
 
-impl Platform for Native {
+impl Native {
+    /// Returns the time of the system's clock.
+    #[must_use]
     #[expect(
         clippy::disallowed_methods,
         reason = "this is where the machine's time comes from"
     )]
-    fn now(&self) -> Millis {
+    pub fn wall_time() -> Millis {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Platform for Native {
+    fn now(&self) -> Millis {
+        Self::wall_time()
     }
 
     fn random(&self) -> io::Result<u64> {

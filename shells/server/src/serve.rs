@@ -25,8 +25,8 @@ use tokio::sync::{oneshot, watch};
 use crate::alarms;
 use crate::clients::Clients;
 use crate::cold::{self, EffectJob};
-use crate::config::Config;
-use crate::files::Files;
+use crate::config::{Bounds, Config};
+use crate::directory::Directory;
 use crate::framing::Length;
 use crate::http::{GaveWayError, Service};
 use crate::metrics::Counted;
@@ -165,8 +165,13 @@ impl Server {
         platform: Arc<dyn Platform>,
         cold: Option<Arc<dyn ObjectStore>>,
     ) -> io::Result<Self> {
-        let files = Files::take(&config.data, config.bounds.cache_kib)?;
-        Ok(Self::over(config, platform, Arc::new(files), cold))
+        let Bounds {
+            shards, cache_kib, ..
+        } = config.bounds;
+        let directory = Directory::take(&config.data, shards, cache_kib)?;
+        let server = Self::over(config, platform, Arc::new(directory), cold);
+        server.streams.open_shards()?;
+        Ok(server)
     }
 
     /// Returns a server over any storage. No other server may use the storage.
@@ -282,12 +287,12 @@ impl Server {
         let (reply_to, closed) = oneshot::channel();
         let platform = Arc::clone(&streams.platform);
         platform.work(Box::new(move || {
-            streams.close();
+            streams.close_shards();
             // The receiver still waits.
             let _ = reply_to.send(());
         }));
         if closed.await.is_err() {
-            tracing::error!("the streams' files could not be closed");
+            tracing::error!("the shards could not be closed");
         }
     }
 }

@@ -1,23 +1,25 @@
-//! All streams: schedules their actors, and bounds how many of their files are open.
+//! All streams: schedules their actors, and bounds how many instances are in memory.
 //!
 //! # Lock order
 //!
-//! 1. `StreamActor::state` of one stream. A thread holds it for a whole batch, its commit included.
-//! 2. `Streams::actors`, the map.
-//! 3. `StreamActor::mailbox`.
+//! 1. The writer of one shard. A thread holds it for a whole batch, its commit included.
+//! 2. `StreamActor::state` of one stream. A thread holds it while it runs the stream's jobs, and
+//!    again while it performs their effects.
+//! 3. `Streams::actors`, the map.
+//! 4. `StreamActor::mailbox`.
+//! 5. The queue of a shard, its readers, and `Streams::awake`. Nothing is locked under these.
 //!
-//! A thread takes a lock only while it holds none that comes later. `Streams::open` may be taken
-//! under the state, but never together with the map or a mailbox, and nothing is locked under it.
-//! The state of a second stream is only tried ([`Streams::opened`]), because two threads that each
-//! close the other's file would wait for each other. The storage has its own locks, which it
-//! takes last.
+//! A thread takes a lock only while it holds none that comes later. There is one exception: a thread
+//! that runs reads holds a state when it finds its shard closed, and opens it. It holds no state of
+//! a stream that the shard's batch has, because only one thread at a time runs a stream
+//! (`Mailbox::is_scheduled`). The state of a second stream is only tried (`Streams::put_to_sleep`).
 //!
 //! To find an actor and to queue a job for it is one step under the map's lock. An actor is removed
 //! from the map under that lock too, and only when its mailbox is empty. So no job is queued for an
 //! actor that is no longer in the map.
 
 use std::collections::HashMap;
-use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,14 +32,19 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::actor::{Job, JobKind, Reply, StreamActor};
+use crate::actor::{ActorState, Job, JobKind, Reply, StreamActor};
 use crate::cold::{EffectJob, EffectQueue, Encoding};
 use crate::config::{Bounds, Config};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
 use crate::room::Reservation;
-use crate::storage::Storage;
+use crate::shards::Shard;
+use crate::storage::{Storage, shard_of};
+
+/// How many streams are looked at when there are too many in memory. It is more than one, so that
+/// their number falls again after all of them were busy.
+const EVICTIONS_TRIED: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Streams {
@@ -50,10 +57,11 @@ pub(crate) struct Streams {
     pub(crate) health: Health,
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) effect_queue: EffectQueue,
-    /// Streams that have jobs, an open file, or subscribers.
+    pub(crate) shards: Vec<Shard>,
+    /// Streams that have jobs, an instance in memory, or subscribers.
     actors: Mutex<HashMap<Arc<str>, Arc<StreamActor>>>,
-    /// Streams whose file is open, the least recently used first.
-    open: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
+    /// Streams with an instance in memory, the least recently used first.
+    awake: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
     /// Places for further pages of answers that have begun, while they are made.
     pages_made: Arc<Semaphore>,
     calls: AtomicU64,
@@ -82,6 +90,7 @@ impl Streams {
         let streams = Self {
             settings,
             bounds: config.bounds.clone(),
+            shards: (0..storage.shards()).map(|_| Shard::default()).collect(),
             storage,
             alarms_changed: Notify::new(),
             metrics: Metrics::new(),
@@ -89,7 +98,7 @@ impl Streams {
             platform,
             effect_queue,
             actors: Mutex::default(),
-            open: Mutex::new(LruCache::unbounded()),
+            awake: Mutex::new(LruCache::unbounded()),
             pages_made: Arc::new(Semaphore::new(config.bounds.pages_made_max.max(1))),
             calls: AtomicU64::default(),
             instances: AtomicU64::default(),
@@ -113,6 +122,7 @@ impl Streams {
             kind: JobKind::Input(Input::Continue { id, rest }),
             reply_to: Some(reply_to),
             held: None,
+            prepared: None,
         };
         drop(self.send(name, job, usize::MAX));
         reply
@@ -172,6 +182,7 @@ impl Streams {
             kind,
             reply_to: None,
             held: None,
+            prepared: None,
         };
         drop(self.send(name, job, usize::MAX));
     }
@@ -188,11 +199,12 @@ impl Streams {
             kind,
             reply_to: Some(reply_to),
             held,
+            prepared: None,
         };
         self.send(name, job, self.bounds.queue_max).map(|()| reply)
     }
 
-    /// Queues a job, and schedules the actor if it is not running.
+    /// Queues a job, and schedules the actor unless it is scheduled.
     fn send(
         self: &Arc<Self>,
         name: &str,
@@ -203,7 +215,10 @@ impl Streams {
         let actor = match actors.get(name) {
             Some(actor) => Arc::clone(actor),
             None => {
-                let actor = Arc::new(StreamActor::new(name.into()));
+                let actor = Arc::new(StreamActor::new(
+                    name.into(),
+                    shard_of(name, self.shards.len()),
+                ));
                 actors.insert(Arc::clone(&actor.name), Arc::clone(&actor));
                 actor
             }
@@ -213,107 +228,108 @@ impl Streams {
         if mailbox.jobs.len() >= queue_max {
             return Err(QueueFullError);
         }
+        let only_reads = job.only_reads();
         mailbox.jobs.push_back(job);
-        if !std::mem::replace(&mut mailbox.is_running, true) {
+        if !mem::replace(&mut mailbox.is_scheduled, true) {
             drop(mailbox);
             drop(actors);
-            self.schedule(actor);
+            self.schedule(actor, only_reads);
         }
         Ok(())
     }
 
-    fn schedule(self: &Arc<Self>, actor: Arc<StreamActor>) {
+    /// Makes a thread run the actor: for reads any, and otherwise that of its shard.
+    fn schedule(self: &Arc<Self>, actor: Arc<StreamActor>, only_reads: bool) {
+        if !only_reads {
+            return self.enqueue(actor);
+        }
         let streams = Arc::clone(self);
-        self.platform.work(Box::new(move || streams.run(&actor)));
+        self.platform
+            .work(Box::new(move || streams.run_reads(&actor)));
     }
 
-    /// Runs one batch of a stream. If jobs are left, other streams come first.
-    fn run(self: &Arc<Self>, actor: &Arc<StreamActor>) {
+    /// Ends a run of an actor, whose turns are all durable or undone. If jobs are left, it runs
+    /// again after other streams.
+    pub(crate) fn finish(self: &Arc<Self>, actor: &Arc<StreamActor>) {
         let mut state = actor.state.lock();
-        if state.database.is_some() {
-            self.open.lock().promote(&actor.name);
-        }
-        state.run_batch(self, actor);
         let mut actors = self.actors.lock();
         let mut mailbox = actor.mailbox.lock();
-        if !mailbox.jobs.is_empty() {
-            drop((actors, mailbox, state));
-            self.schedule(Arc::clone(actor));
-            return;
+        if let Some(next) = mailbox.jobs.front() {
+            let only_reads = next.only_reads();
+            drop((mailbox, actors, state));
+            return self.schedule(Arc::clone(actor), only_reads);
         }
-        mailbox.is_running = false;
+        mailbox.is_scheduled = false;
+        if !state.has_rows && state.pending_effects == 0 {
+            // Nothing is gained by an instance of a stream that does not exist.
+            state.reset();
+        }
         if state.is_idle() {
             actors.remove(&actor.name);
         }
+        drop((mailbox, actors));
+        if state.stream.is_none() {
+            self.awake.lock().pop(&actor.name);
+        }
+        drop(state);
+        self.keep_few_awake();
     }
 
-    /// Records that a stream's file is open, and closes files of other streams if there are too
-    /// many. The bound is exceeded by at most one file for each thread of the pool.
-    pub(crate) fn opened(&self, actor: &StreamActor) {
-        let this = self.actors.lock().get(&actor.name).map(Arc::clone);
-        let Some(this) = this else { return };
-        let mut open = self.open.lock();
-        open.put(Arc::clone(&actor.name), this);
-        self.metrics.open_streams.set(gauge(open.len()));
-        let mut tries = open.len();
-        while open.len() > self.bounds.open_streams_max && tries > 0 {
+    /// Records that a stream is used.
+    pub(crate) fn used(&self, actor: &Arc<StreamActor>, state: &ActorState) {
+        if state.stream.is_some() {
+            let mut awake = self.awake.lock();
+            awake.put(Arc::clone(&actor.name), Arc::clone(actor));
+        }
+    }
+
+    /// Records that a stream has an instance in memory.
+    pub(crate) fn awoken(&self, actor: &Arc<StreamActor>) {
+        let mut awake = self.awake.lock();
+        awake.put(Arc::clone(&actor.name), Arc::clone(actor));
+    }
+
+    /// Drops instances if there are too many in memory. Streams that are running are left out, and
+    /// looked at again when they have run.
+    fn keep_few_awake(&self) {
+        let mut awake = self.awake.lock();
+        let mut tries = EVICTIONS_TRIED;
+        while awake.len() > self.bounds.awake_streams_max && tries > 0 {
             tries -= 1;
-            let Some((name, victim)) = open.pop_lru() else {
+            let Some((name, victim)) = awake.pop_lru() else {
                 break;
             };
-            drop(open);
-            let closed = self.put_to_sleep(&victim);
-            open = self.open.lock();
-            if !closed {
-                open.put(name, victim);
+            drop(awake);
+            let sleeps = self.put_to_sleep(&victim);
+            awake = self.awake.lock();
+            if !sleeps {
+                awake.put(name, victim);
             }
         }
-        self.metrics.open_streams.set(gauge(open.len()));
+        self.metrics.awake_streams.set(gauge(awake.len()));
     }
 
-    /// Closes the file of a stream, unless a thread runs the stream.
+    /// Drops the instance of a stream, unless the stream is running or waits for an outcome.
     fn put_to_sleep(&self, actor: &Arc<StreamActor>) -> bool {
         let Some(mut state) = actor.state.try_lock() else {
             return false;
         };
-        state.sleep(&actor.name);
         let mut actors = self.actors.lock();
+        if state.pending_effects > 0 || actor.mailbox.lock().is_scheduled {
+            return false;
+        }
+        state.reset();
         let is_known = actors
             .get(&actor.name)
             .is_some_and(|known| Arc::ptr_eq(known, actor));
-        if is_known && state.is_idle() && !actor.mailbox.lock().is_running {
+        if is_known && state.is_idle() {
             actors.remove(&actor.name);
         }
         true
     }
 
-    /// Records that a stream's file is closed.
-    pub(crate) fn closed(&self, actor: &StreamActor) {
-        let mut open = self.open.lock();
-        open.pop(&actor.name);
-        self.metrics.open_streams.set(gauge(open.len()));
-    }
-
-    /// Uses the storage on a thread that may block.
-    pub(crate) async fn ask_storage<T: Send + 'static>(
-        self: &Arc<Self>,
-        act: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
-    ) -> anyhow::Result<T> {
-        let streams = Arc::clone(self);
-        let (reply_to, done) = oneshot::channel();
-        self.platform
-            .work(Box::new(move || drop(reply_to.send(act(&streams)))));
-        Ok(done.await??)
-    }
-
-    /// Closes every file. Waits for streams that are running.
-    pub(crate) fn close(&self) {
-        loop {
-            let Some((_, actor)) = self.open.lock().pop_lru() else {
-                return;
-            };
-            actor.state.lock().sleep(&actor.name);
-        }
+    pub(crate) const fn shard_count(&self) -> usize {
+        self.shards.len()
     }
 }
 

@@ -1,7 +1,10 @@
 //! The request header `X-Test-Op`, by which tests inspect and break streams. It needs the feature
 //! `test-routes`, which no release has.
 
+use std::io;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use machine::rows::StoredSegment;
 use machine::{Answer, StorageError, Stream, segment};
@@ -10,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::actor::{ActorState, JobKind};
 use crate::http::{Outgoing, response, unavailable};
 use crate::platform::Platform;
-use crate::storage::Database;
+use crate::storage::Rows;
 use crate::streams::Streams;
 
 /// A test operation on a stream.
@@ -24,23 +27,53 @@ pub(crate) enum Test {
     Done,
 }
 
+/// What happens to the commit of a request's turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CommitTest {
+    /// It takes a second.
+    Slow,
+    /// It fails, with an unknown outcome.
+    Fails,
+}
+
+impl CommitTest {
+    /// Reads the value of the header.
+    pub(crate) fn named(operation: &str) -> Option<Self> {
+        match operation {
+            "slow-commit" => Some(Self::Slow),
+            "failed-commit" => Some(Self::Fails),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn perform(self) -> io::Result<()> {
+        match self {
+            Self::Slow => {
+                thread::sleep(Duration::from_secs(1));
+                Ok(())
+            }
+            Self::Fails => Err(io::Error::other("asked for by a test")),
+        }
+    }
+}
+
 impl Test {
-    /// Performs the operation. `roll_back` undoes uncommitted writes, and drops the instance.
+    /// Performs the operation.
     pub(crate) fn perform(
         &mut self,
         state: &mut ActorState,
         platform: &dyn Platform,
-        roll_back: impl FnOnce(&mut ActorState),
+        rows: Option<&dyn Rows>,
     ) {
         match std::mem::replace(self, Self::Done) {
             Self::Done => {}
             Self::Reset => {
-                roll_back(state);
+                state.reset();
                 state.subscribers.clear();
             }
             Self::Stats(reply_to) => {
-                let tables = state.database.as_ref().map(|database| database.tables());
-                let segments = state.database.as_deref().map(stored_segments);
+                let tables = rows.map(|rows| rows.tables());
+                let segments = rows.map(stored_segments);
                 let timers = state.stream.iter().flat_map(Stream::timers);
                 let timers: Vec<_> = timers
                     .map(|timer| format!("\"{}\":{}", timer.reason, timer.at.0))
@@ -60,14 +93,14 @@ impl Test {
 }
 
 /// Returns the segments that are known to be stored, each as JSON.
-fn stored_segments(database: &dyn Database) -> Result<Vec<String>, StorageError> {
+fn stored_segments(rows: &dyn Rows) -> Result<Vec<String>, StorageError> {
     let mut stored = Vec::new();
-    let Some(head) = database.rows().head()? else {
+    let Some(head) = rows.head()? else {
         return Ok(stored);
     };
     let prefix = segment::key_prefix(&head.name, head.incarnation);
     for number in 0.. {
-        let Some(sealed) = database.rows().segment(number)? else {
+        let Some(sealed) = rows.segment(number)? else {
             break;
         };
         if let Some(StoredSegment { attempt, .. }) = sealed.stored {

@@ -99,7 +99,7 @@ impl Inner {
     pub(crate) fn referenced(&self) -> BTreeSet<String> {
         self.disks
             .values()
-            .flat_map(cold_tier::referenced)
+            .flat_map(|disk| cold_tier::referenced(disk))
             .collect()
     }
 

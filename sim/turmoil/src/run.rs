@@ -544,7 +544,8 @@ impl World {
         readers
             + millis(bounds.write_timeout) * 2
             + millis(bounds.head_timeout)
-            + millis(bounds.alarm_retry) * 3
+            + millis(bounds.alarm_retry_max) * 3
+            + millis(bounds.reopen_pause_max)
             + limits.alarm_grace_ms
             + limits.alarm_delay_ms_min * 2
             + EXPIRY_MS_MAX
@@ -638,7 +639,7 @@ impl World {
                     actual,
                 );
             }
-            let disk = shared.disks.get(&stream(name)).map(MemoryRows::is_empty);
+            let disk = shared.disks.get(&stream(name)).map(|disk| disk.is_empty());
             match (judge.incarnation(name), disk) {
                 (None, Some(false)) => {
                     let expected = "nothing of a stream that is no more".to_owned();
@@ -655,7 +656,7 @@ impl World {
             }
             let alarm = shared.alarms.get(&stream(name)).copied();
             let overdue =
-                u64::try_from(shared.settings.bounds.alarm_retry.as_millis()).unwrap_or(0) * 3
+                u64::try_from(shared.settings.bounds.alarm_retry_max.as_millis()).unwrap_or(0) * 3
                     + 5_000;
             if let Some(alarm) = alarm.filter(|at| at + overdue < now) {
                 let actual = format!("the one of {} at {alarm}, and it is {now}", stream(name));
@@ -694,10 +695,13 @@ impl World {
 /// that the registry has all events.
 fn judge_tiers(
     judge: &Judge,
-    disks: &BTreeMap<String, MemoryRows>,
+    disks: &BTreeMap<String, Arc<MemoryRows>>,
     objects: &Objects,
 ) -> Result<(), (Oracle, Mismatch)> {
-    let referenced: BTreeSet<_> = disks.values().flat_map(cold_tier::referenced).collect();
+    let referenced: BTreeSet<_> = disks
+        .values()
+        .flat_map(|disk| cold_tier::referenced(disk))
+        .collect();
     let there: BTreeSet<_> = objects.keys().cloned().collect();
     if let Some(key) = there.symmetric_difference(&referenced).next() {
         let mismatch = Mismatch {

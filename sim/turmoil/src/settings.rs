@@ -31,6 +31,7 @@ pub(crate) struct Settings {
     /// The settings of the workload, as in the inner layer.
     pub(crate) workload: sim::settings::Settings,
     pub(crate) bounds: Bounds,
+    pub(crate) shards: usize,
     /// Chances in percent, 0 for never. How often disturbances happen is drawn from this, too.
     pub(crate) chances: [u64; FAULTS],
     /// The parameter of the network's latencies.
@@ -140,6 +141,7 @@ impl Settings {
         Self {
             workload,
             bounds: bounds(choices, tier_ms),
+            shards: choices.third().one_of(&[1, 2]),
             chances,
             network_seed: choices.upto(u64::MAX),
             latency_ms_min,
@@ -206,7 +208,7 @@ fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
     let usual = Bounds::default();
     let tight = |choices: &mut Choices<'_>| choices.upto(7) == 7;
     let mut bounds = Bounds {
-        open_streams_max: choices.one_of(&[usual.open_streams_max, 1, 2]),
+        awake_streams_max: choices.one_of(&[usual.awake_streams_max, 1, 2]),
         batch_jobs_max: choices.one_of(&[usual.batch_jobs_max, usual.batch_jobs_max, 1, 2, 3]),
         batch_bytes_max: choices.one_of(&[usual.batch_bytes_max, usual.batch_bytes_max, 1, 500]),
         head_timeout: Duration::from_millis(2_000 + choices.magnitude(8_000)),
@@ -219,6 +221,8 @@ fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
         ..usual
     };
     bounds.idle_timeout = bounds.head_timeout;
+    bounds.alarm_retry_max = bounds.alarm_retry * 4;
+    bounds.reopen_pause_max = Duration::from_secs(1);
     if tight(choices) {
         bounds.readers_max = 1;
     }

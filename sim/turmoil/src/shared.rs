@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::cold::ColdTier;
 use crate::coverage::{Coverage, Fault, Situation};
 use crate::settings::Settings;
-use crate::storage::Logged;
+use crate::storage::{Logged, PageCache};
 
 pub(crate) const SERVER: &str = "server";
 
@@ -61,9 +61,11 @@ pub(crate) struct Inner {
     pub(crate) phase: Phase,
     /// The time of the last step's beginning, for use outside of hosts.
     pub(crate) now: u64,
-    /// The databases of the streams as a crash leaves them, and the index of alarms.
-    pub(crate) disks: BTreeMap<String, MemoryRows>,
+    /// The rows of the streams and their alarms, as a crash of the process leaves them.
+    pub(crate) disks: BTreeMap<String, Arc<MemoryRows>>,
     pub(crate) alarms: BTreeMap<String, u64>,
+    /// What shards have after failed commits.
+    pub(crate) page_caches: BTreeMap<usize, PageCache>,
     pub(crate) tier: ColdTier,
     /// When the alarms were last queried, and how often at that time.
     pub(crate) asked_due: (u64, u64),
@@ -72,7 +74,7 @@ pub(crate) struct Inner {
     pub(crate) storage_failed_at: u64,
     /// How often the server has asked for entropy.
     pub(crate) randoms: u64,
-    /// Which server has opened which database.
+    /// Which server has woken which stream.
     pub(crate) opened: BTreeSet<(u64, String)>,
     /// What has become durable and is not judged yet.
     pub(crate) log: Vec<Logged>,
@@ -127,6 +129,7 @@ impl Shared {
             now: BEGINNING,
             disks: BTreeMap::new(),
             alarms: BTreeMap::new(),
+            page_caches: BTreeMap::new(),
             tier: ColdTier::default(),
             asked_due: (0, 0),
             asked_now: (0, 0),

@@ -1,11 +1,21 @@
-//! The server's storage: one ordered map for each stream, and an index of alarms. What is committed
-//! stays. A commit may fail with an unknown outcome, or be the last thing that a server does.
+//! The server's storage: shards with an ordered map for each stream, and the alarms.
+//!
+//! What is committed stays. A commit may be the last thing that a server does. A commit may fail
+//! with an unknown outcome: its data may be lost, or be in a page cache. There the next server that
+//! opens the shard finds it, unless the power was cut. A power cut takes with it everything that was
+//! committed on top.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
-use machine::rows::{ProducerStamp, SealedSegment, StreamRow};
-use machine::{MemoryRows, Millis, Span, StorageError, Write};
-use server::{Database, Due, Storage};
+use machine::outbox::{Queue, Task};
+use machine::rows::{
+    HotTable, Layout, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow,
+    WriterColumns,
+};
+use machine::{AlarmChange, MemoryRows, Millis, Span, StorageError, Write};
+use server::{Due, Reader, Rows, Storage, Writer};
 use sim::oracles::Oracle;
 use sim::platform::Storage as _;
 use sim::storage::{Kind, Store};
@@ -24,7 +34,7 @@ pub(crate) enum Logged {
         at: u64,
         turns: Vec<Written>,
     },
-    /// A stream restarts from what is durable.
+    /// A stream's instance is made from the rows.
     Opened { name: String },
     /// All streams restart.
     Booted,
@@ -53,6 +63,31 @@ pub(crate) struct Written {
     pub(crate) closed: bool,
 }
 
+/// The state of one stream in a shard.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    rows: Arc<MemoryRows>,
+    alarm: Option<u64>,
+}
+
+/// The commit of a stream that a page cache has, and nothing else.
+#[derive(Debug)]
+struct Cached {
+    name: String,
+    disk: Disk,
+    turns: Vec<Written>,
+}
+
+/// What the page cache of a shard has after a failed commit.
+#[derive(Debug)]
+pub(crate) struct PageCache {
+    /// The server whose commit failed.
+    boot: u64,
+    commit: Vec<Cached>,
+    /// What the shard had before, by name. A power cut leaves this.
+    durable: BTreeMap<String, Disk>,
+}
+
 /// One server's storage.
 #[derive(Debug)]
 pub(crate) struct Disks {
@@ -60,14 +95,27 @@ pub(crate) struct Disks {
     pub(crate) boot: u64,
 }
 
-/// The storage of one stream.
+/// A connection to a shard.
 #[derive(Debug)]
-struct Disk {
+struct Connection {
+    shared: Shared,
+    boot: u64,
+    shard: usize,
+    /// The streams that the open transaction has changed, and their turns in order.
+    open: BTreeMap<String, (Disk, Vec<Written>)>,
+    /// The stream of the open turn, as it was before.
+    before: Option<(String, Option<(Disk, Vec<Written>)>)>,
+    in_transaction: bool,
+    in_turn: bool,
+}
+
+/// The rows of one stream.
+#[derive(Debug)]
+struct View {
     shared: Shared,
     boot: u64,
     name: String,
-    store: Store,
-    turns: Vec<Written>,
+    rows: Arc<MemoryRows>,
 }
 
 fn failed(what: &str) -> io::Error {
@@ -118,7 +166,29 @@ impl Inner {
         }
     }
 
-    fn store(&mut self, name: &str, store: &Store, turns: Vec<Written>) {
+    /// Returns the present state of a stream.
+    fn disk(&self, name: &str) -> Disk {
+        Disk {
+            rows: self.disks.get(name).cloned().unwrap_or_default(),
+            alarm: self.alarms.get(name).copied(),
+        }
+    }
+
+    fn set_disk(&mut self, name: &str, disk: &Disk) {
+        if disk.rows.is_empty() {
+            self.disks.remove(name);
+            self.alarms.remove(name);
+            return;
+        }
+        self.disks.insert(name.to_owned(), Arc::clone(&disk.rows));
+        match disk.alarm {
+            Some(at) => self.alarms.insert(name.to_owned(), at),
+            None => self.alarms.remove(name),
+        };
+    }
+
+    /// Makes the commit of one stream durable.
+    fn store(&mut self, name: &str, disk: &Disk, turns: Vec<Written>) {
         self.note("storage", || {
             format!("{name}: a commit of {} turns", turns.len())
         });
@@ -143,91 +213,111 @@ impl Inner {
                 }
             }
         }
-        self.disks.insert(name.to_owned(), store.rows.clone());
+        self.set_disk(name, disk);
         self.log.push(Logged::Committed {
             name: name.to_owned(),
             at: now(),
             turns,
         });
     }
+
+    /// Keeps the failed commit of a shard in its page cache.
+    fn cache(&mut self, boot: u64, shard: usize, commit: Vec<Cached>) {
+        let count = self.settings.shards;
+        let names: Vec<_> = self.disks.keys().cloned().collect();
+        let durable = names.into_iter().filter_map(|name| {
+            let is_here = server::shard_of(&name, count) == shard;
+            is_here.then(|| (name.clone(), self.disk(&name)))
+        });
+        let durable = durable.collect();
+        let cached = PageCache {
+            boot,
+            commit,
+            durable,
+        };
+        // Only a server that goes on after a failed commit has a second one.
+        self.page_caches.entry(shard).or_insert(cached);
+    }
+
+    /// Opens a shard: a page cache becomes durable, or has been lost in a power cut.
+    fn settle(&mut self, boot: u64, shard: usize) {
+        let Some(cached) = self.page_caches.remove(&shard) else {
+            return;
+        };
+        if cached.boot != boot && self.choices.third().upto(1) == 1 {
+            self.cover(Situation::PageCacheLost);
+            self.note("storage", || {
+                format!("shard {shard}: the power cut has lost its page cache")
+            });
+            let count = self.settings.shards;
+            let names: Vec<_> = self.disks.keys().cloned().collect();
+            for name in names {
+                if server::shard_of(&name, count) == shard {
+                    self.set_disk(&name, &Disk::default());
+                }
+            }
+            for (name, disk) in &cached.durable {
+                self.set_disk(name, disk);
+            }
+            return;
+        }
+        self.cover(Situation::PageCacheKept);
+        for Cached { name, disk, turns } in cached.commit {
+            self.store(&name, &disk, turns);
+        }
+    }
 }
 
 impl Disks {
-    fn disk(&self, name: &str, rows: Option<MemoryRows>) -> Box<dyn Database> {
-        let mut store = Store::new(Kind::Map);
-        if let Some(rows) = &rows {
-            store.restore(rows).expect("maps can be restored");
-        }
-        Box::new(Disk {
+    fn connection(&self, shard: usize) -> Connection {
+        Connection {
             shared: self.shared.clone(),
             boot: self.boot,
-            name: name.to_owned(),
-            store,
-            turns: Vec::new(),
-        })
+            shard,
+            open: BTreeMap::new(),
+            before: None,
+            in_transaction: false,
+            in_turn: false,
+        }
     }
 }
 
 impl Storage for Disks {
-    fn open(&self, name: &str) -> io::Result<Option<Box<dyn Database>>> {
+    fn shards(&self) -> usize {
+        self.shared.lock().settings.shards
+    }
+
+    fn open(&self, shard: usize) -> io::Result<Box<dyn Writer>> {
         let mut shared = self.shared.lock();
         shared.storage_fails(self.boot, "opening")?;
-        if shared.disks.contains_key(name) && !shared.opened.insert((self.boot, name.to_owned())) {
-            shared.cover(Situation::PutToSleep);
-        }
-        shared.log.push(Logged::Opened {
+        shared.settle(self.boot, shard);
+        drop(shared);
+        Ok(Box::new(self.connection(shard)))
+    }
+
+    fn reader(&self, shard: usize) -> io::Result<Box<dyn Reader>> {
+        self.shared
+            .lock()
+            .storage_fails(self.boot, "opening for reads")?;
+        Ok(Box::new(self.connection(shard)))
+    }
+}
+
+impl Reader for Connection {
+    fn stream(&self, name: &str) -> Result<Box<dyn Rows + '_>, StorageError> {
+        let rows = match self.open.get(name) {
+            Some((disk, _)) => Arc::clone(&disk.rows),
+            None => self.shared.lock().disk(name).rows,
+        };
+        Ok(Box::new(View {
+            shared: self.shared.clone(),
+            boot: self.boot,
             name: name.to_owned(),
-        });
-        let rows = shared.disks.get(name).cloned();
-        drop(shared);
-        Ok(rows.map(|rows| self.disk(name, Some(rows))))
+            rows,
+        }))
     }
 
-    fn create(&self, name: &str) -> io::Result<Box<dyn Database>> {
-        let mut shared = self.shared.lock();
-        shared.storage_fails(self.boot, "creating")?;
-        let was = shared.disks.insert(name.to_owned(), MemoryRows::default());
-        if let Some(was) = was.filter(|was| !was.is_empty()) {
-            shared.fail(
-                Oracle::Storage,
-                "no database to be made anew".to_owned(),
-                format!("{was:?}"),
-            );
-        }
-        drop(shared);
-        Ok(self.disk(name, None))
-    }
-
-    fn remove(&self, name: &str, database: Box<dyn Database>) -> io::Result<()> {
-        database.close()?;
-        let mut shared = self.shared.lock();
-        shared.storage_fails(self.boot, "removing")?;
-        let was = shared.disks.remove(name);
-        if let Some(was) = was.filter(|was| !was.is_empty()) {
-            shared.fail(
-                Oracle::Storage,
-                "nothing to be removed".to_owned(),
-                format!("{was:?}"),
-            );
-        }
-        Ok(())
-    }
-
-    fn set_alarm(&self, name: &str, at: Millis) -> io::Result<()> {
-        let mut shared = self.shared.lock();
-        shared.alarm_fails(self.boot, "setting an alarm")?;
-        shared.alarms.insert(name.to_owned(), at.0);
-        Ok(())
-    }
-
-    fn remove_alarm(&self, name: &str) -> io::Result<()> {
-        let mut shared = self.shared.lock();
-        shared.alarm_fails(self.boot, "removing an alarm")?;
-        shared.alarms.remove(name);
-        Ok(())
-    }
-
-    fn due(&self, now: Millis) -> io::Result<Due> {
+    fn due(&self, now: Millis, limit: u64) -> io::Result<Due> {
         let mut shared = self.shared.lock();
         let asked = (now.0, shared.asked_due.1 + 1);
         shared.asked_due = if shared.asked_due.0 == now.0 {
@@ -246,29 +336,40 @@ impl Storage for Disks {
             panic!("the server asks for alarms without end");
         }
         shared.alarm_fails(self.boot, "reading the alarms")?;
-        let mut due: Vec<_> = shared
+        let count = shared.settings.shards;
+        let here = shared
             .alarms
             .iter()
-            .filter(|(_, at)| **at <= now.0)
-            .collect();
+            .filter(|(name, _)| server::shard_of(name, count) == self.shard);
+        let (mut due, later): (Vec<_>, Vec<_>) = here.partition(|(_, at)| **at <= now.0);
         due.sort_by_key(|(_, at)| **at);
-        let due = due.into_iter().map(|(name, _)| name.clone()).collect();
-        Ok((due, shared.alarms.values().min().copied().map(Millis)))
+        let due = due.into_iter().zip(0..limit);
+        let due = due.map(|((name, _), _)| name.clone()).collect();
+        Ok((due, later.into_iter().map(|(_, at)| Millis(*at)).min()))
     }
 }
 
-impl Database for Disk {
-    fn rows(&self) -> &dyn machine::Storage {
-        self.store.storage()
-    }
-
+impl Writer for Connection {
     fn begin(&mut self) -> io::Result<()> {
-        self.turns.clear();
-        self.shared.lock().storage_fails(self.boot, "beginning")
+        self.shared.lock().storage_fails(self.boot, "beginning")?;
+        self.in_transaction = true;
+        Ok(())
     }
 
-    fn apply(&mut self, writes: &[Write]) -> io::Result<()> {
-        let others = !self.turns.is_empty();
+    fn begin_turn(&mut self) -> io::Result<()> {
+        if !self.in_transaction || self.in_turn {
+            self.shared.lock().fail(
+                Oracle::Storage,
+                "a turn in a transaction, after the end of the one before".to_owned(),
+                format!("in a turn: {}", self.in_turn),
+            );
+        }
+        self.in_turn = true;
+        Ok(())
+    }
+
+    fn apply(&mut self, name: &str, writes: &[Write], alarm: AlarmChange) -> io::Result<()> {
+        let others = !self.open.is_empty();
         let mut shared = self.shared.lock();
         let mut fails = shared.storage_fails(self.boot, "writing");
         // Turns that share a commit are rare.
@@ -281,12 +382,15 @@ impl Database for Disk {
             }
             return Err(error);
         }
-        let was_closed = self
-            .store
-            .rows
-            .head()
-            .is_some_and(|head| head.closed.is_some());
-        if let Err(reason) = self.store.apply(writes) {
+        let was = self.open.get(name).cloned();
+        let (mut disk, mut turns) = was
+            .clone()
+            .unwrap_or_else(|| (shared.disk(name), Vec::new()));
+        self.before = Some((name.to_owned(), was));
+        let mut store = Store::new(Kind::Map);
+        store.restore(&disk.rows).expect("maps can be restored");
+        let was_closed = store.rows.head().is_some_and(|head| head.closed.is_some());
+        if let Err(reason) = store.apply(writes) {
             shared.fail(
                 Oracle::Storage,
                 "writes that can be carried out".to_owned(),
@@ -294,84 +398,185 @@ impl Database for Disk {
             );
             return Err(io::Error::other(reason));
         }
-        let written = written(&self.store, writes, was_closed);
+        let written = written(&store, writes, was_closed);
         shared.note("storage", || {
             format!(
-                "{}: a turn, {} records, created {}, dropped {}, closes {}",
-                self.name,
+                "{name}: a turn, {} records, created {}, dropped {}, closes {}",
                 written.records.len(),
                 written.created.is_some(),
                 written.dropped,
                 written.closes
             )
         });
-        self.turns.push(written);
+        if !self.open.is_empty() && !self.open.contains_key(name) {
+            shared.cover(Situation::StreamsShareCommit);
+        }
+        turns.push(written);
+        disk.rows = Arc::new(store.rows);
+        match alarm {
+            AlarmChange::Keep => {}
+            AlarmChange::Set(at) => disk.alarm = Some(at.0),
+            AlarmChange::Clear => disk.alarm = None,
+        }
+        self.open.insert(name.to_owned(), (disk, turns));
+        Ok(())
+    }
+
+    fn keep_turn(&mut self) -> io::Result<()> {
+        self.in_turn = false;
+        self.before = None;
+        Ok(())
+    }
+
+    fn undo_turn(&mut self) -> io::Result<()> {
+        self.in_turn = false;
+        match self.before.take() {
+            Some((name, Some(before))) => drop(self.open.insert(name, before)),
+            Some((name, None)) => drop(self.open.remove(&name)),
+            None => {}
+        }
         Ok(())
     }
 
     fn commit(&mut self) -> io::Result<()> {
-        let turns = std::mem::take(&mut self.turns);
+        let open = std::mem::take(&mut self.open);
+        self.in_transaction = false;
         let mut shared = self.shared.lock();
         shared.alive(self.boot)?;
+        let commit = open.into_iter();
+        let commit = commit.map(|(name, (disk, turns))| Cached { name, disk, turns });
+        let commit: Vec<_> = commit.collect();
         if shared.fault(Fault::CommitFails) {
             shared.changed(Fault::CommitFails);
             shared.storage_failed_at = now();
             if shared.choices.upto(1) == 1 {
                 shared.cover(Situation::CommitUnknownKept);
-                shared.store(&self.name, &self.store, turns);
+                shared.cache(self.boot, self.shard, commit);
             } else {
                 shared.cover(Situation::CommitUnknownLost);
             }
+            let shard = self.shard;
             shared.note("storage", || {
-                format!("{}: the commit is reported as failed", self.name)
+                format!("shard {shard}: the commit is reported as failed")
             });
             return Err(failed("committing"));
         }
-        if shared.fault(Fault::CrashAtCommit) {
+        let dies = shared.fault(Fault::CrashAtCommit);
+        if dies {
             shared.changed(Fault::CrashAtCommit);
             shared.die();
-            if shared.choices.upto(1) == 1 {
-                shared.cover(Situation::KeptUnanswered);
-                shared.store(&self.name, &self.store, turns);
-                shared.note("storage", || {
-                    format!("{}: the server dies after it", self.name)
-                });
-                return Ok(());
+            if shared.choices.upto(1) == 0 {
+                shared.cover(Situation::LostCommit);
+                shared.note("storage", || "the server dies before the commit".to_owned());
+                return Err(failed("committing"));
             }
-            shared.cover(Situation::LostCommit);
-            shared.note("storage", || {
-                format!("{}: the server dies before the commit", self.name)
-            });
-            return Err(failed("committing"));
+            shared.cover(Situation::KeptUnanswered);
         }
-        shared.store(&self.name, &self.store, turns);
+        for Cached { name, disk, turns } in commit {
+            shared.store(&name, &disk, turns);
+        }
+        if dies {
+            shared.note("storage", || "the server dies after the commit".to_owned());
+        }
         Ok(())
     }
 
+    fn shrink(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> io::Result<()> {
+        if !self.open.is_empty() {
+            self.shared.lock().fail(
+                Oracle::Storage,
+                "no open transaction at a close".to_owned(),
+                format!("shard {}", self.shard),
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Rows for View {
     fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
         let mut shared = self.shared.lock();
         shared
             .storage_fails(self.boot, "reading")
             .map_err(|error| StorageError(error.to_string()))?;
-        self.store.frames(span)
+        self.rows.frames(span)
     }
 
-    fn tables(&self) -> io::Result<Vec<String>> {
-        Ok((0..self.store.table_count())
+    fn tables(&self) -> Result<Vec<String>, StorageError> {
+        Ok((0..self.rows.table_count())
             .map(|table| table.to_string())
             .collect())
     }
 
-    fn close(self: Box<Self>) -> io::Result<()> {
-        if !self.turns.is_empty() {
-            let mut shared = self.shared.lock();
-            shared.fail(
-                Oracle::Storage,
-                "no open transaction at a close".to_owned(),
-                self.name.clone(),
-            );
+    fn damage(&self) -> Option<String> {
+        None
+    }
+}
+
+impl machine::Storage for View {
+    /// Only an instance that wakes asks this.
+    fn layout(&self) -> Result<Layout, StorageError> {
+        let mut shared = self.shared.lock();
+        shared
+            .storage_fails(self.boot, "reading")
+            .map_err(|error| StorageError(error.to_string()))?;
+        if !self.rows.is_empty() && !shared.opened.insert((self.boot, self.name.clone())) {
+            shared.cover(Situation::PutToSleep);
         }
-        Ok(())
+        shared.log.push(Logged::Opened {
+            name: self.name.clone(),
+        });
+        self.rows.layout()
+    }
+
+    fn head(&self) -> Result<Option<StreamRow>, StorageError> {
+        machine::Storage::head(&*self.rows)
+    }
+
+    fn at_or_before(&self, table: HotTable, key: RowKey) -> Result<Option<RowMeta>, StorageError> {
+        self.rows.at_or_before(table, key)
+    }
+
+    fn first_at_or_after_bytes(
+        &self,
+        table: HotTable,
+        after: RowKey,
+        bytes_before: u64,
+    ) -> Result<Option<RowMeta>, StorageError> {
+        self.rows
+            .first_at_or_after_bytes(table, after, bytes_before)
+    }
+
+    fn writers(
+        &self,
+        table: HotTable,
+        each: &mut dyn FnMut(WriterColumns),
+    ) -> Result<(), StorageError> {
+        self.rows.writers(table, each)
+    }
+
+    fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
+        self.rows.producer(id)
+    }
+
+    fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
+        self.rows.segment(number)
+    }
+
+    fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
+        self.rows.retried_segments(each)
+    }
+
+    fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
+        machine::Storage::tasks(&*self.rows, queue, id, limit)
+    }
+
+    fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
+        self.rows.last_task(queue)
     }
 }
 

@@ -1,5 +1,7 @@
 //! A server without a network, a clock and threads.
 
+#![allow(dead_code, reason = "not every test uses everything")]
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +16,20 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+/// Returns the names of the streams that have rows.
+pub(crate) fn streams(data: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(data.join("shards")).unwrap();
+    let mut names = Vec::new();
+    for file in files {
+        let connection = rusqlite::Connection::open(file.unwrap().path()).unwrap();
+        let mut statement = connection.prepare("SELECT name FROM streams").unwrap();
+        let rows = statement.query_map([], |row| row.get::<_, String>(0));
+        names.extend(rows.unwrap().map(Result::unwrap));
+    }
+    names.sort();
+    names
+}
 
 /// A listener that takes connections from a queue.
 struct Pipes(mpsc::UnboundedReceiver<DuplexStream>);
@@ -59,6 +75,27 @@ impl Platform for PausedPlatform {
     }
 }
 
+pub(crate) fn config(data: &Path, settings: Settings) -> Config {
+    Config {
+        data: data.to_owned(),
+        settings,
+        bounds: Bounds::default(),
+        date: false,
+    }
+}
+
+fn platform() -> Arc<PausedPlatform> {
+    Arc::new(PausedPlatform {
+        begun: Instant::now(),
+        drawn: AtomicU64::new(1),
+    })
+}
+
+/// Opens a server that is not used.
+pub(crate) fn open(config: Config) -> io::Result<Server> {
+    Server::open(config, platform(), None)
+}
+
 /// A server that runs.
 pub(crate) struct Running {
     connections: mpsc::UnboundedSender<DuplexStream>,
@@ -72,17 +109,7 @@ impl Running {
         settings: Settings,
         cold: Option<Arc<dyn ObjectStore>>,
     ) -> Self {
-        let config = Config {
-            data: data.to_owned(),
-            settings,
-            bounds: Bounds::default(),
-            date: false,
-        };
-        let platform = PausedPlatform {
-            begun: Instant::now(),
-            drawn: AtomicU64::new(1),
-        };
-        let server = Server::open(config, Arc::new(platform), cold).unwrap();
+        let server = Server::open(config(data, settings), platform(), cold).unwrap();
         let (connections, pipes) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel::<()>();
         let serving = tokio::spawn(server.serve(Pipes(pipes), async {
