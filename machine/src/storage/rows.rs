@@ -498,3 +498,14 @@ impl Write {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_key_is_the_last_integer_that_javascript_has() {
+        assert_eq!(RowKey::LAST.stored(), (1 << f64::MANTISSA_DIGITS) - 1);
+        assert_eq!(RowKey::last_at(RowKey::LAST.position()), RowKey::LAST);
+    }
+}

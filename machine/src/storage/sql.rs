@@ -831,6 +831,7 @@ fn required<T>(value: Option<T>) -> Result<T, StorageError> {
 mod tests {
     use super::*;
     use crate::outbox::index::Change;
+    use crate::rows::HotRow;
 
     /// A row of the outbox with this queue and body.
     struct TaskColumns(&'static str, &'static str);
@@ -848,6 +849,39 @@ mod tests {
         fn blob(&self, _: usize) -> Result<Option<Vec<u8>>, StorageError> {
             Ok(None)
         }
+    }
+
+    #[test]
+    fn a_row_has_the_columns_that_its_appends_need() {
+        let table = HotTable::of(0);
+        let end = |units, stream_seq: Option<&str>| AppendEnd {
+            units,
+            producer: None,
+            stream_seq: stream_seq.map(str::to_owned),
+        };
+        let statement = |units, ends: &[AppendEnd]| {
+            let row = HotRow {
+                key: RowKey::at(0),
+                units,
+                bytes_before: 0,
+                at: Millis(1),
+                ends: ends.to_vec(),
+                frames: Bytes::new().into(),
+            };
+            let mut executed = Vec::new();
+            let executes = |sql: &str, _: &[Value<'_>]| {
+                executed.push(sql.to_owned());
+                Ok::<_, StorageError>(())
+            };
+            statements(&Write::InsertHot { table, row }, executes).expect("nothing fails");
+            executed
+        };
+        // An append that goes on in the next row.
+        assert_eq!(statement(0, &[]), [insert_hot_plain(table)]);
+        assert_eq!(statement(3, &[end(3, None)]), [insert_hot_plain(table)]);
+        assert_eq!(statement(3, &[end(3, Some("1"))]), [insert_hot(table)]);
+        let two = [end(1, None), end(2, None)];
+        assert_eq!(statement(3, &two), [insert_hot_folded(table)]);
     }
 
     #[test]

@@ -110,7 +110,9 @@ impl Shell {
     }
 
     pub(crate) fn input(&mut self, input: Input) -> Vec<Effect> {
-        let storage = Guarded::new(&self.rows, || {
+        // As on one machine, where a stream has a file only from its creation on.
+        let rows = (!self.rows.is_empty()).then_some(&self.rows);
+        let storage = Guarded::new(&rows, || {
             self.asked.set(self.asked.get() + 1);
             Ok(())
         });
