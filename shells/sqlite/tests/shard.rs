@@ -127,6 +127,43 @@ fn streams_share_a_transaction_and_a_turn_can_be_taken_back() {
 }
 
 #[test]
+fn large_rows_are_read_checked_and_deleted_like_small_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("0.sqlite");
+    let shard = Shard::create(&path, &identity(), 256).unwrap();
+    let texts = ["s", "l", "s"].map(|text| text.repeat(if text == "l" { 50_000 } else { 500 }));
+    shard.begin().unwrap();
+    turn(&shard, "a", &creation("a"), AlarmChange::Keep);
+    let mut position = 0;
+    for text in &texts {
+        turn(
+            &shard,
+            "a",
+            &[row(position, text, Some(position))],
+            AlarmChange::Keep,
+        );
+        position += text.len() as u64;
+    }
+    shard.commit().unwrap();
+    assert_eq!(frames(&shard, "a").unwrap(), texts.concat().as_bytes());
+    let connection = Connection::open(&path).unwrap();
+    let change = |text: &str| assert_eq!(connection.execute(text, []).unwrap(), 1, "{text}");
+    change("UPDATE large SET frames = substr(frames, 2)");
+    frames(&shard, "a").unwrap_err();
+    change("DELETE FROM large");
+    frames(&shard, "a").unwrap_err();
+    change(
+        "INSERT INTO large SELECT large, CAST(printf('%.50000c', 'l') AS BLOB) FROM hot WHERE large > 0",
+    );
+    assert_eq!(frames(&shard, "a").unwrap(), texts.concat().as_bytes());
+    shard.begin().unwrap();
+    turn(&shard, "a", &[Write::DropHot(TABLE)], AlarmChange::Keep);
+    shard.commit().unwrap();
+    let left = connection.query_row("SELECT count(*) FROM large", [], |row| row.get::<_, i64>(0));
+    assert_eq!(left.unwrap(), 0);
+}
+
+#[test]
 fn a_number_is_not_used_again() {
     let directory = tempfile::tempdir().unwrap();
     let shard = shard(&directory);
@@ -174,6 +211,7 @@ fn every_changed_column_of_a_hot_row_is_noticed() {
         "frames = CAST('one of x,' AS BLOB)",
         "units = units + 1",
         "bytes_before = bytes_before + 1",
+        "bytes = bytes + 1",
         "at = at + 1",
         "key = key + 1",
         "segment = segment + 1",

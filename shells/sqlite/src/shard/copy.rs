@@ -7,14 +7,14 @@ use machine::{AlarmChange, Millis, Storage, StorageError, Stream, Write};
 use rusqlite::Result;
 
 use super::checksum::{self, Place};
-use super::{OpenError, Shard, refused, sql};
+use super::{OpenError, Shard, refused};
 use crate::Database;
 use crate::statements::{Cells, Statements, unreadable};
 
 const NAMES: &str = "SELECT name FROM streams ORDER BY id";
 const ALARM: &str = "SELECT alarm_at FROM streams WHERE id = ?";
-const HOT: &str = "SELECT key, units, bytes_before, length(frames), at, ends, checksum, frames, segment FROM hot \
-     WHERE stream = ? ORDER BY segment, key";
+const HOT: &str = "SELECT key, units, bytes_before, bytes, at, ends, checksum, coalesce(hot.frames, large.frames), segment \
+     FROM hot LEFT JOIN large ON large.id = hot.large WHERE stream = ? ORDER BY segment, key";
 const SEGMENTS: &str = "SELECT number FROM segments ORDER BY number";
 const PRODUCERS: &str = "SELECT id, epoch, seq, used_at FROM producers";
 const OUTBOX: &str = "SELECT queue, id, due_at, failures, body FROM outbox ORDER BY queue, id";
@@ -225,18 +225,8 @@ impl Shard {
             ends: raw.ends.as_deref(),
         };
         let checksum = place.checksum(&raw.frames);
-        let values = [
-            Value::Integer(id),
-            Value::Integer(raw.segment),
-            Value::Integer(raw.key),
-            Value::Integer(raw.units),
-            Value::Integer(raw.bytes_before),
-            Value::Integer(raw.at),
-            Value::Integer(if is_whole { checksum } else { !checksum }),
-            raw.ends.as_deref().map_or(Value::Null, Value::Blob),
-            Value::Blob(&raw.frames),
-        ];
-        self.statements.execute(sql::INSERT_HOT, &values).map(drop)
+        let checksum = if is_whole { checksum } else { !checksum };
+        self.insert_place(&place, checksum, &raw.frames)
     }
 }
 

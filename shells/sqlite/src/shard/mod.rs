@@ -306,6 +306,36 @@ impl Shard {
         Ok((names, next.flatten().map(Millis)))
     }
 
+    /// Inserts a hot row.
+    fn insert_place(&self, place: &Place<'_>, checksum: u64, frames: &[u8]) -> Result<()> {
+        let is_small = frames.len() + place.ends.map_or(0, <[u8]>::len) <= sql::SMALL_BYTES_MAX;
+        let large = if is_small {
+            None
+        } else {
+            let values = [Value::Blob(frames)];
+            self.statements.execute(sql::INSERT_LARGE, &values)?;
+            Some(self.statements.0.last_insert_rowid().cast_unsigned())
+        };
+        let values = [
+            Value::Integer(place.stream),
+            Value::Integer(place.segment),
+            Value::Integer(place.key),
+            Value::Integer(place.units),
+            Value::Integer(place.bytes_before),
+            Value::Integer(place.bytes),
+            Value::Integer(place.at),
+            Value::Integer(checksum),
+            place.ends.map_or(Value::Null, Value::Blob),
+            large.map_or(Value::Null, Value::Integer),
+            if is_small {
+                Value::Blob(frames)
+            } else {
+                Value::Null
+            },
+        ];
+        self.statements.execute(sql::INSERT_HOT, &values).map(drop)
+    }
+
     /// Gives free pages back to the system after deletions, a bounded number at a time.
     ///
     /// # Errors
@@ -356,10 +386,10 @@ impl Writing<'_> {
             Write::DropHot(table) => {
                 self.shard.has_freed.set(true);
                 let values = [self.id()?, Value::Integer(table.segment())];
-                self.shard
-                    .statements
-                    .execute(sql::DELETE_HOT, &values)
-                    .map(drop)
+                for statement in [sql::DELETE_LARGE, sql::DELETE_HOT] {
+                    self.shard.statements.execute(statement, &values)?;
+                }
+                Ok(())
             }
             Write::InsertHot { table, row } => self.insert_hot(*table, row),
             Write::InsertStream(_) => self.one(write, sql::INSERT_HEAD),
@@ -468,21 +498,8 @@ impl Writing<'_> {
             at: row.at.0,
             ends: ends.as_deref(),
         };
-        let values = [
-            Value::Integer(id),
-            Value::Integer(place.segment),
-            Value::Integer(place.key),
-            Value::Integer(place.units),
-            Value::Integer(place.bytes_before),
-            Value::Integer(place.at),
-            Value::Integer(place.checksum(&frames)),
-            ends.as_deref().map_or(Value::Null, Value::Blob),
-            Value::Blob(&frames),
-        ];
-        self.shard
-            .statements
-            .execute(sql::INSERT_HOT, &values)
-            .map(drop)
+        let checksum = place.checksum(&frames);
+        self.shard.insert_place(&place, checksum, &frames)
     }
 }
 

@@ -45,14 +45,13 @@ impl StreamRows<'_> {
         self.statements.ask(sql::FRAMES, &values, |row| {
             let cells = Cells(row);
             let checksum = self.checked(span.table, &cells)?;
-            let part = row.get_ref(7).map_err(crate::statements::unreadable)?;
-            let part = part
-                .as_blob()
-                .map_err(|_| self.damaged(span.table, &cells))?;
-            if !checksum::frames_match(checksum, part) {
-                return Err(self.damaged(span.table, &cells));
-            }
-            frames.extend_from_slice(part);
+            // Either column has the content.
+            let part = [7, 8].into_iter().find_map(|column| {
+                let part = row.get_ref(column).ok()?;
+                part.as_blob_or_null().ok()?
+            });
+            let part = part.filter(|part| checksum::frames_match(checksum, part));
+            frames.extend_from_slice(part.ok_or_else(|| self.damaged(span.table, &cells))?);
             Ok(())
         })?;
         Ok(frames)

@@ -1,7 +1,9 @@
 //! The SQL text of a shard. Every row names its stream, by the number in [`CREATE`]'s first table.
 //!
-//! Hot rows, segments, producers and tasks are stored in the order of their streams, so that the
-//! rows of a stream lie together, and their pages are free when the stream is deleted.
+//! Hot rows and producers are stored in the order of their streams, so that the rows of a stream lie
+//! together, and their pages are free when the stream is deleted. For this their tables have no row
+//! ids. In such a table SQLite reads whole rows to compare their keys. So the content of a large hot
+//! row is in a table of its own, and segments and tasks are ordinary tables.
 
 /// The number of this layout. Every change that earlier code could not read raises it.
 pub(super) const FORMAT: u64 = 1;
@@ -17,16 +19,17 @@ CREATE TABLE heads (stream INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, conte
   alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, closed_seq INTEGER,
   schema INTEGER NOT NULL);
 CREATE TABLE hot (stream INTEGER NOT NULL, segment INTEGER NOT NULL, key INTEGER NOT NULL, units INTEGER NOT NULL,
-  bytes_before INTEGER NOT NULL, at INTEGER NOT NULL, checksum INTEGER NOT NULL, ends BLOB, frames BLOB NOT NULL,
-  PRIMARY KEY (stream, segment, key)) WITHOUT ROWID;
+  bytes_before INTEGER NOT NULL, bytes INTEGER NOT NULL, at INTEGER NOT NULL, checksum INTEGER NOT NULL, ends BLOB,
+  large INTEGER, frames BLOB, PRIMARY KEY (stream, segment, key)) WITHOUT ROWID;
+CREATE TABLE large (id INTEGER PRIMARY KEY, frames BLOB NOT NULL);
 CREATE TABLE segments (stream INTEGER NOT NULL, number INTEGER NOT NULL, units INTEGER NOT NULL, bytes INTEGER NOT NULL,
   messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at INTEGER NOT NULL, stored INTEGER, segment_index BLOB,
-  PRIMARY KEY (stream, number)) WITHOUT ROWID;
+  PRIMARY KEY (stream, number));
 CREATE TABLE producers (stream INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
   used_at INTEGER NOT NULL, PRIMARY KEY (stream, id)) WITHOUT ROWID;
 CREATE INDEX idle_producers ON producers (stream, used_at);
 CREATE TABLE outbox (stream INTEGER NOT NULL, queue TEXT NOT NULL, id INTEGER NOT NULL, schema INTEGER NOT NULL,
-  due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (stream, queue, id)) WITHOUT ROWID;
+  due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (stream, queue, id));
 ";
 
 pub(super) const IDENTITY: &str = "SELECT format, directory, number, count FROM shard";
@@ -61,7 +64,7 @@ pub(super) const UPDATE_HEAD: &str = "UPDATE heads SET registered = ?, segment =
 /// the checksum needs.
 macro_rules! mark {
     () => {
-        "SELECT key, units, bytes_before, length(frames), at, ends, checksum FROM hot \
+        "SELECT key, units, bytes_before, bytes, at, ends, checksum FROM hot \
          WHERE stream = ? AND segment = ?"
     };
 }
@@ -75,11 +78,18 @@ pub(super) const FIRST_AT_OR_AFTER_BYTES: &str = concat!(
 );
 /// All rows that may name writers, with what the checksum needs.
 pub(super) const WRITERS: &str = concat!(mark!(), " AND ends IS NOT NULL ORDER BY key");
-pub(super) const FRAMES: &str = "SELECT key, units, bytes_before, length(frames), at, ends, checksum, frames FROM hot \
-     WHERE stream = ? AND segment = ? AND key BETWEEN ? AND ? ORDER BY key";
-pub(super) const INSERT_HOT: &str = "INSERT INTO hot (stream, segment, key, units, bytes_before, at, checksum, ends, frames) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub(super) const FRAMES: &str = "SELECT key, units, bytes_before, bytes, at, ends, checksum, hot.frames, large.frames \
+     FROM hot LEFT JOIN large ON large.id = hot.large WHERE stream = ? AND segment = ? AND key BETWEEN ? AND ? ORDER BY key";
+pub(super) const INSERT_HOT: &str = "INSERT INTO hot (stream, segment, key, units, bytes_before, bytes, at, checksum, ends, large, frames) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub(super) const INSERT_LARGE: &str = "INSERT INTO large (frames) VALUES (?)";
+pub(super) const DELETE_LARGE: &str = "DELETE FROM large WHERE id IN \
+     (SELECT large FROM hot WHERE stream = ? AND segment = ? AND large IS NOT NULL)";
 pub(super) const DELETE_HOT: &str = "DELETE FROM hot WHERE stream = ? AND segment = ?";
+
+/// Bytes of a hot row's content and appends up to which its content is in the row itself. A row
+/// then fits into a page of 4 KiB as SQLite divides it for such tables.
+pub(super) const SMALL_BYTES_MAX: usize = 800;
 
 pub(super) const SEGMENT: &str = "SELECT number, units, bytes, messages, attempts, attempted_at, stored, segment_index FROM segments \
      WHERE stream = ? AND number = ?";
