@@ -334,6 +334,14 @@ mod tests {
     }
 
     #[test]
+    fn bounds_are_the_numbers_that_their_names_say() {
+        assert_eq!(YEAR_MS, 365 * 24 * 60 * 60 * MILLIS_PER_SECOND);
+        assert_eq!(YEAR_MS, HTTP_AGE_MAX_S * MILLIS_PER_SECOND);
+        assert_eq!(TEXT_BYTES_MAX, 65_536);
+        assert_eq!(SAFE_INTEGER_MAX, 9_007_199_254_740_991);
+    }
+
+    #[test]
     fn a_key_has_room_for_the_largest_message_and_the_fullest_segment() {
         let greatest = |field| Limits::row(field).greatest;
         let parts_max = RowKey::last_at(0).stored() + 1;

@@ -43,6 +43,8 @@ pub(crate) const fn splitmix64(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -63,5 +65,28 @@ mod tests {
             let cursor = next(now, Some(client), 7, &limits);
             assert!(cursor == 1_000 || cursor > client && cursor <= SAFE_INTEGER_MAX);
         }
+    }
+    #[test]
+    fn streams_and_cursors_spread_over_the_steps() {
+        let limits = Limits::DEFAULT;
+        let steps = limits.cursor_jitter_intervals;
+        let step = |salt, client| next(Millis(0), Some(client), salt, &limits) - client;
+        let is_spread = |taken: &mut dyn Iterator<Item = u64>| {
+            let different: BTreeSet<_> = taken.collect();
+            different.len() as u64 > steps / 2
+        };
+        for fixed in [0, 7, SAFE_INTEGER_MAX / 2] {
+            let salts = [fixed, !fixed, splitmix64(fixed)];
+            for salt in salts {
+                assert!(is_spread(&mut (1..1_000).map(|client| step(salt, client))));
+            }
+            assert!(is_spread(&mut (1..1_000).map(|salt| step(salt, fixed))));
+        }
+    }
+
+    #[test]
+    fn splitmix64_is_the_one_that_is_published() {
+        assert_eq!(splitmix64(0), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(splitmix64(0x9e37_79b9_7f4a_7c15), 0x6e78_9e6a_a1b9_65f4);
     }
 }
