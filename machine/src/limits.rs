@@ -106,7 +106,7 @@ limits_table! {
     outbox_tasks_max: u64 = 32, Count, (1, 10_000);
     /// Commits of appends that may be in flight before further appends wait. The next commit takes
     /// those that wait together.
-    commits_in_flight_max: u64 = 1, Count, (1, 1_000_000_000);
+    commits_in_flight_max: u64 = 1, Count, (1, 1_000_000_000), "COMMITS_IN_FLIGHT";
     /// Memory for the appends of one stream that wait for a commit. Beyond it, an append is refused
     /// with `Retry-After`.
     waiting_bytes_max: u64 = 16 << 20, Bytes, (1, 1 << 30);

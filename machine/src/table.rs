@@ -51,6 +51,8 @@ impl Unit {
 pub enum Place {
     /// A variable of the Worker, and a variable and a flag of the server for one machine.
     Both,
+    /// A variable of the Worker.
+    Worker,
     /// A variable and a flag of the server for one machine.
     Server,
     /// Fixed for operators. Simulations and tests choose other values.

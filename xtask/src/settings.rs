@@ -25,8 +25,16 @@ struct Setting {
 #[serde(rename_all = "kebab-case")]
 enum Place {
     Both,
+    Worker,
     Server,
     Simulator,
+}
+
+impl Place {
+    /// Returns whether the Worker reads the variables of this place.
+    fn is_of_worker(self) -> bool {
+        matches!(self, Self::Both | Self::Worker)
+    }
 }
 
 #[derive(Deserialize)]
@@ -114,7 +122,11 @@ fn table(project: &Project) -> Result<Vec<Setting>> {
 fn documentation(before: &str, table: &[Setting]) -> Result<String> {
     let of = |place: Place| table.iter().filter(move |setting| setting.place == place);
     let mut text = before.to_owned();
-    for (mark, place) in [("both", Place::Both), ("server", Place::Server)] {
+    for (mark, place) in [
+        ("both", Place::Both),
+        ("worker", Place::Worker),
+        ("server", Place::Server),
+    ] {
         let mut rows =
             String::from("| variable | default | range | meaning |\n| --- | --- | --- | --- |\n");
         for setting in of(place) {
@@ -163,7 +175,7 @@ fn wrangler(before: &str, table: &[Setting]) -> Result<String> {
         bail!("there is no table [vars]");
     };
     let mut text = format!("{before}{HEAD}");
-    for setting in table.iter().filter(|setting| setting.place == Place::Both) {
+    for setting in table.iter().filter(|setting| setting.place.is_of_worker()) {
         if let Some(value) = setting.value.written() {
             writeln!(text, "{} = {value:?}", setting.name)?;
         }
@@ -171,11 +183,14 @@ fn wrangler(before: &str, table: &[Setting]) -> Result<String> {
     Ok(text)
 }
 
-/// Returns all variables of both shells, with their properties for the tests.
+/// Returns all variables of the Worker, with their properties for the tests.
 fn tests(_before: &str, table: &[Setting]) -> Result<String> {
-    let both = table.iter().filter(|setting| setting.place == Place::Both);
-    let rows = both.map(|setting| {
+    let of_worker = table.iter().filter(|setting| setting.place.is_of_worker());
+    let rows = of_worker.map(|setting| {
         let mut row = serde_json::json!({ "name": setting.name });
+        if setting.place == Place::Worker {
+            row["shell"] = "worker".into();
+        }
         if let Value::Number {
             least, greatest, ..
         } = setting.value

@@ -170,6 +170,8 @@ fn cargo_tool(
         .args([
             "install",
             package,
+            // Half of the time, and the programs run for a second.
+            "--debug",
             "--version",
             version,
             "--locked",

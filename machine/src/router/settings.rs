@@ -118,18 +118,34 @@ struct Text {
     help: &'static str,
 }
 
+/// The variables of numbers that have no meaning on one machine, where the streams of a disk share
+/// its commits.
+const OF_WORKER: [&str; 1] = ["COMMITS_IN_FLIGHT"];
+
+fn numbers(place: Place) -> impl Iterator<Item = Setting> {
+    let is_asked = move |variable: &&str| (place == Place::Worker) == OF_WORKER.contains(variable);
+    let rows = Limits::TABLE
+        .iter()
+        .filter(move |row| row.variable.as_ref().is_some_and(is_asked));
+    rows.map(move |row| row.setting(&Limits::DEFAULT, place))
+}
+
+/// Returns the settings that only the Worker reads.
+#[must_use]
+pub fn of_worker() -> Vec<Setting> {
+    numbers(Place::Worker).collect()
+}
+
 /// Returns the settings that both shells read, in the order in which operators read them.
 #[must_use]
 pub fn table() -> Vec<Setting> {
-    let rows = Limits::TABLE.iter().filter(|row| row.variable.is_some());
-    let numbers = rows.map(|row| row.setting(&Limits::DEFAULT, Place::Both));
     let texts = TEXTS.iter().map(|text| Setting {
         name: text.name,
         place: Place::Both,
         value: text.value.clone(),
         help: text.help.to_owned(),
     });
-    numbers.chain(texts).collect()
+    numbers(Place::Both).chain(texts).collect()
 }
 
 /// Sets the numbers that have a variable. An empty variable counts as absent.

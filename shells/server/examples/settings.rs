@@ -1,5 +1,5 @@
-//! Prints the table of limits and settings as JSON: those of both shells, those of the server for
-//! one machine, and the numbers that only simulations choose. `cargo xtask settings` writes the
+//! Prints the table of limits and settings as JSON: those of both shells, those of the Worker,
+//! those of the server for one machine, and the numbers that only simulations choose. `cargo xtask settings` writes the
 //! documentation from it.
 
 #![allow(clippy::print_stdout, reason = "the command that asks reads it there")]
@@ -15,6 +15,7 @@ fn main() -> serde_json::Result<()> {
     let own = [config::places(), config::cold(), config::bounds()].concat();
     let table: Vec<_> = settings::table()
         .into_iter()
+        .chain(settings::of_worker())
         .chain(own)
         .chain(fixed)
         .collect();
