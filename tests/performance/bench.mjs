@@ -1,26 +1,43 @@
-// Run by hand: node tests/performance/bench.mjs
+// Run by hand: node tests/performance/bench.mjs [options]
 //
-// (a) Appends of 100 bytes, compared with a minimal Durable Object that inserts one row for each
-//     POST. Both run in the same runtime, in alternating turns.
-// (b) The time from the start of an append to its arrival at SSE readers.
+// (a) Appends of 100 bytes by 1, 8, 32 and 128 writers, compared with a minimal Durable Object that
+//     inserts one row for each POST. Both run in the same runtime, in alternating turns.
+// (b) The time from the start of an append to its arrival at SSE readers, and with 32 writers at
+//     full speed the messages that each reader gets for an append.
+//
+// --sync-ms MS       each sync of a file takes so much longer; needs a C compiler
+// --commits N,N      the Worker with each of these COMMITS_IN_FLIGHT
+// --writers N,N      other numbers of writers
+// --appends-only     without (b)
 //
 // On a small machine client and server share the processors, so that ratios say more than absolute
 // figures.
 
-import { readFileSync } from "node:fs";
 import net from "node:net";
+import { parseArgs } from "node:util";
 import { startServer } from "../harness/server.mjs";
 import { sleep } from "../harness/http.mjs";
 import { freshName, Stream } from "../harness/stream.mjs";
-import { Connection, median, prepare, quantile } from "./load.mjs";
+import { Connection, median, prepare, processorMs, quantile, slowSyncs } from "./load.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    "sync-ms": { type: "string" },
+    commits: { type: "string", default: "1" },
+    writers: { type: "string", default: "1,8,32,128" },
+    "appends-only": { type: "boolean", default: false },
+  },
+});
+const numbers = (list) => list.split(",").map(Number);
 
 const turns = 5;
-const sequentialAppends = 1_000;
-const loadConnections = 32;
-const loadMs = 3_000;
+const warmMs = 300;
+const loadMs = 2_000;
 const payload = "x".repeat(100);
 
 const contentType = { "Content-Type": "application/octet-stream" };
+
+if (options["sync-ms"] !== undefined) slowSyncs(options["sync-ms"]);
 
 async function freshStream(base) {
   const path = `/v1/stream/${freshName("bench")}`;
@@ -35,86 +52,109 @@ function expectAppended(status) {
   if (status !== 204) throw new Error(`an append answered ${status}`);
 }
 
-async function sequentialMs(base) {
-  const append = prepare(base, "POST", await freshStream(base), contentType, payload);
-  const connection = await Connection.open(base);
-  for (let warm = 0; warm < 100; warm += 1) expectAppended(await connection.send(append));
-  const times = [];
-  for (let index = 0; index < sequentialAppends; index += 1) {
-    const begun = performance.now();
-    expectAppended(await connection.send(append));
-    times.push(performance.now() - begun);
-  }
-  connection.close();
-  return { p50: median(times), p95: quantile(times, 0.95) };
-}
-
-// User and system time of a process, from Linux's clock of 100 ticks a second. Unknown elsewhere.
-function processorMs(pid) {
-  if (process.platform !== "linux") return NaN;
-  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
-  return (Number(fields[11]) + Number(fields[12])) * 10;
-}
-
-async function underLoad({ url: base, pid }) {
-  const append = prepare(base, "POST", await freshStream(base), contentType, payload);
+/** Appends to one stream, each writer as fast as it is answered. */
+async function load({ url: base, pid }, writers, path, headers = contentType) {
+  const append = prepare(base, "POST", path, headers, payload);
   const connections = await Promise.all(
-    Array.from({ length: loadConnections }, () => Connection.open(base)),
+    Array.from({ length: writers }, () => Connection.open(base)),
   );
-  const [begun, processorBegun] = [performance.now(), processorMs(pid)];
-  let appended = 0;
-  await Promise.all(
-    connections.map(async (connection) => {
-      while (performance.now() - begun < loadMs) {
-        expectAppended(await connection.send(append));
-        appended += 1;
-      }
-      connection.close();
-    }),
-  );
+  const appends = async (ms) => {
+    const begun = performance.now();
+    const times = [];
+    await Promise.all(
+      connections.map(async (connection) => {
+        for (let at = begun; at - begun < ms; ) {
+          expectAppended(await connection.send(append));
+          const next = performance.now();
+          times.push(next - at);
+          at = next;
+        }
+      }),
+    );
+    return { times, ms: performance.now() - begun };
+  };
+  const warm = await appends(warmMs);
+  const processorBegun = processorMs(pid);
+  const { times, ms } = await appends(loadMs);
+  for (const connection of connections) connection.close();
   return {
-    rate: (appended * 1_000) / (performance.now() - begun),
-    processor: ((processorMs(pid) - processorBegun) * 1_000) / appended,
+    rate: (times.length * 1_000) / ms,
+    p50: median(times),
+    p99: quantile(times, 0.99),
+    processor: ((processorMs(pid) - processorBegun) * 1_000) / times.length,
+    appends: warm.times.length + times.length,
   };
 }
 
+/** Counts the rows written by a load. Only the bundle of the tests counts them. */
+async function rowsOfAppend(server, writers) {
+  const stream = await Stream.create(server.url, { contentType: contentType["Content-Type"] });
+  await load(server, writers, stream.path);
+  const before = await stream.statistics();
+  const { appends } = await load(server, writers, stream.path);
+  const after = await stream.statistics();
+  return (after.rows_written - before.rows_written) / appends;
+}
+
 async function comparison() {
-  const ours = await startServer({ bundle: "target/worker" });
-  const baseline = await startServer({
-    bundle: "tests/performance/baseline",
-    modules: [{ name: "index.js", kind: "esModule" }],
-    objects: [{ className: "Baseline", binding: "STREAMS" }],
+  const writers = numbers(options.writers);
+  const kinds = numbers(options.commits).map((commits) => ({
+    name: `${commits} in flight`,
+    start: { bundle: "target/worker", env: { COMMITS_IN_FLIGHT: commits } },
+  }));
+  kinds.push({
+    name: "bare object",
+    start: {
+      bundle: "tests/performance/baseline",
+      modules: [{ name: "index.js", kind: "esModule" }],
+      objects: [{ className: "Baseline", binding: "STREAMS" }],
+    },
   });
-  const results = { ours: [], baseline: [] };
+  for (const kind of kinds) kind.server = await startServer(kind.start);
+  const results = new Map();
   try {
     for (let turn = 0; turn < turns; turn += 1) {
-      for (const [name, server] of [
-        ["ours", ours],
-        ["baseline", baseline],
-      ]) {
-        const sequential = await sequentialMs(server.url);
-        const load = await underLoad(server);
-        results[name].push({ ...sequential, ...load });
-        console.log(
-          `turn ${turn + 1} ${name.padEnd(8)} p50 ${sequential.p50.toFixed(3)} ms  p95 ${sequential.p95.toFixed(3)} ms; ` +
-            `at ${loadConnections} connections ${load.rate.toFixed(0)} appends/s, ${load.processor.toFixed(0)} us of processor each`,
-        );
+      for (const count of writers) {
+        for (const { name, server } of kinds) {
+          const key = `${count} ${name}`;
+          const result = await load(server, count, await freshStream(server.url));
+          results.set(key, [...(results.get(key) ?? []), result]);
+        }
       }
     }
   } finally {
-    await Promise.all([ours.stop(), baseline.stop()]);
+    for (const { server } of kinds) await server.stop();
   }
-  for (const [what, field, unit, digits] of [
-    ["append p50 at 1 connection", "p50", "ms", 3],
-    [`appends at ${loadConnections} connections`, "rate", "/s", 0],
-    [`processor for an append at ${loadConnections} connections`, "processor", "us", 0],
-  ]) {
-    const [own, least] = ["ours", "baseline"].map((name) =>
-      median(results[name].map((result) => result[field])),
-    );
-    console.log(
-      `median of ${turns}: ${what}: ${own.toFixed(digits)} ${unit}, baseline ${least.toFixed(digits)} ${unit}, ratio ${(own / least).toFixed(2)}`,
-    );
+  const rows = new Map();
+  for (const { name, start } of kinds.slice(0, -1)) {
+    const server = await startServer({ ...start, bundle: "target/worker-test" });
+    try {
+      for (const count of writers) rows.set(`${count} ${name}`, await rowsOfAppend(server, count));
+    } finally {
+      await server.stop();
+    }
+  }
+  console.log(
+    "| writers | | appends/s | beside the bare object | p50 ms | p99 ms | processor us | rows |",
+  );
+  console.log("| --- | --- | --- | --- | --- | --- | --- | --- |");
+  for (const count of writers) {
+    const middle = (name, field) =>
+      median(results.get(`${count} ${name}`).map((result) => result[field]));
+    for (const { name } of kinds) {
+      const ratio = middle(name, "rate") / middle("bare object", "rate");
+      const cells = [
+        count,
+        name,
+        middle(name, "rate").toFixed(0),
+        ratio.toFixed(2),
+        middle(name, "p50").toFixed(2),
+        middle(name, "p99").toFixed(2),
+        middle(name, "processor").toFixed(0),
+        (rows.get(`${count} ${name}`) ?? 1).toFixed(3),
+      ];
+      console.log(`| ${cells.join(" | ")} |`);
+    }
   }
 }
 
@@ -123,7 +163,10 @@ async function comparison() {
  */
 class Watcher {
   arrivals = new Map();
+  /** Events with data that have arrived. */
+  events = 0;
   #text = "";
+  #seen = "";
 
   static async open(base, path) {
     const { hostname, port } = new URL(base);
@@ -145,6 +188,9 @@ class Watcher {
 
   #take(text) {
     this.#text += text;
+    const seen = this.#seen + text;
+    this.events += seen.split("event: data\n").length - 1;
+    this.#seen = seen.slice(seen.lastIndexOf("\n") + 1);
     for (const [mark, index] of this.#text.matchAll(/<(\d+)>/g)) {
       if (mark && !this.arrivals.has(index)) this.arrivals.set(index, performance.now());
     }
@@ -153,7 +199,8 @@ class Watcher {
 }
 
 async function arrival(readers) {
-  const appends = 200;
+  const appends = readers < 1_000 ? 200 : 40;
+  const pauseMs = Math.max(15, readers / 5);
   const server = await startServer({ bundle: "target/worker" });
   try {
     const stream = await Stream.create(server.url);
@@ -172,7 +219,7 @@ async function arrival(readers) {
       );
       begun.set(String(index), performance.now());
       expectAppended(await connection.send(append));
-      await sleep(15);
+      await sleep(pauseMs);
     }
     await sleep(500);
     const each = watchers.flatMap(({ arrivals }) =>
@@ -194,6 +241,28 @@ async function arrival(readers) {
   }
 }
 
+/** Counts the messages that a reader gets while 32 writers append at full speed. */
+async function messagesUnderLoad() {
+  const server = await startServer({ bundle: "target/worker" });
+  try {
+    const stream = await Stream.create(server.url, { contentType: "text/plain" });
+    const watchers = await Promise.all(
+      Array.from({ length: 10 }, () => Watcher.open(server.url, stream.path)),
+    );
+    const { appends } = await load(server, 32, stream.path, { "Content-Type": "text/plain" });
+    await sleep(500);
+    const messages = watchers.map((watcher) => watcher.events);
+    console.log(
+      `32 writers at full speed, 10 readers: ${(median(messages) / appends).toFixed(3)} messages for each reader and append`,
+    );
+    for (const watcher of watchers) watcher.socket.destroy();
+  } finally {
+    await server.stop();
+  }
+}
+
 await comparison();
-await arrival(1);
-await arrival(100);
+if (!options["appends-only"]) {
+  for (const readers of [1, 100, 1_000]) await arrival(readers);
+  await messagesUnderLoad();
+}

@@ -11,6 +11,7 @@ mod bundle;
 mod ci;
 mod clients;
 mod corpus;
+mod cost;
 mod coverage;
 mod dev;
 mod fuzz;
@@ -115,6 +116,8 @@ enum Command {
         #[arg(long, default_value_t = 5, requires = "peers")]
         rounds: u32,
     },
+    /// Print what a stream costs in a month on Cloudflare, from counted figures and the price list
+    Cost(cost::Load),
     /// Run libFuzzer on a target, from its committed corpus
     Fuzz {
         target: fuzz::Target,
@@ -238,6 +241,7 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             ..
         } => peers::compare(project, rounds),
         Command::Perf { url, .. } => suite::perf(project, non_empty(url)),
+        Command::Cost(load) => cost::cost(project, &load),
         Command::Fuzz {
             target,
             minutes,

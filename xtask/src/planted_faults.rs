@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
+use walkdir::WalkDir;
 
 /// The layer of the simulator that must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,6 +266,9 @@ pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result
         plant(project, bug, house.path())?;
         clean.check(bug)?;
         let target = bug.layer.target(project);
+        if bug.layer == Layer::Inner {
+            share_dependencies(project, &target)?;
+        }
         let program = build(project, bug.layer, house.path(), &target)?;
         let mut hunt = Command::new(program);
         hunt.args(["hunt", "--oracle", &bug.caught_by, "--seconds"])
@@ -436,6 +440,27 @@ fn plant(project: &Project, bug: &Bug, house: &Path) -> Result<()> {
     let applied = workspace::apply(&patch, patched.path());
     applied.with_context(|| format!("the patch of {} does not apply", bug.name))?;
     workspace::copy_files(patched.path(), house)
+}
+
+/// Gives the directory of the builds what the simulator without a fault was built from, because the
+/// dependencies are the same. Files are linked, because cargo never changes those of a dependency.
+fn share_dependencies(project: &Project, target: &Path) -> Result<()> {
+    let built = project.path("target/sim");
+    if target.exists() || !built.exists() {
+        return Ok(());
+    }
+    for part in ["deps", "build", ".fingerprint"] {
+        for entry in WalkDir::new(built.join(part)) {
+            let entry = entry?;
+            let to = target.join("sim").join(entry.path().strip_prefix(&built)?);
+            if entry.file_type().is_dir() {
+                fs::create_dir_all(to)?;
+            } else {
+                fs::hard_link(entry.path(), to)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Builds the simulator of a workspace, and returns its program.
