@@ -108,6 +108,7 @@ export async function startOneMachine({
     port: Number(address.split(":").at(-1)),
     coldTier,
     pid: child.pid,
+    binary,
     dataDirectory: data,
     output: () => output,
     ended,

@@ -1,11 +1,13 @@
 // Features of the server for one machine only: shards, bounds, signals, and its own two paths.
 
+import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import http from "node:http";
 import { copyFile, mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { promisify } from "node:util";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { eventually, exchange, request, sleep } from "../harness/http.mjs";
 import { shell, startServer } from "../harness/server.mjs";
@@ -159,6 +161,33 @@ describe.runIf(shell === "server")("shards", () => {
     );
     await serve({}, { dataDirectory });
     expect(await shardFiles(dataDirectory)).toHaveLength(3);
+  });
+
+  test("reshard changes the number of shards, and keeps all streams", async () => {
+    const dataDirectory = await temporaryDirectory();
+    let server = await serve({ SHARDS: 1 }, { dataDirectory });
+    const streams = await Promise.all(
+      range(20).map((index) => Stream.create(server.url, { body: `stream ${index}` })),
+    );
+    const reshard = (shards) =>
+      promisify(execFile)(server.binary, [
+        "reshard",
+        "--data",
+        dataDirectory,
+        "--shards",
+        String(shards),
+      ]);
+    await expect(reshard(3)).rejects.toThrow("another server uses this directory");
+    await server.stop();
+    // The registry is a stream, too.
+    expect((await reshard(3)).stderr).toMatch(/^2[01] streams are in 3 shards now\n$/);
+    expect(await shardFiles(dataDirectory)).toHaveLength(3);
+    server = await serve({ SHARDS: 3 }, { dataDirectory });
+    for (const [index, stream] of streams.entries()) {
+      stream.base = server.url;
+      expect((await stream.get()).text).toBe(`stream ${index}`);
+      expect((await stream.append("!")).status).toBe(204);
+    }
   });
 
   test("a damaged row is answered 500, and other streams are not affected", async () => {

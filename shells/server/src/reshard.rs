@@ -55,13 +55,15 @@ pub fn reshard(data: &Path, count: usize, now: Millis) -> io::Result<Resharded> 
     if !is_sharded && !data.join(STREAMS).try_exists()? {
         return Err(directory::refused("it has no streams"));
     }
-    let mut target = Target::make(&new, count)?;
-    if is_sharded {
-        target.copy_shards(&shards)?;
-    } else {
-        target.import(data, now)?;
-    }
-    let done = target.finish()?;
+    let made = Target::make(&new, count).and_then(|mut target| {
+        if is_sharded {
+            target.copy_shards(&shards)?;
+        } else {
+            target.import(data, now)?;
+        }
+        target.finish()
+    });
+    let done = made.inspect_err(|_| drop(remove(&new)))?;
     if is_sharded {
         fs::rename(&shards, &old)?;
     }

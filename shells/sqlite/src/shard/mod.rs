@@ -124,7 +124,9 @@ impl Shard {
         // The last connection that is closed empties the log.
         wal::check(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Self::new(Connection::open_with_flags(path, flags)?).stated()
+        let connection = Connection::open_with_flags(path, flags)?;
+        sync_fully(&connection)?;
+        Self::new(connection).stated()
     }
 
     fn new(connection: Connection) -> Self {
@@ -512,9 +514,13 @@ fn refused(reason: &str) -> rusqlite::Error {
 fn configure(connection: &Connection, cache_kib: u32) -> Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // A commit returns when it is on disk. On macOS this needs a full sync.
+    sync_fully(connection)?;
+    connection.pragma_update(None, "cache_size", -i64::from(cache_kib))
+}
+
+/// Makes commits and checkpoints return when they are on disk. On macOS this needs a full sync.
+fn sync_fully(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "fullfsync", true)?;
-    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
-    connection.pragma_update(None, "cache_size", -i64::from(cache_kib))
+    connection.pragma_update(None, "checkpoint_fullfsync", true)
 }
