@@ -102,6 +102,25 @@ async function drain(request) {
   }
 }
 
+/**
+ * What the Rust code asks for during a call. It calls these methods, because each call in the other
+ * direction makes several objects, which watch for a panic.
+ */
+class Asked {
+  commits = 0;
+  /** @type {Effect[]} */
+  effects = [];
+
+  commit() {
+    this.commits += 1;
+  }
+
+  /** @param {Effect} effect */
+  effect(effect) {
+    this.effects.push(effect);
+  }
+}
+
 /** @extends {DurableObject<Env>} */
 export class StreamObject extends DurableObject {
   /**
@@ -110,7 +129,8 @@ export class StreamObject extends DurableObject {
    */
   constructor(context, env) {
     super(context, env);
-    this.inner = new inner.StreamObject(context, env);
+    this.asked = new Asked();
+    this.inner = new inner.StreamObject(context, env, this.asked);
   }
 
   /**
@@ -123,10 +143,14 @@ export class StreamObject extends DurableObject {
   #run(call) {
     try {
       const result = call(this.inner);
-      const commits = this.inner.takeCommits();
-      if (commits > 0) this.ctx.waitUntil(this.#endCommits(commits));
-      if (this.inner.hasEffects()) {
-        this.ctx.waitUntil(this.#runEffects(this.inner.takeEffects()));
+      const { commits, effects } = this.asked;
+      if (commits > 0) {
+        this.asked.commits = 0;
+        this.ctx.waitUntil(this.#endCommits(commits));
+      }
+      if (effects.length > 0) {
+        this.asked.effects = [];
+        this.ctx.waitUntil(this.#runEffects(effects));
       }
       return result;
     } catch (error) {

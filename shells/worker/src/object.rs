@@ -19,7 +19,7 @@ use crate::effects::{self, PutJob};
 use crate::head::Head;
 use crate::incoming::{Incoming, Room};
 use crate::pages::Pages;
-use crate::platform::{ObjectContext, Socket, WebSocketPair, instance_seed, log_error};
+use crate::platform::{Asked, ObjectContext, Socket, WebSocketPair, instance_seed, log_error};
 use crate::storage::Storage;
 use crate::waiting::Waiting;
 use crate::{response, settings};
@@ -31,6 +31,14 @@ export interface Prepared {
   status: number;
   headers: [string, string][];
   body: string;
+}
+
+/** What a call asks of the entry. */
+export interface Asked {
+  /** Asks to report the end of a commit of appends with `commitsEnded`. */
+  commit(): void;
+  /** Asks to run an effect once the turn is durable. */
+  effect(effect: Effect): void;
 }
 
 /** How bodies are read. */
@@ -56,8 +64,7 @@ pub struct StreamObject {
     calls: Cell<u64>,
     /// Whether there may be subscribers. Those of an earlier instance stay connected.
     has_subscribers: Cell<bool>,
-    /// Effects to run once the turn is durable, until the entry takes them.
-    effects: RefCell<Vec<JsValue>>,
+    asked: Asked,
     waiting: Waiting,
     #[cfg(feature = "test-routes")]
     pub(crate) test: crate::test_routes::State,
@@ -67,14 +74,18 @@ pub struct StreamObject {
 impl StreamObject {
     #[wasm_bindgen(constructor)]
     #[must_use]
-    pub fn new(context: JsValue, env: JsValue) -> Self {
+    pub fn new(
+        context: JsValue,
+        env: JsValue,
+        #[wasm_bindgen(unchecked_param_type = "Asked")] asked: JsValue,
+    ) -> Self {
         Self {
             env,
             storage: Storage::new(context.unchecked_into::<ObjectContext>()),
             stream: RefCell::default(),
             calls: Cell::default(),
             has_subscribers: Cell::new(true),
-            effects: RefCell::default(),
+            asked: asked.unchecked_into(),
             waiting: Waiting::default(),
             #[cfg(feature = "test-routes")]
             test: crate::test_routes::State::default(),
@@ -132,28 +143,6 @@ impl StreamObject {
         };
         pages.turn_to(*rendering);
         Ok(true)
-    }
-
-    /// Returns the effects to run once the writes are durable, and forgets them.
-    #[wasm_bindgen(js_name = takeEffects, unchecked_return_type = "Effect[]")]
-    #[must_use]
-    pub fn take_effects(&self) -> Vec<JsValue> {
-        self.effects.take()
-    }
-
-    /// Returns whether there are effects to run.
-    #[wasm_bindgen(js_name = hasEffects)]
-    #[must_use]
-    pub fn has_effects(&self) -> bool {
-        !self.effects.borrow().is_empty()
-    }
-
-    /// Returns how many commits of appends have begun since this was last asked. The entry calls
-    /// [`Self::commits_ended`] when they are durable.
-    #[wasm_bindgen(js_name = takeCommits)]
-    #[must_use]
-    pub fn take_commits(&self) -> u32 {
-        self.waiting.take_commits()
     }
 
     /// Notes that this many commits of appends are durable. Runs the appends that have waited for
@@ -408,7 +397,10 @@ impl StreamObject {
         let mut turn = stream.step(&context, input).map_err(described)?;
         storage.apply(&turn, || self.before_commit())?;
         if has_appends {
-            self.waiting.turn_ended(&mut turn);
+            self.waiting.queue.borrow_mut().turn_ended(&mut turn);
+            if !turn.writes.is_empty() {
+                self.asked.commit();
+            }
         }
         if let Some(live) = &turn.broadcast {
             self.broadcast(live)?;
@@ -425,23 +417,18 @@ impl StreamObject {
                 Effect::Attach { subscriber, .. } => {
                     response = Some(Responded::Whole(self.attach(&subscriber)?))
                 }
-                Effect::Put(put) => self.effects.borrow_mut().push(effects::put(put)?),
-                Effect::Collect { effect, keys } => self
-                    .effects
-                    .borrow_mut()
-                    .push(effects::collect(effect, &keys)?),
+                Effect::Put(put) => self.asked.effect(&effects::put(put)?),
+                Effect::Collect { effect, keys } => {
+                    self.asked.effect(&effects::collect(effect, &keys)?);
+                }
                 Effect::Call {
                     effect,
                     to,
                     request,
-                } => self
-                    .effects
-                    .borrow_mut()
-                    .push(effects::call(effect, &to, &request)?),
-                Effect::Index { effect, statements } => self
-                    .effects
-                    .borrow_mut()
-                    .push(effects::index(effect, &statements)?),
+                } => self.asked.effect(&effects::call(effect, &to, &request)?),
+                Effect::Index { effect, statements } => {
+                    self.asked.effect(&effects::index(effect, &statements)?);
+                }
             }
         }
         self.stream.replace(Some(stream));

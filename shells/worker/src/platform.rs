@@ -88,6 +88,17 @@ extern "C" {
     #[wasm_bindgen(method, catch)]
     pub(crate) fn close(this: &Socket, code: u16, reason: &str) -> Result<(), JsValue>;
 
+    /// What a call asks of the entry (`Asked` of `js/entry.mjs`).
+    pub(crate) type Asked;
+
+    /// Asks to report the end of a commit with `commitsEnded`.
+    #[wasm_bindgen(method)]
+    pub(crate) fn commit(this: &Asked);
+
+    /// Asks to run an effect once the turn is durable.
+    #[wasm_bindgen(method)]
+    pub(crate) fn effect(this: &Asked, effect: &JsValue);
+
     /// The namespace of the streams' objects.
     pub(crate) type Namespace;
 

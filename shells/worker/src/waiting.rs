@@ -1,10 +1,10 @@
 //! Requests whose append waits for a commit.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use js_sys::{Function, Promise};
-use machine::{AppendQueue, CallId, Input, Limits, Turn};
+use machine::{AppendQueue, CallId, Input, Limits};
 use wasm_bindgen::JsValue;
 use web_sys::Response;
 
@@ -15,8 +15,6 @@ use crate::incoming::Room;
 pub(crate) struct Waiting {
     pub(crate) queue: RefCell<AppendQueue>,
     requests: RefCell<BTreeMap<CallId, WaitingRequest>>,
-    /// Commits that the entry has not asked about yet.
-    commits: Cell<u32>,
 }
 
 struct WaitingRequest {
@@ -54,19 +52,6 @@ impl Waiting {
         let response = response(request.began)?;
         request.resolve.call1(&JsValue::UNDEFINED, &response)?;
         Ok(true)
-    }
-
-    /// Notes the end of a turn with appends. Its writes are applied, and not durable yet.
-    pub(crate) fn turn_ended(&self, turn: &mut Turn) {
-        if !turn.writes.is_empty() {
-            self.commits.set(self.commits.get() + 1);
-        }
-        self.queue.borrow_mut().turn_ended(turn);
-    }
-
-    /// Returns how many commits have begun since this was last asked.
-    pub(crate) fn take_commits(&self) -> u32 {
-        self.commits.take()
     }
 
     /// Notes that commits have ended.
