@@ -136,7 +136,10 @@ mod tests {
 
     fn arrives(queue: &mut AppendQueue, id: u64, bytes: usize) -> &'static str {
         match queue.arrive(CallId(id), Call::Append(append(bytes)), &LIMITS) {
-            Arrival::Runs(_) => "runs",
+            Arrival::Runs(input) => {
+                assert!(input.has_appends());
+                "runs"
+            }
             Arrival::Waits => "waits",
             Arrival::Refused => "refused",
         }
@@ -144,6 +147,7 @@ mod tests {
 
     fn next(queue: &mut AppendQueue) -> Option<Vec<u64>> {
         let input = queue.next(&LIMITS)?;
+        assert!(input.has_appends());
         Some(input.calls().map(|id| id.0).collect())
     }
 
@@ -161,7 +165,7 @@ mod tests {
         queue.turn_ended(&mut written());
         assert_eq!([2, 3, 4].map(|id| arrives(&mut queue, id, 1)), ["waits"; 3]);
         let read = queue.arrive(CallId(9), Call::Metadata, &LIMITS);
-        assert!(matches!(read, Arrival::Runs(Input::Call { .. })));
+        assert!(matches!(read, Arrival::Runs(input) if !input.has_appends()));
         assert_eq!(next(&mut queue), None, "the commit is in flight");
         queue.commit_ended();
         assert_eq!(next(&mut queue), Some(vec![2, 3]));

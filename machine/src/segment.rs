@@ -753,6 +753,55 @@ mod tests {
     }
 
     #[test]
+    fn an_index_whose_numbers_disagree_is_refused() {
+        let (index, _) = object(false, b"hello", 5, vec![Entry::default()]);
+        let is_read = |index: &Index| Index::decode(&index.encode()).is_ok();
+        let beyond = SAFE_INTEGER_MAX + 1;
+        let entry = |position, bytes_before| Entry {
+            position,
+            bytes_before,
+        };
+        let with_entries = |entries| Index {
+            entries,
+            ..index.clone()
+        };
+        let with_sizes = |head_bytes, body_bytes, units, block| Index {
+            framed: units != body_bytes,
+            head_bytes,
+            body_bytes,
+            units,
+            block,
+            ..index.clone()
+        };
+        assert!(is_read(&index));
+        assert!(is_read(&with_entries(vec![entry(0, 0), entry(1, 1)])));
+        assert!(is_read(&with_sizes(
+            SAFE_INTEGER_MAX,
+            beyond - 1,
+            5,
+            beyond
+        )));
+        for broken in [
+            with_sizes(beyond, 5, 5, 64),
+            with_sizes(3, beyond, 5, beyond),
+            Index {
+                framed: false,
+                ..with_sizes(3, 5, 6, 64)
+            },
+            with_entries(vec![entry(0, 0), entry(0, 1)]),
+            with_entries(vec![entry(0, 0), entry(1, 0)]),
+            with_entries(vec![entry(0, 0), entry(5, 4)]),
+        ] {
+            assert!(!is_read(&broken), "{broken:?}");
+        }
+        // The numbers before the length of a block have one byte each.
+        let mut bytes = index.encode();
+        assert_eq!(u64::from(bytes[5]), index.block);
+        bytes[5] = 0;
+        assert!(Index::decode(&bytes).is_err());
+    }
+
+    #[test]
     fn objects_with_frames_and_without_can_be_read() {
         let mut frames = Vec::new();
         for append in ["hello ", "wide ", "world"] {

@@ -345,6 +345,29 @@ mod tests {
     }
 
     #[test]
+    fn internal_headers_say_what_the_router_has_decided() {
+        let to = |cache_mode, live, timing| ToStream {
+            name: "a".to_owned(),
+            live,
+            cache_mode,
+            edge_cache: EdgeCache::Unused,
+            timing,
+            needs_cors: false,
+        };
+        let all = to(CacheMode::Shared, true, true);
+        let none = to(CacheMode::Private, false, false);
+        for (name, value) in [
+            (internal_headers::CACHE_MODE, Some("shared")),
+            (internal_headers::UPGRADE, Some("websocket")),
+            (internal_headers::TIMING, Some("1")),
+            (internal_headers::LIVE_HEAD, None),
+        ] {
+            assert_eq!(all.internal_header(name), value, "{name}");
+            assert_eq!(none.internal_header(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn pages_of_other_origins_cannot_write_when_origins_are_listed() {
         let listed = Settings {
             cors_origins: Origins::Listed(vec!["https://a.example".to_owned()]),
