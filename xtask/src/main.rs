@@ -172,8 +172,8 @@ enum Command {
     },
     /// Change the machine in one place after the other, and show which tests notice
     Mutation {
-        /// Only the mutants whose file, function or change contains this
-        filter: Option<String>,
+        /// Only the mutants whose place or change contains one of these, such as wire/cache.rs
+        filters: Vec<String>,
         /// Only so many of them, drawn at random
         #[arg(long)]
         sample: Option<usize>,
@@ -280,14 +280,14 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Mutation {
-            filter,
+            filters,
             sample,
             seed,
             shard,
         } => {
             let seed = seed.unwrap_or_else(|| planted_faults::commit_number(project));
             let selection = mutation::Selection {
-                filter,
+                filters,
                 sample,
                 seed,
                 shard,

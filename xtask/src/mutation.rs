@@ -35,8 +35,8 @@ const MEMORY_KIB_MAX: u64 = 8 << 20;
 
 /// Which mutants are tried.
 pub(crate) struct Selection {
-    /// Only those whose name contains this.
-    pub(crate) filter: Option<String>,
+    /// Only those whose name contains one of these, if there are any.
+    pub(crate) filters: Vec<String>,
     /// Only so many of them.
     pub(crate) sample: Option<usize>,
     /// The number that the sample is drawn with.
@@ -267,9 +267,10 @@ fn list(project: &Project) -> Result<Vec<Mutant>> {
 /// Returns the mutants that are selected, in their order in the files.
 fn pick(mutants: Vec<Mutant>, selection: &Selection) -> Vec<Mutant> {
     let mut picked = mutants;
-    if let Some(filter) = &selection.filter {
-        picked.retain(|mutant| mutant.name.contains(filter));
-    }
+    let filters = &selection.filters;
+    picked.retain(|mutant| {
+        filters.is_empty() || filters.iter().any(|filter| mutant.name.contains(filter))
+    });
     if let Some(sample) = selection.sample {
         let mut state = selection.seed;
         while picked.len() > sample {
@@ -541,6 +542,7 @@ fn failure(line: &str) -> Option<String> {
     let test = line.strip_prefix("test ");
     let test = test.and_then(|line| line.strip_suffix(" ... FAILED"));
     let oracle = || line.strip_prefix("oracle ").map(str::trim);
+    let test = test.map(|name| name.trim_end_matches(" - should panic"));
     test.or_else(oracle).map(str::to_owned)
 }
 
@@ -568,7 +570,7 @@ mod tests {
 
     fn selection() -> Selection {
         Selection {
-            filter: None,
+            filters: Vec::new(),
             sample: None,
             seed: 7,
             shard: None,
@@ -632,6 +634,8 @@ mod tests {
     fn a_failure_is_read_from_the_output() {
         let failed = "test cold::tests::a_page ... FAILED";
         assert_eq!(failure(failed).as_deref(), Some("cold::tests::a_page"));
+        let panics = "test table::tests::a_panic - should panic ... FAILED";
+        assert_eq!(failure(panics).as_deref(), Some("table::tests::a_panic"));
         assert_eq!(failure("oracle    model").as_deref(), Some("model"));
         assert_eq!(failure("test cold::tests::a_page ... ok"), None);
     }
