@@ -251,14 +251,17 @@ impl Batch<'_> {
         }
         let changes_tables = turn.writes.iter().any(machine::Write::changes_tables);
         let effects = state.prepare(actor, turn, self.writer, &mut self.bytes)?;
+        let mut has_rows = state.has_rows;
+        if changes_tables {
+            has_rows = !self.writer.stream(&actor.name)?.layout()?.is_empty();
+        }
+        // Nothing fails after this, because the turn could not be taken back any more.
         if writes {
             self.writer.keep_turn()?;
             self.in_turn = false;
             self.sets_alarm |= matches!(alarm, AlarmChange::Set(_));
         }
-        if changes_tables {
-            state.has_rows = !self.writer.stream(&actor.name)?.layout()?.is_empty();
-        }
+        state.has_rows = has_rows;
         Ok((effects, writes))
     }
 
