@@ -1,5 +1,7 @@
 //! What a stream stores: its rows, the questions that the machine asks of them, and their SQL.
 
+mod append_ends;
+mod decode;
 pub(crate) mod hot_table;
 #[cfg(feature = "memory")]
 mod memory;

@@ -6,20 +6,18 @@
 //! incarnation has 64 bits and is stored as text. Columns that belong together and are all NULL
 //! mean "none".
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-
 use super::port::StorageError;
 use super::rows::{
-    AppendEnd, Closed, Expiry, Former, HotTable, Incarnation, Layout, OUTBOX_SCHEMA, ProducerStamp,
-    ProducerState, RowKey, RowMeta, SCHEMA, SealedSegment, StoredSegment, StreamRow, Unannounced,
-    Write, WriterColumns,
+    Expiry, Former, HotTable, OUTBOX_SCHEMA, ProducerStamp, SCHEMA, SealedSegment, StreamRow, Write,
 };
 use crate::Millis;
-use crate::outbox::registry;
-use crate::outbox::task::{Garbage, Task, TaskKind};
-use crate::varint::{push_varint, take_varint};
+use crate::outbox::task::Task;
+
+pub use super::append_ends::encoded_ends;
+pub use super::decode::{
+    EachRow, former, head, layout, older_task, producer, retried_segment, row_mark, segment, task,
+    writers_of,
+};
 
 /// A value bound to a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,17 +55,17 @@ pub trait Columns {
 
 /// Selects one row for each of the tables that tell layouts apart, with whether the table has
 /// schema numbers. The last row is the greatest number of a hot table, or NULL.
-const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
+pub(super) const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
      AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers') \
      UNION ALL SELECT 'newest hot', max(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \
      WHERE type = 'table' AND name GLOB 'hot_[0-9]*'";
 
-const SCHEMA_OF_STREAM: &str = "SELECT schema FROM stream WHERE id = 1";
+pub(super) const SCHEMA_OF_STREAM: &str = "SELECT schema FROM stream WHERE id = 1";
 
 const UPDATE_SCHEMA: &str = "UPDATE stream SET schema = ? WHERE id = 1";
 
 /// All rows of the outbox have the same number.
-const SCHEMA_OF_OUTBOX: &str = "SELECT schema FROM outbox LIMIT 1";
+pub(super) const SCHEMA_OF_OUTBOX: &str = "SELECT schema FROM outbox LIMIT 1";
 
 /// The schema number of rows that were written without one. An upgrade writes it. It never changes.
 const FIRST_SCHEMA: u64 = 1;
@@ -144,7 +142,7 @@ const REMOVE_TASK: &str = "DELETE FROM outbox WHERE queue = ? AND id = ?";
 const DROP_OUTBOX: &str = "DROP TABLE outbox";
 
 /// All tasks of an outbox that had no queues; see [`older_task`].
-const OLDER_TASKS: &str = "SELECT id, lane, due_at, body, first_segment, last_segment, first_attempt, last_attempt \
+pub(super) const OLDER_TASKS: &str = "SELECT id, lane, due_at, body, first_segment, last_segment, first_attempt, last_attempt \
      FROM chores ORDER BY id";
 
 const DROP_OLDER_OUTBOX: &str = "DROP TABLE chores";
@@ -152,7 +150,7 @@ const DROP_OLDER_OUTBOX: &str = "DROP TABLE chores";
 const DROP_STREAM: &str = "DROP TABLE stream";
 
 /// The open segment, and whether it has a table. Only asked of version 0.1.
-const FORMER: &str = "SELECT segment, writable FROM stream WHERE id = 1";
+pub(super) const FORMER: &str = "SELECT segment, writable FROM stream WHERE id = 1";
 
 fn create_hot(table: HotTable) -> String {
     format!(
@@ -449,10 +447,10 @@ fn attempted(segment: &SealedSegment) -> [Value<'_>; 4] {
 }
 
 /// Bits of the column `registered`; the others are the number of the registry's shard.
-const REGISTERED: u64 = 1;
-const UNANNOUNCED_REGISTRY: u64 = 2;
-const UNANNOUNCED_INDEX: u64 = 4;
-const SHARD_SHIFT: u32 = 3;
+pub(super) const REGISTERED: u64 = 1;
+pub(super) const UNANNOUNCED_REGISTRY: u64 = 2;
+pub(super) const UNANNOUNCED_INDEX: u64 = 4;
+pub(super) const SHARD_SHIFT: u32 = 3;
 
 fn changeable(head: &StreamRow) -> [Value<'_>; 10] {
     let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
@@ -486,370 +484,12 @@ fn stamp(stamp: Option<&ProducerStamp>) -> (Value<'_>, Value<'_>, Value<'_>) {
     }
 }
 
-/// Reads a row of [`HEAD`].
-///
-/// # Errors
-/// When the row is not as the machine writes it.
-pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
-    let incarnation = Incarnation::from_text(&required(row.text(0)?)?);
-    let incarnation =
-        incarnation.ok_or_else(|| StorageError("the incarnation is not one".to_owned()))?;
-    let expiry = match (row.integer(3)?, row.integer(4)?) {
-        (None, None) => Expiry::Never,
-        (Some(seconds), _) => Expiry::Sliding { seconds },
-        (None, Some(at)) => Expiry::At {
-            at: Millis(at),
-            text: required(row.text(5)?)?,
-        },
-    };
-    let closed = required(row.integer(14)?)? != 0;
-    let registered = required(row.integer(8)?)?;
-    Ok(StreamRow {
-        incarnation,
-        content_type: required(row.text(1)?)?,
-        created_at: Millis(required(row.integer(2)?)?),
-        expiry,
-        name: required(row.text(6)?)?,
-        version: required(row.integer(7)?)?,
-        registered: (registered & REGISTERED != 0).then_some(registered >> SHARD_SHIFT),
-        unannounced: Unannounced {
-            registry: registered & UNANNOUNCED_REGISTRY != 0,
-            index: registered & UNANNOUNCED_INDEX != 0,
-        },
-        segment: required(row.integer(9)?)?,
-        writable: required(row.integer(10)?)? != 0,
-        stream_seq: row.text(11)?,
-        touched_at: Millis(required(row.integer(12)?)?),
-        alarm_at: row.integer(13)?.map(Millis),
-        closed: if closed {
-            Some(Closed {
-                by: stamp_at(row, 15)?,
-            })
-        } else {
-            None
-        },
-    })
-}
-
-/// Receives the rows of an answer, one after the other.
-pub type EachRow<'a> = dyn FnMut(&dyn Columns) -> Result<(), StorageError> + 'a;
-
-/// Finds out which tables there are. `ask` executes a statement without parameters, and hands over
-/// its rows.
-///
-/// # Errors
-/// When the storage cannot be read, or is not as any version wrote it.
-pub fn layout(
-    ask: impl Fn(&str, &mut EachRow<'_>) -> Result<(), StorageError>,
-) -> Result<Layout, StorageError> {
-    let (mut tables, mut newest_hot) = (BTreeMap::new(), None);
-    ask(TABLES, &mut |row| {
-        let (name, number) = (required(row.text(0)?)?, row.integer(1)?);
-        if name == "newest hot" {
-            newest_hot = number;
-        } else {
-            tables.insert(name, required(number)? > 0);
-        }
-        Ok(())
-    })?;
-    let schema = |table: &str, known: u64, statement: &str| {
-        let Some(is_numbered) = tables.get(table) else {
-            return Ok(None);
-        };
-        if !is_numbered {
-            return Ok(Some(0));
-        }
-        let mut schema = known;
-        ask(statement, &mut |row| {
-            schema = required(row.integer(0)?)?;
-            Ok(())
-        })?;
-        Ok(Some(schema))
-    };
-    let stream = schema("stream", SCHEMA, SCHEMA_OF_STREAM)?;
-    let mut outbox = schema("outbox", OUTBOX_SCHEMA, SCHEMA_OF_OUTBOX)?;
-    let has = |table: &str| tables.contains_key(table);
-    let mut former = None;
-    if stream == Some(0) && (has("hot_a") || has("hot_b")) {
-        ask(FORMER, &mut |row| {
-            former = Some(self::former(row, has)?);
-            Ok(())
-        })?;
-    }
-    let mut older_tasks = Vec::new();
-    if outbox.is_none() && has("chores") {
-        outbox = Some(0);
-        ask(OLDER_TASKS, &mut |row| {
-            older_tasks.push(older_task(row)?);
-            Ok(())
-        })?;
-    }
-    Ok(Layout {
-        stream,
-        outbox,
-        newest_hot,
-        former,
-        older_tasks,
-    })
-}
-
-/// Reads what version 0.1 says of its open segment. `has` tells which tables there are.
-///
-/// # Errors
-/// When the row is not as version 0.1 wrote it.
-pub fn former(row: &dyn Columns, has: impl Fn(&str) -> bool) -> Result<Former, StorageError> {
-    let open = required(row.integer(0)?)?;
-    // The last two segments that have been opened, the even one in `hot_a`.
-    let last = if required(row.integer(1)?)? == 0 {
-        open.saturating_sub(1)
-    } else {
-        open
-    };
-    let segment = |parity: u64| {
-        if last % 2 == parity {
-            last
-        } else {
-            last.saturating_sub(1)
-        }
-    };
-    Ok(Former {
-        a: has("hot_a").then(|| segment(0)),
-        b: has("hot_b").then(|| segment(1)),
-        producers: has("producers"),
-    })
-}
-
-/// Reads a row of [`SEGMENT`].
-///
-/// # Errors
-/// When the row is not as the machine writes it.
-pub fn segment(row: &impl Columns) -> Result<SealedSegment, StorageError> {
-    let stored = match row.integer(6)? {
-        None => None,
-        Some(attempt) => Some(StoredSegment {
-            attempt,
-            index: Bytes::from(required(row.blob(7)?)?),
-        }),
-    };
-    Ok(SealedSegment {
-        number: required(row.integer(0)?)?,
-        units: required(row.integer(1)?)?,
-        bytes: required(row.integer(2)?)?,
-        messages: required(row.integer(3)?)?,
-        attempts: required(row.integer(4)?)?,
-        attempted_at: Millis(required(row.integer(5)?)?),
-        stored,
-    })
-}
-
-/// Reads a row of [`PRODUCER`].
-///
-/// # Errors
-/// When the row is not as the machine writes it.
-pub fn producer(row: &impl Columns) -> Result<ProducerState, StorageError> {
-    Ok(ProducerState {
-        epoch: required(row.integer(0)?)?,
-        seq: required(row.integer(1)?)?,
-    })
-}
-
-/// Reads a task of an outbox that had no queues. The ids of all queues together are in order.
-///
-/// # Errors
-/// When the row is not as any version wrote it.
-pub fn older_task(row: &dyn Columns) -> Result<Task, StorageError> {
-    let id = required(row.integer(0)?)?;
-    let body = required(row.text(3)?)?;
-    let what = match required(row.integer(1)?)? {
-        0 => registry::from_older(&body),
-        1 => serde_json::from_str(&body).map(TaskKind::Index),
-        2 => Ok(TaskKind::Collect(Garbage {
-            prefix: body,
-            segments: required(row.integer(4)?)?..=required(row.integer(5)?)?,
-            attempts: required(row.integer(6)?)?..=required(row.integer(7)?)?,
-        })),
-        lane => {
-            let unknown = format!("a task of the outbox has the unknown lane {lane}");
-            return Err(StorageError(unknown));
-        }
-    };
-    let what = what.map_err(|error| {
-        StorageError(format!(
-            "a task of the outbox cannot be read: {id}: {error}"
-        ))
-    })?;
-    Ok(Task {
-        id,
-        due_at: Millis(required(row.integer(2)?)?),
-        failures: 0,
-        what,
-    })
-}
-
-/// Reads a row of [`TASKS`].
-///
-/// # Errors
-/// When the row is not as the machine writes it.
-pub fn task(row: &impl Columns) -> Result<Task, StorageError> {
-    Task::from_stored(
-        &required(row.text(0)?)?,
-        required(row.integer(1)?)?,
-        Millis(required(row.integer(2)?)?),
-        required(row.integer(3)?)?,
-        &required(row.text(4)?)?,
-    )
-}
-
-/// Reads a row of [`RETRIED_SEGMENTS`].
-///
-/// # Errors
-/// When the row is not as the machine writes it.
-pub fn retried_segment(row: &impl Columns) -> Result<(u64, u64), StorageError> {
-    Ok((required(row.integer(0)?)?, required(row.integer(1)?)?))
-}
-
-/// Reads a row of [`at_or_before`].
-///
-/// # Errors
-/// When the row is not as the machine writes it.
-pub fn row_mark(row: &impl Columns) -> Result<RowMeta, StorageError> {
-    Ok(RowMeta {
-        key: RowKey::from_stored(required(row.integer(0)?)?),
-        units: required(row.integer(1)?)?,
-        bytes_before: required(row.integer(2)?)?,
-        bytes: required(row.integer(3)?)?,
-        at: Millis(required(row.integer(4)?)?),
-    })
-}
-
-/// Reads a row of [`writers`]: the writers that it names, in order.
-///
-/// # Errors
-/// When the row is not as the machine writes it.
-pub fn writers_of(row: &impl Columns) -> Result<Vec<WriterColumns>, StorageError> {
-    let at = Millis(required(row.integer(4)?)?);
-    let Some(ends) = row.blob(5)? else {
-        return Ok(vec![WriterColumns {
-            at,
-            producer: stamp_at(row, 0)?,
-            stream_seq: row.text(3)?,
-        }]);
-    };
-    let (mut ends, mut writers) = (ends.as_slice(), Vec::new());
-    while !ends.is_empty() {
-        let end = take_end(&mut ends)
-            .ok_or_else(|| StorageError("the appends of a row are malformed".to_owned()))?;
-        writers.extend(end.writer(at));
-    }
-    Ok(writers)
-}
-
-/// Bits of an encoded append: which texts follow.
-const HAS_PRODUCER: u64 = 1;
-const HAS_STREAM_SEQ: u64 = 2;
-
-/// Encodes the appends of a row. Each is its units and the bits above as varints; then id, epoch
-/// and sequence of its producer; then its `Stream-Seq`. A text is its length as a varint, and its
-/// bytes.
-#[must_use]
-pub fn encoded_ends(ends: &[AppendEnd]) -> Vec<u8> {
-    fn push_text(bytes: &mut Vec<u8>, text: &str) {
-        push_varint(bytes, text.len() as u64);
-        bytes.extend_from_slice(text.as_bytes());
-    }
-    let mut bytes = Vec::new();
-    for end in ends {
-        push_varint(&mut bytes, end.units);
-        let has = |is_there: bool, bit: u64| if is_there { bit } else { 0 };
-        push_varint(
-            &mut bytes,
-            has(end.producer.is_some(), HAS_PRODUCER)
-                | has(end.stream_seq.is_some(), HAS_STREAM_SEQ),
-        );
-        if let Some(ProducerStamp { id, epoch, seq }) = &end.producer {
-            push_text(&mut bytes, id);
-            push_varint(&mut bytes, *epoch);
-            push_varint(&mut bytes, *seq);
-        }
-        if let Some(stream_seq) = &end.stream_seq {
-            push_text(&mut bytes, stream_seq);
-        }
-    }
-    bytes
-}
-
-/// Decodes one append; `None` when the bytes are malformed.
-fn take_end(bytes: &mut &[u8]) -> Option<AppendEnd> {
-    fn take_text(bytes: &mut &[u8]) -> Option<String> {
-        let length = usize::try_from(take_varint(bytes)?).ok()?;
-        let (text, rest) = bytes.split_at_checked(length)?;
-        *bytes = rest;
-        String::from_utf8(text.to_vec()).ok()
-    }
-    let units = take_varint(bytes)?;
-    let has = take_varint(bytes)?;
-    if has & !(HAS_PRODUCER | HAS_STREAM_SEQ) != 0 {
-        return None;
-    }
-    let producer = if has & HAS_PRODUCER == 0 {
-        None
-    } else {
-        Some(ProducerStamp {
-            id: take_text(bytes)?,
-            epoch: take_varint(bytes)?,
-            seq: take_varint(bytes)?,
-        })
-    };
-    let stream_seq = if has & HAS_STREAM_SEQ == 0 {
-        None
-    } else {
-        Some(take_text(bytes)?)
-    };
-    Some(AppendEnd {
-        units,
-        producer,
-        stream_seq,
-    })
-}
-
-fn stamp_at(row: &impl Columns, column: usize) -> Result<Option<ProducerStamp>, StorageError> {
-    let Some(id) = row.text(column)? else {
-        return Ok(None);
-    };
-    Ok(Some(ProducerStamp {
-        id,
-        epoch: required(row.integer(column + 1)?)?,
-        seq: required(row.integer(column + 2)?)?,
-    }))
-}
-
-fn required<T>(value: Option<T>) -> Result<T, StorageError> {
-    value.ok_or_else(|| StorageError("a column is NULL that never is".to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::index::Change;
-    use crate::rows::HotRow;
-
-    /// A row of the outbox with this queue and body.
-    struct TaskColumns(&'static str, &'static str);
-
-    impl Columns for TaskColumns {
-        fn integer(&self, _: usize) -> Result<Option<u64>, StorageError> {
-            Ok(Some(7))
-        }
-
-        fn text(&self, column: usize) -> Result<Option<String>, StorageError> {
-            let text = if column == 0 { self.0 } else { self.1 };
-            Ok(Some(text.to_owned()))
-        }
-
-        fn blob(&self, _: usize) -> Result<Option<Vec<u8>>, StorageError> {
-            Ok(None)
-        }
-    }
+    use crate::Millis;
+    use crate::rows::{AppendEnd, HotRow, RowKey};
+    use bytes::Bytes;
 
     #[test]
     fn a_row_has_the_columns_that_its_appends_need() {
@@ -882,23 +522,5 @@ mod tests {
         assert_eq!(statement(3, &[end(3, Some("1"))]), [insert_hot(table)]);
         let two = [end(1, None), end(2, None)];
         assert_eq!(statement(3, &two), [insert_hot_folded(table)]);
-    }
-
-    #[test]
-    fn a_task_that_cannot_be_read_is_an_error_that_names_it() {
-        let purged = r#"{"index":{"change":"purged","path":"p","version":3}}"#;
-        let read = task(&TaskColumns("purge", purged)).expect("the row is whole");
-        let (path, version) = ("p".to_owned(), 3);
-        assert_eq!(read.what, TaskKind::Index(Change::Purged { path, version }));
-        for (queue, body) in [
-            ("purge", ""),
-            ("purge", r#"{"of a later release":{}}"#),
-            ("purge", r#"{"index":{"change":"of a later release"}}"#),
-            ("index", purged),
-            ("of a later release", purged),
-        ] {
-            let error = task(&TaskColumns(queue, body)).expect_err("the row cannot be read");
-            assert!(error.0.contains(&format!("{queue:?}")), "{error}");
-        }
     }
 }
