@@ -527,6 +527,10 @@ impl Segment {
                     first.key.position() <= start && end <= last.end(),
                     "the rows of a part have all of its units"
                 );
+                assert!(
+                    last.key.position() < end,
+                    "the last row of a part has one of its units"
+                );
                 Ok(Part::Hot(HotPart {
                     spans: hot.spans(first, last, limits.row_bytes_max)?,
                     skip: start - first.key.position(),
