@@ -220,3 +220,32 @@ where
         self.ask()?.last_task(queue)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryRows, Millis, Write};
+
+    #[test]
+    fn segments_of_several_attempts_are_found_behind_an_option() {
+        let segment = SealedSegment {
+            number: 3,
+            units: 1,
+            bytes: 5,
+            messages: 1,
+            attempts: 2,
+            attempted_at: Millis(0),
+            stored: None,
+        };
+        let mut rows = MemoryRows::default();
+        for write in [Write::CreateSealedTables, Write::InsertSegment(segment)] {
+            rows.apply(&write).expect("the rows take the write");
+        }
+        let mut found = Vec::new();
+        let asked = Some(&rows).retried_segments(&mut |number, attempts| {
+            found.push((number, attempts));
+        });
+        asked.expect("memory can be read");
+        assert_eq!(found, [(3, 2)]);
+    }
+}
