@@ -1,9 +1,9 @@
 // Run as `cargo xtask cost`. Prints what one stream costs in a month on Cloudflare, from figures
 // that it counts on workerd and from Cloudflare's price list.
 //
-// Counted: rows written, alarms set, puts and stored bytes, the processor time of an append, and the
-// share of the time in which the object is busy. Each sync of a file takes 10 ms longer than here,
-// as it does in production, where a commit is replicated. Needs a C compiler and Linux.
+// Counted: rows written, alarms set, puts and stored bytes, the processor time of an append, and
+// the share of the time in which the object is busy. Each sync of a file takes 10 ms longer than
+// here, as it does in production, where a commit is replicated. Needs a C compiler and Linux.
 //
 // Beside this design stands the plain one: a row each for the message, the stream's metadata and
 // the producer, and readers whose connections the object holds, so that it never sleeps.

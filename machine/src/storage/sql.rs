@@ -1,6 +1,6 @@
 //! The SQL text of every row written and every question asked, of a database that holds one stream.
-//! The server for one machine has a dialect of its own, for databases of many streams. It shares what
-//! is bound and what is read here.
+//! The server for one machine has a dialect of its own, for databases of many streams. It shares
+//! what is bound and what is read here.
 //!
 //! Integers stay below 2^53, because they pass through JavaScript's numbers in the Worker. An
 //! incarnation has 64 bits and is stored as text. Columns that belong together and are all NULL

@@ -1,5 +1,5 @@
-//! Prints the table of limits and settings as JSON: those of both shells, those of the Worker, those
-//! of the server for one machine, and the numbers that only simulations choose. `cargo xtask
+//! Prints the table of limits and settings as JSON: those of both shells, those of the Worker,
+//! those of the server for one machine, and the numbers that only simulations choose. `cargo xtask
 //! settings` writes the documentation from it.
 
 #![allow(clippy::print_stdout, reason = "the command that asks reads it there")]

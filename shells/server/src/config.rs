@@ -50,8 +50,8 @@ limits_table! {
     idle_timeout: Duration = Duration::from_secs(75), Milliseconds, (1, DAY_MS), "IDLE_TIMEOUT_MS";
     /// Most requests that wait for one stream.
     queue_max: usize = 4_096, Count, (1, MILLION), "QUEUE_MAX";
-    /// Files that share the streams. Each has one commit at a time. With 0, a new directory gets one
-    /// for each processor, and any other keeps its number. A directory with another number is
+    /// Files that share the streams. Each has one commit at a time. With 0, a new directory gets
+    /// one for each processor, and any other keeps its number. A directory with another number is
     /// refused, until `durable-streams reshard` has changed it.
     shards: usize = 0, Count, (0, 256), "SHARDS";
     /// Most streams whose state is in memory at the same time. Beyond it, the state of the least

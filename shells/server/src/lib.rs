@@ -2,10 +2,10 @@
 //! streams. The machine decides, and the shell performs (the contract is in [`machine`]).
 //!
 //! The router ([`machine::router`]) finds the stream of a request, which becomes a job in the queue
-//! of that stream. A thread of the pool takes the streams of a shard that have jobs, runs each job as
-//! a step of the machine, and makes all their writes durable in one commit. Only then does any effect
-//! leave. Jobs that arrive in the meantime share the next commit. Jobs that only read run on other
-//! threads, and wait for no commit of another stream. Each live reader is a machine, too
+//! of that stream. A thread of the pool takes the streams of a shard that have jobs, runs each job
+//! as a step of the machine, and makes all their writes durable in one commit. Only then does any
+//! effect leave. Jobs that arrive in the meantime share the next commit. Jobs that only read run on
+//! other threads, and wait for no commit of another stream. Each live reader is a machine, too
 //! ([`machine::live_reader`]), driven by its response.
 #![forbid(unsafe_code)]
 

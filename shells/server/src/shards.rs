@@ -2,8 +2,8 @@
 //! fails.
 //!
 //! A shard is open or closed. After a failed commit it is closed, because the system may show what
-//! is not durable. All of its requests are answered 503, until [`Storage::open`] has made everything
-//! visible durable through a new connection.
+//! is not durable. All of its requests are answered 503, until [`Storage::open`] has made
+//! everything visible durable through a new connection.
 //!
 //! [`Storage::open`]: crate::storage::Storage::open
 

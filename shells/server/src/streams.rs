@@ -9,9 +9,9 @@
 //! 4. `StreamActor::mailbox`.
 //! 5. The queue of a shard, its readers, and `Streams::awake`. Nothing is locked under these.
 //!
-//! A thread takes a lock only while it holds none that comes later. There is one exception: a thread
-//! that runs reads holds a state when it finds its shard closed, and opens it. It holds no state of
-//! a stream that the shard's batch has, because only one thread at a time runs a stream
+//! A thread takes a lock only while it holds none that comes later. There is one exception: a
+//! thread that runs reads holds a state when it finds its shard closed, and opens it. It holds no
+//! state of a stream that the shard's batch has, because only one thread at a time runs a stream
 //! (`Mailbox::is_scheduled`). The state of a second stream is only tried (`Streams::put_to_sleep`).
 //!
 //! To find an actor and to queue a job for it is one step under the map's lock. An actor is removed

@@ -1,6 +1,6 @@
-//! The machine's storage port and its writes, over `rusqlite` connections: [`Database`] has the rows
-//! of one stream, and [`Shard`] those of many. The server uses shards. The simulator uses databases
-//! in memory.
+//! The machine's storage port and its writes, over `rusqlite` connections: [`Database`] has the
+//! rows of one stream, and [`Shard`] those of many. The server uses shards. The simulator uses
+//! databases in memory.
 #![forbid(unsafe_code)]
 
 mod shard;

@@ -2,8 +2,8 @@
 //!
 //! What is committed stays. A commit may be the last thing that a server does. A commit may fail
 //! with an unknown outcome: its data may be lost, or be in a page cache. There the next server that
-//! opens the shard finds it, unless the power was cut. A power cut takes with it everything that was
-//! committed on top.
+//! opens the shard finds it, unless the power was cut. A power cut takes with it everything that
+//! was committed on top.
 
 use std::collections::BTreeMap;
 use std::io;

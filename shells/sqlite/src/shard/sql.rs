@@ -1,35 +1,39 @@
 //! The SQL text of a shard. Every row names its stream, by the number in [`CREATE`]'s first table.
 //!
-//! Hot rows and producers are stored in the order of their streams, so that the rows of a stream lie
-//! together, and their pages are free when the stream is deleted. For this their tables have no row
-//! ids. In such a table SQLite reads whole rows to compare their keys. So the content of a large hot
-//! row is in a table of its own, and segments and tasks are ordinary tables.
+//! Hot rows and producers are stored in the order of their streams, so that the rows of a stream
+//! lie together, and their pages are free when the stream is deleted. For this their tables have no
+//! row ids. In such a table SQLite reads whole rows to compare their keys. So the content of a
+//! large hot row is in a table of its own, and segments and tasks are ordinary tables.
 
 /// The number of this layout. Every change that earlier code could not read raises it.
 pub(super) const FORMAT: u64 = 1;
 
 pub(super) const CREATE: &str = "
-CREATE TABLE shard (format INTEGER NOT NULL, directory TEXT NOT NULL, number INTEGER NOT NULL, count INTEGER NOT NULL);
-CREATE TABLE streams (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, tables INTEGER NOT NULL,
-  alarm_at INTEGER);
+CREATE TABLE shard (format INTEGER NOT NULL, directory TEXT NOT NULL, number INTEGER NOT NULL,
+  count INTEGER NOT NULL);
+CREATE TABLE streams (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, tables
+  INTEGER NOT NULL, alarm_at INTEGER);
 CREATE INDEX alarms ON streams (alarm_at) WHERE alarm_at IS NOT NULL;
-CREATE TABLE heads (stream INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, created_at INTEGER NOT NULL,
-  ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, name TEXT NOT NULL, version INTEGER NOT NULL,
-  registered INTEGER NOT NULL, segment INTEGER NOT NULL, writable INTEGER NOT NULL, stream_seq TEXT, touched_at INTEGER NOT NULL,
-  alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, closed_seq INTEGER,
-  schema INTEGER NOT NULL);
-CREATE TABLE hot (stream INTEGER NOT NULL, segment INTEGER NOT NULL, key INTEGER NOT NULL, units INTEGER NOT NULL,
-  bytes_before INTEGER NOT NULL, bytes INTEGER NOT NULL, at INTEGER NOT NULL, checksum INTEGER NOT NULL, ends BLOB,
-  large INTEGER, frames BLOB, PRIMARY KEY (stream, segment, key)) WITHOUT ROWID;
+CREATE TABLE heads (stream INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, content_type TEXT NOT
+  NULL, created_at INTEGER NOT NULL, ttl_seconds INTEGER, expires_at INTEGER, expires_at_text
+  TEXT, name TEXT NOT NULL, version INTEGER NOT NULL, registered INTEGER NOT NULL, segment INTEGER
+  NOT NULL, writable INTEGER NOT NULL, stream_seq TEXT, touched_at INTEGER NOT NULL, alarm_at
+  INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, closed_seq
+  INTEGER, schema INTEGER NOT NULL);
+CREATE TABLE hot (stream INTEGER NOT NULL, segment INTEGER NOT NULL, key INTEGER NOT NULL, units
+  INTEGER NOT NULL, bytes_before INTEGER NOT NULL, bytes INTEGER NOT NULL, at INTEGER NOT NULL,
+  checksum INTEGER NOT NULL, ends BLOB, large INTEGER, frames BLOB, PRIMARY KEY (stream, segment,
+  key)) WITHOUT ROWID;
 CREATE TABLE large (id INTEGER PRIMARY KEY, frames BLOB NOT NULL);
-CREATE TABLE segments (stream INTEGER NOT NULL, number INTEGER NOT NULL, units INTEGER NOT NULL, bytes INTEGER NOT NULL,
-  messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at INTEGER NOT NULL, stored INTEGER, segment_index BLOB,
-  PRIMARY KEY (stream, number));
-CREATE TABLE producers (stream INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
-  used_at INTEGER NOT NULL, PRIMARY KEY (stream, id)) WITHOUT ROWID;
+CREATE TABLE segments (stream INTEGER NOT NULL, number INTEGER NOT NULL, units INTEGER NOT NULL,
+  bytes INTEGER NOT NULL, messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at
+  INTEGER NOT NULL, stored INTEGER, segment_index BLOB, PRIMARY KEY (stream, number));
+CREATE TABLE producers (stream INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL, seq
+  INTEGER NOT NULL, used_at INTEGER NOT NULL, PRIMARY KEY (stream, id)) WITHOUT ROWID;
 CREATE INDEX idle_producers ON producers (stream, used_at);
-CREATE TABLE outbox (stream INTEGER NOT NULL, queue TEXT NOT NULL, id INTEGER NOT NULL, schema INTEGER NOT NULL,
-  due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (stream, queue, id));
+CREATE TABLE outbox (stream INTEGER NOT NULL, queue TEXT NOT NULL, id INTEGER NOT NULL, schema
+  INTEGER NOT NULL, due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL,
+  PRIMARY KEY (stream, queue, id));
 ";
 
 pub(super) const IDENTITY: &str = "SELECT format, directory, number, count FROM shard";
