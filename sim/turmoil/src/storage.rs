@@ -95,6 +95,9 @@ pub(crate) struct Disks {
     pub(crate) boot: u64,
 }
 
+/// The rows of a stream in an open transaction, and the turns that made them.
+type Uncommitted = (Disk, Vec<Written>);
+
 /// A connection to a shard.
 #[derive(Debug)]
 struct Connection {
@@ -102,9 +105,9 @@ struct Connection {
     boot: u64,
     shard: usize,
     /// The streams that the open transaction has changed, and their turns in order.
-    open: BTreeMap<String, (Disk, Vec<Written>)>,
+    open: BTreeMap<String, Uncommitted>,
     /// The stream of the open turn, as it was before.
-    before: Option<(String, Option<(Disk, Vec<Written>)>)>,
+    before: Option<(String, Option<Uncommitted>)>,
     in_transaction: bool,
     in_turn: bool,
 }
