@@ -320,10 +320,10 @@ impl Model {
         self.forgotten.contains(&(incarnation, producer.to_owned()))
     }
 
-    /// Notes that one of `attached` readers at the tail has left.
+    /// Notes that one of `attached` readers at the tail has left. It has used the stream until now.
     pub fn gone(&mut self, now: u64, attached: u64) {
         if let Some(incarnation) = self.state.incarnation.as_mut().filter(|_| attached > 0) {
-            incarnation.maybe_used_at(now);
+            incarnation.use_at(now);
         }
     }
 
