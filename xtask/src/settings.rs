@@ -268,6 +268,8 @@ mod tests {
                  "value": {"number": {"unit": "bytes", "default": 2, "least": 1, "greatest": 3}}},
                 {"name": "B", "place": "both", "help": "B.",
                  "value": {"text": {"shape": "X|Y", "default": {"secret": "none"}}}},
+                {"name": "W", "place": "worker", "help": "W.",
+                 "value": {"number": {"unit": "count", "default": 1, "least": 1, "greatest": 8}}},
                 {"name": "C", "place": "server", "help": "C.",
                  "value": {"choice": {"options": ["x", "y"], "default": "x"}}},
                 {"name": "d", "place": "simulator", "help": "D.",
@@ -279,12 +281,13 @@ mod tests {
 
     #[test]
     fn each_table_is_between_its_marks_and_nothing_else_changes() {
-        let marks = ["both", "server", "fixed"]
+        let marks = ["both", "worker", "server", "fixed"]
             .map(|mark| format!("{mark}\n<!-- table {mark} -->\nold\n<!-- end {mark} -->\n"));
         let text = documentation(&marks.concat(), &rows()).unwrap();
         for line in [
             "| `A` | 2 bytes | 1 to 3 | A\\|b. |",
             "| `B` | none | `X\\|Y` | B. |",
+            "| `W` | 1 | 1 to 8 | W. |",
             "| `C` | `x` | `x`, `y` | C. |",
             "| `d` | 4 s | D. |",
         ] {
@@ -299,13 +302,18 @@ mod tests {
     }
 
     #[test]
-    fn variables_and_tests_list_those_of_both_shells() {
+    fn variables_and_tests_list_those_of_the_worker() {
         assert_eq!(
             wrangler("a = 1\n[vars]\nZ = 1\n", &rows()).unwrap(),
-            "a = 1\n[vars]\nA = \"2\"\n"
+            "a = 1\n[vars]\nA = \"2\"\nW = \"1\"\n"
         );
         assert!(wrangler("a = 1\n", &rows()).is_err());
-        let expected = "[\n  {\"greatest\":3,\"least\":1,\"name\":\"A\"},\n  {\"name\":\"B\"}\n]\n";
+        let rows_of = [
+            r#"{"greatest":3,"least":1,"name":"A"}"#,
+            r#"{"name":"B"}"#,
+            r#"{"greatest":8,"least":1,"name":"W","shell":"worker"}"#,
+        ];
+        let expected = format!("[\n  {}\n]\n", rows_of.join(",\n  "));
         assert_eq!(tests("", &rows()).unwrap(), expected);
     }
 }
