@@ -94,12 +94,22 @@ fn settings(text: &str) {
     for origin in text.split(',').map(str::trim) {
         let settings = Settings::read(&|name| (name == "CORS_ORIGINS").then(|| text.to_owned()));
         let Ok(settings) = settings else { continue };
-        let allowed = settings
-            .cors_origins
-            .headers("GET", Some(origin))
-            .find(|(name, _)| *name == "Access-Control-Allow-Origin");
-        let may = settings.cors_origins.admit(Some(origin));
-        assert_eq!(allowed.is_some(), may, "{text:?} for {origin:?}");
+        let origins = &settings.cors_origins;
+        let permits = |method, origin| {
+            let mut headers = origins.headers(method, origin);
+            headers.any(|(name, _)| name == "Access-Control-Allow-Origin")
+        };
+        let may = origins.admit(Some(origin));
+        for method in ["GET", "POST"] {
+            assert_eq!(
+                permits(method, Some(origin)),
+                may,
+                "{text:?} for {origin:?}"
+            );
+        }
+        // Without an origin it is for everybody or for nobody, and never needed by an append.
+        assert_eq!(permits("GET", None), origins.are_any(), "{text:?}");
+        assert!(!permits("POST", None), "{text:?}");
     }
 }
 
@@ -120,7 +130,8 @@ fn limits_table(text: &str) {
         assert_eq!(setting.is_variable(), row.variable.is_some());
         assert!(!row.unit.value_name().is_empty());
     }
-    for setting in router::settings::table() {
+    let of_worker = router::settings::of_worker();
+    for setting in router::settings::table().into_iter().chain(of_worker) {
         let rest = setting.help.strip_prefix(setting.summary());
         assert!(rest.is_some_and(|rest| rest.starts_with('.')));
     }

@@ -186,6 +186,10 @@ impl Server {
         };
         // A client's internal headers never reach the object.
         let mut headers = request.headers.clone();
+        if to.is_direct() {
+            let is_changed = to.live || to.timing || to.needs_cors;
+            assert!(!is_changed, "the answer needs something from the router");
+        }
         for name in internal_headers::ALL {
             headers.retain(|(given, _)| !given.eq_ignore_ascii_case(name));
             let value = to.internal_header(name);
