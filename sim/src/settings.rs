@@ -146,6 +146,7 @@ impl Settings {
             page_max_age_s: limits.page_max_age_s,
             page_stale_s: limits.page_stale_s,
             long_poll_max_age_s: limits.long_poll_max_age_s,
+            judges_cache_control: self.caches.percent == 0,
         }
     }
 

@@ -9,6 +9,9 @@ impl Bounds {
     /// # Errors
     /// When it is another one.
     pub fn keeps_in_caches(&self, request: &Request, response: &Response) -> Verdict {
+        if !self.judges_cache_control {
+            return Ok(());
+        }
         let live = request.parameter("live");
         let is_read = request.method == "GET" && matches!(response.status, 200 | 304);
         let expected = match live {

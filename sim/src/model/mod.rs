@@ -91,6 +91,9 @@ pub struct Bounds {
     pub page_stale_s: u64,
     /// How long caches may keep the content that a long-poll returns.
     pub long_poll_max_age_s: u64,
+    /// Whether the model judges the `Cache-Control` of answers. In a world with caches it leaves
+    /// that to them: a header that permits too much must show in what they serve.
+    pub judges_cache_control: bool,
 }
 
 impl Bounds {

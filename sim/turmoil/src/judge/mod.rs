@@ -108,6 +108,7 @@ impl Judge {
             page_max_age_s: limits.page_max_age_s,
             page_stale_s: limits.page_stale_s,
             long_poll_max_age_s: limits.long_poll_max_age_s,
+            judges_cache_control: true,
             whole_reads: settings.workload.whole_reads,
             slack_divisor: limits.touch_slack_divisor,
             skew_ms: 0,
