@@ -197,22 +197,24 @@ export class StreamObject extends DurableObject {
   /** @param {Request} request */
   async #fetch(request) {
     const { body } = request;
-    if (body === null) return this.#run((object) => object.fetch(headOf(request), EMPTY));
+    const head = headOf(request);
+    if (body === null) return this.#run((object) => object.fetch(head, EMPTY));
+    const isSmall = announcedBytes(request) <= LIMITS.wholeBytesMax;
     // If the body is incomplete, this throws, and nothing is stored.
-    if (announcedBytes(request) <= LIMITS.wholeBytesMax) {
+    if (isSmall && this.#run((object) => object.wantsBody(head))) {
       const whole = new Uint8Array(await request.arrayBuffer());
-      return this.#run((object) => object.fetch(headOf(request), whole));
+      return this.#run((object) => object.fetch(head, whole));
     }
-    const incoming = this.#run((object) => object.receive(headOf(request)));
+    const incoming = isSmall ? undefined : this.#run((object) => object.receive(head));
     if (incoming === undefined) {
-      const result = this.#run((object) => object.fetch(headOf(request), EMPTY));
+      const result = this.#run((object) => object.fetch(head, EMPTY));
       await drain(request);
       return result;
     }
     try {
       await receive(request, body, incoming);
       const isTaken = incoming.isWanted();
-      const result = this.#run((object) => object.fetchWithBody(headOf(request), incoming));
+      const result = this.#run((object) => object.fetchWithBody(head, incoming));
       if (!isTaken) await drain(request);
       return result;
     } finally {

@@ -92,6 +92,19 @@ impl StreamObject {
         }
     }
 
+    /// Returns whether a request needs its body. All others are answered by their head alone.
+    #[wasm_bindgen(js_name = wantsBody)]
+    #[must_use]
+    pub fn wants_body(&self, head: &str) -> bool {
+        let Ok(settings) = settings(&self.env) else {
+            return false;
+        };
+        Head::new(head).read(&settings, |head| {
+            let parsed = request::parse(head, &settings.limits);
+            matches!(parsed, Ok(Parsed::AwaitsBody(_)))
+        })
+    }
+
     /// Returns what receives the body of a request, if its head announces a request that needs one.
     #[must_use]
     pub fn receive(&self, head: &str) -> Option<Incoming> {

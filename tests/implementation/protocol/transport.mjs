@@ -81,6 +81,9 @@ const listed = (value) =>
     .map((name) => name.trim().toLowerCase())
     .filter(Boolean);
 
+// Every page names its origin when it appends. Only then does the answer have CORS headers.
+const page = { Origin: "https://a.example" };
+
 // One answer of every kind.
 const kinds = [
   ["PUT 201", 201, (base) => new Stream(base).put()],
@@ -91,33 +94,35 @@ const kinds = [
     async (base) => (await Stream.create(base)).put({ headers: { "Stream-TTL": "5" } }),
   ],
   ["PUT 400", 400, (base) => new Stream(base).put({ headers: { "Stream-TTL": "x" } })],
-  ["POST 204", 204, async (base) => (await Stream.create(base)).append("a")],
+  ["POST 204", 204, async (base) => (await Stream.create(base)).append("a", page)],
   [
     "POST 200",
     200,
     async (base) =>
       (await Stream.create(base)).append("a", {
+        ...page,
         "Producer-Id": "p",
         "Producer-Epoch": "0",
         "Producer-Seq": "0",
       }),
   ],
-  ["POST 400", 400, async (base) => (await Stream.create(base)).append("")],
+  ["POST 400", 400, async (base) => (await Stream.create(base)).append("", page)],
   [
     "POST 403",
     403,
     async (base) => {
       const stream = await Stream.create(base);
-      await stream.append("a", { "Producer-Id": "p", "Producer-Epoch": "1", "Producer-Seq": "0" });
-      return stream.append("a", { "Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": "0" });
+      const stamp = { ...page, "Producer-Id": "p", "Producer-Epoch": "1", "Producer-Seq": "0" };
+      await stream.append("a", stamp);
+      return stream.append("a", { ...stamp, "Producer-Epoch": "0" });
     },
   ],
-  ["POST 404", 404, (base) => new Stream(base).append("a")],
+  ["POST 404", 404, (base) => new Stream(base).append("a", page)],
   [
     "POST 409",
     409,
     async (base) =>
-      (await Stream.create(base, { headers: { "Stream-Closed": "true" } })).append("a"),
+      (await Stream.create(base, { headers: { "Stream-Closed": "true" } })).append("a", page),
   ],
   ["GET 200", 200, async (base) => (await Stream.create(base, { body: "a" })).get()],
   ["GET 200 at the tail", 200, async (base) => (await Stream.create(base)).get()],
