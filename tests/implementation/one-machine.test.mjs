@@ -332,7 +332,7 @@ describe.runIf(shell === "server")("commits", () => {
     reader.close();
   });
 
-  test("after a failed commit nothing of it is told, and the shard opens again", async () => {
+  test("a failed commit is not acknowledged, and the shard opens again", async () => {
     const server = await serve({ SHARDS: 1 });
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const other = await Stream.create(server.url, { contentType: "application/json" });

@@ -1,5 +1,5 @@
 // Rows of earlier code are upgraded by the first request, and those of later code are answered 503
-// and left alone. For the other shell, `shells/server/tests/schema.rs` does the same.
+// and left alone. For the other shell, `shells/server/tests/reshard.rs` tests the import.
 
 import { readFile } from "node:fs/promises";
 import path from "node:path";

@@ -156,7 +156,7 @@ async function appendsAtRate() {
     );
     const ms = performance.now() - begun;
     if (appends === 0) throw new Error("the load is too small to be counted");
-    if (ms > seconds * 1_500) throw new Error("so many appends do not fit into the time");
+    if (ms > seconds * 1_500) throw new Error("the server cannot keep up with this many appends");
     const after = await stream.statistics();
     if (after.instance !== before.instance) throw new Error("the object was restarted");
     for (const { connection } of writers) connection.close();

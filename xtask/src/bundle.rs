@@ -145,7 +145,7 @@ fn assemble(project: &Project, variant: &Variant) -> Result<()> {
         .arg(project.path("shells/worker/js/entry.mjs"))
         .arg(&variant.generated)
         .arg(fresh.join(MODULE)))?;
-    // worker-build keeps the names of the functions, which are a tenth of the bundle. A panic names
+    // worker-build keeps the names of the functions, which make the bundle larger. A panic names
     // its file and line without them.
     run(project
         .command(project.npm_program("wasm-opt"))

@@ -174,7 +174,7 @@ enum Command {
     Mutation {
         /// Only the mutants whose place or change contains one of these, such as wire/cache.rs
         filters: Vec<String>,
-        /// Only so many of them, drawn at random
+        /// How many of them to try, drawn at random; without it, all
         #[arg(long)]
         sample: Option<usize>,
         /// The number that the sample is drawn with; without it, one that the git commit gives

@@ -26,9 +26,9 @@ const MEMBERS: &[&str] = &["fuzz", "machine", "shells/sqlite", "sim"];
 const MARK: &str = " /* ~ changed by cargo-mutants ~ */";
 /// The storages and the seeds of the simulator.
 const SIMULATIONS: [(&str, &str); 2] = [("map", "0..2000"), ("sqlite", "0..400")];
-/// A program may take so many times as long as on the machine without a change.
+/// The time limit of a program, as a multiple of its time on the machine without a change.
 const SLOWER_MAX: u32 = 4;
-/// A program may take at least this long.
+/// The least time limit of a program.
 const TIME_MIN: Duration = Duration::from_secs(20);
 /// The memory of a program, because a mutant may allocate for ever.
 const MEMORY_KIB_MAX: u64 = 8 << 20;
@@ -37,7 +37,7 @@ const MEMORY_KIB_MAX: u64 = 8 << 20;
 pub(crate) struct Selection {
     /// Only those whose name contains one of these, if there are any.
     pub(crate) filters: Vec<String>,
-    /// Only so many of them.
+    /// How many of them to try, drawn at random. `None` means all.
     pub(crate) sample: Option<usize>,
     /// The number that the sample is drawn with.
     pub(crate) seed: u64,

@@ -170,7 +170,7 @@ fn cargo_tool(
         .args([
             "install",
             package,
-            // Half of the time, and the programs run for a second.
+            // The programs run for a second, so that it is not worth the time to optimize them.
             "--debug",
             "--version",
             version,

@@ -119,7 +119,7 @@ impl Shard {
     /// Reads which shard a file is.
     ///
     /// # Errors
-    /// When it is none, or cannot be read.
+    /// When the file is not a shard, or cannot be read.
     pub fn identity(path: &Path) -> Result<Identity, OpenError> {
         // The last connection that is closed empties the log.
         wal::check(path)?;
