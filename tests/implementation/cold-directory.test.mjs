@@ -97,7 +97,7 @@ describe.runIf(shell === "server")("the directory", () => {
     expect(await metric(server, "cold_put_failures_total")).toBe(0);
   });
 
-  // The messages begin here (`machine/src/segment.rs`).
+  // The messages begin here (`machine/src/segment/mod.rs`).
   const bodyOf = (bytes) => 28 + bytes.readUInt32LE(24) + 4;
   const damages = {
     "a changed byte": async (tier, key) => {
