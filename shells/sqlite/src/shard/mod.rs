@@ -94,7 +94,7 @@ impl Shard {
     /// When it is another file, a durable part of its log is damaged, or it cannot be read, written
     /// or synced.
     pub fn open(path: &Path, identity: &Identity, cache_kib: u32) -> Result<Self, OpenError> {
-        wal::check(path)?;
+        wal::settle(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         configure(&connection, cache_kib)?;
@@ -122,7 +122,7 @@ impl Shard {
     /// When the file is not a shard, or cannot be read.
     pub fn identity(path: &Path) -> Result<Identity, OpenError> {
         // The last connection that is closed empties the log.
-        wal::check(path)?;
+        wal::settle(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         sync_fully(&connection)?;

@@ -1,5 +1,5 @@
 //! Looks at the log of a database before SQLite does (the format is that of
-//! <https://sqlite.org/fileformat2.html#walformat>).
+//! <https://sqlite.org/fileformat2.html#walformat>), and makes what it shows durable.
 //!
 //! SQLite reads a log up to the first frame whose checksum does not match, and drops all frames
 //! after it without a word. That is right for the end of the log: a power cut leaves a part of the
@@ -9,15 +9,22 @@
 //!
 //! What this cannot tell from a power cut: damage to the last commit, or to the frame that ends the
 //! last but one.
+//!
+//! After a sync has failed, the system shows a log that is not the one on the disk. SQLite would move
+//! all of it into the file. A power cut before the empty log is on the disk brings the log back as
+//! far as it was written. SQLite then puts its older pages over the newer ones of the file. So the
+//! log is written once more before SQLite opens it.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
 
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
+/// How much of the log is written again at once.
+const PART_BYTES: usize = 1 << 20;
 /// The first word of a log. In the other byte order of checksums its last bit is set.
 const MAGIC: u32 = 0x377f_0682;
 
@@ -56,25 +63,46 @@ fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(word.expect("headers have a fixed length"))
 }
 
-/// Checks the log of the database at `path`, if there is one.
+/// Checks the log of the database at `path`, if there is one, and makes it durable as it is shown.
+/// Nobody else writes to it.
 ///
 /// # Errors
-/// When a part of it that was durable has changed. Nothing is written.
-pub(super) fn check(path: &Path) -> Result<(), OpenError> {
+/// When a part of it that was durable has changed; nothing is written then. Or when it may not be
+/// durable.
+pub(super) fn settle(path: &Path) -> Result<(), OpenError> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let log = PathBuf::from(log);
-    let damaged = damaged_frame(path, &log);
-    match damaged {
-        Ok(None) => Ok(()),
+    let failed = |error: io::Error| OpenError::NotThis(format!("{}: {error}", log.display()));
+    match damaged_frame(path, &log) {
+        Ok(None) => write_again(&log).map_err(failed),
         Ok(Some(frame)) => Err(OpenError::NotThis(format!(
             "its log {} is damaged at frame {frame}, and later commits follow; \
              restore it from a backup",
             log.display()
         ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(OpenError::NotThis(format!("{}: {error}", log.display()))),
+        Err(error) => Err(failed(error)),
     }
+}
+
+/// Writes each part of a file to its own place, and syncs the file. A sync alone would skip what
+/// the system takes for written.
+fn write_again(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut part = vec![0; PART_BYTES];
+    let mut at = 0;
+    loop {
+        file.seek(SeekFrom::Start(at))?;
+        let length = file.read(&mut part)?;
+        if length == 0 {
+            break;
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&part[..length])?;
+        at += length as u64;
+    }
+    file.sync_all()
 }
 
 /// Returns the number of the first frame that does not match although two commits end at it or
