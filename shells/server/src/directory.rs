@@ -205,6 +205,9 @@ impl Storage for Directory {
         let path = file(&self.shards, shard);
         let opened = Shard::open(&path, &self.identity(shard), self.cache_kib);
         let opened = opened.map_err(|error| in_file(&self.shards, shard, &error))?;
+        // SQLite made the log's file if there was none. It syncs the log's entry with the first
+        // commit, but takes that commit for durable even if this sync fails.
+        sync_directory(&self.shards)?;
         Ok(Box::new(opened))
     }
 
