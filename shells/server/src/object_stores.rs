@@ -88,6 +88,28 @@ impl Directory {
         let root = Arc::clone(&self.root);
         self.threads.block(move || is_there(&root)).await
     }
+
+    /// Makes the directory of an object durable, with the entries that lead to it.
+    /// [`LocalFileSystem`] syncs only what it makes itself. An earlier attempt may have made a
+    /// directory and failed to sync it.
+    async fn make_room(&self, location: &Path) -> Result<()> {
+        self.is_there().await?;
+        let (root, path) = (
+            Arc::clone(&self.root),
+            self.files.path_to_filesystem(location)?,
+        );
+        let make = move || {
+            let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+            let above = path.ancestors().skip(2);
+            let made = made.and_then(|()| {
+                above
+                    .take_while(|directory| directory.starts_with(&*root))
+                    .try_for_each(sync_directory)
+            });
+            made.map_err(|error| failed(&path, error))
+        };
+        self.threads.block(make).await
+    }
 }
 
 /// Checks more than that the path exists, because it may not be a directory.
@@ -158,7 +180,7 @@ impl ObjectStore for Directory {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        self.is_there().await?;
+        self.make_room(location).await?;
         let (files, location) = (self.files.clone(), location.clone());
         self.threads
             .act(async move { files.put_opts(&location, payload, options).await })
@@ -170,7 +192,7 @@ impl ObjectStore for Directory {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.is_there().await?;
+        self.make_room(location).await?;
         self.files.put_multipart_opts(location, options).await
     }
 
