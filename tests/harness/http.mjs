@@ -27,11 +27,13 @@ export class Answer {
    * @param {number} status
    * @param {Record<string, any>} headers
    * @param {Buffer} body
+   * @param {number} [port] the port of this end of the connection
    */
-  constructor(status, headers, body) {
+  constructor(status, headers, body, port) {
     this.status = status;
     this.headers = headers;
     this.body = body;
+    this.port = port;
   }
   get text() {
     return this.body.toString("utf8");
@@ -106,12 +108,13 @@ export function request(
     outgoing.on("error", fail);
     outgoing.on("response", (incoming) => {
       const parts = [];
+      const port = incoming.socket.localPort;
       incoming.on("data", (part) => parts.push(part));
       incoming.on("error", fail);
       incoming.on("end", () => {
         clearTimeout(timer);
         if (announced !== undefined) outgoing.destroy();
-        resolve(new Answer(incoming.statusCode, incoming.headers, Buffer.concat(parts)));
+        resolve(new Answer(incoming.statusCode, incoming.headers, Buffer.concat(parts), port));
       });
     });
     if (announced !== undefined) {

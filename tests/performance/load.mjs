@@ -1,18 +1,13 @@
 // A load generator that needs little processor time: it uses raw sockets, builds requests once, and
 // hardly parses answers.
 
-import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import net from "node:net";
-import path from "node:path";
-import { repositoryRoot } from "../harness/server.mjs";
+import { preloaded } from "../harness/preload.mjs";
 
 /** Makes each sync of a file take so much longer in all servers that are started from now on. */
 export function slowSyncs(ms) {
-  const library = path.join(repositoryRoot, "target/slow-sync.so");
-  const source = path.join(repositoryRoot, "tests/performance/slow-sync.c");
-  execFileSync("cc", ["-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"]);
-  process.env.LD_PRELOAD = library;
+  process.env.LD_PRELOAD = preloaded("tests/performance/slow-sync.c");
   process.env.SLOW_SYNC_MS = String(ms);
 }
 

@@ -92,6 +92,25 @@ enum Command {
         /// Run only the test files whose path contains one of these
         files: Vec<String>,
     },
+    /// Record the server's writes and syncs, and start it on what power cuts can leave of them
+    PowerCuts {
+        /// How many images of the disk to make; half of them are of servers with failing syncs
+        #[arg(long, default_value_t = 500)]
+        images: u32,
+        /// The number that faults and images are drawn with
+        #[arg(long, default_value_t = 1)]
+        seed: u32,
+    },
+    /// Kill a shell under load, and check after each kill that nothing is lost or doubled
+    Kills {
+        /// The shell to test
+        #[arg(long, default_value = "worker")]
+        shell: suite::Shell,
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
+        #[arg(long, default_value_t = 32)]
+        writers: u32,
+    },
     /// Run published clients, which are installed for it, against a shell
     Clients {
         /// The shell to test
@@ -231,6 +250,12 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         Command::Implementation { shell, url, files } => {
             suite::implementation(project, shell, non_empty(url), &files)
         }
+        Command::PowerCuts { images, seed } => suite::power_cuts(project, images, seed),
+        Command::Kills {
+            shell,
+            kills,
+            writers,
+        } => suite::kills(project, shell, kills, writers),
         Command::Clients { shell, upstream } => {
             clients::clients(project, shell, upstream.as_deref())
         }

@@ -91,6 +91,27 @@ pub(crate) fn implementation(
     suite.run()
 }
 
+/// Starts the server on what power cuts can leave on its disk.
+pub(crate) fn power_cuts(project: &Project, images: u32, seed: u32) -> Result<ExitCode> {
+    let mut suite = Suite::new(project, "implementation", Shell::Server)?;
+    Shell::Server.build(project, Some(Feature::TestRoutes))?;
+    suite.environment("POWER_CUT_IMAGES", &images.to_string());
+    suite.environment("POWER_CUT_SEED", &seed.to_string());
+    suite.argument("power-cut");
+    suite.run()
+}
+
+/// Kills a shell under load, again and again.
+pub(crate) fn kills(project: &Project, shell: Shell, kills: u32, writers: u32) -> Result<ExitCode> {
+    let mut suite = Suite::new(project, "implementation", shell)?;
+    shell.build(project, Some(Feature::TestRoutes))?;
+    suite.environment("DURABILITY_KILLS", &kills.to_string());
+    suite.environment("DURABILITY_WRITERS", &writers.to_string());
+    suite.argument("durability");
+    suite.argument("--testNamePattern=kills under load");
+    suite.run()
+}
+
 /// Compares the results of tiny programs on a real object with everything that a simulated one can
 /// show.
 pub(crate) fn fidelity(project: &Project) -> Result<ExitCode> {
