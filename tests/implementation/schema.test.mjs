@@ -1,5 +1,6 @@
 // Rows of earlier code are upgraded by the first request, and those of later code are answered 503
-// and left alone. For the other shell, `shells/server/tests/reshard.rs` tests the import.
+// and left alone. For the other shell, `shells/server/tests/schema.rs` tests the same, and
+// `shells/server/tests/reshard.rs` the import.
 
 import { readFile } from "node:fs/promises";
 import path from "node:path";

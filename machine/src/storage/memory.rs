@@ -22,6 +22,7 @@ pub struct MemoryRows {
     /// Segments and producers, once there are tables for them.
     sealed: Option<Sealed>,
     outbox: Option<BTreeMap<(Queue, u64), Task>>,
+    is_older: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,11 @@ impl MemoryRows {
     #[must_use]
     pub fn is_freed(&self) -> bool {
         !self.has_tables && self.head.is_none() && self.hot.is_empty() && self.sealed.is_none()
+    }
+
+    /// Makes the rows count as those of earlier code, until they are upgraded.
+    pub fn age(&mut self) {
+        self.is_older = !self.is_empty();
     }
 
     /// Returns the sealed segments, in order.
@@ -143,6 +149,9 @@ impl MemoryRows {
     /// When it contradicts the stored rows, with the reason. A part of it may have been
     /// carried out.
     pub fn apply(&mut self, write: &Write) -> Result<(), String> {
+        if self.is_older != matches!(write, Write::Upgrade { .. }) {
+            return Err("only older rows are upgraded, and before anything else".to_owned());
+        }
         match write {
             Write::CreateStreamTable => {
                 if !self.is_freed() {
@@ -234,7 +243,10 @@ impl MemoryRows {
                 Some(outbox) => Err(format!("{} tasks are dropped", outbox.len())),
                 None => Err("there is no table of tasks".to_owned()),
             },
-            Write::Upgrade { .. } => Err("the rows are in the present layout".to_owned()),
+            Write::Upgrade { .. } => {
+                self.is_older = false;
+                Ok(())
+            }
             Write::DropTables => {
                 if !self.has_tables || !self.hot.is_empty() {
                     return Err("there are no tables to drop, or hot ones are left".to_owned());
@@ -322,9 +334,13 @@ fn free(is_free: bool, what: &str) -> Result<(), String> {
 impl Storage for MemoryRows {
     fn layout(&self) -> Result<Layout, StorageError> {
         let newest_hot = self.hot.keys().next_back().map(|table| table.segment());
+        let present = Layout::present(self.has_tables, self.outbox.is_some());
+        let age = u64::from(self.is_older);
         Ok(Layout {
+            stream: present.stream.map(|schema| schema - age),
+            outbox: present.outbox.map(|schema| schema - age),
             newest_hot,
-            ..Layout::present(self.has_tables, self.outbox.is_some())
+            ..present
         })
     }
 

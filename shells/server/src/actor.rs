@@ -12,7 +12,7 @@ use std::sync::Arc;
 use machine::rows::Incarnation;
 use machine::{
     AlarmChange, Answer, Body, BodyWriter, CallId, Context, Effect, Input, StorageError, Stream,
-    Subscriber, Turn,
+    Subscriber, Turn, Write,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -51,8 +51,17 @@ pub(crate) struct Job {
     pub(crate) reply_to: Option<oneshot::Sender<Reply>>,
     /// The memory that its body is counted in.
     pub(crate) held: Option<Reservation>,
-    /// The turn of a job that was expected to read only, and has something to write.
-    pub(crate) prepared: Option<Turn>,
+    /// What a run without the writer has found that only the writer can do.
+    pub(crate) unwritten: Option<Unwritten>,
+}
+
+/// What a job that was expected to read only has to write.
+#[derive(Debug)]
+pub(crate) enum Unwritten {
+    /// The upgrade of older rows. The job itself has not run.
+    Upgrade,
+    /// The writes of its turn.
+    Turn(Turn),
 }
 
 #[derive(Debug)]
@@ -118,7 +127,7 @@ impl Job {
     /// Returns whether the job can run without the writer.
     pub(crate) const fn only_reads(&self) -> bool {
         if let JobKind::Input(input) = &self.kind {
-            return input.only_reads() && self.prepared.is_none();
+            return input.only_reads() && self.unwritten.is_none();
         }
         matches!(self.kind, JobKind::Encode(_))
     }
@@ -264,8 +273,8 @@ impl ActorState {
         reader: &dyn Reader,
         waiting: &[(Job, Effects)],
     ) -> Result<Turn, TurnError> {
-        if let Some(prepared) = job.prepared.take() {
-            return Ok(prepared);
+        if let Some(Unwritten::Turn(turn)) = job.unwritten.take() {
+            return Ok(turn);
         }
         let Some(input) = job.kind.input() else {
             return Ok(Turn::default());
@@ -273,6 +282,23 @@ impl ActorState {
         let rows = reader.stream(&actor.name)?;
         let turn = self.step_on(streams, actor, input, &*rows, waiting);
         turn.map_err(|error| rows.damage().map_or(error, TurnError::Damaged))
+    }
+
+    /// Returns what the turn of a job has to write before it wakes an instance, if older code wrote
+    /// the rows.
+    pub(crate) fn upgrade(
+        &self,
+        streams: &Streams,
+        actor: &StreamActor,
+        job: &Job,
+        reader: &dyn Reader,
+    ) -> Result<Option<Write>, TurnError> {
+        let is_waking = self.stream.is_none() && job.kind.input().is_some();
+        if !is_waking {
+            return Ok(None);
+        }
+        let rows = reader.stream(&actor.name)?;
+        Ok(Stream::upgrade(streams.platform.now(), &*rows)?)
     }
 
     fn step_on(
@@ -419,9 +445,13 @@ impl Streams {
                 continue;
             }
             let done = catch_unwind(AssertUnwindSafe(|| {
+                if state.upgrade(self, actor, &job, reader)?.is_some() {
+                    job.unwritten = Some(Unwritten::Upgrade);
+                    return Ok(None);
+                }
                 let turn = state.step(self, actor, &mut job, reader, &[])?;
                 if !turn.writes.is_empty() || turn.alarm != AlarmChange::Keep {
-                    job.prepared = Some(turn);
+                    job.unwritten = Some(Unwritten::Turn(turn));
                     return Ok(None);
                 }
                 state.prepare(actor, turn, reader, &mut bytes).map(Some)

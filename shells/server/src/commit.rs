@@ -10,7 +10,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use machine::{AlarmChange, BodyWriter, Broadcast, CallId, Effect, Turn};
+use machine::{AlarmChange, BodyWriter, Broadcast, CallId, Effect, Turn, Write};
 
 use crate::actor::{ActorState, Answered, Job, JobKind, Reply, StreamActor, TurnError};
 use crate::cold::EffectJob;
@@ -170,6 +170,9 @@ impl Streams {
             test.perform(state, &*self.platform, rows.as_deref());
         }
         let done = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(upgrade) = state.upgrade(self, actor, &job, batch.writer)? {
+                batch.write(&actor.name, &[upgrade], AlarmChange::Keep)?;
+            }
             let turn = state.step(self, actor, &mut job, batch.writer, waiting)?;
             batch.carry_out(state, actor, &job, turn)
         }));
@@ -215,8 +218,21 @@ impl Batch<'_> {
         self.waiting.iter().map(|(_, turns)| turns.len()).sum()
     }
 
-    /// Writes a turn into the open transaction. The first write opens it. Returns the turn's
-    /// effects, and whether it has written.
+    /// Writes a part of a turn into the open transaction. The first write opens it.
+    fn write(&mut self, name: &str, writes: &[Write], alarm: AlarmChange) -> io::Result<()> {
+        if !self.in_transaction {
+            self.writer.begin()?;
+            self.in_transaction = true;
+        }
+        if !self.in_turn {
+            self.writer.begin_turn()?;
+            self.in_turn = true;
+        }
+        self.writer.apply(name, writes, alarm)
+    }
+
+    /// Writes a turn into the open transaction. Returns the turn's effects, and whether it has
+    /// written, also before it woke an instance.
     fn carry_out(
         &mut self,
         state: &mut ActorState,
@@ -230,15 +246,8 @@ impl Batch<'_> {
         } else {
             turn.alarm
         };
-        let writes = !turn.writes.is_empty() || alarm != AlarmChange::Keep;
-        if writes {
-            if !self.in_transaction {
-                self.writer.begin()?;
-                self.in_transaction = true;
-            }
-            self.writer.begin_turn()?;
-            self.in_turn = true;
-            self.writer.apply(&actor.name, &turn.writes, alarm)?;
+        if !turn.writes.is_empty() || alarm != AlarmChange::Keep {
+            self.write(&actor.name, &turn.writes, alarm)?;
         }
         #[cfg(feature = "test-routes")]
         assert!(
@@ -249,20 +258,21 @@ impl Batch<'_> {
         if let JobKind::Commit(_, test) = &job.kind {
             self.test = Some(*test);
         }
-        let changes_tables = turn.writes.iter().any(machine::Write::changes_tables);
+        let changes_tables = turn.writes.iter().any(Write::changes_tables);
         let effects = state.prepare(actor, turn, self.writer, &mut self.bytes)?;
         let mut has_rows = state.has_rows;
         if changes_tables {
             has_rows = !self.writer.stream(&actor.name)?.layout()?.is_empty();
         }
         // Nothing fails after this, because the turn could not be taken back any more.
-        if writes {
+        let has_written = self.in_turn;
+        if has_written {
             self.writer.keep_turn()?;
             self.in_turn = false;
             self.sets_alarm |= matches!(alarm, AlarmChange::Set(_));
         }
         state.has_rows = has_rows;
-        Ok((effects, writes))
+        Ok((effects, has_written))
     }
 
     /// Takes back what a failed turn has written.

@@ -57,7 +57,7 @@ pub fn reshard(data: &Path, count: usize, now: Millis) -> io::Result<Resharded> 
     }
     let made = Target::make(&new, count).and_then(|mut target| {
         if is_sharded {
-            target.copy_shards(&shards)?;
+            target.copy_shards(&shards, now)?;
         } else {
             target.import(data, now)?;
         }
@@ -108,7 +108,7 @@ impl Target {
         &self.shards[shard_of(name, self.shards.len())]
     }
 
-    fn copy_shards(&mut self, shards: &Path) -> io::Result<()> {
+    fn copy_shards(&mut self, shards: &Path, now: Millis) -> io::Result<()> {
         let first = directory::file(shards, 0);
         let identity = Shard::identity(&first).map_err(|error| in_file(&first, &error))?;
         for number in 0..identity.count {
@@ -121,7 +121,10 @@ impl Target {
             let failed = |error: OpenError| in_file(&path, &error);
             let from = Shard::open(&path, &identity, CACHE_KIB).map_err(failed)?;
             for name in from.names().map_err(failed)? {
-                let copied = self.shard(&name).copy_from(&from, &name).map_err(failed)?;
+                let copied = self
+                    .shard(&name)
+                    .copy_from(&from, &name, now)
+                    .map_err(failed)?;
                 self.done.streams += 1;
                 self.done.damaged += copied.damaged;
             }

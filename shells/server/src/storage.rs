@@ -77,7 +77,8 @@ pub trait Writer: Reader {
     /// When it cannot begin.
     fn begin_turn(&mut self) -> io::Result<()>;
 
-    /// Carries out the writes of the turn, which are all of one stream.
+    /// Carries out writes of the turn, which are all of one stream. A turn that upgrades older rows
+    /// does so before its other writes.
     ///
     /// # Errors
     /// When the storage refuses a part of them. The caller takes the turn back then.

@@ -122,7 +122,7 @@ impl Streams {
             kind: JobKind::Input(Input::Continue { id, rest }),
             reply_to: Some(reply_to),
             held: None,
-            prepared: None,
+            unwritten: None,
         };
         drop(self.send(name, job, usize::MAX));
         reply
@@ -182,7 +182,7 @@ impl Streams {
             kind,
             reply_to: None,
             held: None,
-            prepared: None,
+            unwritten: None,
         };
         drop(self.send(name, job, usize::MAX));
     }
@@ -199,7 +199,7 @@ impl Streams {
             kind,
             reply_to: Some(reply_to),
             held,
-            prepared: None,
+            unwritten: None,
         };
         self.send(name, job, self.bounds.queue_max).map(|()| reply)
     }

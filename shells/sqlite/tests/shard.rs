@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use bytes::Bytes;
+use machine::outbox::{Garbage, Task, TaskKind};
 use machine::rows::{
-    AppendEnd, Expiry, HotRow, HotTable, Incarnation, ProducerStamp, RowKey, StreamRow, Unannounced,
+    AppendEnd, Expiry, HotRow, HotTable, Incarnation, Layout, OUTBOX_SCHEMA, ProducerStamp, RowKey,
+    SCHEMA, StreamRow, Unannounced,
 };
-use machine::{AlarmChange, Frames, Millis, Span, Storage as _, Write};
+use machine::{AlarmChange, Frames, Limits, Millis, Span, Storage as _, Stream, Write};
 use rusqlite::Connection;
 use sqlite::{Identity, Shard};
 
@@ -302,4 +304,116 @@ fn a_damaged_log_is_dropped_only_where_a_power_cut_can_leave_it() {
     assert_eq!(opened(None, log.len() - 1), Ok(2));
     assert_eq!(opened(None, LOG_HEADER + 2 * FRAME), Ok(2));
     assert_eq!(opened(None, LOG_HEADER - 1), Ok(0));
+}
+
+/// A shard with the streams `a` and `b`, which have a task each.
+fn with_tasks(directory: &tempfile::TempDir) -> Shard {
+    let shard = shard(directory);
+    shard.begin().unwrap();
+    for name in ["a", "b"] {
+        let task = Task {
+            id: 1,
+            due_at: Millis(9),
+            failures: 0,
+            what: TaskKind::Collect(Garbage {
+                prefix: format!("{name}/"),
+                segments: 0..=0,
+                attempts: 1..=1,
+            }),
+        };
+        let writes = [Write::CreateOutbox, Write::InsertTask(task)];
+        turn(&shard, name, &writes, AlarmChange::Keep);
+    }
+    shard.commit().unwrap();
+    shard
+}
+
+/// Sets the schema numbers of the stream `a`.
+fn set_schema(directory: &tempfile::TempDir, table: &str, schema: u64) {
+    let connection = Connection::open(directory.path().join("0.sqlite")).unwrap();
+    let of = "(SELECT id FROM streams WHERE name = 'a')";
+    let set = format!("UPDATE {table} SET schema = {schema} WHERE stream = {of}");
+    assert_eq!(connection.execute(&set, []).unwrap(), 1);
+}
+
+fn wake(shard: &Shard, name: &str) -> Result<Stream, machine::StorageError> {
+    let rows = shard.stream(name).unwrap();
+    Stream::wake(Millis(9), &rows, &Limits::DEFAULT, 1)
+}
+
+#[test]
+fn older_rows_of_a_stream_are_upgraded_and_keep_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = with_tasks(&directory);
+    let present = Layout {
+        newest_hot: Some(0),
+        ..Layout::present(true, true)
+    };
+    let before = all(&shard, "a");
+    for (stream, outbox) in [
+        (SCHEMA - 1, OUTBOX_SCHEMA),
+        (SCHEMA, OUTBOX_SCHEMA - 1),
+        (0, 0),
+    ] {
+        set_schema(&directory, "heads", stream);
+        set_schema(&directory, "outbox", outbox);
+        let layout = Layout {
+            stream: Some(stream),
+            outbox: Some(outbox),
+            ..present.clone()
+        };
+        assert_eq!(shard.stream("a").unwrap().layout().unwrap(), layout);
+        assert_eq!(shard.stream("b").unwrap().layout().unwrap(), present);
+        assert!(wake(&shard, "a").is_err() && wake(&shard, "b").is_ok());
+        let upgrade = Stream::upgrade(Millis(9), &shard.stream("a").unwrap());
+        let upgrade = upgrade.unwrap().unwrap();
+        shard.begin().unwrap();
+        turn(&shard, "a", &[upgrade], AlarmChange::Keep);
+        shard.commit().unwrap();
+        assert_eq!(shard.stream("a").unwrap().layout().unwrap(), present);
+        assert_eq!(all(&shard, "a"), before);
+        assert!(wake(&shard, "a").is_ok());
+    }
+}
+
+/// Returns the row, the tasks and the content of a stream, as text.
+fn all(shard: &Shard, name: &str) -> String {
+    let rows = shard.stream(name).unwrap();
+    let tasks = rows.tasks(&machine::outbox::Queue::first(), 0, 9).unwrap();
+    let head = rows.head().unwrap();
+    format!("{head:?} {tasks:?} {:?}", frames(shard, name).unwrap())
+}
+
+#[test]
+fn newer_rows_of_a_stream_are_not_read() {
+    for table in ["heads", "outbox"] {
+        let directory = tempfile::tempdir().unwrap();
+        let shard = with_tasks(&directory);
+        set_schema(&directory, table, 7);
+        let rows = shard.stream("a").unwrap();
+        let error = Stream::upgrade(Millis(9), &rows).unwrap_err();
+        assert!(error.0.contains("schema 7 is newer than"), "{error}");
+        assert!(wake(&shard, "a").is_err() && wake(&shard, "b").is_ok());
+    }
+}
+
+#[test]
+fn copies_have_the_present_schema_and_leave_older_rows_as_they_are() {
+    let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let from = with_tasks(&directory);
+    let to = Shard::create(&other.path().join("0.sqlite"), &identity(), 256).unwrap();
+    set_schema(&directory, "heads", 0);
+    to.copy_from(&from, "a", Millis(9)).unwrap();
+    let layout = to.stream("a").unwrap().layout().unwrap();
+    assert_eq!(
+        (layout.stream, layout.outbox),
+        (Some(SCHEMA), Some(OUTBOX_SCHEMA))
+    );
+    assert_eq!(from.stream("a").unwrap().layout().unwrap().stream, Some(0));
+    set_schema(&directory, "heads", 7);
+    let error = to.copy_from(&from, "a", Millis(9)).unwrap_err().to_string();
+    assert!(
+        error.contains("the stream \"a\": its schema 7 is newer"),
+        "{error}"
+    );
 }

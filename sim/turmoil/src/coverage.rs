@@ -17,6 +17,7 @@ sim::named! {
         StreamsShareCommit: "commit of several streams",
         GroupFailed: "turn failed with others waiting for the commit",
         PutToSleep: "stream woken again by the same server",
+        Upgraded: "rows of an earlier release, upgraded",
         RequestCut: "request cut before its end, without an effect",
         ResponseCut: "response cut before its end",
         SlowBody: "body in pieces",

@@ -165,6 +165,10 @@ async fn serve(shared: Shared) -> turmoil::Result {
         };
         let boot = inner.boot;
         inner.note("server", || format!("begins for the {boot}. time"));
+        if inner.choices.fourth().upto(3) == 3 {
+            inner.note("server", || "finds rows of an earlier release".to_owned());
+            inner.age();
+        }
         (
             boot,
             Arc::clone(&inner.end),

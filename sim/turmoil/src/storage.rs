@@ -169,6 +169,13 @@ impl Inner {
         }
     }
 
+    /// Makes all rows count as those of an earlier release.
+    pub(crate) fn age(&mut self) {
+        for rows in self.disks.values_mut() {
+            Arc::make_mut(rows).age();
+        }
+    }
+
     /// Returns the present state of a stream.
     fn disk(&self, name: &str) -> Disk {
         Disk {
@@ -389,7 +396,7 @@ impl Writer for Connection {
         let (mut disk, mut turns) = was
             .clone()
             .unwrap_or_else(|| (shared.disk(name), Vec::new()));
-        self.before = Some((name.to_owned(), was));
+        self.before.get_or_insert((name.to_owned(), was));
         let mut store = Store::new(Kind::Map);
         store.restore(&disk.rows).expect("maps can be restored");
         let was_closed = store.rows.head().is_some_and(|head| head.closed.is_some());
@@ -400,6 +407,14 @@ impl Writer for Connection {
                 reason.clone(),
             );
             return Err(io::Error::other(reason));
+        }
+        if matches!(writes, [Write::Upgrade { .. }]) {
+            // The turn goes on.
+            shared.cover(Situation::Upgraded);
+            shared.note("storage", || format!("{name}: older rows are upgraded"));
+            disk.rows = Arc::new(store.rows);
+            self.open.insert(name.to_owned(), (disk, turns));
+            return Ok(());
         }
         let written = written(&store, writes, was_closed);
         shared.note("storage", || {

@@ -55,11 +55,29 @@ impl Shard {
         names(&self.statements, NAMES).map_err(damaged)
     }
 
-    /// Copies a stream of another shard into this one, in a transaction of its own.
+    /// Copies a stream of another shard into this one, in a transaction of its own. The other shard
+    /// stays as it is.
     ///
     /// # Errors
     /// When it cannot be read or written.
-    pub fn copy_from(&self, from: &Self, name: &str) -> Result<Copied, OpenError> {
+    pub fn copy_from(&self, from: &Self, name: &str, now: Millis) -> Result<Copied, OpenError> {
+        let upgrade = Stream::upgrade(now, &from.stream(name).map_err(damaged)?);
+        let upgrade = upgrade
+            .map_err(|error| OpenError::NotThis(format!("the stream {name:?}: {}", error.0)))?;
+        let Some(upgrade) = upgrade else {
+            return self.copy_present(from, name);
+        };
+        // Older rows are upgraded in a transaction that is rolled back.
+        from.begin()?;
+        let upgraded = from.apply(name, &[upgrade], AlarmChange::Keep);
+        let copied = upgraded
+            .map_err(OpenError::from)
+            .and_then(|()| self.copy_present(from, name));
+        from.statements.execute("ROLLBACK", &[])?;
+        copied
+    }
+
+    fn copy_present(&self, from: &Self, name: &str) -> Result<Copied, OpenError> {
         let rows = from.stream(name).map_err(damaged)?;
         let Some((id, _)) = rows.known else {
             return Ok(Copied::default());

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use checksum::Place;
 pub use copy::Copied;
-use machine::rows::{HotRow, HotTable};
+use machine::rows::{HotRow, HotTable, OUTBOX_SCHEMA, SCHEMA};
 use machine::sql::{self as machine_sql, Columns, Value};
 use machine::{AlarmChange, Millis, StorageError, Write};
 pub use rows::StreamRows;
@@ -152,8 +152,13 @@ impl Shard {
             .map_err(not_this)?
             .ok_or_else(|| OpenError::NotThis("it is not the file of a shard".to_owned()))?;
         if format != sql::FORMAT {
+            let relation = if format > sql::FORMAT {
+                "newer"
+            } else {
+                "older"
+            };
             return Err(OpenError::NotThis(format!(
-                "its format is {format}, and this version knows {}",
+                "its format {format} is {relation} than {}, the only one that this version knows",
                 sql::FORMAT
             )));
         }
@@ -403,8 +408,20 @@ impl Writing<'_> {
             Write::InsertTask(_) => self.one(write, sql::INSERT_TASK),
             Write::UpdateTask(_) => self.one(write, sql::UPDATE_TASK),
             Write::RemoveTask { .. } => self.one(write, sql::REMOVE_TASK),
-            Write::Upgrade { .. } => Err(refused("a shard has no rows of an earlier layout")),
+            Write::Upgrade { .. } => self.upgrade(),
         }
+    }
+
+    /// Upgrades older rows. Since there are shards, their columns have only had one meaning.
+    fn upgrade(&self) -> Result<()> {
+        for (statement, schema) in [
+            (sql::UPGRADE_STREAM, SCHEMA),
+            (sql::UPGRADE_OUTBOX, OUTBOX_SCHEMA),
+        ] {
+            let values = [Value::Integer(schema), self.id()?];
+            self.shard.statements.execute(statement, &values)?;
+        }
+        Ok(())
     }
 
     fn id(&self) -> Result<Value<'static>> {

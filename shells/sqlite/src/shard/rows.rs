@@ -118,6 +118,14 @@ impl StreamRows<'_> {
         StorageError(reason)
     }
 
+    /// Returns the schema number of the rows of one table, if there is a row.
+    fn schema(&self, statement: &str) -> Result<Option<u64>, StorageError> {
+        let schema = self
+            .statements
+            .one(statement, &[self.stream()], |row| row.integer(0))?;
+        Ok(schema.flatten())
+    }
+
     fn mark(
         &self,
         statement: &str,
@@ -166,9 +174,17 @@ impl Storage for StreamRows<'_> {
         let newest_hot = self
             .statements
             .one(sql::NEWEST_HOT, &[self.stream()], |row| row.integer(0))?;
+        // Without a row there is nothing to upgrade.
+        let present = Layout::present(tables & HAS_STREAM != 0, tables & HAS_OUTBOX != 0);
+        let stored = |schema: Option<u64>, statement| match schema {
+            None => Ok(None),
+            Some(schema) => Ok(self.schema(statement)?.or(Some(schema))),
+        };
         Ok(Layout {
+            stream: stored(present.stream, sql::SCHEMA_OF_STREAM)?,
+            outbox: stored(present.outbox, sql::SCHEMA_OF_OUTBOX)?,
             newest_hot: newest_hot.flatten(),
-            ..Layout::present(tables & HAS_STREAM != 0, tables & HAS_OUTBOX != 0)
+            ..present
         })
     }
 

@@ -5,7 +5,9 @@
 //! row ids. In such a table SQLite reads whole rows to compare their keys. So the content of a
 //! large hot row is in a table of its own, and segments and tasks are ordinary tables.
 
-/// The number of this layout. Every change that earlier code could not read raises it.
+/// The number of this layout. Every change that earlier code could not read raises it. A file with
+/// another number is refused as it is. The rows have numbers of their own, because they change more
+/// often.
 pub(super) const FORMAT: u64 = 1;
 
 pub(super) const CREATE: &str = "
@@ -74,6 +76,11 @@ macro_rules! mark {
 }
 
 pub(super) const NEWEST_HOT: &str = "SELECT max(segment) FROM hot WHERE stream = ?";
+pub(super) const SCHEMA_OF_STREAM: &str = "SELECT schema FROM heads WHERE stream = ?";
+/// All rows of a stream's outbox have the same number.
+pub(super) const SCHEMA_OF_OUTBOX: &str = "SELECT schema FROM outbox WHERE stream = ? LIMIT 1";
+pub(super) const UPGRADE_STREAM: &str = "UPDATE heads SET schema = ? WHERE stream = ?";
+pub(super) const UPGRADE_OUTBOX: &str = "UPDATE outbox SET schema = ? WHERE stream = ?";
 pub(super) const AT_OR_BEFORE: &str = concat!(mark!(), " AND key <= ? ORDER BY key DESC LIMIT 1");
 // Twelve bits of the key tell the parts of one message apart.
 pub(super) const FIRST_AT_OR_AFTER_BYTES: &str = concat!(
