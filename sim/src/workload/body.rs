@@ -43,6 +43,13 @@ pub(super) fn body(
                 4 => format!("{{\"a\":[{}]}}", messages.join(",")),
                 _ => format!("[{}]", messages.join(",")),
             };
+            // The shortest messages there are, which nothing marks.
+            if choices.fourth().percent(10) {
+                let shortest = choices
+                    .fourth()
+                    .one_of(&["7", "[7]", "[7,8]", "[7,8,9]", "[7,\"\"]"]);
+                return (shortest.into(), None);
+            }
             (body.into(), Some(marker).filter(|_| marked))
         }
         Content::Run { text, .. } => {
