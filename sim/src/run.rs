@@ -73,6 +73,7 @@ impl Layer for Inner {
     const FLAG: &'static str = "";
     const RUNS_FOR_ALL_SITUATIONS: u64 = 30_000;
     const EVENTS_SHOWN: usize = 40;
+    const HUNTED_RUNS_MIN: u64 = 40_000;
     const SHRINK_TRIES_MAX: u64 = 30_000;
     const SHRINK_TIME_MAX: Duration = Duration::from_secs(15);
 

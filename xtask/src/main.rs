@@ -179,7 +179,7 @@ enum Command {
         /// Build none: check that each patch applies and that each tape passes on the clean code
         #[arg(long)]
         check: bool,
-        /// Give up on one after this many seconds: 60, or 300 when fuzzing
+        /// Give up on one after this many seconds of an idle machine: 60, or 300 when fuzzing
         #[arg(long)]
         seconds: Option<u64>,
         /// Those of the outer layer, which are planted in the server

@@ -11,7 +11,11 @@ use super::{Layer, Source, Subject, clock};
 use crate::oracles::Oracle;
 use crate::run::Options;
 
-/// Draws seeds until the oracle fails or the time is up. Prints how many seeds and milliseconds
+/// How much longer than on an idle machine a hunt may take.
+const SLOWER_MAX: u32 = 5;
+
+/// Draws seeds until the oracle fails or the time is up. A loaded machine, which makes fewer runs
+/// in that time, is given more. Prints how many seeds and milliseconds
 /// that took, the size of the tape, its size when shrunk, and the milliseconds of shrinking.
 ///
 /// The known tape must fail as well. If there is no known tape, the shrunk one is written.
@@ -25,9 +29,11 @@ pub fn hunt<L: Layer>(
     options: Options,
 ) -> Result<ExitCode> {
     let start = clock();
+    let time = Duration::from_secs(seconds);
     let mut other = None;
     for seed in 0.. {
-        if start.elapsed() > Duration::from_secs(seconds) {
+        let is_enough = seed >= L::HUNTED_RUNS_MIN || start.elapsed() > time * SLOWER_MAX;
+        if start.elapsed() > time && is_enough {
             println!("{seed} seeds; the first failure of another oracle: {other:?}");
             break;
         }

@@ -44,6 +44,8 @@ pub trait Layer {
     const RUNS_FOR_ALL_SITUATIONS: u64;
     /// How many of the last events a report of a failure shows.
     const EVENTS_SHOWN: usize;
+    /// How many runs a hunt makes before it gives up, even if the machine is slow.
+    const HUNTED_RUNS_MIN: u64;
     const SHRINK_TRIES_MAX: u64;
     const SHRINK_TIME_MAX: Duration;
 

@@ -51,6 +51,7 @@ impl Layer for Outer {
     const FLAG: &'static str = " --turmoil";
     const RUNS_FOR_ALL_SITUATIONS: u64 = 200;
     const EVENTS_SHOWN: usize = 60;
+    const HUNTED_RUNS_MIN: u64 = 400;
     const SHRINK_TRIES_MAX: u64 = 5_000;
     const SHRINK_TIME_MAX: Duration = Duration::from_secs(20);
 
