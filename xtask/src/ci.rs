@@ -1,7 +1,7 @@
 //! `test`: runs everything that must pass, up to the first failure.
 //!
-//! A step that compiles keeps every core busy, so it runs alone. Most of the others keep one core
-//! busy, or wait for a server, so two of them run side by side.
+//! The machine is kept busy, because most steps cannot use every core all the time: what downloads
+//! runs beside what compiles, and steps that wait for a server run side by side.
 
 use crate::bundle;
 use crate::project::{Project, output};
@@ -54,9 +54,8 @@ enum Verdict {
 }
 
 pub(crate) fn run(project: &Project) -> Result<ExitCode> {
-    setup::build_tools(project)?;
-    setup::node_packages(project)?;
-    setup::chromium(project)?;
+    // The first lint for wasm needs it.
+    setup::wasm_target(project)?;
     fs::create_dir_all(project.path(LOGS))?;
 
     let start = now();
@@ -219,6 +218,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
         own_step("settings", &["settings"]),
         own_step("live reader traces", &["live-reader-traces"]),
     ];
+    let installed = vec![own_step("tools", &["setup"])];
     // For that long on every core.
     let simulated = vec![step(
         "simulate",
@@ -268,31 +268,29 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             Work::Programs(vec![own(&["build", "--shell", "server"])]),
         ),
     ];
-    let worker = vec![
+    let worker = vec![own_step("implementation", &["implementation"])];
+    let server = vec![own_step(
+        "implementation server",
+        &["implementation", "--shell", "server"],
+    )];
+    let both = vec![
         own_step("simulator is true", &["fidelity"]),
         own_step("conformance", &["conformance"]),
         own_step("conformance cold", &["conformance", "--cold"]),
-        own_step("implementation", &["implementation"]),
         own_step("clients", &["clients"]),
-    ];
-    let server = vec![
         own_step("conformance server", &["conformance", "--shell", "server"]),
         own_step(
             "conformance server cold",
             &["conformance", "--shell", "server", "--cold"],
         ),
-        own_step(
-            "implementation server",
-            &["implementation", "--shell", "server"],
-        ),
         own_step("clients server", &["clients", "--shell", "server"]),
     ];
     Ok(vec![
-        vec![compiled],
+        vec![compiled, installed],
         vec![simulated],
         vec![faults, checked],
         vec![worker_builds, server_builds],
-        vec![worker, server],
+        vec![worker, server, both],
     ])
 }
 

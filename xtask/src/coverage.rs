@@ -77,7 +77,7 @@ pub(crate) fn coverage(project: &Project, write: bool) -> Result<ExitCode> {
 /// Runs the tests that replay the corpora, and reads their profiles.
 fn measure(project: &Project) -> Result<BTreeMap<String, Regions>> {
     let test = build(project)?;
-    let profile = project.path("target/coverage/corpora.profraw");
+    let profile = project.path("target/corpora.profraw");
     let status = project
         .command(&test)
         .args(["--quiet", "tests::"])

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
@@ -51,28 +52,10 @@ impl Layer {
             Self::Outer => "sim-turmoil",
         }
     }
-
-    /// Returns the directory that it is built in. Each layer has its own, because both layers build
-    /// the same crates with different flags.
-    fn target(self, project: &Project) -> PathBuf {
-        project.path(match self {
-            Self::Inner => "target/mutants",
-            Self::Outer => "target/mutants-turmoil",
-        })
-    }
-
-    /// Prepares cargo for the flags of this layer.
-    fn set_flags(self, cargo: &mut Command) {
-        if self == Self::Outer {
-            let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_default();
-            flags.push(" --cfg tokio_unstable");
-            // The encoded flags would replace these.
-            cargo
-                .env("RUSTFLAGS", flags)
-                .env_remove("CARGO_ENCODED_RUSTFLAGS");
-        }
-    }
 }
+
+/// The directory that planted faults are built in.
+const TARGET: &str = "target/mutants";
 
 /// The storage on which a fault shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -265,10 +248,8 @@ pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result
     for bug in bugs {
         plant(project, bug, house.path())?;
         clean.check(bug)?;
-        let target = bug.layer.target(project);
-        if bug.layer == Layer::Inner {
-            share_dependencies(project, &target)?;
-        }
+        let target = project.path(TARGET);
+        share_dependencies(project, &target)?;
         let program = build(project, bug.layer, house.path(), &target)?;
         let mut hunt = Command::new(program);
         hunt.args(["hunt", "--oracle", &bug.caught_by, "--seconds"])
@@ -444,6 +425,7 @@ fn plant(project: &Project, bug: &Bug, house: &Path) -> Result<()> {
 
 /// Gives the directory of the builds what the simulator without a fault was built from, because the
 /// dependencies are the same. Files are linked, because cargo never changes those of a dependency.
+/// Another build may run meanwhile, which deletes its intermediate files.
 fn share_dependencies(project: &Project, target: &Path) -> Result<()> {
     let built = project.path("target/sim");
     if target.exists() || !built.exists() {
@@ -451,22 +433,32 @@ fn share_dependencies(project: &Project, target: &Path) -> Result<()> {
     }
     for part in ["deps", "build", ".fingerprint"] {
         for entry in WalkDir::new(built.join(part)) {
-            let entry = entry?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) if error.io_error().is_some_and(is_gone) => continue,
+                Err(error) => return Err(error.into()),
+            };
             let to = target.join("sim").join(entry.path().strip_prefix(&built)?);
             if entry.file_type().is_dir() {
                 fs::create_dir_all(to)?;
             } else {
-                fs::hard_link(entry.path(), to)?;
+                match fs::hard_link(entry.path(), to) {
+                    Err(error) if !is_gone(&error) => return Err(error.into()),
+                    Ok(()) | Err(_) => {}
+                }
             }
         }
     }
     Ok(())
 }
 
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
 /// Builds the simulator of a workspace, and returns its program.
 fn build(project: &Project, layer: Layer, house: &Path, target: &Path) -> Result<PathBuf> {
-    let mut cargo = project.cargo();
-    layer.set_flags(&mut cargo);
+    let mut cargo = project.cargo_sim();
     cargo
         .args(["build", "--quiet", "--profile", "sim", "--package"])
         .arg(layer.package())
@@ -481,7 +473,7 @@ fn build(project: &Project, layer: Layer, house: &Path, target: &Path) -> Result
 }
 
 fn build_fuzzer(project: &Project, bug: &Bug, house: &Path) -> Result<PathBuf> {
-    let target = bug.layer.target(project);
+    let target = project.path(TARGET);
     let name = match bug.storage {
         Storage::Map => "sequence",
         Storage::Sqlite => "sequence-on-sqlite",

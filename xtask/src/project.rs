@@ -57,6 +57,19 @@ impl Project {
         self.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
     }
 
+    /// Makes a cargo command for the profile `sim`. Only the outer layer needs the flag, because
+    /// it makes tokio repeatable. All builds of the profile have it, so that they share libraries.
+    pub(crate) fn cargo_sim(&self) -> Command {
+        let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_default();
+        flags.push(" --cfg tokio_unstable");
+        let mut cargo = self.cargo();
+        cargo
+            .env("RUSTFLAGS", flags)
+            // The encoded flags would replace these.
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cargo
+    }
+
     /// Builds an example, and returns what makes a run of it. It has the features of the whole
     /// workspace, as tests have, so that nothing is built twice.
     pub(crate) fn example(&self, name: &str) -> Result<Command> {

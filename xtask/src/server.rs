@@ -3,26 +3,29 @@
 use crate::bundle::Feature;
 use crate::project::{Project, run};
 use anyhow::{Context as _, Result};
-use std::fs;
+use std::fs::{self, File};
 
 const PROGRAM: &str = "durable-streams";
 
 pub(crate) fn build(project: &Project, feature: Option<Feature>) -> Result<()> {
-    let mut command = project.cargo();
+    let (mut command, profile, directory) = match feature {
+        None => (project.cargo(), "release", "target/server"),
+        Some(feature) => {
+            let mut command = project.cargo_sim();
+            command.args(["--features", feature.name()]);
+            // With every assertion on.
+            (command, "sim", "target/server-test")
+        }
+    };
     command
         .args(["build", "--quiet", "--package", "durable-streams-server"])
         // Other builds may use another target directory. The program is always taken from this one.
         .env("CARGO_TARGET_DIR", project.path("target"));
-    let (profile, directory) = match feature {
-        None => ("release", "target/server"),
-        Some(feature) => {
-            command.args(["--features", feature.name()]);
-            // With every assertion on.
-            ("sim", "target/server-test")
-        }
-    };
     run(command.args(["--profile", profile]))?;
     fs::create_dir_all(project.path(directory))?;
+    // Several suites can begin at once, and each builds what it tests.
+    let lock = File::create(project.path(directory).with_extension("lock"))?;
+    lock.lock()?;
     // It is moved to its place whole, so that a test which runs meanwhile keeps the program that it
     // has started.
     let fresh = project.path(directory).join("fresh");

@@ -42,6 +42,8 @@ pub(crate) fn build_tools(project: &Project) -> Result<BuildTools> {
             "wasm-bindgen-cli",
             locked_version(&lock, "wasm-bindgen")?,
             &["--version"],
+            // Its test runner alone needs TLS, which takes long to build.
+            &["--no-default-features"],
         )?,
         worker_build: cargo_tool(
             project,
@@ -49,6 +51,7 @@ pub(crate) fn build_tools(project: &Project) -> Result<BuildTools> {
             "worker-build",
             locked_version(&lock, "worker")?,
             &["--version"],
+            &[],
         )?,
     })
 }
@@ -57,7 +60,7 @@ pub(crate) fn build_tools(project: &Project) -> Result<BuildTools> {
 pub(crate) fn cargo_mutants(project: &Project) -> Result<PathBuf> {
     let package = "cargo-mutants";
     let ask = ["mutants", "--version"];
-    cargo_tool(project, package, package, CARGO_MUTANTS, &ask)
+    cargo_tool(project, package, package, CARGO_MUTANTS, &ask, &[])
 }
 
 pub(crate) fn node_packages(project: &Project) -> Result<()> {
@@ -130,7 +133,7 @@ fn node_major(version: &str) -> Option<u32> {
     version.strip_prefix('v')?.split('.').next()?.parse().ok()
 }
 
-fn wasm_target(project: &Project) -> Result<()> {
+pub(crate) fn wasm_target(project: &Project) -> Result<()> {
     let libraries = output(project.command("rustc").args([
         "--print",
         "target-libdir",
@@ -155,6 +158,7 @@ fn cargo_tool(
     package: &str,
     version: &str,
     ask: &[&str],
+    options: &[&str],
 ) -> Result<PathBuf> {
     let root = project.cache().join(format!("{package}-{version}"));
     let cached = root.join("bin").join(program);
@@ -170,6 +174,8 @@ fn cargo_tool(
         .args([
             "install",
             package,
+            "--bin",
+            program,
             // The programs run for a second, so that it is not worth the time to optimize them.
             "--debug",
             "--version",
@@ -178,7 +184,11 @@ fn cargo_tool(
             "--force",
             "--root",
         ])
-        .arg(&root))?;
+        .arg(&root)
+        .args(options)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        // The programs have libraries in common.
+        .env("CARGO_TARGET_DIR", project.path("target/tools")))?;
     Ok(cached)
 }
 
