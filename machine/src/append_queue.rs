@@ -84,13 +84,10 @@ impl AppendQueue {
         }
         let (mut appends, mut bytes) = (Vec::new(), 0);
         while let Some((_, append)) = self.waiting.front() {
-            let cost = cost(append);
-            let is_full = appends.len() as u64 >= limits.turn_calls_max
-                || bytes + cost > limits.turn_bytes_max;
-            if is_full && !appends.is_empty() {
+            if !appends.is_empty() && !shares_turn(appends.len() as u64, bytes, append, limits) {
                 break;
             }
-            bytes += cost;
+            bytes += cost(append);
             appends.extend(self.waiting.pop_front());
         }
         assert!(bytes <= self.bytes, "every append was counted when it came");
@@ -101,6 +98,83 @@ impl AppendQueue {
     const fn has_room_for_commit(&self, limits: &Limits) -> bool {
         self.commits_in_flight < limits.commits_in_flight_max
     }
+}
+
+impl Input {
+    /// Returns whether an input that waits right behind this one runs in the same turn. A shell
+    /// that commits many turns at once needs no [`AppendQueue`], and asks this instead.
+    #[must_use]
+    pub fn shares_turn_with(&self, next: &Self, limits: &Limits) -> bool {
+        let Some(append) = next.single_append() else {
+            return false;
+        };
+        let several = if let Self::Appends(appends) = self {
+            appends.as_slice()
+        } else {
+            &[]
+        };
+        let (mut calls, mut bytes) = (0, 0);
+        let several = several.iter().map(|(_, append)| append);
+        for append in self.single_append().into_iter().chain(several) {
+            calls += 1;
+            bytes += cost(append);
+        }
+        calls > 0 && shares_turn(calls, bytes, append, limits)
+    }
+
+    /// Adds the input that waits right behind this one, because both share a turn.
+    ///
+    /// # Panics
+    /// When one of them runs no appends.
+    #[must_use]
+    pub fn followed_by(self, next: Self) -> Self {
+        let mut appends = self.into_appends();
+        appends.extend(next.into_appends());
+        Self::Appends(appends)
+    }
+
+    /// Returns the inputs that run appends one by one.
+    pub fn one_by_one(appends: Vec<(CallId, Append)>) -> impl DoubleEndedIterator<Item = Self> {
+        appends.into_iter().map(|(id, append)| {
+            let call = Call::Append(append);
+            Self::Call { id, call }
+        })
+    }
+
+    const fn single_append(&self) -> Option<&Append> {
+        if let Self::Call {
+            call: Call::Append(append),
+            ..
+        } = self
+        {
+            Some(append)
+        } else {
+            None
+        }
+    }
+
+    fn into_appends(self) -> Vec<(CallId, Append)> {
+        match self {
+            Self::Call {
+                id,
+                call: Call::Append(append),
+            } => vec![(id, append)],
+            Self::Appends(appends) => appends,
+            Self::Call { .. }
+            | Self::Continue { .. }
+            | Self::SubscriberLeft { .. }
+            | Self::Alarm
+            | Self::PutFinished { .. }
+            | Self::CollectFinished { .. }
+            | Self::CallFinished { .. }
+            | Self::IndexFinished { .. } => panic!("only appends share a turn"),
+        }
+    }
+}
+
+/// Returns whether a turn with so much has room for another append.
+fn shares_turn(calls: u64, bytes: u64, next: &Append, limits: &Limits) -> bool {
+    calls < limits.turn_calls_max && bytes + cost(next) <= limits.turn_bytes_max
 }
 
 fn cost(append: &Append) -> u64 {
@@ -180,6 +254,54 @@ mod tests {
         // A turn that writes nothing has no commit to wait for.
         queue.turn_ended(&mut Turn::default());
         assert_eq!(arrives(&mut queue, 5, 1), "runs");
+    }
+
+    fn single(id: u64, bytes: usize) -> Input {
+        let call = Call::Append(append(bytes));
+        Input::Call {
+            id: CallId(id),
+            call,
+        }
+    }
+
+    #[test]
+    fn appends_that_wait_behind_each_other_share_a_turn_within_its_bounds() {
+        let limits = Limits {
+            turn_calls_max: 3,
+            turn_bytes_max: 3 * (APPEND_OVERHEAD_BYTES + 1),
+            ..Limits::DEFAULT
+        };
+        let mut turn = single(1, 1);
+        for id in [2, 3] {
+            let next = single(id, 1);
+            assert!(turn.shares_turn_with(&next, &limits));
+            turn = turn.followed_by(next);
+        }
+        assert!(turn.has_appends());
+        let ids: Vec<_> = turn.calls().map(|id| id.0).collect();
+        assert_eq!(ids, [1, 2, 3]);
+        assert!(
+            !turn.shares_turn_with(&single(4, 0), &limits),
+            "three calls"
+        );
+        let two = single(1, 1).followed_by(single(2, 1));
+        assert!(!two.shares_turn_with(&single(3, 2), &limits), "a byte more");
+        let large = single(1, 10_000);
+        assert!(!large.shares_turn_with(&single(2, 0), &limits), "alone");
+        let read = Input::Call {
+            id: CallId(5),
+            call: Call::Metadata,
+        };
+        assert!(!read.shares_turn_with(&single(6, 0), &limits));
+        assert!(!single(6, 0).shares_turn_with(&read, &limits));
+        assert!(!single(6, 0).shares_turn_with(&Input::Alarm, &limits));
+        let Input::Appends(appends) = two else {
+            unreachable!("they were joined")
+        };
+        let apart: Vec<_> = Input::one_by_one(appends)
+            .map(|input| input.calls().next())
+            .collect();
+        assert_eq!(apart, [Some(CallId(1)), Some(CallId(2))]);
     }
 
     #[test]

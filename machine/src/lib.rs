@@ -31,8 +31,9 @@
 //! 11. An [`AppendQueue`] decides which calls run at once and which appends wait for a commit, and
 //!     which share a turn. The shell tells it when a turn with appends has ended
 //!     ([`AppendQueue::turn_ended`]) and when its commit has ([`AppendQueue::commit_ended`]), and
-//!     runs what it gives out. It ends with the object. A shell whose object takes no call while
-//!     it commits needs none.
+//!     runs what it gives out. It ends with the object. A shell that commits the turns of many
+//!     inputs at once needs none: [`Input::shares_turn_with`] says which of the inputs that wait
+//!     it hands over together, and the appends in [`Turn::deferred`] come before all others.
 //! 12. The shell decides nothing: no protocol rule, no default and, except for 7, no retry lives in
 //!     a shell.
 //!

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use machine::rows::Incarnation;
 use machine::{
-    AlarmChange, Answer, Body, BodyWriter, CallId, Context, Effect, Input, StorageError, Stream,
-    Subscriber, Turn, Write,
+    AlarmChange, Answer, Append, Body, BodyWriter, CallId, Context, Effect, Input, Limits,
+    StorageError, Stream, Subscriber, Turn, Write,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -43,13 +43,30 @@ pub(crate) struct Answered {
     pub(crate) rendering: Option<BodyWriter>,
 }
 
+/// The client of a call, or a stream that calls another.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    reply_to: oneshot::Sender<Reply>,
+    held: Option<Reservation>,
+}
+
+impl Caller {
+    /// Sends the result. First it frees the memory, because a client that has the answer may rely on
+    /// it being free.
+    pub(crate) fn reply(self, reply: Reply) {
+        drop(self.held);
+        // The receiver may have gone.
+        drop(self.reply_to.send(reply));
+    }
+}
+
 /// A unit of work for one stream.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) kind: JobKind,
-    /// Moved to `ActorState::calls` when a call runs for the first time.
+    /// Where the result goes. If it is a call, this is in `ActorState::calls` while it runs.
     pub(crate) reply_to: Option<oneshot::Sender<Reply>>,
-    /// The memory that its body is counted in.
+    /// The memory that its body is counted in, which moves with `reply_to`.
     pub(crate) held: Option<Reservation>,
     /// What a run without the writer has found that only the writer can do.
     pub(crate) unwritten: Option<Unwritten>,
@@ -106,16 +123,17 @@ impl JobKind {
         }
     }
 
-    /// Returns the id of the call, if the job is a call.
-    pub(crate) const fn call(&self) -> Option<CallId> {
-        match self {
-            Self::Input(Input::Call { id, .. } | Input::Continue { id, .. }) => Some(*id),
+    /// Returns the ids of the calls that the job runs.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = CallId> {
+        let input = match self {
+            Self::Input(input) => Some(input),
             #[cfg(feature = "test-routes")]
-            Self::Panic(Input::Call { id, .. }) | Self::Commit(Input::Call { id, .. }, _) => {
-                Some(*id)
-            }
-            _ => None,
-        }
+            Self::Panic(input) | Self::Commit(input, _) => Some(input),
+            #[cfg(feature = "test-routes")]
+            Self::Test(_) => None,
+            Self::Leave { .. } | Self::Outcome { .. } | Self::Encode(_) => None,
+        };
+        input.into_iter().flat_map(Input::calls)
     }
 
     pub(crate) const fn is_alarm(&self) -> bool {
@@ -124,6 +142,25 @@ impl JobKind {
 }
 
 impl Job {
+    /// Returns whether the next job runs in the same turn.
+    pub(crate) fn shares_turn_with(&self, next: &Self, limits: &Limits) -> bool {
+        if let (JobKind::Input(input), JobKind::Input(next)) = (&self.kind, &next.kind) {
+            return input.shares_turn_with(next, limits);
+        }
+        false
+    }
+
+    /// Adds the next job, because both share a turn.
+    pub(crate) fn followed_by(self, next: Self) -> Self {
+        let (JobKind::Input(input), JobKind::Input(next)) = (self.kind, next.kind) else {
+            unreachable!("only inputs share a turn");
+        };
+        Self {
+            kind: JobKind::Input(input.followed_by(next)),
+            ..self
+        }
+    }
+
     /// Returns whether the job can run without the writer.
     pub(crate) const fn only_reads(&self) -> bool {
         if let JobKind::Input(input) = &self.kind {
@@ -163,8 +200,8 @@ pub(crate) struct ActorState {
     /// Whether the stream has rows. An open transaction counts.
     pub(crate) has_rows: bool,
     pub(crate) subscribers: Subscribers,
-    /// Calls that are not answered yet.
-    pub(crate) calls: BTreeMap<CallId, oneshot::Sender<Reply>>,
+    /// Calls of turns that are running, or wait for their commit.
+    pub(crate) calls: BTreeMap<CallId, Caller>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -242,15 +279,33 @@ impl ActorState {
         {
             return false;
         }
-        if let Some(id) = job.kind.call()
+        let id = job.kind.calls().next();
+        if let Some(id) = id
             && let Some(reply_to) = job.reply_to.take()
         {
-            self.calls.insert(id, reply_to);
+            let held = job.held.take();
+            self.calls.insert(id, Caller { reply_to, held });
         }
         if let JobKind::Leave { subscriber, .. } = &job.kind {
             self.subscribers.remove(*subscriber);
         }
         true
+    }
+
+    /// Puts appends that a turn has left out before all other jobs, as if they had not run.
+    pub(crate) fn defer(&mut self, actor: &StreamActor, appends: Vec<(CallId, Append)>) {
+        let mut mailbox = actor.mailbox.lock();
+        for input in Input::one_by_one(appends).rev() {
+            let caller = input.calls().next().and_then(|id| self.calls.remove(&id));
+            let (reply_to, held) =
+                caller.map_or((None, None), |caller| (Some(caller.reply_to), caller.held));
+            mailbox.jobs.push_front(Job {
+                kind: JobKind::Input(input),
+                reply_to,
+                held,
+                unwritten: None,
+            });
+        }
     }
 
     /// Returns whether the outcome belongs to the present instance, and if so counts its effect as
@@ -384,7 +439,7 @@ impl ActorState {
         }
     }
 
-    /// Drops the instance after a turn that failed, and answers its request.
+    /// Drops the instance after a turn that failed, and answers its requests.
     pub(crate) fn fail(
         &mut self,
         streams: &Streams,
@@ -396,14 +451,16 @@ impl ActorState {
         if matches!(error, TurnError::Io(_)) {
             streams.health.failed(actor.shard);
         }
-        streams.metrics.failed_turns.inc();
+        let failed = job.kind.calls().count().max(1);
+        streams.metrics.failed_turns.inc_by(failed as u64);
         self.reset();
-        if let Some(id) = job.kind.call()
-            && let Some(reply_to) = self.calls.remove(&id)
-            && let Some(answer) = error.answer()
-        {
-            let rendering = None;
-            drop(reply_to.send(Reply::Answered(Answered { answer, rendering })));
+        for id in job.kind.calls() {
+            if let Some(caller) = self.calls.remove(&id)
+                && let Some(answer) = error.answer()
+            {
+                let rendering = None;
+                caller.reply(Reply::Answered(Answered { answer, rendering }));
+            }
         }
     }
 

@@ -46,6 +46,16 @@ pub(crate) struct Effects {
     pub(crate) live: Option<Broadcast>,
 }
 
+impl Effects {
+    /// Returns how many calls the turn answers.
+    fn call_count(&self) -> usize {
+        let effects = self.after_commit.iter();
+        let calls = effects
+            .filter(|(effect, _)| matches!(effect, Effect::Answer { .. } | Effect::Attach { .. }));
+        calls.count()
+    }
+}
+
 impl Streams {
     /// Runs jobs of a shard until its queue is empty or the batch is full, and commits them.
     pub(crate) fn run_batch(self: &Arc<Self>, shard: usize, writer: &mut WriterState) {
@@ -71,7 +81,7 @@ impl Streams {
                 batch.waiting.push((actor, waiting));
             }
         }
-        let (count, sets_alarm) = (batch.turn_count(), batch.sets_alarm);
+        let (count, sets_alarm) = (batch.job_count(), batch.sets_alarm);
         let begun = tokio::time::Instant::now();
         let committed = batch.commit();
         let waiting = mem::take(&mut batch.waiting);
@@ -142,7 +152,21 @@ impl Streams {
             let is_first = waiting.is_empty();
             let next = mailbox.jobs.pop_front_if(|job| is_next(job, is_first));
             drop(mailbox);
-            let Some(job) = next else { break };
+            let Some(mut job) = next else { break };
+            if !batch.begin(&mut state, &mut job) {
+                continue;
+            }
+            let limits = &self.settings.limits;
+            while batch.has_room(self) {
+                let mut mailbox = actor.mailbox.lock();
+                let next = mailbox
+                    .jobs
+                    .pop_front_if(|next| job.shares_turn_with(next, limits));
+                drop(mailbox);
+                let Some(mut next) = next else { break };
+                batch.begin(&mut state, &mut next);
+                job = job.followed_by(next);
+            }
             self.run_job(actor, &mut state, job, batch, &mut waiting);
         }
         waiting
@@ -156,14 +180,9 @@ impl Streams {
         batch: &mut Batch<'_>,
         waiting: &mut Vec<(Job, Effects)>,
     ) {
-        batch.jobs += 1;
-        if !state.begin(&mut job) {
-            return;
-        }
         if let JobKind::Encode(encoding) = job.kind {
             return ActorState::encode(actor, encoding, batch.writer, &mut batch.bytes);
         }
-        batch.bytes += job.held.as_ref().map_or(0, Reservation::bytes);
         #[cfg(feature = "test-routes")]
         if let JobKind::Test(test) = &mut job.kind {
             let rows = batch.writer.stream(&actor.name).ok();
@@ -173,8 +192,11 @@ impl Streams {
             if let Some(upgrade) = state.upgrade(self, actor, &job, batch.writer)? {
                 batch.write(&actor.name, &[upgrade], AlarmChange::Keep)?;
             }
-            let turn = state.step(self, actor, &mut job, batch.writer, waiting)?;
-            batch.carry_out(state, actor, &job, turn)
+            let mut turn = state.step(self, actor, &mut job, batch.writer, waiting)?;
+            let deferred = mem::take(&mut turn.deferred);
+            let done = batch.carry_out(state, actor, &job, turn)?;
+            state.defer(actor, deferred);
+            Ok(done)
         }));
         match done.unwrap_or(Err(TurnError::Panicked)) {
             Ok((effects, has_written)) if has_written || !waiting.is_empty() => {
@@ -214,8 +236,17 @@ impl Batch<'_> {
             && self.lost.is_none()
     }
 
-    fn turn_count(&self) -> usize {
-        self.waiting.iter().map(|(_, turns)| turns.len()).sum()
+    /// Counts a job, and prepares it to run. Returns whether it is still of use.
+    fn begin(&mut self, state: &mut ActorState, job: &mut Job) -> bool {
+        self.jobs += 1;
+        self.bytes += job.held.as_ref().map_or(0, Reservation::bytes);
+        state.begin(job)
+    }
+
+    /// Counts the requests and other events whose turns wait for the commit.
+    fn job_count(&self) -> usize {
+        let turns = self.waiting.iter().flat_map(|(_, turns)| turns);
+        turns.map(|(_, effects)| effects.call_count().max(1)).sum()
     }
 
     /// Writes a part of a turn into the open transaction. The first write opens it.
@@ -313,8 +344,8 @@ impl ActorState {
         job: Job,
         effects: Effects,
     ) {
-        // Free the memory first, because a client that has the answer may rely on it being free.
-        drop((job.kind, job.held));
+        // It has the bodies of the calls, whose memory is free once they are answered.
+        drop(job.kind);
         if let Some(live) = &effects.live {
             self.subscribers.broadcast(&actor.name, live);
         }
@@ -355,8 +386,8 @@ impl ActorState {
     }
 
     fn reply(&mut self, call: CallId, reply: Reply) {
-        if let Some(reply_to) = self.calls.remove(&call) {
-            drop(reply_to.send(reply));
+        if let Some(caller) = self.calls.remove(&call) {
+            caller.reply(reply);
         }
     }
 }

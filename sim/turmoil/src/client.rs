@@ -389,9 +389,13 @@ impl Client {
             (patience, shared.fault(Fault::Twice))
         };
         if twice {
-            let copies = 1 + context.shared.lock().choices.upto(2);
+            let mut shared = context.shared.lock();
+            shared.changed(Fault::Twice);
+            let copies = 1 + shared.choices.upto(2);
+            drop(shared);
             (0..copies).for_each(|_| self.send_copy(name, request));
         }
+        self.send_crowd(name, request);
         let leaves = if request.parameter("live").is_some() {
             let mut shared = context.shared.lock();
             shared
@@ -426,6 +430,30 @@ impl Client {
         }
     }
 
+    /// Sends more appends at the same time as an append, so that they wait together.
+    fn send_crowd(&self, name: usize, request: &Rc<Request>) {
+        let mut shared = self.context.shared.lock();
+        let is_append = request.method == "POST" && !request.body.is_empty();
+        let most = shared.settings.crowd_max;
+        let others = if is_append && most > 0 && shared.phase == Phase::Busy {
+            shared.choices.fourth().upto(most)
+        } else {
+            0
+        };
+        drop(shared);
+        let plain = Request {
+            headers: request
+                .headers
+                .iter()
+                .filter(|(name, _)| *name == "Content-Type")
+                .cloned()
+                .collect(),
+            ..(**request).clone()
+        };
+        let plain = Rc::new(plain);
+        (0..others).for_each(|_| self.send_copy(name, &plain));
+    }
+
     /// Sends the same request on another connection, and judges its answer as well.
     fn send_copy(&self, name: usize, request: &Rc<Request>) {
         let context = self.context.clone();
@@ -440,7 +468,6 @@ impl Client {
             let Ok(mut connection) = context.connect().await else {
                 return;
             };
-            context.shared.lock().changed(Fault::Twice);
             let response = async {
                 let head = context
                     .send(&mut connection, attempt, name, &request)

@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) nemesis_ms_max: u64,
     /// The percentage of requests on the connection of the one before.
     pub(crate) reuse_percent: u64,
+    /// Most further appends that are sent at the same time as one.
+    pub(crate) crowd_max: u64,
 }
 
 impl Settings {
@@ -154,6 +156,7 @@ impl Settings {
             patience_ms,
             nemesis_ms_max: 300 + choices.magnitude(8_000),
             reuse_percent: choices.one_of(&[80, 0, 100]),
+            crowd_max: choices.fourth().one_of(&[0, 8, 3]),
         }
     }
 }
@@ -167,7 +170,7 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         0 => 200 + choices.magnitude(15_000),
         _ => 4_000 + choices.upto(12_000),
     };
-    Limits {
+    let mut limits = Limits {
         append_bytes_max: choices.one_of(&[1 << 16, 4_000, 256]),
         chunk_bytes_max: inner.chunk_bytes_max.max(32),
         row_bytes_max: inner.row_bytes_max.max(16),
@@ -190,7 +193,16 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         retry_ms_max: 1_000,
         index: false,
         ..inner
-    }
+    };
+    draw_turns(choices.fourth(), &mut limits);
+    limits
+}
+
+/// Draws what appends of one turn share. The simplest is that each has a turn of its own.
+fn draw_turns(choices: &mut Choices<'_>, limits: &mut Limits) {
+    limits.turn_calls_max = choices.one_of(&[1, limits.turn_calls_max, 2, 3]);
+    limits.turn_bytes_max = choices.one_of(&[limits.turn_bytes_max, 1, 1_100]);
+    limits.fold_bytes_max = choices.one_of(&[limits.fold_bytes_max, 0, 16, 40, 100]);
 }
 
 /// Draws small segments, so that these short runs have many.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Layout, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow,
-    WriterColumns,
+    AppendEnd, HotRow, HotTable, Layout, ProducerStamp, ProducerState, RowKey, RowMeta,
+    SealedSegment, StreamRow, WriterColumns,
 };
 use machine::{AlarmChange, MemoryRows, Millis, Span, StorageError, Write};
 use server::{Due, Reader, Rows, Storage, Writer};
@@ -40,9 +40,11 @@ pub(crate) enum Logged {
     Booted,
 }
 
-/// What one turn has written.
+/// What one turn has written, or one of the appends that share a turn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
+    /// Whether it shares the turn of the one before.
+    pub(crate) is_further: bool,
     pub(crate) now: u64,
     pub(crate) created: Option<StreamRow>,
     pub(crate) dropped: bool,
@@ -61,6 +63,31 @@ pub(crate) struct Written {
     /// The end of the stream after the turn, and whether the stream is closed.
     pub(crate) end: (u64, u64),
     pub(crate) closed: bool,
+}
+
+impl Written {
+    /// Returns an append that closes its stream as an append and another request that closes it.
+    /// The writes are the same.
+    pub(crate) fn apart(&self) -> Option<[Self; 2]> {
+        let may_be_two = self.closes && !self.records.is_empty() && self.created.is_none();
+        may_be_two.then(|| {
+            let append = Self {
+                closes: false,
+                closed: false,
+                closed_by: None,
+                sealed: None,
+                ..self.clone()
+            };
+            let close = Self {
+                is_further: true,
+                records: Vec::new(),
+                writer: None,
+                stream_seq: None,
+                ..self.clone()
+            };
+            [append, close]
+        })
+    }
 }
 
 /// The state of one stream in a shard.
@@ -202,10 +229,16 @@ impl Inner {
         self.note("storage", || {
             format!("{name}: a commit of {} turns", turns.len())
         });
-        if turns.len() > 1 {
+        if turns.iter().filter(|turn| !turn.is_further).count() > 1 {
             self.cover(Situation::GroupCommit);
         }
         for turn in &turns {
+            if turn.is_further {
+                self.cover(Situation::AppendsTogether);
+                if turn.sealed.is_some() {
+                    self.cover(Situation::SealedBehindAppends);
+                }
+            }
             if turn.sealed.is_some() {
                 self.cover(Situation::Sealed);
                 if turn.closes {
@@ -390,13 +423,16 @@ impl Writer for Connection {
             if others {
                 shared.cover(Situation::GroupFailed);
             }
+            if append_ends(writes).count() > 1 {
+                shared.cover(Situation::AppendsFoldedFailed);
+            }
             return Err(error);
         }
         let was = self.open.get(name).cloned();
         let (mut disk, mut turns) = was
             .clone()
             .unwrap_or_else(|| (shared.disk(name), Vec::new()));
-        self.before.get_or_insert((name.to_owned(), was));
+        self.before.get_or_insert_with(|| (name.to_owned(), was));
         let mut store = Store::new(Kind::Map);
         store.restore(&disk.rows).expect("maps can be restored");
         let was_closed = store.rows.head().is_some_and(|head| head.closed.is_some());
@@ -417,19 +453,25 @@ impl Writer for Connection {
             return Ok(());
         }
         let written = written(&store, writes, was_closed);
-        shared.note("storage", || {
-            format!(
-                "{name}: a turn, {} records, created {}, dropped {}, closes {}",
-                written.records.len(),
-                written.created.is_some(),
-                written.dropped,
-                written.closes
-            )
-        });
+        for part in &written {
+            shared.note("storage", || {
+                format!(
+                    "{name}: {}, {} records, created {}, dropped {}, closes {}",
+                    if part.is_further { "in it" } else { "a turn" },
+                    part.records.len(),
+                    part.created.is_some(),
+                    part.dropped,
+                    part.closes
+                )
+            });
+        }
+        if hot_rows(writes).any(|(_, row)| row.ends.len() > 1) {
+            shared.cover(Situation::AppendsFolded);
+        }
         if !self.open.is_empty() && !self.open.contains_key(name) {
             shared.cover(Situation::StreamsShareCommit);
         }
-        turns.push(written);
+        turns.extend(written);
         disk.rows = Arc::new(store.rows);
         match alarm {
             AlarmChange::Keep => {}
@@ -610,33 +652,75 @@ pub(crate) fn framed(mut frames: &[u8]) -> Vec<Vec<u8>> {
     records
 }
 
-/// Returns what the writes of a turn say, in the state after them.
-fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
+/// Returns the hot rows that a turn writes.
+fn hot_rows(writes: &[Write]) -> impl Iterator<Item = (HotTable, &HotRow)> {
+    writes.iter().filter_map(|write| {
+        if let Write::InsertHot { table, row } = write {
+            return Some((*table, row));
+        }
+        None
+    })
+}
+
+/// Returns the appends of a turn.
+fn append_ends(writes: &[Write]) -> impl Iterator<Item = &AppendEnd> {
+    hot_rows(writes).flat_map(|(_, row)| &row.ends)
+}
+
+/// Returns what each append of a turn has written.
+fn appended(writes: &[Write]) -> Vec<Written> {
+    let mut appends = Vec::new();
+    // Of an append that goes on in the next row.
+    let mut begun = Vec::new();
+    for (table, row) in hot_rows(writes) {
+        let frames = row.frames.make();
+        if row.ends.len() < 2 {
+            begun.extend_from_slice(&frames);
+        }
+        let mut rest = framed(&frames).into_iter();
+        // A message is a unit. An append of bytes is one record.
+        let are_messages = rest.len() as u64 == row.units;
+        let mut position = row.key.position();
+        for end in &row.ends {
+            position += end.units;
+            let mut records = framed(&std::mem::take(&mut begun));
+            if row.ends.len() > 1 {
+                let count = if are_messages { end.units } else { 1 };
+                records.extend(
+                    rest.by_ref()
+                        .take(usize::try_from(count).unwrap_or(usize::MAX)),
+                );
+            }
+            appends.push(Written {
+                is_further: !appends.is_empty(),
+                now: now(),
+                records,
+                writer: end.producer.clone(),
+                stream_seq: end.stream_seq.clone(),
+                end: (table.segment(), position),
+                ..Written::default()
+            });
+        }
+    }
+    appends
+}
+
+/// Returns what the writes of a turn say, in the state after them: one for each append.
+fn written(store: &Store, writes: &[Write], was_closed: bool) -> Vec<Written> {
     let head = store.rows.head();
+    let mut appends = appended(writes);
     let mut written = Written {
         now: now(),
         closed: head.is_some_and(|head| head.closed.is_some()),
         closed_by: head
             .and_then(|head| head.closed.as_ref())
             .and_then(|closed| closed.by.clone()),
-        ..Written::default()
+        ..appends.pop().unwrap_or_default()
     };
-    let mut frames = Vec::new();
     for write in writes {
         match write {
             Write::InsertStream(head) => written.created = Some(head.clone()),
             Write::DropTables => written.dropped = true,
-            Write::InsertHot { row, .. } => {
-                frames.extend_from_slice(&row.frames.make());
-                assert!(
-                    row.ends.len() <= 1,
-                    "the server runs each append in its own turn"
-                );
-                if let Some(end) = row.ends.first() {
-                    written.writer.clone_from(&end.producer);
-                    written.stream_seq.clone_from(&end.stream_seq);
-                }
-            }
             Write::InsertSegment(segment) => written.sealed = Some((segment.number, segment.units)),
             Write::UpdateSegment(segment) if segment.stored.is_some() => {
                 written
@@ -644,6 +728,7 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
                     .extend(head.map(|head| (head.clone(), segment.clone())));
             }
             Write::CreateStreamTable
+            | Write::InsertHot { .. }
             | Write::UpdateStream(_)
             | Write::CreateSealedTables
             | Write::CreateHot(_)
@@ -660,7 +745,6 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
         }
     }
     written.closes = written.closed && (written.created.is_some() || !was_closed);
-    written.records = framed(&frames);
     if let Some(head) = head {
         let row = store.rows.last_row();
         let end = row.map_or(0, |row| row.key.position() + row.units);
@@ -671,5 +755,6 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Written {
             (segment.number, segment.units)
         });
     }
-    written
+    appends.push(written);
+    appends
 }

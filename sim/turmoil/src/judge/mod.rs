@@ -101,8 +101,11 @@ impl Judge {
         let bounds = Bounds {
             body_bytes: limits.append_bytes_max,
             page_bytes: limits.chunk_bytes_max,
-            // The server runs each append in a turn of its own.
-            folded_bytes: 0,
+            folded_bytes: if limits.turn_calls_max > 1 {
+                limits.fold_bytes_max
+            } else {
+                0
+            },
             page_step: limits.index_step(),
             page_ends_max: limits.index_entries_max,
             page_max_age_s: limits.page_max_age_s,

@@ -164,6 +164,10 @@ impl Judge {
                 Err(mismatch) => nearest = Some(mismatch),
             }
         }
+        if let Some([append, close]) = turn.apart() {
+            self.turn(name, at, &append, after_crash)?;
+            return self.turn(name, at, &close, after_crash);
+        }
         let records: Vec<_> = turn.records.iter().map(|record| excerpt(record)).collect();
         Err((
             Oracle::Causes,
