@@ -13,6 +13,8 @@ import { producer, Stream } from "../harness/stream.mjs";
 
 const rounds = Number(process.env.DURABILITY_KILLS || 20);
 const streamCount = 4;
+// After so many rounds come new streams, because each round reads all of its streams.
+const generationRounds = 20;
 const writerCount = Number(process.env.DURABILITY_WRITERS || 16);
 // So few that kills often coincide with a change of segments.
 const env = { SEGMENT_MAX_MESSAGES: 700, LONG_POLL_TIMEOUT_MS: 1_000 };
@@ -134,64 +136,89 @@ async function verify(stream, writers, counts) {
   return stored.length;
 }
 
+/** The streams of some rounds, and what their writers know of them. */
+class Generation {
+  stored = [];
+
+  constructor(number) {
+    this.names = range(streamCount).map((index) => `durability-${number}-${index}`);
+    this.writers = range(writerCount).map((index) => new Writer(index));
+  }
+
+  streams(server) {
+    return this.names.map((name) => new Stream(server.url, name, "application/json"));
+  }
+
+  async create(server) {
+    for (const stream of this.streams(server)) expect((await stream.put()).status).toBe(201);
+  }
+
+  /** Writes until the server is killed at a random time. */
+  async writeUntilKill(server) {
+    const agent = new http.Agent({ keepAlive: true });
+    const streams = this.streams(server);
+    let stopped = false;
+    const writing = this.writers.map((writer) =>
+      writer.write(streams[writer.index % streamCount], agent, () => stopped),
+    );
+    await sleep(150 + Math.random() * 650);
+    await server.kill();
+    stopped = true;
+    await Promise.all(writing);
+    agent.destroy();
+  }
+
+  async recover(server, counts) {
+    const agent = new http.Agent({ keepAlive: true });
+    const streams = this.streams(server);
+    for (const writer of this.writers)
+      await writer.recover(streams[writer.index % streamCount], agent, counts);
+    agent.destroy();
+  }
+
+  /** Compares all streams with the ledgers. Nothing may be less than it was. */
+  async verify(server, counts) {
+    const found = { unknownStored: 0, unknownLost: 0, offsets: 0 };
+    this.stored = [];
+    for (const [index, stream] of this.streams(server).entries()) {
+      const own = this.writers.filter((writer) => writer.index % streamCount === index);
+      this.stored.push(await verify(stream, own, found));
+    }
+    expect(found.unknownStored).toBeGreaterThanOrEqual(this.unknown?.unknownStored ?? 0);
+    expect(found.unknownLost).toBeGreaterThanOrEqual(this.unknown?.unknownLost ?? 0);
+    this.unknown = found;
+    counts.offsets += found.offsets;
+  }
+}
+
 test(`no acknowledged append is lost or doubled over ${rounds} kills under load`, async () => {
   const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-kill-"));
-  const counts = {
-    duplicates: 0,
-    retriedNew: 0,
-    retriedKnown: 0,
-    unknownStored: 0,
-    unknownLost: 0,
-    offsets: 0,
-  };
-  const writers = range(writerCount).map((index) => new Writer(index));
+  const counts = { duplicates: 0, retriedNew: 0, retriedKnown: 0, offsets: 0 };
+  const generations = [];
   let server = await startServer({ dataDirectory, env });
   try {
-    const names = range(streamCount).map((index) => `durability-${index}`);
-    for (const name of names)
-      expect((await new Stream(server.url, name, "application/json").put()).status).toBe(201);
-    let stored = [];
-
     for (let round = 0; round < rounds; round += 1) {
-      const agent = new http.Agent({ keepAlive: true });
-      const streams = names.map((name) => new Stream(server.url, name, "application/json"));
-      let stopped = false;
-      const writing = writers.map((writer) =>
-        writer.write(streams[writer.index % streamCount], agent, () => stopped),
-      );
-      await sleep(150 + Math.random() * 650);
-      await server.kill();
-      stopped = true;
-      await Promise.all(writing);
-      agent.destroy();
-
-      server = await startServer({ dataDirectory, env });
-      const restarted = names.map((name) => new Stream(server.url, name, "application/json"));
-      const unknownBefore = { stored: counts.unknownStored, lost: counts.unknownLost };
-      const again = new http.Agent({ keepAlive: true });
-      for (const writer of writers)
-        await writer.recover(restarted[writer.index % streamCount], again, counts);
-      again.destroy();
-      [counts.unknownStored, counts.unknownLost] = [0, 0];
-      stored = [];
-      for (const [index, stream] of restarted.entries()) {
-        stored.push(
-          await verify(
-            stream,
-            writers.filter((writer) => writer.index % streamCount === index),
-            counts,
-          ),
-        );
+      if (round % generationRounds === 0) {
+        generations.push(new Generation(generations.length));
+        await generations.at(-1).create(server);
       }
-      expect(counts.unknownStored).toBeGreaterThanOrEqual(unknownBefore.stored);
-      expect(counts.unknownLost).toBeGreaterThanOrEqual(unknownBefore.lost);
+      const generation = generations.at(-1);
+      await generation.writeUntilKill(server);
+      server = await startServer({ dataDirectory, env });
+      await generation.recover(server, counts);
+      await generation.verify(server, counts);
     }
+    // Later kills have taken nothing of the earlier streams.
+    for (const generation of generations) await generation.verify(server, counts);
 
-    const acknowledged = writers.reduce((sum, writer) => sum + writer.acknowledged.length, 0);
+    const sum = (numbers) => numbers.reduce((all, number) => all + number, 0);
+    const acknowledged = sum(
+      generations.flatMap(({ writers }) => writers.map((writer) => writer.acknowledged.length)),
+    );
     expect(acknowledged).toBeGreaterThan(rounds * writerCount);
     console.log(
-      `durability: ${rounds} kills, ${acknowledged} appends acknowledged and found, ${stored.reduce((a, b) => a + b, 0)} stored; ` +
-        `${counts.offsets} acknowledged offsets read from; unanswered sends of plain writers: ${counts.unknownStored} stored, ${counts.unknownLost} not; ` +
+      `durability: ${rounds} kills with ${writerCount} writers, ${acknowledged} appends acknowledged and found, ${sum(generations.flatMap(({ stored }) => stored))} stored; ` +
+        `${counts.offsets} acknowledged offsets read from; unanswered sends of plain writers: ${sum(generations.map(({ unknown }) => unknown.unknownStored))} stored, ${sum(generations.map(({ unknown }) => unknown.unknownLost))} not; ` +
         `unanswered requests of producers: ${counts.retriedKnown} were stored, ${counts.retriedNew} not; ${counts.duplicates} duplicates recognised`,
     );
   } finally {
