@@ -800,6 +800,7 @@ fn note_answer(shared: &mut Inner, request: &Request, response: &Response) {
         (_, 400) => shared.cover(Situation::BadRequest),
         (_, 413) => shared.cover(Situation::TooLarge),
         (_, 503) => shared.cover(Situation::Unavailable),
+        (_, 500) => shared.cover(Situation::Damaged),
         ("POST", 403) => shared.cover(Situation::EpochFenced),
         ("GET", 200)
             if response.header("Stream-Next-Offset").is_some()

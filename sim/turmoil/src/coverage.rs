@@ -35,6 +35,7 @@ sim::named! {
         BadRequest: "bad request",
         TooLarge: "body too large",
         Unavailable: "answered 503, without room or after a failure",
+        Damaged: "answered 500, because of a damaged row",
         LongPollWoken: "long-poll woken by an append",
         LongPollClosed: "long-poll ended by a close",
         LongPollGone: "long-poll ended by an end of the stream",
@@ -110,6 +111,7 @@ sim::named! {
         Collect: "collection fails",
         Throttle: "cold tier throttles",
         Trickle: "cold tier trickles",
+        RowFlips: "bit of a row flips",
     }
 }
 
@@ -139,6 +141,7 @@ impl Breakable for Fault {
             Self::Collect => "objects, or the news of their end, stayed",
             Self::Throttle => "something was refused",
             Self::Trickle => "a body came in pieces",
+            Self::RowFlips => "the damage was noticed",
         }
     }
 }

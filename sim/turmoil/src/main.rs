@@ -6,6 +6,7 @@
 mod client;
 mod cold;
 mod coverage;
+mod flipped;
 mod judge;
 mod live;
 mod meta;

@@ -469,7 +469,8 @@ impl World {
             | Fault::Get
             | Fault::Collect
             | Fault::Throttle
-            | Fault::Trickle => return,
+            | Fault::Trickle
+            | Fault::RowFlips => return,
         }
         if reached {
             self.shared.lock().changed(fault);

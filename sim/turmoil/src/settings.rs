@@ -67,7 +67,7 @@ impl Settings {
         let clients = 1 + choices.upto(HOSTS_MAX - 2);
         let mut chances = [0; FAULTS];
         let few = choices.percent(25);
-        for chance in &mut chances {
+        for chance in &mut chances[..Fault::RowFlips as usize] {
             if choices.upto(if few { 7 } else { 1 }) == 1 {
                 *chance = choices.one_of(&[5, 2, 10, 20, 50]);
             }
@@ -82,6 +82,8 @@ impl Settings {
                 chances[fault as usize] = choices.one_of(&[20, 5, 50]);
             }
         }
+        // The last one is younger than the others, and comes from a later tape.
+        chances[Fault::RowFlips as usize] = choices.fourth().one_of(&[0, 0, 10, 50]);
         let mut weights = [0; KINDS];
         for (kind, weight) in weights.iter_mut().enumerate() {
             // Rare in the long runs of the inner layer, but these runs are short.

@@ -172,7 +172,17 @@ impl Inner {
         fires
     }
 
-    /// Draws the same for things that outlast the busy phase.
+    /// Draws whether a bit of a row flips that is read now.
+    pub(crate) fn row_flips(&mut self) -> bool {
+        let chance = self.settings.chance(Fault::RowFlips);
+        let fires = self.phase == Phase::Busy && self.choices.fourth().percent(chance);
+        if fires {
+            self.coverage.fired(Fault::RowFlips);
+        }
+        fires
+    }
+
+    /// Draws like [`Self::fault`] for things that outlast the busy phase.
     pub(crate) fn fault_ever(&mut self, fault: Fault) -> bool {
         if self.phase == Phase::Busy {
             return self.fault(fault);

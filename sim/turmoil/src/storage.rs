@@ -5,6 +5,7 @@
 //! opens the shard finds it, unless the power was cut. A power cut takes with it everything that
 //! was committed on top.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use sim::platform::Storage as _;
 use sim::storage::{Kind, Store};
 
 use crate::coverage::{Fault, Situation};
+use crate::flipped;
 use crate::shared::{Inner, SERVER, Shared, client_host, now};
 
 /// How often the alarms may be queried within a millisecond.
@@ -36,6 +38,8 @@ pub(crate) enum Logged {
     },
     /// A stream's instance is made from the rows.
     Opened { name: String },
+    /// The storage has told the server that a row of a stream is damaged.
+    Damaged { name: String, at: u64 },
     /// All streams restart.
     Booted,
 }
@@ -146,6 +150,7 @@ struct View {
     boot: u64,
     name: String,
     rows: Arc<MemoryRows>,
+    damage: RefCell<Option<String>>,
 }
 
 fn failed(what: &str) -> io::Error {
@@ -357,6 +362,7 @@ impl Reader for Connection {
             boot: self.boot,
             name: name.to_owned(),
             rows,
+            damage: RefCell::default(),
         }))
     }
 
@@ -557,12 +563,46 @@ impl Writer for Connection {
     }
 }
 
+impl View {
+    /// Tells the judge of damage that a shard has noticed.
+    fn flipped(&self, shared: &mut Inner, read: flipped::Read) -> Result<Vec<u8>, StorageError> {
+        if read.frames.is_err() {
+            shared.changed(Fault::RowFlips);
+            shared.storage_failed_at = now();
+            shared.log.push(Logged::Damaged {
+                name: self.name.clone(),
+                at: now(),
+            });
+            if !read
+                .damage
+                .as_ref()
+                .is_some_and(|damage| damage.contains(&self.name))
+            {
+                shared.fail(
+                    Oracle::Storage,
+                    format!("damage that names {}", self.name),
+                    format!("{:?}", read.damage),
+                );
+            }
+        }
+        self.damage.replace(read.damage);
+        read.frames
+    }
+}
+
 impl Rows for View {
     fn frames(&self, span: Span) -> Result<Vec<u8>, StorageError> {
         let mut shared = self.shared.lock();
         shared
             .storage_fails(self.boot, "reading")
             .map_err(|error| StorageError(error.to_string()))?;
+        if shared.row_flips()
+            && let Some(read) = flipped::read(&self.name, &self.rows, span, shared.choices.fourth())
+        {
+            let name = &self.name;
+            shared.note("storage", || format!("{name}: a bit of a row has flipped"));
+            return self.flipped(&mut shared, read);
+        }
         self.rows.frames(span)
     }
 
@@ -573,7 +613,7 @@ impl Rows for View {
     }
 
     fn damage(&self) -> Option<String> {
-        None
+        self.damage.borrow().clone()
     }
 }
 

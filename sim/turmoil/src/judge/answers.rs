@@ -29,10 +29,13 @@ impl Judge {
         }
         if response.status >= 500 {
             let is_refusal = response.status == 503 && response.header("Retry-After").is_some();
-            return if is_refusal {
+            let damaged_at = self.names[name].damaged_at;
+            let is_damaged = response.status == 500 && damaged_at.is_some_and(|at| at >= sent_at);
+            return if is_refusal || is_damaged {
                 Ok(())
             } else {
-                Err(mismatch("503 with Retry-After, if anything", response))
+                let expected = "503 with Retry-After, or 500 of a damaged row, if anything";
+                Err(mismatch(expected, response))
             };
         }
         if response.status == 408 && !request.body.is_empty() {
@@ -272,7 +275,9 @@ impl Judge {
     /// Returns when the version that an answer shows was no longer the last.
     pub(crate) fn outdated_at(&self, attempt: usize, response: &Response) -> Option<u64> {
         let Attempt { name, from, .. } = self.attempts[attempt];
-        let Name { model, versions } = &self.names[name];
+        let Name {
+            model, versions, ..
+        } = &self.names[name];
         let next_offset = response.header("Stream-Next-Offset").and_then(token)?;
         let mut latest = None;
         for (at, version) in versions.iter().enumerate().skip(from) {

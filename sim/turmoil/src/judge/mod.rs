@@ -60,6 +60,8 @@ struct Name {
     model: Model,
     /// The first version is a name without a stream.
     versions: Vec<Version>,
+    /// When the storage last told the server of a damaged row.
+    damaged_at: Option<u64>,
 }
 
 /// An observation that is counted as a situation.
@@ -125,6 +127,7 @@ impl Judge {
                 state: State::default(),
                 cause: Cause::default(),
             }],
+            damaged_at: None,
         });
         let names: Vec<_> = names.collect();
         Self {

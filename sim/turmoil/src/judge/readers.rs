@@ -88,7 +88,9 @@ impl Judge {
         bytes: &[u8],
     ) -> Result<Progress, Mismatch> {
         let name = self.attempts[attempt].name;
-        let Name { model, versions } = &self.names[name];
+        let Name {
+            model, versions, ..
+        } = &self.names[name];
         let mut progress = Progress::default();
         let mut nearest = None;
         let mut seen = Vec::new();

@@ -27,6 +27,11 @@ impl Judge {
                     name.model.restart(state);
                 }
             }
+            Logged::Damaged { name, at } => {
+                if let Some(name) = self.index(&name) {
+                    self.names[name].damaged_at = Some(at);
+                }
+            }
             Logged::Opened { name } => {
                 if let Some(name) = self.index(&name) {
                     let state = self.names[name].model.state.clone();
