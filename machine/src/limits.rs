@@ -110,11 +110,11 @@ limits_table! {
     /// Memory for the appends of one stream that wait for a commit. Beyond it, an append is refused
     /// with `Retry-After`.
     waiting_bytes_max: u64 = 16 << 20, Bytes, (1, 1 << 30);
-    /// Most appends that one commit takes.
+    /// Most appends that one turn takes.
     turn_calls_max: u64 = 256, Count, (1, 100_000);
-    /// Most bytes that the appends of one commit have together. A single append may be larger.
+    /// Most bytes that the appends of one turn have together. A single append may be larger.
     turn_bytes_max: u64 = 4 << 20, Bytes, (1, 1 << 30);
-    /// Largest row that appends of one commit share. A smaller value makes pages and the index of a
+    /// Largest row that appends of one turn share. A smaller value makes pages and the index of a
     /// segment finer.
     fold_bytes_max: u64 = 16 << 10, Bytes, (0, 1_500_000);
     /// Largest row. The platform allows 2 MB for one value. A row needs room for the length of a
