@@ -1,5 +1,6 @@
 //! The effects of a stream, and all their outcomes.
 
+use bytes::Bytes;
 use machine::outbox::{Request, Statement, Value};
 use machine::segment::Put;
 use machine::{CallOutcome, Effect, EffectId, Input, Millis};
@@ -153,7 +154,10 @@ impl EffectJob {
                 let status = status.filter(|_| outcome == Outcome::Done);
                 Input::CallFinished {
                     effect,
-                    outcome: status.map_or(CallOutcome::Failed, CallOutcome::Status),
+                    outcome: status.map_or(CallOutcome::Failed, |status| CallOutcome::Answered {
+                        status,
+                        body: Bytes::new(),
+                    }),
                 }
             }
             Self::Index { effect, statements } => {

@@ -147,6 +147,7 @@ impl Reader {
             body: Bytes::copy_from_slice(body),
             location: String::new(),
             name: "a".to_owned(),
+            fork: None,
             preconditions: Preconditions::default(),
         });
         self.call(create).expect("a PUT is answered")

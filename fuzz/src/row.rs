@@ -9,6 +9,9 @@ use sim::choices::Choices;
 
 /// The number of columns of the widest row.
 const WIDTH: usize = 18;
+
+/// The column of the lineage, which is drawn last.
+const LINEAGE: usize = WIDTH;
 /// The place among the bound values of each column of a task that is read.
 const TASK_COLUMNS: [usize; 5] = [3, 4, 0, 1, 2];
 
@@ -19,7 +22,8 @@ const TASK_COLUMNS: [usize; 5] = [3, 4, 0, 1, 2];
 /// another.
 pub fn row(input: &[u8]) {
     let mut choices = Choices::from_tape(input);
-    let drawn = Row((0..WIDTH).map(|_| Cell::draw(&mut choices)).collect());
+    let mut drawn = Row((0..WIDTH).map(|_| Cell::draw(&mut choices)).collect());
+    drawn.0.push(Cell::Null);
     let _ = (sql::row_mark(&drawn), sql::writers_of(&drawn));
     let _ = (sql::retried_segment(&drawn), sql::producer(&drawn));
     let table = choices.one_of(&[HotTable::of(0), HotTable::of(1)]);
@@ -28,6 +32,8 @@ pub fn row(input: &[u8]) {
         Write::CreateSealedTables,
         Write::CreateHot(table),
         Write::DropHot(table),
+        Write::CreateManifest,
+        Write::CreatePins,
         Write::CreateOutbox,
         Write::DropOutbox,
         Write::DropTables,
@@ -56,6 +62,8 @@ pub fn row(input: &[u8]) {
             stream: Some(0),
             outbox: Some(0),
             newest_hot: None,
+            oldest_hot: None,
+            has_segments: has("segments"),
             former: Some(former),
             older_tasks: sql::older_task(&drawn).into_iter().collect(),
         };
@@ -89,6 +97,10 @@ pub fn row(input: &[u8]) {
         ]);
     }
     writes.push(appends_of_a_row(&mut choices, table));
+    drawn.0[LINEAGE] = Cell::draw(&mut choices);
+    let _ = (sql::head(&drawn), sql::appends_of(&drawn));
+    writes.extend(sql::manifest(&drawn).ok().map(Write::InsertManifest));
+    writes.extend(sql::pin(&drawn).ok().map(Write::PutPin));
     for write in &writes {
         stops_where_it_fails(write);
     }

@@ -64,6 +64,7 @@ pub fn segment(input: &[u8]) {
             body: Bytes::new(),
             location: String::new(),
             name: "a".to_owned(),
+            fork: None,
             preconditions: Preconditions::default(),
         }),
     );

@@ -40,7 +40,11 @@ impl AppendQueue {
     pub fn arrive(&mut self, id: CallId, call: Call, limits: &Limits) -> Arrival {
         let append = match call {
             Call::Append(append) => append,
-            call @ (Call::Create(_) | Call::Metadata | Call::Read(_) | Call::Delete(_)) => {
+            call @ (Call::Create(_)
+            | Call::Metadata
+            | Call::Read(_)
+            | Call::Delete(_)
+            | Call::Fork(_)) => {
                 return Arrival::Runs(Input::Call { id, call });
             }
         };

@@ -90,6 +90,7 @@ mod backoff;
 mod frames;
 mod limits;
 pub mod live_reader;
+mod manifest;
 mod offset;
 pub mod outbox;
 mod plan;
@@ -103,6 +104,7 @@ mod timer;
 mod turn;
 mod varint;
 pub mod wire;
+mod words;
 
 pub use append_queue::{AppendQueue, Arrival};
 pub use frames::Frames;
@@ -124,4 +126,5 @@ pub use turn::{
     StreamEnd, Subscriber, Turn,
 };
 pub use wire::answer::{Answer, Body};
+pub use wire::fork::{ForkCall, ForkRequest};
 pub use wire::request::{Append, Call};

@@ -131,6 +131,19 @@ limits_table! {
     stream_seq_bytes_max: u64 = 1_024, Bytes, (1, TEXT_BYTES_MAX);
     /// Longest `Content-Type`.
     content_type_bytes_max: u64 = 256, Bytes, (1, TEXT_BYTES_MAX);
+    /// How long the creation of a fork may take. After that, what it has pinned is released.
+    fork_time_ms: u64 = 20_000, Milliseconds, (1, DAY_MS);
+    /// Forks of one stream. A further one is refused with 429.
+    forks_max: u64 = 10_000, Count, (1, 1_000_000);
+    /// How many forks may follow each other in a chain. A longer chain is refused with 409.
+    fork_depth_max: u64 = 100, Count, (1, 1_000_000);
+    /// Segments that a fork may inherit. A longer source is refused with 409.
+    fork_segments_max: u64 = 10_000, Count, (1, 1_000_000);
+    /// Size of a row with the segments that a fork inherits. A read decodes one such row. A row
+    /// with a single segment may be larger.
+    manifest_bytes_max: u64 = 256 << 10, Bytes, (1, 1_500_000);
+    /// Rows that are read at once to find where appends end.
+    appends_read_max: u64 = 1_000, Count, (1, 100_000);
     /// A read stores a new last use only when the stored one is older than TTL / this. A larger
     /// value means more writes and less delay of an expiry.
     touch_slack_divisor: u64 = 8, Count, (1, 1_000_000);

@@ -27,6 +27,24 @@ pub enum Refusal {
     /// 404: there is no stream of this name.
     #[error("the stream does not exist")]
     StreamNotFound,
+    /// 404: there is no stream to fork (protocol 4.2).
+    #[error("the source stream does not exist")]
+    SourceNotFound,
+    /// 409: the stream to fork was deleted, and lives on only for its forks (protocol 4.2).
+    #[error("the source stream was deleted")]
+    SourceDeleted,
+    /// 409: the stream to fork exceeds a limit.
+    #[error("the source stream {0}")]
+    SourceTooLarge(&'static str),
+    /// 429: the stream to fork has as many forks as it may have.
+    #[error("the source stream has too many forks")]
+    TooManyForks,
+    /// 410: the stream was deleted, and lives on only for its forks (protocol 5.4).
+    #[error("the stream was deleted")]
+    Gone,
+    /// 409: a PUT on a stream that was deleted and lives on for its forks (protocol 4.2).
+    #[error("the stream was deleted, and its forks still need it")]
+    InUse,
     /// 404: the path is not that of a stream.
     #[error("there is nothing at this path; streams are at /v1/stream/<stream-id>")]
     PathNotFound,
@@ -142,6 +160,12 @@ impl Refusal {
             Self::Forbidden(_) => (403, "forbidden"),
             Self::StaleEpoch { .. } => (403, "stale_epoch"),
             Self::StreamNotFound => (404, "stream_not_found"),
+            Self::SourceNotFound => (404, "source_not_found"),
+            Self::SourceDeleted => (409, "source_deleted"),
+            Self::SourceTooLarge(_) => (409, "source_too_large"),
+            Self::TooManyForks => (429, "too_many_forks"),
+            Self::Gone => (410, "stream_gone"),
+            Self::InUse => (409, "stream_in_use"),
             Self::PathNotFound => (404, "not_found"),
             Self::Reserved => (404, "reserved"),
             Self::MethodNotAllowed { .. } => (405, "method_not_allowed"),

@@ -17,6 +17,8 @@ pub enum TimerReason {
     Task,
     /// A running effect of the outbox counts as lost.
     Reply,
+    /// The creation of a fork has taken too long.
+    Fork,
     /// A stored queue of the outbox gets its turn in memory.
     Rotation,
 }
@@ -47,6 +49,7 @@ impl fmt::Display for TimerReason {
             Self::Put => "put",
             Self::Task => "task",
             Self::Reply => "reply",
+            Self::Fork => "fork",
             Self::Rotation => "rotation",
         })
     }

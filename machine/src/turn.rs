@@ -11,6 +11,7 @@ use crate::storage::{Storage, StorageError, rows};
 use crate::wire::{
     self,
     answer::Answer,
+    fork::ForkCall,
     request::{Append, Call},
 };
 use crate::{Offset, live_reader, stream};
@@ -39,10 +40,15 @@ pub struct CallId(pub u64);
 pub struct EffectId(pub u64);
 
 /// How a call of another object ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// The object answered with this status.
-    Status(u16),
+    /// The object answered.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// The whole body.
+        body: Bytes,
+    },
     /// The call failed, or its outcome is unknown.
     Failed,
 }
@@ -61,7 +67,8 @@ pub struct Context<'a> {
 /// What can happen to a stream.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A client's request, parsed by [`wire::request`].
+    /// A client's request, parsed by [`wire::request`]. Its answer comes in this turn, or, if it
+    /// forks a stream or is a call of a fork, in a later one.
     Call {
         /// Names the call in its answer.
         id: CallId,
@@ -141,7 +148,9 @@ impl Input {
             self,
             Self::Continue { .. }
                 | Self::Call {
-                    call: Call::Metadata | Call::Read(_),
+                    call: Call::Metadata
+                        | Call::Read(_)
+                        | Call::Fork(ForkCall::Describe { .. } | ForkCall::Bound { .. }),
                     ..
                 }
         )

@@ -12,6 +12,8 @@ pub mod coverage;
 pub mod digest;
 pub mod engine;
 pub mod fidelity;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod forks;
 pub mod http_cache;
 pub mod ids;
 #[cfg(not(target_arch = "wasm32"))]

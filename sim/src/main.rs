@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use sim::forks::Forks;
 use sim::layer::{self, Seeds, Subject};
 use sim::oracles::Oracle;
 use sim::run::{Inner, Options};
@@ -51,6 +52,9 @@ enum Command {
         /// The seed or tape is one of the outer layer
         #[arg(long)]
         turmoil: bool,
+        /// The seed or tape is one of the world of forks
+        #[arg(long, conflicts_with = "turmoil")]
+        forks: bool,
     },
     /// Make a failing seed or tape small
     Shrink {
@@ -62,6 +66,9 @@ enum Command {
         /// The seed or tape is one of the outer layer
         #[arg(long)]
         turmoil: bool,
+        /// The seed or tape is one of the world of forks
+        #[arg(long, conflicts_with = "turmoil")]
+        forks: bool,
     },
     /// The outer layer: the server for one machine and real HTTP clients on a simulated network
     Turmoil {
@@ -100,6 +107,24 @@ enum Command {
         #[arg(long, default_value = "0..2")]
         seeds: Seeds,
     },
+    /// Run seeds of the world of forks, or everything that two names and one fork can do
+    Forks {
+        #[arg(long, default_value = "0..10000")]
+        seeds: Seeds,
+        #[arg(long)]
+        minutes: Option<f64>,
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Run one seed again
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Print everything that happens in it
+        #[arg(long)]
+        trace: bool,
+        /// Run everything that fits into this many operations, with a crash at every place
+        #[arg(long)]
+        explore: Option<u64>,
+    },
     /// Print everything that the programs of a file can show on a simulated object, as JSON
     Fidelity {
         #[arg(default_value = "tests/fidelity/programs.json")]
@@ -117,6 +142,14 @@ enum Command {
         #[arg(long, value_enum, default_value = "map")]
         storage: Storage,
     },
+    /// The same in the world of forks
+    #[command(hide = true)]
+    WorkForks {
+        seeds: Seeds,
+        step: u64,
+        #[arg(long)]
+        minutes: Option<f64>,
+    },
     /// Print the hash of each seed
     #[command(hide = true)]
     Hashes { seeds: Seeds },
@@ -129,6 +162,8 @@ enum Command {
         seconds: u64,
         #[arg(long)]
         known: PathBuf,
+        #[arg(long)]
+        forks: bool,
         #[arg(long, value_enum, default_value = "map")]
         storage: Storage,
     },
@@ -179,18 +214,30 @@ fn main() -> Result<ExitCode> {
             state,
             storage,
             turmoil: false,
+            forks,
         } => {
             let options = Options {
                 until: until.unwrap_or(u64::MAX),
                 ..options(storage)
             };
+            if forks {
+                return layer::replay::<Forks>(&what, trace, state, options);
+            }
             layer::replay::<Inner>(&what, trace, state, options)
         }
         Command::Shrink {
             what,
             output,
+            turmoil: false,
+            forks: true,
+            ..
+        } => layer::shrink::<Forks>(&what, &output, Options::default()),
+        Command::Shrink {
+            what,
+            output,
             storage,
             turmoil: false,
+            forks: false,
         } => layer::shrink::<Inner>(&what, &output, options(storage)),
         Command::Replay {
             what,
@@ -221,6 +268,26 @@ fn main() -> Result<ExitCode> {
             let jobs = jobs.map(|jobs| format!("--jobs={jobs}"));
             commands::turmoil::turmoil([command.to_owned(), range].into_iter().chain(jobs))
         }
+        Command::WorkForks {
+            seeds,
+            step,
+            minutes,
+        } => layer::work::<Forks>(seeds, step, minutes, storage::Kind::Map),
+        Command::Forks {
+            seeds,
+            minutes,
+            jobs,
+            seed,
+            trace,
+            explore,
+        } => match (explore, seed) {
+            (Some(operations), _) => commands::explore::forks(operations),
+            (None, Some(seed)) => {
+                let subject = Subject::Seed(seed);
+                layer::replay::<Forks>(&subject, trace, trace, Options::default())
+            }
+            (None, None) => layer::run::<Forks>(Some(seeds), minutes, jobs, storage::Kind::Map),
+        },
         Command::Meta { seeds } => commands::meta::meta(seeds),
         Command::Mutants { arguments } => commands::mutants(arguments),
         Command::Explore { ops } => commands::explore::explore(ops),
@@ -242,6 +309,12 @@ fn main() -> Result<ExitCode> {
             seconds,
             known,
             storage,
-        } => layer::hunt::<Inner>(oracle, seconds, &known, options(storage)),
+            forks,
+        } => {
+            if forks {
+                return layer::hunt::<Forks>(oracle, seconds, &known, Options::default());
+            }
+            layer::hunt::<Inner>(oracle, seconds, &known, options(storage))
+        }
     }
 }

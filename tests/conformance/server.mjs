@@ -1,6 +1,6 @@
 // One server for the whole suite: the one that CONFORMANCE_TEST_URL names, or one that is started
-// here on the bundle for deployment. With CONFORMANCE_COLD=1 it has cold storage and tiny segments.
-// The server for one machine always has its default directory.
+// here on the bundle for deployment, with the cold tier of a deployment. With CONFORMANCE_COLD=1 it
+// has tiny segments.
 
 import { shell, startServer } from "../harness/server.mjs";
 import { settings } from "../harness/settings.mjs";
@@ -21,7 +21,7 @@ export default async function setup({ provide }) {
   const server = await startServer({
     bundle: "target/worker",
     env,
-    cold: shell === "server" ? "directory" : cold,
+    cold: shell === "server" ? "directory" : true,
   });
   provide("server", { url: server.url, longPollTimeoutMs: Number(env.LONG_POLL_TIMEOUT_MS) });
   return () => server.stop();

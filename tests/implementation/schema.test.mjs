@@ -37,14 +37,14 @@ async function fixture(file, name) {
 }
 
 describe.runIf(shell === "worker")("rows without a schema number", () => {
-  // Three rows for the stream's table and its number, one for the column of the open segment's
-  // table, four for the outbox, which is made anew, and the stream's row, because its alarm is set
-  // anew.
-  test("are upgraded once, by nine rows, and keep everything", async () => {
+  // Four rows for the columns of the stream's table and its number, one for the column of the table
+  // of segments, two for those of the hot tables, four for the outbox, which is made anew, and the
+  // stream's row, because its alarm is set anew.
+  test("are upgraded once, by twelve rows, and keep everything", async () => {
     const stream = await fixture("chat.sql", "chat-upgraded");
     const page = await stream.get();
     expect(page.json()).toEqual([1, 2, 3, 4, 5, 6].map((message) => ({ message })));
-    expect((await stream.statistics()).rows_written).toBe(9);
+    expect((await stream.statistics()).rows_written).toBe(12);
     expect((await stream.append("{\"message\":7}", producer("p0", 3, 2))).status).toBe(204);
     expect((await stream.append("{\"message\":7}", producer("p0", 3, 3))).status).toBe(200);
     expect((await stream.statistics()).last_turn_rows_written).toBe(1);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use machine::outbox;
 use machine::router::{self, Route, Settings, target};
 use machine::wire::internal_headers;
@@ -110,7 +111,8 @@ impl Server {
             if let Some(at) = jobs.iter().position(is_call)
                 && let EffectJob::Call { effect, .. } = jobs.remove(at)
             {
-                let outcome = CallOutcome::Status(status);
+                let body = Bytes::new();
+                let outcome = CallOutcome::Answered { status, body };
                 return named.report(self.now, Input::CallFinished { effect, outcome });
             }
         }
@@ -223,6 +225,9 @@ impl Server {
                 return answer.status;
             }
         };
+        if is_of_forks(&call) {
+            return 501;
+        }
         let base = request.url.split(['?', '#']).next().unwrap_or_default();
         let again = Request::print(&call, base).parse(limits);
         assert_eq!(again.as_ref(), Ok(&call), "a call survives being printed");
@@ -240,5 +245,15 @@ impl Server {
         for named in self.objects.values_mut() {
             named.read_all(now);
         }
+    }
+}
+
+/// Returns whether a call creates a fork, or comes from one. The objects of this target have no
+/// common cold tier, which forks need.
+const fn is_of_forks(call: &Call) -> bool {
+    match call {
+        Call::Create(create) => create.fork.is_some(),
+        Call::Fork(_) => true,
+        Call::Append(_) | Call::Metadata | Call::Read(_) | Call::Delete(_) => false,
     }
 }

@@ -105,7 +105,12 @@ impl Named {
                 | Write::ForgetProducers { .. }
                 | Write::Upgrade { .. }
                 | Write::UpdateTask(_)
-                | Write::RemoveTask { .. } => false,
+                | Write::RemoveTask { .. }
+                | Write::CreateManifest
+                | Write::InsertManifest(_)
+                | Write::CreatePins
+                | Write::PutPin(_)
+                | Write::ForgetPins { .. } => false,
             };
             assert!(
                 turn.writes.iter().all(allowed),
@@ -128,7 +133,8 @@ impl Named {
             | Call::Append(_)
             | Call::Delete(_)
             | Call::Read(_)
-            | Call::Metadata => {}
+            | Call::Metadata
+            | Call::Fork(_) => {}
         }
         answer.status
     }

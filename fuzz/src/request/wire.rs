@@ -120,6 +120,7 @@ impl Request {
                 headers.extend(print_preconditions(preconditions));
                 ("DELETE", Bytes::new())
             }
+            Call::Fork(_) => unreachable!("calls of forks are not handed over"),
         };
         Self {
             method: method.to_owned(),

@@ -35,7 +35,7 @@ impl From<String> for Value {
     }
 }
 
-/// A change of the admin index (`migrations/0001_segments_admin.sql`). It is stored as JSON until
+/// A change of the admin index (`migrations/`). It is stored as JSON until
 /// the index has it. A change that arrives late or twice has no effect, because a stream's row
 /// keeps the highest version and a segment's row needs the row of its incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub enum Change {
         content_type: String,
         /// When it was created.
         created_at: Millis,
+        /// The source of a fork. Empty if the stream is no fork.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        forked_from: String,
     },
     /// A segment was stored in the cold tier.
     Stored {
@@ -103,6 +106,8 @@ struct StoredChange {
     incarnation: Option<String>,
     content_type: Option<String>,
     created_at: Option<Millis>,
+    #[serde(default)]
+    forked_from: String,
     segment: Option<u64>,
     units: Option<u64>,
     key: Option<String>,
@@ -138,6 +143,7 @@ impl TryFrom<StoredChange> for Change {
                 incarnation: stored.incarnation.ok_or(ChangeError)?,
                 content_type: stored.content_type.ok_or(ChangeError)?,
                 created_at: stored.created_at.ok_or(ChangeError)?,
+                forked_from: stored.forked_from,
             },
             StoredKind::Stored => Self::Stored {
                 path,
@@ -160,9 +166,10 @@ impl TryFrom<StoredChange> for Change {
     }
 }
 
-const INSERT_STREAM: &str = "INSERT INTO streams (path, incarnation, content_type, created_at, deleted_at, version) \
-     VALUES (?, ?, ?, ?, NULL, ?) ON CONFLICT (path) DO UPDATE SET incarnation = excluded.incarnation, \
-     content_type = excluded.content_type, created_at = excluded.created_at, deleted_at = NULL, version = excluded.version \
+const INSERT_STREAM: &str = "INSERT INTO streams (path, incarnation, content_type, created_at, deleted_at, version, forked_from) \
+     VALUES (?, ?, ?, ?, NULL, ?, ?) ON CONFLICT (path) DO UPDATE SET incarnation = excluded.incarnation, \
+     content_type = excluded.content_type, created_at = excluded.created_at, deleted_at = NULL, version = excluded.version, \
+     forked_from = excluded.forked_from \
      WHERE excluded.version > streams.version";
 
 const INSERT_SEGMENT: &str = "INSERT INTO segments (path, incarnation, segment, start_offset, end_offset, r2_key, bytes, messages, \
@@ -198,6 +205,7 @@ impl Change {
                 incarnation,
                 content_type,
                 created_at,
+                forked_from,
             } => vec![Statement {
                 sql: INSERT_STREAM,
                 values: vec![
@@ -206,6 +214,7 @@ impl Change {
                     content_type.into(),
                     created_at.0.into(),
                     version.into(),
+                    forked_from.into(),
                 ],
             }],
             Self::Stored {

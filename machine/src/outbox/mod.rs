@@ -174,7 +174,51 @@ impl Outbox {
         self.store(task, turn);
     }
 
-    /// Adds a task to the end of its queue.
+    /// Returns the id of an effect that is begun outside of the outbox.
+    pub(crate) const fn next_effect(&mut self) -> EffectId {
+        self.effects_begun += 1;
+        EffectId(self.effects_begun)
+    }
+
+    /// Removes a task that has become needless. Returns false if it has begun, as far as this
+    /// instance knows.
+    ///
+    /// # Errors
+    /// When the queue has to be read first, and cannot be.
+    pub(crate) fn remove(
+        &mut self,
+        queue: &Queue,
+        id: u64,
+        storage: &dyn Storage,
+        limits: &Limits,
+        turn: &mut Turn,
+    ) -> Result<bool, StorageError> {
+        if !self.queues.contains_key(queue) {
+            self.load_queue(queue, storage, limits)?;
+        }
+        let Some(state) = self.queues.get_mut(queue) else {
+            return Ok(false);
+        };
+        match state.tasks.iter().position(|task| task.id == id) {
+            Some(at) => {
+                let begun = state.in_flight.as_ref();
+                if at < begun.map_or(0, |effect| effect.leaves.len()) {
+                    return Ok(false);
+                }
+                state.tasks.remove(at);
+                if at == 0 {
+                    (state.failures, state.retry_at) = (0, AT_ONCE);
+                }
+            }
+            None if !state.has_more => return Ok(false),
+            None => {}
+        }
+        let queue = queue.clone();
+        turn.writes.push(Write::RemoveTask { queue, id });
+        Ok(true)
+    }
+
+    /// Adds a task to the end of its queue, and returns its id.
     ///
     /// # Errors
     /// When the queue has to be read first, and cannot be.
@@ -185,7 +229,7 @@ impl Outbox {
         storage: &dyn Storage,
         limits: &Limits,
         turn: &mut Turn,
-    ) -> Result<(), StorageError> {
+    ) -> Result<u64, StorageError> {
         self.version = self.version.max(index_version(&what));
         let queue = what.queue();
         if !self.queues.contains_key(&queue) && self.has_unloaded {
@@ -210,8 +254,9 @@ impl Outbox {
             state.read_to = task.id;
             state.tasks.push_back(task.clone());
         }
+        let id = task.id;
         self.store(task, turn);
-        Ok(())
+        Ok(id)
     }
 
     fn store(&mut self, task: Task, turn: &mut Turn) {
@@ -314,8 +359,16 @@ impl Outbox {
                 // Tasks that an earlier step stored can be read now.
                 let from = state.read_to + 1;
                 state.read_from(from, queue, storage, limits)?;
+                // The storage still has the tasks that this step has removed.
+                state.tasks.retain(|task| {
+                    let (queue, id) = (queue.clone(), task.id);
+                    !turn.writes.contains(&Write::RemoveTask { queue, id })
+                });
                 // The storage does not show the tasks of this step yet.
-                state.has_more |= state.last_id > state.read_to;
+                state.has_more |= turn.writes.iter().any(|write| {
+                    matches!(write, Write::InsertTask(task)
+                        if task.what.queue() == *queue && task.id > state.read_to)
+                });
             }
         }
         // The storage still has what this step removes.

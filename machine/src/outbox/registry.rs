@@ -26,6 +26,9 @@ struct StreamValue {
     path: String,
     content_type: String,
     created_at: Millis,
+    /// The source of a fork.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forked_from: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,6 +43,7 @@ pub(crate) fn created(
     path: &str,
     content_type: &str,
     created_at: Millis,
+    forked_from: Option<String>,
 ) -> TaskKind {
     let event = StateEvent {
         r#type: "stream".to_owned(),
@@ -48,6 +52,7 @@ pub(crate) fn created(
             path: path.to_owned(),
             content_type: content_type.to_owned(),
             created_at,
+            forked_from,
         }),
         headers: EventHeaders {
             operation: "insert".to_owned(),

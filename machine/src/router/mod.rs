@@ -127,7 +127,7 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
     // Authorize before any check that reveals something about the stream.
     authorize(head, settings)?;
     let name = name::canonical(id, &settings.limits)?;
-    if name.split('/').next() == Some(name::CONTROL_PREFIX) {
+    if is_reserved(&name) {
         return Err(Refusal::Reserved.into());
     }
     let writes = matches!(head.method, "PUT" | "POST" | "DELETE");
@@ -161,6 +161,11 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
 /// Returns the canonical name of the stream in a request's target.
 pub(crate) fn stream_name(target: &str, limits: &Limits) -> Result<String, Refusal> {
     name::canonical(stream_id(target)?, limits)
+}
+
+/// Returns whether the name belongs to control APIs (protocol 6).
+pub(crate) fn is_reserved(name: &str) -> bool {
+    name.split('/').next() == Some(name::CONTROL_PREFIX)
 }
 
 /// Returns whether the target is one to which streams send their registry events.

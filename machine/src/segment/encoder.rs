@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::append_ends::AppendEnds;
 use super::blocks::Blocks;
 use super::index::{Entry, Index};
 use super::{
@@ -18,6 +19,8 @@ use crate::storage::{Storage, StorageError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub(crate) index: Bytes,
+    /// Where its appends end.
+    pub(crate) append_ends: Bytes,
     /// Size of the object.
     pub(crate) bytes: u64,
 }
@@ -28,6 +31,7 @@ pub struct Encoder {
     head: Vec<u8>,
     spans: VecDeque<Span>,
     index: Index,
+    append_ends: Bytes,
     blocks: Blocks,
     body: u64,
 }
@@ -72,6 +76,7 @@ impl Put {
                 entries,
                 checksums: vec![0; blocks],
             },
+            append_ends: AppendEnds::read(self, rows)?,
             head,
             blocks: Blocks::new(self.block),
             body: 0,
@@ -132,8 +137,12 @@ impl Encoder {
         end.extend_from_slice(&check.to_le_bytes());
         end.extend_from_slice(&MAGIC_END);
         let bytes = self.head.len() as u64 + self.body + end.len() as u64;
-        let index = Bytes::from(index);
-        Ok((end, Receipt { index, bytes }))
+        let receipt = Receipt {
+            index: index.into(),
+            append_ends: self.append_ends,
+            bytes,
+        };
+        Ok((end, receipt))
     }
 }
 
@@ -166,7 +175,7 @@ fn head(id: PutId, context: &Context) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::{HotRow, HotTable, Incarnation, Write};
+    use crate::rows::{AppendEnd, HotRow, HotTable, Incarnation, Write};
     use crate::{MemoryRows, Millis};
 
     #[test]
@@ -177,7 +186,11 @@ mod tests {
             units: 3,
             bytes_before: 0,
             at: Millis(1),
-            ends: Vec::new(),
+            ends: vec![AppendEnd {
+                units: 3,
+                producer: None,
+                stream_seq: None,
+            }],
             frames: Bytes::from_static(&[3, 0, 0, 0, 7, 8, 9]).into(),
         };
         let mut rows = MemoryRows::default();
@@ -197,6 +210,7 @@ mod tests {
                 bytes,
                 block: 64,
                 row_bytes_max: 64,
+                appends_read_max: 1,
                 time_ms: 1,
                 context: Context {
                     path: "log".to_owned(),

@@ -143,6 +143,14 @@ impl Index {
         self.units
     }
 
+    /// Returns at least the framed bytes of the first `units` units: those before the first entry
+    /// at or after them.
+    pub(crate) fn bytes_of(&self, units: u64) -> u64 {
+        let at = self.entries.partition_point(|entry| entry.position < units);
+        let entry = self.entries.get(at);
+        entry.map_or(self.body_bytes, |entry| entry.bytes_before)
+    }
+
     /// Returns the last entry at or before a position.
     #[must_use]
     pub fn floor(&self, position: u64) -> Entry {

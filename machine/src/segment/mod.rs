@@ -30,6 +30,7 @@
 //! bytes each. All blocks have the same length except the last. The segment's row holds the same
 //! index, so any part can be fetched with one range request and verified.
 
+pub(crate) mod append_ends;
 mod blocks;
 mod decode;
 mod encoder;
@@ -85,6 +86,7 @@ pub struct Put {
     pub(crate) bytes: u64,
     pub(crate) block: u64,
     pub(crate) row_bytes_max: u64,
+    pub(crate) appends_read_max: u64,
     /// Time limit of the put. After it the outcome is unknown and the next attempt starts.
     pub time_ms: u64,
     pub(crate) context: Context,

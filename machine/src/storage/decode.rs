@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::append_ends::take_end;
 use super::port::StorageError;
 use super::rows::{
-    Closed, Expiry, Former, Incarnation, Layout, OUTBOX_SCHEMA, ProducerStamp, ProducerState,
-    RowKey, RowMeta, SCHEMA, SealedSegment, StoredSegment, StreamRow, Unannounced, WriterColumns,
+    Closed, Expiry, Former, Incarnation, Layout, Lineage, ManifestRow, OUTBOX_SCHEMA, Pin,
+    ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SCHEMA, SealedSegment,
+    StoredSegment, StreamRow, Unannounced, WriterColumns,
 };
 use super::sql::{
     Columns, FORMER, OLDER_TASKS, REGISTERED, SCHEMA_OF_OUTBOX, SCHEMA_OF_STREAM, SHARD_SHIFT,
@@ -35,6 +36,11 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
         },
     };
     let closed = required(row.integer(14)?)? != 0;
+    let lineage = match row.text(18)? {
+        None => Lineage::default(),
+        Some(text) => Lineage::from_stored(&text)
+            .ok_or_else(|| StorageError("the lineage cannot be read".to_owned()))?,
+    };
     let registered = required(row.integer(8)?)?;
     Ok(StreamRow {
         incarnation,
@@ -60,6 +66,7 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
         } else {
             None
         },
+        lineage,
     })
 }
 
@@ -74,13 +81,15 @@ pub type EachRow<'a> = dyn FnMut(&dyn Columns) -> Result<(), StorageError> + 'a;
 pub fn layout(
     ask: impl Fn(&str, &mut EachRow<'_>) -> Result<(), StorageError>,
 ) -> Result<Layout, StorageError> {
-    let (mut tables, mut newest_hot) = (BTreeMap::new(), None);
+    let (mut tables, mut newest_hot, mut oldest_hot) = (BTreeMap::new(), None, None);
     ask(TABLES, &mut |row| {
         let (name, number) = (required(row.text(0)?)?, row.integer(1)?);
-        if name == "newest hot" {
-            newest_hot = number;
-        } else {
-            tables.insert(name, required(number)? > 0);
+        match name.as_str() {
+            "newest hot" => newest_hot = number,
+            "oldest hot" => oldest_hot = number,
+            _ => {
+                tables.insert(name, required(number)? > 0);
+            }
         }
         Ok(())
     })?;
@@ -120,6 +129,8 @@ pub fn layout(
         stream,
         outbox,
         newest_hot,
+        oldest_hot,
+        has_segments: has("segments"),
         former,
         older_tasks,
     })
@@ -161,6 +172,7 @@ pub fn segment(row: &impl Columns) -> Result<SealedSegment, StorageError> {
         Some(attempt) => Some(StoredSegment {
             attempt,
             index: Bytes::from(required(row.blob(7)?)?),
+            append_ends: Bytes::new(),
         }),
     };
     Ok(SealedSegment {
@@ -171,6 +183,30 @@ pub fn segment(row: &impl Columns) -> Result<SealedSegment, StorageError> {
         attempts: required(row.integer(4)?)?,
         attempted_at: Millis(required(row.integer(5)?)?),
         stored,
+    })
+}
+
+/// Reads a row of [`MANIFEST`](super::sql::MANIFEST).
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn manifest(row: &impl Columns) -> Result<ManifestRow, StorageError> {
+    Ok(ManifestRow {
+        first: required(row.integer(0)?)?,
+        body: Bytes::from(required(row.blob(1)?)?),
+    })
+}
+
+/// Reads a row of [`PIN`](super::sql::PIN).
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn pin(row: &impl Columns) -> Result<Pin, StorageError> {
+    let fork = Incarnation::from_text(&required(row.text(0)?)?);
+    Ok(Pin {
+        fork: fork.ok_or_else(|| StorageError("the fork of a pin is not one".to_owned()))?,
+        name: required(row.text(1)?)?,
+        released_at: row.integer(2)?.map(Millis),
     })
 }
 
@@ -274,6 +310,32 @@ pub fn writers_of(row: &impl Columns) -> Result<Vec<WriterColumns>, StorageError
         writers.extend(end.writer(at));
     }
     Ok(writers)
+}
+
+/// Reads a row of [`appends`](super::sql::appends).
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn appends_of(row: &impl Columns) -> Result<RowAppends, StorageError> {
+    let units = required(row.integer(1)?)?;
+    let mut appends = RowAppends {
+        key: RowKey::from_stored(required(row.integer(0)?)?),
+        units,
+        ends: Vec::new(),
+    };
+    match row.blob(2)? {
+        // The row holds one whole append, or a part of a message.
+        None => appends.ends.extend((units > 0).then_some(units)),
+        Some(ends) => {
+            let mut ends = ends.as_slice();
+            while !ends.is_empty() {
+                let end = take_end(&mut ends)
+                    .ok_or_else(|| StorageError("the appends of a row are malformed".to_owned()))?;
+                appends.ends.push(end.units);
+            }
+        }
+    }
+    Ok(appends)
 }
 
 fn stamp_at(row: &impl Columns, column: usize) -> Result<Option<ProducerStamp>, StorageError> {

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::port::{Storage, StorageError};
+use bytes::Bytes;
+
 use super::rows::{
-    HotRow, HotTable, Layout, ProducerStamp, ProducerState, RowKey, RowMeta, SealedSegment,
-    StreamRow, Write, WriterColumns,
+    HotRow, HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerStamp, ProducerState,
+    RowAppends, RowKey, RowMeta, SealedSegment, StoredSegment, StreamRow, Write, WriterColumns,
 };
 use crate::Millis;
 use crate::outbox::task::{Queue, Task};
@@ -21,6 +23,10 @@ pub struct MemoryRows {
     hot: BTreeMap<HotTable, BTreeMap<RowKey, HotRow>>,
     /// Segments and producers, once there are tables for them.
     sealed: Option<Sealed>,
+    /// Inherited segments, once there is a table for them.
+    manifest: Option<BTreeMap<u64, ManifestRow>>,
+    /// Pins of forks, once there is a table for them.
+    pins: Option<BTreeMap<Incarnation, Pin>>,
     outbox: Option<BTreeMap<(Queue, u64), Task>>,
     is_older: bool,
 }
@@ -41,7 +47,12 @@ impl MemoryRows {
     /// Returns whether nothing of a stream is stored. Tasks may be left.
     #[must_use]
     pub fn is_freed(&self) -> bool {
-        !self.has_tables && self.head.is_none() && self.hot.is_empty() && self.sealed.is_none()
+        !self.has_tables
+            && self.head.is_none()
+            && self.hot.is_empty()
+            && self.sealed.is_none()
+            && self.manifest.is_none()
+            && self.pins.is_none()
     }
 
     /// Makes the rows count as those of earlier code, until they are upgraded.
@@ -54,6 +65,16 @@ impl MemoryRows {
         self.sealed
             .iter()
             .flat_map(|sealed| sealed.segments.values())
+    }
+
+    /// Returns the pins, released or not, in order of their forks' incarnations.
+    pub fn pins(&self) -> impl Iterator<Item = &Pin> {
+        self.pins.iter().flat_map(BTreeMap::values)
+    }
+
+    /// Returns the runs of inherited segments, in order.
+    pub fn manifest(&self) -> impl Iterator<Item = &ManifestRow> {
+        self.manifest.iter().flat_map(BTreeMap::values)
     }
 
     /// Returns the producers of the sealed segments, in order of their ids.
@@ -126,7 +147,13 @@ impl MemoryRows {
     #[must_use]
     pub fn table_count(&self) -> u64 {
         let sealed = if self.sealed.is_some() { 2 } else { 0 };
-        let others = u64::from(self.has_tables) + u64::from(self.outbox.is_some());
+        let others = [
+            self.has_tables,
+            self.outbox.is_some(),
+            self.manifest.is_some(),
+            self.pins.is_some(),
+        ];
+        let others: u64 = others.map(u64::from).iter().sum();
         others + self.hot.len() as u64 + sealed
     }
 
@@ -222,6 +249,29 @@ impl MemoryRows {
                 }
                 Ok(())
             }
+            Write::CreateManifest => free(
+                self.manifest.replace(BTreeMap::new()).is_none(),
+                "table of inherited segments",
+            ),
+            Write::InsertManifest(row) => {
+                let rows = there(self.manifest.as_mut(), "table of inherited segments")?;
+                let former = rows.insert(row.first, row.clone());
+                free(former.is_none(), "run of inherited segments")
+            }
+            Write::CreatePins => free(
+                self.pins.replace(BTreeMap::new()).is_none(),
+                "table of pins",
+            ),
+            Write::PutPin(pin) => {
+                let pins = there(self.pins.as_mut(), "table of pins")?;
+                pins.insert(pin.fork, pin.clone());
+                Ok(())
+            }
+            Write::ForgetPins { released_at } => {
+                let pins = there(self.pins.as_mut(), "table of pins")?;
+                pins.retain(|_, pin| pin.released_at.is_none_or(|at| at > *released_at));
+                Ok(())
+            }
             Write::CreateOutbox => free(
                 self.outbox.replace(BTreeMap::new()).is_none(),
                 "table of tasks",
@@ -272,6 +322,14 @@ impl MemoryRows {
             return writes;
         };
         writes.extend([Write::CreateStreamTable, Write::InsertStream(head.clone())]);
+        if let Some(rows) = &self.manifest {
+            writes.push(Write::CreateManifest);
+            writes.extend(rows.values().cloned().map(Write::InsertManifest));
+        }
+        if let Some(pins) = &self.pins {
+            writes.push(Write::CreatePins);
+            writes.extend(pins.values().cloned().map(Write::PutPin));
+        }
         for (table, rows) in &self.hot {
             writes.push(Write::CreateHot(*table));
             writes.extend(rows.values().map(|row| Write::InsertHot {
@@ -333,13 +391,14 @@ fn free(is_free: bool, what: &str) -> Result<(), String> {
 
 impl Storage for MemoryRows {
     fn layout(&self) -> Result<Layout, StorageError> {
-        let newest_hot = self.hot.keys().next_back().map(|table| table.segment());
         let present = Layout::present(self.has_tables, self.outbox.is_some());
         let age = u64::from(self.is_older);
         Ok(Layout {
             stream: present.stream.map(|schema| schema - age),
             outbox: present.outbox.map(|schema| schema - age),
-            newest_hot,
+            newest_hot: self.hot.keys().next_back().map(|table| table.segment()),
+            oldest_hot: self.hot.keys().next().map(|table| table.segment()),
+            has_segments: self.sealed.is_some(),
             ..present
         })
     }
@@ -378,12 +437,32 @@ impl Storage for MemoryRows {
         Ok(())
     }
 
+    fn appends(
+        &self,
+        table: HotTable,
+        from: RowKey,
+        limit: u64,
+    ) -> Result<Vec<RowAppends>, StorageError> {
+        let rows = self.hot_table(table)?.range(from..).zip(0..limit);
+        let appends = rows.map(|((key, row), _)| RowAppends {
+            key: *key,
+            units: row.units,
+            ends: row.ends.iter().map(|end| end.units).collect(),
+        });
+        Ok(appends.collect())
+    }
+
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         Ok(self.sealed()?.producers.get(id).map(|(state, _)| *state))
     }
 
     fn segment(&self, number: u64) -> Result<Option<SealedSegment>, StorageError> {
-        Ok(self.sealed()?.segments.get(&number).cloned())
+        let mut segment = self.sealed()?.segments.get(&number).cloned();
+        let stored = segment.as_mut().and_then(|segment| segment.stored.as_mut());
+        if let Some(StoredSegment { append_ends, .. }) = stored {
+            append_ends.clear();
+        }
+        Ok(segment)
     }
 
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
@@ -391,6 +470,29 @@ impl Storage for MemoryRows {
         let retried = segments.filter(|segment| segment.attempts > 1);
         retried.for_each(|segment| each(segment.number, segment.attempts));
         Ok(())
+    }
+
+    fn append_ends(&self, segment: u64) -> Result<Option<Bytes>, StorageError> {
+        let segment = self.sealed()?.segments.get(&segment);
+        let stored = segment.and_then(|segment| segment.stored.as_ref());
+        Ok(stored.map(|stored| stored.append_ends.clone()))
+    }
+
+    fn manifest(&self, segment: u64) -> Result<Option<ManifestRow>, StorageError> {
+        let rows = there(self.manifest.as_ref(), "table of inherited segments");
+        let row = rows.map_err(StorageError)?.range(..=segment).next_back();
+        Ok(row.map(|(_, row)| row.clone()))
+    }
+
+    fn pin(&self, fork: Incarnation) -> Result<Option<Pin>, StorageError> {
+        let pins = there(self.pins.as_ref(), "table of pins").map_err(StorageError)?;
+        Ok(pins.get(&fork).cloned())
+    }
+
+    fn pins(&self) -> Result<u64, StorageError> {
+        let pins = there(self.pins.as_ref(), "table of pins").map_err(StorageError)?;
+        let kept = pins.values().filter(|pin| pin.released_at.is_none());
+        Ok(kept.count() as u64)
     }
 
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {

@@ -1,7 +1,10 @@
 //! The storage port: what the machine asks of the storage.
 
+use bytes::Bytes;
+
 use super::rows::{
-    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
+    HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerState, RowAppends, RowKey, RowMeta,
+    SealedSegment, StreamRow, WriterColumns,
 };
 use crate::outbox::task::{Queue, Task};
 
@@ -54,6 +57,17 @@ pub trait Storage {
         each: &mut dyn FnMut(WriterColumns),
     ) -> Result<(), StorageError>;
 
+    /// Reads the appends of at most `limit` rows from `from` on, in order of keys.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn appends(
+        &self,
+        table: HotTable,
+        from: RowKey,
+        limit: u64,
+    ) -> Result<Vec<RowAppends>, StorageError>;
+
     /// Reads the last state of a producer in the sealed segments. Only asked if a segment is
     /// sealed.
     ///
@@ -73,6 +87,31 @@ pub trait Storage {
     /// # Errors
     /// When the storage cannot be read.
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError>;
+
+    /// Reads where the appends of a segment in the cold tier end; `None` if earlier code stored it.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn append_ends(&self, segment: u64) -> Result<Option<Bytes>, StorageError>;
+
+    /// Reads the run of inherited segments that this segment belongs to: the last one that begins
+    /// at or before it. Only asked of a fork that has inherited segments.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn manifest(&self, segment: u64) -> Result<Option<ManifestRow>, StorageError>;
+
+    /// Reads the pin of a fork, released or not. Only asked if there is a table of pins.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn pin(&self, fork: Incarnation) -> Result<Option<Pin>, StorageError>;
+
+    /// Counts the pins that are not released. Only asked if there is a table of pins.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn pins(&self) -> Result<u64, StorageError>;
 
     /// Reads the tasks of the outbox from this queue and id on, at most `limit`, in the order of
     /// queues and ids. Only asked if there is a table of tasks.
@@ -121,6 +160,17 @@ impl<S: Storage + ?Sized> Storage for Option<&S> {
         self.map_or(Ok(()), |storage| storage.writers(table, each))
     }
 
+    fn appends(
+        &self,
+        table: HotTable,
+        from: RowKey,
+        limit: u64,
+    ) -> Result<Vec<RowAppends>, StorageError> {
+        self.map_or(Ok(Vec::new()), |storage| {
+            storage.appends(table, from, limit)
+        })
+    }
+
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.map_or(Ok(None), |storage| storage.producer(id))
     }
@@ -131,6 +181,22 @@ impl<S: Storage + ?Sized> Storage for Option<&S> {
 
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.map_or(Ok(()), |storage| storage.retried_segments(each))
+    }
+
+    fn append_ends(&self, segment: u64) -> Result<Option<Bytes>, StorageError> {
+        self.map_or(Ok(None), |storage| storage.append_ends(segment))
+    }
+
+    fn manifest(&self, segment: u64) -> Result<Option<ManifestRow>, StorageError> {
+        self.map_or(Ok(None), |storage| storage.manifest(segment))
+    }
+
+    fn pin(&self, fork: Incarnation) -> Result<Option<Pin>, StorageError> {
+        self.map_or(Ok(None), |storage| storage.pin(fork))
+    }
+
+    fn pins(&self) -> Result<u64, StorageError> {
+        self.map_or(Ok(0), S::pins)
     }
 
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
@@ -200,6 +266,15 @@ where
         self.ask()?.writers(table, each)
     }
 
+    fn appends(
+        &self,
+        table: HotTable,
+        from: RowKey,
+        limit: u64,
+    ) -> Result<Vec<RowAppends>, StorageError> {
+        self.ask()?.appends(table, from, limit)
+    }
+
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.ask()?.producer(id)
     }
@@ -210,6 +285,22 @@ where
 
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.ask()?.retried_segments(each)
+    }
+
+    fn append_ends(&self, segment: u64) -> Result<Option<Bytes>, StorageError> {
+        self.ask()?.append_ends(segment)
+    }
+
+    fn manifest(&self, segment: u64) -> Result<Option<ManifestRow>, StorageError> {
+        self.ask()?.manifest(segment)
+    }
+
+    fn pin(&self, fork: Incarnation) -> Result<Option<Pin>, StorageError> {
+        self.ask()?.pin(fork)
+    }
+
+    fn pins(&self) -> Result<u64, StorageError> {
+        self.ask()?.pins()
     }
 
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {

@@ -4,9 +4,10 @@ use core::fmt;
 
 use bytes::Bytes;
 
-use crate::Millis;
 use crate::frames::Frames;
 use crate::outbox::task::{Queue, Task};
+use crate::words::{self, Words};
+use crate::{Millis, Offset};
 
 /// Identifies a stream from its PUT to its deletion. Part of every entity tag and of every key of a
 /// cold segment, so that a stream created anew under an old name shares nothing with the old one.
@@ -79,8 +80,9 @@ impl HotTable {
 /// The number of the present layout of a stream's tables. Every change that earlier code could not
 /// read raises it.
 ///
-/// 1 is the first number. Since 2 a hot row can hold several appends.
-pub const SCHEMA: u64 = 2;
+/// 1 is the first number. Since 2 a hot row can hold several appends. Since 3 a stream can be a
+/// fork or have forks.
+pub const SCHEMA: u64 = 3;
 
 /// The number of the present layout of the outbox.
 pub const OUTBOX_SCHEMA: u64 = 1;
@@ -95,6 +97,10 @@ pub struct Layout {
     pub outbox: Option<u64>,
     /// The newest segment that has a hot table.
     pub newest_hot: Option<u64>,
+    /// The oldest segment that has a hot table. There are no gaps between the two.
+    pub oldest_hot: Option<u64>,
+    /// Whether there is a table of sealed segments.
+    pub has_segments: bool,
     /// The tables that only version 0.1 has.
     pub former: Option<Former>,
     /// The tasks of an older outbox, in order.
@@ -102,13 +108,16 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Returns the layout that this code makes, with or without each table, and without hot tables.
+    /// Returns the layout that this code makes, with or without each table, and without hot or
+    /// sealed ones.
     #[must_use]
     pub fn present(has_stream: bool, has_outbox: bool) -> Self {
         Self {
             stream: has_stream.then_some(SCHEMA),
             outbox: has_outbox.then_some(OUTBOX_SCHEMA),
             newest_hot: None,
+            oldest_hot: None,
+            has_segments: false,
             former: None,
             older_tasks: Vec::new(),
         }
@@ -171,6 +180,127 @@ pub struct StreamRow {
     pub alarm_at: Option<Millis>,
     /// Present once the stream is closed.
     pub closed: Option<Closed>,
+    /// Its relations to other streams.
+    pub lineage: Lineage,
+}
+
+/// The relations of a stream to its source and to its forks (protocol 4.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// Present if the stream is a fork.
+    pub fork: Option<Fork>,
+    /// Whether there is a table of pins, because the stream has been forked.
+    pub has_pins: bool,
+    /// When the stream was deleted or expired, if forks still inherit from it.
+    pub deleted_at: Option<Millis>,
+}
+
+/// Where a fork comes from, and what its creation asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The canonical name of the source.
+    pub source: String,
+    /// The incarnation of the source that keeps the pin.
+    pub incarnation: Incarnation,
+    /// How many forks lie between this stream and one that is no fork: at least 1.
+    pub depth: u64,
+    /// The fork offset: the tail of the source if the request did not name one.
+    pub fork_offset: Offset,
+    /// `Stream-Fork-Sub-Offset`, in units after the fork offset.
+    pub sub_offset: u64,
+    /// The expiry that the request asked for. The stream's own can be inherited.
+    pub asked_expiry: Expiry,
+    /// How many segments are inherited. The stream's own segments follow them.
+    pub segments: u64,
+    /// Units that are inherited of the last of these segments.
+    pub units: u64,
+}
+
+impl Lineage {
+    /// Returns the form in which it is stored; `None` if there is nothing to store.
+    #[must_use]
+    pub fn to_stored(&self) -> Option<String> {
+        if *self == Self::default() {
+            return None;
+        }
+        let words = Words::new(if self.has_pins { "pins" } else { "none" });
+        let words = words.optional(self.deleted_at.map(|at| at.0));
+        let Some(fork) = &self.fork else {
+            return Some(words.finish());
+        };
+        let words = words
+            .word(&fork.source)
+            .word(fork.incarnation)
+            .word(fork.depth)
+            .word(fork.fork_offset)
+            .word(fork.sub_offset)
+            .word(fork.segments)
+            .word(fork.units);
+        Some(words.expiry(&fork.asked_expiry))
+    }
+
+    /// Reads what [`Self::to_stored`] returns; `None` if the text is malformed.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Option<Self> {
+        let mut words = words::Reader::new(text);
+        let has_pins = match words.word()? {
+            "pins" => true,
+            "none" => false,
+            _ => return None,
+        };
+        let deleted_at = words.optional()?.map(Millis);
+        let fork = match words.word() {
+            None => None,
+            Some(source) => Some(Fork {
+                source: source.to_owned(),
+                incarnation: words.incarnation()?,
+                depth: words.parse()?,
+                fork_offset: words.parse()?,
+                sub_offset: words.parse()?,
+                segments: words.parse()?,
+                units: words.parse()?,
+                asked_expiry: words.expiry()?,
+            }),
+        };
+        Some(Self {
+            fork,
+            has_pins,
+            deleted_at,
+        })
+    }
+}
+
+impl Fork {
+    /// Returns whether this is the fork offset. The end of a segment and the beginning of the next
+    /// one are the same place.
+    pub(crate) fn is_at(&self, offset: Offset) -> bool {
+        let at = self.fork_offset;
+        // The segment of the fork offset ends there, unless more of it is inherited.
+        let ends_segment = self.sub_offset == 0 || self.segments > at.segment + 1;
+        let next = Offset::new(at.segment + 1, 0);
+        offset == at || (at.position > 0 && ends_segment && offset == next)
+    }
+}
+
+/// A run of inherited segments: one row of a fork.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestRow {
+    /// The number of its first segment.
+    pub first: u64,
+    /// The encoded segments.
+    pub body: Bytes,
+}
+
+/// The promise of a source that it keeps what a fork inherits. A released pin stays for a while, so
+/// that a call that arrives late does not renew it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The incarnation of the fork.
+    pub fork: Incarnation,
+    /// The canonical name of the fork.
+    pub name: String,
+    /// When the fork gave it back.
+    pub released_at: Option<Millis>,
 }
 
 /// Receivers that do not have a stream's creation yet.
@@ -402,6 +532,21 @@ pub struct StoredSegment {
     pub attempt: u64,
     /// The encoded index of the object; see [`crate::segment::Index`].
     pub index: Bytes,
+    /// Where its appends end, encoded. Written together with the index.
+    /// [`Storage::append_ends`](crate::Storage::append_ends) reads it; a segment that is read has
+    /// none here.
+    pub append_ends: Bytes,
+}
+
+/// How many units of each append end in a hot row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowAppends {
+    /// Where the row begins.
+    pub key: RowKey,
+    /// Units (messages or bytes) that end in this row.
+    pub units: u64,
+    /// For each append that ends in this row, the units of it that are in this row.
+    pub ends: Vec<u64>,
 }
 
 /// One change of the durable state. All writes of a turn are one transaction.
@@ -446,6 +591,19 @@ pub enum Write {
     },
     /// Remove a hot table, and with it its rows.
     DropHot(HotTable),
+    /// Make the table of inherited segments. Written when a fork is created.
+    CreateManifest,
+    /// Adds a run of inherited segments.
+    InsertManifest(ManifestRow),
+    /// Make the table of pins. Written when the stream is forked for the first time.
+    CreatePins,
+    /// Adds a pin, or replaces that of the same fork.
+    PutPin(Pin),
+    /// Remove the pins that were released at that time or before.
+    ForgetPins {
+        /// The latest release that is forgotten.
+        released_at: Millis,
+    },
     /// Make the table of tasks.
     CreateOutbox,
     /// Adds a task to the outbox.
@@ -491,6 +649,11 @@ impl Write {
             | Self::PutProducer { .. }
             | Self::ForgetProducers { .. }
             | Self::DropHot(_)
+            | Self::CreateManifest
+            | Self::InsertManifest(_)
+            | Self::CreatePins
+            | Self::PutPin(_)
+            | Self::ForgetPins { .. }
             | Self::InsertTask(_)
             | Self::UpdateTask(_)
             | Self::RemoveTask { .. }
@@ -502,6 +665,46 @@ impl Write {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lineage_is_read_as_it_was_stored() {
+        let fork = |asked_expiry| Fork {
+            source: "a/b%20c".to_owned(),
+            incarnation: Incarnation(u64::MAX),
+            depth: 3,
+            fork_offset: Offset::new(7, 8),
+            sub_offset: 9,
+            segments: 8,
+            units: 17,
+            asked_expiry,
+        };
+        let text = "2027-01-01 00:00:00Z".to_owned();
+        let expiries = [
+            Expiry::Never,
+            Expiry::Sliding { seconds: 60 },
+            Expiry::At {
+                at: Millis(5),
+                text,
+            },
+        ];
+        let forks = expiries.map(|expiry| Some(fork(expiry)));
+        for fork in forks.into_iter().chain([None]) {
+            for (has_pins, deleted_at) in [(true, None), (false, Some(Millis(0)))] {
+                let lineage = Lineage {
+                    fork: fork.clone(),
+                    has_pins,
+                    deleted_at,
+                };
+                let stored = lineage.to_stored().expect("there is something to store");
+                assert_eq!(Lineage::from_stored(&stored), Some(lineage));
+                for end in 0..stored.len() {
+                    let cut = Lineage::from_stored(&stored[..end]);
+                    assert!(cut.is_none_or(|cut| cut.to_stored().as_deref() != Some(&stored)));
+                }
+            }
+        }
+        assert_eq!(Lineage::default().to_stored(), None);
+    }
 
     #[test]
     fn the_last_key_is_the_last_integer_that_javascript_has() {

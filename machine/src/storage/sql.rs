@@ -15,8 +15,8 @@ use crate::outbox::task::Task;
 
 pub use super::append_ends::encoded_ends;
 pub use super::decode::{
-    EachRow, former, head, layout, older_task, producer, retried_segment, row_mark, segment, task,
-    writers_of,
+    EachRow, appends_of, former, head, layout, manifest, older_task, pin, producer,
+    retried_segment, row_mark, segment, task, writers_of,
 };
 
 /// A value bound to a statement.
@@ -54,10 +54,12 @@ pub trait Columns {
 }
 
 /// Selects one row for each of the tables that tell layouts apart, with whether the table has
-/// schema numbers. The last row is the greatest number of a hot table, or NULL.
+/// schema numbers. The last rows are the greatest and the least number of a hot table, or NULL.
 pub(super) const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
-     AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers') \
+     AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers', 'segments') \
      UNION ALL SELECT 'newest hot', max(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \
+     WHERE type = 'table' AND name GLOB 'hot_[0-9]*' \
+     UNION ALL SELECT 'oldest hot', min(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \
      WHERE type = 'table' AND name GLOB 'hot_[0-9]*'";
 
 pub(super) const SCHEMA_OF_STREAM: &str = "SELECT schema FROM stream WHERE id = 1";
@@ -70,33 +72,42 @@ pub(super) const SCHEMA_OF_OUTBOX: &str = "SELECT schema FROM outbox LIMIT 1";
 /// The schema number of rows that were written without one. An upgrade writes it. It never changes.
 const FIRST_SCHEMA: u64 = 1;
 
+/// Since this number a hot row can hold several appends.
+const FOLDED_SCHEMA: u64 = 2;
+
 /// The head row; see [`head`].
 pub const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, version, registered, \
-     segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq \
+     segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, lineage \
      FROM stream WHERE id = 1";
 
 const CREATE_STREAM: &str = "CREATE TABLE stream (id INTEGER PRIMARY KEY, schema INTEGER NOT NULL, incarnation TEXT NOT NULL, content_type TEXT NOT NULL, \
      created_at INTEGER NOT NULL, ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, name TEXT NOT NULL, \
      version INTEGER NOT NULL, registered INTEGER NOT NULL, segment INTEGER NOT NULL, writable INTEGER NOT NULL, stream_seq TEXT, \
      touched_at INTEGER NOT NULL, alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, \
-     closed_seq INTEGER)";
+     closed_seq INTEGER, lineage TEXT)";
 
 const INSERT_STREAM: &str = "INSERT INTO stream (id, incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, \
-     version, registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, schema) \
-     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+     version, registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, \
+     lineage, schema) \
+     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 const UPDATE_STREAM: &str = "UPDATE stream SET registered = ?, segment = ?, writable = ?, stream_seq = ?, touched_at = ?, alarm_at = ?, closed = ?, \
-     closed_producer = ?, closed_epoch = ?, closed_seq = ? WHERE id = 1";
+     closed_producer = ?, closed_epoch = ?, closed_seq = ?, lineage = ? WHERE id = 1";
 
 /// A sealed segment by its number; see [`segment`].
 pub const SEGMENT: &str = "SELECT number, units, bytes, messages, attempts, attempted_at, stored, segment_index FROM segments WHERE number = ?";
 
 const CREATE_SEGMENTS: &str = "CREATE TABLE segments (number INTEGER PRIMARY KEY, units INTEGER NOT NULL, bytes INTEGER NOT NULL, \
-     messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at INTEGER NOT NULL, stored INTEGER, segment_index BLOB)";
+     messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at INTEGER NOT NULL, stored INTEGER, segment_index BLOB, \
+     append_ends BLOB)";
 
-const INSERT_SEGMENT: &str = "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+const INSERT_SEGMENT: &str = "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-const UPDATE_SEGMENT: &str = "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ? WHERE number = ?";
+const UPDATE_SEGMENT: &str = "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ?, append_ends = ? \
+     WHERE number = ?";
+
+/// Where the appends of a segment end, by its number: one blob, or NULL.
+pub const APPEND_ENDS: &str = "SELECT append_ends FROM segments WHERE number = ?";
 
 const DROP_SEGMENTS: &str = "DROP TABLE IF EXISTS segments";
 
@@ -119,6 +130,31 @@ const DROP_PRODUCERS: &str = "DROP TABLE IF EXISTS producers";
 /// Number and attempts of the sealed segments that took more than one; see [`retried_segment`].
 pub const RETRIED_SEGMENTS: &str =
     "SELECT number, attempts FROM segments WHERE attempts > 1 ORDER BY number";
+
+const CREATE_MANIFEST: &str =
+    "CREATE TABLE manifest (first INTEGER PRIMARY KEY, body BLOB NOT NULL)";
+
+const INSERT_MANIFEST: &str = "INSERT INTO manifest VALUES (?, ?)";
+
+const DROP_MANIFEST: &str = "DROP TABLE IF EXISTS manifest";
+
+/// The run of inherited segments that a segment belongs to; see [`manifest`].
+pub const MANIFEST: &str =
+    "SELECT first, body FROM manifest WHERE first <= ? ORDER BY first DESC LIMIT 1";
+
+const CREATE_PINS: &str = "CREATE TABLE pins (fork TEXT PRIMARY KEY, name TEXT NOT NULL, released_at INTEGER) WITHOUT ROWID";
+
+const PUT_PIN: &str = "INSERT OR REPLACE INTO pins VALUES (?, ?, ?)";
+
+const FORGET_PINS: &str = "DELETE FROM pins WHERE released_at <= ?";
+
+const DROP_PINS: &str = "DROP TABLE IF EXISTS pins";
+
+/// A pin by the incarnation of its fork; see [`pin`].
+pub const PIN: &str = "SELECT fork, name, released_at FROM pins WHERE fork = ?";
+
+/// The number of pins that are not released.
+pub const PINS: &str = "SELECT count(*) FROM pins WHERE released_at IS NULL";
 
 /// The tasks from a queue and an id on, with a limit; see [`task`].
 pub const TASKS: &str = "SELECT queue, id, due_at, failures, body FROM outbox WHERE (queue, id) >= (?, ?) \
@@ -222,6 +258,16 @@ pub fn writers(table: HotTable) -> String {
     )
 }
 
+/// Returns the query for the appends of rows from a key on. Binds the key and a limit; see
+/// [`appends_of`].
+#[must_use]
+pub fn appends(table: HotTable) -> String {
+    format!(
+        "SELECT key, units, ends FROM hot_{} WHERE key >= ? ORDER BY key LIMIT ?",
+        table.segment()
+    )
+}
+
 /// Returns the query for the joined frames of a span, as one blob. Binds the first and the last
 /// key.
 #[must_use]
@@ -261,12 +307,16 @@ pub fn statements<E>(
                 Value::Text(&head.name),
                 Value::Integer(head.version),
             ];
-            let mut values = [Value::Integer(SCHEMA); 19];
+            let lineage = head.lineage.to_stored();
+            let mut values = [Value::Integer(SCHEMA); 20];
             values[..8].copy_from_slice(&fixed);
-            values[8..18].copy_from_slice(&changeable(head));
+            values[8..19].copy_from_slice(&changeable(head, lineage.as_deref()));
             execute(INSERT_STREAM, &values)
         }
-        Write::UpdateStream(head) => execute(UPDATE_STREAM, &changeable(head)),
+        Write::UpdateStream(head) => {
+            let lineage = head.lineage.to_stored();
+            execute(UPDATE_STREAM, &changeable(head, lineage.as_deref()))
+        }
         Write::InsertHot { table, row } => {
             let numbers = [row.key.stored(), row.units, row.bytes_before, row.at.0];
             let [key, units, bytes_before, at] = numbers.map(Value::Integer);
@@ -318,14 +368,14 @@ pub fn statements<E>(
                 segment.messages,
             ]
             .map(Value::Integer);
-            let mut values = [Value::Null; 8];
+            let mut values = [Value::Null; 9];
             values[..4].copy_from_slice(&fixed);
             values[4..].copy_from_slice(&attempted(segment));
             execute(INSERT_SEGMENT, &values)
         }
         Write::UpdateSegment(segment) => {
-            let mut values = [Value::Integer(segment.number); 5];
-            values[..4].copy_from_slice(&attempted(segment));
+            let mut values = [Value::Integer(segment.number); 6];
+            values[..5].copy_from_slice(&attempted(segment));
             execute(UPDATE_SEGMENT, &values)
         }
         Write::PutProducer { stamp, used_at } => execute(
@@ -341,6 +391,21 @@ pub fn statements<E>(
             FORGET_PRODUCERS,
             &[Value::Integer(used_at.0), Value::Integer(*most)],
         ),
+        Write::CreateManifest => execute(CREATE_MANIFEST, &[]),
+        Write::InsertManifest(row) => execute(
+            INSERT_MANIFEST,
+            &[Value::Integer(row.first), Value::Blob(&row.body)],
+        ),
+        Write::CreatePins => execute(CREATE_PINS, &[]),
+        Write::PutPin(pin) => {
+            let released_at = pin
+                .released_at
+                .map_or(Value::Null, |at| Value::Integer(at.0));
+            let fork = pin.fork.to_string();
+            let values = [Value::Text(&fork), Value::Text(&pin.name), released_at];
+            execute(PUT_PIN, &values)
+        }
+        Write::ForgetPins { released_at } => execute(FORGET_PINS, &[Value::Integer(released_at.0)]),
         Write::CreateOutbox => execute(CREATE_OUTBOX, &[]),
         Write::InsertTask(task) => insert_task(task, execute),
         Write::UpdateTask(task) => execute(
@@ -361,6 +426,8 @@ pub fn statements<E>(
         Write::DropTables => {
             execute(DROP_SEGMENTS, &[])?;
             execute(DROP_PRODUCERS, &[])?;
+            execute(DROP_MANIFEST, &[])?;
+            execute(DROP_PINS, &[])?;
             execute(DROP_STREAM, &[])
         }
         Write::Upgrade { from, now } => {
@@ -374,13 +441,20 @@ pub fn statements<E>(
                 execute(&number, &[])?;
             }
             if from.stream.is_some_and(|schema| schema < SCHEMA) {
-                // Only the newest hot table is appended to.
-                let former = from.former.and_then(|former| former.a.max(former.b));
-                if let Some(segment) = from.newest_hot.max(former) {
-                    execute(
-                        &format!("ALTER TABLE hot_{segment} ADD COLUMN ends BLOB"),
-                        &[],
-                    )?;
+                if from.stream < Some(FOLDED_SCHEMA) {
+                    // Sealed segments keep their tables until they are in the cold tier.
+                    let former = from.former.map(|former| [former.a, former.b]);
+                    let former = former.into_iter().flatten().flatten();
+                    let hot = from.oldest_hot.zip(from.newest_hot);
+                    let hot = hot.into_iter().flat_map(|(oldest, newest)| oldest..=newest);
+                    for segment in former.chain(hot) {
+                        let ends = format!("ALTER TABLE hot_{segment} ADD COLUMN ends BLOB");
+                        execute(&ends, &[])?;
+                    }
+                }
+                execute("ALTER TABLE stream ADD COLUMN lineage TEXT", &[])?;
+                if from.has_segments {
+                    execute("ALTER TABLE segments ADD COLUMN append_ends BLOB", &[])?;
                 }
                 execute(UPDATE_SCHEMA, &[Value::Integer(SCHEMA)])?;
             }
@@ -433,16 +507,21 @@ fn upgrade_former<E>(
     Ok(())
 }
 
-fn attempted(segment: &SealedSegment) -> [Value<'_>; 4] {
-    let (stored, index) = match &segment.stored {
-        None => (Value::Null, Value::Null),
-        Some(stored) => (Value::Integer(stored.attempt), Value::Blob(&stored.index)),
+fn attempted(segment: &SealedSegment) -> [Value<'_>; 5] {
+    let (stored, index, append_ends) = match &segment.stored {
+        None => (Value::Null, Value::Null, Value::Null),
+        Some(stored) => (
+            Value::Integer(stored.attempt),
+            Value::Blob(&stored.index),
+            Value::Blob(&stored.append_ends),
+        ),
     };
     [
         Value::Integer(segment.attempts),
         Value::Integer(segment.attempted_at.0),
         stored,
         index,
+        append_ends,
     ]
 }
 
@@ -452,7 +531,7 @@ pub(super) const UNANNOUNCED_REGISTRY: u64 = 2;
 pub(super) const UNANNOUNCED_INDEX: u64 = 4;
 pub(super) const SHARD_SHIFT: u32 = 3;
 
-fn changeable(head: &StreamRow) -> [Value<'_>; 10] {
+fn changeable<'a>(head: &'a StreamRow, lineage: Option<&'a str>) -> [Value<'a>; 11] {
     let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
     let registered = flag(head.registered.is_some(), REGISTERED)
         | head.registered.unwrap_or(0) << SHARD_SHIFT
@@ -470,6 +549,7 @@ fn changeable(head: &StreamRow) -> [Value<'_>; 10] {
         producer,
         epoch,
         seq,
+        lineage.map_or(Value::Null, Value::Text),
     ]
 }
 

@@ -15,6 +15,7 @@ impl Stream {
         step.fired_at = self.alarm_at.take();
         self.expire_if_due(context, step)?;
         let (now, rows) = (context.now, context.storage);
+        self.end_overdue_creation(now, rows, step)?;
         match &mut self.state {
             Some(state) => state.seal_if_full(now, &self.limits, rows, step),
             None => Ok(()),
@@ -33,12 +34,13 @@ impl Stream {
     }
 
     /// Returns the stream's timers. `opened_at` is the time of this turn if it opens a segment.
-    fn timer_table(&self, opened_at: Option<Millis>) -> Timers<6> {
+    fn timer_table(&self, opened_at: Option<Millis>) -> Timers<7> {
         let limits = &self.limits;
         let state = self.state.as_ref();
         let [expiry, age, put] = state.map_or([None; 3], |state| state.timers(opened_at, limits));
         let [task, reply, rotation] = self.outbox.timers(limits);
-        [expiry, age, put, task, reply, rotation]
+        let fork = TimerReason::Fork.at(self.creation_due_at());
+        [expiry, age, put, task, reply, fork, rotation]
     }
 
     /// Sets the alarm when none is set, when it must come earlier, or when it seems to be lost.
@@ -101,8 +103,11 @@ impl StreamState {
     /// sealed segments are stored.
     fn timers(&self, opened_at: Option<Millis>, limits: &Limits) -> Timers<3> {
         let opened_at = opened_at.filter(|_| self.row.writable);
+        let is_deleted = self.row.lineage.deleted_at.is_some();
         let first_at = self.tail.opened_at.filter(|_| self.unstored.is_none());
-        let ages_from = opened_at.or(first_at).filter(|_| limits.cold);
+        let ages_from = opened_at
+            .or(first_at)
+            .filter(|_| limits.cold && !is_deleted);
         let age_at = ages_from.map(|from| from.plus(limits.segment_age_ms_max));
         let put_at = self.unstored.as_ref().map(|unstored| unstored.retry_at);
         [

@@ -102,9 +102,8 @@ impl Stream {
         let mut pushed = None;
         let stands_alone = state.format != Format::Text || state.ending.divides(&append.body);
         if !append.body.is_empty() {
-            let records = state
-                .records(&append.body, limits)?
-                .filter(|records| !records.is_empty());
+            let records =
+                records(state.format, &append.body, limits)?.filter(|records| !records.is_empty());
             let records = records.ok_or(Refusal::Malformed("an empty array appends nothing"))?;
             pushed = state.push(
                 now,
@@ -144,23 +143,23 @@ impl Stream {
     }
 }
 
-impl StreamState {
-    /// Splits a body into records; `None` for an empty body.
-    pub(super) fn records(
-        &self,
-        body: &Bytes,
-        limits: &Limits,
-    ) -> Result<Option<Records>, Refusal> {
-        if body.is_empty() {
-            return Ok(None);
-        }
-        let drafts = match self.format {
-            Format::Json => draft_messages(body, limits)?,
-            Format::Text | Format::Binary => draft_bytes(body, limits),
-        };
-        Ok(Some(Records(drafts)))
+/// Splits a body into records; `None` for an empty body.
+pub(super) fn records(
+    format: Format,
+    body: &Bytes,
+    limits: &Limits,
+) -> Result<Option<Records>, Refusal> {
+    if body.is_empty() {
+        return Ok(None);
     }
+    let drafts = match format {
+        Format::Json => draft_messages(body, limits)?,
+        Format::Text | Format::Binary => draft_bytes(body, limits),
+    };
+    Ok(Some(Records(drafts)))
+}
 
+impl StreamState {
     /// Writes the records at the tail. Returns their frames if they are small enough to be sent to
     /// subscribers.
     pub(super) fn push(

@@ -1,4 +1,4 @@
-//! Deletion (protocol 5.4): immediate and complete.
+//! Deletion (protocol 5.4): immediate and complete, unless forks still inherit from the stream.
 
 use super::{Step, StepError, Stream};
 use crate::wire::request::Preconditions;
@@ -14,7 +14,7 @@ impl Stream {
     ) -> Result<Answer, StepError> {
         let (state, _) = self.state()?;
         state.meets(preconditions)?;
-        self.end(now, rows, step)?;
+        self.end_or_hide(now, rows, step)?;
         Ok(Answer::uncached(204))
     }
 }

@@ -62,6 +62,9 @@ fn slack(expiry: &Expiry, limits: &Limits) -> u64 {
 impl StreamState {
     /// Returns when the stream expires unless it is used again.
     fn deadline(&self) -> Option<Millis> {
+        if self.row.lineage.deleted_at.is_some() {
+            return None;
+        }
         match &self.row.expiry {
             Expiry::Never => None,
             Expiry::Sliding { seconds } => Some(
@@ -130,13 +133,14 @@ impl Stream {
                 return Ok(());
             }
         }
-        self.end(now, context.storage, step)
+        self.end_or_hide(now, context.storage, step)
     }
 
     /// Records that a subscriber was present until now. Ignores subscribers of another incarnation.
     pub(super) fn reader_gone(&mut self, now: Millis, incarnation: Incarnation, step: &mut Step) {
         if let Some(state) = &mut self.state
             && state.row.incarnation == incarnation
+            && state.row.lineage.deleted_at.is_none()
         {
             state.touch(now, &self.limits, step);
         }
@@ -153,11 +157,15 @@ impl Stream {
             return Ok(());
         };
         let mut retried = Vec::new();
-        if state.row.segment > 0 {
+        let first_own = state.inherited_segments();
+        if state.row.segment > first_own {
             rows.retried_segments(&mut |segment, attempts| retried.push((segment, attempts)))?;
         }
         let turn = &mut step.turn;
-        self.announce_end(now, &state.row, &retried, rows, turn)?;
+        if state.row.lineage.deleted_at.is_none() {
+            self.announce_end(now, &state.row, rows, turn)?;
+        }
+        self.leave(now, &state.row, first_own, &retried, rows, turn)?;
         let first = state
             .unstored
             .as_ref()
@@ -171,10 +179,12 @@ impl Stream {
         turn.writes
             .extend(tables.map(|segment| Write::DropHot(HotTable::of(segment))));
         turn.writes.push(Write::DropTables);
-        turn.broadcast = Some(Broadcast {
-            end: Some(StreamEnd::Deleted),
-            ..state.live(state.tail(), None)
-        });
+        if state.row.lineage.deleted_at.is_none() {
+            turn.broadcast = Some(Broadcast {
+                end: Some(StreamEnd::Deleted),
+                ..state.live(state.tail(), None)
+            });
+        }
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod close;
 mod create;
 mod delete;
 mod expire;
+mod fork;
 pub(crate) mod live;
 mod metadata;
 mod outbox;
@@ -13,9 +14,12 @@ mod precondition;
 mod producer;
 mod read;
 mod seal;
+mod source;
 
 use crate::outbox::Outbox;
-use crate::rows::{Expiry, HotTable, Incarnation, RowKey, RowMeta, StreamRow, Unannounced, Write};
+use crate::rows::{
+    Expiry, HotTable, Incarnation, Lineage, RowKey, RowMeta, StreamRow, Unannounced, Write,
+};
 use crate::storage::{Storage, StorageError};
 use crate::wire::cursor::splitmix64;
 use crate::wire::request::Call;
@@ -39,6 +43,8 @@ pub struct Stream {
     /// Why this instance has set the alarm.
     alarm_reason: Option<TimerReason>,
     outbox: Outbox,
+    /// A creation that waits for its source.
+    forking: Option<fork::Forking>,
     state: Option<StreamState>,
 }
 
@@ -58,6 +64,8 @@ struct StreamState {
     unstored: Option<seal::Unstored>,
     /// Read from the rows when the first append needs it.
     producers: Option<producer::Producers>,
+    /// Pins of forks that are not answered yet.
+    waiting_pins: Vec<source::WaitingPin>,
 }
 
 /// What one step has done so far. It ends with the step; what outlives it is in [`Stream`].
@@ -211,6 +219,7 @@ impl Stream {
             limits: limits.clone(),
             instance_seed,
             created: 0,
+            forking: None,
             state,
         })
     }
@@ -244,6 +253,20 @@ impl Stream {
                 self.expire_if_due(context, step)?;
                 self.append_all(now, &mut core::iter::once((id, append)), rows, step)?;
             }
+            Input::Call {
+                id,
+                call: Call::Create(create),
+            } => {
+                self.expire_if_due(context, step)?;
+                self.begin_create(now, (id, create), rows, step)?;
+            }
+            Input::Call {
+                id,
+                call: Call::Fork(call),
+            } => {
+                self.expire_if_due(context, step)?;
+                self.call_of_fork(now, id, call, rows, step)?;
+            }
             Input::Call { id, call } => {
                 self.expire_if_due(context, step)?;
                 let bodiless = call == Call::Metadata;
@@ -266,7 +289,7 @@ impl Stream {
                 self.effect_finished(now, effect, done, rows, step)?;
             }
             Input::CallFinished { effect, outcome } => {
-                self.call_finished(now, effect, outcome, rows, step)?;
+                self.call_finished(now, effect, &outcome, rows, step)?;
             }
         }
         Ok(())
@@ -328,8 +351,9 @@ impl Stream {
         step: &mut Step,
     ) -> Result<Response, StepError> {
         match call {
-            Call::Create(create) => self.create(now, create, rows, step).map(Response::Answer),
+            Call::Create(_) => unreachable!("creations are run by `begin_create`"),
             Call::Append(_) => unreachable!("appends are run by `append_all`"),
+            Call::Fork(_) => unreachable!("calls of forks are run by `call_of_fork`"),
             Call::Metadata => self.metadata().map(Response::Answer),
             Call::Read(read) => self.read(now, read, rows, step),
             Call::Delete(preconditions) => self
@@ -375,6 +399,7 @@ impl Stream {
     /// Returns the stream, if there is one.
     fn state(&mut self) -> Result<(&mut StreamState, &Limits), StepError> {
         match &mut self.state {
+            Some(state) if state.row.lineage.deleted_at.is_some() => Err(Refusal::Gone.into()),
             Some(state) => Ok((state, &self.limits)),
             None => Err(Refusal::StreamNotFound.into()),
         }
@@ -398,6 +423,7 @@ impl StreamState {
             touched_at: now,
             alarm_at: None,
             closed: None,
+            lineage: Lineage::default(),
         };
         Self {
             format: content_type::format(&head.content_type),
@@ -408,6 +434,7 @@ impl StreamState {
             sealed_units: 0,
             unstored: None,
             producers: Some(producer::Producers::default()),
+            waiting_pins: Vec::new(),
         }
     }
 
@@ -443,8 +470,11 @@ impl StreamState {
                 opened_at: rows.at_or_before(table, RowKey::at(0))?.map(|row| row.at),
             },
         };
+        let fork = head.lineage.fork.as_ref();
+        let inherited = fork.map_or(0, |fork| fork.segments);
         let sealed_units = match head.segment.checked_sub(1) {
             None => 0,
+            Some(sealed) if sealed < inherited => fork.map_or(0, |fork| fork.units),
             Some(sealed) => {
                 rows.segment(sealed)?
                     .ok_or_else(|| seal::missing(sealed))?
@@ -463,6 +493,7 @@ impl StreamState {
             },
             // Without rows there is nothing to be read.
             producers: (!has_table).then(|| producer::Producers::before(&head)),
+            waiting_pins: Vec::new(),
             row: head,
             tail,
         })

@@ -1,6 +1,7 @@
 //! What a stream leaves to others: events for the registry, rows of the admin index, objects of the
 //! cold tier that nothing refers to. See [`crate::outbox`] for how it is carried out.
 
+use super::fork::release;
 use super::{Step, Stream, StreamState};
 use crate::outbox::{AT_ONCE, Change, Garbage, Queue, Task, TaskKind, registry};
 use crate::router::name;
@@ -15,6 +16,7 @@ fn created_event(shard: u64, row: &StreamRow) -> TaskKind {
         &row.name,
         &row.content_type,
         row.created_at,
+        row.lineage.fork.as_ref().map(|fork| fork.source.clone()),
     )
 }
 
@@ -25,6 +27,12 @@ fn created_change(row: &StreamRow) -> TaskKind {
         incarnation: row.incarnation.to_string(),
         content_type: row.content_type.clone(),
         created_at: row.created_at,
+        forked_from: row
+            .lineage
+            .fork
+            .as_ref()
+            .map(|fork| fork.source.clone())
+            .unwrap_or_default(),
     })
 }
 
@@ -66,7 +74,8 @@ impl Stream {
             return Ok(());
         }
         let task = TaskKind::Index(change);
-        self.outbox.add(due_at, task, storage, &self.limits, turn)
+        self.outbox.add(due_at, task, storage, &self.limits, turn)?;
+        Ok(())
     }
 
     /// Announces a new stream. Its row stands for the announcement, unless a task of a former
@@ -121,19 +130,14 @@ impl Stream {
         self.change_index(AT_ONCE, change, storage, turn)
     }
 
-    /// Announces the end of a stream, and leaves its segments to be collected, but not while they
-    /// may still be read or put. `retried` are the segments of several attempts.
+    /// Announces the end of a stream, or that it is hidden because forks still need it.
     pub(super) fn announce_end(
         &mut self,
         now: Millis,
         row: &StreamRow,
-        retried: &[(u64, u64)],
         storage: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
-        for task in implied_tasks(row) {
-            self.outbox.store_implied(&task.queue(), turn);
-        }
         // The shard that has the creation, even if the number of shards has changed.
         if let Some(shard) = row.registered {
             let ended = registry::ended(shard, row.incarnation, &row.name);
@@ -145,9 +149,32 @@ impl Stream {
             version: row.version + 1,
             ended_at: now,
         };
-        self.change_index(AT_ONCE, ended, storage, turn)?;
-        if let Some(last) = row.segment.checked_sub(1) {
-            self.discard(now, row, 0..=last, 1..=1, storage, turn)?;
+        self.change_index(AT_ONCE, ended, storage, turn)
+    }
+
+    /// Leaves the segments of a removed stream to be collected, but not while they may still be
+    /// read or put, and gives back what it has inherited. Its own segments begin with `first`.
+    /// `retried` are those of several attempts.
+    pub(super) fn leave(
+        &mut self,
+        now: Millis,
+        row: &StreamRow,
+        first: u64,
+        retried: &[(u64, u64)],
+        storage: &dyn Storage,
+        turn: &mut Turn,
+    ) -> Result<(), StorageError> {
+        // The row goes, and with it what it stands for.
+        for task in implied_tasks(row) {
+            self.outbox.store_implied(&task.queue(), turn);
+        }
+        if let Some(fork) = &row.lineage.fork {
+            let release = release(&fork.source, fork.incarnation, row.incarnation, &row.name);
+            self.outbox
+                .add(AT_ONCE, release, storage, &self.limits, turn)?;
+        }
+        if let Some(last) = row.segment.checked_sub(1).filter(|last| first <= *last) {
+            self.discard(now, row, first..=last, 1..=1, storage, turn)?;
             for (segment, attempts) in retried {
                 let segments = *segment..=*segment;
                 self.discard(now, row, segments, 2..=*attempts, storage, turn)?;
@@ -173,7 +200,8 @@ impl Stream {
         });
         let due_at = now.plus(self.limits.collect_grace_ms);
         self.outbox
-            .add(due_at, garbage, storage, &self.limits, turn)
+            .add(due_at, garbage, storage, &self.limits, turn)?;
+        Ok(())
     }
 
     /// Handles the end of a call of another object.
@@ -181,14 +209,21 @@ impl Stream {
         &mut self,
         now: Millis,
         effect: EffectId,
-        outcome: CallOutcome,
+        outcome: &CallOutcome,
         storage: &dyn Storage,
         step: &mut Step,
     ) -> Result<(), StorageError> {
-        if outcome == CallOutcome::Status(404) && self.outbox.receiver_is_missing(effect) {
+        if self.awaits(effect) {
+            return self.source_answered(now, outcome, storage, step);
+        }
+        let status = match outcome {
+            CallOutcome::Answered { status, .. } => Some(*status),
+            CallOutcome::Failed => None,
+        };
+        if status == Some(404) && self.outbox.receiver_is_missing(effect) {
             return Ok(());
         }
-        let is_done = matches!(outcome, CallOutcome::Status(200..=299));
+        let is_done = matches!(status, Some(200..=299));
         self.effect_finished(now, effect, is_done, storage, step)
     }
 

@@ -152,7 +152,7 @@ impl StreamState {
         producer: &str,
         rows: &dyn Storage,
     ) -> Result<Option<ProducerState>, StorageError> {
-        let has_sealed = self.row.segment > 0;
+        let has_sealed = self.row.segment > self.inherited_segments();
         match self.producers(rows)?.producers.get(producer) {
             Some(known) => Ok(Some(known.last)),
             None if has_sealed => rows.producer(producer),

@@ -30,19 +30,19 @@ struct Page {
 }
 
 /// Where the content of a segment is stored.
-enum Source {
+pub(super) enum Source {
     HotTableReader(HotTable),
     Cold { key: String, index: Index },
 }
 
 /// A segment that has content.
-struct Segment {
+pub(super) struct Segment {
     number: u64,
     /// Messages or bytes.
     units: u64,
     /// Framed bytes.
     bytes: u64,
-    source: Source,
+    pub(super) source: Source,
 }
 
 impl Stream {
@@ -242,7 +242,7 @@ impl StreamState {
 
     /// Returns the canonical offset if this stream can have sent `offset`; accepts both offsets of
     /// the boundary between two segments.
-    fn sent_place(
+    pub(super) fn sent_place(
         &self,
         offset: Offset,
         rows: &dyn Storage,
@@ -253,15 +253,33 @@ impl StreamState {
     }
 
     /// Returns the number of messages or bytes of a sealed segment.
-    fn units(&self, sealed: u64, rows: &dyn Storage) -> Result<u64, StorageError> {
+    pub(super) fn units(&self, sealed: u64, rows: &dyn Storage) -> Result<u64, StorageError> {
         if sealed + 1 == self.row.segment {
             return Ok(self.sealed_units);
+        }
+        if sealed < self.inherited_segments() {
+            return Ok(self.inherited(sealed, rows)?.units);
         }
         let segment = rows.segment(sealed)?.ok_or_else(|| missing(sealed))?;
         Ok(segment.units)
     }
 
-    fn segment(&self, number: u64, rows: &dyn Storage) -> Result<Segment, StorageError> {
+    pub(super) fn segment(&self, number: u64, rows: &dyn Storage) -> Result<Segment, StorageError> {
+        if number < self.inherited_segments() {
+            let inherited = self.inherited(number, rows)?;
+            let (owner, units) = (inherited.owner, inherited.units);
+            let index = decoded(number, &inherited.index)?;
+            if index.units() < units {
+                return Err(another_index(number));
+            }
+            let key = seal::key(&owner.name, owner.incarnation, number, inherited.attempt);
+            return Ok(Segment {
+                number,
+                units,
+                bytes: index.bytes_of(units),
+                source: Source::Cold { key, index },
+            });
+        }
         if number == self.row.segment {
             return Ok(Segment {
                 number,
@@ -278,13 +296,9 @@ impl StreamState {
         let source = match sealed.stored {
             None => Source::HotTableReader(HotTable::of(number)),
             Some(stored) => {
-                let index = Index::decode(&stored.index).map_err(|damaged| {
-                    StorageError(format!("the index of segment {number}: {damaged}"))
-                })?;
+                let index = decoded(number, &stored.index)?;
                 if index.units() != sealed.units {
-                    return Err(StorageError(format!(
-                        "the index of segment {number} is another segment's"
-                    )));
+                    return Err(another_index(number));
                 }
                 let key = seal::key(&self.row.name, self.row.incarnation, number, stored.attempt);
                 Source::Cold { key, index }
@@ -495,7 +509,9 @@ impl Segment {
             }
             Source::Cold { index, .. } => index.behind(start).map(|entry| entry.position),
         };
-        Ok(Some((behind.unwrap_or(self.units), budget)))
+        // A fork can inherit fewer units than the index has.
+        let end = behind.map_or(self.units, |end| end.min(self.units));
+        Ok(Some((end, budget)))
     }
 
     /// Plans the units from `start` to `end`, and up to `lead` bytes before them.
@@ -576,6 +592,17 @@ fn entry_within(
         }
     };
     Ok(entry.map(|entry| (entry.key.position(), entry.bytes_before)))
+}
+
+fn decoded(segment: u64, index: &[u8]) -> Result<Index, StorageError> {
+    let index = Index::decode(index);
+    index.map_err(|damaged| StorageError(format!("the index of segment {segment}: {damaged}")))
+}
+
+fn another_index(segment: u64) -> StorageError {
+    StorageError(format!(
+        "the index of segment {segment} is another segment's"
+    ))
 }
 
 /// Turns an answer into a 304 (protocol 10.1).

@@ -63,6 +63,7 @@ impl Stream {
         sealed.stored = Some(StoredSegment {
             attempt: id.attempt,
             index: receipt.index,
+            append_ends: receipt.append_ends,
         });
         assert!(
             (1..=sealed.attempts).contains(&id.attempt),
@@ -89,6 +90,7 @@ impl Stream {
         );
         self.announce_segment(now, &row, &sealed, object, rows, turn)?;
         let state = self.state.as_mut().expect("the stream was there just now");
+        state.answer_pins(&sealed, rows, &self.limits, step)?;
         let next = id.segment + 1;
         if next < state.row.segment {
             let segment = rows.segment(next)?.ok_or_else(|| missing(next))?;
@@ -114,6 +116,10 @@ impl StreamState {
         let Some(opened_at) = self.tail.opened_at.filter(|_| limits.cold) else {
             return Ok(());
         };
+        if self.row.lineage.deleted_at.is_some() {
+            // No fork inherits from the open segment.
+            return Ok(());
+        }
         let is_full = self.tail.bytes >= limits.segment_bytes_max
             || self.messages() >= limits.segment_messages_max
             || opened_at.plus(limits.segment_age_ms_max) <= now
@@ -135,7 +141,7 @@ impl StreamState {
         }
     }
 
-    fn seal(
+    pub(super) fn seal(
         &mut self,
         now: Millis,
         limits: &Limits,
@@ -146,7 +152,7 @@ impl StreamState {
         assert!(self.tail.position > 0, "a sealed segment has content");
         assert!(self.tail.has_table, "content has a table");
         let turn = &mut step.turn;
-        if self.row.segment == 0 {
+        if self.row.segment == self.inherited_segments() {
             turn.writes.push(Write::CreateSealedTables);
         }
         // The rows that name the producers will be dropped.
@@ -243,6 +249,7 @@ impl StreamState {
             bytes: segment.bytes,
             block: limits.index_block(segment.bytes),
             row_bytes_max: limits.row_bytes_max,
+            appends_read_max: limits.appends_read_max,
             time_ms,
             context: Context {
                 path: self.row.name.clone(),
@@ -275,14 +282,17 @@ pub(super) fn unstored(
         let sealed = rows.segment(number)?.ok_or_else(|| missing(number))?;
         Ok(Some(sealed).filter(|sealed| sealed.stored.is_none()))
     };
-    let Some(last) = head.segment.checked_sub(1) else {
+    let fork = head.lineage.fork.as_ref();
+    let first_own = fork.map_or(0, |fork| fork.segments);
+    let last = head.segment.checked_sub(1);
+    let Some(last) = last.filter(|last| first_own <= *last) else {
         return Ok(None);
     };
     let Some(mut oldest) = waits(last)? else {
         return Ok(None);
     };
     // All segments before `stored` are stored.
-    let mut stored = 0;
+    let mut stored = first_own;
     while stored < oldest.number {
         let middle = stored.midpoint(oldest.number);
         match waits(middle)? {

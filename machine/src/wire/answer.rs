@@ -87,6 +87,12 @@ impl Answer {
             | Refusal::MalformedHeader { .. }
             | Refusal::Forbidden(_)
             | Refusal::StreamNotFound
+            | Refusal::SourceNotFound
+            | Refusal::SourceDeleted
+            | Refusal::SourceTooLarge(_)
+            | Refusal::TooManyForks
+            | Refusal::Gone
+            | Refusal::InUse
             | Refusal::PathNotFound
             | Refusal::Reserved
             | Refusal::NotSupported(_)

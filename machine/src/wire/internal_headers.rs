@@ -1,4 +1,4 @@
-//! Headers between the Worker's router, a stream's object and the reader's side of a live read.
+//! Headers between the router, the objects of streams and the reader's side of a live read.
 //!
 //! They are not part of the protocol. The router removes all of them from a client's request and
 //! sets those that [`crate::router::ToStream::internal_header`] names. The reader's side removes
@@ -15,9 +15,12 @@ pub const UPGRADE: &str = "Upgrade";
 /// Router to object: asks for the time that the object takes.
 pub const TIMING: &str = "X-Object-Timing";
 
+/// Object to object: a call between a fork and its source.
+pub const FORK_CALL: &str = "X-Fork-Call";
+
 /// Object to the reader's side: [`crate::live_reader::LiveHead`] as JSON, in each answer to a live
 /// read that continues. `shells/worker/js/live_reader.mjs` repeats the name.
 pub const LIVE_HEAD: &str = "Stream-Subscriber";
 
 /// All internal headers. Clients cannot set them.
-pub const ALL: [&str; 4] = [CACHE_MODE, UPGRADE, TIMING, LIVE_HEAD];
+pub const ALL: [&str; 5] = [CACHE_MODE, UPGRADE, TIMING, FORK_CALL, LIVE_HEAD];

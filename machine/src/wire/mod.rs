@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub mod content_type;
 pub(crate) mod cursor;
 pub(crate) mod entity_tag;
+pub(crate) mod fork;
 pub mod internal_headers;
 pub(crate) mod json;
 pub mod request;
@@ -126,6 +127,12 @@ pub mod header {
     pub const STREAM_EXPECTED_OFFSET: &str = "Stream-Expected-Offset";
     /// The offset after the content.
     pub const STREAM_NEXT_OFFSET: &str = "Stream-Next-Offset";
+    /// The source of a fork (protocol 4.2).
+    pub const STREAM_FORKED_FROM: &str = "Stream-Forked-From";
+    /// Where a fork leaves its source (protocol 4.2).
+    pub const STREAM_FORK_OFFSET: &str = "Stream-Fork-Offset";
+    /// Units after the fork offset that a fork still inherits (protocol 4.2).
+    pub const STREAM_FORK_SUB_OFFSET: &str = "Stream-Fork-Sub-Offset";
     /// The writer's sequence, which must increase (protocol 5.2).
     pub const STREAM_SEQ: &str = "Stream-Seq";
     /// The encoding of the data of events (protocol 5.8).

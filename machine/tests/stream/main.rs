@@ -1,6 +1,7 @@
 //! Tests of a stream over time and over many rows, which are hard to do with a running server.
 
 mod cold;
+mod forks;
 mod outbox;
 mod precondition;
 mod shell;

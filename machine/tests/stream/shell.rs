@@ -53,6 +53,8 @@ pub(crate) enum Message {
 }
 
 pub(crate) struct Shell {
+    /// The name of the stream.
+    pub(crate) name: String,
     pub(crate) rows: MemoryRows,
     /// How many readers are at the tail.
     pub(crate) attached: u64,
@@ -73,7 +75,8 @@ pub(crate) struct Shell {
     pub(crate) collections: Vec<(EffectId, Vec<String>)>,
     pub(crate) messages: Vec<(EffectId, Message)>,
     stream: Option<Stream>,
-    wakes: u64,
+    /// The seed of the last instance.
+    pub(crate) wakes: u64,
     /// The incarnation of the reader that was attached last.
     incarnation: Option<Incarnation>,
 }
@@ -81,6 +84,7 @@ pub(crate) struct Shell {
 impl Shell {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
+            name: "s".to_owned(),
             rows: MemoryRows::default(),
             attached: 0,
             asked: Cell::new(0),
@@ -189,6 +193,11 @@ impl Shell {
 
     /// Carries out the oldest put, and reports its end to the stream.
     pub(crate) fn store(&mut self) {
+        self.store_and_answer();
+    }
+
+    /// Carries out the oldest put. Returns the answers that have waited for it.
+    pub(crate) fn store_and_answer(&mut self) -> Vec<Effect> {
         let put = self.puts.remove(0);
         let (object, receipt) = self.encode(&put);
         assert!(
@@ -198,7 +207,7 @@ impl Shell {
         self.input(Input::PutFinished {
             id: put.id,
             receipt: Some(receipt),
-        });
+        })
     }
 
     /// Carries out all effects, until there are no more.
@@ -222,7 +231,10 @@ impl Shell {
         self.input(match message {
             Message::Call(..) => Input::CallFinished {
                 effect,
-                outcome: CallOutcome::Status(status),
+                outcome: CallOutcome::Answered {
+                    status,
+                    body: Bytes::new(),
+                },
             },
             Message::Index(_) => Input::IndexFinished {
                 effect,
@@ -300,7 +312,23 @@ impl Shell {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Effect, Refusal> {
-        let target = format!("/v1/stream/s{query}");
+        let effects = self.begin(CallId(0), method, query, headers, body)?;
+        Ok(effects
+            .into_iter()
+            .next_back()
+            .expect("a call is answered in its turn"))
+    }
+
+    /// Sends a request, and returns the answers of its turn.
+    pub(crate) fn begin(
+        &mut self,
+        id: CallId,
+        method: &str,
+        query: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Vec<Effect>, Refusal> {
+        let target = format!("/v1/stream/{}{query}", self.name);
         let header = |name: &str| {
             headers
                 .iter()
@@ -317,13 +345,7 @@ impl Shell {
             Parsed::Whole(call) => call,
             Parsed::AwaitsBody(awaits) => awaits.with_body(Bytes::copy_from_slice(body))?,
         };
-        let effect = self
-            .input(Input::Call {
-                id: CallId(0),
-                call,
-            })
-            .pop();
-        Ok(effect.expect("a call is answered in its turn"))
+        Ok(self.input(Input::Call { id, call }))
     }
 
     pub(crate) fn request(
@@ -343,6 +365,11 @@ impl Shell {
                 };
             }
         };
+        self.answered(effect)
+    }
+
+    /// Returns what a client gets.
+    pub(crate) fn answered(&mut self, effect: Effect) -> Answered {
         match effect {
             Effect::Put(_)
             | Effect::Collect { .. }

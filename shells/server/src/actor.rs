@@ -4,8 +4,9 @@
 //! thread, with a connection of their own, unless the stream has turns in an open transaction. All
 //! others run in the batch of the stream's shard ([`crate::commit`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -51,8 +52,8 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Sends the result. First it frees the memory, because a client that has the answer may rely on
-    /// it being free.
+    /// Sends the result. First it frees the memory, because a client that has the answer may rely
+    /// on it being free.
     pub(crate) fn reply(self, reply: Reply) {
         drop(self.held);
         // The receiver may have gone.
@@ -200,8 +201,11 @@ pub(crate) struct ActorState {
     /// Whether the stream has rows. An open transaction counts.
     pub(crate) has_rows: bool,
     pub(crate) subscribers: Subscribers,
-    /// Calls of turns that are running, or wait for their commit.
+    /// Calls of turns that are running, or wait for their commit or for another stream.
     pub(crate) calls: BTreeMap<CallId, Caller>,
+    /// Those of them that have run without an answer, because the instance waits for another
+    /// stream.
+    pub(crate) held: BTreeSet<CallId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -265,11 +269,16 @@ impl ActorState {
         self.stream.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
     }
 
-    /// Drops the instance, which can be made from the rows again. Subscribers stay.
+    /// Drops the instance, which can be made from the rows again. Subscribers stay. Calls that wait
+    /// for another stream are given up, and answered 503.
     pub(crate) fn reset(&mut self) {
         self.stream = None;
         self.instance_seed = None;
         self.pending_effects = 0;
+        // Only the instance knew what these calls wait for.
+        for call in mem::take(&mut self.held) {
+            self.calls.remove(&call);
+        }
     }
 
     /// Prepares a job to run. Returns whether it is still of use.

@@ -14,8 +14,8 @@ use machine::outbox::{self, Request};
 use machine::segment::{Encoder, Put, Receipt};
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
-    Answer, BodyWriter, CallOutcome, CorruptionError, Effect, Fetch, Input, Rest, Span, Storage,
-    StorageError,
+    Answer, Body, BodyWriter, CallOutcome, CorruptionError, Effect, Fetch, Input, Rest, Span,
+    Storage, StorageError,
 };
 use object_store::path::Path;
 use object_store::{
@@ -176,8 +176,8 @@ async fn carry_out(streams: Arc<Streams>, job: EffectJob) {
             to,
             request,
         } => {
-            let status = call_object(&streams, to, request).await;
-            let outcome = status.map_or(CallOutcome::Failed, CallOutcome::Status);
+            let outcome = call_object(&streams, to, request).await;
+            let outcome = outcome.unwrap_or(CallOutcome::Failed);
             Input::CallFinished { effect, outcome }
         }
         Effect::Index { .. } => unreachable!("the limits say that there is no index"),
@@ -407,7 +407,7 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), PutErro
 }
 
 /// Sends a request to another stream. Returns the status of the answer, if there is one.
-async fn call_object(streams: &Arc<Streams>, to: String, request: Request) -> Option<u16> {
+async fn call_object(streams: &Arc<Streams>, to: String, request: Request) -> Option<CallOutcome> {
     let target = outbox::target(&to);
     let header = |name: &str| {
         let found = request.headers.iter().find(|(each, _)| each == name);
@@ -426,12 +426,23 @@ async fn call_object(streams: &Arc<Streams>, to: String, request: Request) -> Op
     };
     let call = match call {
         Ok(call) => call,
-        Err(refusal) => return Some(Answer::refusal(&refusal).status),
+        Err(refusal) => return Some(answered(Answer::refusal(&refusal))),
     };
     let reply = streams.ask(&to, JobKind::Input(streams.call(call)), None);
     match reply.ok()?.await.ok()? {
-        Reply::Answered(answered) => Some(answered.answer.status),
+        Reply::Answered(it) => Some(answered(it.answer)),
         Reply::Attached { .. } | Reply::Done => None,
+    }
+}
+
+/// Objects answer each other with bytes.
+fn answered(answer: Answer) -> CallOutcome {
+    CallOutcome::Answered {
+        status: answer.status,
+        body: match answer.body {
+            Body::Bytes(bytes) => bytes.into(),
+            Body::Empty | Body::Plan(_) => Bytes::new(),
+        },
     }
 }
 

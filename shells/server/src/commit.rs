@@ -344,6 +344,7 @@ impl ActorState {
         job: Job,
         effects: Effects,
     ) {
+        let calls: Vec<_> = job.kind.calls().collect();
         // It has the bodies of the calls, whose memory is free once they are answered.
         drop(job.kind);
         if let Some(live) = &effects.live {
@@ -379,6 +380,8 @@ impl ActorState {
                 }
             }
         }
+        let waiting = calls.iter().filter(|call| self.calls.contains_key(call));
+        self.held.extend(waiting);
         if let Some(reply_to) = job.reply_to {
             // The receiver may have gone.
             drop(reply_to.send(Reply::Done));
@@ -386,6 +389,7 @@ impl ActorState {
     }
 
     fn reply(&mut self, call: CallId, reply: Reply) {
+        self.held.remove(&call);
         if let Some(caller) = self.calls.remove(&call) {
             caller.reply(reply);
         }

@@ -456,7 +456,8 @@ impl Service {
             | Call::Append(_)
             | Call::Metadata
             | Call::Read(_)
-            | Call::Delete(_) => None,
+            | Call::Delete(_)
+            | Call::Fork(_) => None,
         };
         let call = streams.call(call);
         #[cfg(not(feature = "test-routes"))]

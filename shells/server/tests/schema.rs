@@ -280,8 +280,8 @@ async fn a_file_of_another_layout_is_refused_and_stays() {
         files.map(|file| fs::read(file).unwrap()).collect()
     };
     for (format, reason) in [
-        (2, "its format 2 is newer than 1"),
-        (0, "its format 0 is older than 1"),
+        (3, "its format 3 is newer than 2"),
+        (0, "its format 0 is older than 2"),
     ] {
         set_format(data, format);
         let before = contents();
@@ -292,7 +292,7 @@ async fn a_file_of_another_layout_is_refused_and_stays() {
         assert!(error.contains(reason), "{error}");
         assert_eq!(contents(), before);
     }
-    set_format(data, 1);
+    set_format(data, 2);
     let server = start(data, &cold);
     assert_eq!(body(&send(&server, "GET", "a", "").await), "[0,1,2]");
     server.stop().await;

@@ -6,9 +6,11 @@
 mod shard;
 mod statements;
 
+use bytes::Bytes;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
+    HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerState, RowAppends, RowKey, RowMeta,
+    SealedSegment, StreamRow, WriterColumns,
 };
 use machine::sql::{self, Columns as _, Value};
 use machine::{Span, Storage, StorageError, Write};
@@ -171,6 +173,21 @@ impl Storage for Database {
         })
     }
 
+    fn appends(
+        &self,
+        table: HotTable,
+        from: RowKey,
+        limit: u64,
+    ) -> Result<Vec<RowAppends>, StorageError> {
+        let values = [from.stored(), limit].map(Value::Integer);
+        let mut appends = Vec::new();
+        self.statements.ask(&sql::appends(table), &values, |row| {
+            appends.push(sql::appends_of(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(appends)
+    }
+
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.statements
             .one(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
@@ -189,6 +206,32 @@ impl Storage for Database {
             each(number, attempts);
             Ok(())
         })
+    }
+
+    fn append_ends(&self, segment: u64) -> Result<Option<Bytes>, StorageError> {
+        let values = [Value::Integer(segment)];
+        let ends = self
+            .statements
+            .one(sql::APPEND_ENDS, &values, |row| row.blob(0))?;
+        Ok(ends.flatten().map(Bytes::from))
+    }
+
+    fn manifest(&self, segment: u64) -> Result<Option<ManifestRow>, StorageError> {
+        self.statements
+            .one(sql::MANIFEST, &[Value::Integer(segment)], |row| {
+                sql::manifest(row)
+            })
+    }
+
+    fn pin(&self, fork: Incarnation) -> Result<Option<Pin>, StorageError> {
+        let fork = fork.to_string();
+        self.statements
+            .one(sql::PIN, &[Value::Text(&fork)], |row| sql::pin(row))
+    }
+
+    fn pins(&self) -> Result<u64, StorageError> {
+        let count = self.statements.one(sql::PINS, &[], |row| row.integer(0))?;
+        Ok(count.flatten().unwrap_or_default())
     }
 
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {

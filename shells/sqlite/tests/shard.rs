@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use machine::outbox::{Garbage, Task, TaskKind};
 use machine::rows::{
-    AppendEnd, Expiry, HotRow, HotTable, Incarnation, Layout, OUTBOX_SCHEMA, ProducerStamp, RowKey,
-    SCHEMA, StreamRow, Unannounced,
+    AppendEnd, Expiry, HotRow, HotTable, Incarnation, Layout, Lineage, ManifestRow, OUTBOX_SCHEMA,
+    Pin, ProducerStamp, RowKey, SCHEMA, StreamRow, Unannounced,
 };
 use machine::{AlarmChange, Frames, Limits, Millis, Span, Storage as _, Stream, Write};
 use rusqlite::Connection;
@@ -38,6 +38,7 @@ fn head(name: &str) -> StreamRow {
         touched_at: Millis(1),
         alarm_at: None,
         closed: None,
+        lineage: Lineage::default(),
     }
 }
 
@@ -416,4 +417,108 @@ fn copies_have_the_present_schema_and_leave_older_rows_as_they_are() {
         error.contains("the stream \"a\": its schema 7 is newer"),
         "{error}"
     );
+}
+
+/// Makes the file what code without forks has written.
+fn without_forks(directory: &tempfile::TempDir) {
+    let connection = Connection::open(directory.path().join("0.sqlite")).unwrap();
+    connection
+        .execute_batch(
+            "DROP TABLE manifest; DROP TABLE pins; ALTER TABLE heads DROP COLUMN lineage; \
+             ALTER TABLE segments DROP COLUMN append_ends; UPDATE shard SET format = 1;",
+        )
+        .unwrap();
+}
+
+/// What a fork stores.
+fn fork_writes() -> Vec<Write> {
+    vec![
+        Write::CreateManifest,
+        Write::InsertManifest(ManifestRow {
+            first: 0,
+            body: Bytes::from_static(b"zero"),
+        }),
+        Write::InsertManifest(ManifestRow {
+            first: 4,
+            body: Bytes::from_static(b"four"),
+        }),
+        Write::CreatePins,
+        Write::PutPin(pin(7, None)),
+        Write::PutPin(pin(8, Some(20))),
+    ]
+}
+
+fn pin(fork: u64, released_at: Option<u64>) -> Pin {
+    Pin {
+        fork: Incarnation(fork),
+        name: format!("fork {fork}"),
+        released_at: released_at.map(Millis),
+    }
+}
+
+#[test]
+fn a_file_from_before_forks_is_upgraded_when_it_is_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(shard(&directory));
+    without_forks(&directory);
+    let path = directory.path().join("0.sqlite");
+    let shard = Shard::open(&path, &identity(), 256).unwrap();
+    assert_eq!(frames(&shard, "a").unwrap(), b"one of a,two of a.");
+    shard.begin().unwrap();
+    turn(&shard, "a", &fork_writes(), AlarmChange::Keep);
+    shard.commit().unwrap();
+    drop(shard);
+    let shard = Shard::open(&path, &identity(), 256).unwrap();
+    assert_eq!(shard.stream("a").unwrap().pins().unwrap(), 1);
+}
+
+#[test]
+fn inherited_segments_and_pins_belong_to_their_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = shard(&directory);
+    shard.begin().unwrap();
+    turn(&shard, "a", &fork_writes(), AlarmChange::Keep);
+    shard.commit().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let copy = Shard::create(&other.path().join("0.sqlite"), &identity(), 256).unwrap();
+    copy.copy_from(&shard, "a", Millis(9)).unwrap();
+    for shard in [&shard, &copy] {
+        let rows = shard.stream("a").unwrap();
+        let first = |segment| rows.manifest(segment).unwrap().map(|row| row.first);
+        assert_eq!(
+            [0, 3, 4, 9].map(first),
+            [Some(0), Some(0), Some(4), Some(4)]
+        );
+        assert_eq!(rows.pin(Incarnation(7)).unwrap(), Some(pin(7, None)));
+        assert_eq!(rows.pin(Incarnation(8)).unwrap(), Some(pin(8, Some(20))));
+        assert_eq!(rows.pins().unwrap(), 1);
+        let ends = rows.appends(TABLE, RowKey::at(9), 5).unwrap();
+        assert_eq!(
+            (ends.len(), ends[0].key, &ends[0].ends),
+            (1, RowKey::at(9), &vec![9])
+        );
+    }
+    let others = shard.stream("b").unwrap();
+    assert_eq!(others.manifest(4).unwrap(), None);
+    assert_eq!(others.pins().unwrap(), 0);
+    shard.begin().unwrap();
+    let released_at = Millis(20);
+    turn(
+        &shard,
+        "a",
+        &[Write::ForgetPins { released_at }],
+        AlarmChange::Keep,
+    );
+    assert_eq!(
+        shard.stream("a").unwrap().pin(Incarnation(8)).unwrap(),
+        None
+    );
+    turn(
+        &shard,
+        "a",
+        &[Write::DropHot(TABLE), Write::DropTables],
+        AlarmChange::Keep,
+    );
+    assert_eq!(shard.stream("a").unwrap().pins().unwrap(), 0);
+    shard.commit().unwrap();
 }

@@ -155,6 +155,8 @@ fn rows_without_a_number_get_one_and_keep_everything_else() {
     database.apply(&[Write::InsertTask(task)]).unwrap();
     let layout = Layout {
         newest_hot: Some(1),
+        oldest_hot: Some(0),
+        has_segments: true,
         ..Layout::present(true, true)
     };
     assert_eq!(database.layout().unwrap(), layout);

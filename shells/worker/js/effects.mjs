@@ -73,16 +73,12 @@ export async function runEffect(effect, env, object, report) {
     }
     case "call": {
       const { to, url, method, headers, body } = effect;
-      const status = await env.STREAMS.getByName(to)
+      const answer = await env.STREAMS.getByName(to)
         .fetch(new Request(url, { method, headers, body }))
-        .then(
-          async (response) => {
-            await response.body?.cancel();
-            return response.status;
-          },
-          (error) => failed(`the object ${to} did not answer`, error),
-        );
-      report((object) => object.replied(effect.id, status));
+        .then(async (response) => ({ status: response.status, body: await response.bytes() }))
+        .catch((error) => failed(`the object ${to} did not answer`, error));
+      const content = answer?.body ?? new Uint8Array();
+      report((object) => object.replied(effect.id, answer?.status, content));
       break;
     }
     case "index": {

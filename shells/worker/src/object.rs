@@ -219,13 +219,15 @@ impl StreamObject {
         self.event(Input::CollectFinished { effect, done })
     }
 
-    /// Handles the end of a call: the status of the answer, or `None` without one.
+    /// Handles the end of a call: the status of the answer, or `None` without one, and its body.
     ///
     /// # Errors
     /// When the turn failed.
-    pub fn replied(&self, effect: f64, status: Option<u16>) -> Result<(), JsValue> {
+    pub fn replied(&self, effect: f64, status: Option<u16>, body: Vec<u8>) -> Result<(), JsValue> {
         let effect = EffectId(effect as u64);
-        let outcome = status.map_or(CallOutcome::Failed, CallOutcome::Status);
+        let body = Bytes::from(body);
+        let answered = |status| CallOutcome::Answered { status, body };
+        let outcome = status.map_or(CallOutcome::Failed, answered);
         self.event(Input::CallFinished { effect, outcome })
     }
 
@@ -350,15 +352,19 @@ impl StreamObject {
                 let arrival = self.waiting.queue.borrow_mut().arrive(id, call, limits);
                 let done = match arrival {
                     Arrival::Runs(input) => self.turn(input, limits),
-                    Arrival::Waits => return Ok(self.waiting.promise(id, began, room).into()),
-                    Arrival::Refused => Ok(None),
+                    Arrival::Waits => return Ok(self.waiting.append(id, began, room).into()),
+                    Arrival::Refused => Ok(Some(Responded::Whole(response::plain(
+                        &Answer::unavailable(limits),
+                    )?))),
                 };
                 match done {
                     Ok(Some(Responded::Whole(response))) => response,
                     Ok(Some(Responded::InPieces(answer, rendering))) => {
                         return Ok(Pages::new(answer, *rendering).into());
                     }
-                    Ok(None) | Err(_) => response::plain(&Answer::unavailable(limits))?,
+                    // A later turn answers the call.
+                    Ok(None) => return Ok(self.waiting.hold(id, began, room).into()),
+                    Err(_) => response::plain(&Answer::unavailable(limits))?,
                 }
             }
             Err(answer) => response::plain(&answer)?,
@@ -383,6 +389,9 @@ impl StreamObject {
         if let Err(error) = &done {
             self.stream.replace(None);
             log_error("a turn failed", error);
+            // Only the instance that is gone knew what these calls wait for.
+            self.waiting
+                .fail_held(|| response::plain(&Answer::unavailable(limits)))?;
         }
         done
     }

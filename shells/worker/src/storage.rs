@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Incarnation, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow,
-    WriterColumns,
+    HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerState, RowAppends, RowKey, RowMeta,
+    SealedSegment, StreamRow, WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
 use machine::{AlarmChange, Class, Span, StorageError, Turn, Write};
@@ -379,6 +380,20 @@ impl machine::Storage for Storage {
         self.ask_all(&statement, &[], |row| sql::writers_of(row), &mut each_of)
     }
 
+    fn appends(
+        &self,
+        table: HotTable,
+        from: RowKey,
+        limit: u64,
+    ) -> Result<Vec<RowAppends>, StorageError> {
+        let values = [from.stored(), limit].map(Value::Integer);
+        let mut appends = Vec::new();
+        let mut each = |row| appends.push(row);
+        let statement = sql::appends(table);
+        self.ask_all(&statement, &values, |row| sql::appends_of(row), &mut each)?;
+        Ok(appends)
+    }
+
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.ask(sql::PRODUCER, &[Value::Text(id)], |row| sql::producer(row))
     }
@@ -396,6 +411,29 @@ impl machine::Storage for Storage {
             |row| sql::retried_segment(row),
             &mut |(number, attempts)| each(number, attempts),
         )
+    }
+
+    fn append_ends(&self, segment: u64) -> Result<Option<Bytes>, StorageError> {
+        let ends = self.ask(sql::APPEND_ENDS, &[Value::Integer(segment)], |row| {
+            row.blob(0)
+        })?;
+        Ok(ends.flatten().map(Bytes::from))
+    }
+
+    fn manifest(&self, segment: u64) -> Result<Option<ManifestRow>, StorageError> {
+        self.ask(sql::MANIFEST, &[Value::Integer(segment)], |row| {
+            sql::manifest(row)
+        })
+    }
+
+    fn pin(&self, fork: Incarnation) -> Result<Option<Pin>, StorageError> {
+        let fork = fork.to_string();
+        self.ask(sql::PIN, &[Value::Text(&fork)], |row| sql::pin(row))
+    }
+
+    fn pins(&self) -> Result<u64, StorageError> {
+        let count = self.ask(sql::PINS, &[], |row| row.integer(0))?;
+        Ok(count.flatten().unwrap_or_default())
     }
 
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {

@@ -1,4 +1,4 @@
-//! Requests whose append waits for a commit.
+//! Requests that a later turn answers.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,16 +9,27 @@ use wasm_bindgen::JsValue;
 use web_sys::Response;
 
 use crate::incoming::Room;
+use crate::response::with_cors;
 
-/// The object's queue of appends, and the promises of those that wait.
+/// The object's queue of appends, and the promises of the requests that wait.
 #[derive(Default)]
 pub(crate) struct Waiting {
     pub(crate) queue: RefCell<AppendQueue>,
     requests: RefCell<BTreeMap<CallId, WaitingRequest>>,
 }
 
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// Its append waits in the queue.
+    Append,
+    /// Its call has run, and waits for another object.
+    Held,
+}
+
 struct WaitingRequest {
     resolve: Function,
+    reason: Reason,
     /// When the request came, if its client wants to know how long it took.
     began: Option<f64>,
     /// Counts its body for as long as it waits.
@@ -26,12 +37,22 @@ struct WaitingRequest {
 }
 
 impl Waiting {
-    /// Returns the promise of the response of a call that waits.
-    pub(crate) fn promise(&self, id: CallId, began: Option<f64>, room: Room) -> Promise {
+    /// Returns the promise of the response of an append that waits in the queue.
+    pub(crate) fn append(&self, id: CallId, began: Option<f64>, room: Room) -> Promise {
+        self.promise(id, Reason::Append, began, room)
+    }
+
+    /// Returns the promise of the response of a call that has run without an answer.
+    pub(crate) fn hold(&self, id: CallId, began: Option<f64>, room: Room) -> Promise {
+        self.promise(id, Reason::Held, began, room)
+    }
+
+    fn promise(&self, id: CallId, reason: Reason, began: Option<f64>, room: Room) -> Promise {
         let mut room = Some(room);
         Promise::new(&mut |resolve, _reject| {
             let request = WaitingRequest {
                 resolve,
+                reason,
                 began,
                 _room: room.take(),
             };
@@ -49,9 +70,28 @@ impl Waiting {
         let Some(request) = self.requests.borrow_mut().remove(&id) else {
             return Ok(false);
         };
-        let response = response(request.began)?;
+        let mut response = response(request.began)?;
+        if request.reason == Reason::Held {
+            response = with_cors(response)?;
+        }
         request.resolve.call1(&JsValue::UNDEFINED, &response)?;
         Ok(true)
+    }
+
+    /// Answers all calls that have run without an answer.
+    pub(crate) fn fail_held(
+        &self,
+        response: impl Fn() -> Result<Response, JsValue>,
+    ) -> Result<(), JsValue> {
+        let requests = self.requests.borrow();
+        let held = requests.iter();
+        let held = held.filter(|(_, request)| request.reason == Reason::Held);
+        let held: Vec<_> = held.map(|(id, _)| *id).collect();
+        drop(requests);
+        for id in held {
+            self.answer(id, |_| response())?;
+        }
+        Ok(())
     }
 
     /// Notes that commits have ended.

@@ -39,6 +39,8 @@ pub trait Layer {
     const NAME: &'static str;
     /// The arguments of `cargo sim` that select this layer.
     const FLAG: &'static str;
+    /// The command of a worker, see [`work`].
+    const WORK: &'static str = "work";
     /// After this many runs, every situation must have occurred, and every fault must have changed
     /// something.
     const RUNS_FOR_ALL_SITUATIONS: u64;

@@ -147,7 +147,7 @@ fn start_worker<L: Layer>(
 ) -> Result<(Worker<L>, ChildStdout)> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
-    command.args(["work", &seeds.to_string(), &jobs.to_string()]);
+    command.args([L::WORK, &seeds.to_string(), &jobs.to_string()]);
     command.args(minutes.map(|minutes| format!("--minutes={minutes}")));
     command.args((storage == Kind::Sqlite).then_some("--storage=sqlite"));
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();

@@ -77,6 +77,11 @@ oracles! {
     ExactlyOnce: "exactly once", "Acknowledged appends are there, and a producer's append is there once.";
     Expiry: "expiry", "An expired stream is removed without a request.";
     Folds: "folds", "The appends of a turn share rows, as far as the limits allow and no further.";
+    ForkAnswers: "fork answers", "The answer to each request among forks is one that their model allows.";
+    ForkContent: "fork content", "A fork has exactly its prefix of the source and its own content, for ever.";
+    ForkObjects: "fork objects", "The cold tier keeps what streams and their forks need, and at rest nothing else.";
+    ForkOffsets: "fork offsets", "Fork and source have the same offsets up to where they part, and all offsets are in order.";
+    ForksFreed: "forks freed", "A deleted stream is kept while it has forks, and no longer.";
     Index: "index", "The admin index lists exactly the existing streams and their stored segments.";
     Keys: "keys", "No key of the cold tier is used twice.";
     Liveness: "liveness", "After the last fault all operations end.";
@@ -88,6 +93,7 @@ oracles! {
     Orphans: "orphans", "At the end, storage holds only what existing streams need.";
     Panic: "panic", "Nothing panics.";
     PrivateAnswers: "private answers", "No shared cache keeps an answer in private cache mode.";
+    Pins: "pins", "Each fork keeps its source, once, and nothing else keeps it at rest.";
     Producers: "producers", "Idle producers are forgotten when a segment is sealed, and no others.";
     Recency: "recency", "An answer is never older than what clients knew when it was requested.";
     Registry: "registry", "The registry has each stream's creation and end, once and in order.";

@@ -25,6 +25,7 @@ struct Listed {
     created_at: u64,
     deleted_at: Option<u64>,
     version: u64,
+    forked_from: String,
 }
 
 /// A row of `segments`.
@@ -117,13 +118,14 @@ impl Index {
         let sql = statement.sql;
         if sql.starts_with("INSERT INTO streams") {
             let path = values.text()?;
-            let listed = if statement.values.len() == 5 {
+            let listed = if statement.values.len() == 6 {
                 Listed {
                     incarnation: values.text()?,
                     content_type: values.text()?,
                     created_at: values.integer()?,
                     deleted_at: None,
                     version: values.integer()?,
+                    forked_from: values.text()?,
                 }
             } else {
                 let before = self.streams.get(&path);
@@ -133,6 +135,7 @@ impl Index {
                     created_at: before.map_or(0, |row| row.created_at),
                     deleted_at: Some(values.integer()?),
                     version: values.integer()?,
+                    forked_from: before.map_or_else(String::new, |row| row.forked_from.clone()),
                 }
             };
             if self
@@ -189,12 +192,13 @@ impl Index {
         let deleted = |row: &Listed| row.deleted_at.map_or_else(String::new, |at| at.to_string());
         let streams = self.streams.iter().map(|(path, row)| {
             format!(
-                "{path} {} {} {} {} {}",
+                "{path} {} {} {} {} {} {}",
                 row.incarnation,
                 row.content_type,
                 row.created_at,
                 deleted(row),
-                row.version
+                row.version,
+                row.forked_from
             )
         });
         let segments = self
@@ -222,7 +226,10 @@ mod sqlite {
     use rusqlite::types::{ToSqlOutput, ValueRef};
     use rusqlite::{Connection, Result, ToSql, params_from_iter};
 
-    const MIGRATIONS: &str = include_str!("../../../migrations/0001_segments_admin.sql");
+    const MIGRATIONS: [&str; 2] = [
+        include_str!("../../../migrations/0001_segments_admin.sql"),
+        include_str!("../../../migrations/0002_forks.sql"),
+    ];
 
     struct Bound<'a>(&'a Value);
 
@@ -237,9 +244,11 @@ mod sqlite {
 
     pub(super) fn open() -> Connection {
         let connection = Connection::open_in_memory().expect("a database in memory can be opened");
-        connection
-            .execute_batch(MIGRATIONS)
-            .expect("the migrations can be applied");
+        for migration in MIGRATIONS {
+            connection
+                .execute_batch(migration)
+                .expect("the migrations can be applied");
+        }
         connection
     }
 
@@ -263,7 +272,7 @@ mod sqlite {
     pub(super) fn rows(connection: &Connection) -> Result<Vec<String>> {
         let mut rows = Vec::new();
         for query in [
-            "SELECT concat_ws(' ', path, incarnation, content_type, created_at, coalesce(deleted_at, ''), version) \
+            "SELECT concat_ws(' ', path, incarnation, content_type, created_at, coalesce(deleted_at, ''), version, forked_from) \
              FROM streams ORDER BY path",
             "SELECT concat_ws(' ', path, incarnation, segment, start_offset, end_offset, r2_key, bytes, messages, created_at, version) \
              FROM segments ORDER BY path, incarnation, segment",

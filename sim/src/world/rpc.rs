@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use machine::outbox::{self, Statement};
 use machine::wire::header;
 use machine::{CallOutcome, EffectId, Input};
@@ -179,7 +180,9 @@ impl World<'_, '_> {
     pub(super) fn happen_to_rpc(&mut self, event: Event) {
         match event {
             Event::Execute { rpc } => self.execute(rpc),
-            Event::Finished { rpc, status } => self.finished(rpc, status),
+            Event::Finished { rpc, status } => {
+                self.finished(rpc, status.map(|status| (status, Bytes::new())));
+            }
         }
     }
 
@@ -230,7 +233,7 @@ impl World<'_, '_> {
             _ => {}
         }
         if self.rpcs[rpc].is_answered {
-            self.finished(rpc, Some(status));
+            self.finished(rpc, Some((status, received.response.body.clone())));
         }
     }
 
@@ -239,7 +242,7 @@ impl World<'_, '_> {
         self.finished(rpc, None);
     }
 
-    fn finished(&mut self, rpc: RpcId, status: Option<u16>) {
+    fn finished(&mut self, rpc: RpcId, answer: Option<(u16, Bytes)>) {
         let it = &mut self.rpcs[rpc];
         let (at, effect) = (it.at, it.effect);
         let was_finished = core::mem::replace(&mut it.finished, true);
@@ -249,11 +252,13 @@ impl World<'_, '_> {
         let input = match &it.statements {
             None => Input::CallFinished {
                 effect,
-                outcome: status.map_or(CallOutcome::Failed, CallOutcome::Status),
+                outcome: answer.map_or(CallOutcome::Failed, |(status, body)| {
+                    CallOutcome::Answered { status, body }
+                }),
             },
             Some(_) => Input::IndexFinished {
                 effect,
-                done: status.is_some(),
+                done: answer.is_some(),
             },
         };
         self.turn(at, input);

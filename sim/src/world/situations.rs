@@ -88,6 +88,11 @@ impl World<'_, '_> {
                 | Write::InsertTask(_)
                 | Write::RemoveTask { .. }
                 | Write::DropOutbox
+                | Write::CreateManifest
+                | Write::InsertManifest(_)
+                | Write::CreatePins
+                | Write::PutPin(_)
+                | Write::ForgetPins { .. }
                 | Write::DropTables => {}
             }
         }

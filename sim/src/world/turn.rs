@@ -280,6 +280,11 @@ impl World<'_, '_> {
                 Write::RemoveTask { id, .. } => 15 ^ id << 8,
                 Write::DropOutbox => 16,
                 Write::Upgrade { .. } => 17,
+                Write::CreateManifest => 19,
+                Write::InsertManifest(row) => 20 ^ row.first << 8,
+                Write::CreatePins => 21,
+                Write::PutPin(pin) => 22 ^ pin.fork.0 << 8,
+                Write::ForgetPins { released_at } => 23 ^ released_at.0 << 8,
             });
         }
         match turn.alarm {

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    AppendEnd, HotRow, HotTable, Layout, ProducerStamp, ProducerState, RowKey, RowMeta,
-    SealedSegment, StreamRow, WriterColumns,
+    AppendEnd, HotRow, HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerStamp,
+    ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
 };
 use machine::{AlarmChange, MemoryRows, Millis, Span, StorageError, Write};
 use server::{Due, Reader, Rows, Storage, Writer};
@@ -659,6 +660,15 @@ impl machine::Storage for View {
         self.rows.writers(table, each)
     }
 
+    fn appends(
+        &self,
+        table: HotTable,
+        from: RowKey,
+        limit: u64,
+    ) -> Result<Vec<RowAppends>, StorageError> {
+        self.rows.appends(table, from, limit)
+    }
+
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         self.rows.producer(id)
     }
@@ -669,6 +679,22 @@ impl machine::Storage for View {
 
     fn retried_segments(&self, each: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
         self.rows.retried_segments(each)
+    }
+
+    fn append_ends(&self, segment: u64) -> Result<Option<Bytes>, StorageError> {
+        self.rows.append_ends(segment)
+    }
+
+    fn manifest(&self, segment: u64) -> Result<Option<ManifestRow>, StorageError> {
+        machine::Storage::manifest(&*self.rows, segment)
+    }
+
+    fn pin(&self, fork: Incarnation) -> Result<Option<Pin>, StorageError> {
+        self.rows.pin(fork)
+    }
+
+    fn pins(&self) -> Result<u64, StorageError> {
+        machine::Storage::pins(&*self.rows)
     }
 
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {
@@ -777,6 +803,11 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Vec<Written> {
             | Write::ForgetProducers { .. }
             | Write::Upgrade { .. }
             | Write::DropHot(_)
+            | Write::CreateManifest
+            | Write::InsertManifest(_)
+            | Write::CreatePins
+            | Write::PutPin(_)
+            | Write::ForgetPins { .. }
             | Write::CreateOutbox
             | Write::InsertTask(_)
             | Write::UpdateTask(_)

@@ -7,7 +7,8 @@ mod write;
 use crate::limits::SAFE_INTEGER_MAX;
 use crate::{Limits, Refusal};
 
-use super::header;
+use super::fork::ForkCall;
+use super::{header, internal_headers};
 
 pub use body::{AwaitsBody, announced_bytes};
 pub(crate) use body::{check_codings, refuse_announced};
@@ -41,6 +42,8 @@ pub enum Call {
     Read(Read),
     /// DELETE.
     Delete(Preconditions),
+    /// A call of a fork, which no client can send.
+    Fork(ForkCall),
 }
 
 /// A request parsed as far as possible without its body.
@@ -63,9 +66,16 @@ pub fn parse(head: RequestHead<'_>, limits: &Limits) -> Result<Parsed, Refusal> 
         "GET" => Ok(Parsed::Whole(Call::Read(read(head)?))),
         "HEAD" => Ok(Parsed::Whole(Call::Metadata)),
         "DELETE" => Ok(Parsed::Whole(Call::Delete(write::preconditions(head)))),
+        FORK_METHOD => match (head.header)(internal_headers::FORK_CALL) {
+            Some(call) => Ok(Parsed::Whole(Call::Fork(ForkCall::from_header(&call)?))),
+            None => Err(Refusal::MethodNotAllowed { allow: METHODS }),
+        },
         _ => Err(Refusal::MethodNotAllowed { allow: METHODS }),
     }
 }
+
+/// The method of calls between a fork and its source. The protocol does not use it.
+pub(crate) const FORK_METHOD: &str = "PATCH";
 
 /// The methods of a stream URL.
 pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
@@ -77,7 +87,7 @@ pub(crate) fn asks_for_timing(head: RequestHead<'_>) -> bool {
 }
 
 /// Parses decimal digits up to 2^53-1. Accepts nothing else, such as a sign.
-fn safe_integer(text: &str) -> Option<u64> {
+pub(crate) fn safe_integer(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {
         return None;

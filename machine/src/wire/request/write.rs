@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{RequestHead, safe_integer};
 use crate::offset::Offset;
 use crate::rows::{Expiry, ProducerStamp};
+use crate::wire::fork::{self, ForkRequest};
 use crate::wire::{content_type, header};
 use crate::{Limits, Millis, Refusal, router};
 
@@ -27,6 +28,8 @@ pub struct Create {
     pub location: String,
     /// The stream's name in its canonical spelling.
     pub name: String,
+    /// What the stream is to be a fork of, if anything.
+    pub fork: Option<Box<ForkRequest>>,
     /// Conditions on the stream that exists.
     pub preconditions: Preconditions,
 }
@@ -66,12 +69,10 @@ pub(super) const MALFORMED_CONTENT_TYPE: Refusal = Refusal::MalformedHeader {
 };
 
 pub(super) fn create(head: RequestHead<'_>, limits: &Limits) -> Result<Create, Refusal> {
-    if (head.header)("Stream-Forked-From").is_some() {
-        return Err(Refusal::NotSupported("forks"));
-    }
-    let content_type = match (head.header)(header::CONTENT_TYPE) {
+    let given = (head.header)(header::CONTENT_TYPE).filter(|text| !text.trim().is_empty());
+    let has_content_type = given.is_some();
+    let content_type = match given {
         None => content_type::DEFAULT.to_owned(),
-        Some(text) if text.trim().is_empty() => content_type::DEFAULT.to_owned(),
         Some(text) if !content_type::is_well_formed(&text) => return Err(MALFORMED_CONTENT_TYPE),
         Some(text) if text.len() as u64 > limits.content_type_bytes_max => {
             return Err(Refusal::MalformedHeader {
@@ -89,6 +90,7 @@ pub(super) fn create(head: RequestHead<'_>, limits: &Limits) -> Result<Create, R
         body: Bytes::new(),
         location: format!("{}{}", head.origin, router::path(head.target)),
         name: router::stream_name(head.target, limits)?,
+        fork: fork::fork(head, has_content_type, limits)?.map(Box::new),
         preconditions: preconditions(head),
     })
 }

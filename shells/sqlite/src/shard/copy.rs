@@ -17,6 +17,8 @@ const HOT: &str = "SELECT key, units, bytes_before, bytes, at, ends, checksum, c
      FROM hot LEFT JOIN large ON large.id = hot.large WHERE stream = ? ORDER BY segment, key";
 const SEGMENTS: &str = "SELECT number FROM segments ORDER BY number";
 const PRODUCERS: &str = "SELECT id, epoch, seq, used_at FROM producers";
+const MANIFEST: &str = "SELECT first, body FROM manifest ORDER BY first";
+const PINS: &str = "SELECT fork, name, released_at FROM pins ORDER BY fork";
 const OUTBOX: &str = "SELECT queue, id, due_at, failures, body FROM outbox ORDER BY queue, id";
 const TABLES: &str = "SELECT name FROM sqlite_master WHERE type = 'table'";
 
@@ -97,7 +99,14 @@ impl Shard {
             [&of(SEGMENTS), &format!("{PRODUCERS} WHERE stream = ?1")],
             layout.outbox.map(|_| of(OUTBOX)).as_deref(),
             &id,
-            |number| rows.segment(number),
+            |number| with_ends(&rows, number),
+            &mut writes,
+        )
+        .map_err(damaged)?;
+        lineage(
+            &from.statements,
+            [&of(MANIFEST), &of(PINS)],
+            &id,
             &mut writes,
         )
         .map_err(damaged)?;
@@ -178,7 +187,17 @@ impl Shard {
             ],
             has("outbox").then_some(OUTBOX),
             &[],
-            |number| from.segment(number),
+            |number| with_ends(from, number),
+            &mut writes,
+        )
+        .map_err(damaged)?;
+        lineage(
+            &from.statements,
+            [
+                if has("manifest") { MANIFEST } else { no_rows },
+                if has("pins") { PINS } else { no_rows },
+            ],
+            &[],
             &mut writes,
         )
         .map_err(damaged)?;
@@ -288,6 +307,36 @@ fn rest(
         writes.extend(tasks.into_iter().map(Write::InsertTask));
     }
     Ok(())
+}
+
+/// Reads a segment's row with the ends of its appends.
+fn with_ends(
+    rows: &impl Storage,
+    number: u64,
+) -> Result<Option<machine::rows::SealedSegment>, StorageError> {
+    let mut segment = rows.segment(number)?;
+    let stored = segment.as_mut().and_then(|segment| segment.stored.as_mut());
+    if let Some(stored) = stored {
+        stored.append_ends = rows.append_ends(number)?.unwrap_or_default();
+    }
+    Ok(segment)
+}
+
+/// Reads inherited segments and pins as the writes that make them.
+fn lineage(
+    from: &Statements,
+    [manifest, pins]: [&str; 2],
+    values: &[Value<'_>],
+    writes: &mut Vec<Write>,
+) -> Result<(), StorageError> {
+    from.ask(manifest, bound(manifest, values), |row| {
+        writes.push(Write::InsertManifest(machine_sql::manifest(&Cells(row))?));
+        Ok(())
+    })?;
+    from.ask(pins, bound(pins, values), |row| {
+        writes.push(Write::PutPin(machine_sql::pin(&Cells(row))?));
+        Ok(())
+    })
 }
 
 /// Binds values only to statements that have a place for them.

@@ -99,6 +99,7 @@ impl Shard {
         let connection = Connection::open_with_flags(path, flags)?;
         configure(&connection, cache_kib)?;
         let shard = Self::new(connection);
+        shard.upgrade()?;
         shard.check(identity)?;
         shard.checkpoint()?;
         Ok(shard)
@@ -126,7 +127,23 @@ impl Shard {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         sync_fully(&connection)?;
-        Self::new(connection).stated()
+        let shard = Self::new(connection);
+        shard.upgrade()?;
+        shard.stated()
+    }
+
+    /// Brings a file of an earlier format to the present one.
+    fn upgrade(&self) -> Result<(), OpenError> {
+        let format = self
+            .statements
+            .one(sql::FORMAT_OF, &[], |row| row.integer(0));
+        // What is no file of a shard is refused later.
+        if let Ok(Some(Some(1))) = format {
+            self.begin()?;
+            self.statements.0.execute_batch(sql::UPGRADE_1)?;
+            self.commit()?;
+        }
+        Ok(())
     }
 
     fn new(connection: Connection) -> Self {
@@ -389,7 +406,10 @@ impl Writing<'_> {
                 self.remove_tables(HAS_OUTBOX)
             }
             // All streams share these tables.
-            Write::CreateSealedTables | Write::CreateHot(_) => Ok(()),
+            Write::CreateSealedTables
+            | Write::CreateManifest
+            | Write::CreatePins
+            | Write::CreateHot(_) => Ok(()),
             Write::DropHot(table) => {
                 self.shard.has_freed.set(true);
                 let values = [self.id()?, Value::Integer(table.segment())];
@@ -405,6 +425,9 @@ impl Writing<'_> {
             Write::UpdateSegment(_) => self.one(write, sql::UPDATE_SEGMENT),
             Write::PutProducer { .. } => self.one(write, sql::PUT_PRODUCER),
             Write::ForgetProducers { .. } => self.any(write, sql::FORGET_PRODUCERS).map(drop),
+            Write::InsertManifest(_) => self.one(write, sql::INSERT_MANIFEST),
+            Write::PutPin(_) => self.one(write, sql::PUT_PIN),
+            Write::ForgetPins { .. } => self.any(write, sql::FORGET_PINS).map(drop),
             Write::InsertTask(_) => self.one(write, sql::INSERT_TASK),
             Write::UpdateTask(_) => self.one(write, sql::UPDATE_TASK),
             Write::RemoveTask { .. } => self.one(write, sql::REMOVE_TASK),

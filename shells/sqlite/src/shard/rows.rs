@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 
+use bytes::Bytes;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Layout, ProducerState, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
+    HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerState, RowAppends, RowKey, RowMeta,
+    SealedSegment, StreamRow, WriterColumns,
 };
 use machine::sql::{self as machine_sql, Columns, Value};
 use machine::{Span, Storage, StorageError};
@@ -141,6 +143,23 @@ impl StreamRows<'_> {
     }
 }
 
+/// The columns `key`, `units` and `ends` of a hot row, where the machine's decoder expects them.
+struct AppendCells<'a>(&'a Cells<'a>);
+
+impl Columns for AppendCells<'_> {
+    fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {
+        self.0.integer(column)
+    }
+
+    fn text(&self, _: usize) -> Result<Option<String>, StorageError> {
+        Ok(None)
+    }
+
+    fn blob(&self, _: usize) -> Result<Option<Vec<u8>>, StorageError> {
+        self.0.blob(5)
+    }
+}
+
 /// The columns `ends` and `at` of a hot row, where the machine's decoder expects them.
 struct WriterCells<'a>(&'a Cells<'a>);
 
@@ -223,6 +242,28 @@ impl Storage for StreamRows<'_> {
         })
     }
 
+    fn appends(
+        &self,
+        table: HotTable,
+        from: RowKey,
+        limit: u64,
+    ) -> Result<Vec<RowAppends>, StorageError> {
+        let values = [
+            self.stream(),
+            Value::Integer(table.segment()),
+            Value::Integer(from.stored()),
+            Value::Integer(limit),
+        ];
+        let mut appends = Vec::new();
+        self.statements.ask(sql::APPENDS, &values, |row| {
+            let row = Cells(row);
+            self.checked(table, &row)?;
+            appends.push(machine_sql::appends_of(&AppendCells(&row))?);
+            Ok(())
+        })?;
+        Ok(appends)
+    }
+
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
         let values = [self.stream(), Value::Text(id)];
         self.statements
@@ -242,6 +283,35 @@ impl Storage for StreamRows<'_> {
             each(number, attempts);
             Ok(())
         })
+    }
+
+    fn append_ends(&self, segment: u64) -> Result<Option<Bytes>, StorageError> {
+        let values = [self.stream(), Value::Integer(segment)];
+        let ends = self
+            .statements
+            .one(sql::APPEND_ENDS, &values, |row| row.blob(0))?;
+        Ok(ends.flatten().map(Bytes::from))
+    }
+
+    fn manifest(&self, segment: u64) -> Result<Option<ManifestRow>, StorageError> {
+        let values = [self.stream(), Value::Integer(segment)];
+        self.statements
+            .one(sql::MANIFEST, &values, |row| machine_sql::manifest(row))
+    }
+
+    fn pin(&self, fork: Incarnation) -> Result<Option<Pin>, StorageError> {
+        let fork = fork.to_string();
+        let values = [self.stream(), Value::Text(&fork)];
+        self.statements
+            .one(sql::PIN, &values, |row| machine_sql::pin(row))
+    }
+
+    fn pins(&self) -> Result<u64, StorageError> {
+        let values = [self.stream()];
+        let count = self
+            .statements
+            .one(sql::PINS, &values, |row| row.integer(0))?;
+        Ok(count.flatten().unwrap_or_default())
     }
 
     fn tasks(&self, queue: &Queue, id: u64, limit: u64) -> Result<Vec<Task>, StorageError> {

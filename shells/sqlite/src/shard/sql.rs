@@ -6,9 +6,9 @@
 //! large hot row is in a table of its own, and segments and tasks are ordinary tables.
 
 /// The number of this layout. Every change that earlier code could not read raises it. A file with
-/// another number is refused as it is. The rows have numbers of their own, because they change more
-/// often.
-pub(super) const FORMAT: u64 = 1;
+/// an earlier number is upgraded when it is opened, and one with a later number is refused as it
+/// is. The rows have numbers of their own, because they change more often.
+pub(super) const FORMAT: u64 = 2;
 
 pub(super) const CREATE: &str = "
 CREATE TABLE shard (format INTEGER NOT NULL, directory TEXT NOT NULL, number INTEGER NOT NULL,
@@ -21,7 +21,7 @@ CREATE TABLE heads (stream INTEGER PRIMARY KEY, incarnation TEXT NOT NULL, conte
   TEXT, name TEXT NOT NULL, version INTEGER NOT NULL, registered INTEGER NOT NULL, segment INTEGER
   NOT NULL, writable INTEGER NOT NULL, stream_seq TEXT, touched_at INTEGER NOT NULL, alarm_at
   INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, closed_seq
-  INTEGER, schema INTEGER NOT NULL);
+  INTEGER, schema INTEGER NOT NULL, lineage TEXT);
 CREATE TABLE hot (stream INTEGER NOT NULL, segment INTEGER NOT NULL, key INTEGER NOT NULL, units
   INTEGER NOT NULL, bytes_before INTEGER NOT NULL, bytes INTEGER NOT NULL, at INTEGER NOT NULL,
   checksum INTEGER NOT NULL, ends BLOB, large INTEGER, frames BLOB, PRIMARY KEY (stream, segment,
@@ -29,16 +29,33 @@ CREATE TABLE hot (stream INTEGER NOT NULL, segment INTEGER NOT NULL, key INTEGER
 CREATE TABLE large (id INTEGER PRIMARY KEY, frames BLOB NOT NULL);
 CREATE TABLE segments (stream INTEGER NOT NULL, number INTEGER NOT NULL, units INTEGER NOT NULL,
   bytes INTEGER NOT NULL, messages INTEGER NOT NULL, attempts INTEGER NOT NULL, attempted_at
-  INTEGER NOT NULL, stored INTEGER, segment_index BLOB, PRIMARY KEY (stream, number));
+  INTEGER NOT NULL, stored INTEGER, segment_index BLOB, append_ends BLOB, PRIMARY KEY (stream,
+  number));
 CREATE TABLE producers (stream INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL, seq
   INTEGER NOT NULL, used_at INTEGER NOT NULL, PRIMARY KEY (stream, id)) WITHOUT ROWID;
 CREATE INDEX idle_producers ON producers (stream, used_at);
 CREATE TABLE outbox (stream INTEGER NOT NULL, queue TEXT NOT NULL, id INTEGER NOT NULL, schema
   INTEGER NOT NULL, due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL,
   PRIMARY KEY (stream, queue, id));
+CREATE TABLE manifest (stream INTEGER NOT NULL, first INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY
+  KEY (stream, first));
+CREATE TABLE pins (stream INTEGER NOT NULL, fork TEXT NOT NULL, name TEXT NOT NULL, released_at
+  INTEGER, PRIMARY KEY (stream, fork));
+";
+
+/// Brings a file of format 1 to format 2, which has forks.
+pub(super) const UPGRADE_1: &str = "
+ALTER TABLE heads ADD COLUMN lineage TEXT;
+ALTER TABLE segments ADD COLUMN append_ends BLOB;
+CREATE TABLE manifest (stream INTEGER NOT NULL, first INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY
+  KEY (stream, first));
+CREATE TABLE pins (stream INTEGER NOT NULL, fork TEXT NOT NULL, name TEXT NOT NULL, released_at
+  INTEGER, PRIMARY KEY (stream, fork));
+UPDATE shard SET format = 2;
 ";
 
 pub(super) const IDENTITY: &str = "SELECT format, directory, number, count FROM shard";
+pub(super) const FORMAT_OF: &str = "SELECT format FROM shard";
 pub(super) const INSERT_IDENTITY: &str = "INSERT INTO shard VALUES (?, ?, ?, ?)";
 
 /// Bits of the column `tables`: what a database of its own would have tables for.
@@ -58,13 +75,13 @@ pub(super) const NEXT_ALARM: &str = "SELECT min(alarm_at) FROM streams WHERE ala
 // the stream.
 
 pub(super) const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, version, \
-     registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq \
-     FROM heads WHERE stream = ?";
+     registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, \
+     lineage FROM heads WHERE stream = ?";
 pub(super) const INSERT_HEAD: &str = "INSERT INTO heads (incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, \
      version, registered, segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, \
-     schema, stream) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+     lineage, schema, stream) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 pub(super) const UPDATE_HEAD: &str = "UPDATE heads SET registered = ?, segment = ?, writable = ?, stream_seq = ?, touched_at = ?, alarm_at = ?, \
-     closed = ?, closed_producer = ?, closed_epoch = ?, closed_seq = ? WHERE stream = ?";
+     closed = ?, closed_producer = ?, closed_epoch = ?, closed_seq = ?, lineage = ? WHERE stream = ?";
 
 /// The columns of a hot row without its frames, as [`machine::sql::row_mark`] reads them; then what
 /// the checksum needs.
@@ -106,10 +123,25 @@ pub(super) const SEGMENT: &str = "SELECT number, units, bytes, messages, attempt
      WHERE stream = ? AND number = ?";
 pub(super) const RETRIED_SEGMENTS: &str =
     "SELECT number, attempts FROM segments WHERE stream = ? AND attempts > 1 ORDER BY number";
-pub(super) const INSERT_SEGMENT: &str = "INSERT INTO segments (number, units, bytes, messages, attempts, attempted_at, stored, segment_index, stream) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
-pub(super) const UPDATE_SEGMENT: &str = "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ? \
+pub(super) const INSERT_SEGMENT: &str = "INSERT INTO segments (number, units, bytes, messages, attempts, attempted_at, stored, segment_index, append_ends, stream) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub(super) const UPDATE_SEGMENT: &str = "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ?, append_ends = ? \
      WHERE number = ? AND stream = ?";
+
+pub(super) const APPENDS: &str = concat!(mark!(), " AND key >= ? ORDER BY key LIMIT ?");
+pub(super) const APPEND_ENDS: &str =
+    "SELECT append_ends FROM segments WHERE stream = ? AND number = ?";
+
+pub(super) const MANIFEST: &str =
+    "SELECT first, body FROM manifest WHERE stream = ? AND first <= ? ORDER BY first DESC LIMIT 1";
+pub(super) const INSERT_MANIFEST: &str =
+    "INSERT INTO manifest (first, body, stream) VALUES (?, ?, ?)";
+pub(super) const PIN: &str =
+    "SELECT fork, name, released_at FROM pins WHERE stream = ? AND fork = ?";
+pub(super) const PINS: &str = "SELECT count(*) FROM pins WHERE stream = ? AND released_at IS NULL";
+pub(super) const PUT_PIN: &str =
+    "INSERT OR REPLACE INTO pins (fork, name, released_at, stream) VALUES (?, ?, ?, ?)";
+pub(super) const FORGET_PINS: &str = "DELETE FROM pins WHERE released_at <= ? AND stream = ?";
 
 pub(super) const PRODUCER: &str = "SELECT epoch, seq FROM producers WHERE stream = ? AND id = ?";
 pub(super) const PUT_PRODUCER: &str =
@@ -126,9 +158,11 @@ pub(super) const UPDATE_TASK: &str = "UPDATE outbox SET due_at = ?, failures = ?
 pub(super) const REMOVE_TASK: &str = "DELETE FROM outbox WHERE queue = ? AND id = ? AND stream = ?";
 
 /// What [`machine::Write::DropTables`] removes. The hot rows are gone before.
-pub(super) const DELETE_ROWS: [&str; 3] = [
+pub(super) const DELETE_ROWS: [&str; 5] = [
     "DELETE FROM heads WHERE stream = ?",
     "DELETE FROM segments WHERE stream = ?",
     "DELETE FROM producers WHERE stream = ?",
+    "DELETE FROM manifest WHERE stream = ?",
+    "DELETE FROM pins WHERE stream = ?",
 ];
 pub(super) const DELETE_OUTBOX: &str = "DELETE FROM outbox WHERE stream = ?";

@@ -10,10 +10,10 @@
 //! What this cannot tell from a power cut: damage to the last commit, or to the frame that ends the
 //! last but one.
 //!
-//! After a sync has failed, the system shows a log that is not the one on the disk. SQLite would move
-//! all of it into the file. A power cut before the empty log is on the disk brings the log back as
-//! far as it was written. SQLite then puts its older pages over the newer ones of the file. So the
-//! log is written once more before SQLite opens it.
+//! After a sync has failed, the system shows a log that is not the one on the disk. SQLite would
+//! move all of it into the file. A power cut before the empty log is on the disk brings the log
+//! back as far as it was written. SQLite then puts its older pages over the newer ones of the file.
+//! So the log is written once more before SQLite opens it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};

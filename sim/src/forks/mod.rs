@@ -1,0 +1,129 @@
+//! Forks: several objects that call each other by name, over one cold tier.
+//!
+//! The world is smaller than that of one stream ([`crate::world`]): it has no caches, connections
+//! or readers at the tail. It has what forks depend on: names that appear and come again, chains,
+//! calls that are lost, late, doubled or never reported, and objects that die between any two
+//! steps. A turn is judged when it becomes durable.
+
+pub mod coverage;
+mod judge;
+pub mod model;
+mod outside;
+mod read;
+pub mod request;
+mod rest;
+mod settings;
+mod workload;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+pub use coverage::{Coverage, Fault, Situation};
+pub use settings::Settings;
+
+use crate::choices::Choices;
+use crate::coverage::Nothing;
+use crate::engine::Failure;
+use crate::layer::{Layer, LayerOutcome, Source};
+use crate::oracles::Oracle;
+use crate::run::{Options, Outcome};
+use world::World;
+
+/// The layer of forks.
+#[derive(Clone, Copy, Debug)]
+pub struct Forks;
+
+impl Layer for Forks {
+    const NAME: &'static str = "forks";
+    const FLAG: &'static str = " --forks";
+    const WORK: &'static str = "work-forks";
+    const RUNS_FOR_ALL_SITUATIONS: u64 = 3_000;
+    const HUNTED_RUNS_MIN: u64 = 20_000;
+    const EVENTS_SHOWN: usize = 60;
+    const SHRINK_TRIES_MAX: u64 = 30_000;
+    const SHRINK_TIME_MAX: Duration = Duration::from_secs(15);
+
+    type Situation = Situation;
+    type Fault = Fault;
+    type Watermark = Nothing;
+
+    fn run(source: Source<'_>, options: Options) -> LayerOutcome<Self> {
+        let mut choices = match source {
+            Source::Seed(seed) => Choices::from_seed(seed),
+            Source::Tape(tape) => Choices::from_tape(tape),
+        };
+        if options.logged {
+            choices = choices.logged();
+        }
+        let settings = Settings::draw(&mut choices);
+        within(&mut choices, settings, options)
+    }
+}
+
+/// Runs with these settings.
+#[must_use]
+pub fn within(
+    choices: &mut Choices<'_>,
+    settings: Settings,
+    options: Options,
+) -> LayerOutcome<Forks> {
+    let operations = settings.operations;
+    let shown = if options.traced {
+        format!("{settings:#?}")
+    } else {
+        String::new()
+    };
+    let mut world = World::new(choices, settings, options.traced);
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run(options.until)));
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        world.failure = Some(Failure {
+            oracle: Oracle::Panic,
+            expected: "no panic".to_owned(),
+            actual: text.unwrap_or("a panic").to_owned(),
+            event: world.events,
+        });
+    }
+    let state = if options.traced {
+        format!("{:#?}", world.model.present)
+    } else {
+        String::new()
+    };
+    let (hash, events) = (world.digest.value(), world.events);
+    let simulated_ms = world.now - crate::settings::BEGINNING;
+    let coverage = core::mem::take(&mut world.coverage);
+    let (failure, trace) = (world.failure.take(), world.trace.take());
+    drop(world);
+    Outcome {
+        hash,
+        draws: choices.count(),
+        tape: choices.tape(),
+        log: choices.log(),
+        events,
+        operations,
+        answers_read: 0,
+        simulated_ms,
+        coverage,
+        failure,
+        trace: trace.unwrap_or_default(),
+        settings: shown,
+        state,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_seed_is_repeated_by_its_tape() {
+        for seed in 0..300 {
+            let seeded = Forks::run(Source::Seed(seed), Options::default());
+            assert_eq!(seeded.failure, None, "seed {seed}");
+            let taped = Forks::run(Source::Tape(&seeded.tape), Options::default());
+            assert_eq!((taped.hash, taped.draws), (seeded.hash, seeded.draws));
+        }
+    }
+}
