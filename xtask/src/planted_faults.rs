@@ -76,6 +76,24 @@ impl Storage {
     }
 }
 
+/// The world of the inner layer in which a fault shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum World {
+    /// One stream, with all that surrounds it.
+    #[default]
+    Stream,
+    /// Streams and their forks.
+    Forks,
+}
+
+impl World {
+    /// Returns the argument that selects it on the command line.
+    fn flag(self) -> Option<&'static str> {
+        (self == Self::Forks).then_some("--forks")
+    }
+}
+
 /// A planted fault, which is a directory.
 pub(crate) struct Bug {
     layer: Layer,
@@ -84,6 +102,7 @@ pub(crate) struct Bug {
     /// The name of an oracle.
     caught_by: String,
     storage: Storage,
+    world: World,
 }
 
 /// The content of its `bug.toml`.
@@ -98,6 +117,9 @@ struct Description {
     /// The storage on which it shows.
     #[serde(default)]
     storage: Storage,
+    /// The world in which it shows.
+    #[serde(default)]
+    world: World,
 }
 
 impl Description {
@@ -134,6 +156,7 @@ fn bugs(project: &Project, layer: Layer) -> Result<Vec<Bug>> {
             directory,
             caught_by: description.caught_by,
             storage: description.storage,
+            world: description.world,
         });
     }
     bugs.sort_by(|one, other| one.name.cmp(&other.name));
@@ -224,6 +247,7 @@ impl Clean {
         let replay = Command::new(&self.program)
             .arg("replay")
             .arg(bug.tape())
+            .args(bug.world.flag())
             .output()?;
         ensure!(
             replay.status.success(),
@@ -256,6 +280,7 @@ pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result
             .arg(longest.as_secs().to_string());
         if bug.layer == Layer::Inner {
             hunt.args(["--storage", bug.storage.name()]);
+            hunt.args(bug.world.flag());
         }
         let found = hunt.arg("--known").arg(bug.tape()).output()?;
         let text = String::from_utf8_lossy(&found.stdout);
