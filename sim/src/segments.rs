@@ -17,6 +17,13 @@ impl Segments {
         self.0.len() as u64
     }
 
+    /// Returns the segments as they were when so many were sealed.
+    #[must_use]
+    pub fn up_to(&self, sealed: u64) -> Self {
+        let ends = self.0.iter().zip(0..sealed);
+        Self(ends.map(|(end, _)| *end).collect())
+    }
+
     /// Returns where a segment begins; `None` if there is no such segment.
     #[must_use]
     pub fn start(&self, segment: u64) -> Option<u64> {

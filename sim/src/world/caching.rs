@@ -133,6 +133,7 @@ impl World<'_, '_> {
                     position: provenance.position,
                     connection: None,
                     fetching: None,
+                    sealed: None,
                 };
                 self.engine.schedule(delay, Event::Reply { call, received });
                 true

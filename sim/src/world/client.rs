@@ -28,6 +28,9 @@ pub struct Received {
     pub(super) connection: Option<ConnectionId>,
     /// The fetch of its body, if that is partly in the cold tier.
     pub(super) fetching: Option<FetchId>,
+    /// How many segments were sealed when an object made it. A seal after that gives the tail
+    /// another name, which the object did not know.
+    pub(super) sealed: Option<u64>,
 }
 
 #[derive(Debug)]

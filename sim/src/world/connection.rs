@@ -98,6 +98,7 @@ impl World<'_, '_> {
             position,
             connection: None,
             fetching: None,
+            sealed: None,
         };
         let delay = self.engine.network_delay();
         self.engine.schedule(delay, Event::Reply { call, received });

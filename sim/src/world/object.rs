@@ -324,6 +324,7 @@ impl World<'_, '_> {
                 position,
                 connection: None,
                 fetching: None,
+                sealed: None,
             },
         );
     }

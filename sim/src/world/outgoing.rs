@@ -53,6 +53,7 @@ impl World<'_, '_> {
                             position,
                             connection: None,
                             fetching,
+                            sealed: None,
                         };
                         self.hold_answer(at, call, received);
                     }
@@ -91,6 +92,7 @@ impl World<'_, '_> {
                         position,
                         connection: Some(number),
                         fetching: None,
+                        sealed: None,
                     },
                 );
             }
@@ -103,7 +105,9 @@ impl World<'_, '_> {
         platform.hold(Outgoing::Effect { instance, effect }, true);
     }
 
-    pub(super) fn hold_answer(&mut self, at: ObjectId, call: CallId, received: Received) {
+    pub(super) fn hold_answer(&mut self, at: ObjectId, call: CallId, mut received: Received) {
+        let incarnation = self.models[at].state.incarnation.as_ref();
+        received.sealed = incarnation.map(|incarnation| incarnation.segments.sealed());
         self.engine.note("object", || {
             format!("c{call} is answered {}", received.response.line())
         });

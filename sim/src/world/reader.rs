@@ -212,6 +212,8 @@ impl World<'_, '_> {
         };
         let model = &self.models[object];
         let (segments, length) = (model.segments(incarnation), received.position.length);
+        let known = received.sealed.map(|sealed| segments.up_to(sealed));
+        let segments = known.as_ref().unwrap_or(segments);
         let begin = segments.begin(&it.request, length);
         let position = begin.map(|begin| model.content(incarnation).begin(begin));
         if segments.resumed(&it.request, length).is_some() {
@@ -271,6 +273,7 @@ impl World<'_, '_> {
                 position,
                 connection: None,
                 fetching: None,
+                sealed: None,
             });
             self.step(reader, Input::Forwarded { status: 503 });
         }
