@@ -5,6 +5,7 @@
 
 mod effects;
 mod event_stream;
+mod forks;
 mod grammar;
 mod json;
 mod name;
@@ -16,6 +17,7 @@ mod segment;
 mod sequence;
 mod sse;
 
+pub use forks::forks;
 pub use json::json;
 pub use name::name;
 pub use offset::offset;
@@ -56,6 +58,11 @@ mod tests {
     #[test]
     fn sequence() {
         replay("sequence", crate::sequence_on_sqlite);
+    }
+
+    #[test]
+    fn forks() {
+        replay("forks", crate::forks);
     }
 
     #[test]

@@ -2,9 +2,12 @@
 //! bound to the same columns.
 
 use bytes::Bytes;
-use machine::rows::{AppendEnd, HotRow, HotTable, Layout, ProducerStamp, RowKey};
+use machine::rows::{
+    AppendEnd, Expiry, Fork, HotRow, HotTable, Incarnation, Layout, Lineage, ManifestRow, Pin,
+    ProducerStamp, RowKey,
+};
 use machine::sql::{self, Columns, Value};
-use machine::{Millis, StorageError, Write};
+use machine::{Millis, Offset, StorageError, Write};
 use sim::choices::Choices;
 
 /// The number of columns of the widest row.
@@ -104,6 +107,78 @@ pub fn row(input: &[u8]) {
     for write in &writes {
         stops_where_it_fails(write);
     }
+    lineage(&mut choices);
+    inherited_and_pinned(&mut choices);
+}
+
+/// Draws what a fork and a source store, and checks that it is read as it was written.
+fn inherited_and_pinned(choices: &mut Choices<'_>) {
+    let row = ManifestRow {
+        first: choices.magnitude(1 << 53),
+        body: Cell::bytes(choices).into(),
+    };
+    let write = Write::InsertManifest(row.clone());
+    assert_eq!(sql::manifest(&bound(&write)).ok(), Some(row));
+    let pin = Pin {
+        fork: Incarnation(choices.magnitude(u64::MAX)),
+        name: choices.one_of(&["a", "a/b", "caf%C3%A9"]).to_owned(),
+        released_at: (choices.upto(1) == 1).then(|| Millis(choices.magnitude(1 << 53))),
+    };
+    let write = Write::PutPin(pin.clone());
+    assert_eq!(sql::pin(&bound(&write)).ok(), Some(pin));
+    let write = appends_of_a_row(choices, HotTable::of(0));
+    let Write::InsertHot { row, .. } = &write else {
+        panic!("a row is drawn");
+    };
+    let columns = bound(&write).0;
+    // Only some rows have their appends in a column of their own.
+    let ends = match columns.as_slice() {
+        [_, _, _, _, _, ends] => ends.clone(),
+        _ => Cell::Null,
+    };
+    let read = sql::appends_of(&Row(vec![columns[0].clone(), columns[1].clone(), ends]));
+    let read = read.map(|appends| (appends.units, appends.ends));
+    let written = row.ends.iter().map(|end| end.units).collect();
+    assert_eq!(read.ok(), Some((row.units, written)));
+}
+
+/// Draws the relations of a stream, and checks that they are read as they were stored.
+fn lineage(choices: &mut Choices<'_>) {
+    let number = |choices: &mut Choices<'_>| choices.magnitude(1 << 53);
+    let fork = (choices.upto(1) == 1).then(|| Fork {
+        source: choices
+            .one_of(&["a", "a/b", "caf%C3%A9", "__registry__"])
+            .to_owned(),
+        incarnation: Incarnation(choices.magnitude(u64::MAX)),
+        depth: number(choices),
+        fork_offset: Offset::new(number(choices), number(choices)),
+        sub_offset: number(choices),
+        asked_expiry: match choices.upto(2) {
+            0 => Expiry::Never,
+            1 => Expiry::Sliding {
+                seconds: number(choices),
+            },
+            _ => Expiry::At {
+                at: Millis(number(choices)),
+                text: choices
+                    .one_of(&["", " ", "2027-01-01T00:00:00Z", "2027-01-01 00:00:00Z"])
+                    .to_owned(),
+            },
+        },
+        segments: number(choices),
+        units: number(choices),
+    });
+    let lineage = Lineage {
+        fork,
+        has_pins: choices.upto(1) == 1,
+        deleted_at: (choices.upto(1) == 1).then(|| Millis(number(choices))),
+    };
+    let stored = lineage.to_stored();
+    let read = stored.as_deref().map(Lineage::from_stored);
+    assert_eq!(
+        read.unwrap_or_default(),
+        Some(lineage).filter(|_| stored.is_some())
+    );
 }
 
 /// Draws a row of any number of appends, and checks that its writers are read again. Returns its

@@ -20,6 +20,8 @@ pub(crate) enum Target {
     Sequence,
     /// The same on SQLite
     SequenceOnSqlite,
+    /// The bytes are the tape of a run of the world of forks
+    Forks,
     /// Requests as they come over the wire
     Request,
     /// Bodies of JSON streams
@@ -41,6 +43,7 @@ impl Target {
         match self {
             Self::Sequence => "sequence",
             Self::SequenceOnSqlite => "sequence-on-sqlite",
+            Self::Forks => "forks",
             Self::Request => "request",
             Self::Json => "json",
             Self::Offset => "offset",
@@ -55,7 +58,8 @@ impl Target {
     const fn corpus(self) -> &'static str {
         match self {
             Self::Sequence | Self::SequenceOnSqlite => "sequence",
-            Self::Request
+            Self::Forks
+            | Self::Request
             | Self::Json
             | Self::Offset
             | Self::Sse
@@ -68,7 +72,9 @@ impl Target {
     /// Returns the length beyond which inputs find nothing that shorter ones do not.
     const fn input_bytes_max(self) -> u32 {
         match self {
-            Self::Sequence | Self::SequenceOnSqlite | Self::Request | Self::Json => 2_048,
+            Self::Sequence | Self::SequenceOnSqlite | Self::Forks | Self::Request | Self::Json => {
+                2_048
+            }
             Self::Sse | Self::Row | Self::Segment => 512,
             Self::Offset | Self::Name => 128,
         }
@@ -121,6 +127,10 @@ fn advise(target: Target, file: &Path) {
         Target::SequenceOnSqlite => println!(
             "to see it again:   cargo sim replay {file} --trace --storage sqlite\n\
              to make it small:  cargo sim shrink {file} -o bug.tape --storage sqlite"
+        ),
+        Target::Forks => println!(
+            "to see it again:   cargo sim replay {file} --forks --trace\n\
+             to make it small:  cargo sim shrink {file} --forks -o bug.tape"
         ),
         Target::Request
         | Target::Json

@@ -10,8 +10,8 @@ use machine::segment::Put;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::wire::{CacheMode, internal_headers};
 use machine::{
-    Answer, AppendQueue, Arrival, Body, Call, Class, EffectId, Guarded, Storage, StorageError,
-    Stream, outbox,
+    Answer, AppendQueue, Arrival, Body, Call, Class, EffectId, Guarded, Input, Limits, Storage,
+    StorageError, Stream, outbox,
 };
 
 use super::Event;
@@ -303,6 +303,11 @@ impl World<'_, '_> {
             let Some(input) = self.objects[at].queue.next(limits) else {
                 return;
             };
+            if !groups_alike(&input, limits) {
+                let expected = "appends to be grouped alike by both shells".to_owned();
+                let actual = format!("{} in one turn", input.calls().count());
+                return self.engine.fail(Oracle::Contract, expected, actual);
+            }
             self.turn(at, input);
         }
     }
@@ -339,4 +344,22 @@ impl World<'_, '_> {
         }
         reads <= STEP_READS_MAX
     }
+}
+
+/// Returns whether a shell without a queue would run the same appends in one turn.
+fn groups_alike(input: &Input, limits: &Limits) -> bool {
+    let Input::Appends(appends) = input else {
+        return true;
+    };
+    let mut waiting = Input::one_by_one(appends.clone());
+    let Some(mut together) = waiting.next() else {
+        return true;
+    };
+    for next in waiting {
+        if !together.shares_turn_with(&next, limits) {
+            return false;
+        }
+        together = together.followed_by(next);
+    }
+    together.calls().eq(input.calls())
 }
