@@ -10,15 +10,14 @@ const PROGRAM: &str = "durable-streams";
 pub(crate) fn build(project: &Project, feature: Option<Feature>) -> Result<()> {
     let (mut command, profile, directory) = match feature {
         None => (project.cargo(), "release", "target/server"),
-        Some(feature) => {
-            let mut command = project.cargo_sim();
-            command.args(["--features", feature.name()]);
-            // With every assertion on.
-            (command, "sim", "target/server-test")
-        }
+        // With every assertion on.
+        Some(_) => (project.cargo_sim(), "sim", "target/server-test"),
     };
+    command.args(["build", "--quiet", "--package", "durable-streams-server"]);
+    if let Some(feature) = feature {
+        command.args(["--features", feature.name()]);
+    }
     command
-        .args(["build", "--quiet", "--package", "durable-streams-server"])
         // Other builds may use another target directory. The program is always taken from this one.
         .env("CARGO_TARGET_DIR", project.path("target"));
     run(command.args(["--profile", profile]))?;
