@@ -17,7 +17,7 @@ impl Segments {
         self.0.len() as u64
     }
 
-    /// Returns the segments as they were when so many were sealed.
+    /// Returns the segments as they were when only the first `sealed` of them were sealed.
     #[must_use]
     pub fn up_to(&self, sealed: u64) -> Self {
         let ends = self.0.iter().zip(0..sealed);

@@ -13,7 +13,8 @@ import { producer, Stream } from "../harness/stream.mjs";
 
 const rounds = Number(process.env.DURABILITY_KILLS || 20);
 const streamCount = 4;
-// After so many rounds come new streams, because each round reads all of its streams.
+// The number of rounds with the same streams. Each round reads all of its streams, so that more
+// rounds would take longer and longer.
 const generationRounds = 20;
 const writerCount = Number(process.env.DURABILITY_WRITERS || 16);
 // So few that kills often coincide with a change of segments.

@@ -118,8 +118,8 @@ pub(crate) fn in_rows(
 }
 
 /// Returns where the append with the unit at `position` ends, from the ends that
-/// [`AppendEnds::read`] returned; `None` if they say nothing of that unit.
-pub(crate) fn in_ends(mut ends: &[u8], position: u64) -> Result<Option<u64>, CorruptionError> {
+/// [`AppendEnds::read`] returned.
+pub(crate) fn in_ends(mut ends: &[u8], position: u64) -> Result<u64, CorruptionError> {
     const MALFORMED: CorruptionError = CorruptionError::new("the ends of appends are malformed");
     let mut at: u64 = 0;
     while !ends.is_empty() {
@@ -130,11 +130,11 @@ pub(crate) fn in_ends(mut ends: &[u8], position: u64) -> Result<Option<u64>, Cor
             .and_then(|run| at.checked_add(run));
         let end = end.ok_or(MALFORMED)?;
         if position < end {
-            return Ok(Some(at + ((position - at) / units + 1) * units));
+            return Ok(at + ((position - at) / units + 1) * units);
         }
         at = end;
     }
-    Ok(None)
+    Err(MALFORMED)
 }
 
 #[cfg(test)]
@@ -150,11 +150,14 @@ mod tests {
         let mut begin = 0;
         for units in appends {
             for position in begin..begin + units {
-                assert_eq!(in_ends(&ends.bytes, position), Ok(Some(begin + units)));
+                assert_eq!(in_ends(&ends.bytes, position), Ok(begin + units));
             }
             begin += units;
         }
-        assert_eq!(in_ends(&ends.bytes, begin), Ok(None));
+        assert!(
+            in_ends(&ends.bytes, begin).is_err(),
+            "there is no such unit"
+        );
         assert!(in_ends(&ends.bytes[..3], begin).is_err());
         assert!(in_ends(&[0, 1], 0).is_err());
     }

@@ -164,7 +164,7 @@ impl Stream {
     }
 
     /// Returns whether a creation waits for this effect.
-    pub(super) fn awaits(&self, effect: EffectId) -> bool {
+    pub(super) fn waits_for(&self, effect: EffectId) -> bool {
         let forking = self.forking.as_ref();
         forking.is_some_and(|forking| forking.effect == effect)
     }

@@ -213,7 +213,7 @@ impl Stream {
         storage: &dyn Storage,
         step: &mut Step,
     ) -> Result<(), StorageError> {
-        if self.awaits(effect) {
+        if self.waits_for(effect) {
             return self.source_answered(now, outcome, storage, step);
         }
         let status = match outcome {

@@ -356,11 +356,12 @@ impl StreamState {
                 append_ends::in_rows((table, from), position, rows, limits.appends_read_max)?
             }
             Source::Cold { .. } => {
-                let ends = rows.append_ends(segment)?.unwrap_or_default();
-                let end = append_ends::in_ends(&ends, position)
-                    .map_err(|damaged| StorageError(format!("segment {segment}: {damaged}")))?;
-                // Earlier code did not keep the ends.
-                end.unwrap_or(units)
+                // Earlier code did not keep the ends, and too many of them are not kept either.
+                match rows.append_ends(segment)?.filter(|ends| !ends.is_empty()) {
+                    None => units,
+                    Some(ends) => append_ends::in_ends(&ends, position)
+                        .map_err(|damaged| StorageError(format!("segment {segment}: {damaged}")))?,
+                }
             }
         };
         assert!(

@@ -406,7 +406,7 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), PutErro
     outcome
 }
 
-/// Sends a request to another stream. Returns the status of the answer, if there is one.
+/// Sends a request to another stream. Returns how the call ended, if there is an answer.
 async fn call_object(streams: &Arc<Streams>, to: String, request: Request) -> Option<CallOutcome> {
     let target = outbox::target(&to);
     let header = |name: &str| {
@@ -435,13 +435,13 @@ async fn call_object(streams: &Arc<Streams>, to: String, request: Request) -> Op
     }
 }
 
-/// Objects answer each other with bytes.
 fn answered(answer: Answer) -> CallOutcome {
     CallOutcome::Answered {
         status: answer.status,
         body: match answer.body {
             Body::Bytes(bytes) => bytes.into(),
-            Body::Empty | Body::Plan(_) => Bytes::new(),
+            Body::Empty => Bytes::new(),
+            Body::Plan(_) => unreachable!("objects do not read each other's content"),
         },
     }
 }

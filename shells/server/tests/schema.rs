@@ -281,7 +281,7 @@ async fn a_file_of_another_layout_is_refused_and_stays() {
     };
     for (format, reason) in [
         (3, "its format 3 is newer than 2"),
-        (0, "its format 0 is older than 2"),
+        (0, "its format 0 is older than 1"),
     ] {
         set_format(data, format);
         let before = contents();

@@ -473,6 +473,28 @@ fn a_file_from_before_forks_is_upgraded_when_it_is_opened() {
 }
 
 #[test]
+fn a_file_from_before_forks_stays_as_it_is_if_it_is_refused_or_only_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(shard(&directory));
+    without_forks(&directory);
+    let path = directory.path().join("0.sqlite");
+    let format = || -> i64 {
+        let connection = Connection::open(&path).unwrap();
+        let format = connection.query_row("SELECT format FROM shard", [], |row| row.get(0));
+        format.unwrap()
+    };
+    assert_eq!(Shard::identity(&path).unwrap(), identity());
+    let elsewhere = Identity {
+        directory: "another".to_owned(),
+        ..identity()
+    };
+    Shard::open(&path, &elsewhere, 256).unwrap_err();
+    assert_eq!(format(), 1);
+    Shard::open(&path, &identity(), 256).unwrap();
+    assert_eq!(format(), 2);
+}
+
+#[test]
 fn inherited_segments_and_pins_belong_to_their_stream() {
     let directory = tempfile::tempdir().unwrap();
     let shard = shard(&directory);

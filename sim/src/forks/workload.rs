@@ -193,7 +193,7 @@ impl World<'_, '_> {
         format!("s{}", self.choices.upto(self.settings.names - 1))
     }
 
-    /// Returns a body of so many new units.
+    /// Returns a body with this number of new units.
     fn body(&mut self, format: Format, units: u64) -> Vec<u8> {
         match format {
             Format::Json if units == 1 => {

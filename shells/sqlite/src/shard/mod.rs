@@ -99,8 +99,9 @@ impl Shard {
         let connection = Connection::open_with_flags(path, flags)?;
         configure(&connection, cache_kib)?;
         let shard = Self::new(connection);
-        shard.upgrade()?;
-        shard.check(identity)?;
+        if shard.check(identity)? == sql::FIRST_FORMAT {
+            shard.upgrade()?;
+        }
         shard.checkpoint()?;
         Ok(shard)
     }
@@ -127,22 +128,15 @@ impl Shard {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         sync_fully(&connection)?;
-        let shard = Self::new(connection);
-        shard.upgrade()?;
-        shard.stated()
+        let (_, identity) = Self::new(connection).stated()?;
+        Ok(identity)
     }
 
-    /// Brings a file of an earlier format to the present one.
+    /// Brings a file of the first format to the present one.
     fn upgrade(&self) -> Result<(), OpenError> {
-        let format = self
-            .statements
-            .one(sql::FORMAT_OF, &[], |row| row.integer(0));
-        // What is no file of a shard is refused later.
-        if let Ok(Some(Some(1))) = format {
-            self.begin()?;
-            self.statements.0.execute_batch(sql::UPGRADE_1)?;
-            self.commit()?;
-        }
+        self.begin()?;
+        self.statements.0.execute_batch(sql::UPGRADE)?;
+        self.commit()?;
         Ok(())
     }
 
@@ -154,7 +148,8 @@ impl Shard {
         }
     }
 
-    fn stated(&self) -> Result<Identity, OpenError> {
+    /// Reads the format of the file, and which shard it is.
+    fn stated(&self) -> Result<(u64, Identity), OpenError> {
         let not_this = |error: StorageError| OpenError::NotThis(error.0);
         let stated = self.statements.one(sql::IDENTITY, &[], |row| {
             let number = |column| row.integer(column).map(Option::unwrap_or_default);
@@ -168,24 +163,25 @@ impl Shard {
         let (format, identity) = stated
             .map_err(not_this)?
             .ok_or_else(|| OpenError::NotThis("it is not the file of a shard".to_owned()))?;
-        if format != sql::FORMAT {
-            let relation = if format > sql::FORMAT {
-                "newer"
-            } else {
-                "older"
-            };
-            return Err(OpenError::NotThis(format!(
-                "its format {format} is {relation} than {}, the only one that this version knows",
-                sql::FORMAT
-            )));
+        let (first, present) = (sql::FIRST_FORMAT, sql::FORMAT);
+        if (first..=present).contains(&format) {
+            return Ok((format, identity));
         }
-        Ok(identity)
+        let reason = if format > present {
+            format!("newer than {present}, the newest that this version knows")
+        } else {
+            format!("older than {first}, the first that there was")
+        };
+        Err(OpenError::NotThis(format!(
+            "its format {format} is {reason}"
+        )))
     }
 
-    fn check(&self, expected: &Identity) -> Result<(), OpenError> {
-        let stated = self.stated()?;
+    /// Checks which shard a file is, and returns its format.
+    fn check(&self, expected: &Identity) -> Result<u64, OpenError> {
+        let (format, stated) = self.stated()?;
         if stated == *expected {
-            return Ok(());
+            return Ok(format);
         }
         Err(OpenError::NotThis(format!(
             "it is shard {} of {} of the directory {}, and not shard {} of {} of the directory {}",

@@ -9,8 +9,23 @@
 /// an earlier number is upgraded when it is opened, and one with a later number is refused as it
 /// is. The rows have numbers of their own, because they change more often.
 pub(super) const FORMAT: u64 = 2;
+/// The number of the first layout, which [`UPGRADE`] brings to the present one.
+pub(super) const FIRST_FORMAT: u64 = 1;
 
-pub(super) const CREATE: &str = "
+/// The tables that the first layout does not have.
+macro_rules! tables_of_forks {
+    () => {
+        "
+CREATE TABLE manifest (stream INTEGER NOT NULL, first INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY
+  KEY (stream, first));
+CREATE TABLE pins (stream INTEGER NOT NULL, fork TEXT NOT NULL, name TEXT NOT NULL, released_at
+  INTEGER, PRIMARY KEY (stream, fork));
+"
+    };
+}
+
+pub(super) const CREATE: &str = concat!(
+    "
 CREATE TABLE shard (format INTEGER NOT NULL, directory TEXT NOT NULL, number INTEGER NOT NULL,
   count INTEGER NOT NULL);
 CREATE TABLE streams (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, tables
@@ -37,25 +52,20 @@ CREATE INDEX idle_producers ON producers (stream, used_at);
 CREATE TABLE outbox (stream INTEGER NOT NULL, queue TEXT NOT NULL, id INTEGER NOT NULL, schema
   INTEGER NOT NULL, due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL,
   PRIMARY KEY (stream, queue, id));
-CREATE TABLE manifest (stream INTEGER NOT NULL, first INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY
-  KEY (stream, first));
-CREATE TABLE pins (stream INTEGER NOT NULL, fork TEXT NOT NULL, name TEXT NOT NULL, released_at
-  INTEGER, PRIMARY KEY (stream, fork));
-";
+",
+    tables_of_forks!()
+);
 
-/// Brings a file of format 1 to format 2, which has forks.
-pub(super) const UPGRADE_1: &str = "
+pub(super) const UPGRADE: &str = concat!(
+    "
 ALTER TABLE heads ADD COLUMN lineage TEXT;
 ALTER TABLE segments ADD COLUMN append_ends BLOB;
-CREATE TABLE manifest (stream INTEGER NOT NULL, first INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY
-  KEY (stream, first));
-CREATE TABLE pins (stream INTEGER NOT NULL, fork TEXT NOT NULL, name TEXT NOT NULL, released_at
-  INTEGER, PRIMARY KEY (stream, fork));
 UPDATE shard SET format = 2;
-";
+",
+    tables_of_forks!()
+);
 
 pub(super) const IDENTITY: &str = "SELECT format, directory, number, count FROM shard";
-pub(super) const FORMAT_OF: &str = "SELECT format FROM shard";
 pub(super) const INSERT_IDENTITY: &str = "INSERT INTO shard VALUES (?, ?, ?, ?)";
 
 /// Bits of the column `tables`: what a database of its own would have tables for.
