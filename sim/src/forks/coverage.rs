@@ -61,6 +61,8 @@ named! {
         Collect: "collect",
         AlarmLate: "alarm late",
         AlarmTwice: "alarm twice",
+        /// Storage does not answer, and the object dies.
+        Read: "read",
     }
 }
 
@@ -74,6 +76,7 @@ impl Breakable for Fault {
             Self::Collect => "objects were not deleted, or late, or without a report",
             Self::AlarmLate => "an alarm came after its time",
             Self::AlarmTwice => "an alarm came again",
+            Self::Read => "an instance was lost in the middle of a turn",
         }
     }
 }

@@ -65,7 +65,13 @@ impl Settings {
         let has_faults = choices.percent(80);
         let chances = Fault::ALL
             .iter()
-            .map(|_| {
+            .map(|fault| {
+                // Tapes from before this fault do not have it.
+                let choices = if matches!(fault, Fault::Read) {
+                    choices.fourth()
+                } else {
+                    &mut *choices
+                };
                 if has_faults {
                     choices.one_of(&[0, 3, 10, 30])
                 } else {

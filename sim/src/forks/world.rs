@@ -2,12 +2,13 @@
 //! what of them is durable, and turns that wait to become durable. A turn's effects leave after
 //! its commit. A crash takes the object back to what is durable.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use machine::{
-    AlarmChange, BodyWriter, Call, CallId, Context, Effect, EffectId, Input, MemoryRows, Millis,
-    Stream, Write,
+    AlarmChange, BodyWriter, Call, CallId, Context, Effect, EffectId, Guarded, Input, MemoryRows,
+    Millis, StorageError, Stream, Write,
 };
 
 use super::coverage::{Coverage, Fault, Situation};
@@ -22,6 +23,8 @@ use crate::settings::BEGINNING;
 
 /// The most events of a run.
 const EVENTS_MAX: u64 = 200_000;
+/// The last question of a turn that storage can fail to answer. Few turns ask more.
+const FAILING_READ_MAX: u64 = 30;
 
 /// Something that happens.
 #[derive(Debug)]
@@ -274,6 +277,18 @@ impl<'w, 't> World<'w, 't> {
         happens
     }
 
+    /// Decides whether storage fails in a turn. Returns the number of the question that it does not
+    /// answer, from 0.
+    fn failing_read(&mut self) -> Option<u64> {
+        let chance = self.settings.chance(Fault::Read);
+        let choices = self.choices.fourth();
+        if self.is_calm || !choices.percent(chance) {
+            return None;
+        }
+        self.coverage.fired(Fault::Read);
+        Some(choices.magnitude(FAILING_READ_MAX))
+    }
+
     pub(super) fn network_delay(&mut self) -> u64 {
         self.choices.upto(self.settings.network_ms)
     }
@@ -341,35 +356,65 @@ impl<'w, 't> World<'w, 't> {
             Input::Call { .. } | Input::Appends(_) | Input::Continue { .. } | Input::Alarm
         );
         self.note(name, || summary(&input));
+        let failing_read = self.failing_read();
         let object = self.objects.entry(name.to_owned()).or_default();
-        let storage = (!object.rows.is_empty()).then_some(&object.rows);
-        let mut stream = match object.stream.take() {
-            Some(stream) => stream,
-            None => {
-                object.instance += 1;
-                // Instances of all objects differ.
-                let seed = self.scheduled;
-                match Stream::wake(now, &storage, &self.settings.limits, seed) {
-                    Ok(stream) => stream,
-                    Err(error) => {
-                        return self.fail(Oracle::Storage, "rows", error.to_string());
-                    }
-                }
-            }
-        };
+        let stream = object.stream.take();
+        if stream.is_none() {
+            object.instance += 1;
+        }
         let place = Place {
             name: name.to_owned(),
             instance: object.instance,
         };
+        for call in calls {
+            if let Some(pending) = self.calls.get_mut(&call) {
+                pending.holder = Some(place.clone());
+                if pending.arrived_at == 0 {
+                    (pending.arrived, pending.arrived_at) = (self.clock, self.now);
+                }
+            }
+        }
+        let rows = (!object.rows.is_empty()).then_some(&object.rows);
+        let reads = Cell::new(0);
+        let storage = Guarded::new(&rows, || {
+            let read = reads.replace(reads.get() + 1);
+            if Some(read) == failing_read {
+                return Err(StorageError("storage does not answer".to_owned()));
+            }
+            Ok(())
+        });
         let context = Context {
             now,
             storage: &storage,
             subscribers: &|_| Ok(0),
         };
-        let turn = match stream.step(&context, input) {
-            Ok(turn) => turn,
+        let woken = match stream {
+            Some(stream) => Ok(stream),
+            None => {
+                // Instances of all objects differ.
+                let seed = self.scheduled;
+                Stream::wake(now, &storage, &self.settings.limits, seed)
+            }
+        };
+        let stepped = woken.and_then(|mut stream| {
+            let turn = stream.step(&context, input)?;
+            Ok((stream, turn))
+        });
+        let (stream, turn) = match stepped {
+            Ok(stepped) => stepped,
+            Err(_) if failing_read.is_some_and(|failing| failing < reads.get()) => {
+                self.coverage.changed(Fault::Read);
+                return self.lose_instance(name);
+            }
             Err(error) => return self.fail(Oracle::Storage, "rows", error.to_string()),
         };
+        if failing_read.is_some_and(|failing| failing < reads.get()) {
+            return self.fail(
+                Oracle::Contract,
+                "a failed turn",
+                "one that ignores its storage",
+            );
+        }
         object.stream = Some(stream);
         for write in &turn.writes {
             if let Err(reason) = object.rows.apply(write) {
@@ -408,14 +453,6 @@ impl<'w, 't> World<'w, 't> {
             ends_expired,
             bodies,
         });
-        for call in calls {
-            if let Some(pending) = self.calls.get_mut(&call) {
-                pending.holder = Some(place.clone());
-                if pending.arrived_at == 0 {
-                    (pending.arrived, pending.arrived_at) = (self.clock, self.now);
-                }
-            }
-        }
         if !turn.deferred.is_empty() {
             let at = place.clone();
             let input = Input::Appends(turn.deferred);
@@ -523,9 +560,15 @@ impl<'w, 't> World<'w, 't> {
         let Some(object) = self.objects.get_mut(name) else {
             return;
         };
-        if object.stream.take().is_none() {
-            return;
+        if object.stream.take().is_some() {
+            self.lose_instance(name);
         }
+    }
+
+    fn lose_instance(&mut self, name: &str) {
+        let Some(object) = self.objects.get_mut(name) else {
+            return;
+        };
         object.rows = object.disk.clone();
         object.turns.clear();
         object.alarm = object.durable_alarm;
