@@ -221,6 +221,11 @@ impl Outbox {
         Ok(id)
     }
 
+    /// Returns whether the storage has a table of tasks, with the writes of this step.
+    pub(crate) const fn has_table(&self) -> bool {
+        self.has_table
+    }
+
     fn store(&mut self, task: Task, turn: &mut Turn) {
         if !self.has_table {
             self.has_table = true;

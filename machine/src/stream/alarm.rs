@@ -1,6 +1,7 @@
 //! The alarm: one for all reasons, derived from the state after every step.
 
 use super::{RowChange, Step, Stream, StreamState};
+use crate::rows::Write;
 use crate::storage::StorageError;
 use crate::timer::{Timer, TimerReason, Timers};
 use crate::{AlarmChange, Context, Limits, Millis, Turn};
@@ -57,6 +58,7 @@ impl Stream {
             None => {}
             Some(timer) => self.arm_for(timer, step.fired_at, now, &mut step.turn),
         }
+        self.arm_with_first_row(step);
         let limits = &self.limits;
         let latest = now.plus(limits.clock_skew_ms_max + limits.alarm_delay_ms_min);
         assert!(
@@ -68,6 +70,18 @@ impl Stream {
         {
             state.row.alarm_at = self.alarm_at;
             step.row.save();
+        }
+    }
+
+    /// Sets the alarm again in the turn that writes the first row, because the shell may have
+    /// forgotten one that was set without rows.
+    fn arm_with_first_row(&self, step: &mut Step) {
+        let had_rows = step.has_rows && !step.turn.writes.contains(&Write::DropTables);
+        let has_rows = self.state.is_some() || self.outbox.has_table();
+        if let Some(at) = self.alarm_at.filter(|_| has_rows && !had_rows)
+            && step.turn.alarm == AlarmChange::Keep
+        {
+            step.turn.alarm = AlarmChange::Set(at);
         }
     }
 

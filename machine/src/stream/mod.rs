@@ -72,6 +72,8 @@ struct StreamState {
 #[derive(Default)]
 struct Step {
     turn: Turn,
+    /// Whether there were rows before it.
+    has_rows: bool,
     row: RowChange,
     /// Whether the stream has opened a segment.
     opens_segment: bool,
@@ -231,7 +233,10 @@ impl Stream {
     /// turn with it.
     pub fn step(&mut self, context: &Context<'_>, input: Input) -> Result<Turn, StorageError> {
         let before = self.place();
-        let mut step = Step::default();
+        let mut step = Step {
+            has_rows: self.state.is_some() || self.outbox.has_table(),
+            ..Step::default()
+        };
         self.act(context, input, &mut step)?;
         let turn = self.settle(context, step)?;
         self.check_turn(before, &turn);

@@ -140,6 +140,9 @@ impl Shell {
             AlarmChange::Set(at) => self.alarm = Some(at),
             AlarmChange::Clear => self.alarm = None,
         }
+        if self.rows.is_empty() {
+            self.alarm = None;
+        }
         self.live = turn.broadcast;
         let mut answers = Vec::new();
         for effect in turn.after_commit {
