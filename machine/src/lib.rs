@@ -19,7 +19,8 @@
 //! 7. The alarm may come twice, late, early, or not at all. When the turn of an alarm fails, the
 //!    shell delivers that alarm again after a pause. The platform of the Worker does this by
 //!    itself; on one machine the pause is a bound of the server. This is the only thing that a
-//!    shell tries again. A shell may forget the alarm of a stream that has no rows.
+//!    shell tries again. A shell that reports the end of every call may forget the alarm of a
+//!    stream without rows.
 //! 8. The rows that the plan of an answer names are fetched in its turn ([`Plan::begin`]).
 //!    If the plan has a rest, the shell asks for the next page with [`Input::Continue`] once the
 //!    client has taken this one. Only the last page completes the body.

@@ -23,6 +23,8 @@ pub struct Settings {
     pub late_ms: u64,
     /// The longest time of a commit.
     pub commit_ms: u64,
+    /// Whether a stream's alarm is kept in its rows, so that a stream without rows has none.
+    pub alarms_in_rows: bool,
     /// Whether the run is one of an enumeration: a crash is a decision at each commit, and at most
     /// one happens.
     pub is_enumerated: bool,
@@ -63,7 +65,7 @@ impl Settings {
             ..usual
         };
         let has_faults = choices.percent(80);
-        let chances = Fault::ALL
+        let mut chances: Vec<u64> = Fault::ALL
             .iter()
             .map(|fault| {
                 // Tapes from before this fault do not have it.
@@ -79,6 +81,11 @@ impl Settings {
                 }
             })
             .collect();
+        let alarms_in_rows = choices.fourth().percent(50);
+        if alarms_in_rows {
+            // Such a shell is one process, which reports the end of every call.
+            chances[Fault::Silence as usize] = 0;
+        }
         let late_ms = choices
             .one_of(&[100, 1_000, 20_000])
             .min(collect_grace_ms / 2 - 1);
@@ -90,6 +97,7 @@ impl Settings {
             network_ms: choices.one_of(&[0, 3, 20]),
             late_ms,
             commit_ms: choices.one_of(&[0, 2, 10]),
+            alarms_in_rows,
             is_enumerated: false,
             limits,
         }
@@ -113,6 +121,7 @@ impl Settings {
             network_ms: 0,
             late_ms: 0,
             commit_ms: 0,
+            alarms_in_rows: true,
             is_enumerated: true,
         }
     }

@@ -421,8 +421,13 @@ impl<'w, 't> World<'w, 't> {
                 return self.fail(Oracle::Storage, "a write that fits", reason);
             }
         }
+        let forgets_alarm = self.settings.alarms_in_rows && object.rows.is_empty();
         let changed = match turn.alarm {
             AlarmChange::Keep => None,
+            AlarmChange::Set(_) if forgets_alarm => {
+                object.alarm = None;
+                None
+            }
             AlarmChange::Set(at) => {
                 object.alarm = Some(at.0);
                 Some(at.0)
