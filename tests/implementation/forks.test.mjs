@@ -1,6 +1,6 @@
 // Forks (protocol 4.2), where the conformance suite does not look: what they cost, how they live
 // through deletions, restarts and kills, and what the registry says of them. FORK_ROUNDS and
-// FORK_KILLS say how often forks meet deletions and kills.
+// FORK_KILLS say how often forks meet deletions and kills, FORK_MIB how large the large source is.
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -15,6 +15,7 @@ const cold = shell === "server" ? "directory" : true;
 const env = { LONG_POLL_TIMEOUT_MS: 300 };
 const rounds = Number(process.env.FORK_ROUNDS || 20);
 const kills = Number(process.env.FORK_KILLS || 3);
+const mebibytes = Number(process.env.FORK_MIB || 48);
 
 let server;
 
@@ -278,37 +279,80 @@ test("the registry names the source of a fork, and hears of the end at the DELET
 });
 
 describe.runIf(shell === "worker")("cost", () => {
-  const measured = async (megabytes) => {
-    const source = await Stream.create(server.url, { contentType: "application/octet-stream" });
-    const piece = Buffer.alloc(1 << 20, 7);
-    for (const _ of range(megabytes)) expect((await source.append(piece)).status).toBe(204);
-    // Sealing and storing are the source's own work. Another fork does them first.
-    await forked(source);
-    const before = await source.statistics();
-    const counts = await server.coldTier.counts();
-    const fork = await forked(source);
-    await eventually("the registry has the fork", async () => {
-      const { rows_written } = await fork.statistics();
+  const settled = (stream) =>
+    eventually("the registry has the stream", async () => {
+      const { rows_written } = await stream.statistics();
       await sleep(300);
-      return (await fork.statistics()).rows_written === rows_written;
+      return (await stream.statistics()).rows_written === rows_written;
     });
-    const after = await source.statistics();
-    const puts = (await server.coldTier.counts()).put.operations - counts.put.operations;
-    const { rows_written } = await fork.statistics();
-    expect(Buffer.compare((await fork.bytes()).subarray(-5), piece.subarray(-5))).toBe(0);
+
+  /** What `act` costs in all of some streams, and in R2. */
+  const spent = async (streams, act) => {
+    const counted = async () => ({
+      objects: await Promise.all(streams.map((stream) => stream.statistics())),
+      r2: await server.coldTier.counts(),
+    });
+    const before = await counted();
+    await act();
+    const after = await counted();
+    const sum = ({ objects }, field) => objects.reduce((total, each) => total + each[field], 0);
+    const operations = ({ r2 }, kind) => r2[kind]?.operations ?? 0;
     return {
-      source: after.rows_written - before.rows_written,
-      fork: rows_written,
-      puts,
+      rows: sum(after, "rows_written") - sum(before, "rows_written"),
+      calls: sum(after, "calls_sent") - sum(before, "calls_sent"),
+      puts: operations(after, "put") - operations(before, "put"),
+      gets: operations(after, "get") - operations(before, "get"),
     };
   };
 
-  test("a fork costs the same for a source of 1 MiB and of 48 MiB, and copies nothing", async () => {
-    const [small, large] = [await measured(1), await measured(48)];
-    console.log(`a fork: ${JSON.stringify(small)}`);
-    expect(small.puts).toBe(0);
+  const measured = async (megabytes) => {
+    const source = await Stream.create(server.url, { contentType: "application/octet-stream" });
+    const piece = Buffer.alloc(1 << 20, 7);
+    let last;
+    for (const _ of range(megabytes)) {
+      last = (await source.head()).offset;
+      expect((await source.append(piece)).status).toBe(204);
+    }
+    // Sealing and storing are the source's own work. Another fork does them first.
+    const first = await forked(source);
+    const fork = new Stream(server.url, freshName("fork"), source.contentType);
+    const costs = {
+      fork: await spent([source, fork], async () => {
+        expect((await putFork(source, fork)).status).toBe(201);
+        await settled(fork);
+      }),
+    };
+    expect((await fork.append("own")).status).toBe(204);
+    const across = () =>
+      spent([source, fork], async () => {
+        const pages = await fork.pages(last);
+        const bytes = Buffer.concat(pages.map(({ body }) => body));
+        expect(Buffer.compare(bytes, Buffer.concat([piece, Buffer.from("own")]))).toBe(0);
+      });
+    costs["read across the boundary"] = await across();
+    const second = await forked(fork);
+    await settled(second);
+    await sleep(500);
+    costs["the same, when all is cold"] = await across();
+    expect((await first.delete()).status).toBe(204);
+    for (const stream of [source, fork]) expect((await stream.delete()).status).toBe(204);
+    await settled(fork);
+    await settled(source);
+    costs["cascade of three"] = await spent([source, fork, second], async () => {
+      expect((await second.delete()).status).toBe(204);
+      await gone(source);
+      await gone(fork);
+      await settled(second);
+    });
+    return costs;
+  };
+
+  test(`forks cost the same for a source of 1 MiB and of ${mebibytes} MiB`, async () => {
+    const [small, large] = [await measured(1), await measured(mebibytes)];
+    for (const [what, cost] of Object.entries(large)) console.log(`${what}: ${JSON.stringify(cost)}`);
+    expect(small.fork.puts).toBe(0);
     expect(large).toEqual(small);
-  }, 120_000);
+  }, 900_000);
 });
 
 test(`nothing is orphaned over ${kills} kills while forks come and go`, async () => {

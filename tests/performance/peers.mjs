@@ -42,6 +42,9 @@ const text = { "Content-Type": "text/plain" };
 const appendBytes = 100;
 const appendConnections = [1, 64, 256];
 const spread = 64;
+const many = 10_000;
+const creators = 64;
+const restartStreams = 100_000;
 const readConnections = 16;
 const pages = [
   { name: "1 KB", messages: 10, bytes: 100 },
@@ -366,11 +369,93 @@ async function syncs(server) {
   return results;
 }
 
+/** Sends `method` to the first `count` streams of a name, over several connections. */
+async function each(server, method, name, count, ...expected) {
+  const waiting = range(count)[Symbol.iterator]();
+  const connections = await Promise.all(range(creators).map(() => Connection.open(server.url)));
+  const begun = performance.now();
+  await Promise.all(
+    connections.map(async (connection) => {
+      for (const stream of waiting) {
+        const target = streamPath(`${name}${stream + 1}`);
+        const status = await connection.send(prepare(server.url, method, target, text));
+        expectStatus(method, status, ...expected);
+      }
+    }),
+  );
+  const took = performance.now() - begun;
+  for (const connection of connections) connection.close();
+  return (count * 1_000) / took;
+}
+
+/** What all files of a directory take on the disk. */
+async function bytesOnDisk(directory) {
+  const { stdout } = await run("du", ["--summarize", "--block-size=1", directory]);
+  return Number(stdout.split("\t")[0]);
+}
+
+/** The bytes in all streams of a name. */
+async function storedInAll(server, name, count) {
+  const waiting = range(count)[Symbol.iterator]();
+  let bytes = 0;
+  await Promise.all(
+    range(8).map(async () => {
+      for (const stream of waiting) {
+        const length = await stored(server, `${name}${stream + 1}`);
+        bytes += length;
+      }
+    }),
+  );
+  return bytes;
+}
+
+/** Creates many streams, and appends to all of them in turn. */
+async function manyStreams(server) {
+  const name = "many-";
+  const diskBefore = await bytesOnDisk(server.data);
+  const results = { created: await each(server, "PUT", name, many, 201) };
+  results.disk = ((await bytesOnDisk(server.data)) - diskBefore) / many;
+  let before = 0;
+  for (const connections of server.opensFewFiles ? [1] : appendConnections) {
+    const counted = await load(server, {
+      connections,
+      method: "POST",
+      name,
+      streams: many,
+      body: appendBytes,
+    });
+    const after = await storedInAll(server, name, many);
+    const appended = (after - before) / appendBytes;
+    if (appended < counted.requests || appended > counted.requests + connections) {
+      throw new Error(
+        `${server.name}: ${counted.requests} appends were acknowledged and ${appended} are stored`,
+      );
+    }
+    before = after;
+    results[connections] = counted;
+  }
+  return results;
+}
+
+/** Kills a server that has many streams, and starts it again, until it answers for one. */
+async function restart(server) {
+  const name = "kept-";
+  await each(server, "PUT", name, restartStreams, 201);
+  const begun = performance.now();
+  await server.restart();
+  const target = streamPath(`${name}${restartStreams}`);
+  expectStatus("HEAD", (await request(server.url, target, { method: "HEAD" })).status, 200);
+  const ms = performance.now() - begun;
+  return { ms, resident: residentBytes(server.pid) };
+}
+
 const groups = [
   { name: "appends", measure: appends, rounds },
+  { name: "many streams", measure: manyStreams, rounds: Math.min(rounds, 3) },
   { name: "reads", measure: reads, rounds },
   { name: "fan-out", measure: fanOutTimes, rounds },
   { name: "memory", measure: memory, rounds: 1 },
+  { name: "restart", measure: restart, rounds: 1 },
   { name: "syncs", measure: syncs, rounds: 1 },
 ];
 
@@ -413,7 +498,10 @@ function table(results) {
   const rows = [];
   const row = (group, what, field, print) => {
     if (!results[group]) return;
-    const cells = compared.map(({ name }) => print(median(results[group][name].map(field))));
+    const cells = compared.map(({ name }) => {
+      const values = results[group][name].map(field);
+      return values.includes(undefined) ? "not measured" : print(median(values));
+    });
     rows.push(`| ${[what, ...cells].join(" | ")} |`);
   };
   for (const streams of [1, spread]) {
@@ -427,6 +515,21 @@ function table(results) {
       );
     }
   }
+  for (const connections of appendConnections) {
+    row(
+      "many streams",
+      `appends/s, ${connections} connection${connections > 1 ? "s" : ""}, ${whole(many)} streams`,
+      (round) => round[connections]?.rate,
+      whole,
+    );
+  }
+  row(
+    "many streams",
+    `creations/s, ${creators} connections, up to ${whole(many)} streams`,
+    (round) => round.created,
+    whole,
+  );
+  row("many streams", "disk for a stream without content", (round) => round.disk, kibibytes);
   row(
     "appends",
     "p50 of an append, 1 connection",
@@ -481,6 +584,18 @@ function table(results) {
   );
   row("memory", "more for each quiet stream", (round) => round.stream, kibibytes);
   row("memory", "more for each quiet SSE reader", (round) => round.reader, kibibytes);
+  row(
+    "restart",
+    `start after a kill, ${whole(restartStreams)} streams`,
+    (round) => round.ms,
+    (value) => `${whole(value)} ms`,
+  );
+  row(
+    "restart",
+    "resident after it",
+    (round) => round.resident,
+    (value) => `${(value / 2 ** 20).toFixed(1)} MiB`,
+  );
   const head = `| ${["", ...compared.map(({ name }) => name)].join(" | ")} |`;
   return [head, `|${" --- |".repeat(compared.length + 1)}`, ...rows].join("\n");
 }

@@ -427,6 +427,8 @@ impl StreamObject {
         if let Some(live) = &turn.broadcast {
             self.broadcast(live)?;
         }
+        #[cfg(feature = "test-routes")]
+        self.test.note_calls(&turn.after_commit);
         let mut response = None;
         for effect in turn.after_commit {
             match effect {

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use machine::{Answer, Stream};
+use machine::{Answer, Effect, Stream};
 use wasm_bindgen::JsValue;
 use web_sys::Response;
 
@@ -19,6 +19,7 @@ pub(crate) struct State {
     panics: Cell<bool>,
     instance: Cell<u64>,
     last_turn: Cell<Counts>,
+    calls_sent: Cell<u64>,
 }
 
 impl State {
@@ -28,6 +29,14 @@ impl State {
             rows_written: after.rows_written - before.rows_written,
             alarms_set: after.alarms_set - before.alarms_set,
         });
+    }
+
+    pub(crate) fn note_calls(&self, effects: &[Effect]) {
+        let calls = effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::Call { .. }));
+        self.calls_sent
+            .set(self.calls_sent.get() + calls.count() as u64);
     }
 }
 
@@ -74,6 +83,7 @@ impl StreamObject {
             "rows_written": counts.rows_written,
             "rows_read": counts.rows_read,
             "alarms_set": counts.alarms_set,
+            "calls_sent": self.test.calls_sent.get(),
             "database_bytes": self.storage.database_bytes()?,
             "tables": tables,
             "timers": timers,
