@@ -6,7 +6,7 @@
 //!
 //! A run draws from several tapes. A decision in the middle of a tape changes the meaning of
 //! everything behind it. A new decision therefore comes from a later tape, [`Choices::added`],
-//! [`Choices::third`] or [`Choices::fourth`]. Older tapes and corpora read 0 there and stay valid.
+//! [`Choices::third`] and so on. Older tapes and corpora read 0 there and stay valid.
 
 use arbitrary::Unstructured;
 use rand_chacha::ChaCha8Rng;
@@ -95,7 +95,7 @@ pub struct Choices<'a> {
 }
 
 /// How many tapes there are.
-const TAPES: u8 = 4;
+const TAPES: u8 = 5;
 
 impl<'a> Choices<'a> {
     #[must_use]
@@ -198,9 +198,18 @@ impl<'a> Choices<'a> {
     ///
     /// # Panics
     ///
-    /// When called on any tape but the first.
+    /// When called on any tape but the first two.
     pub fn fourth(&mut self) -> &mut Self {
         self.third().added()
+    }
+
+    /// Returns the fifth tape, for decisions that files with four tapes do not have.
+    ///
+    /// # Panics
+    ///
+    /// When called on any tape but the first.
+    pub fn fifth(&mut self) -> &mut Self {
+        self.fourth().added()
     }
 
     /// Returns the same enumerated run from its beginning.
@@ -221,6 +230,7 @@ impl<'a> Choices<'a> {
         self.added().log = Some(Vec::new());
         self.third().log = Some(Vec::new());
         self.fourth().log = Some(Vec::new());
+        self.fifth().log = Some(Vec::new());
         self
     }
 

@@ -122,6 +122,12 @@ pub fn referenced(rows: &MemoryRows) -> BTreeSet<String> {
     stored.collect()
 }
 
+/// Returns how many segments a stream has from its source.
+fn inherited(rows: &MemoryRows) -> u64 {
+    let fork = rows.head().and_then(|head| head.lineage.fork.as_ref());
+    fork.map_or(0, |fork| fork.segments)
+}
+
 /// Judges that segments and hot rows tile a stream.
 ///
 /// # Errors
@@ -141,7 +147,8 @@ pub fn tiles(rows: &MemoryRows, incarnation: &Incarnation) -> Result<(), Mismatc
     if rows.rows().next().is_some() {
         tables.insert(HotTable::of(head.segment));
     }
-    let mut next = 0;
+    // Inherited segments have no rows of their own.
+    let mut next = inherited(rows);
     for segment in rows.segments() {
         let (start, end) = (segments.start(next), segments.end(next));
         let units = start.zip(end).map(|(start, end)| end - start);
@@ -254,16 +261,16 @@ pub struct Parts {
 #[must_use]
 pub fn parts(rows: &MemoryRows, incarnation: &Incarnation, start: u64, end: u64) -> Parts {
     let mut parts = Parts::default();
-    for segment in rows.segments() {
-        let bounds = incarnation
-            .segments
-            .start(segment.number)
-            .zip(incarnation.segments.end(segment.number));
+    let own = rows.segments();
+    let own = own.map(|segment| (segment.number, segment.stored.is_some()));
+    for (number, is_stored) in (0..inherited(rows)).map(|number| (number, true)).chain(own) {
+        let segments = &incarnation.segments;
+        let bounds = segments.start(number).zip(segments.end(number));
         let Some((first, last)) = bounds.filter(|(first, last)| *first < end && start < *last)
         else {
             continue;
         };
-        if segment.stored.is_some() {
+        if is_stored {
             parts.cold += 1;
             parts.from_middle |= first < start && start < last;
         } else {
@@ -283,10 +290,14 @@ pub fn parts(rows: &MemoryRows, incarnation: &Incarnation, start: u64, end: u64)
 #[must_use]
 pub fn registered(name: &str, state: &State) -> Vec<String> {
     let mut events = Vec::new();
-    for (number, (created_at, content_type)) in state.history.iter().enumerate() {
-        let content_type = serde_json::Value::from(content_type.as_str());
+    for (number, created) in state.history.iter().enumerate() {
+        let created_at = created.at;
+        let content_type = serde_json::Value::from(created.content_type.as_str());
+        let source = created.forked_from.as_ref();
+        let source = source.map(|source| format!(r#","forkedFrom":"{source}""#));
+        let source = source.unwrap_or_default();
         events.push(format!(
-            r#"{{"type":"stream","key":"{name}","value":{{"path":"{name}","contentType":{content_type},"createdAt":{created_at}}},"headers":{{"operation":"insert"}}}}"#
+            r#"{{"type":"stream","key":"{name}","value":{{"path":"{name}","contentType":{content_type},"createdAt":{created_at}{source}}},"headers":{{"operation":"insert"}}}}"#
         ));
         if number + 1 < state.history.len() || state.incarnation.is_none() {
             events.push(format!(

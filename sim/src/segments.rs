@@ -59,6 +59,15 @@ impl Segments {
             .then_some(place)
     }
 
+    /// Returns the position of an offset at which a fork may begin, in a stream of this length;
+    /// `None` if it names no place there. Either name of a seam is one.
+    #[must_use]
+    pub fn place(&self, (segment, position): Token, length: u64) -> Option<u64> {
+        let place = self.start(segment)?.checked_add(position)?;
+        let end = self.end(segment).unwrap_or(length);
+        (place <= end.min(length)).then_some(place)
+    }
+
     /// Returns the position that a client asks for with any offset.
     #[must_use]
     pub fn position_requested(&self, (segment, position): Token) -> u64 {
@@ -90,10 +99,8 @@ impl Segments {
         if request.parameter("live") != Some("sse") {
             return None;
         }
-        let (segment, position) = request.header("Last-Event-ID").and_then(token)?;
-        let place = self.start(segment)?.checked_add(position)?;
-        let end = self.end(segment).unwrap_or(length);
-        (place <= end.min(length)).then_some(place)
+        let seen = request.header("Last-Event-ID").and_then(token)?;
+        self.place(seen, length)
     }
 
     /// Returns the offset of a position. At a seam there are two: the earlier, which the server

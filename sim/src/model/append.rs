@@ -129,6 +129,7 @@ impl Model {
         ensure(response.status == status, || status.to_string(), response)?;
         echoes(claim.as_ref(), response)?;
         incarnation.content = content;
+        incarnation.note_end();
         if !request.body.is_empty() {
             if let Some(claim) = &claim {
                 Rc::make_mut(&mut incarnation.producers)

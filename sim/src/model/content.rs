@@ -18,6 +18,25 @@ pub enum Content {
 }
 
 impl Content {
+    /// Returns the same content up to a position.
+    #[must_use]
+    pub fn prefix(&self, to: u64) -> Self {
+        let length = usize::try_from(to).unwrap_or(usize::MAX);
+        match self {
+            Self::Messages(messages) => {
+                Self::Messages(messages.iter().take(length).cloned().collect())
+            }
+            Self::Run { text, bytes, ends } => {
+                let whole = ends.iter().copied().filter(|end| *end < to);
+                Self::Run {
+                    text: *text,
+                    bytes: bytes.iter().take(length).copied().collect(),
+                    ends: whole.chain(Some(to).filter(|to| *to > 0)).collect(),
+                }
+            }
+        }
+    }
+
     /// Returns the number of messages or bytes.
     #[must_use]
     pub fn len(&self) -> u64 {

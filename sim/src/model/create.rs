@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use super::content::{empty, extend};
-use super::faults::{claim, essence, is_closed, time};
-use super::state::Incarnation;
+use super::faults::{claim, essence, is_closed};
+use super::fork::{asked_expires, asked_ttl, named_type, source_of};
+use super::state::{Created, Incarnation};
 use super::{Model, TurnFacts, Verdict, ensure};
 use crate::request::{Request, Response};
 
@@ -15,17 +16,25 @@ impl Model {
         response: &Response,
         facts: &TurnFacts,
     ) -> Verdict {
-        let content_type = request
-            .header("Content-Type")
-            .filter(|text| !text.trim().is_empty());
-        let content_type = content_type
-            .unwrap_or("application/octet-stream")
-            .to_owned();
-        let mut content = empty(&content_type);
+        let is_fork = source_of(request).is_some();
+        let inherits = self.forking.inherits.clone().filter(|_| is_fork);
+        let usual = inherits
+            .as_ref()
+            .map_or("application/octet-stream", |it| it.content_type.as_str());
+        let content_type = named_type(request).unwrap_or(usual).to_owned();
+        let inherited = inherits.as_ref().map(|it| Rc::clone(&it.content));
+        let mut content = inherited.unwrap_or_else(|| Rc::new(empty(&content_type)));
         let claim = claim(request);
         let mut refusals = Vec::new();
-        if !request.body.is_empty() && extend(&mut content, &request.body).is_none() {
+        let is_known = !is_fork || inherits.is_some();
+        if is_known
+            && !request.body.is_empty()
+            && extend(Rc::make_mut(&mut content), &request.body).is_none()
+        {
             refusals.push(400);
+        }
+        if is_fork && inherits.is_none() {
+            refusals.extend(&self.forking.refusals);
         }
         if claim.as_ref().is_some_and(|claim| claim.seq != 0) {
             refusals.push(409);
@@ -34,7 +43,7 @@ impl Model {
         if request.header("If-Match").is_some() {
             refusals.push(412);
         }
-        if !refusals.is_empty() {
+        if !refusals.is_empty() || !is_known {
             return ensure(
                 refusals.contains(&response.status),
                 || format!("an answer of {refusals:?}"),
@@ -50,7 +59,8 @@ impl Model {
         )?;
         self.incarnations += 1;
         self.archive.push((Rc::new(empty("")), Rc::default()));
-        let producers = claim.iter().filter(|_| !content.is_empty());
+        let cut = inherits.as_ref().map_or(0, |it| it.fork.cut);
+        let producers = claim.iter().filter(|_| content.len() > cut);
         let producers = producers
             .map(|claim| (claim.id.clone(), (claim.epoch, claim.seq)))
             .collect();
@@ -58,27 +68,41 @@ impl Model {
             .iter()
             .map(|claim| (claim.id.clone(), facts.now))
             .collect();
-        let incarnation = Incarnation {
+        let (mut ttl, mut expires) = (asked_ttl(request), asked_expires(request));
+        if let Some(it) = inherits
+            .as_ref()
+            .filter(|_| (&ttl, &expires) == (&None, &None))
+        {
+            (ttl, expires) = (it.ttl, it.expires.clone());
+        }
+        let mut incarnation = Incarnation {
             id: self.incarnations,
-            ttl: request
-                .header("Stream-TTL")
-                .and_then(|text| text.parse().ok()),
-            expires: request
-                .header("Stream-Expires-At")
-                .and_then(|text| Some((time(text)?, text.to_owned()))),
+            ttl,
+            expires,
             used: (facts.now, facts.now),
             forgot: false,
             closed,
             closed_by: claim.filter(|_| closed),
-            content: Rc::new(content),
-            segments: Rc::default(),
+            content,
+            ends: inherits
+                .as_ref()
+                .map_or_else(Rc::default, |it| Rc::clone(&it.ends)),
+            segments: inherits
+                .as_ref()
+                .map_or_else(Rc::default, |it| Rc::clone(&it.segments)),
+            fork: inherits.map(|it| it.fork.clone()),
             producers: Rc::new(producers),
             named: None,
             produced_at: Rc::new(produced_at),
             stream_seq: None,
             content_type,
         };
-        Rc::make_mut(&mut self.state.history).push((facts.now, incarnation.content_type.clone()));
+        incarnation.note_end();
+        Rc::make_mut(&mut self.state.history).push(Created {
+            at: facts.now,
+            content_type: incarnation.content_type.clone(),
+            forked_from: incarnation.fork.as_ref().map(|fork| fork.source.clone()),
+        });
         self.state.last_incarnation = incarnation.id;
         self.state.incarnation = Some(incarnation);
         self.seal(facts)?;
@@ -95,17 +119,28 @@ impl Model {
         let Some(incarnation) = &mut self.state.incarnation else {
             return Ok(());
         };
-        let requested = request
-            .header("Content-Type")
-            .filter(|text| !text.trim().is_empty());
-        let ttl = request
-            .header("Stream-TTL")
-            .and_then(|text| text.parse().ok());
-        let expires = request.header("Stream-Expires-At").and_then(time);
-        let same = essence(requested.unwrap_or("application/octet-stream"))
-            == essence(&incarnation.content_type)
-            && ttl == incarnation.ttl
-            && expires == incarnation.expires.as_ref().map(|(at, _)| *at)
+        let expires = asked_expires(request).map(|(at, _)| at);
+        let asked = (asked_ttl(request), expires);
+        let (is_source, usual, own) = match &incarnation.fork {
+            // What a fork inherits is not what its creation has asked for.
+            Some(fork) => (
+                fork.is_asked_for(request, &incarnation.segments),
+                incarnation.content_type.as_str(),
+                (fork.asked_ttl, fork.asked_expires),
+            ),
+            None => (
+                source_of(request).is_none(),
+                "application/octet-stream",
+                (
+                    incarnation.ttl,
+                    incarnation.expires.as_ref().map(|(at, _)| *at),
+                ),
+            ),
+        };
+        let requested = named_type(request).unwrap_or(usual);
+        let same = is_source
+            && essence(requested) == essence(&incarnation.content_type)
+            && asked == own
             && is_closed(request) == incarnation.closed;
         incarnation.maybe_used_at(facts.now);
         if response.status == 412 {

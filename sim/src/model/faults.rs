@@ -1,6 +1,7 @@
 //! The fields of a request, and the reasons to refuse it without asking the stream.
 
 use super::Bounds;
+use super::fork::{FORK_OFFSET, FORK_SUB_OFFSET, FORKED_FROM, ROOT};
 use super::state::Claim;
 use crate::request::Request;
 use crate::segments::token;
@@ -47,6 +48,17 @@ pub(super) fn faults(request: &Request, bounds: &Bounds) -> Vec<u16> {
                 integer(text).is_none() || (text.len() > 1 && text.starts_with('0'))
             });
             let bad_expiry = expires.is_some_and(|text| time(text).is_none());
+            let names = [FORKED_FROM, FORK_OFFSET, FORK_SUB_OFFSET];
+            let [source, offset, sub_offset] = names.map(|name| request.header(name));
+            let bad_sub = sub_offset.is_some_and(|text| {
+                integer(text).is_none() || (text.len() > 1 && text.starts_with('0'))
+            });
+            let bad_fork = source.is_none() && (offset.is_some() || sub_offset.is_some())
+                || source.is_some_and(|source| !source.starts_with(ROOT))
+                || offset.is_some_and(|text| token(text).is_none());
+            if bad_fork || bad_sub {
+                faults.push(400);
+            }
             if bad_ttl || bad_expiry || (ttl.is_some() && expires.is_some()) {
                 faults.push(400);
             }

@@ -10,6 +10,7 @@ mod conditions;
 mod content;
 mod create;
 mod faults;
+mod fork;
 mod read;
 mod state;
 
@@ -19,7 +20,10 @@ use std::rc::Rc;
 pub use content::Content;
 use faults::faults;
 pub use faults::time;
-pub use state::{Incarnation, State};
+pub use fork::{
+    FORK_OFFSET, FORK_SUB_OFFSET, FORKED_FROM, ForkOf, Forking, Inheritance, ROOT, source_of,
+};
+pub use state::{Created, Incarnation, State};
 
 use crate::request::{Request, Response};
 use crate::segments::{Segments, Token, token};
@@ -38,8 +42,10 @@ pub struct TurnFacts {
     pub now: u64,
     /// Readers at the tail of the stream before the turn.
     pub attached: u64,
-    /// Whether the turn removed the stream's rows.
+    /// Whether the turn removed the stream's rows, or hid the stream.
     pub dropped: bool,
+    /// Whether the stream was hidden, because forks still need it.
+    pub hidden: bool,
     /// Whether the caller was kept as a reader at the tail.
     pub kept: bool,
     /// The end of an SSE page.
@@ -58,6 +64,7 @@ impl TurnFacts {
             now,
             attached: 1,
             dropped: false,
+            hidden: false,
             kept: false,
             page_end: None,
             has_rest,
@@ -114,6 +121,8 @@ impl Bounds {
 pub struct Model {
     pub state: State,
     pub bounds: Bounds,
+    /// What is known of the source of the fork that is to be created.
+    pub forking: Forking,
     incarnations: u64,
     /// The last known content and segments of each incarnation.
     archive: Vec<(Rc<Content>, Rc<Segments>)>,
@@ -130,6 +139,7 @@ impl Model {
         Self {
             state: State::default(),
             bounds,
+            forking: Forking::default(),
             incarnations: 0,
             archive: vec![(none, Rc::default())],
             forgotten: BTreeSet::new(),
@@ -352,7 +362,17 @@ impl Model {
             );
         }
         let done = match (request.method, self.state.incarnation.is_some()) {
+            ("PUT", false) if self.state.hidden.is_some() => ensure(
+                response.status == 409,
+                || "409: forks need the stream that was here".to_owned(),
+                response,
+            ),
             ("PUT", false) => self.created(request, response, facts),
+            (_, false) if self.state.hidden.is_some() => ensure(
+                response.status == 410,
+                || "410: forks need the stream that was here".to_owned(),
+                response,
+            ),
             (_, false) => ensure(
                 response.status == 404,
                 || "404: there is no stream".to_owned(),
@@ -368,7 +388,7 @@ impl Model {
                     || "204, and nothing left".to_owned(),
                     response,
                 )?;
-                self.state.incarnation = None;
+                self.end(facts);
                 Ok(())
             }
             ("HEAD", true) => self.described(response),
@@ -401,7 +421,7 @@ impl Model {
             if watched {
                 return Err(mismatch("a stream with readers at its tail lives on"));
             }
-            self.state.incarnation = None;
+            self.end(facts);
         } else if watched {
             if facts.now >= least {
                 incarnation.maybe_used_at(facts.now);
@@ -410,6 +430,12 @@ impl Model {
             return Err(mismatch("the stream has expired"));
         }
         Ok(())
+    }
+
+    /// Ends the present incarnation. It stays hidden if forks need it.
+    fn end(&mut self, facts: &TurnFacts) {
+        let ended = self.state.incarnation.take();
+        self.state.hidden = ended.filter(|_| facts.hidden).map(Rc::new);
     }
 
     /// Judges whether an answer names the tail, and whether the stream is closed.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::Bounds;
 use super::content::Content;
+use super::fork::ForkOf;
 use crate::request::Request;
 use crate::segments::{Segments, Tag, Token, spell, tag, token};
 
@@ -30,7 +31,11 @@ pub struct Incarnation {
     pub closed: bool,
     pub(super) closed_by: Option<Claim>,
     pub content: Rc<Content>,
+    /// Where each append ends.
+    pub(super) ends: Rc<Vec<u64>>,
     pub segments: Rc<Segments>,
+    /// Present if it is a fork.
+    pub fork: Option<ForkOf>,
     pub(super) producers: Rc<BTreeMap<String, (u64, u64)>>,
     /// The name of this incarnation in its entity tags, once one was seen.
     pub(super) named: Option<String>,
@@ -63,6 +68,12 @@ impl Incarnation {
     #[must_use]
     pub fn ttl_ms(&self) -> Option<u64> {
         self.ttl.map(|seconds| seconds.saturating_mul(1_000))
+    }
+
+    /// Returns the text of its `Stream-Expires-At`.
+    #[must_use]
+    pub fn expires(&self) -> Option<&str> {
+        self.expires.as_ref().map(|(_, text)| text.as_str())
     }
 
     #[must_use]
@@ -134,6 +145,14 @@ impl Incarnation {
         }
     }
 
+    /// Notes where an append ends, unless it is empty.
+    pub(super) fn note_end(&mut self) {
+        let length = self.content.len();
+        if self.ends.last().copied().unwrap_or(0) < length {
+            Rc::make_mut(&mut self.ends).push(length);
+        }
+    }
+
     pub(super) fn use_at(&mut self, now: u64) {
         self.used = (self.used.0.max(now), self.used.1.max(now));
         self.forgot = self.forgot && now < self.used.1;
@@ -148,8 +167,18 @@ impl Incarnation {
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub incarnation: Option<Incarnation>,
+    /// The last incarnation, if it has ended and forks still need it (protocol 4.2, 5.4).
+    pub hidden: Option<Rc<Incarnation>>,
     /// The id of the last incarnation.
     pub last_incarnation: u64,
-    /// The time of creation and the content type of each incarnation.
-    pub history: Rc<Vec<(u64, String)>>,
+    pub history: Rc<Vec<Created>>,
+}
+
+/// A creation, as the registry has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    pub at: u64,
+    pub content_type: String,
+    /// The source of a fork.
+    pub forked_from: Option<String>,
 }

@@ -86,6 +86,7 @@ impl World<'_, '_> {
             now,
             attached: 0,
             dropped: false,
+            hidden: false,
             kept: false,
             page_end: None,
             has_rest: false,

@@ -122,6 +122,7 @@ impl World<'_, '_> {
             now,
             attached,
             dropped: turn.writes.contains(&Write::DropTables),
+            hidden: false,
             kept: false,
             page_end: None,
             has_rest: false,

@@ -12,6 +12,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use sim::cold_tier::{self, Parts};
+use sim::model::source_of;
 use sim::oracles::Oracle;
 use sim::request::{Request, Response};
 use sim::workload::{self, Action, Claim, Context, Knowledge};
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use crate::coverage::{Fault, Situation};
+use crate::forking;
 use crate::judge::{Judge, Notable, stream};
 use crate::live;
 use crate::platform::{ConnectionFault, FaultyStream};
@@ -40,6 +42,8 @@ pub(crate) struct ClientContext {
     pub(crate) shared: Shared,
     pub(crate) judge: Rc<RefCell<Judge>>,
     pub(crate) follows: Rc<RefCell<Vec<live::Follow>>>,
+    /// The last creation of a fork of each name.
+    pub(crate) forks: Rc<RefCell<Vec<Option<Request>>>>,
 }
 
 /// A connection of a client.
@@ -72,6 +76,19 @@ impl ClientContext {
                 Notable::DeletedUnderReader => shared.cover(Situation::DeletedUnderReader),
                 Notable::ExpiredAlone => shared.cover(Situation::ExpiredByAlarm),
                 Notable::ExpiredAfterCrash => shared.cover(Situation::ExpiredAfterCrash),
+                Notable::Forked { deep, inside } => {
+                    shared.cover(Situation::Forked);
+                    if deep {
+                        shared.cover(Situation::ForkedDeep);
+                    }
+                    if inside {
+                        shared.cover(Situation::ForkedInside);
+                    }
+                }
+                Notable::DeletedHidden => shared.cover(Situation::SourceDeleted),
+                Notable::ExpiredHidden => shared.cover(Situation::SourceExpired),
+                Notable::Freed => shared.cover(Situation::SourceFreed),
+                Notable::Abandoned => shared.cover(Situation::ForkAbandoned),
                 Notable::Shown {
                     name,
                     incarnation,
@@ -79,13 +96,20 @@ impl ClientContext {
                     to,
                     live,
                 } => {
-                    let parts = judge
-                        .incarnation(name)
-                        .filter(|it| it.id == incarnation)
-                        .and_then(|it| {
-                            let disk = shared.disks.get(&stream(name))?;
-                            Some(cold_tier::parts(disk, it, from, to))
+                    let present = judge.incarnation(name);
+                    let present = present.filter(|it| it.id == incarnation);
+                    let fork = present.and_then(|it| it.fork.as_ref());
+                    if fork.is_some_and(|fork| from < fork.cut && fork.cut < to) {
+                        shared.cover(if live {
+                            Situation::ForkEvents
+                        } else {
+                            Situation::ForkRead
                         });
+                    }
+                    let parts = present.and_then(|it| {
+                        let disk = shared.disks.get(&stream(name))?;
+                        Some(cold_tier::parts(disk, it, from, to))
+                    });
                     note_parts(&mut shared, parts.unwrap_or_default(), live);
                 }
             }
@@ -275,6 +299,9 @@ pub(crate) async fn run(context: ClientContext, number: u64) {
         for name in 0..names {
             client.read_everything(name).await;
         }
+        for name in 0..if settings.clears { names } else { 0 } {
+            client.delete(name).await;
+        }
         context.shared.lock().phase = Phase::Waiting;
     }
     client.connection = None;
@@ -297,11 +324,29 @@ impl Client {
         let context = self.context.clone();
         context.absorb();
         let settings = context.shared.settings();
-        let (name, next) = {
+        let (name, next) = 'drawn: {
             let mut shared = context.shared.lock();
             let judge = context.judge.borrow();
-            let name =
-                usize::try_from(shared.choices.upto(settings.workload.names - 1)).unwrap_or(0);
+            let has_forks = settings.forks > 0;
+            if has_forks && shared.choices.fifth().percent(settings.fork_percent) {
+                let created = &context.forks.borrow();
+                let choices = shared.choices.fifth();
+                let (name, request) = forking::next(choices, &settings, &judge, created, operation);
+                let next = Action::Send {
+                    request,
+                    marker: None,
+                    claim: None,
+                };
+                break 'drawn (name, next);
+            }
+            let name = shared.choices.upto(settings.workload.names - 1);
+            let name = usize::try_from(name).unwrap_or(0);
+            let fork = if has_forks {
+                forking::fork(shared.choices.fifth(), &settings, &judge)
+            } else {
+                None
+            };
+            let name = fork.unwrap_or(name);
             let context = Context {
                 settings: &settings.workload,
                 incarnation: judge.incarnation(name),
@@ -325,6 +370,9 @@ impl Client {
         };
         if request.method == "GET" && request.parameter("live") == Some("sse") {
             return live::follow(&context, &self.who, name, request);
+        }
+        if source_of(&request).is_some() {
+            context.forks.borrow_mut()[name] = Some((*request).clone());
         }
         let mut unknown_since = None;
         for _ in 0..=settings.workload.retries {
@@ -354,13 +402,21 @@ impl Client {
         unknown_since: Option<u64>,
     ) {
         let mut shared = self.context.shared.lock();
+        let after_crash = unknown_since.is_some_and(|since| shared.crashed_at > since);
+        if source_of(request).is_some() {
+            match response.status {
+                201 if after_crash => shared.cover(Situation::ForkedAfterCrash),
+                200 if after_crash => shared.cover(Situation::ForkConfirmedAfterCrash),
+                _ => {}
+            }
+        }
         let duplicate = claim.is_some()
             && request.method == "POST"
             && response.status == 204
             && !request.body.is_empty();
         if duplicate {
             shared.cover(Situation::Duplicate);
-            if unknown_since.is_some_and(|since| shared.crashed_at > since) {
+            if after_crash {
                 shared.cover(Situation::DuplicateAfterCrash);
             }
         }
@@ -616,7 +672,7 @@ impl Client {
                 }
             }
             200 if waited > 150 => shared.cover(Situation::LongPollWoken),
-            404 if waited > 150 => shared.cover(Situation::LongPollGone),
+            404 | 410 if waited > 150 => shared.cover(Situation::LongPollGone),
             _ => {}
         }
     }
@@ -650,6 +706,26 @@ impl Client {
         }
         response.body = bytes.freeze();
         Ok(response)
+    }
+
+    /// Deletes a stream, if there is one.
+    async fn delete(&mut self, name: usize) {
+        let request = Rc::new(Request::new("DELETE"));
+        let since = now();
+        while self.context.goes_on() {
+            match self.attempt(name, &request).await {
+                Ok(response) if response.status < 500 => return,
+                answer if now() > since + LIVENESS_MS => {
+                    self.context.shared.lock().fail(
+                        Oracle::Liveness,
+                        format!("to delete {} after the heal", stream(name)),
+                        format!("{answer:?}"),
+                    );
+                    return;
+                }
+                Ok(_) | Err(_) => sleep(POLL_INTERVAL).await,
+            }
+        }
     }
 
     /// Reads a name once more: everything acknowledged must be there, as in the model.
@@ -801,6 +877,11 @@ fn note_answer(shared: &mut Inner, request: &Request, response: &Response) {
         (_, 413) => shared.cover(Situation::TooLarge),
         (_, 503) => shared.cover(Situation::Unavailable),
         (_, 500) => shared.cover(Situation::Damaged),
+        (_, 410) => shared.cover(Situation::SourceGone),
+        ("PUT", 200) if source_of(request).is_some() => shared.cover(Situation::ForkConfirmed),
+        ("PUT", 404 | 409 | 429) if source_of(request).is_some() => {
+            shared.cover(Situation::ForkRefused);
+        }
         ("POST", 403) => shared.cover(Situation::EpochFenced),
         ("GET", 200)
             if response.header("Stream-Next-Offset").is_some()

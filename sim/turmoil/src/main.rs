@@ -7,6 +7,7 @@ mod client;
 mod cold;
 mod coverage;
 mod flipped;
+mod forking;
 mod judge;
 mod live;
 mod meta;

@@ -30,7 +30,7 @@ use turmoil::net::TcpListener;
 use crate::client::{self, ClientContext, LIVENESS_MS, PORT};
 use crate::cold::Bucket;
 use crate::coverage::{Coverage, Fault, Situation};
-use crate::judge::{Judge, stream};
+use crate::judge::{Judge, pins_at_rest, stream};
 use crate::platform::{Accepting, Simulated};
 use crate::settings::Settings;
 use crate::shared::{Phase, SERVER, Shared, client_host};
@@ -208,10 +208,12 @@ impl World {
             .max_message_latency(Duration::from_millis(settings.latency_ms_max))
             .tcp_capacity(usize::try_from(settings.tcp_capacity).unwrap_or(64))
             .build();
+        let names = usize::try_from(settings.names()).unwrap_or(0);
         let context = ClientContext {
             shared: shared.clone(),
             judge: Rc::new(RefCell::new(Judge::new(&settings))),
             follows: Rc::default(),
+            forks: Rc::new(RefCell::new(vec![None; names])),
         };
         let it = shared.clone();
         sim.host(SERVER, move || serve(it.clone()));
@@ -618,8 +620,12 @@ impl World {
             if let Some(segment) = disk.segments().find(|segment| segment.stored.is_none()) {
                 return Some(format!("{name}: {segment:?}"));
             }
+            let head = disk.head();
+            let is_hidden = head.is_some_and(|head| head.lineage.deleted_at.is_some());
             let aged = disk.rows().next().filter(|row| {
-                limits.cold && row.at.0.saturating_add(limits.segment_age_ms_max) <= now
+                limits.cold
+                    && !is_hidden
+                    && row.at.0.saturating_add(limits.segment_age_ms_max) <= now
             });
             aged.map(|_| format!("{name}: an old open segment"))
         });
@@ -647,7 +653,7 @@ impl World {
             }
             let disk = shared.disks.get(&stream(name)).map(|disk| disk.is_empty());
             match (judge.incarnation(name), disk) {
-                (None, Some(false)) => {
+                (None, Some(false)) if !judge.is_kept(name) => {
                     let expected = "nothing of a stream that is no more".to_owned();
                     shared.fail(Oracle::StorageFreed, expected, stream(name));
                 }
@@ -673,6 +679,8 @@ impl World {
                 );
             }
         }
+        let pins = pins_at_rest(&shared.disks);
+        shared.check(Oracle::Pins, pins);
         let rest = judge_tiers(&judge, &shared.disks, &shared.tier.objects);
         if let Err((oracle, Mismatch { expected, actual })) = rest {
             shared.fail(oracle, expected, actual);

@@ -53,6 +53,12 @@ pub(crate) struct Settings {
     pub(crate) nemesis_ms_max: u64,
     /// The percentage of requests on the connection of the one before.
     pub(crate) reuse_percent: u64,
+    /// How many names there are for forks beside those of the workload.
+    pub(crate) forks: u64,
+    /// The percentage of operations on forks and their sources.
+    pub(crate) fork_percent: u64,
+    /// Whether everything is deleted in the end.
+    pub(crate) clears: bool,
     /// Most further appends that are sent at the same time as one.
     pub(crate) crowd_max: u64,
 }
@@ -60,6 +66,11 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) const fn chance(&self, fault: Fault) -> u64 {
         self.chances[fault as usize]
+    }
+
+    /// Returns how many names clients use.
+    pub(crate) const fn names(&self) -> u64 {
+        self.workload.names + self.forks
     }
 
     pub(crate) fn draw(choices: &mut Choices<'_>) -> Self {
@@ -111,10 +122,15 @@ impl Settings {
         let (tier_ms, late_ms) = (choices.magnitude(400), choices.magnitude(10_000));
         let mut limits = limits(choices);
         draw_tier(choices, &mut limits, tier_ms);
+        let forks = choices.fifth().one_of(&[0, 0, 2, 4, 1]);
+        if forks > 0 {
+            draw_forks(choices.fifth(), &mut limits);
+        }
         // Longer than a put is on its way, and longer than a client waits for a page of many parts.
         limits.collect_grace_ms = patience_ms
             + limits.long_poll_timeout_ms
             + limits.put_timeout_ms
+            + if forks > 0 { limits.fork_time_ms } else { 0 }
             + late_ms
             + tier_ms * TIER_STEPS
             + SLACK_MS;
@@ -158,6 +174,9 @@ impl Settings {
             patience_ms,
             nemesis_ms_max: 300 + choices.magnitude(8_000),
             reuse_percent: choices.one_of(&[80, 0, 100]),
+            forks,
+            fork_percent: choices.fifth().one_of(&[25, 10, 50]),
+            clears: choices.fifth().upto(1) == 1,
             crowd_max: choices.fourth().one_of(&[0, 8, 3]),
         }
     }
@@ -216,6 +235,31 @@ fn draw_tier(choices: &mut Choices<'_>, limits: &mut Limits, tier_ms: u64) {
     }
     limits.put_timeout_ms = 300 + tier_ms * 2 + choices.magnitude(4_000);
     sim::settings::put_times(choices, limits);
+}
+
+/// Draws few forks and short chains, so that these short runs come to their bounds.
+fn draw_forks(choices: &mut Choices<'_>, limits: &mut Limits) {
+    let usual = Limits::DEFAULT;
+    // Forks need a cold tier.
+    limits.cold = true;
+    limits.fork_time_ms = choices.one_of(&[usual.fork_time_ms, usual.fork_time_ms, 5_000, 1_000]);
+    limits.forks_max = choices.one_of(&[usual.forks_max, usual.forks_max, usual.forks_max, 2, 1]);
+    limits.fork_depth_max = choices.one_of(&[
+        usual.fork_depth_max,
+        usual.fork_depth_max,
+        usual.fork_depth_max,
+        2,
+        1,
+    ]);
+    limits.fork_segments_max = choices.one_of(&[
+        usual.fork_segments_max,
+        usual.fork_segments_max,
+        usual.fork_segments_max,
+        4,
+        1,
+    ]);
+    limits.manifest_bytes_max = choices.one_of(&[usual.manifest_bytes_max, 1, 200]);
+    limits.appends_read_max = choices.one_of(&[usual.appends_read_max, 1, 2]);
 }
 
 fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {

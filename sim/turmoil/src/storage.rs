@@ -24,6 +24,7 @@ use sim::storage::{Kind, Store};
 
 use crate::coverage::{Fault, Situation};
 use crate::flipped;
+use crate::judge::keep;
 use crate::shared::{Inner, SERVER, Shared, client_host, now};
 
 /// How often the alarms may be queried within a millisecond.
@@ -53,6 +54,10 @@ pub(crate) struct Written {
     pub(crate) now: u64,
     pub(crate) created: Option<StreamRow>,
     pub(crate) dropped: bool,
+    /// The forks whose pins it gave up.
+    pub(crate) released: Vec<Incarnation>,
+    /// Whether it ended the stream, which stays for its forks.
+    pub(crate) hides: bool,
     /// The appended records.
     pub(crate) records: Vec<Vec<u8>>,
     pub(crate) writer: Option<ProducerStamp>,
@@ -263,6 +268,7 @@ impl Inner {
             }
         }
         self.set_disk(name, disk);
+        self.check(Oracle::Pins, keep(&self.disks));
         self.log.push(Logged::Committed {
             name: name.to_owned(),
             at: now(),
@@ -442,7 +448,7 @@ impl Writer for Connection {
         self.before.get_or_insert_with(|| (name.to_owned(), was));
         let mut store = Store::new(Kind::Map);
         store.restore(&disk.rows).expect("maps can be restored");
-        let was_closed = store.rows.head().is_some_and(|head| head.closed.is_some());
+        let before = store.rows.head().cloned();
         if let Err(reason) = store.apply(writes) {
             shared.fail(
                 Oracle::Storage,
@@ -459,7 +465,7 @@ impl Writer for Connection {
             self.open.insert(name.to_owned(), (disk, turns));
             return Ok(());
         }
-        let written = written(&store, writes, was_closed);
+        let written = written(&store, writes, before.as_ref());
         for part in &written {
             shared.note("storage", || {
                 format!(
@@ -772,11 +778,15 @@ fn appended(writes: &[Write]) -> Vec<Written> {
 }
 
 /// Returns what the writes of a turn say, in the state after them: one for each append.
-fn written(store: &Store, writes: &[Write], was_closed: bool) -> Vec<Written> {
+fn written(store: &Store, writes: &[Write], before: Option<&StreamRow>) -> Vec<Written> {
+    let was_closed = before.is_some_and(|head| head.closed.is_some());
+    let is_hidden = |head: &StreamRow| head.lineage.deleted_at.is_some();
+    let was_hidden = before.is_some_and(is_hidden);
     let head = store.rows.head();
     let mut appends = appended(writes);
     let mut written = Written {
         now: now(),
+        hides: head.is_some_and(is_hidden) && !was_hidden,
         closed: head.is_some_and(|head| head.closed.is_some()),
         closed_by: head
             .and_then(|head| head.closed.as_ref())
@@ -787,6 +797,7 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Vec<Written> {
         match write {
             Write::InsertStream(head) => written.created = Some(head.clone()),
             Write::DropTables => written.dropped = true,
+            Write::PutPin(pin) if pin.released_at.is_some() => written.released.push(pin.fork),
             Write::InsertSegment(segment) => written.sealed = Some((segment.number, segment.units)),
             Write::UpdateSegment(segment) if segment.stored.is_some() => {
                 written
@@ -821,10 +832,12 @@ fn written(store: &Store, writes: &[Write], was_closed: bool) -> Vec<Written> {
         let end = row.map_or(0, |row| row.key.position() + row.units);
         // The content before the tail names it, which may be in a sealed segment.
         let is_empty = end == 0 || !head.writable;
-        let sealed = store.rows.segments().last().filter(|_| is_empty);
-        written.end = sealed.map_or((head.segment, end), |segment| {
-            (segment.number, segment.units)
-        });
+        let own = store.rows.segments().last();
+        let own = own.map(|segment| (segment.number, segment.units));
+        let fork = head.lineage.fork.as_ref();
+        let inherited = fork.and_then(|fork| Some((fork.segments.checked_sub(1)?, fork.units)));
+        let sealed = own.or(inherited).filter(|_| is_empty);
+        written.end = sealed.unwrap_or((head.segment, end));
     }
     appends.push(written);
     appends

@@ -47,6 +47,7 @@ impl Judge {
         {
             return Ok(());
         }
+        self.tell_source(attempt);
         let live = request.parameter("live").is_some();
         let changing = response.status < 300 && matches!(request.method, "PUT" | "POST" | "DELETE");
         let mut nearest = None;
@@ -58,6 +59,7 @@ impl Judge {
                 let facts = TurnFacts {
                     now: next.cause.now,
                     dropped: next.cause.dropped,
+                    hidden: next.cause.hidden,
                     sealed: next.cause.sealed,
                     attached: u64::from(!next.cause.dropped),
                     ..unchanged
@@ -66,9 +68,11 @@ impl Judge {
                     Position::of(&next.state),
                     next.cause.changes && !next.cause.shown,
                 );
-                let after = self.names[name]
-                    .model
-                    .after(state.clone(), &request, response, &facts);
+                let inherits = next.cause.inherits.clone();
+                let model = &mut self.names[name].model;
+                model.forking.inherits = inherits;
+                let after = model.after(state.clone(), &request, response, &facts);
+                model.forking.inherits = None;
                 if open && after.is_ok_and(|after| Position::of(&after) == position) {
                     self.names[name].versions[version + 1].cause.shown = true;
                     return self.observe(name, &request, response, position);
@@ -105,7 +109,7 @@ impl Judge {
             return self.polled(attempt, response, now);
         }
         // One turn can end an expired stream and create another.
-        if live && response.status == 404 && self.has_turned_over(attempt) {
+        if live && matches!(response.status, 404 | 410) && self.has_turned_over(attempt) {
             return Ok(());
         }
         Err(nearest.unwrap_or_else(|| mismatch("an answer", response)))

@@ -5,16 +5,21 @@
 //! durable when it was asked for and the last one.
 
 mod answers;
+mod forks;
 mod readers;
 mod turns;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use sim::model::{Bounds, Incarnation, Model, State};
+use sim::model::{Bounds, Incarnation, Inheritance, Model, State};
 use sim::oracles::OffsetLaw;
 use sim::request::Request;
 
+pub(crate) use forks::{keep, pins_at_rest};
 pub(crate) use readers::{Progress, Reading};
+
+use forks::ForkLimits;
 
 use crate::settings::Settings;
 
@@ -29,6 +34,8 @@ struct Attempt {
     sent_at: u64,
     /// The durable version of its stream at that time.
     from: usize,
+    /// The name that it forks, and the durable version of that at the same time.
+    source: Option<(usize, usize)>,
     /// Whether all of it was sent.
     whole: bool,
     over_at: Option<u64>,
@@ -40,8 +47,12 @@ struct Attempt {
 #[derive(Debug, Default)]
 struct Cause {
     now: u64,
+    /// Whether a stream has ended, and whether it was hidden then.
     dropped: bool,
+    hidden: bool,
     sealed: Option<(u64, u64)>,
+    /// What the fork that it has created has of its source.
+    inherits: Option<Rc<Inheritance>>,
     changes: bool,
     /// Whether an answer has shown it.
     shown: bool,
@@ -71,6 +82,17 @@ pub(crate) enum Notable {
     DeletedUnderReader,
     ExpiredAlone,
     ExpiredAfterCrash,
+    Forked {
+        /// Whether its source is a fork.
+        deep: bool,
+        /// Whether it has a part of an append.
+        inside: bool,
+    },
+    DeletedHidden,
+    ExpiredHidden,
+    Freed,
+    /// A pin was released whose fork was never created.
+    Abandoned,
     /// A page or events have shown a part of an incarnation.
     Shown {
         name: usize,
@@ -87,6 +109,9 @@ pub(crate) struct Judge {
     names: Vec<Name>,
     attempts: Vec<Attempt>,
     law: OffsetLaw,
+    forks: ForkLimits,
+    /// The name and the number of each incarnation, by the one that the server has given it.
+    machines: BTreeMap<u64, (usize, u64)>,
     /// How many live reads are under way, by name.
     pub(crate) readers: Vec<u64>,
     pub(crate) notable: Vec<Notable>,
@@ -120,7 +145,7 @@ impl Judge {
             cursor_epoch_ms: limits.cursor_epoch_ms,
             cursor_interval_ms: limits.cursor_interval_ms,
         };
-        let names = (0..settings.workload.names).map(|_| Name {
+        let names = (0..settings.names()).map(|_| Name {
             model: Model::new(bounds.clone()),
             versions: vec![Version {
                 at: 0,
@@ -135,6 +160,8 @@ impl Judge {
             names,
             attempts: Vec::new(),
             law: OffsetLaw::default(),
+            forks: ForkLimits::new(limits),
+            machines: BTreeMap::new(),
             notable: Vec::new(),
         }
     }
@@ -175,8 +202,10 @@ impl Judge {
 
     /// Notes that a client sends a request.
     pub(crate) fn sent(&mut self, name: usize, request: &Rc<Request>, now: u64) -> usize {
+        let source = self.source_of(request);
         self.attempts.push(Attempt {
             name,
+            source,
             request: Rc::clone(request),
             sent_at: now,
             from: self.names[name].versions.len() - 1,

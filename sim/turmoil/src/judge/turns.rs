@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use machine::rows::{Expiry, ProducerStamp};
+use machine::rows::{Expiry, Incarnation, ProducerStamp, StreamRow};
 use sim::cold_tier::{self, Objects};
-use sim::model::{Content, Mismatch, State, TurnFacts};
+use sim::model::{Content, Forking, Mismatch, State, TurnFacts};
 use sim::oracles::Oracle;
 use sim::request::{Request, Response, excerpt};
 use sim::segments::spell;
@@ -78,11 +78,20 @@ impl Judge {
             .iter()
             .filter(|attempt| attempt.name == name && Self::is_under_way(attempt, turn.now))
             .count() as u64;
+        let known = |fork: &Incarnation| self.machines.contains_key(&fork.0);
+        if turn.released.iter().any(|fork| !known(fork)) {
+            self.notable.push(Notable::Abandoned);
+        }
+        let ends = turn.dropped || turn.hides;
+        if let Some(ended) = self.ended_by(name, turn) {
+            self.may_end(name, ended, turn.hides)?;
+        }
         let facts = TurnFacts {
             now: turn.now,
             // A request under way may have used the stream at any time.
-            attached: if turn.dropped { 0 } else { used },
-            dropped: turn.dropped,
+            attached: if ends { 0 } else { used },
+            dropped: ends,
+            hidden: turn.hides,
             kept: false,
             page_end: None,
             has_rest: false,
@@ -90,7 +99,13 @@ impl Judge {
         };
         let appends = !turn.records.is_empty() || turn.created.is_some() || turn.closes;
         let before = self.names[name].model.state.clone();
-        if !appends && !turn.dropped {
+        if !appends && turn.dropped && before.hidden.is_some() {
+            self.names[name].model.state.hidden = None;
+            self.notable.push(Notable::Freed);
+            self.push(name, at, turn, false);
+            return Ok(());
+        }
+        if !appends && !ends {
             let verdict = self.names[name].model.turned(&facts);
             verdict.map_err(|mismatch| (Oracle::Model, mismatch))?;
             if turn.sealed.is_some() {
@@ -109,6 +124,9 @@ impl Judge {
                     }
                     if after_crash {
                         self.notable.push(Notable::ExpiredAfterCrash);
+                    }
+                    if turn.hides {
+                        self.notable.push(Notable::ExpiredHidden);
                     }
                 }
                 Err(mismatch) => {
@@ -134,6 +152,9 @@ impl Judge {
                     let verdict = self.names[name].model.answered(&request, &response, &facts);
                     verdict.map_err(|mismatch| (Oracle::Model, mismatch))?;
                     self.attempts[attempt].applied = true;
+                    if turn.hides {
+                        self.notable.push(Notable::DeletedHidden);
+                    }
                     if self.readers[name] > 0 {
                         self.notable.push(Notable::DeletedUnderReader);
                     }
@@ -153,7 +174,19 @@ impl Judge {
         for attempt in candidates {
             let request = Rc::clone(&self.attempts[attempt].request);
             let response = answer(&request, turn);
+            let inherits = match &turn.created {
+                Some(head) => self.inheritance(attempt, head).map(Rc::new),
+                None => None,
+            };
+            let is_fork = |head: &StreamRow| head.lineage.fork.is_some();
+            if turn.created.as_ref().is_some_and(is_fork) && inherits.is_none() {
+                continue;
+            }
             let model = &mut self.names[name].model;
+            model.forking = Forking {
+                inherits: inherits.clone(),
+                ..Forking::default()
+            };
             match model.after(before.clone(), &request, &response, &facts) {
                 Ok(after) if wrote(&before, &after, &request, turn) => {
                     let verdict = model.answered(&request, &response, &facts);
@@ -163,6 +196,11 @@ impl Judge {
                     }
                     self.attempts[attempt].applied = true;
                     self.push(name, at, turn, true);
+                    if let Some(head) = &turn.created {
+                        self.entered(name, head, inherits.as_ref())?;
+                    }
+                    let version = self.names[name].versions.last_mut();
+                    version.expect("one was pushed").cause.inherits = inherits;
                     return Ok(());
                 }
                 Ok(_) => {}
@@ -191,6 +229,15 @@ impl Judge {
         ))
     }
 
+    /// Returns the incarnation that a turn ends, or that it frees.
+    fn ended_by(&self, name: usize, turn: &Written) -> Option<u64> {
+        let state = &self.names[name].model.state;
+        let present = state.incarnation.as_ref().or(state.hidden.as_deref());
+        present
+            .filter(|_| turn.dropped || turn.hides)
+            .map(|present| present.id)
+    }
+
     /// Returns the requests that may have asked for a turn.
     pub(super) fn candidates(
         &self,
@@ -211,8 +258,10 @@ impl Judge {
             state,
             cause: Cause {
                 now: turn.now,
-                dropped: turn.dropped,
+                dropped: turn.dropped || turn.hides,
+                hidden: turn.hides,
                 sealed: turn.sealed,
+                inherits: None,
                 changes,
                 shown: false,
             },
@@ -259,7 +308,8 @@ fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bo
         .incarnation
         .as_ref()
         .filter(|it| it.id == incarnation.id);
-    let start = start.map_or(0, |it| it.content.len());
+    let inherited = incarnation.fork.as_ref().map_or(0, |fork| fork.cut);
+    let start = start.map_or(inherited, |it| it.content.len());
     let new = usize::try_from(start).unwrap_or(usize::MAX);
     let same = match &*incarnation.content {
         Content::Messages(messages) => messages
@@ -291,7 +341,8 @@ fn wrote(before: &State, after: &State, request: &Request, turn: &Written) -> bo
             Expiry::Sliding { seconds } => (Some(seconds.to_string()), None),
             Expiry::At { text, .. } => (None, Some(text.as_str())),
         };
-        request.header("Stream-TTL") == ttl.as_deref() && request.header("Stream-Expires-At") == at
+        let own_ttl = incarnation.ttl_ms().map(|ms| (ms / 1_000).to_string());
+        ttl == own_ttl && incarnation.expires() == at
     });
     same && stamped && ordered && expires && incarnation.closed == turn.closed
 }
