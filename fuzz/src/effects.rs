@@ -101,16 +101,8 @@ impl EffectJob {
     }
 
     /// Carries out the effect, as far as the object alone can. Returns the input that reports it to
-    /// the stream.
-    ///
-    /// `call` delivers a request to another object and returns the status of its answer.
-    pub(crate) fn carry_out(
-        self,
-        outcome: Outcome,
-        now: Millis,
-        object: &mut Object,
-        call: impl FnOnce(String, Request) -> u16,
-    ) -> Option<Input> {
+    /// the stream. A call is answered 200, without the called object.
+    pub(crate) fn carry_out(self, outcome: Outcome, now: Millis, object: &Object) -> Option<Input> {
         // Garbage is kept for longer than any put takes.
         let too_late = |since: Millis| since.plus(object.limits.collect_grace_ms) <= now;
         let input = match self {
@@ -118,7 +110,7 @@ impl EffectJob {
             Self::Put { put, .. } => {
                 let encoded = object.encode(&put).filter(|_| outcome.takes_effect());
                 let receipt = encoded.map(|(bytes, receipt)| {
-                    let former = object.cold.insert(put.key, bytes);
+                    let former = object.cold.borrow_mut().insert(put.key, bytes);
                     assert!(former.is_none(), "a key is used once");
                     receipt
                 });
@@ -131,35 +123,30 @@ impl EffectJob {
                 key, object: bytes, ..
             } => {
                 if outcome.takes_effect() {
-                    let former = object.cold.insert(key, bytes);
+                    let former = object.cold.borrow_mut().insert(key, bytes);
                     assert!(former.is_none(), "a key is used once");
                 }
                 return None;
             }
             Self::Collect { effect, keys } => {
                 if outcome.takes_effect() {
-                    keys.iter().for_each(|key| drop(object.cold.remove(key)));
+                    let mut cold = object.cold.borrow_mut();
+                    keys.iter().for_each(|key| drop(cold.remove(key)));
                 }
                 Input::CollectFinished {
                     effect,
                     done: outcome == Outcome::Done,
                 }
             }
-            Self::Call {
+            Self::Call { effect, .. } => Input::CallFinished {
                 effect,
-                to,
-                request,
-            } => {
-                let status = outcome.takes_effect().then(|| call(to, request));
-                let status = status.filter(|_| outcome == Outcome::Done);
-                Input::CallFinished {
-                    effect,
-                    outcome: status.map_or(CallOutcome::Failed, |status| CallOutcome::Answered {
-                        status,
-                        body: Bytes::new(),
-                    }),
-                }
-            }
+                outcome: if outcome == Outcome::Done {
+                    let body = Bytes::new();
+                    CallOutcome::Answered { status: 200, body }
+                } else {
+                    CallOutcome::Failed
+                },
+            },
             Self::Index { effect, statements } => {
                 if outcome.takes_effect() {
                     statements.iter().for_each(check_statement);

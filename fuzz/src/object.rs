@@ -1,8 +1,9 @@
 //! The smallest possible object: a stream over the simulator's storage, whose turns are durable at
 //! once.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use machine::segment::{self, Put, Receipt};
 use machine::{
@@ -16,16 +17,20 @@ use crate::effects::EffectJob;
 /// The length of the pieces that come from the cold tier.
 const PIECE_BYTES: usize = 5;
 
+/// Objects of the cold tier by their keys. All streams of a server share them.
+pub(crate) type Cold = Rc<RefCell<BTreeMap<String, Vec<u8>>>>;
+
 pub(crate) struct Object {
     pub(crate) limits: Limits,
     pub(crate) store: Store,
     stream: Option<Stream>,
     wakes: u64,
+    /// What differs from stream to stream in the seeds of instances.
+    pub(crate) first_seed: u64,
     pub(crate) alarm: Option<Millis>,
     /// How many more reads of the storage succeed; `None` for all.
     pub(crate) reads_left: Option<u64>,
-    /// The cold tier.
-    pub(crate) cold: BTreeMap<String, Vec<u8>>,
+    pub(crate) cold: Cold,
     /// In the order in which they were asked for.
     pub(crate) jobs: Vec<EffectJob>,
 }
@@ -37,9 +42,10 @@ impl Object {
             store: Store::new(Kind::Map),
             stream: None,
             wakes: 0,
+            first_seed: 0,
             alarm: None,
             reads_left: None,
-            cold: BTreeMap::new(),
+            cold: Cold::default(),
             jobs: Vec::new(),
         }
     }
@@ -79,7 +85,8 @@ impl Object {
             Some(stream) => stream,
             None => {
                 self.wakes += 1;
-                Stream::wake(now, &storage, &self.limits, self.wakes)?
+                let seed = self.first_seed + self.wakes;
+                Stream::wake(now, &storage, &self.limits, seed)?
             }
         };
         let context = Context {
@@ -185,10 +192,8 @@ impl Object {
         let mut body = Vec::new();
         while let Some(fetch) = rendering.advance(&mut body).expect("the rows are whole") {
             let range = fetch.offset as usize..(fetch.offset + fetch.length) as usize;
-            let object = self
-                .cold
-                .get(&fetch.key)
-                .and_then(|object| object.get(range));
+            let cold = self.cold.borrow();
+            let object = cold.get(&fetch.key).and_then(|object| object.get(range));
             let object = object.unwrap_or_else(|| panic!("{}", rendering.missing()));
             for piece in object.chunks(PIECE_BYTES) {
                 rendering
@@ -198,6 +203,14 @@ impl Object {
             rendering.fetched().expect("the object has everything");
         }
         body
+    }
+
+    /// Returns the number of the present instance; `None` while there is none.
+    pub(crate) const fn instance(&self) -> Option<u64> {
+        match self.stream {
+            Some(_) => Some(self.wakes),
+            None => None,
+        }
     }
 
     /// Returns whether nothing at all is stored in rows.
@@ -213,9 +226,9 @@ impl Object {
             && rows.segments().next().is_none()
     }
 
-    /// Returns whether the cold tier has exactly what rows refer to.
-    pub(crate) fn cold_is_tidy(&self) -> bool {
-        let segments = self.store.rows.segments();
-        segments.filter(|sealed| sealed.stored.is_some()).count() == self.cold.len()
+    /// Returns whether the stream has ended, but stays for its forks.
+    pub(crate) fn is_hidden(&self) -> bool {
+        let head = self.store.rows.head();
+        head.is_some_and(|head| head.lineage.deleted_at.is_some())
     }
 }

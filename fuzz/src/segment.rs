@@ -171,7 +171,7 @@ fn store(
         damage(choices, &decoded, &bytes);
         forge(choices, format, bytes.clone());
     }
-    let report = job.carry_out(Outcome::Done, LATER, object, |_, _| 200);
+    let report = job.carry_out(Outcome::Done, LATER, object);
     let report = report.expect("the stream waits for it");
     let turn = object.step(LATER, report).expect("a map can be read");
     assert!(turn.after_commit.is_empty());

@@ -2,7 +2,6 @@
 //! to streams.
 //!
 //! The input is text with a record separator (0x1E) between its records. The first record has the
-//! The input is text with a record separator (0x1E) between its records. The first record has the
 //! operator's variables, one `NAME=value` in each line, and settings that no operator can make
 //! ([`SWITCHES`], [`NUMBERS`]). Each other record is a request without its version: `METHOD /path`,
 //! header lines, an empty line, and the body.
@@ -15,8 +14,6 @@
 mod server;
 mod stream;
 mod wire;
-
-use std::collections::BTreeMap;
 
 use machine::router::Settings;
 use machine::{Limits, Millis};
@@ -43,11 +40,17 @@ const SWITCHES: [(&str, Switch); 3] = [
 ];
 
 /// Fields of the limits that no operator sets. A value outside of the range is the nearest one.
-const NUMBERS: [(&str, &str); 4] = [
+const NUMBERS: [(&str, &str); 10] = [
     ("PAGE_PARTS_MAX", "page_parts_max"),
     ("ROW_BYTES_MAX", "row_bytes_max"),
     ("COLLECT_KEYS_MAX", "collect_keys_max"),
     ("FRAME_BYTES_MAX", "frame_bytes_max"),
+    ("FORK_TIME_MS", "fork_time_ms"),
+    ("FORKS_MAX", "forks_max"),
+    ("FORK_DEPTH_MAX", "fork_depth_max"),
+    ("FORK_SEGMENTS_MAX", "fork_segments_max"),
+    ("MANIFEST_BYTES_MAX", "manifest_bytes_max"),
+    ("APPENDS_READ_MAX", "appends_read_max"),
 ];
 /// Smaller rows would make too many of one message.
 const ROW_BYTES_MIN: u64 = 16;
@@ -80,12 +83,7 @@ pub fn request(input: &[u8]) {
     }
     let row_bytes_max = &mut settings.limits.row_bytes_max;
     *row_bytes_max = (*row_bytes_max).max(ROW_BYTES_MIN);
-    let mut server = Server {
-        settings,
-        now: BEGINNING,
-        reads_left: None,
-        objects: BTreeMap::new(),
-    };
+    let mut server = Server::new(settings, BEGINNING);
     for record in records {
         if !server.direct(record)
             && let Some(request) = Request::read(record)
@@ -95,6 +93,9 @@ pub fn request(input: &[u8]) {
     }
     server.read_all();
     let is_quiet = server.settle();
+    if is_quiet {
+        server.check_answered();
+    }
     server.read_all();
     if is_quiet {
         server.check_leftovers();

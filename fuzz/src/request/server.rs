@@ -1,30 +1,81 @@
 //! All streams that the requests name, their clock, and the effects between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use machine::outbox;
 use machine::router::{self, Route, Settings, target};
+use machine::rows::Incarnation as IncarnationId;
 use machine::wire::internal_headers;
 use machine::wire::request::RequestHead;
-use machine::{Answer, Call, CallOutcome, Input, Millis};
+use machine::{
+    Answer, Body, Call, CallId, CallOutcome, Effect, EffectId, ForkCall, Input, Millis, Turn,
+};
+use sim::cold_tier;
 
 use super::latin;
-use super::stream::{Named, check};
+use super::stream::{Named, Source, check};
 use super::wire::Request;
 use super::{ALARMS_MAX, ROUNDS_MAX};
 use crate::effects::{EffectJob, Outcome};
-use crate::object::Object;
+use crate::object::{Cold, Object};
+
+/// Instances of different streams get different seeds.
+const SEEDS_OF_A_STREAM: u64 = 1 << 32;
 
 pub(super) struct Server {
     pub(super) settings: Settings,
     pub(super) now: Millis,
     /// How many reads succeed in the next turn.
     pub(super) reads_left: Option<u64>,
-    pub(super) objects: BTreeMap<String, Named>,
+    objects: BTreeMap<String, Named>,
+    cold: Cold,
+    /// The calls that are not answered yet.
+    calls: BTreeMap<u64, Waiting>,
+    next_call: u64,
+    /// What instances are to be told.
+    reports: VecDeque<Report>,
+}
+
+/// A call that is not answered yet.
+struct Waiting {
+    /// The name of the called object.
+    to: String,
+    request: Request,
+    call: Call,
+    /// The effect that is the call; `None` if nobody waits for the answer, or a client does.
+    caller: Option<Caller>,
+    /// The length of the source when the call came, if it creates a fork.
+    source: Option<(IncarnationId, u64)>,
+}
+
+struct Caller {
+    name: String,
+    instance: Option<u64>,
+    effect: EffectId,
+}
+
+struct Report {
+    name: String,
+    /// Nobody else is told.
+    instance: Option<u64>,
+    input: Input,
 }
 
 impl Server {
+    pub(super) fn new(settings: Settings, now: Millis) -> Self {
+        Self {
+            settings,
+            now,
+            reads_left: None,
+            objects: BTreeMap::new(),
+            cold: Cold::default(),
+            calls: BTreeMap::new(),
+            next_call: 0,
+            reports: VecDeque::new(),
+        }
+    }
+
     /// Carries out a record that is a command. Returns whether it is one.
     pub(super) fn direct(&mut self, record: &[u8]) -> bool {
         let text = latin(record.get(..32).unwrap_or(record));
@@ -47,30 +98,153 @@ impl Server {
         true
     }
 
+    /// Ends all instances, and with them the calls that wait.
     pub(super) fn sleep(&mut self) {
         self.objects
             .values_mut()
             .for_each(|named| named.object.sleep());
+        self.calls.clear();
     }
 
     pub(super) fn wait(&mut self, milliseconds: u64) {
         self.now = self.now.plus(milliseconds % (1 << 40));
-        for named in self.objects.values_mut() {
+        let names: Vec<_> = self.objects.keys().cloned().collect();
+        for name in names {
             for _ in 0..ALARMS_MAX {
-                let Some(at) = named.object.alarm.take_if(|at| *at <= self.now) else {
+                let now = self.now;
+                let object = self.objects.get_mut(&name).map(|named| &mut named.object);
+                let object = object.expect("no object is ever removed");
+                let Some(at) = object.alarm.take_if(|at| *at <= now) else {
                     break;
                 };
-                named.object.reads_left = self.reads_left.take();
-                match named.object.step(self.now, Input::Alarm) {
-                    Ok(turn) => {
-                        assert!(turn.after_commit.is_empty(), "an alarm answers no call");
-                        named.note_removal(&turn);
-                    }
+                if !self.step(&name, Input::Alarm, None) {
                     // The platform tries again.
-                    Err(_) => named.object.alarm = Some(at),
+                    self.object(&name).alarm = Some(at);
                 }
             }
         }
+    }
+
+    fn object(&mut self, name: &str) -> &mut Object {
+        let named = self.objects.get_mut(name);
+        &mut named.expect("no object is ever removed").object
+    }
+
+    /// Lets an object take a turn, and tells everybody of its answers. Returns whether its storage
+    /// could be read. `direct` is the call of the input, if it is one.
+    fn step(&mut self, name: &str, input: Input, direct: Option<u64>) -> bool {
+        let done = self.one_step(name, input, direct);
+        while let Some(report) = self.reports.pop_front() {
+            if self.object(&report.name).instance() == report.instance {
+                self.one_step(&report.name, report.input, None);
+            }
+        }
+        done
+    }
+
+    fn one_step(&mut self, name: &str, input: Input, direct: Option<u64>) -> bool {
+        let (now, reads_left) = (self.now, self.reads_left.take());
+        let object = self.object(name);
+        object.reads_left = reads_left;
+        match object.step(now, input) {
+            Ok(turn) => {
+                self.settle_turn(name, &turn, direct);
+                true
+            }
+            Err(unreadable) => {
+                let lost = self.calls.extract_if(.., |_, waiting| waiting.to == name);
+                for (_, waiting) in lost.collect::<Vec<_>>() {
+                    let answer = Answer::internal(&unreadable.to_string());
+                    check(&waiting.request, &answer, b"");
+                    self.tell(waiting.caller, answer.status, Bytes::new());
+                }
+                false
+            }
+        }
+    }
+
+    /// Judges the answers of a turn, and hands them to their callers.
+    fn settle_turn(&mut self, name: &str, turn: &Turn, direct: Option<u64>) {
+        let now = self.now;
+        let named = self.objects.get_mut(name);
+        named.expect("no object is ever removed").note_removal(turn);
+        for effect in &turn.after_commit {
+            let (Effect::Answer { call: id, .. } | Effect::Attach { call: id, .. }) = effect else {
+                panic!("only answers are left: {effect:?}");
+            };
+            let waiting = self.calls.remove(&id.0);
+            let waiting = waiting.expect("a call is answered once");
+            assert_eq!(waiting.to, name, "another object answers");
+            // Only then has the turn nothing to do with other calls.
+            let is_alone = direct == Some(id.0) && turn.after_commit.len() == 1;
+            let is_created = match effect {
+                Effect::Answer { answer, .. } => answer.status == 201,
+                _ => false,
+            };
+            let source = if is_created {
+                self.source(name, &waiting)
+            } else {
+                None
+            };
+            let named = self.objects.get_mut(name);
+            let named = named.expect("no object is ever removed");
+            let answer = named.answered(
+                now,
+                (&waiting.request, &waiting.call),
+                effect,
+                turn,
+                is_alone,
+                source,
+            );
+            let body = match &answer.body {
+                Body::Bytes(bytes) => bytes.clone().into(),
+                Body::Empty | Body::Plan(_) => Bytes::new(),
+            };
+            self.tell(waiting.caller, answer.status, body);
+        }
+        if let Some(waiting) = direct.and_then(|id| self.calls.get(&id)) {
+            let may_wait = matches!(
+                waiting.call,
+                Call::Create(_) | Call::Fork(ForkCall::Pin { .. })
+            );
+            assert!(may_wait, "a call is answered in its turn");
+        }
+    }
+
+    fn tell(&mut self, caller: Option<Caller>, status: u16, body: Bytes) {
+        let Some(caller) = caller else { return };
+        let outcome = CallOutcome::Answered { status, body };
+        self.reports.push_back(Report {
+            name: caller.name,
+            instance: caller.instance,
+            input: Input::CallFinished {
+                effect: caller.effect,
+                outcome,
+            },
+        });
+    }
+
+    /// Returns what is known of the source of a fork that has just been created.
+    fn source(&self, name: &str, waiting: &Waiting) -> Option<Source> {
+        let Call::Create(create) = &waiting.call else {
+            return None;
+        };
+        let asked = create.fork.as_ref()?;
+        let head = self.objects.get(name)?.object.store.rows.head()?;
+        let fork = head.lineage.fork.as_ref()?;
+        assert_eq!(
+            fork.source, asked.source,
+            "a fork of the stream that was asked for"
+        );
+        let named = self.objects.get(&fork.source);
+        let named = named.expect("a source is there");
+        let incarnation = named.of(fork.incarnation);
+        let incarnation = incarnation.expect("a source was created once");
+        let known = waiting.source.filter(|(id, _)| *id == fork.incarnation);
+        Some(Source {
+            content: incarnation.clone(),
+            length_then: known.map_or(0, |(_, length)| length),
+        })
     }
 
     /// Ends one of the effects under way with this outcome.
@@ -88,48 +262,73 @@ impl Server {
         let Some(name) = owner.map(|(name, _)| name.clone()) else {
             return;
         };
-        let Some(mut named) = self.objects.remove(&name) else {
-            return;
-        };
-        let job = named.object.jobs.remove(at as usize);
         let now = self.now;
-        let report = job.carry_out(outcome, now, &mut named.object, |to, request| {
-            self.deliver(to, request)
-        });
-        if let Some(input) = report {
-            named.object.reads_left = self.reads_left.take();
-            named.report(now, input);
+        let object = self.object(&name);
+        let job = object.jobs.remove(at as usize);
+        if let EffectJob::Call {
+            effect,
+            to,
+            request,
+        } = job
+        {
+            let caller = Caller {
+                instance: object.instance(),
+                name,
+                effect,
+            };
+            return self.run_call(caller, to, request, outcome);
         }
-        self.objects.insert(name, named);
+        let report = job.carry_out(outcome, now, object);
+        self.check_kept();
+        if let Some(input) = report {
+            self.step(&name, input, None);
+        }
     }
 
-    /// Answers the first call on its way with this status, without the called object.
-    pub(super) fn answer_call(&mut self, status: u16) {
-        for named in self.objects.values_mut() {
-            let jobs = &mut named.object.jobs;
-            let is_call = |job: &EffectJob| matches!(job, EffectJob::Call { .. });
-            if let Some(at) = jobs.iter().position(is_call)
-                && let EffectJob::Call { effect, .. } = jobs.remove(at)
-            {
-                let body = Bytes::new();
-                let outcome = CallOutcome::Answered { status, body };
-                return named.report(self.now, Input::CallFinished { effect, outcome });
+    fn run_call(&mut self, caller: Caller, to: String, request: outbox::Request, outcome: Outcome) {
+        let is_told = outcome == Outcome::Done;
+        let (awaited, other) = if is_told {
+            (Some(caller), None)
+        } else {
+            (None, Some(caller))
+        };
+        if outcome.takes_effect() {
+            self.deliver(to, request, awaited);
+        }
+        if let Some(caller) = other.filter(|_| outcome.is_reported()) {
+            let outcome = CallOutcome::Failed;
+            let effect = caller.effect;
+            if self.object(&caller.name).instance() == caller.instance {
+                self.step(&caller.name, Input::CallFinished { effect, outcome }, None);
             }
         }
     }
 
-    /// Delivers a request to the object of a stream. Returns the status of the answer.
-    pub(super) fn deliver(&mut self, to: String, request: outbox::Request) -> u16 {
+    /// Answers the first call on its way with this status, without the called object.
+    pub(super) fn answer_call(&mut self, status: u16) {
+        let is_call = |job: &EffectJob| matches!(job, EffectJob::Call { .. });
+        let first = self.objects.iter_mut().find_map(|(name, named)| {
+            let jobs = &mut named.object.jobs;
+            let at = jobs.iter().position(is_call)?;
+            Some((name.clone(), jobs.remove(at)))
+        });
+        if let Some((name, EffectJob::Call { effect, .. })) = first {
+            let body = Bytes::new();
+            let outcome = CallOutcome::Answered { status, body };
+            self.step(&name, Input::CallFinished { effect, outcome }, None);
+        }
+    }
+
+    /// Delivers a request to the object of a stream.
+    fn deliver(&mut self, to: String, request: outbox::Request, caller: Option<Caller>) {
         let url = outbox::url(&to);
-        self.hand_over(
-            to,
-            &Request {
-                method: request.method,
-                url,
-                headers: request.headers,
-                body: request.body.into(),
-            },
-        )
+        let request = Request {
+            method: request.method,
+            url,
+            headers: request.headers,
+            body: request.body.into(),
+        };
+        self.hand_over(to, request, caller);
     }
 
     /// Carries out all remaining work without a failure. Returns whether it came to an end.
@@ -153,19 +352,52 @@ impl Server {
         false
     }
 
+    /// Checks that no object is deleted that a stream or a fork needs.
+    fn check_kept(&self) {
+        let cold = self.cold.borrow();
+        let missing = self
+            .objects
+            .values()
+            .flat_map(|named| cold_tier::referenced(&named.object.store.rows))
+            .find(|key| !cold.contains_key(key));
+        assert_eq!(missing, None, "an object is missing");
+    }
+
     /// Checks that nothing is kept without a reference to it.
     pub(super) fn check_leftovers(&self) {
+        let mut referenced = BTreeSet::new();
         for (name, named) in &self.objects {
             let object = &named.object;
-            assert!(
-                object.cold_is_tidy(),
-                "{name} leaves objects in the cold tier"
-            );
             assert!(
                 !object.has_no_stream() || object.is_empty(),
                 "{name} leaves rows"
             );
+            let rows = &object.store.rows;
+            referenced.extend(cold_tier::referenced(rows));
+            let Some(head) = rows.head() else { continue };
+            let pins = rows.pins().filter(|pin| pin.released_at.is_none());
+            let pins: BTreeSet<_> = pins.map(|pin| pin.fork).collect();
+            let others = self.objects.values();
+            let heads = others.filter_map(|other| other.object.store.rows.head());
+            let forks = heads.filter(|other| {
+                let fork = other.lineage.fork.as_ref();
+                let is_of =
+                    |id| fork.is_some_and(|fork| fork.source == *name && fork.incarnation == id);
+                is_of(head.incarnation)
+            });
+            let forks: BTreeSet<_> = forks.map(|fork| fork.incarnation).collect();
+            assert_eq!(pins, forks, "{name} is pinned by its forks");
+            assert!(!object.is_hidden() || !pins.is_empty(), "{name} is left");
         }
+        let there: BTreeSet<_> = self.cold.borrow().keys().cloned().collect();
+        assert_eq!(there, referenced, "the cold tier has what rows refer to");
+    }
+
+    /// Checks that nobody waits for an answer when all work is done.
+    pub(super) fn check_answered(&self) {
+        let waiting = self.calls.values().next();
+        let waiting = waiting.map(|waiting| (&waiting.to, &waiting.request));
+        assert!(waiting.is_none(), "{waiting:?} is not answered");
     }
 
     /// Handles a request as the router and the object do.
@@ -211,33 +443,58 @@ impl Server {
                 "the router offers a connection to live reads"
             );
         }
-        self.hand_over(to.name, &handed);
+        self.hand_over(to.name, handed, None);
     }
 
-    /// Passes a request to the object of this name. Returns the status of its answer.
-    pub(super) fn hand_over(&mut self, name: String, request: &Request) -> u16 {
+    /// Passes a request to the object of this name.
+    fn hand_over(&mut self, to: String, request: Request, caller: Option<Caller>) {
         let limits = &self.settings.limits;
         let call = match request.parse(limits) {
             Ok(call) => call,
             Err(refusal) => {
                 let answer = Answer::refusal(&refusal);
-                check(request, &answer, b"");
-                return answer.status;
+                check(&request, &answer, b"");
+                return self.tell(caller, answer.status, Bytes::new());
             }
         };
-        if is_of_forks(&call) {
-            return 501;
+        if !matches!(call, Call::Fork(_)) {
+            let base = request.url.split(['?', '#']).next().unwrap_or_default();
+            let again = Request::print(&call, base).parse(limits);
+            assert_eq!(again.as_ref(), Ok(&call), "a call survives being printed");
         }
-        let base = request.url.split(['?', '#']).next().unwrap_or_default();
-        let again = Request::print(&call, base).parse(limits);
-        assert_eq!(again.as_ref(), Ok(&call), "a call survives being printed");
-        let named = self.objects.entry(name).or_insert_with(|| Named {
-            object: Object::new(limits.clone()),
-            incarnation: None,
-            pages: BTreeMap::new(),
+        let source = match &call {
+            Call::Create(create) => create.fork.as_ref(),
+            _ => None,
+        };
+        let source = source.and_then(|fork| self.objects.get(&fork.source)?.extent());
+        let number = self.objects.len() as u64;
+        let cold = &self.cold;
+        self.objects.entry(to.clone()).or_insert_with(|| {
+            let mut object = Object::new(limits.clone());
+            object.cold = Cold::clone(cold);
+            object.first_seed = number * SEEDS_OF_A_STREAM;
+            Named {
+                object,
+                incarnation: None,
+                former: Vec::new(),
+                pages: BTreeMap::new(),
+            }
         });
-        named.object.reads_left = self.reads_left.take();
-        named.take(self.now, request, call)
+        self.next_call += 1;
+        let id = self.next_call;
+        let waiting = Waiting {
+            to: to.clone(),
+            request,
+            call: call.clone(),
+            caller,
+            source,
+        };
+        self.calls.insert(id, waiting);
+        let input = Input::Call {
+            id: CallId(id),
+            call,
+        };
+        self.step(&to, input, Some(id));
     }
 
     pub(super) fn read_all(&mut self) {
@@ -245,15 +502,7 @@ impl Server {
         for named in self.objects.values_mut() {
             named.read_all(now);
         }
-    }
-}
-
-/// Returns whether a call creates a fork, or comes from one. The objects of this target have no
-/// common cold tier, which forks need.
-const fn is_of_forks(call: &Call) -> bool {
-    match call {
-        Call::Create(create) => create.fork.is_some(),
-        Call::Fork(_) => true,
-        Call::Append(_) | Call::Metadata | Call::Read(_) | Call::Delete(_) => false,
+        // Its instances have ended.
+        self.calls.clear();
     }
 }

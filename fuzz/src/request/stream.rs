@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use machine::live_reader::{Frame, LiveHead};
-use machine::rows::{Expiry, StreamRow as StoredHead};
+use machine::rows::{Expiry, Incarnation as IncarnationId, StreamRow as StoredHead};
 use machine::wire::request::{Append, Create, Read, StartOffset};
 use machine::wire::{CacheMode, Format, content_type, internal_headers};
 use machine::{
-    AlarmChange, Answer, Body, Broadcast, Call, CallId, Class, Effect, Input, Millis, Offset, Turn,
-    Write,
+    AlarmChange, Answer, Body, Broadcast, Call, CallId, Class, Effect, ForkRequest, Input, Millis,
+    Offset, Turn, Write,
 };
 
 use super::PAGES_MAX;
@@ -16,54 +16,87 @@ use super::wire::Request;
 use crate::grammar;
 use crate::object::Object;
 
-/// A stream, and the content that it must have.
+/// A name, its stream, and the content that this must have.
 pub(super) struct Named {
     pub(super) object: Object,
     pub(super) incarnation: Option<Incarnation>,
+    /// Those that have ended. Forks may still have their content.
+    pub(super) former: Vec<Incarnation>,
     /// Pages that were returned, with their entity tags, by the offset where they begin. A page
     /// that does not reach the tail never changes.
     pub(super) pages: BTreeMap<Offset, (Option<String>, Vec<u8>)>,
 }
 
+#[derive(Clone)]
 pub(super) struct Incarnation {
+    id: IncarnationId,
     format: Format,
     expires: bool,
     tail: Offset,
     /// What was accepted: messages, or runs of bytes.
     records: Vec<Vec<u8>>,
+    /// The offsets that were sent, and the units before each.
+    offsets: BTreeMap<Offset, u64>,
+}
+
+/// What is known of the source of a fork.
+pub(super) struct Source {
+    pub(super) content: Incarnation,
+    /// Its units when the fork was asked for.
+    pub(super) length_then: u64,
+}
+
+impl Incarnation {
+    fn length(&self) -> u64 {
+        match self.format {
+            Format::Json => self.records.len() as u64,
+            Format::Text | Format::Binary => {
+                self.records.iter().map(Vec::len).sum::<usize>() as u64
+            }
+        }
+    }
+
+    /// Returns the content before a position.
+    fn prefix(&self, units: u64) -> Vec<Vec<u8>> {
+        let units = usize::try_from(units).expect("a number of units in memory");
+        match self.format {
+            Format::Json => self.records[..units].to_vec(),
+            Format::Text | Format::Binary => vec![self.records.concat()[..units].to_vec()],
+        }
+    }
+
+    fn note_offset(&mut self) {
+        let length = self.length();
+        self.offsets.insert(self.tail, length);
+    }
 }
 
 impl Named {
-    /// Handles a call. Returns the status of the answer.
-    pub(super) fn take(&mut self, now: Millis, request: &Request, call: Call) -> u16 {
-        let input = Input::Call {
-            id: CallId(0),
-            call: call.clone(),
-        };
-        let turn = match self.object.step(now, input) {
-            Ok(turn) => turn,
-            Err(unreadable) => {
-                let answer = Answer::internal(&unreadable.to_string());
-                check(request, &answer, b"");
-                return answer.status;
-            }
-        };
-        self.note_removal(&turn);
-        let [effect] = turn.after_commit.as_slice() else {
-            panic!(
-                "a call is answered once, in its turn: {:?}",
-                turn.after_commit
-            )
-        };
+    /// Returns an incarnation of this name, if it was created.
+    pub(super) fn of(&self, id: IncarnationId) -> Option<&Incarnation> {
+        let mut all = self.former.iter().chain(&self.incarnation);
+        all.find(|incarnation| incarnation.id == id)
+    }
+
+    /// Returns the present incarnation and its length.
+    pub(super) fn extent(&self) -> Option<(IncarnationId, u64)> {
+        let incarnation = self.incarnation.as_ref()?;
+        Some((incarnation.id, incarnation.length()))
+    }
+
+    /// Judges the answer to a call. `is_alone` says that nothing else has happened in its turn.
+    pub(super) fn answered<'a>(
+        &mut self,
+        now: Millis,
+        (request, call): (&Request, &Call),
+        effect: &'a Effect,
+        turn: &Turn,
+        is_alone: bool,
+        source: Option<Source>,
+    ) -> &'a Answer {
         let answer = match effect {
-            Effect::Answer {
-                call: CallId(0),
-                answer,
-            } => answer,
-            Effect::Attach {
-                call: CallId(0),
-                subscriber,
-            } => {
+            Effect::Answer { answer, .. } => answer,
+            Effect::Attach { subscriber, .. } => {
                 let header = subscriber
                     .answer
                     .header(internal_headers::LIVE_HEAD)
@@ -73,21 +106,19 @@ impl Named {
                 assert!(head.attached && head.up_to_date && !head.closed);
                 &subscriber.answer
             }
-            Effect::Answer { .. }
-            | Effect::Attach { .. }
-            | Effect::Put(_)
+            Effect::Put(_)
             | Effect::Collect { .. }
             | Effect::Call { .. }
-            | Effect::Index { .. } => panic!("another call is answered: {effect:?}"),
+            | Effect::Index { .. } => panic!("a call is answered: {effect:?}"),
         };
         if let Some(body) = self.object.body(now, answer) {
             check(request, answer, &body);
         }
-        if answer.status >= 400 {
+        if answer.status >= 400 && is_alone {
             // A refused call may change only three things: it may store a use of a stream with a
             // TTL, end an expired stream, and begin remaining work.
             let slides = |head: &StoredHead| matches!(head.expiry, Expiry::Sliding { .. });
-            let ends = turn.writes.contains(&Write::DropTables);
+            let ends = turn.writes.iter().any(ends);
             let allowed = |write: &Write| match write {
                 Write::DropTables | Write::UpdateSegment(_) => true,
                 Write::UpdateStream(head) => slides(head) || turn.alarm != AlarmChange::Keep,
@@ -119,14 +150,16 @@ impl Named {
             );
         }
         match call {
-            Call::Create(create) if answer.status == 201 => self.created(&create, answer),
+            Call::Create(create) if answer.status == 201 => {
+                self.created(now, create, answer, source);
+            }
             Call::Append(append) if answer.status < 300 => {
-                self.appended(&append, answer, turn.broadcast.as_ref())
+                self.appended(append, answer, turn.broadcast.as_ref())
             }
             Call::Delete(_) if answer.status < 300 => {
                 assert!(
-                    self.object.has_no_stream(),
-                    "a deleted stream leaves nothing"
+                    self.object.has_no_stream() || self.object.is_hidden(),
+                    "a deleted stream leaves nothing but what its forks need"
                 );
             }
             Call::Create(_)
@@ -136,35 +169,83 @@ impl Named {
             | Call::Metadata
             | Call::Fork(_) => {}
         }
-        answer.status
-    }
-
-    /// Reports the outcome of a job to the stream.
-    pub(super) fn report(&mut self, now: Millis, input: Input) {
-        if let Ok(turn) = self.object.step(now, input) {
-            assert!(
-                turn.after_commit.is_empty() && turn.broadcast.is_none(),
-                "no caller waits"
-            );
-        }
+        answer
     }
 
     /// Notes that a stream was deleted or has expired.
     pub(super) fn note_removal(&mut self, turn: &Turn) {
-        if turn.writes.contains(&Write::DropTables) {
-            self.incarnation = None;
+        if turn.writes.iter().any(ends) {
+            self.former.extend(self.incarnation.take());
             self.pages.clear();
         }
     }
 
-    pub(super) fn created(&mut self, create: &Create, answer: &Answer) {
-        let format = content_type::format(&create.content_type);
-        self.incarnation = Some(Incarnation {
+    fn created(&mut self, now: Millis, create: &Create, answer: &Answer, source: Option<Source>) {
+        let head = self.object.store.rows.head();
+        let head = head.expect("a created stream has a row").clone();
+        let is_fork = head.lineage.fork.is_some();
+        assert_eq!(create.fork.is_some(), is_fork, "a fork is created as asked");
+        let format = content_type::format(&head.content_type);
+        let mut incarnation = Incarnation {
+            id: head.incarnation,
             format,
-            expires: create.expiry != Expiry::Never,
+            expires: head.expiry != Expiry::Never,
             tail: next_offset(answer),
             records: records(format, &create.body),
-        });
+            offsets: BTreeMap::new(),
+        };
+        if let (Some(source), Some(fork)) = (source, &create.fork) {
+            assert_eq!(
+                source.content.format, format,
+                "a fork has its source's format"
+            );
+            let units = self.inherited(now, &incarnation, fork, &source);
+            let mut records = source.content.prefix(units);
+            records.append(&mut incarnation.records);
+            incarnation.records = records;
+            let shared = source.content.offsets.iter();
+            let shared = shared.filter(|(_, place)| **place <= units);
+            incarnation.offsets = shared.map(|(offset, place)| (*offset, *place)).collect();
+        }
+        incarnation.note_offset();
+        self.incarnation = Some(incarnation);
+    }
+
+    /// Returns how many units a new fork has from its source. Everything that it has is read later.
+    fn inherited(
+        &mut self,
+        now: Millis,
+        own: &Incarnation,
+        fork: &ForkRequest,
+        source: &Source,
+    ) -> u64 {
+        self.object.reads_left = None;
+        let answer = self.catch_up(now, StartOffset::Start, CacheMode::Private);
+        if answer.status != 200 {
+            // It has expired at once.
+            assert!(own.expires, "a new fork can be read");
+            return 0;
+        }
+        assert_eq!(answer.header("Stream-Up-To-Date"), Some("true"));
+        let body = self.object.body(now, &answer).expect("a map can be read");
+        let whole = Incarnation {
+            records: records(own.format, &body),
+            ..own.clone()
+        };
+        let units = whole.length() - own.length();
+        let (least, most) = match &fork.offset {
+            None => (source.length_then, source.content.length()),
+            Some(offset) => match source.content.offsets.get(offset) {
+                Some(place) => (place + fork.sub_offset, place + fork.sub_offset),
+                // It is one that no answer has named.
+                None => (0, source.content.length()),
+            },
+        };
+        assert!(
+            (least..=most).contains(&units),
+            "a fork has {least} to {most} units of its source, not {units}"
+        );
+        units
     }
 
     pub(super) fn appended(&mut self, append: &Append, answer: &Answer, live: Option<&Broadcast>) {
@@ -202,6 +283,7 @@ impl Named {
         incarnation
             .records
             .extend(records(incarnation.format, &append.body));
+        incarnation.note_offset();
     }
 
     /// Returns the answer to a catch-up read.
@@ -248,7 +330,13 @@ impl Named {
         let mut is_known = false;
         for _ in 0..PAGES_MAX {
             let answer = self.catch_up(now, from, CacheMode::Shared);
-            if answer.status == 404 {
+            let is_hidden = self.object.is_hidden();
+            assert_eq!(
+                answer.status == 410,
+                is_hidden,
+                "only a hidden stream is gone"
+            );
+            if matches!(answer.status, 404 | 410) {
                 let gone = self
                     .incarnation
                     .as_ref()
@@ -297,6 +385,15 @@ impl Named {
     }
 }
 
+/// Returns whether a write ends the stream, or hides it because its forks need it.
+fn ends(write: &Write) -> bool {
+    match write {
+        Write::DropTables => true,
+        Write::UpdateStream(head) => head.lineage.deleted_at.is_some(),
+        _ => false,
+    }
+}
+
 fn records(format: Format, body: &[u8]) -> Vec<Vec<u8>> {
     if body.is_empty() {
         return Vec::new();
@@ -322,7 +419,12 @@ fn next_offset(answer: &Answer) -> Offset {
 /// Checks the rules of all answers.
 pub(super) fn check(request: &Request, answer: &Answer, body: &[u8]) {
     let status = answer.status;
-    assert!((200..=501).contains(&status), "{status} to {request:?}");
+    // Only a fork can fail to be created in time, and what waits behind it.
+    let may_fail = request.method == "PUT";
+    assert!(
+        (200..=501).contains(&status) || status == 503 && may_fail,
+        "{status} to {request:?}"
+    );
     assert!(answer.header("Cache-Control").is_some(), "{request:?}");
     for (name, value) in answer.headers() {
         let plain = value

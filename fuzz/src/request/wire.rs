@@ -1,6 +1,7 @@
 //! One request as text: read from the input, parsed by the machine, and printed again.
 
 use bytes::Bytes;
+use machine::outbox;
 use machine::router::target;
 use machine::rows::{Expiry, ProducerStamp};
 use machine::wire::internal_headers;
@@ -137,7 +138,18 @@ impl Request {
 type Printed = (&'static str, String);
 
 fn print_create(create: &Create) -> Vec<Printed> {
-    let mut headers = vec![("Content-Type", create.content_type.clone())];
+    let names_type = create
+        .fork
+        .as_ref()
+        .is_none_or(|fork| fork.has_content_type);
+    let mut headers = Vec::new();
+    headers.extend(names_type.then(|| ("Content-Type", create.content_type.clone())));
+    if let Some(fork) = &create.fork {
+        headers.push(("Stream-Forked-From", outbox::target(&fork.source)));
+        let offset = fork.offset.map(|offset| offset.to_string());
+        headers.extend(offset.map(|offset| ("Stream-Fork-Offset", offset)));
+        headers.push(("Stream-Fork-Sub-Offset", fork.sub_offset.to_string()));
+    }
     match &create.expiry {
         Expiry::Never => {}
         Expiry::Sliding { seconds } => headers.push(("Stream-TTL", seconds.to_string())),

@@ -1,7 +1,6 @@
 //! The alarm: one for all reasons, derived from the state after every step.
 
 use super::{RowChange, Step, Stream, StreamState};
-use crate::rows::Write;
 use crate::storage::StorageError;
 use crate::timer::{Timer, TimerReason, Timers};
 use crate::{AlarmChange, Context, Limits, Millis, Turn};
@@ -76,9 +75,8 @@ impl Stream {
     /// Sets the alarm again in the turn that writes the first row, because the shell may have
     /// forgotten one that was set without rows.
     fn arm_with_first_row(&self, step: &mut Step) {
-        let had_rows = step.has_rows && !step.turn.writes.contains(&Write::DropTables);
         let has_rows = self.state.is_some() || self.outbox.has_table();
-        if let Some(at) = self.alarm_at.filter(|_| has_rows && !had_rows)
+        if let Some(at) = self.alarm_at.filter(|_| has_rows && !step.has_rows)
             && step.turn.alarm == AlarmChange::Keep
         {
             step.turn.alarm = AlarmChange::Set(at);
