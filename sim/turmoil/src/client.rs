@@ -374,6 +374,12 @@ impl Client {
         if source_of(&request).is_some() {
             context.forks.borrow_mut()[name] = Some((*request).clone());
         }
+        let is_plain_read = request.method == "GET" && request.parameter("live").is_none();
+        if is_plain_read && settings.forks > 0 && context.shared.lock().choices.fifth().percent(15)
+        {
+            // The stream may end while its pages follow one another.
+            self.send_copy(name, &Rc::new(Request::new("DELETE")));
+        }
         let mut unknown_since = None;
         for _ in 0..=settings.workload.retries {
             let begun = now();

@@ -25,11 +25,24 @@ pub(crate) fn next(
 ) -> (usize, Request) {
     let all = 0..judge.names();
     let exists = |name: &usize| judge.incarnation(*name).is_some();
-    match choices.weighted(&[14, 3, 4]) {
+    match choices.weighted(&[14, 3, 4, 4]) {
         0 => create(choices, settings, judge, operation),
         1 => {
             let name = one_of(choices, all, exists);
             (name, Request::new("DELETE"))
+        }
+        2 => {
+            let is_fork = |name: &usize| {
+                let incarnation = judge.incarnation(*name);
+                incarnation.is_some_and(|it| it.fork.is_some())
+            };
+            let name = one_of(choices, all, is_fork);
+            let mut request = Request::new("GET");
+            request.query.push(("offset", "-1".to_owned()));
+            if choices.upto(1) == 1 {
+                request.query.push(("live", "sse".to_owned()));
+            }
+            (name, request)
         }
         _ => {
             let name = one_of(choices, all, |name| created[*name].is_some());
