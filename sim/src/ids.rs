@@ -5,6 +5,8 @@ use core::hash::Hash;
 use core::marker::PhantomData;
 use core::ops::{Index, IndexMut};
 
+use crate::trace::Span;
+
 /// An id in a [`Table`].
 pub trait Id: Copy + Eq + Ord + Hash + Debug + Display + 'static {
     fn new(number: usize) -> Self;
@@ -55,6 +57,14 @@ ids! {
     FetchId
     /// A message from object to object.
     RpcId
+}
+
+impl CallId {
+    /// Returns its span in a timeline.
+    #[must_use]
+    pub const fn span(self) -> Span {
+        Span::new("c", self.0 as u64)
+    }
 }
 
 impl From<CallId> for machine::CallId {

@@ -12,7 +12,6 @@ pub mod coverage;
 pub mod digest;
 pub mod engine;
 pub mod fidelity;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod forks;
 pub mod http_cache;
 pub mod ids;
@@ -21,18 +20,15 @@ pub mod layer;
 pub mod model;
 pub mod oracles;
 pub mod platform;
+pub mod report;
 pub mod request;
 pub mod run;
 pub mod segments;
 pub mod settings;
 pub mod shrink;
 pub mod storage;
+pub mod trace;
+#[cfg(target_arch = "wasm32")]
+pub mod wasm;
 pub mod workload;
 pub mod world;
-
-/// Returns the hashes of many seeds as one. The wasm build exports it.
-#[cfg(target_arch = "wasm32")]
-#[unsafe(no_mangle)]
-pub extern "C" fn combined_hash(first: u64, count: u64) -> u64 {
-    run::combined_hash(first, count)
-}

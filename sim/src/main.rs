@@ -34,6 +34,18 @@ enum Command {
         jobs: Option<usize>,
         #[arg(long, value_enum, default_value = "map")]
         storage: Storage,
+        /// Write the tape of the seed that fails into this directory, and a page that replays it
+        #[arg(long, value_name = "DIRECTORY")]
+        report: Option<PathBuf>,
+    },
+    /// Write a page that replays one seed or tape in a browser
+    Report {
+        what: Subject,
+        #[arg(short, long, default_value = "report.html")]
+        output: PathBuf,
+        /// The seed or tape is one of the world of forks
+        #[arg(long)]
+        forks: bool,
     },
     /// Run one seed or tape again
     Replay {
@@ -124,6 +136,9 @@ enum Command {
         /// Run everything that fits into this many operations, with a crash at every place
         #[arg(long)]
         explore: Option<u64>,
+        /// Write the tape of the seed that fails into this directory, and a page that replays it
+        #[arg(long, value_name = "DIRECTORY")]
+        report: Option<PathBuf>,
     },
     /// Print everything that the programs of a file can show on a simulated object, as JSON
     Fidelity {
@@ -200,7 +215,17 @@ fn main() -> Result<ExitCode> {
             minutes,
             jobs,
             storage,
-        } => layer::run::<Inner>(seeds, minutes, jobs, storage.into()),
+            report,
+        } => {
+            let reports = report.as_deref();
+            layer::run::<Inner>(seeds, minutes, jobs, storage.into(), reports)
+        }
+        Command::Report {
+            what,
+            output,
+            forks: false,
+        } => layer::report::<Inner>(&what, &output),
+        Command::Report { what, output, .. } => layer::report::<Forks>(&what, &output),
         Command::Work {
             seeds,
             step,
@@ -280,13 +305,17 @@ fn main() -> Result<ExitCode> {
             seed,
             trace,
             explore,
+            report,
         } => match (explore, seed) {
             (Some(operations), _) => commands::explore::forks(operations),
             (None, Some(seed)) => {
                 let subject = Subject::Seed(seed);
                 layer::replay::<Forks>(&subject, trace, trace, Options::default())
             }
-            (None, None) => layer::run::<Forks>(Some(seeds), minutes, jobs, storage::Kind::Map),
+            (None, None) => {
+                let (seeds, reports) = (Some(seeds), report.as_deref());
+                layer::run::<Forks>(seeds, minutes, jobs, storage::Kind::Map, reports)
+            }
         },
         Command::Meta { seeds } => commands::meta::meta(seeds),
         Command::Mutants { arguments } => commands::mutants(arguments),

@@ -13,8 +13,11 @@ use crate::engine::Failure;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::layer::{Layer, Source};
 use crate::oracles::Oracle;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::report;
 use crate::settings::Settings;
 use crate::storage;
+use crate::trace::{Line, Section};
 use crate::world::World;
 
 /// The options of a run.
@@ -56,10 +59,10 @@ pub struct Outcome<C = Coverage> {
     pub simulated_ms: u64,
     pub coverage: C,
     pub failure: Option<Failure>,
-    pub trace: Vec<String>,
+    pub trace: Vec<Line>,
     /// The settings, and the state at the end. Both are empty unless the run is traced.
     pub settings: String,
-    pub state: String,
+    pub state: Vec<Section>,
 }
 
 /// The inner layer: the state machine in a simulated Cloudflare.
@@ -76,6 +79,7 @@ impl Layer for Inner {
     const HUNTED_RUNS_MIN: u64 = 40_000;
     const SHRINK_TRIES_MAX: u64 = 30_000;
     const SHRINK_TIME_MAX: Duration = Duration::from_secs(15);
+    const PAGE: Option<report::World> = Some(report::World::Stream);
 
     type Situation = Situation;
     type Fault = Fault;
@@ -140,7 +144,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
     let state = if options.traced {
         world.state()
     } else {
-        String::new()
+        Vec::new()
     };
     let (operations, answers_read) = (world.operation_count(), world.answers_read());
     let engine = &mut world.engine;

@@ -172,7 +172,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     ];
     let mut dry_run = project.wrangler();
     dry_run.args(["deploy", "--dry-run", "--outdir", "target/deploy"]);
-    let types = ["shells/worker/js", "tests/harness"].map(|directory| {
+    let types = ["shells/worker/js", "sim/report", "tests/harness"].map(|directory| {
         let mut types = project.command(project.npm_program("tsc"));
         types.args(["--project", directory]);
         types
@@ -222,17 +222,19 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     // For that long on every core.
     let simulated = vec![step(
         "simulate",
-        Work::Summarised(simulator(&["run", "--minutes", "1"])),
+        // The page of a seed that fails is kept with the logs.
+        Work::Summarised(simulator(&["run", "--minutes", "1", "--report", LOGS])),
     )];
     let faults = vec![
         own_step("corpora", &["coverage"]),
         own_step("planted faults caught", &["planted-faults", "--pick", "3"]),
+        own_step("pages in a browser", &["browser"]),
     ];
     let checked = vec![
         step("simulator is sound", Work::Summarised(simulator(&["meta"]))),
         step(
             "forks",
-            Work::Summarised(simulator(&["forks", "--seeds", "0..5000"])),
+            Work::Summarised(simulator(&["forks", "--seeds", "0..5000", "--report", LOGS])),
         ),
         step(
             "forks explored",

@@ -7,6 +7,7 @@
     reason = "commands print what they do"
 )]
 
+mod browser;
 mod bundle;
 mod ci;
 mod clients;
@@ -122,6 +123,12 @@ enum Command {
     },
     /// Run tiny programs on a simulated object and on a real one, and compare what they show
     Fidelity,
+    /// Open the pages of this project in Chromium, such as the report of a simulation
+    Browser {
+        /// Make the images of the documentation, too
+        #[arg(long)]
+        images: bool,
+    },
     /// Measure the latency of appends and reads
     Perf {
         /// Measure this server instead of starting one
@@ -260,6 +267,7 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             clients::clients(project, shell, upstream.as_deref())
         }
         Command::Fidelity => suite::fidelity(project),
+        Command::Browser { images } => browser::browser(project, images),
         Command::Perf {
             peers: true,
             rounds,

@@ -2,6 +2,7 @@
 //! must notice it.
 
 use crate::project::{Project, output};
+use crate::setup::WASM_TARGET;
 use crate::workspace;
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
@@ -259,6 +260,45 @@ impl Clean {
     }
 }
 
+/// A program of the simulator.
+pub(crate) struct Simulator {
+    program: PathBuf,
+    /// Where it builds itself for wasm.
+    target: PathBuf,
+}
+
+impl Simulator {
+    /// Builds the one without a planted fault.
+    pub(crate) fn clean(project: &Project) -> Result<Self> {
+        let target = project.path("target");
+        Ok(Self {
+            program: build(project, Layer::Inner, &project.path("."), &target)?,
+            target,
+        })
+    }
+
+    /// Builds the one with this fault in it, from a copy of the workspace in `house`. Returns it with
+    /// the path of the tape that shows the fault.
+    pub(crate) fn planted(project: &Project, name: &str, house: &Path) -> Result<(Self, PathBuf)> {
+        let bugs = picked(project, Layer::Inner, Some(name), None)?;
+        let bug = bugs.first().context("there is no such bug")?;
+        plant(project, bug, house)?;
+        let target = project.path(TARGET);
+        share_dependencies(project, &target)?;
+        let simulator = Self {
+            program: build(project, bug.layer, house, &target)?,
+            target,
+        };
+        Ok((simulator, bug.tape()))
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("CARGO_TARGET_DIR", &self.target);
+        command
+    }
+}
+
 /// Draws seeds until an oracle notices.
 pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
     let house = tempfile::tempdir()?;
@@ -452,10 +492,16 @@ fn plant(project: &Project, bug: &Bug, house: &Path) -> Result<()> {
 /// dependencies are the same. Files are linked, because cargo never changes those of a dependency.
 /// Another build may run meanwhile, which deletes its intermediate files.
 fn share_dependencies(project: &Project, target: &Path) -> Result<()> {
-    let built = project.path("target/sim");
-    if target.exists() || !built.exists() {
-        return Ok(());
+    for profile in [Path::new("sim"), &Path::new(WASM_TARGET).join("sim")] {
+        let (built, shared) = (project.path("target").join(profile), target.join(profile));
+        if !shared.exists() && built.exists() {
+            link_dependencies(&built, &shared)?;
+        }
     }
+    Ok(())
+}
+
+fn link_dependencies(built: &Path, shared: &Path) -> Result<()> {
     for part in ["deps", "build", ".fingerprint"] {
         for entry in WalkDir::new(built.join(part)) {
             let entry = match entry {
@@ -463,7 +509,7 @@ fn share_dependencies(project: &Project, target: &Path) -> Result<()> {
                 Err(error) if error.io_error().is_some_and(is_gone) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let to = target.join("sim").join(entry.path().strip_prefix(&built)?);
+            let to = shared.join(entry.path().strip_prefix(built)?);
             if entry.file_type().is_dir() {
                 fs::create_dir_all(to)?;
             } else {

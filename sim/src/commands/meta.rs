@@ -1,14 +1,11 @@
 //! `meta`: checks that a seed gives the same run in every process, storage and architecture.
 
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sim::layer::{Seeds, clock, repeats, root};
+use sim::layer::{Seeds, clock, repeats, wasm_module};
 use sim::run::{self, Inner, Options};
 use sim::storage;
-
-use super::cargo;
 
 pub(crate) fn meta(seeds: Seeds) -> Result<ExitCode> {
     step(seeds, "from their tapes", repeats::<Inner>)?;
@@ -90,28 +87,7 @@ WebAssembly.instantiate(readFileSync(path), {}).then(({ instance }) => {
 
 fn wasm(seeds: Seeds) -> Result<()> {
     let native = run::combined_hash(seeds.first, seeds.end - seeds.first);
-    let target = "wasm32-unknown-unknown";
-    let arguments = [
-        "rustc",
-        "--quiet",
-        "--package",
-        "sim",
-        "--lib",
-        "--crate-type",
-        "cdylib",
-        "--profile",
-        "sim",
-        "--target",
-        target,
-    ];
-    let built = cargo()
-        .args(arguments)
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(built.success(), "the wasm build failed");
-    let directory =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let module = directory.join(target).join("sim").join("sim.wasm");
+    let module = wasm_module()?;
     let (first, count) = (
         seeds.first.to_string(),
         (seeds.end - seeds.first).to_string(),

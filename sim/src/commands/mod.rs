@@ -6,18 +6,10 @@ pub(crate) mod meta;
 pub(crate) mod turmoil;
 pub(crate) mod writers;
 
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
-use sim::layer::root;
-
-fn cargo() -> Command {
-    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    let mut cargo = Command::new(cargo);
-    cargo.current_dir(root());
-    cargo
-}
+use sim::layer::cargo;
 
 /// Runs cargo in the foreground, and returns how it exits.
 fn exit(cargo: &mut Command) -> Result<ExitCode> {

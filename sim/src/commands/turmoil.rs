@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{cargo, exit};
+use sim::layer::cargo;
+
+use super::exit;
 
 /// Builds and runs it.
 pub(crate) fn turmoil(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<ExitCode> {

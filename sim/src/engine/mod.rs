@@ -6,11 +6,14 @@ mod scheduler;
 pub use recorder::{Failure, Recorder};
 use scheduler::{Scheduler, Taken};
 
+use core::fmt::Display;
+
 use crate::choices::Choices;
 use crate::coverage::{Coverage, Fault, Situation, Watermark};
 use crate::model::Mismatch;
 use crate::oracles::Oracle;
 use crate::settings::{BEGINNING, Settings};
+use crate::trace::Mark;
 
 /// The most events of a run. An instance whose clock is behind may get an alarm every few
 /// milliseconds for a while.
@@ -71,6 +74,7 @@ impl<'w, 't, E> Engine<'w, 't, E> {
         } = self.scheduler.take_next()?;
         if is_reordered {
             self.changed(Fault::Reorder);
+            self.note_as(Mark::Fault, "fault", || Fault::Reorder.text().to_owned());
         }
         self.recorder.digest.number(self.now());
         self.raise(Watermark::EventsAtOnce, at_once);
@@ -123,6 +127,10 @@ impl<'w, 't, E> Engine<'w, 't, E> {
         };
         if fires {
             self.recorder.coverage.fired(fault);
+            // One that changes the order of events is noted where it has done so.
+            if fault != Fault::Reorder {
+                self.note_as(Mark::Fault, "fault", || fault.text().to_owned());
+            }
         }
         fires
     }
@@ -146,7 +154,7 @@ impl<'w, 't, E> Engine<'w, 't, E> {
     pub fn fail(&mut self, oracle: Oracle, expected: String, actual: String) {
         let counts = self.settings.only.is_none_or(|only| only == oracle);
         if counts && self.recorder.failure.is_none() {
-            self.note("!!", || {
+            self.note_as(Mark::Failure, "!!", || {
                 format!("{oracle}: expected {expected}, but {actual}")
             });
             self.recorder.failure = Some(Failure {
@@ -165,10 +173,21 @@ impl<'w, 't, E> Engine<'w, 't, E> {
         }
     }
 
-    /// Adds a line to the trace, if one is kept.
-    pub fn note(&mut self, who: &str, what: impl FnOnce() -> String) {
+    /// Returns whether a trace is kept.
+    #[must_use]
+    pub const fn is_traced(&self) -> bool {
+        self.recorder.trace.is_some()
+    }
+
+    /// Adds a line to the trace, if one is kept. `who` names its lane.
+    pub fn note(&mut self, who: impl Display, what: impl FnOnce() -> String) {
+        self.note_as(Mark::Point, who, what);
+    }
+
+    /// The same, for a line that means more to a timeline.
+    pub fn note_as(&mut self, mark: Mark, who: impl Display, what: impl FnOnce() -> String) {
         let (simulated_ms, event) = (self.simulated_ms(), self.events());
-        self.recorder.note(simulated_ms, event, who, what);
+        self.recorder.note(simulated_ms, event, mark, who, what);
     }
 
     pub fn cover(&mut self, situation: Situation) {

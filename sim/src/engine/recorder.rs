@@ -1,8 +1,11 @@
 //! What is kept of a run: its digest, its coverage, its first failure, and its trace.
 
+use core::fmt::Display;
+
 use crate::coverage::Coverage;
 use crate::digest::Digest;
 use crate::oracles::Oracle;
+use crate::trace::{Line, Mark};
 
 /// The first violation that an oracle found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub struct Recorder {
     pub digest: Digest,
     pub coverage: Coverage,
     pub failure: Option<Failure>,
-    pub trace: Option<Vec<String>>,
+    pub trace: Option<Vec<Line>>,
 }
 
 impl Recorder {
@@ -38,15 +41,18 @@ impl Recorder {
         &mut self,
         simulated_ms: u64,
         event: u64,
-        who: &str,
+        mark: Mark,
+        who: impl Display,
         what: impl FnOnce() -> String,
     ) {
         if let Some(trace) = &mut self.trace {
-            let (seconds, millis) = (simulated_ms / 1_000, simulated_ms % 1_000);
-            trace.push(format!(
-                "{seconds:>6}.{millis:03} e{event:<5} {who:<10} {}",
-                what()
-            ));
+            trace.push(Line {
+                simulated_ms,
+                event,
+                lane: who.to_string(),
+                text: what(),
+                mark,
+            });
         }
     }
 }

@@ -13,27 +13,35 @@ mod read;
 pub mod request;
 mod rest;
 mod settings;
+mod state;
 mod workload;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
 
 pub use coverage::{Coverage, Fault, Situation};
 pub use settings::Settings;
 
 use crate::choices::Choices;
+#[cfg(not(target_arch = "wasm32"))]
 use crate::coverage::Nothing;
 use crate::engine::Failure;
+#[cfg(not(target_arch = "wasm32"))]
 use crate::layer::{Layer, LayerOutcome, Source};
 use crate::oracles::Oracle;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::report;
 use crate::run::{Options, Outcome};
 use world::World;
 
 /// The layer of forks.
+#[cfg(not(target_arch = "wasm32"))]
 #[derive(Clone, Copy, Debug)]
 pub struct Forks;
 
+#[cfg(not(target_arch = "wasm32"))]
 impl Layer for Forks {
     const NAME: &'static str = "forks";
     const FLAG: &'static str = " --forks";
@@ -43,22 +51,38 @@ impl Layer for Forks {
     const EVENTS_SHOWN: usize = 60;
     const SHRINK_TRIES_MAX: u64 = 30_000;
     const SHRINK_TIME_MAX: Duration = Duration::from_secs(15);
+    const PAGE: Option<report::World> = Some(report::World::Forks);
 
     type Situation = Situation;
     type Fault = Fault;
     type Watermark = Nothing;
 
     fn run(source: Source<'_>, options: Options) -> LayerOutcome<Self> {
-        let mut choices = match source {
-            Source::Seed(seed) => Choices::from_seed(seed),
-            Source::Tape(tape) => Choices::from_tape(tape),
-        };
-        if options.logged {
-            choices = choices.logged();
+        match source {
+            Source::Seed(number) => seed(number, options),
+            Source::Tape(bytes) => tape(bytes, options),
         }
-        let settings = Settings::draw(&mut choices);
-        within(&mut choices, settings, options)
     }
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn seed(seed: u64, options: Options) -> Outcome<Coverage> {
+    run(Choices::from_seed(seed), options)
+}
+
+/// Runs one tape.
+#[must_use]
+pub fn tape(tape: &[u8], options: Options) -> Outcome<Coverage> {
+    run(Choices::from_tape(tape), options)
+}
+
+fn run(mut choices: Choices<'_>, options: Options) -> Outcome<Coverage> {
+    if options.logged {
+        choices = choices.logged();
+    }
+    let settings = Settings::draw(&mut choices);
+    within(&mut choices, settings, options)
 }
 
 /// Runs with these settings.
@@ -67,7 +91,7 @@ pub fn within(
     choices: &mut Choices<'_>,
     settings: Settings,
     options: Options,
-) -> LayerOutcome<Forks> {
+) -> Outcome<Coverage> {
     let operations = settings.operations;
     let shown = if options.traced {
         format!("{settings:#?}")
@@ -87,9 +111,9 @@ pub fn within(
         });
     }
     let state = if options.traced {
-        format!("{:#?}", world.model.present)
+        world.state()
     } else {
-        String::new()
+        Vec::new()
     };
     let (hash, events) = (world.digest.value(), world.events);
     let simulated_ms = world.now - crate::settings::BEGINNING;

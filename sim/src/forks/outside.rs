@@ -183,6 +183,7 @@ impl World<'_, '_> {
             Ok(encoded) => encoded,
             Err(reason) => return self.fail(Oracle::Storage, "rows of a segment", reason),
         };
+        self.note("cold tier", || format!("{} puts {}", at.name, put.key));
         let outcome = if self.fault(Fault::Put) {
             self.choices.one_of(&PutOutcome::BAD)
         } else {
@@ -216,6 +217,7 @@ impl World<'_, '_> {
     }
 
     pub(super) fn land(&mut self, key: String, object: Bytes) {
+        self.note("cold tier", || format!("{key} is stored"));
         if self.cold.insert(key.clone(), object).is_some() {
             self.fail(Oracle::Keys, "a new key", key);
         }

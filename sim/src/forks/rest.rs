@@ -38,6 +38,7 @@ impl World<'_, '_> {
 
     /// Carries out a deletion in the cold tier.
     pub(super) fn delete(&mut self, keys: &[String]) {
+        self.note("cold tier", || format!("{keys:?} are deleted"));
         let objects = self.objects.values();
         let needed: BTreeSet<_> = objects
             .flat_map(|object| referenced(&object.disk))

@@ -3,7 +3,8 @@
 use super::coverage::{Fault, Situation};
 use super::model::{Asked, AskedFork, BEYOND, Expiry, Format, START};
 use super::request::{Kind, Posted, Request};
-use super::world::{Caller, Event, Pending, World};
+use super::world::{Caller, Event, Pending, World, of_call, what};
+use crate::trace::Mark;
 
 impl World<'_, '_> {
     /// Sends the next request.
@@ -54,6 +55,10 @@ impl World<'_, '_> {
             arrived_at: 0,
         };
         self.calls.insert(call, pending);
+        let span = Mark::Begins(of_call(call));
+        self.note_as(span, "client", || {
+            format!("c{call} to {to}: {}", what(&input))
+        });
         let delay = self.network_delay();
         self.schedule(delay, Event::Arrive { call, to, input });
     }

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Display;
 
 use bytes::Bytes;
 use machine::{
@@ -20,6 +21,7 @@ use crate::digest::Digest;
 use crate::engine::Failure;
 use crate::oracles::Oracle;
 use crate::settings::BEGINNING;
+use crate::trace::{Line, Mark, Span};
 
 /// The most events of a run.
 const EVENTS_MAX: u64 = 200_000;
@@ -157,7 +159,7 @@ pub(super) struct World<'w, 't> {
     pub(super) coverage: Coverage,
     pub(super) digest: Digest,
     pub(super) failure: Option<Failure>,
-    pub(super) trace: Option<Vec<String>>,
+    pub(super) trace: Option<Vec<Line>>,
 }
 
 impl<'w, 't> World<'w, 't> {
@@ -234,15 +236,21 @@ impl<'w, 't> World<'w, 't> {
             .insert((self.now.saturating_add(delay), self.scheduled), event);
     }
 
-    pub(super) fn note(&mut self, who: &str, what: impl FnOnce() -> String) {
+    /// Adds a line to the trace, if one is kept. `who` names its lane.
+    pub(super) fn note(&mut self, who: impl Display, what: impl FnOnce() -> String) {
+        self.note_as(Mark::Point, who, what);
+    }
+
+    /// The same, for a line that means more to a timeline.
+    pub(super) fn note_as(&mut self, mark: Mark, who: impl Display, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
-            let elapsed = self.now - BEGINNING;
-            let (seconds, millis) = (elapsed / 1_000, elapsed % 1_000);
-            trace.push(format!(
-                "{seconds:>6}.{millis:03} e{:<5} {who:<6} {}",
-                self.events,
-                what()
-            ));
+            trace.push(Line {
+                simulated_ms: self.now - BEGINNING,
+                event: self.events,
+                lane: who.to_string(),
+                text: what(),
+                mark,
+            });
         }
     }
 
@@ -253,10 +261,14 @@ impl<'w, 't> World<'w, 't> {
         actual: impl Into<String>,
     ) {
         if self.failure.is_none() {
+            let (expected, actual) = (expected.into(), actual.into());
+            self.note_as(Mark::Failure, "!!", || {
+                format!("{oracle}: expected {expected}, but {actual}")
+            });
             self.failure = Some(Failure {
                 oracle,
-                expected: expected.into(),
-                actual: actual.into(),
+                expected,
+                actual,
                 event: self.events,
             });
         }
@@ -271,6 +283,7 @@ impl<'w, 't> World<'w, 't> {
         let chance = self.settings.chance(fault);
         let happens = !self.is_calm && self.choices.percent(chance);
         if happens {
+            self.note_as(Mark::Fault, "fault", || fault.text().to_owned());
             self.coverage.fired(fault);
             self.coverage.changed(fault);
         }
@@ -581,7 +594,7 @@ impl<'w, 't> World<'w, 't> {
         object.waits_for.clear();
         let instance = object.instance;
         let alarm = object.alarm;
-        self.note(name, || "crashes".to_owned());
+        self.note_as(Mark::Breaks, name, || "crashes".to_owned());
         if is_waiting {
             self.cover(Situation::CrashWaiting);
         }
@@ -599,38 +612,49 @@ impl<'w, 't> World<'w, 't> {
             .collect();
         for call in lost {
             if let Some(pending) = self.calls.remove(&call) {
+                if !matches!(pending.caller, Caller::Object { .. }) {
+                    let loses = Mark::Loses(of_call(call));
+                    self.note_as(loses, "client", || format!("c{call} is not answered"));
+                }
                 self.lost(pending.caller);
             }
         }
     }
 }
 
+/// Returns the span of a call in a timeline.
+pub(super) const fn of_call(call: u64) -> Span {
+    Span::new("c", call)
+}
+
+/// Returns what a call asks for.
+pub(super) fn what(call: &Call) -> String {
+    match call {
+        Call::Create(create) => format!(
+            "PUT {} {:?} {:?}",
+            create.content_type,
+            create.fork,
+            String::from_utf8_lossy(&create.body)
+        ),
+        Call::Append(append) => format!(
+            "POST {:?} {:?}{}",
+            String::from_utf8_lossy(&append.body),
+            append.producer,
+            if append.close { " close" } else { "" }
+        ),
+        Call::Metadata => "HEAD".to_owned(),
+        Call::Read(read) => format!("GET {:?}", read.from),
+        Call::Delete(_) => "DELETE".to_owned(),
+        Call::Fork(call) => format!("{call:?}"),
+    }
+}
+
 /// Returns one line for the trace.
 fn summary(input: &Input) -> String {
     match input {
-        Input::Call { id, call } => {
-            let what = match call {
-                Call::Create(create) => format!(
-                    "PUT {} {:?} {:?}",
-                    create.content_type,
-                    create.fork,
-                    String::from_utf8_lossy(&create.body)
-                ),
-                Call::Append(append) => format!(
-                    "POST {:?} {:?}{}",
-                    String::from_utf8_lossy(&append.body),
-                    append.producer,
-                    if append.close { " close" } else { "" }
-                ),
-                Call::Metadata => "HEAD".to_owned(),
-                Call::Read(read) => format!("GET {:?}", read.from),
-                Call::Delete(_) => "DELETE".to_owned(),
-                Call::Fork(call) => format!("{call:?}"),
-            };
-            format!("{} {what}", id.0)
-        }
+        Input::Call { id, call } => format!("c{} {}", id.0, what(call)),
         Input::Appends(appends) => format!("{} appends", appends.len()),
-        Input::Continue { id, rest } => format!("{} continues {rest:?}", id.0),
+        Input::Continue { id, rest } => format!("c{} continues {rest:?}", id.0),
         Input::CallFinished { effect, outcome } => {
             let outcome = match outcome {
                 machine::CallOutcome::Answered { status, body } => {

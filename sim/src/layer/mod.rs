@@ -6,8 +6,10 @@ mod hunt;
 mod options;
 mod repeats;
 mod replay;
+mod report;
 mod run;
 mod totals;
+mod wasm;
 mod watch;
 
 use std::fmt::Debug;
@@ -21,9 +23,12 @@ pub use hunt::hunt;
 pub use options::{Seeds, Subject};
 pub use repeats::repeats;
 pub use replay::{replay, show_failure, shrink};
+pub use report::report;
 pub use run::{run, work};
+pub use wasm::{cargo, wasm_module};
 
 use crate::coverage::{Breakable, Counts, Listed};
+use crate::report::World;
 use crate::run::{Options, Outcome};
 
 /// What decides a run.
@@ -50,6 +55,8 @@ pub trait Layer {
     const HUNTED_RUNS_MIN: u64;
     const SHRINK_TRIES_MAX: u64;
     const SHRINK_TIME_MAX: Duration;
+    /// The world in which a page replays its runs; `None` if no page can.
+    const PAGE: Option<World> = None;
 
     type Situation: Listed;
     type Fault: Breakable;

@@ -35,7 +35,11 @@ pub fn replay<L: Layer>(
         outcome.trace.iter().for_each(|line| println!("{line}"));
     }
     if state {
-        println!("\n{}", outcome.state);
+        println!();
+        outcome
+            .state
+            .iter()
+            .for_each(|section| println!("{section}"));
     }
     println!(
         "hash {:016x}, {} draws, {} bytes of tape, {} events, {} operations, {} simulated ms",
@@ -87,17 +91,19 @@ pub fn shrink<L: Layer>(what: &Subject, output: &Path, options: Options) -> Resu
     let last = L::run(Source::Tape(&shrunk.tape), traced);
     show_failure::<L>(&last);
     println!(
-        "\n{} -> {} bytes, {} -> {} operations, {} tries in {:.1} s\nto see it again: cargo sim \
-         replay {}{} --trace",
+        "\n{} -> {} bytes, {} -> {} operations, {} tries in {:.1} s",
         first.tape.len(),
         shrunk.tape.len(),
         first.operations,
         last.operations,
         shrunk.tries,
         start.elapsed().as_secs_f64(),
-        output.display(),
-        L::FLAG,
     );
+    let (output, flag) = (output.display(), L::FLAG);
+    println!("to see it again: cargo sim replay {output}{flag} --trace");
+    if L::PAGE.is_some() {
+        println!("in a browser:    cargo sim report {output}{flag} -o report.html");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

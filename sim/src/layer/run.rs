@@ -4,12 +4,14 @@
 //! under way.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::report::write_page;
 use super::totals::Totals;
 use super::watch::{Watch, show_hang};
 use super::{Layer, Seeds, Source, Subject, clock, commit_number, findings, show_failure};
@@ -77,7 +79,8 @@ struct Worker<L: Layer> {
     totals: Totals<L>,
 }
 
-/// Runs seeds until one fails, all are done or the time is up.
+/// Runs seeds until one fails, all are done or the time is up. Writes the page of the one that fails
+/// into the directory `reports`, and its tape beside it.
 ///
 /// # Errors
 /// When a worker cannot be started or fails itself.
@@ -86,6 +89,7 @@ pub fn run<L: Layer>(
     minutes: Option<f64>,
     jobs: Option<usize>,
     storage: Kind,
+    reports: Option<&Path>,
 ) -> Result<ExitCode> {
     let minutes = minutes.or_else(|| seeds.is_none().then_some(1.0));
     let seeds = seeds.unwrap_or_else(|| Seeds {
@@ -134,7 +138,7 @@ pub fn run<L: Layer>(
     println!("{}", totals.line(start.elapsed()));
     match end {
         End::Done => Ok(totals.report()),
-        End::Failed(seed) => report_failure::<L>(seed, storage),
+        End::Failed(seed) => report_failure::<L>(seed, storage, reports),
         End::Hung => Ok(ExitCode::FAILURE),
     }
 }
@@ -189,18 +193,35 @@ fn listen<L: Layer>(
     Ok(End::Done)
 }
 
-fn report_failure<L: Layer>(seed: u64, storage: Kind) -> Result<ExitCode> {
+fn report_failure<L: Layer>(seed: u64, storage: Kind, reports: Option<&Path>) -> Result<ExitCode> {
     let options = Options {
         storage,
         traced: true,
         ..Options::default()
     };
     let outcome = Subject::Seed(seed).run::<L>(options)?;
-    let path = findings()?.join(format!("{}-{seed}.tape", L::NAME));
+    let name = format!("{}-{seed}", L::NAME);
+    let directory = reports.map_or_else(findings, |reports| Ok(reports.to_owned()))?;
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let path = directory.join(format!("{name}.tape"));
     std::fs::write(&path, &outcome.tape)?;
     println!("\nseed {seed} fails; its tape is {}\n", path.display());
     show_failure::<L>(&outcome);
     let flag = L::FLAG;
     println!("\nto see it again: cargo sim replay {seed}{flag} --trace");
+    // The page has no SQLite.
+    if L::PAGE.is_some() && storage == Kind::Map {
+        println!("in a browser:    cargo sim report {seed}{flag} -o report.html");
+        if reports.is_some() {
+            let page = directory.join(format!("{name}.html"));
+            let written = write_page::<L>(&format!("seed {seed}"), &outcome.tape, &page);
+            // The run has failed, whether there is a page or not.
+            println!(
+                "{}",
+                written.unwrap_or_else(|error| format!("no page: {error:#}"))
+            );
+        }
+    }
     Ok(ExitCode::FAILURE)
 }

@@ -76,7 +76,8 @@ impl<P: Program> Object<P> {
         now: u64,
     ) {
         let Some(alarm) = alarm else { return };
-        engine.note("object", || format!("alarm {alarm:?}, now {now}"));
+        let text = || format!("alarm {alarm:?}, now {now}");
+        engine.note(format_args!("object {}", self.number), text);
         self.alarm.stored = alarm;
         self.alarm.deferred = false;
         let scheduled = self.alarm.scheduled;
@@ -171,7 +172,7 @@ impl<P: Program> Object<P> {
             engine.schedule(ALARM_DELAY_MS, alarm.into());
             return None;
         }
-        engine.note("object", || {
+        engine.note(format_args!("object {}", self.number), || {
             if again { "alarm, once more" } else { "alarm" }.to_owned()
         });
         engine.cover(Situation::AlarmFired);
@@ -244,7 +245,9 @@ impl<P: Program> Object<P> {
                 return self.schedule_alarm(engine, self.alarm.stored);
             }
             self.alarm.stored = None;
-            engine.note("object", || "alarm given up".to_owned());
+            engine.note(format_args!("object {}", self.number), || {
+                "alarm given up".to_owned()
+            });
             self.schedule_alarm(engine, None);
             engine.cover(Situation::AlarmAbandoned);
             return;

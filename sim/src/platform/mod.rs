@@ -13,6 +13,7 @@ pub use alarm::{Alarm, Due};
 use crate::coverage::{Fault, Situation, Watermark};
 use crate::engine::Engine;
 use crate::ids::{CallId, ConnectionId, ObjectId};
+use crate::trace::{Mark, Span};
 
 /// The program on an object. A value is the memory of one instance.
 pub trait Program: Clone + Debug {
@@ -286,6 +287,10 @@ impl<P: Program> Object<P> {
             engine.cover(Situation::CommitsQueued);
         }
         engine.raise(Watermark::Commits, pending);
+        let begins = Mark::Begins(commit(number));
+        engine.note_as(begins, format_args!("object {}", self.number), || {
+            format!("commit {number} is on its way")
+        });
         let durable = Event::Durable {
             object: self.number,
             epoch,
@@ -324,9 +329,19 @@ impl<P: Program> Object<P> {
             .is_some_and(|commit| commit.number <= number)
         {
             self.persist(engine)?;
+            self.note_durable(engine);
         }
-        engine.note("storage", || format!("durable {number}"));
         Ok(true)
+    }
+
+    /// Adds to the trace that the last commit is durable.
+    fn note_durable<E>(&self, engine: &mut Engine<'_, '_, E>) {
+        let number = self.committed;
+        let (ends, lane) = (
+            Mark::Ends(commit(number)),
+            format_args!("object {}", self.number),
+        );
+        engine.note_as(ends, lane, || format!("commit {number} is durable"));
     }
 
     /// Makes the first commit on its way durable.
@@ -380,13 +395,15 @@ impl<P: Program> Object<P> {
     ) -> Result<Remains<P>, String> {
         let pending = self.commits.len();
         let kept = usize::try_from(engine.choices.upto(pending as u64)).unwrap_or(0);
-        engine.note("object", || {
-            format!("crashes with {pending} commits on their way, of which {kept} arrive")
-        });
         engine.cover(Situation::Crash);
         for _ in 0..kept {
             self.persist(engine)?;
+            self.note_durable(engine);
         }
+        let lane = format_args!("object {}", self.number);
+        engine.note_as(Mark::Breaks, lane, || {
+            format!("crashes with {pending} commits on their way, of which {kept} arrive")
+        });
         let goes_on = pending == 0 && engine.fault(Fault::StaleInstance);
         let unanswered = self.held.iter().any(|held| {
             matches!(held.what, Outgoing::Answer { .. }) && held.gate <= self.committed
@@ -444,4 +461,8 @@ impl<P: Program> Object<P> {
             && self.begun.is_empty()
             && self.instance.is_some()
     }
+}
+
+const fn commit(number: u64) -> Span {
+    Span::new("commit", number)
 }

@@ -17,6 +17,7 @@ use crate::model::Model;
 use crate::oracles::{self, ExactlyOnce, Marked, Named, Oracle, Position};
 use crate::request::{Request, Response};
 use crate::segments::token;
+use crate::trace::Mark;
 use crate::workload::{self, Action, Claim, Context, Knowledge};
 
 /// An answer, and the state of the object when it was made.
@@ -159,8 +160,9 @@ impl World<'_, '_> {
         let operation = self.begin(client, object, request, marker, claim);
         match pause {
             Some(pause) => {
-                self.engine
-                    .note("client", || format!("{client} waits for {pause} ms"));
+                self.engine.note(format_args!("client {client}"), || {
+                    format!("waits for {pause} ms")
+                });
                 self.operations[operation].done = true;
                 self.engine.schedule(pause, Event::Think { client });
             }
@@ -202,8 +204,8 @@ impl World<'_, '_> {
         self.engine
             .raise(Watermark::Attempts, self.operations[operation].attempts);
         let call = self.call(object, operation, None, &request);
-        self.engine.note("client", || {
-            format!("{client} c{call} {} on name {object}", request.line())
+        self.note_of_client(client, Mark::Begins(call.span()), || {
+            format!("c{call} {} on name {object}", request.line())
         });
         if self.ask_cache(call, client) {
             return;
@@ -234,8 +236,8 @@ impl World<'_, '_> {
             self.operations[operation].sent += 1;
             let copy = self.call(object, operation, None, &request);
             self.calls[copy].way = self.calls[call].way.clone();
-            self.engine.note("client", || {
-                format!("{client} c{copy} is a copy of c{call}")
+            self.note_of_client(client, Mark::Begins(copy.span()), || {
+                format!("c{copy} is a copy of c{call}")
             });
             if self.send(copy) {
                 self.engine.changed(Fault::Duplicate);
@@ -282,7 +284,7 @@ impl World<'_, '_> {
 
     pub(super) fn reply(&mut self, call: CallId, received: Received) {
         if let Some(reader) = self.calls[call].reader {
-            return self.connected(reader, received);
+            return self.connected(reader, call, received);
         }
         if let Some(rpc) = self.calls[call].rpc {
             return self.message_answered(rpc, call, &received);
@@ -290,7 +292,8 @@ impl World<'_, '_> {
         let Some(received) = self.pass_cache(call, received) else {
             return;
         };
-        self.engine.note("client", || {
+        let client = self.operations[self.calls[call].operation()].client;
+        self.note_of_client(client, Mark::Ends(call.span()), || {
             format!("c{call} ← {}", received.response.line())
         });
         if !self.observe_cached(call, &received) {
@@ -325,7 +328,7 @@ impl World<'_, '_> {
 
     pub(super) fn lost(&mut self, call: CallId) {
         if let Some(reader) = self.calls[call].reader {
-            return self.unanswered(reader);
+            return self.unanswered(reader, call);
         }
         if let Some(rpc) = self.calls[call].rpc {
             return self.message_lost(rpc);
@@ -333,10 +336,18 @@ impl World<'_, '_> {
         if self.is_in_background(call) {
             return;
         }
-        self.engine
-            .note("client", || format!("c{call} is not answered"));
+        let client = self.operations[self.calls[call].operation()].client;
+        self.note_of_client(client, Mark::Loses(call.span()), || {
+            format!("c{call} is not answered")
+        });
         self.operations[self.calls[call].operation()].unknown = true;
         self.failed(call);
+    }
+
+    /// Adds a line about a client to the trace.
+    fn note_of_client(&mut self, client: ClientId, mark: Mark, what: impl FnOnce() -> String) {
+        let lane = format_args!("client {client}");
+        self.engine.note_as(mark, lane, what);
     }
 
     /// Schedules another attempt, or gives up.

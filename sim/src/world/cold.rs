@@ -14,8 +14,16 @@ use super::object::{ObjectEffect, bounded};
 use super::rpc::Message;
 use crate::cold_tier::{self, DeleteOutcome, Deletes, Objects, PutOutcome, Report};
 use crate::coverage::{Fault, Situation, Watermark};
-use crate::ids::{CallId, CollectionId, FetchId, ObjectId, Table, UploadId};
+use crate::ids::{CallId, CollectionId, FetchId, Id as _, ObjectId, Table, UploadId};
 use crate::oracles::{Oracle, Position};
+use crate::trace::{Mark, Span};
+
+/// The lane of the cold tier in a trace.
+const LANE: &str = "cold tier";
+
+fn span(upload: UploadId) -> Span {
+    Span::new("put", upload.number() as u64)
+}
 
 /// An event of the cold tier.
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +172,8 @@ impl World<'_, '_> {
     }
 
     fn begin_put(&mut self, at: ObjectId, instance: u64, put: &Put) {
-        self.engine.note("cold", || {
+        let begins = Mark::Begins(span(self.cold.uploads.next_id()));
+        self.engine.note_as(begins, LANE, || {
             format!("object {at} puts {} ({:?})", put.key, put.id)
         });
         if !self.cold.begun.insert(put.key.clone()) {
@@ -216,8 +225,9 @@ impl World<'_, '_> {
     /// Ends an upload whose rows are gone.
     fn cut_upload(&mut self, upload: UploadId) {
         self.engine.cover(Situation::PutCut);
-        self.engine
-            .note("cold", || format!("the put {upload} cannot go on"));
+        self.engine.note_as(Mark::Loses(span(upload)), LANE, || {
+            format!("the put {upload} cannot go on")
+        });
         self.cold.uploads[upload].over = true;
         self.engine.schedule(
             0,
@@ -292,7 +302,7 @@ impl World<'_, '_> {
                 Report::Failure => Situation::PutFailed,
                 Report::Never => Situation::PutUnanswered,
             });
-            engine.note("cold", || {
+            engine.note(LANE, || {
                 let PutOutcome {
                     lands,
                     is_late,
@@ -318,6 +328,8 @@ impl World<'_, '_> {
             engine.schedule(delay, Event::Land { upload }.into());
         } else {
             it.over = true;
+            let loses = Mark::Loses(span(upload));
+            engine.note_as(loses, LANE, || format!("{} is not stored", it.key));
         }
     }
 
@@ -331,7 +343,9 @@ impl World<'_, '_> {
         }
         let bytes = Bytes::from(core::mem::take(&mut it.bytes));
         self.engine.recorder.digest.bytes(&bytes);
-        self.engine.note("cold", || format!("{} is stored", it.key));
+        let ends = Mark::Ends(span(upload));
+        self.engine
+            .note_as(ends, LANE, || format!("{} is stored", it.key));
         let head = platform.storage.rows.head();
         if head.map(|head| head.incarnation) != Some(it.id.incarnation) {
             self.engine.cover(Situation::PutAfterEnd);
@@ -373,7 +387,7 @@ impl World<'_, '_> {
         keys: Vec<String>,
     ) {
         self.engine
-            .note("cold", || format!("object {at} collects {keys:?}"));
+            .note(LANE, || format!("object {at} collects {keys:?}"));
         if keys.len() as u64 > self.engine.settings.limits.collect_keys_max.max(1) {
             return self.engine.fail(
                 Oracle::Contract,
@@ -590,7 +604,7 @@ impl World<'_, '_> {
             return self.fetched(fetching);
         };
         self.engine
-            .note("cold", || format!("a page is sent, {rest:?} is not"));
+            .note(LANE, || format!("a page is sent, {rest:?} is not"));
         let slowest = self.engine.settings.delays.page;
         let delay = self.engine.choices.added().upto(slowest);
         self.engine

@@ -150,8 +150,9 @@ impl World<'_, '_> {
             return;
         };
         let incarnation = *incarnation;
-        self.engine
-            .note("object", || format!("connection {connection} is gone"));
+        self.engine.note(format_args!("object {at}"), || {
+            format!("connection {connection} is gone")
+        });
         self.turn(at, Input::SubscriberLeft { incarnation });
         // The platform counts the connection until the turn has ended.
         self.objects[at]

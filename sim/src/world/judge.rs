@@ -236,7 +236,7 @@ impl World<'_, '_> {
                 && !object.platform.alarm.abandoned
                 && self.latest_end(at).is_some_and(|end| end <= now)
             {
-                let state = self.objects[at].state();
+                let state = self.of_object(at, object).text;
                 self.engine.fail(
                     Oracle::Expiry,
                     "the storage of an expired stream to be free".to_owned(),

@@ -159,7 +159,7 @@ impl World<'_, '_> {
         if platform.epoch != epoch || !platform.is_idle() {
             return;
         }
-        self.engine.note("object", || {
+        self.engine.note(format_args!("object {at}"), || {
             if cut_connections {
                 "is moved"
             } else {

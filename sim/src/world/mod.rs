@@ -14,6 +14,7 @@ mod reader;
 mod rpc;
 mod situations;
 mod stale_instance;
+pub(crate) mod state;
 mod turn;
 
 use machine::Offset;
@@ -259,16 +260,6 @@ impl<'w, 't> World<'w, 't> {
     #[must_use]
     pub const fn answers_read(&self) -> u64 {
         self.answers_read
-    }
-
-    /// Returns the state in a form that people can read.
-    #[must_use]
-    pub fn state(&self) -> String {
-        self.objects
-            .iter()
-            .map(Object::state)
-            .collect::<Vec<_>>()
-            .join("\n")
     }
 
     fn happen(&mut self, event: Event) {

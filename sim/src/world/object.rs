@@ -120,36 +120,7 @@ impl Object {
         model.restart(state.clone());
         self.platform.remember(state);
     }
-
-    pub(super) fn state(&self) -> String {
-        let rows = &self.platform.storage.rows;
-        let mut state = format!(
-            "{}\n  epoch {}, {} commits on their way, {} connections, alarm {:?}\n  head {:?}\n",
-            self.url,
-            self.platform.epoch,
-            self.platform.commits_pending(),
-            self.platform.connections.len(),
-            self.platform.alarm,
-            rows.head(),
-        );
-        let rows: Vec<_> = rows.rows().collect();
-        for row in rows.iter().rev().take(ROWS_SHOWN).rev() {
-            state.push_str(&format!(
-                "  row {} units {} before {} at {} {:?} {}\n",
-                row.key.stored(),
-                row.units,
-                row.bytes_before,
-                row.at.0,
-                row.ends,
-                crate::request::excerpt(&row.frames.make()),
-            ));
-        }
-        state
-    }
 }
-
-/// How many of the last rows a dump of the state shows.
-const ROWS_SHOWN: usize = 12;
 
 /// An object has no faults after this many instances, because more show nothing new.
 pub(super) const INSTANCES_MAX: u64 = 200;
@@ -287,7 +258,10 @@ impl World<'_, '_> {
         let limits = &self.engine.settings.limits;
         match self.objects[at].queue.arrive(call.into(), whole, limits) {
             Arrival::Runs(input) => self.turn(at, input),
-            Arrival::Waits => self.engine.note("object", || format!("c{call} waits")),
+            Arrival::Waits => {
+                let lane = format_args!("object {at}");
+                self.engine.note(lane, || format!("c{call} waits"));
+            }
             Arrival::Refused => {
                 self.engine.cover(Situation::QueueFull);
                 let answer = Answer::unavailable(&self.engine.settings.limits);

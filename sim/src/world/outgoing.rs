@@ -108,7 +108,7 @@ impl World<'_, '_> {
     pub(super) fn hold_answer(&mut self, at: ObjectId, call: CallId, mut received: Received) {
         let incarnation = self.models[at].state.incarnation.as_ref();
         received.sealed = incarnation.map(|incarnation| incarnation.segments.sealed());
-        self.engine.note("object", || {
+        self.engine.note(format_args!("object {at}"), || {
             format!("c{call} is answered {}", received.response.line())
         });
         self.note_answer(call, &received.response);

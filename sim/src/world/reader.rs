@@ -17,6 +17,7 @@ use crate::ids::{CallId, ConnectionId, Id, ObjectId, OperationId, ReaderId};
 use crate::model::{Content, Model};
 use crate::oracles::{self, Delivery, Follower, Oracle, Position};
 use crate::request::{Request, Response};
+use crate::trace::Mark;
 
 /// One client's live read.
 #[derive(Debug)]
@@ -137,21 +138,25 @@ impl World<'_, '_> {
         };
         let (object, operation) = (it.object, it.operation);
         let call = self.call(object, operation, Some(reader), &request);
-        self.engine.note("edge", || {
-            format!("reader {reader} connects with c{call} {}", request.line())
-        });
+        let begins = Mark::Begins(call.span());
+        self.engine
+            .note_as(begins, format_args!("reader {reader}"), || {
+                format!("connects with c{call} {}", request.line())
+            });
         self.send(call);
     }
 
     /// Handles the answer to a connection attempt.
-    pub(super) fn connected(&mut self, reader: ReaderId, received: Received) {
+    pub(super) fn connected(&mut self, reader: ReaderId, call: CallId, received: Received) {
         let head = received
             .response
             .header(internal_headers::LIVE_HEAD)
             .and_then(LiveHead::from_header);
-        self.engine.note("edge", || {
-            format!("reader {reader} ← {}", received.response.line())
-        });
+        let ends = Mark::Ends(call.span());
+        self.engine
+            .note_as(ends, format_args!("reader {reader}"), || {
+                format!("c{call} ← {}", received.response.line())
+            });
         let now = self.engine.now();
         let it = &mut self.readers[reader];
         it.position = received.position;
@@ -250,10 +255,13 @@ impl World<'_, '_> {
     }
 
     /// Handles that a connection attempt failed, or that the edge cannot reach the object.
-    pub(super) fn unanswered(&mut self, reader: ReaderId) {
+    pub(super) fn unanswered(&mut self, reader: ReaderId, call: CallId) {
         self.engine.cover(Situation::ConnectFailed);
+        let loses = Mark::Loses(call.span());
         self.engine
-            .note("edge", || format!("reader {reader} is not answered"));
+            .note_as(loses, format_args!("reader {reader}"), || {
+                format!("c{call} is not answered")
+            });
         let it = &mut self.readers[reader];
         if it.tail.is_none() {
             it.over = true;
@@ -293,9 +301,9 @@ impl World<'_, '_> {
                 crate::request::excerpt(&message.bytes),
             );
         };
-        self.engine.note("edge", || {
+        self.engine.note(format_args!("reader {reader}"), || {
             format!(
-                "reader {reader} connection {connection}: {frame:?} {}",
+                "connection {connection}: {frame:?} {}",
                 crate::request::excerpt(&body)
             )
         });
@@ -328,8 +336,8 @@ impl World<'_, '_> {
         }
         it.connection = None;
         it.cut = true;
-        self.engine.note("edge", || {
-            format!("reader {reader}: connection {connection} is closed")
+        self.engine.note(format_args!("reader {reader}"), || {
+            format!("connection {connection} is closed")
         });
         self.step(reader, Input::Disconnected);
     }
@@ -353,8 +361,9 @@ impl World<'_, '_> {
         if self.phase == Phase::Busy {
             self.engine.changed(Fault::Leave);
         }
-        self.engine
-            .note("client", || format!("of reader {reader} leaves"));
+        self.engine.note(format_args!("reader {reader}"), || {
+            "the client leaves".to_owned()
+        });
         self.step(reader, Input::ClientGone);
         self.finish(operation);
     }
@@ -556,8 +565,8 @@ impl World<'_, '_> {
             closed,
         } in deliveries
         {
-            self.engine.note("client", || {
-                format!("of reader {reader} is at {next}, up to date {up_to_date}, closed {closed}")
+            self.engine.note(format_args!("reader {reader}"), || {
+                format!("the client is at {next}, up to date {up_to_date}, closed {closed}")
             });
             if state.incarnation() != Some(incarnation) {
                 self.engine.fail(

@@ -11,9 +11,17 @@ use machine::{CallOutcome, EffectId, Input};
 use super::World;
 use super::client::Received;
 use crate::coverage::{Fault, Situation};
-use crate::ids::{CallId, ObjectId, RpcId};
+use crate::ids::{CallId, Id as _, ObjectId, RpcId};
 use crate::oracles::Oracle;
 use crate::request::Request;
+use crate::trace::{Mark, Span};
+
+/// The lane of messages in a trace.
+const LANE: &str = "message";
+
+fn span(rpc: RpcId) -> Span {
+    Span::new("message", rpc.number() as u64)
+}
 
 /// An event of a message.
 #[derive(Clone, Copy, Debug)]
@@ -135,11 +143,12 @@ impl World<'_, '_> {
         effect: EffectId,
         message: Message,
     ) {
-        self.engine.note("message", || {
-            format!("of object {at}: {}", summary(&message))
+        let rpc = self.rpcs.next_id();
+        let begins = Mark::Begins(span(rpc));
+        self.engine.note_as(begins, LANE, || {
+            format!("{rpc} of object {at}: {}", summary(&message))
         });
         let fate = self.fate();
-        let rpc = self.rpcs.next_id();
         let (request, statements) = match message {
             Message::Call { to, request } => (Some((to, request)), None),
             Message::Index(statements) => (None, Some(Rc::new(statements))),
@@ -224,9 +233,8 @@ impl World<'_, '_> {
     /// Handles the registry's answer to a message.
     pub(super) fn message_answered(&mut self, rpc: RpcId, call: CallId, received: &Received) {
         let status = received.response.status;
-        self.engine.note("message", || {
-            format!("{rpc} ← {}", received.response.line())
-        });
+        self.engine
+            .note(LANE, || format!("{rpc} ← {}", received.response.line()));
         match (self.calls[call].request.method, status) {
             ("PUT", 201) => self.engine.cover(Situation::RegistryCreated),
             ("POST", 204) => self.engine.cover(Situation::RegistryRetried),
@@ -246,7 +254,16 @@ impl World<'_, '_> {
         let it = &mut self.rpcs[rpc];
         let (at, effect) = (it.at, it.effect);
         let was_finished = core::mem::replace(&mut it.finished, true);
-        if was_finished || self.objects[at].platform.present() != Some(it.instance) {
+        if was_finished {
+            return;
+        }
+        let (mark, is) = match answer {
+            Some(_) => (Mark::Ends(span(rpc)), "is"),
+            None => (Mark::Loses(span(rpc)), "is not"),
+        };
+        self.engine
+            .note_as(mark, LANE, || format!("{rpc} {is} known to be done"));
+        if self.objects[at].platform.present() != Some(it.instance) {
             return;
         }
         let input = match &it.statements {

@@ -70,16 +70,18 @@ impl World<'_, '_> {
         };
         let Some(answer) = answered else {
             self.engine.cover(Situation::StaleStopped);
-            self.engine
-                .note("stale", || format!("c{call} is stopped at its storage"));
+            self.engine.note(format_args!("object {at}"), || {
+                format!("stale: c{call} is stopped at its storage")
+            });
             let delay = self.engine.network_delay();
             self.engine.schedule(delay, Event::Lost { call });
             return;
         };
         self.engine.cover(Situation::StaleAnswered);
         let response = plain(&answer);
-        self.engine
-            .note("stale", || format!("c{call} {}", response.line()));
+        self.engine.note(format_args!("object {at}"), || {
+            format!("stale: c{call} {}", response.line())
+        });
         let position = Position::of(&state);
         let model = &mut self.models[at];
         let facts = TurnFacts {

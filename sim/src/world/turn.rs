@@ -1,6 +1,7 @@
 //! One turn of an object: the step, its judgement, and its commit.
 
 use std::cell::Cell;
+use std::fmt::Debug;
 
 use machine::rows::StreamRow;
 use machine::{
@@ -47,6 +48,11 @@ impl World<'_, '_> {
         };
         let has_appends = input.has_appends();
         let is_alarm = matches!(input, Input::Alarm);
+        let shown = if self.engine.is_traced() {
+            summary(&input, &calls)
+        } else {
+            String::new()
+        };
         // The machine handles an alarm in one turn.
         let ended = is_alarm
             .then(|| self.objects[at].platform.alarm_ends())
@@ -118,6 +124,9 @@ impl World<'_, '_> {
             && turn.after_commit.is_empty()
             && used_before == used(platform.storage.rows.head());
         self.digest_turn(&turn);
+        self.engine.note(format_args!("object {at}"), || {
+            format!("turn: {shown}; {}", written(&turn))
+        });
         let facts = TurnFacts {
             now,
             attached,
@@ -169,7 +178,7 @@ impl World<'_, '_> {
         let platform = &mut self.objects[at].platform;
         if let (AlarmChange::Set(_), Some(stream)) = (turn.alarm, &platform.instance) {
             let timers = || format!("timers: {}", timers(stream));
-            self.engine.note("object", timers);
+            self.engine.note(format_args!("object {at}"), timers);
         }
         let snapshot = self.models[at].state.clone();
         if turn.writes.is_empty() && alarm.is_none() {
@@ -299,7 +308,8 @@ impl World<'_, '_> {
     fn turn_failed(&mut self, at: ObjectId, calls: &[CallId], consumes: bool) {
         self.engine.cover(Situation::TurnFailed);
         self.engine.changed(Fault::TurnFails);
-        self.engine.note("object", || "a turn fails".to_owned());
+        self.engine
+            .note(format_args!("object {at}"), || "a turn fails".to_owned());
         self.objects[at].forget(&mut self.models[at]);
         if consumes {
             self.objects[at].platform.alarm_failed(&mut self.engine);
@@ -326,6 +336,30 @@ fn sealed(turn: &Turn) -> Option<(u64, u64)> {
         };
         Some((segment.number, segment.units))
     })
+}
+
+/// Returns the cause of a turn for the trace.
+fn summary(input: &Input, calls: &[CallId]) -> String {
+    let calls: Vec<_> = calls.iter().map(|call| format!("c{call}")).collect();
+    format!("{} {}", variant(input), calls.join(" "))
+        .trim_end()
+        .to_owned()
+}
+
+/// Returns what a turn writes for the trace.
+fn written(turn: &Turn) -> String {
+    if turn.writes.is_empty() {
+        return "writes nothing".to_owned();
+    }
+    let writes: Vec<_> = turn.writes.iter().map(variant).collect();
+    format!("writes {}", writes.join(", "))
+}
+
+/// Returns the name of a variant.
+fn variant(value: &impl Debug) -> String {
+    let shown = format!("{value:?}");
+    let end = shown.find(|each: char| !each.is_alphanumeric());
+    shown[..end.unwrap_or(shown.len())].to_owned()
 }
 
 /// Returns the timers of a stream as text, with what its alarm is set for.

@@ -109,7 +109,7 @@ fn main() -> Result<ExitCode> {
             seeds,
             minutes,
             jobs,
-        } => layer::run::<Outer>(Some(seeds), minutes, jobs, Kind::Map),
+        } => layer::run::<Outer>(Some(seeds), minutes, jobs, Kind::Map, None),
         Command::Replay {
             what,
             trace,

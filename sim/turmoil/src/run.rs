@@ -138,7 +138,7 @@ fn run(choices: Choices<'static>, options: Options) -> Outcome<Coverage> {
         failure: inner.failure.take(),
         trace: inner.trace.take().unwrap_or_default(),
         settings: shown,
-        state: String::new(),
+        state: Vec::new(),
         answers_read: 0,
     }
 }

@@ -10,6 +10,7 @@ use sim::engine::Failure;
 use sim::model::Mismatch;
 use sim::oracles::Oracle;
 use sim::settings::BEGINNING;
+use sim::trace::{Line, Mark};
 use tokio::sync::Notify;
 
 use crate::cold::ColdTier;
@@ -53,7 +54,7 @@ pub(crate) struct Inner {
     pub(crate) settings: Arc<Settings>,
     pub(crate) coverage: Coverage,
     pub(crate) digest: Digest,
-    pub(crate) trace: Option<Vec<String>>,
+    pub(crate) trace: Option<Vec<Line>>,
     /// The number of lines of the trace, even if it is not kept.
     pub(crate) events: u64,
     pub(crate) until: u64,
@@ -259,12 +260,13 @@ impl Inner {
         self.digest.bytes(text.as_bytes());
         tracing::trace!(who, text, "event");
         if let Some(trace) = &mut self.trace {
-            let since = now - BEGINNING;
-            trace.push(format!(
-                "{:>6}.{:03} e{events:<5} {who:<10} {text}",
-                since / 1_000,
-                since % 1_000
-            ));
+            trace.push(Line {
+                simulated_ms: now - BEGINNING,
+                event: events,
+                lane: who.to_owned(),
+                text,
+                mark: Mark::Point,
+            });
         }
     }
 }

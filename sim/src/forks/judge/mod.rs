@@ -9,8 +9,9 @@ use machine::{Answer, Effect, MemoryRows};
 use super::coverage::Situation;
 use super::model::State;
 use super::request::{Kind, Request};
-use super::world::{Caller, Turned, World};
+use super::world::{Caller, Turned, World, of_call};
 use crate::oracles::Oracle;
+use crate::trace::Mark;
 
 /// The times of a request.
 #[derive(Clone, Copy)]
@@ -55,9 +56,10 @@ impl World<'_, '_> {
                 }
                 Caller::Object { .. } => continue,
             };
-            self.note(name, || {
+            let ends = Mark::Ends(of_call(call.0));
+            self.note_as(ends, "client", || {
                 format!(
-                    "{} is answered {} {}",
+                    "c{} is answered {} {}",
                     call.0,
                     answer.status,
                     answer.header("Stream-Next-Offset").unwrap_or_default()

@@ -1,0 +1,78 @@
+//! `browser`: opens the pages of this project in Chromium.
+
+use crate::planted_faults::Simulator;
+use crate::project::{Project, run};
+use crate::setup;
+use crate::suite::{Shell, Suite};
+use anyhow::{Context as _, Result, ensure};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Where the pages under test are written.
+const PAGES: &str = "target/browser";
+/// The copy of the workspace with a planted fault. It stays, so that the next run builds only what
+/// differs.
+const HOUSE: &str = "target/browser-house";
+/// The planted fault whose page is tested. Clients, objects, the cold tier and faults take part.
+const PLANTED: &str = "035-hot-table-dropped-early";
+/// Seeds without a failure.
+const SEED: &str = "7";
+const SEED_OF_FORKS: &str = "7";
+
+/// Runs the tests. Then makes the images of the documentation if `images` is set.
+pub(crate) fn browser(project: &Project, images: bool) -> Result<ExitCode> {
+    let mut suite = Suite::new(project, "browser", Shell::Worker)?;
+    setup::chromium(project)?;
+    setup::wasm_target(project)?;
+    let pages = project.path(PAGES);
+    fs::create_dir_all(&pages)?;
+    write_pages(project, &pages)?;
+    suite.environment("BROWSER_PAGES", &pages.display().to_string());
+    let tested = suite.run()?;
+    if images {
+        run(project
+            .command("node")
+            .arg("tests/browser/images.mjs")
+            .arg(&pages))?;
+    }
+    Ok(tested)
+}
+
+/// Writes the report of each run as a page, and beside it what the native simulator prints of it.
+fn write_pages(project: &Project, pages: &Path) -> Result<()> {
+    let clean = Simulator::clean(project)?;
+    write_page(&clean, pages, "clean", &[SEED.as_ref()])?;
+    let forks = [SEED_OF_FORKS.as_ref(), "--forks".as_ref()];
+    write_page(&clean, pages, "forks", &forks)?;
+    let house = project.path(HOUSE);
+    let (planted, tape) = Simulator::planted(project, PLANTED, &house)?;
+    write_page(&planted, pages, "planted", &[tape.as_os_str()])
+}
+
+fn write_page(
+    simulator: &Simulator,
+    pages: &Path,
+    name: &str,
+    subject: &[&OsStr],
+) -> Result<()> {
+    let file = |extension| -> PathBuf { pages.join(name).with_extension(extension) };
+    let replay = simulator.command().arg("replay").args(subject).output();
+    let replay = replay.context("cannot start the simulator")?;
+    fs::write(file("txt"), replay.stdout)?;
+    let report = simulator
+        .command()
+        .arg("report")
+        .args(subject)
+        .arg("--output")
+        .arg(file("html"))
+        .output()?;
+    ensure!(
+        report.status.success(),
+        "there is no report of {name}: {}",
+        String::from_utf8_lossy(&report.stderr)
+    );
+    print!("{}", String::from_utf8_lossy(&report.stdout));
+    Ok(())
+}
