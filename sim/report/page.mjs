@@ -230,7 +230,9 @@ class Page {
       const sections = now.map((section) =>
         this.#section(section.title, section.lane, old.get(section.title) ?? "", section.text),
       );
-      const shown = sections.filter(({ count }) => count > 0 || !onlyChanges);
+      const changed = sections.filter(({ count }) => count > 0);
+      const unchanged = onlyChanges ? [] : sections.filter(({ count }) => count === 0);
+      const shown = [...changed, ...unchanged];
       const none = make("p", "muted section", "Nothing of the state changed in this event.");
       const nodes = shown.length > 0 ? shown.map(({ node }) => node) : [none];
       element("state").replaceChildren(...nodes);

@@ -18,7 +18,7 @@ const KINDS = [
 const AXIS = 24;
 const SLOT = 7;
 /** More bars than this at one time share their places. */
-const SLOTS_MAX = 8;
+const SLOTS_MAX = 14;
 /** How many pixels a column has at least, unless the reader zooms out. */
 const COLUMN_MIN = 5;
 const COLUMN_MAX = 60;
@@ -47,6 +47,7 @@ export function kindOf(lane) {
 function rowOf(lane) {
   const kind = kindOf(lane);
   if (kind === "reader") return "readers";
+  if (lane === "client") return "clients";
   if (kind === "fault") return "faults";
   if (kind === "message") return "messages";
   return kind === "oracle" ? "oracles" : lane;

@@ -7,7 +7,6 @@ use crate::suite::{Shell, Suite};
 use anyhow::{Context as _, Result, ensure};
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Where the pages under test are written.
@@ -28,7 +27,7 @@ pub(crate) fn browser(project: &Project, images: bool) -> Result<ExitCode> {
     setup::wasm_target(project)?;
     let pages = project.path(PAGES);
     fs::create_dir_all(&pages)?;
-    write_pages(project, &pages)?;
+    write_pages(project)?;
     suite.environment("BROWSER_PAGES", &pages.display().to_string());
     let tested = suite.run()?;
     if images {
@@ -41,28 +40,28 @@ pub(crate) fn browser(project: &Project, images: bool) -> Result<ExitCode> {
 }
 
 /// Writes the report of each run as a page, and beside it what the native simulator prints of it.
-fn write_pages(project: &Project, pages: &Path) -> Result<()> {
+fn write_pages(project: &Project) -> Result<()> {
     let clean = Simulator::clean(project)?;
-    write_page(&clean, pages, "clean", &[SEED.as_ref()])?;
+    write_page(project, &clean, "clean", &[SEED.as_ref()])?;
     let forks = [SEED_OF_FORKS.as_ref(), "--forks".as_ref()];
-    write_page(&clean, pages, "forks", &forks)?;
+    write_page(project, &clean, "forks", &forks)?;
     let house = project.path(HOUSE);
     let (planted, tape) = Simulator::planted(project, PLANTED, &house)?;
-    write_page(&planted, pages, "planted", &[tape.as_os_str()])
+    write_page(project, &planted, "planted", &[tape.as_os_str()])
 }
 
-fn write_page(
-    simulator: &Simulator,
-    pages: &Path,
-    name: &str,
-    subject: &[&OsStr],
-) -> Result<()> {
-    let file = |extension| -> PathBuf { pages.join(name).with_extension(extension) };
-    let replay = simulator.command().arg("replay").args(subject).output();
+fn write_page(simulator: &Simulator, pages: &Path, name: &str, subject: &[&OsStr]) -> Result<()> {
+    let page = project.path(PAGES).join(name);
+    let file = |extension| page.with_extension(extension);
+    let replay = simulator
+        .command(project)
+        .arg("replay")
+        .args(subject)
+        .output();
     let replay = replay.context("cannot start the simulator")?;
     fs::write(file("txt"), replay.stdout)?;
     let report = simulator
-        .command()
+        .command(project)
         .arg("report")
         .args(subject)
         .arg("--output")

@@ -234,7 +234,9 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
         step("simulator is sound", Work::Summarised(simulator(&["meta"]))),
         step(
             "forks",
-            Work::Summarised(simulator(&["forks", "--seeds", "0..5000", "--report", LOGS])),
+            Work::Summarised(simulator(&[
+                "forks", "--seeds", "0..5000", "--report", LOGS,
+            ])),
         ),
         step(
             "forks explored",

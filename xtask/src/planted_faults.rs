@@ -278,22 +278,28 @@ impl Simulator {
     }
 
     /// Builds the one with this fault in it, from a copy of the workspace in `house`. Returns it with
-    /// the path of the tape that shows the fault.
+    /// the tape that shows the fault, relative to the root of the project.
     pub(crate) fn planted(project: &Project, name: &str, house: &Path) -> Result<(Self, PathBuf)> {
         let bugs = picked(project, Layer::Inner, Some(name), None)?;
         let bug = bugs.first().context("there is no such bug")?;
         plant(project, bug, house)?;
+        // It makes a few runs only, so that a quick build is worth more than quick runs.
+        let manifest = house.join("Cargo.toml");
+        let quick = fs::read_to_string(&manifest)?.replace("opt-level = 3", "opt-level = 1");
+        fs::write(manifest, quick)?;
         let target = project.path(TARGET);
         share_dependencies(project, &target)?;
         let simulator = Self {
             program: build(project, bug.layer, house, &target)?,
             target,
         };
-        Ok((simulator, bug.tape()))
+        let tape = Path::new(bug.layer.bugs()).join(&bug.name).join("bug.tape");
+        Ok((simulator, tape))
     }
 
-    pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+    /// Makes a command that runs at the root of the project.
+    pub(crate) fn command(&self, project: &Project) -> Command {
+        let mut command = project.command(&self.program);
         command.env("CARGO_TARGET_DIR", &self.target);
         command
     }

@@ -77,7 +77,7 @@ pub(super) struct Operation {
     acknowledged: Vec<(u64, u16)>,
     /// Whether an answer was lost.
     unknown: bool,
-    done: bool,
+    pub(super) done: bool,
     /// The offset with which an append was answered.
     offset: Option<String>,
     /// What is read once more at the end, if it is part of that.
@@ -345,7 +345,12 @@ impl World<'_, '_> {
     }
 
     /// Adds a line about a client to the trace.
-    fn note_of_client(&mut self, client: ClientId, mark: Mark, what: impl FnOnce() -> String) {
+    pub(super) fn note_of_client(
+        &mut self,
+        client: ClientId,
+        mark: Mark,
+        what: impl FnOnce() -> String,
+    ) {
         let lane = format_args!("client {client}");
         self.engine.note_as(mark, lane, what);
     }

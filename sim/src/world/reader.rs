@@ -165,7 +165,7 @@ impl World<'_, '_> {
                 it.over = true;
                 let (call, left) = (it.call, it.left);
                 if left {
-                    return self.finish(self.readers[reader].operation);
+                    return self.read_ends(reader);
                 }
                 let delay = self.engine.network_delay();
                 return self.engine.schedule(delay, Event::Reply { call, received });
@@ -356,7 +356,6 @@ impl World<'_, '_> {
             return;
         }
         it.left = true;
-        let operation = it.operation;
         self.engine.cover(Situation::ReaderLeft);
         if self.phase == Phase::Busy {
             self.engine.changed(Fault::Leave);
@@ -365,6 +364,19 @@ impl World<'_, '_> {
             "the client leaves".to_owned()
         });
         self.step(reader, Input::ClientGone);
+        self.read_ends(reader);
+    }
+
+    /// Lets the client go on after a live read whose answer it has not seen to the end.
+    fn read_ends(&mut self, reader: ReaderId) {
+        let Reader {
+            call, operation, ..
+        } = self.readers[reader];
+        if !self.operations[operation].done {
+            let client = self.operations[operation].client;
+            let ends = Mark::Ends(call.span());
+            self.note_of_client(client, ends, || format!("the live read c{call} ends"));
+        }
         self.finish(operation);
     }
 
@@ -478,9 +490,8 @@ impl World<'_, '_> {
         }
         let it = &mut self.readers[reader];
         if it.over && it.queue.is_empty() {
-            let operation = it.operation;
             if it.class == Class::Sse {
-                self.finish(operation);
+                self.read_ends(reader);
             }
             return;
         }

@@ -187,11 +187,33 @@ pub(crate) fn pretty(text: &mut String, name: &str, value: &impl Debug) {
     line(text, name, "");
     let shown = format!("{value:#?}");
     // The first and the last line are the name of the type and its brace.
-    let fields = shown.lines().skip(1);
-    let fields: Vec<_> = fields.collect();
-    for field in &fields[..fields.len().saturating_sub(1)] {
+    let mut fields = shown.lines().skip(1).collect::<Vec<_>>();
+    fields.pop();
+    for field in compact(fields) {
         writeln!(text, "{field}").expect("a text takes everything");
     }
+}
+
+/// Puts each value with one unnamed field, such as `Some(Millis(7))`, on one line.
+fn compact(fields: Vec<&str>) -> Vec<String> {
+    let mut lines = Vec::<String>::new();
+    for field in fields {
+        lines.push(field.to_owned());
+        while let [.., outer, inner, end] = lines.as_slice()
+            && outer.ends_with('(')
+            && !inner.ends_with(['(', '{', '['])
+            && matches!(end.trim(), ")," | ")")
+        {
+            let joined = format!(
+                "{outer}{}{}",
+                inner.trim().trim_end_matches(','),
+                end.trim()
+            );
+            lines.truncate(lines.len() - 3);
+            lines.push(joined);
+        }
+    }
+    lines
 }
 
 /// Adds a name and the elements of a list below it; nothing if there are none.
@@ -218,5 +240,31 @@ fn seconds(ms: u64) -> String {
     match ms.checked_sub(BEGINNING) {
         Some(since) => format!("{}.{:03}", since / 1_000, since % 1_000),
         None => format!("{} ms before the beginning", BEGINNING - ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_with_one_field_take_one_line() {
+        #[derive(Debug)]
+        struct Outer {
+            _at: Option<Inner>,
+            _ends: Vec<Inner>,
+        }
+        #[derive(Debug)]
+        struct Inner(#[expect(dead_code, reason = "it is shown")] u64);
+
+        let value = Outer {
+            _at: Some(Inner(7)),
+            _ends: vec![Inner(8)],
+        };
+        let mut text = String::new();
+        pretty(&mut text, "outer", &value);
+        let expected =
+            "outer: \n    _at: Some(Inner(7)),\n    _ends: [\n        Inner(8),\n    ],\n";
+        assert_eq!(text, expected);
     }
 }
