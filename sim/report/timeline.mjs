@@ -21,7 +21,7 @@ const SLOT = 7;
 const SLOTS_MAX = 14;
 /** How many pixels a column has at least, unless the reader zooms out. */
 const COLUMN_MIN = 5;
-const COLUMN_MAX = 60;
+const COLUMN_MAX = 120;
 /** A pause of this many simulated milliseconds is marked. */
 const PAUSE_MS = 1000;
 const TICK_PIXELS = 90;
@@ -342,7 +342,7 @@ export class Timeline {
     const x = this.#x(this.#column);
     pen.fillStyle = color("accent");
     pen.globalAlpha = 0.14;
-    const wide = Math.max(7, this.#scale);
+    const wide = Math.min(16, Math.max(7, this.#scale));
     pen.fillRect(x - wide / 2, AXIS, wide, height - AXIS);
     pen.globalAlpha = 1;
     pen.fillRect(x - 0.5, AXIS - 4, 1.5, height);

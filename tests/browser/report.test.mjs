@@ -73,14 +73,14 @@ describe.each(["clean", "forks", "planted"])("the report of the %s run", (name) 
 test("a planted fault fails with the oracle, the values and the event of the native run", async () => {
   const { page, problems, close } = await open("planted");
   const native = await nativeRun(directory, "planted");
-  expect(native.oracle).toBe("segments");
+  expect(native.oracle).toBe("keys");
   expect(await textOf(page, "verdict")).toBe("an oracle fails");
   expect(await textOf(page, "oracle")).toBe(native.oracle);
   expect(await textOf(page, "expected")).toBe(native.expected);
   expect(await textOf(page, "actual")).toBe(native.actual);
   // The page opens where the oracle has failed.
   expect(String(await eventOf(page))).toBe(native.event);
-  expect(await textOf(page, "lines")).toContain("segments: expected");
+  expect(await textOf(page, "lines")).toContain("keys: expected");
   await page.keyboard.press("Home");
   expect(String(await eventOf(page))).not.toBe(native.event);
   await page.click("#to-failure");

@@ -15,7 +15,7 @@ const PAGES: &str = "target/browser";
 /// differs.
 const HOUSE: &str = "target/browser-house";
 /// The planted fault whose page is tested. Clients, objects, the cold tier and faults take part.
-const PLANTED: &str = "035-hot-table-dropped-early";
+const PLANTED: &str = "036-same-key-twice";
 /// Seeds without a failure.
 const SEED: &str = "7";
 const SEED_OF_FORKS: &str = "7";
@@ -50,7 +50,12 @@ fn write_pages(project: &Project) -> Result<()> {
     write_page(project, &planted, "planted", &[tape.as_os_str()])
 }
 
-fn write_page(simulator: &Simulator, pages: &Path, name: &str, subject: &[&OsStr]) -> Result<()> {
+fn write_page(
+    project: &Project,
+    simulator: &Simulator,
+    name: &str,
+    subject: &[&OsStr],
+) -> Result<()> {
     let page = project.path(PAGES).join(name);
     let file = |extension| page.with_extension(extension);
     let replay = simulator
