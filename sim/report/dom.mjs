@@ -49,6 +49,26 @@ export function seconds(ms) {
 const NEAR_MS = 315_360_000_000;
 
 /**
+ * Returns how a word is shown if it is a moment.
+ *
+ * @param {string} word
+ */
+function momentOf(word) {
+  const since = Number(word) - beginning;
+  if (!/^\d{13}$/.test(word) || Math.abs(since) > NEAR_MS) return undefined;
+  return `${since < 0 ? "-" : ""}${seconds(Math.abs(since))} s`;
+}
+
+/**
+ * Returns a text with each moment in simulated seconds.
+ *
+ * @param {string} text
+ */
+export function plain(text) {
+  return text.replace(/\b\d{13}\b/g, (word) => momentOf(word) ?? word);
+}
+
+/**
  * Returns a text in parts: each call as a button, and each moment in simulated seconds.
  *
  * @param {string} text
@@ -60,8 +80,8 @@ export function rich(text, chosen) {
   let end = 0;
   for (const match of text.matchAll(/\bc\d+\b|\b\d{13}\b/g)) {
     const word = match[0];
-    const since = Number(word) - beginning;
-    if (!word.startsWith("c") && Math.abs(since) > NEAR_MS) continue;
+    const shown = momentOf(word);
+    if (!word.startsWith("c") && shown === undefined) continue;
     parts.push(text.slice(end, match.index));
     end = match.index + word.length;
     if (word.startsWith("c")) {
@@ -70,8 +90,7 @@ export function rich(text, chosen) {
       call.dataset.call = word;
       parts.push(call);
     } else {
-      const sign = since < 0 ? "-" : "";
-      const moment = make("span", "moment", `${sign}${seconds(Math.abs(since))} s`);
+      const moment = make("span", "moment", shown ?? word);
       moment.title = `${word} ms since 1970`;
       parts.push(moment);
     }

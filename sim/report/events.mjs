@@ -1,6 +1,6 @@
 // The lines of the trace. Only those in view are elements of the page.
 
-import { make, mentions, seconds } from "./dom.mjs";
+import { make, mentions, plain, seconds } from "./dom.mjs";
 import { kindOf } from "./timeline.mjs";
 
 /** @typedef {import("./simulator.mjs").Line} TraceLine */
@@ -116,7 +116,7 @@ export class EventList {
       make("span", "time", seconds(line.simulated_ms)),
       make("span", "event", `e${line.event}`),
       make("span", `lane ${kindOf(line.lane)}`, line.lane === "!!" ? "oracle" : line.lane),
-      make("span", "text", line.text),
+      make("span", "text", plain(line.text)),
     );
     row.id = `line-${at}`;
     row.dataset.event = String(line.event);

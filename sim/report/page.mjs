@@ -1,6 +1,6 @@
 // The page: it runs the tape, compares the hash, and shows the event that the reader goes to.
 
-import { beginAt, find, make, rich, seconds } from "./dom.mjs";
+import { beginAt, find, make, plain, rich, seconds } from "./dom.mjs";
 import { difference } from "./difference.mjs";
 import { EventList } from "./events.mjs";
 import { Panic, Simulator } from "./simulator.mjs";
@@ -298,7 +298,7 @@ class Page {
     if (event === undefined) return;
     const lines = this.replay.trace.filter((line) => line.event === event);
     const head = `event ${event} · ${seconds(lines[0]?.simulated_ms ?? 0)} s`;
-    const rows = lines.slice(0, 8).map((line) => make("div", "", `${line.lane}  ${line.text}`));
+    const rows = lines.slice(0, 8).map((line) => make("div", "", `${line.lane}  ${plain(line.text)}`));
     tip.replaceChildren(make("div", "", make("strong", "", head)), ...rows);
     const { width, height } = tip.getBoundingClientRect();
     tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 8))}px`;

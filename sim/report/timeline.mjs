@@ -16,6 +16,8 @@ const KINDS = [
   "client", "reader", "cache", "network", "object", "cold", "message", "fault", "world", "oracle",
 ];
 const AXIS = 24;
+/** The space before the first column and behind the last. */
+const PADDING = 12;
 const SLOT = 7;
 /** More bars than this at one time share their places. */
 const SLOTS_MAX = 14;
@@ -182,7 +184,7 @@ export class Timeline {
   }
 
   #fit() {
-    return (this.canvas.clientWidth - this.#margin() - 12) / Math.max(1, this.#events.length);
+    return (this.canvas.clientWidth - this.#margin() - PADDING) / Math.max(1, this.#events.length);
   }
 
   #margin() {
@@ -204,18 +206,18 @@ export class Timeline {
   }
 
   #clamp() {
-    const most = Math.max(0, this.#events.length + 1 - this.#visible());
+    const most = Math.max(0, this.#events.length + PADDING / this.#scale - this.#visible());
     this.#left = Math.min(most, Math.max(0, this.#left));
   }
 
   /** @param {number} column */
   #x(column) {
-    return this.#margin() + 6 + (column - this.#left + 0.5) * this.#scale;
+    return this.#margin() + PADDING / 2 + (column - this.#left + 0.5) * this.#scale;
   }
 
   /** @param {number} x */
   #columnAt(x) {
-    const column = Math.round((x - this.#margin() - 6) / this.#scale - 0.5 + this.#left);
+    const column = Math.round((x - this.#margin() - PADDING / 2) / this.#scale - 0.5 + this.#left);
     return Math.min(this.#events.length - 1, Math.max(0, column));
   }
 

@@ -89,6 +89,18 @@ test("a planted fault fails with the oracle, the values and the event of the nat
   await close();
 });
 
+test("a run of many seeds leaves the page of the one that fails", async () => {
+  const { page, problems, close } = await open("found");
+  const native = await nativeRun(directory, "found");
+  expect(await page.getAttribute("body", "data-run")).toBe("same");
+  expect(await textOf(page, "name")).toMatch(/^Simulation of seed \d+$/);
+  expect(await textOf(page, "oracle")).toBe(native.oracle);
+  expect(await textOf(page, "actual")).toBe(native.actual);
+  expect(String(await eventOf(page))).toBe(native.event);
+  expect(problems).toEqual([]);
+  await close();
+});
+
 test("a run without a failure shows none", async () => {
   const { page, close } = await open("clean");
   expect(await textOf(page, "verdict")).toBe("every oracle holds");

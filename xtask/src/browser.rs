@@ -47,7 +47,31 @@ fn write_pages(project: &Project) -> Result<()> {
     write_page(project, &clean, "forks", &forks)?;
     let house = project.path(HOUSE);
     let (planted, tape) = Simulator::planted(project, PLANTED, &house)?;
+    write_found_page(project, &planted)?;
     write_page(project, &planted, "planted", &[tape.as_os_str()])
+}
+
+/// Lets the simulator with the planted fault find a seed that fails, as a run of many seeds does.
+fn write_found_page(project: &Project, planted: &Simulator) -> Result<()> {
+    let pages = project.path(PAGES);
+    let found = tempfile::tempdir_in(&pages)?;
+    let run = planted
+        .command(project)
+        .args(["run", "--seeds", "0..20000", "--jobs", "1", "--report"])
+        .arg(found.path())
+        .output()?;
+    fs::write(pages.join("found.txt"), &run.stdout)?;
+    ensure!(!run.status.success(), "no seed fails with {PLANTED}");
+    let entries = fs::read_dir(found.path())?;
+    let files = entries.collect::<Result<Vec<_>, _>>()?;
+    let mut files = files.iter().map(fs::DirEntry::path);
+    let page = files.find(|path| path.extension() == Some("html".as_ref()));
+    let page = page.with_context(|| {
+        let printed = String::from_utf8_lossy(&run.stdout);
+        format!("the seed that fails has no page: {printed}")
+    })?;
+    fs::rename(page, pages.join("found.html"))?;
+    Ok(())
 }
 
 fn write_page(
