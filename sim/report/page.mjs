@@ -59,10 +59,10 @@ function compare(replay) {
     replay.hash === native.hash &&
     replay.events === native.events &&
     JSON.stringify(replay.failure) === JSON.stringify(native.failure);
+  const covers = native.until < native.events ? ` up to event ${native.until}` : "";
   const word = isSame
-    ? make("span", "is-same", "✓ the same run as natively")
+    ? make("span", "is-same", `✓ the same run as natively${covers}`)
     : make("span", "is-other", "✗ not the native run");
-  const covers = native.until < native.events ? `, up to event ${native.until}` : "";
   const hash = (/** @type {string} */ id, /** @type {string} */ value) => {
     const code = make("code", "", value);
     code.id = id;
@@ -72,7 +72,7 @@ function compare(replay) {
     word,
     make("br", ""),
     "hash here ", hash("hash-here", replay.hash), make("br", ""),
-    "natively ", hash("hash-native", native.hash), covers,
+    "natively ", hash("hash-native", native.hash),
   );
   return isSame;
 }
@@ -224,23 +224,33 @@ class Page {
     element("detail-title").textContent = `State after event ${this.#event}${since}`;
     const onlyChanges = find("only-changes", HTMLInputElement).checked;
     try {
-      const now = this.simulator.state(this.#event).state;
-      const then = before === undefined ? now : this.simulator.state(before).state;
-      const old = new Map(then.map((section) => [section.title, section.text]));
-      const sections = now.map((section) =>
-        this.#section(section.title, section.lane, old.get(section.title) ?? "", section.text),
-      );
-      const changed = sections.filter(({ count }) => count > 0);
-      const unchanged = onlyChanges ? [] : sections.filter(({ count }) => count === 0);
-      const shown = [...changed, ...unchanged];
-      const none = make("p", "muted section", "Nothing of the state changed in this event.");
-      const nodes = shown.length > 0 ? shown.map(({ node }) => node) : [none];
-      element("state").replaceChildren(...nodes);
+      this.#showSections(this.simulator.state(this.#event).state, before, onlyChanges);
     } catch (error) {
       if (!(error instanceof Panic)) throw error;
-      const text = `The run panics in this event: ${error.message}`;
-      element("state").replaceChildren(make("p", "section", text));
+      element("detail-title").textContent = `State before event ${this.#event}, which panics`;
+      this.#showSections(this.simulator.state(native.until).state, native.until, false);
     }
+  }
+
+  /**
+   * Shows a state, and what differs from the state after an earlier event.
+   *
+   * @param {import("./simulator.mjs").Section[]} now
+   * @param {number | undefined} before
+   * @param {boolean} onlyChanges
+   */
+  #showSections(now, before, onlyChanges) {
+    const then = before === undefined ? now : this.simulator.state(before).state;
+    const old = new Map(then.map((section) => [section.title, section.text]));
+    const sections = now.map((section) =>
+      this.#section(section.title, section.lane, old.get(section.title) ?? "", section.text),
+    );
+    const changed = sections.filter(({ count }) => count > 0);
+    const unchanged = onlyChanges ? [] : sections.filter(({ count }) => count === 0);
+    const shown = [...changed, ...unchanged];
+    const none = make("p", "muted section", "Nothing of the state changed in this event.");
+    const nodes = shown.length > 0 ? shown.map(({ node }) => node) : [none];
+    element("state").replaceChildren(...nodes);
   }
 
   /**
