@@ -1,5 +1,5 @@
-//! A run as JSON, for the page that replays it in a browser. The page runs the simulator in wasm, so
-//! that it can go to any event by running up to there.
+//! A run as JSON, for the page that replays it in a browser. The page runs the simulator in wasm,
+//! so that it can go to any event by running up to there.
 
 use serde::Serialize;
 

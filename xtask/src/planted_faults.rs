@@ -277,8 +277,8 @@ impl Simulator {
         })
     }
 
-    /// Builds the one with this fault in it, from a copy of the workspace in `house`. Returns it with
-    /// the tape that shows the fault, relative to the root of the project.
+    /// Builds the one with this fault in it, from a copy of the workspace in `house`. Returns it
+    /// with the tape that shows the fault, relative to the root of the project.
     pub(crate) fn planted(project: &Project, name: &str, house: &Path) -> Result<(Self, PathBuf)> {
         let bugs = picked(project, Layer::Inner, Some(name), None)?;
         let bug = bugs.first().context("there is no such bug")?;

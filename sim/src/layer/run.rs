@@ -79,8 +79,8 @@ struct Worker<L: Layer> {
     totals: Totals<L>,
 }
 
-/// Runs seeds until one fails, all are done or the time is up. Writes the page of the one that fails
-/// into the directory `reports`, and its tape beside it.
+/// Runs seeds until one fails, all are done or the time is up. Writes the page of the one that
+/// fails into the directory `reports`, and its tape beside it.
 ///
 /// # Errors
 /// When a worker cannot be started or fails itself.
