@@ -166,7 +166,7 @@ fn check_statement(statement: &Statement) {
     let places = statement.sql.matches('?').count();
     assert_eq!(places, statement.values.len(), "{}", statement.sql);
     let is_whole = |value: &Value| match value {
-        Value::Integer(_) => true,
+        Value::Null | Value::Integer(_) => true,
         Value::Text(text) => !text.contains('\0'),
     };
     assert!(statement.values.iter().all(is_whole));

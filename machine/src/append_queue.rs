@@ -44,7 +44,8 @@ impl AppendQueue {
             | Call::Metadata
             | Call::Read(_)
             | Call::Delete(_)
-            | Call::Fork(_)) => {
+            | Call::Fork(_)
+            | Call::Admin(_)) => {
                 return Arrival::Runs(Input::Call { id, call });
             }
         };

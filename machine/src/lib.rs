@@ -79,13 +79,14 @@
 //! # The public face
 //!
 //! The modules are private, and callers import types from here. A module is public if its items
-//! would be unclear without its name: [`live_reader`] has an `Input` and an `Effect` too,
+//! would be unclear without its name: [`admin`] is an API of its own, [`live_reader`] has an `Input` and an `Effect` too,
 //! [`outbox`] and [`sql`] have a `Value` each, and [`router`], [`segment`], [`wire`] and [`sql`]
 //! have functions such as [`segment::key`]. [`rows`] is the schema of the stored rows, and
 //! [`table`] describes settings for programs that print or read them.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod admin;
 mod append_queue;
 mod backoff;
 mod frames;
@@ -123,8 +124,8 @@ pub use storage::{Guarded, Storage, StorageError};
 pub use stream::Stream;
 pub use timer::{Timer, TimerReason};
 pub use turn::{
-    AlarmChange, Broadcast, CallId, CallOutcome, Class, Context, Effect, EffectId, Input, Millis,
-    StreamEnd, Subscriber, Turn,
+    AlarmChange, Appended, Broadcast, CallId, CallOutcome, Class, Context, Effect, EffectId, Input,
+    Millis, StreamEnd, Subscriber, Turn,
 };
 pub use wire::answer::{Answer, Body};
 pub use wire::fork::{ForkCall, ForkRequest};

@@ -18,6 +18,14 @@ pub enum Refusal {
         /// What holds for the header, as the rest of a sentence.
         rule: &'static str,
     },
+    /// 400: a parameter of the admin API.
+    #[error("{name} {rule}")]
+    BadParameter {
+        /// The name of the parameter.
+        name: String,
+        /// What holds for the parameter, as the rest of a sentence.
+        rule: String,
+    },
     /// 401: the operator demands a token (protocol 12.1).
     #[error("the bearer token is missing or wrong")]
     Unauthorized,
@@ -54,6 +62,9 @@ pub enum Refusal {
     /// 501: an optional part of the protocol that this server leaves out.
     #[error("{0} are not supported by this server")]
     NotSupported(&'static str),
+    /// 503: a part of the admin API that needs something that the operator has not set up.
+    #[error("{0}")]
+    NotConfigured(&'static str),
     /// 405: the resource does not know the method.
     #[error("this method is not supported here; allowed: {allow}")]
     MethodNotAllowed {
@@ -154,7 +165,9 @@ impl Refusal {
     #[must_use]
     pub const fn status_and_code(&self) -> (u16, &'static str) {
         match self {
-            Self::Malformed(_) | Self::MalformedHeader { .. } => (400, "bad_request"),
+            Self::Malformed(_) | Self::MalformedHeader { .. } | Self::BadParameter { .. } => {
+                (400, "bad_request")
+            }
             Self::EpochStartsAtZero => (400, "epoch_starts_at_zero"),
             Self::Unauthorized => (401, "unauthorized"),
             Self::Forbidden(_) => (403, "forbidden"),
@@ -182,6 +195,7 @@ impl Refusal {
             Self::NameTooLong { .. } => (414, "name_too_long"),
             Self::ContentCoding => (415, "content_encoding_not_supported"),
             Self::NotSupported(_) => (501, "not_supported"),
+            Self::NotConfigured(_) => (503, "not_configured"),
         }
     }
 }

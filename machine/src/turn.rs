@@ -144,16 +144,31 @@ impl Input {
     /// use of a stream with a TTL is stored, and an expired stream is removed.
     #[must_use]
     pub const fn only_reads(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Call {
+                call: Call::Admin(call),
+                ..
+            } => call.only_reads(),
             Self::Continue { .. }
-                | Self::Call {
-                    call: Call::Metadata
-                        | Call::Read(_)
-                        | Call::Fork(ForkCall::Describe { .. } | ForkCall::Bound { .. }),
-                    ..
-                }
-        )
+            | Self::Call {
+                call:
+                    Call::Metadata
+                    | Call::Read(_)
+                    | Call::Fork(ForkCall::Describe { .. } | ForkCall::Bound { .. }),
+                ..
+            } => true,
+            Self::Call {
+                call: Call::Create(_) | Call::Append(_) | Call::Delete(_) | Call::Fork(_),
+                ..
+            }
+            | Self::Appends(_)
+            | Self::SubscriberLeft { .. }
+            | Self::Alarm
+            | Self::PutFinished { .. }
+            | Self::CollectFinished { .. }
+            | Self::CallFinished { .. }
+            | Self::IndexFinished { .. } => false,
+        }
     }
 
     /// Returns whether it runs appends, so that others wait for its commit; see
@@ -195,9 +210,27 @@ pub struct Turn {
     pub after_commit: Vec<Effect>,
     /// One broadcast to the subscribers.
     pub broadcast: Option<Broadcast>,
+    /// What the turn has appended to the stream.
+    pub appended: Appended,
     /// Appends that the step left out, because a segment was sealed before them. They come first in
     /// the next step.
     pub deferred: Vec<(CallId, Append)>,
+}
+
+/// How much was appended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Messages of a JSON stream, appends of any other.
+    pub messages: u64,
+    /// Their bytes, without framing.
+    pub bytes: u64,
+}
+
+impl core::ops::AddAssign for Appended {
+    fn add_assign(&mut self, more: Self) {
+        self.messages += more.messages;
+        self.bytes += more.bytes;
+    }
 }
 
 impl Turn {

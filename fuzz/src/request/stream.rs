@@ -167,7 +167,8 @@ impl Named {
             | Call::Delete(_)
             | Call::Read(_)
             | Call::Metadata
-            | Call::Fork(_) => {}
+            | Call::Fork(_)
+            | Call::Admin(_) => {}
         }
         answer
     }

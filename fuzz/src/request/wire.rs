@@ -121,7 +121,7 @@ impl Request {
                 headers.extend(print_preconditions(preconditions));
                 ("DELETE", Bytes::new())
             }
-            Call::Fork(_) => unreachable!("calls of forks are not handed over"),
+            Call::Fork(_) | Call::Admin(_) => unreachable!("internal calls are not handed over"),
         };
         Self {
             method: method.to_owned(),

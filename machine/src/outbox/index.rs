@@ -17,6 +17,8 @@ pub struct Statement {
 /// A value bound to a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
+    /// `NULL`.
+    Null,
     /// An `INTEGER`, at most 2^53 - 1.
     Integer(u64),
     /// A `TEXT`.
@@ -26,6 +28,12 @@ pub enum Value {
 impl From<u64> for Value {
     fn from(integer: u64) -> Self {
         Self::Integer(integer)
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
     }
 }
 
@@ -56,6 +64,24 @@ pub enum Change {
         /// The source of a fork. Empty if the stream is no fork.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         forked_from: String,
+        /// Whether it was closed from the beginning.
+        #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+        closed: bool,
+        /// Its fixed end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Millis>,
+        /// The time without use after which it ends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ttl_seconds: Option<u64>,
+    },
+    /// A stream was closed.
+    Closed {
+        /// The canonical name of the stream.
+        path: String,
+        /// The version of its row.
+        version: u64,
+        /// The incarnation in hexadecimal.
+        incarnation: String,
     },
     /// A segment was stored in the cold tier.
     Stored {
@@ -108,6 +134,10 @@ struct StoredChange {
     created_at: Option<Millis>,
     #[serde(default)]
     forked_from: String,
+    #[serde(default)]
+    closed: bool,
+    expires_at: Option<Millis>,
+    ttl_seconds: Option<u64>,
     segment: Option<u64>,
     units: Option<u64>,
     key: Option<String>,
@@ -121,6 +151,7 @@ struct StoredChange {
 #[serde(rename_all = "kebab-case")]
 enum StoredKind {
     Created,
+    Closed,
     Stored,
     Ended,
     Purged,
@@ -144,6 +175,14 @@ impl TryFrom<StoredChange> for Change {
                 content_type: stored.content_type.ok_or(ChangeError)?,
                 created_at: stored.created_at.ok_or(ChangeError)?,
                 forked_from: stored.forked_from,
+                closed: stored.closed,
+                expires_at: stored.expires_at,
+                ttl_seconds: stored.ttl_seconds,
+            },
+            StoredKind::Closed => Self::Closed {
+                path,
+                version,
+                incarnation: stored.incarnation.ok_or(ChangeError)?,
             },
             StoredKind::Stored => Self::Stored {
                 path,
@@ -166,11 +205,16 @@ impl TryFrom<StoredChange> for Change {
     }
 }
 
-const INSERT_STREAM: &str = "INSERT INTO streams (path, incarnation, content_type, created_at, deleted_at, version, forked_from) \
-     VALUES (?, ?, ?, ?, NULL, ?, ?) ON CONFLICT (path) DO UPDATE SET incarnation = excluded.incarnation, \
+const INSERT_STREAM: &str = "INSERT INTO streams (path, incarnation, content_type, created_at, deleted_at, version, forked_from, \
+     closed, expires_at, ttl_seconds) \
+     VALUES (?, ?, ?, ?, NULL, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET incarnation = excluded.incarnation, \
      content_type = excluded.content_type, created_at = excluded.created_at, deleted_at = NULL, version = excluded.version, \
-     forked_from = excluded.forked_from \
+     forked_from = excluded.forked_from, closed = excluded.closed, expires_at = excluded.expires_at, \
+     ttl_seconds = excluded.ttl_seconds \
      WHERE excluded.version > streams.version";
+
+const CLOSE_STREAM: &str =
+    "UPDATE streams SET closed = 1 WHERE path = ? AND incarnation = ? AND deleted_at IS NULL";
 
 const INSERT_SEGMENT: &str = "INSERT INTO segments (path, incarnation, segment, start_offset, end_offset, r2_key, bytes, messages, \
      created_at, version) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? \
@@ -190,6 +234,7 @@ impl Change {
     pub(crate) const fn version(&self) -> u64 {
         match self {
             Self::Created { version, .. }
+            | Self::Closed { version, .. }
             | Self::Stored { version, .. }
             | Self::Ended { version, .. }
             | Self::Purged { version, .. } => *version,
@@ -206,6 +251,9 @@ impl Change {
                 content_type,
                 created_at,
                 forked_from,
+                closed,
+                expires_at,
+                ttl_seconds,
             } => vec![Statement {
                 sql: INSERT_STREAM,
                 values: vec![
@@ -215,7 +263,16 @@ impl Change {
                     created_at.0.into(),
                     version.into(),
                     forked_from.into(),
+                    u64::from(closed).into(),
+                    expires_at.map(|at| at.0).into(),
+                    ttl_seconds.into(),
                 ],
+            }],
+            Self::Closed {
+                path, incarnation, ..
+            } => vec![Statement {
+                sql: CLOSE_STREAM,
+                values: vec![path.into(), incarnation.into()],
             }],
             Self::Stored {
                 path,

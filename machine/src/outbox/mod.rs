@@ -100,6 +100,18 @@ impl Outbox {
         self.queues.is_empty() && !self.has_unloaded
     }
 
+    /// Returns whether there is a table of tasks.
+    pub(crate) const fn has_table(&self) -> bool {
+        self.has_table
+    }
+
+    /// Returns how often in a row a task has failed, if this instance knows it.
+    pub(crate) fn failures(&self, queue: &Queue, id: u64) -> Option<u64> {
+        let state = self.queues.get(queue)?;
+        let first = state.tasks.front()?;
+        (first.id == id).then_some(state.failures)
+    }
+
     /// Returns the highest version of a change that the index may still receive, if there is one.
     pub(crate) const fn version(&self) -> Option<u64> {
         self.version
@@ -219,11 +231,6 @@ impl Outbox {
         let id = task.id;
         self.store(task, turn);
         Ok(id)
-    }
-
-    /// Returns whether the storage has a table of tasks, with the writes of this step.
-    pub(crate) const fn has_table(&self) -> bool {
-        self.has_table
     }
 
     fn store(&mut self, task: Task, turn: &mut Turn) {

@@ -139,9 +139,12 @@ impl TaskKind {
         match self {
             Self::Call { to, .. } => Queue::Call(to.clone()),
             Self::Index(Change::Purged { .. }) => Queue::Purge,
-            Self::Index(Change::Created { .. } | Change::Stored { .. } | Change::Ended { .. }) => {
-                Queue::Index
-            }
+            Self::Index(
+                Change::Created { .. }
+                | Change::Closed { .. }
+                | Change::Stored { .. }
+                | Change::Ended { .. },
+            ) => Queue::Index,
             Self::Collect(_) => Queue::Segments,
         }
     }

@@ -186,11 +186,17 @@ pub(crate) fn path(target: &str) -> &str {
         .expect("a split has at least one part")
 }
 
-/// Checks the bearer token. The time does not depend on where the tokens differ.
+/// Checks the bearer token, if there is one for streams.
 fn authorize(head: RequestHead<'_>, settings: &Settings) -> Result<(), Refusal> {
-    let Some(expected) = &settings.auth_token else {
-        return Ok(());
-    };
+    match &settings.auth_token {
+        None => Ok(()),
+        Some(expected) => check_token(head, expected),
+    }
+}
+
+/// Refuses a request without this bearer token. The time does not depend on where the tokens
+/// differ.
+pub(crate) fn check_token(head: RequestHead<'_>, expected: &str) -> Result<(), Refusal> {
     let given = (head.header)(header::AUTHORIZATION).unwrap_or_default();
     let scheme_and_token = given
         .split_once(' ')

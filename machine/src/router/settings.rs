@@ -16,6 +16,10 @@ pub struct Settings {
     pub limits: Limits,
     /// If set, every request must carry this token.
     pub auth_token: Option<String>,
+    /// The token of the admin API; see [`crate::admin`].
+    pub admin_token: Option<String>,
+    /// Whether the Worker's admin API is open to everybody if there is no token for it.
+    pub admin_open: bool,
     /// Whether shared caches may store the answers.
     pub cache_mode: CacheMode,
     /// Whether every answer has a `Server-Timing` header.
@@ -55,6 +59,8 @@ impl Default for Settings {
         Self {
             limits: Limits::DEFAULT,
             auth_token: None,
+            admin_token: None,
+            admin_open: false,
             cache_mode: CacheMode::default(),
             debug_timing: false,
             public_url: None,
@@ -64,9 +70,10 @@ impl Default for Settings {
 }
 
 /// The settings that are no numbers.
-const TEXTS: [Text; 5] = [
+const TEXTS: [Text; 7] = [
     Text {
         name: "CACHE_MODE",
+        place: Place::Both,
         value: Value::Choice {
             options: &["private", "shared"],
             default: "private",
@@ -77,6 +84,7 @@ const TEXTS: [Text; 5] = [
     },
     Text {
         name: "CORS_ORIGINS",
+        place: Place::Both,
         value: Value::Text {
             shape: "ORIGINS",
             default: TextDefault::Is("*"),
@@ -85,6 +93,7 @@ const TEXTS: [Text; 5] = [
     },
     Text {
         name: "PUBLIC_URL",
+        place: Place::Both,
         value: Value::Text {
             shape: "URL",
             default: TextDefault::Absent("the URL of the request"),
@@ -94,6 +103,7 @@ const TEXTS: [Text; 5] = [
     },
     Text {
         name: "AUTH_TOKEN",
+        place: Place::Both,
         value: Value::Text {
             shape: "TOKEN",
             default: TextDefault::Secret("everyone is let in"),
@@ -102,7 +112,27 @@ const TEXTS: [Text; 5] = [
                <token>`. Other users of a machine can see flags, but not variables.",
     },
     Text {
+        name: "ADMIN_TOKEN",
+        place: Place::Both,
+        value: Value::Text {
+            shape: "TOKEN",
+            default: TextDefault::Secret("the API is closed, or open on the machine itself only"),
+        },
+        help: "A secret. Requests to the admin API need `Authorization: Bearer <token>`. \
+               `docs/admin-api.md` says who may use it without a token.",
+    },
+    Text {
+        name: "ADMIN_OPEN",
+        place: Place::Worker,
+        value: Value::Choice {
+            options: &["0", "1"],
+            default: "0",
+        },
+        help: "Whether everybody may use the admin API while there is no `ADMIN_TOKEN`.",
+    },
+    Text {
         name: "DEBUG_TIMING",
+        place: Place::Both,
         value: Value::Choice {
             options: &["0", "1"],
             default: "0",
@@ -114,6 +144,7 @@ const TEXTS: [Text; 5] = [
 
 struct Text {
     name: &'static str,
+    place: Place,
     value: Value,
     help: &'static str,
 }
@@ -133,19 +164,23 @@ fn numbers(place: Place) -> impl Iterator<Item = Setting> {
 /// Returns the settings that only the Worker reads.
 #[must_use]
 pub fn of_worker() -> Vec<Setting> {
-    numbers(Place::Worker).collect()
+    numbers(Place::Worker).chain(texts(Place::Worker)).collect()
 }
 
 /// Returns the settings that both shells read, in the order in which operators read them.
 #[must_use]
 pub fn table() -> Vec<Setting> {
-    let texts = TEXTS.iter().map(|text| Setting {
+    numbers(Place::Both).chain(texts(Place::Both)).collect()
+}
+
+fn texts(place: Place) -> impl Iterator<Item = Setting> {
+    let texts = TEXTS.iter().filter(move |text| text.place == place);
+    texts.map(|text| Setting {
         name: text.name,
-        place: Place::Both,
+        place: text.place,
         value: text.value.clone(),
         help: text.help.to_owned(),
-    });
-    numbers(Place::Both).chain(texts).collect()
+    })
 }
 
 /// Sets the numbers that have a variable. An empty variable counts as absent.
@@ -173,7 +208,8 @@ impl Settings {
     /// # Errors
     /// Fails when a variable has an invalid value.
     pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
-        let auth_token = variable("AUTH_TOKEN").map(token).transpose()?;
+        let token = |name| variable(name).map(|value| token(name, value)).transpose();
+        let (auth_token, admin_token) = (token("AUTH_TOKEN")?, token("ADMIN_TOKEN")?);
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut limits = Limits::DEFAULT;
         read_numbers(&mut limits, Limits::TABLE, &variable)?;
@@ -187,11 +223,12 @@ impl Settings {
             Some(value) => CacheMode::from_name(&value)
                 .ok_or_else(|| bad("CACHE_MODE", "shared or private", value))?,
         };
-        let debug_timing = match variable("DEBUG_TIMING").as_deref() {
-            None | Some("0") => false,
-            Some("1") => true,
-            Some(value) => return Err(bad("DEBUG_TIMING", "0 or 1", value.to_owned())),
+        let flag = |name| match variable(name).as_deref() {
+            None | Some("0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(value) => Err(bad(name, "0 or 1", value.to_owned())),
         };
+        let (debug_timing, admin_open) = (flag("DEBUG_TIMING")?, flag("ADMIN_OPEN")?);
         let public_url = variable("PUBLIC_URL").map(public_url).transpose()?;
         let cors_origins = match variable("CORS_ORIGINS") {
             None => Origins::default(),
@@ -204,6 +241,8 @@ impl Settings {
         Ok(Self {
             limits,
             auth_token,
+            admin_token,
+            admin_open,
             cache_mode,
             debug_timing,
             public_url,
@@ -240,11 +279,11 @@ pub fn bad(variable: &'static str, rule: &str, value: String) -> SettingError {
 }
 
 /// Validates a token. White space around it would be lost in a request header.
-fn token(value: String) -> Result<String, SettingError> {
+fn token(variable: &'static str, value: String) -> Result<String, SettingError> {
     if value.is_empty() || value.trim() != value || value.chars().any(char::is_control) {
         return Err(SettingError::Secret {
-            variable: "AUTH_TOKEN",
-            rule: "a text without white space around it, or not set at all, which lets everyone in",
+            variable,
+            rule: "a text without white space around it, or not set at all",
         });
     }
     Ok(value)
@@ -312,6 +351,7 @@ mod tests {
         for (name, value) in [
             ("CACHE_MODE", "public"),
             ("DEBUG_TIMING", "yes"),
+            ("ADMIN_OPEN", "yes"),
             ("PUBLIC_URL", "streams.example"),
             ("PUBLIC_URL", "https://"),
             ("PUBLIC_URL", "ftp://streams.example"),

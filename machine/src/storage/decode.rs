@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::append_ends::take_end;
 use super::port::StorageError;
 use super::rows::{
-    Closed, Expiry, Former, Incarnation, Layout, Lineage, ManifestRow, OUTBOX_SCHEMA, Pin,
-    ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SCHEMA, SealedSegment,
-    StoredSegment, StreamRow, Unannounced, WriterColumns,
+    Activity, Closed, Expiry, Former, Incarnation, Layout, Lineage, ManifestRow, MinuteOfRows,
+    OUTBOX_SCHEMA, Pin, ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SCHEMA,
+    SealedSegment, StoredSegment, StreamRow, Sums, Unannounced, WriterColumns,
 };
 use super::sql::{
     Columns, FORMER, OLDER_TASKS, REGISTERED, SCHEMA_OF_OUTBOX, SCHEMA_OF_STREAM, SHARD_SHIFT,
@@ -36,10 +36,22 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
         },
     };
     let closed = required(row.integer(14)?)? != 0;
-    let lineage = match row.text(18)? {
-        None => Lineage::default(),
-        Some(text) => Lineage::from_stored(&text)
+    let lines = row.text(18)?.unwrap_or_default();
+    let (lineage, activity) = lines.split_once('\n').unwrap_or((&lines, ""));
+    let lineage = match lineage {
+        "" => Lineage::default(),
+        text => Lineage::from_stored(text)
             .ok_or_else(|| StorageError("the lineage cannot be read".to_owned()))?,
+    };
+    let segment = required(row.integer(9)?)?;
+    let first_own = lineage.fork.as_ref().map_or(0, |fork| fork.segments);
+    let activity = match activity {
+        // Earlier code did not count what it sealed.
+        "" => (segment <= first_own).then(Activity::default),
+        text => Some(
+            Activity::from_stored(text)
+                .ok_or_else(|| StorageError("the activity cannot be read".to_owned()))?,
+        ),
     };
     let registered = required(row.integer(8)?)?;
     Ok(StreamRow {
@@ -54,7 +66,7 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
             registry: registered & UNANNOUNCED_REGISTRY != 0,
             index: registered & UNANNOUNCED_INDEX != 0,
         },
-        segment: required(row.integer(9)?)?,
+        segment,
         writable: required(row.integer(10)?)? != 0,
         stream_seq: row.text(11)?,
         touched_at: Millis(required(row.integer(12)?)?),
@@ -67,6 +79,7 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
             None
         },
         lineage,
+        activity,
     })
 }
 
@@ -274,6 +287,39 @@ pub fn task(row: &impl Columns) -> Result<Task, StorageError> {
 /// When the row is not as the machine writes it.
 pub fn retried_segment(row: &impl Columns) -> Result<(u64, u64), StorageError> {
     Ok((required(row.integer(0)?)?, required(row.integer(1)?)?))
+}
+
+/// Reads a row of [`SEALED_PRODUCERS`](super::sql::SEALED_PRODUCERS): the last append of a
+/// producer, and its time.
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn sealed_producer(row: &impl Columns) -> Result<(ProducerStamp, Millis), StorageError> {
+    let stamp = stamp_at(row, 0)?;
+    Ok((required(stamp)?, Millis(required(row.integer(3)?)?)))
+}
+
+/// Reads a row of [`SEALED_SUMS`](super::sql::SEALED_SUMS).
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn sums(row: &impl Columns) -> Result<Sums, StorageError> {
+    Ok(Sums {
+        messages: row.integer(0)?.unwrap_or_default(),
+        framed: row.integer(1)?.unwrap_or_default(),
+    })
+}
+
+/// Reads a row of [`minutes`](super::sql::minutes).
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn minute(row: &impl Columns) -> Result<MinuteOfRows, StorageError> {
+    Ok(MinuteOfRows {
+        minute: required(row.integer(0)?)?,
+        units: required(row.integer(1)?)?,
+        bytes: required(row.integer(2)?)?,
+    })
 }
 
 /// Reads a row of [`at_or_before`](super::sql::at_or_before).

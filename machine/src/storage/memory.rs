@@ -7,8 +7,9 @@ use super::port::{Storage, StorageError};
 use bytes::Bytes;
 
 use super::rows::{
-    HotRow, HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerStamp, ProducerState,
-    RowAppends, RowKey, RowMeta, SealedSegment, StoredSegment, StreamRow, Write, WriterColumns,
+    HotRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, MinutesOfRows, Pin,
+    ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StoredSegment,
+    StreamRow, Sums, Write, WriterColumns,
 };
 use crate::Millis;
 use crate::outbox::task::{Queue, Task};
@@ -505,6 +506,54 @@ impl Storage for MemoryRows {
         let all = (queue.clone(), 0)..=(queue.clone(), Task::LAST_ID);
         let last = self.stored_tasks()?.range(all).next_back();
         Ok(last.map(|(_, task)| task.clone()))
+    }
+
+    fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
+        let segments = self.sealed()?.segments.range(from..).zip(0..limit);
+        let segments = segments.map(|((_, segment), _)| {
+            let mut segment = segment.clone();
+            if let Some(stored) = &mut segment.stored {
+                stored.index.clear();
+                stored.append_ends.clear();
+            }
+            segment
+        });
+        Ok(segments.collect())
+    }
+
+    fn sealed_producers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let producers = self.sealed()?.producers.range::<str, _>(behind);
+        let stamps = producers.zip(0..limit).map(|((id, (state, used_at)), _)| {
+            let (id, ProducerState { epoch, seq }) = (id.clone(), *state);
+            (ProducerStamp { id, epoch, seq }, *used_at)
+        });
+        Ok(stamps.collect())
+    }
+
+    fn sealed_sums(&self) -> Result<Sums, StorageError> {
+        let segments = self.sealed()?.segments.values();
+        Ok(segments.fold(Sums::default(), |sums, segment| Sums {
+            messages: sums.messages + segment.messages,
+            framed: sums.framed + segment.bytes,
+        }))
+    }
+
+    fn minutes(
+        &self,
+        table: HotTable,
+        before: RowKey,
+        since: Millis,
+    ) -> Result<Vec<MinuteOfRows>, StorageError> {
+        let mut minutes = MinutesOfRows::default();
+        let rows = self.hot_table(table)?.range(..before);
+        let recent = rows.filter(|(_, row)| since <= row.at);
+        recent.for_each(|(_, row)| minutes.add(&meta(row)));
+        Ok(minutes.finish())
     }
 }
 

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::rows::{
-    HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerState, RowAppends, RowKey, RowMeta,
-    SealedSegment, StreamRow, WriterColumns,
+    HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp, ProducerState,
+    RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
 };
+use crate::Millis;
 use crate::outbox::task::{Queue, Task};
 
 /// The storage could not be read. The step is void, and the instance must be dropped.
@@ -125,6 +126,43 @@ pub trait Storage {
     /// # Errors
     /// When the storage cannot be read.
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError>;
+
+    /// Reads the sealed segments from this number on, at most `limit`, in order and without their
+    /// indexes. Only asked if a segment is sealed.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError>;
+
+    /// Reads the producers of the sealed segments behind this id, at most `limit`, in order, with
+    /// the times of their last appends. Only asked if a segment is sealed.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn sealed_producers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError>;
+
+    /// Sums up messages and framed bytes of all sealed segments. Only asked if a segment is sealed
+    /// and the row of the stream does not have the sums.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn sealed_sums(&self) -> Result<Sums, StorageError>;
+
+    /// Sums up the rows of each minute, of those before the key `before` that came at `since` or
+    /// later.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn minutes(
+        &self,
+        table: HotTable,
+        before: RowKey,
+        since: Millis,
+    ) -> Result<Vec<MinuteOfRows>, StorageError>;
 }
 
 /// `None` is an empty storage, without tables.
@@ -205,6 +243,37 @@ impl<S: Storage + ?Sized> Storage for Option<&S> {
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
         self.map_or(Ok(None), |storage| storage.last_task(queue))
+    }
+
+    fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
+        self.map_or(Ok(Vec::new()), |storage| {
+            storage.sealed_segments(from, limit)
+        })
+    }
+
+    fn sealed_producers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
+        self.map_or(Ok(Vec::new()), |storage| {
+            storage.sealed_producers(after, limit)
+        })
+    }
+
+    fn sealed_sums(&self) -> Result<Sums, StorageError> {
+        self.map_or(Ok(Sums::default()), S::sealed_sums)
+    }
+
+    fn minutes(
+        &self,
+        table: HotTable,
+        before: RowKey,
+        since: Millis,
+    ) -> Result<Vec<MinuteOfRows>, StorageError> {
+        self.map_or(Ok(Vec::new()), |storage| {
+            storage.minutes(table, before, since)
+        })
     }
 }
 
@@ -310,12 +379,37 @@ where
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
         self.ask()?.last_task(queue)
     }
+
+    fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
+        self.ask()?.sealed_segments(from, limit)
+    }
+
+    fn sealed_producers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
+        self.ask()?.sealed_producers(after, limit)
+    }
+
+    fn sealed_sums(&self) -> Result<Sums, StorageError> {
+        self.ask()?.sealed_sums()
+    }
+
+    fn minutes(
+        &self,
+        table: HotTable,
+        before: RowKey,
+        since: Millis,
+    ) -> Result<Vec<MinuteOfRows>, StorageError> {
+        self.ask()?.minutes(table, before, since)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemoryRows, Millis, Write};
+    use crate::{MemoryRows, Write};
 
     #[test]
     fn segments_of_several_attempts_are_found_behind_an_option() {

@@ -8,15 +8,16 @@
 
 use super::port::StorageError;
 use super::rows::{
-    Expiry, Former, HotTable, OUTBOX_SCHEMA, ProducerStamp, SCHEMA, SealedSegment, StreamRow, Write,
+    Activity, Expiry, Former, HotTable, OUTBOX_SCHEMA, ProducerStamp, SCHEMA, SealedSegment,
+    StreamRow, Write,
 };
 use crate::Millis;
 use crate::outbox::task::Task;
 
 pub use super::append_ends::encoded_ends;
 pub use super::decode::{
-    EachRow, appends_of, former, head, layout, manifest, older_task, pin, producer,
-    retried_segment, row_mark, segment, task, writers_of,
+    EachRow, appends_of, former, head, layout, manifest, minute, older_task, pin, producer,
+    retried_segment, row_mark, sealed_producer, segment, sums, task, writers_of,
 };
 
 /// A value bound to a statement.
@@ -75,7 +76,10 @@ const FIRST_SCHEMA: u64 = 1;
 /// Since this number a hot row can hold several appends.
 const FOLDED_SCHEMA: u64 = 2;
 
-/// The head row; see [`head`].
+/// Since this number there are forks.
+const FORKS_SCHEMA: u64 = 3;
+
+/// The head row; see [`head`]. The column `lineage` also has the activity, on a line of its own.
 pub const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, version, registered, \
      segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, lineage \
      FROM stream WHERE id = 1";
@@ -130,6 +134,17 @@ const DROP_PRODUCERS: &str = "DROP TABLE IF EXISTS producers";
 /// Number and attempts of the sealed segments that took more than one; see [`retried_segment`].
 pub const RETRIED_SEGMENTS: &str =
     "SELECT number, attempts FROM segments WHERE attempts > 1 ORDER BY number";
+
+/// Sealed segments from a number on, with a limit, without their indexes; see [`segment`].
+pub const SEALED_SEGMENTS: &str = "SELECT number, units, bytes, messages, attempts, attempted_at, stored, x'' FROM segments \
+     WHERE number >= ? ORDER BY number LIMIT ?";
+
+/// Producers of the sealed segments behind an id, with a limit; see [`sealed_producer`].
+pub const SEALED_PRODUCERS: &str =
+    "SELECT id, epoch, seq, used_at FROM producers WHERE id > ? ORDER BY id LIMIT ?";
+
+/// The sums of all sealed segments; see [`sums`].
+pub const SEALED_SUMS: &str = "SELECT sum(messages), sum(bytes) FROM segments";
 
 const CREATE_MANIFEST: &str =
     "CREATE TABLE manifest (first INTEGER PRIMARY KEY, body BLOB NOT NULL)";
@@ -268,6 +283,17 @@ pub fn appends(table: HotTable) -> String {
     )
 }
 
+/// Returns the query for the sums of each minute. Binds a key, before which the rows are, and the
+/// earliest time; see [`minute`].
+#[must_use]
+pub fn minutes(table: HotTable) -> String {
+    format!(
+        "SELECT at / 60000, sum(units), sum(length(frames)) FROM hot_{} WHERE key < ? AND at >= ? \
+         GROUP BY at / 60000 ORDER BY at / 60000",
+        table.segment()
+    )
+}
+
 /// Returns the query for the joined frames of a span, as one blob. Binds the first and the last
 /// key.
 #[must_use]
@@ -307,14 +333,14 @@ pub fn statements<E>(
                 Value::Text(&head.name),
                 Value::Integer(head.version),
             ];
-            let lineage = head.lineage.to_stored();
+            let lineage = lineage(head);
             let mut values = [Value::Integer(SCHEMA); 20];
             values[..8].copy_from_slice(&fixed);
             values[8..19].copy_from_slice(&changeable(head, lineage.as_deref()));
             execute(INSERT_STREAM, &values)
         }
         Write::UpdateStream(head) => {
-            let lineage = head.lineage.to_stored();
+            let lineage = lineage(head);
             execute(UPDATE_STREAM, &changeable(head, lineage.as_deref()))
         }
         Write::InsertHot { table, row } => {
@@ -452,9 +478,11 @@ pub fn statements<E>(
                         execute(&ends, &[])?;
                     }
                 }
-                execute("ALTER TABLE stream ADD COLUMN lineage TEXT", &[])?;
-                if from.has_segments {
-                    execute("ALTER TABLE segments ADD COLUMN append_ends BLOB", &[])?;
+                if from.stream < Some(FORKS_SCHEMA) {
+                    execute("ALTER TABLE stream ADD COLUMN lineage TEXT", &[])?;
+                    if from.has_segments {
+                        execute("ALTER TABLE segments ADD COLUMN append_ends BLOB", &[])?;
+                    }
                 }
                 execute(UPDATE_SCHEMA, &[Value::Integer(SCHEMA)])?;
             }
@@ -551,6 +579,22 @@ fn changeable<'a>(head: &'a StreamRow, lineage: Option<&'a str>) -> [Value<'a>; 
         seq,
         lineage.map_or(Value::Null, Value::Text),
     ]
+}
+
+/// Returns the text of the column `lineage`. Most streams have nothing to store in it until a
+/// segment is sealed.
+fn lineage(head: &StreamRow) -> Option<String> {
+    let lineage = head.lineage.to_stored();
+    let activity = head.activity.as_ref();
+    let activity = activity.filter(|activity| **activity != Activity::default());
+    match activity {
+        None => lineage,
+        Some(activity) => Some(format!(
+            "{}\n{}",
+            lineage.unwrap_or_default(),
+            activity.to_stored()
+        )),
+    }
 }
 
 fn stamp(stamp: Option<&ProducerStamp>) -> (Value<'_>, Value<'_>, Value<'_>) {

@@ -9,12 +9,12 @@ use super::producer::{self, Admission};
 use super::{Response, Step, StepError, Stream, StreamState, effect_of};
 use crate::frames::Frames;
 use crate::plan::FRAME_OVERHEAD;
-use crate::rows::{AppendEnd, HotRow, HotTable, ProducerStamp, RowKey, Write, WriterColumns};
+use crate::rows::{AppendEnd, HotRow, HotTable, ProducerStamp, RowKey, Sums, Write, WriterColumns};
 use crate::storage::{Storage, StorageError};
 use crate::wire::request::Append;
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type, json};
-use crate::{Answer, Broadcast, CallId, Limits, Millis, Refusal, Turn};
+use crate::{Answer, Appended, Broadcast, CallId, Limits, Millis, Refusal, Turn};
 
 /// The payload of a row whose position is not yet known.
 struct Draft {
@@ -136,10 +136,14 @@ impl Stream {
         } else {
             204
         };
-        Ok(Answer::uncached(status)
+        let answer = Answer::uncached(status)
             .at(state.tail())
             .closed(state.is_closed())
-            .stamped(append.producer.as_ref()))
+            .stamped(append.producer.as_ref());
+        if append.close {
+            self.announce_closure(rows, &mut step.turn)?;
+        }
+        Ok(answer)
     }
 }
 
@@ -248,6 +252,18 @@ impl StreamState {
             "the position of the tail fits into a row's key"
         );
         self.tail.opened_at.get_or_insert(now);
+        let appended = Sums {
+            messages: match self.format {
+                Format::Json => self.tail.position - from.position,
+                Format::Text | Format::Binary => 1,
+            },
+            framed,
+        };
+        self.minutes.record(now, appended);
+        turn.appended += Appended {
+            messages: appended.messages,
+            bytes: appended.bytes(),
+        };
         self.touch_by_row(now);
         if let Some(producers) = &mut self.producers {
             producers.record(WriterColumns {

@@ -69,14 +69,14 @@ impl Stream {
             writes.push(Write::CreateManifest);
             writes.extend(manifest.into_iter().map(Write::InsertManifest));
         }
+        if create.closed {
+            let by = producer.clone();
+            state.row.closed = Some(Closed { by });
+        }
         self.announce_creation(&mut state.row, rows, &mut step.turn)?;
-        let by = producer.clone();
         if let Some(records) = records {
             state.push(now, records, producer, None, &self.limits, &mut step.turn);
             state.ending = Ending::after(state.ending, &create.body);
-        }
-        if create.closed {
-            state.row.closed = Some(Closed { by });
         }
         state.seal_if_full(now, &self.limits, rows, step)?;
         let answer = state

@@ -61,7 +61,7 @@ fn slack(expiry: &Expiry, limits: &Limits) -> u64 {
 
 impl StreamState {
     /// Returns when the stream expires unless it is used again.
-    fn deadline(&self) -> Option<Millis> {
+    pub(super) fn deadline(&self) -> Option<Millis> {
         if self.row.lineage.deleted_at.is_some() {
             return None;
         }

@@ -1,5 +1,6 @@
 //! One stream's logic, one module per behaviour.
 
+mod admin;
 mod alarm;
 mod append;
 mod close;
@@ -18,7 +19,8 @@ mod source;
 
 use crate::outbox::Outbox;
 use crate::rows::{
-    Expiry, HotTable, Incarnation, Lineage, RowKey, RowMeta, StreamRow, Unannounced, Write,
+    Activity, Expiry, HotTable, Incarnation, Lineage, RowKey, RowMeta, StreamRow, Unannounced,
+    Write,
 };
 use crate::storage::{Storage, StorageError};
 use crate::wire::cursor::splitmix64;
@@ -64,6 +66,8 @@ struct StreamState {
     unstored: Option<seal::Unstored>,
     /// Read from the rows when the first append needs it.
     producers: Option<producer::Producers>,
+    /// When its content was appended.
+    minutes: admin::OpenMinutes,
     /// Pins of forks that are not answered yet.
     waiting_pins: Vec<source::WaitingPin>,
 }
@@ -272,6 +276,14 @@ impl Stream {
                 self.expire_if_due(context, step)?;
                 self.call_of_fork(now, id, call, rows, step)?;
             }
+            Input::Call {
+                id,
+                call: Call::Admin(call),
+            } => {
+                self.expire_if_due(context, step)?;
+                let reply = self.admin(context, call, step);
+                step.turn.after_commit.push(effect_of(id, reply, false)?);
+            }
             Input::Call { id, call } => {
                 self.expire_if_due(context, step)?;
                 let bodiless = call == Call::Metadata;
@@ -359,6 +371,7 @@ impl Stream {
             Call::Create(_) => unreachable!("creations are run by `begin_create`"),
             Call::Append(_) => unreachable!("appends are run by `append_all`"),
             Call::Fork(_) => unreachable!("calls of forks are run by `call_of_fork`"),
+            Call::Admin(_) => unreachable!("calls of the admin API are run by `admin`"),
             Call::Metadata => self.metadata().map(Response::Answer),
             Call::Read(read) => self.read(now, read, rows, step),
             Call::Delete(preconditions) => self
@@ -429,6 +442,7 @@ impl StreamState {
             alarm_at: None,
             closed: None,
             lineage: Lineage::default(),
+            activity: Some(Activity::default()),
         };
         Self {
             format: content_type::format(&head.content_type),
@@ -439,6 +453,7 @@ impl StreamState {
             sealed_units: 0,
             unstored: None,
             producers: Some(producer::Producers::default()),
+            minutes: admin::OpenMinutes::default(),
             waiting_pins: Vec::new(),
         }
     }
@@ -498,6 +513,7 @@ impl StreamState {
             },
             // Without rows there is nothing to be read.
             producers: (!has_table).then(|| producer::Producers::before(&head)),
+            minutes: admin::OpenMinutes::recall(tail.position),
             waiting_pins: Vec::new(),
             row: head,
             tail,

@@ -3,6 +3,7 @@
 
 use super::fork::release;
 use super::{Step, Stream, StreamState};
+use crate::admin;
 use crate::outbox::{AT_ONCE, Change, Garbage, Queue, Task, TaskKind, registry};
 use crate::router::name;
 use crate::storage::Storage;
@@ -21,6 +22,7 @@ fn created_event(shard: u64, row: &StreamRow) -> TaskKind {
 }
 
 fn created_change(row: &StreamRow) -> TaskKind {
+    let (expires_at, ttl_seconds) = admin::expiry_columns(&row.expiry);
     TaskKind::Index(Change::Created {
         path: row.name.clone(),
         version: row.version,
@@ -33,6 +35,9 @@ fn created_change(row: &StreamRow) -> TaskKind {
             .as_ref()
             .map(|fork| fork.source.clone())
             .unwrap_or_default(),
+        closed: row.closed.is_some(),
+        expires_at,
+        ttl_seconds,
     })
 }
 
@@ -104,6 +109,23 @@ impl Stream {
                 .add(AT_ONCE, task, storage, &self.limits, turn)?;
         }
         Ok(())
+    }
+
+    /// Announces that the stream was closed.
+    pub(super) fn announce_closure(
+        &mut self,
+        storage: &dyn Storage,
+        turn: &mut Turn,
+    ) -> Result<(), StorageError> {
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        let closed = Change::Closed {
+            path: state.row.name.clone(),
+            version: state.row.version,
+            incarnation: state.row.incarnation.to_string(),
+        };
+        self.change_index(AT_ONCE, closed, storage, turn)
     }
 
     /// Announces that a segment is in the cold tier, as the object with this key and size.

@@ -1,6 +1,7 @@
 //! Idempotent producers (protocol 5.2.1), and `Stream-Seq` (protocol 5.2), which applies to the
 //! whole stream.
 
+use core::ops::Bound;
 use std::collections::BTreeMap;
 
 use super::StreamState;
@@ -113,6 +114,22 @@ impl Producers {
         if mark.stream_seq.is_some() {
             self.stream_seq = mark.stream_seq;
         }
+    }
+
+    /// Returns the last appends of the producers behind this id, at most `limit`, in order, with
+    /// their times.
+    pub(super) fn after(
+        &self,
+        id: &str,
+        limit: u64,
+    ) -> impl Iterator<Item = (ProducerStamp, Millis)> {
+        let behind = (Bound::Excluded(id), Bound::Unbounded);
+        let producers = self.producers.range::<str, _>(behind).zip(0..limit);
+        producers.map(|((id, entry), _)| {
+            let ProducerState { epoch, seq } = entry.last;
+            let id = id.clone();
+            (ProducerStamp { id, epoch, seq }, entry.used_at)
+        })
     }
 
     /// Returns the state to store when the open segment is sealed, and forgets the producers. From

@@ -132,7 +132,7 @@ impl StreamState {
 
     /// Returns the number of messages in the open segment. In byte streams it counts appends, each
     /// of which is one frame.
-    const fn messages(&self) -> u64 {
+    pub(super) const fn messages(&self) -> u64 {
         match self.format {
             Format::Json => self.tail.position,
             Format::Text | Format::Binary => {
@@ -151,6 +151,7 @@ impl StreamState {
         assert!(self.row.writable, "only an open segment is sealed");
         assert!(self.tail.position > 0, "a sealed segment has content");
         assert!(self.tail.has_table, "content has a table");
+        self.seal_minutes(now, rows)?;
         let turn = &mut step.turn;
         if self.row.segment == self.inherited_segments() {
             turn.writes.push(Write::CreateSealedTables);

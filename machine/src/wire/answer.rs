@@ -85,6 +85,8 @@ impl Answer {
                 .with(header::PRODUCER_RECEIVED_SEQ, received.to_string()),
             Refusal::Malformed(_)
             | Refusal::MalformedHeader { .. }
+            | Refusal::BadParameter { .. }
+            | Refusal::NotConfigured(_)
             | Refusal::Forbidden(_)
             | Refusal::StreamNotFound
             | Refusal::SourceNotFound

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 
-use super::request::{FORK_METHOD, RequestHead, safe_integer};
+use super::request::{INTERNAL_METHOD, RequestHead, safe_integer};
 use super::{header, internal_headers};
 use crate::manifest;
 use crate::outbox::Request;
@@ -162,7 +162,7 @@ impl ForkCall {
             }
         };
         Request {
-            method: FORK_METHOD.to_owned(),
+            method: INTERNAL_METHOD.to_owned(),
             headers: vec![(internal_headers::FORK_CALL.to_owned(), call.finish())],
             body: String::new(),
         }

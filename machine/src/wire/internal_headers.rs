@@ -1,7 +1,8 @@
 //! Headers between the router, the objects of streams and the reader's side of a live read.
 //!
 //! They are not part of the protocol. The router removes all of them from a client's request and
-//! sets those that [`crate::router::ToStream::internal_header`] names. The reader's side removes
+//! sets those that [`crate::router::ToStream::internal_header`] names, or
+//! [`crate::admin::ToObject::replaced`]. The reader's side removes
 //! [`LIVE_HEAD`] from the response.
 
 /// Router to object: the cache mode of answers, as [`super::CacheMode::name`] spells it. Absent
@@ -18,9 +19,14 @@ pub const TIMING: &str = "X-Object-Timing";
 /// Object to object: a call between a fork and its source.
 pub const FORK_CALL: &str = "X-Fork-Call";
 
+/// Router to object: a call of the admin API, or that the request is an action of the admin API.
+pub const ADMIN_CALL: &str = "X-Admin-Call";
+
 /// Object to the reader's side: [`crate::live_reader::LiveHead`] as JSON, in each answer to a live
 /// read that continues. `shells/worker/js/live_reader.mjs` repeats the name.
 pub const LIVE_HEAD: &str = "Stream-Subscriber";
 
 /// All internal headers. Clients cannot set them.
-pub const ALL: [&str; 5] = [CACHE_MODE, UPGRADE, TIMING, FORK_CALL, LIVE_HEAD];
+pub const ALL: [&str; 6] = [
+    CACHE_MODE, UPGRADE, TIMING, FORK_CALL, ADMIN_CALL, LIVE_HEAD,
+];

@@ -424,6 +424,7 @@ impl ActorState {
             instance: self.instance,
             after_commit,
             live: turn.broadcast,
+            appended: turn.appended,
         })
     }
 

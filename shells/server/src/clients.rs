@@ -85,6 +85,8 @@ impl End {
 pub(crate) struct Client {
     clients: Arc<Clients>,
     pub(crate) address: Address,
+    /// Whether the other end has an address of this machine itself.
+    pub(crate) is_loopback: bool,
     /// The local address of the connection.
     pub(crate) local: SocketAddr,
     pub(crate) end: Arc<End>,
@@ -144,6 +146,7 @@ impl Clients {
         Arc::new(Client {
             clients: Arc::clone(self),
             address,
+            is_loopback: peer.to_canonical().is_loopback(),
             local,
             end,
             watch,

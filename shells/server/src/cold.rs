@@ -572,6 +572,20 @@ impl Streams {
         }
     }
 
+    /// Asks the cold tier for an object that does not exist.
+    ///
+    /// # Errors
+    /// The reason, when it does not answer.
+    pub(crate) async fn probe_cold_tier(&self) -> Result<(), String> {
+        let store = self.effect_queue.store.as_ref();
+        let store = store.ok_or_else(|| FetchError::NoTier.to_string())?;
+        match self.in_time(store.head(&Path::from("admin-probe"))).await {
+            Ok(Ok(_) | Err(Error::NotFound { .. })) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(late) => Err(late.to_string()),
+        }
+    }
+
     /// Waits for the cold tier, with a time limit.
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, FetchError> {
         let time = self.bounds.fetch_timeout;

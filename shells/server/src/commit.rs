@@ -10,7 +10,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use machine::{AlarmChange, BodyWriter, Broadcast, CallId, Effect, Turn, Write};
+use machine::{AlarmChange, Appended, BodyWriter, Broadcast, CallId, Effect, Turn, Write};
 
 use crate::actor::{ActorState, Answered, Job, JobKind, Reply, StreamActor, TurnError};
 use crate::cold::EffectJob;
@@ -44,6 +44,7 @@ pub(crate) struct Effects {
     pub(crate) instance: u64,
     pub(crate) after_commit: Vec<(Effect, Option<BodyWriter>)>,
     pub(crate) live: Option<Broadcast>,
+    pub(crate) appended: Appended,
 }
 
 impl Effects {
@@ -347,6 +348,11 @@ impl ActorState {
         let calls: Vec<_> = job.kind.calls().collect();
         // It has the bodies of the calls, whose memory is free once they are answered.
         drop(job.kind);
+        if effects.appended != Appended::default() {
+            let now = streams.platform.now();
+            let mut traffic = streams.traffic.lock();
+            traffic.record(now, &actor.name, effects.appended);
+        }
         if let Some(live) = &effects.live {
             self.subscribers.broadcast(&actor.name, live);
         }

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use machine::admin::Listed;
 use machine::{AlarmChange, Millis, Span, StorageError, Write};
 use sqlite::{Identity, OpenError, Shard, StreamRows};
 
@@ -239,6 +240,10 @@ impl Reader for Shard {
 
     fn due(&self, now: Millis, limit: u64) -> io::Result<Due> {
         Self::due(self, now, limit).map_err(io::Error::other)
+    }
+
+    fn list(&self, from: &str, before: &str, limit: u64) -> io::Result<Vec<Listed>> {
+        Self::list(self, from, before, limit).map_err(io::Error::other)
     }
 }
 

@@ -15,8 +15,9 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use machine::admin::{self, AdminRoute, Caller, ToObject};
 use machine::router::target::{self, Named};
-use machine::router::{self, Route, ToStream};
+use machine::router::{self, Route};
 use machine::wire::request::{self, AwaitsBody, Parsed, RequestHead};
 use machine::wire::{header, internal_headers};
 use machine::{Answer, Body as AnswerBody, Call, Refusal};
@@ -249,15 +250,19 @@ impl Service {
             let outgoing = self.admit(self.refuse(Bound::Connections), client);
             return self.shared(outgoing, parts).and_close();
         }
-        let routed = match origin {
-            Ok(origin) => self.route(parts, &origin),
-            Err(refusal) => Routed::Answered(direct(&router::refused(method, &refusal))),
+        let admin = origin.as_ref().ok();
+        let admin = admin.and_then(|origin| self.admin_route(parts, origin, client));
+        let is_admin = admin.is_some();
+        let routed = match (origin, admin) {
+            (Err(refusal), _) => Routed::Answered(direct(&router::refused(method, &refusal))),
+            (Ok(origin), Some(admin)) => self.admin(parts, &origin, admin).await,
+            (Ok(origin), None) => self.route(parts, &origin),
         };
         let (outgoing, is_live) = match routed {
             Routed::Answered(outgoing) => (self.admit(outgoing, client), false),
             Routed::ToStream(request) => {
                 let asked = Instant::now();
-                let (is_timed, is_live) = (request.to_stream.timing, request.to_stream.live);
+                let (is_timed, is_live) = (request.is_timed, request.is_live);
                 let outgoing = self.ask(request, body, client).await;
                 let mut outgoing = self.admit(outgoing, client);
                 if is_timed {
@@ -273,7 +278,12 @@ impl Service {
         self.streams
             .metrics
             .answered(method, outgoing.status(), took);
-        self.shared(outgoing, parts)
+        // No page of another origin may read the answers of the admin API.
+        if is_admin {
+            outgoing
+        } else {
+            self.shared(outgoing, parts)
+        }
     }
 
     /// Handles the rest of a request body that was not read. A short rest is read while the answer
@@ -411,9 +421,70 @@ impl Service {
         match request::parse(head, &self.streams.settings.limits) {
             Ok(parsed) => Routed::ToStream(StreamRequest {
                 parsed,
+                is_live: to_stream.live,
+                is_timed: to_stream.timing,
                 #[cfg(feature = "test-routes")]
                 test: given("X-Test-Op"),
-                to_stream,
+                name: to_stream.name,
+            }),
+            Err(refusal) => Routed::Answered(direct(&Answer::refusal(&refusal))),
+        }
+    }
+
+    /// Routes a request of the admin API; `None` if it is not one.
+    fn admin_route(&self, parts: &Parts, origin: &str, client: &Client) -> Option<AdminRoute> {
+        let given = |name: &str| given(&parts.headers, name);
+        let caller = Caller::Connection {
+            is_loopback: client.is_loopback,
+        };
+        let target = parts.uri.path_and_query();
+        let head = RequestHead {
+            method: parts.method.as_str(),
+            origin: self.streams.settings.location_base(origin),
+            target: target.map_or("", |target| target.as_str()),
+            header: &given,
+        };
+        admin::route(head, caller, &self.streams.settings)
+    }
+
+    /// Handles a request of the admin API, as far as its body is not needed.
+    async fn admin(&self, parts: &Parts, origin: &str, route: AdminRoute) -> Routed {
+        let streams = &self.streams;
+        let now = streams.platform.now();
+        let answer = match route {
+            AdminRoute::Stream(to_object) => return self.admin_request(parts, origin, to_object),
+            AdminRoute::Answered(answer) => answer,
+            AdminRoute::List(listing) => streams.list(listing).await,
+            AdminRoute::Hot { minutes, limit } => streams.traffic.lock().hot(now, minutes, limit),
+            AdminRoute::System => {
+                let readers = streams.metrics.readers.get().max(0).unsigned_abs();
+                streams.traffic.lock().system(now, readers)
+            }
+            AdminRoute::Health => streams.services().await,
+        };
+        Routed::Answered(direct(&answer))
+    }
+
+    /// Makes a request of the admin API one of its stream.
+    fn admin_request(&self, parts: &Parts, origin: &str, to_object: ToObject) -> Routed {
+        let header = |name: &str| match to_object.replaced(name) {
+            Some(value) => value.map(str::to_owned),
+            None => given(&parts.headers, name),
+        };
+        let head = RequestHead {
+            method: to_object.method,
+            origin: self.streams.settings.location_base(origin),
+            target: &to_object.target(),
+            header: &header,
+        };
+        match request::parse(head, &self.streams.settings.limits) {
+            Ok(parsed) => Routed::ToStream(StreamRequest {
+                parsed,
+                is_live: false,
+                is_timed: false,
+                #[cfg(feature = "test-routes")]
+                test: None,
+                name: to_object.name,
             }),
             Err(refusal) => Routed::Answered(direct(&Answer::refusal(&refusal))),
         }
@@ -426,7 +497,7 @@ impl Service {
         body: &mut Option<Incoming>,
         client: &Arc<Client>,
     ) -> Outgoing {
-        let (streams, name) = (&self.streams, request.to_stream.name.as_str());
+        let (streams, name) = (&self.streams, request.name.as_str());
         #[cfg(feature = "test-routes")]
         if let Some(outgoing) =
             crate::test_routes::answer(streams, name, request.test.as_deref()).await
@@ -457,7 +528,8 @@ impl Service {
             | Call::Metadata
             | Call::Read(_)
             | Call::Delete(_)
-            | Call::Fork(_) => None,
+            | Call::Fork(_)
+            | Call::Admin(_) => None,
         };
         let call = streams.call(call);
         #[cfg(not(feature = "test-routes"))]
@@ -635,7 +707,11 @@ enum Routed {
 
 /// A request for a stream.
 struct StreamRequest {
-    to_stream: ToStream,
+    /// The canonical name.
+    name: String,
+    is_live: bool,
+    /// Whether the answer says how long it took.
+    is_timed: bool,
     parsed: Parsed,
     #[cfg(feature = "test-routes")]
     test: Option<String>,

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod admin;
 mod alarms;
 mod clients;
 mod cold;

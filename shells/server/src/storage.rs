@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::io;
 
+use machine::admin::Listed;
 use machine::{AlarmChange, Millis, Span, StorageError, Write};
 use sha2::{Digest as _, Sha256};
 
@@ -61,6 +62,13 @@ pub trait Reader: Debug + Send {
     /// # Errors
     /// When they cannot be read.
     fn due(&self, now: Millis, limit: u64) -> io::Result<Due>;
+
+    /// Returns the streams of the shard from one name on and before another, at most `limit`, in
+    /// order.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn list(&self, from: &str, before: &str, limit: u64) -> io::Result<Vec<Listed>>;
 }
 
 /// The connection that writes to a shard. Dropping it discards the open transaction.

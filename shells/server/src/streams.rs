@@ -7,7 +7,7 @@
 //!    again while it performs their effects.
 //! 3. `Streams::actors`, the map.
 //! 4. `StreamActor::mailbox`.
-//! 5. The queue of a shard, its readers, and `Streams::awake`. Nothing is locked under these.
+//! 5. The queue of a shard, its readers, `Streams::awake`, and `Streams::traffic`. Nothing is locked under these.
 //!
 //! A thread takes a lock only while it holds none that comes later. There is one exception: a
 //! thread that runs reads holds a state when it finds its shard closed, and opens it. It holds no
@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
+use machine::admin::Traffic;
 use machine::router::Settings;
 use machine::rows::Incarnation;
 use machine::{Call, CallId, Input, Rest};
@@ -67,6 +68,8 @@ pub(crate) struct Streams {
     calls: AtomicU64,
     instances: AtomicU64,
     subscribers: AtomicU64,
+    /// What was appended in the last minutes.
+    pub(crate) traffic: Mutex<Traffic>,
 }
 
 /// The queue of the stream is full.
@@ -87,6 +90,10 @@ impl Streams {
         settings.limits.cold = effect_queue.has_store();
         settings.limits.registry = true;
         settings.limits.index = false;
+        let traffic = Mutex::new(Traffic::new(
+            platform.now(),
+            config.bounds.traffic_streams_max,
+        ));
         let streams = Self {
             settings,
             bounds: config.bounds.clone(),
@@ -103,6 +110,7 @@ impl Streams {
             calls: AtomicU64::default(),
             instances: AtomicU64::default(),
             subscribers: AtomicU64::default(),
+            traffic,
         };
         (streams, effect_jobs)
     }

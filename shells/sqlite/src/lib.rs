@@ -9,11 +9,11 @@ mod statements;
 use bytes::Bytes;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerState, RowAppends, RowKey, RowMeta,
-    SealedSegment, StreamRow, WriterColumns,
+    HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp, ProducerState,
+    RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
 };
 use machine::sql::{self, Columns as _, Value};
-use machine::{Span, Storage, StorageError, Write};
+use machine::{Millis, Span, Storage, StorageError, Write};
 use rusqlite::{Connection, Result};
 use statements::{Cells, Statements, unreadable};
 
@@ -253,5 +253,51 @@ impl Storage for Database {
         let queue = queue.to_string();
         self.statements
             .one(sql::LAST_TASK, &[Value::Text(&queue)], |row| sql::task(row))
+    }
+
+    fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
+        let values = [Value::Integer(from), Value::Integer(limit)];
+        let mut segments = Vec::new();
+        self.statements.ask(sql::SEALED_SEGMENTS, &values, |row| {
+            segments.push(sql::segment(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(segments)
+    }
+
+    fn sealed_producers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
+        let values = [Value::Text(after), Value::Integer(limit)];
+        let mut producers = Vec::new();
+        self.statements.ask(sql::SEALED_PRODUCERS, &values, |row| {
+            producers.push(sql::sealed_producer(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(producers)
+    }
+
+    fn sealed_sums(&self) -> Result<Sums, StorageError> {
+        let sums = self
+            .statements
+            .one(sql::SEALED_SUMS, &[], |row| sql::sums(row))?;
+        Ok(sums.unwrap_or_default())
+    }
+
+    fn minutes(
+        &self,
+        table: HotTable,
+        before: RowKey,
+        since: Millis,
+    ) -> Result<Vec<MinuteOfRows>, StorageError> {
+        let values = [Value::Integer(before.stored()), Value::Integer(since.0)];
+        let mut minutes = Vec::new();
+        self.statements.ask(&sql::minutes(table), &values, |row| {
+            minutes.push(sql::minute(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(minutes)
     }
 }

@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use machine::outbox::{Garbage, Task, TaskKind};
 use machine::rows::{
-    AppendEnd, Expiry, HotRow, HotTable, Incarnation, Layout, Lineage, ManifestRow, OUTBOX_SCHEMA,
-    Pin, ProducerStamp, RowKey, SCHEMA, StreamRow, Unannounced,
+    Activity, AppendEnd, Expiry, HotRow, HotTable, Incarnation, Layout, Lineage, ManifestRow,
+    OUTBOX_SCHEMA, Pin, ProducerStamp, RowKey, SCHEMA, StreamRow, Unannounced,
 };
 use machine::{AlarmChange, Frames, Limits, Millis, Span, Storage as _, Stream, Write};
 use rusqlite::Connection;
@@ -39,6 +39,7 @@ fn head(name: &str) -> StreamRow {
         alarm_at: None,
         closed: None,
         lineage: Lineage::default(),
+        activity: Some(Activity::default()),
     }
 }
 

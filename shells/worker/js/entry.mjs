@@ -7,6 +7,7 @@
 
 import { DurableObject } from "cloudflare:workers";
 import * as inner from "../build/index.js";
+import { answerQuestion, withoutCors } from "./admin.mjs";
 import { runEffect } from "./effects.mjs";
 import { streamPages } from "./pages.mjs";
 import { isLive, serveLive } from "./reader.mjs";
@@ -295,8 +296,17 @@ async function throughCache(url, ask, router, context) {
  */
 async function routed(request, env, context) {
   router ??= new inner.Router(env);
-  const to = router.route(request, headOf(request));
+  const head = headOf(request);
+  const to = router.route(request, head);
   if (to instanceof Promise) return { response: await to, isComplete: true };
+  if (to.isAdmin) {
+    if (to.answer !== undefined) await drain(request);
+    const response =
+      to.question === undefined
+        ? (to.answer ?? (await to.asked))
+        : await answerQuestion(to.question, head, env, router);
+    return { response: withoutCors(response), isComplete: true };
+  }
   if (to.answer !== undefined) {
     await drain(request);
     return { response: to.answer };

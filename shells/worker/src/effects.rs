@@ -26,7 +26,7 @@ export type Effect =
       headers: [string, string][];
       body: Uint8Array | null;
     }
-  | { kind: "index"; id: number; statements: { sql: string; values: (string | number)[] }[] };
+  | { kind: "index"; id: number; statements: { sql: string; values: (string | number | null)[] }[] };
 "#;
 
 /// A put that is under way.
@@ -132,16 +132,9 @@ pub(crate) fn call(effect: EffectId, to: &str, request: &Request) -> Result<JsVa
 }
 
 pub(crate) fn index(effect: EffectId, statements: &[Statement]) -> Result<JsValue, JsValue> {
-    let statements = statements.iter().map(|statement| {
-        let values = statement.values.iter().map(|value| match value {
-            // Below 2^53.
-            Value::Integer(integer) => JsValue::from_f64(*integer as f64),
-            Value::Text(text) => text.into(),
-        });
-        object(&[
-            ("sql", statement.sql.into()),
-            ("values", values.collect::<Array>().into()),
-        ])
+    let statements = statements.iter().map(|each| {
+        let (sql, values) = statement(each);
+        object(&[("sql", sql), ("values", values)])
     });
     let statements = statements.collect::<Result<Array, JsValue>>()?;
     object(&[
@@ -149,6 +142,18 @@ pub(crate) fn index(effect: EffectId, statements: &[Statement]) -> Result<JsValu
         ("id", effect_number(effect)),
         ("statements", statements.into()),
     ])
+}
+
+/// Returns the text of a statement, and its values.
+pub(crate) fn statement(statement: &Statement) -> (JsValue, JsValue) {
+    let values = statement.values.iter().map(|value| match value {
+        Value::Null => JsValue::NULL,
+        // Below 2^53.
+        Value::Integer(integer) => JsValue::from_f64(*integer as f64),
+        Value::Text(text) => text.into(),
+    });
+    let values: Array = values.collect();
+    (statement.sql.into(), values.into())
 }
 
 fn effect_number(effect: EffectId) -> JsValue {

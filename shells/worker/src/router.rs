@@ -1,28 +1,41 @@
 //! The Worker's router: finds the stream's object for a request.
 
-use js_sys::{Array, Object, Reflect};
-use machine::Answer;
-use machine::router::{self, EdgeCache, Origins, Route, ToStream, target};
+use js_sys::{Array, Date, Object, Reflect};
+use machine::admin::{self, AdminRoute, Caller, Listed, Service, ToObject};
+use machine::outbox::Statement;
+use machine::router::{self, EdgeCache, Origins, Route, Settings, ToStream, target};
 use machine::wire::internal_headers;
+use machine::{Answer, Millis, StorageError};
 use wasm_bindgen::prelude::*;
-use web_sys::{Headers, Request, RequestInit};
+use web_sys::{Headers, Request, RequestInit, Response};
 
+use crate::effects::{self, object};
 use crate::head::Head;
 use crate::platform::Namespace;
+use crate::storage::Row;
 use crate::{response, settings};
 
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
 /** Where a request goes whose answer needs something from the entry. */
 export type Routed =
-  | { answer: Response }
+  | { answer: Response; isAdmin?: undefined }
   | {
       answer?: undefined;
+      isAdmin?: undefined;
       stub: { fetch(request: Request): Promise<Response> };
       request: Request;
       isTimed: boolean;
       cache?: string | null;
-    };
+    }
+  | { isAdmin: true; answer: Response; question?: undefined; asked?: undefined }
+  | { isAdmin: true; answer?: undefined; question?: undefined; asked: Promise<Response> }
+  | { isAdmin: true; answer?: undefined; question: Question };
+
+/** What the entry asks other services for the admin API. */
+export type Question =
+  | { kind: "list"; sql: string; values: (string | number)[] }
+  | { kind: "health" };
 "#;
 
 #[wasm_bindgen]
@@ -55,6 +68,11 @@ impl Router {
     pub fn route(&self, request: &Request, head: &str) -> Result<JsValue, JsValue> {
         let head = Head::new(head);
         let settings = settings(&self.env);
+        if let Ok(settings) = &settings
+            && let Some(route) = admin_route(&head, settings)
+        {
+            return self.admin(request, &head, route);
+        }
         let route = match &settings {
             Ok(settings) => match target::checked(head.url, head.header("Host")) {
                 Ok(split) => head.read_at(split, settings, |head| router::route(head, settings)),
@@ -93,6 +111,50 @@ impl Router {
         Ok(routed.into())
     }
 
+    /// Answers with a page of the list of streams from the rows of the admin index, or without any
+    /// if the index does not answer.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    pub fn listed(&self, head: &str, rows: Option<Array>) -> Result<Response, JsValue> {
+        let settings = settings(&self.env)?;
+        let Some(AdminRoute::List(listing)) = admin_route(&Head::new(head), &settings) else {
+            unreachable!("the router has asked for the rows of a list");
+        };
+        let names = rows.map(|rows| {
+            let rows = rows.iter().map(|row| Array::from(&row));
+            let names = rows.map(|row| Listed::from_index(&Row(&row)));
+            names.collect::<Result<_, StorageError>>()
+        });
+        response::plain(&match names {
+            Some(Ok(names)) => listing.answer(now(), names),
+            Some(Err(damaged)) => Answer::internal(&damaged.to_string()),
+            None => Answer::unavailable(&settings.limits),
+        })
+    }
+
+    /// Answers which services are available. Each of `services` is a list: its name, how long it
+    /// took to answer in milliseconds, and the error, if there was one.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    pub fn health(&self, services: &Array) -> Result<Response, JsValue> {
+        let services = services.iter().map(|service| {
+            let service = Array::from(&service);
+            let name = service.get(0).as_string();
+            let known = SERVICES
+                .into_iter()
+                .find(|known| Some(*known) == name.as_deref());
+            Service {
+                name: known.expect("the entry asks known services only"),
+                latency_ms: service.get(1).as_f64().unwrap_or_default() as u64,
+                error: service.get(2).as_string(),
+            }
+        });
+        let services: Vec<_> = services.collect();
+        response::plain(&admin::health(now(), &services))
+    }
+
     /// Returns whether the cache at the edge may keep a response with this status and this
     /// `Cache-Control`.
     #[wasm_bindgen(js_name = mayKeep)]
@@ -117,6 +179,76 @@ impl Router {
         };
         headers.map(pair).collect()
     }
+}
+
+impl Router {
+    fn admin(
+        &self,
+        request: &Request,
+        head: &Head<'_>,
+        route: AdminRoute,
+    ) -> Result<JsValue, JsValue> {
+        let (name, value) = match route {
+            AdminRoute::Answered(answer) => ("answer", response::plain(&answer)?.into()),
+            AdminRoute::Stream(to_object) => {
+                let stub = self.streams.by_name(&to_object.name)?;
+                let asked = stub.fetch(&request_to(request, head, &to_object)?)?;
+                ("asked", asked.into())
+            }
+            AdminRoute::List(listing) => ("question", list(&listing.statement())?),
+            AdminRoute::Health => ("question", object(&[("kind", "health".into())])?),
+            AdminRoute::Hot { .. } | AdminRoute::System => {
+                unreachable!("the machine refuses these on a platform")
+            }
+        };
+        object(&[("isAdmin", true.into()), (name, value)])
+    }
+}
+
+/// The services that the entry asks whether they are available.
+const SERVICES: [&str; 3] = ["registry", "d1", "r2"];
+
+fn now() -> Millis {
+    Millis(Date::now() as u64)
+}
+
+/// Routes a request of the admin API; `None` if it is not one.
+fn admin_route(head: &Head<'_>, settings: &Settings) -> Option<AdminRoute> {
+    // The router of streams refuses a URL that cannot be trusted.
+    let split = target::checked(head.url, head.header("Host")).ok()?;
+    head.read_at(split, settings, |head| {
+        admin::route(head, Caller::Platform, settings)
+    })
+}
+
+/// Returns the question to the admin index.
+fn list(statement: &Statement) -> Result<JsValue, JsValue> {
+    let (sql, values) = effects::statement(statement);
+    object(&[("kind", "list".into()), ("sql", sql), ("values", values)])
+}
+
+/// Returns the request of the admin API as one to the object of its stream.
+fn request_to(
+    request: &Request,
+    head: &Head<'_>,
+    to_object: &ToObject,
+) -> Result<Request, JsValue> {
+    let headers = Headers::new_with_headers(&request.headers())?;
+    for name in to_object.replaced_names() {
+        match to_object.replaced(name).flatten() {
+            Some(value) => headers.set(name, value)?,
+            None => headers.delete(name)?,
+        }
+    }
+    let init = RequestInit::new();
+    init.set_method(to_object.method);
+    init.set_headers(&headers);
+    if let Some(body) = request.body().filter(|_| to_object.has_body()) {
+        init.set_body(&body);
+    }
+    let (origin, _) = target::split(head.url);
+    let url = format!("{origin}{}", to_object.target());
+    Request::new_with_str_and_init(&url, &init)
 }
 
 /// Returns the request for the object if it differs from the client's: with the internal headers

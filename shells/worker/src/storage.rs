@@ -7,11 +7,11 @@ use bytes::Bytes;
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerState, RowAppends, RowKey, RowMeta,
-    SealedSegment, StreamRow, WriterColumns,
+    HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp, ProducerState,
+    RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
-use machine::{AlarmChange, Class, Span, StorageError, Turn, Write};
+use machine::{AlarmChange, Class, Millis, Span, StorageError, Turn, Write};
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::platform::{Cursor, ObjectContext, ObjectStorage, Socket, Sql};
@@ -273,6 +273,17 @@ impl Storage {
 }
 
 impl Storage {
+    fn ask_for_list<T>(
+        &self,
+        statement: &str,
+        values: &[Value<'_>],
+        decode: impl Fn(&Row<'_>) -> Result<T, StorageError>,
+    ) -> Result<Vec<T>, StorageError> {
+        let mut list = Vec::new();
+        self.ask_all(statement, values, decode, &mut |each| list.push(each))?;
+        Ok(list)
+    }
+
     fn ask_all<T>(
         &self,
         statement: &str,
@@ -443,16 +454,43 @@ impl machine::Storage for Storage {
             Value::Integer(id),
             Value::Integer(limit),
         ];
-        let mut tasks = Vec::new();
-        self.ask_all(sql::TASKS, &values, |row| sql::task(row), &mut |task| {
-            tasks.push(task);
-        })?;
-        Ok(tasks)
+        self.ask_for_list(sql::TASKS, &values, |row| sql::task(row))
     }
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
         let queue = queue.to_string();
         self.ask(sql::LAST_TASK, &[Value::Text(&queue)], |row| sql::task(row))
+    }
+
+    fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
+        let values = [Value::Integer(from), Value::Integer(limit)];
+        self.ask_for_list(sql::SEALED_SEGMENTS, &values, |row| sql::segment(row))
+    }
+
+    fn sealed_producers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
+        let values = [Value::Text(after), Value::Integer(limit)];
+        self.ask_for_list(sql::SEALED_PRODUCERS, &values, |row| {
+            sql::sealed_producer(row)
+        })
+    }
+
+    fn sealed_sums(&self) -> Result<Sums, StorageError> {
+        let sums = self.ask(sql::SEALED_SUMS, &[], |row| sql::sums(row))?;
+        Ok(sums.unwrap_or_default())
+    }
+
+    fn minutes(
+        &self,
+        table: HotTable,
+        before: RowKey,
+        since: Millis,
+    ) -> Result<Vec<MinuteOfRows>, StorageError> {
+        let values = [Value::Integer(before.stored()), Value::Integer(since.0)];
+        self.ask_for_list(&sql::minutes(table), &values, |row| sql::minute(row))
     }
 }
 
@@ -470,7 +508,7 @@ fn unreadable(error: JsValue) -> StorageError {
 }
 
 /// A row as the platform hands it over.
-struct Row<'a>(&'a Array);
+pub(crate) struct Row<'a>(pub(crate) &'a Array);
 
 impl Columns for Row<'_> {
     fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {

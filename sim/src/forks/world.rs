@@ -646,6 +646,7 @@ pub(super) fn what(call: &Call) -> String {
         Call::Read(read) => format!("GET {:?}", read.from),
         Call::Delete(_) => "DELETE".to_owned(),
         Call::Fork(call) => format!("{call:?}"),
+        Call::Admin(call) => format!("{call:?}"),
     }
 }
 

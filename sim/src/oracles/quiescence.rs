@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use machine::router::name;
+use machine::rows::Expiry;
 use machine::segment::{key, key_prefix};
 
 use super::Oracle;
@@ -81,9 +82,18 @@ impl Checker for IndexListed {
         for subject in &world.subjects {
             let rows = &subject.store.rows;
             let Some(head) = rows.head() else { continue };
+            let (expires_at, ttl_seconds) = match &head.expiry {
+                Expiry::Never => (None, None),
+                Expiry::Sliding { seconds } => (None, Some(*seconds)),
+                Expiry::At { at, .. } => (Some(at.0), None),
+            };
             streams.push(format!(
-                "{} {} {} {} None",
-                head.name, head.incarnation, head.content_type, head.created_at.0
+                "{} {} {} {} {} {expires_at:?} {ttl_seconds:?} None",
+                head.name,
+                head.incarnation,
+                head.content_type,
+                head.created_at.0,
+                head.closed.is_some()
             ));
             let prefix = key_prefix(&head.name, head.incarnation);
             segments.extend(rows.segments().filter_map(|segment| {

@@ -26,6 +26,9 @@ struct Listed {
     deleted_at: Option<u64>,
     version: u64,
     forked_from: String,
+    closed: bool,
+    expires_at: Option<u64>,
+    ttl_seconds: Option<u64>,
 }
 
 /// A row of `segments`.
@@ -47,6 +50,14 @@ impl Values<'_> {
     fn integer(&mut self) -> Result<u64, String> {
         match self.0.next() {
             Some(Value::Integer(integer)) => Ok(*integer),
+            other => Err(format!("{other:?} is bound, and no integer")),
+        }
+    }
+
+    fn optional(&mut self) -> Result<Option<u64>, String> {
+        match self.0.next() {
+            Some(Value::Null) => Ok(None),
+            Some(Value::Integer(integer)) => Ok(Some(*integer)),
             other => Err(format!("{other:?} is bound, and no integer")),
         }
     }
@@ -75,8 +86,14 @@ impl Index {
     pub(super) fn listed(&self) -> (Vec<String>, Vec<String>) {
         let streams = self.streams.iter().map(|(path, row)| {
             format!(
-                "{path} {} {} {} {:?}",
-                row.incarnation, row.content_type, row.created_at, row.deleted_at
+                "{path} {} {} {} {} {:?} {:?} {:?}",
+                row.incarnation,
+                row.content_type,
+                row.created_at,
+                row.closed,
+                row.expires_at,
+                row.ttl_seconds,
+                row.deleted_at
             )
         });
         let segments = self.segments.iter();
@@ -118,7 +135,7 @@ impl Index {
         let sql = statement.sql;
         if sql.starts_with("INSERT INTO streams") {
             let path = values.text()?;
-            let listed = if statement.values.len() == 6 {
+            let listed = if statement.values.len() == 9 {
                 Listed {
                     incarnation: values.text()?,
                     content_type: values.text()?,
@@ -126,6 +143,9 @@ impl Index {
                     deleted_at: None,
                     version: values.integer()?,
                     forked_from: values.text()?,
+                    closed: values.integer()? == 1,
+                    expires_at: values.optional()?,
+                    ttl_seconds: values.optional()?,
                 }
             } else {
                 let before = self.streams.get(&path);
@@ -136,6 +156,9 @@ impl Index {
                     deleted_at: Some(values.integer()?),
                     version: values.integer()?,
                     forked_from: before.map_or_else(String::new, |row| row.forked_from.clone()),
+                    closed: before.is_some_and(|row| row.closed),
+                    expires_at: before.and_then(|row| row.expires_at),
+                    ttl_seconds: before.and_then(|row| row.ttl_seconds),
                 }
             };
             if self
@@ -146,6 +169,16 @@ impl Index {
                 return Ok(0);
             }
             self.streams.insert(path, listed);
+            Ok(1)
+        } else if sql.starts_with("UPDATE streams SET closed") {
+            let (path, incarnation) = (values.text()?, values.text()?);
+            let row = self.streams.get_mut(&path);
+            let is_it =
+                |row: &&mut Listed| row.incarnation == incarnation && row.deleted_at.is_none();
+            let Some(row) = row.filter(is_it) else {
+                return Ok(0);
+            };
+            row.closed = true;
             Ok(1)
         } else if sql.starts_with("INSERT INTO segments") {
             let (path, incarnation, number) = (values.text()?, values.text()?, values.integer()?);
@@ -189,16 +222,19 @@ impl Index {
     /// Returns all rows as text.
     #[cfg(not(target_arch = "wasm32"))]
     fn rows(&self) -> Vec<String> {
-        let deleted = |row: &Listed| row.deleted_at.map_or_else(String::new, |at| at.to_string());
+        let number = |number: Option<u64>| number.map_or_else(String::new, |it| it.to_string());
         let streams = self.streams.iter().map(|(path, row)| {
             format!(
-                "{path} {} {} {} {} {} {}",
+                "{path} {} {} {} {} {} {} {} {} {}",
                 row.incarnation,
                 row.content_type,
                 row.created_at,
-                deleted(row),
+                number(row.deleted_at),
                 row.version,
-                row.forked_from
+                row.forked_from,
+                u64::from(row.closed),
+                number(row.expires_at),
+                number(row.ttl_seconds)
             )
         });
         let segments = self
@@ -226,9 +262,10 @@ mod sqlite {
     use rusqlite::types::{ToSqlOutput, ValueRef};
     use rusqlite::{Connection, Result, ToSql, params_from_iter};
 
-    const MIGRATIONS: [&str; 2] = [
+    const MIGRATIONS: [&str; 3] = [
         include_str!("../../../migrations/0001_segments_admin.sql"),
         include_str!("../../../migrations/0002_forks.sql"),
+        include_str!("../../../migrations/0003_admin.sql"),
     ];
 
     struct Bound<'a>(&'a Value);
@@ -236,6 +273,7 @@ mod sqlite {
     impl ToSql for Bound<'_> {
         fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
             Ok(match self.0 {
+                Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
                 Value::Integer(integer) => ToSqlOutput::from(integer.cast_signed()),
                 Value::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
             })
@@ -272,7 +310,8 @@ mod sqlite {
     pub(super) fn rows(connection: &Connection) -> Result<Vec<String>> {
         let mut rows = Vec::new();
         for query in [
-            "SELECT concat_ws(' ', path, incarnation, content_type, created_at, coalesce(deleted_at, ''), version, forked_from) \
+            "SELECT concat_ws(' ', path, incarnation, content_type, created_at, coalesce(deleted_at, ''), version, forked_from, \
+             closed, coalesce(expires_at, ''), coalesce(ttl_seconds, '')) \
              FROM streams ORDER BY path",
             "SELECT concat_ws(' ', path, incarnation, segment, start_offset, end_offset, r2_key, bytes, messages, created_at, version) \
              FROM segments ORDER BY path, incarnation, segment",

@@ -11,10 +11,12 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use machine::admin::Listed;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    AppendEnd, HotRow, HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerStamp,
-    ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, WriterColumns,
+    AppendEnd, HotRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin,
+    ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums,
+    WriterColumns,
 };
 use machine::{AlarmChange, MemoryRows, Millis, Span, StorageError, Write};
 use server::{Due, Reader, Rows, Storage, Writer};
@@ -403,6 +405,11 @@ impl Reader for Connection {
         let due = due.map(|((name, _), _)| name.clone()).collect();
         Ok((due, later.into_iter().map(|(_, at)| Millis(*at)).min()))
     }
+
+    /// No simulated client asks the admin API for a list.
+    fn list(&self, _: &str, _: &str, _: u64) -> io::Result<Vec<Listed>> {
+        Err(io::Error::other("the streams are not listed"))
+    }
 }
 
 impl Writer for Connection {
@@ -709,6 +716,31 @@ impl machine::Storage for View {
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
         self.rows.last_task(queue)
+    }
+
+    fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
+        self.rows.sealed_segments(from, limit)
+    }
+
+    fn sealed_producers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
+        self.rows.sealed_producers(after, limit)
+    }
+
+    fn sealed_sums(&self) -> Result<Sums, StorageError> {
+        self.rows.sealed_sums()
+    }
+
+    fn minutes(
+        &self,
+        table: HotTable,
+        before: RowKey,
+        since: Millis,
+    ) -> Result<Vec<MinuteOfRows>, StorageError> {
+        self.rows.minutes(table, before, since)
     }
 }
 

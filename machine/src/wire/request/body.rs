@@ -79,7 +79,11 @@ impl AwaitsBody {
                 Some(text) if !content_type::is_well_formed(text) => Err(MALFORMED_CONTENT_TYPE),
                 Some(_) => Ok(Call::Append(Append { body, ..append })),
             },
-            call @ (Call::Metadata | Call::Read(_) | Call::Delete(_) | Call::Fork(_)) => Ok(call),
+            call @ (Call::Metadata
+            | Call::Read(_)
+            | Call::Delete(_)
+            | Call::Fork(_)
+            | Call::Admin(_)) => Ok(call),
         }
     }
 

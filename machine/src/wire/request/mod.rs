@@ -4,6 +4,7 @@ mod body;
 mod read;
 mod write;
 
+use crate::admin::AdminCall;
 use crate::limits::SAFE_INTEGER_MAX;
 use crate::{Limits, Refusal};
 
@@ -44,6 +45,8 @@ pub enum Call {
     Delete(Preconditions),
     /// A call of a fork, which no client can send.
     Fork(ForkCall),
+    /// A call of the admin API, which comes from the router alone.
+    Admin(AdminCall),
 }
 
 /// A request parsed as far as possible without its body.
@@ -66,16 +69,24 @@ pub fn parse(head: RequestHead<'_>, limits: &Limits) -> Result<Parsed, Refusal> 
         "GET" => Ok(Parsed::Whole(Call::Read(read(head)?))),
         "HEAD" => Ok(Parsed::Whole(Call::Metadata)),
         "DELETE" => Ok(Parsed::Whole(Call::Delete(write::preconditions(head)))),
-        FORK_METHOD => match (head.header)(internal_headers::FORK_CALL) {
-            Some(call) => Ok(Parsed::Whole(Call::Fork(ForkCall::from_header(&call)?))),
-            None => Err(Refusal::MethodNotAllowed { allow: METHODS }),
-        },
+        INTERNAL_METHOD => internal(head).map(Parsed::Whole),
         _ => Err(Refusal::MethodNotAllowed { allow: METHODS }),
     }
 }
 
-/// The method of calls between a fork and its source. The protocol does not use it.
-pub(crate) const FORK_METHOD: &str = "PATCH";
+fn internal(head: RequestHead<'_>) -> Result<Call, Refusal> {
+    if let Some(call) = (head.header)(internal_headers::ADMIN_CALL) {
+        return AdminCall::from_header(&call).map(Call::Admin);
+    }
+    match (head.header)(internal_headers::FORK_CALL) {
+        Some(call) => ForkCall::from_header(&call).map(Call::Fork),
+        None => Err(Refusal::MethodNotAllowed { allow: METHODS }),
+    }
+}
+
+/// The method of calls between a fork and its source, and of calls of the admin API. The protocol
+/// does not use it.
+pub(crate) const INTERNAL_METHOD: &str = "PATCH";
 
 /// The methods of a stream URL.
 pub(crate) const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";

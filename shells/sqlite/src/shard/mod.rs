@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use checksum::Place;
 pub use copy::Copied;
+use machine::admin::Listed;
 use machine::rows::{HotRow, HotTable, OUTBOX_SCHEMA, SCHEMA};
 use machine::sql::{self as machine_sql, Columns, Value};
 use machine::{AlarmChange, Millis, StorageError, Write};
@@ -324,6 +325,34 @@ impl Shard {
             .statements
             .one(sql::NEXT_ALARM, &[now], |row| row.integer(0))?;
         Ok((names, next.flatten().map(Millis)))
+    }
+
+    /// Returns the streams from one name on and before another, at most `limit`, in order. A name
+    /// can have tasks and no stream.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn list(&self, from: &str, before: &str, limit: u64) -> Result<Vec<Listed>, StorageError> {
+        let mut names = Vec::new();
+        let range = [
+            Value::Text(from),
+            Value::Text(before),
+            Value::Integer(limit),
+        ];
+        self.statements.ask(sql::NAMES, &range, |row| {
+            let row = Cells(row);
+            names.extend(row.integer(0)?.zip(row.text(1)?));
+            Ok(())
+        })?;
+        let listed = names.into_iter().map(|(id, name)| {
+            let head = self
+                .statements
+                .one(sql::HEAD, &[Value::Integer(id)], |row| {
+                    machine_sql::head(row)
+                })?;
+            Ok(Listed::of_rows(name, head.as_ref()))
+        });
+        listed.collect()
     }
 
     /// Inserts a hot row.

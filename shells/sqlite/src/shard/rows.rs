@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Incarnation, Layout, ManifestRow, Pin, ProducerState, RowAppends, RowKey, RowMeta,
-    SealedSegment, StreamRow, WriterColumns,
+    HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, MinutesOfRows, Pin, ProducerStamp,
+    ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
 };
 use machine::sql::{self as machine_sql, Columns, Value};
-use machine::{Span, Storage, StorageError};
+use machine::{Millis, Span, Storage, StorageError};
 
 use super::checksum::{self, Place};
 use super::sql::{self, HAS_OUTBOX, HAS_STREAM};
@@ -335,5 +335,60 @@ impl Storage for StreamRows<'_> {
         let values = [self.stream(), Value::Text(&queue)];
         self.statements
             .one(sql::LAST_TASK, &values, |row| machine_sql::task(row))
+    }
+
+    fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
+        let values = [self.stream(), Value::Integer(from), Value::Integer(limit)];
+        let mut segments = Vec::new();
+        self.statements.ask(sql::SEALED_SEGMENTS, &values, |row| {
+            segments.push(machine_sql::segment(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(segments)
+    }
+
+    fn sealed_producers(
+        &self,
+        after: &str,
+        limit: u64,
+    ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
+        let values = [self.stream(), Value::Text(after), Value::Integer(limit)];
+        let mut producers = Vec::new();
+        self.statements.ask(sql::SEALED_PRODUCERS, &values, |row| {
+            producers.push(machine_sql::sealed_producer(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(producers)
+    }
+
+    fn sealed_sums(&self) -> Result<Sums, StorageError> {
+        let sums = self
+            .statements
+            .one(sql::SEALED_SUMS, &[self.stream()], |row| {
+                machine_sql::sums(row)
+            })?;
+        Ok(sums.unwrap_or_default())
+    }
+
+    fn minutes(
+        &self,
+        table: HotTable,
+        before: RowKey,
+        since: Millis,
+    ) -> Result<Vec<MinuteOfRows>, StorageError> {
+        let values = [
+            self.stream(),
+            Value::Integer(table.segment()),
+            Value::Integer(before.stored()),
+            Value::Integer(since.0),
+        ];
+        let mut minutes = MinutesOfRows::default();
+        self.statements.ask(sql::RECENT, &values, |row| {
+            let row = Cells(row);
+            self.checked(table, &row)?;
+            minutes.add(&machine_sql::row_mark(&row)?);
+            Ok(())
+        })?;
+        Ok(minutes.finish())
     }
 }

@@ -73,6 +73,8 @@ pub(super) const HAS_STREAM: u64 = 1;
 pub(super) const HAS_OUTBOX: u64 = 2;
 
 pub(super) const STREAM: &str = "SELECT id, tables FROM streams WHERE name = ?";
+pub(super) const NAMES: &str =
+    "SELECT id, name FROM streams WHERE name >= ? AND name < ? ORDER BY name LIMIT ?";
 pub(super) const INSERT_STREAM: &str = "INSERT INTO streams (name, tables) VALUES (?, ?)";
 pub(super) const UPDATE_TABLES: &str = "UPDATE streams SET tables = ? WHERE id = ?";
 pub(super) const DELETE_STREAM: &str = "DELETE FROM streams WHERE id = ?";
@@ -116,6 +118,8 @@ pub(super) const FIRST_AT_OR_AFTER_BYTES: &str = concat!(
 );
 /// All rows that may name writers, with what the checksum needs.
 pub(super) const WRITERS: &str = concat!(mark!(), " AND ends IS NOT NULL ORDER BY key");
+/// The rows before a key that came at a time or later.
+pub(super) const RECENT: &str = concat!(mark!(), " AND key < ? AND at >= ?");
 pub(super) const FRAMES: &str = "SELECT key, units, bytes_before, bytes, at, ends, checksum, hot.frames, large.frames \
      FROM hot LEFT JOIN large ON large.id = hot.large WHERE stream = ? AND segment = ? AND key BETWEEN ? AND ? ORDER BY key";
 pub(super) const INSERT_HOT: &str = "INSERT INTO hot (stream, segment, key, units, bytes_before, bytes, at, checksum, ends, large, frames) \
@@ -133,6 +137,10 @@ pub(super) const SEGMENT: &str = "SELECT number, units, bytes, messages, attempt
      WHERE stream = ? AND number = ?";
 pub(super) const RETRIED_SEGMENTS: &str =
     "SELECT number, attempts FROM segments WHERE stream = ? AND attempts > 1 ORDER BY number";
+pub(super) const SEALED_SEGMENTS: &str = "SELECT number, units, bytes, messages, attempts, attempted_at, stored, x'' FROM segments \
+     WHERE stream = ? AND number >= ? ORDER BY number LIMIT ?";
+pub(super) const SEALED_SUMS: &str =
+    "SELECT sum(messages), sum(bytes) FROM segments WHERE stream = ?";
 pub(super) const INSERT_SEGMENT: &str = "INSERT INTO segments (number, units, bytes, messages, attempts, attempted_at, stored, segment_index, append_ends, stream) \
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 pub(super) const UPDATE_SEGMENT: &str = "UPDATE segments SET attempts = ?, attempted_at = ?, stored = ?, segment_index = ?, append_ends = ? \
@@ -154,6 +162,8 @@ pub(super) const PUT_PIN: &str =
 pub(super) const FORGET_PINS: &str = "DELETE FROM pins WHERE released_at <= ? AND stream = ?";
 
 pub(super) const PRODUCER: &str = "SELECT epoch, seq FROM producers WHERE stream = ? AND id = ?";
+pub(super) const SEALED_PRODUCERS: &str = "SELECT id, epoch, seq, used_at FROM producers \
+     WHERE stream = ? AND id > ? ORDER BY id LIMIT ?";
 pub(super) const PUT_PRODUCER: &str =
     "INSERT OR REPLACE INTO producers (id, epoch, seq, used_at, stream) VALUES (?, ?, ?, ?, ?)";
 pub(super) const FORGET_PRODUCERS: &str = "DELETE FROM producers WHERE stream = ?3 AND id IN \

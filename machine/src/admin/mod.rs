@@ -1,0 +1,339 @@
+//! The admin API (`docs/admin-api.md`): who may use it, what its requests mean, and its answers.
+//!
+//! A shell asks [`route`] before the router of streams. Most requests go to the object of a stream,
+//! as a request of the protocol or as an [`AdminCall`]. The others are answered by the shell with
+//! what it knows of all streams.
+
+mod access;
+mod call;
+mod health;
+pub(crate) mod json;
+mod listing;
+mod parameters;
+mod traffic;
+
+pub use access::Caller;
+pub use call::AdminCall;
+pub(crate) use call::cursor_of;
+pub use health::{Service, health};
+pub(crate) use listing::expiry_columns;
+pub use listing::{Listed, Listing};
+pub use traffic::Traffic;
+
+use crate::outbox;
+use crate::router::{self, Settings, name};
+use crate::wire::request::{self, RequestHead};
+use crate::wire::{header, internal_headers};
+use crate::{Answer, Refusal};
+use parameters::Parameters;
+
+/// The beginning of the paths.
+const PREFIX: &str = "/admin/api";
+
+/// The decision on a request of the admin API. No answer to it has CORS headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminRoute {
+    /// Send it to the object of this stream. The object's answer is the client's.
+    Stream(ToObject),
+    /// Respond with this.
+    Answered(Answer),
+    /// Respond with a page of the list of streams.
+    List(Listing),
+    /// Respond with [`Traffic::hot`].
+    Hot {
+        /// The last minutes that count.
+        minutes: u64,
+        /// The greatest number of streams.
+        limit: u64,
+    },
+    /// Respond with [`Traffic::system`].
+    System,
+    /// Respond with [`health`].
+    Health,
+}
+
+/// How to send a request to the object of its stream: with another method and target, without a
+/// query, and with other headers where [`Self::replaced`] says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToObject {
+    /// The canonical name, which also names the object.
+    pub name: String,
+    /// The method of the request to the object.
+    pub method: &'static str,
+    closes: bool,
+    /// The value of [`internal_headers::ADMIN_CALL`].
+    call: String,
+}
+
+impl ToObject {
+    /// Returns the target of the request to the object.
+    #[must_use]
+    pub fn target(&self) -> String {
+        outbox::target(&self.name)
+    }
+
+    /// Returns whether the request to the object has the body of the client.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        matches!(self.method, "PUT" | "POST")
+    }
+
+    /// Returns what stands in place of a header of the client: a value, or nothing. `None` keeps
+    /// the client's header.
+    #[must_use]
+    pub fn replaced(&self, name: &str) -> Option<Option<&str>> {
+        if name.eq_ignore_ascii_case(internal_headers::ADMIN_CALL) {
+            return Some(Some(&self.call));
+        }
+        if self.closes && name.eq_ignore_ascii_case(header::STREAM_CLOSED) {
+            return Some(Some("true"));
+        }
+        let mut internal = internal_headers::ALL.into_iter();
+        let is_internal = internal.any(|each| each.eq_ignore_ascii_case(name));
+        is_internal.then_some(None)
+    }
+
+    /// Returns the names of all headers that [`Self::replaced`] knows.
+    pub fn replaced_names(&self) -> impl Iterator<Item = &'static str> {
+        let closed = self.closes.then_some(header::STREAM_CLOSED);
+        internal_headers::ALL.into_iter().chain(closed)
+    }
+}
+
+/// Routes a request by its head; `None` if its path is not one of the admin API.
+#[must_use]
+pub fn route(head: RequestHead<'_>, caller: Caller, settings: &Settings) -> Option<AdminRoute> {
+    let path = router::path(head.target).strip_prefix(PREFIX)?;
+    if !path.is_empty() && !path.starts_with('/') {
+        return None;
+    }
+    Some(
+        decide(head, path, caller, settings)
+            .unwrap_or_else(|refusal| AdminRoute::Answered(router::refused(head.method, &refusal))),
+    )
+}
+
+fn decide(
+    head: RequestHead<'_>,
+    path: &str,
+    caller: Caller,
+    settings: &Settings,
+) -> Result<AdminRoute, Refusal> {
+    // First of all, because a refusal must not reveal anything about streams.
+    access::admit(head, caller, settings)?;
+    if head.target.contains('#') {
+        return Err(Refusal::Malformed("the request target has a fragment"));
+    }
+    if let Some(rest) = path.strip_prefix("/streams/") {
+        return of_stream(head, rest, settings);
+    }
+    if let Some(rest) = path.strip_prefix("/metrics/streams/") {
+        return metrics_of_stream(head, rest, settings);
+    }
+    match path {
+        "/streams" => {
+            allow(head, "GET")?;
+            let listing = Listing::read(Parameters::read(head.target)?)?;
+            if caller == Caller::Platform && !settings.limits.index {
+                return Err(Refusal::NotConfigured(
+                    "the list of streams needs the binding ADMIN_INDEX",
+                ));
+            }
+            Ok(AdminRoute::List(listing))
+        }
+        "/metrics/hot" => {
+            allow(head, "GET")?;
+            let mut parameters = Parameters::read(head.target)?;
+            let minutes = parameters.number("minutes", 1..=MINUTES_MAX)?.unwrap_or(5);
+            let limit = parameters.limit(10, 100)?;
+            parameters.finish()?;
+            needs_all_streams(caller)?;
+            Ok(AdminRoute::Hot { minutes, limit })
+        }
+        "/metrics/system" => {
+            allow(head, "GET")?;
+            Parameters::read(head.target)?.finish()?;
+            needs_all_streams(caller)?;
+            Ok(AdminRoute::System)
+        }
+        "/health" => {
+            allow(head, "GET")?;
+            Parameters::read(head.target)?.finish()?;
+            Ok(AdminRoute::Health)
+        }
+        _ => Err(Refusal::PathNotFound),
+    }
+}
+
+/// Refuses a question that only a process with all streams can answer.
+const fn needs_all_streams(caller: Caller) -> Result<(), Refusal> {
+    match caller {
+        Caller::Connection { .. } => Ok(()),
+        Caller::Platform => Err(Refusal::NotConfigured(
+            "on this platform nobody counts the messages of all streams; ask for the throughput of one",
+        )),
+    }
+}
+
+/// What the last word of a path asks of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Detail,
+    Segments,
+    Producers,
+    Outbox,
+    Create,
+    Append,
+    Close,
+    Delete,
+    Seal,
+}
+
+impl Word {
+    fn read(word: &str) -> Option<Self> {
+        Some(match word {
+            "detail" => Self::Detail,
+            "segments" => Self::Segments,
+            "producers" => Self::Producers,
+            "outbox" => Self::Outbox,
+            "create" => Self::Create,
+            "append" => Self::Append,
+            "close" => Self::Close,
+            "delete" => Self::Delete,
+            "seal" => Self::Seal,
+            _ => return None,
+        })
+    }
+}
+
+fn of_stream(
+    head: RequestHead<'_>,
+    rest: &str,
+    settings: &Settings,
+) -> Result<AdminRoute, Refusal> {
+    let with_word = rest.rsplit_once('/').filter(|(id, _)| !id.is_empty());
+    let (id, word) = with_word
+        .and_then(|(id, word)| Some((id, Word::read(word)?)))
+        .unwrap_or((rest, Word::Detail));
+    let action = match word {
+        Word::Detail | Word::Segments | Word::Producers | Word::Outbox => {
+            allow(head, "GET")?;
+            None
+        }
+        Word::Create => Some("PUT"),
+        Word::Append | Word::Close => Some("POST"),
+        Word::Delete => Some("DELETE"),
+        Word::Seal => Some(request::INTERNAL_METHOD),
+    };
+    if action.is_some() {
+        allow(head, "POST")?;
+    }
+    let name = stream_name(id, settings)?;
+    let mut parameters = Parameters::read(head.target)?;
+    let call = match word {
+        Word::Detail => Some(AdminCall::Detail),
+        Word::Segments => Some(AdminCall::Segments {
+            after: parameters.number("after", 0..=crate::limits::SAFE_INTEGER_MAX)?,
+            limit: parameters.limit(50, 100)?,
+        }),
+        Word::Producers => Some(AdminCall::Producers {
+            after: parameters.text("cursor")?,
+            limit: parameters.limit(50, 100)?,
+        }),
+        Word::Outbox => Some(AdminCall::Outbox {
+            after: parameters
+                .text("cursor")?
+                .map(|text| call::task_of(&text))
+                .transpose()?,
+            limit: parameters.limit(50, 100)?,
+        }),
+        Word::Seal => Some(AdminCall::Seal),
+        Word::Create | Word::Append | Word::Close | Word::Delete => None,
+    };
+    parameters.finish()?;
+    let Some(method) = action else {
+        return Ok(to_object(name, call.unwrap_or(AdminCall::Detail)));
+    };
+    if name::is_registry(&name) {
+        return Err(Refusal::Forbidden(
+            "the registry is written by the server alone",
+        ));
+    }
+    let to_object = ToObject {
+        name,
+        method,
+        closes: word == Word::Close,
+        call: call.map_or_else(|| call::ACTION.to_owned(), |call| call.to_header()),
+    };
+    let target = to_object.target();
+    let head = RequestHead {
+        method,
+        target: &target,
+        ..head
+    };
+    request::check_codings(head)?;
+    request::refuse_announced(head, &settings.limits)?;
+    Ok(AdminRoute::Stream(to_object))
+}
+
+fn metrics_of_stream(
+    head: RequestHead<'_>,
+    rest: &str,
+    settings: &Settings,
+) -> Result<AdminRoute, Refusal> {
+    let (id, word) = rest.rsplit_once('/').ok_or(Refusal::PathNotFound)?;
+    let is_known = matches!(word, "throughput" | "subscribers");
+    if !is_known || id.is_empty() {
+        return Err(Refusal::PathNotFound);
+    }
+    allow(head, "GET")?;
+    let name = stream_name(id, settings)?;
+    let mut parameters = Parameters::read(head.target)?;
+    let call = if word == "throughput" {
+        let minutes = parameters.number("minutes", 1..=MINUTES_MAX)?;
+        AdminCall::Throughput {
+            minutes: minutes.unwrap_or(MINUTES_MAX),
+        }
+    } else {
+        AdminCall::Subscribers
+    };
+    parameters.finish()?;
+    Ok(to_object(name, call))
+}
+
+/// For how many minutes there are counters.
+pub(crate) const MINUTES_MAX: u64 = 60;
+
+/// Returns a ratio with three decimals, as JSON. The code that prints fractions is large.
+pub(crate) fn ratio(count: u64, period: u64) -> String {
+    let thousandths = count.saturating_mul(1_000) / period.max(1);
+    format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000)
+}
+
+fn to_object(name: String, call: AdminCall) -> AdminRoute {
+    AdminRoute::Stream(ToObject {
+        name,
+        method: request::INTERNAL_METHOD,
+        closes: false,
+        call: call.to_header(),
+    })
+}
+
+fn allow(head: RequestHead<'_>, allow: &'static str) -> Result<(), Refusal> {
+    if head.method == allow {
+        Ok(())
+    } else {
+        Err(Refusal::MethodNotAllowed { allow })
+    }
+}
+
+fn stream_name(id: &str, settings: &Settings) -> Result<String, Refusal> {
+    if id.is_empty() {
+        return Err(Refusal::PathNotFound);
+    }
+    let name = name::canonical(id, &settings.limits)?;
+    if router::is_reserved(&name) {
+        return Err(Refusal::Reserved);
+    }
+    Ok(name)
+}
