@@ -97,6 +97,8 @@ pub struct Settings {
     pub calm_ms: u64,
     /// The time from the beginning in which the cold tier takes nothing.
     pub outage_ms: u64,
+    /// The chance that an operator looks at an object after one of its turns.
+    pub operator_percent: u64,
     /// The content types of created streams.
     pub ttl_percent: u64,
     pub body_bytes: u64,
@@ -228,6 +230,7 @@ impl Settings {
             } else {
                 0
             },
+            operator_percent: choices.fifth().one_of(&[0, 0, 5, 30]),
             outage_ms: if choices.added().upto(3) == 3 {
                 choices.added().magnitude(600_000)
             } else {
@@ -265,6 +268,7 @@ impl Settings {
             weights: [0; KINDS],
             storm_ms: 0,
             calm_ms: 0,
+            operator_percent: 0,
             outage_ms: 0,
             ttl_percent: 0,
             body_bytes: 0,

@@ -868,6 +868,41 @@ mod tests {
     }
 
     #[test]
+    fn an_activity_is_read_as_it_was_stored() {
+        let sums = |messages| Sums {
+            messages,
+            framed: 10 * messages,
+        };
+        let mut activity = Activity::default();
+        for minute in [0, 1, 59, 60, 200, 259] {
+            activity.minutes.add(minute, sums(minute));
+            activity.sums = activity.sums.plus(sums(minute));
+            let stored = activity.to_stored();
+            assert_eq!(Activity::from_stored(&stored), Some(activity.clone()));
+            for end in 0..stored.len() {
+                let cut = Activity::from_stored(&stored[..end]);
+                assert_ne!(cut, Some(activity.clone()), "{stored} cut at {end}");
+            }
+        }
+        assert_eq!(
+            [199, 200, 259].map(|minute| activity.minutes.at(minute).messages),
+            [0, 200, 259]
+        );
+        for malformed in [
+            "",
+            "1",
+            "x 1",
+            "1 3",
+            "0 0 1",
+            "0 0 1 1",
+            "0 0 1 1 3",
+            "0 9007199254740992",
+        ] {
+            assert_eq!(Activity::from_stored(malformed), None, "{malformed}");
+        }
+    }
+
+    #[test]
     fn the_last_key_is_the_last_integer_that_javascript_has() {
         assert_eq!(RowKey::LAST.stored(), (1 << f64::MANTISSA_DIGITS) - 1);
         assert_eq!(RowKey::last_at(RowKey::LAST.position()), RowKey::LAST);

@@ -1,5 +1,6 @@
 //! Tests of a stream over time and over many rows, which are hard to do with a running server.
 
+mod admin;
 mod cold;
 mod forks;
 mod outbox;

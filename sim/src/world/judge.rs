@@ -53,7 +53,8 @@ impl World<'_, '_> {
     ) {
         let model_incarnation = self.models[at].state.incarnation.clone();
         let verdict = match (cause.calls.as_slice(), cause.page_of) {
-            ([], _) if cause.is_alarm => self.models[at].alarm(&facts),
+            // Both expire a stream that is due, and may seal.
+            ([], _) if cause.is_alarm || cause.operator.is_some() => self.models[at].alarm(&facts),
             ([], Some(fetching)) => {
                 let given = turn.after_commit.iter().any(gives_page);
                 let incarnation = self.cold.incarnation_of(fetching);
@@ -73,6 +74,9 @@ impl World<'_, '_> {
             }
         };
         self.engine.check(Oracle::Model, verdict);
+        if let Some(call) = &cause.operator {
+            self.judge_operator(at, call, &turn.after_commit);
+        }
         self.note_tiers(at, turn);
         let model = &self.models[at];
         let after = Position::of(&model.state);

@@ -8,6 +8,7 @@ mod index;
 mod judge;
 mod lifecycle;
 mod object;
+mod operator;
 mod outgoing;
 mod quiescence;
 mod reader;
@@ -18,6 +19,7 @@ pub(crate) mod state;
 mod turn;
 
 use machine::Offset;
+use machine::admin::AdminCall;
 use machine::router::name;
 
 use crate::choices::Choices;
@@ -52,6 +54,11 @@ pub enum Event {
     /// A request reaches its object.
     Arrive {
         call: CallId,
+    },
+    /// An operator's call reaches an object.
+    Operator {
+        object: ObjectId,
+        call: AdminCall,
     },
     /// The rest of a request's body reaches its object.
     Body {
@@ -267,6 +274,7 @@ impl<'w, 't> World<'w, 't> {
             Event::Think { client } => self.think(client),
             Event::Retry { operation } => self.attempt(operation),
             Event::Arrive { call } => self.arrive(call),
+            Event::Operator { object, call } => self.operate(object, call),
             Event::Body { call } => self.body_complete(call),
             Event::Platform(event) => self.happen_to_object(event),
             Event::Cold(event) => self.happen_in_cold(event),

@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::fmt::Debug;
 
+use machine::admin::AdminCall;
 use machine::rows::StreamRow;
 use machine::{
     AlarmChange, Answer, Context, Effect, Input, Millis, Stream, TimerReason, Turn, Write,
 };
 
-use super::World;
 use super::object::{INSTANCES_MAX, attached, bounded};
+use super::{World, operator};
 use crate::coverage::{Fault, Situation};
 use crate::ids::{CallId, FetchId, Id, ObjectId};
 use crate::model::{Mismatch, TurnFacts};
@@ -24,6 +25,8 @@ pub(super) struct Cause {
     /// The answer whose next page is asked for.
     pub(super) page_of: Option<FetchId>,
     pub(super) is_alarm: bool,
+    /// The call of an operator.
+    pub(super) operator: Option<AdminCall>,
     /// Whether a reader has left.
     pub(super) is_gone: bool,
     pub(super) is_idle_alarm: bool,
@@ -36,12 +39,19 @@ pub(super) struct Cause {
 impl World<'_, '_> {
     /// Handles one input of an object in one turn.
     pub(super) fn turn(&mut self, at: ObjectId, input: Input) {
+        let is_operator = operator::call_of(&input).is_some();
         self.turn_for(at, input, None);
+        if !is_operator && self.engine.recorder.failure.is_none() {
+            self.draw_operator(at);
+        }
     }
 
     /// Handles one input, which may ask for the next page of an answer.
     pub(super) fn turn_for(&mut self, at: ObjectId, input: Input, page_of: Option<FetchId>) {
+        let operator = operator::call_of(&input);
         let calls = match page_of {
+            // Nobody retries an operator's call.
+            None if operator.is_some() => Vec::new(),
             None => input.calls().map(CallId::from).collect(),
             // The page is judged as a part of its answer.
             Some(_) => Vec::new(),
@@ -142,6 +152,7 @@ impl World<'_, '_> {
             has_appends,
             page_of,
             is_alarm,
+            operator,
             is_gone,
             is_idle_alarm,
             rotates,
@@ -210,6 +221,7 @@ impl World<'_, '_> {
                 (Some(fetching), Effect::Answer { answer, .. }) => {
                     self.next_page(fetching, &answer)
                 }
+                (None, Effect::Answer { call, .. }) if call == operator::CALL => {}
                 (_, effect) => self.carry_out(at, effect),
             }
         }

@@ -154,6 +154,7 @@ impl Settings {
             calm_ms: 0,
             ttl_percent: choices.one_of(&[0, 30, 80]),
             body_bytes,
+            operator_percent: 0,
             outage_ms: 0,
             whole_reads: choices.added().upto(1) == 1,
         };
