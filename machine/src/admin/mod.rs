@@ -337,3 +337,176 @@ fn stream_name(id: &str, settings: &Settings) -> Result<String, Refusal> {
     }
     Ok(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEAR: Caller = Caller::Connection { is_loopback: true };
+
+    fn routed(method: &str, target: &str, caller: Caller) -> Option<AdminRoute> {
+        let header = |name: &str| (name == "Host").then(|| "localhost".to_owned());
+        let head = RequestHead {
+            method,
+            origin: "http://localhost",
+            target,
+            header: &header,
+        };
+        let settings = Settings {
+            admin_open: true,
+            ..Settings::default()
+        };
+        route(head, caller, &settings)
+    }
+
+    /// Returns the name, the method and the call of a request that goes to a stream, or the status.
+    fn sent(method: &str, target: &str) -> Result<(String, &'static str, String), u16> {
+        match routed(method, target, NEAR).expect("the path is one of the API") {
+            AdminRoute::Stream(to) => Ok((to.name, to.method, to.call)),
+            AdminRoute::Answered(answer) => Err(answer.status),
+            other => panic!("{other:?} does not go to a stream"),
+        }
+    }
+
+    #[test]
+    fn only_paths_of_the_api_are_routed() {
+        for target in [
+            "/",
+            "/admin",
+            "/admin/",
+            "/admin/apis",
+            "/v1/stream/admin/api",
+            "*",
+            "",
+        ] {
+            assert_eq!(routed("GET", target, NEAR), None, "{target}");
+        }
+        for target in [
+            "/admin/api",
+            "/admin/api/",
+            "/admin/api/x",
+            "/admin/api?a",
+            "/admin/api/#",
+        ] {
+            assert!(routed("GET", target, NEAR).is_some(), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_last_word_says_what_is_wanted_of_a_stream() {
+        for (target, name, call) in [
+            ("/streams/a", "a", "detail"),
+            ("/streams/a/b", "a/b", "detail"),
+            ("/streams/a%2Fb", "a%2Fb", "detail"),
+            ("/streams/%61", "a", "detail"),
+            ("/streams/a/detail", "a", "detail"),
+            ("/streams/segments", "segments", "detail"),
+            ("/streams/segments/segments", "segments", "segments 50 -"),
+            ("/streams/a/segments/detail", "a/segments", "detail"),
+            ("/streams/a/segments?limit=7&after=3", "a", "segments 7 3"),
+            (
+                "/streams/a/producers?cursor=p+%20",
+                "a",
+                "producers 50 =p%2B%20",
+            ),
+            (
+                "/streams/a/outbox?cursor=4/call/x",
+                "a",
+                "outbox 50 4 =call%2Fx",
+            ),
+            ("/metrics/streams/a/b/throughput", "a/b", "throughput 60"),
+            (
+                "/metrics/streams/a/throughput?minutes=5",
+                "a",
+                "throughput 5",
+            ),
+            ("/metrics/streams/a/subscribers", "a", "subscribers"),
+        ] {
+            let expected = (name.to_owned(), "PATCH", call.to_owned());
+            assert_eq!(
+                sent("GET", &format!("/admin/api{target}")),
+                Ok(expected),
+                "{target}"
+            );
+        }
+        for (word, method, call) in [
+            ("create", "PUT", "action"),
+            ("append", "POST", "action"),
+            ("close", "POST", "action"),
+            ("delete", "DELETE", "action"),
+            ("seal", "PATCH", "seal"),
+        ] {
+            let target = format!("/admin/api/streams/a/b/{word}");
+            let expected = ("a/b".to_owned(), method, call.to_owned());
+            assert_eq!(sent("POST", &target), Ok(expected), "{word}");
+            assert_eq!(sent("GET", &target), Err(405), "{word}");
+            let registry = format!("/admin/api/streams/__registry__/1/{word}");
+            assert_eq!(sent("POST", &registry), Err(403), "{word}");
+            assert_eq!(sent("POST", &format!("{target}?x=1")), Err(400), "{word}");
+        }
+        for (target, status) in [
+            ("/streams/__ds/a", 404),
+            ("/streams/", 404),
+            ("/streams/%zz", 400),
+            ("/streams/..", 400),
+            ("/streams/a#", 400),
+            ("/metrics/streams/a", 404),
+            ("/metrics/streams//throughput", 404),
+        ] {
+            assert_eq!(
+                sent("GET", &format!("/admin/api{target}")),
+                Err(status),
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_object_gets_no_internal_header_of_a_client() {
+        let Some(AdminRoute::Stream(close)) = routed("POST", "/admin/api/streams/a/close", NEAR)
+        else {
+            panic!("it goes to the stream");
+        };
+        assert_eq!(close.target(), "/v1/stream/a");
+        assert_eq!(close.replaced("stream-closed"), Some(Some("true")));
+        assert_eq!(close.replaced("x-admin-call"), Some(Some("action")));
+        assert_eq!(close.replaced("X-Fork-Call"), Some(None));
+        assert_eq!(close.replaced("upgrade"), Some(None));
+        assert_eq!(close.replaced("Content-Type"), None);
+        for name in close.replaced_names() {
+            assert!(close.replaced(name).is_some(), "{name}");
+        }
+        let Some(AdminRoute::Stream(append)) = routed("POST", "/admin/api/streams/a/append", NEAR)
+        else {
+            panic!("it goes to the stream");
+        };
+        assert_eq!(append.replaced("Stream-Closed"), None);
+        assert!(append.has_body() && close.has_body());
+    }
+
+    #[test]
+    fn a_platform_cannot_answer_what_only_one_process_knows() {
+        for target in [
+            "/admin/api/metrics/hot",
+            "/admin/api/metrics/system",
+            "/admin/api/streams",
+        ] {
+            let on_platform = routed("GET", target, Caller::Platform);
+            let Some(AdminRoute::Answered(answer)) = on_platform else {
+                panic!("{target} is answered");
+            };
+            assert_eq!(answer.status, 503, "{target}");
+            let near = routed("GET", target, NEAR);
+            assert!(!matches!(near, Some(AdminRoute::Answered(_))), "{target}");
+        }
+        let health = routed("GET", "/admin/api/health", Caller::Platform);
+        assert_eq!(health, Some(AdminRoute::Health));
+    }
+
+    #[test]
+    fn a_ratio_has_three_decimals() {
+        for (count, period, expected) in [(0, 60, "0.000"), (1, 60, "0.016"), (600, 60, "10.000")] {
+            assert_eq!(ratio(count, period), expected);
+        }
+    }
+}
