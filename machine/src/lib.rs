@@ -79,8 +79,8 @@
 //! # The public face
 //!
 //! The modules are private, and callers import types from here. A module is public if its items
-//! would be unclear without its name: [`admin`] is an API of its own, [`live_reader`] has an `Input` and an `Effect` too,
-//! [`outbox`] and [`sql`] have a `Value` each, and [`router`], [`segment`], [`wire`] and [`sql`]
+//! would be unclear without its name: [`admin`] is an API of its own, [`live_reader`] has an
+//! `Input` and an `Effect` too, [`outbox`] and [`sql`] have a `Value` each, and [`router`], [`segment`], [`wire`] and [`sql`]
 //! have functions such as [`segment::key`]. [`rows`] is the schema of the stored rows, and
 //! [`table`] describes settings for programs that print or read them.
 #![forbid(unsafe_code)]

@@ -1,5 +1,5 @@
-//! The list of streams: which names a page asks for, and its answer. A page reads a bounded range of
-//! names in order, so its work does not grow with the number of streams.
+//! The list of streams: which names a page asks for, and its answer. A page reads a bounded range
+//! of names in order, so its work does not grow with the number of streams.
 
 use super::json::{Object, quoted};
 use super::parameters::Parameters;

@@ -41,6 +41,8 @@ impl Stream {
         rows: &dyn Storage,
         step: &mut Step,
     ) -> Result<(), StorageError> {
+        let is_closed = |stream: &Self| stream.state.as_ref().is_some_and(StreamState::is_closed);
+        let was_closed = is_closed(self);
         for (id, append) in &mut *appends {
             let answer = self.append(now, append, rows, step);
             let effect = effect_of(id, answer.map(Response::Answer), false)?;
@@ -54,6 +56,9 @@ impl Stream {
             !step.turn.after_commit.is_empty(),
             "a turn of appends answers at least one"
         );
+        if is_closed(self) && !was_closed {
+            self.announce_closure(rows, &mut step.turn)?;
+        }
         Ok(())
     }
 
@@ -136,14 +141,10 @@ impl Stream {
         } else {
             204
         };
-        let answer = Answer::uncached(status)
+        Ok(Answer::uncached(status)
             .at(state.tail())
             .closed(state.is_closed())
-            .stamped(append.producer.as_ref());
-        if append.close {
-            self.announce_closure(rows, &mut step.turn)?;
-        }
-        Ok(answer)
+            .stamped(append.producer.as_ref()))
     }
 }
 

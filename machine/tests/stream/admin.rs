@@ -5,7 +5,7 @@ use machine::{Limits, Millis, Write};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::shell::Shell;
+use super::shell::{Message, Shell};
 use super::{BINARY, JSON};
 
 const MINUTE: u64 = 60_000;
@@ -215,4 +215,31 @@ fn what_earlier_code_has_sealed_is_counted_from_its_segments() {
     let throughput = told(&mut shell, "throughput 1");
     assert_eq!(throughput["buckets"][0]["bytes"], 4);
     assert_eq!(throughput["avgMessagesPerMinute"], 1.0);
+}
+
+#[test]
+fn the_index_learns_once_that_a_stream_is_closed() {
+    let limits = Limits {
+        index: true,
+        ..limits()
+    };
+    let mut shell = Shell::new(limits);
+    assert_eq!(shell.put(BINARY, &[]).status(), 201);
+    shell.settle();
+    for _ in 0..2 {
+        let close = [("Stream-Closed", "true")];
+        assert_eq!(shell.request("POST", "", &close, b"").status(), 204);
+    }
+    let statements = shell
+        .messages
+        .iter()
+        .filter_map(|(_, message)| match message {
+            Message::Index(statements) => Some(statements),
+            Message::Call(..) => None,
+        });
+    let statements: Vec<_> = statements.flatten().map(|each| each.sql).collect();
+    assert_eq!(statements.len(), 1, "{statements:?}");
+    assert!(statements[0].starts_with("UPDATE streams SET closed = 1"));
+    shell.settle();
+    assert_eq!(told(&mut shell, "outbox 9")["tasks"].to_string(), "[]");
 }
