@@ -364,7 +364,10 @@ mod tests {
         match routed(method, target, NEAR).expect("the path is one of the API") {
             AdminRoute::Stream(to) => Ok((to.name, to.method, to.call)),
             AdminRoute::Answered(answer) => Err(answer.status),
-            other => panic!("{other:?} does not go to a stream"),
+            AdminRoute::List(_)
+            | AdminRoute::Hot { .. }
+            | AdminRoute::System
+            | AdminRoute::Health => panic!("{target} does not go to a stream"),
         }
     }
 

@@ -79,7 +79,7 @@ pub(crate) enum Unwritten {
     /// The upgrade of older rows. The job itself has not run.
     Upgrade,
     /// The writes of its turn.
-    Turn(Turn),
+    Turn(Box<Turn>),
 }
 
 #[derive(Debug)]
@@ -338,7 +338,7 @@ impl ActorState {
         waiting: &[(Job, Effects)],
     ) -> Result<Turn, TurnError> {
         if let Some(Unwritten::Turn(turn)) = job.unwritten.take() {
-            return Ok(turn);
+            return Ok(*turn);
         }
         let Some(input) = job.kind.input() else {
             return Ok(Turn::default());
@@ -518,7 +518,7 @@ impl Streams {
                 }
                 let turn = state.step(self, actor, &mut job, reader, &[])?;
                 if !turn.writes.is_empty() || turn.alarm != AlarmChange::Keep {
-                    job.unwritten = Some(Unwritten::Turn(turn));
+                    job.unwritten = Some(Unwritten::Turn(Box::new(turn)));
                     return Ok(None);
                 }
                 state.prepare(actor, turn, reader, &mut bytes).map(Some)

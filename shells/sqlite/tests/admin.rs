@@ -1,4 +1,5 @@
 //! What the admin API asks of the storage: both dialects answer as the rows in memory do.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use bytes::Bytes;
 use machine::admin::Listed;

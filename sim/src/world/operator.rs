@@ -62,9 +62,11 @@ impl World<'_, '_> {
 
     /// Judges the answer to an operator: what it counts is what the model has.
     pub(super) fn judge_operator(&mut self, at: ObjectId, call: &AdminCall, effects: &[Effect]) {
-        let answer = effects.iter().find_map(|effect| match effect {
-            Effect::Answer { call: CALL, answer } => Some(answer),
-            _ => None,
+        let answer = effects.iter().find_map(|effect| {
+            if let Effect::Answer { call: CALL, answer } = effect {
+                return Some(answer);
+            }
+            None
         });
         let Some(answer) = answer else {
             let actual = format!("{effects:?}");
