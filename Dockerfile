@@ -1,7 +1,15 @@
 # The server for one machine.
+FROM node:22-bookworm-slim AS page
+WORKDIR /source
+COPY package.json package-lock.json ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY admin admin
+RUN node admin/build.mjs admin/dist
+
 FROM rust:1.95-bookworm AS build
 WORKDIR /source
 COPY . .
+COPY --from=page /source/admin/dist admin/dist
 RUN cargo build --release --locked --package durable-streams-server
 
 FROM debian:bookworm-slim

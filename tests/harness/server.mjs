@@ -2,6 +2,7 @@
 // runtime (workerd) with a built bundle, or the server for one machine.
 
 import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { copyFile, mkdir, mkdtemp, readFile, rm, statfs, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -42,6 +43,16 @@ async function compatibility() {
   return { date: date[1], flags: flags ? JSON.parse(flags[1].replace(/,\s*\]$/, "]")) : [] };
 }
 
+/** Returns what serves the built admin page, as the platform's assets do in production. */
+function pageParts() {
+  const directory = path.join(repositoryRoot, "admin/dist");
+  if (!existsSync(directory)) return undefined;
+  return {
+    service: `(name = "page", disk = (path = ${quoted(directory)})),`,
+    bindings: [`(name = "ASSETS", service = "page")`],
+  };
+}
+
 function configuration({
   modules,
   date,
@@ -52,12 +63,14 @@ function configuration({
   port,
   cold,
   cache,
+  page,
 }) {
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [
     (name = "main", worker = .worker),
     (name = "data", disk = (path = ${quoted(dataDirectory)}, writable = true)),
+    ${page?.service ?? ""}
     ${cold?.services ?? ""}
     ${cache?.services ?? ""}
   ],
@@ -89,6 +102,7 @@ const worker :Workerd.Worker = (
     ...Object.entries(bindings).map(
       ([name, value]) => `(name = ${quoted(name)}, text = ${quoted(String(value))})`,
     ),
+    ...(page?.bindings ?? []),
     ...(cold?.bindings ?? []),
   ].join(", ")}],
 );
@@ -193,6 +207,7 @@ export async function startWorker({
       port,
       cold: parts,
       cache: cacheParts,
+      page: pageParts(),
     }),
   );
 

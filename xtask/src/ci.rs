@@ -172,7 +172,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     ];
     let mut dry_run = project.wrangler();
     dry_run.args(["deploy", "--dry-run", "--outdir", "target/deploy"]);
-    let types = ["shells/worker/js", "sim/report", "tests/harness"].map(|directory| {
+    let types = ["shells/worker/js", "sim/report", "tests/harness", "admin"].map(|directory| {
         let mut types = project.command(project.npm_program("tsc"));
         types.args(["--project", directory]);
         types
@@ -296,6 +296,18 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             &["conformance", "--shell", "server", "--cold"],
         ),
         own_step("clients server", &["clients", "--shell", "server"]),
+        own_step("admin page", &["admin-page"]),
+        // The page is the same there; what it asks for is answered by other code.
+        own_step(
+            "admin page worker",
+            &[
+                "admin-page",
+                "--shell",
+                "worker",
+                "admin-pages",
+                "admin-tokens",
+            ],
+        ),
     ];
     Ok(vec![
         vec![compiled, installed],

@@ -1,7 +1,7 @@
 //! `dev`: the Worker on this machine, under wrangler.
 
-use crate::bundle;
 use crate::project::{Project, run};
+use crate::{bundle, page};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
@@ -25,6 +25,7 @@ pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
     if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         bail!("port {port} cannot be used: {error}");
     }
+    page::build(project)?;
     bundle::build(project, None)?;
     run(project
         .wrangler()

@@ -17,7 +17,7 @@ fn may_be_longer(line: &str) -> bool {
 fn no_comment_and_no_code_without_a_text_is_longer_than_100_columns() {
     let project = Project::locate().unwrap();
     let mut list = project.command("git");
-    list.args(["ls-files", "*.rs", "*.mjs"]);
+    list.args(["ls-files", "*.rs", "*.mjs", "*.ts", "*.tsx"]);
     let files = output(&mut list).expect("git lists the files");
     let mut long = Vec::new();
     for file in files.lines() {

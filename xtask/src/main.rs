@@ -19,6 +19,7 @@ mod fuzz;
 #[cfg(test)]
 mod line_length;
 mod mutation;
+mod page;
 mod peers;
 mod planted_faults;
 mod project;
@@ -90,6 +91,17 @@ enum Command {
         /// Test this server instead of starting some
         #[arg(long, env = "IMPLEMENTATION_TEST_URL")]
         url: Option<String>,
+        /// Run only the test files whose path contains one of these
+        files: Vec<String>,
+    },
+    /// Use the admin page in Chromium
+    AdminPage {
+        /// The shell to test; tests that only the other shell can pass are skipped
+        #[arg(long, default_value = "server")]
+        shell: suite::Shell,
+        /// Make the images of the documentation instead
+        #[arg(long, conflicts_with = "files")]
+        images: bool,
         /// Run only the test files whose path contains one of these
         files: Vec<String>,
     },
@@ -257,6 +269,8 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         Command::Implementation { shell, url, files } => {
             suite::implementation(project, shell, non_empty(url), &files)
         }
+        Command::AdminPage { images: true, .. } => suite::admin_page_images(project),
+        Command::AdminPage { shell, files, .. } => suite::admin_page(project, shell, &files),
         Command::PowerCuts { images, seed } => suite::power_cuts(project, images, seed),
         Command::Kills {
             shell,

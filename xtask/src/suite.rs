@@ -2,7 +2,7 @@
 
 use crate::bundle::{self, Feature};
 use crate::project::Project;
-use crate::{server, setup};
+use crate::{page, server, setup};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
@@ -27,6 +27,7 @@ impl Shell {
     }
 
     pub(crate) fn build(self, project: &Project, feature: Option<Feature>) -> Result<()> {
+        page::build(project)?;
         match self {
             Self::Worker => bundle::build(project, feature),
             Self::Server => server::build(project, feature),
@@ -84,6 +85,31 @@ pub(crate) fn implementation(
         suite.argument(file);
     }
     suite.run()
+}
+
+pub(crate) fn admin_page(project: &Project, shell: Shell, files: &[String]) -> Result<ExitCode> {
+    let mut suite = Suite::new(project, "admin", shell)?;
+    setup::chromium(project)?;
+    shell.build(project, Some(Feature::TestRoutes))?;
+    for file in files {
+        suite.argument(file);
+    }
+    suite.run()
+}
+
+/// Makes the images of the admin page that the documentation shows.
+pub(crate) fn admin_page_images(project: &Project) -> Result<ExitCode> {
+    setup::node_packages(project)?;
+    setup::chromium(project)?;
+    Shell::Server.build(project, Some(Feature::TestRoutes))?;
+    crate::project::run(
+        project
+            .command("node")
+            .arg("tests/admin/images.mjs")
+            .arg(project.path("docs/images"))
+            .env("TEST_SHELL", Shell::Server.name()),
+    )?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Starts the server on what power cuts can leave on its disk.

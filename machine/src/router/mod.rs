@@ -4,6 +4,7 @@
 pub(crate) mod cors;
 mod edge_cache;
 pub mod name;
+pub mod page;
 pub mod settings;
 pub mod target;
 

@@ -28,6 +28,7 @@ use crate::actor::{Answered, JobKind, Reply};
 use crate::clients::{Answering, Client};
 use crate::cold::{FetchError, Pages};
 use crate::metrics::{self, Bound};
+use crate::page;
 use crate::reader;
 use crate::room::{self, Keeps, ResponseRoom, Room, Rule};
 use crate::streams::Streams;
@@ -149,6 +150,17 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) {
     let value = HeaderValue::from_bytes(value.as_bytes())
         .expect("the machine checks what it puts into headers");
     headers.append(name, value);
+}
+
+impl Outgoing<Admitted> {
+    /// Returns an answer that needs no room.
+    pub(crate) fn small<'a, 'b>(
+        status: u16,
+        headers: impl Iterator<Item = (&'a str, &'b str)>,
+        body: Bytes,
+    ) -> Self {
+        Self::new(status, headers, Admitted::Pieces(VecDeque::from([body])))
+    }
 }
 
 /// Turns an answer and its body into a response.
@@ -342,10 +354,14 @@ impl Service {
         Outgoing(Response::from_parts(head, admitted))
     }
 
-    /// Answers `/health` and `/metrics`.
+    /// Answers `/health`, `/metrics`, and requests for the admin page.
     ///
-    /// There is always room for these answers. They are small, and each connection has one.
+    /// There is always room for these answers. They are small or in the program, and each
+    /// connection has one.
     fn own_path(&self, parts: &Parts) -> Option<Outgoing<Admitted>> {
+        if let Some(outgoing) = page::answer(parts.method.as_str(), parts.uri.path()) {
+            return Some(outgoing);
+        }
         if !matches!(parts.method.as_str(), "GET" | "HEAD") {
             return None;
         }
@@ -376,11 +392,10 @@ impl Service {
             ("Content-Type", content_type),
             ("Cache-Control", "no-store"),
         ];
-        let pieces = VecDeque::from([Bytes::from(body)]);
-        Some(Outgoing::new(
+        Some(Outgoing::small(
             status,
             headers.into_iter(),
-            Admitted::Pieces(pieces),
+            Bytes::from(body),
         ))
     }
 

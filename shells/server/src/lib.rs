@@ -22,6 +22,7 @@ mod health;
 mod http;
 mod metrics;
 pub mod object_stores;
+mod page;
 mod platform;
 mod reader;
 pub mod reshard;

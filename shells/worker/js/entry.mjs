@@ -8,6 +8,7 @@
 import { DurableObject } from "cloudflare:workers";
 import * as inner from "../build/index.js";
 import { answerQuestion, withoutCors } from "./admin.mjs";
+import { pageFile } from "./admin_page.mjs";
 import { runEffect } from "./effects.mjs";
 import { streamPages } from "./pages.mjs";
 import { isLive, serveLive } from "./reader.mjs";
@@ -299,6 +300,9 @@ async function routed(request, env, context) {
   const head = headOf(request);
   const to = router.route(request, head);
   if (to instanceof Promise) return { response: await to, isComplete: true };
+  if (to.page !== undefined) {
+    return { response: await pageFile(request.method, to.page, env.ASSETS), isComplete: true };
+  }
   if (to.isAdmin) {
     if (to.answer !== undefined) await drain(request);
     const response =

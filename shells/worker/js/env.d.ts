@@ -3,4 +3,5 @@ interface Env {
   STREAMS: DurableObjectNamespace;
   SEGMENTS: R2Bucket;
   ADMIN_INDEX: D1Database;
+  ASSETS?: Fetcher;
 }

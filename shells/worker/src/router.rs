@@ -3,6 +3,7 @@
 use js_sys::{Array, Date, Object, Reflect};
 use machine::admin::{self, AdminRoute, Caller, Listed, Service, ToObject};
 use machine::outbox::Statement;
+use machine::router::page::{self, Page};
 use machine::router::{self, EdgeCache, Origins, Route, Settings, ToStream, target};
 use machine::wire::internal_headers;
 use machine::{Answer, Millis, StorageError};
@@ -19,24 +20,42 @@ use crate::{response, settings};
 const TYPES: &str = r#"
 /** Where a request goes whose answer needs something from the entry. */
 export type Routed =
-  | { answer: Response; isAdmin?: undefined }
+  | { answer: Response; isAdmin?: undefined; page?: undefined }
+  | { answer?: undefined; isAdmin?: undefined; page: Page }
   | {
       answer?: undefined;
       isAdmin?: undefined;
+      page?: undefined;
       stub: { fetch(request: Request): Promise<Response> };
       request: Request;
       isTimed: boolean;
       cache?: string | null;
     }
-  | { isAdmin: true; answer: Response; question?: undefined; asked?: undefined }
-  | { isAdmin: true; answer?: undefined; question?: undefined; asked: Promise<Response> }
-  | { isAdmin: true; answer?: undefined; question: Question };
+  | { isAdmin: true; answer: Response; question?: undefined; asked?: undefined; page?: undefined }
+  | {
+      isAdmin: true;
+      answer?: undefined;
+      question?: undefined;
+      asked: Promise<Response>;
+      page?: undefined;
+    }
+  | { isAdmin: true; answer?: undefined; question: Question; page?: undefined };
 
 /** What the entry asks other services for the admin API. */
 export type Question =
   | { kind: "list"; sql: string; values: (string | number)[] }
   | { kind: "health" };
+
+/** A file of the admin page, and the answer if it does not exist. */
+export interface Page {
+  path: string;
+  headers: Record<string, string>;
+  missing: Response;
+}
 "#;
+
+/// The command that builds the admin page.
+const BUILD: &str = "cargo xtask build";
 
 #[wasm_bindgen]
 pub struct Router {
@@ -57,10 +76,11 @@ impl Router {
     }
 
     /// Routes a request. Sends it to the stream's object if the object's answer is the client's.
-    /// Otherwise `answer` is set in the result if the router answers itself. If not,
-    /// `stub` is the stream's object, and `request` is the request for it. `isTimed` says whether
-    /// the response has a `Server-Timing` header. `cache` is the URL to look up in the cache at the
-    /// edge, `null` if this request must not use the cache, or `undefined` if there is no cache.
+    /// Otherwise `answer` is set in the result if the router answers itself, and `page` if the
+    /// answer is a file of the admin page. If not, `stub` is the stream's object, and `request` is
+    /// the request for it. `isTimed` says whether the response has a `Server-Timing` header.
+    /// `cache` is the URL to look up in the cache at the edge, `null` if this request must not use
+    /// the cache, or `undefined` if there is no cache.
     ///
     /// # Errors
     /// When the platform fails in making a response or a request.
@@ -68,6 +88,9 @@ impl Router {
     pub fn route(&self, request: &Request, head: &str) -> Result<JsValue, JsValue> {
         let head = Head::new(head);
         let settings = settings(&self.env);
+        if let Some(routed) = page(&head)? {
+            return Ok(routed);
+        }
         if let Ok(settings) = &settings
             && let Some(route) = admin_route(&head, settings)
         {
@@ -179,6 +202,26 @@ impl Router {
         };
         headers.map(pair).collect()
     }
+}
+
+/// Returns what a request gets if its path is one of the admin page's.
+fn page(head: &Head<'_>) -> Result<Option<JsValue>, JsValue> {
+    let (_, target) = target::split(head.url);
+    let file = match page::page(head.method, target) {
+        None => return Ok(None),
+        Some(Page::Answered(answer)) => {
+            return object(&[("answer", response::plain(&answer)?.into())]).map(Some);
+        }
+        Some(Page::File(file)) => file,
+    };
+    let headers = file.headers().map(|(name, value)| (name, value.into()));
+    let missing = response::plain(&file.missing(head.method, BUILD))?;
+    let page = object(&[
+        ("path", file.path.into()),
+        ("headers", object(&headers)?),
+        ("missing", missing.into()),
+    ])?;
+    object(&[("page", page)]).map(Some)
 }
 
 impl Router {

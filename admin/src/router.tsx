@@ -1,0 +1,67 @@
+// The page that the URL names, without loads of the document.
+
+import type { ComponentChildren, TargetedMouseEvent } from "preact";
+import { useEffect, useState } from "preact/hooks";
+
+export type Place =
+  | { page: "overview" }
+  | { page: "streams" }
+  | { page: "stream"; name: string }
+  | { page: "unknown" };
+
+const root = "/admin";
+const listeners = new Set<() => void>();
+
+/** Returns the place that a path names. */
+export function placeOf(path: string): Place {
+  const rest = path.slice(root.length).replace(/^\/+/, "");
+  if (rest === "") return { page: "overview" };
+  if (rest === "streams" || rest === "streams/") return { page: "streams" };
+  const name = /^streams\/(.+)$/.exec(rest)?.[1];
+  return name === undefined ? { page: "unknown" } : { page: "stream", name };
+}
+
+export function go(path: string, how: "push" | "replace" = "push"): void {
+  if (how === "replace") history.replaceState(null, "", path);
+  else history.pushState(null, "", path);
+  for (const listener of listeners) listener();
+}
+
+/** Returns the present path and query, and renders again when they change. */
+export function useLocation(): { path: string; query: URLSearchParams } {
+  const read = () => location.pathname + location.search;
+  const [, setUrl] = useState(read);
+  useEffect(() => {
+    const listen = () => setUrl(read());
+    listeners.add(listen);
+    addEventListener("popstate", listen);
+    return () => {
+      listeners.delete(listen);
+      removeEventListener("popstate", listen);
+    };
+  }, []);
+  return { path: location.pathname, query: new URLSearchParams(location.search) };
+}
+
+interface LinkProps {
+  to: string;
+  class?: string;
+  current?: boolean;
+  title?: string;
+  onFollow?: () => void;
+  children: ComponentChildren;
+}
+
+export function Link({ to, current, onFollow, children, ...rest }: LinkProps) {
+  const follow = (event: TargetedMouseEvent<HTMLAnchorElement>) => {
+    if (event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    go(to);
+    onFollow?.();
+  };
+  return (
+    <a href={to} aria-current={current ? "page" : undefined} onClick={follow} {...rest}>
+      {children}
+    </a>
+  );
+}
