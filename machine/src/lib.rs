@@ -80,9 +80,10 @@
 //!
 //! The modules are private, and callers import types from here. A module is public if its items
 //! would be unclear without its name: [`admin`] is an API of its own, [`live_reader`] has an
-//! `Input` and an `Effect` too, [`outbox`] and [`sql`] have a `Value` each, and [`router`], [`segment`], [`wire`] and [`sql`]
-//! have functions such as [`segment::key`]. [`rows`] is the schema of the stored rows, and
-//! [`table`] describes settings for programs that print or read them.
+//! `Input` and an `Effect` too, [`outbox`] and [`sql`] have a `Value` each, and [`router`],
+//! [`segment`], [`wire`] and [`sql`] have functions such as [`segment::key`]. [`rows`] is the
+//! schema of the stored rows, and [`table`] describes settings for programs that print or read
+//! them.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

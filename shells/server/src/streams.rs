@@ -7,8 +7,8 @@
 //!    again while it performs their effects.
 //! 3. `Streams::actors`, the map.
 //! 4. `StreamActor::mailbox`.
-//! 5. The queue of a shard, its readers, `Streams::awake`, and `Streams::traffic`. Nothing is locked
-//!    under these.
+//! 5. The queue of a shard, its readers, `Streams::awake`, and `Streams::traffic`. Nothing is
+//!    locked under these.
 //!
 //! A thread takes a lock only while it holds none that comes later. There is one exception: a
 //! thread that runs reads holds a state when it finds its shard closed, and opens it. It holds no
