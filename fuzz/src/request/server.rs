@@ -177,10 +177,8 @@ impl Server {
             assert_eq!(waiting.to, name, "another object answers");
             // Only then has the turn nothing to do with other calls.
             let is_alone = direct == Some(id.0) && turn.after_commit.len() == 1;
-            let is_created = match effect {
-                Effect::Answer { answer, .. } => answer.status == 201,
-                _ => false,
-            };
+            let is_created =
+                matches!(effect, Effect::Answer { answer, .. } if answer.status == 201);
             let source = if is_created {
                 self.source(name, &waiting)
             } else {
@@ -462,9 +460,10 @@ impl Server {
             let again = Request::print(&call, base).parse(limits);
             assert_eq!(again.as_ref(), Ok(&call), "a call survives being printed");
         }
-        let source = match &call {
-            Call::Create(create) => create.fork.as_ref(),
-            _ => None,
+        let source = if let Call::Create(create) = &call {
+            create.fork.as_ref()
+        } else {
+            None
         };
         let source = source.and_then(|fork| self.objects.get(&fork.source)?.extent());
         let number = self.objects.len() as u64;

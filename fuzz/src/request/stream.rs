@@ -388,11 +388,10 @@ impl Named {
 
 /// Returns whether a write ends the stream, or hides it because its forks need it.
 fn ends(write: &Write) -> bool {
-    match write {
-        Write::DropTables => true,
-        Write::UpdateStream(head) => head.lineage.deleted_at.is_some(),
-        _ => false,
+    if let Write::UpdateStream(head) = write {
+        return head.lineage.deleted_at.is_some();
     }
+    *write == Write::DropTables
 }
 
 fn records(format: Format, body: &[u8]) -> Vec<Vec<u8>> {
