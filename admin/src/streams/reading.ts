@@ -34,7 +34,7 @@ export class Reading {
     readonly name: string,
     readonly from: string,
     form: Form,
-    /** Whether everything up to the tail has been read. A read from the tail does not answer soon. */
+    /** Whether everything up to the tail has been read. A read from there may not answer soon. */
     public isAtTail: boolean,
   ) {
     lastId += 1;
