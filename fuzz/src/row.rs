@@ -2,6 +2,7 @@
 //! bound to the same columns.
 
 use bytes::Bytes;
+use machine::admin::Listed;
 use machine::rows::{
     AppendEnd, Expiry, Fork, HotRow, HotTable, Incarnation, Layout, Lineage, ManifestRow, Pin,
     ProducerStamp, RowKey,
@@ -29,6 +30,8 @@ pub fn row(input: &[u8]) {
     drawn.0.push(Cell::Null);
     let _ = (sql::row_mark(&drawn), sql::writers_of(&drawn));
     let _ = (sql::retried_segment(&drawn), sql::producer(&drawn));
+    let _ = (sql::sealed_producer(&drawn), sql::minute(&drawn));
+    let _ = (sql::sums(&drawn), Listed::from_index(&drawn));
     let table = choices.one_of(&[HotTable::of(0), HotTable::of(1)]);
     let mut writes = vec![
         Write::CreateStreamTable,

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use machine::admin::{self, AdminRoute, Listed, Service, ToObject, Traffic};
 use machine::outbox;
+use machine::router::page::{self, Page};
 use machine::router::{self, Route, Settings, target};
 use machine::rows::Incarnation as IncarnationId;
 use machine::wire::internal_headers;
@@ -20,6 +22,9 @@ use super::{ALARMS_MAX, ROUNDS_MAX};
 use crate::effects::{EffectJob, Outcome};
 use crate::object::{Cold, Object};
 
+/// So few that busy streams push others out.
+const STREAMS_COUNTED: usize = 4;
+
 /// Instances of different streams get different seeds.
 const SEEDS_OF_A_STREAM: u64 = 1 << 32;
 
@@ -32,6 +37,7 @@ pub(super) struct Server {
     cold: Cold,
     /// The calls that are not answered yet.
     calls: BTreeMap<u64, Waiting>,
+    traffic: Traffic,
     next_call: u64,
     /// What instances are to be told.
     reports: VecDeque<Report>,
@@ -71,6 +77,7 @@ impl Server {
             objects: BTreeMap::new(),
             cold: Cold::default(),
             calls: BTreeMap::new(),
+            traffic: Traffic::new(now, STREAMS_COUNTED),
             next_call: 0,
             reports: VecDeque::new(),
         }
@@ -166,6 +173,7 @@ impl Server {
     /// Judges the answers of a turn, and hands them to their callers.
     fn settle_turn(&mut self, name: &str, turn: &Turn, direct: Option<u64>) {
         let now = self.now;
+        self.traffic.record(now, name, turn.appended);
         let named = self.objects.get_mut(name);
         named.expect("no object is ever removed").note_removal(turn);
         for effect in &turn.after_commit {
@@ -408,6 +416,19 @@ impl Server {
             target,
             header: &header,
         };
+        check_page(request, target);
+        let callers = [
+            admin::Caller::Platform,
+            admin::Caller::Connection { is_loopback: true },
+            admin::Caller::Connection { is_loopback: false },
+        ];
+        let routes = callers.map(|caller| admin::route(head, caller, &self.settings));
+        let is_refused =
+            |route: &Option<AdminRoute>| matches!(route, Some(AdminRoute::Answered(_)));
+        let route = routes.iter().find(|route| !is_refused(route));
+        if let Some(route) = route.unwrap_or(&routes[0]).clone() {
+            return self.take_of_operator(request, route);
+        }
         let to = match router::route(head, &self.settings) {
             Route::Answered(answer) => {
                 // The parser must withstand even what the router refuses.
@@ -444,6 +465,73 @@ impl Server {
         self.hand_over(to.name, handed, None);
     }
 
+    /// Handles a request of the admin API as a process with all streams does.
+    fn take_of_operator(&mut self, request: &Request, route: AdminRoute) {
+        let answer = match route {
+            AdminRoute::Stream(to) => return self.hand_over_for_operator(request, to),
+            AdminRoute::Answered(answer) => answer,
+            AdminRoute::List(listing) => {
+                let asked = listing.statement().values;
+                assert_eq!(
+                    asked.len(),
+                    3,
+                    "the index is asked for a range and a number"
+                );
+                let range = listing.from.clone()..listing.before.clone();
+                let names = if range.is_empty() {
+                    Vec::new()
+                } else {
+                    let named = self.objects.range(range);
+                    let most = usize::try_from(listing.names_read()).unwrap_or(usize::MAX);
+                    let listed = |(name, named): (&String, &Named)| {
+                        Listed::of_rows(name.clone(), named.object.store.rows.head())
+                    };
+                    named.take(most).map(listed).collect()
+                };
+                listing.answer(self.now, names)
+            }
+            AdminRoute::Hot { minutes, limit } => self.traffic.hot(self.now, minutes, limit),
+            AdminRoute::System => self.traffic.system(self.now, 0),
+            AdminRoute::Health => {
+                let services = self.objects.keys().take(2).enumerate();
+                let services: Vec<_> = services
+                    .map(|(index, _)| Service {
+                        name: ["storage", "cold"][index],
+                        latency_ms: index as u64,
+                        error: (index > 0).then(|| "it does not answer".to_owned()),
+                    })
+                    .collect();
+                admin::health(self.now, &services)
+            }
+        };
+        let Body::Bytes(body) = &answer.body else {
+            return check(request, &answer, b"");
+        };
+        check(request, &answer, body);
+    }
+
+    fn hand_over_for_operator(&mut self, request: &Request, to: ToObject) {
+        let mut headers = request.headers.clone();
+        headers.retain(|(name, _)| to.replaced(name).is_none());
+        let replaced = to.replaced_names().filter_map(|name| {
+            let value = to.replaced(name)??;
+            Some((name.to_owned(), value.to_owned()))
+        });
+        headers.extend(replaced);
+        let body = if to.has_body() {
+            request.body.clone()
+        } else {
+            Bytes::new()
+        };
+        let handed = Request {
+            method: to.method.to_owned(),
+            url: format!("https://host{}", to.target()),
+            headers,
+            body,
+        };
+        self.hand_over(to.name, handed, None);
+    }
+
     /// Passes a request to the object of this name.
     fn hand_over(&mut self, to: String, request: Request, caller: Option<Caller>) {
         let limits = &self.settings.limits;
@@ -455,7 +543,7 @@ impl Server {
                 return self.tell(caller, answer.status, Bytes::new());
             }
         };
-        if !matches!(call, Call::Fork(_)) {
+        if !matches!(call, Call::Fork(_) | Call::Admin(_)) {
             let base = request.url.split(['?', '#']).next().unwrap_or_default();
             let again = Request::print(&call, base).parse(limits);
             assert_eq!(again.as_ref(), Ok(&call), "a call survives being printed");
@@ -503,5 +591,22 @@ impl Server {
         }
         // Its instances have ended.
         self.calls.clear();
+    }
+}
+
+/// Checks what the admin page answers, if the request is for it.
+fn check_page(request: &Request, target: &str) {
+    match page::page(&request.method, target) {
+        None => {}
+        Some(Page::Answered(answer)) => check(request, &answer, b""),
+        Some(Page::File(file)) => {
+            let is_plain = |name: &str| !name.is_empty() && name != ".." && name != ".";
+            assert!(file.path.split('/').all(is_plain), "{}", file.path);
+            let headers = file.headers();
+            assert!(headers.iter().any(|(name, _)| *name == "Cache-Control"));
+            let missing = file.missing(&request.method, "the command");
+            assert_eq!(missing.status, 404);
+            assert!(missing.header("Cache-Control").is_some());
+        }
     }
 }
