@@ -205,7 +205,7 @@ impl Object {
         body
     }
 
-    /// Returns the number of the present instance; `None` while there is none.
+    /// Returns the number of the present instance. `None` if no instance is in memory.
     pub(crate) const fn instance(&self) -> Option<u64> {
         match self.stream {
             Some(_) => Some(self.wakes),

@@ -82,7 +82,7 @@ impl fmt::Display for Line {
 /// The state of one part of the world, in a form that people can read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Section {
-    /// The lane that it belongs to; empty if there is none.
+    /// The lane that it belongs to. Empty if it belongs to no lane.
     pub lane: String,
     pub title: String,
     /// Lines, indented where something is part of something else.

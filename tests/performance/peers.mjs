@@ -440,7 +440,13 @@ async function manyStreams(server) {
 /** Kills a server that has many streams, and starts it again, until it answers for one. */
 async function restart(server) {
   const name = "kept-";
-  await each(server, "PUT", name, restartStreams, 201);
+  try {
+    await each(server, "PUT", name, restartStreams, 201);
+  } catch (error) {
+    // A server with a file for each stream can run out of files.
+    console.log(`${server.name} cannot have ${restartStreams} streams: ${error.message}`);
+    return {};
+  }
   const begun = performance.now();
   await server.restart();
   const target = streamPath(`${name}${restartStreams}`);

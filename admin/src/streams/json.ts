@@ -42,7 +42,7 @@ export function elementsOf(array: string): string[] {
   return elements;
 }
 
-/** Parses a JSON text. Throws a `SyntaxError` if it is none. */
+/** Parses a JSON text. Throws a `SyntaxError` if the text is malformed. */
 export function parseJson(text: string): Json {
   // The parser below reads only what this accepts.
   JSON.parse(text);

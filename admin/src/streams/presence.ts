@@ -1,5 +1,5 @@
-// Who looks at which stream, and who is typing: messages of the stream `__presence__`. The page
-// writes there only if the user has switched it on.
+// Presence: the stream `__presence__` says which users look at which streams, and who is typing.
+// The page writes to it only while the user has presence switched on.
 
 import { act } from "../api";
 import { Failure, pause, untilVisible } from "../http";
@@ -62,7 +62,7 @@ class Presence {
     }
     this.run = new AbortController();
     const { signal } = this.run;
-    // The first message creates the stream if there is none.
+    // The first message creates the stream if it does not exist.
     this.beat(signal, () => void this.watch(signal).catch(() => {})).catch(() => {});
     this.changed();
   }
@@ -106,7 +106,7 @@ class Presence {
   private async beat(signal: AbortSignal, begun: () => void): Promise<void> {
     for (let isFirst = true; ; isFirst = false) {
       await untilVisible(signal);
-      // A failure matters to nobody: the next message says the same.
+      // A failed message needs no retry, because the next one says the same.
       await this.say(false).catch(() => {});
       if (isFirst) begun();
       await pause(heartbeatMs, signal);

@@ -22,7 +22,7 @@ use super::{ALARMS_MAX, ROUNDS_MAX};
 use crate::effects::{EffectJob, Outcome};
 use crate::object::{Cold, Object};
 
-/// So few that busy streams push others out.
+/// A small number, so that busy streams push others out.
 const STREAMS_COUNTED: usize = 4;
 
 /// Instances of different streams get different seeds.
@@ -39,7 +39,7 @@ pub(super) struct Server {
     calls: BTreeMap<u64, Waiting>,
     traffic: Traffic,
     next_call: u64,
-    /// What instances are to be told.
+    /// Outcomes that have not been reported to their instances yet.
     reports: VecDeque<Report>,
 }
 
@@ -49,7 +49,7 @@ struct Waiting {
     to: String,
     request: Request,
     call: Call,
-    /// The effect that is the call; `None` if nobody waits for the answer, or a client does.
+    /// The effect that is the call. `None` if a client has sent it, or the caller has ended.
     caller: Option<Caller>,
     /// The length of the source when the call came, if it creates a fork.
     source: Option<(IncarnationId, u64)>,
@@ -63,7 +63,7 @@ struct Caller {
 
 struct Report {
     name: String,
-    /// Nobody else is told.
+    /// The instance that began the effect. Another one does not get the report.
     instance: Option<u64>,
     input: Input,
 }

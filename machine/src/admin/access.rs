@@ -86,8 +86,8 @@ fn is_addressed_as_loopback(head: RequestHead<'_>) -> bool {
     let is_forwarded = OF_PROXIES
         .into_iter()
         .any(|name| (head.header)(name).is_some());
-    let host = (head.header)("Host").unwrap_or_default();
-    !is_forwarded && is_loopback_name(&host)
+    let host = (head.header)("Host");
+    !is_forwarded && host.is_some_and(|host| is_loopback_name(&host))
 }
 
 fn is_loopback_name(host: &str) -> bool {
@@ -96,7 +96,7 @@ fn is_loopback_name(host: &str) -> bool {
             .parse::<Ipv6Addr>()
             .is_ok_and(|address| address.is_loopback());
     }
-    let name = host.split(':').next().unwrap_or_default();
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
     name.eq_ignore_ascii_case("localhost")
         || name
             .parse::<Ipv4Addr>()

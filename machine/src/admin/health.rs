@@ -1,7 +1,22 @@
-//! The health of the services that a shell uses.
+//! The health of the services that a shell uses: what it asks of them, and what the answers mean.
 
 use super::json::Object;
 use crate::{Answer, Millis};
+
+/// The reason why a service is not available, if the log of the shell has the true one.
+pub const SEE_LOG: &str = "it does not answer; the log has the reason";
+
+/// The key of an object that the cold tier does not have. Whether it answers for it is what counts.
+pub const PROBE_KEY: &str = "admin-probe";
+
+/// The statement that the admin index executes to show that it answers.
+pub const PROBE_STATEMENT: &str = "SELECT path FROM streams LIMIT 1";
+
+/// Returns whether an object is available that has answered a request with this status.
+#[must_use]
+pub const fn is_available(status: u16) -> bool {
+    status < 500
+}
 
 /// What a shell has found out about a service.
 #[derive(Clone, Debug, PartialEq, Eq)]

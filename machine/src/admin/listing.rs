@@ -34,7 +34,8 @@ struct ListedStream {
     created_at: Millis,
     expires_at: Option<Millis>,
     ttl_seconds: Option<u64>,
-    forked_from: String,
+    /// The source of a fork.
+    forked_from: Option<String>,
 }
 
 /// Less than every character of a name.
@@ -60,8 +61,10 @@ impl Listing {
         }
         let mut before = prefix.clone();
         match before.pop() {
-            // The next character is one of ASCII, too.
-            Some(last) => before.push(char::from(u8::try_from(last).map_or(0x7e, |it| it) + 1)),
+            Some(last) => {
+                let last = u8::try_from(last).expect("the prefix is ASCII");
+                before.push(char::from(last + 1));
+            }
             None => before.push(GREATEST),
         }
         let behind = after.map(|mut after| {
@@ -95,11 +98,12 @@ impl Listing {
         }
     }
 
-    /// Returns the page of these names. They are in order and, if the list is at its end, fewer
-    /// than [`Self::names_read`].
+    /// Returns the page of these names, which can come from several places. Each place has given
+    /// its first [`Self::names_read`] names, or all if it has fewer.
     #[must_use]
     pub fn answer(&self, now: Millis, mut names: Vec<Listed>) -> Answer {
-        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        names.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let limit = usize::try_from(self.limit).expect("a page has few names");
         let has_more = names.len() > limit;
         names.truncate(limit);
         let next = names.last().filter(|_| has_more);
@@ -120,7 +124,6 @@ impl Listing {
 
 impl ListedStream {
     fn object(&self, name: &str) -> Object {
-        let source = Some(self.forked_from.as_str()).filter(|source| !source.is_empty());
         Object::new()
             .text("streamId", name)
             .text("contentType", &self.content_type)
@@ -128,7 +131,7 @@ impl ListedStream {
             .number("createdAt", self.created_at.0)
             .number_or_null("expiresAt", self.expires_at.map(|at| at.0))
             .number_or_null("ttlSeconds", self.ttl_seconds)
-            .text_or_null("forkedFrom", source)
+            .text_or_null("forkedFrom", self.forked_from.as_deref())
     }
 }
 
@@ -152,7 +155,7 @@ impl Listed {
                 created_at: row.created_at,
                 expires_at,
                 ttl_seconds,
-                forked_from: fork.map(|fork| fork.source.clone()).unwrap_or_default(),
+                forked_from: fork.map(|fork| fork.source.clone()),
             }
         });
         Self { name, stream }
@@ -174,7 +177,8 @@ impl Listed {
             created_at: Millis(row.integer(4)?.ok_or_else(missing)?),
             expires_at: row.integer(5)?.map(Millis),
             ttl_seconds: row.integer(6)?,
-            forked_from: row.text(7)?.ok_or_else(missing)?,
+            // The index has an empty text for a stream that is no fork.
+            forked_from: Some(row.text(7)?.ok_or_else(missing)?).filter(|it| !it.is_empty()),
         };
         let stream = Some(stream);
         Ok(Self { name, stream })
@@ -264,19 +268,20 @@ mod tests {
                 created_at: Millis(1),
                 expires_at: expires_at.map(Millis),
                 ttl_seconds: None,
-                forked_from: "s\"".to_owned(),
+                forked_from: Some("s\"".to_owned()),
             }),
         };
         let ended = Listed {
             name: "c".to_owned(),
             stream: None,
         };
+        // As from two shards.
         let names = vec![
-            listed("__registry__", None),
             listed("a", Some(10)),
+            listed("d", None),
+            listed("__registry__", None),
             listed("b", Some(11)),
             ended,
-            listed("d", None),
         ];
         let page = |limit: u64| {
             let listing = listing(&format!("limit={limit}")).expect("the query is well-formed");

@@ -15,13 +15,14 @@ mod traffic;
 pub use access::Caller;
 pub use call::AdminCall;
 pub(crate) use call::cursor_of;
-pub use health::{Service, health};
+pub use health::{PROBE_KEY, PROBE_STATEMENT, SEE_LOG, Service, health, is_available};
 pub(crate) use listing::expiry_columns;
 pub use listing::{Listed, Listing};
 pub use traffic::Traffic;
 
 use crate::outbox;
 use crate::router::{self, Settings, name};
+use crate::storage::activity::MINUTES_MAX;
 use crate::wire::request::{self, RequestHead};
 use crate::wire::{header, internal_headers};
 use crate::{Answer, Refusal};
@@ -252,7 +253,8 @@ fn of_stream(
     };
     parameters.finish()?;
     let Some(method) = action else {
-        return Ok(to_object(name, call.unwrap_or(AdminCall::Detail)));
+        let call = call.expect("every word that is no action is a call");
+        return Ok(to_object(name, call));
     };
     if name::is_registry(&name) {
         return Err(Refusal::Forbidden(
@@ -301,13 +303,11 @@ fn metrics_of_stream(
     Ok(to_object(name, call))
 }
 
-/// For how many minutes there are counters.
-pub(crate) const MINUTES_MAX: u64 = 60;
-
 /// Returns a ratio with three decimals, as JSON. The code that prints fractions is large.
 pub(crate) fn ratio(count: u64, period: u64) -> String {
-    let thousandths = count.saturating_mul(1_000) / period.max(1);
-    format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000)
+    assert!(period > 0, "a period has a length");
+    let thousandths = count % period * 1_000 / period;
+    format!("{}.{thousandths:03}", count / period)
 }
 
 fn to_object(name: String, call: AdminCall) -> AdminRoute {

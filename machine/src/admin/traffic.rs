@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::json::Object;
-use super::{MINUTES_MAX, ratio};
+use super::ratio;
 use crate::rows::Minutes;
+use crate::storage::activity::MINUTES_MAX;
 use crate::{Answer, Appended, Millis};
 
 /// The minutes of [`Traffic::system`].
@@ -15,7 +16,7 @@ const SYSTEM_MINUTES: u64 = 5;
 #[derive(Debug)]
 pub struct Traffic {
     since: Millis,
-    /// Twice as many streams of a minute are told apart. Of more, the quiet half is forgotten.
+    /// How many streams of a minute stay when there are twice as many.
     streams_kept: usize,
     minutes: BTreeMap<u64, Minute>,
 }

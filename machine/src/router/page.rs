@@ -6,14 +6,14 @@ use crate::wire::header;
 use crate::{Answer, Body, Refusal};
 
 const PREFIX: &str = "/admin";
-/// The paths of the admin API, which are none of the page's.
+/// The paths below this one belong to the admin API.
 const API: &str = "api";
 const ASSETS: &str = "assets/";
 const INDEX: &str = "index.html";
 const METHODS: &str = "GET, HEAD";
 
-/// Nothing but the page's own files runs as a script, and the page talks to its own server only. It
-/// makes no markup from text, so that content of streams cannot become any.
+/// Only the page's own files run as scripts, and the page talks to its own server only. It makes no
+/// markup from text, so that content of streams cannot become markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";

@@ -36,6 +36,7 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
         },
     };
     let closed = required(row.integer(14)?)? != 0;
+    // Most streams have neither.
     let lines = row.text(18)?.unwrap_or_default();
     let (lineage, activity) = lines.split_once('\n').unwrap_or((&lines, ""));
     let lineage = match lineage {
@@ -305,8 +306,8 @@ pub fn sealed_producer(row: &impl Columns) -> Result<(ProducerStamp, Millis), St
 /// When the row is not as the machine writes it.
 pub fn sums(row: &impl Columns) -> Result<Sums, StorageError> {
     Ok(Sums {
-        messages: row.integer(0)?.unwrap_or_default(),
-        framed: row.integer(1)?.unwrap_or_default(),
+        messages: required(row.integer(0)?)?,
+        framed: required(row.integer(1)?)?,
     })
 }
 

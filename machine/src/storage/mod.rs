@@ -1,5 +1,6 @@
 //! What a stream stores: its rows, the questions that the machine asks of them, and their SQL.
 
+pub(crate) mod activity;
 mod append_ends;
 mod decode;
 pub(crate) mod hot_table;

@@ -6,6 +6,7 @@
 //! incarnation has 64 bits and is stored as text. Columns that belong together and are all NULL
 //! mean "none".
 
+use super::activity::MILLIS_PER_MINUTE;
 use super::port::StorageError;
 use super::rows::{
     Activity, Expiry, Former, HotTable, OUTBOX_SCHEMA, ProducerStamp, SCHEMA, SealedSegment,
@@ -288,8 +289,8 @@ pub fn appends(table: HotTable) -> String {
 #[must_use]
 pub fn minutes(table: HotTable) -> String {
     format!(
-        "SELECT at / 60000, sum(units), sum(length(frames)) FROM hot_{} WHERE key < ? AND at >= ? \
-         GROUP BY at / 60000 ORDER BY at / 60000",
+        "SELECT at / {MILLIS_PER_MINUTE} AS minute, sum(units), sum(length(frames)) FROM hot_{} \
+         WHERE key < ? AND at >= ? GROUP BY minute ORDER BY minute",
         table.segment()
     )
 }

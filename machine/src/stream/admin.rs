@@ -9,12 +9,12 @@ use super::{Response, Step, StepError, Stream, StreamState, seal};
 use crate::admin::json::{Object, quoted};
 use crate::admin::{self, AdminCall};
 use crate::outbox::{Queue, Task, TaskKind};
+use crate::plan::FRAME_OVERHEAD;
 use crate::rows::{Activity, Expiry, HotTable, MinuteOfRows, Minutes, RowKey, SealedSegment, Sums};
+use crate::storage::activity::MILLIS_PER_MINUTE;
 use crate::storage::{Storage, StorageError};
 use crate::wire::Format;
 use crate::{Context, Millis, Offset, Refusal};
-
-const MILLIS_PER_MINUTE: u64 = 60_000;
 
 /// What the open segment holds, minute by minute.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +52,7 @@ impl StreamState {
                 let mut before = Minutes::default();
                 let table = HotTable::of(self.row.segment);
                 for row in rows.minutes(table, woken_at, Minutes::since(now))? {
-                    before.add(row.minute, sums_of(self.format, row));
+                    before.add(row.minute, sums_of(self.format, row)?);
                 }
                 open.before.insert(before).clone()
             }
@@ -118,17 +118,21 @@ impl StreamState {
     }
 }
 
-fn sums_of(format: Format, row: MinuteOfRows) -> Sums {
-    let messages = match format {
-        Format::Json => row.units,
-        Format::Text | Format::Binary => {
-            row.bytes.saturating_sub(row.units) / crate::plan::FRAME_OVERHEAD
-        }
+/// Returns what the rows of a minute hold.
+///
+/// # Errors
+/// When the rows have fewer bytes than their units take.
+fn sums_of(format: Format, row: MinuteOfRows) -> Result<Sums, StorageError> {
+    let overhead = match format {
+        Format::Json => row.units.checked_mul(FRAME_OVERHEAD),
+        Format::Text | Format::Binary => row.bytes.checked_sub(row.units),
     };
-    Sums {
-        messages,
+    let overhead = overhead.filter(|overhead| *overhead <= row.bytes);
+    let overhead = overhead.ok_or_else(|| StorageError("rows are too short".to_owned()))?;
+    Ok(Sums {
+        messages: overhead / FRAME_OVERHEAD,
         framed: row.bytes,
-    }
+    })
 }
 
 impl Stream {
@@ -387,9 +391,9 @@ impl Stream {
     }
 }
 
-/// Cuts one entry more than a page has.
+/// Cuts off the entry that a page was read with beyond its limit. Returns whether there was one.
 fn page<T>(mut entries: Vec<T>, limit: u64) -> (Vec<T>, bool) {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let limit = usize::try_from(limit).expect("the router has bounded it");
     let has_more = entries.len() > limit;
     entries.truncate(limit);
     (entries, has_more)

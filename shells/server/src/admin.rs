@@ -1,17 +1,85 @@
-//! What the admin API answers about all streams of the server.
+//! The admin API: its requests, and what it answers about all streams of the server.
 
 use std::io;
 use std::sync::Arc;
 
+use hyper::http::request::Parts;
 use machine::Answer;
-use machine::admin::{self, Listed, Listing, Service};
+use machine::admin::{self, AdminRoute, Caller, Listed, Listing, SEE_LOG, ToObject};
+use machine::wire::request::{self, RequestHead};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::clients::Client;
+use crate::http::{Routed, Service, StreamRequest, direct, given};
 use crate::streams::Streams;
 
-/// The reason for an error that the log describes.
-const SEE_LOG: &str = "it does not answer; the log has the reason";
+impl Service {
+    /// Routes a request of the admin API; `None` if it is not one.
+    pub(crate) fn admin_route(
+        &self,
+        parts: &Parts,
+        origin: &str,
+        client: &Client,
+    ) -> Option<AdminRoute> {
+        let given = |name: &str| given(&parts.headers, name);
+        let caller = Caller::Connection {
+            is_loopback: client.is_loopback,
+        };
+        let target = parts.uri.path_and_query();
+        let head = RequestHead {
+            method: parts.method.as_str(),
+            origin: self.streams.settings.location_base(origin),
+            target: target.map_or("", |target| target.as_str()),
+            header: &given,
+        };
+        admin::route(head, caller, &self.streams.settings)
+    }
+
+    /// Handles a request of the admin API, as far as its body is not needed.
+    pub(crate) async fn admin(&self, parts: &Parts, origin: &str, route: AdminRoute) -> Routed {
+        let streams = &self.streams;
+        let now = streams.platform.now();
+        let answer = match route {
+            AdminRoute::Stream(to_object) => return self.admin_request(parts, origin, to_object),
+            AdminRoute::Answered(answer) => answer,
+            AdminRoute::List(listing) => streams.list(listing).await,
+            AdminRoute::Hot { minutes, limit } => streams.traffic.lock().hot(now, minutes, limit),
+            AdminRoute::System => {
+                let readers = u64::try_from(streams.metrics.readers.get());
+                let readers = readers.expect("a reader leaves once");
+                streams.traffic.lock().system(now, readers)
+            }
+            AdminRoute::Health => streams.services().await,
+        };
+        Routed::Answered(direct(&answer))
+    }
+
+    /// Makes a request of the admin API one of its stream.
+    fn admin_request(&self, parts: &Parts, origin: &str, to_object: ToObject) -> Routed {
+        let header = |name: &str| match to_object.replaced(name) {
+            Some(value) => value.map(str::to_owned),
+            None => given(&parts.headers, name),
+        };
+        let head = RequestHead {
+            method: to_object.method,
+            origin: self.streams.settings.location_base(origin),
+            target: &to_object.target(),
+            header: &header,
+        };
+        match request::parse(head, &self.streams.settings.limits) {
+            Ok(parsed) => Routed::ToStream(StreamRequest {
+                parsed,
+                is_live: false,
+                is_timed: false,
+                #[cfg(feature = "test-routes")]
+                test: None,
+                name: to_object.name,
+            }),
+            Err(refusal) => Routed::Answered(direct(&Answer::refusal(&refusal))),
+        }
+    }
+}
 
 impl Streams {
     /// Answers with a page of the list of streams.
@@ -35,9 +103,6 @@ impl Streams {
             });
             names.extend(of_shard?);
         }
-        names.sort_by(|one, other| one.name().cmp(other.name()));
-        let most = usize::try_from(listing.names_read()).unwrap_or(usize::MAX);
-        names.truncate(most);
         Ok(names)
     }
 
@@ -52,7 +117,7 @@ impl Streams {
         admin::health(self.platform.now(), &services)
     }
 
-    async fn storage_service(self: &Arc<Self>) -> Service {
+    async fn storage_service(self: &Arc<Self>) -> admin::Service {
         let asked = Instant::now();
         let (streams, now) = (Arc::clone(self), self.platform.now());
         let read = self.on_thread(move || {
@@ -84,8 +149,8 @@ impl Streams {
     }
 }
 
-fn service(name: &'static str, asked: Instant, error: Option<&str>) -> Service {
-    Service {
+fn service(name: &'static str, asked: Instant, error: Option<&str>) -> admin::Service {
+    admin::Service {
         name,
         latency_ms: u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX),
         error: error.map(str::to_owned),

@@ -579,7 +579,10 @@ impl Streams {
     pub(crate) async fn probe_cold_tier(&self) -> Result<(), String> {
         let store = self.effect_queue.store.as_ref();
         let store = store.ok_or_else(|| FetchError::NoTier.to_string())?;
-        match self.in_time(store.head(&Path::from("admin-probe"))).await {
+        match self
+            .in_time(store.head(&Path::from(machine::admin::PROBE_KEY)))
+            .await
+        {
             Ok(Ok(_) | Err(Error::NotFound { .. })) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(late) => Err(late.to_string()),

@@ -90,8 +90,8 @@ limits_table! {
     batch_jobs_max: usize = 1_024, Count, (1, MILLION);
     /// Size of the requests and the answers of one commit at which no more are added.
     batch_bytes_max: usize = 16 << 20, Bytes, (1, TEBIBYTE);
-    /// Streams of each of the last 60 minutes whose messages are counted apart, for the admin API.
-    /// When there are more, the quieter half of them is forgotten.
+    /// The streams whose messages are counted in each of the last 60 minutes, for the admin API.
+    /// When a minute has more, the server forgets the quieter half of them.
     traffic_streams_max: usize = 2_000, Count, (2, MILLION);
     /// Page cache of SQLite for each connection to a shard.
     cache_kib: u32 = 8_192, Kibibytes, (1, MILLION);

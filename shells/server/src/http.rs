@@ -15,7 +15,6 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
-use machine::admin::{self, AdminRoute, Caller, ToObject};
 use machine::router::target::{self, Named};
 use machine::router::{self, Route};
 use machine::wire::request::{self, AwaitsBody, Parsed, RequestHead};
@@ -197,7 +196,7 @@ pub(crate) fn unavailable(streams: &Streams) -> Outgoing {
 }
 
 /// Returns an answer whose body needs no rows.
-fn direct(answer: &Answer) -> Outgoing {
+pub(crate) fn direct(answer: &Answer) -> Outgoing {
     match &answer.body {
         AnswerBody::Bytes(bytes) => response(answer, bytes.clone()),
         AnswerBody::Empty | AnswerBody::Plan(_) => response(answer, Vec::new()),
@@ -446,65 +445,6 @@ impl Service {
         }
     }
 
-    /// Routes a request of the admin API; `None` if it is not one.
-    fn admin_route(&self, parts: &Parts, origin: &str, client: &Client) -> Option<AdminRoute> {
-        let given = |name: &str| given(&parts.headers, name);
-        let caller = Caller::Connection {
-            is_loopback: client.is_loopback,
-        };
-        let target = parts.uri.path_and_query();
-        let head = RequestHead {
-            method: parts.method.as_str(),
-            origin: self.streams.settings.location_base(origin),
-            target: target.map_or("", |target| target.as_str()),
-            header: &given,
-        };
-        admin::route(head, caller, &self.streams.settings)
-    }
-
-    /// Handles a request of the admin API, as far as its body is not needed.
-    async fn admin(&self, parts: &Parts, origin: &str, route: AdminRoute) -> Routed {
-        let streams = &self.streams;
-        let now = streams.platform.now();
-        let answer = match route {
-            AdminRoute::Stream(to_object) => return self.admin_request(parts, origin, to_object),
-            AdminRoute::Answered(answer) => answer,
-            AdminRoute::List(listing) => streams.list(listing).await,
-            AdminRoute::Hot { minutes, limit } => streams.traffic.lock().hot(now, minutes, limit),
-            AdminRoute::System => {
-                let readers = streams.metrics.readers.get().max(0).unsigned_abs();
-                streams.traffic.lock().system(now, readers)
-            }
-            AdminRoute::Health => streams.services().await,
-        };
-        Routed::Answered(direct(&answer))
-    }
-
-    /// Makes a request of the admin API one of its stream.
-    fn admin_request(&self, parts: &Parts, origin: &str, to_object: ToObject) -> Routed {
-        let header = |name: &str| match to_object.replaced(name) {
-            Some(value) => value.map(str::to_owned),
-            None => given(&parts.headers, name),
-        };
-        let head = RequestHead {
-            method: to_object.method,
-            origin: self.streams.settings.location_base(origin),
-            target: &to_object.target(),
-            header: &header,
-        };
-        match request::parse(head, &self.streams.settings.limits) {
-            Ok(parsed) => Routed::ToStream(StreamRequest {
-                parsed,
-                is_live: false,
-                is_timed: false,
-                #[cfg(feature = "test-routes")]
-                test: None,
-                name: to_object.name,
-            }),
-            Err(refusal) => Routed::Answered(direct(&Answer::refusal(&refusal))),
-        }
-    }
-
     /// Sends a request to its stream, and waits for the answer.
     async fn ask(
         &self,
@@ -715,21 +655,21 @@ impl Body for Leaving {
     }
 }
 
-enum Routed {
+pub(crate) enum Routed {
     Answered(Outgoing),
     ToStream(StreamRequest),
 }
 
 /// A request for a stream.
-struct StreamRequest {
+pub(crate) struct StreamRequest {
     /// The canonical name.
-    name: String,
-    is_live: bool,
+    pub(crate) name: String,
+    pub(crate) is_live: bool,
     /// Whether the answer says how long it took.
-    is_timed: bool,
-    parsed: Parsed,
+    pub(crate) is_timed: bool,
+    pub(crate) parsed: Parsed,
     #[cfg(feature = "test-routes")]
-    test: Option<String>,
+    pub(crate) test: Option<String>,
 }
 
 /// The result of reading a body.
@@ -761,7 +701,7 @@ fn origin(parts: &Parts, local: SocketAddr) -> Result<String, Refusal> {
 }
 
 /// Returns the value of a header. Several values are joined with commas (RFC 9110, 5.3).
-fn given(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(crate) fn given(headers: &HeaderMap, name: &str) -> Option<String> {
     let mut values = headers.get_all(name).into_iter().map(text);
     let first = values.next()?;
     Some(values.fold(first, |joined, value| joined + ", " + &value))

@@ -180,12 +180,8 @@ impl Storage for Database {
         limit: u64,
     ) -> Result<Vec<RowAppends>, StorageError> {
         let values = [from.stored(), limit].map(Value::Integer);
-        let mut appends = Vec::new();
-        self.statements.ask(&sql::appends(table), &values, |row| {
-            appends.push(sql::appends_of(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(appends)
+        self.statements
+            .list(&sql::appends(table), &values, |row| sql::appends_of(row))
     }
 
     fn producer(&self, id: &str) -> Result<Option<ProducerState>, StorageError> {
@@ -241,12 +237,8 @@ impl Storage for Database {
             Value::Integer(id),
             Value::Integer(limit),
         ];
-        let mut tasks = Vec::new();
-        self.statements.ask(sql::TASKS, &values, |row| {
-            tasks.push(sql::task(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(tasks)
+        self.statements
+            .list(sql::TASKS, &values, |row| sql::task(row))
     }
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
@@ -257,12 +249,8 @@ impl Storage for Database {
 
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
         let values = [Value::Integer(from), Value::Integer(limit)];
-        let mut segments = Vec::new();
-        self.statements.ask(sql::SEALED_SEGMENTS, &values, |row| {
-            segments.push(sql::segment(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(segments)
+        self.statements
+            .list(sql::SEALED_SEGMENTS, &values, |row| sql::segment(row))
     }
 
     fn sealed_producers(
@@ -271,19 +259,16 @@ impl Storage for Database {
         limit: u64,
     ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
         let values = [Value::Text(after), Value::Integer(limit)];
-        let mut producers = Vec::new();
-        self.statements.ask(sql::SEALED_PRODUCERS, &values, |row| {
-            producers.push(sql::sealed_producer(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(producers)
+        self.statements.list(sql::SEALED_PRODUCERS, &values, |row| {
+            sql::sealed_producer(row)
+        })
     }
 
     fn sealed_sums(&self) -> Result<Sums, StorageError> {
         let sums = self
             .statements
             .one(sql::SEALED_SUMS, &[], |row| sql::sums(row))?;
-        Ok(sums.unwrap_or_default())
+        Ok(sums.expect("sums are one row"))
     }
 
     fn minutes(
@@ -293,11 +278,7 @@ impl Storage for Database {
         since: Millis,
     ) -> Result<Vec<MinuteOfRows>, StorageError> {
         let values = [Value::Integer(before.stored()), Value::Integer(since.0)];
-        let mut minutes = Vec::new();
-        self.statements.ask(&sql::minutes(table), &values, |row| {
-            minutes.push(sql::minute(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(minutes)
+        self.statements
+            .list(&sql::minutes(table), &values, |row| sql::minute(row))
     }
 }

@@ -49,6 +49,21 @@ impl Statements {
         })?;
         Ok(answer)
     }
+
+    /// Decodes all rows of a result.
+    pub(crate) fn list<T>(
+        &self,
+        statement: &str,
+        values: &[Value<'_>],
+        decode: impl Fn(&Cells<'_>) -> Result<T, StorageError>,
+    ) -> Result<Vec<T>, StorageError> {
+        let mut list = Vec::new();
+        self.ask(statement, values, |row| {
+            list.push(decode(&Cells(row))?);
+            Ok(())
+        })?;
+        Ok(list)
+    }
 }
 
 #[expect(

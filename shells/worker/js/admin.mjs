@@ -7,30 +7,43 @@
  * Asks a service, and returns what `Router.health` wants to know of it.
  *
  * @param {string} name
- * @param {() => Promise<unknown>} ask
+ * @param {() => Promise<number | void>} ask Resolves to the status of the answer, if it has one.
  */
 async function probe(name, ask) {
   const began = Date.now();
   try {
-    await ask();
-    return [name, Date.now() - began, null];
+    const status = await ask();
+    return [name, Date.now() - began, true, status];
   } catch (error) {
     console.error(`the service ${name} did not answer`, error);
-    return [name, Date.now() - began, "it does not answer; the log has the reason"];
+    return [name, Date.now() - began, false];
   }
 }
 
-/** @param {Env} env */
-function probes(env) {
-  const registry = () =>
-    env.STREAMS.getByName("__registry__").fetch("http://object/v1/stream/__registry__", {
-      method: "HEAD",
-    });
+/**
+ * @param {{ object: string, url: string, sql: string, key: string }} question
+ * @param {Env} env
+ */
+function probes({ object, url, sql, key }, env) {
+  const registry = async () => {
+    const answer = await env.STREAMS.getByName(object).fetch(url, { method: "HEAD" });
+    return answer.status;
+  };
   const all = [probe("registry", registry)];
   if (env.ADMIN_INDEX !== undefined) {
-    all.push(probe("d1", () => env.ADMIN_INDEX.prepare("SELECT path FROM streams LIMIT 1").raw()));
+    all.push(
+      probe("d1", async () => {
+        await env.ADMIN_INDEX.prepare(sql).raw();
+      }),
+    );
   }
-  if (env.SEGMENTS !== undefined) all.push(probe("r2", () => env.SEGMENTS.head("admin-probe")));
+  if (env.SEGMENTS !== undefined) {
+    all.push(
+      probe("r2", async () => {
+        await env.SEGMENTS.head(key);
+      }),
+    );
+  }
   return Promise.all(all);
 }
 
@@ -43,7 +56,7 @@ function probes(env) {
  * @param {Router} router
  */
 export async function answerQuestion(question, head, env, router) {
-  if (question.kind === "health") return router.health(await probes(env));
+  if (question.kind === "health") return router.health(await probes(question, env));
   const { sql, values } = question;
   const rows = await env.ADMIN_INDEX.prepare(sql)
     .bind(...values)

@@ -2,7 +2,8 @@
 
 use js_sys::{Array, Date, Object, Reflect};
 use machine::admin::{self, AdminRoute, Caller, Listed, Service, ToObject};
-use machine::outbox::Statement;
+use machine::outbox::{self, Statement};
+use machine::router::name::REGISTRY;
 use machine::router::page::{self, Page};
 use machine::router::{self, EdgeCache, Origins, Route, Settings, ToStream, target};
 use machine::wire::internal_headers;
@@ -44,7 +45,7 @@ export type Routed =
 /** What the entry asks other services for the admin API. */
 export type Question =
   | { kind: "list"; sql: string; values: (string | number)[] }
-  | { kind: "health" };
+  | { kind: "health"; object: string; url: string; sql: string; key: string };
 
 /** A file of the admin page, and the answer if it does not exist. */
 export interface Page {
@@ -157,7 +158,8 @@ impl Router {
     }
 
     /// Answers which services are available. Each of `services` is a list: its name, how long it
-    /// took to answer in milliseconds, and the error, if there was one.
+    /// took to answer in milliseconds, whether it has answered, and the status of its answer, if it
+    /// has one.
     ///
     /// # Errors
     /// When the platform fails in making a response.
@@ -168,10 +170,14 @@ impl Router {
             let known = SERVICES
                 .into_iter()
                 .find(|known| Some(*known) == name.as_deref());
+            let latency_ms = service.get(1).as_f64();
+            let has_answered = service.get(2).is_truthy();
+            let status = service.get(3).as_f64().map(|status| status as u16);
+            let is_available = has_answered && status.is_none_or(admin::is_available);
             Service {
                 name: known.expect("the entry asks known services only"),
-                latency_ms: service.get(1).as_f64().unwrap_or_default() as u64,
-                error: service.get(2).as_string(),
+                latency_ms: latency_ms.expect("the entry has measured it") as u64,
+                error: (!is_available).then(|| admin::SEE_LOG.to_owned()),
             }
         });
         let services: Vec<_> = services.collect();
@@ -239,7 +245,7 @@ impl Router {
                 ("asked", asked.into())
             }
             AdminRoute::List(listing) => ("question", list(&listing.statement())?),
-            AdminRoute::Health => ("question", object(&[("kind", "health".into())])?),
+            AdminRoute::Health => ("question", health()?),
             AdminRoute::Hot { .. } | AdminRoute::System => {
                 unreachable!("the machine refuses these on a platform")
             }
@@ -262,6 +268,17 @@ fn admin_route(head: &Head<'_>, settings: &Settings) -> Option<AdminRoute> {
     head.read_at(split, settings, |head| {
         admin::route(head, Caller::Platform, settings)
     })
+}
+
+/// Returns the questions to all services.
+fn health() -> Result<JsValue, JsValue> {
+    object(&[
+        ("kind", "health".into()),
+        ("object", REGISTRY.into()),
+        ("url", outbox::url(REGISTRY).into()),
+        ("sql", admin::PROBE_STATEMENT.into()),
+        ("key", admin::PROBE_KEY.into()),
+    ])
 }
 
 /// Returns the question to the admin index.

@@ -480,7 +480,7 @@ impl machine::Storage for Storage {
 
     fn sealed_sums(&self) -> Result<Sums, StorageError> {
         let sums = self.ask(sql::SEALED_SUMS, &[], |row| sql::sums(row))?;
-        Ok(sums.unwrap_or_default())
+        Ok(sums.expect("sums are one row"))
     }
 
     fn minutes(

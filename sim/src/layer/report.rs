@@ -33,7 +33,7 @@ const MODULES: [&str; 6] = [
     include_str!("../../report/page.mjs"),
 ];
 
-/// What the page is told about its run.
+/// What the page knows about its run.
 #[derive(Serialize)]
 struct Run<'a> {
     name: &'a str,

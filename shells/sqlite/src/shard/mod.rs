@@ -333,16 +333,14 @@ impl Shard {
     /// # Errors
     /// When they cannot be read.
     pub fn list(&self, from: &str, before: &str, limit: u64) -> Result<Vec<Listed>, StorageError> {
-        let mut names = Vec::new();
         let range = [
             Value::Text(from),
             Value::Text(before),
             Value::Integer(limit),
         ];
-        self.statements.ask(sql::NAMES, &range, |row| {
-            let row = Cells(row);
-            names.extend(row.integer(0)?.zip(row.text(1)?));
-            Ok(())
+        let names = self.statements.list(sql::NAMES, &range, |row| {
+            let name = row.integer(0)?.zip(row.text(1)?);
+            name.ok_or_else(|| StorageError("a stream has no name".to_owned()))
         })?;
         let listed = names.into_iter().map(|(id, name)| {
             let head = self

@@ -322,12 +322,8 @@ impl Storage for StreamRows<'_> {
             Value::Integer(id),
             Value::Integer(limit),
         ];
-        let mut tasks = Vec::new();
-        self.statements.ask(sql::TASKS, &values, |row| {
-            tasks.push(machine_sql::task(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(tasks)
+        self.statements
+            .list(sql::TASKS, &values, |row| machine_sql::task(row))
     }
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
@@ -339,12 +335,9 @@ impl Storage for StreamRows<'_> {
 
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
         let values = [self.stream(), Value::Integer(from), Value::Integer(limit)];
-        let mut segments = Vec::new();
-        self.statements.ask(sql::SEALED_SEGMENTS, &values, |row| {
-            segments.push(machine_sql::segment(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(segments)
+        self.statements.list(sql::SEALED_SEGMENTS, &values, |row| {
+            machine_sql::segment(row)
+        })
     }
 
     fn sealed_producers(
@@ -353,12 +346,9 @@ impl Storage for StreamRows<'_> {
         limit: u64,
     ) -> Result<Vec<(ProducerStamp, Millis)>, StorageError> {
         let values = [self.stream(), Value::Text(after), Value::Integer(limit)];
-        let mut producers = Vec::new();
-        self.statements.ask(sql::SEALED_PRODUCERS, &values, |row| {
-            producers.push(machine_sql::sealed_producer(&Cells(row))?);
-            Ok(())
-        })?;
-        Ok(producers)
+        self.statements.list(sql::SEALED_PRODUCERS, &values, |row| {
+            machine_sql::sealed_producer(row)
+        })
     }
 
     fn sealed_sums(&self) -> Result<Sums, StorageError> {
@@ -367,7 +357,7 @@ impl Storage for StreamRows<'_> {
             .one(sql::SEALED_SUMS, &[self.stream()], |row| {
                 machine_sql::sums(row)
             })?;
-        Ok(sums.unwrap_or_default())
+        Ok(sums.expect("sums are one row"))
     }
 
     fn minutes(
