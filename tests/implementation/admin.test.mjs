@@ -658,3 +658,21 @@ test("health has all services that are configured", async () => {
     expect(error).toBeNull();
   }
 });
+
+test.runIf(shell === "worker")("a registry that answers 503 is not available", async () => {
+  const own = await serve({ cold: true, env: { ADMIN_TOKEN: token } });
+  await Stream.create(own.url, { body: "x" });
+  const registry = new Stream(own.url, "__registry__", "application/json");
+  await eventually("the registry is there", async () => (await registry.head()).status === 200);
+  const operate = (operation, headers) =>
+    registry.request("GET", { headers: { "X-Test-Op": operation, ...headers } });
+  expect((await told("/health", own.url)).status).toBe("healthy");
+  const newer = "UPDATE stream SET schema = schema + 1";
+  expect((await operate("execute", { "X-Test-Statements": newer })).status).toBe(204);
+  await operate("reset").catch(() => {});
+  await eventually("the object refuses", async () => (await registry.head()).status === 503);
+  const { status, services } = await told("/health", own.url);
+  expect(status).toBe("degraded");
+  expect(services.registry.available).toBe(false);
+  expect(services.d1.available && services.r2.available).toBe(true);
+});

@@ -60,6 +60,12 @@ mod tests {
     use crate::Body;
 
     #[test]
+    fn an_object_that_fails_is_not_available() {
+        assert!([200, 404, 410].into_iter().all(is_available));
+        assert!(![500, 503].into_iter().any(is_available));
+    }
+
+    #[test]
     fn the_status_is_that_of_all_services_together() {
         let service = |name, error: Option<&str>| Service {
             name,
