@@ -161,8 +161,11 @@ test("many panics at once are all answered", async () => {
   );
   expect(answers.every((answer) => answer.status === 204 || answer.status >= 500)).toBe(true);
   for (const [index, stream] of streams.entries()) {
-    const plain = answers[2 * index + 1];
-    expect((await stream.get()).text).toBe(plain.status === 204 ? "y" : "");
+    const { status } = answers[2 * index + 1];
+    // A panic can reset the object while the commit of "y" is under way. Then the client gets a
+    // 5xx and cannot know whether "y" is stored.
+    const possible = status === 204 ? ["y"] : ["", "y"];
+    expect(possible).toContain((await stream.get()).text);
   }
 });
 
