@@ -173,6 +173,16 @@ limits_table! {
     preflight_max_age_s: u64 = 86_400, Seconds, (0, HTTP_AGE_MAX_S);
     /// `Retry-After` of an answer that asks the client to retry.
     retry_after_s: u64 = 1, Seconds, (1, 3_600);
+    /// Longest token of Cloudflare Access.
+    access_token_bytes_max: u64 = 16 << 10, Bytes, (1, TEXT_BYTES_MAX);
+    /// How far the clock of Cloudflare Access may be from that of the Worker.
+    access_skew_ms_max: u64 = 60_000, Milliseconds, (0, DAY_MS);
+    /// How long the keys of a team of Cloudflare Access count.
+    access_keys_age_ms_max: u64 = 3_600_000, Milliseconds, (1, DAY_MS);
+    /// How often an isolate of the Worker may ask for these keys in `access_fetch_period_ms`.
+    access_fetches_max: u64 = 20, Count, (1, 1_000);
+    /// See `access_fetches_max`.
+    access_fetch_period_ms: u64 = 60_000, Milliseconds, (1, DAY_MS);
 
     beside {
         /// Whether there is a cold tier. Without one, segments are never sealed.

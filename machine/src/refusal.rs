@@ -29,6 +29,9 @@ pub enum Refusal {
     /// 401: the operator demands a token (protocol 12.1).
     #[error("the bearer token is missing or wrong")]
     Unauthorized,
+    /// 401: the token of Cloudflare Access does not hold.
+    #[error("the token of Cloudflare Access {0}")]
+    AccessDenied(&'static str),
     /// 403: the origin of a web page is not admitted, or a path is internal.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -170,6 +173,7 @@ impl Refusal {
             }
             Self::EpochStartsAtZero => (400, "epoch_starts_at_zero"),
             Self::Unauthorized => (401, "unauthorized"),
+            Self::AccessDenied(_) => (401, "access_denied"),
             Self::Forbidden(_) => (403, "forbidden"),
             Self::StaleEpoch { .. } => (403, "stale_epoch"),
             Self::StreamNotFound => (404, "stream_not_found"),

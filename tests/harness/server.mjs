@@ -69,6 +69,7 @@ function configuration({
 const config :Workerd.Config = (
   services = [
     (name = "main", worker = .worker),
+    (name = "internet", network = (allow = ["public", "private"])),
     (name = "data", disk = (path = ${quoted(dataDirectory)}, writable = true)),
     ${page?.service ?? ""}
     ${cold?.services ?? ""}

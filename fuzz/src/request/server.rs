@@ -418,7 +418,10 @@ impl Server {
         };
         check_page(request, target);
         let callers = [
-            admin::Caller::Platform,
+            admin::Caller::Platform {
+                now: self.now,
+                proof: admin::Proof::Unchecked,
+            },
             admin::Caller::Connection { is_loopback: true },
             admin::Caller::Connection { is_loopback: false },
         ];
@@ -470,6 +473,7 @@ impl Server {
         let answer = match route {
             AdminRoute::Stream(to) => return self.hand_over_for_operator(request, to),
             AdminRoute::Answered(answer) => answer,
+            AdminRoute::Verify(_) => unreachable!("the settings name no team"),
             AdminRoute::List(listing) => {
                 let asked = listing.statement().values;
                 assert_eq!(

@@ -2,10 +2,11 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::Refusal;
+use super::assertion::{self, Assertion};
 use crate::router::{self, Settings, target};
 use crate::wire::header;
 use crate::wire::request::RequestHead;
+use crate::{Millis, Refusal};
 
 /// Where a request comes from, as its shell knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +17,53 @@ pub enum Caller {
         is_loopback: bool,
     },
     /// A platform that hides where connections come from.
-    Platform,
+    Platform {
+        /// The time of the request.
+        now: Millis,
+        /// What is known of its token of Cloudflare Access.
+        proof: Proof,
+    },
+    /// A platform on which this request was admitted before.
+    Admitted,
+}
+
+/// What a shell knows of the signature of an [`Assertion`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing yet. The answer can be to check it.
+    Unchecked,
+    /// The key that it names has signed it.
+    Valid,
+    /// That key has not signed it.
+    Wrong,
+    /// The team has no such key.
+    UnknownKey,
+    /// The keys of the team could not be fetched.
+    Unavailable,
+}
+
+impl Proof {
+    /// Returns the proof of this name, as a shell in another language writes it.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "valid" => Self::Valid,
+            "wrong" => Self::Wrong,
+            "unknown" => Self::UnknownKey,
+            "unavailable" => Self::Unavailable,
+            _ => return None,
+        })
+    }
+}
+
+/// How a request that is not refused goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Admitted,
+    /// The shell checks the signature, and routes the request again.
+    Verify(Assertion),
+    /// It cannot be checked at the moment.
+    Unavailable,
 }
 
 /// Headers by which a proxy tells for whom it asks. A proxy on this machine has a loopback address
@@ -28,25 +75,52 @@ pub(super) fn admit(
     head: RequestHead<'_>,
     caller: Caller,
     settings: &Settings,
-) -> Result<(), Refusal> {
+) -> Result<Admission, Refusal> {
+    if caller == Caller::Admitted {
+        return Ok(Admission::Admitted);
+    }
     refuse_other_sites(head, settings)?;
+    if let (Caller::Platform { now, proof }, Some(access)) = (caller, &settings.access) {
+        let has_bearer = (head.header)(header::AUTHORIZATION).is_some();
+        let has_own_token = settings.admin_token.is_some() && has_bearer;
+        if !has_own_token && let Some(token) = assertion::token(head) {
+            let assertion = Assertion::read(&token, access, now, &settings.limits)?;
+            return prove(assertion, proof);
+        }
+        if settings.admin_token.is_none() {
+            return Err(Refusal::AccessDenied("is missing"));
+        }
+    }
     if let Some(token) = &settings.admin_token {
-        return router::check_token(head, token);
+        return router::check_token(head, token).map(|()| Admission::Admitted);
     }
     match caller {
-        Caller::Platform if settings.admin_open => Ok(()),
-        Caller::Platform => Err(Refusal::Forbidden(
+        Caller::Platform { .. } if settings.admin_open => Ok(Admission::Admitted),
+        Caller::Platform { .. } => Err(Refusal::Forbidden(
             "the admin API is closed until ADMIN_TOKEN is set",
         )),
         Caller::Connection { .. } if settings.auth_token.is_some() => Err(Refusal::Forbidden(
             "the admin API is closed until ADMIN_TOKEN is set, because AUTH_TOKEN is",
         )),
         Caller::Connection { is_loopback } if is_loopback && is_addressed_as_loopback(head) => {
-            Ok(())
+            Ok(Admission::Admitted)
         }
         Caller::Connection { .. } => Err(Refusal::Forbidden(
             "the admin API is open on this machine only, until ADMIN_TOKEN is set",
         )),
+        Caller::Admitted => unreachable!("a request that was admitted is not checked again"),
+    }
+}
+
+fn prove(assertion: Assertion, proof: Proof) -> Result<Admission, Refusal> {
+    match proof {
+        Proof::Unchecked => Ok(Admission::Verify(assertion)),
+        Proof::Valid => Ok(Admission::Admitted),
+        Proof::Wrong => Err(Refusal::AccessDenied("has a wrong signature")),
+        Proof::UnknownKey => Err(Refusal::AccessDenied(
+            "is signed with a key that its team does not have",
+        )),
+        Proof::Unavailable => Ok(Admission::Unavailable),
     }
 }
 
@@ -105,12 +179,22 @@ fn is_loopback_name(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::assertion::tests::{NOW, access, claims, header as token_header, token_of};
     use super::*;
 
     const NEAR: Caller = Caller::Connection { is_loopback: true };
     const FAR: Caller = Caller::Connection { is_loopback: false };
+    const PLATFORM: Caller = platform(Proof::Unchecked);
 
-    fn status(headers: &[(&str, &str)], caller: Caller, settings: &Settings) -> u16 {
+    const fn platform(proof: Proof) -> Caller {
+        Caller::Platform { now: NOW, proof }
+    }
+
+    fn admission(
+        headers: &[(&str, &str)],
+        caller: Caller,
+        settings: &Settings,
+    ) -> Result<Admission, Refusal> {
         let header = |name: &str| {
             let found = headers
                 .iter()
@@ -123,8 +207,15 @@ mod tests {
             target: "/admin/api/streams",
             header: &header,
         };
-        match admit(head, caller, settings) {
-            Ok(()) => 0,
+        admit(head, caller, settings)
+    }
+
+    /// Returns the status of a refusal, and 0 if the request is admitted.
+    fn status(headers: &[(&str, &str)], caller: Caller, settings: &Settings) -> u16 {
+        match admission(headers, caller, settings) {
+            Ok(Admission::Admitted) => 0,
+            Ok(Admission::Verify(_)) => 1,
+            Ok(Admission::Unavailable) => 503,
             Err(refusal) => refusal.status_and_code().0,
         }
     }
@@ -140,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_token_is_asked_for_wherever_the_request_comes_from() {
-        for caller in [NEAR, FAR, Caller::Platform] {
+        for caller in [NEAR, FAR, PLATFORM] {
             for (authorization, expected) in [
                 (None, 401),
                 (Some("Bearer other"), 401),
@@ -206,8 +297,8 @@ mod tests {
             ..Settings::default()
         };
         let headers = [("Host", "localhost")];
-        assert_eq!(status(&headers, Caller::Platform, &closed), 403);
-        assert_eq!(status(&headers, Caller::Platform, &open), 0);
+        assert_eq!(status(&headers, PLATFORM, &closed), 403);
+        assert_eq!(status(&headers, PLATFORM, &open), 0);
         // The setting is the Worker's.
         assert_eq!(status(&headers, FAR, &open), 403);
     }
@@ -239,7 +330,7 @@ mod tests {
                 ("Authorization", "Bearer secret"),
                 (name, value),
             ];
-            for caller in [NEAR, Caller::Platform] {
+            for caller in [NEAR, PLATFORM] {
                 assert_eq!(
                     status(&headers, caller, &settings),
                     expected,
@@ -252,5 +343,102 @@ mod tests {
             ("Origin", "http://localhost"),
         ];
         assert_eq!(status(&without_host, NEAR, &settings), 403);
+    }
+
+    #[test]
+    fn a_token_of_access_opens_the_platform_once_its_signature_is_checked() {
+        let guarded = Settings {
+            access: Some(access()),
+            admin_open: true,
+            ..Settings::default()
+        };
+        let token = token_of(&token_header(), &claims());
+        let cookie = format!("CF_Authorization={token}");
+        let given = [("Host", "h"), ("Cookie", cookie.as_str())];
+        for (proof, expected) in [
+            (Proof::Unchecked, 1),
+            (Proof::Valid, 0),
+            (Proof::Wrong, 401),
+            (Proof::UnknownKey, 401),
+            (Proof::Unavailable, 503),
+        ] {
+            let header = [("Cf-Access-Jwt-Assertion", token.as_str())];
+            assert_eq!(
+                status(&given, platform(proof), &guarded),
+                expected,
+                "{proof:?}"
+            );
+            assert_eq!(
+                status(&header, platform(proof), &guarded),
+                expected,
+                "{proof:?}"
+            );
+        }
+        // A token whose claims do not hold is refused whatever its signature is.
+        let mut late = claims();
+        late["exp"] = 0.into();
+        let late = token_of(&token_header(), &late);
+        let given = [("Cf-Access-Jwt-Assertion", late.as_str())];
+        for proof in [Proof::Unchecked, Proof::Valid] {
+            assert_eq!(status(&given, platform(proof), &guarded), 401);
+        }
+        assert_eq!(status(&[], platform(Proof::Valid), &guarded), 401);
+        assert_eq!(status(&[], Caller::Admitted, &guarded), 0);
+        // The setting is the Worker's.
+        let given = [("Cf-Access-Jwt-Assertion", token.as_str())];
+        assert_eq!(status(&given, FAR, &guarded), 403);
+    }
+
+    #[test]
+    fn either_of_both_tokens_opens_the_platform() {
+        let both = Settings {
+            access: Some(access()),
+            ..with_token()
+        };
+        let token = token_of(&token_header(), &claims());
+        let assertion = ("Cf-Access-Jwt-Assertion", token.as_str());
+        for (headers, expected) in [
+            (vec![], 401),
+            (vec![("Authorization", "Bearer secret")], 0),
+            (vec![("Authorization", "Bearer secret"), assertion], 0),
+            (vec![("Authorization", "Bearer wrong"), assertion], 401),
+            (vec![assertion], 1),
+            (vec![("Cf-Access-Jwt-Assertion", "x")], 401),
+        ] {
+            assert_eq!(status(&headers, PLATFORM, &both), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused_even_with_a_token_of_access() {
+        let guarded = Settings {
+            access: Some(access()),
+            ..Settings::default()
+        };
+        let token = token_of(&token_header(), &claims());
+        let cookie = format!("CF_Authorization={token}");
+        for foreign in [
+            ("Sec-Fetch-Site", "cross-site"),
+            ("Origin", "https://evil.example"),
+            ("Origin", "null"),
+        ] {
+            let headers = [("Host", "h"), ("Cookie", cookie.as_str()), foreign];
+            let caller = platform(Proof::Valid);
+            assert_eq!(status(&headers, caller, &guarded), 403, "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn a_proof_is_read_by_its_name() {
+        for (name, expected) in [
+            ("valid", Some(Proof::Valid)),
+            ("wrong", Some(Proof::Wrong)),
+            ("unknown", Some(Proof::UnknownKey)),
+            ("unavailable", Some(Proof::Unavailable)),
+            ("Valid", None),
+            ("", None),
+        ] {
+            assert_eq!(Proof::from_name(name), expected, "{name}");
+        }
     }
 }

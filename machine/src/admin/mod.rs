@@ -5,19 +5,24 @@
 //! what it knows of all streams.
 
 mod access;
+mod assertion;
 mod call;
 mod health;
 pub(crate) mod json;
 mod listing;
 mod parameters;
+mod team_keys;
 mod traffic;
 
-pub use access::Caller;
+use access::Admission;
+pub use access::{Caller, Proof};
+pub use assertion::{Access, Assertion};
 pub use call::AdminCall;
 pub(crate) use call::cursor_of;
 pub use health::{PROBE_KEY, PROBE_STATEMENT, SEE_LOG, Service, health, is_available};
 pub(crate) use listing::expiry_columns;
 pub use listing::{Listed, Listing};
+pub use team_keys::{FoundKey, TeamKeys};
 pub use traffic::Traffic;
 
 use crate::outbox;
@@ -38,6 +43,9 @@ pub enum AdminRoute {
     Stream(ToObject),
     /// Respond with this.
     Answered(Answer),
+    /// Check the signature of this token with [`TeamKeys`], and route the request again with the
+    /// [`Proof`].
+    Verify(Assertion),
     /// Respond with a page of the list of streams.
     List(Listing),
     /// Respond with [`Traffic::hot`].
@@ -121,7 +129,14 @@ fn decide(
     settings: &Settings,
 ) -> Result<AdminRoute, Refusal> {
     // First of all, because a refusal must not reveal anything about streams.
-    access::admit(head, caller, settings)?;
+    match access::admit(head, caller, settings)? {
+        Admission::Admitted => {}
+        Admission::Verify(assertion) => return Ok(AdminRoute::Verify(assertion)),
+        Admission::Unavailable => {
+            let answer = Answer::unavailable(&settings.limits);
+            return Ok(AdminRoute::Answered(answer));
+        }
+    }
     if head.target.contains('#') {
         return Err(Refusal::Malformed("the request target has a fragment"));
     }
@@ -135,7 +150,7 @@ fn decide(
         "/streams" => {
             allow(head, "GET")?;
             let listing = Listing::read(Parameters::read(head.target)?)?;
-            if caller == Caller::Platform && !settings.limits.index {
+            if is_platform(caller) && !settings.limits.index {
                 return Err(Refusal::NotConfigured(
                     "the list of streams needs the binding ADMIN_INDEX",
                 ));
@@ -166,11 +181,15 @@ fn decide(
     }
 }
 
+const fn is_platform(caller: Caller) -> bool {
+    matches!(caller, Caller::Platform { .. } | Caller::Admitted)
+}
+
 /// Refuses a question that only a process with all streams can answer.
 const fn needs_all_streams(caller: Caller) -> Result<(), Refusal> {
     match caller {
         Caller::Connection { .. } => Ok(()),
-        Caller::Platform => Err(Refusal::NotConfigured(
+        Caller::Platform { .. } | Caller::Admitted => Err(Refusal::NotConfigured(
             "on this platform nobody counts the messages of all streams; ask for the throughput of one",
         )),
     }
@@ -341,8 +360,13 @@ fn stream_name(id: &str, settings: &Settings) -> Result<String, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Millis;
 
     const NEAR: Caller = Caller::Connection { is_loopback: true };
+    const PLATFORM: Caller = Caller::Platform {
+        now: Millis(0),
+        proof: Proof::Unchecked,
+    };
 
     fn routed(method: &str, target: &str, caller: Caller) -> Option<AdminRoute> {
         let header = |name: &str| (name == "Host").then(|| "localhost".to_owned());
@@ -364,7 +388,8 @@ mod tests {
         match routed(method, target, NEAR).expect("the path is one of the API") {
             AdminRoute::Stream(to) => Ok((to.name, to.method, to.call)),
             AdminRoute::Answered(answer) => Err(answer.status),
-            AdminRoute::List(_)
+            AdminRoute::Verify(_)
+            | AdminRoute::List(_)
             | AdminRoute::Hot { .. }
             | AdminRoute::System
             | AdminRoute::Health => panic!("{target} does not go to a stream"),
@@ -494,7 +519,7 @@ mod tests {
             "/admin/api/metrics/system",
             "/admin/api/streams",
         ] {
-            let on_platform = routed("GET", target, Caller::Platform);
+            let on_platform = routed("GET", target, PLATFORM);
             let Some(AdminRoute::Answered(answer)) = on_platform else {
                 panic!("{target} is answered");
             };
@@ -502,7 +527,7 @@ mod tests {
             let near = routed("GET", target, NEAR);
             assert!(!matches!(near, Some(AdminRoute::Answered(_))), "{target}");
         }
-        let health = routed("GET", "/admin/api/health", Caller::Platform);
+        let health = routed("GET", "/admin/api/health", PLATFORM);
         assert_eq!(health, Some(AdminRoute::Health));
     }
 

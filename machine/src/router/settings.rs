@@ -6,6 +6,7 @@ use thiserror::Error;
 use super::cors::Origins;
 use super::target;
 use crate::Limits;
+use crate::admin::Access;
 use crate::table::{Place, Row, Setting, TextDefault, Value};
 use crate::wire::CacheMode;
 
@@ -20,6 +21,8 @@ pub struct Settings {
     pub admin_token: Option<String>,
     /// Whether the Worker's admin API is open to everybody if there is no token for it.
     pub admin_open: bool,
+    /// The application of Cloudflare Access that lets operators in.
+    pub access: Option<Access>,
     /// Whether shared caches may store the answers.
     pub cache_mode: CacheMode,
     /// Whether every answer has a `Server-Timing` header.
@@ -61,6 +64,7 @@ impl Default for Settings {
             auth_token: None,
             admin_token: None,
             admin_open: false,
+            access: None,
             cache_mode: CacheMode::default(),
             debug_timing: false,
             public_url: None,
@@ -69,8 +73,11 @@ impl Default for Settings {
     }
 }
 
+/// The longest label of a host name (RFC 1035, section 2.3.4).
+const LABEL_BYTES_MAX: usize = 63;
+
 /// The settings that are no numbers.
-const TEXTS: [Text; 7] = [
+const TEXTS: [Text; 9] = [
     Text {
         name: "CACHE_MODE",
         place: Place::Both,
@@ -128,7 +135,27 @@ const TEXTS: [Text; 7] = [
             options: &["0", "1"],
             default: "0",
         },
-        help: "Whether everybody may use the admin API while there is no `ADMIN_TOKEN`.",
+        help: "Whether everybody may use the admin API while there is neither `ADMIN_TOKEN` nor \
+               `ACCESS_TEAM`.",
+    },
+    Text {
+        name: "ACCESS_TEAM",
+        place: Place::Worker,
+        value: Value::Text {
+            shape: "TEAM",
+            default: TextDefault::Absent("Cloudflare Access lets nobody in"),
+        },
+        help: "The team of Cloudflare Access whose tokens open the admin API: the word before \
+               `.cloudflareaccess.com`. Set it together with `ACCESS_AUD`.",
+    },
+    Text {
+        name: "ACCESS_AUD",
+        place: Place::Worker,
+        value: Value::Text {
+            shape: "TAG",
+            default: TextDefault::Absent("Cloudflare Access lets nobody in"),
+        },
+        help: "The audience tag of the Access application that protects `/admin`.",
     },
     Text {
         name: "DEBUG_TIMING",
@@ -229,6 +256,7 @@ impl Settings {
             Some(value) => Err(bad(name, "0 or 1", value.to_owned())),
         };
         let (debug_timing, admin_open) = (flag("DEBUG_TIMING")?, flag("ADMIN_OPEN")?);
+        let access = access(variable("ACCESS_TEAM"), variable("ACCESS_AUD"))?;
         let public_url = variable("PUBLIC_URL").map(public_url).transpose()?;
         let cors_origins = match variable("CORS_ORIGINS") {
             None => Origins::default(),
@@ -243,6 +271,7 @@ impl Settings {
             auth_token,
             admin_token,
             admin_open,
+            access,
             cache_mode,
             debug_timing,
             public_url,
@@ -287,6 +316,29 @@ fn token(variable: &'static str, value: String) -> Result<String, SettingError> 
         });
     }
     Ok(value)
+}
+
+fn access(team: Option<String>, audience: Option<String>) -> Result<Option<Access>, SettingError> {
+    let missing = |name, other: &str| {
+        let rule = format!("set, because {other} is");
+        Err(bad(name, &rule, String::new()))
+    };
+    let (team, audience) = match (team, audience) {
+        (None, None) => return Ok(None),
+        (Some(team), Some(audience)) => (team, audience),
+        (Some(_), None) => return missing("ACCESS_AUD", "ACCESS_TEAM"),
+        (None, Some(_)) => return missing("ACCESS_TEAM", "ACCESS_AUD"),
+    };
+    let is_of_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if team.len() > LABEL_BYTES_MAX || !team.bytes().all(is_of_label) {
+        let rule = "a team such as example, for example.cloudflareaccess.com";
+        return Err(bad("ACCESS_TEAM", rule, team));
+    }
+    if !audience.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        let rule = "the audience tag of an Access application";
+        return Err(bad("ACCESS_AUD", rule, audience));
+    }
+    Ok(Some(Access { team, audience }))
 }
 
 fn public_url(value: String) -> Result<String, SettingError> {
@@ -366,6 +418,53 @@ mod tests {
                 "{name}={value}"
             );
         }
+    }
+
+    #[test]
+    fn a_team_and_its_application_are_set_together() {
+        let read = |team: &str, audience: &str| {
+            let settings = Settings::read(&|name| match name {
+                "ACCESS_TEAM" => Some(team.to_owned()),
+                "ACCESS_AUD" => Some(audience.to_owned()),
+                _ => None,
+            });
+            settings
+                .map(|settings| settings.access)
+                .map_err(|bad| bad.to_string())
+        };
+        assert_eq!(read("", ""), Ok(None));
+        let access = Access {
+            team: "my-team1".to_owned(),
+            audience: "4714c1".to_owned(),
+        };
+        assert_eq!(read("my-team1", "4714c1"), Ok(Some(access)));
+        for (team, audience, message) in [
+            (
+                "t",
+                "",
+                "ACCESS_AUD must be set, because ACCESS_TEAM is, not \"\"",
+            ),
+            (
+                "",
+                "a",
+                "ACCESS_TEAM must be set, because ACCESS_AUD is, not \"\"",
+            ),
+            (
+                "t.cloudflareaccess.com",
+                "a",
+                "ACCESS_TEAM must be a team such as example, for example.cloudflareaccess.com, \
+                 not \"t.cloudflareaccess.com\"",
+            ),
+            (
+                "t",
+                "a b",
+                "ACCESS_AUD must be the audience tag of an Access application, not \"a b\"",
+            ),
+        ] {
+            assert_eq!(read(team, audience), Err(message.to_owned()));
+        }
+        assert!(read("t@evil.example", "a").is_err());
+        assert!(read(&"t".repeat(64), "a").is_err());
     }
 
     #[test]

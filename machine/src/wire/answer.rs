@@ -63,7 +63,9 @@ impl Answer {
         let (status, code) = refusal.status_and_code();
         let answer = Self::error(status, code, &refusal.to_string());
         match refusal {
-            Refusal::Unauthorized => answer.with(header::WWW_AUTHENTICATE, "Bearer"),
+            Refusal::Unauthorized | Refusal::AccessDenied(_) => {
+                answer.with(header::WWW_AUTHENTICATE, "Bearer")
+            }
             Refusal::MethodNotAllowed { allow } => answer.with(header::ALLOW, *allow),
             Refusal::ContentCoding => answer.with(header::ACCEPT_ENCODING, "identity"),
             Refusal::Closed { tail } => answer.at(*tail).closed(true),

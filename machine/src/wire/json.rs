@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use serde::de::{Deserialize as _, Deserializer as _, SeqAccess, Visitor};
+use serde::de::{Deserialize as _, Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::Refusal;
@@ -41,6 +41,50 @@ impl<'de, F: FnMut(&str)> Visitor<'de> for Elements<F> {
             (self.0)(element.get());
         }
         Ok(())
+    }
+}
+
+/// Returns the member of an object, as JSON; `None` if the text is no object or lacks the member. A
+/// generic value of the library would take more code in the Worker.
+pub(crate) fn member(object: &str, name: &str) -> Option<String> {
+    let mut json = serde_json::Deserializer::from_slice(object.as_bytes());
+    let found = json.deserialize_map(Member(name)).ok()?;
+    json.end().ok()?;
+    found
+}
+
+/// Returns the text of a JSON string; `None` if the JSON is anything else.
+pub(crate) fn text(json: &str) -> Option<String> {
+    serde_json::from_slice(json.as_bytes()).ok()
+}
+
+/// Returns the elements of a JSON array, as JSON; `None` if the JSON is anything else.
+pub(crate) fn elements(json: &str) -> Option<Vec<String>> {
+    let is_array = json.trim_ascii_start().starts_with('[');
+    let mut elements = Vec::new();
+    let mut each = |element: &str| elements.push(element.to_owned());
+    let read = messages(json.as_bytes(), &mut each as &mut dyn FnMut(&str));
+    (is_array && read.is_ok()).then_some(elements)
+}
+
+struct Member<'a>(&'a str);
+
+impl<'de> Visitor<'de> for Member<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    /// Of several members of that name, the last one counts (RFC 7519, section 4).
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some((name, value)) = members.next_entry::<String, &RawValue>()? {
+            if name == self.0 {
+                found = Some(value.get().to_owned());
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -148,5 +192,38 @@ mod tests {
             messages(object.as_bytes()).map(|messages| messages.len()),
             Ok(1)
         );
+    }
+
+    #[test]
+    fn members_and_elements_are_found_as_they_are_written() {
+        let object = r#"{ "a" : [1, "x", {"b":2}], "\u0062":"\u0041\"", "c":{"a":1}, "c":null }"#;
+        let found = |name| member(object, name);
+        assert_eq!(found("a").as_deref(), Some(r#"[1, "x", {"b":2}]"#));
+        assert_eq!(
+            found("b").and_then(|json| text(&json)).as_deref(),
+            Some("A\"")
+        );
+        assert_eq!(found("c").as_deref(), Some("null"));
+        assert_eq!(found("d"), None);
+        let list = found("a").and_then(|json| elements(&json));
+        assert_eq!(list.unwrap_or_default(), ["1", "\"x\"", "{\"b\":2}"]);
+        for broken in [
+            "",
+            "[]",
+            "1",
+            "{",
+            "{}x",
+            r#"{"a":1"#,
+            r#"{"a"}"#,
+            r#"{"a":1,}"#,
+        ] {
+            assert_eq!(member(broken, "a"), None, "{broken}");
+        }
+        for other in ["", "1", "null", "[\"a\"]", "\"", "\"a\"b"] {
+            assert_eq!(text(other), None, "{other}");
+        }
+        for other in ["", "1", "{}", "[", "[1,]", "[1]x"] {
+            assert_eq!(elements(other), None, "{other}");
+        }
     }
 }

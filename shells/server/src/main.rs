@@ -36,6 +36,9 @@ const DESCRIPTORS_PER_READER: usize = 3;
 /// Open files beside those of clients and reads.
 const DESCRIPTORS_SPARE: u64 = 256;
 
+/// Settings of the Worker that protect the admin API. Whoever sets them here expects that they do.
+const ONLY_ON_CLOUDFLARE: [&str; 2] = ["ACCESS_TEAM", "ACCESS_AUD"];
+
 /// Opens the cold tier that the operator has named.
 fn cold_store(arguments: &Arguments, threads: &Handle) -> Result<Option<Arc<dyn ObjectStore>>> {
     let directory = |path: &Path| -> Result<Option<Arc<dyn ObjectStore>>> {
@@ -113,6 +116,14 @@ fn change_shards(data: &Path, shards: usize) -> Result<()> {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    for name in ONLY_ON_CLOUDFLARE {
+        let is_absent = std::env::var_os(name).is_none_or(|value| value.is_empty());
+        ensure!(
+            is_absent,
+            "{name} must be empty: tokens of Cloudflare Access are checked by the Worker alone. Set \
+             ADMIN_TOKEN to protect the admin API of this server"
+        );
+    }
     let filter = EnvFilter::try_new(&arguments.log)
         .with_context(|| format!("LOG must be a filter for logs, not {:?}", arguments.log))?;
     let log = tracing_subscriber::fmt()

@@ -7,6 +7,7 @@
 
 import { DurableObject } from "cloudflare:workers";
 import * as inner from "../build/index.js";
+import { proofOf } from "./access.mjs";
 import { answerQuestion, withoutCors } from "./admin.mjs";
 import { pageFile } from "./admin_page.mjs";
 import { runEffect } from "./effects.mjs";
@@ -298,7 +299,11 @@ async function throughCache(url, ask, router, context) {
 async function routed(request, env, context) {
   router ??= new inner.Router(env);
   const head = headOf(request);
-  const to = router.route(request, head);
+  const first = router.route(request, head);
+  const to =
+    first instanceof Promise || !("assertion" in first)
+      ? first
+      : router.routeProven(request, head, await proofOf(first.assertion, router));
   if (to instanceof Promise) return { response: await to, isComplete: true };
   if (to.page !== undefined) {
     return { response: await pageFile(request.method, to.page, env.ASSETS), isComplete: true };

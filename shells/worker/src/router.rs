@@ -1,7 +1,11 @@
 //! The Worker's router: finds the stream's object for a request.
 
-use js_sys::{Array, Date, Object, Reflect};
-use machine::admin::{self, AdminRoute, Caller, Listed, Service, ToObject};
+use std::cell::RefCell;
+
+use js_sys::{Array, Date, Object, Reflect, Uint8Array};
+use machine::admin::{
+    self, AdminRoute, Assertion, Caller, FoundKey, Listed, Proof, Service, TeamKeys, ToObject,
+};
 use machine::outbox::{self, Statement};
 use machine::router::name::REGISTRY;
 use machine::router::page::{self, Page};
@@ -42,6 +46,23 @@ export type Routed =
     }
   | { isAdmin: true; answer?: undefined; question: Question; page?: undefined };
 
+/** A request that is routed again once the signature of its token is checked. */
+export interface Unproven {
+  assertion: Assertion;
+}
+
+/** A token of Cloudflare Access whose signature the entry checks. */
+export interface Assertion {
+  url: string;
+  timeMs: number;
+  keyId: string;
+  signed: string;
+  signature: Uint8Array;
+}
+
+/** What the entry has found out about the signature. */
+export type Proof = "valid" | "wrong" | "unknown" | "unavailable";
+
 /** What the entry asks other services for the admin API. */
 export type Question =
   | { kind: "list"; sql: string; values: (string | number)[] }
@@ -62,6 +83,7 @@ const BUILD: &str = "cargo xtask build";
 pub struct Router {
     env: JsValue,
     streams: Namespace,
+    keys: RefCell<TeamKeys>,
 }
 
 #[wasm_bindgen]
@@ -73,7 +95,8 @@ impl Router {
     #[wasm_bindgen(constructor)]
     pub fn new(env: JsValue) -> Result<Self, JsValue> {
         let streams = Reflect::get(&env, &"STREAMS".into())?.unchecked_into();
-        Ok(Self { env, streams })
+        let keys = RefCell::default();
+        Ok(Self { env, streams, keys })
     }
 
     /// Routes a request. Sends it to the stream's object if the object's answer is the client's.
@@ -81,58 +104,59 @@ impl Router {
     /// answer is a file of the admin page. If not, `stub` is the stream's object, and `request` is
     /// the request for it. `isTimed` says whether the response has a `Server-Timing` header.
     /// `cache` is the URL to look up in the cache at the edge, `null` if this request must not use
-    /// the cache, or `undefined` if there is no cache.
+    /// the cache, or `undefined` if there is no cache. If `assertion` is set, the entry routes the
+    /// request again with the proof.
     ///
     /// # Errors
     /// When the platform fails in making a response or a request.
-    #[wasm_bindgen(unchecked_return_type = "Routed | Promise<Response>")]
+    #[wasm_bindgen(unchecked_return_type = "Routed | Unproven | Promise<Response>")]
     pub fn route(&self, request: &Request, head: &str) -> Result<JsValue, JsValue> {
-        let head = Head::new(head);
-        let settings = settings(&self.env);
-        if let Some(routed) = page(&head)? {
-            return Ok(routed);
-        }
-        if let Ok(settings) = &settings
-            && let Some(route) = admin_route(&head, settings)
-        {
-            return self.admin(request, &head, route);
-        }
-        let route = match &settings {
-            Ok(settings) => match target::checked(head.url, head.header("Host")) {
-                Ok(split) => head.read_at(split, settings, |head| router::route(head, settings)),
-                Err(refusal) => Route::Answered(router::refused(head.method, &refusal)),
-            },
-            Err(bad) => Route::Answered(Answer::internal(bad)),
+        self.routed(request, head, Proof::Unchecked)
+    }
+
+    /// Routes a request again whose token of Cloudflare Access the entry has checked.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response or a request.
+    #[wasm_bindgen(
+        js_name = routeProven,
+        unchecked_return_type = "Routed | Promise<Response>"
+    )]
+    pub fn route_proven(
+        &self,
+        request: &Request,
+        head: &str,
+        #[wasm_bindgen(unchecked_param_type = "Proof")] proof: &str,
+    ) -> Result<JsValue, JsValue> {
+        let proof = Proof::from_name(proof).expect("the entry knows the names");
+        self.routed(request, head, proof)
+    }
+
+    /// Decides about the key of a token of Cloudflare Access. `is_held` says whether the entry has
+    /// it among the keys that it fetched last.
+    ///
+    /// # Errors
+    /// When the settings are bad.
+    #[wasm_bindgen(
+        js_name = findKey,
+        unchecked_return_type = "'known' | 'fetch' | 'unknown' | 'unavailable'"
+    )]
+    pub fn find_key(&self, is_held: bool, may_fetch: bool) -> Result<JsValue, JsValue> {
+        let limits = &settings(&self.env)?.limits;
+        let mut keys = self.keys.borrow_mut();
+        let found = match keys.find(now(), is_held, may_fetch, limits) {
+            FoundKey::Known => "known",
+            FoundKey::Fetch => "fetch",
+            FoundKey::Unknown => "unknown",
+            FoundKey::Unavailable => "unavailable",
         };
-        let routed = Object::new();
-        let set = |name: &str, value: JsValue| Reflect::set(&routed, &name.into(), &value);
-        match route {
-            Route::Answered(answer) => {
-                set("answer", response::plain(&answer)?.into())?;
-            }
-            Route::Stream(to_stream) => {
-                let changed = changed_request(request, &head, &to_stream)?;
-                let request = changed.as_ref().unwrap_or(request);
-                // A stub that has failed stays broken, so each request gets a new one.
-                let stub = self.streams.by_name(&to_stream.name)?;
-                if to_stream.is_direct() {
-                    return stub.fetch(request).map(JsValue::from);
-                }
-                set("request", request.into())?;
-                set("stub", stub.into())?;
-                set("isTimed", to_stream.timing.into())?;
-                match to_stream.edge_cache {
-                    EdgeCache::Unused => {}
-                    EdgeCache::Bypassed => {
-                        set("cache", JsValue::NULL)?;
-                    }
-                    EdgeCache::Asked(url) => {
-                        set("cache", url.into())?;
-                    }
-                }
-            }
-        }
-        Ok(routed.into())
+        Ok(found.into())
+    }
+
+    /// Notes that the entry has fetched the keys of the team.
+    #[wasm_bindgen(js_name = fetchedKeys)]
+    pub fn fetched_keys(&self) {
+        self.keys.borrow_mut().fetched(now());
     }
 
     /// Answers with a page of the list of streams from the rows of the admin index, or without any
@@ -142,7 +166,9 @@ impl Router {
     /// When the platform fails in making a response.
     pub fn listed(&self, head: &str, rows: Option<Array>) -> Result<Response, JsValue> {
         let settings = settings(&self.env)?;
-        let Some(AdminRoute::List(listing)) = admin_route(&Head::new(head), &settings) else {
+        let Some(AdminRoute::List(listing)) =
+            admin_route(&Head::new(head), Caller::Admitted, &settings)
+        else {
             unreachable!("the router has asked for the rows of a list");
         };
         let names = rows.map(|rows| {
@@ -231,11 +257,62 @@ fn page(head: &Head<'_>) -> Result<Option<JsValue>, JsValue> {
 }
 
 impl Router {
+    fn routed(&self, request: &Request, head: &str, proof: Proof) -> Result<JsValue, JsValue> {
+        let caller = Caller::Platform { now: now(), proof };
+        let head = Head::new(head);
+        let settings = settings(&self.env);
+        if let Some(routed) = page(&head)? {
+            return Ok(routed);
+        }
+        if let Ok(settings) = &settings
+            && let Some(route) = admin_route(&head, caller, settings)
+        {
+            return self.admin(request, &head, route, settings);
+        }
+        let route = match &settings {
+            Ok(settings) => match target::checked(head.url, head.header("Host")) {
+                Ok(split) => head.read_at(split, settings, |head| router::route(head, settings)),
+                Err(refusal) => Route::Answered(router::refused(head.method, &refusal)),
+            },
+            Err(bad) => Route::Answered(Answer::internal(bad)),
+        };
+        let routed = Object::new();
+        let set = |name: &str, value: JsValue| Reflect::set(&routed, &name.into(), &value);
+        match route {
+            Route::Answered(answer) => {
+                set("answer", response::plain(&answer)?.into())?;
+            }
+            Route::Stream(to_stream) => {
+                let changed = changed_request(request, &head, &to_stream)?;
+                let request = changed.as_ref().unwrap_or(request);
+                // A stub that has failed stays broken, so each request gets a new one.
+                let stub = self.streams.by_name(&to_stream.name)?;
+                if to_stream.is_direct() {
+                    return stub.fetch(request).map(JsValue::from);
+                }
+                set("request", request.into())?;
+                set("stub", stub.into())?;
+                set("isTimed", to_stream.timing.into())?;
+                match to_stream.edge_cache {
+                    EdgeCache::Unused => {}
+                    EdgeCache::Bypassed => {
+                        set("cache", JsValue::NULL)?;
+                    }
+                    EdgeCache::Asked(url) => {
+                        set("cache", url.into())?;
+                    }
+                }
+            }
+        }
+        Ok(routed.into())
+    }
+
     fn admin(
         &self,
         request: &Request,
         head: &Head<'_>,
         route: AdminRoute,
+        settings: &Settings,
     ) -> Result<JsValue, JsValue> {
         let (name, value) = match route {
             AdminRoute::Answered(answer) => ("answer", response::plain(&answer)?.into()),
@@ -244,6 +321,7 @@ impl Router {
                 let asked = stub.fetch(&request_to(request, head, &to_object)?)?;
                 ("asked", asked.into())
             }
+            AdminRoute::Verify(assertion) => ("assertion", self.assertion(&assertion, settings)?),
             AdminRoute::List(listing) => ("question", list(&listing.statement())?),
             AdminRoute::Health => ("question", health()?),
             AdminRoute::Hot { .. } | AdminRoute::System => {
@@ -251,6 +329,32 @@ impl Router {
             }
         };
         object(&[("isAdmin", true.into()), (name, value)])
+    }
+
+    fn assertion(&self, assertion: &Assertion, settings: &Settings) -> Result<JsValue, JsValue> {
+        let access = settings.access.as_ref();
+        let access = access.expect("a token of Access is read only with its settings");
+        let url = self.url_of_test("TEST_ACCESS_KEYS_URL");
+        let signature = Uint8Array::from(assertion.signature.as_slice());
+        object(&[
+            ("url", url.unwrap_or_else(|| access.keys_url()).into()),
+            ("timeMs", (settings.limits.reply_timeout_ms as f64).into()),
+            ("keyId", assertion.key_id.as_str().into()),
+            ("signed", assertion.signed.as_str().into()),
+            ("signature", signature.into()),
+        ])
+    }
+
+    /// Returns the URL that a test has put in the place of a service on the internet.
+    #[cfg(feature = "test-routes")]
+    fn url_of_test(&self, variable: &str) -> Option<String> {
+        Reflect::get(&self.env, &variable.into()).ok()?.as_string()
+    }
+
+    #[cfg(not(feature = "test-routes"))]
+    #[expect(clippy::unused_self, reason = "reads variables only in tests")]
+    const fn url_of_test(&self, _variable: &str) -> Option<String> {
+        None
     }
 }
 
@@ -262,12 +366,10 @@ fn now() -> Millis {
 }
 
 /// Routes a request of the admin API; `None` if it is not one.
-fn admin_route(head: &Head<'_>, settings: &Settings) -> Option<AdminRoute> {
+fn admin_route(head: &Head<'_>, caller: Caller, settings: &Settings) -> Option<AdminRoute> {
     // The router of streams refuses a URL that cannot be trusted.
     let split = target::checked(head.url, head.header("Host")).ok()?;
-    head.read_at(split, settings, |head| {
-        admin::route(head, Caller::Platform, settings)
-    })
+    head.read_at(split, settings, |head| admin::route(head, caller, settings))
 }
 
 /// Returns the questions to all services.
