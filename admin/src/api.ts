@@ -89,8 +89,10 @@ export interface SystemMetrics {
   messagesLast5Min: number;
   bytesLast5Min: number;
   messagesPerSecond: number;
-  activeSubscribers: number;
-  since: number;
+  /** Null where nobody counts them. */
+  activeSubscribers: number | null;
+  /** When the server began to count, if it counts itself. */
+  since: number | null;
 }
 
 export interface Service {

@@ -35,7 +35,9 @@
 //!     runs what it gives out. It ends with the object. A shell that commits the turns of many
 //!     inputs at once needs none: [`Input::shares_turn_with`] says which of the inputs that wait
 //!     it hands over together, and the appends in [`Turn::deferred`] come before all others.
-//! 12. The shell decides nothing: no protocol rule, no default and, except for 7, no retry lives in
+//! 12. The shell writes the [`Turn::events`] once the turn is durable, and may lose them. Nothing
+//!     waits for them.
+//! 13. The shell decides nothing: no protocol rule, no default and, except for 7, no retry lives in
 //!     a shell.
 //!
 //! # One turn
@@ -90,6 +92,7 @@
 pub mod admin;
 mod append_queue;
 mod backoff;
+mod event;
 mod frames;
 mod limits;
 pub mod live_reader;
@@ -110,6 +113,7 @@ pub mod wire;
 mod words;
 
 pub use append_queue::{AppendQueue, Arrival};
+pub use event::{Event, EventKind, Events};
 pub use frames::Frames;
 pub use limits::Limits;
 pub use offset::{Offset, OffsetError};

@@ -58,7 +58,8 @@ limits_table! {
     /// starts. A large segment gets more time (4 s for each MiB), and each further attempt twice as
     /// much, up to half of `COLLECT_GRACE_MS`.
     put_timeout_ms: u64 = 60_000, Milliseconds, (1, DAY_MS), "PUT_TIMEOUT_MS";
-    /// Time limit of deletions in the cold tier, and of requests to the registry and the index.
+    /// Time limit of deletions in the cold tier, and of requests to the registry, to the index, to
+    /// Cloudflare Access and to Analytics Engine.
     reply_timeout_ms: u64 = 30_000, Milliseconds, (1, DAY_MS), "REPLY_TIMEOUT_MS";
     /// Longest pause before the first retry of background work. It doubles with each further
     /// failure. Each pause is between half of that and all of it, at random.
@@ -107,6 +108,9 @@ limits_table! {
     /// Commits of appends that may be in flight before further appends wait. The next commit takes
     /// those that wait together.
     commits_in_flight_max: u64 = 1, Count, (1, 1_000_000_000), "COMMITS_IN_FLIGHT";
+    /// One in this many events becomes a data point of `METRICS`, at random. Questions weigh it
+    /// accordingly.
+    metrics_sample: u64 = 1, Count, (1, 1_000_000), "METRICS_SAMPLE";
     /// Memory for the appends of one stream that wait for a commit. Beyond it, an append is refused
     /// with `Retry-After`.
     waiting_bytes_max: u64 = 16 << 20, Bytes, (1, 1 << 30);
@@ -191,6 +195,8 @@ limits_table! {
         registry: bool = false;
         /// Whether streams list themselves and their segments in the admin index.
         index: bool = false;
+        /// Whether turns tell their events.
+        metrics: bool = false;
     }
 }
 

@@ -14,7 +14,7 @@ use crate::wire::{
     fork::ForkCall,
     request::{Append, Call},
 };
-use crate::{Offset, live_reader, stream};
+use crate::{Events, Offset, live_reader, stream};
 
 /// Wall time in milliseconds since the Unix epoch.
 #[derive(
@@ -212,6 +212,8 @@ pub struct Turn {
     pub broadcast: Option<Broadcast>,
     /// What the turn has appended to the stream.
     pub appended: Appended,
+    /// What operators count of the turn. Empty unless [`crate::Limits::metrics`] is set.
+    pub events: Events,
     /// Appends that the step left out, because a segment was sealed before them. They come first in
     /// the next step.
     pub deferred: Vec<(CallId, Append)>,

@@ -8,6 +8,7 @@ import { copyFile, mkdir, mkdtemp, readFile, rm, statfs, writeFile } from "node:
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { analyticsParts } from "./analytics.mjs";
 import { ColdTier, coldTierParts } from "./cold-tier.mjs";
 import { edgeCacheParts } from "./edge-cache.mjs";
 import { request } from "./http.mjs";
@@ -64,6 +65,7 @@ function configuration({
   cold,
   cache,
   page,
+  metrics,
 }) {
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
@@ -74,12 +76,18 @@ const config :Workerd.Config = (
     ${page?.service ?? ""}
     ${cold?.services ?? ""}
     ${cache?.services ?? ""}
+    ${metrics?.services ?? ""}
   ],
   sockets = [
     (name = "http", address = "127.0.0.1:${port}", http = (), service = "main"),
     ${cold?.sockets ?? ""}
   ],
-  extensions = [${cold?.extensions ?? cache?.extensions ?? ""}],
+  extensions = [${[
+    cold?.extensions ?? cache?.extensions,
+    metrics?.modules && `(modules = [${metrics.modules}])`,
+  ]
+    .filter(Boolean)
+    .join(", ")}],
 );
 const worker :Workerd.Worker = (
   modules = [${modules
@@ -105,6 +113,7 @@ const worker :Workerd.Worker = (
     ),
     ...(page?.bindings ?? []),
     ...(cold?.bindings ?? []),
+    ...(metrics?.bindings ?? []),
   ].join(", ")}],
 );
 `;
@@ -128,6 +137,7 @@ const binaries = {
  * @property {{ className: string, binding: string }[]} [objects]
  * @property {boolean | "directory" | "s3"} [cold]
  * @property {boolean} [cache]
+ * @property {import("./analytics.mjs").Analytics | "discarded"} [metrics]
  * @property {number} [fileBytesMax]
  */
 
@@ -167,7 +177,8 @@ export async function scratchDirectory(label, { cold = false } = {}) {
  * Relative paths start at the root of the repository. With `port` 0 the system chooses a port.
  * Without `dataDirectory` the data is in a temporary directory that is removed with the server.
  * With `cold` there are R2 and D1 as wrangler runs them on this machine, and `coldTier` inspects
- * and breaks them. With `cache` there is an edge cache as wrangler runs it.
+ * and breaks them. With `cache` there is an edge cache as wrangler runs it. With `metrics` there is
+ * the dataset `METRICS`.
  *
  * @param {ServerOptions} [options]
  */
@@ -183,6 +194,7 @@ export async function startWorker({
   objects = [{ className: "StreamObject", binding: "STREAMS" }],
   cold = false,
   cache = false,
+  metrics,
 } = {}) {
   const workingDirectory = await scratchDirectory("test", { cold: cold !== false });
   const data = dataDirectory
@@ -194,6 +206,7 @@ export async function startWorker({
   }
   const { date, flags } = await compatibility();
   const parts = cold ? await coldTierParts(workingDirectory, data) : undefined;
+  const metricsParts = metrics && analyticsParts(metrics);
   const cacheParts = cache ? await edgeCacheParts(workingDirectory, data) : undefined;
   const configurationFile = path.join(workingDirectory, "config.capnp");
   await writeFile(
@@ -209,6 +222,7 @@ export async function startWorker({
       cold: parts,
       cache: cacheParts,
       page: pageParts(),
+      metrics: metricsParts,
     }),
   );
 
@@ -217,7 +231,7 @@ export async function startWorker({
     [
       "serve",
       "--control-fd=3",
-      ...(parts?.options ?? cacheParts?.options ?? []),
+      ...(parts?.options ?? cacheParts?.options ?? metricsParts?.options ?? []),
       configurationFile,
     ],
     {

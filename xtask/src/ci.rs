@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The limit on what a deployment uploads, compressed.
-const GZIP_BYTES_MAX: u64 = 370_000;
+/// The limit on what a deployment uploads, compressed. The tokens of Cloudflare Access take 9 KB of
+/// it, and the events for Analytics Engine with its answers 12 KB.
+const GZIP_BYTES_MAX: u64 = 390_000;
 const LOGS: &str = "target/test-logs";
 
 struct Step {

@@ -55,11 +55,11 @@ export function Overview() {
           {figure(({ messagesPerSecond }) => rate(messagesPerSecond))}
         </Stat>
         <Stat label="Live readers">
-          {figure(({ activeSubscribers }) => shortCount(activeSubscribers))}
+          {figure(({ activeSubscribers }) => activeSubscribers === null ? "–" : shortCount(activeSubscribers))}
         </Stat>
       </dl>
       {isUnknown && <p class="hint">{system.failure?.message}</p>}
-      {system.value !== undefined && <Since since={system.value.since} />}
+      {typeof system.value?.since === "number" && <Since since={system.value.since} />}
       <div class="columns">
         <section class="panel" aria-labelledby="hot">
           <header>

@@ -473,7 +473,9 @@ impl Server {
         let answer = match route {
             AdminRoute::Stream(to) => return self.hand_over_for_operator(request, to),
             AdminRoute::Answered(answer) => answer,
-            AdminRoute::Verify(_) => unreachable!("the settings name no team"),
+            AdminRoute::Verify(_) | AdminRoute::Counts(_) => {
+                unreachable!("the settings name no team and no account")
+            }
             AdminRoute::List(listing) => {
                 let asked = listing.statement().values;
                 assert_eq!(

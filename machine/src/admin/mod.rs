@@ -5,6 +5,7 @@
 //! what it knows of all streams.
 
 mod access;
+mod analytics;
 mod assertion;
 mod call;
 mod health;
@@ -16,6 +17,7 @@ mod traffic;
 
 use access::Admission;
 pub use access::{Caller, Proof};
+pub use analytics::{Analytics, Counts};
 pub use assertion::{Access, Assertion};
 pub use call::AdminCall;
 pub(crate) use call::cursor_of;
@@ -35,6 +37,12 @@ use parameters::Parameters;
 
 /// The beginning of the paths.
 const PREFIX: &str = "/admin/api";
+
+/// The last minutes that the counts of the system are about.
+const SYSTEM_MINUTES: u64 = 5;
+
+/// The longest time that Analytics Engine is asked about: a day.
+const ANALYTICS_MINUTES_MAX: u64 = 1_440;
 
 /// The decision on a request of the admin API. No answer to it has CORS headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +65,8 @@ pub enum AdminRoute {
     },
     /// Respond with [`Traffic::system`].
     System,
+    /// Ask [`Analytics`], and respond with [`Counts::answer`].
+    Counts(Counts),
     /// Respond with [`health`].
     Health,
 }
@@ -144,7 +154,7 @@ fn decide(
         return of_stream(head, rest, settings);
     }
     if let Some(rest) = path.strip_prefix("/metrics/streams/") {
-        return metrics_of_stream(head, rest, settings);
+        return metrics_of_stream(head, rest, caller, settings);
     }
     match path {
         "/streams" => {
@@ -163,13 +173,17 @@ fn decide(
             let minutes = parameters.number("minutes", 1..=MINUTES_MAX)?.unwrap_or(5);
             let limit = parameters.limit(10, 100)?;
             parameters.finish()?;
-            needs_all_streams(caller)?;
+            if is_platform(caller) {
+                return ask(Counts::Hot { minutes, limit }, settings);
+            }
             Ok(AdminRoute::Hot { minutes, limit })
         }
         "/metrics/system" => {
             allow(head, "GET")?;
             Parameters::read(head.target)?.finish()?;
-            needs_all_streams(caller)?;
+            if is_platform(caller) {
+                return ask(Counts::System, settings);
+            }
             Ok(AdminRoute::System)
         }
         "/health" => {
@@ -185,12 +199,12 @@ const fn is_platform(caller: Caller) -> bool {
     matches!(caller, Caller::Platform { .. } | Caller::Admitted)
 }
 
-/// Refuses a question that only a process with all streams can answer.
-const fn needs_all_streams(caller: Caller) -> Result<(), Refusal> {
-    match caller {
-        Caller::Connection { .. } => Ok(()),
-        Caller::Platform { .. } | Caller::Admitted => Err(Refusal::NotConfigured(
-            "on this platform nobody counts the messages of all streams; ask for the throughput of one",
+/// Has Analytics Engine asked, because no part of the platform sees all streams.
+fn ask(counts: Counts, settings: &Settings) -> Result<AdminRoute, Refusal> {
+    match settings.analytics {
+        Some(_) => Ok(AdminRoute::Counts(counts)),
+        None => Err(Refusal::NotConfigured(
+            "counts of all streams need CF_ACCOUNT_ID and METRICS_API_TOKEN; ask for the throughput of one",
         )),
     }
 }
@@ -300,6 +314,7 @@ fn of_stream(
 fn metrics_of_stream(
     head: RequestHead<'_>,
     rest: &str,
+    caller: Caller,
     settings: &Settings,
 ) -> Result<AdminRoute, Refusal> {
     let (id, word) = rest.rsplit_once('/').ok_or(Refusal::PathNotFound)?;
@@ -311,10 +326,19 @@ fn metrics_of_stream(
     let name = stream_name(id, settings)?;
     let mut parameters = Parameters::read(head.target)?;
     let call = if word == "throughput" {
-        let minutes = parameters.number("minutes", 1..=MINUTES_MAX)?;
-        AdminCall::Throughput {
-            minutes: minutes.unwrap_or(MINUTES_MAX),
+        let has_more = is_platform(caller) && settings.analytics.is_some();
+        let most = if has_more {
+            ANALYTICS_MINUTES_MAX
+        } else {
+            MINUTES_MAX
+        };
+        let minutes = parameters.number("minutes", 1..=most)?;
+        let minutes = minutes.unwrap_or(MINUTES_MAX);
+        if minutes > MINUTES_MAX {
+            parameters.finish()?;
+            return ask(Counts::Throughput { name, minutes }, settings);
         }
+        AdminCall::Throughput { minutes }
     } else {
         AdminCall::Subscribers
     };
@@ -392,6 +416,7 @@ mod tests {
             | AdminRoute::List(_)
             | AdminRoute::Hot { .. }
             | AdminRoute::System
+            | AdminRoute::Counts(_)
             | AdminRoute::Health => panic!("{target} does not go to a stream"),
         }
     }
@@ -529,6 +554,56 @@ mod tests {
         }
         let health = routed("GET", "/admin/api/health", PLATFORM);
         assert_eq!(health, Some(AdminRoute::Health));
+    }
+
+    #[test]
+    fn analytics_engine_answers_for_the_platform_what_no_object_knows() {
+        let header = |_: &str| None;
+        let settings = Settings {
+            admin_open: true,
+            analytics: Some(Analytics {
+                account: "0a".to_owned(),
+                token: "t".to_owned(),
+            }),
+            ..Settings::default()
+        };
+        let routed = |target, caller| {
+            let head = RequestHead {
+                method: "GET",
+                origin: "http://h",
+                target,
+                header: &header,
+            };
+            route(head, caller, &settings)
+        };
+        let (minutes, limit) = (5, 10);
+        let name = "a/b".to_owned();
+        for (target, expected) in [
+            ("/admin/api/metrics/hot", Counts::Hot { minutes, limit }),
+            ("/admin/api/metrics/system", Counts::System),
+            (
+                "/admin/api/metrics/streams/a/b/throughput?minutes=61",
+                Counts::Throughput { name, minutes: 61 },
+            ),
+        ] {
+            for caller in [PLATFORM, Caller::Admitted] {
+                let expected = Some(AdminRoute::Counts(expected.clone()));
+                assert_eq!(routed(target, caller), expected, "{target}");
+            }
+        }
+        // The object of the stream knows the last hour exactly.
+        let recent = routed(
+            "/admin/api/metrics/streams/a/throughput?minutes=60",
+            PLATFORM,
+        );
+        assert!(matches!(recent, Some(AdminRoute::Stream(_))));
+        for target in [
+            "/admin/api/metrics/streams/a/throughput?minutes=1441",
+            "/admin/api/metrics/hot?minutes=61",
+        ] {
+            let refused = routed(target, PLATFORM);
+            assert!(matches!(refused, Some(AdminRoute::Answered(answer)) if answer.status == 400));
+        }
     }
 
     #[test]

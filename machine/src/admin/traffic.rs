@@ -4,13 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::json::Object;
-use super::ratio;
+use super::{SYSTEM_MINUTES, ratio};
 use crate::rows::Minutes;
 use crate::storage::activity::MINUTES_MAX;
 use crate::{Answer, Appended, Millis};
-
-/// The minutes of [`Traffic::system`].
-const SYSTEM_MINUTES: u64 = 5;
 
 /// See the module.
 #[derive(Debug)]

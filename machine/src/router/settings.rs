@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::cors::Origins;
 use super::target;
 use crate::Limits;
-use crate::admin::Access;
+use crate::admin::{Access, Analytics};
 use crate::table::{Place, Row, Setting, TextDefault, Value};
 use crate::wire::CacheMode;
 
@@ -23,6 +23,8 @@ pub struct Settings {
     pub admin_open: bool,
     /// The application of Cloudflare Access that lets operators in.
     pub access: Option<Access>,
+    /// How the Worker asks about the messages of all streams.
+    pub analytics: Option<Analytics>,
     /// Whether shared caches may store the answers.
     pub cache_mode: CacheMode,
     /// Whether every answer has a `Server-Timing` header.
@@ -65,6 +67,7 @@ impl Default for Settings {
             admin_token: None,
             admin_open: false,
             access: None,
+            analytics: None,
             cache_mode: CacheMode::default(),
             debug_timing: false,
             public_url: None,
@@ -77,7 +80,7 @@ impl Default for Settings {
 const LABEL_BYTES_MAX: usize = 63;
 
 /// The settings that are no numbers.
-const TEXTS: [Text; 9] = [
+const TEXTS: [Text; 11] = [
     Text {
         name: "CACHE_MODE",
         place: Place::Both,
@@ -158,6 +161,25 @@ const TEXTS: [Text; 9] = [
         help: "The audience tag of the Access application that protects `/admin`.",
     },
     Text {
+        name: "CF_ACCOUNT_ID",
+        place: Place::Worker,
+        value: Value::Text {
+            shape: "ID",
+            default: TextDefault::Absent("nobody is asked"),
+        },
+        help: "The account whose Analytics Engine the admin API asks about all streams. Set it \
+               together with `METRICS_API_TOKEN`.",
+    },
+    Text {
+        name: "METRICS_API_TOKEN",
+        place: Place::Worker,
+        value: Value::Text {
+            shape: "TOKEN",
+            default: TextDefault::Secret("nobody is asked"),
+        },
+        help: "A secret: an API token of that account with the permission *Account Analytics Read*.",
+    },
+    Text {
         name: "DEBUG_TIMING",
         place: Place::Both,
         value: Value::Choice {
@@ -177,8 +199,8 @@ struct Text {
 }
 
 /// The variables of numbers that have no meaning on one machine, where the streams of a disk share
-/// its commits.
-const OF_WORKER: [&str; 1] = ["COMMITS_IN_FLIGHT"];
+/// its commits, and every event is counted.
+const OF_WORKER: [&str; 2] = ["COMMITS_IN_FLIGHT", "METRICS_SAMPLE"];
 
 fn numbers(place: Place) -> impl Iterator<Item = Setting> {
     let is_asked = move |variable: &&str| (place == Place::Worker) == OF_WORKER.contains(variable);
@@ -237,6 +259,7 @@ impl Settings {
     pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         let token = |name| variable(name).map(|value| token(name, value)).transpose();
         let (auth_token, admin_token) = (token("AUTH_TOKEN")?, token("ADMIN_TOKEN")?);
+        let metrics_token = token("METRICS_API_TOKEN")?;
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut limits = Limits::DEFAULT;
         read_numbers(&mut limits, Limits::TABLE, &variable)?;
@@ -257,6 +280,7 @@ impl Settings {
         };
         let (debug_timing, admin_open) = (flag("DEBUG_TIMING")?, flag("ADMIN_OPEN")?);
         let access = access(variable("ACCESS_TEAM"), variable("ACCESS_AUD"))?;
+        let analytics = analytics(variable("CF_ACCOUNT_ID"), metrics_token)?;
         let public_url = variable("PUBLIC_URL").map(public_url).transpose()?;
         let cors_origins = match variable("CORS_ORIGINS") {
             None => Origins::default(),
@@ -272,6 +296,7 @@ impl Settings {
             admin_token,
             admin_open,
             access,
+            analytics,
             cache_mode,
             debug_timing,
             public_url,
@@ -318,16 +343,33 @@ fn token(variable: &'static str, value: String) -> Result<String, SettingError> 
     Ok(value)
 }
 
+/// Returns the error of a variable that another one needs.
+fn missing(variable: &'static str, other: &str) -> SettingError {
+    bad(variable, &format!("set, because {other} is"), String::new())
+}
+
+fn analytics(
+    account: Option<String>,
+    token: Option<String>,
+) -> Result<Option<Analytics>, SettingError> {
+    match (account, token) {
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(missing("METRICS_API_TOKEN", "CF_ACCOUNT_ID")),
+        (None, Some(_)) => Err(missing("CF_ACCOUNT_ID", "METRICS_API_TOKEN")),
+        (Some(account), Some(_)) if !account.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            let rule = "the id of an account, which has letters and digits only";
+            Err(bad("CF_ACCOUNT_ID", rule, account))
+        }
+        (Some(account), Some(token)) => Ok(Some(Analytics { account, token })),
+    }
+}
+
 fn access(team: Option<String>, audience: Option<String>) -> Result<Option<Access>, SettingError> {
-    let missing = |name, other: &str| {
-        let rule = format!("set, because {other} is");
-        Err(bad(name, &rule, String::new()))
-    };
     let (team, audience) = match (team, audience) {
         (None, None) => return Ok(None),
         (Some(team), Some(audience)) => (team, audience),
-        (Some(_), None) => return missing("ACCESS_AUD", "ACCESS_TEAM"),
-        (None, Some(_)) => return missing("ACCESS_TEAM", "ACCESS_AUD"),
+        (Some(_), None) => return Err(missing("ACCESS_AUD", "ACCESS_TEAM")),
+        (None, Some(_)) => return Err(missing("ACCESS_TEAM", "ACCESS_AUD")),
     };
     let is_of_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if team.len() > LABEL_BYTES_MAX || !team.bytes().all(is_of_label) {
@@ -416,6 +458,40 @@ mod tests {
             assert!(
                 read(name, value).is_err_and(|bad| bad.to_string().starts_with(name)),
                 "{name}={value}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_account_and_its_token_are_set_together_and_the_token_is_not_shown() {
+        let read = |account: &str, token: Option<&str>| {
+            let settings = Settings::read(&|name| match name {
+                "CF_ACCOUNT_ID" => Some(account.to_owned()),
+                "METRICS_API_TOKEN" => token.map(str::to_owned),
+                _ => None,
+            });
+            settings
+                .map(|settings| settings.analytics)
+                .map_err(|bad| bad.to_string())
+        };
+        assert_eq!(read("", None), Ok(None));
+        let analytics = read("0a1b", Some("s3cret")).unwrap_or_default();
+        assert!(
+            analytics
+                .as_ref()
+                .is_some_and(|it| it.url().contains("/accounts/0a1b/"))
+        );
+        assert!(!format!("{analytics:?}").contains("s3cret"));
+        for (account, token, name) in [
+            ("0a1b", None, "METRICS_API_TOKEN"),
+            ("", Some("s3cret"), "CF_ACCOUNT_ID"),
+            ("0a/1b", Some("s3cret"), "CF_ACCOUNT_ID"),
+            ("0a1b", Some(""), "METRICS_API_TOKEN"),
+        ] {
+            let message = read(account, token).expect_err(name);
+            assert!(
+                message.starts_with(name) && !message.contains("s3cret"),
+                "{message}"
             );
         }
     }

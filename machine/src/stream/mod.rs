@@ -17,6 +17,7 @@ mod read;
 mod seal;
 mod source;
 
+use crate::event::{self, Asked};
 use crate::outbox::Outbox;
 use crate::rows::{
     Activity, Expiry, HotTable, Incarnation, Lineage, RowKey, RowMeta, StreamRow, Unannounced,
@@ -28,8 +29,8 @@ use crate::wire::request::Call;
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type};
 use crate::{
-    Answer, CallId, Context, Effect, Input, Limits, Millis, Offset, Refusal, Subscriber,
-    TimerReason, Turn,
+    Answer, CallId, Context, Effect, Event, Events, Input, Limits, Millis, Offset, Refusal,
+    Subscriber, TimerReason, Turn,
 };
 
 /// An instance of a stream. A new instance can derive everything in it from the rows.
@@ -45,6 +46,8 @@ pub struct Stream {
     /// Why this instance has set the alarm.
     alarm_reason: Option<TimerReason>,
     outbox: Outbox,
+    /// Events of this instance, with those that are not sampled.
+    events_seen: u64,
     /// A creation that waits for its source.
     forking: Option<fork::Forking>,
     state: Option<StreamState>,
@@ -225,6 +228,7 @@ impl Stream {
             limits: limits.clone(),
             instance_seed,
             created: 0,
+            events_seen: 0,
             forking: None,
             state,
         })
@@ -237,14 +241,39 @@ impl Stream {
     /// turn with it.
     pub fn step(&mut self, context: &Context<'_>, input: Input) -> Result<Turn, StorageError> {
         let before = self.place();
+        let asked = Asked::of(&input).filter(|_| self.limits.metrics);
+        let name_before = asked.and_then(|_| self.name());
         let mut step = Step {
             has_rows: self.state.is_some() || self.outbox.has_table(),
             ..Step::default()
         };
         self.act(context, input, &mut step)?;
-        let turn = self.settle(context, step)?;
+        let mut turn = self.settle(context, step)?;
         self.check_turn(before, &turn);
+        if let Some(asked) = asked {
+            let stream = self.name().or(name_before).unwrap_or_default();
+            turn.events = self.sampled(stream, event::events(asked, context.now, &turn));
+        }
         Ok(turn)
+    }
+
+    fn name(&self) -> Option<String> {
+        self.state.as_ref().map(|state| state.row.name.clone())
+    }
+
+    /// Returns the events that are in the sample.
+    fn sampled(&mut self, stream: String, events: Vec<Event>) -> Events {
+        let weight = self.limits.metrics_sample;
+        let mut events = events;
+        events.retain(|_| {
+            self.events_seen += 1;
+            event::is_sampled(self.instance_seed, self.events_seen, weight)
+        });
+        Events {
+            stream,
+            weight,
+            events,
+        }
     }
 
     fn act(

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cold;
+mod events;
 mod forks;
 mod outbox;
 mod precondition;

@@ -64,6 +64,8 @@ pub(crate) struct Shell {
     pub(crate) now: Millis,
     pub(crate) alarm: Option<Millis>,
     pub(crate) live: Option<Broadcast>,
+    /// The events of all turns.
+    pub(crate) events: Vec<machine::Events>,
     /// Writes of the last turn.
     pub(crate) written: usize,
     /// The cold tier.
@@ -92,6 +94,7 @@ impl Shell {
             now: Millis(1_800_000_000_000),
             alarm: None,
             live: None,
+            events: Vec::new(),
             written: 0,
             objects: BTreeMap::new(),
             fetched: 0,
@@ -132,6 +135,7 @@ impl Shell {
         let turn = stream.step(&context, input).expect("memory can be read");
         self.stream = Some(stream);
         self.written = turn.writes.len();
+        self.events.push(turn.events);
         for write in &turn.writes {
             self.rows.apply(write).expect("the rows take the write");
         }

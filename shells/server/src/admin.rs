@@ -43,7 +43,9 @@ impl Service {
         let answer = match route {
             AdminRoute::Stream(to_object) => return self.admin_request(parts, origin, to_object),
             AdminRoute::Answered(answer) => answer,
-            AdminRoute::Verify(_) => unreachable!("the settings of Access are the Worker's"),
+            AdminRoute::Verify(_) | AdminRoute::Counts(_) => {
+                unreachable!("only a platform asks other services")
+            }
             AdminRoute::List(listing) => streams.list(listing).await,
             AdminRoute::Hot { minutes, limit } => streams.traffic.lock().hot(now, minutes, limit),
             AdminRoute::System => {

@@ -48,6 +48,23 @@ function probes({ object, url, sql, key }, env) {
 }
 
 /**
+ * Asks Analytics Engine, and returns the text of its answer.
+ *
+ * @param {{ url: string, token: string, sql: string, timeMs: number }} question
+ */
+async function ask({ url, token, sql, timeMs }) {
+  const answer = await fetch(url, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${token}` },
+    body: sql,
+    redirect: "manual",
+    signal: AbortSignal.timeout(timeMs),
+  });
+  if (answer.status === 200) return await answer.text();
+  throw new Error(`the answer has the status ${answer.status}`);
+}
+
+/**
  * Answers a request about all streams.
  *
  * @param {Question} question
@@ -56,6 +73,13 @@ function probes({ object, url, sql, key }, env) {
  * @param {Router} router
  */
 export async function answerQuestion(question, head, env, router) {
+  if (question.kind === "counts") {
+    const answer = await ask(question).catch((error) => {
+      console.error("Analytics Engine did not answer", error);
+      return undefined;
+    });
+    return router.counted(head, question.at, answer);
+  }
   if (question.kind === "health") return router.health(await probes(question, env));
   const { sql, values } = question;
   const rows = await env.ADMIN_INDEX.prepare(sql)

@@ -11,6 +11,7 @@ import { proofOf } from "./access.mjs";
 import { answerQuestion, withoutCors } from "./admin.mjs";
 import { pageFile } from "./admin_page.mjs";
 import { runEffect } from "./effects.mjs";
+import { writePoints } from "./metrics.mjs";
 import { streamPages } from "./pages.mjs";
 import { isLive, serveLive } from "./reader.mjs";
 import { release } from "./release.mjs";
@@ -113,9 +114,19 @@ class Asked {
   commits = 0;
   /** @type {Effect[]} */
   effects = [];
+  /** @type {{ text: string, waits: boolean }[]} */
+  written = [];
 
   commit() {
     this.commits += 1;
+  }
+
+  /**
+   * @param {string} text
+   * @param {boolean} waits
+   */
+  points(text, waits) {
+    this.written.push({ text, waits });
   }
 
   /** @param {Effect} effect */
@@ -146,7 +157,7 @@ export class StreamObject extends DurableObject {
   #run(call) {
     try {
       const result = call(this.inner);
-      const { commits, effects } = this.asked;
+      const { commits, effects, written } = this.asked;
       if (commits > 0) {
         this.asked.commits = 0;
         this.ctx.waitUntil(this.#endCommits(commits));
@@ -154,6 +165,10 @@ export class StreamObject extends DurableObject {
       if (effects.length > 0) {
         this.asked.effects = [];
         this.ctx.waitUntil(this.#runEffects(effects));
+      }
+      if (written.length > 0) {
+        this.asked.written = [];
+        this.ctx.waitUntil(writePoints(written, this.env.METRICS, this.ctx.storage));
       }
       return result;
     } catch (error) {

@@ -3,5 +3,6 @@ interface Env {
   STREAMS: DurableObjectNamespace;
   SEGMENTS: R2Bucket;
   ADMIN_INDEX: D1Database;
+  METRICS: AnalyticsEngineDataset;
   ASSETS?: Fetcher;
 }

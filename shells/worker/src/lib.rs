@@ -58,6 +58,7 @@ fn settings(env: &JsValue) -> Result<Rc<Settings>, String> {
         // The machine does without a part whose binding is missing.
         settings.limits.cold = is_bound("SEGMENTS");
         settings.limits.index = is_bound("ADMIN_INDEX");
+        settings.limits.metrics = is_bound("METRICS");
         settings.limits.registry = true;
         Ok(Rc::new(settings))
     };

@@ -37,6 +37,8 @@ export interface Prepared {
 export interface Asked {
   /** Asks to report the end of a commit of appends with `commitsEnded`. */
   commit(): void;
+  /** Asks to write data points once the turn is durable, if it has written anything. */
+  points(points: string, waits: boolean): void;
   /** Asks to run an effect once the turn is durable. */
   effect(effect: Effect): void;
 }
@@ -426,6 +428,10 @@ impl StreamObject {
         }
         if let Some(live) = &turn.broadcast {
             self.broadcast(live)?;
+        }
+        if !turn.events.events.is_empty() {
+            self.asked
+                .points(&turn.events.points(), !turn.writes.is_empty());
         }
         #[cfg(feature = "test-routes")]
         self.test.note_calls(&turn.after_commit);

@@ -99,6 +99,11 @@ extern "C" {
     #[wasm_bindgen(method)]
     pub(crate) fn effect(this: &Asked, effect: &JsValue);
 
+    /// Asks to write data points once the turn is durable. `waits` says whether it has written
+    /// anything.
+    #[wasm_bindgen(method)]
+    pub(crate) fn points(this: &Asked, points: &str, waits: bool);
+
     /// The namespace of the streams' objects.
     pub(crate) type Namespace;
 

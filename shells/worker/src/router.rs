@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use js_sys::{Array, Date, Object, Reflect, Uint8Array};
 use machine::admin::{
-    self, AdminRoute, Assertion, Caller, FoundKey, Listed, Proof, Service, TeamKeys, ToObject,
+    self, AdminRoute, Assertion, Caller, Counts, FoundKey, Listed, Proof, Service, TeamKeys,
+    ToObject,
 };
 use machine::outbox::{self, Statement};
 use machine::router::name::REGISTRY;
@@ -66,7 +67,8 @@ export type Proof = "valid" | "wrong" | "unknown" | "unavailable";
 /** What the entry asks other services for the admin API. */
 export type Question =
   | { kind: "list"; sql: string; values: (string | number)[] }
-  | { kind: "health"; object: string; url: string; sql: string; key: string };
+  | { kind: "health"; object: string; url: string; sql: string; key: string }
+  | { kind: "counts"; url: string; token: string; sql: string; timeMs: number; at: number };
 
 /** A file of the admin page, and the answer if it does not exist. */
 export interface Page {
@@ -181,6 +183,21 @@ impl Router {
             Some(Err(damaged)) => Answer::internal(&damaged.to_string()),
             None => Answer::unavailable(&settings.limits),
         })
+    }
+
+    /// Answers from what Analytics Engine has answered to the question of the time `at`, if it has.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    pub fn counted(&self, head: &str, at: f64, text: Option<String>) -> Result<Response, JsValue> {
+        let settings = settings(&self.env)?;
+        let Some(AdminRoute::Counts(counts)) =
+            admin_route(&Head::new(head), Caller::Admitted, &settings)
+        else {
+            unreachable!("the router has asked for counts");
+        };
+        let answer = text.and_then(|text| counts.answer(Millis(at as u64), &text));
+        response::plain(&answer.unwrap_or_else(|| Answer::unavailable(&settings.limits)))
     }
 
     /// Answers which services are available. Each of `services` is a list: its name, how long it
@@ -324,11 +341,26 @@ impl Router {
             AdminRoute::Verify(assertion) => ("assertion", self.assertion(&assertion, settings)?),
             AdminRoute::List(listing) => ("question", list(&listing.statement())?),
             AdminRoute::Health => ("question", health()?),
+            AdminRoute::Counts(counts) => ("question", self.counts(&counts, settings)?),
             AdminRoute::Hot { .. } | AdminRoute::System => {
-                unreachable!("the machine refuses these on a platform")
+                unreachable!("the machine has others asked on a platform")
             }
         };
         object(&[("isAdmin", true.into()), (name, value)])
+    }
+
+    fn counts(&self, counts: &Counts, settings: &Settings) -> Result<JsValue, JsValue> {
+        let analytics = settings.analytics.as_ref();
+        let analytics = analytics.expect("a question is asked only with an account");
+        let (now, url) = (now(), self.url_of_test("TEST_ANALYTICS_URL"));
+        object(&[
+            ("kind", "counts".into()),
+            ("url", url.unwrap_or_else(|| analytics.url()).into()),
+            ("token", analytics.token.as_str().into()),
+            ("sql", counts.sql(now).into()),
+            ("timeMs", (settings.limits.reply_timeout_ms as f64).into()),
+            ("at", (now.0 as f64).into()),
+        ])
     }
 
     fn assertion(&self, assertion: &Assertion, settings: &Settings) -> Result<JsValue, JsValue> {
