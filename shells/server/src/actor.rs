@@ -425,6 +425,7 @@ impl ActorState {
             after_commit,
             live: turn.broadcast,
             appended: turn.appended,
+            events: turn.events,
         })
     }
 

@@ -10,7 +10,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use machine::{AlarmChange, Appended, BodyWriter, Broadcast, CallId, Effect, Turn, Write};
+use machine::{AlarmChange, Appended, BodyWriter, Broadcast, CallId, Effect, Events, Turn, Write};
 
 use crate::actor::{ActorState, Answered, Job, JobKind, Reply, StreamActor, TurnError};
 use crate::cold::EffectJob;
@@ -45,6 +45,7 @@ pub(crate) struct Effects {
     pub(crate) after_commit: Vec<(Effect, Option<BodyWriter>)>,
     pub(crate) live: Option<Broadcast>,
     pub(crate) appended: Appended,
+    pub(crate) events: Events,
 }
 
 impl Effects {
@@ -348,6 +349,7 @@ impl ActorState {
         let calls: Vec<_> = job.kind.calls().collect();
         // It has the bodies of the calls, whose memory is free once they are answered.
         drop(job.kind);
+        streams.metrics.count(&effects.events.events);
         if effects.appended != Appended::default() {
             let now = streams.platform.now();
             let mut traffic = streams.traffic.lock();

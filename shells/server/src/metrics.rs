@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use machine::{Event, EventKind};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -23,6 +24,9 @@ pub(crate) struct Metrics {
     pub(crate) healthy: Gauge,
     pub(crate) readers: Gauge,
     pub(crate) awake_streams: Gauge,
+    events: Family<OfKind, Counter>,
+    appended_messages: Counter,
+    appended_bytes: Counter,
     pub(crate) cold_puts: Counter,
     pub(crate) cold_put_failures: Counter,
     pub(crate) cold_put_bytes: Counter,
@@ -35,6 +39,11 @@ pub(crate) struct Metrics {
 struct Request {
     method: &'static str,
     status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    event: &'static str,
 }
 
 /// The bound that a request exceeded when it was answered 503.
@@ -68,6 +77,9 @@ impl Metrics {
             healthy: Gauge::default(),
             readers: Gauge::default(),
             awake_streams: Gauge::default(),
+            events: Family::default(),
+            appended_messages: Counter::default(),
+            appended_bytes: Counter::default(),
             cold_puts: Counter::default(),
             cold_put_failures: Counter::default(),
             cold_put_bytes: Counter::default(),
@@ -122,7 +134,26 @@ impl Metrics {
             "Streams whose state is in memory",
             metrics.awake_streams.clone(),
         );
+        registry.register(
+            "events",
+            "Requests that streams have handled, and what happens to them by itself",
+            metrics.events.clone(),
+        );
+        // A rate needs a first value.
+        for kind in EventKind::ALL {
+            drop(metrics.events.get_or_create(&OfKind { event: kind.name() }));
+        }
         for (name, help, counter) in [
+            (
+                "appended_messages",
+                "Messages of JSON streams, and appends of all others",
+                &metrics.appended_messages,
+            ),
+            (
+                "appended_bytes",
+                "Bytes of these messages, without their framing",
+                &metrics.appended_bytes,
+            ),
             (
                 "cold_puts",
                 "Segments stored in the cold tier",
@@ -172,6 +203,21 @@ impl Metrics {
             .inc();
         if let Some(took) = took {
             self.request_seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts the events of a turn.
+    pub(crate) fn count(&self, events: &[Event]) {
+        for event in events {
+            let kind = OfKind {
+                event: event.kind.name(),
+            };
+            let counter = self.events.get_or_create(&kind);
+            counter.inc_by(event.calls.max(1));
+            if matches!(event.kind, EventKind::Append | EventKind::Create) {
+                self.appended_messages.inc_by(event.messages);
+                self.appended_bytes.inc_by(event.bytes);
+            }
         }
     }
 
@@ -260,7 +306,50 @@ fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Format;
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::{Bound, Format, Metrics};
+
+    const PREFIX: &str = "durable_streams_";
+
+    /// Returns the words of a text that are names of metrics.
+    fn names(text: &str) -> BTreeSet<&str> {
+        let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let words = text.split(|letter| !is_of_name(letter));
+        words.filter(|word| word.starts_with(PREFIX)).collect()
+    }
+
+    #[test]
+    fn rules_and_dashboard_name_only_metrics_that_exist() {
+        let metrics = Metrics::new();
+        // A family has no line before it has a value.
+        metrics.answered("GET", 200, Some(Duration::ZERO));
+        metrics.refuse(Bound::Queue);
+        let text = metrics.text(Format::Plain).expect("a text takes more text");
+        let known = names(&text);
+        for (file, content) in [
+            ("alerts.yaml", include_str!("../../../docs/alerts.yaml")),
+            ("grafana.json", include_str!("../../../docs/grafana.json")),
+        ] {
+            let named = names(content);
+            assert!(named.len() > 5, "{file} names {named:?}");
+            let unknown: Vec<_> = named.difference(&known).collect();
+            assert!(unknown.is_empty(), "{file} names {unknown:?}");
+        }
+        let shown = names(include_str!("../../../docs/grafana.json"));
+        for figure in [
+            "events_total",
+            "appended_messages_total",
+            "appended_bytes_total",
+            "readers",
+        ] {
+            assert!(
+                shown.contains(format!("{PREFIX}{figure}").as_str()),
+                "{figure}"
+            );
+        }
+    }
 
     #[test]
     fn the_format_is_the_one_that_is_asked_for() {

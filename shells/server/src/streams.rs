@@ -90,6 +90,7 @@ impl Streams {
         // The limits say which parts this shell has.
         settings.limits.cold = effect_queue.has_store();
         settings.limits.registry = true;
+        settings.limits.metrics = true;
         settings.limits.index = false;
         let traffic = Mutex::new(Traffic::new(
             platform.now(),
