@@ -25,6 +25,8 @@ const { outputFiles } = await build({
   jsxImportSource: "preact",
   loader: { ".svg": "copy" },
   legalComments: "none",
+  // Only `cargo xtask dev` names a report.
+  define: { SIMULATION_REPORT: JSON.stringify(process.env.SIMULATION_REPORT ?? "") },
   logLevel: "warning",
 });
 

@@ -25,6 +25,9 @@ import { streamList } from "./streams/list";
 import { readableName, streamPage } from "./streams/names";
 import { presence } from "./streams/presence";
 
+/** The URL of a simulation's report. The build sets it, in development only. */
+declare const SIMULATION_REPORT: string;
+
 /** How many streams the navigation lists. The page about streams has all of them. */
 const listedMax = 100;
 
@@ -109,6 +112,11 @@ function Navigation({ place }: { place: Place }) {
         <div class="side-foot">
           <PresenceSwitch />
           <TokenButton />
+          {SIMULATION_REPORT !== "" && (
+            <a class="simulation" href={SIMULATION_REPORT} target="_blank" rel="noreferrer">
+              Simulation
+            </a>
+          )}
         </div>
       </div>
     </header>

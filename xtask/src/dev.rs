@@ -6,21 +6,25 @@ use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(200);
 /// How many times wrangler is checked after it was asked to end, before its processes are killed.
 const GRACE_POLLS: u32 = 25;
 const STATE: &str = ".wrangler/state";
+/// The admin page with a link to a report. No deployment has this directory.
+const LINKED_PAGE: &str = "target/admin-development";
 
-pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
+pub(crate) fn serve(project: &Project, port: u16, report: Option<&Path>) -> Result<ExitCode> {
     // wrangler would silently take another port.
     if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         bail!("port {port} cannot be used: {error}");
@@ -41,6 +45,9 @@ pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
         .env("CI", "true")
         .stdin(Stdio::null()))?;
 
+    let assets = report
+        .map(|report| link_report(project, report))
+        .transpose()?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let handler = Arc::clone(&interrupted);
     ctrlc::set_handler(move || handler.store(true, Ordering::SeqCst))?;
@@ -59,6 +66,7 @@ pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
             "--persist-to",
             STATE,
         ])
+        .args(assets.iter().flat_map(|assets| ["--assets", assets]))
         .stdin(Stdio::null())
         .process_group(0)
         .spawn()
@@ -79,6 +87,42 @@ pub(crate) fn serve(project: &Project, port: u16) -> Result<ExitCode> {
         }
         sleep(POLL);
     }
+}
+
+/// Serves a report to this machine, and builds an admin page that links to it. Returns the
+/// directory of that page. The report has a port of its own, because the policy of the admin page
+/// allows no scripts within a page.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "threads are forbidden where simulations run"
+)]
+fn link_report(project: &Project, report: &Path) -> Result<&'static str> {
+    let page = fs::read(report).with_context(|| format!("cannot read {}", report.display()))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let url = format!("http://{}/", listener.local_addr()?);
+    page::build_linked(project, &project.path(LINKED_PAGE), &url)?;
+    println!("The report {} is at {url}", report.display());
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            // The browser may have gone.
+            drop(answer(connection, &page));
+        }
+    });
+    Ok(LINKED_PAGE)
+}
+
+/// Answers every request with a page.
+fn answer(mut connection: TcpStream, page: &[u8]) -> io::Result<()> {
+    connection.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut head = [0; 4096];
+    let _ = connection.read(&mut head)?;
+    let length = page.len();
+    write!(
+        connection,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\
+         Cache-Control: no-store\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )?;
+    connection.write_all(page)
 }
 
 fn announce(port: u16) {

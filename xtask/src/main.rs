@@ -64,6 +64,9 @@ enum Command {
     Dev {
         #[arg(long, default_value_t = 8787)]
         port: u16,
+        /// A page of `cargo sim report`, to which the admin page links
+        #[arg(long)]
+        report: Option<PathBuf>,
     },
     /// Run the protocol's conformance suite
     Conformance {
@@ -258,7 +261,7 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         Command::Build { shell, features } => {
             shell.build(project, features).map(|()| ExitCode::SUCCESS)
         }
-        Command::Dev { port } => dev::serve(project, port),
+        Command::Dev { port, report } => dev::serve(project, port, report.as_deref()),
         Command::Conformance {
             shell,
             url,

@@ -46,6 +46,15 @@ pub(crate) fn build(project: &Project) -> Result<()> {
     Ok(())
 }
 
+/// Builds a page with a link to the report of a simulation.
+pub(crate) fn build_linked(project: &Project, output: &Path, report: &str) -> Result<()> {
+    run(project
+        .command("node")
+        .arg("admin/build.mjs")
+        .arg(output)
+        .env("SIMULATION_REPORT", report))
+}
+
 fn newest_source(project: &Project) -> Result<SystemTime> {
     let mut newest = SystemTime::UNIX_EPOCH;
     for source in SOURCES {
