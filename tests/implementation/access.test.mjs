@@ -1,9 +1,11 @@
 // Cloudflare Access lets operators use the admin API (docs/admin-api.md).
 
+import { readFile } from "node:fs/promises";
+import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { Key, startTeam } from "../harness/access.mjs";
 import { request } from "../harness/http.mjs";
-import { shell, startServer } from "../harness/server.mjs";
+import { repositoryRoot, shell, startServer } from "../harness/server.mjs";
 import { freshName } from "../harness/stream.mjs";
 
 /** Starts a team, and a server that trusts it. */
@@ -121,6 +123,15 @@ describe.runIf(shell === "worker")("on Cloudflare", () => {
     expect((await ask({ Authorization: "Bearer secret" })).status).toBe(200);
     expect((await ask({ Authorization: "Bearer wrong", ...assertion })).status).toBe(401);
     expect((await ask({})).status).toBe(401);
+  });
+
+  test("only the bundle of the tests has another place for what is on the internet", async () => {
+    const has = async (bundle) => {
+      const code = await readFile(path.join(repositoryRoot, "target", bundle, "index_bg.wasm"));
+      return ["TEST_ACCESS_KEYS_URL", "TEST_ANALYTICS_URL"].map((name) => code.includes(name));
+    };
+    expect(await has("worker-test")).toEqual([true, true]);
+    expect(await has("worker")).toEqual([false, false]);
   });
 
   test.each([

@@ -225,3 +225,34 @@ describe.runIf(shell === "worker")("questions", () => {
     expect((await ask("/hot")).status).toBe(503);
   });
 });
+
+describe.runIf(shell === "server")("on one machine", () => {
+  test("Prometheus counts the events of streams, their messages and bytes", async () => {
+    const server = await startServer();
+    onTestFinished(() => server.stop());
+    const value = async (name) => {
+      const { text } = await request(server.url, "/metrics");
+      const line = text.split("\n").find((each) => each.startsWith(`durable_streams_${name} `));
+      return line === undefined ? undefined : Number(line.split(" ").at(-1));
+    };
+    const event = (kind) => value(`events_total{event="${kind}"}`);
+    expect(await event("expire")).toBe(0);
+    const stream = await Stream.create(server.url, { contentType: "application/json" });
+    await eventually("the registry has the stream", async () => (await event("append")) === 1);
+    const messages = await value("appended_messages_total");
+    const bytes = await value("appended_bytes_total");
+    // The first event of the registry finds no stream there.
+    const refused = await event("refuse");
+    await stream.append("[1,22]");
+    await stream.get();
+    await stream.append("{");
+    await stream.close();
+    await stream.append("1");
+    await stream.delete();
+    await eventually("the registry has the end", async () => (await event("append")) === 3);
+    expect(await value("appended_messages_total")).toBe(messages + 3);
+    expect(await value("appended_bytes_total")).toBeGreaterThan(bytes + 3);
+    const kinds = ["read", "close", "delete", "refuse"];
+    expect(await Promise.all(kinds.map(event))).toEqual([1, 1, 1, refused + 2]);
+  });
+});
