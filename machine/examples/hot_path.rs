@@ -46,6 +46,7 @@ impl Shell {
             now: self.now,
             storage: &self.rows,
             subscribers: &|_incarnation| Ok(0),
+            entropy: &|| [0; 32],
         };
         let input = Input::Call {
             id: CallId(0),

@@ -62,6 +62,7 @@ impl Shell {
             now: Millis(1_800_000_000_000),
             storage: &self.rows,
             subscribers: &|_incarnation| Ok(0),
+            entropy: &|| [0; 32],
         };
         let turn = self.stream.step(&context, input)?;
         for write in &turn.writes {

@@ -45,7 +45,9 @@ impl AppendQueue {
             | Call::Read(_)
             | Call::Delete(_)
             | Call::Fork(_)
-            | Call::Admin(_)) => {
+            | Call::Admin(_)
+            | Call::Link(_)
+            | Call::Control(_)) => {
                 return Arrival::Runs(Input::Call { id, call });
             }
         };

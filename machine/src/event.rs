@@ -123,11 +123,11 @@ impl Asked {
     pub(crate) const fn of(input: &Input) -> Option<Self> {
         Some(match input {
             Input::Call { call, .. } => match call {
-                Call::Admin(_) => return None,
+                Call::Admin(_) | Call::Control(_) => return None,
                 Call::Append(_) => Self::Appends,
                 Call::Delete(_) => Self::Delete,
                 Call::Read(_) => Self::Read,
-                Call::Create(_) | Call::Metadata | Call::Fork(_) => Self::Other,
+                Call::Create(_) | Call::Metadata | Call::Fork(_) | Call::Link(_) => Self::Other,
             },
             Input::Appends(_) => Self::Appends,
             Input::Continue { .. } => Self::Read,

@@ -60,7 +60,13 @@
 //!     let Ok(Parsed::Whole(call)) = request::parse(head, &limits) else { unreachable!() };
 //!
 //!     let subscribers = |_incarnation| Ok(0);
-//!     let context = Context { now, storage: &rows, subscribers: &subscribers };
+//!     let entropy = || [0; 32];
+//!     let context = Context {
+//!         now,
+//!         storage: &rows,
+//!         subscribers: &subscribers,
+//!         entropy: &entropy,
+//!     };
 //!     let turn = stream.step(&context, Input::Call { id: CallId(0), call })?;
 //!
 //!     // First the rows and the alarm, in one transaction; then the effects.
@@ -92,11 +98,13 @@
 pub mod admin;
 mod append_queue;
 mod backoff;
+mod control;
 mod event;
 mod frames;
 mod limits;
 pub mod live_reader;
 mod manifest;
+mod object;
 mod offset;
 pub mod outbox;
 mod plan;
@@ -105,6 +113,7 @@ pub mod router;
 pub mod segment;
 mod storage;
 mod stream;
+mod subscription;
 pub mod table;
 mod timer;
 mod turn;
@@ -116,6 +125,7 @@ pub use append_queue::{AppendQueue, Arrival};
 pub use event::{Event, EventKind, Events};
 pub use frames::Frames;
 pub use limits::Limits;
+pub use object::{ControlObject, Object};
 pub use offset::{Offset, OffsetError};
 pub use plan::{
     BodyWriter, ColdPart, CorruptionError, Fetch, HotPart, Lead, Part, Plan, Rest, Shape, Span,
@@ -127,11 +137,13 @@ pub use storage::rows::{self, Write};
 pub use storage::sql;
 pub use storage::{Guarded, Storage, StorageError};
 pub use stream::Stream;
+pub use subscription::webhook_url::is_public;
 pub use timer::{Timer, TimerReason};
 pub use turn::{
     AlarmChange, Appended, Broadcast, CallId, CallOutcome, Class, Context, Effect, EffectId, Input,
-    Millis, StreamEnd, Subscriber, Turn,
+    Millis, StreamEnd, Subscriber, Turn, Webhook,
 };
 pub use wire::answer::{Answer, Body};
+pub use wire::control::{ControlCall, LinkCall};
 pub use wire::fork::{ForkCall, ForkRequest};
 pub use wire::request::{Append, Call};

@@ -177,6 +177,59 @@ limits_table! {
     preflight_max_age_s: u64 = 86_400, Seconds, (0, HTTP_AGE_MAX_S);
     /// `Retry-After` of an answer that asks the client to retry.
     retry_after_s: u64 = 1, Seconds, (1, 3_600);
+    /// Longest pattern of a subscription, with what is not printable ASCII percent-encoded.
+    pattern_bytes_max: u64 = 1_024, Bytes, (1, TEXT_BYTES_MAX);
+    /// How often a pattern of a subscription may have `**`.
+    pattern_double_stars_max: u64 = 4, Count, (0, 1_000);
+    /// Longest URL of a webhook.
+    webhook_url_bytes_max: u64 = 2_048, Bytes, (1, TEXT_BYTES_MAX);
+    /// How far the times of a receiver and of a webhook's signature may differ (protocol 6.5). A
+    /// public key stays published for this long after its last signature.
+    webhook_replay_window_ms: u64 = 300_000, Milliseconds, (0, DAY_MS);
+    /// `max-age` of the public keys. A key is published this long before it signs.
+    jwks_max_age_s: u64 = 300, Seconds, (0, 86_400);
+    /// How long a key signs webhooks before the next one does.
+    signing_key_ms: u64 = 30 * DAY_MS, Milliseconds, (1, 10 * YEAR_MS);
+
+    /// Largest body of a request to a subscription.
+    subscription_bytes_max: u64 = 1 << 20, Bytes, (1, 16 << 20);
+    /// Most streams of one subscription.
+    subscription_links_max: u64 = 10_000, Count, (1, 1_000_000), "SUBSCRIPTION_STREAMS_MAX";
+    /// Most subscriptions of one stream.
+    stream_links_max: u64 = 10_000, Count, (1, 1_000_000), "STREAM_SUBSCRIPTIONS_MAX";
+    /// Longest description of a subscription.
+    description_bytes_max: u64 = 4 << 10, Bytes, (0, 64 << 10);
+    /// Lease of a subscription that names none (protocol 6.2).
+    lease_ms_default: u64 = 30_000, Milliseconds, (1, DAY_MS);
+    /// Shortest lease that a subscription may name.
+    lease_ms_min: u64 = 1_000, Milliseconds, (1, DAY_MS);
+    /// Longest lease that a subscription may name.
+    lease_ms_max: u64 = 600_000, Milliseconds, (1, DAY_MS);
+    /// How long a token of a wake is valid, and how long a deleted subscription is remembered.
+    token_ms: u64 = 3_600_000, Milliseconds, (1, YEAR_MS);
+    /// Longest wait for the answer to a webhook. A shorter lease shortens it.
+    webhook_time_ms: u64 = 30_000, Milliseconds, (1, DAY_MS), "WEBHOOK_TIMEOUT_MS";
+    /// How long after that a webhook counts as lost if the shell has not said how it ended.
+    webhook_grace_ms: u64 = 5_000, Milliseconds, (1, DAY_MS);
+    /// Largest answer to a webhook that is read.
+    webhook_answer_bytes_max: u64 = 64 << 10, Bytes, (0, 1 << 20);
+    /// Pause before the first retry of a webhook. It doubles with each further failure.
+    webhook_retry_base_ms: u64 = 1_000, Milliseconds, (1, DAY_MS);
+    /// Longest pause before any retry of a webhook.
+    webhook_retry_ms_max: u64 = 60_000, Milliseconds, (1, DAY_MS);
+    /// Most streams without pending events in the body of a webhook.
+    webhook_streams_max: u64 = 100, Count, (0, 1_000_000);
+    /// Most streams that are asked for their tails before a request of a worker is answered.
+    asks_max: u64 = 100, Count, (1, 10_000);
+    /// Longest wait for their answers.
+    ask_time_ms: u64 = 5_000, Milliseconds, (1, DAY_MS);
+    /// Most streams in one page of the directory.
+    directory_page_max: u64 = 500, Count, (1, 10_000);
+    /// Most calls of subscriptions that a stream has in flight.
+    link_calls_max: u64 = 50, Count, (1, 10_000);
+    /// Time after which a stream checks that its subscriptions know of an append, in case that it
+    /// was interrupted.
+    link_check_ms: u64 = 60_000, Milliseconds, (1, DAY_MS);
     /// Longest token of Cloudflare Access.
     access_token_bytes_max: u64 = 16 << 10, Bytes, (1, TEXT_BYTES_MAX);
     /// How far the clock of Cloudflare Access may be from that of the Worker.
@@ -195,6 +248,10 @@ limits_table! {
         registry: bool = false;
         /// Whether streams list themselves and their segments in the admin index.
         index: bool = false;
+        /// Whether streams list themselves in the directory, so that patterns find them.
+        subscriptions: bool = false;
+        /// Whether webhooks may go to this machine, also without TLS. For tests and development.
+        webhook_loopback: bool = false;
         /// Whether turns tell their events.
         metrics: bool = false;
     }

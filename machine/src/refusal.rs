@@ -62,6 +62,41 @@ pub enum Refusal {
     /// 404: the path belongs to control APIs.
     #[error("paths below __ds are reserved for control APIs")]
     Reserved,
+    /// 400: a request to a subscription (protocol 6 and 7).
+    #[error("{0}")]
+    InvalidRequest(&'static str),
+    /// 400: the URL of a webhook (protocol 12.8).
+    #[error("the webhook URL is refused: {0}")]
+    WebhookUrl(String),
+    /// 401: a callback, an ack or a release without the token of the wake (protocol 7.3).
+    #[error("the token is missing or not valid for this subscription")]
+    TokenInvalid,
+    /// 401: the token of the wake is too old.
+    #[error("the token has expired")]
+    TokenExpired,
+    /// 404: there is no subscription of this id, or nothing at this path below `__ds`.
+    #[error("the subscription does not exist")]
+    SubscriptionNotFound,
+    /// 409: the subscription exists with another configuration (protocol 6.2).
+    #[error("the subscription exists with another configuration")]
+    SubscriptionExists,
+    /// 409: the request belongs to another wake than the one in flight (protocol 7.3).
+    #[error("the wake is no longer in flight")]
+    Fenced,
+    /// 409: another worker holds the wake (protocol 7.2).
+    #[error("the wake is claimed")]
+    AlreadyClaimed {
+        /// The worker.
+        holder: String,
+        /// The number of the wake.
+        generation: u64,
+    },
+    /// 409: there is nothing to claim (protocol 7.2).
+    #[error("nothing is pending")]
+    NoPendingWork,
+    /// 409: an offset that is acknowledged (protocol 7.1).
+    #[error("{0}")]
+    InvalidOffset(&'static str),
     /// 501: an optional part of the protocol that this server leaves out.
     #[error("{0} are not supported by this server")]
     NotSupported(&'static str),
@@ -185,6 +220,16 @@ impl Refusal {
             Self::InUse => (409, "stream_in_use"),
             Self::PathNotFound => (404, "not_found"),
             Self::Reserved => (404, "reserved"),
+            Self::InvalidRequest(_) => (400, "INVALID_REQUEST"),
+            Self::WebhookUrl(_) => (400, "WEBHOOK_URL_REJECTED"),
+            Self::TokenInvalid => (401, "TOKEN_INVALID"),
+            Self::TokenExpired => (401, "TOKEN_EXPIRED"),
+            Self::SubscriptionNotFound => (404, "SUBSCRIPTION_NOT_FOUND"),
+            Self::SubscriptionExists => (409, "SUBSCRIPTION_ALREADY_EXISTS"),
+            Self::Fenced => (409, "FENCED"),
+            Self::AlreadyClaimed { .. } => (409, "ALREADY_CLAIMED"),
+            Self::NoPendingWork => (409, "NO_PENDING_WORK"),
+            Self::InvalidOffset(_) => (409, "INVALID_OFFSET"),
             Self::MethodNotAllowed { .. } => (405, "method_not_allowed"),
             Self::Closed { .. } => (409, "stream_closed"),
             Self::Exists { .. } => (409, "stream_exists"),

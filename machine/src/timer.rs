@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::Millis;
+use crate::{Limits, Millis};
 
 /// Why a stream needs a step without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +21,17 @@ pub enum TimerReason {
     Fork,
     /// A stored queue of the outbox gets its turn in memory.
     Rotation,
+    /// A subscription may not know of the tail of a stream.
+    Link,
+    /// A client of a subscription has waited for too long, or a call that is no task counts as
+    /// lost.
+    Answer,
+    /// The lease of a wake ends (protocol 7.3).
+    Lease,
+    /// A webhook is delivered, or its key is fetched.
+    Attempt,
+    /// A deleted subscription is forgotten.
+    Tombstone,
 }
 
 /// One entry of the table: the stream needs a step at this time or later.
@@ -41,6 +52,37 @@ impl TimerReason {
     }
 }
 
+/// Returns the time to set the alarm for, if it must be set: when none is set, when it must come
+/// earlier, or when it seems to be lost. It is never moved later, because an alarm that comes early
+/// finds nothing due and is set anew. `set` is the alarm that is set, and `fired` the one that the
+/// step handles.
+pub(crate) fn alarm_for(
+    set: Option<Millis>,
+    timer: Timer,
+    fired: Option<Millis>,
+    now: Millis,
+    limits: &Limits,
+) -> Option<Millis> {
+    let wanted = timer.at;
+    let set = set.filter(|at| at.plus(limits.alarm_grace_ms) >= now);
+    // The platform's clock may be ahead of ours. An alarm for a time that has already passed on its
+    // clock would fire at once, in a loop. An alarm that fired long before its time tells nothing
+    // about the clocks.
+    let ahead = now.plus(limits.clock_skew_ms_max);
+    let fired = fired.filter(|fired| wanted <= *fired && *fired <= ahead);
+    let passed = fired.map_or(now, |fired| fired.max(now));
+    let at = wanted.max(passed.plus(limits.alarm_delay_ms_min));
+    if set.is_some_and(|set| set <= at) {
+        return None;
+    }
+    assert!(
+        at >= now.plus(limits.alarm_delay_ms_min),
+        "an alarm leaves time for other work"
+    );
+    assert!(at >= wanted, "an alarm does not come before its timer");
+    Some(at)
+}
+
 impl fmt::Display for TimerReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
@@ -51,6 +93,11 @@ impl fmt::Display for TimerReason {
             Self::Reply => "reply",
             Self::Fork => "fork",
             Self::Rotation => "rotation",
+            Self::Link => "link",
+            Self::Answer => "answer",
+            Self::Lease => "lease",
+            Self::Attempt => "attempt",
+            Self::Tombstone => "tombstone",
         })
     }
 }

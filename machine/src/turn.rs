@@ -62,6 +62,9 @@ pub struct Context<'a> {
     /// Counts the readers that are attached at the tail of an incarnation. Asked only when a TTL
     /// has run out.
     pub subscribers: &'a dyn Fn(rows::Incarnation) -> Result<u64, StorageError>,
+    /// Returns random bytes that nobody can guess, each time others. Asked only when a
+    /// subscription or a key is created.
+    pub entropy: &'a dyn Fn() -> [u8; 32],
 }
 
 /// What can happen to a stream.
@@ -108,7 +111,7 @@ pub enum Input {
         /// Whether all objects are known to be deleted.
         done: bool,
     },
-    /// An [`Effect::Call`] has ended.
+    /// An [`Effect::Call`] or an [`Effect::Webhook`] has ended.
     CallFinished {
         /// The call.
         effect: EffectId,
@@ -143,10 +146,14 @@ impl Input {
     /// Returns whether it asks for what is stored, and changes nothing. Its turn may still write: a
     /// use of a stream with a TTL is stored, and an expired stream is removed.
     #[must_use]
-    pub const fn only_reads(&self) -> bool {
+    pub fn only_reads(&self) -> bool {
         match self {
             Self::Call {
                 call: Call::Admin(call),
+                ..
+            } => call.only_reads(),
+            Self::Call {
+                call: Call::Control(call),
                 ..
             } => call.only_reads(),
             Self::Continue { .. }
@@ -159,6 +166,10 @@ impl Input {
             } => true,
             Self::Call {
                 call: Call::Create(_) | Call::Append(_) | Call::Delete(_) | Call::Fork(_),
+                ..
+            }
+            | Self::Call {
+                call: Call::Link(_),
                 ..
             }
             | Self::Appends(_)
@@ -293,6 +304,31 @@ pub enum Effect {
         /// The statements, in order.
         statements: Vec<outbox::Statement>,
     },
+    /// Send a webhook in the background, and report with [`Input::CallFinished`].
+    Webhook {
+        /// Names the request in its report.
+        effect: EffectId,
+        /// The request.
+        webhook: Webhook,
+    },
+}
+
+/// A POST to a receiver outside (protocol 7.1). The shell follows no redirect, gives up after
+/// `time_ms`, and reads no more than `answer_bytes_max` of the answer. A shell that resolves the
+/// host itself refuses addresses that are not [`is_public`](crate::is_public), and connects to the
+/// address that it has checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// Where to send it.
+    pub url: String,
+    /// Names and values, in order.
+    pub headers: Vec<(&'static str, String)>,
+    /// The whole body.
+    pub body: String,
+    /// The time limit of the whole request.
+    pub time_ms: u64,
+    /// Bytes of the answer that matter. A longer answer counts as one without a body.
+    pub answer_bytes_max: u64,
 }
 
 /// The kind of a live read (protocol 5.7, 5.8).

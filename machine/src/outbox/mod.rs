@@ -79,10 +79,20 @@ impl Outbox {
             ..Self::default()
         };
         for what in implied {
-            if outbox.has_table {
-                outbox.load_queue(&what.queue(), storage, limits)?;
+            let queue = what.queue();
+            if outbox.has_table && !outbox.queues.contains_key(&queue) {
+                outbox.load_queue(&queue, storage, limits)?;
             }
-            outbox.add_implied(what);
+            let stored = outbox.queues.get(&queue);
+            let mut stored = stored.into_iter().flat_map(|state| &state.tasks);
+            // It can be behind more tasks than are held in memory.
+            let is_last = outbox.has_table
+                && storage
+                    .last_task(&queue)?
+                    .is_some_and(|last| last.what == what);
+            if !is_last && !stored.any(|task| task.what == what) {
+                outbox.add_implied(what);
+            }
         }
         if outbox.has_table {
             for queue in [Queue::Index, Queue::Purge] {
@@ -135,6 +145,32 @@ impl Outbox {
             failures: 0,
             what,
         });
+    }
+
+    /// Returns whether the stream's row stands for this task, which has no row of its own.
+    pub(crate) fn is_implied(&self, what: &TaskKind) -> bool {
+        let state = self.queues.get(&what.queue());
+        state.is_some_and(|state| {
+            state.is_implied && state.tasks.front().is_some_and(|first| first.what == *what)
+        })
+    }
+
+    /// Returns the name of the object that this effect of the outbox calls.
+    pub(crate) fn receiver(&self, effect: EffectId) -> Option<&str> {
+        let mut queues = self.queues.iter();
+        let is_it = |state: &QueueState| state.in_flight.as_ref().is_some_and(|it| it.id == effect);
+        match queues.find(|(_, state)| is_it(state))?.0 {
+            Queue::Call(name) => Some(name),
+            Queue::Index | Queue::Purge | Queue::Segments => None,
+        }
+    }
+
+    /// Returns the first task that this effect of the outbox carries out.
+    pub(crate) fn task(&self, effect: EffectId) -> Option<&TaskKind> {
+        let mut queues = self.queues.values();
+        let is_it =
+            |state: &&QueueState| state.in_flight.as_ref().is_some_and(|it| it.id == effect);
+        queues.find(is_it)?.tasks.front().map(|task| &task.what)
     }
 
     /// Gives the implied task of this queue its own row, because the stream's row is removed.

@@ -8,10 +8,11 @@ pub mod page;
 pub mod settings;
 pub mod target;
 
+use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use crate::wire::request::{self, RequestHead};
-use crate::wire::{CacheMode, header, internal_headers};
+use crate::wire::{CacheMode, control, header, internal_headers};
 use crate::{Answer, Limits, Refusal};
 pub use cors::Origins;
 pub use edge_cache::{EdgeCache, may_keep};
@@ -45,6 +46,8 @@ pub struct ToStream {
     /// Whether to add CORS headers to the answer. The object adds those that do not depend on the
     /// origin.
     pub needs_cors: bool,
+    /// Whether the operator has set the origin that clients use.
+    pub has_public_origin: bool,
 }
 
 impl ToStream {
@@ -65,6 +68,7 @@ impl ToStream {
             }
             internal_headers::UPGRADE => self.live.then_some("websocket"),
             internal_headers::TIMING => self.timing.then_some("1"),
+            internal_headers::PUBLIC_ORIGIN => self.has_public_origin.then_some("1"),
             _ => None,
         }
     }
@@ -125,12 +129,12 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
     if head.method == "OPTIONS" {
         return preflight();
     }
+    if is_control(id) {
+        return control_route(head, id, is_admitted, settings);
+    }
     // Authorize before any check that reveals something about the stream.
     authorize(head, settings)?;
     let name = name::canonical(id, &settings.limits)?;
-    if is_reserved(&name) {
-        return Err(Refusal::Reserved.into());
-    }
     let writes = matches!(head.method, "PUT" | "POST" | "DELETE");
     if writes && name::is_registry(&name) {
         return Err(Refusal::Forbidden("the registry is written by the server alone").into());
@@ -155,7 +159,39 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
         edge_cache: edge_cache::of(head, &name, settings),
         timing,
         needs_cors: !settings.cors_origins.are_any() || (head.method == "POST" && origin.is_some()),
+        has_public_origin: settings.public_url.is_some(),
         name,
+    })
+}
+
+/// Routes a request below `__ds` (protocol 6).
+fn control_route(
+    head: RequestHead<'_>,
+    rest: &str,
+    is_admitted: bool,
+    settings: &Settings,
+) -> Result<ToStream, Rejected> {
+    if !settings.limits.subscriptions {
+        return Err(Refusal::NotSupported("subscriptions").into());
+    }
+    let target = control::target(head.method, rest, &settings.limits);
+    if !target.as_ref().is_ok_and(|target| target.is_exempt) {
+        authorize(head, settings)?;
+    }
+    let target = target?;
+    if !matches!(head.method, "GET" | "HEAD") && !is_admitted {
+        return Err(Refusal::Forbidden("pages of this origin may not write here").into());
+    }
+    request::check_codings(head)?;
+    request::refuse_announced(head, &settings.limits)?;
+    Ok(ToStream {
+        name: target.object,
+        live: false,
+        cache_mode: CacheMode::default(),
+        edge_cache: EdgeCache::Unused,
+        timing: settings.debug_timing || request::asks_for_timing(head),
+        needs_cors: !settings.cors_origins.are_any() || head.method == "POST",
+        has_public_origin: settings.public_url.is_some(),
     })
 }
 
@@ -164,9 +200,21 @@ pub(crate) fn stream_name(target: &str, limits: &Limits) -> Result<String, Refus
     name::canonical(stream_id(target)?, limits)
 }
 
+/// Returns whether the path behind the prefix of streams belongs to control APIs (protocol 6).
+fn is_control(id: &str) -> bool {
+    let first = id.split('/').next().expect("a split has at least one part");
+    percent_decode_str(first).eq(name::CONTROL_PREFIX.bytes())
+}
+
 /// Returns whether the name belongs to control APIs (protocol 6).
 pub(crate) fn is_reserved(name: &str) -> bool {
     name.split('/').next() == Some(name::CONTROL_PREFIX)
+}
+
+/// Returns the path of a request's target behind the prefix of streams, if it belongs to control
+/// APIs.
+pub(crate) fn control_rest(target: &str) -> Option<&str> {
+    stream_id(target).ok().filter(|id| is_control(id))
 }
 
 /// Returns whether the target is one to which streams send their registry events.
@@ -254,7 +302,19 @@ mod tests {
             ("GET", "/v2/stream/a", 404),
             ("OPTIONS", "/v1/stream/a", 204),
             ("PATCH", "/v1/stream/a", 405),
-            ("GET", "/v1/stream/__ds/subscriptions/x", 404),
+            ("GET", "/v1/stream/__ds/subscriptions/x", 0),
+            ("GET", "/v1/stream/%5F_ds/subscriptions/x", 0),
+            ("GET", "/v1/stream/__ds/jwks.json", 0),
+            ("POST", "/v1/stream/__ds/jwks.json", 405),
+            ("POST", "/v1/stream/__ds/subscriptions/x", 405),
+            ("GET", "/v1/stream/__ds/subscriptions/x/claim", 405),
+            ("PUT", "/v1/stream/__ds/subscriptions/%zz", 400),
+            ("PUT", "/v1/stream/__ds/subscriptions/", 404),
+            ("GET", "/v1/stream/__ds", 404),
+            ("GET", "/v1/stream/__ds/keys", 404),
+            ("PATCH", "/v1/stream/__ds/keys", 404),
+            ("PATCH", "/v1/stream/__ds/directory/1", 404),
+            ("PATCH", "/v1/stream/__ds/subscriptions/x", 405),
             ("GET", "/v1/stream/__dsx", 0),
             ("GET", "/v1/stream/__registry__", 0),
             ("POST", "/v1/stream/__registry__", 403),
@@ -365,6 +425,7 @@ mod tests {
             edge_cache: EdgeCache::Unused,
             timing,
             needs_cors: false,
+            has_public_origin: false,
         };
         let all = to(CacheMode::Shared, true, true);
         let none = to(CacheMode::Private, false, false);

@@ -62,7 +62,10 @@ pub enum SettingError {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            limits: Limits::DEFAULT,
+            limits: Limits {
+                subscriptions: true,
+                ..Limits::DEFAULT
+            },
             auth_token: None,
             admin_token: None,
             admin_open: false,
@@ -80,7 +83,7 @@ impl Default for Settings {
 const LABEL_BYTES_MAX: usize = 63;
 
 /// The settings that are no numbers.
-const TEXTS: [Text; 11] = [
+const TEXTS: [Text; 13] = [
     Text {
         name: "CACHE_MODE",
         place: Place::Both,
@@ -189,6 +192,27 @@ const TEXTS: [Text; 11] = [
         help: "Whether every answer has `Server-Timing`. A single request asks for it with \
                `X-Debug-Timing: 1`.",
     },
+    Text {
+        name: "SUBSCRIPTIONS",
+        place: Place::Both,
+        value: Value::Choice {
+            options: &["0", "1"],
+            default: "1",
+        },
+        help: "Whether there are subscriptions (`docs/subscriptions.md`). Without them, the \
+               creation and the end of a stream cost a call less.",
+    },
+    Text {
+        name: "WEBHOOK_ALLOW_LOOPBACK",
+        place: Place::Both,
+        value: Value::Choice {
+            options: &["0", "1"],
+            default: "0",
+        },
+        help: "Whether webhooks may go to the machine itself (`localhost`, `127.0.0.1`, `[::1]`), \
+               also by http. For tests and development: whoever creates subscriptions then reaches \
+               what listens there.",
+    },
 ];
 
 struct Text {
@@ -279,6 +303,11 @@ impl Settings {
             Some(value) => Err(bad(name, "0 or 1", value.to_owned())),
         };
         let (debug_timing, admin_open) = (flag("DEBUG_TIMING")?, flag("ADMIN_OPEN")?);
+        limits.webhook_loopback = flag("WEBHOOK_ALLOW_LOOPBACK")?;
+        limits.subscriptions = match variable("SUBSCRIPTIONS") {
+            None => true,
+            Some(_) => flag("SUBSCRIPTIONS")?,
+        };
         let access = access(variable("ACCESS_TEAM"), variable("ACCESS_AUD"))?;
         let analytics = analytics(variable("CF_ACCOUNT_ID"), metrics_token)?;
         let public_url = variable("PUBLIC_URL").map(public_url).transpose()?;
@@ -446,6 +475,8 @@ mod tests {
             ("CACHE_MODE", "public"),
             ("DEBUG_TIMING", "yes"),
             ("ADMIN_OPEN", "yes"),
+            ("WEBHOOK_ALLOW_LOOPBACK", "yes"),
+            ("SUBSCRIPTIONS", "no"),
             ("PUBLIC_URL", "streams.example"),
             ("PUBLIC_URL", "https://"),
             ("PUBLIC_URL", "ftp://streams.example"),

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use super::append_ends::take_end;
 use super::port::StorageError;
 use super::rows::{
-    Activity, Closed, Expiry, Former, Incarnation, Layout, Lineage, ManifestRow, MinuteOfRows,
-    OUTBOX_SCHEMA, Pin, ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SCHEMA,
-    SealedSegment, StoredSegment, StreamRow, Sums, Unannounced, WriterColumns,
+    Activity, CONTROL_SCHEMA, Closed, ControlRow, Expiry, Former, Incarnation, Layout, Lineage,
+    ManifestRow, MinuteOfRows, OUTBOX_SCHEMA, Pin, ProducerStamp, ProducerState, RowAppends,
+    RowKey, RowMeta, SCHEMA, SealedSegment, StoredSegment, StreamRow, Sums, Unannounced,
+    WriterColumns,
 };
 use super::sql::{
-    Columns, FORMER, OLDER_TASKS, REGISTERED, SCHEMA_OF_OUTBOX, SCHEMA_OF_STREAM, SHARD_SHIFT,
-    TABLES, UNANNOUNCED_INDEX, UNANNOUNCED_REGISTRY,
+    Columns, FORMER, LISTED, OLDER_TASKS, REGISTERED, SCHEMA_OF_CONTROL, SCHEMA_OF_OUTBOX,
+    SCHEMA_OF_STREAM, SHARD_SHIFT, TABLES, UNANNOUNCED_INDEX, UNANNOUNCED_REGISTRY,
 };
 use crate::Millis;
 use crate::outbox::registry;
@@ -36,9 +37,10 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
         },
     };
     let closed = required(row.integer(14)?)? != 0;
-    // Most streams have neither.
-    let lines = row.text(18)?.unwrap_or_default();
-    let (lineage, activity) = lines.split_once('\n').unwrap_or((&lines, ""));
+    let text = row.text(18)?.unwrap_or_default();
+    let mut lines = text.splitn(3, '\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (lineage, activity, listed) = (line(), line(), line());
     let lineage = match lineage {
         "" => Lineage::default(),
         text => Lineage::from_stored(text)
@@ -54,6 +56,14 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
                 .ok_or_else(|| StorageError("the activity cannot be read".to_owned()))?,
         ),
     };
+    let is_listed = match listed {
+        "" => false,
+        LISTED => true,
+        _ => {
+            let unknown = "what the directory has of the stream cannot be read";
+            return Err(StorageError(unknown.to_owned()));
+        }
+    };
     let registered = required(row.integer(8)?)?;
     Ok(StreamRow {
         incarnation,
@@ -66,6 +76,7 @@ pub fn head(row: &impl Columns) -> Result<StreamRow, StorageError> {
         unannounced: Unannounced {
             registry: registered & UNANNOUNCED_REGISTRY != 0,
             index: registered & UNANNOUNCED_INDEX != 0,
+            directory: !is_listed,
         },
         segment,
         writable: required(row.integer(10)?)? != 0,
@@ -123,6 +134,7 @@ pub fn layout(
     };
     let stream = schema("stream", SCHEMA, SCHEMA_OF_STREAM)?;
     let mut outbox = schema("outbox", OUTBOX_SCHEMA, SCHEMA_OF_OUTBOX)?;
+    let control = schema("control", CONTROL_SCHEMA, SCHEMA_OF_CONTROL)?;
     let has = |table: &str| tables.contains_key(table);
     let mut former = None;
     if stream == Some(0) && (has("hot_a") || has("hot_b")) {
@@ -142,6 +154,7 @@ pub fn layout(
     Ok(Layout {
         stream,
         outbox,
+        control,
         newest_hot,
         oldest_hot,
         has_segments: has("segments"),
@@ -280,6 +293,17 @@ pub fn task(row: &impl Columns) -> Result<Task, StorageError> {
         required(row.integer(3)?)?,
         &required(row.text(4)?)?,
     )
+}
+
+/// Reads a row of [`CONTROL`](super::sql::CONTROL).
+///
+/// # Errors
+/// When the row is not as the machine writes it.
+pub fn control(row: &impl Columns) -> Result<ControlRow, StorageError> {
+    Ok(ControlRow {
+        key: required(row.text(0)?)?,
+        body: required(row.text(1)?)?,
+    })
 }
 
 /// Reads a row of [`RETRIED_SEGMENTS`](super::sql::RETRIED_SEGMENTS).

@@ -7,8 +7,8 @@ use super::port::{Storage, StorageError};
 use bytes::Bytes;
 
 use super::rows::{
-    HotRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, MinutesOfRows, Pin,
-    ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StoredSegment,
+    ControlRow, HotRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, MinutesOfRows,
+    Pin, ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StoredSegment,
     StreamRow, Sums, Write, WriterColumns,
 };
 use crate::Millis;
@@ -29,6 +29,8 @@ pub struct MemoryRows {
     /// Pins of forks, once there is a table for them.
     pins: Option<BTreeMap<Incarnation, Pin>>,
     outbox: Option<BTreeMap<(Queue, u64), Task>>,
+    /// The bodies of the control rows, once there is a table for them.
+    control: Option<BTreeMap<String, String>>,
     is_older: bool,
 }
 
@@ -42,10 +44,10 @@ impl MemoryRows {
     /// Returns whether nothing at all is stored.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.is_freed() && self.outbox.is_none()
+        self.is_freed() && self.outbox.is_none() && self.control.is_none()
     }
 
-    /// Returns whether nothing of a stream is stored. Tasks may be left.
+    /// Returns whether nothing of a stream is stored. Tasks and control rows may be left.
     #[must_use]
     pub fn is_freed(&self) -> bool {
         !self.has_tables
@@ -56,8 +58,12 @@ impl MemoryRows {
             && self.pins.is_none()
     }
 
-    /// Makes the rows count as those of earlier code, until they are upgraded.
+    /// Makes the rows count as those of earlier code, until they are upgraded. Earlier code did not
+    /// tell the directory of the stream.
     pub fn age(&mut self) {
+        if let Some(head) = &mut self.head {
+            head.unannounced.directory = true;
+        }
         self.is_older = !self.is_empty();
     }
 
@@ -99,6 +105,12 @@ impl MemoryRows {
     /// Returns the tasks of the outbox, in order.
     pub fn tasks(&self) -> impl Iterator<Item = &Task> {
         self.outbox.iter().flat_map(BTreeMap::values)
+    }
+
+    /// Returns keys and bodies of the control rows, in order.
+    pub fn control(&self) -> impl Iterator<Item = (&str, &str)> {
+        let rows = self.control.iter().flatten();
+        rows.map(|(key, body)| (key.as_str(), body.as_str()))
     }
 
     /// Returns the hot tables, in order.
@@ -151,6 +163,7 @@ impl MemoryRows {
         let others = [
             self.has_tables,
             self.outbox.is_some(),
+            self.control.is_some(),
             self.manifest.is_some(),
             self.pins.is_some(),
         ];
@@ -294,6 +307,22 @@ impl MemoryRows {
                 Some(outbox) => Err(format!("{} tasks are dropped", outbox.len())),
                 None => Err("there is no table of tasks".to_owned()),
             },
+            Write::CreateControl => free(
+                self.control.replace(BTreeMap::new()).is_none(),
+                "control table",
+            ),
+            Write::PutControl(ControlRow { key, body }) => {
+                self.control_mut()?.insert(key.clone(), body.clone());
+                Ok(())
+            }
+            Write::RemoveControl { key } => {
+                there(self.control_mut()?.remove(key), "control row").map(drop)
+            }
+            Write::DropControl => match self.control.take() {
+                Some(control) if control.is_empty() => Ok(()),
+                Some(control) => Err(format!("{} control rows are dropped", control.len())),
+                None => Err("there is no control table".to_owned()),
+            },
             Write::Upgrade { .. } => {
                 self.is_older = false;
                 Ok(())
@@ -304,6 +333,7 @@ impl MemoryRows {
                 }
                 *self = Self {
                     outbox: self.outbox.take(),
+                    control: self.control.take(),
                     ..Self::default()
                 };
                 Ok(())
@@ -318,6 +348,13 @@ impl MemoryRows {
         if let Some(outbox) = &self.outbox {
             writes.push(Write::CreateOutbox);
             writes.extend(outbox.values().cloned().map(Write::InsertTask));
+        }
+        if let Some(control) = &self.control {
+            writes.push(Write::CreateControl);
+            writes.extend(control.iter().map(|(key, body)| {
+                let (key, body) = (key.clone(), body.clone());
+                Write::PutControl(ControlRow { key, body })
+            }));
         }
         let Some(head) = &self.head else {
             return writes;
@@ -376,6 +413,10 @@ impl MemoryRows {
     fn tasks_mut(&mut self) -> Result<&mut BTreeMap<(Queue, u64), Task>, String> {
         there(self.outbox.as_mut(), "table of tasks")
     }
+
+    fn control_mut(&mut self) -> Result<&mut BTreeMap<String, String>, String> {
+        there(self.control.as_mut(), "control table")
+    }
 }
 
 fn there<T>(found: Option<T>, what: &str) -> Result<T, String> {
@@ -392,11 +433,16 @@ fn free(is_free: bool, what: &str) -> Result<(), String> {
 
 impl Storage for MemoryRows {
     fn layout(&self) -> Result<Layout, StorageError> {
-        let present = Layout::present(self.has_tables, self.outbox.is_some());
+        let present = Layout::present(
+            self.has_tables,
+            self.outbox.is_some(),
+            self.control.is_some(),
+        );
         let age = u64::from(self.is_older);
         Ok(Layout {
             stream: present.stream.map(|schema| schema - age),
             outbox: present.outbox.map(|schema| schema - age),
+            control: present.control.map(|schema| schema - age),
             newest_hot: self.hot.keys().next_back().map(|table| table.segment()),
             oldest_hot: self.hot.keys().next().map(|table| table.segment()),
             has_segments: self.sealed.is_some(),
@@ -508,6 +554,17 @@ impl Storage for MemoryRows {
         Ok(last.map(|(_, task)| task.clone()))
     }
 
+    fn control(&self, from: &str, limit: u64) -> Result<Vec<ControlRow>, StorageError> {
+        let rows = there(self.control.as_ref(), "control table").map_err(StorageError)?;
+        let behind = (Bound::Included(from), Bound::Unbounded);
+        let rows = rows.range::<str, _>(behind).zip(0..limit);
+        let rows = rows.map(|((key, body), _)| ControlRow {
+            key: key.clone(),
+            body: body.clone(),
+        });
+        Ok(rows.collect())
+    }
+
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
         let segments = self.sealed()?.segments.range(from..).zip(0..limit);
         let segments = segments.map(|((_, segment), _)| {
@@ -568,5 +625,109 @@ fn meta(row: &HotRow) -> RowMeta {
         bytes_before: row.bytes_before,
         bytes: row.frames.bytes(),
         at: row.at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Guarded;
+
+    fn put(key: &str, body: &str) -> Write {
+        Write::PutControl(ControlRow {
+            key: key.to_owned(),
+            body: body.to_owned(),
+        })
+    }
+
+    fn remove(key: &str) -> Write {
+        let key = key.to_owned();
+        Write::RemoveControl { key }
+    }
+
+    fn applied(writes: &[Write]) -> MemoryRows {
+        let mut rows = MemoryRows::default();
+        for write in writes {
+            rows.apply(write).expect("the rows take the write");
+        }
+        rows
+    }
+
+    #[test]
+    fn control_rows_are_read_in_the_order_of_the_bytes_of_their_keys() {
+        let writes = [
+            Write::CreateControl,
+            put("b", "1"),
+            put("\u{20ac}", "2"),
+            put("a/b", "3"),
+            put("B", "4"),
+            put("b", "5"),
+            put("a", "6"),
+            remove("a"),
+        ];
+        let rows = applied(&writes);
+        let all = [("B", "4"), ("a/b", "3"), ("b", "5"), ("\u{20ac}", "2")];
+        assert_eq!(rows.control().collect::<Vec<_>>(), all);
+        let from = |from: &str, limit| {
+            let plain = Storage::control(&rows, from, limit).expect("memory can be read");
+            let guarded = Guarded::new(&rows, || Ok(())).control(from, limit);
+            assert_eq!(guarded.expect("memory can be read"), plain);
+            let optional = Some(&rows).control(from, limit);
+            assert_eq!(optional.expect("memory can be read"), plain);
+            let keys = plain.into_iter().map(|row| row.key);
+            keys.collect::<Vec<_>>()
+        };
+        assert_eq!(from("", 9), ["B", "a/b", "b", "\u{20ac}"]);
+        assert_eq!(from("a/b", 2), ["a/b", "b"]);
+        assert_eq!(from("a/c", 1), ["b"]);
+        assert_eq!(from("", 0), [""; 0]);
+        let none = None::<&MemoryRows>.control("", 9);
+        assert_eq!(none.expect("nothing is read"), []);
+        assert_eq!(applied(&rows.as_writes()), rows);
+        let refuses = Guarded::new(&rows, || Err(StorageError("refused".to_owned())));
+        refuses.control("", 9).expect_err("the guard refuses");
+    }
+
+    #[test]
+    fn the_control_table_refuses_what_contradicts_it() {
+        let mut rows = MemoryRows::default();
+        Storage::control(&rows, "", 1).expect_err("there is no table");
+        for early in [put("a", "1"), remove("a"), Write::DropControl] {
+            rows.apply(&early).expect_err("there is no table");
+        }
+        let mut rows = applied(&[Write::CreateControl, put("a", "1")]);
+        for wrong in [Write::CreateControl, remove("b")] {
+            rows.apply(&wrong).expect_err("it contradicts the rows");
+        }
+        let mut rows = applied(&[Write::CreateControl, put("a", "1")]);
+        rows.apply(&Write::DropControl).expect_err("a row is left");
+    }
+
+    #[test]
+    fn control_rows_stay_without_a_stream() {
+        let writes = [
+            Write::CreateControl,
+            put("a", "1"),
+            Write::CreateStreamTable,
+        ];
+        let mut rows = applied(&writes);
+        assert_eq!((rows.is_freed(), rows.table_count()), (false, 2));
+        rows.apply(&Write::DropTables).expect("there are tables");
+        assert!(rows.is_freed() && !rows.is_empty());
+        assert_eq!(rows.control().collect::<Vec<_>>(), [("a", "1")]);
+        let layout = Layout::present(false, false, true);
+        assert_eq!(rows.layout().expect("memory can be read"), layout);
+        assert!(!layout.is_empty() && Layout::default().is_empty());
+        rows.age();
+        let older = rows.layout().expect("memory can be read");
+        assert_eq!(older.schemas().collect::<Vec<_>>(), [(0, 1)]);
+        let now = Millis(1);
+        let upgrade = Write::Upgrade { from: older, now };
+        for write in [upgrade, remove("a"), Write::DropControl] {
+            rows.apply(&write).expect("the rows take the write");
+        }
+        assert!(rows.is_empty());
+        assert!(Write::CreateControl.changes_tables() && Write::DropControl.changes_tables());
+        assert!(!put("a", "1").changes_tables() && !remove("a").changes_tables());
     }
 }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::rows::{
-    HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp, ProducerState,
-    RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
+    ControlRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp,
+    ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
 };
 use crate::Millis;
 use crate::outbox::task::{Queue, Task};
@@ -127,6 +127,13 @@ pub trait Storage {
     /// When the storage cannot be read.
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError>;
 
+    /// Reads the rows of the control table from this key on, at most `limit`, in order of keys.
+    /// Only asked if there is a control table.
+    ///
+    /// # Errors
+    /// When the storage cannot be read.
+    fn control(&self, from: &str, limit: u64) -> Result<Vec<ControlRow>, StorageError>;
+
     /// Reads the sealed segments from this number on, at most `limit`, in order and without their
     /// indexes. Only asked if a segment is sealed.
     ///
@@ -243,6 +250,10 @@ impl<S: Storage + ?Sized> Storage for Option<&S> {
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
         self.map_or(Ok(None), |storage| storage.last_task(queue))
+    }
+
+    fn control(&self, from: &str, limit: u64) -> Result<Vec<ControlRow>, StorageError> {
+        self.map_or(Ok(Vec::new()), |storage| storage.control(from, limit))
     }
 
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
@@ -378,6 +389,10 @@ where
 
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
         self.ask()?.last_task(queue)
+    }
+
+    fn control(&self, from: &str, limit: u64) -> Result<Vec<ControlRow>, StorageError> {
+        self.ask()?.control(from, limit)
     }
 
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {

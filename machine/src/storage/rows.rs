@@ -3,6 +3,7 @@
 use core::fmt;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::frames::Frames;
 use crate::outbox::task::{Queue, Task};
@@ -13,8 +14,23 @@ pub use super::activity::{Activity, MinuteOfRows, Minutes, MinutesOfRows, Sums};
 
 /// Identifies a stream from its PUT to its deletion. Part of every entity tag and of every key of a
 /// cold segment, so that a stream created anew under an old name shares nothing with the old one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Incarnation(pub u64);
+
+impl From<Incarnation> for String {
+    fn from(incarnation: Incarnation) -> Self {
+        incarnation.to_string()
+    }
+}
+
+impl TryFrom<String> for Incarnation {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::from_text(&text).ok_or("an incarnation is a hexadecimal number")
+    }
+}
 
 impl Incarnation {
     /// Reads what [`fmt::Display`] writes.
@@ -83,11 +99,15 @@ impl HotTable {
 /// read raises it.
 ///
 /// 1 is the first number. Since 2 a hot row can hold several appends. Since 3 a stream can be a
-/// fork or have forks. Since 4 the row of a stream says what was appended.
-pub const SCHEMA: u64 = 4;
+/// fork or have forks. Since 4 the row of a stream says what was appended. Since 5 it says whether
+/// the directory has the stream.
+pub const SCHEMA: u64 = 5;
 
 /// The number of the present layout of the outbox.
 pub const OUTBOX_SCHEMA: u64 = 1;
+
+/// The number of the present layout of the control table.
+pub const CONTROL_SCHEMA: u64 = 1;
 
 /// Which tables there are, and the schema numbers of their rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +117,8 @@ pub struct Layout {
     pub stream: Option<u64>,
     /// The schema number in the rows of the outbox, if there is a table of them.
     pub outbox: Option<u64>,
+    /// The schema number in the rows of the control table, if there is such a table.
+    pub control: Option<u64>,
     /// The newest segment that has a hot table.
     pub newest_hot: Option<u64>,
     /// The oldest segment that has a hot table. There are no gaps between the two.
@@ -113,10 +135,11 @@ impl Layout {
     /// Returns the layout that this code makes, with or without each table, and without hot or
     /// sealed ones.
     #[must_use]
-    pub fn present(has_stream: bool, has_outbox: bool) -> Self {
+    pub fn present(has_stream: bool, has_outbox: bool, has_control: bool) -> Self {
         Self {
             stream: has_stream.then_some(SCHEMA),
             outbox: has_outbox.then_some(OUTBOX_SCHEMA),
+            control: has_control.then_some(CONTROL_SCHEMA),
             newest_hot: None,
             oldest_hot: None,
             has_segments: false,
@@ -128,14 +151,15 @@ impl Layout {
     /// Returns whether there is no table.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.stream.is_none() && self.outbox.is_none()
+        self.stream.is_none() && self.outbox.is_none() && self.control.is_none()
     }
 
     /// Returns the schema numbers of the tables, each with the present one.
     pub(crate) fn schemas(&self) -> impl Iterator<Item = (u64, u64)> {
         let stream = self.stream.map(|schema| (schema, SCHEMA));
         let outbox = self.outbox.map(|schema| (schema, OUTBOX_SCHEMA));
-        stream.into_iter().chain(outbox)
+        let control = self.control.map(|schema| (schema, CONTROL_SCHEMA));
+        [stream, outbox, control].into_iter().flatten()
     }
 }
 
@@ -314,6 +338,17 @@ pub struct Unannounced {
     pub registry: bool,
     /// Whether the admin index is missing it.
     pub index: bool,
+    /// Whether the directory of streams is missing it. Earlier code told it of no stream.
+    pub directory: bool,
+}
+
+/// A row of the control table, which an object can have with or without a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlRow {
+    /// Unique. Rows are in the order of the bytes of their keys.
+    pub key: String,
+    /// A text of JSON.
+    pub body: String,
 }
 
 /// Closes a stream. Names the producer's request that closed it, so that a retry of that request is
@@ -623,7 +658,19 @@ pub enum Write {
     },
     /// Remove the table of tasks. Written when no task is left and there is no stream.
     DropOutbox,
-    /// Remove every table of the stream but the hot ones, and with them every row.
+    /// Make the control table.
+    CreateControl,
+    /// Adds a row to the control table, or replaces that of the same key.
+    PutControl(ControlRow),
+    /// Removes a row of the control table.
+    RemoveControl {
+        /// The key of the row.
+        key: String,
+    },
+    /// Remove the control table. Written when no row is left.
+    DropControl,
+    /// Remove every table of the stream but the hot ones, and with them every row. Tasks and
+    /// control rows do not belong to the stream, and stay.
     DropTables,
     /// Bring older tables to the present layout.
     Upgrade {
@@ -640,9 +687,12 @@ impl Write {
     #[must_use]
     pub const fn changes_tables(&self) -> bool {
         match self {
-            Self::CreateStreamTable | Self::DropTables | Self::CreateOutbox | Self::DropOutbox => {
-                true
-            }
+            Self::CreateStreamTable
+            | Self::DropTables
+            | Self::CreateOutbox
+            | Self::DropOutbox
+            | Self::CreateControl
+            | Self::DropControl => true,
             Self::InsertStream(_)
             | Self::UpdateStream(_)
             | Self::InsertHot { .. }
@@ -661,6 +711,8 @@ impl Write {
             | Self::InsertTask(_)
             | Self::UpdateTask(_)
             | Self::RemoveTask { .. }
+            | Self::PutControl(_)
+            | Self::RemoveControl { .. }
             | Self::Upgrade { .. } => false,
         }
     }

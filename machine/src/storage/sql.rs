@@ -9,16 +9,16 @@
 use super::activity::MILLIS_PER_MINUTE;
 use super::port::StorageError;
 use super::rows::{
-    Activity, Expiry, Former, HotTable, OUTBOX_SCHEMA, ProducerStamp, SCHEMA, SealedSegment,
-    StreamRow, Write,
+    Activity, CONTROL_SCHEMA, Expiry, Former, HotTable, OUTBOX_SCHEMA, ProducerStamp, SCHEMA,
+    SealedSegment, StreamRow, Write,
 };
 use crate::Millis;
 use crate::outbox::task::Task;
 
 pub use super::append_ends::encoded_ends;
 pub use super::decode::{
-    EachRow, appends_of, former, head, layout, manifest, minute, older_task, pin, producer,
-    retried_segment, row_mark, sealed_producer, segment, sums, task, writers_of,
+    EachRow, appends_of, control, former, head, layout, manifest, minute, older_task, pin,
+    producer, retried_segment, row_mark, sealed_producer, segment, sums, task, writers_of,
 };
 
 /// A value bound to a statement.
@@ -58,7 +58,8 @@ pub trait Columns {
 /// Selects one row for each of the tables that tell layouts apart, with whether the table has
 /// schema numbers. The last rows are the greatest and the least number of a hot table, or NULL.
 pub(super) const TABLES: &str = "SELECT name, instr(sql, 'schema INTEGER') FROM sqlite_master WHERE type = 'table' \
-     AND name IN ('stream', 'outbox', 'chores', 'hot_a', 'hot_b', 'producers', 'segments') \
+     AND name IN ('stream', 'outbox', 'control', 'chores', 'hot_a', 'hot_b', 'producers', \
+     'segments') \
      UNION ALL SELECT 'newest hot', max(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \
      WHERE type = 'table' AND name GLOB 'hot_[0-9]*' \
      UNION ALL SELECT 'oldest hot', min(CAST(substr(name, 5) AS INTEGER)) FROM sqlite_master \
@@ -71,6 +72,9 @@ const UPDATE_SCHEMA: &str = "UPDATE stream SET schema = ? WHERE id = 1";
 /// All rows of the outbox have the same number.
 pub(super) const SCHEMA_OF_OUTBOX: &str = "SELECT schema FROM outbox LIMIT 1";
 
+/// All rows of the control table have the same number.
+pub(super) const SCHEMA_OF_CONTROL: &str = "SELECT schema FROM control LIMIT 1";
+
 /// The schema number of rows that were written without one. An upgrade writes it. It never changes.
 const FIRST_SCHEMA: u64 = 1;
 
@@ -80,7 +84,8 @@ const FOLDED_SCHEMA: u64 = 2;
 /// Since this number there are forks.
 const FORKS_SCHEMA: u64 = 3;
 
-/// The head row; see [`head`]. The column `lineage` also has the activity, on a line of its own.
+/// The head row; see [`head`]. The column `lineage` has lines: the lineage, the activity, and
+/// whether the directory has the stream.
 pub const HEAD: &str = "SELECT incarnation, content_type, created_at, ttl_seconds, expires_at, expires_at_text, name, version, registered, \
      segment, writable, stream_seq, touched_at, alarm_at, closed, closed_producer, closed_epoch, closed_seq, lineage \
      FROM stream WHERE id = 1";
@@ -192,6 +197,18 @@ const UPDATE_TASK: &str =
 const REMOVE_TASK: &str = "DELETE FROM outbox WHERE queue = ? AND id = ?";
 
 const DROP_OUTBOX: &str = "DROP TABLE outbox";
+
+/// The rows of the control table from a key on, with a limit; see [`control`].
+pub const CONTROL: &str = "SELECT key, body FROM control WHERE key >= ? ORDER BY key LIMIT ?";
+
+const CREATE_CONTROL: &str = "CREATE TABLE control (key TEXT PRIMARY KEY, schema INTEGER NOT NULL, \
+     body TEXT NOT NULL) WITHOUT ROWID";
+
+const PUT_CONTROL: &str = "INSERT OR REPLACE INTO control (key, body, schema) VALUES (?, ?, ?)";
+
+const REMOVE_CONTROL: &str = "DELETE FROM control WHERE key = ?";
+
+const DROP_CONTROL: &str = "DROP TABLE control";
 
 /// All tasks of an outbox that had no queues; see [`older_task`].
 pub(super) const OLDER_TASKS: &str = "SELECT id, lane, due_at, body, first_segment, last_segment, first_attempt, last_attempt \
@@ -450,6 +467,17 @@ pub fn statements<E>(
             &[Value::Text(&queue.to_string()), Value::Integer(*id)],
         ),
         Write::DropOutbox => execute(DROP_OUTBOX, &[]),
+        Write::CreateControl => execute(CREATE_CONTROL, &[]),
+        Write::PutControl(row) => execute(
+            PUT_CONTROL,
+            &[
+                Value::Text(&row.key),
+                Value::Text(&row.body),
+                Value::Integer(CONTROL_SCHEMA),
+            ],
+        ),
+        Write::RemoveControl { key } => execute(REMOVE_CONTROL, &[Value::Text(key)]),
+        Write::DropControl => execute(DROP_CONTROL, &[]),
         Write::DropTables => {
             execute(DROP_SEGMENTS, &[])?;
             execute(DROP_PRODUCERS, &[])?;
@@ -582,20 +610,25 @@ fn changeable<'a>(head: &'a StreamRow, lineage: Option<&'a str>) -> [Value<'a>; 
     ]
 }
 
-/// Returns the text of the column `lineage`. Most streams have nothing to store in it until a
-/// segment is sealed.
+/// The last line of the column `lineage`, if the directory has the stream.
+pub(super) const LISTED: &str = "listed";
+
+/// Returns the text of the column `lineage`: up to three lines, of which the last is not empty.
 fn lineage(head: &StreamRow) -> Option<String> {
-    let lineage = head.lineage.to_stored();
     let activity = head.activity.as_ref();
     let activity = activity.filter(|activity| **activity != Activity::default());
-    match activity {
-        None => lineage,
-        Some(activity) => Some(format!(
-            "{}\n{}",
-            lineage.unwrap_or_default(),
-            activity.to_stored()
-        )),
-    }
+    let lines = [
+        head.lineage.to_stored(),
+        activity.map(Activity::to_stored),
+        (!head.unannounced.directory).then(|| LISTED.to_owned()),
+    ];
+    let last = lines.iter().rposition(Option::is_some)?;
+    let lines: Vec<_> = lines
+        .into_iter()
+        .take(last + 1)
+        .map(Option::unwrap_or_default)
+        .collect();
+    Some(lines.join("\n"))
 }
 
 fn stamp(stamp: Option<&ProducerStamp>) -> (Value<'_>, Value<'_>, Value<'_>) {
@@ -613,7 +646,7 @@ fn stamp(stamp: Option<&ProducerStamp>) -> (Value<'_>, Value<'_>, Value<'_>) {
 mod tests {
     use super::*;
     use crate::Millis;
-    use crate::rows::{AppendEnd, HotRow, RowKey};
+    use crate::rows::{AppendEnd, HotRow, Incarnation, Layout, Lineage, RowKey, Sums, Unannounced};
     use bytes::Bytes;
 
     #[test]
@@ -647,5 +680,99 @@ mod tests {
         assert_eq!(statement(3, &[end(3, Some("1"))]), [insert_hot(table)]);
         let two = [end(1, None), end(2, None)];
         assert_eq!(statement(3, &two), [insert_hot_folded(table)]);
+    }
+
+    /// The head row of an open stream with this text in the column `lineage`.
+    struct HeadColumns(Option<String>);
+
+    impl Columns for HeadColumns {
+        fn integer(&self, column: usize) -> Result<Option<u64>, StorageError> {
+            // The columns of an expiry and of an alarm.
+            Ok((![3, 4, 13].contains(&column)).then_some(0))
+        }
+
+        fn text(&self, column: usize) -> Result<Option<String>, StorageError> {
+            Ok(match column {
+                0 => Some(Incarnation(1).to_string()),
+                18 => self.0.clone(),
+                _ => Some("a".to_owned()),
+            })
+        }
+
+        fn blob(&self, _: usize) -> Result<Option<Vec<u8>>, StorageError> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn what_the_directory_has_of_a_stream_takes_a_line() {
+        let read = |text: Option<&str>| head(&HeadColumns(text.map(str::to_owned)));
+        let earlier = read(None).expect("the row is whole");
+        let directory = true;
+        let unannounced = Unannounced {
+            directory,
+            ..Unannounced::default()
+        };
+        assert_eq!(earlier.unannounced, unannounced);
+        let activity = Activity {
+            sums: Sums {
+                messages: 1,
+                framed: 6,
+            },
+            ..Activity::default()
+        };
+        let counted = activity.to_stored();
+        let pinned = Lineage {
+            has_pins: true,
+            ..Lineage::default()
+        };
+        for (has_pins, counts, directory, text) in [
+            (false, false, true, None),
+            (true, false, true, Some("pins -".to_owned())),
+            (false, true, true, Some(format!("\n{counted}"))),
+            (false, false, false, Some("\n\nlisted".to_owned())),
+            (true, false, false, Some("pins -\n\nlisted".to_owned())),
+            (
+                true,
+                true,
+                false,
+                Some(format!("pins -\n{counted}\nlisted")),
+            ),
+        ] {
+            let mut row = earlier.clone();
+            row.unannounced.directory = directory;
+            if has_pins {
+                row.lineage = pinned.clone();
+            }
+            if counts {
+                row.activity = Some(activity.clone());
+            }
+            assert_eq!(lineage(&row), text);
+            assert_eq!(read(text.as_deref()).expect("the row is whole"), row);
+        }
+        for damaged in ["\n\n ", "\n\nliste", "\n\nlisted\n", "\nlisted"] {
+            read(Some(damaged)).expect_err(damaged);
+        }
+    }
+
+    #[test]
+    fn an_upgrade_of_the_layout_before_changes_only_its_number() {
+        let from = Layout {
+            stream: Some(4),
+            newest_hot: Some(2),
+            oldest_hot: Some(1),
+            has_segments: true,
+            ..Layout::present(true, true, true)
+        };
+        let mut executed = Vec::new();
+        let now = Millis(1);
+        let upgrade = Write::Upgrade { from, now };
+        statements(&upgrade, |sql, values| {
+            executed.push((sql.to_owned(), format!("{values:?}")));
+            Ok::<_, StorageError>(())
+        })
+        .expect("nothing fails");
+        let number = format!("{:?}", [Value::Integer(5)]);
+        assert_eq!(executed, [(UPDATE_SCHEMA.to_owned(), number)]);
     }
 }

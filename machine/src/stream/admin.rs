@@ -311,7 +311,9 @@ impl Stream {
         }
         let (stored, has_more) = page(stored, limit);
         let row = self.state.as_ref().map(|state| &state.row);
-        let implied = row.into_iter().flat_map(implied_tasks);
+        let implied = row
+            .into_iter()
+            .flat_map(|row| implied_tasks(row, &self.limits));
         let implied = implied.filter(|_| after.is_none()).map(|what| Task {
             id: crate::outbox::IMPLIED_ID,
             due_at: crate::outbox::AT_ONCE,

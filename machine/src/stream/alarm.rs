@@ -2,8 +2,8 @@
 
 use super::{RowChange, Step, Stream, StreamState};
 use crate::storage::StorageError;
-use crate::timer::{Timer, TimerReason, Timers};
-use crate::{AlarmChange, Context, Limits, Millis, Turn};
+use crate::timer::{Timer, TimerReason, Timers, alarm_for};
+use crate::{AlarmChange, Context, Limits, Millis};
 
 impl Stream {
     /// Handles the alarm. Another is set at the end of the step if one is still needed.
@@ -34,17 +34,17 @@ impl Stream {
     }
 
     /// Returns the stream's timers. `opened_at` is the time of this turn if it opens a segment.
-    fn timer_table(&self, opened_at: Option<Millis>) -> Timers<7> {
+    fn timer_table(&self, opened_at: Option<Millis>) -> Timers<8> {
         let limits = &self.limits;
         let state = self.state.as_ref();
         let [expiry, age, put] = state.map_or([None; 3], |state| state.timers(opened_at, limits));
         let [task, reply, rotation] = self.outbox.timers(limits);
         let fork = TimerReason::Fork.at(self.creation_due_at());
-        [expiry, age, put, task, reply, fork, rotation]
+        let link = TimerReason::Link.at(self.links.checks_at(self.presence(), limits));
+        [expiry, age, put, task, reply, fork, rotation, link]
     }
 
-    /// Sets the alarm when none is set, when it must come earlier, or when it seems to be lost.
-    /// Never moves it later: an alarm that comes early finds nothing due and is set anew.
+    /// Sets the alarm where [`alarm_for`] says so.
     pub(super) fn schedule_alarm(&mut self, now: Millis, step: &mut Step) {
         let timers = self.timer_table(step.opens_segment.then_some(now));
         let next = timers.into_iter().flatten().min_by_key(|timer| timer.at);
@@ -55,7 +55,14 @@ impl Stream {
                 step.turn.alarm = AlarmChange::Clear;
             }
             None => {}
-            Some(timer) => self.arm_for(timer, step.fired_at, now, &mut step.turn),
+            Some(timer) => {
+                let set = self.alarm_at;
+                if let Some(at) = alarm_for(set, timer, step.fired_at, now, &self.limits) {
+                    self.alarm_at = Some(at);
+                    self.alarm_reason = Some(timer.reason);
+                    step.turn.alarm = AlarmChange::Set(at);
+                }
+            }
         }
         self.arm_with_first_row(step);
         let limits = &self.limits;
@@ -75,37 +82,12 @@ impl Stream {
     /// Sets the alarm again in the turn that writes the first row, because the shell may have
     /// forgotten one that was set without rows.
     fn arm_with_first_row(&self, step: &mut Step) {
-        let has_rows = self.state.is_some() || self.outbox.has_table();
+        let has_rows = self.has_rows();
         if let Some(at) = self.alarm_at.filter(|_| has_rows && !step.has_rows)
             && step.turn.alarm == AlarmChange::Keep
         {
             step.turn.alarm = AlarmChange::Set(at);
         }
-    }
-
-    fn arm_for(&mut self, timer: Timer, came: Option<Millis>, now: Millis, turn: &mut Turn) {
-        let (limits, wanted) = (&self.limits, timer.at);
-        let set = self
-            .alarm_at
-            .filter(|at| at.plus(limits.alarm_grace_ms) >= now);
-        // The platform's clock may be ahead of ours. An alarm for a time that has already passed on
-        // its clock would fire at once, in a loop. An alarm that fired long before its time tells
-        // nothing about the clocks.
-        let ahead = now.plus(limits.clock_skew_ms_max);
-        let came = came.filter(|came| wanted <= *came && *came <= ahead);
-        let passed = came.map_or(now, |came| came.max(now));
-        let at = wanted.max(passed.plus(limits.alarm_delay_ms_min));
-        if set.is_some_and(|set| set <= at) {
-            return;
-        }
-        assert!(
-            at >= now.plus(limits.alarm_delay_ms_min),
-            "an alarm leaves time for other work"
-        );
-        assert!(at >= wanted, "an alarm does not come before its timer");
-        self.alarm_at = Some(at);
-        self.alarm_reason = Some(timer.reason);
-        turn.alarm = AlarmChange::Set(at);
     }
 }
 

@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod expire;
 mod fork;
+mod links;
 pub(crate) mod live;
 mod metadata;
 mod outbox;
@@ -17,6 +18,7 @@ mod read;
 mod seal;
 mod source;
 
+use crate::control::Control;
 use crate::event::{self, Asked};
 use crate::outbox::Outbox;
 use crate::rows::{
@@ -46,6 +48,8 @@ pub struct Stream {
     /// Why this instance has set the alarm.
     alarm_reason: Option<TimerReason>,
     outbox: Outbox,
+    /// The subscriptions of its name.
+    links: links::Links,
     /// Events of this instance, with those that are not sampled.
     events_seen: u64,
     /// A creation that waits for its source.
@@ -220,11 +224,13 @@ impl Stream {
             }
         };
         let row = state.as_ref().map(|state| &state.row);
-        let implied = row.into_iter().flat_map(outbox::implied_tasks);
+        let implied = row.into_iter();
+        let implied = implied.flat_map(|row| outbox::implied_tasks(row, limits));
         Ok(Self {
             alarm_at: row.and_then(|row| row.alarm_at),
             alarm_reason: None,
             outbox: Outbox::recall(implied, layout.outbox.is_some(), rows, limits)?,
+            links: links::Links::recall(layout.control.is_some(), rows)?,
             limits: limits.clone(),
             instance_seed,
             created: 0,
@@ -244,7 +250,7 @@ impl Stream {
         let asked = Asked::of(&input).filter(|_| self.limits.metrics);
         let name_before = asked.and_then(|_| self.name());
         let mut step = Step {
-            has_rows: self.state.is_some() || self.outbox.has_table(),
+            has_rows: self.has_rows(),
             ..Step::default()
         };
         self.act(context, input, &mut step)?;
@@ -307,6 +313,13 @@ impl Stream {
             }
             Input::Call {
                 id,
+                call: Call::Link(call),
+            } => {
+                self.expire_if_due(context, step)?;
+                self.call_of_subscription(id, call, rows, step)?;
+            }
+            Input::Call {
+                id,
                 call: Call::Admin(call),
             } => {
                 self.expire_if_due(context, step)?;
@@ -339,6 +352,22 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether anything is stored.
+    const fn has_rows(&self) -> bool {
+        self.state.is_some() || self.outbox.has_table() || self.links.has_table()
+    }
+
+    /// Returns the object below `__ds` that a call is for. The path of the call says that this is
+    /// no stream.
+    ///
+    /// # Panics
+    /// When there is a stream, or the call is for one.
+    pub(crate) fn become_control(&self, call: &Call) -> Control {
+        assert!(!self.has_rows(), "an object below `__ds` is never a stream");
+        let control = Control::for_call(call, &self.limits, self.instance_seed);
+        control.expect("the call is for an object below `__ds`")
     }
 
     /// Returns the incarnation and its tail, if there is a stream.
@@ -401,6 +430,8 @@ impl Stream {
             Call::Append(_) => unreachable!("appends are run by `append_all`"),
             Call::Fork(_) => unreachable!("calls of forks are run by `call_of_fork`"),
             Call::Admin(_) => unreachable!("calls of the admin API are run by `admin`"),
+            Call::Link(_) => unreachable!("calls of subscriptions are run by their own function"),
+            Call::Control(_) => unreachable!("the path of such a call names no stream"),
             Call::Metadata => self.metadata().map(Response::Answer),
             Call::Read(read) => self.read(now, read, rows, step),
             Call::Delete(preconditions) => self
@@ -419,9 +450,19 @@ impl Stream {
         }
         self.outbox
             .start_due(now, self.instance_seed, context.storage, &self.limits, turn)?;
+        let present = self.presence();
+        self.links.tell(
+            now,
+            present,
+            self.instance_seed,
+            &mut self.outbox,
+            &self.limits,
+            &mut step.turn,
+        );
         self.schedule_alarm(now, &mut step);
         let Some(state) = &self.state else {
             self.outbox.remove_table_if_empty(&mut step.turn);
+            self.links.remove_table_if_empty(&mut step.turn);
             return Ok(step.turn);
         };
         assert!(

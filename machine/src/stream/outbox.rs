@@ -4,10 +4,13 @@
 use super::fork::release;
 use super::{Step, Stream, StreamState};
 use crate::admin;
+use crate::control::{call_of, control_request};
 use crate::outbox::{AT_ONCE, Change, Garbage, Queue, Task, TaskKind, registry};
 use crate::router::name;
 use crate::storage::Storage;
 use crate::storage::rows::{SealedSegment, StreamRow, Unannounced};
+use crate::subscription::glob::first_segment;
+use crate::wire::control::{DirectoryCall, directory_object, directory_shard, is_directory};
 use crate::{CallOutcome, EffectId, Limits, Millis, StorageError, Turn, segment};
 
 fn created_event(shard: u64, row: &StreamRow) -> TaskKind {
@@ -43,15 +46,38 @@ fn created_change(row: &StreamRow) -> TaskKind {
 
 /// Returns the tasks that the stream's row stands for, because their receivers do not have the
 /// creation yet.
-pub(super) fn implied_tasks(row: &StreamRow) -> impl Iterator<Item = TaskKind> {
+pub(super) fn implied_tasks(row: &StreamRow, limits: &Limits) -> impl Iterator<Item = TaskKind> {
     let event = row.registered.filter(|_| row.unannounced.registry);
     let change = row.unannounced.index;
+    let is_missing = row.unannounced.directory && is_listed_by(&row.name, limits);
     [
         event.map(|shard| created_event(shard, row)),
         change.then(|| created_change(row)),
+        is_missing.then(|| registration(row)),
     ]
     .into_iter()
     .flatten()
+}
+
+/// Returns whether the directory lists a stream of this name. It does not list internal streams.
+fn is_listed_by(name: &str, limits: &Limits) -> bool {
+    limits.subscriptions && !name::is_registry(name)
+}
+
+fn directory_task(name: &str, call: &DirectoryCall) -> TaskKind {
+    TaskKind::Call {
+        to: directory_object(directory_shard(first_segment(name))),
+        request: control_request(call),
+        create: None,
+    }
+}
+
+fn registration(row: &StreamRow) -> TaskKind {
+    let call = DirectoryCall::Register {
+        stream: row.name.clone(),
+        incarnation: row.incarnation,
+    };
+    directory_task(&row.name, &call)
 }
 
 /// Returns the shard of the registry that lists a stream of this name. Internal streams have none.
@@ -94,17 +120,20 @@ impl Stream {
         let unannounced = Unannounced {
             registry: row.registered.is_some(),
             index: self.limits.index,
+            directory: true,
         };
         if self.outbox.is_empty() {
             row.unannounced = unannounced;
-            implied_tasks(row).for_each(|task| self.outbox.add_implied(task));
+            implied_tasks(row, &self.limits).for_each(|task| self.outbox.add_implied(task));
             return Ok(());
         }
         let announced = StreamRow {
             unannounced,
             ..row.clone()
         };
-        for task in implied_tasks(&announced) {
+        // The place of a link depends on it.
+        row.unannounced.directory = true;
+        for task in implied_tasks(&announced, &self.limits) {
             self.outbox
                 .add(AT_ONCE, task, storage, &self.limits, turn)?;
         }
@@ -166,6 +195,15 @@ impl Stream {
             self.outbox
                 .add(AT_ONCE, ended, storage, &self.limits, turn)?;
         }
+        if is_listed_by(&row.name, &self.limits) {
+            let call = DirectoryCall::Forget {
+                stream: row.name.clone(),
+                incarnation: row.incarnation,
+            };
+            let task = directory_task(&row.name, &call);
+            self.outbox
+                .add(AT_ONCE, task, storage, &self.limits, turn)?;
+        }
         let ended = Change::Ended {
             path: row.name.clone(),
             version: row.version + 1,
@@ -187,8 +225,10 @@ impl Stream {
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
         // The row goes, and with it what it stands for.
-        for task in implied_tasks(row) {
-            self.outbox.store_implied(&task.queue(), turn);
+        for task in implied_tasks(row, &self.limits) {
+            if self.outbox.is_implied(&task) {
+                self.outbox.store_implied(&task.queue(), turn);
+            }
         }
         if let Some(fork) = &row.lineage.fork {
             let release = release(&fork.source, fork.incarnation, row.incarnation, &row.name);
@@ -245,8 +285,21 @@ impl Stream {
         if status == Some(404) && self.outbox.receiver_is_missing(effect) {
             return Ok(());
         }
+        let present = self.presence();
+        let (seed, limits) = (self.instance_seed, &self.limits);
+        let turn = &mut step.turn;
+        if self
+            .links
+            .call_finished(now, (effect, outcome), present, seed, limits, turn)
+        {
+            return Ok(());
+        }
         let is_done = matches!(status, Some(200..=299));
-        self.effect_finished(now, effect, is_done, storage, step)
+        let done = self.effect_finished(now, effect, is_done, storage, step)?;
+        for task in done {
+            self.note_registered(&task, outcome, storage, step)?;
+        }
+        Ok(())
     }
 
     /// Handles the end of an effect of the outbox.
@@ -257,25 +310,56 @@ impl Stream {
         is_done: bool,
         storage: &dyn Storage,
         step: &mut Step,
-    ) -> Result<(), StorageError> {
+    ) -> Result<Vec<Task>, StorageError> {
         if !is_done {
             self.outbox
                 .failed(effect, now, self.instance_seed, &self.limits);
-            return Ok(());
+            return Ok(Vec::new());
         }
         step.has_finished_task = true;
-        let state = &mut self.state;
+        let (state, limits) = (&mut self.state, &self.limits);
         let announced = |queue: &Queue| {
             let state = state.as_mut();
             let state = state.expect("the row of a stream stands for the task");
             state.note_announced(queue);
-            step.row.save();
+            // One row for all receivers. If it is not written, they are told again.
+            if implied_tasks(&state.row, limits).next().is_none() {
+                step.row.save();
+            }
         };
         let done = self.outbox.succeeded(effect, announced, &mut step.turn);
-        for task in done.into_iter().flatten() {
+        let done = done.unwrap_or_default();
+        for task in &done {
             self.purge_after(now, task, storage, &mut step.turn)?;
         }
-        Ok(())
+        Ok(done)
+    }
+
+    /// Notes that the directory knows the stream, and links the subscriptions that it names.
+    fn note_registered(
+        &mut self,
+        done: &Task,
+        outcome: &CallOutcome,
+        storage: &dyn Storage,
+        step: &mut Step,
+    ) -> Result<(), StorageError> {
+        let TaskKind::Call { to, request, .. } = &done.what else {
+            return Ok(());
+        };
+        if !is_directory(to) {
+            return Ok(());
+        }
+        let Some(DirectoryCall::Register { incarnation, .. }) = call_of(request) else {
+            return Ok(());
+        };
+        let state = self.state.as_mut();
+        let Some(state) = state.filter(|state| state.row.incarnation == incarnation) else {
+            return Ok(());
+        };
+        if core::mem::take(&mut state.row.unannounced.directory) {
+            step.row.save();
+        }
+        self.link_interested(outcome, storage, step)
     }
 
     /// Schedules the removal of the stream's tombstone from the index. By then every earlier change
@@ -283,13 +367,14 @@ impl Stream {
     fn purge_after(
         &mut self,
         now: Millis,
-        done: Task,
+        done: &Task,
         storage: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
-        let TaskKind::Index(Change::Ended { path, version, .. }) = done.what else {
+        let TaskKind::Index(Change::Ended { path, version, .. }) = &done.what else {
             return Ok(());
         };
+        let (path, version) = (path.clone(), *version);
         let due_at = now.plus(self.limits.collect_grace_ms);
         self.change_index(due_at, Change::Purged { path, version }, storage, turn)
     }
@@ -300,6 +385,7 @@ impl StreamState {
     fn note_announced(&mut self, queue: &Queue) {
         let unannounced = &mut self.row.unannounced;
         let was_unannounced = match queue {
+            Queue::Call(to) if is_directory(to) => core::mem::take(&mut unannounced.directory),
             Queue::Call(_) => core::mem::take(&mut unannounced.registry),
             Queue::Index => core::mem::take(&mut unannounced.index),
             Queue::Purge | Queue::Segments => false,

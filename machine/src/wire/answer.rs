@@ -40,6 +40,13 @@ pub enum Body {
     Plan(Plan),
 }
 
+/// Who holds a wake (protocol 7.2).
+#[derive(Serialize)]
+struct Claim<'a> {
+    current_holder: &'a str,
+    generation: u64,
+}
+
 impl Answer {
     /// Creates an empty answer. `Cache-Control` is an argument because every answer must have it.
     #[must_use]
@@ -63,14 +70,22 @@ impl Answer {
         let (status, code) = refusal.status_and_code();
         let answer = Self::error(status, code, &refusal.to_string());
         match refusal {
-            Refusal::Unauthorized | Refusal::AccessDenied(_) => {
-                answer.with(header::WWW_AUTHENTICATE, "Bearer")
-            }
+            Refusal::Unauthorized
+            | Refusal::AccessDenied(_)
+            | Refusal::TokenInvalid
+            | Refusal::TokenExpired => answer.with(header::WWW_AUTHENTICATE, "Bearer"),
             Refusal::MethodNotAllowed { allow } => answer.with(header::ALLOW, *allow),
             Refusal::ContentCoding => answer.with(header::ACCEPT_ENCODING, "identity"),
             Refusal::Closed { tail } => answer.at(*tail).closed(true),
             Refusal::SequenceRegression { tail } | Refusal::TailElsewhere { tail } => {
                 answer.at(*tail)
+            }
+            Refusal::AlreadyClaimed { holder, generation } => {
+                let claim = Claim {
+                    current_holder: holder,
+                    generation: *generation,
+                };
+                Self::error_with(status, code, &refusal.to_string(), Some(claim))
             }
             Refusal::PreconditionFailed {
                 present: Some(present),
@@ -99,6 +114,13 @@ impl Answer {
             | Refusal::InUse
             | Refusal::PathNotFound
             | Refusal::Reserved
+            | Refusal::InvalidRequest(_)
+            | Refusal::WebhookUrl(_)
+            | Refusal::SubscriptionNotFound
+            | Refusal::SubscriptionExists
+            | Refusal::Fenced
+            | Refusal::NoPendingWork
+            | Refusal::InvalidOffset(_)
             | Refusal::NotSupported(_)
             | Refusal::NameTooLong { .. }
             | Refusal::BodyTooLarge { .. }
@@ -143,24 +165,51 @@ impl Answer {
     }
 
     fn error(status: u16, code: &'static str, message: &str) -> Self {
+        Self::error_with(status, code, message, None)
+    }
+
+    fn error_with(
+        status: u16,
+        code: &'static str,
+        message: &str,
+        claim: Option<Claim<'_>>,
+    ) -> Self {
         #[derive(Serialize)]
         struct Error<'a> {
             code: &'a str,
             message: &'a str,
+            #[serde(flatten)]
+            claim: Option<Claim<'a>>,
         }
         #[derive(Serialize)]
         struct Envelope<'a> {
             error: Error<'a>,
         }
         let body = serde_json::to_vec(&Envelope {
-            error: Error { code, message },
+            error: Error {
+                code,
+                message,
+                claim,
+            },
         })
         .expect("an error always serializes");
-        Self {
-            body: Body::Bytes(body),
-            ..Self::uncached(status)
-        }
-        .with(header::CONTENT_TYPE, "application/json")
+        Self::json(status, body)
+    }
+
+    /// Creates an answer of JSON that caches must not store.
+    #[must_use]
+    pub(crate) fn json(status: u16, body: Vec<u8>) -> Self {
+        Self::uncached(status)
+            .with(header::CONTENT_TYPE, "application/json")
+            .body(Body::Bytes(body))
+    }
+
+    /// Creates the answer that has the public keys (protocol 6.5).
+    #[must_use]
+    pub(crate) fn public_keys(body: String, cache_control: String) -> Self {
+        Self::new(200, cache_control.into())
+            .with(header::CONTENT_TYPE, "application/jwk-set+json")
+            .body(Body::Bytes(body.into_bytes()))
     }
 
     #[must_use]

@@ -22,11 +22,28 @@ pub const FORK_CALL: &str = "X-Fork-Call";
 /// Router to object: a call of the admin API, or that the request is an action of the admin API.
 pub const ADMIN_CALL: &str = "X-Admin-Call";
 
+/// Object to the object of a stream: a call of a subscription.
+pub const LINK_CALL: &str = "X-Link-Call";
+
+/// Object to object: a call of a subscription, of the directory or of the keys.
+pub const CONTROL_CALL: &str = "X-Control-Call";
+
+/// Router to object: the operator has set the origin that clients use.
+pub const PUBLIC_ORIGIN: &str = "X-Public-Origin";
+
 /// Object to the reader's side: [`crate::live_reader::LiveHead`] as JSON, in each answer to a live
 /// read that continues. `shells/worker/js/live_reader.mjs` repeats the name.
 pub const LIVE_HEAD: &str = "Stream-Subscriber";
 
 /// All internal headers. Clients cannot set them.
-pub const ALL: [&str; 6] = [
-    CACHE_MODE, UPGRADE, TIMING, FORK_CALL, ADMIN_CALL, LIVE_HEAD,
+pub const ALL: [&str; 9] = [
+    CACHE_MODE,
+    UPGRADE,
+    TIMING,
+    FORK_CALL,
+    ADMIN_CALL,
+    LINK_CALL,
+    CONTROL_CALL,
+    PUBLIC_ORIGIN,
+    LIVE_HEAD,
 ];

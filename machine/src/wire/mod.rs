@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod cache;
 pub mod content_type;
+pub(crate) mod control;
 pub(crate) mod cursor;
 pub(crate) mod entity_tag;
 pub(crate) mod fork;

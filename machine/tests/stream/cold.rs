@@ -835,7 +835,7 @@ proptest! {
 /// again when both have the creation. One alarm is set for the case that a message is lost, and is
 /// removed.
 #[test]
-fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
+fn a_stream_that_is_not_used_again_costs_three_writes_and_one_alarm() {
     let limits = Limits {
         registry: true,
         index: true,
@@ -850,7 +850,7 @@ fn a_stream_that_is_not_used_again_costs_four_writes_and_one_alarm() {
         shell.answer(effect, &message, 200);
         written += shell.written;
     }
-    assert_eq!((written, shell.alarm), (2, None));
+    assert_eq!((written, shell.alarm), (1, None));
     // Nothing is sent twice. Later events have rows of their own.
     shell.sleep();
     shell.get("");

@@ -131,6 +131,7 @@ impl Shell {
             now: self.now,
             storage: &storage,
             subscribers: &|_| Ok(self.attached),
+            entropy: &|| -> [u8; 32] { unreachable!("there are no subscriptions here") },
         };
         let turn = stream.step(&context, input).expect("memory can be read");
         self.stream = Some(stream);
@@ -161,6 +162,7 @@ impl Shell {
                 Effect::Index { effect, statements } => {
                     self.messages.push((effect, Message::Index(statements)))
                 }
+                Effect::Webhook { .. } => unreachable!("a stream sends no webhooks"),
                 Effect::Answer { .. } | Effect::Attach { .. } => answers.push(effect),
             }
         }
@@ -381,6 +383,7 @@ impl Shell {
             Effect::Put(_)
             | Effect::Collect { .. }
             | Effect::Call { .. }
+            | Effect::Webhook { .. }
             | Effect::Index { .. } => {
                 unreachable!("they are kept apart")
             }

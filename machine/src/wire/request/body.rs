@@ -32,7 +32,9 @@ pub(crate) fn refuse_announced(head: RequestHead<'_>, limits: &Limits) -> Result
 }
 
 fn body_bytes_max(head: RequestHead<'_>, limits: &Limits) -> u64 {
-    if router::is_registry(head.target) {
+    if router::control_rest(head.target).is_some() {
+        limits.subscription_bytes_max
+    } else if router::is_registry(head.target) {
         limits.registry_bytes_max()
     } else {
         limits.append_bytes_max
@@ -79,11 +81,13 @@ impl AwaitsBody {
                 Some(text) if !content_type::is_well_formed(text) => Err(MALFORMED_CONTENT_TYPE),
                 Some(_) => Ok(Call::Append(Append { body, ..append })),
             },
+            Call::Control(call) => Ok(Call::Control(call.with_body(body))),
             call @ (Call::Metadata
             | Call::Read(_)
             | Call::Delete(_)
             | Call::Fork(_)
-            | Call::Admin(_)) => Ok(call),
+            | Call::Admin(_)
+            | Call::Link(_)) => Ok(call),
         }
     }
 

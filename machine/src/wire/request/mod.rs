@@ -6,8 +6,9 @@ mod write;
 
 use crate::admin::AdminCall;
 use crate::limits::SAFE_INTEGER_MAX;
-use crate::{Limits, Refusal};
+use crate::{Limits, Refusal, router};
 
+use super::control::{self, ControlCall, LinkCall};
 use super::fork::ForkCall;
 use super::{header, internal_headers};
 
@@ -47,6 +48,10 @@ pub enum Call {
     Fork(ForkCall),
     /// A call of the admin API, which comes from the router alone.
     Admin(AdminCall),
+    /// A call of a subscription, which no client can send.
+    Link(LinkCall),
+    /// A request to an object below `__ds` (protocol 6).
+    Control(ControlCall),
 }
 
 /// A request parsed as far as possible without its body.
@@ -63,6 +68,14 @@ pub enum Parsed {
 /// # Errors
 /// Fails when the request is malformed, or its `Content-Length` is too large.
 pub fn parse(head: RequestHead<'_>, limits: &Limits) -> Result<Parsed, Refusal> {
+    if let Some(rest) = router::control_rest(head.target) {
+        let (call, has_body) = control::parse(head, rest, limits)?;
+        return if has_body {
+            body::awaits(Call::Control(call), head, limits)
+        } else {
+            Ok(Parsed::Whole(Call::Control(call)))
+        };
+    }
     match head.method {
         "PUT" => body::awaits(Call::Create(write::create(head, limits)?), head, limits),
         "POST" => body::awaits(Call::Append(write::append(head, limits)?), head, limits),
@@ -78,14 +91,21 @@ fn internal(head: RequestHead<'_>) -> Result<Call, Refusal> {
     if let Some(call) = (head.header)(internal_headers::ADMIN_CALL) {
         return AdminCall::from_header(&call).map(Call::Admin);
     }
+    if let Some(call) = (head.header)(internal_headers::LINK_CALL) {
+        let call = serde_json::from_str(&call);
+        return call.map(Call::Link).map_err(|_| Refusal::MalformedHeader {
+            header: internal_headers::LINK_CALL,
+            rule: "is not a call of this version",
+        });
+    }
     match (head.header)(internal_headers::FORK_CALL) {
         Some(call) => ForkCall::from_header(&call).map(Call::Fork),
         None => Err(Refusal::MethodNotAllowed { allow: METHODS }),
     }
 }
 
-/// The method of calls between a fork and its source, and of calls of the admin API. The protocol
-/// does not use it.
+/// The method of calls between objects, and of calls of the admin API. The protocol does not use
+/// it.
 pub(crate) const INTERNAL_METHOD: &str = "PATCH";
 
 /// The methods of a stream URL.

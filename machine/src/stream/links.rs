@@ -1,0 +1,479 @@
+//! The subscriptions of a stream (protocol 6 and 7).
+//!
+//! Each has a row with what it was told last. A subscription is told when that is not the present
+//! tail. So an append writes nothing for those who listen, and whatever was interrupted is found
+//! again in the rows. The rows belong to the name: they outlive the stream.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Step, Stream};
+use crate::backoff::backoff;
+use crate::control::{answered, control_request, each_row, json_answer, stored, to_json};
+use crate::outbox::Outbox;
+use crate::rows::{ControlRow, HotTable, Incarnation, RowKey, Write};
+use crate::storage::{Storage, StorageError};
+use crate::wire::control::{
+    Interested, LinkAnswer, LinkCall, Notify, NotifyAnswer, Place, Presence, subscription_object,
+};
+use crate::{CallId, CallOutcome, Effect, EffectId, Limits, Millis, Offset, Turn};
+
+const LINK: &str = "link/";
+
+/// All subscriptions of one name. The directory may name a former subscription of an id after the
+/// present one has linked the stream, so each has a link of its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Links {
+    has_table: bool,
+    links: BTreeMap<LinkKey, Link>,
+}
+
+/// The id of a subscription, and its incarnation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct LinkKey {
+    id: String,
+    incarnation: Incarnation,
+}
+
+impl LinkKey {
+    fn new(id: &str, incarnation: Incarnation) -> Self {
+        let id = id.to_owned();
+        Self { id, incarnation }
+    }
+
+    /// Returns the key of the row.
+    fn row(&self) -> String {
+        format!("{LINK}{}/{}", self.id, self.incarnation)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Link {
+    row: LinkRow,
+    in_flight: Option<InFlight>,
+    failures: u64,
+    retry_at: Millis,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    effect: EffectId,
+    since: Millis,
+    told: Option<Place>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LinkRow {
+    /// The name of the stream, which the object does not know without a stream.
+    stream: String,
+    /// The incarnation of the subscription.
+    incarnation: Incarnation,
+    /// What the subscription knows of the stream; `None` if it knows that there is none.
+    told: Option<Place>,
+    /// Whether the subscription is told nothing until it asks.
+    is_held: bool,
+}
+
+impl LinkRow {
+    /// Returns whether the subscription does not know how the stream is now.
+    fn is_behind(&self, present: Option<Presence>) -> bool {
+        match (self.told, present) {
+            (None, None) => false,
+            (Some(told), Some(present)) => {
+                let known = told.offset.unwrap_or(Offset::START);
+                told.incarnation != present.incarnation || known < present.tail
+            }
+            (None, Some(_)) | (Some(_), None) => true,
+        }
+    }
+}
+
+impl Link {
+    const fn new(row: LinkRow) -> Self {
+        Self {
+            row,
+            in_flight: None,
+            failures: 0,
+            retry_at: Millis(0),
+        }
+    }
+
+    fn waits_to_be_told(&self, present: Option<Presence>) -> bool {
+        !self.row.is_held && self.in_flight.is_none() && self.row.is_behind(present)
+    }
+
+    fn failed(&mut self, now: Millis, instance_seed: u64, limits: &Limits) {
+        self.in_flight = None;
+        self.failures += 1;
+        self.retry_at = now.plus(backoff(self.failures, instance_seed, limits));
+    }
+}
+
+impl From<Presence> for Place {
+    fn from(present: Presence) -> Self {
+        Self {
+            incarnation: present.incarnation,
+            offset: Some(present.tail),
+        }
+    }
+}
+
+impl Links {
+    /// Reads the rows. `has_table` says whether there is a table of control rows.
+    pub(super) fn recall(has_table: bool, storage: &dyn Storage) -> Result<Self, StorageError> {
+        let mut links = BTreeMap::new();
+        if has_table {
+            each_row(storage, LINK, &mut |key, row| {
+                let row: LinkRow = stored(row)?;
+                let id = key.rsplit_once('/').map_or(key, |(id, _)| id);
+                links.insert(LinkKey::new(id, row.incarnation), Link::new(row));
+                Ok(())
+            })?;
+        }
+        Ok(Self { has_table, links })
+    }
+
+    pub(super) const fn has_table(&self) -> bool {
+        self.has_table
+    }
+
+    fn put(&mut self, key: LinkKey, link: Link, turn: &mut Turn) {
+        if !self.has_table {
+            self.has_table = true;
+            turn.writes.push(Write::CreateControl);
+        }
+        turn.writes.push(Write::PutControl(row(&key, &link.row)));
+        self.links.insert(key, link);
+    }
+
+    fn remove(&mut self, key: &LinkKey, turn: &mut Turn) {
+        turn.writes.push(Write::RemoveControl { key: key.row() });
+        self.links.remove(key);
+    }
+
+    /// Removes the table when it is empty.
+    pub(super) fn remove_table_if_empty(&mut self, turn: &mut Turn) {
+        if self.has_table && self.links.is_empty() {
+            self.has_table = false;
+            turn.writes.push(Write::DropControl);
+        }
+    }
+
+    /// Tells the subscriptions how the stream is now, at the end of a step.
+    pub(super) fn tell(
+        &mut self,
+        now: Millis,
+        present: Option<Presence>,
+        instance_seed: u64,
+        outbox: &mut Outbox,
+        limits: &Limits,
+        turn: &mut Turn,
+    ) {
+        let mut in_flight = 0;
+        for link in self.links.values_mut() {
+            let is_lost = |call: InFlight| call.since.plus(limits.reply_timeout_ms) <= now;
+            if link.in_flight.is_some_and(is_lost) {
+                link.failed(now, instance_seed, limits);
+            }
+            in_flight += u64::from(link.in_flight.is_some());
+        }
+        for (key, link) in &mut self.links {
+            if in_flight >= limits.link_calls_max {
+                return;
+            }
+            if !link.waits_to_be_told(present) || link.retry_at > now {
+                continue;
+            }
+            let effect = outbox.next_effect();
+            link.in_flight = Some(InFlight {
+                effect,
+                since: now,
+                told: present.map(Place::from),
+            });
+            in_flight += 1;
+            let notify = Notify {
+                stream: link.row.stream.clone(),
+                subscription: link.row.incarnation,
+                told: link.row.told,
+                present,
+            };
+            turn.after_commit.push(Effect::Call {
+                effect,
+                to: subscription_object(&key.id),
+                request: control_request(&notify),
+            });
+        }
+    }
+
+    /// Returns when the subscriptions need the next step: for a retry, and in case that this
+    /// instance does not live to see the end of a call.
+    pub(super) fn checks_at(&self, present: Option<Presence>, limits: &Limits) -> Option<Millis> {
+        let in_flight = self.links.values().filter(|link| link.in_flight.is_some());
+        let has_room = (in_flight.count() as u64) < limits.link_calls_max;
+        // Before that the call does not count as lost.
+        let check_ms = limits.link_check_ms.max(limits.reply_timeout_ms);
+        let each = self.links.values().filter_map(|link| match link.in_flight {
+            Some(call) => Some(call.since.plus(check_ms)),
+            // Without room, the end of a call is the next step.
+            None if has_room && link.waits_to_be_told(present) => Some(link.retry_at),
+            None => None,
+        });
+        each.min()
+    }
+
+    /// Handles the end of a call. Returns whether it is one of these.
+    pub(super) fn call_finished(
+        &mut self,
+        now: Millis,
+        (effect, outcome): (EffectId, &CallOutcome),
+        present: Option<Presence>,
+        instance_seed: u64,
+        limits: &Limits,
+        turn: &mut Turn,
+    ) -> bool {
+        let mut links = self.links.iter_mut();
+        let is_it = |link: &Link| link.in_flight.is_some_and(|call| call.effect == effect);
+        let Some((key, link)) = links.find(|(_, link)| is_it(link)) else {
+            return false;
+        };
+        let Some(NotifyAnswer { hold, unlink }) = answered(outcome) else {
+            link.failed(now, instance_seed, limits);
+            return true;
+        };
+        let key = key.clone();
+        let call = link.in_flight.take().expect("the call was found");
+        // A stream that has begun since then has not been told yet.
+        let is_new = call.told.is_none() && present.is_some();
+        if unlink && !is_new {
+            self.remove(&key, turn);
+            return true;
+        }
+        let told = LinkRow {
+            told: call.told,
+            is_held: hold,
+            ..link.row.clone()
+        };
+        link.failures = 0;
+        if told != link.row {
+            turn.writes.push(Write::PutControl(row(&key, &told)));
+            link.row = told;
+        }
+        true
+    }
+}
+
+fn row(key: &LinkKey, row: &LinkRow) -> ControlRow {
+    ControlRow {
+        key: key.row(),
+        body: to_json(row),
+    }
+}
+
+impl Stream {
+    /// Returns the stream as subscriptions see it. One that was deleted, and lives on for its
+    /// forks, does not exist for them.
+    pub(super) fn presence(&self) -> Option<Presence> {
+        let state = self.state.as_ref()?;
+        let is_deleted = state.row.lineage.deleted_at.is_some();
+        (!is_deleted).then(|| Presence {
+            incarnation: state.row.incarnation,
+            tail: state.tail(),
+        })
+    }
+
+    /// Answers a call of a subscription.
+    pub(super) fn call_of_subscription(
+        &mut self,
+        id: CallId,
+        call: LinkCall,
+        rows: &dyn Storage,
+        step: &mut Step,
+    ) -> Result<(), StorageError> {
+        let present = self.presence();
+        let answer = match call {
+            LinkCall::Unlink {
+                subscription,
+                incarnation,
+                if_absent,
+            } => {
+                let key = LinkKey::new(&subscription, incarnation);
+                let is_kept = if_absent && present.is_some();
+                if !is_kept && self.links.links.contains_key(&key) {
+                    self.links.remove(&key, &mut step.turn);
+                }
+                LinkAnswer::default()
+            }
+            LinkCall::Link {
+                stream,
+                subscription,
+                incarnation,
+                pattern_since,
+            } => {
+                let told = match pattern_since {
+                    Some(since) => {
+                        let state = self.state.as_ref();
+                        let is_listed = state.is_some_and(|state| !state.row.unannounced.directory);
+                        self.place_since(since, is_listed, rows)?
+                    }
+                    None => present.map(Place::from),
+                };
+                let told = self.link(&stream, (&subscription, incarnation), told, step);
+                LinkAnswer {
+                    told: told.flatten(),
+                    present,
+                    refused: told.is_none(),
+                }
+            }
+            LinkCall::Ask {
+                stream,
+                subscription,
+                incarnation,
+            } => {
+                let told = present.map(Place::from);
+                let key = LinkKey::new(&subscription, incarnation);
+                match self.links.links.get_mut(&key) {
+                    Some(link) => {
+                        // The answer to a call that is under way would be older than this one.
+                        link.in_flight = None;
+                        // The answer may be lost. What it says is told again until it is known.
+                        let asked = LinkRow {
+                            is_held: false,
+                            ..link.row.clone()
+                        };
+                        if link.row != asked {
+                            let write = Write::PutControl(row(&key, &asked));
+                            step.turn.writes.push(write);
+                            link.row = asked;
+                        }
+                    }
+                    None => {
+                        self.link(&stream, (&subscription, incarnation), told, step);
+                    }
+                }
+                LinkAnswer {
+                    told,
+                    present,
+                    refused: false,
+                }
+            }
+        };
+        let answer = json_answer(200, &answer);
+        step.turn
+            .after_commit
+            .push(Effect::Answer { call: id, answer });
+        Ok(())
+    }
+
+    /// Links a subscription that is not linked yet. Returns what it knows now, or `None` if there
+    /// are too many.
+    fn link(
+        &mut self,
+        stream: &str,
+        (subscription, incarnation): (&str, Incarnation),
+        told: Option<Place>,
+        step: &mut Step,
+    ) -> Option<Option<Place>> {
+        let key = LinkKey::new(subscription, incarnation);
+        if let Some(link) = self.links.links.get(&key) {
+            return Some(link.row.told);
+        }
+        let links = self.links.links.len() as u64;
+        if links >= self.limits.stream_links_max {
+            return None;
+        }
+        let link = Link::new(LinkRow {
+            stream: stream.to_owned(),
+            incarnation,
+            told,
+            is_held: false,
+        });
+        self.links.put(key, link, &mut step.turn);
+        Some(told)
+    }
+
+    /// Links the subscriptions whose patterns match a stream that the directory has just learned
+    /// of.
+    pub(super) fn link_interested(
+        &mut self,
+        outcome: &CallOutcome,
+        rows: &dyn Storage,
+        step: &mut Step,
+    ) -> Result<(), StorageError> {
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        let name = state.row.name.clone();
+        let interested: Interested = answered(outcome).unwrap_or_default();
+        for interest in interested.subscriptions {
+            let told = self.place_since(interest.since, false, rows)?;
+            // A stream with as many subscriptions as it may have takes no more of them.
+            let subscription = (interest.subscription.as_str(), interest.incarnation);
+            self.link(&name, subscription, told, step);
+        }
+        Ok(())
+    }
+
+    /// Returns the place where a subscription by pattern begins, which was created at this time.
+    /// What the stream had before that is not new. The place of a stream that the directory knew
+    /// before the subscription is its tail.
+    fn place_since(
+        &self,
+        since: Millis,
+        is_listed: bool,
+        rows: &dyn Storage,
+    ) -> Result<Option<Place>, StorageError> {
+        let Some(present) = self.presence() else {
+            return Ok(None);
+        };
+        let state = self.state.as_ref().expect("a stream that is present");
+        let before_all = Place {
+            incarnation: present.incarnation,
+            offset: None,
+        };
+        if state.row.created_at >= since && !is_listed {
+            return Ok(Some(before_all));
+        }
+        if is_listed {
+            return Ok(Some(present.into()));
+        }
+        if !state.tail.has_table {
+            return Ok(Some(present.into()));
+        }
+        // The rows of the open segment that came before the subscription.
+        let table = HotTable::of(state.row.segment);
+        let (mut old, mut new) = (0, state.tail.position);
+        let is_new = |position| -> Result<bool, StorageError> {
+            let row = rows.at_or_before(table, RowKey::last_at(position))?;
+            Ok(row.is_some_and(|row| row.at >= since))
+        };
+        if new == 0 || !is_new(new - 1)? {
+            return Ok(Some(present.into()));
+        }
+        if is_new(0)? {
+            // What was sealed may be new, too.
+            return Ok(Some(if state.row.segment == 0 {
+                Place {
+                    offset: Some(Offset::START),
+                    ..before_all
+                }
+            } else {
+                before_all
+            }));
+        }
+        // The last old unit, and the first new one.
+        new -= 1;
+        while new - old > 1 {
+            let middle = old + (new - old) / 2;
+            if is_new(middle)? {
+                new = middle;
+            } else {
+                old = middle;
+            }
+        }
+        Ok(Some(Place {
+            incarnation: present.incarnation,
+            offset: Some(Offset::new(state.row.segment, new)),
+        }))
+    }
+}

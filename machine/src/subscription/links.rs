@@ -1,0 +1,458 @@
+//! The streams of a subscription: how they are linked, and what they say.
+
+use super::{Link, LinkingAnswer, Stage, Subscription};
+use crate::control::{Step, answered, call_of, control_request, json_answer, link_request};
+use crate::rows::Incarnation;
+use crate::storage::StorageError;
+use crate::wire::control::{
+    DirectoryCall, Interest, LinkAnswer, LinkCall, Listed, Notify, NotifyAnswer, Presence,
+    is_directory,
+};
+use crate::{Answer, CallId, CallOutcome, EffectId, Offset, outbox};
+
+impl Subscription {
+    /// Handles what a stream says.
+    pub(crate) fn notified(
+        &mut self,
+        step: &mut Step<'_>,
+        id: CallId,
+        notify: Notify,
+    ) -> Result<(), StorageError> {
+        let answer = match self.note(step, &notify)? {
+            Some(answer) => json_answer(200, &answer),
+            None => Answer::unavailable(step.limits),
+        };
+        step.answer(id, answer);
+        Ok(())
+    }
+
+    /// Returns the answer to what a stream says; `None` if it has to say it again later.
+    fn note(
+        &mut self,
+        step: &mut Step<'_>,
+        notify: &Notify,
+    ) -> Result<Option<NotifyAnswer>, StorageError> {
+        const UNLINK: NotifyAnswer = NotifyAnswer {
+            hold: false,
+            unlink: true,
+        };
+        let Some(head) = self.live() else {
+            return Ok(Some(UNLINK));
+        };
+        if head.incarnation != notify.subscription {
+            return Ok(Some(UNLINK));
+        }
+        let is_busy = head.wake.is_some();
+        let stream = &notify.stream;
+        if !self.links.contains_key(stream) {
+            let links_max = step.limits.subscription_links_max;
+            let Some(present) = notify.present else {
+                return Ok(Some(UNLINK));
+            };
+            if !self.matches(step, stream) {
+                return Ok(Some(UNLINK));
+            }
+            if self.links.len() as u64 >= links_max {
+                self.note_error("the subscription has as many streams as it may have");
+                return Ok(Some(UNLINK));
+            }
+            // The stream was created after the subscription, or the directory did not know it.
+            let told = notify
+                .told
+                .filter(|told| told.incarnation == present.incarnation);
+            self.insert_link(
+                stream,
+                Link {
+                    is_explicit: false,
+                    is_by_pattern: true,
+                    is_linking: false,
+                    incarnation: Some(present.incarnation),
+                    acked: told.and_then(|told| told.offset),
+                    tail: Some(present.tail),
+                    is_held: false,
+                    is_asked: false,
+                },
+            );
+            return Ok(Some(NotifyAnswer::default()));
+        }
+        let link = self.links.get(stream).expect("the link was found");
+        if link.is_linking {
+            // Which of this and the answer to the link is newer is not known.
+            return Ok(None);
+        }
+        let is_asked = link.is_asked || self.asks.values().any(|asked| asked == stream);
+        // The answer of a stream that is asked may be older than this, and ends the holding.
+        let hold = is_busy && !is_asked && link.is_pending() && notify.present.is_some();
+        let is_known = link.incarnation == notify.present.map(|present| present.incarnation)
+            && link.tail == notify.present.map(|present| present.tail);
+        if is_known && (link.is_held || !hold) {
+            return Ok(Some(NotifyAnswer {
+                hold,
+                unlink: false,
+            }));
+        }
+        let present = notify.present.map(|present| present.incarnation);
+        if link.incarnation != present {
+            // A call can be late, so that it tells of a former stream. The answer to a question
+            // cannot.
+            if is_asked {
+                return Ok(None);
+            }
+            self.ask_again(step, stream)?;
+            return Ok(Some(NotifyAnswer {
+                hold: true,
+                unlink: false,
+            }));
+        }
+        if !self.observe(stream, notify.present) {
+            return Ok(Some(UNLINK));
+        }
+        let link = self.link_mut(stream).expect("the link is still there");
+        // An earlier answer may have told the stream to hold.
+        link.is_held |= hold;
+        Ok(Some(NotifyAnswer {
+            hold,
+            unlink: false,
+        }))
+    }
+
+    /// Asks a stream that holds until then.
+    fn ask_again(&mut self, step: &mut Step<'_>, stream: &str) -> Result<(), StorageError> {
+        let call = self.ask_call(stream);
+        step.task(stream.to_owned(), link_request(&call))?;
+        let link = self.link_mut(stream).expect("the link is there");
+        (link.is_held, link.is_asked) = (true, true);
+        Ok(())
+    }
+
+    /// Returns whether the pattern of the subscription includes a stream.
+    pub(super) fn matches(&self, step: &Step<'_>, stream: &str) -> bool {
+        let Some(head) = self.live() else {
+            return false;
+        };
+        let is_own = head.wake_stream() == Some(stream);
+        !is_own
+            && head
+                .glob(step.limits)
+                .is_some_and(|glob| glob.matches(stream))
+    }
+
+    /// Notes how a stream is now. Returns false if the link has gone with it.
+    fn observe(&mut self, stream: &str, present: Option<Presence>) -> bool {
+        let link = self.link_mut(stream).expect("the stream is linked");
+        match present {
+            Some(present) if link.incarnation == Some(present.incarnation) => {
+                link.tail = link.tail.max(Some(present.tail));
+            }
+            Some(present) => {
+                // Offsets of another incarnation mean nothing here (protocol 6.4 is silent).
+                if link.incarnation.is_some() {
+                    link.acked = Some(Offset::START);
+                }
+                link.incarnation = Some(present.incarnation);
+                link.tail = Some(present.tail);
+            }
+            None if link.is_explicit => {
+                link.incarnation = None;
+                link.acked = Some(Offset::START);
+                link.tail = None;
+            }
+            None => {
+                self.remove_link(stream);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Links a stream, if it is not linked, and notes why.
+    pub(super) fn link(
+        &mut self,
+        step: &mut Step<'_>,
+        stream: &str,
+        by_pattern: bool,
+    ) -> Result<(), StorageError> {
+        if let Some(link) = self.links.get(stream) {
+            let is_noted = if by_pattern {
+                link.is_by_pattern
+            } else {
+                link.is_explicit
+            };
+            if !is_noted {
+                let link = self.link_mut(stream).expect("the link was found");
+                link.is_by_pattern |= by_pattern;
+                link.is_explicit |= !by_pattern;
+            }
+            return Ok(());
+        }
+        let link = Link {
+            is_explicit: !by_pattern,
+            is_by_pattern: by_pattern,
+            is_linking: true,
+            incarnation: None,
+            acked: Some(Offset::START),
+            tail: None,
+            is_held: false,
+            is_asked: false,
+        };
+        self.insert_link(stream, link);
+        let is_matched = by_pattern || self.matches(step, stream);
+        let head = self
+            .live()
+            .expect("a subscription that links streams is there");
+        let call = LinkCall::Link {
+            stream: stream.to_owned(),
+            subscription: head.name.clone(),
+            incarnation: head.incarnation,
+            // A stream that is named may be one that the directory has not found yet.
+            pattern_since: is_matched.then_some(head.created_at),
+        };
+        step.task(stream.to_owned(), link_request(&call))
+    }
+
+    /// Unlinks a stream, perhaps only if it does not exist.
+    pub(super) fn unlink(
+        &mut self,
+        step: &mut Step<'_>,
+        stream: &str,
+        if_absent: bool,
+    ) -> Result<(), StorageError> {
+        self.remove_link(stream);
+        let head = self
+            .live()
+            .expect("a subscription that unlinks streams is there");
+        let call = LinkCall::Unlink {
+            subscription: head.name.clone(),
+            incarnation: head.incarnation,
+            if_absent,
+        };
+        step.task(stream.to_owned(), link_request(&call))
+    }
+
+    /// Asks the streams that hold, because the wake has ended.
+    pub(super) fn ask_held(&mut self, step: &mut Step<'_>) -> Result<(), StorageError> {
+        let is_due = |link: &Link| link.is_held && !link.is_asked;
+        let held = self.links.iter().filter(|(_, link)| is_due(link));
+        let held: Vec<_> = held.map(|(stream, _)| stream.clone()).collect();
+        for stream in held {
+            let call = self.ask_call(&stream);
+            step.task(stream.clone(), link_request(&call))?;
+            let link = self.link_mut(&stream).expect("the link was found");
+            link.is_asked = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn ask_call(&self, stream: &str) -> LinkCall {
+        let head = self.live().expect("a subscription that asks is there");
+        LinkCall::Ask {
+            stream: stream.to_owned(),
+            subscription: head.name.clone(),
+            incarnation: head.incarnation,
+        }
+    }
+
+    /// Returns the entry of the directory.
+    pub(super) fn interest(&self) -> Interest {
+        let head = self
+            .live()
+            .expect("a subscription in the directory is there");
+        Interest {
+            subscription: head.name.clone(),
+            incarnation: head.incarnation,
+            since: head.created_at,
+            pattern: head.canonical_pattern(),
+            except: head.wake_stream().map(str::to_owned),
+        }
+    }
+
+    /// Handles the end of a call that this instance has made without a task. Returns whether it is
+    /// one.
+    pub(crate) fn call_finished(
+        &mut self,
+        step: &mut Step<'_>,
+        effect: EffectId,
+        outcome: &CallOutcome,
+    ) -> Result<bool, StorageError> {
+        if self.key_finished(step, effect, outcome)
+            || self.attempt_finished(step, effect, outcome)?
+        {
+            return Ok(true);
+        }
+        let Some(stream) = self.asks.remove(&effect) else {
+            return Ok(false);
+        };
+        if let Some(LinkAnswer { present, .. }) = answered(outcome) {
+            self.asked(step, &stream, present, false)?;
+        }
+        for asking in &mut self.asking_calls {
+            asking.asks.remove(&effect);
+        }
+        let (done, waiting) = core::mem::take(&mut self.asking_calls)
+            .into_iter()
+            .partition::<Vec<_>, _>(|asking| asking.asks.is_empty());
+        self.asking_calls = waiting;
+        for asking in done {
+            self.act(step, asking.id, asking.call, true)?;
+        }
+        Ok(true)
+    }
+
+    /// Handles the answer of a stream that was asked. It does not hold any more.
+    fn asked(
+        &mut self,
+        step: &mut Step<'_>,
+        stream: &str,
+        present: Option<Presence>,
+        is_task: bool,
+    ) -> Result<(), StorageError> {
+        // A stream that is linked says where the cursor begins when it answers that.
+        let link = self.links.get(stream).filter(|link| !link.is_linking);
+        if self.live().is_none() || link.is_none() {
+            return Ok(());
+        }
+        if !self.observe(stream, present) {
+            return self.unlink(step, stream, true);
+        }
+        let link = self.link_mut(stream).expect("the link is still there");
+        link.is_held = false;
+        // Another question can be under way.
+        link.is_asked &= !is_task;
+        Ok(())
+    }
+
+    /// Handles the success of a task.
+    pub(crate) fn task_finished(
+        &mut self,
+        step: &mut Step<'_>,
+        to: &str,
+        request: &outbox::Request,
+        outcome: &CallOutcome,
+    ) -> Result<(), StorageError> {
+        if is_directory(to) {
+            let call = call_of(request).expect("it was written by this code");
+            return self.directory_answered(step, to, call, answered(outcome));
+        }
+        let Some(call) = call_of::<LinkCall>(request) else {
+            self.wake_event_written();
+            return Ok(());
+        };
+        let is_own = |incarnation: Incarnation| {
+            self.live()
+                .is_some_and(|head| head.incarnation == incarnation)
+        };
+        match call {
+            LinkCall::Link { incarnation, .. } if is_own(incarnation) => {
+                self.linked(step, to, answered(outcome).unwrap_or_default())
+            }
+            LinkCall::Ask { incarnation, .. } if is_own(incarnation) => {
+                let answer: LinkAnswer = answered(outcome).unwrap_or_default();
+                self.asked(step, to, answer.present, true)
+            }
+            LinkCall::Link { .. } | LinkCall::Ask { .. } | LinkCall::Unlink { .. } => Ok(()),
+        }
+    }
+
+    fn linked(
+        &mut self,
+        step: &mut Step<'_>,
+        stream: &str,
+        answer: LinkAnswer,
+    ) -> Result<(), StorageError> {
+        let Some(link) = self.link_mut(stream).filter(|link| link.is_linking) else {
+            return Ok(());
+        };
+        link.is_linking = false;
+        if answer.refused {
+            self.remove_link(stream);
+            self.note_error("a stream has as many subscriptions as it may have");
+            return Ok(());
+        }
+        if let Some(told) = answer.told
+            && link.incarnation.is_none()
+        {
+            link.incarnation = Some(told.incarnation);
+            link.acked = told.offset;
+        }
+        if !self.observe(stream, answer.present) {
+            return self.unlink(step, stream, true);
+        }
+        Ok(())
+    }
+
+    fn directory_answered(
+        &mut self,
+        step: &mut Step<'_>,
+        to: &str,
+        call: DirectoryCall,
+        listed: Option<Listed>,
+    ) -> Result<(), StorageError> {
+        let DirectoryCall::Add { subscription, .. } = call else {
+            return Ok(());
+        };
+        let is_own = |head: &&super::Head| head.incarnation == subscription.incarnation;
+        if self.live().filter(is_own).is_none() {
+            return Ok(());
+        }
+        let listed = listed.unwrap_or_default();
+        for stream in &listed.streams {
+            if self.links.len() as u64 >= step.limits.subscription_links_max {
+                self.note_error("the subscription has as many streams as it may have");
+                break;
+            }
+            self.link(step, stream, true)?;
+        }
+        let shard = to.rsplit('/').next().and_then(|shard| shard.parse().ok());
+        let shard = shard.expect("the name of a directory ends in its number");
+        match listed.next {
+            Some(stream) => {
+                let call = DirectoryCall::Add {
+                    subscription,
+                    after: Some(stream),
+                };
+                step.task(to.to_owned(), control_request(&call))
+            }
+            None => {
+                let head = self.live_mut().expect("the subscription is there");
+                if let Stage::Creating { shards } = &mut head.stage {
+                    shards.remove(&shard);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers the calls that have waited until all streams are linked.
+    pub(super) fn finish_linking(&mut self, step: &mut Step<'_>) {
+        let Some(head) = self.live() else {
+            for call in core::mem::take(&mut self.linking_calls) {
+                step.refuse(call.id, &crate::Refusal::SubscriptionNotFound);
+            }
+            return;
+        };
+        let is_listed = match &head.stage {
+            Stage::Creating { shards } => shards.is_empty(),
+            Stage::Ready | Stage::Deleted { .. } => true,
+        };
+        let has_key = head.webhook().is_none() || self.key.known.is_some();
+        if !is_listed || self.is_linking() || !has_key && head.stage != Stage::Ready {
+            return;
+        }
+        if head.stage != Stage::Ready {
+            self.live_mut().expect("the subscription is there").stage = Stage::Ready;
+        }
+        for call in core::mem::take(&mut self.linking_calls) {
+            let answer = match call.answer {
+                LinkingAnswer::Described(status) => json_answer(status, &self.description()),
+                LinkingAnswer::Added => Answer::uncached(204),
+            };
+            step.answer(call.id, answer);
+        }
+    }
+
+    pub(super) fn note_error(&mut self, error: &str) {
+        if let Some(head) = self.live_mut() {
+            head.retry.error = Some(error.to_owned());
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! The keys that sign webhooks: Ed25519 (RFC 8032), published as a JSON Web Key Set (protocol 6.5
+//! and 12.10).
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{Limits, Millis};
+
+const MILLIS_PER_SECOND: u64 = 1_000;
+
+/// A private key, with the id of its public one.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyPair {
+    key: SigningKey,
+    kid: String,
+}
+
+impl KeyPair {
+    /// Returns the key that this seed determines.
+    pub(crate) fn from_seed(seed: [u8; 32]) -> Self {
+        let key = SigningKey::from_bytes(&seed);
+        let x = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
+        // The thumbprint of the key (RFC 7638), whose members are in this order.
+        let thumbprint = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+        let digest = Sha256::digest(thumbprint.as_bytes());
+        let kid = format!("ds_{}", BASE64_URL_SAFE_NO_PAD.encode(digest));
+        Self { key, kid }
+    }
+
+    /// Returns the id of the public key.
+    pub(crate) fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// Returns the seed, which is the private key.
+    pub(crate) fn seed(&self) -> &[u8; 32] {
+        self.key.as_bytes()
+    }
+
+    /// Returns the value of `Webhook-Signature` for a body that is sent at this time, in seconds
+    /// since the Unix epoch.
+    pub(crate) fn sign(&self, seconds: u64, body: &[u8]) -> String {
+        let mut message = format!("{seconds}.").into_bytes();
+        message.extend_from_slice(body);
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(self.key.sign(&message).to_bytes());
+        format!("t={seconds},kid={},ed25519={signature}", self.kid)
+    }
+
+    fn jwk(&self) -> Jwk {
+        Jwk {
+            kty: "OKP",
+            crv: "Ed25519",
+            kid: self.kid.clone(),
+            r#use: "sig",
+            alg: "EdDSA",
+            x: BASE64_URL_SAFE_NO_PAD.encode(self.key.verifying_key().as_bytes()),
+        }
+    }
+}
+
+/// A public key. It never has the member `d`, which is the private one.
+#[derive(Serialize)]
+struct Jwk {
+    kty: &'static str,
+    crv: &'static str,
+    kid: String,
+    r#use: &'static str,
+    alg: &'static str,
+    x: String,
+}
+
+#[derive(Serialize)]
+struct JwkSet {
+    keys: Vec<Jwk>,
+}
+
+/// A key, and when it signs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredKey {
+    seed: [u8; 32],
+    /// It signs nothing before.
+    signs_from: Millis,
+    /// It signs nothing after.
+    signs_until: Millis,
+}
+
+impl core::fmt::Debug for StoredKey {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self {
+            signs_from,
+            signs_until,
+            ..
+        } = self;
+        write!(formatter, "StoredKey({}..={})", signs_from.0, signs_until.0)
+    }
+}
+
+/// All keys whose public part is published, in the order in which they sign.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyRing {
+    pub(crate) keys: Vec<StoredKey>,
+}
+
+/// Returns how long a cache can have the public keys without a new one.
+const fn cached_ms(limits: &Limits) -> u64 {
+    limits
+        .jwks_max_age_s
+        .saturating_mul(MILLIS_PER_SECOND)
+        .saturating_add(limits.clock_skew_ms_max)
+}
+
+impl KeyRing {
+    /// Rotates the keys. Returns whether that changed them.
+    ///
+    /// A new key is published for the lifetime of a cache before it signs. An old one stays
+    /// published until its last signature is outside the replay window, and for the lifetime of a
+    /// cache more.
+    pub(crate) fn advance(
+        &mut self,
+        now: Millis,
+        seed: &mut dyn FnMut() -> [u8; 32],
+        limits: &Limits,
+    ) -> bool {
+        let lead = cached_ms(limits);
+        let kept = limits.webhook_replay_window_ms.saturating_add(lead);
+        let before = self.keys.len();
+        let last = self.keys.last().map(|key| key.signs_until);
+        // The last key signs on until its successor has been published for long enough.
+        let needs_next = last.is_none_or(|until| until <= now.plus(lead));
+        if needs_next {
+            let signs_from = match self.keys.last_mut() {
+                None => now,
+                Some(last) => {
+                    last.signs_until = last.signs_until.max(now.plus(lead));
+                    last.signs_until
+                }
+            };
+            self.keys.push(StoredKey {
+                seed: seed(),
+                signs_from,
+                // Shorter periods would publish ever more keys.
+                signs_until: signs_from.plus(limits.signing_key_ms.max(kept)),
+            });
+        }
+        self.keys.retain(|key| now <= key.signs_until.plus(kept));
+        needs_next || self.keys.len() != before
+    }
+
+    fn current(&self, now: Millis) -> &StoredKey {
+        let current = self.keys.iter().rev().find(|key| key.signs_from <= now);
+        current
+            .or_else(|| self.keys.first())
+            .expect("a ring that has advanced has a key")
+    }
+
+    /// Returns the key that signs at this time.
+    pub(crate) fn signing_key(&self, now: Millis) -> KeyPair {
+        KeyPair::from_seed(self.current(now).seed)
+    }
+
+    /// Returns until when that key signs.
+    pub(crate) fn signs_until(&self, now: Millis) -> Millis {
+        self.current(now).signs_until
+    }
+
+    /// Returns the public keys as JSON.
+    pub(crate) fn jwks(&self) -> String {
+        assert!(!self.keys.is_empty(), "a ring that has advanced has a key");
+        let keys = self.keys.iter();
+        let keys = keys.map(|key| KeyPair::from_seed(key.seed).jwk()).collect();
+        serde_json::to_string(&JwkSet { keys }).expect("texts always become JSON")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use ed25519_dalek::{Signature, VerifyingKey};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hexadecimal<const COUNT: usize>(text: &str) -> [u8; COUNT] {
+        let mut bytes = [0; COUNT];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).unwrap();
+        }
+        bytes
+    }
+
+    /// RFC 8032, 7.1, tests 1 to 3.
+    #[test]
+    fn signatures_are_those_of_the_standard() {
+        for (seed, public, message, signature) in [
+            (
+                "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+                "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+                &b""[..],
+                "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bac\
+                 c61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
+            ),
+            (
+                "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+                "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+                &b"\x72"[..],
+                "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e\
+                 458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+            ),
+            (
+                "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+                "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+                &b"\xaf\x82"[..],
+                "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290\
+                 ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
+            ),
+        ] {
+            let pair = KeyPair::from_seed(hexadecimal(seed));
+            assert_eq!(pair.key.verifying_key().as_bytes(), &hexadecimal(public));
+            assert_eq!(
+                pair.key.sign(message).to_bytes(),
+                hexadecimal::<64>(signature)
+            );
+        }
+    }
+
+    /// Checks a signature as a receiver does, with the keys that it has.
+    fn verifies(jwks: &str, header: &str, body: &[u8]) -> bool {
+        let jwks: serde_json::Value = serde_json::from_str(jwks).unwrap();
+        let part = |name: &str| {
+            let parts = header.split(',');
+            let mut parts = parts.filter_map(|part| part.split_once('='));
+            parts.find(|(key, _)| *key == name).unwrap().1.to_owned()
+        };
+        let keys = jwks["keys"].as_array().unwrap();
+        let Some(key) = keys.iter().find(|key| key["kid"] == part("kid")) else {
+            return false;
+        };
+        assert!(key.get("d").is_none());
+        let decoded = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).unwrap();
+        let public: [u8; 32] = decoded(key["x"].as_str().unwrap()).try_into().unwrap();
+        let signature: [u8; 64] = decoded(&part("ed25519")).try_into().unwrap();
+        let mut message = format!("{}.", part("t")).into_bytes();
+        message.extend_from_slice(body);
+        let key = VerifyingKey::from_bytes(&public).unwrap();
+        key.verify_strict(&message, &Signature::from_bytes(&signature))
+            .is_ok()
+    }
+
+    #[test]
+    fn a_signature_covers_its_time_and_its_body() {
+        let mut ring = KeyRing::default();
+        assert!(ring.advance(Millis(5), &mut || [7; 32], &Limits::DEFAULT));
+        let header = ring.signing_key(Millis(5)).sign(1_700_000_000, b"{}");
+        let jwks = ring.jwks();
+        assert!(verifies(&jwks, &header, b"{}"));
+        assert!(!verifies(&jwks, &header, b"{} "));
+        assert!(!verifies(&jwks, &header.replace("t=17", "t=18"), b"{}"));
+        let secret = BASE64_URL_SAFE_NO_PAD.encode([7; 32]);
+        assert!(!jwks.contains(&secret) && !format!("{ring:?}").contains('7'));
+    }
+
+    #[test]
+    fn through_a_year_every_signature_verifies_with_the_keys_that_caches_have() {
+        let limits = Limits::DEFAULT;
+        let (age, window) = (
+            limits.jwks_max_age_s * 1_000,
+            limits.webhook_replay_window_ms,
+        );
+        let mut drawn = 0_u64;
+        let mut seed = || {
+            drawn += 1;
+            let mut seed = [0; 32];
+            seed[..8].copy_from_slice(&drawn.to_le_bytes());
+            seed
+        };
+        let mut ring = KeyRing::default();
+        // The sets that caches may still serve, and the signatures that receivers may still check.
+        let mut served: VecDeque<(u64, String)> = VecDeque::new();
+        let mut signed: VecDeque<(u64, String)> = VecDeque::new();
+        // What a subscription was given last.
+        let mut leased: Option<(KeyPair, Millis)> = None;
+        let mut now = 1_000_000;
+        let mut pauses = [1_000, 40_000, 250_000, 3_600_000, 40 * 86_400_000, 100_000]
+            .iter()
+            .cycle();
+        let mut rotations = 0;
+        while now < 1_000_000 + 366 * 86_400_000 {
+            rotations += u64::from(ring.advance(Millis(now), &mut seed, &limits));
+            served.push_back((now, ring.jwks()));
+            served.retain(|(at, _)| now <= at + age);
+            if leased
+                .as_ref()
+                .is_none_or(|(_, until)| Millis(now) > *until)
+            {
+                let until = ring.signs_until(Millis(now));
+                leased = Some((ring.signing_key(Millis(now)), until));
+            }
+            let (key, _) = leased.as_ref().unwrap();
+            signed.push_back((now, key.sign(now / 1_000, b"x")));
+            signed.retain(|(at, _)| now <= at + window);
+            for (at, jwks) in &served {
+                for (_, header) in &signed {
+                    assert!(verifies(jwks, header, b"x"), "served at {at}, now {now}");
+                }
+            }
+            assert!(ring.keys.len() <= 3);
+            now += pauses.next().unwrap();
+        }
+        assert!(rotations > 5);
+    }
+
+    /// RFC 8037, A.2 and A.3.
+    #[test]
+    fn a_key_is_named_by_its_thumbprint() {
+        let seed = hexadecimal("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60");
+        let pair = KeyPair::from_seed(seed);
+        let kid = "ds_kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        assert_eq!((pair.kid(), pair.seed()), (kid, &seed));
+        assert_eq!(
+            serde_json::to_value(pair.jwk()).unwrap(),
+            serde_json::json!({
+                "kty": "OKP", "crv": "Ed25519", "kid": kid, "use": "sig", "alg": "EdDSA", "x": x,
+            })
+        );
+    }
+
+    const NOW: Millis = Millis(1_800_000_000_000);
+    const DAY_MS: u64 = 86_400_000;
+    /// The lifetime of a cache and the skew of clocks.
+    const LEAD_MS: u64 = 305_000;
+
+    /// A ring whose seeds are numbers.
+    #[derive(Default)]
+    struct Rotation {
+        ring: KeyRing,
+        seeds: u64,
+    }
+
+    impl Rotation {
+        fn advance(&mut self, now: Millis, limits: &Limits) -> bool {
+            let mut seed = || {
+                self.seeds += 1;
+                let mut seed = [0; 32];
+                seed[..8].copy_from_slice(&self.seeds.to_le_bytes());
+                seed
+            };
+            let before = self.ring.clone();
+            let has_changed = self.ring.advance(now, &mut seed, limits);
+            assert_eq!(has_changed, before != self.ring);
+            let mut none = || unreachable!("one step is enough");
+            assert!(!self.ring.advance(now, &mut none, limits));
+            for pair in self.ring.keys.windows(2) {
+                assert_eq!(pair[0].signs_until, pair[1].signs_from);
+            }
+            has_changed
+        }
+
+        /// Returns the numbers of the public keys.
+        fn published(&self) -> Vec<u64> {
+            self.ring.keys.iter().map(|key| number(&key.seed)).collect()
+        }
+
+        fn signer(&self, now: Millis) -> u64 {
+            number(self.ring.signing_key(now).seed())
+        }
+    }
+
+    fn number(seed: &[u8; 32]) -> u64 {
+        u64::from_le_bytes(seed[..8].try_into().unwrap())
+    }
+
+    #[test]
+    fn keys_follow_each_other_to_the_millisecond() {
+        let limits = Limits::DEFAULT;
+        let mut rotation = Rotation::default();
+        assert!(rotation.advance(NOW, &limits));
+        let end = NOW.plus(30 * DAY_MS);
+        assert_eq!(
+            (rotation.signer(NOW), rotation.ring.signs_until(NOW)),
+            (1, end)
+        );
+
+        assert!(!rotation.advance(Millis(end.0 - LEAD_MS - 1), &limits));
+        assert!(rotation.advance(Millis(end.0 - LEAD_MS), &limits));
+        assert_eq!(rotation.published(), [1, 2]);
+        let before = Millis(end.0 - 1);
+        assert_eq!(
+            (rotation.signer(before), rotation.ring.signs_until(before)),
+            (1, end)
+        );
+        let next = end.plus(30 * DAY_MS);
+        assert_eq!(
+            (rotation.signer(end), rotation.ring.signs_until(end)),
+            (2, next)
+        );
+
+        let kept = end.plus(300_000 + LEAD_MS);
+        assert!(!rotation.advance(kept, &limits));
+        assert!(rotation.advance(kept.plus(1), &limits));
+        assert_eq!(rotation.published(), [2]);
+    }
+
+    #[test]
+    fn after_a_long_sleep_the_old_key_signs_until_caches_have_the_new_one() {
+        let limits = Limits::DEFAULT;
+        let mut rotation = Rotation::default();
+        rotation.advance(NOW, &limits);
+        let later = NOW.plus(400 * DAY_MS);
+        assert!(rotation.advance(later, &limits));
+        let turn = later.plus(LEAD_MS);
+        assert_eq!(
+            (rotation.signer(later), rotation.ring.signs_until(later)),
+            (1, turn)
+        );
+        assert_eq!(rotation.signer(turn), 2);
+
+        // It slept with the next key published. That one has signed nothing, but may at once.
+        let end = rotation.ring.signs_until(turn);
+        rotation.advance(Millis(end.0 - 1), &limits);
+        let later = end.plus(400 * DAY_MS);
+        rotation.advance(later, &limits);
+        assert_eq!(
+            (rotation.published(), rotation.signer(later)),
+            (vec![3, 4], 3)
+        );
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_changes_nothing() {
+        let mut rotation = Rotation::default();
+        rotation.advance(NOW, &Limits::DEFAULT);
+        assert!(!rotation.advance(Millis(0), &Limits::DEFAULT));
+        assert_eq!(rotation.signer(Millis(0)), 1);
+    }
+
+    #[test]
+    fn keys_are_few_with_any_limits() {
+        for (jwks_max_age_s, clock_skew_ms_max) in [(0, 0), (0, 5_000), (300, 0), (300, 5_000)] {
+            let limits = Limits {
+                signing_key_ms: 1,
+                jwks_max_age_s,
+                clock_skew_ms_max,
+                ..Limits::DEFAULT
+            };
+            let mut rotation = Rotation::default();
+            for step in 0..5_000 {
+                rotation.advance(NOW.plus(step * 1_000), &limits);
+                assert!(rotation.ring.keys.len() <= 3, "{:?}", rotation.ring);
+            }
+            assert!(rotation.seeds > 5);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Subscriptions hold keys by clocks that differ, and the ring sleeps for any time.
+        #[test]
+        fn every_set_that_a_receiver_can_have_has_the_key_of_every_signature(
+            period_ms in prop_oneof![Just(1), Just(30 * DAY_MS), 0..2 * DAY_MS],
+            steps in prop::collection::vec(
+                (
+                    prop_oneof![
+                        8 => 0..180_000_u64,
+                        4 => 240_000..720_000_u64,
+                        2 => 0..DAY_MS,
+                        1 => 0..90 * DAY_MS,
+                    ],
+                    0..=10_000_u64,
+                ),
+                1..120,
+            ),
+        ) {
+            let limits = Limits { signing_key_ms: period_ms.max(1), ..Limits::DEFAULT };
+            let cached_ms = limits.jwks_max_age_s * 1_000;
+            let mut rotation = Rotation::default();
+            let mut held: Option<(u64, Millis)> = None;
+            let (mut served, mut signed) = (Vec::new(), Vec::new());
+            let mut now = NOW;
+            for (pause, skew) in steps {
+                now = now.plus(pause);
+                rotation.advance(now, &limits);
+                let own_clock = Millis(now.0 + skew - limits.clock_skew_ms_max);
+                if held.is_none_or(|(_, until)| own_clock > until) {
+                    held = Some((rotation.signer(now), rotation.ring.signs_until(now)));
+                }
+                let (key, _) = held.unwrap();
+                served.push((now, rotation.published()));
+                signed.push((now, key));
+                served.retain(|(at, _)| now <= at.plus(cached_ms));
+                signed.retain(|(at, _)| now <= at.plus(limits.webhook_replay_window_ms));
+                for (at, published) in &served {
+                    for (_, key) in &signed {
+                        prop_assert!(published.contains(key), "{key} {published:?} {at:?} {now:?}");
+                    }
+                }
+            }
+        }
+    }
+}
