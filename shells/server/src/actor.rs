@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use machine::rows::Incarnation;
 use machine::{
-    AlarmChange, Answer, Append, Body, BodyWriter, CallId, Context, Effect, Input, Limits,
-    StorageError, Stream, Subscriber, Turn, Write,
+    AlarmChange, Answer, Append, Body, BodyWriter, CallId, Context, Effect, Input, Limits, Object,
+    StorageError, Subscriber, Turn, Write,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ use crate::platform::Platform;
 use crate::room::Reservation;
 use crate::storage::{Reader, Rows};
 use crate::streams::Streams;
-use crate::subscribers::{Subscribers, Subscription};
+use crate::subscribers::{Attachment, Subscribers};
 
 /// The result of a job. A job that fails has no result: its sender is dropped.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) enum Reply {
     Answered(Answered),
     Attached {
         subscriber: Subscriber,
-        subscription: Subscription,
+        attachment: Attachment,
     },
     Done,
 }
@@ -85,7 +85,7 @@ pub(crate) enum Unwritten {
 #[derive(Debug)]
 pub(crate) enum JobKind {
     Input(Input),
-    /// A reader has dropped its subscription.
+    /// A reader has dropped its attachment.
     Leave {
         subscriber: u64,
         incarnation: Incarnation,
@@ -163,7 +163,7 @@ impl Job {
     }
 
     /// Returns whether the job can run without the writer.
-    pub(crate) const fn only_reads(&self) -> bool {
+    pub(crate) fn only_reads(&self) -> bool {
         if let JobKind::Input(input) = &self.kind {
             return input.only_reads() && self.unwritten.is_none();
         }
@@ -191,7 +191,7 @@ pub(crate) struct Mailbox {
 #[derive(Debug, Default)]
 pub(crate) struct ActorState {
     /// The instance of the machine. The first job that needs it wakes it. A failed turn drops it.
-    pub(crate) stream: Option<Stream>,
+    pub(crate) machine: Option<Object>,
     /// The seed of the present instance, or of the next one.
     instance_seed: Option<u64>,
     /// The number of the present instance. No other instance has the same.
@@ -266,13 +266,13 @@ impl StreamActor {
 impl ActorState {
     /// Returns whether the actor can be dropped without loss.
     pub(crate) fn is_idle(&self) -> bool {
-        self.stream.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
+        self.machine.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
     }
 
     /// Drops the instance, which can be made from the rows again. Subscribers stay. Calls that wait
     /// for another stream are given up, and answered 503.
     pub(crate) fn reset(&mut self) {
-        self.stream = None;
+        self.machine = None;
         self.instance_seed = None;
         self.pending_effects = 0;
         // Only the instance knew what these calls wait for.
@@ -320,7 +320,7 @@ impl ActorState {
     /// Returns whether the outcome belongs to the present instance, and if so counts its effect as
     /// finished.
     fn is_current_instance(&mut self, instance: u64) -> bool {
-        let is_current_instance = self.stream.is_some() && self.instance == instance;
+        let is_current_instance = self.machine.is_some() && self.instance == instance;
         if is_current_instance {
             self.pending_effects = self.pending_effects.saturating_sub(1);
         }
@@ -357,12 +357,12 @@ impl ActorState {
         job: &Job,
         reader: &dyn Reader,
     ) -> Result<Option<Write>, TurnError> {
-        let is_waking = self.stream.is_none() && job.kind.input().is_some();
+        let is_waking = self.machine.is_none() && job.kind.input().is_some();
         if !is_waking {
             return Ok(None);
         }
         let rows = reader.stream(&actor.name)?;
-        Ok(Stream::upgrade(streams.platform.now(), &*rows)?)
+        Ok(Object::upgrade(streams.platform.now(), &*rows)?)
     }
 
     fn step_on(
@@ -374,22 +374,23 @@ impl ActorState {
         waiting: &[(Job, Effects)],
     ) -> Result<Turn, TurnError> {
         let now = streams.platform.now();
-        if self.stream.is_none() {
+        if self.machine.is_none() {
             let instance_seed = drawn(&mut self.instance_seed, &*streams.platform)?;
             let limits = &streams.settings.limits;
             self.has_rows = !rows.layout()?.is_empty();
-            self.stream = Some(Stream::wake(now, rows, limits, instance_seed)?);
+            self.machine = Some(Object::wake(now, rows, limits, instance_seed)?);
             (self.instance, self.pending_effects) = (streams.instance(), 0);
             streams.awoken(actor);
         }
-        let stream = self.stream.as_mut().expect("it was woken just now");
+        let machine = self.machine.as_mut().expect("it was woken just now");
         let subscribers = &self.subscribers;
         let context = Context {
             now,
             storage: rows,
             subscribers: &|incarnation| Ok(attached(subscribers, waiting, incarnation)),
+            entropy: &|| streams.platform.entropy(),
         };
-        Ok(stream.step(&context, input)?)
+        Ok(machine.step(&context, input)?)
     }
 
     /// Makes the effects of a turn ready. Bodies are made from the rows as they are after this

@@ -180,6 +180,10 @@ async fn carry_out(streams: Arc<Streams>, job: EffectJob) {
             let outcome = outcome.unwrap_or(CallOutcome::Failed);
             Input::CallFinished { effect, outcome }
         }
+        Effect::Webhook { effect, webhook } => {
+            let outcome = streams.webhooks.send(webhook).await;
+            Input::CallFinished { effect, outcome }
+        }
         Effect::Index { .. } => unreachable!("the limits say that there is no index"),
         Effect::Answer { .. } | Effect::Attach { .. } => return,
     };

@@ -366,8 +366,9 @@ impl ActorState {
                 Effect::Put(_)
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
+                | Effect::Webhook { .. }
                 | Effect::Index { .. } => {
-                    if effects.instance == self.instance && self.stream.is_some() {
+                    if effects.instance == self.instance && self.machine.is_some() {
                         self.pending_effects += 1;
                     }
                     streams.effect_queue.push(EffectJob {
@@ -377,12 +378,12 @@ impl ActorState {
                     });
                 }
                 Effect::Attach { call, subscriber } => {
-                    let subscription = self.subscribers.attach(streams, &actor.name, &subscriber);
+                    let attachment = self.subscribers.attach(streams, &actor.name, &subscriber);
                     self.reply(
                         call,
                         Reply::Attached {
                             subscriber,
-                            subscription,
+                            attachment,
                         },
                     );
                 }

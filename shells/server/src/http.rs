@@ -484,7 +484,9 @@ impl Service {
             | Call::Read(_)
             | Call::Delete(_)
             | Call::Fork(_)
-            | Call::Admin(_) => None,
+            | Call::Admin(_)
+            | Call::Link(_)
+            | Call::Control(_) => None,
         };
         let call = streams.call(call);
         #[cfg(not(feature = "test-routes"))]

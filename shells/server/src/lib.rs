@@ -35,6 +35,7 @@ mod streams;
 mod subscribers;
 #[cfg(feature = "test-routes")]
 mod test_routes;
+mod webhooks;
 
 pub use config::{Bounds, Config};
 pub use platform::{Native, Platform, Work};

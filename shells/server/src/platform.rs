@@ -21,6 +21,19 @@ pub trait Platform: Debug + Send + Sync + 'static {
     /// When the system has none.
     fn random(&self) -> io::Result<u64>;
 
+    /// Returns random bytes that nobody can guess.
+    ///
+    /// # Panics
+    /// When the system has none.
+    fn entropy(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for eight in bytes.chunks_exact_mut(8) {
+            let random = self.random().expect("the system has random bytes");
+            eight.copy_from_slice(&random.to_le_bytes());
+        }
+        bytes
+    }
+
     /// Runs a closure soon, on a thread that may block. Closures start in the order in which they
     /// were given.
     fn work(&self, work: Work);

@@ -1,7 +1,7 @@
 //! Live readers: one machine ([`machine::live_reader`]) for each, and the execution of its effects.
 //!
 //! A reader has no own task. Its response drives it: hyper polls for more when the client
-//! has taken the bytes before. Messages that arrive in between are buffered in the subscription, up
+//! has taken the bytes before. Messages that arrive in between are buffered in the attachment, up
 //! to a bound.
 
 use std::collections::VecDeque;
@@ -24,14 +24,14 @@ use crate::cold::Pages;
 use crate::http::{Outgoing, failure, plain, response, unavailable};
 use crate::metrics::Counted;
 use crate::streams::Streams;
-use crate::subscribers::Subscription;
+use crate::subscribers::Attachment;
 
 type Connecting = Pin<Box<dyn Future<Output = Connected> + Send>>;
 
 /// The answer to a connection attempt.
 enum Connected {
     /// The reader is attached at the tail.
-    Attached(LiveHead, Subscription),
+    Attached(LiveHead, Attachment),
     /// A page for the reader's machine.
     Page(LiveHead, Vec<u8>),
     /// An answer to pass to the client.
@@ -45,7 +45,7 @@ pub(crate) struct Reader {
     read: Read,
     live_reader: LiveReader,
     connecting: Option<Connecting>,
-    subscription: Option<Subscription>,
+    attachment: Option<Attachment>,
     /// Bytes for the client, not sent yet.
     emitted: VecDeque<Bytes>,
     /// The answer to the first attempt.
@@ -87,8 +87,8 @@ async fn connected(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> 
     match reply {
         Some(Reply::Attached {
             subscriber,
-            subscription,
-        }) => Connected::Attached(subscriber.head, subscription),
+            attachment,
+        }) => Connected::Attached(subscriber.head, attachment),
         Some(Reply::Answered(Answered { answer, rendering })) => match (head(&answer), rendering) {
             (Some(head), Some(rendering)) => {
                 match Pages::new(streams, name, rendering).whole().await {
@@ -134,7 +134,7 @@ pub(crate) async fn hold(
         read,
         live_reader: LiveReader::new(streams.platform.now(), head),
         connecting: None,
-        subscription: None,
+        attachment: None,
         emitted: VecDeque::new(),
         held,
         forwarded: None,
@@ -205,7 +205,7 @@ impl Reader {
             _ = self.ending.wait_for(|ending| *ending) => Event::Ending,
             connected = either(self.connecting.as_mut()) => Event::Connected(connected),
             () = self.seat.half_closed(), if !self.is_half_closed => Event::HalfClosed,
-            input = next_message(self.subscription.as_mut()) => Event::Message(input),
+            input = next_message(self.attachment.as_mut()) => Event::Message(input),
             () = tokio::time::sleep(Duration::from_millis(wait)) => Event::Message(Input::Tick),
         };
         match event {
@@ -220,7 +220,7 @@ impl Reader {
             }
             Event::Message(input) => {
                 if input == Input::Disconnected {
-                    self.subscription = None;
+                    self.attachment = None;
                 }
                 self.step(input);
             }
@@ -230,8 +230,8 @@ impl Reader {
     /// Handles the answer to a connection attempt.
     fn take(&mut self, connected: Connected) {
         match connected {
-            Connected::Attached(head, subscription) => {
-                self.subscription = Some(subscription);
+            Connected::Attached(head, attachment) => {
+                self.attachment = Some(attachment);
                 let body = Vec::new();
                 self.step(Input::Connected { head, body });
             }
@@ -262,7 +262,7 @@ impl Reader {
                         connected(&streams, &name, reply).await
                     }));
                 }
-                Effect::Disconnect => self.subscription = None,
+                Effect::Disconnect => self.attachment = None,
                 Effect::Emit(bytes) => self.emitted.push_back(bytes.into()),
                 Effect::Answer {
                     status,
@@ -290,9 +290,9 @@ async fn either(connecting: Option<&mut Connecting>) -> Connected {
     }
 }
 
-async fn next_message(subscription: Option<&mut Subscription>) -> Input {
-    match subscription {
-        Some(subscription) => subscription.next().await,
+async fn next_message(attachment: Option<&mut Attachment>) -> Input {
+    match attachment {
+        Some(attachment) => attachment.next().await,
         None => std::future::pending().await,
     }
 }

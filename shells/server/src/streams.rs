@@ -43,6 +43,7 @@ use crate::platform::Platform;
 use crate::room::Reservation;
 use crate::shards::Shard;
 use crate::storage::{Storage, shard_of};
+use crate::webhooks::Webhooks;
 
 /// How many streams are looked at when there are too many in memory. It is more than one, so that
 /// their number falls again after all of them were busy.
@@ -59,6 +60,7 @@ pub(crate) struct Streams {
     pub(crate) health: Health,
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) effect_queue: EffectQueue,
+    pub(crate) webhooks: Webhooks,
     pub(crate) shards: Vec<Shard>,
     /// Streams that have jobs, an instance in memory, or subscribers.
     actors: Mutex<HashMap<Arc<str>, Arc<StreamActor>>>,
@@ -92,6 +94,7 @@ impl Streams {
         settings.limits.registry = true;
         settings.limits.metrics = true;
         settings.limits.index = false;
+        let webhooks = Webhooks::new(settings.limits.webhook_loopback);
         let traffic = Mutex::new(Traffic::new(
             platform.now(),
             config.bounds.traffic_streams_max,
@@ -106,6 +109,7 @@ impl Streams {
             health: Health::new(config),
             platform,
             effect_queue,
+            webhooks,
             actors: Mutex::default(),
             awake: Mutex::new(LruCache::unbounded()),
             pages_made: Arc::new(Semaphore::new(config.bounds.pages_made_max.max(1))),
@@ -175,7 +179,7 @@ impl Streams {
         self.ask(name, JobKind::Input(Input::Alarm), None)
     }
 
-    /// Queues the notice that a reader has dropped its subscription.
+    /// Queues the notice that a reader has dropped its attachment.
     pub(crate) fn leave(self: &Arc<Self>, name: &str, subscriber: u64, incarnation: Incarnation) {
         self.send_always(
             name,
@@ -278,7 +282,7 @@ impl Streams {
             actors.remove(&actor.name);
         }
         drop((mailbox, actors));
-        if state.stream.is_none() {
+        if state.machine.is_none() {
             self.awake.lock().pop(&actor.name);
         }
         drop(state);
@@ -287,7 +291,7 @@ impl Streams {
 
     /// Records that a stream is used.
     pub(crate) fn used(&self, actor: &Arc<StreamActor>, state: &ActorState) {
-        if state.stream.is_some() {
+        if state.machine.is_some() {
             let mut awake = self.awake.lock();
             awake.put(Arc::clone(&actor.name), Arc::clone(actor));
         }

@@ -22,7 +22,7 @@ impl Subscribers {
         streams: &Arc<Streams>,
         name: &Arc<str>,
         subscriber: &Subscriber,
-    ) -> Subscription {
+    ) -> Attachment {
         let number = streams.subscriber();
         let (sender, receiver) = mpsc::unbounded_channel();
         let held = Arc::new(AtomicUsize::new(0));
@@ -37,7 +37,7 @@ impl Subscribers {
                     .unwrap_or(usize::MAX),
             },
         );
-        Subscription {
+        Attachment {
             messages: receiver,
             held,
             subscriber: number,
@@ -100,7 +100,7 @@ impl Subscribers {
     }
 }
 
-/// The stream's end of a subscription.
+/// The stream's end of a attachment.
 #[derive(Debug)]
 struct SubscriberSender {
     class: Class,
@@ -117,9 +117,9 @@ struct LiveMessage {
     body: Vec<u8>,
 }
 
-/// The reader's end of a subscription. Dropping it detaches the subscriber.
+/// The reader's end of a attachment. Dropping it detaches the subscriber.
 #[derive(Debug)]
-pub(crate) struct Subscription {
+pub(crate) struct Attachment {
     messages: mpsc::UnboundedReceiver<Arc<LiveMessage>>,
     held: Arc<AtomicUsize>,
     subscriber: u64,
@@ -132,7 +132,7 @@ pub(crate) struct Subscription {
 /// subscriber.
 const OVERFLOWED: usize = 1 << (usize::BITS - 1);
 
-impl Subscription {
+impl Attachment {
     /// Returns the next input for the reader's machine.
     pub(crate) async fn next(&mut self) -> live_reader::Input {
         let message = self.messages.recv().await;
@@ -148,7 +148,7 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
+impl Drop for Attachment {
     fn drop(&mut self) {
         self.streams
             .leave(&self.name, self.subscriber, self.incarnation);

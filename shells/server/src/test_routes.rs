@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use machine::rows::StoredSegment;
-use machine::{Answer, StorageError, Stream, segment};
+use machine::{Answer, Object, StorageError, segment};
 use tokio::sync::oneshot;
 
 use crate::actor::{ActorState, JobKind};
@@ -74,7 +74,7 @@ impl Test {
             Self::Stats(reply_to) => {
                 let tables = rows.map(|rows| rows.tables());
                 let segments = rows.map(stored_segments);
-                let timers = state.stream.iter().flat_map(Stream::timers);
+                let timers = state.machine.iter().flat_map(Object::timers);
                 let timers: Vec<_> = timers
                     .map(|timer| format!("\"{}\":{}", timer.reason, timer.at.0))
                     .collect();

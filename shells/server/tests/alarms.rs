@@ -33,7 +33,11 @@ async fn many_failing_alarms_delay_no_other() {
         connection.execute(damage, []).unwrap();
     }
     let before = harness::streams(directory.path());
-    assert_eq!(before.len(), DAMAGED + 2, "with the registry");
+    assert_eq!(
+        before.len(),
+        DAMAGED + 18,
+        "with the registry and 16 shards of the directory"
+    );
 
     let server = Running::start(directory.path(), settings(), None);
     tokio::time::sleep(Duration::from_secs(80)).await;
@@ -42,6 +46,6 @@ async fn many_failing_alarms_delay_no_other() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     server.stop().await;
     let after = harness::streams(directory.path());
-    assert_eq!(after.len(), DAMAGED + 1, "the whole stream has expired");
+    assert_eq!(after.len(), DAMAGED + 17, "the whole stream has expired");
     assert!(!after.contains(&"whole".to_owned()));
 }

@@ -113,7 +113,15 @@ fn numbers(data: &Path, name: &str) -> [Vec<u64>; 2] {
 fn stored(data: &Path, name: &str) -> Vec<String> {
     let mut all = Vec::new();
     for shard in shards(data) {
-        for table in ["heads", "outbox", "hot", "segments", "producers", "streams"] {
+        for table in [
+            "heads",
+            "outbox",
+            "control",
+            "hot",
+            "segments",
+            "producers",
+            "streams",
+        ] {
             let column = if table == "streams" { "id" } else { "stream" };
             let of = "(SELECT id FROM streams WHERE name = ?)";
             let statement = format!("SELECT * FROM {table} WHERE {column} = {of}");
@@ -280,7 +288,7 @@ async fn a_file_of_another_layout_is_refused_and_stays() {
         files.map(|file| fs::read(file).unwrap()).collect()
     };
     for (format, reason) in [
-        (3, "its format 3 is newer than 2"),
+        (4, "its format 4 is newer than 3"),
         (0, "its format 0 is older than 1"),
     ] {
         set_format(data, format);
@@ -292,7 +300,22 @@ async fn a_file_of_another_layout_is_refused_and_stays() {
         assert!(error.contains(reason), "{error}");
         assert_eq!(contents(), before);
     }
-    set_format(data, 2);
+    // An earlier layout is brought to the present one, whoever opens the file first.
+    for opens in ["server", "reshard"] {
+        for shard in shards(data) {
+            shard.execute_batch("DROP TABLE control").unwrap();
+        }
+        set_format(data, 2);
+        if opens == "reshard" {
+            reshard(data, 1, NOW).unwrap();
+        } else {
+            start(data, &cold).stop().await;
+        }
+        for shard in shards(data) {
+            let rows = shard.query_row("SELECT count(*) FROM control", [], |row| row.get(0));
+            assert_eq!(rows, Ok(0_i64), "{opens}");
+        }
+    }
     let server = start(data, &cold);
     assert_eq!(body(&send(&server, "GET", "a", "").await), "[0,1,2]");
     server.stop().await;

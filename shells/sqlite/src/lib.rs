@@ -9,8 +9,8 @@ mod statements;
 use bytes::Bytes;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp, ProducerState,
-    RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
+    ControlRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp,
+    ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
 };
 use machine::sql::{self, Columns as _, Value};
 use machine::{Millis, Span, Storage, StorageError, Write};
@@ -245,6 +245,12 @@ impl Storage for Database {
         let queue = queue.to_string();
         self.statements
             .one(sql::LAST_TASK, &[Value::Text(&queue)], |row| sql::task(row))
+    }
+
+    fn control(&self, from: &str, limit: u64) -> Result<Vec<ControlRow>, StorageError> {
+        let values = [Value::Text(from), Value::Integer(limit)];
+        self.statements
+            .list(sql::CONTROL, &values, |row| sql::control(row))
     }
 
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {

@@ -1,11 +1,12 @@
-//! What the admin API asks of the storage: both dialects answer as the rows in memory do.
+//! What the admin API asks of the storage, and what is asked of the control table: both dialects
+//! answer as the rows in memory do.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use bytes::Bytes;
 use machine::admin::Listed;
 use machine::rows::{
-    Activity, AppendEnd, Expiry, HotRow, HotTable, Incarnation, Lineage, MinuteOfRows, Minutes,
-    ProducerStamp, RowKey, SealedSegment, StoredSegment, StreamRow, Unannounced,
+    Activity, AppendEnd, ControlRow, Expiry, HotRow, HotTable, Incarnation, Lineage, MinuteOfRows,
+    Minutes, ProducerStamp, RowKey, SealedSegment, StoredSegment, StreamRow, Unannounced,
 };
 use machine::{AlarmChange, Frames, MemoryRows, Millis, Storage, Write};
 use sqlite::{Database, Identity, Shard};
@@ -81,9 +82,25 @@ fn row(position: u64, at: u64, text: &str) -> Write {
     }
 }
 
+fn put(key: &str, body: &str) -> Write {
+    let (key, body) = (key.to_owned(), body.to_owned());
+    Write::PutControl(ControlRow { key, body })
+}
+
 fn writes() -> Vec<Write> {
     let mut writes = creation("a");
     writes.extend([
+        Write::CreateControl,
+        put("b", "{}"),
+        put("\u{ffff}", "1"),
+        put("\u{1f600}", "2"),
+        put("B", "3"),
+        put("a/b", "4"),
+        put("a", "5"),
+        put("b", "6"),
+        Write::RemoveControl {
+            key: "a".to_owned(),
+        },
         Write::CreateSealedTables,
         segment(0, 2),
         segment(1, 0),
@@ -109,6 +126,11 @@ fn asked(storage: &dyn Storage) -> String {
     for (after, limit) in [("", 9), ("", 2), ("P", 1), ("p", 9), ("é", 9)] {
         let producers = storage.sealed_producers(after, limit).unwrap();
         answers.push(format!("{producers:?}"));
+    }
+    answers.push(format!("{:?}", storage.layout().unwrap().control));
+    for (from, limit) in [("", 9), ("", 2), ("", 0), ("a", 1), ("b", 9), ("c", 9)] {
+        let rows = storage.control(from, limit).unwrap();
+        answers.push(format!("{rows:?}"));
     }
     answers.push(format!("{:?}", storage.sealed_sums().unwrap()));
     for (before, since) in [
@@ -182,15 +204,16 @@ fn a_shard_lists_names_in_order_also_those_without_a_stream() {
         turn(&shard, name, &creation(name));
     }
     turn(&shard, "ab", &[Write::CreateOutbox]);
+    turn(&shard, "bb", &[Write::CreateControl]);
     let listed = |from: &str, before: &str, limit| {
         let listed = shard.list(from, before, limit).unwrap();
         let names = listed.iter().map(|listed| listed.name().to_owned());
         names.collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(listed("", "\u{7f}", 9), "a%2Fb a/b a_b ab b c");
+    assert_eq!(listed("", "\u{7f}", 9), "a%2Fb a/b a_b ab b bb c");
     assert_eq!(listed("a", "b", 3), "a%2Fb a/b a_b");
     assert_eq!(listed("a_", "a`", 9), "a_b");
-    assert_eq!(listed("b", "c", 9), "b");
+    assert_eq!(listed("b", "c", 9), "b bb");
     assert_eq!(listed("d", "\u{7f}", 9), "");
     let all = shard.list("ab", "b!", 9).unwrap();
     let expected = [

@@ -5,12 +5,13 @@
 use bytes::Bytes;
 use machine::outbox::{Garbage, Task, TaskKind};
 use machine::rows::{
-    Activity, AppendEnd, Expiry, HotRow, HotTable, Incarnation, Layout, Lineage, ManifestRow,
-    OUTBOX_SCHEMA, Pin, ProducerStamp, RowKey, SCHEMA, StreamRow, Unannounced,
+    Activity, AppendEnd, CONTROL_SCHEMA, ControlRow, Expiry, HotRow, HotTable, Incarnation, Layout,
+    Lineage, ManifestRow, OUTBOX_SCHEMA, Pin, ProducerStamp, RowKey, SCHEMA, StreamRow,
+    Unannounced,
 };
 use machine::{AlarmChange, Frames, Limits, Millis, Span, Storage as _, Stream, Write};
 use rusqlite::Connection;
-use sqlite::{Identity, Shard};
+use sqlite::{Database, Identity, Shard};
 
 const TABLE: HotTable = HotTable::of(0);
 
@@ -308,7 +309,7 @@ fn a_damaged_log_is_dropped_only_where_a_power_cut_can_leave_it() {
     assert_eq!(opened(None, LOG_HEADER - 1), Ok(0));
 }
 
-/// A shard with the streams `a` and `b`, which have a task each.
+/// A shard with the streams `a` and `b`, which have a task and a control row each.
 fn with_tasks(directory: &tempfile::TempDir) -> Shard {
     let shard = shard(directory);
     shard.begin().unwrap();
@@ -325,9 +326,23 @@ fn with_tasks(directory: &tempfile::TempDir) -> Shard {
         };
         let writes = [Write::CreateOutbox, Write::InsertTask(task)];
         turn(&shard, name, &writes, AlarmChange::Keep);
+        let writes = [Write::CreateControl, put("k", name)];
+        turn(&shard, name, &writes, AlarmChange::Keep);
     }
     shard.commit().unwrap();
     shard
+}
+
+fn put(key: &str, body: &str) -> Write {
+    Write::PutControl(ControlRow {
+        key: key.to_owned(),
+        body: body.to_owned(),
+    })
+}
+
+fn remove(key: &str) -> Write {
+    let key = key.to_owned();
+    Write::RemoveControl { key }
 }
 
 /// Sets the schema numbers of the stream `a`.
@@ -349,19 +364,22 @@ fn older_rows_of_a_stream_are_upgraded_and_keep_everything() {
     let shard = with_tasks(&directory);
     let present = Layout {
         newest_hot: Some(0),
-        ..Layout::present(true, true)
+        ..Layout::present(true, true, true)
     };
     let before = all(&shard, "a");
-    for (stream, outbox) in [
-        (SCHEMA - 1, OUTBOX_SCHEMA),
-        (SCHEMA, OUTBOX_SCHEMA - 1),
-        (0, 0),
+    for (stream, outbox, control) in [
+        (SCHEMA - 1, OUTBOX_SCHEMA, CONTROL_SCHEMA),
+        (SCHEMA, OUTBOX_SCHEMA - 1, CONTROL_SCHEMA),
+        (SCHEMA, OUTBOX_SCHEMA, CONTROL_SCHEMA - 1),
+        (0, 0, 0),
     ] {
         set_schema(&directory, "heads", stream);
         set_schema(&directory, "outbox", outbox);
+        set_schema(&directory, "control", control);
         let layout = Layout {
             stream: Some(stream),
             outbox: Some(outbox),
+            control: Some(control),
             ..present.clone()
         };
         assert_eq!(shard.stream("a").unwrap().layout().unwrap(), layout);
@@ -378,17 +396,21 @@ fn older_rows_of_a_stream_are_upgraded_and_keep_everything() {
     }
 }
 
-/// Returns the row, the tasks and the content of a stream, as text.
+/// Returns the row, the tasks, the control rows and the content of a stream, as text.
 fn all(shard: &Shard, name: &str) -> String {
     let rows = shard.stream(name).unwrap();
     let tasks = rows.tasks(&machine::outbox::Queue::first(), 0, 9).unwrap();
+    let control = rows.control("", 9).unwrap();
     let head = rows.head().unwrap();
-    format!("{head:?} {tasks:?} {:?}", frames(shard, name).unwrap())
+    format!(
+        "{head:?} {tasks:?} {control:?} {:?}",
+        frames(shard, name).unwrap()
+    )
 }
 
 #[test]
 fn newer_rows_of_a_stream_are_not_read() {
-    for table in ["heads", "outbox"] {
+    for table in ["heads", "outbox", "control"] {
         let directory = tempfile::tempdir().unwrap();
         let shard = with_tasks(&directory);
         set_schema(&directory, table, 7);
@@ -408,9 +430,10 @@ fn copies_have_the_present_schema_and_leave_older_rows_as_they_are() {
     to.copy_from(&from, "a", Millis(9)).unwrap();
     let layout = to.stream("a").unwrap().layout().unwrap();
     assert_eq!(
-        (layout.stream, layout.outbox),
-        (Some(SCHEMA), Some(OUTBOX_SCHEMA))
+        (layout.stream, layout.outbox, layout.control),
+        (Some(SCHEMA), Some(OUTBOX_SCHEMA), Some(CONTROL_SCHEMA))
     );
+    assert_eq!(all(&to, "a"), all(&from, "a"));
     assert_eq!(from.stream("a").unwrap().layout().unwrap().stream, Some(0));
     set_schema(&directory, "heads", 7);
     let error = to.copy_from(&from, "a", Millis(9)).unwrap_err().to_string();
@@ -425,7 +448,8 @@ fn without_forks(directory: &tempfile::TempDir) {
     let connection = Connection::open(directory.path().join("0.sqlite")).unwrap();
     connection
         .execute_batch(
-            "DROP TABLE manifest; DROP TABLE pins; ALTER TABLE heads DROP COLUMN lineage; \
+            "DROP TABLE control; DROP TABLE manifest; DROP TABLE pins; \
+             ALTER TABLE heads DROP COLUMN lineage; \
              ALTER TABLE segments DROP COLUMN append_ends; UPDATE shard SET format = 1;",
         )
         .unwrap();
@@ -471,6 +495,7 @@ fn a_file_from_before_forks_is_upgraded_when_it_is_opened() {
     drop(shard);
     let shard = Shard::open(&path, &identity(), 256).unwrap();
     assert_eq!(shard.stream("a").unwrap().pins().unwrap(), 1);
+    takes_control_rows(&shard);
 }
 
 #[test]
@@ -492,7 +517,7 @@ fn a_file_from_before_forks_stays_as_it_is_if_it_is_refused_or_only_looked_at() 
     Shard::open(&path, &elsewhere, 256).unwrap_err();
     assert_eq!(format(), 1);
     Shard::open(&path, &identity(), 256).unwrap();
-    assert_eq!(format(), 2);
+    assert_eq!(format(), 3);
 }
 
 #[test]
@@ -544,4 +569,139 @@ fn inherited_segments_and_pins_belong_to_their_stream() {
     );
     assert_eq!(shard.stream("a").unwrap().pins().unwrap(), 0);
     shard.commit().unwrap();
+}
+
+fn takes_control_rows(shard: &Shard) {
+    let layout = |shard: &Shard| shard.stream("a").unwrap().layout().unwrap().control;
+    assert_eq!(layout(shard), None);
+    shard.begin().unwrap();
+    let writes = [Write::CreateControl, put("k", "{}")];
+    turn(shard, "a", &writes, AlarmChange::Keep);
+    shard.commit().unwrap();
+    assert_eq!(layout(shard), Some(CONTROL_SCHEMA));
+    assert_eq!(
+        control(shard, "a", "", 9),
+        [("k".to_owned(), "{}".to_owned())]
+    );
+}
+
+fn control(shard: &Shard, name: &str, from: &str, limit: u64) -> Vec<(String, String)> {
+    let rows = shard.stream(name).unwrap().control(from, limit).unwrap();
+    rows.into_iter().map(|row| (row.key, row.body)).collect()
+}
+
+#[test]
+fn a_file_from_before_the_control_table_is_upgraded_when_it_is_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let before = shard(&directory);
+    before.begin().unwrap();
+    turn(&before, "a", &fork_writes(), AlarmChange::Keep);
+    before.commit().unwrap();
+    drop(before);
+    let path = directory.path().join("0.sqlite");
+    let connection = Connection::open(&path).unwrap();
+    let earlier = "DROP TABLE control; UPDATE shard SET format = 2;";
+    connection.execute_batch(earlier).unwrap();
+    drop(connection);
+    let shard = Shard::open(&path, &identity(), 256).unwrap();
+    assert_eq!(shard.stream("a").unwrap().pins().unwrap(), 1);
+    takes_control_rows(&shard);
+    drop(shard);
+    let shard = Shard::open(&path, &identity(), 256).unwrap();
+    assert_eq!(control(&shard, "a", "", 9).len(), 1);
+    assert_eq!(frames(&shard, "a").unwrap(), b"one of a,two of a.");
+}
+
+#[test]
+fn control_rows_belong_to_their_object_and_need_no_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = shard(&directory);
+    let rows = |of: &[(&str, &str)]| -> Vec<_> {
+        let owned = |(key, body): &(&str, &str)| ((*key).to_owned(), (*body).to_owned());
+        of.iter().map(owned).collect()
+    };
+    shard.begin().unwrap();
+    for name in ["a", "b", "none"] {
+        let writes = [
+            Write::CreateControl,
+            put("b", "of before"),
+            put("\u{20ac}", name),
+            put("B", name),
+            put("a/b", name),
+            put("b", name),
+        ];
+        turn(&shard, name, &writes, AlarmChange::Set(Millis(9)));
+    }
+    turn(&shard, "a", &[remove("a/b")], AlarmChange::Keep);
+    for wrong in [remove("a/b"), Write::CreateControl] {
+        shard.begin_turn().unwrap();
+        shard.apply("a", &[wrong], AlarmChange::Keep).unwrap_err();
+        shard.undo_turn().unwrap();
+    }
+    let drop = [Write::DropHot(TABLE), Write::DropTables];
+    turn(&shard, "b", &drop, AlarmChange::Keep);
+    shard.commit().unwrap();
+    let of_a = rows(&[("B", "a"), ("b", "a"), ("\u{20ac}", "a")]);
+    assert_eq!(control(&shard, "a", "", 9), of_a);
+    assert_eq!(control(&shard, "a", "b", 1), of_a[1..2]);
+    assert_eq!(control(&shard, "a", "c", 9), of_a[2..]);
+    assert_eq!(control(&shard, "a", "", 0), []);
+    let of_b = rows(&[("B", "b"), ("a/b", "b"), ("b", "b"), ("\u{20ac}", "b")]);
+    assert_eq!(control(&shard, "b", "", 9), of_b);
+    for name in ["b", "none"] {
+        let rows = shard.stream(name).unwrap();
+        assert_eq!(rows.tables().unwrap(), ["control"]);
+        assert_eq!(rows.layout().unwrap(), Layout::present(false, false, true));
+    }
+
+    let other = tempfile::tempdir().unwrap();
+    let copy = Shard::create(&other.path().join("0.sqlite"), &identity(), 256).unwrap();
+    for name in ["a", "b", "none"] {
+        copy.copy_from(&shard, name, Millis(9)).unwrap();
+        assert_eq!(control(&copy, name, "", 9), control(&shard, name, "", 9));
+    }
+    assert_eq!(copy.due(Millis(9), 9).unwrap().0.len(), 3);
+
+    // Without its last table the object is forgotten, with its alarm.
+    copy.begin().unwrap();
+    turn(&copy, "none", &[Write::DropControl], AlarmChange::Keep);
+    copy.commit().unwrap();
+    assert!(copy.stream("none").unwrap().layout().unwrap().is_empty());
+    assert_eq!(control(&copy, "none", "", 9), []);
+    assert_eq!(copy.due(Millis(9), 9).unwrap().0, ["a", "b"]);
+}
+
+#[test]
+fn control_rows_of_a_database_of_their_own_are_imported() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = shard(&directory);
+    for (name, stream) in [("c", creation("c")), ("none", vec![])] {
+        let database = Database::in_memory().unwrap();
+        database.apply(&stream).unwrap();
+        let rows = [Write::CreateControl, put("k", name), put("a", "{}")];
+        database.apply(&rows).unwrap();
+        shard.import(&database, name, None, Millis(9)).unwrap();
+        let imported = shard.stream(name).unwrap();
+        let layout = Layout::present(!stream.is_empty(), false, true);
+        assert_eq!(imported.layout().unwrap(), layout);
+        let expected = [("a", "{}"), ("k", name)];
+        let expected = expected.map(|(key, body)| (key.to_owned(), body.to_owned()));
+        assert_eq!(control(&shard, name, "", 9), expected);
+    }
+}
+
+#[test]
+fn a_control_row_that_is_not_as_it_was_written_is_an_error() {
+    for damage in ["key = x'ff'", "body = x'00'", "body = 7"] {
+        let directory = tempfile::tempdir().unwrap();
+        let shard = with_tasks(&directory);
+        let connection = Connection::open(directory.path().join("0.sqlite")).unwrap();
+        let of = "(SELECT id FROM streams WHERE name = 'a')";
+        let update = format!("UPDATE control SET {damage} WHERE stream = {of}");
+        assert_eq!(connection.execute(&update, []).unwrap(), 1);
+        let read = shard.stream("a").unwrap().control("", 9);
+        // SQLite makes a text of a number in such a column.
+        assert_eq!(read.is_err(), damage != "body = 7", "{damage}");
+        assert_eq!(control(&shard, "b", "", 9).len(), 1);
+    }
 }

@@ -3,8 +3,8 @@
 
 use machine::outbox::{Queue, Task, TaskKind};
 use machine::rows::{
-    AppendEnd, Former, HotRow, HotTable, Layout, OUTBOX_SCHEMA, ProducerStamp, RowKey, SCHEMA,
-    StreamRow,
+    AppendEnd, CONTROL_SCHEMA, ControlRow, Former, HotRow, HotTable, Layout, OUTBOX_SCHEMA,
+    ProducerStamp, RowKey, SCHEMA, StreamRow,
 };
 use machine::{Limits, Millis, Storage, Stream, Write};
 use rusqlite::Connection;
@@ -56,6 +56,7 @@ fn upgrade(database: &Database) {
     let layout = database.layout().unwrap();
     assert!(layout.stream.is_none_or(|schema| schema == SCHEMA));
     assert!(layout.outbox.is_none_or(|schema| schema == OUTBOX_SCHEMA));
+    assert!(layout.control.is_none_or(|schema| schema == CONTROL_SCHEMA));
     assert_eq!(layout.former, None::<Former>);
     assert_eq!(layout.older_tasks, []);
 }
@@ -157,7 +158,7 @@ fn rows_without_a_number_get_one_and_keep_everything_else() {
         newest_hot: Some(1),
         oldest_hot: Some(0),
         has_segments: true,
-        ..Layout::present(true, true)
+        ..Layout::present(true, true, false)
     };
     assert_eq!(database.layout().unwrap(), layout);
 }
@@ -227,7 +228,10 @@ fn the_newest_hot_table_is_found_by_its_number() {
 fn an_outbox_without_a_stream_gets_a_number() {
     let database = database(GONE);
     upgrade(&database);
-    assert_eq!(database.layout().unwrap(), Layout::present(false, true));
+    assert_eq!(
+        database.layout().unwrap(),
+        Layout::present(false, true, false)
+    );
     assert_eq!(all_tasks(&database).len(), 1);
 }
 
@@ -312,10 +316,84 @@ fn rows_in_the_present_layout_are_left_alone() {
     assert_eq!(Stream::upgrade(Millis(1), &database).unwrap(), None);
     assert!(database.layout().unwrap().is_empty());
     database
-        .apply(&[Write::CreateStreamTable, Write::CreateOutbox])
+        .apply(&[
+            Write::CreateStreamTable,
+            Write::CreateOutbox,
+            Write::CreateControl,
+        ])
         .unwrap();
     assert_eq!(Stream::upgrade(Millis(1), &database).unwrap(), None);
-    assert_eq!(database.layout().unwrap(), Layout::present(true, true));
+    assert_eq!(
+        database.layout().unwrap(),
+        Layout::present(true, true, true)
+    );
+}
+
+/// Rows of schema 4 keep everything, and say that the directory does not have the stream.
+#[test]
+fn a_stream_of_schema_4_is_missing_in_the_directory() {
+    const TABLE: &str = "CREATE TABLE stream (id INTEGER PRIMARY KEY, schema INTEGER NOT NULL, \
+         incarnation TEXT NOT NULL, content_type TEXT NOT NULL, created_at INTEGER NOT NULL, \
+         ttl_seconds INTEGER, expires_at INTEGER, expires_at_text TEXT, name TEXT NOT NULL, \
+         version INTEGER NOT NULL, registered INTEGER NOT NULL, segment INTEGER NOT NULL, \
+         writable INTEGER NOT NULL, stream_seq TEXT, touched_at INTEGER NOT NULL, \
+         alarm_at INTEGER, closed INTEGER NOT NULL, closed_producer TEXT, closed_epoch INTEGER, \
+         closed_seq INTEGER, lineage TEXT);";
+    const HEAD: &str = "INSERT INTO stream VALUES (1, 4, '00000000000000ff', 'text/plain', 1, NULL, NULL, \
+         NULL, 's', 1, 0, 0, 1, NULL, 1, NULL, 0, NULL, NULL, NULL,";
+    for (lineage, has_pins) in [("NULL", false), ("'pins -'", true)] {
+        let database = database(&format!("{TABLE} {HEAD} {lineage});"));
+        assert_eq!(database.layout().unwrap().stream, Some(4));
+        let before = database.head().unwrap().unwrap();
+        upgrade(&database);
+        let mut row = database.head().unwrap().unwrap();
+        assert_eq!(row, before);
+        assert_eq!(row.lineage.has_pins, has_pins);
+        assert!(row.unannounced.directory && !row.unannounced.registry);
+        row.unannounced.directory = false;
+        database.apply(&[Write::UpdateStream(row.clone())]).unwrap();
+        assert_eq!(database.head().unwrap(), Some(row));
+    }
+}
+
+#[test]
+fn control_rows_are_read_in_order_with_or_without_a_stream() {
+    let database = Database::in_memory().unwrap();
+    let put = |key: &str, body: &str| {
+        Write::PutControl(ControlRow {
+            key: key.to_owned(),
+            body: body.to_owned(),
+        })
+    };
+    let writes = [
+        Write::CreateControl,
+        put("b", "1"),
+        put("\u{20ac}", "2"),
+        put("B", "3"),
+        put("a/b", "4"),
+        put("b", "5"),
+    ];
+    database.apply(&writes).unwrap();
+    assert_eq!(database.tables().unwrap(), ["control"]);
+    let present = Layout::present(false, false, true);
+    assert_eq!(database.layout().unwrap(), present);
+    let keys = |from: &str, limit| {
+        let rows = database.control(from, limit).unwrap();
+        rows.into_iter().map(|row| row.key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("", 9), ["B", "a/b", "b", "\u{20ac}"]);
+    assert_eq!(keys("b", 1), ["b"]);
+    assert_eq!(database.control("b", 1).unwrap()[0].body, "5");
+    let key = "b".to_owned();
+    let writes = [
+        Write::CreateStreamTable,
+        Write::RemoveControl { key },
+        Write::DropTables,
+    ];
+    database.apply(&writes).unwrap();
+    assert_eq!(keys("a/b", 9), ["a/b", "\u{20ac}"]);
+    database.apply(&[Write::DropControl]).unwrap();
+    assert!(database.layout().unwrap().is_empty());
 }
 
 #[test]
@@ -331,11 +409,14 @@ fn rows_of_later_code_and_rows_that_were_not_upgraded_wake_nothing() {
         "stream" => {
             format!("{CHAT} ALTER TABLE stream ADD COLUMN schema INTEGER NOT NULL DEFAULT 7;")
         }
+        "control" => "CREATE TABLE control (schema INTEGER NOT NULL); \
+                      INSERT INTO control VALUES (7);"
+            .to_owned(),
         _ => "CREATE TABLE outbox (queue TEXT, schema INTEGER NOT NULL); \
               INSERT INTO outbox VALUES ('of a later queue', 7);"
             .to_owned(),
     };
-    for table in ["stream", "outbox"] {
+    for table in ["stream", "outbox", "control"] {
         let database = database(&later(table));
         let error = Stream::upgrade(now, &database).expect_err("the rows are later");
         assert!(error.0.contains("schema 7 is newer than"), "{error}");

@@ -42,6 +42,41 @@ async function put(bucket, object, job) {
 }
 
 /**
+ * Sends a webhook. A redirect is not followed, because it could lead to an address that was not
+ * checked.
+ *
+ * @param {Extract<Effect, { kind: "webhook" }>} webhook
+ */
+async function sendWebhook({ url, headers, body, timeMs, answerBytesMax }) {
+  const response = await fetch(url, {
+    method: "POST",
+    headers,
+    body,
+    redirect: "manual",
+    signal: AbortSignal.timeout(timeMs),
+  });
+  return { status: response.status, body: await readAtMost(response, answerBytesMax) };
+}
+
+/**
+ * Returns the body of a response, or nothing of it if it is longer.
+ *
+ * @param {Response} response
+ * @param {number} bytesMax
+ */
+async function readAtMost(response, bytesMax) {
+  /** @type {Uint8Array[]} */
+  const pieces = [];
+  let bytes = 0;
+  for await (const piece of response.body ?? []) {
+    bytes += piece.byteLength;
+    if (bytes > bytesMax) return new Uint8Array();
+    pieces.push(piece);
+  }
+  return new Uint8Array(await new Blob(pieces).arrayBuffer());
+}
+
+/**
  * Runs one effect and hands its outcome to `report`.
  *
  * @param {Effect} effect
@@ -77,6 +112,14 @@ export async function runEffect(effect, env, object, report) {
         .fetch(new Request(url, { method, headers, body }))
         .then(async (response) => ({ status: response.status, body: await response.bytes() }))
         .catch((error) => failed(`the object ${to} did not answer`, error));
+      const content = answer?.body ?? new Uint8Array();
+      report((object) => object.replied(effect.id, answer?.status, content));
+      break;
+    }
+    case "webhook": {
+      const answer = await sendWebhook(effect).catch((error) =>
+        failed(`the receiver ${new URL(effect.url).origin} did not answer`, error),
+      );
       const content = answer?.body ?? new Uint8Array();
       report((object) => object.replied(effect.id, answer?.status, content));
       break;

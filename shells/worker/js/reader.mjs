@@ -54,7 +54,7 @@ class Reader {
   /** The last answer that has no live head. @type {Response | undefined} */
   #forwarded;
   /** @type {WebSocket | undefined} */
-  #subscription;
+  #attachment;
   /** @type {number | null} */
   #timer = null;
   #timerAt = Infinity;
@@ -110,14 +110,14 @@ class Reader {
   #attach(socket) {
     socket.binaryType = "arraybuffer";
     socket.accept();
-    this.#subscription = socket;
+    this.#attachment = socket;
     socket.addEventListener("message", (event) => {
-      if (this.#subscription !== socket || !(event.data instanceof ArrayBuffer)) return;
+      if (this.#attachment !== socket || !(event.data instanceof ArrayBuffer)) return;
       this.step(decodedMessage(event.data));
     });
     const closed = () => {
-      if (this.#subscription !== socket) return;
-      this.#subscription = undefined;
+      if (this.#attachment !== socket) return;
+      this.#attachment = undefined;
       this.step({ type: "disconnected" });
     };
     socket.addEventListener("close", closed);
@@ -146,8 +146,8 @@ class Reader {
         else setTimeout(() => this.#connectFrom(effect.from), effect.after_ms);
         break;
       case "disconnect":
-        this.#subscription?.close(NORMAL_CLOSURE);
-        this.#subscription = undefined;
+        this.#attachment?.close(NORMAL_CLOSURE);
+        this.#attachment = undefined;
         break;
       case "emit":
         this.client.emit(effect.bytes);

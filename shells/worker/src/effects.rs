@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use js_sys::{Array, Object, Reflect, Uint8Array};
 use machine::outbox::{self, Request, Statement, Value};
 use machine::segment::{Encoder, Put, Receipt};
-use machine::{CorruptionError, EffectId};
+use machine::{CorruptionError, EffectId, Webhook};
 use wasm_bindgen::prelude::*;
 
 use crate::storage::Storage;
@@ -25,6 +25,15 @@ export type Effect =
       method: string;
       headers: [string, string][];
       body: Uint8Array | null;
+    }
+  | {
+      kind: "webhook";
+      id: number;
+      url: string;
+      headers: [string, string][];
+      body: string;
+      timeMs: number;
+      answerBytesMax: number;
     }
   | { kind: "index"; id: number; statements: { sql: string; values: (string | number | null)[] }[] };
 "#;
@@ -128,6 +137,20 @@ pub(crate) fn call(effect: EffectId, to: &str, request: &Request) -> Result<JsVa
         ("method", request.method.as_str().into()),
         ("headers", headers.into()),
         ("body", body),
+    ])
+}
+
+pub(crate) fn webhook(effect: EffectId, webhook: &Webhook) -> Result<JsValue, JsValue> {
+    let pair = |(name, value): &(&str, String)| Array::of2(&(*name).into(), &value.into());
+    let headers: Array = webhook.headers.iter().map(pair).collect();
+    object(&[
+        ("kind", "webhook".into()),
+        ("id", effect_number(effect)),
+        ("url", webhook.url.as_str().into()),
+        ("headers", headers.into()),
+        ("body", webhook.body.as_str().into()),
+        ("timeMs", (webhook.time_ms as f64).into()),
+        ("answerBytesMax", (webhook.answer_bytes_max as f64).into()),
     ])
 }
 

@@ -10,7 +10,7 @@ use machine::wire::internal_headers;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
     Answer, Arrival, Body, BodyWriter, Broadcast, Call, CallId, CallOutcome, Class, Context,
-    Effect, EffectId, Input, Limits, Millis, Stream, Subscriber,
+    Effect, EffectId, Input, Limits, Millis, Object, Subscriber,
 };
 use wasm_bindgen::prelude::*;
 use web_sys::Response;
@@ -19,7 +19,9 @@ use crate::effects::{self, PutJob};
 use crate::head::Head;
 use crate::incoming::{Incoming, Room};
 use crate::pages::Pages;
-use crate::platform::{Asked, ObjectContext, Socket, WebSocketPair, instance_seed, log_error};
+use crate::platform::{
+    Asked, ObjectContext, Socket, WebSocketPair, entropy, instance_seed, log_error,
+};
 use crate::storage::Storage;
 use crate::waiting::Waiting;
 use crate::{response, settings};
@@ -62,7 +64,7 @@ pub struct StreamObject {
     env: JsValue,
     pub(crate) storage: Storage,
     /// Woken by the first event that needs it. A failed turn drops it.
-    pub(crate) stream: RefCell<Option<Stream>>,
+    pub(crate) machine: RefCell<Option<Object>>,
     calls: Cell<u64>,
     /// Whether there may be subscribers. Those of an earlier instance stay connected.
     has_subscribers: Cell<bool>,
@@ -84,7 +86,7 @@ impl StreamObject {
         Self {
             env,
             storage: Storage::new(context.unchecked_into::<ObjectContext>()),
-            stream: RefCell::default(),
+            machine: RefCell::default(),
             calls: Cell::default(),
             has_subscribers: Cell::new(true),
             asked: asked.unchecked_into(),
@@ -389,7 +391,7 @@ impl StreamObject {
     fn turn(&self, input: Input, limits: &Limits) -> Result<Option<Responded>, JsValue> {
         let done = self.try_turn(input, limits);
         if let Err(error) = &done {
-            self.stream.replace(None);
+            self.machine.replace(None);
             log_error("a turn failed", error);
             // Only the instance that is gone knew what these calls wait for.
             self.waiting
@@ -403,22 +405,23 @@ impl StreamObject {
         let before = self.storage.counts.get();
         let now = Millis(Date::now() as u64);
         let storage = &self.storage;
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
+        let mut object = match self.machine.take() {
+            Some(object) => object,
             None => {
-                if let Some(write) = Stream::upgrade(now, storage).map_err(described)? {
+                if let Some(write) = Object::upgrade(now, storage).map_err(described)? {
                     storage.upgrade(&write)?;
                 }
-                Stream::wake(now, storage, limits, instance_seed()?).map_err(described)?
+                Object::wake(now, storage, limits, instance_seed()?).map_err(described)?
             }
         };
         let context = Context {
             now,
             storage,
             subscribers: &|incarnation| storage.attached(incarnation),
+            entropy: &entropy,
         };
         let has_appends = input.has_appends();
-        let mut turn = stream.step(&context, input).map_err(described)?;
+        let mut turn = object.step(&context, input).map_err(described)?;
         storage.apply(&turn, || self.before_commit())?;
         if has_appends {
             self.waiting.queue.borrow_mut().turn_ended(&mut turn);
@@ -456,12 +459,15 @@ impl StreamObject {
                     to,
                     request,
                 } => self.asked.effect(&effects::call(effect, &to, &request)?),
+                Effect::Webhook { effect, webhook } => {
+                    self.asked.effect(&effects::webhook(effect, &webhook)?);
+                }
                 Effect::Index { effect, statements } => {
                     self.asked.effect(&effects::index(effect, &statements)?);
                 }
             }
         }
-        self.stream.replace(Some(stream));
+        self.machine.replace(Some(object));
         #[cfg(feature = "test-routes")]
         self.test.note_turn(before, self.storage.counts.get());
         Ok(response)

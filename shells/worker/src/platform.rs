@@ -124,9 +124,21 @@ extern "C" {
 
 /// Returns 64 random bits.
 pub(crate) fn instance_seed() -> Result<u64, JsValue> {
-    let array = js_sys::Uint8Array::new_with_length(8);
+    random().map(u64::from_le_bytes)
+}
+
+/// Returns random bytes that nobody can guess.
+///
+/// # Panics
+/// When the platform has none.
+pub(crate) fn entropy() -> [u8; 32] {
+    random().expect("the platform has random bytes")
+}
+
+fn random<const COUNT: usize>() -> Result<[u8; COUNT], JsValue> {
+    let array = js_sys::Uint8Array::new_with_length(COUNT as u32);
     fill_with_random_values(&array)?;
-    let mut bytes = [0; 8];
+    let mut bytes = [0; COUNT];
     array.copy_to(&mut bytes);
-    Ok(u64::from_le_bytes(bytes))
+    Ok(bytes)
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp, ProducerState,
-    RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
+    ControlRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin, ProducerStamp,
+    ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
 };
 use machine::sql::{self, Columns, Value};
 use machine::{AlarmChange, Class, Millis, Span, StorageError, Turn, Write};
@@ -460,6 +460,11 @@ impl machine::Storage for Storage {
     fn last_task(&self, queue: &Queue) -> Result<Option<Task>, StorageError> {
         let queue = queue.to_string();
         self.ask(sql::LAST_TASK, &[Value::Text(&queue)], |row| sql::task(row))
+    }
+
+    fn control(&self, from: &str, limit: u64) -> Result<Vec<ControlRow>, StorageError> {
+        let values = [Value::Text(from), Value::Integer(limit)];
+        self.ask_for_list(sql::CONTROL, &values, |row| sql::control(row))
     }
 
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {

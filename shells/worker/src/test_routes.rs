@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use machine::{Answer, Effect, Stream};
+use machine::{Answer, Effect, Object};
 use wasm_bindgen::JsValue;
 use web_sys::Response;
 
@@ -72,8 +72,8 @@ impl StreamObject {
         let counts = self.storage.counts.get();
         let last = self.test.last_turn.get();
         let tables = self.storage.tables()?;
-        let stream = self.stream.borrow();
-        let timers = stream.iter().flat_map(Stream::timers);
+        let machine = self.machine.borrow();
+        let timers = machine.iter().flat_map(Object::timers);
         let timers: BTreeMap<_, _> = timers
             .map(|timer| (timer.reason.to_string(), timer.at.0))
             .collect();

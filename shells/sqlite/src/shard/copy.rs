@@ -20,6 +20,7 @@ const PRODUCERS: &str = "SELECT id, epoch, seq, used_at FROM producers";
 const MANIFEST: &str = "SELECT first, body FROM manifest ORDER BY first";
 const PINS: &str = "SELECT fork, name, released_at FROM pins ORDER BY fork";
 const OUTBOX: &str = "SELECT queue, id, due_at, failures, body FROM outbox ORDER BY queue, id";
+const CONTROL: &str = "SELECT key, body FROM control ORDER BY key";
 const TABLES: &str = "SELECT name FROM sqlite_master WHERE type = 'table'";
 
 /// What a copy of a stream has come across.
@@ -110,6 +111,8 @@ impl Shard {
             &mut writes,
         )
         .map_err(damaged)?;
+        let control = layout.control.map(|_| of(CONTROL));
+        self::control(&from.statements, control.as_deref(), &id, &mut writes).map_err(damaged)?;
         let alarm = from
             .statements
             .one(ALARM, &id, |row| row.integer(0))
@@ -201,6 +204,8 @@ impl Shard {
             &mut writes,
         )
         .map_err(damaged)?;
+        let control = has("control").then_some(CONTROL);
+        self::control(&from.statements, control, &[], &mut writes).map_err(damaged)?;
         if writes.is_empty() {
             return Ok(());
         }
@@ -335,6 +340,23 @@ fn lineage(
     })?;
     from.ask(pins, bound(pins, values), |row| {
         writes.push(Write::PutPin(machine_sql::pin(&Cells(row))?));
+        Ok(())
+    })
+}
+
+/// Reads the control table as the writes that make it.
+fn control(
+    from: &Statements,
+    rows: Option<&str>,
+    values: &[Value<'_>],
+    writes: &mut Vec<Write>,
+) -> Result<(), StorageError> {
+    let Some(rows) = rows else {
+        return Ok(());
+    };
+    writes.push(Write::CreateControl);
+    from.ask(rows, bound(rows, values), |row| {
+        writes.push(Write::PutControl(machine_sql::control(&Cells(row))?));
         Ok(())
     })
 }

@@ -13,17 +13,17 @@ use std::time::Duration;
 use checksum::Place;
 pub use copy::Copied;
 use machine::admin::Listed;
-use machine::rows::{HotRow, HotTable, OUTBOX_SCHEMA, SCHEMA};
+use machine::rows::{CONTROL_SCHEMA, HotRow, HotTable, OUTBOX_SCHEMA, SCHEMA};
 use machine::sql::{self as machine_sql, Columns, Value};
 use machine::{AlarmChange, Millis, StorageError, Write};
 pub use rows::StreamRows;
 use rusqlite::{Connection, OpenFlags, Result};
-use sql::{HAS_OUTBOX, HAS_STREAM};
+use sql::{HAS_CONTROL, HAS_OUTBOX, HAS_STREAM};
 
 use crate::statements::{Cells, Statements};
 
 /// More than the statements of this dialect.
-const STATEMENTS_KEPT: usize = 64;
+const STATEMENTS_KEPT: usize = 80;
 /// How long a statement waits for another connection of the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Free pages that a file keeps, because the next appends need them.
@@ -100,8 +100,9 @@ impl Shard {
         let connection = Connection::open_with_flags(path, flags)?;
         configure(&connection, cache_kib)?;
         let shard = Self::new(connection);
-        if shard.check(identity)? == sql::FIRST_FORMAT {
-            shard.upgrade()?;
+        let format = shard.check(identity)?;
+        if format < sql::FORMAT {
+            shard.upgrade(format)?;
         }
         shard.checkpoint()?;
         Ok(shard)
@@ -133,10 +134,14 @@ impl Shard {
         Ok(identity)
     }
 
-    /// Brings a file of the first format to the present one.
-    fn upgrade(&self) -> Result<(), OpenError> {
+    /// Brings a file of an earlier format to the present one.
+    fn upgrade(&self, from: u64) -> Result<(), OpenError> {
         self.begin()?;
-        self.statements.0.execute_batch(sql::UPGRADE)?;
+        for (_, statements) in sql::UPGRADES.iter().filter(|(format, _)| *format > from) {
+            self.statements.0.execute_batch(statements)?;
+        }
+        self.statements
+            .execute(sql::SET_FORMAT, &[Value::Integer(sql::FORMAT)])?;
         self.commit()?;
         Ok(())
     }
@@ -328,7 +333,7 @@ impl Shard {
     }
 
     /// Returns the streams from one name on and before another, at most `limit`, in order. A name
-    /// can have tasks and no stream.
+    /// can have tasks or control rows and no stream.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -418,6 +423,7 @@ impl Writing<'_> {
         match write {
             Write::CreateStreamTable => self.add_tables(HAS_STREAM),
             Write::CreateOutbox => self.add_tables(HAS_OUTBOX),
+            Write::CreateControl => self.add_tables(HAS_CONTROL),
             Write::DropTables => {
                 for statement in sql::DELETE_ROWS {
                     self.execute(statement)?;
@@ -427,6 +433,10 @@ impl Writing<'_> {
             Write::DropOutbox => {
                 self.execute(sql::DELETE_OUTBOX)?;
                 self.remove_tables(HAS_OUTBOX)
+            }
+            Write::DropControl => {
+                self.execute(sql::DELETE_CONTROL)?;
+                self.remove_tables(HAS_CONTROL)
             }
             // All streams share these tables.
             Write::CreateSealedTables
@@ -454,6 +464,8 @@ impl Writing<'_> {
             Write::InsertTask(_) => self.one(write, sql::INSERT_TASK),
             Write::UpdateTask(_) => self.one(write, sql::UPDATE_TASK),
             Write::RemoveTask { .. } => self.one(write, sql::REMOVE_TASK),
+            Write::PutControl(_) => self.one(write, sql::PUT_CONTROL),
+            Write::RemoveControl { .. } => self.one(write, sql::REMOVE_CONTROL),
             Write::Upgrade { .. } => self.upgrade(),
         }
     }
@@ -463,6 +475,7 @@ impl Writing<'_> {
         for (statement, schema) in [
             (sql::UPGRADE_STREAM, SCHEMA),
             (sql::UPGRADE_OUTBOX, OUTBOX_SCHEMA),
+            (sql::UPGRADE_CONTROL, CONTROL_SCHEMA),
         ] {
             let values = [Value::Integer(schema), self.id()?];
             self.shard.statements.execute(statement, &values)?;

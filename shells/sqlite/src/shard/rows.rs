@@ -5,14 +5,15 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, MinutesOfRows, Pin, ProducerStamp,
-    ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums, WriterColumns,
+    ControlRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, MinutesOfRows, Pin,
+    ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums,
+    WriterColumns,
 };
 use machine::sql::{self as machine_sql, Columns, Value};
 use machine::{Millis, Span, Storage, StorageError};
 
 use super::checksum::{self, Place};
-use super::sql::{self, HAS_OUTBOX, HAS_STREAM};
+use super::sql::{self, HAS_CONTROL, HAS_OUTBOX, HAS_STREAM};
 use crate::statements::{Cells, Statements};
 
 /// The rows of one stream. Without rows it is an empty storage.
@@ -66,6 +67,9 @@ impl StreamRows<'_> {
     pub fn tables(&self) -> Result<Vec<String>, StorageError> {
         let mut names = Vec::new();
         let layout = self.layout()?;
+        if layout.control.is_some() {
+            names.push("control".to_owned());
+        }
         if layout.outbox.is_some() {
             names.push("outbox".to_owned());
         }
@@ -194,7 +198,11 @@ impl Storage for StreamRows<'_> {
             .statements
             .one(sql::NEWEST_HOT, &[self.stream()], |row| row.integer(0))?;
         // Without a row there is nothing to upgrade.
-        let present = Layout::present(tables & HAS_STREAM != 0, tables & HAS_OUTBOX != 0);
+        let present = Layout::present(
+            tables & HAS_STREAM != 0,
+            tables & HAS_OUTBOX != 0,
+            tables & HAS_CONTROL != 0,
+        );
         let stored = |schema: Option<u64>, statement| match schema {
             None => Ok(None),
             Some(schema) => Ok(self.schema(statement)?.or(Some(schema))),
@@ -202,6 +210,7 @@ impl Storage for StreamRows<'_> {
         Ok(Layout {
             stream: stored(present.stream, sql::SCHEMA_OF_STREAM)?,
             outbox: stored(present.outbox, sql::SCHEMA_OF_OUTBOX)?,
+            control: stored(present.control, sql::SCHEMA_OF_CONTROL)?,
             newest_hot: newest_hot.flatten(),
             ..present
         })
@@ -331,6 +340,12 @@ impl Storage for StreamRows<'_> {
         let values = [self.stream(), Value::Text(&queue)];
         self.statements
             .one(sql::LAST_TASK, &values, |row| machine_sql::task(row))
+    }
+
+    fn control(&self, from: &str, limit: u64) -> Result<Vec<ControlRow>, StorageError> {
+        let values = [self.stream(), Value::Text(from), Value::Integer(limit)];
+        self.statements
+            .list(sql::CONTROL, &values, |row| machine_sql::control(row))
     }
 
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {

@@ -3,16 +3,21 @@
 //! Hot rows and producers are stored in the order of their streams, so that the rows of a stream
 //! lie together, and their pages are free when the stream is deleted. For this their tables have no
 //! row ids. In such a table SQLite reads whole rows to compare their keys. So the content of a
-//! large hot row is in a table of its own, and segments and tasks are ordinary tables.
+//! large hot row is in a table of its own, and segments, tasks and control rows are in ordinary
+//! tables.
 
 /// The number of this layout. Every change that earlier code could not read raises it. A file with
 /// an earlier number is upgraded when it is opened, and one with a later number is refused as it
 /// is. The rows have numbers of their own, because they change more often.
-pub(super) const FORMAT: u64 = 2;
-/// The number of the first layout, which [`UPGRADE`] brings to the present one.
+pub(super) const FORMAT: u64 = 3;
+/// The number of the first layout.
 pub(super) const FIRST_FORMAT: u64 = 1;
+/// Since this number there are forks.
+const FORKS_FORMAT: u64 = 2;
+/// Since this number there is the control table.
+const CONTROL_FORMAT: u64 = 3;
 
-/// The tables that the first layout does not have.
+/// The tables that there are since [`FORKS_FORMAT`].
 macro_rules! tables_of_forks {
     () => {
         "
@@ -20,6 +25,16 @@ CREATE TABLE manifest (stream INTEGER NOT NULL, first INTEGER NOT NULL, body BLO
   KEY (stream, first));
 CREATE TABLE pins (stream INTEGER NOT NULL, fork TEXT NOT NULL, name TEXT NOT NULL, released_at
   INTEGER, PRIMARY KEY (stream, fork));
+"
+    };
+}
+
+/// The table that there is since [`CONTROL_FORMAT`].
+macro_rules! table_of_control {
+    () => {
+        "
+CREATE TABLE control (stream INTEGER NOT NULL, key TEXT NOT NULL, schema INTEGER NOT NULL, body TEXT
+  NOT NULL, PRIMARY KEY (stream, key));
 "
     };
 }
@@ -53,17 +68,26 @@ CREATE TABLE outbox (stream INTEGER NOT NULL, queue TEXT NOT NULL, id INTEGER NO
   INTEGER NOT NULL, due_at INTEGER NOT NULL, failures INTEGER NOT NULL, body TEXT NOT NULL,
   PRIMARY KEY (stream, queue, id));
 ",
-    tables_of_forks!()
+    tables_of_forks!(),
+    table_of_control!()
 );
 
-pub(super) const UPGRADE: &str = concat!(
-    "
+/// What brings the layout before each number to that number, in order.
+pub(super) const UPGRADES: [(u64, &str); 2] = [
+    (
+        FORKS_FORMAT,
+        concat!(
+            "
 ALTER TABLE heads ADD COLUMN lineage TEXT;
 ALTER TABLE segments ADD COLUMN append_ends BLOB;
-UPDATE shard SET format = 2;
 ",
-    tables_of_forks!()
-);
+            tables_of_forks!()
+        ),
+    ),
+    (CONTROL_FORMAT, table_of_control!()),
+];
+
+pub(super) const SET_FORMAT: &str = "UPDATE shard SET format = ?";
 
 pub(super) const IDENTITY: &str = "SELECT format, directory, number, count FROM shard";
 pub(super) const INSERT_IDENTITY: &str = "INSERT INTO shard VALUES (?, ?, ?, ?)";
@@ -71,6 +95,7 @@ pub(super) const INSERT_IDENTITY: &str = "INSERT INTO shard VALUES (?, ?, ?, ?)"
 /// Bits of the column `tables`: what a database of its own would have tables for.
 pub(super) const HAS_STREAM: u64 = 1;
 pub(super) const HAS_OUTBOX: u64 = 2;
+pub(super) const HAS_CONTROL: u64 = 4;
 
 pub(super) const STREAM: &str = "SELECT id, tables FROM streams WHERE name = ?";
 pub(super) const NAMES: &str =
@@ -108,8 +133,11 @@ pub(super) const NEWEST_HOT: &str = "SELECT max(segment) FROM hot WHERE stream =
 pub(super) const SCHEMA_OF_STREAM: &str = "SELECT schema FROM heads WHERE stream = ?";
 /// All rows of a stream's outbox have the same number.
 pub(super) const SCHEMA_OF_OUTBOX: &str = "SELECT schema FROM outbox WHERE stream = ? LIMIT 1";
+/// All rows of a stream's control table have the same number.
+pub(super) const SCHEMA_OF_CONTROL: &str = "SELECT schema FROM control WHERE stream = ? LIMIT 1";
 pub(super) const UPGRADE_STREAM: &str = "UPDATE heads SET schema = ? WHERE stream = ?";
 pub(super) const UPGRADE_OUTBOX: &str = "UPDATE outbox SET schema = ? WHERE stream = ?";
+pub(super) const UPGRADE_CONTROL: &str = "UPDATE control SET schema = ? WHERE stream = ?";
 pub(super) const AT_OR_BEFORE: &str = concat!(mark!(), " AND key <= ? ORDER BY key DESC LIMIT 1");
 // Twelve bits of the key tell the parts of one message apart.
 pub(super) const FIRST_AT_OR_AFTER_BYTES: &str = concat!(
@@ -177,6 +205,12 @@ pub(super) const INSERT_TASK: &str = "INSERT INTO outbox (due_at, failures, body
 pub(super) const UPDATE_TASK: &str = "UPDATE outbox SET due_at = ?, failures = ?, body = ? WHERE queue = ? AND id = ? AND stream = ?";
 pub(super) const REMOVE_TASK: &str = "DELETE FROM outbox WHERE queue = ? AND id = ? AND stream = ?";
 
+pub(super) const CONTROL: &str =
+    "SELECT key, body FROM control WHERE stream = ? AND key >= ? ORDER BY key LIMIT ?";
+pub(super) const PUT_CONTROL: &str =
+    "INSERT OR REPLACE INTO control (key, body, schema, stream) VALUES (?, ?, ?, ?)";
+pub(super) const REMOVE_CONTROL: &str = "DELETE FROM control WHERE key = ? AND stream = ?";
+
 /// What [`machine::Write::DropTables`] removes. The hot rows are gone before.
 pub(super) const DELETE_ROWS: [&str; 5] = [
     "DELETE FROM heads WHERE stream = ?",
@@ -186,3 +220,4 @@ pub(super) const DELETE_ROWS: [&str; 5] = [
     "DELETE FROM pins WHERE stream = ?",
 ];
 pub(super) const DELETE_OUTBOX: &str = "DELETE FROM outbox WHERE stream = ?";
+pub(super) const DELETE_CONTROL: &str = "DELETE FROM control WHERE stream = ?";
