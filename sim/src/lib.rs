@@ -27,6 +27,7 @@ pub mod segments;
 pub mod settings;
 pub mod shrink;
 pub mod storage;
+pub mod subscriptions;
 pub mod trace;
 #[cfg(target_arch = "wasm32")]
 pub mod wasm;

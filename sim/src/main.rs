@@ -13,6 +13,7 @@ use sim::layer::{self, Seeds, Subject};
 use sim::oracles::Oracle;
 use sim::run::{Inner, Options};
 use sim::storage;
+use sim::subscriptions::Subscriptions;
 
 #[derive(Parser)]
 #[command(name = "cargo sim", about = "The simulator of the state machine")]
@@ -46,6 +47,9 @@ enum Command {
         /// The seed or tape is one of the world of forks
         #[arg(long)]
         forks: bool,
+        /// The seed or tape is one of the world of subscriptions
+        #[arg(long, conflicts_with = "forks")]
+        subscriptions: bool,
     },
     /// Run one seed or tape again
     Replay {
@@ -67,6 +71,9 @@ enum Command {
         /// The seed or tape is one of the world of forks
         #[arg(long, conflicts_with = "turmoil")]
         forks: bool,
+        /// The seed or tape is one of the world of subscriptions
+        #[arg(long, conflicts_with_all = ["turmoil", "forks"])]
+        subscriptions: bool,
     },
     /// Make a failing seed or tape small
     Shrink {
@@ -81,6 +88,9 @@ enum Command {
         /// The seed or tape is one of the world of forks
         #[arg(long, conflicts_with = "turmoil")]
         forks: bool,
+        /// The seed or tape is one of the world of subscriptions
+        #[arg(long, conflicts_with_all = ["turmoil", "forks"])]
+        subscriptions: bool,
     },
     /// The outer layer: the server for one machine and real HTTP clients on a simulated network
     Turmoil {
@@ -140,6 +150,24 @@ enum Command {
         #[arg(long, value_name = "DIRECTORY")]
         report: Option<PathBuf>,
     },
+    /// Run seeds of the world of subscriptions
+    Subscriptions {
+        #[arg(long, default_value = "0..10000")]
+        seeds: Seeds,
+        #[arg(long)]
+        minutes: Option<f64>,
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Run one seed again
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Print everything that happens in it
+        #[arg(long)]
+        trace: bool,
+        /// Write the tape of the seed that fails into this directory, and a page that replays it
+        #[arg(long, value_name = "DIRECTORY")]
+        report: Option<PathBuf>,
+    },
     /// Print everything that the programs of a file can show on a simulated object, as JSON
     Fidelity {
         #[arg(default_value = "tests/fidelity/programs.json")]
@@ -165,6 +193,14 @@ enum Command {
         #[arg(long)]
         minutes: Option<f64>,
     },
+    /// The same in the world of subscriptions
+    #[command(hide = true)]
+    WorkSubscriptions {
+        seeds: Seeds,
+        step: u64,
+        #[arg(long)]
+        minutes: Option<f64>,
+    },
     /// Print the hash of each seed
     #[command(hide = true)]
     Hashes { seeds: Seeds },
@@ -179,6 +215,8 @@ enum Command {
         known: PathBuf,
         #[arg(long)]
         forks: bool,
+        #[arg(long, conflicts_with = "forks")]
+        subscriptions: bool,
         #[arg(long, value_enum, default_value = "map")]
         storage: Storage,
     },
@@ -223,9 +261,17 @@ fn main() -> Result<ExitCode> {
         Command::Report {
             what,
             output,
-            forks: false,
-        } => layer::report::<Inner>(&what, &output),
-        Command::Report { what, output, .. } => layer::report::<Forks>(&what, &output),
+            forks,
+            subscriptions,
+        } => {
+            if subscriptions {
+                return layer::report::<Subscriptions>(&what, &output);
+            }
+            if forks {
+                return layer::report::<Forks>(&what, &output);
+            }
+            layer::report::<Inner>(&what, &output)
+        }
         Command::Work {
             seeds,
             step,
@@ -240,11 +286,15 @@ fn main() -> Result<ExitCode> {
             storage,
             turmoil: false,
             forks,
+            subscriptions,
         } => {
             let options = Options {
                 until: until.unwrap_or(u64::MAX),
                 ..options(storage)
             };
+            if subscriptions {
+                return layer::replay::<Subscriptions>(&what, trace, state, options);
+            }
             if forks {
                 return layer::replay::<Forks>(&what, trace, state, options);
             }
@@ -253,17 +303,19 @@ fn main() -> Result<ExitCode> {
         Command::Shrink {
             what,
             output,
-            turmoil: false,
-            forks: true,
-            ..
-        } => layer::shrink::<Forks>(&what, &output, Options::default()),
-        Command::Shrink {
-            what,
-            output,
             storage,
             turmoil: false,
-            forks: false,
-        } => layer::shrink::<Inner>(&what, &output, options(storage)),
+            forks,
+            subscriptions,
+        } => {
+            if subscriptions {
+                return layer::shrink::<Subscriptions>(&what, &output, Options::default());
+            }
+            if forks {
+                return layer::shrink::<Forks>(&what, &output, Options::default());
+            }
+            layer::shrink::<Inner>(&what, &output, options(storage))
+        }
         Command::Replay {
             what,
             trace,
@@ -317,6 +369,28 @@ fn main() -> Result<ExitCode> {
                 layer::run::<Forks>(seeds, minutes, jobs, storage::Kind::Map, reports)
             }
         },
+        Command::WorkSubscriptions {
+            seeds,
+            step,
+            minutes,
+        } => layer::work::<Subscriptions>(seeds, step, minutes, storage::Kind::Map),
+        Command::Subscriptions {
+            seeds,
+            minutes,
+            jobs,
+            seed,
+            trace,
+            report,
+        } => match seed {
+            Some(seed) => {
+                let subject = Subject::Seed(seed);
+                layer::replay::<Subscriptions>(&subject, trace, trace, Options::default())
+            }
+            None => {
+                let (seeds, reports) = (Some(seeds), report.as_deref());
+                layer::run::<Subscriptions>(seeds, minutes, jobs, storage::Kind::Map, reports)
+            }
+        },
         Command::Meta { seeds } => commands::meta::meta(seeds),
         Command::Mutants { arguments } => commands::mutants(arguments),
         Command::Explore { ops } => commands::explore::explore(ops),
@@ -339,7 +413,12 @@ fn main() -> Result<ExitCode> {
             known,
             storage,
             forks,
+            subscriptions,
         } => {
+            if subscriptions {
+                let options = Options::default();
+                return layer::hunt::<Subscriptions>(oracle, seconds, &known, options);
+            }
             if forks {
                 return layer::hunt::<Forks>(oracle, seconds, &known, Options::default());
             }

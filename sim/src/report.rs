@@ -7,6 +7,7 @@ use crate::engine::Failure;
 use crate::forks;
 use crate::run::{self, Options, Outcome};
 use crate::settings::BEGINNING;
+use crate::subscriptions;
 use crate::trace::{Line, Section};
 
 /// A world that the page can replay.
@@ -16,6 +17,8 @@ pub enum World {
     Stream,
     /// Streams and their forks.
     Forks,
+    /// Streams and their subscriptions.
+    Subscriptions,
 }
 
 impl World {
@@ -25,6 +28,7 @@ impl World {
         match self {
             Self::Stream => 0,
             Self::Forks => 1,
+            Self::Subscriptions => 2,
         }
     }
 
@@ -33,7 +37,8 @@ impl World {
     pub const fn numbered(number: u32) -> Self {
         match number {
             0 => Self::Stream,
-            _ => Self::Forks,
+            1 => Self::Forks,
+            _ => Self::Subscriptions,
         }
     }
 }
@@ -108,6 +113,7 @@ pub fn replay(world: World, tape: &[u8], until: u64) -> Replay {
     match world {
         World::Stream => run::tape(tape, options).into(),
         World::Forks => forks::tape(tape, options).into(),
+        World::Subscriptions => subscriptions::tape(tape, options).into(),
     }
 }
 
@@ -120,6 +126,10 @@ mod tests {
         let tapes = [
             (World::Stream, run::seed(7, Options::default()).tape),
             (World::Forks, forks::seed(7, Options::default()).tape),
+            (
+                World::Subscriptions,
+                subscriptions::seed(7, Options::default()).tape,
+            ),
         ];
         for (world, tape) in tapes {
             let whole = replay(world, &tape, u64::MAX);

@@ -168,6 +168,7 @@ impl World<'_, '_> {
                 now,
                 storage: rows,
                 subscribers: &|_| Ok(0),
+                entropy: &|| -> [u8; 32] { unreachable!("there are no subscriptions here") },
             };
             let id = CallId(0);
             let turn = stream.step(&context, Input::Call { id, call });
@@ -178,6 +179,7 @@ impl World<'_, '_> {
                 | Effect::Put(_)
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
+                | Effect::Webhook { .. }
                 | Effect::Index { .. } => None,
             });
             let answer = answer.ok_or("a read has no answer")?;

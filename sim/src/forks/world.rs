@@ -400,6 +400,7 @@ impl<'w, 't> World<'w, 't> {
             now,
             storage: &storage,
             subscribers: &|_| Ok(0),
+            entropy: &|| -> [u8; 32] { unreachable!("there are no subscriptions here") },
         };
         let woken = match stream {
             Some(stream) => Ok(stream),
@@ -647,6 +648,8 @@ pub(super) fn what(call: &Call) -> String {
         Call::Delete(_) => "DELETE".to_owned(),
         Call::Fork(call) => format!("{call:?}"),
         Call::Admin(call) => format!("{call:?}"),
+        Call::Link(call) => format!("{call:?}"),
+        Call::Control(call) => format!("{call:?}"),
     }
 }
 

@@ -108,6 +108,17 @@ oracles! {
     StorageFreed: "storage freed", "An ended stream leaves no rows and no tables.";
     TimeGoesOn: "time goes on", "A bounded number of events happens at one time.";
     Wire: "wire", "A response that was not cut is complete.";
+    AppendCost: "append cost", "An append writes the same rows with subscriptions and without, alarms aside.";
+    Cursors: "cursors", "A cursor only moves forward, by what was acknowledged, and never past the durable tail.";
+    Fencing: "fencing", "A request that is not one of the present wake is refused, and changes nothing.";
+    Generations: "generations", "Each wake has a generation above all before it, and at most one holder.";
+    NothingOld: "nothing old", "No wake offers what was acknowledged before its subscription was asked for.";
+    RetrySchedule: "retry schedule", "Attempts to deliver are as far apart as the schedule says, and none follows a success.";
+    Secrets: "secrets", "Nothing outside has a private key, or a token of another subscription.";
+    Signatures: "signatures", "A webhook's signature verifies with the public keys of its time and for the replay window.";
+    SubscriptionRows: "subscription rows", "Nothing is left of deleted subscriptions and ended streams.";
+    Wakes: "wakes", "Each acknowledged append that a subscription follows is offered, and cursors reach the tails.";
+    WebhookUrls: "webhook URLs", "No webhook leaves for a URL that is refused.";
 }
 
 impl fmt::Display for Oracle {

@@ -18,9 +18,11 @@ fn answered(effect: &Effect) -> Option<(CallId, &Effect)> {
         Effect::Answer { call, .. } | Effect::Attach { call, .. } => {
             Some((CallId::from(*call), effect))
         }
-        Effect::Put(_) | Effect::Collect { .. } | Effect::Call { .. } | Effect::Index { .. } => {
-            None
-        }
+        Effect::Put(_)
+        | Effect::Collect { .. }
+        | Effect::Call { .. }
+        | Effect::Webhook { .. }
+        | Effect::Index { .. } => None,
     }
 }
 
@@ -188,6 +190,7 @@ impl World<'_, '_> {
                 Effect::Put(_)
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
+                | Effect::Webhook { .. }
                 | Effect::Index { .. } => unreachable!("only answers are judged"),
             };
             let facts = TurnFacts {

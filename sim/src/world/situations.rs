@@ -88,6 +88,10 @@ impl World<'_, '_> {
                 | Write::InsertTask(_)
                 | Write::RemoveTask { .. }
                 | Write::DropOutbox
+                | Write::CreateControl
+                | Write::PutControl(_)
+                | Write::RemoveControl { .. }
+                | Write::DropControl
                 | Write::CreateManifest
                 | Write::InsertManifest(_)
                 | Write::CreatePins

@@ -58,6 +58,7 @@ impl World<'_, '_> {
                         touched.set(true);
                         Err(StorageError("this instance is dead".to_owned()))
                     },
+                    entropy: &|| -> [u8; 32] { unreachable!("there are no subscriptions here") },
                 };
                 let mut turn = stream.step(&context, input).ok()?;
                 let quiet =

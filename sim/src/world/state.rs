@@ -118,6 +118,11 @@ pub(crate) fn of_rows(text: &mut String, rows: &MemoryRows) {
         "inherited segments",
         rows.manifest().map(|it| format!("{it:?}")),
     );
+    list(
+        text,
+        "control",
+        rows.control().map(|(key, body)| format!("{key}: {body}")),
+    );
     list(text, "pins", rows.pins().map(|pin| format!("{pin:?}")));
 }
 

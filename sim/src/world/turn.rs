@@ -112,6 +112,7 @@ impl World<'_, '_> {
                 now: Millis(now),
                 storage: &bounded(&platform.storage, &reads),
                 subscribers: &|incarnation| Ok(count(incarnation)),
+                entropy: &|| -> [u8; 32] { unreachable!("there are no subscriptions here") },
             },
             input,
         );
@@ -307,6 +308,10 @@ impl World<'_, '_> {
                 Write::CreatePins => 21,
                 Write::PutPin(pin) => 22 ^ pin.fork.0 << 8,
                 Write::ForgetPins { released_at } => 23 ^ released_at.0 << 8,
+                Write::CreateControl => 24,
+                Write::PutControl(row) => 25 ^ (row.body.len() as u64) << 8,
+                Write::RemoveControl { key } => 26 ^ (key.len() as u64) << 8,
+                Write::DropControl => 27,
             });
         }
         match turn.alarm {

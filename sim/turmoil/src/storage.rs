@@ -14,7 +14,7 @@ use bytes::Bytes;
 use machine::admin::Listed;
 use machine::outbox::{Queue, Task};
 use machine::rows::{
-    AppendEnd, HotRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin,
+    AppendEnd, ControlRow, HotRow, HotTable, Incarnation, Layout, ManifestRow, MinuteOfRows, Pin,
     ProducerStamp, ProducerState, RowAppends, RowKey, RowMeta, SealedSegment, StreamRow, Sums,
     WriterColumns,
 };
@@ -718,6 +718,10 @@ impl machine::Storage for View {
         self.rows.last_task(queue)
     }
 
+    fn control(&self, from: &str, limit: u64) -> Result<Vec<ControlRow>, StorageError> {
+        machine::Storage::control(&*self.rows, from, limit)
+    }
+
     fn sealed_segments(&self, from: u64, limit: u64) -> Result<Vec<SealedSegment>, StorageError> {
         self.rows.sealed_segments(from, limit)
     }
@@ -855,7 +859,11 @@ fn written(store: &Store, writes: &[Write], before: Option<&StreamRow>) -> Vec<W
             | Write::InsertTask(_)
             | Write::UpdateTask(_)
             | Write::RemoveTask { .. }
-            | Write::DropOutbox => {}
+            | Write::DropOutbox
+            | Write::CreateControl
+            | Write::PutControl(_)
+            | Write::RemoveControl { .. }
+            | Write::DropControl => {}
         }
     }
     written.closes = written.closed && (written.created.is_some() || !was_closed);
