@@ -1,9 +1,9 @@
-//! The effects of a stream, and all their outcomes.
+//! The effects of an object, and all their outcomes.
 
 use bytes::Bytes;
 use machine::outbox::{Request, Statement, Value};
 use machine::segment::Put;
-use machine::{CallOutcome, Effect, EffectId, Input, Millis};
+use machine::{CallOutcome, Effect, EffectId, Input, Millis, Webhook};
 
 use crate::object::Object;
 
@@ -30,6 +30,11 @@ pub(crate) enum EffectJob {
     Index {
         effect: EffectId,
         statements: Vec<Statement>,
+    },
+    Webhook {
+        since: Millis,
+        effect: EffectId,
+        webhook: Webhook,
     },
 }
 
@@ -80,6 +85,11 @@ impl EffectJob {
                 request,
             }),
             Effect::Index { effect, statements } => Some(Self::Index { effect, statements }),
+            Effect::Webhook { effect, webhook } => Some(Self::Webhook {
+                since: now,
+                effect,
+                webhook,
+            }),
             Effect::Answer { .. } | Effect::Attach { .. } => {
                 answers.push(effect);
                 None
@@ -96,12 +106,16 @@ impl EffectJob {
                 object: bytes,
             }),
             Self::Upload { .. } => Some(self),
-            Self::Collect { .. } | Self::Call { .. } | Self::Index { .. } => None,
+            Self::Collect { .. }
+            | Self::Call { .. }
+            | Self::Index { .. }
+            | Self::Webhook { .. } => None,
         }
     }
 
     /// Carries out the effect, as far as the object alone can. Returns the input that reports it to
-    /// the stream. A call is answered 200, without the called object.
+    /// the object. A call is answered 200, without the called object. A receiver of webhooks is
+    /// done with everything.
     pub(crate) fn carry_out(self, outcome: Outcome, now: Millis, object: &Object) -> Option<Input> {
         // Garbage is kept for longer than any put takes.
         let too_late = |since: Millis| since.plus(object.limits.collect_grace_ms) <= now;
@@ -142,6 +156,15 @@ impl EffectJob {
                 effect,
                 outcome: if outcome == Outcome::Done {
                     let body = Bytes::new();
+                    CallOutcome::Answered { status: 200, body }
+                } else {
+                    CallOutcome::Failed
+                },
+            },
+            Self::Webhook { effect, .. } => Input::CallFinished {
+                effect,
+                outcome: if outcome == Outcome::Done {
+                    let body = Bytes::from_static(br#"{"done":true}"#);
                     CallOutcome::Answered { status: 200, body }
                 } else {
                     CallOutcome::Failed

@@ -134,6 +134,7 @@ impl Reader {
                 | Effect::Put(_)
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
+                | Effect::Webhook { .. }
                 | Effect::Index { .. } => None,
             })
     }

@@ -16,6 +16,7 @@ mod row;
 mod segment;
 mod sequence;
 mod sse;
+mod subscription;
 
 pub use forks::forks;
 pub use json::json;
@@ -26,6 +27,7 @@ pub use row::row;
 pub use segment::segment;
 pub use sequence::{change_tape, sequence, sequence_on_sqlite};
 pub use sse::sse;
+pub use subscription::subscription;
 
 #[cfg(test)]
 mod tests {
@@ -68,6 +70,11 @@ mod tests {
     #[test]
     fn request() {
         replay("request", crate::request);
+    }
+
+    #[test]
+    fn subscription() {
+        replay("subscription", crate::subscription);
     }
 
     #[test]

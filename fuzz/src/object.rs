@@ -1,5 +1,5 @@
-//! The smallest possible object: a stream over the simulator's storage, whose turns are durable at
-//! once.
+//! The smallest possible object: a stream, or what is below `__ds`, over the simulator's storage.
+//! Its turns are durable at once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use machine::segment::{self, Put, Receipt};
 use machine::{
-    AlarmChange, Answer, Body, CallId, Context, Effect, Guarded, Input, Limits, Millis, Plan,
-    StorageError, Stream, Turn,
+    AlarmChange, Answer, Body, CallId, CallOutcome, Context, Effect, EffectId, Guarded, Input,
+    Limits, Millis, Plan, StorageError, Turn, Write,
 };
 use sim::storage::{Kind, Store};
 
@@ -23,7 +23,7 @@ pub(crate) type Cold = Rc<RefCell<BTreeMap<String, Vec<u8>>>>;
 pub(crate) struct Object {
     pub(crate) limits: Limits,
     pub(crate) store: Store,
-    stream: Option<Stream>,
+    machine: Option<machine::Object>,
     wakes: u64,
     /// What differs from stream to stream in the seeds of instances.
     pub(crate) first_seed: u64,
@@ -33,6 +33,8 @@ pub(crate) struct Object {
     pub(crate) cold: Cold,
     /// In the order in which they were asked for.
     pub(crate) jobs: Vec<EffectJob>,
+    /// The random bytes that the object has asked for. They are its secrets.
+    pub(crate) secrets: RefCell<Vec<[u8; 32]>>,
 }
 
 impl Object {
@@ -40,19 +42,20 @@ impl Object {
         Self {
             limits,
             store: Store::new(Kind::Map),
-            stream: None,
+            machine: None,
             wakes: 0,
             first_seed: 0,
             alarm: None,
             reads_left: None,
             cold: Cold::default(),
             jobs: Vec::new(),
+            secrets: RefCell::default(),
         }
     }
 
     /// Ends the instance. Effects under way may still be carried out, but are not reported.
     pub(crate) fn sleep(&mut self) {
-        self.stream = None;
+        self.machine = None;
         let jobs = core::mem::take(&mut self.jobs);
         let left = jobs.into_iter().filter_map(|job| job.left_behind(self));
         self.jobs = left.collect();
@@ -81,30 +84,32 @@ impl Object {
                 Ok(())
             }
         });
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
+        let mut machine = match self.machine.take() {
+            Some(machine) => machine,
             None => {
                 self.wakes += 1;
                 let seed = self.first_seed + self.wakes;
-                Stream::wake(now, &storage, &self.limits, seed)?
+                machine::Object::wake(now, &storage, &self.limits, seed)?
             }
         };
         let context = Context {
             now,
             storage: &storage,
             subscribers: &|_| Ok(0),
+            entropy: &|| self.secret(),
         };
-        let mut turn = stream.step(&context, input)?;
+        let mut turn = machine.step(&context, input)?;
         assert!(
             turn.needs_transaction()
                 || turn.writes.len() + usize::from(turn.alarm != AlarmChange::Keep) <= 1,
             "several writes are one transaction"
         );
         if let AlarmChange::Set(_) = turn.alarm {
-            assert!(stream.alarm_reason().is_some(), "an alarm has a reason");
+            assert!(machine.alarm_reason().is_some(), "an alarm has a reason");
         }
-        let names: Vec<_> = stream
-            .timers()
+        let timers = machine.timers();
+        let names: Vec<_> = timers
+            .iter()
             .map(|timer| timer.reason.to_string())
             .collect();
         let distinct: BTreeSet<_> = names.iter().collect();
@@ -113,8 +118,9 @@ impl Object {
             names.len(),
             "timers have names of their own"
         );
+        check_events(&turn);
         self.apply(&turn);
-        self.stream = Some(stream);
+        self.machine = Some(machine);
         let mut answers = Vec::new();
         for effect in turn.after_commit {
             self.jobs
@@ -122,6 +128,40 @@ impl Object {
         }
         turn.after_commit = answers;
         Ok(turn)
+    }
+
+    /// Returns 32 bytes that no other call returns.
+    fn secret(&self) -> [u8; 32] {
+        let mut secrets = self.secrets.borrow_mut();
+        let mut secret = [0; 32];
+        for (index, part) in secret.chunks_exact_mut(8).enumerate() {
+            let number = (self.first_seed << 16) + ((secrets.len() as u64) << 3) + index as u64;
+            part.copy_from_slice(&scrambled(number).to_le_bytes());
+        }
+        secrets.push(secret);
+        secret
+    }
+
+    /// Returns what a step would write that nobody has asked for, and leaves everything as it is.
+    /// `None` when the storage cannot be read.
+    pub(crate) fn upkeep(&self, now: Millis) -> Option<Vec<Write>> {
+        let rows = self.store.storage();
+        let seed = self.first_seed + self.wakes + 1;
+        let mut machine = match &self.machine {
+            Some(machine) => machine.clone(),
+            None => machine::Object::wake(now, rows, &self.limits, seed).ok()?,
+        };
+        let context = Context {
+            now,
+            storage: rows,
+            subscribers: &|_| Ok(0),
+            entropy: &|| -> [u8; 32] { unreachable!("nobody has asked for anything") },
+        };
+        let nothing = Input::CallFinished {
+            effect: EffectId(u64::MAX),
+            outcome: CallOutcome::Failed,
+        };
+        machine.step(&context, nothing).ok().map(|turn| turn.writes)
     }
 
     fn apply(&mut self, turn: &Turn) {
@@ -207,7 +247,7 @@ impl Object {
 
     /// Returns the number of the present instance. `None` if no instance is in memory.
     pub(crate) const fn instance(&self) -> Option<u64> {
-        match self.stream {
+        match self.machine {
             Some(_) => Some(self.wakes),
             None => None,
         }
@@ -231,4 +271,34 @@ impl Object {
         let head = self.store.rows.head();
         head.is_some_and(|head| head.lineage.deleted_at.is_some())
     }
+}
+
+/// Checks the data points of a turn.
+fn check_events(turn: &Turn) {
+    let events = &turn.events;
+    let points: serde_json::Value =
+        serde_json::from_str(&events.points()).expect("data points are JSON");
+    let points = points.as_array().expect("data points are a list");
+    assert_eq!(points.len(), events.events.len());
+    for (point, event) in points.iter().zip(&events.events) {
+        let index = point["indexes"][0]
+            .as_str()
+            .expect("a data point has an index");
+        assert!(
+            index.len() <= 96 && !index.contains(['\'', '\\']),
+            "{index}"
+        );
+        assert_eq!(point["blobs"][1], event.kind.name());
+        assert_eq!(point["blobs"][2], *events.stream);
+        assert_eq!(point["doubles"][0], event.calls);
+        assert_eq!(point["doubles"].as_array().map(Vec::len), Some(5));
+    }
+}
+
+/// Returns a number that seems random.
+const fn scrambled(number: u64) -> u64 {
+    let mut bits = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }

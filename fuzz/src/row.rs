@@ -42,6 +42,8 @@ pub fn row(input: &[u8]) {
         Write::CreatePins,
         Write::CreateOutbox,
         Write::DropOutbox,
+        Write::CreateControl,
+        Write::DropControl,
         Write::DropTables,
         Write::ForgetProducers {
             used_at: Millis(1),
@@ -67,6 +69,7 @@ pub fn row(input: &[u8]) {
         let from = Layout {
             stream: Some(0),
             outbox: Some(0),
+            control: None,
             newest_hot: None,
             oldest_hot: None,
             has_segments: has("segments"),
@@ -107,6 +110,11 @@ pub fn row(input: &[u8]) {
     let _ = (sql::head(&drawn), sql::appends_of(&drawn));
     writes.extend(sql::manifest(&drawn).ok().map(Write::InsertManifest));
     writes.extend(sql::pin(&drawn).ok().map(Write::PutPin));
+    if let Ok(row) = sql::control(&drawn) {
+        let write = Write::PutControl(row.clone());
+        assert_eq!(sql::control(&bound(&write)).ok(), Some(row.clone()));
+        writes.extend([write, Write::RemoveControl { key: row.key }]);
+    }
     for write in &writes {
         stops_where_it_fails(write);
     }

@@ -12,8 +12,8 @@
 //! `ANSWERED 404` that of the first message.
 
 mod server;
-mod stream;
-mod wire;
+pub(crate) mod stream;
+pub(crate) mod wire;
 
 use machine::router::Settings;
 use machine::{Limits, Millis};
@@ -72,6 +72,9 @@ pub fn request(input: &[u8]) {
     let Ok(mut settings) = Settings::read(&variable) else {
         return;
     };
+    // The target `subscription` has servers with them.
+    settings.limits.subscriptions = false;
+    settings.limits.metrics = true;
     for (name, switch) in SWITCHES {
         *switch(&mut settings.limits) |= variable(name).as_deref() == Some("1");
     }
@@ -103,7 +106,7 @@ pub fn request(input: &[u8]) {
 }
 
 /// Returns bytes as JavaScript sees header values and URLs: as characters of Latin-1.
-fn latin(bytes: &[u8]) -> String {
+pub(crate) fn latin(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use machine::admin::{self, AdminRoute, Listed, Service, ToObject, Traffic};
+use machine::admin::{
+    self, AdminRoute, Assertion, FoundKey, Listed, Service, TeamKeys, ToObject, Traffic,
+};
 use machine::outbox;
 use machine::router::page::{self, Page};
 use machine::router::{self, Route, Settings, target};
@@ -16,7 +18,7 @@ use machine::{
 use sim::cold_tier;
 
 use super::latin;
-use super::stream::{Named, Source, check};
+use super::stream::{Named, Source, check, check_common};
 use super::wire::Request;
 use super::{ALARMS_MAX, ROUNDS_MAX};
 use crate::effects::{EffectJob, Outcome};
@@ -38,6 +40,7 @@ pub(super) struct Server {
     /// The calls that are not answered yet.
     calls: BTreeMap<u64, Waiting>,
     traffic: Traffic,
+    team_keys: TeamKeys,
     next_call: u64,
     /// Outcomes that have not been reported to their instances yet.
     reports: VecDeque<Report>,
@@ -78,6 +81,7 @@ impl Server {
             cold: Cold::default(),
             calls: BTreeMap::new(),
             traffic: Traffic::new(now, STREAMS_COUNTED),
+            team_keys: TeamKeys::default(),
             next_call: 0,
             reports: VecDeque::new(),
         }
@@ -430,6 +434,11 @@ impl Server {
             |route: &Option<AdminRoute>| matches!(route, Some(AdminRoute::Answered(_)));
         let route = routes.iter().find(|route| !is_refused(route));
         if let Some(route) = route.unwrap_or(&routes[0]).clone() {
+            let route = if let AdminRoute::Verify(assertion) = route {
+                self.verified(head, &assertion)
+            } else {
+                route
+            };
             return self.take_of_operator(request, route);
         }
         let to = match router::route(head, &self.settings) {
@@ -468,13 +477,62 @@ impl Server {
         self.hand_over(to.name, handed, None);
     }
 
+    /// Routes a request again with what is known of the signature of its token. The team has all
+    /// keys whose names begin with `k`, and each of them signs with its name. Its keys cannot be
+    /// fetched for one whose name begins with `x`.
+    fn verified(&mut self, head: RequestHead<'_>, assertion: &Assertion) -> AdminRoute {
+        let access = self.settings.access.as_ref();
+        let url = access.expect("only a team has tokens").keys_url();
+        assert!(url.starts_with("https://") && url.ends_with("/certs"));
+        let (now, limits) = (self.now, &self.settings.limits);
+        let is_held = assertion.key_id.starts_with('k');
+        let mut found = self.team_keys.find(now, is_held, true, limits);
+        if found == FoundKey::Fetch {
+            if !assertion.key_id.starts_with('x') {
+                self.team_keys.fetched(now);
+            }
+            found = self.team_keys.find(now, is_held, false, limits);
+        }
+        let proof = match found {
+            FoundKey::Known if assertion.signature == assertion.key_id.as_bytes() => "valid",
+            FoundKey::Known => "wrong",
+            FoundKey::Unknown => "unknown",
+            FoundKey::Unavailable => "unavailable",
+            FoundKey::Fetch => unreachable!("they were fetched"),
+        };
+        let proof = admin::Proof::from_name(proof).expect("it is the name of a proof");
+        let caller = admin::Caller::Platform { now, proof };
+        let route = admin::route(head, caller, &self.settings);
+        let route = route.expect("it is a path of the admin API");
+        if let AdminRoute::Verify(_) = route {
+            panic!("the signature was checked");
+        }
+        if proof == admin::Proof::Valid {
+            let again = admin::route(head, admin::Caller::Admitted, &self.settings);
+            assert_eq!(again.as_ref(), Some(&route), "it was admitted before");
+        }
+        route
+    }
+
     /// Handles a request of the admin API as a process with all streams does.
     fn take_of_operator(&mut self, request: &Request, route: AdminRoute) {
         let answer = match route {
             AdminRoute::Stream(to) => return self.hand_over_for_operator(request, to),
             AdminRoute::Answered(answer) => answer,
-            AdminRoute::Verify(_) | AdminRoute::Counts(_) => {
-                unreachable!("the settings name no team and no account")
+            AdminRoute::Verify(_) => unreachable!("the signature was checked"),
+            AdminRoute::Counts(counts) => {
+                let analytics = self.settings.analytics.as_ref();
+                let analytics = analytics.expect("only an account can be asked");
+                assert!(analytics.url().starts_with("https://"));
+                assert!(!format!("{analytics:?}").contains(&analytics.token));
+                let quotes = counts.sql(self.now).matches('\'').count();
+                assert!(matches!(quotes, 6 | 8), "a name stays within its quotes");
+                // What the service answers comes with the request.
+                let answer = String::from_utf8_lossy(&request.body);
+                match counts.answer(self.now, &answer) {
+                    Some(answer) => answer,
+                    None => Answer::unavailable(&self.settings.limits),
+                }
             }
             AdminRoute::List(listing) => {
                 let asked = listing.statement().values;
@@ -513,7 +571,7 @@ impl Server {
         let Body::Bytes(body) = &answer.body else {
             return check(request, &answer, b"");
         };
-        check(request, &answer, body);
+        check_common(request, &answer, body, true);
     }
 
     fn hand_over_for_operator(&mut self, request: &Request, to: ToObject) {
@@ -551,6 +609,9 @@ impl Server {
         };
         if !matches!(call, Call::Fork(_) | Call::Admin(_)) {
             let base = request.url.split(['?', '#']).next().unwrap_or_default();
+            if matches!(call, Call::Control(_)) {
+                return;
+            }
             let again = Request::print(&call, base).parse(limits);
             assert_eq!(again.as_ref(), Ok(&call), "a call survives being printed");
         }

@@ -109,6 +109,7 @@ impl Named {
             Effect::Put(_)
             | Effect::Collect { .. }
             | Effect::Call { .. }
+            | Effect::Webhook { .. }
             | Effect::Index { .. } => panic!("a call is answered: {effect:?}"),
         };
         if let Some(body) = self.object.body(now, answer) {
@@ -137,6 +138,10 @@ impl Named {
                 | Write::Upgrade { .. }
                 | Write::UpdateTask(_)
                 | Write::RemoveTask { .. }
+                | Write::CreateControl
+                | Write::PutControl(_)
+                | Write::RemoveControl { .. }
+                | Write::DropControl
                 | Write::CreateManifest
                 | Write::InsertManifest(_)
                 | Write::CreatePins
@@ -168,7 +173,9 @@ impl Named {
             | Call::Read(_)
             | Call::Metadata
             | Call::Fork(_)
-            | Call::Admin(_) => {}
+            | Call::Admin(_)
+            | Call::Link(_)
+            | Call::Control(_) => {}
         }
         answer
     }
@@ -425,11 +432,16 @@ fn next_offset(answer: &Answer) -> Offset {
     offset
 }
 
-/// Checks the rules of all answers.
+/// Checks the rules of all answers of streams and of the admin API.
 pub(super) fn check(request: &Request, answer: &Answer, body: &[u8]) {
-    let status = answer.status;
     // Only a fork can fail to be created in time, and what waits behind it.
     let may_fail = request.method == "PUT" || is_not_configured(answer);
+    check_common(request, answer, body, may_fail);
+}
+
+/// Checks the rules of all answers. `may_fail` says whether 503 is one of them.
+pub(crate) fn check_common(request: &Request, answer: &Answer, body: &[u8], may_fail: bool) {
+    let status = answer.status;
     assert!(
         (200..=501).contains(&status) || status == 503 && may_fail,
         "{status} to {request:?}"

@@ -13,17 +13,17 @@ use machine::{Call, Class, Limits, Refusal};
 use super::latin;
 
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) method: String,
-    pub(super) url: String,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Bytes,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) url: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Bytes,
 }
 
 impl Request {
     /// Reads a record. Returns `None` if an HTTP server would refuse it: for control characters, an
     /// invalid URL, or a header without a name.
-    pub(super) fn read(record: &[u8]) -> Option<Self> {
+    pub(crate) fn read(record: &[u8]) -> Option<Self> {
         let mut lines = record.split(|byte| *byte == b'\n');
         let first = latin(lines.next()?);
         let (method, path) = first.split_once(' ')?;
@@ -62,7 +62,7 @@ impl Request {
     }
 
     /// Returns the value of a header, or all values joined if it is given several times.
-    pub(super) fn header(&self, name: &str) -> Option<String> {
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
         let values: Vec<_> = self
             .headers
             .iter()
@@ -72,9 +72,15 @@ impl Request {
         (!values.is_empty()).then(|| values.join(", "))
     }
 
-    pub(super) fn parse(&self, limits: &Limits) -> Result<Call, Refusal> {
+    pub(crate) fn parse(&self, limits: &Limits) -> Result<Call, Refusal> {
+        let (origin, _) = target::split(&self.url);
+        self.parse_below(origin, limits)
+    }
+
+    /// Parses a request of a client who knows the server by another URL.
+    pub(crate) fn parse_below(&self, origin: &str, limits: &Limits) -> Result<Call, Refusal> {
         let header = |name: &str| self.header(name);
-        let (origin, target) = target::split(&self.url);
+        let (_, target) = target::split(&self.url);
         let head = RequestHead {
             method: &self.method,
             origin,
@@ -88,7 +94,7 @@ impl Request {
     }
 
     /// Returns a request that asks for this call.
-    pub(super) fn print(call: &Call, base: &str) -> Self {
+    pub(crate) fn print(call: &Call, base: &str) -> Self {
         let mut headers = Vec::new();
         let mut url = base.to_owned();
         let (method, body) = match call {
@@ -121,7 +127,9 @@ impl Request {
                 headers.extend(print_preconditions(preconditions));
                 ("DELETE", Bytes::new())
             }
-            Call::Fork(_) | Call::Admin(_) => unreachable!("internal calls are not handed over"),
+            Call::Fork(_) | Call::Admin(_) | Call::Link(_) | Call::Control(_) => {
+                unreachable!("internal calls are not handed over")
+            }
         };
         Self {
             method: method.to_owned(),
