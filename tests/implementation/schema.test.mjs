@@ -39,12 +39,12 @@ async function fixture(file, name) {
 describe.runIf(shell === "worker")("rows without a schema number", () => {
   // Four rows for the columns of the stream's table and its number, one for the column of the table
   // of segments, two for those of the hot tables, four for the outbox, which is made anew, and the
-  // stream's row, because its alarm is set anew.
-  test("are upgraded once, by twelve rows, and keep everything", async () => {
+  // stream's row twice: its alarm is set anew, and the directory learns of the stream.
+  test("are upgraded once, by thirteen rows, and keep everything", async () => {
     const stream = await fixture("chat.sql", "chat-upgraded");
     const page = await stream.get();
     expect(page.json()).toEqual([1, 2, 3, 4, 5, 6].map((message) => ({ message })));
-    expect((await stream.statistics()).rows_written).toBe(12);
+    expect((await stream.statistics()).rows_written).toBe(13);
     expect((await stream.append("{\"message\":7}", producer("p0", 3, 2))).status).toBe(204);
     expect((await stream.append("{\"message\":7}", producer("p0", 3, 3))).status).toBe(200);
     expect((await stream.statistics()).last_turn_rows_written).toBe(1);
@@ -70,6 +70,10 @@ describe.runIf(shell === "worker")("rows of later code", () => {
     outbox: [
       "CREATE TABLE outbox (schema INTEGER NOT NULL); INSERT INTO outbox VALUES (999)",
       "DROP TABLE outbox",
+    ],
+    control: [
+      "CREATE TABLE control (schema INTEGER NOT NULL); INSERT INTO control VALUES (999)",
+      "DROP TABLE control",
     ],
   };
 

@@ -24,6 +24,8 @@ pub(crate) enum Target {
     Forks,
     /// Requests as they come over the wire
     Request,
+    /// Subscriptions, and everything that they talk to
+    Subscription,
     /// Bodies of JSON streams
     Json,
     /// Offsets
@@ -45,6 +47,7 @@ impl Target {
             Self::SequenceOnSqlite => "sequence-on-sqlite",
             Self::Forks => "forks",
             Self::Request => "request",
+            Self::Subscription => "subscription",
             Self::Json => "json",
             Self::Offset => "offset",
             Self::Sse => "sse",
@@ -60,6 +63,7 @@ impl Target {
             Self::Sequence | Self::SequenceOnSqlite => "sequence",
             Self::Forks
             | Self::Request
+            | Self::Subscription
             | Self::Json
             | Self::Offset
             | Self::Sse
@@ -75,6 +79,7 @@ impl Target {
             Self::Sequence | Self::SequenceOnSqlite | Self::Forks | Self::Request | Self::Json => {
                 2_048
             }
+            Self::Subscription => 1_024,
             Self::Sse | Self::Row | Self::Segment => 512,
             Self::Offset | Self::Name => 128,
         }
@@ -133,6 +138,7 @@ fn advise(target: Target, file: &Path) {
              to make it small:  cargo sim shrink {file} --forks -o bug.tape"
         ),
         Target::Request
+        | Target::Subscription
         | Target::Json
         | Target::Offset
         | Target::Sse

@@ -76,14 +76,11 @@ enum Command {
         /// Test this server instead of starting one
         #[arg(long, env = "CONFORMANCE_TEST_URL")]
         url: Option<String>,
-        /// Run the groups on forks and subscriptions too
-        #[arg(long)]
-        all: bool,
         /// Start the server with R2 and D1, and seal a segment every three messages
         #[arg(long)]
         cold: bool,
         /// Run only the tests whose full name matches this regular expression
-        #[arg(long, conflicts_with = "all")]
+        #[arg(long)]
         only: Option<String>,
     },
     /// Run the durability, concurrency and protocol tests
@@ -265,10 +262,9 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
         Command::Conformance {
             shell,
             url,
-            all,
             cold,
             only,
-        } => suite::conformance(project, shell, non_empty(url), all, cold, only),
+        } => suite::conformance(project, shell, non_empty(url), cold, only),
         Command::Implementation { shell, url, files } => {
             suite::implementation(project, shell, non_empty(url), &files)
         }

@@ -86,12 +86,18 @@ enum World {
     Stream,
     /// Streams and their forks.
     Forks,
+    /// Streams and their subscriptions.
+    Subscriptions,
 }
 
 impl World {
     /// Returns the argument that selects it on the command line.
     fn flag(self) -> Option<&'static str> {
-        (self == Self::Forks).then_some("--forks")
+        match self {
+            Self::Stream => None,
+            Self::Forks => Some("--forks"),
+            Self::Subscriptions => Some("--subscriptions"),
+        }
     }
 }
 

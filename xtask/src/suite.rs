@@ -39,7 +39,6 @@ pub(crate) fn conformance(
     project: &Project,
     shell: Shell,
     url: Option<String>,
-    all: bool,
     cold: bool,
     only: Option<String>,
 ) -> Result<ExitCode> {
@@ -53,11 +52,6 @@ pub(crate) fn conformance(
     }
     if cold {
         suite.environment("CONFORMANCE_COLD", "1");
-    }
-    if all {
-        // The group on what the server does not have yet. It is behind an option of the suite's
-        // own.
-        suite.environment("CONFORMANCE_SUBSCRIPTIONS", "1");
     }
     if let Some(only) = only {
         suite.argument(&format!("--testNamePattern={only}"));
