@@ -21,7 +21,7 @@ const INDEX_BYTES_MAX: usize = 96;
 /// The events of a turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// The canonical name of the stream; empty if there is none.
+    /// The canonical name of the stream. It is empty if no stream exists.
     pub stream: String,
     /// For how many events of its kind each of these stands.
     pub weight: u64,

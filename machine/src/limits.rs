@@ -177,7 +177,8 @@ limits_table! {
     preflight_max_age_s: u64 = 86_400, Seconds, (0, HTTP_AGE_MAX_S);
     /// `Retry-After` of an answer that asks the client to retry.
     retry_after_s: u64 = 1, Seconds, (1, 3_600);
-    /// Longest pattern of a subscription, with what is not printable ASCII percent-encoded.
+    /// Longest pattern of a subscription. Characters other than printable ASCII count as their
+    /// percent-encoded form.
     pattern_bytes_max: u64 = 1_024, Bytes, (1, TEXT_BYTES_MAX);
     /// How often a pattern of a subscription may have `**`.
     pattern_double_stars_max: u64 = 4, Count, (0, 1_000);

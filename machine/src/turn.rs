@@ -315,8 +315,8 @@ pub enum Effect {
 
 /// A POST to a receiver outside (protocol 7.1). The shell follows no redirect, gives up after
 /// `time_ms`, and reads no more than `answer_bytes_max` of the answer. A shell that resolves the
-/// host itself refuses addresses that are not [`is_public`](crate::is_public), and connects to the
-/// address that it has checked.
+/// host itself asks [`may_connect`](crate::may_connect) about each address, and connects to one
+/// that it has checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
     /// Where to send it.

@@ -13,6 +13,7 @@ use crate::outbox::{AT_ONCE, Outbox, Request, Task, TaskKind};
 use crate::rows::{ControlRow, Layout, Write};
 use crate::storage::{Storage, StorageError};
 use crate::subscription::Subscription;
+use crate::subscription::links::is_done;
 use crate::timer::{Timer, alarm_for};
 use crate::wire::control::{ControlCall, LinkCall};
 use crate::wire::internal_headers;
@@ -436,15 +437,10 @@ fn act(kind: &mut Kind, step: &mut Step<'_>, input: Input) -> Result<(), Storage
             if subscription.call_finished(step, effect, &outcome)? {
                 return Ok(());
             }
-            let is_done = matches!(
-                outcome,
-                CallOutcome::Answered {
-                    status: 200..=299,
-                    ..
-                }
-            );
             let task = step.outbox.task(effect);
-            if !is_done && !task.is_some_and(|task| subscription.is_needless(task)) {
+            let is_done =
+                |task: &TaskKind| is_done(task, &outcome) || subscription.is_needless(task);
+            if !task.is_some_and(is_done) {
                 subscription.task_failed(step, effect, &outcome);
                 let (now, seed) = (step.now, step.instance_seed);
                 step.outbox.failed(effect, now, seed, step.limits);

@@ -1,8 +1,9 @@
 //! The subscriptions of a stream (protocol 6 and 7).
 //!
-//! Each has a row with what it was told last. A subscription is told when that is not the present
-//! tail. So an append writes nothing for those who listen, and whatever was interrupted is found
-//! again in the rows. The rows belong to the name: they outlive the stream.
+//! Each subscription has a row with the place in the stream of which it was last notified. If that
+//! is not the present tail, the stream notifies the subscription. So an append writes nothing for
+//! its subscriptions, and an instance finds interrupted notifications in the rows. The rows belong
+//! to the name of the stream, and outlive the stream.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Step, Stream};
 use crate::backoff::backoff;
 use crate::control::{answered, control_request, each_row, json_answer, stored, to_json};
-use crate::outbox::Outbox;
+use crate::outbox::{AT_ONCE, Outbox};
 use crate::rows::{ControlRow, HotTable, Incarnation, RowKey, Write};
 use crate::storage::{Storage, StorageError};
 use crate::wire::control::{
@@ -69,23 +70,30 @@ struct LinkRow {
     stream: String,
     /// The incarnation of the subscription.
     incarnation: Incarnation,
-    /// What the subscription knows of the stream; `None` if it knows that there is none.
+    /// The place that the subscription knows; `None` if it knows that the stream does not exist.
     told: Option<Place>,
-    /// Whether the subscription is told nothing until it asks.
+    /// Whether the subscription gets no notification until it asks.
     is_held: bool,
+    /// Whether the directory links the subscription again when a stream of this name is created.
+    is_by_pattern: bool,
+    /// Whether a notification of a creation or an end may have arrived although its answer was
+    /// lost. Then the subscription may know of another stream than `told` says.
+    is_unsure: bool,
 }
 
 impl LinkRow {
+    /// Returns whether the subscription knows of another stream, or of none.
+    fn is_of_other(&self, present: Option<Presence>) -> bool {
+        let told = self.told.map(|told| told.incarnation);
+        told != present.map(|present| present.incarnation)
+    }
+
     /// Returns whether the subscription does not know how the stream is now.
     fn is_behind(&self, present: Option<Presence>) -> bool {
-        match (self.told, present) {
-            (None, None) => false,
-            (Some(told), Some(present)) => {
-                let known = told.offset.unwrap_or(Offset::START);
-                told.incarnation != present.incarnation || known < present.tail
-            }
-            (None, Some(_)) | (Some(_), None) => true,
-        }
+        let told = self.told.and_then(|told| told.offset);
+        let known = told.unwrap_or(Offset::START);
+        let has_more = present.is_some_and(|present| known < present.tail);
+        self.is_unsure || self.is_of_other(present) || has_more
     }
 }
 
@@ -97,6 +105,13 @@ impl Link {
             failures: 0,
             retry_at: Millis(0),
         }
+    }
+
+    /// Returns whether the link means nothing, because there is no stream.
+    const fn is_needless(&self, present: Option<Presence>) -> bool {
+        let row = &self.row;
+        let is_told = row.told.is_none() && !row.is_unsure && self.in_flight.is_none();
+        present.is_none() && row.is_by_pattern && is_told
     }
 
     fn waits_to_be_told(&self, present: Option<Presence>) -> bool {
@@ -147,6 +162,16 @@ impl Links {
         self.links.insert(key, link);
     }
 
+    /// Notes that the subscription names the stream.
+    fn name(&mut self, key: &LinkKey, turn: &mut Turn) {
+        if let Some(link) = self.links.get_mut(key)
+            && link.row.is_by_pattern
+        {
+            link.row.is_by_pattern = false;
+            turn.writes.push(Write::PutControl(row(key, &link.row)));
+        }
+    }
+
     fn remove(&mut self, key: &LinkKey, turn: &mut Turn) {
         turn.writes.push(Write::RemoveControl { key: key.row() });
         self.links.remove(key);
@@ -157,6 +182,25 @@ impl Links {
         if self.has_table && self.links.is_empty() {
             self.has_table = false;
             turn.writes.push(Write::DropControl);
+        }
+    }
+
+    /// Removes the links that mean nothing, and notes those whose subscriptions hear of a creation
+    /// or an end.
+    pub(super) fn tidy(&mut self, present: Option<Presence>, turn: &mut Turn) {
+        for (key, link) in &mut self.links {
+            if link.row.is_of_other(present) && !link.row.is_unsure {
+                link.row.is_unsure = true;
+                turn.writes.push(Write::PutControl(row(key, &link.row)));
+            }
+        }
+        let needless = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.is_needless(present));
+        let needless: Vec<_> = needless.map(|(key, _)| key.clone()).collect();
+        for key in needless {
+            self.remove(&key, turn);
         }
     }
 
@@ -216,6 +260,7 @@ impl Links {
         let each = self.links.values().filter_map(|link| match link.in_flight {
             Some(call) => Some(call.since.plus(check_ms)),
             // Without room, the end of a call is the next step.
+            None if link.is_needless(present) => Some(AT_ONCE),
             None if has_room && link.waits_to_be_told(present) => Some(link.retry_at),
             None => None,
         });
@@ -252,7 +297,12 @@ impl Links {
         let told = LinkRow {
             told: call.told,
             is_held: hold,
+            is_unsure: false,
             ..link.row.clone()
+        };
+        let told = LinkRow {
+            is_unsure: told.is_of_other(present),
+            ..told
         };
         link.failures = 0;
         if told != link.row {
@@ -309,6 +359,7 @@ impl Stream {
                 subscription,
                 incarnation,
                 pattern_since,
+                is_named,
             } => {
                 let told = match pattern_since {
                     Some(since) => {
@@ -318,7 +369,16 @@ impl Stream {
                     }
                     None => present.map(Place::from),
                 };
-                let told = self.link(&stream, (&subscription, incarnation), told, step);
+                if !is_named && present.is_none() {
+                    Self::answer_subscription(id, LinkAnswer::default(), step);
+                    return Ok(());
+                }
+                let of = (subscription.as_str(), incarnation);
+                let told = self.link(&stream, of, told, !is_named, step);
+                if is_named {
+                    let key = LinkKey::new(&subscription, incarnation);
+                    self.links.name(&key, &mut step.turn);
+                }
                 LinkAnswer {
                     told: told.flatten(),
                     present,
@@ -326,29 +386,21 @@ impl Stream {
                 }
             }
             LinkCall::Ask {
-                stream,
                 subscription,
                 incarnation,
             } => {
                 let told = present.map(Place::from);
                 let key = LinkKey::new(&subscription, incarnation);
-                match self.links.links.get_mut(&key) {
-                    Some(link) => {
-                        // The answer to a call that is under way would be older than this one.
-                        link.in_flight = None;
-                        // The answer may be lost. What it says is told again until it is known.
-                        let asked = LinkRow {
-                            is_held: false,
-                            ..link.row.clone()
-                        };
-                        if link.row != asked {
-                            let write = Write::PutControl(row(&key, &asked));
-                            step.turn.writes.push(write);
-                            link.row = asked;
-                        }
-                    }
-                    None => {
-                        self.link(&stream, (&subscription, incarnation), told, step);
+                // A link that has gone was given up, or went with its stream. Then the directory
+                // makes a new one.
+                if let Some(link) = self.links.links.get_mut(&key) {
+                    // The answer to a call that is under way would be older than this one.
+                    link.in_flight = None;
+                    // The answer may be lost. What it says is told again until it is known.
+                    if link.row.is_held {
+                        link.row.is_held = false;
+                        let write = Write::PutControl(row(&key, &link.row));
+                        step.turn.writes.push(write);
                     }
                 }
                 LinkAnswer {
@@ -358,11 +410,14 @@ impl Stream {
                 }
             }
         };
-        let answer = json_answer(200, &answer);
-        step.turn
-            .after_commit
-            .push(Effect::Answer { call: id, answer });
+        Self::answer_subscription(id, answer, step);
         Ok(())
+    }
+
+    fn answer_subscription(id: CallId, answer: LinkAnswer, step: &mut Step) {
+        let answer = json_answer(200, &answer);
+        let effect = Effect::Answer { call: id, answer };
+        step.turn.after_commit.push(effect);
     }
 
     /// Links a subscription that is not linked yet. Returns what it knows now, or `None` if there
@@ -372,6 +427,7 @@ impl Stream {
         stream: &str,
         (subscription, incarnation): (&str, Incarnation),
         told: Option<Place>,
+        is_by_pattern: bool,
         step: &mut Step,
     ) -> Option<Option<Place>> {
         let key = LinkKey::new(subscription, incarnation);
@@ -387,6 +443,8 @@ impl Stream {
             incarnation,
             told,
             is_held: false,
+            is_by_pattern,
+            is_unsure: false,
         });
         self.links.put(key, link, &mut step.turn);
         Some(told)
@@ -404,12 +462,13 @@ impl Stream {
             return Ok(());
         };
         let name = state.row.name.clone();
-        let interested: Interested = answered(outcome).unwrap_or_default();
+        let interested: Interested =
+            answered(outcome).expect("a task is done once its answer can be read");
         for interest in interested.subscriptions {
             let told = self.place_since(interest.since, false, rows)?;
             // A stream with as many subscriptions as it may have takes no more of them.
             let subscription = (interest.subscription.as_str(), interest.incarnation);
-            self.link(&name, subscription, told, step);
+            self.link(&name, subscription, told, true, step);
         }
         Ok(())
     }

@@ -451,6 +451,10 @@ impl Stream {
         self.outbox
             .start_due(now, self.instance_seed, context.storage, &self.limits, turn)?;
         let present = self.presence();
+        // A request that changes nothing leaves it to the alarm.
+        if step.fired_at.is_some() || !step.turn.writes.is_empty() {
+            self.links.tidy(present, &mut step.turn);
+        }
         self.links.tell(
             now,
             present,

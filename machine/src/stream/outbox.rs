@@ -10,6 +10,7 @@ use crate::router::name;
 use crate::storage::Storage;
 use crate::storage::rows::{SealedSegment, StreamRow, Unannounced};
 use crate::subscription::glob::first_segment;
+use crate::subscription::links::is_done;
 use crate::wire::control::{DirectoryCall, directory_object, directory_shard, is_directory};
 use crate::{CallOutcome, EffectId, Limits, Millis, StorageError, Turn, segment};
 
@@ -294,7 +295,8 @@ impl Stream {
         {
             return Ok(());
         }
-        let is_done = matches!(status, Some(200..=299));
+        let task = self.outbox.task(effect);
+        let is_done = task.is_some_and(|task| is_done(task, outcome));
         let done = self.effect_finished(now, effect, is_done, storage, step)?;
         for task in done {
             self.note_registered(&task, outcome, storage, step)?;

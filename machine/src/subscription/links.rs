@@ -2,13 +2,41 @@
 
 use super::{Link, LinkingAnswer, Stage, Subscription};
 use crate::control::{Step, answered, call_of, control_request, json_answer, link_request};
+use crate::outbox::{self, TaskKind};
 use crate::rows::Incarnation;
 use crate::storage::StorageError;
 use crate::wire::control::{
-    DirectoryCall, Interest, LinkAnswer, LinkCall, Listed, Notify, NotifyAnswer, Presence,
-    is_directory,
+    DirectoryCall, Interest, Interested, LinkAnswer, LinkCall, Listed, Notify, NotifyAnswer,
+    Presence, is_directory,
 };
-use crate::{Answer, CallId, CallOutcome, EffectId, Offset, outbox};
+use crate::{Answer, CallId, CallOutcome, EffectId, Offset};
+
+const READABLE: &str = "a task is done once its answer can be read";
+
+/// Returns whether a task is done: its receiver has answered, and the answer can be read.
+pub(crate) fn is_done(task: &TaskKind, outcome: &CallOutcome) -> bool {
+    let is_accepted = matches!(
+        outcome,
+        CallOutcome::Answered {
+            status: 200..=299,
+            ..
+        }
+    );
+    let TaskKind::Call { to, request, .. } = task else {
+        return is_accepted;
+    };
+    let is_readable = if is_directory(to) {
+        match call_of(request).expect("it was written by this code") {
+            DirectoryCall::Add { .. } => answered::<Listed>(outcome).is_some(),
+            DirectoryCall::Register { .. } => answered::<Interested>(outcome).is_some(),
+            DirectoryCall::Forget { .. } | DirectoryCall::Remove { .. } => true,
+            DirectoryCall::Subscriptions { .. } => unreachable!("no task asks for it"),
+        }
+    } else {
+        call_of::<LinkCall>(request).is_none() || answered::<LinkAnswer>(outcome).is_some()
+    };
+    is_accepted && is_readable
+}
 
 impl Subscription {
     /// Handles what a stream says.
@@ -73,6 +101,8 @@ impl Subscription {
                     is_asked: false,
                 },
             );
+            // A call can be so late that it tells of a former stream.
+            self.ask_by_task(step, stream)?;
             return Ok(Some(NotifyAnswer::default()));
         }
         let link = self.links.get(stream).expect("the link was found");
@@ -80,7 +110,7 @@ impl Subscription {
             // Which of this and the answer to the link is newer is not known.
             return Ok(None);
         }
-        let is_asked = link.is_asked || self.asks.values().any(|asked| asked == stream);
+        let is_asked = self.is_asked(stream);
         // The answer of a stream that is asked may be older than this, and ends the holding.
         let hold = is_busy && !is_asked && link.is_pending() && notify.present.is_some();
         let is_known = link.incarnation == notify.present.map(|present| present.incarnation)
@@ -116,12 +146,34 @@ impl Subscription {
         }))
     }
 
+    /// Notes that a stream is asked. Of two answers that are under way at the same time, it is not
+    /// known which is newer.
+    pub(super) fn note_question(&mut self, stream: &str) {
+        if self.is_asked(stream) {
+            self.contested.insert(stream.to_owned());
+        }
+    }
+
+    /// Returns whether an answer of a stream to a question is to come.
+    fn is_asked(&self, stream: &str) -> bool {
+        let by_task = self.links.get(stream).is_some_and(|link| link.is_asked);
+        by_task || self.asks.values().any(|asked| asked == stream)
+    }
+
     /// Asks a stream that holds until then.
     fn ask_again(&mut self, step: &mut Step<'_>, stream: &str) -> Result<(), StorageError> {
-        let call = self.ask_call(stream);
+        let link = self.link_mut(stream).expect("the link is there");
+        link.is_held = true;
+        self.ask_by_task(step, stream)
+    }
+
+    /// Asks a stream until it has answered.
+    fn ask_by_task(&mut self, step: &mut Step<'_>, stream: &str) -> Result<(), StorageError> {
+        self.note_question(stream);
+        let call = self.ask_call();
         step.task(stream.to_owned(), link_request(&call))?;
         let link = self.link_mut(stream).expect("the link is there");
-        (link.is_held, link.is_asked) = (true, true);
+        link.is_asked = true;
         Ok(())
     }
 
@@ -178,12 +230,17 @@ impl Subscription {
             } else {
                 link.is_explicit
             };
-            if !is_noted {
-                let link = self.link_mut(stream).expect("the link was found");
-                link.is_by_pattern |= by_pattern;
-                link.is_explicit |= !by_pattern;
+            if is_noted {
+                return Ok(());
             }
-            return Ok(());
+            let link = self.link_mut(stream).expect("the link was found");
+            link.is_by_pattern |= by_pattern;
+            link.is_explicit |= !by_pattern;
+            return if by_pattern {
+                Ok(())
+            } else {
+                self.ask_for_link(step, stream, by_pattern)
+            };
         }
         let link = Link {
             is_explicit: !by_pattern,
@@ -196,6 +253,16 @@ impl Subscription {
             is_asked: false,
         };
         self.insert_link(stream, link);
+        self.ask_for_link(step, stream, by_pattern)
+    }
+
+    /// Asks a stream to notify this subscription.
+    fn ask_for_link(
+        &self,
+        step: &mut Step<'_>,
+        stream: &str,
+        by_pattern: bool,
+    ) -> Result<(), StorageError> {
         let is_matched = by_pattern || self.matches(step, stream);
         let head = self
             .live()
@@ -206,6 +273,7 @@ impl Subscription {
             incarnation: head.incarnation,
             // A stream that is named may be one that the directory has not found yet.
             pattern_since: is_matched.then_some(head.created_at),
+            is_named: !by_pattern,
         };
         step.task(stream.to_owned(), link_request(&call))
     }
@@ -229,24 +297,20 @@ impl Subscription {
         step.task(stream.to_owned(), link_request(&call))
     }
 
-    /// Asks the streams that hold, because the wake has ended.
+    /// Asks the streams that hold, because no wake is in flight any more.
     pub(super) fn ask_held(&mut self, step: &mut Step<'_>) -> Result<(), StorageError> {
-        let is_due = |link: &Link| link.is_held && !link.is_asked;
-        let held = self.links.iter().filter(|(_, link)| is_due(link));
-        let held: Vec<_> = held.map(|(stream, _)| stream.clone()).collect();
-        for stream in held {
-            let call = self.ask_call(&stream);
-            step.task(stream.clone(), link_request(&call))?;
-            let link = self.link_mut(&stream).expect("the link was found");
-            link.is_asked = true;
+        let held = self.links.iter().filter(|(_, link)| link.is_held);
+        let held = held.map(|(stream, _)| stream.clone());
+        let due: Vec<_> = held.filter(|stream| !self.is_asked(stream)).collect();
+        for stream in due {
+            self.ask_by_task(step, &stream)?;
         }
         Ok(())
     }
 
-    pub(super) fn ask_call(&self, stream: &str) -> LinkCall {
+    pub(super) fn ask_call(&self) -> LinkCall {
         let head = self.live().expect("a subscription that asks is there");
         LinkCall::Ask {
-            stream: stream.to_owned(),
             subscription: head.name.clone(),
             incarnation: head.incarnation,
         }
@@ -288,11 +352,10 @@ impl Subscription {
         for asking in &mut self.asking_calls {
             asking.asks.remove(&effect);
         }
-        let (done, waiting) = core::mem::take(&mut self.asking_calls)
-            .into_iter()
-            .partition::<Vec<_>, _>(|asking| asking.asks.is_empty());
-        self.asking_calls = waiting;
-        for asking in done {
+        let done = self
+            .asking_calls
+            .extract_if(.., |asking| asking.asks.is_empty());
+        for asking in done.collect::<Vec<_>>() {
             self.act(step, asking.id, asking.call, true)?;
         }
         Ok(true)
@@ -308,16 +371,32 @@ impl Subscription {
     ) -> Result<(), StorageError> {
         // A stream that is linked says where the cursor begins when it answers that.
         let link = self.links.get(stream).filter(|link| !link.is_linking);
-        if self.live().is_none() || link.is_none() {
+        let Some(link) = link.filter(|_| self.live().is_some()) else {
             return Ok(());
+        };
+        let is_other = link.incarnation != present.map(|present| present.incarnation);
+        if is_task {
+            let link = self.link_mut(stream).expect("the link was found");
+            link.is_asked = false;
+        }
+        let is_last = !self.is_asked(stream);
+        let is_contested = self.contested.contains(stream);
+        if is_last {
+            self.contested.remove(stream);
+        }
+        if is_other && is_contested {
+            // Only an answer that comes alone tells which stream is there now.
+            return if is_last {
+                self.ask_again(step, stream)
+            } else {
+                Ok(())
+            };
         }
         if !self.observe(stream, present) {
             return self.unlink(step, stream, true);
         }
         let link = self.link_mut(stream).expect("the link is still there");
         link.is_held = false;
-        // Another question can be under way.
-        link.is_asked &= !is_task;
         Ok(())
     }
 
@@ -331,7 +410,7 @@ impl Subscription {
     ) -> Result<(), StorageError> {
         if is_directory(to) {
             let call = call_of(request).expect("it was written by this code");
-            return self.directory_answered(step, to, call, answered(outcome));
+            return self.directory_answered(step, to, call, outcome);
         }
         let Some(call) = call_of::<LinkCall>(request) else {
             self.wake_event_written();
@@ -343,10 +422,10 @@ impl Subscription {
         };
         match call {
             LinkCall::Link { incarnation, .. } if is_own(incarnation) => {
-                self.linked(step, to, answered(outcome).unwrap_or_default())
+                self.linked(step, to, answered(outcome).expect(READABLE))
             }
             LinkCall::Ask { incarnation, .. } if is_own(incarnation) => {
-                let answer: LinkAnswer = answered(outcome).unwrap_or_default();
+                let answer: LinkAnswer = answered(outcome).expect(READABLE);
                 self.asked(step, to, answer.present, true)
             }
             LinkCall::Link { .. } | LinkCall::Ask { .. } | LinkCall::Unlink { .. } => Ok(()),
@@ -385,7 +464,7 @@ impl Subscription {
         step: &mut Step<'_>,
         to: &str,
         call: DirectoryCall,
-        listed: Option<Listed>,
+        outcome: &CallOutcome,
     ) -> Result<(), StorageError> {
         let DirectoryCall::Add { subscription, .. } = call else {
             return Ok(());
@@ -394,7 +473,7 @@ impl Subscription {
         if self.live().filter(is_own).is_none() {
             return Ok(());
         }
-        let listed = listed.unwrap_or_default();
+        let listed: Listed = answered(outcome).expect(READABLE);
         for stream in &listed.streams {
             if self.links.len() as u64 >= step.limits.subscription_links_max {
                 self.note_error("the subscription has as many streams as it may have");
@@ -434,11 +513,12 @@ impl Subscription {
             Stage::Creating { shards } => shards.is_empty(),
             Stage::Ready | Stage::Deleted { .. } => true,
         };
-        let has_key = head.webhook().is_none() || self.key.known.is_some();
-        if !is_listed || self.is_linking() || !has_key && head.stage != Stage::Ready {
+        let is_new = head.stage != Stage::Ready;
+        let has_key = head.webhook().is_none() || head.kid.is_some();
+        if !is_listed || self.is_linking() || is_new && !has_key {
             return;
         }
-        if head.stage != Stage::Ready {
+        if is_new {
             self.live_mut().expect("the subscription is there").stage = Stage::Ready;
         }
         for call in core::mem::take(&mut self.linking_calls) {

@@ -10,7 +10,7 @@
 //! wakes and their deliveries.
 
 pub(crate) mod glob;
-mod links;
+pub(crate) mod links;
 mod requests;
 pub(crate) mod signing;
 mod token;
@@ -26,7 +26,7 @@ use crate::rows::Incarnation;
 use crate::storage::{Storage, StorageError};
 use crate::timer::Timers;
 use crate::wire::control::SubscriptionCall;
-use crate::{CallId, EffectId, Limits, Millis, Offset, TimerReason};
+use crate::{Answer, CallId, EffectId, Limits, Millis, Offset, TimerReason};
 
 const LINK: &str = "link/";
 
@@ -48,6 +48,8 @@ pub(crate) struct Head {
     stage: Stage,
     wake: Option<Wake>,
     retry: Retry,
+    /// The id of the key that signed last. A webhook says which one has signed it.
+    kid: Option<String>,
 }
 
 /// 32 random bytes.
@@ -162,6 +164,8 @@ pub(crate) struct Subscription {
     asking_calls: Vec<AskingCall>,
     /// The streams that are asked, with the calls of them.
     asks: BTreeMap<EffectId, String>,
+    /// Streams of which two questions have been under way at the same time.
+    contested: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -269,6 +273,10 @@ impl Subscription {
         if self.is_ready() {
             self.end_overdue_lease(step)?;
             self.wake_if_pending(step)?;
+            if self.live().is_some_and(|head| head.wake.is_none()) {
+                // Their answers may have been lost or contradicted each other.
+                self.ask_held(step)?;
+            }
             self.deliver(step);
         } else if self.live().is_some() {
             self.fetch_key(step);
@@ -291,18 +299,12 @@ impl Subscription {
     /// Answers the calls that have waited for too long.
     fn end_overdue_calls(&mut self, step: &mut Step<'_>) -> Result<(), StorageError> {
         let now = step.now;
-        let (overdue, waiting) = core::mem::take(&mut self.linking_calls)
-            .into_iter()
-            .partition(|call| call.due_at <= now);
-        self.linking_calls = waiting;
-        for LinkingCall { id, .. } in Vec::from_iter::<Vec<LinkingCall>>(overdue) {
-            step.answer(id, crate::Answer::unavailable(step.limits));
+        let overdue = self.linking_calls.extract_if(.., |call| call.due_at <= now);
+        for LinkingCall { id, .. } in overdue {
+            step.answer(id, Answer::unavailable(step.limits));
         }
-        let (overdue, waiting) = core::mem::take(&mut self.asking_calls)
-            .into_iter()
-            .partition::<Vec<_>, _>(|call| call.due_at <= now);
-        self.asking_calls = waiting;
-        for asking in overdue {
+        let overdue = self.asking_calls.extract_if(.., |call| call.due_at <= now);
+        for asking in overdue.collect::<Vec<_>>() {
             for ask in &asking.asks {
                 self.asks.remove(ask);
             }

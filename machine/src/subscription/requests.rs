@@ -21,6 +21,9 @@ use crate::{Answer, CallId, Limits, Millis, Offset, Refusal};
 
 const NOT_FOUND: Refusal = Refusal::SubscriptionNotFound;
 const NO_URL: Refusal = Refusal::InvalidRequest("webhook.url is required");
+/// Each wake would make the next one.
+const FOLLOWS_ITSELF: Refusal =
+    Refusal::InvalidRequest("a subscription cannot follow its own wake_stream");
 const NO_WAKE_STREAM: Refusal = Refusal::InvalidRequest("wake_stream is required");
 
 /// The body of a creation (protocol 6.2).
@@ -210,8 +213,7 @@ impl CreateBody {
         }
         let delivery = match self.r#type.as_str() {
             "webhook" => {
-                let webhook = self.webhook;
-                let webhook = webhook.ok_or(NO_URL)?;
+                let webhook = self.webhook.ok_or(NO_URL)?;
                 Delivery::Webhook { url: webhook.url }
             }
             "pull-wake" => {
@@ -219,6 +221,9 @@ impl CreateBody {
                 let wake_stream = stream_name(&stream, limits)?;
                 if name::is_registry(&wake_stream) {
                     return Err(invalid("wake_stream is written by the server alone"));
+                }
+                if streams.contains(&wake_stream) {
+                    return Err(FOLLOWS_ITSELF);
                 }
                 Delivery::PullWake { wake_stream }
             }
@@ -288,6 +293,10 @@ impl Subscription {
         call: SubscriptionCall,
         has_asked: bool,
     ) -> Result<(), StorageError> {
+        if self.is_ready() {
+            // The alarm for it may come later.
+            self.end_overdue_lease(step)?;
+        }
         let done = match &call.action {
             Action::Create => self.create(step, id, &call),
             Action::Describe => self.describe().map(Some).map_err(ActError::from),
@@ -326,16 +335,15 @@ impl Subscription {
             if head.config != config {
                 return Err(Refusal::SubscriptionExists.into());
             }
-            if self.is_ready() && self.knows_key(step) {
+            if self.is_ready() {
                 return Ok(Some(json_answer(200, &self.description())));
             }
-            self.fetch_key(step);
             self.wait_for_links(step, id, LinkingAnswer::Described(200));
             return Ok(None);
         }
         if let Delivery::Webhook { url } = &config.delivery {
             let base = call.base.as_deref().ok_or(Refusal::NotConfigured(
-                "webhooks need PUBLIC_URL, from which receivers are told where to call back",
+                "webhooks need PUBLIC_URL, because the callback URL begins with it",
             ))?;
             webhook_url::check(url, webhook_url::host_of(base), step.limits)
                 .map_err(|error| Refusal::WebhookUrl(error.to_string()))?;
@@ -359,6 +367,7 @@ impl Subscription {
             stage: Stage::Ready,
             wake: None,
             retry: Retry::default(),
+            kid: self.key.known.as_ref().map(|(key, _)| key.kid().to_owned()),
         };
         let shards = head.shards(step.limits);
         head.stage = Stage::Creating {
@@ -378,13 +387,6 @@ impl Subscription {
         }
         self.wait_for_links(step, id, LinkingAnswer::Described(201));
         Ok(None)
-    }
-
-    /// Returns whether the key that signs is known, if one is needed.
-    fn knows_key(&self, step: &Step<'_>) -> bool {
-        let is_needed = self.live().is_some_and(|head| head.webhook().is_some());
-        let known = self.key.known.as_ref();
-        !is_needed || known.is_some_and(|(_, until)| step.now <= *until)
     }
 
     fn wait_for_links(&mut self, step: &Step<'_>, id: CallId, answer: LinkingAnswer) {
@@ -407,9 +409,9 @@ impl Subscription {
         });
         let webhook = head.webhook().map(|url| DescribedWebhook {
             url,
-            signing: self.key.known.as_ref().map(|(key, _)| Signing {
+            signing: head.kid.as_ref().map(|kid| Signing {
                 alg: "ed25519",
-                kid: key.kid().to_owned(),
+                kid: kid.clone(),
                 jwks_url: head.public_keys_url(),
             }),
         });
@@ -465,7 +467,8 @@ impl Subscription {
         id: CallId,
         call: &SubscriptionCall,
     ) -> Result<Option<Answer>, ActError> {
-        self.live().ok_or(NOT_FOUND)?;
+        let head = self.live().ok_or(NOT_FOUND)?;
+        let wake_stream = head.wake_stream().map(str::to_owned);
         let body: StreamsBody = json(&call.body, "the body has no list of streams")?;
         let streams: Result<BTreeSet<_>, _> = body
             .streams
@@ -473,6 +476,9 @@ impl Subscription {
             .map(|stream| stream_name(stream, step.limits))
             .collect();
         let streams = streams?;
+        if wake_stream.is_some_and(|wake_stream| streams.contains(&wake_stream)) {
+            return Err(FOLLOWS_ITSELF.into());
+        }
         let added = streams
             .iter()
             .filter(|stream| !self.links.contains_key(*stream));
@@ -522,7 +528,8 @@ impl Subscription {
     ) {
         let mut asks = BTreeSet::new();
         for stream in streams {
-            let effect = step.call(stream.clone(), link_request(&self.ask_call(&stream)));
+            self.note_question(&stream);
+            let effect = step.call(stream.clone(), link_request(&self.ask_call()));
             self.asks.insert(effect, stream);
             asks.insert(effect);
         }

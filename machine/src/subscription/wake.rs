@@ -98,7 +98,7 @@ impl Head {
     /// Returns the URL of a resource of the subscription.
     fn url(&self, resource: &str) -> String {
         let base = self.base.as_deref();
-        let base = base.expect("a subscription without a base has no receiver");
+        let base = base.expect("a webhook has a base for its callback URL");
         format!("{base}{STREAM_PREFIX}{resource}")
     }
 
@@ -202,7 +202,6 @@ impl Subscription {
     /// Returns when the next attempt to deliver begins, if there is one to come.
     pub(super) fn attempts_at(&self) -> Option<Millis> {
         let head = self.live()?;
-        let is_creating = head.stage != super::Stage::Ready;
         let is_due = head.wake.as_ref().is_some_and(|wake| !wake.is_delivered);
         if head.webhook().is_none() || self.attempt.is_some() || self.key.call.is_some() {
             return None;
@@ -212,7 +211,7 @@ impl Subscription {
         } else {
             Millis(0)
         };
-        if is_creating {
+        if head.stage != super::Stage::Ready {
             return self.key.known.is_none().then_some(key_at);
         }
         let next = head.retry.next_attempt_at.unwrap_or_default();
@@ -266,6 +265,12 @@ impl Subscription {
         });
         match key {
             Some(key) => {
+                let kid = key.0.kid();
+                let is_known = |head: &Head| head.kid.as_deref() == Some(kid);
+                if !self.live().is_none_or(is_known) {
+                    let kid = kid.to_owned();
+                    self.live_mut().expect("the subscription is there").kid = Some(kid);
+                }
                 self.key = super::SigningKey {
                     known: Some(key),
                     ..super::SigningKey::default()

@@ -2,7 +2,7 @@
 //!
 //! Whoever may create a subscription chooses a URL that the server then calls from inside its own
 //! network. So only what is plainly the URL of a public host is accepted. A name can still resolve
-//! to an address that is not public: a shell that resolves names asks [`is_public`] before each
+//! to an address that is not public: a shell that resolves names asks [`may_connect`] before each
 //! connection. No shell follows redirects.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -130,12 +130,18 @@ pub(crate) fn host_of(url: &str) -> Option<&str> {
     (!host.is_empty()).then_some(host)
 }
 
+/// Returns whether a webhook may connect to an address.
+#[must_use]
+pub fn may_connect(address: IpAddr, limits: &Limits) -> bool {
+    is_public(address) || limits.webhook_loopback && address.is_loopback()
+}
+
 /// Returns whether an address is one of the public internet that a webhook can go to.
 ///
 /// The ranges are those that the registries of special addresses (RFC 6890) do not call globally
 /// reachable, and those whose addresses stand for others.
 #[must_use]
-pub fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),
@@ -783,6 +789,28 @@ mod tests {
         }
         for address in ["8.8.8.8", "2606:4700:4700::1111", "2001:4860:4860::8888"] {
             assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_webhook_connects_to_public_addresses_and_if_allowed_to_this_machine() {
+        for (address, strict, with_loopback) in [
+            ("203.0.114.1", true, true),
+            ("2606:4700::1111", true, true),
+            ("127.0.0.1", false, true),
+            ("::1", false, true),
+            ("10.0.0.1", false, false),
+            ("169.254.169.254", false, false),
+            ("::ffff:10.0.0.1", false, false),
+            ("fd00::1", false, false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(may_connect(address, &STRICT), strict, "{address}");
+            assert_eq!(
+                may_connect(address, &WITH_LOOPBACK),
+                with_loopback,
+                "{address}"
+            );
         }
     }
 

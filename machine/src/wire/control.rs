@@ -191,6 +191,8 @@ pub enum LinkCall {
         incarnation: Incarnation,
         /// When the subscription was created, if its pattern makes the link.
         pattern_since: Option<Millis>,
+        /// Whether the subscription names the stream, so that the link outlives it.
+        is_named: bool,
     },
     /// Tell it no more.
     Unlink {
@@ -204,8 +206,6 @@ pub enum LinkCall {
     },
     /// Say what there is now, and tell again what follows.
     Ask {
-        /// The name of the stream.
-        stream: String,
         /// The id of the subscription, in canonical spelling.
         subscription: String,
         /// Its incarnation.
