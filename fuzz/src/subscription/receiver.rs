@@ -41,7 +41,7 @@ fn is_loopback(host: &str) -> bool {
 
 fn is_public(host: &str) -> bool {
     if let Ok(address) = host.parse() {
-        return machine::is_public(address);
+        return machine::may_connect(address, &machine::Limits::DEFAULT);
     }
     let labels: Vec<_> = host.split('.').collect();
     let last = labels.last().copied().unwrap_or_default();
