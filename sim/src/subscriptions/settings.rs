@@ -48,7 +48,10 @@ impl Settings {
             retry_base_ms: choices.one_of(&[usual.retry_base_ms, 50]),
             retry_ms_max: choices.one_of(&[usual.retry_ms_max, 5_000]),
             touch_slack_divisor: choices.one_of(&[usual.touch_slack_divisor, 1]),
-            alarm_delay_ms_min: choices.one_of(&[usual.alarm_delay_ms_min, 10]),
+            // While a clock is behind, an alarm comes again after this pause.
+            alarm_delay_ms_min: choices
+                .one_of(&[usual.alarm_delay_ms_min, 10])
+                .max(skew_ms / 4),
             alarm_grace_ms: choices.one_of(&[usual.alarm_grace_ms, 2_000]),
             directory_page_max: choices.one_of(&[usual.directory_page_max, 1, 2]),
             link_calls_max: choices.one_of(&[usual.link_calls_max, 1]),
