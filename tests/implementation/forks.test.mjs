@@ -353,7 +353,7 @@ describe.runIf(shell === "worker")("cost", () => {
     // As docs/operations.md says.
     expect(small.fork).toEqual({ rows: 19, calls: 4, puts: 0, gets: 0 });
     expect(small["read across the boundary"]).toEqual({ rows: 0, calls: 0, puts: 0, gets: 1 });
-    expect(small["cascade of three"].rows).toBe(11);
+    expect(small["cascade of three"].rows).toBe(13);
     expect(large).toEqual(small);
   }, 900_000);
 });

@@ -1,5 +1,5 @@
-// Presence: the stream `__presence__` says which users look at which streams, and who is typing.
-// The page writes to it only while the user has presence switched on.
+// Presence. Each page writes to the stream `__presence__` which stream its user looks at, and that
+// the user types. It writes only while the user has presence switched on.
 
 import { act } from "../api";
 import { Failure, pause, untilVisible } from "../http";
