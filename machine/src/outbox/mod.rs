@@ -147,12 +147,11 @@ impl Outbox {
         });
     }
 
-    /// Returns whether the stream's row stands for this task, which has no row of its own.
-    pub(crate) fn is_implied(&self, what: &TaskKind) -> bool {
-        let state = self.queues.get(&what.queue());
-        state.is_some_and(|state| {
-            state.is_implied && state.tasks.front().is_some_and(|first| first.what == *what)
-        })
+    /// Returns whether the stream's row stands for the first task of this queue, which has no row
+    /// of its own.
+    pub(crate) fn is_implied(&self, queue: &Queue) -> bool {
+        let state = self.queues.get(queue);
+        state.is_some_and(|state| state.is_implied)
     }
 
     /// Returns the name of the object that this effect of the outbox calls.

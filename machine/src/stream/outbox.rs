@@ -225,10 +225,12 @@ impl Stream {
         storage: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
-        // The row goes, and with it what it stands for.
+        // The row goes, and with it what it stands for. A task that is under way may differ from
+        // what the row says now, because the stream was closed since then.
         for task in implied_tasks(row, &self.limits) {
-            if self.outbox.is_implied(&task) {
-                self.outbox.store_implied(&task.queue(), turn);
+            let queue = task.queue();
+            if self.outbox.is_implied(&queue) {
+                self.outbox.store_implied(&queue, turn);
             }
         }
         if let Some(fork) = &row.lineage.fork {

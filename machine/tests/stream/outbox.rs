@@ -168,3 +168,28 @@ fn a_receiver_that_always_fails_delays_no_other() {
         assert!(last >= 2, "there are several receivers");
     }
 }
+
+/// The index hears of the creation while the stream is closed and deleted.
+#[test]
+fn an_announcement_that_is_under_way_outlives_a_closed_stream() {
+    let mut shell = Shell::new(Limits {
+        index: true,
+        ..Limits::DEFAULT
+    });
+    assert_eq!(shell.put(JSON, &[]).status(), 201);
+    let (effect, message) = shell.messages.remove(0);
+    let closed = shell.request("POST", "", &[("Stream-Closed", "true")], b"");
+    assert_eq!(closed.status(), 204);
+    assert_eq!(shell.request("DELETE", "", &[], b"").status(), 204);
+    assert_eq!(shell.rows.tasks().count(), 3, "{:?}", shell.rows);
+    shell.answer(effect, &message, 200);
+    while !shell.messages.is_empty() || shell.alarm.is_some() {
+        if shell.messages.is_empty() {
+            shell.fire();
+        }
+        while let Some((effect, message)) = shell.messages.pop() {
+            shell.answer(effect, &message, 200);
+        }
+    }
+    assert!(shell.rows.is_empty(), "{:?}", shell.rows);
+}
