@@ -47,7 +47,8 @@ impl AppendQueue {
             | Call::Fork(_)
             | Call::Admin(_)
             | Call::Link(_)
-            | Call::Control(_)) => {
+            | Call::Control(_)
+            | Call::Session(_)) => {
                 return Arrival::Runs(Input::Call { id, call });
             }
         };

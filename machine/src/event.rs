@@ -127,7 +127,11 @@ impl Asked {
                 Call::Append(_) => Self::Appends,
                 Call::Delete(_) => Self::Delete,
                 Call::Read(_) => Self::Read,
-                Call::Create(_) | Call::Metadata | Call::Fork(_) | Call::Link(_) => Self::Other,
+                Call::Create(_)
+                | Call::Metadata
+                | Call::Fork(_)
+                | Call::Link(_)
+                | Call::Session(_) => Self::Other,
             },
             Input::Appends(_) => Self::Appends,
             Input::Continue { .. } => Self::Read,

@@ -137,6 +137,7 @@ pub use storage::rows::{self, Write};
 pub use storage::sql;
 pub use storage::{Guarded, Storage, StorageError};
 pub use stream::Stream;
+pub use subscription::signing::SigningSeed;
 pub use subscription::webhook_url::may_connect;
 pub use timer::{Timer, TimerReason};
 pub use turn::{

@@ -4,6 +4,7 @@
 use crate::limits_table;
 use crate::live_reader::RECONNECT_DOUBLINGS_MAX;
 use crate::plan::FRAME_OVERHEAD;
+use crate::subscription::signing::SigningSeed;
 use crate::table::Row;
 
 const MILLIS_PER_SECOND: u64 = 1_000;
@@ -231,6 +232,23 @@ limits_table! {
     /// Time after which a stream checks that its subscriptions know of an append, in case that it
     /// was interrupted.
     link_check_ms: u64 = 60_000, Milliseconds, (1, DAY_MS);
+    /// Time to live of a session. Each use begins it anew.
+    session_ttl_seconds: u64 = 86_400, Seconds, (1, 315_360_000), "SESSION_TTL_SECONDS";
+    /// Largest body of a request about sessions.
+    session_request_bytes_max: u64 = 16 << 10, Bytes, (1, 1 << 20);
+    /// Most streams that a session can subscribe to.
+    session_streams_max: u64 = 1_000, Count, (1, 100_000), "SESSION_STREAMS_MAX";
+    /// How long an expired session is answered 410, and not 404.
+    session_tombstone_ms: u64 = 3_600_000, Milliseconds, (0, YEAR_MS);
+    /// Most sessions that can subscribe to a stream.
+    stream_sessions_max: u64 = 10_000, Count, (1, 1_000_000), "STREAM_SESSIONS_MAX";
+    /// Most sessions that a stream delivers to at the same time.
+    deliveries_max: u64 = 50, Count, (1, 10_000);
+    /// Most appends that a session takes at once from one stream.
+    delivery_appends_max: u64 = 200, Count, (1, 10_000);
+    /// Largest append that reaches a session with its content, about. A larger one arrives without
+    /// it.
+    envelope_bytes_max: u64 = 256 << 10, Bytes, (1, 1 << 20);
     /// Longest token of Cloudflare Access.
     access_token_bytes_max: u64 = 16 << 10, Bytes, (1, TEXT_BYTES_MAX);
     /// How far the clock of Cloudflare Access may be from that of the Worker.
@@ -253,6 +271,8 @@ limits_table! {
         subscriptions: bool = false;
         /// Whether webhooks may go to this machine, also without TLS. For tests and development.
         webhook_loopback: bool = false;
+        /// Signs webhooks, instead of keys that follow each other.
+        signing_key: Option<SigningSeed> = None;
         /// Whether turns tell their events.
         metrics: bool = false;
     }

@@ -97,6 +97,15 @@ pub enum Refusal {
     /// 409: an offset that is acknowledged (protocol 7.1).
     #[error("{0}")]
     InvalidOffset(&'static str),
+    /// 404: there is no session of this id.
+    #[error("the session does not exist")]
+    SessionNotFound,
+    /// 410: the session has expired.
+    #[error("the session has expired")]
+    SessionExpired,
+    /// 429: a stream or a session has as many subscriptions as it may have.
+    #[error("{0}")]
+    TooManySubscriptions(&'static str),
     /// 501: an optional part of the protocol that this server leaves out.
     #[error("{0} are not supported by this server")]
     NotSupported(&'static str),
@@ -230,6 +239,9 @@ impl Refusal {
             Self::AlreadyClaimed { .. } => (409, "ALREADY_CLAIMED"),
             Self::NoPendingWork => (409, "NO_PENDING_WORK"),
             Self::InvalidOffset(_) => (409, "INVALID_OFFSET"),
+            Self::SessionNotFound => (404, "session_not_found"),
+            Self::SessionExpired => (410, "session_expired"),
+            Self::TooManySubscriptions(_) => (429, "too_many_subscriptions"),
             Self::MethodNotAllowed { .. } => (405, "method_not_allowed"),
             Self::Closed { .. } => (409, "stream_closed"),
             Self::Exists { .. } => (409, "stream_exists"),

@@ -30,8 +30,10 @@ pub enum TimerReason {
     Lease,
     /// A webhook is delivered, or its key is fetched.
     Attempt,
-    /// A deleted subscription is forgotten.
+    /// A deleted subscription, or an expired session, is forgotten.
     Tombstone,
+    /// A session may not have what was appended to a stream.
+    Delivery,
 }
 
 /// One entry of the table: the stream needs a step at this time or later.
@@ -98,6 +100,7 @@ impl fmt::Display for TimerReason {
             Self::Lease => "lease",
             Self::Attempt => "attempt",
             Self::Tombstone => "tombstone",
+            Self::Delivery => "delivery",
         })
     }
 }

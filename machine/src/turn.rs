@@ -156,6 +156,10 @@ impl Input {
                 call: Call::Control(call),
                 ..
             } => call.only_reads(),
+            Self::Call {
+                call: Call::Session(call),
+                ..
+            } => call.only_reads(),
             Self::Continue { .. }
             | Self::Call {
                 call:

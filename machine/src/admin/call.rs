@@ -41,6 +41,13 @@ pub enum AdminCall {
     },
     /// The live readers at the tail.
     Subscribers,
+    /// The session of the stream: its properties, and a page of what it has subscribed to.
+    Session {
+        /// The page begins behind this stream.
+        after: Option<String>,
+        /// The greatest number of streams.
+        limit: u64,
+    },
     /// Ends the open segment now.
     Seal,
 }
@@ -73,6 +80,10 @@ impl AdminCall {
             }
             Self::Throughput { minutes } => Words::new("throughput").word(minutes),
             Self::Subscribers => Words::new("subscribers"),
+            Self::Session { after, limit } => {
+                let words = Words::new("session").word(limit);
+                with_text(words, after.as_deref())
+            }
             Self::Seal => Words::new("seal"),
         };
         words.finish()
@@ -108,6 +119,10 @@ impl AdminCall {
                 minutes: words.parse()?,
             },
             "subscribers" => Self::Subscribers,
+            "session" => Self::Session {
+                limit: words.parse()?,
+                after: text(&mut words)?,
+            },
             "seal" => Self::Seal,
             _ => return None,
         })
@@ -115,7 +130,7 @@ impl AdminCall {
 }
 
 /// Adds a text of any characters, which can be empty.
-fn with_text(words: Words, text: Option<&str>) -> Words {
+pub(super) fn with_text(words: Words, text: Option<&str>) -> Words {
     match text {
         None => words,
         Some(text) => words.word(format_args!(
@@ -126,7 +141,7 @@ fn with_text(words: Words, text: Option<&str>) -> Words {
 }
 
 /// Reads what [`with_text`] has added; `None` if it is malformed.
-fn text(words: &mut words::Reader<'_>) -> Option<Option<String>> {
+pub(super) fn text(words: &mut words::Reader<'_>) -> Option<Option<String>> {
     let Some(word) = words.word() else {
         return Some(None);
     };
@@ -167,10 +182,13 @@ mod tests {
             calls
                 .extend([None, Some(0), Some(7)].map(|after| AdminCall::Segments { after, limit }));
             calls.push(AdminCall::Producers { after: None, limit });
+            calls.push(AdminCall::Session { after: None, limit });
             calls.push(AdminCall::Outbox { after: None, limit });
             for text in &texts {
                 let after = Some(text.clone());
                 calls.push(AdminCall::Producers { after, limit });
+                let after = Some(text.clone());
+                calls.push(AdminCall::Session { after, limit });
                 let after = Some((text.clone(), 3));
                 calls.push(AdminCall::Outbox { after, limit });
             }
@@ -187,6 +205,8 @@ mod tests {
             "segments x -",
             "outbox 1 2",
             "producers 1 x",
+            "session",
+            "session 1 x",
         ] {
             assert!(AdminCall::from_header(malformed).is_err(), "{malformed}");
         }

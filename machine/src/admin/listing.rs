@@ -1,5 +1,5 @@
-//! The list of streams: which names a page asks for, and its answer. A page reads a bounded range
-//! of names in order, so its work does not grow with the number of streams.
+//! The lists of streams and of sessions: which names a page asks for, and its answer. A page reads
+//! a bounded range of names in order, so its work does not grow with the number of streams.
 
 use super::json::{Object, quoted};
 use super::parameters::Parameters;
@@ -17,6 +17,16 @@ pub struct Listing {
     /// Is greater than every name of the page.
     pub before: String,
     limit: u64,
+    kind: Kind,
+}
+
+/// What a list has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// All streams but the server's own.
+    Streams,
+    /// Sessions alone, by their ids.
+    Sessions,
 }
 
 /// A name that the page has come across, with what the list says of its stream.
@@ -48,7 +58,8 @@ const FROM_INDEX: &str = "SELECT path, deleted_at, content_type, closed, created
      FROM streams WHERE path >= ? AND path < ? ORDER BY path LIMIT ?";
 
 impl Listing {
-    pub(super) fn read(mut parameters: Parameters) -> Result<Self, Refusal> {
+    /// Reads the parameters of the list of streams.
+    pub(super) fn of_streams(mut parameters: Parameters) -> Result<Self, Refusal> {
         let limit = parameters.limit(100, 1_000)?;
         let after = parameters.text("cursor")?;
         let prefix = parameters.text("prefix")?.unwrap_or_default();
@@ -59,7 +70,22 @@ impl Listing {
                 rule: "must be the beginning of a stream id in its canonical spelling".to_owned(),
             });
         }
-        let mut before = prefix.clone();
+        Ok(Self::below(&prefix, after, limit, Kind::Streams))
+    }
+
+    /// Reads the parameters of the list of sessions. Its cursor is what the name of the last stream
+    /// has behind the prefix.
+    pub(super) fn of_sessions(mut parameters: Parameters) -> Result<Self, Refusal> {
+        let limit = parameters.limit(100, 1_000)?;
+        let after = parameters.text("cursor")?;
+        parameters.finish()?;
+        let prefix = name::SESSION_PREFIX;
+        let after = after.map(|after| format!("{prefix}{after}"));
+        Ok(Self::below(prefix, after, limit, Kind::Sessions))
+    }
+
+    fn below(prefix: &str, after: Option<String>, limit: u64, kind: Kind) -> Self {
+        let mut before = prefix.to_owned();
         match before.pop() {
             Some(last) => {
                 let last = u8::try_from(last).expect("the prefix is ASCII");
@@ -71,12 +97,13 @@ impl Listing {
             after.push(LEAST);
             after
         });
-        let from = behind.map_or_else(|| prefix.clone(), |behind| behind.max(prefix.clone()));
-        Ok(Self {
-            from,
+        let prefix = prefix.to_owned();
+        Self {
+            from: behind.map_or_else(|| prefix.clone(), |behind| behind.max(prefix.clone())),
             before,
             limit,
-        })
+            kind,
+        }
     }
 
     /// Returns how many names to read: one more than the page has, which shows that there is more.
@@ -107,18 +134,49 @@ impl Listing {
         let has_more = names.len() > limit;
         names.truncate(limit);
         let next = names.last().filter(|_| has_more);
-        let next = next.map(|last| quoted(&last.name));
-        let streams = names.iter().filter_map(|listed| {
-            let stream = listed.stream.as_ref()?;
+        let next = next.map(|last| quoted(self.kind.cursor(&last.name)));
+        let entries = names.iter().filter_map(|Listed { name, stream }| {
+            let stream = stream.as_ref()?;
             let has_passed = stream.expires_at.is_some_and(|at| at <= now);
-            (!has_passed && !name::is_registry(&listed.name)).then(|| stream.object(&listed.name))
+            let entry = (!has_passed).then_some(stream)?;
+            self.kind.entry(name, entry)
         });
-        let object = Object::new().array("streams", streams);
+        let object = Object::new().array(self.kind.member(), entries);
         let object = match next {
             Some(next) => object.json("nextCursor", &next),
             None => object,
         };
         object.flag("hasMore", has_more).answer()
+    }
+}
+
+impl Kind {
+    const fn member(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::Sessions => "sessions",
+        }
+    }
+
+    /// Returns the cursor behind a name.
+    fn cursor(self, name: &str) -> &str {
+        match self {
+            Self::Streams => name,
+            Self::Sessions => {
+                let rest = name.strip_prefix(name::SESSION_PREFIX);
+                rest.expect("the page asks for names with the prefix")
+            }
+        }
+    }
+
+    /// Returns the entry of a stream; `None` if it does not belong into the list.
+    fn entry(self, name: &str, stream: &ListedStream) -> Option<Object> {
+        match self {
+            Self::Streams => (!name::is_internal(name)).then(|| stream.object(name)),
+            Self::Sessions => {
+                name::is_session(name).then(|| stream.object_of_session(self.cursor(name)))
+            }
+        }
     }
 }
 
@@ -132,6 +190,14 @@ impl ListedStream {
             .number_or_null("expiresAt", self.expires_at.map(|at| at.0))
             .number_or_null("ttlSeconds", self.ttl_seconds)
             .text_or_null("forkedFrom", self.forked_from.as_deref())
+    }
+
+    fn object_of_session(&self, id: &str) -> Object {
+        Object::new()
+            .text("sessionId", id)
+            .number("createdAt", self.created_at.0)
+            .number_or_null("expiresAt", self.expires_at.map(|at| at.0))
+            .number_or_null("ttlSeconds", self.ttl_seconds)
     }
 }
 
@@ -200,7 +266,18 @@ mod tests {
     use crate::Body;
 
     fn listing(query: &str) -> Result<Listing, Refusal> {
-        Listing::read(Parameters::read(&format!("/admin/api/streams?{query}"))?)
+        Listing::of_streams(Parameters::read(&format!("/admin/api/streams?{query}"))?)
+    }
+
+    fn sessions(query: &str) -> Result<Listing, Refusal> {
+        Listing::of_sessions(Parameters::read(&format!("/admin/api/sessions?{query}"))?)
+    }
+
+    fn text_of(answer: Answer) -> String {
+        match answer.body {
+            Body::Bytes(bytes) => String::from_utf8(bytes).expect("the page is a text"),
+            Body::Empty | Body::Plan(_) => panic!("the page is a text"),
+        }
     }
 
     #[test]
@@ -285,10 +362,7 @@ mod tests {
         ];
         let page = |limit: u64| {
             let listing = listing(&format!("limit={limit}")).expect("the query is well-formed");
-            match listing.answer(Millis(10), names.clone()).body {
-                Body::Bytes(bytes) => String::from_utf8(bytes).expect("the page is a text"),
-                Body::Empty | Body::Plan(_) => panic!("the page is a text"),
-            }
+            text_of(listing.answer(Millis(10), names.clone()))
         };
         let entry = |name: &str, at: &str| {
             format!(
@@ -305,5 +379,69 @@ mod tests {
             format!(r#"{{"streams":[{b},{d}],"hasMore":false}}"#)
         );
         assert_eq!(page(2), r#"{"streams":[],"nextCursor":"a","hasMore":true}"#);
+    }
+    #[test]
+    fn sessions_have_a_list_of_their_own() {
+        let ids = [
+            "00000000-0000-4000-8000-000000000000",
+            "7fffffff-ffff-4fff-bfff-ffffffffffff",
+            "ffffffff-ffff-4fff-bfff-ffffffffffff",
+        ];
+        let session = |id: &str| format!("{}{id}", name::SESSION_PREFIX);
+        // A client can create the stream between the first two.
+        let mut names = ids.map(session).to_vec();
+        names.push("subscriptions/5".to_owned());
+        names.push("subscriptions".to_owned());
+        names.push("subscriptionz".to_owned());
+        let listed = |listing: &Listing| {
+            let inside =
+                |name: &&String| **name >= listing.from && name.as_str() < listing.before.as_str();
+            let found = names.iter().filter(inside).map(|name| Listed {
+                name: name.clone(),
+                stream: Some(ListedStream {
+                    content_type: "application/json".to_owned(),
+                    closed: false,
+                    created_at: Millis(1),
+                    expires_at: None,
+                    ttl_seconds: Some(60),
+                    forked_from: None,
+                }),
+            });
+            text_of(listing.answer(Millis(10), found.collect()))
+        };
+        let page = |query: &str| listed(&sessions(query).expect("the query is well-formed"));
+        let entry = |id: &str| {
+            format!(r#"{{"sessionId":"{id}","createdAt":1,"expiresAt":null,"ttlSeconds":60}}"#)
+        };
+        let all = ids.map(entry);
+        assert_eq!(
+            page(""),
+            format!(r#"{{"sessions":[{}],"hasMore":false}}"#, all.join(","))
+        );
+        assert_eq!(
+            page("limit=2"),
+            format!(
+                r#"{{"sessions":[{}],"nextCursor":"5","hasMore":true}}"#,
+                all[0]
+            )
+        );
+        let rest = format!(r#"{{"sessions":[{}],"hasMore":false}}"#, all[1..].join(","));
+        assert_eq!(page("cursor=5"), rest);
+        assert_eq!(page(&format!("cursor={}", ids[0])), rest);
+        assert_eq!(page("cursor=~"), r#"{"sessions":[],"hasMore":false}"#);
+        for refused in ["prefix=a", "limit=0", "limit=1001"] {
+            let refusal = sessions(refused).expect_err(refused);
+            assert_eq!(refusal.status_and_code().0, 400, "{refused}");
+        }
+        let streams = listed(&listing("").expect("the query is well-formed"));
+        for (name, is_there) in [
+            ("subscriptions", true),
+            ("subscriptions/5", true),
+            ("subscriptionz", true),
+            (names[0].as_str(), false),
+        ] {
+            let has_it = streams.contains(&format!(r#""streamId":"{name}""#));
+            assert_eq!(has_it, is_there, "{name}");
+        }
     }
 }

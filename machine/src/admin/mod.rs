@@ -1,8 +1,9 @@
 //! The admin API (`docs/admin-api.md`): who may use it, what its requests mean, and its answers.
 //!
 //! A shell asks [`route`] before the router of streams. Most requests go to the object of a stream,
-//! as a request of the protocol or as an [`AdminCall`]. The others are answered by the shell with
-//! what it knows of all streams.
+//! as a request of the protocol or as an [`AdminCall`], or to that of a subscription or a session.
+//! The others are answered by the shell with what it knows of all streams, or with what the
+//! directory tells.
 
 mod access;
 mod analytics;
@@ -12,6 +13,7 @@ mod health;
 pub(crate) mod json;
 mod listing;
 mod parameters;
+mod subscriptions;
 mod team_keys;
 mod traffic;
 
@@ -24,6 +26,7 @@ pub(crate) use call::cursor_of;
 pub use health::{PROBE_KEY, PROBE_STATEMENT, SEE_LOG, Service, health, is_available};
 pub(crate) use listing::expiry_columns;
 pub use listing::{Listed, Listing};
+pub use subscriptions::{SubscriptionInquiry, SubscriptionListing};
 pub use team_keys::{FoundKey, TeamKeys};
 pub use traffic::Traffic;
 
@@ -31,7 +34,8 @@ use crate::outbox;
 use crate::router::{self, Settings, name};
 use crate::storage::activity::MINUTES_MAX;
 use crate::wire::request::{self, RequestHead};
-use crate::wire::{header, internal_headers};
+use crate::wire::session::{self, SessionCall, session_stream};
+use crate::wire::{control, header, internal_headers};
 use crate::{Answer, Refusal};
 use parameters::Parameters;
 
@@ -47,15 +51,18 @@ const ANALYTICS_MINUTES_MAX: u64 = 1_440;
 /// The decision on a request of the admin API. No answer to it has CORS headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminRoute {
-    /// Send it to the object of this stream. The object's answer is the client's.
+    /// Send it to the object of this stream, subscription or session. The object's answer is the
+    /// client's.
     Stream(ToObject),
     /// Respond with this.
     Answered(Answer),
     /// Check the signature of this token with [`TeamKeys`], and route the request again with the
     /// [`Proof`].
     Verify(Assertion),
-    /// Respond with a page of the list of streams.
+    /// Respond with a page of the list of streams or of sessions.
     List(Listing),
+    /// Ask [`SubscriptionListing::questions`], and respond with [`SubscriptionListing::answer`].
+    ListSubscriptions(SubscriptionListing),
     /// Respond with [`Traffic::hot`].
     Hot {
         /// The last minutes that count.
@@ -71,7 +78,7 @@ pub enum AdminRoute {
     Health,
 }
 
-/// How to send a request to the object of its stream: with another method and target, without a
+/// How to send a request to the object that it is about: with another method and target, without a
 /// query, and with other headers where [`Self::replaced`] says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToObject {
@@ -80,7 +87,9 @@ pub struct ToObject {
     /// The method of the request to the object.
     pub method: &'static str,
     closes: bool,
-    /// The value of [`internal_headers::ADMIN_CALL`].
+    /// The internal header that has the call.
+    call_header: &'static str,
+    /// Its value.
     call: String,
 }
 
@@ -101,7 +110,7 @@ impl ToObject {
     /// the client's header.
     #[must_use]
     pub fn replaced(&self, name: &str) -> Option<Option<&str>> {
-        if name.eq_ignore_ascii_case(internal_headers::ADMIN_CALL) {
+        if name.eq_ignore_ascii_case(self.call_header) {
             return Some(Some(&self.call));
         }
         if self.closes && name.eq_ignore_ascii_case(header::STREAM_CLOSED) {
@@ -153,19 +162,20 @@ fn decide(
     if let Some(rest) = path.strip_prefix("/streams/") {
         return of_stream(head, rest, settings);
     }
+    if path == "/subscriptions" || path.starts_with("/subscriptions/") {
+        return of_subscriptions(head, path, settings);
+    }
+    if path == "/sessions" || path.starts_with("/sessions/") {
+        return of_sessions(head, path, caller, settings);
+    }
     if let Some(rest) = path.strip_prefix("/metrics/streams/") {
         return metrics_of_stream(head, rest, caller, settings);
     }
     match path {
         "/streams" => {
             allow(head, "GET")?;
-            let listing = Listing::read(Parameters::read(head.target)?)?;
-            if is_platform(caller) && !settings.limits.index {
-                return Err(Refusal::NotConfigured(
-                    "the list of streams needs the binding ADMIN_INDEX",
-                ));
-            }
-            Ok(AdminRoute::List(listing))
+            let listing = Listing::of_streams(Parameters::read(head.target)?)?;
+            list(listing, caller, settings)
         }
         "/metrics/hot" => {
             allow(head, "GET")?;
@@ -197,6 +207,15 @@ fn decide(
 
 const fn is_platform(caller: Caller) -> bool {
     matches!(caller, Caller::Platform { .. } | Caller::Admitted)
+}
+
+fn list(listing: Listing, caller: Caller, settings: &Settings) -> Result<AdminRoute, Refusal> {
+    if is_platform(caller) && !settings.limits.index {
+        return Err(Refusal::NotConfigured(
+            "lists of streams and of sessions need the binding ADMIN_INDEX",
+        ));
+    }
+    Ok(AdminRoute::List(listing))
 }
 
 /// Has Analytics Engine asked, because no part of the platform sees all streams.
@@ -289,15 +308,14 @@ fn of_stream(
         let call = call.expect("every word that is no action is a call");
         return Ok(to_object(name, call));
     };
-    if name::is_registry(&name) {
-        return Err(Refusal::Forbidden(
-            "the registry is written by the server alone",
-        ));
+    if name::is_internal(&name) {
+        return Err(router::written_by_server(&name));
     }
     let to_object = ToObject {
         name,
         method,
         closes: word == Word::Close,
+        call_header: internal_headers::ADMIN_CALL,
         call: call.map_or_else(|| call::ACTION.to_owned(), |call| call.to_header()),
     };
     let target = to_object.target();
@@ -309,6 +327,101 @@ fn of_stream(
     request::check_codings(head)?;
     request::refuse_announced(head, &settings.limits)?;
     Ok(AdminRoute::Stream(to_object))
+}
+
+/// Decides about the list of subscriptions, and about one of them. Its id is one segment of the
+/// path, as in the protocol.
+fn of_subscriptions(
+    head: RequestHead<'_>,
+    path: &str,
+    settings: &Settings,
+) -> Result<AdminRoute, Refusal> {
+    if !settings.limits.subscriptions {
+        return Err(Refusal::NotSupported("subscriptions"));
+    }
+    let segments: Vec<_> = path.split('/').skip(2).collect();
+    let (id, method, inquiry) = match segments[..] {
+        [] => {
+            allow(head, "GET")?;
+            let listing = SubscriptionListing::read(Parameters::read(head.target)?)?;
+            return Ok(AdminRoute::ListSubscriptions(listing));
+        }
+        [id] => {
+            allow(head, "GET")?;
+            let mut parameters = Parameters::read(head.target)?;
+            let limit = parameters.limit(100, 1_000)?;
+            let after = parameters.text("cursor")?;
+            parameters.finish()?;
+            let inquiry = SubscriptionInquiry::Detail { after, limit };
+            (id, request::INTERNAL_METHOD, Some(inquiry))
+        }
+        [id, "retry"] => {
+            let inquiry = SubscriptionInquiry::Retry;
+            (id, request::INTERNAL_METHOD, Some(inquiry))
+        }
+        [id, "delete"] => (id, "DELETE", None),
+        _ => return Err(Refusal::PathNotFound),
+    };
+    if id.is_empty() {
+        return Err(Refusal::PathNotFound);
+    }
+    if segments.len() > 1 {
+        allow(head, "POST")?;
+        Parameters::read(head.target)?.finish()?;
+        request::check_codings(head)?;
+        request::refuse_announced(head, &settings.limits)?;
+    }
+    let id = name::canonical(id, &settings.limits)?;
+    let call = inquiry.map_or_else(|| call::ACTION.to_owned(), |inquiry| inquiry.to_header());
+    Ok(AdminRoute::Stream(ToObject {
+        name: control::subscription_object(&id),
+        method,
+        closes: false,
+        call_header: internal_headers::ADMIN_CALL,
+        call,
+    }))
+}
+
+/// Decides about the list of sessions, and about one of them.
+fn of_sessions(
+    head: RequestHead<'_>,
+    path: &str,
+    caller: Caller,
+    settings: &Settings,
+) -> Result<AdminRoute, Refusal> {
+    let segments: Vec<_> = path.split('/').skip(2).collect();
+    match segments[..] {
+        [] => {
+            allow(head, "GET")?;
+            let listing = Listing::of_sessions(Parameters::read(head.target)?)?;
+            list(listing, caller, settings)
+        }
+        [""] | ["", "delete"] => Err(Refusal::PathNotFound),
+        [id] => {
+            allow(head, "GET")?;
+            let mut parameters = Parameters::read(head.target)?;
+            let limit = parameters.limit(100, 1_000)?;
+            let after = parameters.text("cursor")?;
+            parameters.finish()?;
+            let name = session_stream(id).ok_or(Refusal::SessionNotFound)?;
+            Ok(to_object(name, AdminCall::Session { after, limit }))
+        }
+        [id, "delete"] => {
+            allow(head, "POST")?;
+            Parameters::read(head.target)?.finish()?;
+            request::check_codings(head)?;
+            request::refuse_announced(head, &settings.limits)?;
+            let (call_header, call) = session::to_header(&SessionCall::Delete);
+            Ok(AdminRoute::Stream(ToObject {
+                name: session_stream(id).ok_or(Refusal::SessionNotFound)?,
+                method: request::INTERNAL_METHOD,
+                closes: false,
+                call_header,
+                call,
+            }))
+        }
+        _ => Err(Refusal::PathNotFound),
+    }
 }
 
 fn metrics_of_stream(
@@ -358,6 +471,7 @@ fn to_object(name: String, call: AdminCall) -> AdminRoute {
         name,
         method: request::INTERNAL_METHOD,
         closes: false,
+        call_header: internal_headers::ADMIN_CALL,
         call: call.to_header(),
     })
 }
@@ -414,6 +528,7 @@ mod tests {
             AdminRoute::Answered(answer) => Err(answer.status),
             AdminRoute::Verify(_)
             | AdminRoute::List(_)
+            | AdminRoute::ListSubscriptions(_)
             | AdminRoute::Hot { .. }
             | AdminRoute::System
             | AdminRoute::Counts(_)
@@ -515,6 +630,114 @@ mod tests {
     }
 
     #[test]
+    fn the_id_of_a_subscription_is_one_segment_of_the_path() {
+        for (target, id, call) in [
+            ("/a", "a", "subscription 100"),
+            ("/a%2Fb", "a%2Fb", "subscription 100"),
+            ("/%61%2fb", "a%2Fb", "subscription 100"),
+            ("/retry", "retry", "subscription 100"),
+            ("/a?limit=7&cursor=b%20", "a", "subscription 7 =b%20"),
+        ] {
+            let object = format!("__ds/subscriptions/{id}");
+            let expected = (object, "PATCH", call.to_owned());
+            let target = format!("/admin/api/subscriptions{target}");
+            assert_eq!(sent("GET", &target), Ok(expected), "{target}");
+            assert_eq!(sent("POST", &target), Err(405), "{target}");
+        }
+        for (word, method, call) in [("retry", "PATCH", "retry"), ("delete", "DELETE", "action")] {
+            let target = format!("/admin/api/subscriptions/a%2Fb/{word}");
+            let object = "__ds/subscriptions/a%2Fb".to_owned();
+            let expected = (object, method, call.to_owned());
+            assert_eq!(sent("POST", &target), Ok(expected), "{word}");
+            for method in ["GET", "PUT", "DELETE"] {
+                assert_eq!(sent(method, &target), Err(405), "{method} {word}");
+            }
+            assert_eq!(sent("POST", &format!("{target}?x=1")), Err(400), "{word}");
+        }
+        for (target, status) in [
+            ("/subscriptions/", 404),
+            ("/subscriptions//retry", 404),
+            ("/subscriptions/a/b", 404),
+            ("/subscriptions/a/retry/b", 404),
+            ("/subscriptions/a/", 404),
+            ("/subscriptions/%zz", 400),
+            ("/subscriptions/a?limit=0", 400),
+            ("/subscriptions?prefix=a", 400),
+            ("/subscriptionsx", 404),
+        ] {
+            let target = format!("/admin/api{target}");
+            assert_eq!(sent("GET", &target), Err(status), "{target}");
+        }
+        let listed = routed("GET", "/admin/api/subscriptions", PLATFORM);
+        assert!(matches!(listed, Some(AdminRoute::ListSubscriptions(_))));
+        assert_eq!(sent("POST", "/admin/api/subscriptions"), Err(405));
+    }
+
+    #[test]
+    fn a_session_is_asked_by_its_id_and_deleted_as_by_its_owner() {
+        let id = "01234567-89ab-4cde-8f01-23456789abcd";
+        let name = format!("subscriptions/{id}");
+        for (query, call) in [
+            ("", "session 100"),
+            ("?limit=7&cursor=a%2Fb", "session 7 =a%2Fb"),
+        ] {
+            let target = format!("/admin/api/sessions/{id}{query}");
+            let expected = (name.clone(), "PATCH", call.to_owned());
+            assert_eq!(sent("GET", &target), Ok(expected), "{target}");
+            assert_eq!(sent("POST", &target), Err(405), "{target}");
+        }
+        let target = format!("/admin/api/sessions/{id}/delete");
+        let expected = (name, "PATCH", "\"delete\"".to_owned());
+        assert_eq!(sent("POST", &target), Ok(expected));
+        assert_eq!(sent("GET", &target), Err(405));
+        assert_eq!(sent("POST", &format!("{target}?x=1")), Err(400));
+        let Some(AdminRoute::Stream(delete)) = routed("POST", &target, NEAR) else {
+            panic!("it goes to the session");
+        };
+        assert_eq!(delete.replaced("x-session-call"), Some(Some("\"delete\"")));
+        assert_eq!(delete.replaced("X-Admin-Call"), Some(None));
+        assert!(!delete.has_body());
+        for (target, status) in [
+            ("/sessions/", 404),
+            ("/sessions//delete", 404),
+            ("/sessions/x", 404),
+            ("/sessions/01234567-89AB-4cde-8f01-23456789abcd", 404),
+            ("/sessions/01234567-89ab-4cde-8f01-23456789abcd/x", 404),
+            (
+                "/sessions/01234567-89ab-4cde-8f01-23456789abcd?limit=0",
+                400,
+            ),
+            ("/sessions?prefix=a", 400),
+            ("/sessionsx", 404),
+        ] {
+            let target = format!("/admin/api{target}");
+            assert_eq!(sent("GET", &target), Err(status), "{target}");
+        }
+        let listed = routed("GET", "/admin/api/sessions", NEAR);
+        assert!(matches!(listed, Some(AdminRoute::List(_))));
+        assert_eq!(sent("POST", "/admin/api/sessions"), Err(405));
+    }
+
+    #[test]
+    fn a_server_without_subscriptions_has_none_to_show() {
+        let header = |name: &str| (name == "Host").then(|| "localhost".to_owned());
+        let mut settings = Settings::default();
+        settings.limits.subscriptions = false;
+        for target in ["/admin/api/subscriptions", "/admin/api/subscriptions/a"] {
+            let head = RequestHead {
+                method: "GET",
+                origin: "http://localhost",
+                target,
+                header: &header,
+            };
+            let Some(AdminRoute::Answered(answer)) = route(head, NEAR, &settings) else {
+                panic!("{target} is refused");
+            };
+            assert_eq!(answer.status, 501, "{target}");
+        }
+    }
+
+    #[test]
     fn an_object_gets_no_internal_header_of_a_client() {
         let Some(AdminRoute::Stream(close)) = routed("POST", "/admin/api/streams/a/close", NEAR)
         else {
@@ -543,6 +766,7 @@ mod tests {
             "/admin/api/metrics/hot",
             "/admin/api/metrics/system",
             "/admin/api/streams",
+            "/admin/api/sessions",
         ] {
             let on_platform = routed("GET", target, PLATFORM);
             let Some(AdminRoute::Answered(answer)) = on_platform else {

@@ -4,6 +4,7 @@
 //! One object has both, so that no stream and no subscription miss each other: whichever comes
 //! second finds the first. A pattern that begins with a wildcard is in every shard.
 
+use core::ops::Bound;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -109,10 +110,12 @@ impl Directory {
                 Answer::uncached(204)
             }
             DirectoryCall::Subscriptions { after, limit } => {
-                let ids = self.interests.keys();
-                let behind = ids.filter(|id| after.as_ref().is_none_or(|after| *id > after));
-                let page: Vec<_> = behind.zip(0..limit).map(|(id, _)| id).collect();
-                json_answer(200, &page)
+                let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+                let behind = self.interests.range((from, Bound::Unbounded));
+                let page = behind.zip(0..limit);
+                let page = page.map(|((_, (interest, _)), _)| interest.clone());
+                let subscriptions = page.collect();
+                json_answer(200, &Interested { subscriptions })
             }
         };
         step.answer(id, answer);

@@ -50,11 +50,14 @@ impl Keys {
                     200,
                     &SigningKeyAnswer {
                         seed: BASE64_URL_SAFE_NO_PAD.encode(key.seed()),
-                        until: self.ring.signs_until(step.now),
+                        until: self.ring.signs_until(step.now, step.limits),
                     },
                 )
             }
-            ControlCall::Subscription(_) | ControlCall::Notify(_) | ControlCall::Directory(_) => {
+            ControlCall::Subscription(_)
+            | ControlCall::Inquiry(_)
+            | ControlCall::Notify(_)
+            | ControlCall::Directory(_) => {
                 unreachable!("the path of a call names the object")
             }
         };

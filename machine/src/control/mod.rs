@@ -9,7 +9,8 @@ mod keys;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::outbox::{AT_ONCE, Outbox, Request, Task, TaskKind};
+use crate::admin::SubscriptionInquiry;
+use crate::outbox::{AT_ONCE, Outbox, Queue, Request, Task, TaskKind};
 use crate::rows::{ControlRow, Layout, Write};
 use crate::storage::{Storage, StorageError};
 use crate::subscription::Subscription;
@@ -124,6 +125,12 @@ impl Step<'_> {
             .add(AT_ONCE, task, self.storage, self.limits, turn)?;
         Ok(())
     }
+
+    /// Makes the first task of a queue due, whatever the pause after its last failure. Returns
+    /// whether there is one that is not under way.
+    pub(crate) fn hasten(&mut self, queue: &Queue) -> Result<bool, StorageError> {
+        self.outbox.hasten(queue, self.storage, self.limits)
+    }
 }
 
 /// Returns a request of one of our objects to another one.
@@ -221,7 +228,7 @@ impl Control {
             return None;
         };
         let kind = match call {
-            ControlCall::Subscription(_) | ControlCall::Notify(_) => {
+            ControlCall::Subscription(_) | ControlCall::Inquiry(_) | ControlCall::Notify(_) => {
                 Kind::Subscription(Box::default())
             }
             ControlCall::Directory(_) => Kind::Directory(Directory::default()),
@@ -279,6 +286,12 @@ impl Control {
         context: &Context<'_>,
         input: Input,
     ) -> Result<Turn, StorageError> {
+        if let Input::Call { id, call } = &input
+            && let Call::Control(ControlCall::Inquiry(inquiry)) = call
+            && inquiry.only_reads()
+        {
+            return self.inspect(context, *id, inquiry);
+        }
         let is_alarm = matches!(input, Input::Alarm);
         let fired_at = self.alarm_at.take_if(|_| is_alarm);
         let mut step = Step {
@@ -304,6 +317,23 @@ impl Control {
         self.schedule_alarm(fired_at, now, &mut turn);
         self.write(&mut rows, &mut turn);
         self.outbox.remove_table_if_empty(&mut turn);
+        Ok(turn)
+    }
+
+    /// Answers what an operator wants to know. Unlike every other step it begins nothing that is
+    /// due and moves no alarm, so that looking at a subscription changes nothing.
+    fn inspect(
+        &self,
+        context: &Context<'_>,
+        id: CallId,
+        inquiry: &SubscriptionInquiry,
+    ) -> Result<Turn, StorageError> {
+        let Kind::Subscription(subscription) = &self.kind else {
+            unreachable!("the path of a call names the object")
+        };
+        let answer = subscription.inspect(context.now, &self.outbox, context.storage, inquiry)?;
+        let mut turn = Turn::default();
+        turn.after_commit.push(Effect::Answer { call: id, answer });
         Ok(turn)
     }
 
@@ -411,6 +441,7 @@ fn act(kind: &mut Kind, step: &mut Step<'_>, input: Input) -> Result<(), Storage
             },
         ) => match call {
             ControlCall::Subscription(call) => subscription.call(step, id, call),
+            ControlCall::Inquiry(inquiry) => subscription.inquired(step, id, &inquiry),
             ControlCall::Notify(notify) => subscription.notified(step, id, notify),
             ControlCall::Directory(_) | ControlCall::PublicKeys | ControlCall::SigningKey => {
                 unreachable!("the path of a call names the object")

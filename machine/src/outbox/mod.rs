@@ -54,6 +54,14 @@ pub(crate) struct Outbox {
     version: Option<u64>,
 }
 
+/// The first task of a queue.
+pub(crate) struct Next {
+    /// Since when it is under way.
+    pub(crate) begun_at: Option<Millis>,
+    /// When it begins otherwise.
+    pub(crate) starts_at: Millis,
+}
+
 fn index_version(what: &TaskKind) -> Option<u64> {
     match what {
         TaskKind::Index(change) => Some(change.version()),
@@ -120,6 +128,61 @@ impl Outbox {
         let state = self.queues.get(queue)?;
         let first = state.tasks.front()?;
         (first.id == id).then_some(state.failures)
+    }
+
+    /// Returns what is known of the first task of a queue.
+    ///
+    /// # Errors
+    /// When the queue is not in memory, and cannot be read.
+    pub(crate) fn next(
+        &self,
+        queue: &Queue,
+        storage: &dyn Storage,
+    ) -> Result<Option<Next>, StorageError> {
+        if let Some(state) = self.queues.get(queue) {
+            return Ok(Some(Next {
+                begun_at: state.in_flight.as_ref().map(|effect| effect.since),
+                starts_at: state.starts_at(),
+            }));
+        }
+        if !self.has_unloaded {
+            return Ok(None);
+        }
+        let stored = storage.tasks(queue, IMPLIED_ID, 1)?.into_iter().next();
+        let first = stored.filter(|task| task.what.queue() == *queue);
+        Ok(first.map(|task| Next {
+            begun_at: None,
+            starts_at: task.due_at,
+        }))
+    }
+
+    /// Makes the first task of a queue due, whatever the pause after its last failure. Returns
+    /// whether there is one that is not under way.
+    ///
+    /// # Errors
+    /// When the queue has to be read first, and cannot be.
+    pub(crate) fn hasten(
+        &mut self,
+        queue: &Queue,
+        storage: &dyn Storage,
+        limits: &Limits,
+    ) -> Result<bool, StorageError> {
+        if !self.queues.contains_key(queue) && self.has_unloaded {
+            self.load_queue(queue, storage, limits)?;
+        }
+        let Some(state) = self.queues.get_mut(queue) else {
+            return Ok(false);
+        };
+        if state.in_flight.is_some() {
+            return Ok(false);
+        }
+        state.retry_at = AT_ONCE;
+        if let Some(first) = state.tasks.front_mut() {
+            // The row of a task that was unloaded after a failure has the end of its pause. The
+            // task begins in this step, so the row needs no other time.
+            first.due_at = AT_ONCE;
+        }
+        Ok(true)
     }
 
     /// Returns the highest version of a change that the index may still receive, if there is one.

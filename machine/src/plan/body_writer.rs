@@ -51,6 +51,7 @@ impl Plan {
             });
         }
         Ok(BodyWriter {
+            head: self.head.clone(),
             parts,
             fetching: None,
             format: self.format,
@@ -79,6 +80,8 @@ enum Pending {
 /// time, until the block's checksum is verified.
 #[derive(Debug)]
 pub struct BodyWriter {
+    /// What comes first, until it is written.
+    head: Vec<u8>,
     parts: VecDeque<Pending>,
     fetching: Option<BlockReader>,
     format: Format,
@@ -100,6 +103,7 @@ impl BodyWriter {
     /// # Errors
     /// Fails when rows are damaged.
     pub fn advance(&mut self, out: &mut Vec<u8>) -> Result<Option<Fetch>, CorruptionError> {
+        out.append(&mut self.head);
         while let Some(part) = self.parts.pop_front() {
             match part {
                 Pending::Hot {

@@ -129,6 +129,8 @@ pub struct Rest {
 /// The parts that make up a page, and how to render them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Bytes before the content, if other objects read the page.
+    pub head: Vec<u8>,
     /// In order of their offsets.
     pub parts: Vec<Part>,
     /// The format of the stream.
@@ -233,6 +235,7 @@ mod tests {
             to: RowKey::LAST,
         };
         let plan = Plan {
+            head: Vec::new(),
             parts: vec![Part::Hot(HotPart {
                 spans: vec![span],
                 skip,

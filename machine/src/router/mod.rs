@@ -79,7 +79,7 @@ impl ToStream {
 pub fn route(head: RequestHead<'_>, settings: &Settings) -> Route {
     match stream_route(head, settings) {
         Ok(to_stream) => Route::Stream(to_stream),
-        Err(Rejected::Answered(answer)) => Route::Answered(answer),
+        Err(Rejected::Answered(answer)) => Route::Answered(*answer),
         Err(Rejected::Refused(refusal)) => Route::Answered(refused(head.method, &refusal)),
     }
 }
@@ -97,7 +97,7 @@ pub fn refused(method: &str, refusal: &Refusal) -> Answer {
 
 enum Rejected {
     Refused(Refusal),
-    Answered(Answer),
+    Answered(Box<Answer>),
 }
 
 impl From<Refusal> for Rejected {
@@ -108,12 +108,10 @@ impl From<Refusal> for Rejected {
 
 fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, Rejected> {
     let origin = (head.header)(header::ORIGIN);
-    let is_admitted = settings.cors_origins.admit(origin.as_deref());
+    let is_admitted = is_admitted(head, settings);
     let preflight = || {
-        Err(Rejected::Answered(Answer::preflight(
-            is_admitted,
-            &settings.limits,
-        )))
+        let answer = Answer::preflight(is_admitted, &settings.limits);
+        Err(Rejected::Answered(Box::new(answer)))
     };
     // Clients never send a fragment (RFC 9112, 3.2).
     if head.target.contains('#') {
@@ -136,8 +134,8 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
     authorize(head, settings)?;
     let name = name::canonical(id, &settings.limits)?;
     let writes = matches!(head.method, "PUT" | "POST" | "DELETE");
-    if writes && name::is_registry(&name) {
-        return Err(Refusal::Forbidden("the registry is written by the server alone").into());
+    if writes && name::is_internal(&name) {
+        return Err(written_by_server(&name).into());
     }
     if !writes && !matches!(head.method, "GET" | "HEAD") {
         return Err(Refusal::MethodNotAllowed {
@@ -235,8 +233,23 @@ pub(crate) fn path(target: &str) -> &str {
         .expect("a split has at least one part")
 }
 
+/// Returns whether pages of the request's origin may write.
+pub(crate) fn is_admitted(head: RequestHead<'_>, settings: &Settings) -> bool {
+    let origin = (head.header)(header::ORIGIN);
+    settings.cors_origins.admit(origin.as_deref())
+}
+
+/// Returns the refusal of a client's write to one of the server's own streams.
+pub(crate) fn written_by_server(name: &str) -> Refusal {
+    Refusal::Forbidden(if name::is_registry(name) {
+        "the registry is written by the server alone"
+    } else {
+        "the stream of a session is written by the server alone"
+    })
+}
+
 /// Checks the bearer token, if there is one for streams.
-fn authorize(head: RequestHead<'_>, settings: &Settings) -> Result<(), Refusal> {
+pub(crate) fn authorize(head: RequestHead<'_>, settings: &Settings) -> Result<(), Refusal> {
     match &settings.auth_token {
         None => Ok(()),
         Some(expected) => check_token(head, expected),

@@ -16,6 +16,29 @@ pub fn is_registry(name: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// The beginning of the names of sessions' streams.
+pub(crate) const SESSION_PREFIX: &str = "subscriptions/";
+
+/// Returns whether this is the name of a session's stream, which only the server writes to: the
+/// prefix, and a UUID of version 4 in lower case.
+#[must_use]
+pub fn is_session(name: &str) -> bool {
+    let id = name.strip_prefix(SESSION_PREFIX).unwrap_or_default();
+    id.len() == 36
+        && id.bytes().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => byte == b'-',
+            14 => byte == b'4',
+            19 => matches!(byte, b'8' | b'9' | b'a' | b'b'),
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+/// Returns whether streams of this name are the server's own. They are listed nowhere.
+#[must_use]
+pub(crate) fn is_internal(name: &str) -> bool {
+    is_registry(name) || is_session(name)
+}
+
 /// Returns the number of the registry shard for the stream of this canonical name. Each stream
 /// stores its number, so a change of this function does not move existing streams.
 #[must_use]

@@ -5,10 +5,10 @@ use thiserror::Error;
 
 use super::cors::Origins;
 use super::target;
-use crate::Limits;
 use crate::admin::{Access, Analytics};
 use crate::table::{Place, Row, Setting, TextDefault, Value};
 use crate::wire::CacheMode;
+use crate::{Limits, SigningSeed};
 
 /// The operator's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Default for Settings {
 const LABEL_BYTES_MAX: usize = 63;
 
 /// The settings that are no numbers.
-const TEXTS: [Text; 13] = [
+const TEXTS: [Text; 14] = [
     Text {
         name: "CACHE_MODE",
         place: Place::Both,
@@ -213,6 +213,16 @@ const TEXTS: [Text; 13] = [
                also by http. For tests and development: whoever creates subscriptions then reaches \
                what listens there.",
     },
+    Text {
+        name: "WEBHOOK_SIGNING_KEY",
+        place: Place::Both,
+        value: Value::Text {
+            shape: "SEED",
+            default: TextDefault::Secret("the server makes keys, which follow each other"),
+        },
+        help: "A secret: the Ed25519 key that signs webhooks, as 32 bytes in base64url without \
+               padding. `docs/subscriptions.md` says what a change of it does.",
+    },
 ];
 
 struct Text {
@@ -275,8 +285,8 @@ pub fn read_numbers<T>(
 }
 
 impl Settings {
-    /// Parses the variables. An empty variable counts as absent, except for the token: an empty
-    /// token is an error, because its operator wants protection.
+    /// Parses the variables. An empty variable counts as absent, except for secrets: an empty
+    /// secret is an error, because its operator wants protection.
     ///
     /// # Errors
     /// Fails when a variable has an invalid value.
@@ -284,8 +294,13 @@ impl Settings {
         let token = |name| variable(name).map(|value| token(name, value)).transpose();
         let (auth_token, admin_token) = (token("AUTH_TOKEN")?, token("ADMIN_TOKEN")?);
         let metrics_token = token("METRICS_API_TOKEN")?;
+        let signing_key = variable("WEBHOOK_SIGNING_KEY");
+        let signing_key = signing_key.map(signing_seed).transpose()?;
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let mut limits = Limits::DEFAULT;
+        let mut limits = Limits {
+            signing_key,
+            ..Limits::DEFAULT
+        };
         read_numbers(&mut limits, Limits::TABLE, &variable)?;
         if let Some((less, more)) = limits.disorder() {
             let name = |row: &Row<Limits>| row.variable.expect("only operators set them wrong");
@@ -370,6 +385,13 @@ fn token(variable: &'static str, value: String) -> Result<String, SettingError> 
         });
     }
     Ok(value)
+}
+
+fn signing_seed(value: String) -> Result<SigningSeed, SettingError> {
+    SigningSeed::parse(&value).ok_or(SettingError::Secret {
+        variable: "WEBHOOK_SIGNING_KEY",
+        rule: "32 bytes in base64url without padding, or not set at all",
+    })
 }
 
 /// Returns the error of a variable that another one needs.
@@ -590,6 +612,33 @@ mod tests {
             Ok(Some("s3 cret".to_owned()))
         );
         assert_eq!(Settings::read(&|_| None), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn a_signing_key_has_32_bytes_and_is_never_shown() {
+        let seed = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
+        let settings = read("WEBHOOK_SIGNING_KEY", seed).unwrap_or_default();
+        assert_eq!(settings.limits.signing_key, SigningSeed::parse(seed));
+        assert!(settings.limits.signing_key.is_some());
+        let shown = format!("{settings:?}");
+        assert!(!shown.contains("AQE") && !shown.contains("1, 1"), "{shown}");
+        for value in [
+            "",
+            "AQEB",
+            "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+            "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQF",
+            "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ",
+            "+QEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE",
+            " AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE",
+        ] {
+            let message = read("WEBHOOK_SIGNING_KEY", value).map_err(|bad| bad.to_string());
+            assert!(
+                message.as_ref().is_err_and(|message| message
+                    .starts_with("WEBHOOK_SIGNING_KEY must be 32 bytes")
+                    && !message.contains("AQE")),
+                "{message:?}"
+            );
+        }
     }
 
     #[test]

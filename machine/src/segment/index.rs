@@ -243,6 +243,7 @@ mod tests {
 
     fn rendered(part: ColdPart, object: &[u8]) -> String {
         let plan = Plan {
+            head: Vec::new(),
             parts: vec![Part::Cold(part)],
             format: Format::Binary,
             shape: Shape::Body,

@@ -10,7 +10,7 @@ use crate::admin::json::{Object, quoted};
 use crate::admin::{self, AdminCall};
 use crate::outbox::{Queue, Task, TaskKind};
 use crate::plan::FRAME_OVERHEAD;
-use crate::rows::{Activity, Expiry, HotTable, MinuteOfRows, Minutes, RowKey, SealedSegment, Sums};
+use crate::rows::{Activity, HotTable, MinuteOfRows, Minutes, RowKey, SealedSegment, Sums};
 use crate::storage::activity::MILLIS_PER_MINUTE;
 use crate::storage::{Storage, StorageError};
 use crate::wire::Format;
@@ -70,6 +70,11 @@ impl StreamState {
                 minutes: Minutes::default(),
             }),
         }
+    }
+
+    /// Returns what all own segments hold.
+    pub(super) fn sums(&self, rows: &dyn Storage) -> Result<Sums, StorageError> {
+        Ok(self.sealed_activity(rows)?.sums.plus(self.open_sums()))
     }
 
     const fn open_sums(&self) -> Sums {
@@ -156,6 +161,7 @@ impl Stream {
                     .text("streamId", &state.row.name)
                     .number("activeSubscribers", count)
             }
+            AdminCall::Session { .. } => unreachable!("`inspect_session` answers it"),
             AdminCall::Seal => self.seal_now(now, rows, step)?,
         };
         Ok(Response::Answer(answer.answer()))
@@ -173,13 +179,11 @@ impl Stream {
         });
         let timers: Vec<_> = self.timers().collect();
         let outbox_empty = self.outbox.is_empty();
+        let session_count = self.followers.count();
         let (state, _) = self.state()?;
         let head = &state.row;
         let fork = head.lineage.fork.as_ref();
-        let ttl_seconds = match head.expiry {
-            Expiry::Sliding { seconds } => Some(seconds),
-            Expiry::Never | Expiry::At { .. } => None,
-        };
+        let (_, ttl_seconds) = admin::expiry_columns(&head.expiry);
         let forks = if head.lineage.has_pins {
             rows.pins()?
         } else {
@@ -194,7 +198,7 @@ impl Stream {
                 .number("openedAt", opened_at.0)
                 .finish()
         });
-        let sums = state.sealed_activity(rows)?.sums.plus(open);
+        let sums = state.sums(rows)?;
         let unstored = state.unstored.as_ref();
         let fork_offset = fork.map(|fork| fork.fork_offset.to_string());
         Ok(Object::new()
@@ -214,6 +218,7 @@ impl Stream {
             .number("messageCount", sums.messages)
             .number("totalBytes", sums.bytes())
             .number("subscriberCount", (context.subscribers)(head.incarnation)?)
+            .number("sessionCount", session_count)
             .json("openSegment", &open_segment.as_deref().unwrap_or("null"))
             .number_or_null("nextToStore", unstored.map(|next| next.segment.number))
             .flag("outboxEmpty", outbox_empty)
@@ -394,7 +399,7 @@ impl Stream {
 }
 
 /// Cuts off the entry that a page was read with beyond its limit. Returns whether there was one.
-fn page<T>(mut entries: Vec<T>, limit: u64) -> (Vec<T>, bool) {
+pub(super) fn page<T>(mut entries: Vec<T>, limit: u64) -> (Vec<T>, bool) {
     let limit = usize::try_from(limit).expect("the router has bounded it");
     let has_more = entries.len() > limit;
     entries.truncate(limit);
@@ -402,7 +407,7 @@ fn page<T>(mut entries: Vec<T>, limit: u64) -> (Vec<T>, bool) {
 }
 
 /// Ends a page. `next` is its cursor as JSON.
-fn paged(object: Object, next: Option<String>, has_more: bool) -> Object {
+pub(super) fn paged(object: Object, next: Option<String>, has_more: bool) -> Object {
     let object = match next {
         Some(next) => object.json("nextCursor", &next),
         None => object,

@@ -34,14 +34,18 @@ impl Stream {
     }
 
     /// Returns the stream's timers. `opened_at` is the time of this turn if it opens a segment.
-    fn timer_table(&self, opened_at: Option<Millis>) -> Timers<8> {
+    fn timer_table(&self, opened_at: Option<Millis>) -> Timers<10> {
         let limits = &self.limits;
         let state = self.state.as_ref();
         let [expiry, age, put] = state.map_or([None; 3], |state| state.timers(opened_at, limits));
         let [task, reply, rotation] = self.outbox.timers(limits);
         let fork = TimerReason::Fork.at(self.creation_due_at());
         let link = TimerReason::Link.at(self.links.checks_at(self.presence(), limits));
-        [expiry, age, put, task, reply, fork, rotation, link]
+        let delivery = TimerReason::Delivery.at(self.followers.checks_at(limits));
+        let tombstone = TimerReason::Tombstone.at(self.session.forgets_at(limits));
+        [
+            expiry, age, put, task, reply, fork, rotation, link, delivery, tombstone,
+        ]
     }
 
     /// Sets the alarm where [`alarm_for`] says so.

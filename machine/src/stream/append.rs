@@ -11,7 +11,7 @@ use crate::frames::Frames;
 use crate::plan::FRAME_OVERHEAD;
 use crate::rows::{AppendEnd, HotRow, HotTable, ProducerStamp, RowKey, Sums, Write, WriterColumns};
 use crate::storage::{Storage, StorageError};
-use crate::wire::request::Append;
+use crate::wire::request::{Append, Preconditions};
 use crate::wire::text::Ending;
 use crate::wire::{Format, content_type, json};
 use crate::{Answer, Appended, Broadcast, CallId, Limits, Millis, Refusal, Turn};
@@ -69,7 +69,7 @@ impl Stream {
         rows: &dyn Storage,
         step: &mut Step,
     ) -> Result<Answer, StepError> {
-        let (state, limits) = self.state_in_use(now, step)?;
+        let (state, _) = self.state_in_use(now, step)?;
         if state.is_closed() {
             return state.append_to_closed(&append);
         }
@@ -103,7 +103,59 @@ impl Stream {
                 .producers(rows)?
                 .admit_stream_seq(append.stream_seq.as_deref(), tail)?;
         }
-        let from = tail;
+        let producer = append.producer.clone();
+        let has_content = !append.body.is_empty();
+        self.accept(now, append, rows, step)?;
+        // A producer's append answers 200, and its duplicate 204 (protocol 5.2.1).
+        let status = if producer.is_some() && has_content {
+            200
+        } else {
+            204
+        };
+        let (state, _) = self.state()?;
+        Ok(Answer::uncached(status)
+            .at(state.tail())
+            .closed(state.is_closed())
+            .stamped(producer.as_ref()))
+    }
+
+    /// Appends the envelopes of a session.
+    pub(super) fn append_envelopes(
+        &mut self,
+        now: Millis,
+        body: Bytes,
+        producer: ProducerStamp,
+        rows: &dyn Storage,
+        step: &mut Step,
+    ) -> Result<(), StorageError> {
+        let append = Append {
+            content_type: None,
+            producer: Some(producer),
+            stream_seq: None,
+            expected_offset: None,
+            preconditions: Preconditions::default(),
+            close: false,
+            body,
+        };
+        match self.accept(now, append, rows, step) {
+            Ok(()) => Ok(()),
+            Err(StepError::StorageError(unreadable)) => Err(unreadable),
+            Err(StepError::Refused(refusal)) => {
+                unreachable!("envelopes are an array of JSON: {refusal}")
+            }
+        }
+    }
+
+    /// Stores an append that keeps the rules, and shows it to the subscribers.
+    fn accept(
+        &mut self,
+        now: Millis,
+        append: Append,
+        rows: &dyn Storage,
+        step: &mut Step,
+    ) -> Result<(), StepError> {
+        let (state, limits) = self.state()?;
+        let from = state.tail();
         let mut pushed = None;
         let stands_alone = state.format != Format::Text || state.ending.divides(&append.body);
         if !append.body.is_empty() {
@@ -121,7 +173,7 @@ impl Stream {
             state.ending = Ending::after(state.ending, &append.body);
         }
         if append.close {
-            state.close(append.producer.clone(), step);
+            state.close(append.producer, step);
         }
         state.seal_if_full(now, limits, rows, step)?;
         let live = state.live(from, pushed);
@@ -135,16 +187,7 @@ impl Stream {
             Some(before) => before.followed_by(live, limits),
             None => live,
         });
-        // A producer's append answers 200, and its duplicate 204 (protocol 5.2.1).
-        let status = if append.producer.is_some() && !append.body.is_empty() {
-            200
-        } else {
-            204
-        };
-        Ok(Answer::uncached(status)
-            .at(state.tail())
-            .closed(state.is_closed())
-            .stamped(append.producer.as_ref()))
+        Ok(())
     }
 }
 

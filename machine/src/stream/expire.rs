@@ -6,6 +6,7 @@
 //! most the slack.
 
 use super::{Step, StepError, Stream, StreamState};
+use crate::router::name;
 use crate::rows::{Expiry, HotTable, Incarnation, StreamRow, Write};
 use crate::storage::{Storage, StorageError};
 use crate::{Broadcast, Context, Limits, Millis, StreamEnd};
@@ -166,6 +167,10 @@ impl Stream {
             self.announce_end(now, &state.row, rows, turn)?;
         }
         self.leave(now, &state.row, first_own, &retried, rows, turn)?;
+        if name::is_session(&state.row.name) {
+            self.end_session(now, &state.row.name, rows, step)?;
+        }
+        let turn = &mut step.turn;
         let first = state
             .unstored
             .as_ref()

@@ -5,7 +5,7 @@
 //! its subscriptions, and an instance finds interrupted notifications in the rows. The rows belong
 //! to the name of the stream, and outlive the stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,12 @@ const LINK: &str = "link/";
 /// present one has linked the stream, so each has a link of its own.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Links {
-    has_table: bool,
     links: BTreeMap<LinkKey, Link>,
+    /// The links that do not hold, or have a call in flight. A step looks at no others.
+    active: BTreeSet<LinkKey>,
+    in_flight: BTreeMap<EffectId, LinkKey>,
+    /// The stream of the last step that has looked at all links.
+    tidied: Option<Option<Incarnation>>,
 }
 
 /// The id of a subscription, and its incarnation.
@@ -98,6 +102,10 @@ impl LinkRow {
 }
 
 impl Link {
+    const fn is_active(&self) -> bool {
+        !self.row.is_held || self.in_flight.is_some()
+    }
+
     const fn new(row: LinkRow) -> Self {
         Self {
             row,
@@ -117,12 +125,6 @@ impl Link {
     fn waits_to_be_told(&self, present: Option<Presence>) -> bool {
         !self.row.is_held && self.in_flight.is_none() && self.row.is_behind(present)
     }
-
-    fn failed(&mut self, now: Millis, instance_seed: u64, limits: &Limits) {
-        self.in_flight = None;
-        self.failures += 1;
-        self.retry_at = now.plus(backoff(self.failures, instance_seed, limits));
-    }
 }
 
 impl From<Presence> for Place {
@@ -137,7 +139,7 @@ impl From<Presence> for Place {
 impl Links {
     /// Reads the rows. `has_table` says whether there is a table of control rows.
     pub(super) fn recall(has_table: bool, storage: &dyn Storage) -> Result<Self, StorageError> {
-        let mut links = BTreeMap::new();
+        let mut links = Self::default();
         if has_table {
             each_row(storage, LINK, &mut |key, row| {
                 let row: LinkRow = stored(row)?;
@@ -146,20 +148,28 @@ impl Links {
                 Ok(())
             })?;
         }
-        Ok(Self { has_table, links })
+        Ok(links)
     }
 
-    pub(super) const fn has_table(&self) -> bool {
-        self.has_table
-    }
-
-    fn put(&mut self, key: LinkKey, link: Link, turn: &mut Turn) {
-        if !self.has_table {
-            self.has_table = true;
-            turn.writes.push(Write::CreateControl);
+    fn insert(&mut self, key: LinkKey, link: Link) {
+        if link.is_active() {
+            self.active.insert(key.clone());
         }
-        turn.writes.push(Write::PutControl(row(&key, &link.row)));
         self.links.insert(key, link);
+        self.tidied = None;
+    }
+
+    /// Notes whether a link that has changed is active.
+    fn note(&mut self, key: &LinkKey) {
+        if self.links.get(key).is_some_and(Link::is_active) {
+            self.active.insert(key.clone());
+        } else {
+            self.active.remove(key);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.is_empty()
     }
 
     /// Notes that the subscription names the stream.
@@ -174,20 +184,26 @@ impl Links {
 
     fn remove(&mut self, key: &LinkKey, turn: &mut Turn) {
         turn.writes.push(Write::RemoveControl { key: key.row() });
+        self.end_call(key);
         self.links.remove(key);
+        self.active.remove(key);
     }
 
-    /// Removes the table when it is empty.
-    pub(super) fn remove_table_if_empty(&mut self, turn: &mut Turn) {
-        if self.has_table && self.links.is_empty() {
-            self.has_table = false;
-            turn.writes.push(Write::DropControl);
-        }
+    /// Takes the call of a link that is in flight, if there is one. Its end means nothing any more.
+    fn end_call(&mut self, key: &LinkKey) -> Option<InFlight> {
+        let call = self.links.get_mut(key)?.in_flight.take()?;
+        self.in_flight.remove(&call.effect);
+        Some(call)
     }
 
     /// Removes the links that mean nothing, and notes those whose subscriptions hear of a creation
     /// or an end.
     pub(super) fn tidy(&mut self, present: Option<Presence>, turn: &mut Turn) {
+        let incarnation = present.map(|present| present.incarnation);
+        if present.is_some() && self.tidied == Some(incarnation) {
+            return;
+        }
+        self.tidied = Some(incarnation);
         for (key, link) in &mut self.links {
             if link.row.is_of_other(present) && !link.row.is_unsure {
                 link.row.is_unsure = true;
@@ -214,18 +230,20 @@ impl Links {
         limits: &Limits,
         turn: &mut Turn,
     ) {
-        let mut in_flight = 0;
-        for link in self.links.values_mut() {
-            let is_lost = |call: InFlight| call.since.plus(limits.reply_timeout_ms) <= now;
-            if link.in_flight.is_some_and(is_lost) {
-                link.failed(now, instance_seed, limits);
-            }
-            in_flight += u64::from(link.in_flight.is_some());
+        let is_lost = |call: &InFlight| call.since.plus(limits.reply_timeout_ms) <= now;
+        let lost = self.in_flight.values().filter(|key| {
+            let call = self.links.get(*key).and_then(|link| link.in_flight);
+            call.as_ref().is_some_and(is_lost)
+        });
+        for key in lost.cloned().collect::<Vec<_>>() {
+            self.failed(&key, now, instance_seed, limits);
         }
-        for (key, link) in &mut self.links {
-            if in_flight >= limits.link_calls_max {
+        for key in &self.active {
+            if self.in_flight.len() as u64 >= limits.link_calls_max {
                 return;
             }
+            let link = self.links.get_mut(key);
+            let link = link.expect("an active link is one of all links");
             if !link.waits_to_be_told(present) || link.retry_at > now {
                 continue;
             }
@@ -235,7 +253,7 @@ impl Links {
                 since: now,
                 told: present.map(Place::from),
             });
-            in_flight += 1;
+            self.in_flight.insert(effect, key.clone());
             let notify = Notify {
                 stream: link.row.stream.clone(),
                 subscription: link.row.incarnation,
@@ -250,14 +268,26 @@ impl Links {
         }
     }
 
+    fn failed(&mut self, key: &LinkKey, now: Millis, instance_seed: u64, limits: &Limits) {
+        self.end_call(key);
+        if let Some(link) = self.links.get_mut(key) {
+            link.failures += 1;
+            link.retry_at = now.plus(backoff(link.failures, instance_seed, limits));
+        }
+        self.note(key);
+    }
+
     /// Returns when the subscriptions need the next step: for a retry, and in case that this
     /// instance does not live to see the end of a call.
     pub(super) fn checks_at(&self, present: Option<Presence>, limits: &Limits) -> Option<Millis> {
-        let in_flight = self.links.values().filter(|link| link.in_flight.is_some());
-        let has_room = (in_flight.count() as u64) < limits.link_calls_max;
+        let has_room = (self.in_flight.len() as u64) < limits.link_calls_max;
         // Before that the call does not count as lost.
         let check_ms = limits.link_check_ms.max(limits.reply_timeout_ms);
-        let each = self.links.values().filter_map(|link| match link.in_flight {
+        // Without a stream, those that hold can be needless, too.
+        let all = present.is_none().then(|| self.links.values());
+        let active = self.active.iter().filter_map(|key| self.links.get(key));
+        let all = all.into_iter().flatten().chain(active);
+        let each = all.filter_map(|link| match link.in_flight {
             Some(call) => Some(call.since.plus(check_ms)),
             // Without room, the end of a call is the next step.
             None if link.is_needless(present) => Some(AT_ONCE),
@@ -277,23 +307,22 @@ impl Links {
         limits: &Limits,
         turn: &mut Turn,
     ) -> bool {
-        let mut links = self.links.iter_mut();
-        let is_it = |link: &Link| link.in_flight.is_some_and(|call| call.effect == effect);
-        let Some((key, link)) = links.find(|(_, link)| is_it(link)) else {
+        let Some(key) = self.in_flight.get(&effect).cloned() else {
             return false;
         };
         let Some(NotifyAnswer { hold, unlink }) = answered(outcome) else {
-            link.failed(now, instance_seed, limits);
+            self.failed(&key, now, instance_seed, limits);
             return true;
         };
-        let key = key.clone();
-        let call = link.in_flight.take().expect("the call was found");
+        let call = self.end_call(&key).expect("the call is in flight");
         // A stream that has begun since then has not been told yet.
         let is_new = call.told.is_none() && present.is_some();
         if unlink && !is_new {
             self.remove(&key, turn);
             return true;
         }
+        let link = self.links.get_mut(&key);
+        let link = link.expect("a call in flight is that of a link");
         let told = LinkRow {
             told: call.told,
             is_held: hold,
@@ -309,6 +338,7 @@ impl Links {
             turn.writes.push(Write::PutControl(row(&key, &told)));
             link.row = told;
         }
+        self.note(&key);
         true
     }
 }
@@ -393,9 +423,9 @@ impl Stream {
                 let key = LinkKey::new(&subscription, incarnation);
                 // A link that has gone was given up, or went with its stream. Then the directory
                 // makes a new one.
+                // The answer to a call that is under way would be older than this one.
+                self.links.end_call(&key);
                 if let Some(link) = self.links.links.get_mut(&key) {
-                    // The answer to a call that is under way would be older than this one.
-                    link.in_flight = None;
                     // The answer may be lost. What it says is told again until it is known.
                     if link.row.is_held {
                         link.row.is_held = false;
@@ -403,6 +433,7 @@ impl Stream {
                         step.turn.writes.push(write);
                     }
                 }
+                self.links.note(&key);
                 LinkAnswer {
                     told,
                     present,
@@ -446,7 +477,8 @@ impl Stream {
             is_by_pattern,
             is_unsure: false,
         });
-        self.links.put(key, link, &mut step.turn);
+        self.control_rows.put(row(&key, &link.row), &mut step.turn);
+        self.links.insert(key, link);
         Some(told)
     }
 

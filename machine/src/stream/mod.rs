@@ -4,9 +4,11 @@ mod admin;
 mod alarm;
 mod append;
 mod close;
+mod control_rows;
 mod create;
 mod delete;
 mod expire;
+mod followers;
 mod fork;
 mod links;
 pub(crate) mod live;
@@ -16,8 +18,10 @@ mod precondition;
 mod producer;
 mod read;
 mod seal;
+mod session;
 mod source;
 
+use crate::admin::AdminCall;
 use crate::control::Control;
 use crate::event::{self, Asked};
 use crate::outbox::Outbox;
@@ -50,6 +54,11 @@ pub struct Stream {
     outbox: Outbox,
     /// The subscriptions of its name.
     links: links::Links,
+    /// The sessions that follow its name.
+    followers: followers::Followers,
+    /// Its session, if its name is that of one.
+    session: session::Session,
+    control_rows: control_rows::ControlRows,
     /// Events of this instance, with those that are not sampled.
     events_seen: u64,
     /// A creation that waits for its source.
@@ -92,6 +101,8 @@ struct Step {
     fired_at: Option<Millis>,
     /// Whether an effect of the outbox has succeeded.
     has_finished_task: bool,
+    /// Whether its owner deletes a session.
+    deletes_session: bool,
 }
 
 /// What the end of a step does to the stream's row.
@@ -213,6 +224,7 @@ impl Stream {
             let other = format!("its schema is {schema}, and not {known}");
             return Err(StorageError(other));
         }
+        let has_control = layout.control.is_some();
         let row = layout.stream.map(|_| rows.head()).transpose()?.flatten();
         let state = match row {
             None => None,
@@ -230,7 +242,10 @@ impl Stream {
             alarm_at: row.and_then(|row| row.alarm_at),
             alarm_reason: None,
             outbox: Outbox::recall(implied, layout.outbox.is_some(), rows, limits)?,
-            links: links::Links::recall(layout.control.is_some(), rows)?,
+            links: links::Links::recall(has_control, rows)?,
+            followers: followers::Followers::recall(has_control, rows)?,
+            session: session::Session::recall(has_control, rows)?,
+            control_rows: control_rows::ControlRows::new(has_control),
             limits: limits.clone(),
             instance_seed,
             created: 0,
@@ -246,6 +261,11 @@ impl Stream {
     /// When the rows cannot be read. The step is void then: the instance must be dropped and its
     /// turn with it.
     pub fn step(&mut self, context: &Context<'_>, input: Input) -> Result<Turn, StorageError> {
+        if let Input::Call { id, call } = &input
+            && let Call::Admin(AdminCall::Session { after, limit }) = call
+        {
+            return self.inspect_session(context, *id, after.as_deref(), *limit);
+        }
         let before = self.place();
         let asked = Asked::of(&input).filter(|_| self.limits.metrics);
         let name_before = asked.and_then(|_| self.name());
@@ -320,6 +340,13 @@ impl Stream {
             }
             Input::Call {
                 id,
+                call: Call::Session(call),
+            } => {
+                self.expire_if_due(context, step)?;
+                self.call_of_session(now, id, call, rows, step)?;
+            }
+            Input::Call {
+                id,
                 call: Call::Admin(call),
             } => {
                 self.expire_if_due(context, step)?;
@@ -348,6 +375,10 @@ impl Stream {
                 self.effect_finished(now, effect, done, rows, step)?;
             }
             Input::CallFinished { effect, outcome } => {
+                if self.is_fetch(effect) {
+                    // An envelope does not bring back an expired session.
+                    self.expire_if_due(context, step)?;
+                }
                 self.call_finished(now, effect, &outcome, rows, step)?;
             }
         }
@@ -356,7 +387,7 @@ impl Stream {
 
     /// Returns whether anything is stored.
     const fn has_rows(&self) -> bool {
-        self.state.is_some() || self.outbox.has_table() || self.links.has_table()
+        self.state.is_some() || self.outbox.has_table() || self.control_rows.has_table()
     }
 
     /// Returns the object below `__ds` that a call is for. The path of the call says that this is
@@ -431,6 +462,7 @@ impl Stream {
             Call::Fork(_) => unreachable!("calls of forks are run by `call_of_fork`"),
             Call::Admin(_) => unreachable!("calls of the admin API are run by `admin`"),
             Call::Link(_) => unreachable!("calls of subscriptions are run by their own function"),
+            Call::Session(_) => unreachable!("calls about sessions are run by their own function"),
             Call::Control(_) => unreachable!("the path of such a call names no stream"),
             Call::Metadata => self.metadata().map(Response::Answer),
             Call::Read(read) => self.read(now, read, rows, step),
@@ -463,10 +495,21 @@ impl Stream {
             &self.limits,
             &mut step.turn,
         );
+        let moment = followers::Moment {
+            now,
+            present,
+            instance_seed: self.instance_seed,
+            limits: &self.limits,
+        };
+        let (rows, outbox) = (&mut self.control_rows, &mut self.outbox);
+        self.followers.tell(moment, rows, outbox, &mut step.turn);
+        self.forget_session(now, &mut step.turn);
         self.schedule_alarm(now, &mut step);
         let Some(state) = &self.state else {
             self.outbox.remove_table_if_empty(&mut step.turn);
-            self.links.remove_table_if_empty(&mut step.turn);
+            let is_empty =
+                self.links.is_empty() && self.followers.is_empty() && self.session.is_empty();
+            self.control_rows.drop_if(is_empty, &mut step.turn);
             return Ok(step.turn);
         };
         assert!(

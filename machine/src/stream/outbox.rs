@@ -1,6 +1,7 @@
 //! What a stream leaves to others: events for the registry, rows of the admin index, objects of the
 //! cold tier that nothing refers to. See [`crate::outbox`] for how it is carried out.
 
+use super::followers::Moment;
 use super::fork::release;
 use super::{Step, Stream, StreamState};
 use crate::admin;
@@ -62,7 +63,7 @@ pub(super) fn implied_tasks(row: &StreamRow, limits: &Limits) -> impl Iterator<I
 
 /// Returns whether the directory lists a stream of this name. It does not list internal streams.
 fn is_listed_by(name: &str, limits: &Limits) -> bool {
-    limits.subscriptions && !name::is_registry(name)
+    limits.subscriptions && !name::is_internal(name)
 }
 
 fn directory_task(name: &str, call: &DirectoryCall) -> TaskKind {
@@ -83,7 +84,7 @@ fn registration(row: &StreamRow) -> TaskKind {
 
 /// Returns the shard of the registry that lists a stream of this name. Internal streams have none.
 pub(super) fn registry_shard(name: &str, limits: &Limits) -> Option<u64> {
-    let registers = limits.registry && !name::is_registry(name);
+    let registers = limits.registry && !name::is_internal(name);
     registers.then(|| name::registry_shard(name, limits))
 }
 
@@ -288,6 +289,9 @@ impl Stream {
         if status == Some(404) && self.outbox.receiver_is_missing(effect) {
             return Ok(());
         }
+        if self.page_arrived(now, effect, outcome, storage, step)? {
+            return Ok(());
+        }
         let present = self.presence();
         let (seed, limits) = (self.instance_seed, &self.limits);
         let turn = &mut step.turn;
@@ -297,10 +301,24 @@ impl Stream {
         {
             return Ok(());
         }
+        let moment = Moment {
+            now,
+            present,
+            instance_seed: seed,
+            limits,
+        };
+        let (rows, ended) = (self.control_rows, (effect, outcome));
+        if self.followers.call_finished(moment, ended, rows, turn) {
+            return Ok(());
+        }
         let task = self.outbox.task(effect);
         let is_done = task.is_some_and(|task| is_done(task, outcome));
+        if !is_done {
+            self.note_unanswered(effect, step);
+        }
         let done = self.effect_finished(now, effect, is_done, storage, step)?;
         for task in done {
+            self.note_followed(&task.what, outcome, step);
             self.note_registered(&task, outcome, storage, step)?;
         }
         Ok(())

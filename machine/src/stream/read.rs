@@ -24,9 +24,9 @@ use crate::wire::{CacheMode, Format, cache, header};
 use crate::{Answer, Class, Limits, Millis, Offset, Refusal};
 
 /// A planned page.
-struct Page {
-    end: Offset,
-    plan: Plan,
+pub(super) struct Page {
+    pub(super) end: Offset,
+    pub(super) plan: Plan,
 }
 
 /// Where the content of a segment is stored.
@@ -323,7 +323,7 @@ impl StreamState {
 
     /// Plans the page that begins at `start`. `to` must be after `start`, and is the tail of this
     /// turn or of an earlier one.
-    fn page(
+    pub(super) fn page(
         &self,
         start: Offset,
         to: Offset,
@@ -374,6 +374,7 @@ impl StreamState {
         Ok(Page {
             end: page_end,
             plan: Plan {
+                head: Vec::new(),
                 parts,
                 format: self.format,
                 shape,
@@ -404,6 +405,7 @@ impl StreamState {
             }));
         }
         Ok(Plan {
+            head: Vec::new(),
             parts,
             format: self.format,
             shape: Shape::Event,
@@ -512,6 +514,25 @@ impl Segment {
         // A fork can inherit fewer units than the index has.
         let end = behind.map_or(self.units, |end| end.min(self.units));
         Ok(Some((end, budget)))
+    }
+
+    /// Returns about how many framed bytes there are from `start` to `end`: more or less by an
+    /// entry of the index, or by a row.
+    pub(super) fn framed_bytes(
+        &self,
+        start: u64,
+        end: u64,
+        rows: &dyn Storage,
+    ) -> Result<u64, StorageError> {
+        let before = |position: u64| match &self.source {
+            _ if position == 0 => Ok(0),
+            Source::Cold { index, .. } => Ok(index.bytes_of(position)),
+            Source::HotTableReader(table) => {
+                let row = HotTableReader::new(*table, rows).row(RowKey::last_at(position - 1))?;
+                Ok(row.bytes_through())
+            }
+        };
+        Ok(before(end)?.saturating_sub(before(start)?))
     }
 
     /// Plans the units from `start` to `end`, and up to `lead` bytes before them.

@@ -7,6 +7,7 @@
 
 use super::{OpenSegment, Step, Stream, StreamState};
 use crate::backoff::backoff;
+use crate::router::name;
 use crate::rows::{
     HotTable, Incarnation, ProducerStamp, SealedSegment, StoredSegment, StreamRow, Write,
 };
@@ -208,7 +209,10 @@ impl StreamState {
         let puts = producers.into_iter();
         turn.writes
             .extend(puts.map(|(stamp, used_at)| Write::PutProducer { stamp, used_at }));
-        if let Some(idle_since) = now.0.checked_sub(limits.producer_max_idle_ms) {
+        // The producers of a session say how far it is.
+        if let Some(idle_since) = now.0.checked_sub(limits.producer_max_idle_ms)
+            && !name::is_session(&self.row.name)
+        {
             let used_at = Millis(idle_since);
             turn.writes.push(Write::ForgetProducers { used_at, most });
         }

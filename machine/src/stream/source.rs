@@ -339,7 +339,7 @@ impl StreamState {
     }
 
     /// Returns the position after the append with the unit at `position` of an own segment.
-    fn append_end(
+    pub(super) fn append_end(
         &self,
         segment: u64,
         position: u64,
@@ -372,7 +372,7 @@ impl StreamState {
     }
 
     /// Returns the number of messages or bytes of a segment, sealed or open.
-    fn units_of(&self, segment: u64, rows: &dyn Storage) -> Result<u64, StorageError> {
+    pub(super) fn units_of(&self, segment: u64, rows: &dyn Storage) -> Result<u64, StorageError> {
         if segment == self.row.segment {
             Ok(self.tail.position)
         } else {

@@ -9,6 +9,7 @@ use crate::wire::control::{
     DirectoryCall, Interest, Interested, LinkAnswer, LinkCall, Listed, Notify, NotifyAnswer,
     Presence, is_directory,
 };
+use crate::wire::session::{FollowAnswer, SessionCall};
 use crate::{Answer, CallId, CallOutcome, EffectId, Offset};
 
 const READABLE: &str = "a task is done once its answer can be read";
@@ -33,7 +34,14 @@ pub(crate) fn is_done(task: &TaskKind, outcome: &CallOutcome) -> bool {
             DirectoryCall::Subscriptions { .. } => unreachable!("no task asks for it"),
         }
     } else {
-        call_of::<LinkCall>(request).is_none() || answered::<LinkAnswer>(outcome).is_some()
+        match call_of(request) {
+            Some(SessionCall::Follow { .. }) => answered::<FollowAnswer>(outcome).is_some(),
+            Some(SessionCall::Unfollow { .. }) => true,
+            Some(_) => unreachable!("no task asks for it"),
+            None => {
+                call_of::<LinkCall>(request).is_none() || answered::<LinkAnswer>(outcome).is_some()
+            }
+        }
     };
     is_accepted && is_readable
 }

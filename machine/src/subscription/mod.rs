@@ -7,9 +7,10 @@
 //! until it is asked. So a stream that is written all the time costs a busy subscription two calls.
 //!
 //! `requests.rs` has what clients ask, `links.rs` what streams and the directory say, `wake.rs` the
-//! wakes and their deliveries.
+//! wakes and their deliveries, `inquiry.rs` what operators ask.
 
 pub(crate) mod glob;
+mod inquiry;
 pub(crate) mod links;
 mod requests;
 pub(crate) mod signing;

@@ -219,7 +219,7 @@ impl CreateBody {
             "pull-wake" => {
                 let stream = self.wake_stream.ok_or(NO_WAKE_STREAM)?;
                 let wake_stream = stream_name(&stream, limits)?;
-                if name::is_registry(&wake_stream) {
+                if name::is_internal(&wake_stream) {
                     return Err(invalid("wake_stream is written by the server alone"));
                 }
                 if streams.contains(&wake_stream) {
@@ -251,7 +251,14 @@ impl Head {
         self.config.pattern.as_deref().map(Glob::ascii)
     }
 
-    fn status(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
+        match self.config.delivery {
+            Delivery::Webhook { .. } => "webhook",
+            Delivery::PullWake { .. } => "pull-wake",
+        }
+    }
+
+    pub(super) fn status(&self) -> &'static str {
         if self.retry.failures > 0 {
             "failed"
         } else {
@@ -418,11 +425,7 @@ impl Subscription {
         Description {
             id: &head.id,
             subscription_id: &head.id,
-            r#type: if webhook.is_some() {
-                "webhook"
-            } else {
-                "pull-wake"
-            },
+            r#type: head.kind(),
             pattern: head.config.pattern.as_deref(),
             streams: streams.collect(),
             webhook,

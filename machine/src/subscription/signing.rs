@@ -1,6 +1,8 @@
 //! The keys that sign webhooks: Ed25519 (RFC 8032), published as a JSON Web Key Set (protocol 6.5
 //! and 12.10).
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -10,6 +12,25 @@ use sha2::{Digest as _, Sha256};
 use crate::{Limits, Millis};
 
 const MILLIS_PER_SECOND: u64 = 1_000;
+
+/// The private key that the operator has given, as its seed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningSeed([u8; 32]);
+
+impl SigningSeed {
+    /// Reads 32 bytes in base64url without padding.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl core::fmt::Debug for SigningSeed {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("SigningSeed")
+    }
+}
 
 /// A private key, with the id of its public one.
 #[derive(Clone, Debug)]
@@ -85,6 +106,9 @@ pub(crate) struct StoredKey {
     signs_from: Millis,
     /// It signs nothing after.
     signs_until: Millis,
+    /// Whether the operator has given it. Then it signs until the operator gives another one.
+    #[serde(default)]
+    is_given: bool,
 }
 
 impl core::fmt::Debug for StoredKey {
@@ -117,7 +141,7 @@ impl KeyRing {
     ///
     /// A new key is published for the lifetime of a cache before it signs. An old one stays
     /// published until its last signature is outside the replay window, and for the lifetime of a
-    /// cache more.
+    /// cache more. A key that the operator gives follows at once, whatever signs until then.
     pub(crate) fn advance(
         &mut self,
         now: Millis,
@@ -127,49 +151,79 @@ impl KeyRing {
         let lead = cached_ms(limits);
         let kept = limits.webhook_replay_window_ms.saturating_add(lead);
         let before = self.keys.len();
-        let last = self.keys.last().map(|key| key.signs_until);
-        // The last key signs on until its successor has been published for long enough.
-        let needs_next = last.is_none_or(|until| until <= now.plus(lead));
+        let given = limits.signing_key.as_ref();
+        let needs_next = self.keys.last().is_none_or(|last| match given {
+            Some(given) => !last.is_given || last.seed != given.0,
+            // The last key signs on until its successor has been published for long enough.
+            None => last.is_given || last.signs_until <= now.plus(lead),
+        });
         if needs_next {
             let signs_from = match self.keys.last_mut() {
                 None => now,
                 Some(last) => {
-                    last.signs_until = last.signs_until.max(now.plus(lead));
-                    last.signs_until
+                    let earliest = now.plus(lead).max(last.signs_from);
+                    last.signs_until = if last.is_given {
+                        earliest
+                    } else {
+                        // Subscriptions may hold it for so long.
+                        last.signs_until.max(earliest)
+                    };
+                    given.map_or(last.signs_until, |_| earliest)
                 }
             };
-            self.keys.push(StoredKey {
-                seed: seed(),
-                signs_from,
-                // Shorter periods would publish ever more keys.
-                signs_until: signs_from.plus(limits.signing_key_ms.max(kept)),
+            self.keys.push(match given {
+                Some(given) => StoredKey {
+                    seed: given.0,
+                    signs_from,
+                    signs_until: Millis(u64::MAX),
+                    is_given: true,
+                },
+                None => StoredKey {
+                    seed: seed(),
+                    signs_from,
+                    // Shorter periods would publish ever more keys.
+                    signs_until: signs_from.plus(limits.signing_key_ms.max(kept)),
+                    is_given: false,
+                },
             });
         }
         self.keys.retain(|key| now <= key.signs_until.plus(kept));
         needs_next || self.keys.len() != before
     }
 
-    fn current(&self, now: Millis) -> &StoredKey {
-        let current = self.keys.iter().rev().find(|key| key.signs_from <= now);
-        current
-            .or_else(|| self.keys.first())
-            .expect("a ring that has advanced has a key")
+    /// Returns the key that signs at this time, and its successor.
+    fn current(&self, now: Millis) -> (&StoredKey, Option<&StoredKey>) {
+        let current = self.keys.iter().rposition(|key| key.signs_from <= now);
+        let at = current.unwrap_or(0);
+        let key = self.keys.get(at);
+        let key = key.expect("a ring that has advanced has a key");
+        (key, self.keys.get(at + 1))
     }
 
     /// Returns the key that signs at this time.
     pub(crate) fn signing_key(&self, now: Millis) -> KeyPair {
-        KeyPair::from_seed(self.current(now).seed)
+        let (key, _) = self.current(now);
+        KeyPair::from_seed(key.seed)
     }
 
-    /// Returns until when that key signs.
-    pub(crate) fn signs_until(&self, now: Millis) -> Millis {
-        self.current(now).signs_until
+    /// Returns until when a subscription may sign with that key without asking again.
+    pub(crate) fn signs_until(&self, now: Millis, limits: &Limits) -> Millis {
+        let (key, next) = self.current(now);
+        let until = next.map_or(key.signs_until, |next| next.signs_from.min(key.signs_until));
+        if key.is_given {
+            // The operator may give another one, which signs so long after that.
+            until.min(now.plus(cached_ms(limits)))
+        } else {
+            until
+        }
     }
 
     /// Returns the public keys as JSON.
     pub(crate) fn jwks(&self) -> String {
         assert!(!self.keys.is_empty(), "a ring that has advanced has a key");
-        let keys = self.keys.iter();
+        // The operator may give a key again before it has left the ring.
+        let mut seeds = BTreeSet::new();
+        let keys = self.keys.iter().filter(|key| seeds.insert(key.seed));
         let keys = keys.map(|key| KeyPair::from_seed(key.seed).jwk()).collect();
         serde_json::to_string(&JwkSet { keys }).expect("texts always become JSON")
     }
@@ -296,7 +350,7 @@ mod tests {
                 .as_ref()
                 .is_none_or(|(_, until)| Millis(now) > *until)
             {
-                let until = ring.signs_until(Millis(now));
+                let until = ring.signs_until(Millis(now), &limits);
                 leased = Some((ring.signing_key(Millis(now)), until));
             }
             let (key, _) = leased.as_ref().unwrap();
@@ -339,6 +393,7 @@ mod tests {
     struct Rotation {
         ring: KeyRing,
         seeds: u64,
+        was_given: bool,
     }
 
     impl Rotation {
@@ -349,13 +404,16 @@ mod tests {
                 seed[..8].copy_from_slice(&self.seeds.to_le_bytes());
                 seed
             };
+            self.was_given |= limits.signing_key.is_some();
             let before = self.ring.clone();
             let has_changed = self.ring.advance(now, &mut seed, limits);
             assert_eq!(has_changed, before != self.ring);
             let mut none = || unreachable!("one step is enough");
             assert!(!self.ring.advance(now, &mut none, limits));
             for pair in self.ring.keys.windows(2) {
-                assert_eq!(pair[0].signs_until, pair[1].signs_from);
+                // A key that was given may have ended the signatures of the first one before.
+                assert!(self.was_given || pair[0].signs_until == pair[1].signs_from);
+                assert!(pair[0].signs_until >= pair[1].signs_from);
             }
             has_changed
         }
@@ -381,7 +439,10 @@ mod tests {
         assert!(rotation.advance(NOW, &limits));
         let end = NOW.plus(30 * DAY_MS);
         assert_eq!(
-            (rotation.signer(NOW), rotation.ring.signs_until(NOW)),
+            (
+                rotation.signer(NOW),
+                rotation.ring.signs_until(NOW, &limits)
+            ),
             (1, end)
         );
 
@@ -390,12 +451,18 @@ mod tests {
         assert_eq!(rotation.published(), [1, 2]);
         let before = Millis(end.0 - 1);
         assert_eq!(
-            (rotation.signer(before), rotation.ring.signs_until(before)),
+            (
+                rotation.signer(before),
+                rotation.ring.signs_until(before, &limits)
+            ),
             (1, end)
         );
         let next = end.plus(30 * DAY_MS);
         assert_eq!(
-            (rotation.signer(end), rotation.ring.signs_until(end)),
+            (
+                rotation.signer(end),
+                rotation.ring.signs_until(end, &limits)
+            ),
             (2, next)
         );
 
@@ -414,13 +481,16 @@ mod tests {
         assert!(rotation.advance(later, &limits));
         let turn = later.plus(LEAD_MS);
         assert_eq!(
-            (rotation.signer(later), rotation.ring.signs_until(later)),
+            (
+                rotation.signer(later),
+                rotation.ring.signs_until(later, &limits)
+            ),
             (1, turn)
         );
         assert_eq!(rotation.signer(turn), 2);
 
         // It slept with the next key published. That one has signed nothing, but may at once.
-        let end = rotation.ring.signs_until(turn);
+        let end = rotation.ring.signs_until(turn, &limits);
         rotation.advance(Millis(end.0 - 1), &limits);
         let later = end.plus(400 * DAY_MS);
         rotation.advance(later, &limits);
@@ -436,6 +506,101 @@ mod tests {
         rotation.advance(NOW, &Limits::DEFAULT);
         assert!(!rotation.advance(Millis(0), &Limits::DEFAULT));
         assert_eq!(rotation.signer(Millis(0)), 1);
+    }
+
+    const GIVEN: u64 = u64::from_le_bytes([0xA0; 8]);
+    const OTHER: u64 = u64::from_le_bytes([0xB0; 8]);
+
+    fn giving(number: Option<u64>) -> Limits {
+        let seed = number.map(|number| {
+            let [byte, ..] = number.to_le_bytes();
+            SigningSeed([byte; 32])
+        });
+        Limits {
+            signing_key: seed,
+            ..Limits::DEFAULT
+        }
+    }
+
+    #[test]
+    fn a_given_key_signs_from_the_beginning_and_for_ever() {
+        let limits = giving(Some(GIVEN));
+        let mut rotation = Rotation::default();
+        assert!(rotation.advance(NOW, &limits));
+        for now in [NOW, NOW.plus(30 * DAY_MS), NOW.plus(4_000 * DAY_MS)] {
+            assert!(!rotation.advance(now, &limits));
+            assert_eq!(
+                (rotation.published(), rotation.signer(now)),
+                (vec![GIVEN], GIVEN)
+            );
+            // So soon a subscription learns of another one.
+            let until = rotation.ring.signs_until(now, &limits);
+            assert_eq!(until, now.plus(LEAD_MS));
+        }
+        assert_eq!(rotation.seeds, 0);
+    }
+
+    #[test]
+    fn another_given_key_signs_once_caches_have_it() {
+        let mut rotation = Rotation::default();
+        rotation.advance(NOW, &giving(Some(GIVEN)));
+        let change = NOW.plus(DAY_MS);
+        let limits = giving(Some(OTHER));
+        assert!(rotation.advance(change, &limits));
+        let turn = change.plus(LEAD_MS);
+        for (now, signer) in [(change, GIVEN), (Millis(turn.0 - 1), GIVEN), (turn, OTHER)] {
+            assert!(!rotation.advance(now, &limits));
+            assert_eq!(rotation.signer(now), signer);
+            assert_eq!(rotation.published(), [GIVEN, OTHER]);
+        }
+        assert_eq!(rotation.ring.signs_until(change, &limits), turn);
+        let kept = turn.plus(300_000 + LEAD_MS);
+        assert!(!rotation.advance(kept, &limits));
+        assert!(rotation.advance(kept.plus(1), &limits));
+        assert_eq!(rotation.published(), [OTHER]);
+
+        // One that is given again while it is still published is published once.
+        rotation.advance(kept.plus(1), &giving(Some(GIVEN)));
+        rotation.advance(kept.plus(2), &limits);
+        assert_eq!(rotation.published(), [OTHER, GIVEN, OTHER]);
+        assert_eq!(rotation.ring.jwks().matches("kid").count(), 2);
+    }
+
+    #[test]
+    fn a_given_key_follows_made_ones_and_made_ones_follow_it() {
+        let mut rotation = Rotation::default();
+        rotation.advance(NOW, &giving(None));
+        let end = rotation.ring.signs_until(NOW, &giving(None));
+        let change = NOW.plus(DAY_MS);
+        let limits = giving(Some(GIVEN));
+        assert!(rotation.advance(change, &limits));
+        let turn = change.plus(LEAD_MS);
+        assert_eq!(rotation.ring.signs_until(change, &limits), turn);
+        assert_eq!((rotation.signer(change), rotation.signer(turn)), (1, GIVEN));
+        // A subscription may hold the former key until its end.
+        let kept = end.plus(300_000 + LEAD_MS);
+        rotation.advance(kept, &limits);
+        assert_eq!(rotation.published(), [1, GIVEN]);
+        assert!(rotation.advance(kept.plus(1), &limits));
+        assert_eq!(rotation.published(), [GIVEN]);
+
+        let limits = giving(None);
+        let change = kept.plus(DAY_MS);
+        assert!(rotation.advance(change, &limits));
+        let turn = change.plus(LEAD_MS);
+        assert_eq!((rotation.signer(change), rotation.signer(turn)), (GIVEN, 2));
+        let end = turn.plus(30 * DAY_MS);
+        assert_eq!(rotation.ring.signs_until(turn, &limits), end);
+    }
+
+    #[test]
+    fn a_ring_that_was_stored_before_keys_were_given_can_be_read() {
+        let seed = [7; 32];
+        let stored = serde_json::json!({
+            "keys": [{ "seed": seed, "signs_from": 1, "signs_until": 2 }],
+        });
+        let ring: KeyRing = serde_json::from_value(stored).unwrap();
+        assert!(!ring.keys[0].is_given);
     }
 
     #[test]
@@ -459,7 +624,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
 
-        /// Subscriptions hold keys by clocks that differ, and the ring sleeps for any time.
+        /// Subscriptions hold keys by clocks that differ, the ring sleeps for any time, and the
+        /// operator gives keys and takes them back.
         #[test]
         fn every_set_that_a_receiver_can_have_has_the_key_of_every_signature(
             period_ms in prop_oneof![Just(1), Just(30 * DAY_MS), 0..2 * DAY_MS],
@@ -472,22 +638,29 @@ mod tests {
                         1 => 0..90 * DAY_MS,
                     ],
                     0..=10_000_u64,
+                    prop_oneof![
+                        12 => Just(None),
+                        1 => prop::option::of(prop_oneof![Just(GIVEN), Just(OTHER)]).prop_map(Some),
+                    ],
                 ),
                 1..120,
             ),
         ) {
-            let limits = Limits { signing_key_ms: period_ms.max(1), ..Limits::DEFAULT };
+            let mut limits = Limits { signing_key_ms: period_ms.max(1), ..Limits::DEFAULT };
             let cached_ms = limits.jwks_max_age_s * 1_000;
             let mut rotation = Rotation::default();
             let mut held: Option<(u64, Millis)> = None;
             let (mut served, mut signed) = (Vec::new(), Vec::new());
             let mut now = NOW;
-            for (pause, skew) in steps {
+            for (pause, skew, change) in steps {
                 now = now.plus(pause);
+                if let Some(number) = change {
+                    limits.signing_key = giving(number).signing_key;
+                }
                 rotation.advance(now, &limits);
                 let own_clock = Millis(now.0 + skew - limits.clock_skew_ms_max);
                 if held.is_none_or(|(_, until)| own_clock > until) {
-                    held = Some((rotation.signer(now), rotation.ring.signs_until(now)));
+                    held = Some((rotation.signer(now), rotation.ring.signs_until(now, &limits)));
                 }
                 let (key, _) = held.unwrap();
                 served.push((now, rotation.published()));

@@ -26,7 +26,7 @@ const EVENT_PRODUCERS: &str = "__ds/wakes/";
 pub(super) struct Attempt {
     effect: EffectId,
     wake: String,
-    since: Millis,
+    pub(super) since: Millis,
     time_ms: u64,
     /// The tails that the receiver was told, and the streams that they belong to.
     tails: Vec<(String, Option<Incarnation>, Offset)>,

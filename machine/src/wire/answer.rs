@@ -117,6 +117,9 @@ impl Answer {
             | Refusal::InvalidRequest(_)
             | Refusal::WebhookUrl(_)
             | Refusal::SubscriptionNotFound
+            | Refusal::SessionNotFound
+            | Refusal::SessionExpired
+            | Refusal::TooManySubscriptions(_)
             | Refusal::SubscriptionExists
             | Refusal::Fenced
             | Refusal::NoPendingWork

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::internal_headers;
 use super::request::{INTERNAL_METHOD, RequestHead};
+use crate::admin::SubscriptionInquiry;
 use crate::router::name;
 use crate::rows::Incarnation;
 use crate::wire::header;
@@ -47,6 +48,8 @@ pub(crate) fn directory_shard(first_segment: &str) -> u64 {
 pub enum ControlCall {
     /// A client's request to a subscription.
     Subscription(SubscriptionCall),
+    /// A request of the admin API to a subscription.
+    Inquiry(SubscriptionInquiry),
     /// A stream tells a subscription what it has.
     Notify(Notify),
     /// A call of the directory.
@@ -62,7 +65,11 @@ impl ControlCall {
     pub(super) fn with_body(self, body: Bytes) -> Self {
         match self {
             Self::Subscription(call) => Self::Subscription(SubscriptionCall { body, ..call }),
-            Self::Notify(_) | Self::Directory(_) | Self::PublicKeys | Self::SigningKey => self,
+            Self::Inquiry(_)
+            | Self::Notify(_)
+            | Self::Directory(_)
+            | Self::PublicKeys
+            | Self::SigningKey => self,
         }
     }
 
@@ -71,6 +78,7 @@ impl ControlCall {
     pub fn only_reads(&self) -> bool {
         match self {
             Self::Subscription(call) => call.action == Action::Describe,
+            Self::Inquiry(inquiry) => inquiry.only_reads(),
             Self::Directory(DirectoryCall::Subscriptions { .. }) => true,
             Self::Notify(_) | Self::Directory(_) | Self::PublicKeys | Self::SigningKey => false,
         }
@@ -257,7 +265,7 @@ pub enum DirectoryCall {
         /// Its incarnation.
         incarnation: Incarnation,
     },
-    /// Some of the subscriptions, for the admin API. The answer is a list of ids.
+    /// Some of the subscriptions, for the admin API. The answer is [`Interested`].
     Subscriptions {
         /// The page begins behind this id.
         after: Option<String>,
@@ -281,7 +289,7 @@ pub struct Interest {
     pub except: Option<String>,
 }
 
-/// The subscriptions whose patterns match a stream.
+/// Some of the subscriptions: those whose patterns match a stream, or those of a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Interested {
     /// In the order of their ids.
@@ -423,6 +431,11 @@ pub(crate) fn parse(
             ControlPath::Keys => ControlCall::SigningKey,
             ControlPath::Directory => {
                 ControlCall::Directory(serde_json::from_str(&call).map_err(malformed)?)
+            }
+            ControlPath::Subscription { .. }
+                if let Some(inquiry) = (head.header)(internal_headers::ADMIN_CALL) =>
+            {
+                ControlCall::Inquiry(SubscriptionInquiry::from_header(&inquiry)?)
             }
             ControlPath::Subscription { .. } => {
                 ControlCall::Notify(serde_json::from_str(&call).map_err(malformed)?)

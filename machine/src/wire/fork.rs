@@ -74,6 +74,9 @@ pub(super) fn fork(
     if name::is_registry(&source) {
         return Err(Refusal::Forbidden("a registry cannot be forked"));
     }
+    if name::is_session(&source) {
+        return Err(Refusal::Forbidden("a session cannot be forked"));
+    }
     let offset = match offset {
         None => None,
         Some(text) => Some(text.trim().parse().map_err(|_| Refusal::MalformedHeader {

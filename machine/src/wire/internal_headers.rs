@@ -28,6 +28,9 @@ pub const LINK_CALL: &str = "X-Link-Call";
 /// Object to object: a call of a subscription, of the directory or of the keys.
 pub const CONTROL_CALL: &str = "X-Control-Call";
 
+/// Router to object, and object to object: a call about a session.
+pub const SESSION_CALL: &str = "X-Session-Call";
+
 /// Router to object: the operator has set the origin that clients use.
 pub const PUBLIC_ORIGIN: &str = "X-Public-Origin";
 
@@ -36,7 +39,7 @@ pub const PUBLIC_ORIGIN: &str = "X-Public-Origin";
 pub const LIVE_HEAD: &str = "Stream-Subscriber";
 
 /// All internal headers. Clients cannot set them.
-pub const ALL: [&str; 9] = [
+pub const ALL: [&str; 10] = [
     CACHE_MODE,
     UPGRADE,
     TIMING,
@@ -44,6 +47,7 @@ pub const ALL: [&str; 9] = [
     ADMIN_CALL,
     LINK_CALL,
     CONTROL_CALL,
+    SESSION_CALL,
     PUBLIC_ORIGIN,
     LIVE_HEAD,
 ];

@@ -10,6 +10,7 @@ pub(crate) mod fork;
 pub mod internal_headers;
 pub(crate) mod json;
 pub mod request;
+pub mod session;
 pub mod sse;
 pub(crate) mod text;
 

@@ -10,9 +10,39 @@ use crate::{Limits, Refusal, router};
 /// A PUT or POST whose body, of at most `bytes_max` bytes, must still be read.
 #[derive(Debug)]
 pub struct AwaitsBody {
-    /// The greatest body.
-    pub bytes_max: u64,
+    /// The bound of the body.
+    pub bound: BodyBound,
     call: Call,
+}
+
+/// The bound of a body that must still be read, and the refusals of one that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyBound {
+    /// The greatest body, in bytes.
+    pub bytes_max: u64,
+}
+
+impl BodyBound {
+    /// Returns the refusal of a body that has exceeded `bytes_max`.
+    #[must_use]
+    pub const fn too_large(self) -> Refusal {
+        Refusal::BodyTooLarge {
+            max: self.bytes_max,
+        }
+    }
+
+    /// Returns the refusal of a body that ended before its announced length. Nothing of it is
+    /// stored.
+    #[must_use]
+    pub const fn broken_off(self) -> Refusal {
+        Refusal::BodyBrokenOff
+    }
+
+    /// Returns the refusal of a body that did not arrive in time. Nothing of it is stored.
+    #[must_use]
+    pub const fn too_slow(self) -> Refusal {
+        Refusal::BodyTooSlow
+    }
 }
 
 /// Returns the `Content-Length`.
@@ -47,10 +77,10 @@ pub(super) fn awaits(
     limits: &Limits,
 ) -> Result<Parsed, Refusal> {
     refuse_announced(head, limits)?;
-    Ok(Parsed::AwaitsBody(AwaitsBody {
+    let bound = BodyBound {
         bytes_max: body_bytes_max(head, limits),
-        call,
-    }))
+    };
+    Ok(Parsed::AwaitsBody(AwaitsBody { bound, call }))
 }
 
 impl AwaitsBody {
@@ -59,8 +89,8 @@ impl AwaitsBody {
     /// # Errors
     /// Fails when the body is too large, or missing where it is required.
     pub fn with_body(self, body: Bytes) -> Result<Call, Refusal> {
-        if body.len() as u64 > self.bytes_max {
-            return Err(self.too_large());
+        if body.len() as u64 > self.bound.bytes_max {
+            return Err(self.bound.too_large());
         }
         match self.call {
             Call::Create(create) => Ok(Call::Create(Create { body, ..create })),
@@ -87,35 +117,9 @@ impl AwaitsBody {
             | Call::Delete(_)
             | Call::Fork(_)
             | Call::Admin(_)
-            | Call::Link(_)) => Ok(call),
+            | Call::Link(_)
+            | Call::Session(_)) => Ok(call),
         }
-    }
-
-    /// Returns the refusal of a body that has exceeded `bytes_max`.
-    #[must_use]
-    pub const fn too_large(&self) -> Refusal {
-        Refusal::BodyTooLarge {
-            max: self.bytes_max,
-        }
-    }
-
-    /// Returns the size limit of the body in bytes.
-    #[must_use]
-    pub const fn bytes_max(&self) -> u64 {
-        self.bytes_max
-    }
-
-    /// Returns the refusal of a body that ended before its announced length. Nothing of it is
-    /// stored.
-    #[must_use]
-    pub const fn broken_off(&self) -> Refusal {
-        Refusal::BodyBrokenOff
-    }
-
-    /// Returns the refusal of a body that did not arrive in time. Nothing of it is stored.
-    #[must_use]
-    pub const fn too_slow(&self) -> Refusal {
-        Refusal::BodyTooSlow
     }
 }
 
@@ -161,7 +165,7 @@ mod tests {
                 header: &|_| None,
             };
             match parse(head, &limits) {
-                Ok(Parsed::AwaitsBody(awaits)) => awaits.bytes_max,
+                Ok(Parsed::AwaitsBody(awaits)) => awaits.bound.bytes_max,
                 Ok(Parsed::Whole(_)) | Err(_) => 0,
             }
         };

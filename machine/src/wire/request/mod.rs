@@ -10,9 +10,10 @@ use crate::{Limits, Refusal, router};
 
 use super::control::{self, ControlCall, LinkCall};
 use super::fork::ForkCall;
+use super::session::{self, SessionCall};
 use super::{header, internal_headers};
 
-pub use body::{AwaitsBody, announced_bytes};
+pub use body::{AwaitsBody, BodyBound, announced_bytes};
 pub(crate) use body::{check_codings, refuse_announced};
 pub(crate) use read::read;
 pub use read::{Read, StartOffset, is_live};
@@ -52,6 +53,8 @@ pub enum Call {
     Link(LinkCall),
     /// A request to an object below `__ds` (protocol 6).
     Control(ControlCall),
+    /// A call about a session, which comes from the router or from another object.
+    Session(SessionCall),
 }
 
 /// A request parsed as far as possible without its body.
@@ -97,6 +100,9 @@ fn internal(head: RequestHead<'_>) -> Result<Call, Refusal> {
             header: internal_headers::LINK_CALL,
             rule: "is not a call of this version",
         });
+    }
+    if let Some(call) = (head.header)(internal_headers::SESSION_CALL) {
+        return session::from_header(&call).map(Call::Session);
     }
     match (head.header)(internal_headers::FORK_CALL) {
         Some(call) => ForkCall::from_header(&call).map(Call::Fork),
