@@ -3,14 +3,18 @@
 use std::io;
 use std::sync::Arc;
 
+use futures_util::future;
 use hyper::http::request::Parts;
-use machine::Answer;
-use machine::admin::{self, AdminRoute, Caller, Listed, Listing, SEE_LOG, ToObject};
+use machine::admin::{
+    self, AdminRoute, Caller, Listed, Listing, SEE_LOG, SubscriptionListing, ToObject,
+};
 use machine::wire::request::{self, RequestHead};
+use machine::{Answer, CallOutcome};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::clients::Client;
+use crate::cold::call_object;
 use crate::http::{Routed, Service, StreamRequest, direct, given};
 use crate::streams::Streams;
 
@@ -47,6 +51,7 @@ impl Service {
                 unreachable!("only a platform asks other services")
             }
             AdminRoute::List(listing) => streams.list(listing).await,
+            AdminRoute::ListSubscriptions(listing) => streams.list_subscriptions(&listing).await,
             AdminRoute::Hot { minutes, limit } => streams.traffic.lock().hot(now, minutes, limit),
             AdminRoute::System => {
                 let readers = u64::try_from(streams.metrics.readers.get());
@@ -95,6 +100,16 @@ impl Streams {
                 Answer::unavailable(&self.settings.limits)
             }
         }
+    }
+
+    /// Answers with a page of the list of subscriptions.
+    async fn list_subscriptions(self: &Arc<Self>, listing: &SubscriptionListing) -> Answer {
+        let asked = listing.questions().map(|(to, question)| async move {
+            let outcome = call_object(self, to, question).await;
+            outcome.unwrap_or(CallOutcome::Failed)
+        });
+        let outcomes = future::join_all(asked).await;
+        listing.answer(&outcomes, &self.settings.limits)
     }
 
     /// Reads the names of a page from all shards.

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use machine::outbox::{self, Request};
 use machine::segment::{Encoder, Put, Receipt};
@@ -411,7 +411,11 @@ async fn try_collect(streams: &Streams, keys: Vec<String>) -> Result<(), PutErro
 }
 
 /// Sends a request to another stream. Returns how the call ended, if there is an answer.
-async fn call_object(streams: &Arc<Streams>, to: String, request: Request) -> Option<CallOutcome> {
+pub(crate) async fn call_object(
+    streams: &Arc<Streams>,
+    to: String,
+    request: Request,
+) -> Option<CallOutcome> {
     let target = outbox::target(&to);
     let header = |name: &str| {
         let found = request.headers.iter().find(|(each, _)| each == name);
@@ -434,6 +438,20 @@ async fn call_object(streams: &Arc<Streams>, to: String, request: Request) -> Op
     };
     let reply = streams.ask(&to, JobKind::Input(streams.call(call)), None);
     match reply.ok()?.await.ok()? {
+        Reply::Answered(Answered {
+            answer,
+            rendering: Some(rendering),
+        }) => {
+            let mut pages = Pages::new(streams, &to, rendering);
+            let mut body = BytesMut::new();
+            while let Some(bytes) = pages.next().await.ok()? {
+                body.extend_from_slice(&bytes);
+            }
+            Some(CallOutcome::Answered {
+                status: answer.status,
+                body: body.freeze(),
+            })
+        }
         Reply::Answered(it) => Some(answered(it.answer)),
         Reply::Attached { .. } | Reply::Done => None,
     }
@@ -445,7 +463,7 @@ fn answered(answer: Answer) -> CallOutcome {
         body: match answer.body {
             Body::Bytes(bytes) => bytes.into(),
             Body::Empty => Bytes::new(),
-            Body::Plan(_) => unreachable!("objects do not read each other's content"),
+            Body::Plan(_) => unreachable!("a plan has a writer"),
         },
     }
 }

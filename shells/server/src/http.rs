@@ -17,7 +17,8 @@ use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use machine::router::target::{self, Named};
 use machine::router::{self, Route};
-use machine::wire::request::{self, AwaitsBody, Parsed, RequestHead};
+use machine::wire::request::{self, BodyBound, Parsed, RequestHead};
+use machine::wire::session::{self, SessionRoute};
 use machine::wire::{header, internal_headers};
 use machine::{Answer, Body as AnswerBody, Call, Refusal};
 use tokio::sync::watch;
@@ -267,7 +268,10 @@ impl Service {
         let routed = match (origin, admin) {
             (Err(refusal), _) => Routed::Answered(direct(&router::refused(method, &refusal))),
             (Ok(origin), Some(admin)) => self.admin(parts, &origin, admin).await,
-            (Ok(origin), None) => self.route(parts, &origin),
+            (Ok(origin), None) => match self.session(parts, &origin, body, client).await {
+                Some(routed) => routed,
+                None => self.route(parts, &origin),
+            },
         };
         let (outgoing, is_live) = match routed {
             Routed::Answered(outgoing) => (self.admit(outgoing, client), false),
@@ -461,7 +465,7 @@ impl Service {
         }
         let (call, held) = match request.parsed {
             Parsed::Whole(call) => (Ok(call), None),
-            Parsed::AwaitsBody(awaits) => match self.take_body(&awaits, body, client).await {
+            Parsed::AwaitsBody(awaits) => match self.take_body(awaits.bound, body, client).await {
                 BodyRead::Whole(bytes, held) => (awaits.with_body(bytes), Some(held)),
                 BodyRead::Refused(refusal) => (Err(refusal), None),
                 BodyRead::RoomFull => return self.refuse(Bound::Bodies).and_close(),
@@ -486,7 +490,8 @@ impl Service {
             | Call::Fork(_)
             | Call::Admin(_)
             | Call::Link(_)
-            | Call::Control(_) => None,
+            | Call::Control(_)
+            | Call::Session(_) => None,
         };
         let call = streams.call(call);
         #[cfg(not(feature = "test-routes"))]
@@ -520,22 +525,73 @@ impl Service {
         unavailable(&self.streams)
     }
 
+    /// Routes a request about sessions, and reads its body if it has one that matters; `None` if it
+    /// is not one.
+    async fn session(
+        &self,
+        parts: &Parts,
+        origin: &str,
+        body: &mut Option<Incoming>,
+        client: &Client,
+    ) -> Option<Routed> {
+        let route = match self.session_route(parts, origin, None)? {
+            SessionRoute::AwaitsBody(bound) => match self.take_body(bound, body, client).await {
+                BodyRead::Whole(bytes, _) => self.session_route(parts, origin, Some(&bytes))?,
+                BodyRead::Refused(refusal) => SessionRoute::Answered(Answer::refusal(&refusal)),
+                BodyRead::RoomFull => {
+                    return Some(Routed::Answered(self.refuse(Bound::Bodies).and_close()));
+                }
+            },
+            route @ (SessionRoute::Answered(_) | SessionRoute::Object { .. }) => route,
+        };
+        Some(match route {
+            SessionRoute::Answered(answer) => Routed::Answered(direct(&answer)),
+            SessionRoute::AwaitsBody(_) => unreachable!("the body is there"),
+            SessionRoute::Object { to, call } => Routed::ToStream(StreamRequest {
+                parsed: Parsed::Whole(Call::Session(call)),
+                is_live: false,
+                is_timed: false,
+                #[cfg(feature = "test-routes")]
+                test: None,
+                name: to,
+            }),
+        })
+    }
+
+    fn session_route(
+        &self,
+        parts: &Parts,
+        origin: &str,
+        body: Option<&[u8]>,
+    ) -> Option<SessionRoute> {
+        let settings = &self.streams.settings;
+        let given = |name: &str| given(&parts.headers, name);
+        let target = parts.uri.path_and_query();
+        let head = RequestHead {
+            method: parts.method.as_str(),
+            origin: settings.location_base(origin),
+            target: target.map_or("", |target| target.as_str()),
+            header: &given,
+        };
+        session::route(head, body, &|| self.streams.platform.entropy(), settings)
+    }
+
     /// Reads a whole body. A body that was read to its end is taken out of `coming`.
     async fn take_body(
         &self,
-        awaits: &AwaitsBody,
+        bound: BodyBound,
         coming: &mut Option<Incoming>,
         client: &Client,
     ) -> BodyRead {
         let Some(body) = coming else {
-            return BodyRead::Refused(awaits.broken_off());
+            return BodyRead::Refused(bound.broken_off());
         };
         if body
             .size_hint()
             .exact()
-            .is_some_and(|length| length > awaits.bytes_max())
+            .is_some_and(|length| length > bound.bytes_max)
         {
-            return BodyRead::Refused(awaits.too_large());
+            return BodyRead::Refused(bound.too_large());
         }
         let held = self.bodies.growing(client);
         let begun = Instant::now();
@@ -550,11 +606,11 @@ impl Service {
             let part = match part {
                 Next::Part(part) => part,
                 Next::End => break,
-                Next::Broken => return BodyRead::Refused(awaits.broken_off()),
-                Next::TooSlow => return BodyRead::Refused(awaits.too_slow()),
+                Next::Broken => return BodyRead::Refused(bound.broken_off()),
+                Next::TooSlow => return BodyRead::Refused(bound.too_slow()),
             };
-            if (length + part.len()) as u64 > awaits.bytes_max() {
-                return BodyRead::Refused(awaits.too_large());
+            if (length + part.len()) as u64 > bound.bytes_max {
+                return BodyRead::Refused(bound.too_large());
             }
             if held.more(part.len()).is_err() {
                 return BodyRead::RoomFull;

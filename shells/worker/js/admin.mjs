@@ -1,6 +1,8 @@
 // Asks other services what the admin API answers about all streams. The Rust code decides what to
 // ask, and what the answers mean.
 
+import { callObject } from "./effects.mjs";
+
 /** @import { Question, Router } from "../build/index.js" */
 
 /**
@@ -81,6 +83,13 @@ export async function answerQuestion(question, head, env, router) {
     return router.counted(head, question.at, answer);
   }
   if (question.kind === "health") return router.health(await probes(question, env));
+  if (question.kind === "subscriptions") {
+    const answers = await Promise.all(question.calls.map((call) => callObject(call, env)));
+    return router.listedSubscriptions(
+      head,
+      answers.map((answer) => answer && [answer.status, answer.body]),
+    );
+  }
   const { sql, values } = question;
   const rows = await env.ADMIN_INDEX.prepare(sql)
     .bind(...values)

@@ -2,9 +2,10 @@
 // and statements for the admin index. The Rust code decides what to do, and what to do after a
 // failure.
 
+import { readAtMost } from "./body.mjs";
 import { release } from "./release.mjs";
 
-/** @import { Effect, PutJob, StreamObject } from "../build/index.js" */
+/** @import { Call, Effect, PutJob, StreamObject } from "../build/index.js" */
 
 /** @typedef {(outcome: (object: StreamObject) => void) => void} Report */
 
@@ -55,25 +56,25 @@ async function sendWebhook({ url, headers, body, timeMs, answerBytesMax }) {
     redirect: "manual",
     signal: AbortSignal.timeout(timeMs),
   });
-  return { status: response.status, body: await readAtMost(response, answerBytesMax) };
+  const answer = await readAtMost(response, answerBytesMax);
+  return { status: response.status, body: answer ?? new Uint8Array() };
 }
 
 /**
- * Returns the body of a response, or nothing of it if it is longer.
+ * Sends a request to another object. Returns the status and the body of its answer, or `undefined`
+ * if there is none.
  *
- * @param {Response} response
- * @param {number} bytesMax
+ * @param {Call} call
+ * @param {Env} env
  */
-async function readAtMost(response, bytesMax) {
-  /** @type {Uint8Array[]} */
-  const pieces = [];
-  let bytes = 0;
-  for await (const piece of response.body ?? []) {
-    bytes += piece.byteLength;
-    if (bytes > bytesMax) return new Uint8Array();
-    pieces.push(piece);
+export async function callObject({ to, url, method, headers, body }, env) {
+  try {
+    const stub = env.STREAMS.getByName(to);
+    const response = await stub.fetch(new Request(url, { method, headers, body }));
+    return { status: response.status, body: await response.bytes() };
+  } catch (error) {
+    return failed(`the object ${to} did not answer`, error);
   }
-  return new Uint8Array(await new Blob(pieces).arrayBuffer());
 }
 
 /**
@@ -107,11 +108,7 @@ export async function runEffect(effect, env, object, report) {
       break;
     }
     case "call": {
-      const { to, url, method, headers, body } = effect;
-      const answer = await env.STREAMS.getByName(to)
-        .fetch(new Request(url, { method, headers, body }))
-        .then(async (response) => ({ status: response.status, body: await response.bytes() }))
-        .catch((error) => failed(`the object ${to} did not answer`, error));
+      const answer = await callObject(effect, env);
       const content = answer?.body ?? new Uint8Array();
       report((object) => object.replied(effect.id, answer?.status, content));
       break;

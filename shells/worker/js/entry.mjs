@@ -10,6 +10,7 @@ import * as inner from "../build/index.js";
 import { proofOf } from "./access.mjs";
 import { answerQuestion, withoutCors } from "./admin.mjs";
 import { pageFile } from "./admin_page.mjs";
+import { readAtMost } from "./body.mjs";
 import { runEffect } from "./effects.mjs";
 import { writePoints } from "./metrics.mjs";
 import { streamPages } from "./pages.mjs";
@@ -315,10 +316,13 @@ async function routed(request, env, context) {
   router ??= new inner.Router(env);
   const head = headOf(request);
   const first = router.route(request, head);
-  const to =
+  let to =
     first instanceof Promise || !("assertion" in first)
       ? first
       : router.routeProven(request, head, await proofOf(first.assertion, router));
+  if (!(to instanceof Promise) && "bodyBytesMax" in to) {
+    to = router.routeWithBody(head, await readAtMost(request, to.bodyBytesMax));
+  }
   if (to instanceof Promise) return { response: await to, isComplete: true };
   if (to.page !== undefined) {
     return { response: await pageFile(request.method, to.page, env.ASSETS), isComplete: true };

@@ -13,19 +13,20 @@ use crate::storage::Storage;
 
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
+/** A request to another object. */
+export interface Call {
+  to: string;
+  url: string;
+  method: string;
+  headers: [string, string][];
+  body: Uint8Array | null;
+}
+
 /** What `js/effects.mjs` is to run. */
 export type Effect =
   | { kind: "put"; put: PutJob }
   | { kind: "collect"; id: number; keys: string[] }
-  | {
-      kind: "call";
-      id: number;
-      to: string;
-      url: string;
-      method: string;
-      headers: [string, string][];
-      body: Uint8Array | null;
-    }
+  | ({ kind: "call"; id: number } & Call)
   | {
       kind: "webhook";
       id: number;
@@ -121,6 +122,20 @@ pub(crate) fn collect(effect: EffectId, keys: &[String]) -> Result<JsValue, JsVa
 }
 
 pub(crate) fn call(effect: EffectId, to: &str, request: &Request) -> Result<JsValue, JsValue> {
+    let [to, url, method, headers, body] = call_members(to, request);
+    object(&[
+        ("kind", "call".into()),
+        ("id", effect_number(effect)),
+        to,
+        url,
+        method,
+        headers,
+        body,
+    ])
+}
+
+/// Returns the members of a request to another object.
+pub(crate) fn call_members(to: &str, request: &Request) -> [(&'static str, JsValue); 5] {
     let pair = |(name, value): &(String, String)| Array::of2(&name.into(), &value.into());
     let headers: Array = request.headers.iter().map(pair).collect();
     // A request without a body has none at all.
@@ -129,15 +144,13 @@ pub(crate) fn call(effect: EffectId, to: &str, request: &Request) -> Result<JsVa
     } else {
         request.body.as_str().into()
     };
-    object(&[
-        ("kind", "call".into()),
-        ("id", effect_number(effect)),
+    [
         ("to", to.into()),
         ("url", outbox::url(to).into()),
         ("method", request.method.as_str().into()),
         ("headers", headers.into()),
         ("body", body),
-    ])
+    ]
 }
 
 pub(crate) fn webhook(effect: EffectId, webhook: &Webhook) -> Result<JsValue, JsValue> {

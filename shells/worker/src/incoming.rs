@@ -81,7 +81,7 @@ impl Incoming {
                 .with_body(Bytes::from(bytes))
                 .map(|call| (call, room))
                 .map_err(|refusal| Answer::refusal(&refusal)),
-            State::TooLarge => Err(Answer::refusal(&awaits.too_large())),
+            State::TooLarge => Err(Answer::refusal(&awaits.bound.too_large())),
             State::NoRoom => Err(Answer::unavailable(&self.settings.limits)),
         }
     }
@@ -129,7 +129,7 @@ impl Incoming {
         if self
             .awaits
             .as_ref()
-            .is_none_or(|awaits| end > awaits.bytes_max)
+            .is_none_or(|awaits| end > awaits.bound.bytes_max)
         {
             return self.refuse(State::TooLarge);
         }

@@ -4,21 +4,22 @@ use std::cell::RefCell;
 
 use js_sys::{Array, Date, Object, Reflect, Uint8Array};
 use machine::admin::{
-    self, AdminRoute, Assertion, Caller, Counts, FoundKey, Listed, Proof, Service, TeamKeys,
-    ToObject,
+    self, AdminRoute, Assertion, Caller, Counts, FoundKey, Listed, Proof, Service,
+    SubscriptionListing, TeamKeys, ToObject,
 };
 use machine::outbox::{self, Statement};
 use machine::router::name::REGISTRY;
 use machine::router::page::{self, Page};
 use machine::router::{self, EdgeCache, Origins, Route, Settings, ToStream, target};
 use machine::wire::internal_headers;
-use machine::{Answer, Millis, StorageError};
+use machine::wire::session::{self, SessionRoute};
+use machine::{Answer, CallOutcome, Millis, StorageError};
 use wasm_bindgen::prelude::*;
 use web_sys::{Headers, Request, RequestInit, Response};
 
 use crate::effects::{self, object};
 use crate::head::Head;
-use crate::platform::Namespace;
+use crate::platform::{Namespace, entropy};
 use crate::storage::Row;
 use crate::{response, settings};
 
@@ -28,6 +29,7 @@ const TYPES: &str = r#"
 export type Routed =
   | { answer: Response; isAdmin?: undefined; page?: undefined }
   | { answer?: undefined; isAdmin?: undefined; page: Page }
+  | { answer?: undefined; isAdmin?: undefined; page?: undefined; bodyBytesMax: number }
   | {
       answer?: undefined;
       isAdmin?: undefined;
@@ -67,6 +69,7 @@ export type Proof = "valid" | "wrong" | "unknown" | "unavailable";
 /** What the entry asks other services for the admin API. */
 export type Question =
   | { kind: "list"; sql: string; values: (string | number)[] }
+  | { kind: "subscriptions"; calls: Call[] }
   | { kind: "health"; object: string; url: string; sql: string; key: string }
   | { kind: "counts"; url: string; token: string; sql: string; timeMs: number; at: number };
 
@@ -134,6 +137,25 @@ impl Router {
         self.routed(request, head, proof)
     }
 
+    /// Routes a request about sessions again, with its body unless it is too large.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response or a request.
+    #[wasm_bindgen(
+        js_name = routeWithBody,
+        unchecked_return_type = "Routed | Promise<Response>"
+    )]
+    pub fn route_with_body(&self, head: &str, body: Option<Vec<u8>>) -> Result<JsValue, JsValue> {
+        let settings = settings(&self.env)?;
+        let route = session_route(&Head::new(head), body.as_deref(), &settings);
+        self.session(match route.expect("the router has asked for the body") {
+            SessionRoute::AwaitsBody(bound) => {
+                SessionRoute::Answered(Answer::refusal(&bound.too_large()))
+            }
+            route @ (SessionRoute::Answered(_) | SessionRoute::Object { .. }) => route,
+        })
+    }
+
     /// Decides about the key of a token of Cloudflare Access. `is_held` says whether the entry has
     /// it among the keys that it fetched last.
     ///
@@ -183,6 +205,37 @@ impl Router {
             Some(Err(damaged)) => Answer::internal(&damaged.to_string()),
             None => Answer::unavailable(&settings.limits),
         })
+    }
+
+    /// Answers with a page of the list of subscriptions. Each of `answers` is a list of the status
+    /// and the body that a shard has answered with, in the order of the questions, or undefined.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    #[wasm_bindgen(js_name = listedSubscriptions)]
+    pub fn listed_subscriptions(
+        &self,
+        head: &str,
+        #[wasm_bindgen(unchecked_param_type = "([number, Uint8Array] | undefined)[]")]
+        answers: &Array,
+    ) -> Result<Response, JsValue> {
+        let settings = settings(&self.env)?;
+        let Some(AdminRoute::ListSubscriptions(listing)) =
+            admin_route(&Head::new(head), Caller::Admitted, &settings)
+        else {
+            unreachable!("the router has asked for a list of subscriptions");
+        };
+        let outcomes = answers.iter().map(|answer| {
+            if answer.is_undefined() {
+                return CallOutcome::Failed;
+            }
+            let answer = Array::from(&answer);
+            let status = answer.get(0).as_f64().expect("an answer has a status") as u16;
+            let body = Uint8Array::from(answer.get(1)).to_vec().into();
+            CallOutcome::Answered { status, body }
+        });
+        let outcomes: Vec<_> = outcomes.collect();
+        response::plain(&listing.answer(&outcomes, &settings.limits))
     }
 
     /// Answers from what Analytics Engine has answered to the question of the time `at`, if it has.
@@ -286,6 +339,11 @@ impl Router {
         {
             return self.admin(request, &head, route, settings);
         }
+        if let Ok(settings) = &settings
+            && let Some(route) = session_route(&head, None, settings)
+        {
+            return self.session(route);
+        }
         let route = match &settings {
             Ok(settings) => match target::checked(head.url, head.header("Host")) {
                 Ok(split) => head.read_at(split, settings, |head| router::route(head, settings)),
@@ -324,6 +382,34 @@ impl Router {
         Ok(routed.into())
     }
 
+    fn session(&self, route: SessionRoute) -> Result<JsValue, JsValue> {
+        match route {
+            SessionRoute::Answered(answer) => {
+                object(&[("answer", response::plain(&answer)?.into())])
+            }
+            SessionRoute::AwaitsBody(bound) => {
+                object(&[("bodyBytesMax", (bound.bytes_max as f64).into())])
+            }
+            SessionRoute::Object { to, call } => {
+                let call = session::session_request(&call);
+                let headers = Headers::new()?;
+                for (name, value) in &call.headers {
+                    headers.set(name, value)?;
+                }
+                let init = RequestInit::new();
+                init.set_method(&call.method);
+                init.set_headers(&headers);
+                let request = Request::new_with_str_and_init(&outbox::url(&to), &init)?;
+                let stub = self.streams.by_name(&to)?;
+                object(&[
+                    ("request", request.into()),
+                    ("stub", stub.into()),
+                    ("isTimed", false.into()),
+                ])
+            }
+        }
+    }
+
     fn admin(
         &self,
         request: &Request,
@@ -340,6 +426,7 @@ impl Router {
             }
             AdminRoute::Verify(assertion) => ("assertion", self.assertion(&assertion, settings)?),
             AdminRoute::List(listing) => ("question", list(&listing.statement())?),
+            AdminRoute::ListSubscriptions(listing) => ("question", subscriptions(&listing)?),
             AdminRoute::Health => ("question", health()?),
             AdminRoute::Counts(counts) => ("question", self.counts(&counts, settings)?),
             AdminRoute::Hot { .. } | AdminRoute::System => {
@@ -404,6 +491,19 @@ fn admin_route(head: &Head<'_>, caller: Caller, settings: &Settings) -> Option<A
     head.read_at(split, settings, |head| admin::route(head, caller, settings))
 }
 
+/// Routes a request about sessions; `None` if it is not one.
+fn session_route(
+    head: &Head<'_>,
+    body: Option<&[u8]>,
+    settings: &Settings,
+) -> Option<SessionRoute> {
+    // The router of streams refuses a URL that cannot be trusted.
+    let split = target::checked(head.url, head.header("Host")).ok()?;
+    head.read_at(split, settings, |head| {
+        session::route(head, body, &entropy, settings)
+    })
+}
+
 /// Returns the questions to all services.
 fn health() -> Result<JsValue, JsValue> {
     object(&[
@@ -419,6 +519,14 @@ fn health() -> Result<JsValue, JsValue> {
 fn list(statement: &Statement) -> Result<JsValue, JsValue> {
     let (sql, values) = effects::statement(statement);
     object(&[("kind", "list".into()), ("sql", sql), ("values", values)])
+}
+
+/// Returns the questions to the directory of subscriptions.
+fn subscriptions(listing: &SubscriptionListing) -> Result<JsValue, JsValue> {
+    let calls = listing.questions();
+    let calls = calls.map(|(to, request)| object(&effects::call_members(&to, &request)));
+    let calls: Array = calls.collect::<Result<_, _>>()?;
+    object(&[("kind", "subscriptions".into()), ("calls", calls.into())])
 }
 
 /// Returns the request of the admin API as one to the object of its stream.
