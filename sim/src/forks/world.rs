@@ -650,6 +650,7 @@ pub(super) fn what(call: &Call) -> String {
         Call::Admin(call) => format!("{call:?}"),
         Call::Link(call) => format!("{call:?}"),
         Call::Control(call) => format!("{call:?}"),
+        Call::Session(call) => format!("{call:?}"),
     }
 }
 

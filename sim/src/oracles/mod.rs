@@ -108,7 +108,12 @@ oracles! {
     StorageFreed: "storage freed", "An ended stream leaves no rows and no tables.";
     TimeGoesOn: "time goes on", "A bounded number of events happens at one time.";
     Wire: "wire", "A response that was not cut is complete.";
-    AppendCost: "append cost", "An append writes the same rows with subscriptions and without, alarms aside.";
+    AppendCost: "append cost", "An append writes the same rows with subscriptions and sessions and without, alarms aside.";
+    Envelopes: "envelopes", "A session gets each append once, in order and unchanged.";
+    SessionAnswers: "session answers", "Sessions and their subscriptions are as clients were told, and end for a known reason.";
+    SessionGaps: "session gaps", "At rest each session has everything of the streams that it has subscribed to.";
+    SessionRows: "session rows", "Nothing is left of sessions and of streams that have ended.";
+    SessionWriters: "session writers", "Nobody but the server writes the stream of a session.";
     Cursors: "cursors", "A cursor only moves forward, by what was acknowledged, and never past the durable tail.";
     Fencing: "fencing", "A request that is not one of the present wake is refused, and changes nothing.";
     Generations: "generations", "Each wake has a generation above all before it, and at most one holder.";

@@ -27,6 +27,9 @@ impl World<'_, '_> {
             Ok((signed, is_rotated)) => {
                 if is_rotated {
                     self.cover(Situation::KeyRotated);
+                    if self.settings.limits.signing_key.is_some() {
+                        self.cover(Situation::KeyGiven);
+                    }
                 }
                 signed
             }

@@ -4,7 +4,8 @@
 //! Nothing is sealed and nothing is forked here; other worlds have that. This one has what
 //! subscriptions depend on: names and ids that appear and come again, calls and webhooks that are
 //! lost, late, doubled or never reported, receivers and workers that do anything, keys that rotate,
-//! clocks that differ, and objects that die between any two steps.
+//! clocks that differ, and objects that die between any two steps. In some of its runs clients have
+//! sessions, too.
 
 pub mod coverage;
 mod judge;
@@ -15,6 +16,7 @@ mod outside;
 mod receivers;
 pub mod request;
 mod rest;
+pub mod sessions;
 mod settings;
 mod state;
 pub mod view;

@@ -12,6 +12,9 @@ use machine::{
 use super::coverage::{Fault, Situation};
 use super::judge::{Cause, Checkers, Departed, Seen, cost};
 use super::request::{Kind, id_of};
+use super::sessions;
+use super::sessions::request::is_session;
+use super::sessions::view::View as SessionView;
 use super::view::{Stage, View, tail};
 use super::world::{Caller, Event, Place, World, of_call};
 use crate::oracles::Oracle;
@@ -99,6 +102,9 @@ impl World<'_, '_> {
         {
             self.begin(name);
         }
+        if let (true, Some(call)) = (is_session(name), calls.first()) {
+            self.session_called(name, *call);
+        }
         let world_now = self.now;
         let object = self.objects.get_mut(name).expect("the object has begun");
         let machine = object.machine.take();
@@ -112,6 +118,7 @@ impl World<'_, '_> {
             }
         }
         let now = object.time(world_now);
+        let session_before = is_session(name).then(|| SessionView::of(&object.rows));
         let rows = (!object.rows.is_empty()).then_some(&object.rows);
         let reads = Cell::new(0);
         let storage = Guarded::new(&rows, || {
@@ -150,7 +157,7 @@ impl World<'_, '_> {
         });
         self.entropy = entropies.get();
         let has_failed = failing_read.is_some_and(|failing| failing < reads.get());
-        let (machine, turn) = match stepped {
+        let (machine, mut turn) = match stepped {
             Ok(stepped) if !has_failed => stepped,
             Ok(_) => {
                 let expected = "a failed turn";
@@ -174,6 +181,11 @@ impl World<'_, '_> {
         for write in &turn.writes {
             if let Err(reason) = object.rows.apply(write) {
                 return self.fail(Oracle::Storage, "a write that fits", reason);
+            }
+        }
+        for effect in &mut turn.after_commit {
+            if let Err(reason) = sessions::render(effect, &object.rows) {
+                return self.fail(Oracle::Storage, "an answer from rows", reason);
             }
         }
         let before = object.view.clone();
@@ -214,6 +226,9 @@ impl World<'_, '_> {
             .after_turn(&mut self.model, &seen, &mut self.coverage);
         for finding in findings {
             self.judged(Err(finding));
+        }
+        if let Some(before) = session_before {
+            self.session_turn(name, &before, &turn, now);
         }
         let object = self.objects.get_mut(name).expect("the object has begun");
         object.turns.push_back(Turned {
@@ -297,11 +312,14 @@ impl World<'_, '_> {
         object.durable_alarm = turned.alarm;
         let after = tail(&object.disk);
         self.digest.number(turned.writes.len() as u64);
-        if before != after {
+        if before != after && !is_session(&at.name) {
             self.model.stream_is(&at.name, after);
             if expires && after.is_none() {
                 self.cover(Situation::StreamExpired);
             }
+        }
+        if self.settings.sessions.are_there {
+            self.session_committed(&at.name);
         }
         if let Some(follower) = turned
             .departed

@@ -104,7 +104,7 @@ impl World<'_, '_> {
         let is_good = matches!(answer.status, 200..=299);
         let life = departed.of.clone();
         match &request.kind {
-            Kind::CreateStream { messages, .. } if answer.status == 201 && *messages > 0 => {
+            Kind::CreateStream { content, .. } if answer.status == 201 && content.messages > 0 => {
                 self.append_answered(&request.name, (asked, at), answer);
             }
             Kind::Append { then_claim, .. } if is_good => {
@@ -147,6 +147,9 @@ impl World<'_, '_> {
                 _ => {}
             },
             Kind::PublicKeys => self.public_keys(&request, text),
+            Kind::Session(kind) => {
+                self.session_answered(&request.name, kind, answer, text, at);
+            }
             Kind::CreateStream { .. }
             | Kind::Append { .. }
             | Kind::Close

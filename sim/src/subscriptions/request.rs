@@ -5,6 +5,8 @@ use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{Call, Limits, outbox};
 use serde_json::json;
 
+use super::sessions::request::{SessionKind, stream_of};
+
 /// The start of the URLs of this server.
 pub const ORIGIN: &str = "https://streams.example";
 /// The object that keeps the signing keys.
@@ -24,13 +26,13 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub enum Kind {
     CreateStream {
-        messages: u64,
+        content: Content,
         closed: bool,
         ttl_s: Option<u64>,
     },
-    /// An append of so many messages, and whether a claim of this subscription follows at once.
+    /// An append, and whether a claim of this subscription follows at once.
     Append {
-        messages: u64,
+        content: Content,
         then_claim: Option<String>,
     },
     Close,
@@ -45,6 +47,68 @@ pub enum Kind {
     },
     Work(Work),
     PublicKeys,
+    /// A request about a session, whose id is the name.
+    Session(SessionKind),
+}
+
+/// What is appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Content {
+    pub format: Format,
+    /// How many messages.
+    pub messages: u64,
+    /// What the messages say, so that they differ.
+    pub number: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Bytes,
+    Text,
+}
+
+impl Format {
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Bytes => "application/octet-stream",
+            Self::Text => "text/plain",
+        }
+    }
+
+    /// Returns the format of a content type.
+    #[must_use]
+    pub fn of(content_type: &str) -> Self {
+        let mut others = [Self::Bytes, Self::Text].into_iter();
+        let other = others.find(|format| format.content_type() == content_type);
+        other.unwrap_or(Self::Json)
+    }
+}
+
+impl Content {
+    /// Returns the body of the request. JSON is a message alone, an array of messages, or one of
+    /// messages that are arrays.
+    fn body(self) -> String {
+        let Self {
+            format,
+            messages,
+            number,
+        } = self;
+        if messages == 0 {
+            return String::new();
+        }
+        let mut all: Vec<_> = (0..messages)
+            .map(|message| (number + message).to_string())
+            .collect();
+        match (format, number % 4) {
+            (Format::Bytes | Format::Text, _) => all.join(","),
+            (Format::Json, 1) if messages == 1 => all.remove(0),
+            (Format::Json, 2) => format!("[[{}]]", all.join(",")),
+            (Format::Json, _) => format!("[{}]", all.join(",")),
+        }
+    }
 }
 
 /// The configuration of a subscription.
@@ -112,6 +176,7 @@ impl Request {
                 self.name.clone()
             }
             Kind::PublicKeys => KEYS.to_owned(),
+            Kind::Session(_) => stream_of(&self.name),
             Kind::Subscribe(_)
             | Kind::Describe
             | Kind::Unsubscribe
@@ -126,23 +191,25 @@ impl Request {
     #[must_use]
     pub fn call(&self, limits: &Limits) -> Option<Call> {
         let mut headers = vec![(PUBLIC_ORIGIN, ORIGIN.to_owned())];
-        let is_json = ("Content-Type", "application/json".to_owned());
+        let is_of = |content: &Content| {
+            let content_type = content.format.content_type().to_owned();
+            ("Content-Type", content_type)
+        };
         let path = |rest: &str| outbox::target(&format!("{}{rest}", self.to()));
         let (method, target, body) = match &self.kind {
             Kind::CreateStream {
-                messages,
+                content,
                 closed,
                 ttl_s,
             } => {
-                headers.push(is_json);
+                headers.push(is_of(content));
                 headers.extend(closed.then(|| ("Stream-Closed", "true".to_owned())));
                 headers.extend(ttl_s.map(|seconds| ("Stream-TTL", seconds.to_string())));
-                let body = (*messages > 0).then(|| messages_of(*messages));
-                ("PUT", path(""), body.unwrap_or_default())
+                ("PUT", path(""), content.body())
             }
-            Kind::Append { messages, .. } => {
-                headers.push(is_json);
-                ("POST", path(""), messages_of(*messages))
+            Kind::Append { content, .. } => {
+                headers.push(is_of(content));
+                ("POST", path(""), content.body())
             }
             Kind::Close => {
                 headers.push(("Stream-Closed", "true".to_owned()));
@@ -174,14 +241,10 @@ impl Request {
                 )
             }
             Kind::PublicKeys => ("GET", "/v1/stream/__ds/jwks.json".to_owned(), String::new()),
+            Kind::Session(kind) => return kind.call(&self.name, limits),
         };
         parse(method, ORIGIN, &target, &headers, body, limits)
     }
-}
-
-fn messages_of(count: u64) -> String {
-    let messages: Vec<_> = (0..count).map(|message| message.to_string()).collect();
-    format!("[{}]", messages.join(","))
 }
 
 impl Asked {

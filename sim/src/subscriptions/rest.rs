@@ -98,6 +98,7 @@ impl World<'_, '_> {
     /// Checks that nothing is left of anything, but the keys and empty shards of the directory.
     pub(super) fn check_empty(&mut self) {
         self.check_waiting();
+        self.check_no_sessions();
         for (name, object) in &self.objects {
             let rows = object
                 .disk

@@ -3,6 +3,7 @@
 use machine::Limits;
 
 use super::coverage::Fault;
+use super::sessions;
 use crate::choices::Choices;
 
 const MINUTE_MS: u64 = 60_000;
@@ -31,6 +32,7 @@ pub struct Settings {
     /// How often receivers and workers misbehave at most. Otherwise a day of misbehaviour would
     /// take a day of wakes.
     pub misbehaviours: u64,
+    pub sessions: sessions::Settings,
 }
 
 impl Settings {
@@ -38,7 +40,7 @@ impl Settings {
     pub fn draw(choices: &mut Choices<'_>) -> Self {
         let usual = Limits::DEFAULT;
         let skew_ms = choices.one_of(&[0, 20, 2_000]);
-        let limits = Limits {
+        let mut limits = Limits {
             subscriptions: true,
             webhook_loopback: choices.one_of(&[true, false]),
             turn_calls_max: choices.one_of(&[usual.turn_calls_max, 1, 2]),
@@ -84,7 +86,9 @@ impl Settings {
             // Such a shell is one process, which reports the end of every call.
             chances[Fault::Silence as usize] = 0;
         }
+        let sessions = sessions::Settings::draw(choices.added(), &mut limits);
         Self {
+            sessions,
             operations: choices.between(3, 50),
             chances,
             gap_ms: choices.one_of(&[0, 5, 50, 2_000]),

@@ -1,8 +1,10 @@
 //! What clients do.
 
+use machine::SigningSeed;
+
 use super::coverage::{Fault, Situation};
 use super::model::Floors;
-use super::request::{Action, Asked, Delivery, Kind, Request, object_of};
+use super::request::{Action, Asked, Content, Delivery, Format, Kind, Request, object_of};
 use super::world::{Event, World};
 
 const STREAMS: [&str; 5] = ["a/1", "a/b/2", "b/1", "a/2", "c"];
@@ -25,6 +27,10 @@ const BAD_URLS: [&str; 6] = [
     "https://streams.example/v1/stream/a",
 ];
 const LEASES_MS: [u64; 5] = [30_000, 1_000, 2_000, 120_000, 600_000];
+const SIGNING_SEEDS: [&str; 2] = [
+    "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE",
+    "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI",
+];
 const SETTLES_AFTER_MS: u64 = 1_000;
 const RETRIES_MAX: u64 = 1_700;
 const LEASE_ENDS_MS: u64 = 4_000_000;
@@ -51,7 +57,9 @@ impl World<'_, '_> {
             return self.schedule(pause, Event::Settle);
         }
         self.left -= 1;
-        self.operate();
+        if !self.session_operation() {
+            self.operate();
+        }
         let gap = self.choices.upto(self.settings.gap_ms);
         let pause = core::mem::take(&mut self.pause_ms);
         self.schedule(gap + pause, Event::Client);
@@ -171,7 +179,7 @@ impl World<'_, '_> {
                 };
                 self.send(Request { name, kind });
             }
-            17 => self.restart_without_loopback(),
+            17 => self.restart_with_other_settings(),
             _ => {
                 for _ in 0..3 {
                     self.append(None);
@@ -194,22 +202,43 @@ impl World<'_, '_> {
             return self.create_stream(name);
         }
         let messages = self.choices.between(1, 3);
+        let content = self.content(&name, messages);
         let kind = Kind::Append {
-            messages,
+            content,
             then_claim,
         };
         self.send(Request { name, kind });
     }
 
     fn create_stream(&mut self, name: String) {
+        let messages = self.choices.upto(2);
         let kind = Kind::CreateStream {
-            messages: self.choices.upto(2),
+            content: self.new_content(Format::Json, messages),
             closed: self.choices.percent(3),
             ttl_s: self
                 .choices
                 .one_of(&[None, None, None, None, None, None, Some(3), Some(100)]),
         };
         self.send(Request { name, kind });
+    }
+
+    /// Returns what the next append to a stream has.
+    pub(super) fn content(&mut self, name: &str, messages: u64) -> Content {
+        let rows = self.objects.get(name).map(|object| &object.disk);
+        let head = rows.and_then(|rows| rows.head());
+        let format = head.map_or(Format::Json, |head| Format::of(&head.content_type));
+        self.new_content(format, messages)
+    }
+
+    /// Returns content that differs from all before.
+    pub(super) fn new_content(&mut self, format: Format, messages: u64) -> Content {
+        let number = self.contents;
+        self.contents += messages;
+        Content {
+            format,
+            messages,
+            number,
+        }
     }
 
     fn subscribe(&mut self, id: String) {
@@ -270,12 +299,27 @@ impl World<'_, '_> {
         self.send(Request { name, kind });
     }
 
-    /// The operator forbids webhooks to this machine, and starts the server again.
-    fn restart_without_loopback(&mut self) {
-        if self.settings.limits.webhook_loopback && !self.is_calm {
-            self.settings.limits.webhook_loopback = false;
-            self.restart();
+    /// The operator forbids webhooks to this machine, or else gives another signing key or takes it
+    /// back, and starts the server again.
+    fn restart_with_other_settings(&mut self) {
+        if self.is_calm {
+            return;
         }
+        let limits = &mut self.settings.limits;
+        if limits.webhook_loopback {
+            limits.webhook_loopback = false;
+        } else {
+            let [first, second] = SIGNING_SEEDS.map(SigningSeed::parse);
+            assert!(first.is_some() && second.is_some(), "the seeds are valid");
+            limits.signing_key = if limits.signing_key.is_none() {
+                first
+            } else if limits.signing_key == first {
+                second
+            } else {
+                None
+            };
+        }
+        self.restart();
     }
 
     /// All objects end.
@@ -311,6 +355,9 @@ impl World<'_, '_> {
     pub(super) fn settle(&mut self) {
         self.settings.limits.webhook_loopback = true;
         self.restart();
+        if self.settings.sessions.are_there {
+            self.schedule(self.settings.rest_ms(), Event::SessionsRest);
+        }
         for name in WAKE_STREAMS {
             let rows = self.objects.get(name).map(|object| &object.disk);
             let head = rows.and_then(|rows| rows.head());
@@ -352,7 +399,11 @@ impl World<'_, '_> {
 
 fn wake_stream() -> Kind {
     Kind::CreateStream {
-        messages: 0,
+        content: Content {
+            format: Format::Json,
+            messages: 0,
+            number: 0,
+        },
         closed: false,
         ttl_s: None,
     }

@@ -12,6 +12,7 @@ use super::model::{Floors, Model};
 use super::object::Object;
 use super::receivers::Receivers;
 use super::request::{Kind, Request};
+use super::sessions::Sessions;
 use super::settings::Settings;
 use super::workers::Workers;
 use crate::choices::Choices;
@@ -75,6 +76,8 @@ pub(super) enum Event {
     },
     /// The application puts right what only it can.
     Settle,
+    /// Nothing has broken for so long that sessions have everything.
+    SessionsRest,
 }
 
 /// An instance of an object.
@@ -126,6 +129,9 @@ pub(super) struct World<'w, 't> {
     pub(super) checkers: Checkers,
     pub(super) receivers: Receivers,
     pub(super) workers: Workers,
+    pub(super) sessions: Sessions,
+    /// What the next content says.
+    pub(super) contents: u64,
     /// The configurations that clients have asked for, by id.
     pub(super) asked: BTreeMap<String, super::request::Asked>,
     pub(super) left: u64,
@@ -165,6 +171,8 @@ impl<'w, 't> World<'w, 't> {
             checkers: Checkers::default(),
             receivers: Receivers::default(),
             workers: Workers::default(),
+            sessions: Sessions::default(),
+            contents: 0,
             asked: BTreeMap::new(),
             left: settings.operations,
             pause_ms: 0,
@@ -328,6 +336,7 @@ impl<'w, 't> World<'w, 't> {
             Event::Alarm { name, at, is_again } => self.alarm(&name, at, is_again),
             Event::Crash { name } => self.crash(&name),
             Event::Settle => self.settle(),
+            Event::SessionsRest => self.check_sessions(),
         }
     }
 

@@ -1,15 +1,16 @@
-//! An append writes the same rows whether subscriptions follow its stream or not.
+//! An append writes the same rows whether subscriptions and sessions follow its stream or not.
 //!
 //! What is compared are two new instances over the same rows, one of them without the rows of
-//! links, that get the same input. Both must ask for the same writes in the same order, with two
-//! exceptions: the time of the alarm in the row of the stream, and a write of that row that
-//! changes nothing else, because a link sets an alarm in case that a call is lost.
+//! links and of sessions, that get the same input. Both must ask for the same writes in the same
+//! order, with two exceptions: the time of the alarm in the row of the stream, and a write of that
+//! row that changes nothing else, because a link sets an alarm in case that a call is lost.
 
 use machine::rows::StreamRow;
 use machine::{Call, Context, Input, Limits, MemoryRows, Millis, Object, StorageError, Write};
 
 use super::{Finding, violation};
 use crate::oracles::Oracle;
+use crate::subscriptions::sessions::view::is_of_followers;
 
 const SEED: u64 = 7;
 
@@ -46,7 +47,7 @@ pub(in crate::subscriptions) fn compare(
                 ..
             }
     );
-    let is_link = |(key, _): (&str, &str)| key.starts_with("link/");
+    let is_link = |(key, _): (&str, &str)| key.starts_with("link/") || is_of_followers(key);
     if !is_append || !rows.control().any(is_link) {
         return None;
     }

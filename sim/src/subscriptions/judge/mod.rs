@@ -35,7 +35,11 @@ pub(super) type Finding = Result<(), Violation>;
 ///
 /// # Errors
 /// Always, so that a checker can return what this returns.
-fn violation(oracle: Oracle, expected: impl Into<String>, actual: impl Into<String>) -> Finding {
+pub(super) fn violation(
+    oracle: Oracle,
+    expected: impl Into<String>,
+    actual: impl Into<String>,
+) -> Finding {
     Err(Violation {
         oracle,
         expected: expected.into(),
