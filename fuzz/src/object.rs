@@ -164,6 +164,23 @@ impl Object {
         machine.step(&context, nothing).ok().map(|turn| turn.writes)
     }
 
+    /// Returns the turn of an input, and leaves everything as it is.
+    pub(crate) fn glance(&self, now: Millis, input: Input) -> Turn {
+        let rows = self.store.storage();
+        let seed = self.first_seed + self.wakes + 1;
+        let mut machine = match &self.machine {
+            Some(machine) => machine.clone(),
+            None => machine::Object::wake(now, rows, &self.limits, seed).expect("it can be read"),
+        };
+        let context = Context {
+            now,
+            storage: rows,
+            subscribers: &|_| Ok(0),
+            entropy: &|| -> [u8; 32] { unreachable!("nothing is made") },
+        };
+        machine.step(&context, input).expect("it can be read")
+    }
+
     fn apply(&mut self, turn: &Turn) {
         self.store
             .apply(&turn.writes)
@@ -226,7 +243,8 @@ impl Object {
         Some(body)
     }
 
-    fn render(&self, plan: &Plan) -> Vec<u8> {
+    /// Renders a page.
+    pub(crate) fn render(&self, plan: &Plan) -> Vec<u8> {
         let frames = |span| self.store.frames(span);
         let mut rendering = plan.begin(frames).expect("a map can be read");
         let mut body = Vec::new();

@@ -131,6 +131,7 @@ fn rendered(
         to: RowKey::LAST,
     };
     let plan = Plan {
+        head: Vec::new(),
         parts: vec![Part::Hot(HotPart {
             spans: vec![span],
             skip,

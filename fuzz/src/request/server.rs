@@ -554,6 +554,20 @@ impl Server {
                 };
                 listing.answer(self.now, names)
             }
+            AdminRoute::ListSubscriptions(listing) => {
+                let questions = listing.questions();
+                let outcomes = questions.map(|(to, question)| {
+                    assert!(to.starts_with("__ds/directory/"), "{to}");
+                    let headers = &question.headers;
+                    assert!(headers.iter().all(|(_, value)| value.is_ascii()));
+                    // What all shards answer comes with the request.
+                    CallOutcome::Answered {
+                        status: 200,
+                        body: request.body.clone(),
+                    }
+                });
+                listing.answer(&outcomes.collect::<Vec<_>>(), &self.settings.limits)
+            }
             AdminRoute::Hot { minutes, limit } => self.traffic.hot(self.now, minutes, limit),
             AdminRoute::System => self.traffic.system(self.now, 0),
             AdminRoute::Health => {
@@ -607,7 +621,7 @@ impl Server {
                 return self.tell(caller, answer.status, Bytes::new());
             }
         };
-        if !matches!(call, Call::Fork(_) | Call::Admin(_)) {
+        if !matches!(call, Call::Fork(_) | Call::Admin(_) | Call::Session(_)) {
             let base = request.url.split(['?', '#']).next().unwrap_or_default();
             if matches!(call, Call::Control(_)) {
                 return;

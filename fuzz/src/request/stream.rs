@@ -175,7 +175,8 @@ impl Named {
             | Call::Fork(_)
             | Call::Admin(_)
             | Call::Link(_)
-            | Call::Control(_) => {}
+            | Call::Control(_)
+            | Call::Session(_) => {}
         }
         answer
     }

@@ -127,7 +127,11 @@ impl Request {
                 headers.extend(print_preconditions(preconditions));
                 ("DELETE", Bytes::new())
             }
-            Call::Fork(_) | Call::Admin(_) | Call::Link(_) | Call::Control(_) => {
+            Call::Fork(_)
+            | Call::Admin(_)
+            | Call::Link(_)
+            | Call::Control(_)
+            | Call::Session(_) => {
                 unreachable!("internal calls are not handed over")
             }
         };

@@ -52,6 +52,10 @@ impl SeenLink {
     pub(super) fn place(&self) -> Offset {
         self.acked.unwrap_or(Offset::START)
     }
+
+    fn is_pending(&self) -> bool {
+        self.tail.is_some_and(|tail| tail > self.place())
+    }
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -99,6 +103,22 @@ impl Seen {
             }),
             links: links.collect(),
         })
+    }
+
+    /// Checks the streams in all pages of the detail.
+    pub(super) fn check_streams(&self, told: &[Value]) {
+        assert_eq!(told.len(), self.links.len());
+        for (told, (stream, link)) in told.iter().zip(&self.links) {
+            let kind = if link.is_explicit { "explicit" } else { "glob" };
+            let acked = link.acked.map(|acked| acked.to_string());
+            let tail = link.tail.map(|tail| tail.to_string());
+            assert_eq!(told["streamId"], **stream);
+            assert_eq!(told["linkType"], kind);
+            assert_eq!(told["ackedOffset"], acked.as_deref().unwrap_or("-1"));
+            assert_eq!(told["tailOffset"].as_str(), tail.as_deref());
+            assert_eq!(told["pending"], link.is_pending());
+            assert_eq!(told["linking"], link.is_linking);
+        }
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -412,6 +432,37 @@ fn check_description(body: &[u8], seen: &Seen) {
         assert_eq!(state["link_type"], kind);
     }
     assert!(matches!(told["status"].as_str(), Some("active" | "failed")));
+}
+
+/// Checks a detail of the admin API, except for its streams. `id` is the one in canonical spelling.
+pub(super) fn check_detail(told: &Value, id: &str, seen: &Seen) {
+    assert_eq!(told["subscriptionId"], id);
+    assert_eq!(told["incarnation"], *seen.incarnation);
+    assert_eq!(told["generation"], seen.generation);
+    assert_eq!(told["pattern"].as_str(), seen.pattern.as_deref());
+    assert_eq!(told["wakeStream"].as_str(), seen.wake_stream.as_deref());
+    assert_eq!(told["webhookUrl"].is_null(), told["type"] != "webhook");
+    assert_eq!(told["wakeStream"].is_null(), told["type"] != "pull-wake");
+    let wake = seen.wake.as_ref();
+    let holder = wake.and_then(|wake| wake.holder.as_deref());
+    let leased_until = wake.and_then(|wake| wake.leased_until);
+    assert_eq!(told["worker"].as_str(), holder);
+    assert_eq!(told["leaseEndsAt"].as_u64(), leased_until.map(|at| at.0));
+    let state = told["state"].as_str().expect("it has a state");
+    let is_right = match (seen.is_ready, wake) {
+        (false, _) => state == "creating",
+        (true, None) => state == "idle",
+        (true, Some(_)) if holder.is_some() => state == "live",
+        (true, Some(_)) => matches!(state, "waking" | "live"),
+    };
+    assert!(is_right, "{state} is not the state of {seen:?}");
+    let has_failed = told["failures"].as_u64() > Some(0);
+    assert_eq!(told["status"] == "failed", has_failed);
+    let is_under_way = !told["attemptBeganAt"].is_null();
+    assert!(!is_under_way || told["nextAttemptAt"].is_null());
+    let pending = seen.links.values().filter(|link| link.is_pending());
+    assert_eq!(told["streamCount"], seen.links.len());
+    assert_eq!(told["pendingCount"], pending.count());
 }
 
 /// Checks that a token says what it is for.

@@ -8,12 +8,14 @@
 mod glob;
 mod judge;
 mod operations;
+mod operator;
 mod receiver;
 mod server;
+mod sessions;
 mod tape;
 
 use machine::router::{Origins, Settings};
-use machine::{Limits, Millis};
+use machine::{Limits, Millis, SigningSeed};
 
 use server::Server;
 use tape::Tape;
@@ -28,7 +30,7 @@ const PUBLIC_URLS: [Option<&str>; 4] = [
 ];
 
 /// Values of limits, each beginning with the usual one.
-const NUMBERS: [(&str, &[u64]); 22] = [
+const NUMBERS: [(&str, &[u64]); 28] = [
     ("subscription_links_max", &[10_000, 10_000, 10_000, 3, 1]),
     ("stream_links_max", &[10_000, 10_000, 10_000, 2, 1]),
     ("link_calls_max", &[50, 1, 2]),
@@ -51,6 +53,12 @@ const NUMBERS: [(&str, &[u64]); 22] = [
     ("subscription_bytes_max", &[1 << 20, 1 << 20, 160]),
     ("name_bytes_max", &[1_024, 1_024, 24]),
     ("segment_messages_max", &[100_000, 2, 3]),
+    ("session_ttl_seconds", &[86_400, 5, 60]),
+    ("session_streams_max", &[1_000, 1, 2]),
+    ("stream_sessions_max", &[10_000, 1, 2]),
+    ("deliveries_max", &[50, 1]),
+    ("delivery_appends_max", &[200, 1, 2]),
+    ("envelope_bytes_max", &[256 << 10, 10]),
 ];
 
 /// Carries out the operations, lets everything come to rest, and judges it all the while.
@@ -63,6 +71,8 @@ pub fn subscription(input: &[u8]) {
     while !tape.is_empty() {
         server.operate(&mut tape);
     }
+    server.look_around(false);
+    server.check_envelopes();
     server.settle();
 }
 
@@ -88,6 +98,10 @@ fn settings(tape: &mut Tape<'_>) -> Settings {
     if !is_usual {
         for (field, values) in NUMBERS {
             (Limits::row(field).set)(&mut limits, tape.pick(values));
+        }
+        if tape.seldom(80) {
+            let seed = tape.pick(&["A", "B"]).repeat(42) + "A";
+            limits.signing_key = SigningSeed::parse(&seed);
         }
     }
     settings.limits = limits;

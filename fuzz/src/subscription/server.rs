@@ -53,6 +53,8 @@ pub(super) struct Server {
     strays: Vec<(String, outbox::Request)>,
     /// Objects whose last call was refused.
     refused: BTreeSet<String>,
+    /// How many streams of each name have ended.
+    ends: BTreeMap<String, u64>,
 }
 
 /// A call that is not answered yet.
@@ -102,6 +104,7 @@ impl Server {
             reports: VecDeque::new(),
             strays: Vec::new(),
             refused: BTreeSet::new(),
+            ends: BTreeMap::new(),
         }
     }
 
@@ -111,12 +114,62 @@ impl Server {
             .expect("no object is ever removed")
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         self.objects.keys().cloned().collect()
     }
 
-    fn seen(&self, name: &str) -> Option<Seen> {
+    pub(super) fn seen(&self, name: &str) -> Option<Seen> {
         Seen::read(&self.objects.get(name)?.store.rows)
+    }
+
+    /// Returns the turn of an input at an object, and leaves everything as it is.
+    pub(super) fn glance(&self, name: &str, input: Input) -> Turn {
+        match self.objects.get(name) {
+            Some(object) => object.glance(self.now, input),
+            None => Object::new(self.settings.limits.clone()).glance(self.now, input),
+        }
+    }
+
+    /// Returns the status and the body of the answer to an input, and leaves everything as it is.
+    pub(super) fn glance_at_body(&self, name: &str, input: Input) -> (u16, Vec<u8>) {
+        let object = &self.objects[name];
+        let turn = object.glance(self.now, input);
+        let answer = turn.after_commit.iter().find_map(|effect| match effect {
+            Effect::Answer { answer, .. } => Some(answer),
+            Effect::Attach { .. }
+            | Effect::Put(_)
+            | Effect::Collect { .. }
+            | Effect::Call { .. }
+            | Effect::Index { .. }
+            | Effect::Webhook { .. } => None,
+        });
+        let answer = answer.expect("a read is answered");
+        let body = match &answer.body {
+            Body::Plan(plan) => {
+                assert!(plan.rest.is_none(), "nothing here is longer than a page");
+                object.render(plan)
+            }
+            Body::Bytes(_) | Body::Empty => body_of(answer),
+        };
+        (answer.status, body)
+    }
+
+    /// Returns bytes that no other call gets.
+    pub(super) fn next_entropy(&mut self) -> [u8; 32] {
+        self.next_call += 1;
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&self.next_call.to_le_bytes());
+        bytes
+    }
+
+    /// Returns how many streams of this name have ended.
+    pub(super) fn ends_of(&self, stream: &str) -> u64 {
+        self.ends.get(stream).copied().unwrap_or_default()
+    }
+
+    /// Checks that none of the objects' secrets is in what leaves.
+    pub(super) fn assert_no_secret(&self, bytes: &[u8]) {
+        assert_no_secret(&self.objects, bytes);
     }
 
     /// Ends an instance, and with it the calls that wait for it. What it has sent may still arrive.
@@ -200,6 +253,9 @@ impl Server {
             return false;
         };
         object.reads_left = None;
+        if turn.writes.contains(&machine::Write::DropTables) {
+            *self.ends.entry(name.to_owned()).or_default() += 1;
+        }
         let after = self.seen(name);
         check_change(now, before.as_ref(), after.as_ref(), &self.settings.limits);
         if let Some(after) = &after {
@@ -339,8 +395,12 @@ impl Server {
                 .request
                 .header(internal_headers::FORK_CALL)
                 .is_some();
+            let is_of_session = waiting
+                .request
+                .header(internal_headers::SESSION_CALL)
+                .is_some();
             assert!(
-                may_wait || is_of_fork,
+                may_wait || is_of_fork || is_of_session,
                 "{:?} is not answered",
                 waiting.request
             );
@@ -494,11 +554,15 @@ impl Server {
         self.step(&name, Input::CallFinished { effect, outcome }, None);
     }
 
-    /// Delivers a request of a former instance.
+    /// Delivers a request of a former instance, or retries a delivery if there is none.
     pub(super) fn deliver_stray(&mut self, number: usize) {
-        if let Some(at) = number.checked_rem(self.strays.len()) {
-            let (to, request) = self.strays.remove(at);
-            self.deliver(to, request, None);
+        match number.checked_rem(self.strays.len()) {
+            Some(at) => {
+                let (to, request) = self.strays.remove(at);
+                self.deliver(to, request, None);
+            }
+            // There is none, so that an operator does something instead.
+            None => self.retry(number),
         }
     }
 
@@ -587,6 +651,13 @@ impl Server {
         self.step(&to, input, Some(id));
     }
 
+    /// Hands over a request that the router has made of another one.
+    pub(super) fn hand_over_from_router(&mut self, to: String, request: Request) {
+        let call = request.parse(&self.settings.limits);
+        let call = call.expect("the router sends valid requests");
+        self.hand_over(to, request, call, None, false);
+    }
+
     /// Lets everything come to rest, without further failures, and checks that no subscription has
     /// missed anything.
     pub(super) fn settle(&mut self) {
@@ -628,6 +699,21 @@ impl Server {
             let waiting = waiting.map(|waiting| &waiting.request);
             assert!(waiting.is_none(), "{waiting:?} is not answered");
             self.check_links();
+            self.check_ends();
+        }
+        self.look_around(is_quiet);
+    }
+
+    /// Checks that no session is left, because all of them have expired by now, and that no stream
+    /// has one.
+    fn check_ends(&self) {
+        for (object, place) in &self.objects {
+            for (key, _) in place.store.rows.control() {
+                let is_of_session = ["subscribed/", "follower", "expired"]
+                    .iter()
+                    .any(|prefix| key.starts_with(prefix));
+                assert!(!is_of_session, "{object} still has {key}");
+            }
         }
     }
 
@@ -700,7 +786,7 @@ impl Server {
     }
 }
 
-fn body_of(answer: &Answer) -> Vec<u8> {
+pub(super) fn body_of(answer: &Answer) -> Vec<u8> {
     match &answer.body {
         Body::Bytes(bytes) => bytes.clone(),
         Body::Empty | Body::Plan(_) => Vec::new(),
@@ -718,6 +804,7 @@ fn check_round_trip(request: &Request, call: &Call) {
         Call::Control(ControlCall::Directory(call)) => {
             (internal_headers::CONTROL_CALL, serde_json::to_string(call))
         }
+        Call::Session(call) => (internal_headers::SESSION_CALL, serde_json::to_string(call)),
         Call::Control(_)
         | Call::Create(_)
         | Call::Append(_)
