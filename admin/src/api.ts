@@ -34,6 +34,8 @@ export interface StreamDetail extends StreamEntry {
   messageCount: number;
   totalBytes: number;
   subscriberCount: number;
+  /** The sessions that follow it. */
+  sessionCount: number;
   openSegment: OpenSegment | null;
   nextToStore: number | null;
   outboxEmpty: boolean;
@@ -107,6 +109,78 @@ export interface Health {
   services: Record<string, Service>;
 }
 
+export interface SubscriptionEntry {
+  subscriptionId: string;
+  pattern: string | null;
+  createdAt: number;
+}
+
+export interface LinkedStream {
+  streamId: string;
+  linkType: "explicit" | "glob";
+  ackedOffset: string;
+  /** Null if there is no stream of this name. */
+  tailOffset: string | null;
+  pending: boolean;
+  linking: boolean;
+}
+
+export interface SubscriptionDetail {
+  subscriptionId: string;
+  incarnation: string;
+  type: "webhook" | "pull-wake";
+  pattern: string | null;
+  webhookUrl: string | null;
+  wakeStream: string | null;
+  description: string | null;
+  createdAt: number;
+  leaseTtlMs: number;
+  status: "active" | "failed";
+  state: "creating" | "idle" | "waking" | "live";
+  generation: number;
+  worker: string | null;
+  leaseEndsAt: number | null;
+  failures: number;
+  lastError: string | null;
+  attemptBeganAt: number | null;
+  nextAttemptAt: number | null;
+  outboxEmpty: boolean;
+  streamCount: number;
+  pendingCount: number;
+  streams: LinkedStream[];
+  nextCursor?: string;
+  hasMore: boolean;
+}
+
+export interface SessionEntry {
+  sessionId: string;
+  createdAt: number;
+  ttlSeconds: number;
+}
+
+export interface SubscribedStream {
+  streamId: string;
+  /** Where the subscription began. Null while it is linked. */
+  fromOffset: string | null;
+  /** The session has everything before it. */
+  deliveredOffset: string | null;
+  linking: boolean;
+}
+
+export interface SessionDetail extends SessionEntry {
+  streamId: string;
+  expiresAt: number;
+  tailOffset: string;
+  messageCount: number;
+  totalBytes: number;
+  subscriberCount: number;
+  outboxEmpty: boolean;
+  subscriptionCount: number;
+  subscribedStreams: SubscribedStream[];
+  nextCursor?: string;
+  hasMore: boolean;
+}
+
 /** A page of a list, and what continues it. */
 export interface Page<Entry> {
   entries: Entry[];
@@ -155,6 +229,14 @@ export const api = {
     page<Task>(ofStream(id, "outbox"), "tasks", { cursor }, signal),
   throughput: (id: string, signal: AbortSignal) =>
     get<Throughput>(`metrics/streams/${id}/throughput`, { minutes: 60 }, signal),
+  subscriptions: (cursor: string | undefined, limit: number, signal: AbortSignal) =>
+    page<SubscriptionEntry>("subscriptions", "subscriptions", { cursor, limit }, signal),
+  subscription: (id: string, cursor: string | undefined, signal: AbortSignal) =>
+    get<SubscriptionDetail>(`subscriptions/${id}`, { cursor }, signal),
+  sessions: (cursor: string | undefined, limit: number, signal: AbortSignal) =>
+    page<SessionEntry>("sessions", "sessions", { cursor, limit }, signal),
+  session: (id: string, cursor: string | undefined, limit: number, signal: AbortSignal) =>
+    get<SessionDetail>(`sessions/${id}`, { cursor, limit }, signal),
 };
 
 export type Action = "create" | "append" | "close" | "delete" | "seal";
@@ -167,4 +249,13 @@ export function act(
   body: BodyInit | null = null,
 ): Promise<Response> {
   return send("admin", `/admin/api/${ofStream(id, action)}`, { method: "POST", headers, body });
+}
+
+/** Carries out an action on a subscription. */
+export function actOnSubscription(id: string, action: "retry" | "delete"): Promise<Response> {
+  return send("admin", `/admin/api/subscriptions/${id}/${action}`, { method: "POST" });
+}
+
+export function deleteSession(id: string): Promise<Response> {
+  return send("admin", `/admin/api/sessions/${id}/delete`, { method: "POST" });
 }

@@ -4,8 +4,12 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { token } from "./http";
 import { useSubscription } from "./hooks";
 import { Overview } from "./pages/overview";
+import { SessionPage } from "./pages/session";
+import { Sessions } from "./pages/sessions";
 import { StreamPage } from "./pages/stream";
 import { Streams } from "./pages/streams";
+import { SubscriptionPage } from "./pages/subscription";
+import { Subscriptions } from "./pages/subscriptions";
 import { askForToken } from "./parts/ask-for-token";
 import { Button, Empty } from "./parts/controls";
 import { CreateDialog, openCreateDialog } from "./parts/create";
@@ -15,7 +19,9 @@ import {
   Menu,
   Overview as OverviewIcon,
   Plus,
+  Sessions as SessionsIcon,
   Streams as StreamsIcon,
+  Subscriptions as SubscriptionsIcon,
 } from "./parts/icons";
 import { Toasts } from "./parts/toasts";
 import { TokenDialog } from "./parts/token";
@@ -67,6 +73,14 @@ function Content({ place, query }: { place: Place; query: URLSearchParams }) {
       return <Streams />;
     case "stream":
       return <StreamPage key={place.name} name={place.name} query={query} />;
+    case "subscriptions":
+      return <Subscriptions query={query} />;
+    case "subscription":
+      return <SubscriptionPage key={place.id} id={place.id} query={query} />;
+    case "sessions":
+      return <Sessions />;
+    case "session":
+      return <SessionPage key={place.id} id={place.id} query={query} />;
     case "unknown":
       return (
         <>
@@ -107,6 +121,16 @@ function Navigation({ place }: { place: Place }) {
           <Link to="/admin/streams" current={place.page === "streams"} onFollow={close}>
             <StreamsIcon /> Streams
           </Link>
+          <Link
+            to="/admin/subscriptions"
+            current={place.page === "subscriptions"}
+            onFollow={close}
+          >
+            <SubscriptionsIcon /> Subscriptions
+          </Link>
+          <Link to="/admin/sessions" current={place.page === "sessions"} onFollow={close}>
+            <SessionsIcon /> Sessions
+          </Link>
         </nav>
         <StreamNavigation current={place.page === "stream" ? place.name : ""} onFollow={close} />
         <div class="side-foot">
@@ -134,7 +158,7 @@ function Mark() {
 
 function StreamNavigation({ current, onFollow }: { current: string; onFollow: () => void }) {
   useSubscription(streamList.subscribe);
-  const { entries, isLoaded, failure } = streamList;
+  const { entries, next, isLoaded, failure } = streamList;
   return (
     <nav class="stream-nav" aria-labelledby="stream-nav">
       <header>
@@ -144,7 +168,7 @@ function StreamNavigation({ current, onFollow }: { current: string; onFollow: ()
         </Button>
       </header>
       {failure !== undefined && <p class="hint">{failure.message}</p>}
-      {isLoaded && failure === undefined && entries.length === 0 && (
+      {isLoaded && failure === undefined && entries.length === 0 && next === undefined && (
         <p class="hint">{streamList.prefix === "" ? "No streams yet." : "No stream matches."}</p>
       )}
       <ul>
@@ -163,7 +187,7 @@ function StreamNavigation({ current, onFollow }: { current: string; onFollow: ()
           </li>
         ))}
       </ul>
-      {(entries.length > listedMax || streamList.next !== undefined) && (
+      {(entries.length > listedMax || next !== undefined) && (
         <Link class="hint" to="/admin/streams" onFollow={onFollow}>
           All streams
         </Link>

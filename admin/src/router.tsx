@@ -7,6 +7,10 @@ export type Place =
   | { page: "overview" }
   | { page: "streams" }
   | { page: "stream"; name: string }
+  | { page: "subscriptions" }
+  | { page: "subscription"; id: string }
+  | { page: "sessions" }
+  | { page: "session"; id: string }
   | { page: "unknown" };
 
 const root = "/admin";
@@ -17,6 +21,12 @@ export function placeOf(path: string): Place {
   const rest = path.slice(root.length).replace(/^\/+/, "");
   if (rest === "") return { page: "overview" };
   if (rest === "streams" || rest === "streams/") return { page: "streams" };
+  if (rest === "subscriptions" || rest === "subscriptions/") return { page: "subscriptions" };
+  const id = /^subscriptions\/([^/]+)$/.exec(rest)?.[1];
+  if (id !== undefined) return { page: "subscription", id };
+  if (rest === "sessions" || rest === "sessions/") return { page: "sessions" };
+  const session = /^sessions\/([^/]+)$/.exec(rest)?.[1];
+  if (session !== undefined) return { page: "session", id: session };
   const name = /^streams\/(.+)$/.exec(rest)?.[1];
   return name === undefined ? { page: "unknown" } : { page: "stream", name };
 }

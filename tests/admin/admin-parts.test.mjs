@@ -177,5 +177,11 @@ test("a path names a page, and a stream's name is the rest of it", () => {
   expect(placeOf("/admin/")).toEqual({ page: "overview" });
   expect(placeOf("/admin/streams/")).toEqual({ page: "streams" });
   expect(placeOf("/admin/streams/a/b%2Fc")).toEqual({ page: "stream", name: "a/b%2Fc" });
+  expect(placeOf("/admin/subscriptions")).toEqual({ page: "subscriptions" });
+  expect(placeOf("/admin/subscriptions/a%2Fb")).toEqual({ page: "subscription", id: "a%2Fb" });
+  expect(placeOf("/admin/subscriptions/a/b")).toEqual({ page: "unknown" });
+  expect(placeOf("/admin/sessions/")).toEqual({ page: "sessions" });
+  expect(placeOf("/admin/sessions/a")).toEqual({ page: "session", id: "a" });
+  expect(placeOf("/admin/sessions/a/b")).toEqual({ page: "unknown" });
   expect(placeOf("/admin/else")).toEqual({ page: "unknown" });
 });

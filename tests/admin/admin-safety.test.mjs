@@ -11,6 +11,13 @@ const admin = useAdmin();
 const image = `<img src=x onerror="document.title='ran'">`;
 const attack = `${image}<script>document.title='ran'</script>`;
 
+/** Creates a subscription of this id, which follows the stream of this name. */
+const subscribe = (name, description = "") =>
+  admin.send("PUT", `__ds/subscriptions/${name}`, {
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ type: "pull-wake", streams: [name], wake_stream: "w", description }),
+  });
+
 /** Checks that the page shows hostile text as text. */
 async function expectHarmless(page) {
   await page.waitForTimeout(200);
@@ -62,6 +69,15 @@ describe("hostile text stays text", () => {
     await detail.getByRole("button", { name: "As sent" }).click();
     await expectHarmless(page);
     await page.getByRole("button", { name: "Copy as curl from here" }).click();
+    await expectHarmless(page);
+  });
+
+  test("in subscriptions", async () => {
+    const id = encodeURIComponent(`${freshName("hostile")}-${image}`);
+    await subscribe(id, attack);
+    const page = await admin.open("/admin/subscriptions");
+    await page.getByRole("main").getByRole("link", { name: image }).first().click();
+    await page.getByText(attack).waitFor();
     await expectHarmless(page);
   });
 
@@ -148,17 +164,25 @@ describe.each(["light", "dark"])("axe-core finds nothing wrong in %s colours", (
     ["segments", (name) => `/admin/streams/${name}?tab=segments`, "Stored in the cold tier"],
     ["producers", (name) => `/admin/streams/${name}?tab=producers`, "Last number"],
     ["alarm and outbox", (name) => `/admin/streams/${name}?tab=internals`, "Outbox"],
+    ["the list of subscriptions", () => "/admin/subscriptions", "Follows"],
+    ["a subscription", (name) => `/admin/subscriptions/${name}`, "up to date"],
+    ["a subscription that does not exist", () => "/admin/subscriptions/none", "no subscription"],
+    ["the list of sessions", () => "/admin/sessions", "Lives unused"],
+    ["a session", (_, session) => `/admin/sessions/${session}`, "follows"],
+    ["a session that does not exist", () => "/admin/sessions/none", "There is no session"],
     ["a stream that does not exist", () => "/admin/streams/none", "There is no stream"],
     ["an unknown page", () => "/admin/none", "There is no such page"],
   ])("%s", async (_, path, sign) => {
     const name = await admin.create("application/json", '[{"text":"hello","list":[1,null]}]');
     const producer = { "Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": "0" };
     await admin.append(name, "[2]", "application/json", producer);
+    await subscribe(name);
+    const session = await admin.createSession(name);
     if (path(name).includes("segments")) {
       const seal = `/admin/api/streams/${name}/seal`;
       expect((await request(admin.server.url, seal, { method: "POST" })).status).toBe(200);
     }
-    const page = await admin.open(path(name), options);
+    const page = await admin.open(path(name, session), options);
     await page.getByText(sign).first().waitFor();
     if (path(name) === `/admin/streams/${name}`) await page.getByRole("option").first().click();
     expect(await accessibilityProblems(page)).toEqual([]);
@@ -181,8 +205,8 @@ test.each([
   expect(await accessibilityProblems(page)).toEqual([]);
   await page.keyboard.press("Escape");
   await page.getByRole("dialog").waitFor({ state: "detached" });
-  const focused = await page.evaluate(() => document.activeElement?.textContent?.trim());
-  if (button !== "New stream") expect(focused).toBe(button);
+  const focused = () => page.evaluate(() => document.activeElement?.textContent?.trim());
+  if (button !== "New stream") await expect.poll(focused).toBe(button);
 });
 
 test("axe-core would find something wrong", async () => {
@@ -200,10 +224,16 @@ describe("on a narrow screen", () => {
     ["a stream", (name) => `/admin/streams/${name}`],
     ["segments", (name) => `/admin/streams/${name}?tab=segments`],
     ["alarm and outbox", (name) => `/admin/streams/${name}?tab=internals`],
+    ["the list of subscriptions", () => "/admin/subscriptions"],
+    ["a subscription", (name) => `/admin/subscriptions/${name}`],
+    ["the list of sessions", () => "/admin/sessions"],
+    ["a session", (_, session) => `/admin/sessions/${session}`],
   ])("%s does not scroll sideways", async (_, path) => {
     const long = `${freshName("narrow")}-${"long".repeat(30)}`;
     const name = await admin.create("application/json", `["${"x".repeat(3_000)}"]`, long);
-    const page = await admin.open(path(name), { viewport });
+    await subscribe(name);
+    const session = await admin.createSession(name);
+    const page = await admin.open(path(name, session), { viewport });
     await page.getByRole("heading", { level: 1 }).waitFor();
     await page.waitForTimeout(500);
     const width = await page.evaluate(() => document.documentElement.scrollWidth);

@@ -68,6 +68,24 @@ export class Admin {
     return name;
   }
 
+  /** Creates a session that follows these streams from their beginning, and returns its id. */
+  async createSession(...streams) {
+    const ask = async (path, body) => {
+      const answer = await request(this.server.url, path, {
+        method: "POST",
+        headers: { ...this.mode.headers, "Content-Type": "application/json" },
+        body: body && JSON.stringify(body),
+      });
+      if (answer.status >= 300) throw new Error(`${path}: ${answer.status} ${answer.text}`);
+      return answer;
+    };
+    const { sessionId } = (await ask("/v1/sessions")).json();
+    for (const streamId of streams) {
+      await ask("/v1/subscriptions", { sessionId, streamId, from: "-1" });
+    }
+    return sessionId;
+  }
+
   append(name, body, contentType = "application/json", headers = {}) {
     return this.send("POST", name, { headers: { "Content-Type": contentType, ...headers }, body });
   }

@@ -15,7 +15,7 @@ import { VirtualList } from "../parts/virtual-list";
 import { readFrom } from "../streams/curl";
 import { type Json, parseJson } from "../streams/json";
 import { type Form, formOf, hexOf, offsetOf, type Row } from "../streams/log";
-import { isRegistry } from "../streams/names";
+import { isSession, isWrittenByServer } from "../streams/names";
 import { readOffset, shortOffset } from "../streams/offsets";
 import { nearTail, placeBefore, Reading } from "../streams/reading";
 
@@ -95,8 +95,11 @@ export function Messages({ detail, reload }: MessagesProps) {
           toTail={() => toTail(form)}
         />
       )}
-      {isRegistry(name) ? (
-        <p class="hint">The registry is written by the server alone.</p>
+      {isWrittenByServer(name) ? (
+        <p class="hint">
+          {isSession(name) ? "The stream of a session" : "The registry"} is written by the server
+          alone.
+        </p>
       ) : detail.closed ? (
         <p class="hint">The stream is closed. It takes no more appends.</p>
       ) : (

@@ -13,7 +13,13 @@ import { Stat } from "../parts/stat";
 import { toast } from "../parts/toasts";
 import { go, Link } from "../router";
 import { readCommands } from "../streams/curl";
-import { isRegistry, readableName, streamPage } from "../streams/names";
+import {
+  isSession,
+  isWrittenByServer,
+  readableName,
+  sessionPage,
+  streamPage,
+} from "../streams/names";
 import { shortOffset } from "../streams/offsets";
 import { Internals, Producers, Segments } from "./stream-tables";
 import { Messages } from "./messages";
@@ -104,9 +110,14 @@ function Actions({ detail, reload }: { detail: StreamDetail; reload: () => void 
     await act(name, "close");
     reload();
   };
-  const isWritable = !isRegistry(name);
+  const isWritable = !isWrittenByServer(name);
   return (
     <div class="actions">
+      {isSession(name) && (
+        <Link class="button" to={sessionPage(name.slice(name.indexOf("/") + 1))}>
+          Session
+        </Link>
+      )}
       <Button onClick={() => setAsked("curl")}>
         <Terminal /> Copy as curl
       </Button>
@@ -184,6 +195,11 @@ function Facts({ detail }: { detail: StreamDetail }) {
           <span title={time(detail.expiresAt)}>{relative(detail.expiresAt, now)}</span>
         )}
       </Stat>
+      {detail.sessionCount > 0 && (
+        <Stat label="Sessions" note="follow it">
+          {count(detail.sessionCount)}
+        </Stat>
+      )}
       {forkCount > 0 && <Stat label="Forks">{count(forkCount)}</Stat>}
       {detail.forkedFrom !== null && (
         <Stat

@@ -34,7 +34,7 @@ export function Streams() {
       {failure !== undefined && (
         <FailureNotice failure={failure} retry={() => streamList.start()} />
       )}
-      {isLoaded && entries.length === 0 && failure === undefined && (
+      {isLoaded && entries.length === 0 && next === undefined && failure === undefined && (
         <Empty title={prefix === "" ? "No streams yet" : "No stream has this prefix"}>
           {prefix === "" && <p>Create one here, or with a PUT request to /v1/stream/your-name.</p>}
         </Empty>

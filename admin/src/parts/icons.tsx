@@ -59,5 +59,7 @@ export const Overview = icon(
   "M2.5 10h5v3.5h-5z",
 );
 export const Streams = icon("M2.5 4.5h11", "M2.5 8h8", "M2.5 11.5h5");
+export const Subscriptions = icon("M4.5 11V7a3.5 3.5 0 0 1 7 0v4", "M3 11h10", "M7 13.5h2");
+export const Sessions = icon("M2.5 4h3l2 4h6", "M2.5 12h3l2-4", "m11 5.5 2.5 2.5-2.5 2.5");
 export const Search = icon("M11 7a4 4 0 1 1 0-.01", "m10 10 3.5 3.5");
 export const ChevronRight = icon("m6 4 4 4-4 4");

@@ -13,6 +13,16 @@ export function streamPage(name: string): string {
   return `/admin/streams/${name}`;
 }
 
+/** Returns the page about the subscription with this canonical id. */
+export function subscriptionPage(id: string): string {
+  return `/admin/subscriptions/${id}`;
+}
+
+/** Returns the page about the session of this id. */
+export function sessionPage(id: string): string {
+  return `/admin/sessions/${id}`;
+}
+
 // What a path cannot contain as it is (RFC 3986, 3.3). What is encoded already stays so.
 const foreign = /%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~!$&'()*+,;=:@/%]/gu;
 
@@ -39,7 +49,14 @@ function decoded(text: string): string {
   }
 }
 
+const session = /^subscriptions\/[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/;
+
+/** Returns whether this is the stream of a session. */
+export function isSession(name: string): boolean {
+  return session.test(name);
+}
+
 /** Returns whether only the server writes to this stream. */
-export function isRegistry(name: string): boolean {
-  return name === registryName || name.startsWith(`${registryName}/`);
+export function isWrittenByServer(name: string): boolean {
+  return name === registryName || name.startsWith(`${registryName}/`) || isSession(name);
 }
