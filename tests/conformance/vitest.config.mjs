@@ -7,5 +7,7 @@ export default defineConfig({
     include: ["*.test.mjs"],
     globalSetup: ["server.mjs"],
     retry: 0,
+    // A loaded machine needs more than the usual 5 seconds for the largest tests.
+    testTimeout: 30_000,
   },
 });

@@ -237,6 +237,7 @@ describe("the detail of a stream", () => {
       messageCount: 0,
       totalBytes: 0,
       subscriberCount: 0,
+      sessionCount: 0,
       openSegment: null,
       nextToStore: null,
     });

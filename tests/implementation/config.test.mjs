@@ -69,6 +69,8 @@ describe("limits", () => {
     ["RETRY_MIN_MS", "600001"],
     ["AUTH_TOKEN", ""],
     ["AUTH_TOKEN", " secret"],
+    ["WEBHOOK_SIGNING_KEY", ""],
+    ["WEBHOOK_SIGNING_KEY", "AQEBAQ"],
   ])("%s set to %o is refused by name", (name, value) =>
     expectRefusedStart({ [name]: value }, name),
   );

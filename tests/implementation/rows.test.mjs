@@ -4,9 +4,9 @@
 import { readdir, stat } from "node:fs/promises";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { eventually } from "../harness/http.mjs";
+import { eventually, request } from "../harness/http.mjs";
 import { objectNamespace, shell, startServer } from "../harness/server.mjs";
-import { producer, Stream } from "../harness/stream.mjs";
+import { freshName, producer, Stream } from "../harness/stream.mjs";
 
 // The runtime creates an empty database of one page for every object that starts.
 const untouchedDatabaseBytes = 4096;
@@ -154,6 +154,59 @@ describe.runIf(shell === "worker")("appends", () => {
       expect((await stream.put()).status).toBe(200);
     });
     expect(written).toBe(0);
+  });
+});
+
+describe.runIf(shell === "worker")("subscriptions", () => {
+  const subscriptions = "/v1/stream/__ds/subscriptions/";
+  const wakes = freshName("wakes");
+
+  async function subscribe(stream) {
+    const id = freshName("rows");
+    const answer = await request(server.url, subscriptions + id, {
+      method: "PUT",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ type: "pull-wake", streams: [stream.name], wake_stream: wakes }),
+    });
+    expect(answer.status, answer.text).toBe(201);
+  }
+
+  async function quiet(stream) {
+    let known = await stream.statistics();
+    await eventually(
+      "a stream that writes nothing",
+      async () => {
+        const before = known;
+        known = await stream.statistics();
+        return before.rows_written === known.rows_written;
+      },
+      { everyMs: 500, timeoutMs: 30_000 },
+    );
+  }
+
+  // `machine/tests/objects/subscriptions.rs` does the same with 5,000.
+  test("an append writes one row with 0, 1 and 200 subscriptions", async () => {
+    expect((await new Stream(server.url, wakes, "application/json").put()).status).toBe(201);
+    for (const count of [0, 1, 200]) {
+      const stream = await Stream.create(server.url, { body: "0" });
+      for (let each = 0; each < count; each += 1) await subscribe(stream);
+      // The first append wakes all of them, and after the second one they hold.
+      for (let each = 0; each < 2; each += 1) {
+        expect((await stream.append("x")).status).toBe(204);
+        await quiet(stream);
+      }
+      const appends = 20;
+      const before = await stream.statistics();
+      const written = await rowsWritten(stream, async () => {
+        for (let each = 0; each < appends; each += 1) {
+          expect((await stream.append("x")).status).toBe(204);
+        }
+      });
+      const after = await stream.statistics();
+      expect(written, `with ${count}`).toBe(appends);
+      expect(after.alarms_set, `with ${count}`).toBe(before.alarms_set);
+      expect(after.calls_sent, `with ${count}`).toBe(before.calls_sent);
+    }
   });
 });
 

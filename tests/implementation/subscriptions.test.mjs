@@ -1,11 +1,12 @@
 // Subscriptions (protocol 6 and 7) beyond the conformance suite: what happens when receivers and
 // workers fail, when streams come and go, and what an append costs.
 
-import { createPublicKey, verify } from "node:crypto";
-import http from "node:http";
+import { createPrivateKey, createPublicKey, verify } from "node:crypto";
+import { rm } from "node:fs/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { request, sleep } from "../harness/http.mjs";
-import { startServer } from "../harness/server.mjs";
+import { Receiver } from "../harness/receiver.mjs";
+import { scratchDirectory, startServer } from "../harness/server.mjs";
 import { freshName, Stream } from "../harness/stream.mjs";
 
 const control = "/v1/stream/__ds";
@@ -14,57 +15,6 @@ const json = { "Content-Type": "application/json" };
 let server;
 /** @type {Receiver} */
 let receiver;
-
-/** Takes webhooks, and answers as the test says. */
-class Receiver {
-  deliveries = [];
-  #waiting = [];
-  answer = () => ({ status: 200, body: '{"done":true}' });
-
-  static async start() {
-    const receiver = new Receiver();
-    receiver.server = http.createServer(async (incoming, outgoing) => {
-      const pieces = [];
-      for await (const piece of incoming) pieces.push(piece);
-      const text = Buffer.concat(pieces).toString();
-      const delivery = {
-        at: Date.now(),
-        path: incoming.url,
-        headers: incoming.headers,
-        text,
-        body: JSON.parse(text),
-      };
-      receiver.deliveries.push(delivery);
-      for (const wake of receiver.#waiting.splice(0)) wake();
-      const { status, body, headers } = await receiver.answer(delivery);
-      outgoing.writeHead(status, headers).end(body);
-    });
-    await new Promise((resolve) => receiver.server.listen(0, "127.0.0.1", resolve));
-    receiver.url = `http://127.0.0.1:${receiver.server.address().port}`;
-    return receiver;
-  }
-
-  of(id) {
-    return this.deliveries.filter(({ body }) => body.subscription_id === id);
-  }
-
-  /** Waits until a subscription has had this many deliveries, and returns the last of them. */
-  async until(id, count, timeoutMs = 8_000) {
-    const deadline = Date.now() + timeoutMs;
-    while (this.of(id).length < count) {
-      if (Date.now() > deadline) {
-        throw new Error(`${id} has ${this.of(id).length} deliveries, not ${count}`);
-      }
-      await Promise.race([sleep(100), new Promise((resolve) => this.#waiting.push(resolve))]);
-    }
-    return this.of(id)[count - 1];
-  }
-
-  stop() {
-    this.server.closeAllConnections();
-    return new Promise((resolve) => this.server.close(resolve));
-  }
-}
 
 beforeAll(async () => {
   receiver = await Receiver.start();
@@ -173,6 +123,76 @@ test("a webhook is signed, and its signature verifies with the published key", a
   expect(verify(null, Buffer.from(`${parts.t}.${text} `), key, signature)).toBe(false);
   await subscription.untilAcked(stream.name, (await stream.head()).offset);
   await subscription.delete();
+});
+
+test("the operator's key signs and is published, and a later one follows it", async () => {
+  const seeds = [1, 2].map((byte) => Buffer.alloc(32, byte));
+  // PKCS #8 for Ed25519 (RFC 8410): the seed comes last.
+  const head = Buffer.from("302e020100300506032b657004220420", "hex");
+  const publicKeys = seeds.map((seed) => {
+    const key = Buffer.concat([head, seed]);
+    return createPublicKey(createPrivateKey({ key, format: "der", type: "pkcs8" }));
+  });
+  const [first, second] = publicKeys.map((key) => key.export({ format: "jwk" }).x);
+  const dataDirectory = await scratchDirectory("signing-key");
+  const start = (seed) =>
+    startServer({
+      dataDirectory,
+      env: {
+        WEBHOOK_ALLOW_LOOPBACK: "1",
+        WEBHOOK_SIGNING_KEY: seed.toString("base64url"),
+      },
+    });
+  let own = await start(seeds[0]);
+  try {
+    const put = (id, body) =>
+      request(own.url, `${control}/subscriptions/${id}`, {
+        method: "PUT",
+        headers: json,
+        body: JSON.stringify(body),
+      });
+    const published = async () => {
+      const { keys } = (await request(own.url, `${control}/jwks.json`)).json();
+      return keys.map(({ x }) => x);
+    };
+    const root = freshName("given");
+    const id = freshName("sub");
+    const created = await put(id, webhook(`${root}/*`));
+    expect(created.status, created.text).toBe(201);
+    expect(await published()).toEqual([first]);
+    const signedBy = async (count, key) => {
+      const stream = new Stream(own.url, `${root}/${count}`, "application/json");
+      expect((await stream.put({ body: "[1]" })).status).toBe(201);
+      const { headers, text } = await receiver.until(id, count);
+      const [, time, signature] = /^t=(\d+),kid=.*,ed25519=(.*)$/.exec(
+        headers["webhook-signature"],
+      );
+      const message = Buffer.from(`${time}.${text}`);
+      expect(verify(null, message, key, Buffer.from(signature, "base64url"))).toBe(true);
+    };
+    await signedBy(1, publicKeys[0]);
+
+    // Receivers may have the former set for a while, so the former key signs on.
+    await own.stop();
+    own = await start(seeds[1]);
+    expect(await published()).toEqual([first, second]);
+    await signedBy(2, publicKeys[0]);
+
+    const { output } = own;
+    const shown = [
+      output(),
+      ...(await Promise.all(
+        ["/health", "/metrics", `${control}/jwks.json`, `${control}/subscriptions/${id}`].map(
+          async (path) => (await request(own.url, path)).text,
+        ),
+      )),
+    ];
+    for (const seed of seeds)
+      for (const text of shown) expect(text).not.toContain(seed.toString("base64url"));
+  } finally {
+    await own.stop();
+    await rm(dataDirectory, { recursive: true, force: true });
+  }
 });
 
 test("what was appended before the subscription wakes nobody", async () => {

@@ -123,6 +123,9 @@ enum Command {
         kills: u32,
         #[arg(long, default_value_t = 32)]
         writers: u32,
+        /// Kill it while it delivers webhooks and workers claim wakes
+        #[arg(long, conflicts_with = "writers")]
+        subscriptions: bool,
     },
     /// Run published clients, which are installed for it, against a shell
     Clients {
@@ -275,7 +278,15 @@ fn execute(project: &Project, command: Command) -> anyhow::Result<ExitCode> {
             shell,
             kills,
             writers,
-        } => suite::kills(project, shell, kills, writers),
+            subscriptions,
+        } => {
+            let load = if subscriptions {
+                suite::Load::Subscriptions
+            } else {
+                suite::Load::Appends { writers }
+            };
+            suite::kills(project, shell, kills, load)
+        }
         Command::Clients { shell, upstream } => {
             clients::clients(project, shell, upstream.as_deref())
         }

@@ -35,6 +35,13 @@ impl Shell {
     }
 }
 
+/// What a shell does while it is killed.
+#[derive(Clone, Copy)]
+pub(crate) enum Load {
+    Appends { writers: u32 },
+    Subscriptions,
+}
+
 pub(crate) fn conformance(
     project: &Project,
     shell: Shell,
@@ -117,13 +124,21 @@ pub(crate) fn power_cuts(project: &Project, images: u32, seed: u32) -> Result<Ex
 }
 
 /// Kills a shell under load, again and again.
-pub(crate) fn kills(project: &Project, shell: Shell, kills: u32, writers: u32) -> Result<ExitCode> {
+pub(crate) fn kills(project: &Project, shell: Shell, kills: u32, load: Load) -> Result<ExitCode> {
     let mut suite = Suite::new(project, "implementation", shell)?;
     shell.build(project, Some(Feature::TestRoutes))?;
-    suite.environment("DURABILITY_KILLS", &kills.to_string());
-    suite.environment("DURABILITY_WRITERS", &writers.to_string());
-    suite.argument("durability");
-    suite.argument("--testNamePattern=kills under load");
+    match load {
+        Load::Appends { writers } => {
+            suite.environment("DURABILITY_KILLS", &kills.to_string());
+            suite.environment("DURABILITY_WRITERS", &writers.to_string());
+            suite.argument("durability");
+            suite.argument("--testNamePattern=kills under load");
+        }
+        Load::Subscriptions => {
+            suite.environment("SUBSCRIPTION_KILLS", &kills.to_string());
+            suite.argument("subscription-kill");
+        }
+    }
     suite.run()
 }
 

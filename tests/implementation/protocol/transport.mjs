@@ -450,7 +450,7 @@ export const rows = [
       }
     },
   },
-  ...["__ds", "__ds/", "__ds/subscriptions/x", "__ds/anything", "%5F%5Fds/x", "__%64s/x"].map(
+  ...["__ds", "__ds/", "__ds/subscriptions", "__ds/anything", "%5F%5Fds/x", "__%64s/x"].map(
     (name) => ({
       section: "6",
       clause: `${name} is reserved and never a stream`,
