@@ -318,7 +318,7 @@ fn arrived(
 
 fn cold(part: ColdPart, format: Format, shape: Shape) -> Result<BodyWriter, CorruptionError> {
     let plan = Plan {
-        head: Vec::new(),
+        head: None,
         parts: vec![Part::Cold(part)],
         format,
         shape,

@@ -131,7 +131,7 @@ fn rendered(
         to: RowKey::LAST,
     };
     let plan = Plan {
-        head: Vec::new(),
+        head: None,
         parts: vec![Part::Hot(HotPart {
             spans: vec![span],
             skip,

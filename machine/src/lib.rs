@@ -128,7 +128,8 @@ pub use limits::Limits;
 pub use object::{ControlObject, Object};
 pub use offset::{Offset, OffsetError};
 pub use plan::{
-    BodyWriter, ColdPart, CorruptionError, Fetch, HotPart, Lead, Part, Plan, Rest, Shape, Span,
+    BodyWriter, ColdPart, CorruptionError, Fetch, HotPart, Lead, Part, Plan, PlanHead, Rest, Shape,
+    Span,
 };
 pub use refusal::{Present, Refusal};
 #[cfg(feature = "memory")]

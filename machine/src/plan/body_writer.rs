@@ -51,7 +51,11 @@ impl Plan {
             });
         }
         Ok(BodyWriter {
-            head: self.head.clone(),
+            head: self
+                .head
+                .as_ref()
+                .map(|head| head.0.clone())
+                .unwrap_or_default(),
             parts,
             fetching: None,
             format: self.format,

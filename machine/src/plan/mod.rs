@@ -126,11 +126,15 @@ pub struct Rest {
     pub to: Offset,
 }
 
+/// Bytes before the content of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanHead(pub(crate) Vec<u8>);
+
 /// The parts that make up a page, and how to render them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Bytes before the content, if other objects read the page.
-    pub head: Vec<u8>,
+    /// What comes before the content, if another object reads the page.
+    pub head: Option<Box<PlanHead>>,
     /// In order of their offsets.
     pub parts: Vec<Part>,
     /// The format of the stream.
@@ -235,7 +239,7 @@ mod tests {
             to: RowKey::LAST,
         };
         let plan = Plan {
-            head: Vec::new(),
+            head: None,
             parts: vec![Part::Hot(HotPart {
                 spans: vec![span],
                 skip,

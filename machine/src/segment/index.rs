@@ -243,7 +243,7 @@ mod tests {
 
     fn rendered(part: ColdPart, object: &[u8]) -> String {
         let plan = Plan {
-            head: Vec::new(),
+            head: None,
             parts: vec![Part::Cold(part)],
             format: Format::Binary,
             shape: Shape::Body,

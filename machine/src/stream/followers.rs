@@ -15,7 +15,7 @@ use super::{Step, Stream, StreamState};
 use crate::backoff::backoff;
 use crate::control::{answered, each_row, json_answer, stored, to_json};
 use crate::outbox::Outbox;
-use crate::plan::Shape;
+use crate::plan::{PlanHead, Shape};
 use crate::rows::{ControlRow, Incarnation};
 use crate::storage::{Storage, StorageError};
 use crate::wire::Format;
@@ -540,7 +540,7 @@ impl StreamState {
         }
         let mut page = self.page(from, at, Shape::Body, rows, limits)?;
         assert_eq!(page.end, at, "a shorter page of the same place fits, too");
-        page.plan.head = line(&head);
+        page.plan.head = Some(Box::new(PlanHead(line(&head))));
         Ok(Answer::uncached(200).body(Body::Plan(page.plan)))
     }
 }

@@ -374,7 +374,7 @@ impl StreamState {
         Ok(Page {
             end: page_end,
             plan: Plan {
-                head: Vec::new(),
+                head: None,
                 parts,
                 format: self.format,
                 shape,
@@ -405,7 +405,7 @@ impl StreamState {
             }));
         }
         Ok(Plan {
-            head: Vec::new(),
+            head: None,
             parts,
             format: self.format,
             shape: Shape::Event,
