@@ -54,7 +54,7 @@ impl Layer for Subscriptions {
     const FLAG: &'static str = " --subscriptions";
     const WORK: &'static str = "work-subscriptions";
     const RUNS_FOR_ALL_SITUATIONS: u64 = 3_000;
-    const HUNTED_RUNS_MIN: u64 = 10_000;
+    const HUNTED_RUNS_MIN: u64 = 30_000;
     const EVENTS_SHOWN: usize = 60;
     const SHRINK_TRIES_MAX: u64 = 30_000;
     const SHRINK_TIME_MAX: Duration = Duration::from_secs(15);
