@@ -31,8 +31,8 @@ impl World<'_, '_> {
 
     /// Returns whether no call can have come after a later one in this run. A new instance does not
     /// wait for the calls of a former one.
-    fn is_in_order(&self) -> bool {
-        !self.settings.has_faults()
+    pub(super) fn is_in_order(&self) -> bool {
+        !self.settings.has_faults() && !self.has_restarted
     }
 
     fn check_waiting(&mut self) {

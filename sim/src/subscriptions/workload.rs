@@ -319,6 +319,7 @@ impl World<'_, '_> {
                 None
             };
         }
+        self.has_restarted = true;
         self.restart();
     }
 

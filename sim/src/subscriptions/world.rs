@@ -141,6 +141,8 @@ pub(super) struct World<'w, 't> {
     pub(super) misbehaviours: u64,
     /// How many faults may still happen. A day of them would be a day of wakes and attempts.
     faults_left: u64,
+    /// Whether the operator has started the server again while calls were under way.
+    pub(super) has_restarted: bool,
     /// Whether faults are over.
     pub(super) is_calm: bool,
     pub(super) coverage: Coverage,
@@ -178,6 +180,7 @@ impl<'w, 't> World<'w, 't> {
             pause_ms: 0,
             misbehaviours: settings.misbehaviours,
             faults_left: FAULTS_MAX,
+            has_restarted: false,
             is_calm: false,
             coverage,
             digest: Digest::default(),

@@ -183,7 +183,7 @@ impl World<'_, '_> {
         let model = &self.sessions.model;
         let mut finding = judge::gaps::judge(model, &rows, old);
         finding = finding.and_then(|()| judge::rows::subscribed(model, &rows, old));
-        if !self.settings.has_faults() {
+        if self.is_in_order() {
             finding = finding.and_then(|()| judge::rows::in_step(&rows));
         }
         let is_live =
