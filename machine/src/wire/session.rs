@@ -270,7 +270,7 @@ pub enum SessionCall {
         /// The canonical name of the stream.
         stream: String,
     },
-    /// A stream says what it has. The answer is [`DeliverAnswer`], once the session has it too.
+    /// A stream says what it has. The session answers once it has it, too.
     Deliver {
         /// The name of the stream.
         stream: String,
@@ -279,7 +279,7 @@ pub enum SessionCall {
         /// The stream as it is; `None` if it does not exist.
         present: Option<Presence>,
     },
-    /// The session wants what comes after a place. The answer is [`FollowAnswer`].
+    /// The session wants what comes after a place.
     Follow {
         /// The name of the stream.
         stream: String,
@@ -299,7 +299,8 @@ pub enum SessionCall {
         /// The incarnation of the subscription.
         subscription: Incarnation,
     },
-    /// The session asks for appends. The answer is [`PageHead`] as one line, and the content.
+    /// The session asks for appends. The answer is a line that says where each of them ends, and
+    /// the content.
     Page {
         /// The incarnation of the stream.
         incarnation: Incarnation,
