@@ -492,11 +492,11 @@ describe.runIf(shell === "server")("its own paths", () => {
     const requests = await metric(server, "requests_total");
     expect(requests.get('durable_streams_requests_total{method="PUT",status="201"}')).toBe(1);
     expect(requests.get('durable_streams_requests_total{method="PUT",status="401"}')).toBe(1);
-    // The registry is in memory, too, once it has the event.
+    // The registry and the directory are in memory, too, once they know of the stream.
     await eventually(
-      "two streams in memory",
+      "three objects in memory",
       async () =>
-        (await metric(server, "awake_streams")).get("durable_streams_awake_streams") === 2,
+        (await metric(server, "awake_streams")).get("durable_streams_awake_streams") === 3,
     );
     for (const own of ["/health", "/metrics"]) {
       expect((await request(server.url, own, { method: "POST" })).status).toBe(404);
