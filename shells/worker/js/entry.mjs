@@ -316,13 +316,14 @@ async function routed(request, env, context) {
   router ??= new inner.Router(env);
   const head = headOf(request);
   const first = router.route(request, head);
-  let to =
+  const proven =
     first instanceof Promise || !("assertion" in first)
       ? first
       : router.routeProven(request, head, await proofOf(first.assertion, router));
-  if (!(to instanceof Promise) && "bodyBytesMax" in to) {
-    to = router.routeWithBody(head, await readAtMost(request, to.bodyBytesMax));
-  }
+  const to =
+    proven instanceof Promise || !("bodyBytesMax" in proven)
+      ? proven
+      : router.routeWithBody(head, await readAtMost(request, proven.bodyBytesMax));
   if (to instanceof Promise) return { response: await to, isComplete: true };
   if (to.page !== undefined) {
     return { response: await pageFile(request.method, to.page, env.ASSETS), isComplete: true };

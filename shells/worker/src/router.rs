@@ -29,7 +29,6 @@ const TYPES: &str = r#"
 export type Routed =
   | { answer: Response; isAdmin?: undefined; page?: undefined }
   | { answer?: undefined; isAdmin?: undefined; page: Page }
-  | { answer?: undefined; isAdmin?: undefined; page?: undefined; bodyBytesMax: number }
   | {
       answer?: undefined;
       isAdmin?: undefined;
@@ -48,6 +47,11 @@ export type Routed =
       page?: undefined;
     }
   | { isAdmin: true; answer?: undefined; question: Question; page?: undefined };
+
+/** A request that is routed again with its body, unless that is longer. */
+export interface AwaitsBody {
+  bodyBytesMax: number;
+}
 
 /** A request that is routed again once the signature of its token is checked. */
 export interface Unproven {
@@ -114,7 +118,7 @@ impl Router {
     ///
     /// # Errors
     /// When the platform fails in making a response or a request.
-    #[wasm_bindgen(unchecked_return_type = "Routed | Unproven | Promise<Response>")]
+    #[wasm_bindgen(unchecked_return_type = "Routed | AwaitsBody | Unproven | Promise<Response>")]
     pub fn route(&self, request: &Request, head: &str) -> Result<JsValue, JsValue> {
         self.routed(request, head, Proof::Unchecked)
     }
@@ -125,7 +129,7 @@ impl Router {
     /// When the platform fails in making a response or a request.
     #[wasm_bindgen(
         js_name = routeProven,
-        unchecked_return_type = "Routed | Promise<Response>"
+        unchecked_return_type = "Routed | AwaitsBody | Promise<Response>"
     )]
     pub fn route_proven(
         &self,
