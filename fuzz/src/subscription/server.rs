@@ -554,14 +554,15 @@ impl Server {
         self.step(&name, Input::CallFinished { effect, outcome }, None);
     }
 
-    /// Delivers a request of a former instance, or retries a delivery if there is none.
+    /// Delivers a request of a former instance, or retries a delivery if there is no such
+    /// request.
     pub(super) fn deliver_stray(&mut self, number: usize) {
         match number.checked_rem(self.strays.len()) {
             Some(at) => {
                 let (to, request) = self.strays.remove(at);
                 self.deliver(to, request, None);
             }
-            // There is none, so that an operator does something instead.
+            // Without such a request, an operator retries a delivery.
             None => self.retry(number),
         }
     }

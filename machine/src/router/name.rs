@@ -23,7 +23,9 @@ pub(crate) const SESSION_PREFIX: &str = "subscriptions/";
 /// prefix, and a UUID of version 4 in lower case.
 #[must_use]
 pub fn is_session(name: &str) -> bool {
-    let id = name.strip_prefix(SESSION_PREFIX).unwrap_or_default();
+    let Some(id) = name.strip_prefix(SESSION_PREFIX) else {
+        return false;
+    };
     id.len() == 36
         && id.bytes().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => byte == b'-',

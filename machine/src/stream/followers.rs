@@ -1,9 +1,10 @@
 //! The sessions that follow a stream (`docs/sessions.md`).
 //!
-//! Each has a row from its subscription on. An append writes nothing for them. After it, each
-//! session is told the tail, fetches what it lacks, and answers once it has stored it. Sessions are
-//! told in rounds, some at a time, so that a step's work does not grow with their number. One row
-//! says how far all of them are, so that a later instance need not tell them again.
+//! Each has a row from its subscription on. An append writes nothing for them. After it, the stream
+//! tells each session its tail. The session fetches what it lacks, stores it, and then answers. A
+//! stream calls its sessions in rounds, some at a time, so that a step's work does not grow with
+//! their number. One row says how far all of them are, so that a later instance does not call them
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -45,7 +46,7 @@ pub(super) struct Followers {
     round: Option<Round>,
     /// The oldest call is the first.
     in_flight: BTreeMap<EffectId, InFlight>,
-    /// Sessions that are told again, at a time of their own.
+    /// When to call sessions again that have failed, or have taken only a part.
     retries: BTreeSet<(Millis, String)>,
 }
 
@@ -81,8 +82,8 @@ struct FollowerRow {
     /// something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delivered_before: Option<Place>,
-    /// Whether it has taken the place of another one of its session. A late call may have brought
-    /// back a former one, which only the session knows, so the session is told at once.
+    /// Whether it has replaced another subscription of its session. A late call may have brought
+    /// back a former subscription. Only the session knows that, so the stream calls it at once.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     is_unsure: bool,
 }
@@ -179,7 +180,7 @@ impl Followers {
         if let Some(follower) = self.followers.get_mut(session) {
             assert!(
                 follower.retry_at.is_none() && follower.in_flight.is_none(),
-                "a session is told by one call at a time"
+                "a session has at most one call in flight"
             );
             follower.retry_at = Some(at);
             self.retries.insert((at, session.to_owned()));
@@ -191,7 +192,7 @@ impl Followers {
         let follower = self.followers.get_mut(&call.session);
         let follower = follower.expect("a call ends with its subscription");
         let told = follower.in_flight.take();
-        assert!(told.is_some(), "a session is told by one call at a time");
+        assert!(told.is_some(), "a call that ends was in flight");
         follower
     }
 

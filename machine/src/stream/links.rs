@@ -426,7 +426,7 @@ impl Stream {
                 // The answer to a call that is under way would be older than this one.
                 self.links.end_call(&key);
                 if let Some(link) = self.links.links.get_mut(&key) {
-                    // The answer may be lost. What it says is told again until it is known.
+                    // If this answer is lost, the stream notifies the subscription again.
                     if link.row.is_held {
                         link.row.is_held = false;
                         let write = Write::PutControl(row(&key, &link.row));

@@ -194,6 +194,7 @@ impl KeyRing {
     /// Returns the key that signs at this time, and its successor.
     fn current(&self, now: Millis) -> (&StoredKey, Option<&StoredKey>) {
         let current = self.keys.iter().rposition(|key| key.signs_from <= now);
+        // The clock of an instance may be behind the one that has made the first key.
         let at = current.unwrap_or(0);
         let key = self.keys.get(at);
         let key = key.expect("a ring that has advanced has a key");

@@ -3,7 +3,7 @@
 use machine::Millis;
 use serde_json::{Value, json};
 
-use crate::server::{Server, body};
+use crate::server::{Cost, Server, body};
 
 /// Creates a session, and returns its id.
 pub(crate) fn created(server: &mut Server) -> String {
@@ -239,4 +239,35 @@ fn no_subscription_writes_its_wakes_to_a_session() {
         "streams": ["a"],
     });
     assert_eq!(server.subscribe("s", &config.to_string()).status, 400);
+}
+
+/// As `docs/sessions.md` says.
+#[test]
+fn a_delivery_costs_two_calls_and_one_row() {
+    let mut server = Server::new();
+    server.request("PUT", "a", "", "");
+    let session = created(&mut server);
+    assert_eq!(subscribe(&mut server, &session, "a", None), 204);
+    // The first one sets the alarm, and writes how far all sessions are.
+    append(&mut server, "a", "1");
+    for content in ["2", "[3,4]", "5"] {
+        server.turns.clear();
+        append(&mut server, "a", content);
+        let one = Cost {
+            rows: 1,
+            calls: 1,
+            ..Cost::default()
+        };
+        assert_eq!(
+            server.cost("a"),
+            one,
+            "the append, and the call of the session"
+        );
+        let stream = format!("subscriptions/{session}");
+        assert_eq!(
+            server.cost(&stream),
+            one,
+            "the envelope, and the call for it"
+        );
+    }
 }
