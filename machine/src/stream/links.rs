@@ -27,8 +27,14 @@ const LINK: &str = "link/";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<LinkKey, Link>,
-    /// The links that do not hold, or have a call in flight. A step looks at no others.
+    /// The links that may have to be told something, or have a call in flight. A step looks at no
+    /// others.
     active: BTreeSet<LinkKey>,
+    /// The links that do not hold, and know how the stream was at the last step. They become active
+    /// when it changes.
+    idle: BTreeSet<LinkKey>,
+    last_present: Option<Presence>,
+    /// The oldest call is the first.
     in_flight: BTreeMap<EffectId, LinkKey>,
     /// The stream of the last step that has looked at all links.
     tidied: Option<Option<Incarnation>>,
@@ -155,12 +161,14 @@ impl Links {
         if link.is_active() {
             self.active.insert(key.clone());
         }
+        self.idle.remove(&key);
         self.links.insert(key, link);
         self.tidied = None;
     }
 
     /// Notes whether a link that has changed is active.
     fn note(&mut self, key: &LinkKey) {
+        self.idle.remove(key);
         if self.links.get(key).is_some_and(Link::is_active) {
             self.active.insert(key.clone());
         } else {
@@ -187,6 +195,7 @@ impl Links {
         self.end_call(key);
         self.links.remove(key);
         self.active.remove(key);
+        self.idle.remove(key);
     }
 
     /// Takes the call of a link that is in flight, if there is one. Its end means nothing any more.
@@ -238,12 +247,21 @@ impl Links {
         for key in lost.cloned().collect::<Vec<_>>() {
             self.failed(&key, now, instance_seed, limits);
         }
+        if self.last_present != present {
+            self.last_present = present;
+            self.active.append(&mut self.idle);
+        }
+        let mut told = Vec::new();
         for key in &self.active {
             if self.in_flight.len() as u64 >= limits.link_calls_max {
-                return;
+                break;
             }
             let link = self.links.get_mut(key);
             let link = link.expect("an active link is one of all links");
+            if link.in_flight.is_none() && !link.row.is_behind(present) {
+                told.push(key.clone());
+                continue;
+            }
             if !link.waits_to_be_told(present) || link.retry_at > now {
                 continue;
             }
@@ -266,6 +284,10 @@ impl Links {
                 request: control_request(&notify),
             });
         }
+        for key in told {
+            self.active.remove(&key);
+            self.idle.insert(key);
+        }
     }
 
     fn failed(&mut self, key: &LinkKey, now: Millis, instance_seed: u64, limits: &Limits) {
@@ -283,18 +305,20 @@ impl Links {
         let has_room = (self.in_flight.len() as u64) < limits.link_calls_max;
         // Before that the call does not count as lost.
         let check_ms = limits.link_check_ms.max(limits.reply_timeout_ms);
+        let of = |key: &LinkKey| self.links.get(key);
+        let calls = self.in_flight.values().filter_map(of);
+        let calls = calls.filter_map(|link| link.in_flight);
+        let calls = calls.map(|call| call.since.plus(check_ms));
+        // Without room, the end of a call is the next step.
+        let active = has_room.then(|| self.active.iter().filter_map(of));
+        let waiting = active.into_iter().flatten();
+        let waiting = waiting.filter(|link| link.waits_to_be_told(present));
+        let waiting = waiting.map(|link| link.retry_at);
         // Without a stream, those that hold can be needless, too.
-        let all = present.is_none().then(|| self.links.values());
-        let active = self.active.iter().filter_map(|key| self.links.get(key));
-        let all = all.into_iter().flatten().chain(active);
-        let each = all.filter_map(|link| match link.in_flight {
-            Some(call) => Some(call.since.plus(check_ms)),
-            // Without room, the end of a call is the next step.
-            None if link.is_needless(present) => Some(AT_ONCE),
-            None if has_room && link.waits_to_be_told(present) => Some(link.retry_at),
-            None => None,
-        });
-        each.min()
+        let mut all = present.is_none().then(|| self.links.values()).into_iter();
+        let has_needless = all.any(|mut links| links.any(|link| link.is_needless(present)));
+        let needless = has_needless.then_some(AT_ONCE);
+        calls.chain(waiting).chain(needless).min()
     }
 
     /// Handles the end of a call. Returns whether it is one of these.
