@@ -76,7 +76,7 @@ test("an append that never gets an answer can be sent again", async () => {
   await page.getByText("Sending again is safe.").waitFor();
   await page.unroute("**/append");
   await page.getByRole("button", { name: "Send again" }).click();
-  await untilListed(page, "later");
+  await untilListed(page, '"later"');
   expect(await admin.messages(name)).toEqual(["later"]);
   admin.problems.splice(0);
 });
@@ -175,13 +175,13 @@ test("the page goes on after a restart of the server, without a gap or a double"
   const own = new Admin(admin.browser, server, modes["without a token"]);
   const name = await own.create("application/json", '["before"]');
   const page = await own.open(`/admin/streams/${name}`);
-  await untilListed(page, "before");
+  await untilListed(page, '"before"');
   await server.kill();
   await page.getByText("reconnecting").waitFor();
   server = await startServer({ ...options, port: server.port });
   own.server = server;
   await own.append(name, '["after"]');
-  await untilListed(page, "after");
+  await untilListed(page, '"after"');
   expect((await rows(page)).map((row) => row.replace(/^\d+_\d+/, ""))).toEqual([
     '"before"',
     '"after"',

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "vitest";
 import { eventually, request } from "../harness/http.mjs";
-import { modes, patience, untilListed, useAdmin } from "./admin.mjs";
+import { modes, patience, useAdmin } from "./admin.mjs";
 
 const operator = { Authorization: "Bearer operator" };
 
@@ -60,7 +60,7 @@ describe.each(Object.entries(modes))("%s", (_, mode) => {
 
     await page.getByRole("link", { name: "Open stream" }).click();
     await page.getByRole("heading", { name: `subscriptions/${id}`, level: 1 }).waitFor();
-    await untilListed(page, first);
+    await page.getByRole("option").filter({ hasText: first }).first().waitFor();
     await page.getByText("The stream of a session is written by the server alone.").waitFor();
     expect(await page.getByRole("button", { name: "Delete" }).count()).toBe(0);
     await page.getByRole("main").getByRole("link", { name: "Session", exact: true }).click();

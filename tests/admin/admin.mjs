@@ -129,7 +129,7 @@ export function rows(page) {
   return page.getByRole("option").allTextContents();
 }
 
-/** Waits until the list shows a text. */
-export async function untilListed(page, text) {
-  await page.getByRole("option").filter({ hasText: text }).first().waitFor();
+/** Waits until a row of the message list shows exactly this content, beside its offset. */
+export async function untilListed(page, content) {
+  await page.getByRole("option").getByText(content, { exact: true }).first().waitFor();
 }
