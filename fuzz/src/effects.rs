@@ -90,6 +90,7 @@ impl EffectJob {
                 effect,
                 webhook,
             }),
+            Effect::Enqueue { .. } => unreachable!("there is no fan-out queue here"),
             Effect::Answer { .. } | Effect::Attach { .. } => {
                 answers.push(effect);
                 None

@@ -135,7 +135,8 @@ impl Reader {
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
                 | Effect::Webhook { .. }
-                | Effect::Index { .. } => None,
+                | Effect::Index { .. }
+                | Effect::Enqueue { .. } => None,
             })
     }
 

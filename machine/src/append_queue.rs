@@ -175,7 +175,8 @@ impl Input {
             | Self::PutFinished { .. }
             | Self::CollectFinished { .. }
             | Self::CallFinished { .. }
-            | Self::IndexFinished { .. } => panic!("only appends share a turn"),
+            | Self::IndexFinished { .. }
+            | Self::EnqueueFinished { .. } => panic!("only appends share a turn"),
         }
     }
 }

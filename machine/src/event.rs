@@ -140,7 +140,8 @@ impl Asked {
             | Input::PutFinished { .. }
             | Input::CollectFinished { .. }
             | Input::CallFinished { .. }
-            | Input::IndexFinished { .. } => Self::Other,
+            | Input::IndexFinished { .. }
+            | Input::EnqueueFinished { .. } => Self::Other,
         })
     }
 }

@@ -12,8 +12,9 @@
 //!    leaves.
 //! 3. `after_commit` effects leave in order, each only after its turn is durable, or never.
 //! 4. The `live` broadcast leaves only when its turn is durable.
-//! 5. [`Input::SubscriberLeft`], [`Input::PutFinished`], [`Input::CollectFinished`] and
-//!    [`Input::CallFinished`] may come late, or never after a restart.
+//! 5. [`Input::SubscriberLeft`], [`Input::PutFinished`], [`Input::CollectFinished`],
+//!    [`Input::IndexFinished`], [`Input::EnqueueFinished`] and [`Input::CallFinished`] may come
+//!    late, or never after a restart.
 //! 6. The ends of effects of an earlier instance are not reported to a later one. The effects may
 //!    still happen in the cold tier, at the registry or in the index.
 //! 7. The alarm may come twice, late, early, or not at all. When the turn of an alarm fails, the
@@ -87,11 +88,11 @@
 //! # The public face
 //!
 //! The modules are private, and callers import types from here. A module is public if its items
-//! would be unclear without its name: [`admin`] is an API of its own, [`live_reader`] has an
-//! `Input` and an `Effect` too, [`outbox`] and [`sql`] have a `Value` each, and [`router`],
-//! [`segment`], [`wire`] and [`sql`] have functions such as [`segment::key`]. [`rows`] is the
-//! schema of the stored rows, and [`table`] describes settings for programs that print or read
-//! them.
+//! would be unclear without its name: [`admin`] and [`fanout`] are APIs of their own,
+//! [`live_reader`] has an `Input` and an `Effect` too, [`outbox`] and [`sql`] have a `Value` each,
+//! and [`router`], [`segment`], [`wire`] and [`sql`] have functions such as [`segment::key`].
+//! [`rows`] is the schema of the stored rows, and [`table`] describes settings for programs that
+//! print or read them.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -100,6 +101,7 @@ mod append_queue;
 mod backoff;
 mod control;
 mod event;
+pub mod fanout;
 mod frames;
 mod limits;
 pub mod live_reader;

@@ -244,6 +244,23 @@ limits_table! {
     stream_sessions_max: u64 = 10_000, Count, (1, 1_000_000), "STREAM_SESSIONS_MAX";
     /// Most sessions that a stream delivers to at the same time.
     deliveries_max: u64 = 50, Count, (1, 10_000);
+    /// Most calls of sessions, or batches for the fan-out queue, that begin in one step. So an
+    /// append begins few, and their ends begin more, up to `deliveries_max`.
+    deliveries_per_step_max: u64 = 2, Count, (1, 10_000);
+    /// Most sessions that a stream calls itself. If it has more, it tells them through the fan-out
+    /// queue, if there is one.
+    fanout_queue_threshold: u64 = 200, Count, (0, 1_000_000), "FANOUT_QUEUE_THRESHOLD";
+    /// Most messages that a stream sends to the fan-out queue at once.
+    fanout_messages_max: u64 = 100, Count, (1, 100);
+    /// Their bytes, about.
+    fanout_bytes_max: u64 = 240_000, Bytes, (1, 256_000);
+    /// How often a stream may be sending messages to the fan-out queue at the same time.
+    fanout_batches_max: u64 = 5, Count, (1, 1_000);
+    /// How often the fan-out queue tries to tell a session. Then the stream goes on.
+    fanout_attempts_max: u64 = 5, Count, (1, 100);
+    /// How often the fan-out queue calls a session that takes page by page. Then the stream goes
+    /// on.
+    fanout_calls_max: u64 = 10, Count, (1, 1_000);
     /// Most appends that a session takes at once from one stream.
     delivery_appends_max: u64 = 200, Count, (1, 10_000);
     /// Largest append that reaches a session with its content, about. A larger one arrives without
@@ -269,6 +286,8 @@ limits_table! {
         index: bool = false;
         /// Whether streams list themselves in the directory, so that patterns find them.
         subscriptions: bool = false;
+        /// Whether there is a fan-out queue.
+        fanout_queue: bool = false;
         /// Whether webhooks may go to this machine, also without TLS. For tests and development.
         webhook_loopback: bool = false;
         /// Signs webhooks, instead of keys that follow each other.

@@ -35,7 +35,8 @@ impl Millis {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
-/// Names one call of another object, one collection or one change of the index, within an instance.
+/// Names one call of another object, one collection, one change of the index or one batch of
+/// messages, within an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EffectId(pub u64);
 
@@ -125,6 +126,13 @@ pub enum Input {
         /// Whether all statements are known to be executed.
         done: bool,
     },
+    /// An [`Effect::Enqueue`] has ended: whether the queue is known to have all messages.
+    EnqueueFinished {
+        /// The effect.
+        effect: EffectId,
+        /// Whether the queue is known to have all messages.
+        done: bool,
+    },
 }
 
 impl Input {
@@ -138,7 +146,8 @@ impl Input {
             | Self::PutFinished { .. }
             | Self::CollectFinished { .. }
             | Self::CallFinished { .. }
-            | Self::IndexFinished { .. } => (None, &[][..]),
+            | Self::IndexFinished { .. }
+            | Self::EnqueueFinished { .. } => (None, &[][..]),
         };
         single.into_iter().chain(several.iter().map(|(id, _)| *id))
     }
@@ -182,7 +191,8 @@ impl Input {
             | Self::PutFinished { .. }
             | Self::CollectFinished { .. }
             | Self::CallFinished { .. }
-            | Self::IndexFinished { .. } => false,
+            | Self::IndexFinished { .. }
+            | Self::EnqueueFinished { .. } => false,
         }
     }
 
@@ -307,6 +317,15 @@ pub enum Effect {
         effect: EffectId,
         /// The statements, in order.
         statements: Vec<outbox::Statement>,
+    },
+    /// Send these messages to the fan-out queue at once, and report with
+    /// [`Input::EnqueueFinished`]. Its consumer runs a [`Delivery`](crate::fanout::Delivery) for
+    /// each of them. Only if [`crate::Limits::fanout_queue`] is set.
+    Enqueue {
+        /// Names the effect in its report.
+        effect: EffectId,
+        /// The bodies of the messages.
+        messages: Vec<String>,
     },
     /// Send a webhook in the background, and report with [`Input::CallFinished`].
     Webhook {

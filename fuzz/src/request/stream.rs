@@ -110,7 +110,8 @@ impl Named {
             | Effect::Collect { .. }
             | Effect::Call { .. }
             | Effect::Webhook { .. }
-            | Effect::Index { .. } => panic!("a call is answered: {effect:?}"),
+            | Effect::Index { .. }
+            | Effect::Enqueue { .. } => panic!("a call is answered: {effect:?}"),
         };
         if let Some(body) = self.object.body(now, answer) {
             check(request, answer, &body);

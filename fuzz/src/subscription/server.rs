@@ -141,6 +141,7 @@ impl Server {
             | Effect::Collect { .. }
             | Effect::Call { .. }
             | Effect::Index { .. }
+            | Effect::Enqueue { .. }
             | Effect::Webhook { .. } => None,
         });
         let answer = answer.expect("a read is answered");
@@ -357,6 +358,7 @@ impl Server {
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
                 | Effect::Index { .. }
+                | Effect::Enqueue { .. }
                 | Effect::Webhook { .. } => panic!("only answers are left: {effect:?}"),
             };
             let waiting = self.calls.remove(&id).expect("a call is answered once");

@@ -3,8 +3,9 @@
 //! Each has a row from its subscription on. An append writes nothing for them. After it, the stream
 //! tells each session its tail. The session fetches what it lacks, stores it, and then answers. A
 //! stream calls its sessions in rounds, some at a time, so that a step's work does not grow with
-//! their number. One row says how far all of them are, so that a later instance does not call them
-//! again.
+//! their number. If it has many, it lets the fan-out queue call them, and only calls those itself
+//! that the queue could not tell. One row says how far all of them are, or will be told by the
+//! queue, so that a later instance does not call them again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -12,20 +13,16 @@ use std::ops::Bound;
 use serde::{Deserialize, Serialize};
 
 use super::control_rows::ControlRows;
-use super::{Step, Stream, StreamState};
+use super::{Step, Stream};
 use crate::backoff::backoff;
 use crate::control::{answered, each_row, json_answer, stored, to_json};
+use crate::fanout::Notice;
 use crate::outbox::Outbox;
-use crate::plan::{PlanHead, Shape};
 use crate::rows::{ControlRow, Incarnation};
 use crate::storage::{Storage, StorageError};
-use crate::wire::Format;
-use crate::wire::answer::Body;
 use crate::wire::control::{Place, Presence};
-use crate::wire::session::{
-    DeliverAnswer, FollowAnswer, PageAppend, PageHead, SessionCall, session_request,
-};
-use crate::{Answer, CallId, CallOutcome, Effect, EffectId, Limits, Millis, Offset, Refusal, Turn};
+use crate::wire::session::{DeliverAnswer, FollowAnswer, SessionCall, session_request};
+use crate::{CallId, CallOutcome, Effect, EffectId, Limits, Millis, Offset, Turn};
 
 const FOLLOWER: &str = "follower/";
 
@@ -36,7 +33,8 @@ const DELIVERED: &str = "followers";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Followers {
     followers: BTreeMap<String, Follower>,
-    /// What the row says that all sessions have, and when this instance wrote it.
+    /// What the row says that all sessions have, or are told by the queue, and when this instance
+    /// wrote it.
     delivered: Option<Place>,
     delivered_at: Millis,
     /// Whether a session has answered since then. Otherwise there is nothing to be said.
@@ -46,8 +44,12 @@ pub(super) struct Followers {
     round: Option<Round>,
     /// The oldest call is the first.
     in_flight: BTreeMap<EffectId, InFlight>,
+    /// What is on its way to the queue. The oldest batch is the first.
+    batches: BTreeMap<EffectId, Batch>,
     /// When to call sessions again that have failed, or have taken only a part.
     retries: BTreeSet<(Millis, String)>,
+    /// Whether the last step has begun as many calls as it may. Their ends begin more.
+    stops_short: bool,
 }
 
 /// What a step knows of the stream and of its limits.
@@ -62,9 +64,14 @@ pub(super) struct Moment<'a> {
 #[derive(Clone, Debug)]
 struct Follower {
     row: FollowerRow,
-    /// What it has, of the incarnation in the row.
+    /// What it has or is told by the queue, of the incarnation in the row.
     has: Offset,
-    /// The call that tells it.
+    /// Whether the session is known to have this subscription, or is told by the queue that the
+    /// stream has it.
+    is_sure: bool,
+    /// Whether the session, or a late call of it, has ended this subscription before that.
+    has_left: bool,
+    /// The call or the batch that tells it.
     in_flight: Option<EffectId>,
     retry_at: Option<Millis>,
     failures: u64,
@@ -101,11 +108,20 @@ struct InFlight {
     since: Millis,
 }
 
+#[derive(Clone, Debug)]
+struct Batch {
+    sessions: Vec<String>,
+    present: Option<Presence>,
+    since: Millis,
+}
+
 impl Follower {
     fn new(row: FollowerRow) -> Self {
         let from = row.from.offset.filter(|_| !row.is_unsure);
         Self {
             has: from.unwrap_or(Offset::START),
+            is_sure: !row.is_unsure,
+            has_left: false,
             row,
             in_flight: None,
             retry_at: None,
@@ -113,11 +129,18 @@ impl Follower {
         }
     }
 
+    /// Returns whether a round has to tell it.
+    fn is_due(&self, present: Option<Presence>) -> bool {
+        self.retry_at.is_none() && self.in_flight.is_none() && self.is_behind(present)
+    }
+
     fn is_behind(&self, present: Option<Presence>) -> bool {
         match present {
             None => true,
             Some(present) => {
-                present.incarnation != self.row.from.incarnation || self.has < present.tail
+                present.incarnation != self.row.from.incarnation
+                    || !self.is_sure
+                    || self.has < present.tail
             }
         }
     }
@@ -197,24 +220,127 @@ impl Followers {
     }
 
     fn failed(&mut self, call: &InFlight, moment: Moment<'_>) {
-        let follower = self.told_by(call);
-        follower.failures += 1;
-        let pause = backoff(follower.failures, moment.instance_seed, moment.limits);
-        self.retry(&call.session, moment.now.plus(pause));
+        self.told_by(call);
+        self.retry_later(&call.session, moment);
+    }
+
+    /// Tells a session again after a pause.
+    fn retry_later(&mut self, session: &str, moment: Moment<'_>) {
+        if let Some(follower) = self.followers.get_mut(session) {
+            follower.failures += 1;
+            let pause = backoff(follower.failures, moment.instance_seed, moment.limits);
+            self.retry(session, moment.now.plus(pause));
+        }
     }
 
     fn has_room(&self, limits: &Limits) -> bool {
         (self.in_flight.len() as u64) < limits.deliveries_max
     }
 
-    /// Tells a session how the stream is.
-    fn deliver(&mut self, session: &str, moment: Moment<'_>, outbox: &mut Outbox, turn: &mut Turn) {
+    fn uses_queue(&self, limits: &Limits) -> bool {
+        limits.fanout_queue && self.count() > limits.fanout_queue_threshold
+    }
+
+    /// Returns whether a round may go on.
+    fn has_room_for_round(&self, limits: &Limits) -> bool {
+        if self.uses_queue(limits) {
+            (self.batches.len() as u64) < limits.fanout_batches_max
+        } else {
+            self.has_room(limits)
+        }
+    }
+
+    /// Lets the queue tell these sessions how the stream is, as many of them as fit into a batch.
+    /// Returns the last one.
+    fn enqueue(
+        &mut self,
+        sessions: Vec<String>,
+        moment: Moment<'_>,
+        outbox: &mut Outbox,
+        turn: &mut Turn,
+    ) -> String {
         let Moment { now, present, .. } = moment;
-        let Some(follower) = self.followers.get_mut(session) else {
+        let effect = outbox.next_effect();
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        for session in &sessions {
+            let follower = self.followers.get_mut(session);
+            let follower = follower.expect("a round tells those that follow");
+            let notice = Notice {
+                session: session.clone(),
+                stream: follower.row.stream.clone(),
+                subscription: follower.row.subscription,
+                present,
+            };
+            let message = notice.to_text();
+            bytes += message.len() as u64;
+            if bytes > moment.limits.fanout_bytes_max && !messages.is_empty() {
+                break;
+            }
+            follower.in_flight = Some(effect);
+            messages.push(message);
+        }
+        let mut sessions = sessions;
+        sessions.truncate(messages.len());
+        let last = sessions.last().expect("a batch has a message").clone();
+        let batch = Batch {
+            sessions,
+            present,
+            since: now,
+        };
+        self.batches.insert(effect, batch);
+        turn.after_commit.push(Effect::Enqueue { effect, messages });
+        last
+    }
+
+    /// Handles the end of a batch: `done` says whether the queue is known to have it. If it may not
+    /// have it, the stream calls these sessions itself.
+    fn batch_finished(&mut self, effect: EffectId, done: bool, moment: Moment<'_>) {
+        let Some(batch) = self.batches.remove(&effect) else {
             return;
         };
+        for session in &batch.sessions {
+            let follower = self.followers.get_mut(session);
+            let Some(follower) = follower.filter(|it| it.in_flight == Some(effect)) else {
+                continue;
+            };
+            follower.in_flight = None;
+            if !done {
+                self.retry_later(session, moment);
+                continue;
+            }
+            if follower.has_left {
+                self.retry(session, moment.now);
+                continue;
+            }
+            follower.is_sure = true;
+            if let Some(present) = batch.present
+                && present.incarnation == follower.row.from.incarnation
+            {
+                follower.has = follower.has.max(present.tail);
+            }
+        }
+        self.has_answered |= done;
+        if batch.present != moment.present {
+            // The round since then has left these sessions out.
+            self.told = None;
+        }
+    }
+
+    /// Tells a session how the stream is. Returns whether there is something to tell.
+    fn deliver(
+        &mut self,
+        session: &str,
+        moment: Moment<'_>,
+        outbox: &mut Outbox,
+        turn: &mut Turn,
+    ) -> bool {
+        let Moment { now, present, .. } = moment;
+        let Some(follower) = self.followers.get_mut(session) else {
+            return false;
+        };
         if follower.in_flight.is_some() || !follower.is_behind(present) {
-            return;
+            return false;
         }
         let effect = outbox.next_effect();
         follower.in_flight = Some(effect);
@@ -235,6 +361,7 @@ impl Followers {
             to: session.to_owned(),
             request: session_request(&call),
         });
+        true
     }
 
     /// Tells the sessions how the stream is now, at the end of a step.
@@ -257,6 +384,11 @@ impl Followers {
             let lost = oldest.remove();
             self.failed(&lost, moment);
         }
+        while let Some((effect, oldest)) = self.batches.first_key_value()
+            && oldest.since.plus(limits.reply_timeout_ms) <= now
+        {
+            self.batch_finished(*effect, false, moment);
+        }
         if self.followers.is_empty() {
             (self.round, self.told) = (None, None);
             if self.delivered.take().is_some() {
@@ -264,7 +396,9 @@ impl Followers {
             }
             return;
         }
-        while self.has_room(limits)
+        let mut left = limits.deliveries_per_step_max;
+        while left > 0
+            && self.has_room(limits)
             && let Some((at, session)) = self.retries.first().cloned()
             && at <= now
         {
@@ -272,9 +406,9 @@ impl Followers {
             if let Some(follower) = self.followers.get_mut(&session) {
                 follower.retry_at = None;
             }
-            self.deliver(&session, moment, outbox, turn);
+            left -= u64::from(self.deliver(&session, moment, outbox, turn));
         }
-        while self.has_room(limits) {
+        while left > 0 && self.has_room_for_round(limits) {
             let round = match self.round.take() {
                 Some(round) => round,
                 None if self.told == Some(present) => break,
@@ -287,20 +421,27 @@ impl Followers {
                 None => Bound::Unbounded,
                 Some(session) => Bound::Excluded(session.clone()),
             };
-            let next = self.followers.range((from, Bound::Unbounded));
-            let mut next = next.filter(|(_, follower)| follower.retry_at.is_none());
-            match next
-                .find(|(_, follower)| follower.is_behind(present) && follower.in_flight.is_none())
-            {
-                Some((session, _)) => {
-                    let session = session.clone();
-                    self.deliver(&session, moment, outbox, turn);
-                    let behind = Some(session);
-                    self.round = Some(Round { behind, ..round });
-                }
-                None => self.told = Some(round.present),
-            }
+            let due = self.followers.range((from, Bound::Unbounded));
+            let mut due = due.filter(|(_, follower)| follower.is_due(present));
+            let Some((session, _)) = due.next() else {
+                self.told = Some(round.present);
+                continue;
+            };
+            let session = session.clone();
+            let behind = Some(if self.uses_queue(limits) {
+                let others = (1..limits.fanout_messages_max).zip(due);
+                let others = others.map(|(_, (session, _))| session.clone());
+                let sessions = [session].into_iter().chain(others).collect();
+                self.enqueue(sessions, moment, outbox, turn)
+            } else {
+                let is_told = self.deliver(&session, moment, outbox, turn);
+                assert!(is_told, "the session is behind");
+                session
+            });
+            left -= 1;
+            self.round = Some(Round { behind, ..round });
         }
+        self.stops_short = left == 0;
         self.note_delivered(moment, rows, turn);
     }
 
@@ -312,7 +453,8 @@ impl Followers {
             limits,
             ..
         } = moment;
-        let is_done = self.in_flight.is_empty() && self.retries.is_empty() && self.round.is_none();
+        let is_under_way = !self.in_flight.is_empty() || !self.batches.is_empty();
+        let is_done = !is_under_way && self.retries.is_empty() && self.round.is_none();
         let Some(present) = present.filter(|_| is_done && self.told == Some(present)) else {
             return;
         };
@@ -335,9 +477,12 @@ impl Followers {
     /// does not live to see the end of a call.
     pub(super) fn checks_at(&self, limits: &Limits) -> Option<Millis> {
         let check_ms = limits.link_check_ms.max(limits.reply_timeout_ms);
-        let oldest = self.in_flight.values().next();
-        let oldest = oldest.map(|call| call.since.plus(check_ms));
-        let retry = self.retries.first().filter(|_| self.has_room(limits));
+        let call = self.in_flight.values().next().map(|call| call.since);
+        let batch = self.batches.values().next().map(|batch| batch.since);
+        let oldest = call.into_iter().chain(batch).min();
+        let oldest = oldest.map(|since| since.plus(check_ms));
+        let may_retry = self.has_room(limits) && !self.stops_short;
+        let retry = self.retries.first().filter(|_| may_retry);
         oldest.into_iter().chain(retry.map(|(at, _)| *at)).min()
     }
 
@@ -358,6 +503,7 @@ impl Followers {
             Some(DeliverAnswer::Has(offset)) => {
                 let follower = self.told_by(&call);
                 follower.failures = 0;
+                follower.is_sure = true;
                 follower.has = follower.has.max(offset);
                 let is_behind = follower.is_behind(moment.present);
                 self.has_answered = true;
@@ -428,35 +574,71 @@ impl Stream {
         Ok(FollowAnswer::Follows(from))
     }
 
-    /// Ends a session's interest in the stream.
+    /// Ends a session's interest in the stream. If a late call may have brought this subscription
+    /// back in place of another one, it stays until the session has heard of it.
     pub(super) fn unfollow(&mut self, session: &str, subscription: Incarnation, step: &mut Step) {
-        let follower = self.followers.followers.get(session);
-        if follower.is_some_and(|follower| follower.row.subscription == subscription) {
+        let follower = self.followers.followers.get_mut(session);
+        let Some(follower) = follower.filter(|it| it.row.subscription == subscription) else {
+            return;
+        };
+        if follower.is_sure {
             let rows = self.control_rows;
             self.followers.remove(session, rows, &mut step.turn);
+        } else {
+            follower.has_left = true;
         }
     }
 
-    /// Answers a session with the appends behind a place.
-    pub(super) fn page_of_appends(
-        &self,
-        id: CallId,
-        (incarnation, from): (Incarnation, Offset),
-        rows: &dyn Storage,
+    /// Takes back a session that the fan-out queue could not tell, and calls it. What the queue was
+    /// to tell all sessions no longer counts for this one.
+    pub(super) fn undelivered(
+        &mut self,
+        now: Millis,
+        session: &str,
+        subscription: Incarnation,
         step: &mut Step,
-    ) -> Result<(), StorageError> {
-        let present = self.presence();
-        let answer = match present.filter(|present| present.incarnation == incarnation) {
-            None => Answer::refusal(&Refusal::StreamNotFound),
-            Some(_) => {
-                let state = self.state.as_ref().expect("a stream that is present");
-                state.page_of_appends(from, rows, &self.limits)?
-            }
+    ) {
+        let moment = Moment {
+            now,
+            present: self.presence(),
+            instance_seed: self.instance_seed,
+            limits: &self.limits,
         };
-        step.turn
-            .after_commit
-            .push(Effect::Answer { call: id, answer });
-        Ok(())
+        let followers = &mut self.followers;
+        let follower = followers.followers.get_mut(session);
+        let Some(follower) = follower.filter(|it| it.row.subscription == subscription) else {
+            return;
+        };
+        let is_called = follower.retry_at.is_some()
+            || follower
+                .in_flight
+                .is_some_and(|effect| !followers.batches.contains_key(&effect));
+        if is_called {
+            return;
+        }
+        let delivered = followers.delivered;
+        if follower.row.delivered_before != delivered {
+            follower.row.delivered_before = delivered;
+            let key = Followers::key(session);
+            let body = to_json(&follower.row);
+            self.control_rows
+                .put(ControlRow { key, body }, &mut step.turn);
+        }
+        let failures = follower.failures;
+        *follower = Follower::new(follower.row.clone());
+        follower.failures = failures;
+        followers.retry_later(session, moment);
+    }
+
+    /// Handles the end of an [`Effect::Enqueue`].
+    pub(super) fn enqueue_finished(&mut self, now: Millis, effect: EffectId, done: bool) {
+        let moment = Moment {
+            now,
+            present: self.presence(),
+            instance_seed: self.instance_seed,
+            limits: &self.limits,
+        };
+        self.followers.batch_finished(effect, done, moment);
     }
 
     /// Answers a call of a session.
@@ -465,91 +647,4 @@ impl Stream {
         let effect = Effect::Answer { call: id, answer };
         step.turn.after_commit.push(effect);
     }
-}
-
-impl StreamState {
-    /// Returns the place at which a session can begin. In a stream of bytes that is the end of an
-    /// append.
-    fn append_boundary(
-        &self,
-        from: Offset,
-        rows: &dyn Storage,
-        limits: &Limits,
-    ) -> Result<Option<Offset>, StorageError> {
-        let Some(place) = self.sent_place(from, rows)? else {
-            return Ok(None);
-        };
-        if self.format == Format::Json || place == Offset::START || place == self.tail() {
-            return Ok(Some(place));
-        }
-        if place.segment < self.inherited_segments() {
-            return Ok(Some(place));
-        }
-        let end = self.append_end(place.segment, place.position - 1, rows, limits)?;
-        Ok((end == place.position).then_some(place))
-    }
-
-    /// Returns the answer with as many of the next appends as fit into a page of one segment. The
-    /// ends of inherited appends are not known, so what a page has of them counts as one append.
-    fn page_of_appends(
-        &self,
-        from: Offset,
-        rows: &dyn Storage,
-        limits: &Limits,
-    ) -> Result<Answer, StorageError> {
-        let mut head = PageHead {
-            json: self.format == Format::Json,
-            appends: Vec::new(),
-        };
-        let tail = self.tail();
-        if from >= tail {
-            return Ok(page_without_content(&head));
-        }
-        let page = self.page(from, tail, Shape::Body, rows, limits)?;
-        let mut at = from;
-        if at.position == self.units_of(at.segment, rows)? {
-            at = Offset::new(at.segment + 1, 0);
-        }
-        let end = if page.end.segment == at.segment {
-            page.end.position
-        } else {
-            self.units_of(at.segment, rows)?
-        };
-        let segment = self.segment(at.segment, rows)?;
-        while at.position < end && (head.appends.len() as u64) < limits.delivery_appends_max {
-            let append_end = if at.segment < self.inherited_segments() {
-                end
-            } else {
-                self.append_end(at.segment, at.position, rows, limits)?
-            };
-            let bytes = segment.framed_bytes(at.position, append_end, rows)?;
-            if append_end > end || bytes > limits.envelope_bytes_max {
-                if head.appends.is_empty() {
-                    head.appends.push(PageAppend {
-                        end: Offset::new(at.segment, append_end),
-                        units: None,
-                    });
-                    return Ok(page_without_content(&head));
-                }
-                break;
-            }
-            head.appends.push(PageAppend {
-                end: Offset::new(at.segment, append_end),
-                units: Some(append_end - at.position),
-            });
-            at.position = append_end;
-        }
-        let mut page = self.page(from, at, Shape::Body, rows, limits)?;
-        assert_eq!(page.end, at, "a shorter page of the same place fits, too");
-        page.plan.head = Some(Box::new(PlanHead(line(&head))));
-        Ok(Answer::uncached(200).body(Body::Plan(page.plan)))
-    }
-}
-
-fn page_without_content(head: &PageHead) -> Answer {
-    Answer::uncached(200).body(Body::Bytes(line(head)))
-}
-
-fn line(head: &PageHead) -> Vec<u8> {
-    (to_json(head) + "\n").into_bytes()
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod alarm;
 mod append;
+mod append_page;
 mod close;
 mod control_rows;
 mod create;
@@ -380,6 +381,9 @@ impl Stream {
                     self.expire_if_due(context, step)?;
                 }
                 self.call_finished(now, effect, &outcome, rows, step)?;
+            }
+            Input::EnqueueFinished { effect, done } => {
+                self.enqueue_finished(now, effect, done);
             }
         }
         Ok(())

@@ -57,6 +57,9 @@ struct Source {
     subscribing: Vec<CallId>,
     /// Calls of the stream that wait until the session has what they told.
     delivering: Vec<CallId>,
+    /// Whether the stream has called for a former subscription while this one was under way. A late
+    /// call may have put that one in its place, so the stream has to be asked again.
+    is_doubtful: bool,
 }
 
 /// A call for a page of appends.
@@ -82,6 +85,7 @@ impl Source {
             fetch: None,
             subscribing: Vec::new(),
             delivering: Vec::new(),
+            is_doubtful: false,
         }
     }
 }
@@ -177,6 +181,14 @@ impl Stream {
                 subscription,
             } => {
                 self.unfollow(&session, subscription, step);
+                Self::answer_session(id, &DeliverAnswer::Ended, step);
+                return Ok(());
+            }
+            SessionCall::Undelivered {
+                session,
+                subscription,
+            } => {
+                self.undelivered(now, &session, subscription, step);
                 Self::answer_session(id, &DeliverAnswer::Ended, step);
                 return Ok(());
             }
@@ -476,14 +488,15 @@ impl Stream {
         &mut self,
         task: &TaskKind,
         outcome: &CallOutcome,
+        rows: &dyn Storage,
         step: &mut Step,
-    ) {
+    ) -> Result<(), StorageError> {
         let Some((stream, subscription)) = followed_by(task) else {
-            return;
+            return Ok(());
         };
         let source = self.session.sources.get_mut(&stream);
         let Some(source) = source.filter(|source| source.row.subscription == subscription) else {
-            return;
+            return Ok(());
         };
         let subscribing = core::mem::take(&mut source.subscribing);
         let what = answered(outcome).expect("a task is done once its answer can be read");
@@ -502,7 +515,11 @@ impl Stream {
                     let has = place.offset.unwrap_or(Offset::START);
                     Self::answer_session(id, &DeliverAnswer::Has(has), step);
                 }
-                return;
+                if core::mem::take(&mut source.is_doubtful) {
+                    let place = (Some(place.incarnation), place.offset);
+                    self.ask_to_follow(stream, subscription, place, rows, step)?;
+                }
+                return Ok(());
             }
             FollowAnswer::NotFound => Refusal::StreamNotFound,
             FollowAnswer::NoSuchOffset => {
@@ -522,6 +539,7 @@ impl Stream {
         for id in removed.delivering {
             Self::answer_session(id, &DeliverAnswer::Ended, step);
         }
+        Ok(())
     }
 
     /// Tells the clients that wait for a stream that it does not answer at the moment. The
@@ -555,7 +573,12 @@ impl Stream {
         let row = source.row.clone();
         let Some(from) = row.from else {
             // Where the subscription begins is still on its way.
-            source.delivering.push(id);
+            if row.subscription == subscription {
+                source.delivering.push(id);
+            } else {
+                source.is_doubtful = true;
+                Self::answer_session(id, &DeliverAnswer::Ended, step);
+            }
             return Ok(());
         };
         let has = self.has(from, rows)?;
@@ -715,6 +738,7 @@ fn followed_by(task: &TaskKind) -> Option<(String, Incarnation)> {
         | SessionCall::Unsubscribe { .. }
         | SessionCall::Deliver { .. }
         | SessionCall::Unfollow { .. }
+        | SessionCall::Undelivered { .. }
         | SessionCall::Page { .. } => None,
     }
 }

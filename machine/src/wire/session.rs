@@ -299,6 +299,13 @@ pub enum SessionCall {
         /// The incarnation of the subscription.
         subscription: Incarnation,
     },
+    /// The fan-out queue could not tell the session what the stream has. The stream does it.
+    Undelivered {
+        /// The name of the session's stream.
+        session: String,
+        /// The incarnation of the subscription.
+        subscription: Incarnation,
+    },
     /// The session asks for appends. The answer is a line that says where each of them ends, and
     /// the content.
     Page {
@@ -331,7 +338,8 @@ pub(crate) enum FollowAnswer {
     TooMany,
 }
 
-/// What a session answers to [`SessionCall::Deliver`].
+/// What a session answers to [`SessionCall::Deliver`]. A stream answers [`SessionCall::Unfollow`]
+/// and [`SessionCall::Undelivered`] with [`DeliverAnswer::Ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum DeliverAnswer {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use machine::fanout::{Delivery, Next};
 use machine::router::Settings;
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::wire::session::{self, SessionRoute};
@@ -14,7 +15,7 @@ use machine::{
 pub(crate) const BEGINNING: Millis = Millis(1_800_000_000_000);
 pub(crate) const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Place {
     pub(crate) rows: MemoryRows,
     object: Option<Object>,
@@ -24,12 +25,15 @@ pub(crate) struct Place {
 /// The object that has called another one, and the effect.
 type Caller = (String, EffectId);
 
+#[derive(Clone)]
 enum Work {
     Call(Caller, String, outbox::Request),
     Finished(Caller, CallOutcome),
+    Enqueued(Caller, bool),
 }
 
 /// All objects by their names.
+#[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) now: Millis,
     pub(crate) limits: Limits,
@@ -45,6 +49,12 @@ pub(crate) struct Server {
     pub(crate) turns: Vec<(String, Cost)>,
     /// The object, the effect and the receiver of each webhook that is not answered.
     pub(crate) webhooks: VecDeque<(String, EffectId, String)>,
+    /// The messages of the fan-out queue, and how often it has brought each.
+    pub(crate) queue: VecDeque<(String, u64)>,
+    /// Whether the queue takes nothing.
+    pub(crate) queue_is_full: bool,
+    /// An object that does not answer the consumer of the queue.
+    pub(crate) silent: String,
     /// A receiver of calls that answers 200 without a readable body, as often as this.
     pub(crate) unreadable: (String, u64),
 }
@@ -59,6 +69,8 @@ pub(crate) struct Cost {
     pub(crate) calls: usize,
     /// Requests to receivers.
     pub(crate) webhooks: usize,
+    /// Batches of messages for the fan-out queue.
+    pub(crate) batches: usize,
 }
 
 impl Cost {
@@ -69,6 +81,7 @@ impl Cost {
             alarms: usize::from(turn.alarm != AlarmChange::Keep),
             calls: count(|effect| matches!(effect, Effect::Call { .. })),
             webhooks: count(|effect| matches!(effect, Effect::Webhook { .. })),
+            batches: count(|effect| matches!(effect, Effect::Enqueue { .. })),
         }
     }
 
@@ -78,6 +91,7 @@ impl Cost {
             alarms: self.alarms + other.alarms,
             calls: self.calls + other.calls,
             webhooks: self.webhooks + other.webhooks,
+            batches: self.batches + other.batches,
         }
     }
 }
@@ -99,6 +113,9 @@ impl Server {
             work: VecDeque::new(),
             turns: Vec::new(),
             webhooks: VecDeque::new(),
+            queue: VecDeque::new(),
+            queue_is_full: false,
+            silent: String::new(),
             unreadable: (String::new(), 0),
         }
     }
@@ -193,7 +210,52 @@ impl Server {
                 Work::Finished((from, effect), outcome) => {
                     self.step_once(&from, Input::CallFinished { effect, outcome });
                 }
+                Work::Enqueued((from, effect), done) => {
+                    self.step_once(&from, Input::EnqueueFinished { effect, done });
+                }
             }
+        }
+    }
+
+    /// Lets the consumer handle each message of the fan-out queue once. Returns how many were
+    /// acknowledged.
+    pub(crate) fn consume(&mut self) -> usize {
+        let messages = core::mem::take(&mut self.queue);
+        let mut acknowledged = 0;
+        for (body, attempts) in messages {
+            let attempts = attempts + 1;
+            let limits = self.limits.clone();
+            let (mut delivery, mut next) = Delivery::begin(&body, attempts, &limits);
+            next = loop {
+                let Next::Call { to, request, .. } = next else {
+                    break next;
+                };
+                let outcome = self.outcome_of(&to, &request);
+                next = delivery.called(&outcome, &limits);
+            };
+            if next == Next::Acknowledge {
+                acknowledged += 1;
+            } else {
+                self.queue.push_back((body, attempts));
+            }
+        }
+        acknowledged
+    }
+
+    fn outcome_of(&mut self, to: &str, request: &outbox::Request) -> CallOutcome {
+        if to == self.silent {
+            return CallOutcome::Failed;
+        }
+        let headers = request.headers.iter();
+        let headers: Vec<_> = headers
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let target = outbox::target(to);
+        let call = self.send(to, &request.method, &target, &headers, &request.body);
+        let answer = self.answers.remove(&call).expect("the call is answered");
+        CallOutcome::Answered {
+            status: answer.status,
+            body: body(&answer).into(),
         }
     }
 
@@ -290,6 +352,15 @@ impl Server {
             Effect::Webhook { effect, webhook } => {
                 self.webhooks
                     .push_back((from.to_owned(), effect, webhook.body));
+            }
+            Effect::Enqueue { effect, messages } => {
+                let done = !self.queue_is_full;
+                if done {
+                    let messages = messages.into_iter().map(|body| (body, 0));
+                    self.queue.extend(messages);
+                }
+                let caller = (from.to_owned(), effect);
+                self.work.push_back(Work::Enqueued(caller, done));
             }
             Effect::Attach { .. }
             | Effect::Put(_)

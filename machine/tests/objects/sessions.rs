@@ -271,3 +271,211 @@ fn a_delivery_costs_two_calls_and_one_row() {
         );
     }
 }
+
+/// Returns a server with a fan-out queue, the stream `a`, and sessions that follow it.
+fn with_queue(sessions: u64) -> (Server, Vec<String>) {
+    let mut server = Server::new();
+    server.limits.fanout_queue = true;
+    server.limits.fanout_queue_threshold = 2;
+    server.request("PUT", "a", "", "[0]");
+    let sessions = (0..sessions).map(|_| {
+        let session = created(&mut server);
+        assert_eq!(subscribe(&mut server, &session, "a", None), 204);
+        session
+    });
+    let sessions = sessions.collect();
+    (server, sessions)
+}
+
+fn payloads(server: &mut Server, session: &str) -> Vec<Value> {
+    let found = envelopes(server, session).into_iter();
+    found.map(|each| each["payload"].clone()).collect()
+}
+
+#[test]
+fn many_sessions_are_told_through_the_queue() {
+    let (mut server, sessions) = with_queue(2);
+    append(&mut server, "a", "1");
+    assert!(server.queue.is_empty(), "two are called by the stream");
+    assert_eq!(payloads(&mut server, &sessions[0]), [json!(1)]);
+
+    let (mut server, sessions) = with_queue(250);
+    server.turns.clear();
+    append(&mut server, "a", "1");
+    let cost = server.cost("a");
+    assert_eq!((cost.batches, cost.calls), (3, 0), "{cost:?}");
+    assert_eq!(server.queue.len(), 250);
+    for session in &sessions {
+        assert_eq!(payloads(&mut server, session), [json!(null); 0]);
+    }
+    append(&mut server, "a", "2");
+    // The messages of both appends, in the opposite order.
+    server.queue.make_contiguous().reverse();
+    assert_eq!(server.consume(), 500);
+    for session in &sessions {
+        assert_eq!(payloads(&mut server, session), [json!(1), json!(2)]);
+    }
+    // The next instance knows that the queue had all of them.
+    append(&mut server, "a", "3");
+    server.consume();
+    server.sleep();
+    server.turns.clear();
+    assert_eq!(server.request("HEAD", "a", "", "").status, 200);
+    server.consume();
+    for session in &sessions {
+        assert_eq!(
+            payloads(&mut server, session),
+            [json!(1), json!(2), json!(3)]
+        );
+    }
+}
+
+#[test]
+fn a_batch_has_at_most_as_many_bytes_as_the_queue_takes() {
+    let (mut server, _) = with_queue(20);
+    server.limits.fanout_bytes_max = 1_000;
+    server.sleep();
+    server.turns.clear();
+    append(&mut server, "a", "1");
+    let cost = server.cost("a");
+    assert_eq!(server.queue.len(), 20);
+    let bytes: usize = server.queue.iter().map(|(body, _)| body.len()).sum();
+    assert!(cost.batches >= bytes.div_ceil(1_000), "{cost:?}, {bytes}");
+    assert!(cost.batches < 20, "{cost:?}");
+}
+
+#[test]
+fn the_stream_calls_the_sessions_when_the_queue_takes_nothing() {
+    let (mut server, sessions) = with_queue(3);
+    server.queue_is_full = true;
+    append(&mut server, "a", "1");
+    server.run_until(Millis(server.now.0 + 10_000));
+    assert!(server.queue.is_empty());
+    for session in &sessions {
+        assert_eq!(payloads(&mut server, session), [json!(1)]);
+    }
+}
+
+#[test]
+fn a_session_that_does_not_answer_goes_back_to_its_stream() {
+    let (mut server, sessions) = with_queue(3);
+    append(&mut server, "a", "1");
+    assert_eq!(server.consume(), 3);
+    append(&mut server, "a", "2");
+    server.silent = format!("subscriptions/{}", sessions[1]);
+    assert_eq!(server.consume(), 2);
+    for attempt in 2..server.limits.fanout_attempts_max {
+        assert_eq!(server.consume(), 0, "{attempt}");
+    }
+    server.run_until(Millis(server.now.0 + 60_000));
+    // The stream believes that the queue has told all sessions, and stores it.
+    append(&mut server, "a", "3");
+    assert_eq!(server.queue.len(), 4);
+    server.run_until(Millis(server.now.0 + 60_000));
+    assert_eq!(server.request("HEAD", "a", "", "").status, 200);
+    server.sleep();
+    // The message about the second append is given back.
+    assert_eq!(server.consume(), 3);
+    let expected = [json!(1), json!(2), json!(3)];
+    for sleeps in [false, true] {
+        let mut server = server.clone();
+        if sleeps {
+            // The next instance knows whom the queue could not tell, and tries that again.
+            server.sleep();
+            server.silent.clear();
+        }
+        server.queue.clear();
+        server.run_until(Millis(server.now.0 + 120_000));
+        assert_eq!(server.queue.len(), usize::from(sleeps));
+        server.consume();
+        assert_eq!(payloads(&mut server, &sessions[1]), expected);
+    }
+    // What is late then does no harm.
+    server.run_until(Millis(server.now.0 + 120_000));
+    server.silent.clear();
+    assert_eq!(server.consume(), 1);
+    assert_eq!(payloads(&mut server, &sessions[1]), expected);
+}
+
+#[test]
+fn a_message_is_kept_while_neither_session_nor_stream_answers() {
+    let (mut server, sessions) = with_queue(3);
+    append(&mut server, "a", "1");
+    server.silent = format!("subscriptions/{}", sessions[0]);
+    for _ in 1..server.limits.fanout_attempts_max {
+        server.consume();
+    }
+    let body = server.queue.front().expect("one is left").0.clone();
+    let limits = server.limits.clone();
+    let attempts = limits.fanout_attempts_max;
+    let (mut delivery, _) = machine::fanout::Delivery::begin(&body, attempts, &limits);
+    let failed = machine::CallOutcome::Failed;
+    let next = delivery.called(&failed, &limits);
+    let machine::fanout::Next::Call { to, .. } = next else {
+        panic!("{next:?}");
+    };
+    assert_eq!(to, "a");
+    let next = delivery.called(&failed, &limits);
+    assert!(
+        matches!(next, machine::fanout::Next::Retry { after_seconds: 1.. }),
+        "{next:?}"
+    );
+}
+
+#[test]
+fn a_body_of_another_version_is_never_acknowledged() {
+    let limits = machine::Limits::DEFAULT;
+    for body in ["", "{}", "null", "{\"session\":\"s\"}"] {
+        for attempts in [1, 5, 100] {
+            let (_, next) = machine::fanout::Delivery::begin(body, attempts, &limits);
+            assert!(
+                matches!(next, machine::fanout::Next::Retry { .. }),
+                "{next:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_session_that_takes_page_by_page_goes_back_to_its_stream_at_last() {
+    let (mut server, sessions) = with_queue(3);
+    server.limits.delivery_appends_max = 1;
+    server.limits.fanout_calls_max = 2;
+    server.sleep();
+    for number in 1..6 {
+        append(&mut server, "a", &number.to_string());
+    }
+    // Only the last messages are left: each is about all appends.
+    let last = server.queue.split_off(server.queue.len() - 3);
+    server.queue = last;
+    assert_eq!(server.consume(), 3);
+    server.run_until(Millis(server.now.0 + 10_000));
+    let expected: Vec<_> = (1..6).map(|number| json!(number)).collect();
+    for session in &sessions {
+        assert_eq!(payloads(&mut server, session), expected);
+    }
+}
+
+#[test]
+fn the_queue_tells_the_stream_about_sessions_that_have_ended() {
+    let (mut server, sessions) = with_queue(4);
+    let path = format!("/v1/sessions/{}", sessions[0]);
+    append(&mut server, "a", "1");
+    assert_eq!(server.session("DELETE", &path, "").status, 204);
+    assert_eq!(server.consume(), 4);
+    let follows = |server: &Server| {
+        let rows = server.places["a"].rows.control();
+        let rows = rows.filter(|(key, _)| key.starts_with("follower/"));
+        rows.count()
+    };
+    assert_eq!(follows(&server), 3);
+
+    // A stream that ends tells its sessions through the queue, too.
+    assert_eq!(server.request("DELETE", "a", "", "").status, 204);
+    assert_eq!(server.queue.len(), 3);
+    assert_eq!(server.consume(), 3);
+    assert_eq!(follows(&server), 0);
+    assert_eq!(subscribed(&mut server, &sessions[1]), json!([]));
+    server.run_until(Millis(server.now.0 + 100_000_000));
+    assert!(server.places["a"].rows.is_empty());
+}

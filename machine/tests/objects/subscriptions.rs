@@ -190,6 +190,7 @@ fn a_delivery_costs_a_few_rows_and_calls() {
             alarms: 0,
             calls: 1,
             webhooks: 0,
+            ..Cost::default()
         };
         // The cursor and the wake, at the beginning and at the end. The alarm is set and removed.
         let subscription = Cost {
@@ -197,6 +198,7 @@ fn a_delivery_costs_a_few_rows_and_calls() {
             alarms: 2,
             calls: 0,
             webhooks: 1,
+            ..Cost::default()
         };
         assert_eq!(server.cost("a"), stream);
         assert_eq!(server.cost("__ds/subscriptions/s"), subscription);

@@ -163,6 +163,7 @@ impl Shell {
                     self.messages.push((effect, Message::Index(statements)))
                 }
                 Effect::Webhook { .. } => unreachable!("a stream sends no webhooks"),
+                Effect::Enqueue { .. } => unreachable!("there is no fan-out queue here"),
                 Effect::Answer { .. } | Effect::Attach { .. } => answers.push(effect),
             }
         }
@@ -384,7 +385,8 @@ impl Shell {
             | Effect::Collect { .. }
             | Effect::Call { .. }
             | Effect::Webhook { .. }
-            | Effect::Index { .. } => {
+            | Effect::Index { .. }
+            | Effect::Enqueue { .. } => {
                 unreachable!("they are kept apart")
             }
             Effect::Attach { subscriber, .. } => {

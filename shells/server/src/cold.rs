@@ -185,6 +185,7 @@ async fn carry_out(streams: Arc<Streams>, job: EffectJob) {
             Input::CallFinished { effect, outcome }
         }
         Effect::Index { .. } => unreachable!("the limits say that there is no index"),
+        Effect::Enqueue { .. } => unreachable!("the limits say that there is no fan-out queue"),
         Effect::Answer { .. } | Effect::Attach { .. } => return,
     };
     streams.report(&name, instance, outcome);

@@ -367,7 +367,8 @@ impl ActorState {
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
                 | Effect::Webhook { .. }
-                | Effect::Index { .. } => {
+                | Effect::Index { .. }
+                | Effect::Enqueue { .. } => {
                     if effects.instance == self.instance && self.machine.is_some() {
                         self.pending_effects += 1;
                     }

@@ -1,6 +1,6 @@
 // Runs the effects of a turn that take time: puts and deletions in R2, requests to other objects,
-// and statements for the admin index. The Rust code decides what to do, and what to do after a
-// failure.
+// messages for the fan-out queue, and statements for the admin index. The Rust code decides what to
+// do, and what to do after a failure.
 
 import { readAtMost } from "./body.mjs";
 import { release } from "./release.mjs";
@@ -119,6 +119,18 @@ export async function runEffect(effect, env, object, report) {
       );
       const content = answer?.body ?? new Uint8Array();
       report((object) => object.replied(effect.id, answer?.status, content));
+      break;
+    }
+    case "enqueue": {
+      const messages = effect.messages.map((body) => ({
+        body,
+        contentType: /** @type {const} */ ("text"),
+      }));
+      const done = await env.FANOUT_QUEUE.sendBatch(messages).then(
+        () => true,
+        (error) => failed("the fan-out queue did not take messages", error),
+      );
+      report((object) => object.enqueued(effect.id, done === true));
       break;
     }
     case "index": {

@@ -12,6 +12,7 @@ import { answerQuestion, withoutCors } from "./admin.mjs";
 import { pageFile } from "./admin_page.mjs";
 import { readAtMost } from "./body.mjs";
 import { runEffect } from "./effects.mjs";
+import { deliverAll } from "./fanout.mjs";
 import { writePoints } from "./metrics.mjs";
 import { streamPages } from "./pages.mjs";
 import { isLive, serveLive } from "./reader.mjs";
@@ -194,6 +195,8 @@ export class StreamObject extends DurableObject {
   async #runEffects(effects) {
     // No effect leaves before its turn is durable.
     await this.ctx.storage.sync();
+    // Objects of one thread that call each other would hold back the answer to the client.
+    await scheduler.wait(0);
     await Promise.all(
       effects.map((effect) =>
         runEffect(effect, this.env, this.inner, (outcome) => this.#run(outcome)),
@@ -390,5 +393,9 @@ export default {
       answered = { response: unavailable() };
     }
     return finished(request, answered, began);
+  },
+  async queue(batch, env) {
+    router ??= new inner.Router(env);
+    await deliverAll(batch, env, router);
   },
 };

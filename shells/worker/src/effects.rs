@@ -1,5 +1,6 @@
-//! Effects that take time: puts and deletions in R2, requests to other objects, and statements for
-//! the admin index. `js/effects.mjs` runs them and calls the code in here in between.
+//! Effects that take time: puts and deletions in R2, requests to other objects, messages for the
+//! fan-out queue, and statements for the admin index. `js/effects.mjs` runs them, and calls the code
+//! in here in between.
 
 use std::cell::{Cell, RefCell};
 
@@ -36,6 +37,7 @@ export type Effect =
       timeMs: number;
       answerBytesMax: number;
     }
+  | { kind: "enqueue"; id: number; messages: string[] }
   | { kind: "index"; id: number; statements: { sql: string; values: (string | number | null)[] }[] };
 "#;
 
@@ -164,6 +166,15 @@ pub(crate) fn webhook(effect: EffectId, webhook: &Webhook) -> Result<JsValue, Js
         ("body", webhook.body.as_str().into()),
         ("timeMs", (webhook.time_ms as f64).into()),
         ("answerBytesMax", (webhook.answer_bytes_max as f64).into()),
+    ])
+}
+
+pub(crate) fn enqueue(effect: EffectId, messages: &[String]) -> Result<JsValue, JsValue> {
+    let messages: Array = messages.iter().map(JsValue::from).collect();
+    object(&[
+        ("kind", "enqueue".into()),
+        ("id", effect_number(effect)),
+        ("messages", messages.into()),
     ])
 }
 

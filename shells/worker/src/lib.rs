@@ -6,6 +6,7 @@
 //! future hanging. Because there are no futures, a panic breaks only the call in which it happens.
 
 mod effects;
+mod fanout;
 mod head;
 mod incoming;
 mod object;
@@ -59,6 +60,7 @@ fn settings(env: &JsValue) -> Result<Rc<Settings>, String> {
         settings.limits.cold = is_bound("SEGMENTS");
         settings.limits.index = is_bound("ADMIN_INDEX");
         settings.limits.metrics = is_bound("METRICS");
+        settings.limits.fanout_queue = is_bound("FANOUT_QUEUE");
         settings.limits.registry = true;
         Ok(Rc::new(settings))
     };

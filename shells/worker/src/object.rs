@@ -245,6 +245,16 @@ impl StreamObject {
         self.event(Input::IndexFinished { effect, done })
     }
 
+    /// Handles the end of a batch of messages for the fan-out queue, which says whether the queue
+    /// is known to have them.
+    ///
+    /// # Errors
+    /// When the turn failed.
+    pub fn enqueued(&self, effect: f64, done: bool) -> Result<(), JsValue> {
+        let effect = EffectId(effect as u64);
+        self.event(Input::EnqueueFinished { effect, done })
+    }
+
     /// Returns the answer that the entry gives when the Rust code cannot.
     ///
     /// # Errors
@@ -461,6 +471,9 @@ impl StreamObject {
                 } => self.asked.effect(&effects::call(effect, &to, &request)?),
                 Effect::Webhook { effect, webhook } => {
                     self.asked.effect(&effects::webhook(effect, &webhook)?);
+                }
+                Effect::Enqueue { effect, messages } => {
+                    self.asked.effect(&effects::enqueue(effect, &messages)?);
                 }
                 Effect::Index { effect, statements } => {
                     self.asked.effect(&effects::index(effect, &statements)?);

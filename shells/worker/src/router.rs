@@ -18,6 +18,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::{Headers, Request, RequestInit, Response};
 
 use crate::effects::{self, object};
+use crate::fanout::QueuedDelivery;
 use crate::head::Head;
 use crate::platform::{Namespace, entropy};
 use crate::storage::Row;
@@ -290,6 +291,15 @@ impl Router {
     #[must_use]
     pub fn may_keep(&self, status: u16, cache_control: &str) -> bool {
         router::may_keep(status, cache_control)
+    }
+
+    /// Takes a message of the fan-out queue, which the queue has brought this many times.
+    ///
+    /// # Errors
+    /// When the settings are bad.
+    pub fn delivery(&self, body: String, attempts: u32) -> Result<QueuedDelivery, JsValue> {
+        let settings = settings(&self.env)?;
+        Ok(QueuedDelivery::new(settings, body, attempts.into()))
     }
 
     /// Returns the CORS headers of every response, as pairs of name and value.

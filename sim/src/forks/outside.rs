@@ -40,7 +40,10 @@ impl World<'_, '_> {
             } => self.call(at, effect, &to, &request),
             Effect::Put(put) => self.put(at, &put),
             Effect::Collect { effect, keys } => self.collect(at, effect, keys),
-            Effect::Attach { .. } | Effect::Index { .. } | Effect::Webhook { .. } => {
+            Effect::Attach { .. }
+            | Effect::Index { .. }
+            | Effect::Enqueue { .. }
+            | Effect::Webhook { .. } => {
                 self.fail(Oracle::Contract, "no such effect", "one");
             }
         }

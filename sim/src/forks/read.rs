@@ -180,7 +180,8 @@ impl World<'_, '_> {
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
                 | Effect::Webhook { .. }
-                | Effect::Index { .. } => None,
+                | Effect::Index { .. }
+                | Effect::Enqueue { .. } => None,
             });
             let answer = answer.ok_or("a read has no answer")?;
             if answer.status != 200 {

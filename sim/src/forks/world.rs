@@ -679,6 +679,7 @@ fn summary(input: &Input) -> String {
         Input::Alarm => "alarm".to_owned(),
         Input::SubscriberLeft { .. }
         | Input::CollectFinished { .. }
-        | Input::IndexFinished { .. } => format!("{input:?}"),
+        | Input::IndexFinished { .. }
+        | Input::EnqueueFinished { .. } => format!("{input:?}"),
     }
 }

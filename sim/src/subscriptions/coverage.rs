@@ -73,6 +73,14 @@ named! {
         EnvelopeArray: "envelope of several messages",
         EnvelopeBytes: "envelope of bytes",
         EnvelopeOmitted: "envelope without content",
+        QueueUsed: "sessions told through the queue",
+        QueueRefused: "queue that took nothing",
+        QueueUncertain: "queue that took some or all, and said that it did not",
+        QueueRepeated: "message of the queue brought again",
+        QueueRetried: "message of the queue tried again after a failure",
+        QueueGaveBack: "message of the queue given back to its stream",
+        QueueEnded: "message of the queue for a session that had ended",
+        QueuePaged: "message of the queue that took several pages",
         EnvelopeKnown: "envelopes behind what the session had from a former subscription",
     }
 }
@@ -97,6 +105,8 @@ named! {
         Receiver: "receiver",
         /// A worker fails, or does not do what it should.
         Worker: "worker",
+        /// The queue takes nothing, takes some, or brings messages twice or late.
+        Queue: "queue",
     }
 }
 
@@ -112,6 +122,7 @@ impl Breakable for Fault {
             Self::Read => "an instance was lost in the middle of a turn",
             Self::Clock => "a clock was wrong",
             Self::Receiver => "a webhook was not handled as it should be",
+            Self::Queue => "the queue did not do as usual",
             Self::Worker => "a wake was not handled as it should be",
         }
     }

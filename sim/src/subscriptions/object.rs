@@ -411,6 +411,11 @@ impl World<'_, '_> {
                         self.call_ended(delay, place, effect, CallOutcome::Failed);
                     }
                 }
+                Caller::Consumer { run, .. } => {
+                    let outcome = CallOutcome::Failed;
+                    let delay = self.network_delay();
+                    self.schedule(delay, Event::Consumed { run, outcome });
+                }
             }
         }
     }
@@ -446,6 +451,7 @@ fn summary(input: &Input) -> String {
         | Input::SubscriberLeft { .. }
         | Input::PutFinished { .. }
         | Input::CollectFinished { .. }
-        | Input::IndexFinished { .. } => format!("{input:?}"),
+        | Input::IndexFinished { .. }
+        | Input::EnqueueFinished { .. } => format!("{input:?}"),
     }
 }

@@ -1,6 +1,6 @@
 //! What effects do outside of their object: answers, calls and webhooks, and how they go wrong.
 
-use machine::{Answer, Body, CallOutcome, Effect, EffectId, Input, outbox};
+use machine::{Answer, Body, Call, CallOutcome, Effect, EffectId, Input, outbox};
 
 use super::coverage::{Fault, Situation};
 use super::judge::Departed;
@@ -38,7 +38,11 @@ impl World<'_, '_> {
                 request,
             } => self.call(at, effect, &to, &request),
             Effect::Webhook { effect, webhook } => self.leaves(at, effect, webhook, departed),
+            Effect::Enqueue { effect, messages } if self.settings.limits.fanout_queue => {
+                self.enqueue(at, effect, messages);
+            }
             Effect::Attach { .. }
+            | Effect::Enqueue { .. }
             | Effect::Index { .. }
             | Effect::Put(_)
             | Effect::Collect { .. } => {
@@ -89,6 +93,16 @@ impl World<'_, '_> {
                     delay += self.late();
                 }
                 self.call_ended(delay, place, effect, outcome);
+            }
+            Caller::Consumer { run, is_answered } => {
+                if is_answered {
+                    let outcome = CallOutcome::Answered {
+                        status: answer.status,
+                        body: text_of(&answer).into_bytes().into(),
+                    };
+                    let delay = self.network_delay();
+                    self.schedule(delay, Event::Consumed { run, outcome });
+                }
             }
         }
     }
@@ -228,15 +242,8 @@ impl World<'_, '_> {
     }
 
     fn call(&mut self, at: &Place, effect: EffectId, to: &str, request: &outbox::Request) {
-        let target = outbox::target(to);
-        let (method, headers, limits) = (&request.method, &request.headers, &self.settings.limits);
-        let body = request.body.clone();
-        let Some(input) = parse(method, outbox::ORIGIN, &target, headers, body, limits) else {
-            return self.fail(
-                Oracle::Contract,
-                "a call of an object",
-                format!("{request:?}"),
-            );
+        let Some(input) = self.read_call(to, request) else {
+            return;
         };
         if let Some(id) = id_of(&at.name)
             && request.body.contains("\"type\":\"wake\"")
@@ -244,6 +251,37 @@ impl World<'_, '_> {
             let events = &mut self.workers.events;
             events.insert((at.clone(), effect), id.to_owned());
         }
+        let caller = |is_answered| Caller::Object {
+            place: at.clone(),
+            effect,
+            is_answered,
+        };
+        if self.send_call(to, &input, &caller) {
+            let delay = self.network_delay();
+            self.call_ended(delay, at.clone(), effect, CallOutcome::Failed);
+        }
+    }
+
+    pub(super) fn read_call(&mut self, to: &str, request: &outbox::Request) -> Option<Call> {
+        let target = outbox::target(to);
+        let (method, headers, limits) = (&request.method, &request.headers, &self.settings.limits);
+        let body = request.body.clone();
+        let input = parse(method, outbox::ORIGIN, &target, headers, body, limits);
+        if input.is_none() {
+            let actual = format!("{request:?}");
+            self.fail(Oracle::Contract, "a call of an object", actual);
+        }
+        input
+    }
+
+    /// Sends a call on its way, or several copies of it. Returns whether the caller is told that it
+    /// has failed. `caller` returns who waits, depending on whether an answer arrives.
+    pub(super) fn send_call(
+        &mut self,
+        to: &str,
+        input: &Call,
+        caller: &dyn Fn(bool) -> Caller,
+    ) -> bool {
         let (mut copies, mut is_late, mut is_answered, mut fails) = (1, false, true, false);
         if self.fault(Fault::Call) {
             match self.choices.upto(4) {
@@ -265,20 +303,13 @@ impl World<'_, '_> {
             }
             self.next_call += 1;
             let call = self.next_call;
-            let caller = Caller::Object {
-                place: at.clone(),
-                effect,
-                is_answered,
-            };
+            let caller = caller(is_answered);
             let holder = None;
             self.calls.insert(call, Pending { caller, holder });
             let (to, input) = (to.to_owned(), input.clone());
             self.schedule(delay, Event::Arrive { call, to, input });
         }
-        if fails {
-            let delay = self.network_delay();
-            self.call_ended(delay, at.clone(), effect, CallOutcome::Failed);
-        }
+        fails
     }
 
     /// Returns what the durable rows of a subscription say.

@@ -44,6 +44,7 @@ impl World<'_, '_> {
             let who = match &pending.caller {
                 Caller::Client { request, .. } => format!("a client of {}", request.name),
                 Caller::Object { place, .. } => format!("the object {}", place.name),
+                Caller::Consumer { run, .. } => format!("run {run} of the consumer"),
             };
             let actual = format!("{who} waits for {call}");
             self.fail(Oracle::Liveness, "an answer to each call", actual);

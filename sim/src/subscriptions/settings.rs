@@ -68,8 +68,9 @@ impl Settings {
             ..usual
         };
         let has_faults = choices.percent(80);
-        let mut chances: Vec<u64> = Fault::ALL
-            .iter()
+        // Whether the queue breaks is decided on another tape.
+        let usual_faults = Fault::ALL.iter().filter(|fault| **fault != Fault::Queue);
+        let mut chances: Vec<u64> = usual_faults
             .map(|_| {
                 if has_faults {
                     choices.one_of(&[0, 3, 10, 30])
@@ -86,7 +87,13 @@ impl Settings {
             // Such a shell is one process, which reports the end of every call.
             chances[Fault::Silence as usize] = 0;
         }
-        let sessions = sessions::Settings::draw(choices.added(), &mut limits);
+        let sessions = sessions::Settings::draw(choices, &mut limits);
+        let queue_breaks = limits.fanout_queue && has_faults;
+        chances.push(if queue_breaks {
+            choices.third().one_of(&[0, 10, 30])
+        } else {
+            0
+        });
         Self {
             sessions,
             operations: choices.between(3, 50),

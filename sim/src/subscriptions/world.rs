@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use machine::{Call, EffectId, Input, Webhook};
+use machine::{Call, CallOutcome, EffectId, Input, Webhook};
 
 use super::coverage::{Coverage, Fault, Situation};
 use super::judge::Checkers;
@@ -62,6 +62,15 @@ pub(super) enum Event {
         effect: EffectId,
         webhook: Box<Webhook>,
     },
+    /// The queue brings a message to its consumer.
+    Message {
+        message: u64,
+    },
+    /// A call of the consumer has ended.
+    Consumed {
+        run: u64,
+        outcome: CallOutcome,
+    },
     /// A signature is verified again with the public keys of that time.
     Verify {
         signed: u64,
@@ -104,6 +113,8 @@ pub(super) enum Caller {
         effect: EffectId,
         is_answered: bool,
     },
+    /// The consumer of the queue.
+    Consumer { run: u64, is_answered: bool },
 }
 
 #[derive(Debug)]
@@ -335,6 +346,8 @@ impl<'w, 't> World<'w, 't> {
                 effect,
                 webhook,
             } => self.received(&at, effect, &webhook),
+            Event::Message { message } => self.bring(message),
+            Event::Consumed { run, outcome } => self.consumed(run, &outcome),
             Event::Verify { signed } => self.verify_again(signed),
             Event::Alarm { name, at, is_again } => self.alarm(&name, at, is_again),
             Event::Crash { name } => self.crash(&name),

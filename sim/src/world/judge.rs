@@ -22,7 +22,8 @@ fn answered(effect: &Effect) -> Option<(CallId, &Effect)> {
         | Effect::Collect { .. }
         | Effect::Call { .. }
         | Effect::Webhook { .. }
-        | Effect::Index { .. } => None,
+        | Effect::Index { .. }
+        | Effect::Enqueue { .. } => None,
     }
 }
 
@@ -191,7 +192,8 @@ impl World<'_, '_> {
                 | Effect::Collect { .. }
                 | Effect::Call { .. }
                 | Effect::Webhook { .. }
-                | Effect::Index { .. } => unreachable!("only answers are judged"),
+                | Effect::Index { .. }
+                | Effect::Enqueue { .. } => unreachable!("only answers are judged"),
             };
             let facts = TurnFacts {
                 // A stream expires before the first call, and a segment is sealed after the last.

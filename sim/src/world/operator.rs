@@ -26,7 +26,8 @@ pub(super) fn call_of(input: &Input) -> Option<AdminCall> {
         | Input::PutFinished { .. }
         | Input::CollectFinished { .. }
         | Input::CallFinished { .. }
-        | Input::IndexFinished { .. } => None,
+        | Input::IndexFinished { .. }
+        | Input::EnqueueFinished { .. } => None,
     }
 }
 

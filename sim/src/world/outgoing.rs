@@ -36,6 +36,7 @@ impl World<'_, '_> {
                 self.hold_effect(at, call);
             }
             Effect::Webhook { .. } => unreachable!("there are no subscriptions in this world"),
+            Effect::Enqueue { .. } => unreachable!("there are no sessions in this world"),
             Effect::Index { effect, statements } => {
                 self.hold_effect(at, ObjectEffect::Index { effect, statements })
             }

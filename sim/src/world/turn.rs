@@ -99,7 +99,8 @@ impl World<'_, '_> {
             | Input::PutFinished { .. }
             | Input::CollectFinished { .. }
             | Input::CallFinished { .. }
-            | Input::IndexFinished { .. } => incarnation.map_or(0, count),
+            | Input::IndexFinished { .. }
+            | Input::EnqueueFinished { .. } => incarnation.map_or(0, count),
         };
         let before = Position::of(&self.models[at].state);
         let Some(stream) = &mut platform.instance else {

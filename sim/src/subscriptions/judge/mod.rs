@@ -77,7 +77,7 @@ impl Seen<'_> {
             };
             match &self.calls.get(&call.0)?.caller {
                 Caller::Client { request, .. } => Some((&**request, answer)),
-                Caller::Object { .. } => None,
+                Caller::Object { .. } | Caller::Consumer { .. } => None,
             }
         })
     }

@@ -1,12 +1,14 @@
 //! Sessions: clients subscribe them to streams, and each append arrives in the stream of the
 //! session as an envelope.
 //!
-//! They share the streams, the calls and everything that breaks with subscriptions. A run draws
-//! whether it has any. All of their decisions are on the second tape, so that older tapes have
-//! none.
+//! A stream with many of them tells them through a queue, which may bring messages late, twice and
+//! in any order. They share the streams, the calls and everything that breaks with subscriptions. A
+//! run draws whether it has any. All of their decisions are on the second tape, and those on the
+//! queue on the third, so that older tapes have none.
 
 pub(super) mod judge;
 mod model;
+mod queue;
 pub(super) mod request;
 mod settings;
 pub(super) mod view;
@@ -31,6 +33,7 @@ pub(super) struct Sessions {
     pub(super) model: Model,
     /// How many ids clients have asked for.
     created: u64,
+    queue: queue::FanoutQueue,
 }
 
 /// Writes the content of an answer that comes from rows, as they are after the turn.
