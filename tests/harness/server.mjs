@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import { analyticsParts } from "./analytics.mjs";
 import { ColdTier, coldTierParts } from "./cold-tier.mjs";
 import { edgeCacheParts } from "./edge-cache.mjs";
+import { FanoutQueue, fanoutQueueParts } from "./fanout-queue.mjs";
 import { request } from "./http.mjs";
 import { startOneMachine } from "./one-machine.mjs";
 
@@ -66,6 +67,7 @@ function configuration({
   cache,
   page,
   metrics,
+  queue,
 }) {
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
@@ -77,10 +79,12 @@ const config :Workerd.Config = (
     ${cold?.services ?? ""}
     ${cache?.services ?? ""}
     ${metrics?.services ?? ""}
+    ${queue?.services ?? ""}
   ],
   sockets = [
     (name = "http", address = "127.0.0.1:${port}", http = (), service = "main"),
     ${cold?.sockets ?? ""}
+    ${queue?.sockets ?? ""}
   ],
   extensions = [${[
     cold?.extensions ?? cache?.extensions,
@@ -114,6 +118,7 @@ const worker :Workerd.Worker = (
     ...(page?.bindings ?? []),
     ...(cold?.bindings ?? []),
     ...(metrics?.bindings ?? []),
+    ...(queue?.bindings ?? []),
   ].join(", ")}],
 );
 `;
@@ -138,6 +143,7 @@ const binaries = {
  * @property {boolean | "directory" | "s3"} [cold]
  * @property {boolean} [cache]
  * @property {import("./analytics.mjs").Analytics | "discarded"} [metrics]
+ * @property {boolean} [queue]
  * @property {number} [fileBytesMax]
  */
 
@@ -178,7 +184,8 @@ export async function scratchDirectory(label, { cold = false } = {}) {
  * Without `dataDirectory` the data is in a temporary directory that is removed with the server.
  * With `cold` there are R2 and D1 as wrangler runs them on this machine, and `coldTier` inspects
  * and breaks them. With `cache` there is an edge cache as wrangler runs it. With `metrics` there is
- * the dataset `METRICS`.
+ * the dataset `METRICS`. With `queue` there is the fan-out queue, and `queue` of the result
+ * inspects and breaks it.
  *
  * @param {ServerOptions} [options]
  */
@@ -195,6 +202,7 @@ export async function startWorker({
   cold = false,
   cache = false,
   metrics,
+  queue = false,
 } = {}) {
   const workingDirectory = await scratchDirectory("test", { cold: cold !== false });
   const data = dataDirectory
@@ -208,6 +216,7 @@ export async function startWorker({
   const parts = cold ? await coldTierParts(workingDirectory, data) : undefined;
   const metricsParts = metrics && analyticsParts(metrics);
   const cacheParts = cache ? await edgeCacheParts(workingDirectory, data) : undefined;
+  const queueParts = queue ? await fanoutQueueParts(workingDirectory, data) : undefined;
   const configurationFile = path.join(workingDirectory, "config.capnp");
   await writeFile(
     configurationFile,
@@ -223,6 +232,7 @@ export async function startWorker({
       cache: cacheParts,
       page: pageParts(),
       metrics: metricsParts,
+      queue: queueParts,
     }),
   );
 
@@ -231,7 +241,7 @@ export async function startWorker({
     [
       "serve",
       "--control-fd=3",
-      ...(parts?.options ?? cacheParts?.options ?? metricsParts?.options ?? []),
+      ...((parts ?? cacheParts ?? metricsParts ?? queueParts)?.options ?? []),
       configurationFile,
     ],
     {
@@ -255,13 +265,17 @@ export async function startWorker({
   const ports = await listeningPorts(
     child,
     exited,
-    ["http", ...(parts ? [parts.socket] : [])],
+    ["http", ...[parts, queueParts].flatMap((each) => each?.socket ?? [])],
     () => output,
   );
   const url = `http://127.0.0.1:${ports.http}`;
   await untilAnswering(url);
   const coldTier = parts && new ColdTier(`http://127.0.0.1:${ports[parts.socket]}`);
   await coldTier?.migrate();
+  const fanoutQueue =
+    queueParts && new FanoutQueue(`http://127.0.0.1:${ports[queueParts.socket]}`);
+  // It goes on with what an earlier server has left.
+  await fanoutQueue?.counts();
 
   const ended = async () => {
     await exited;
@@ -271,6 +285,7 @@ export async function startWorker({
     url,
     port: ports.http,
     coldTier,
+    queue: fanoutQueue,
     pid: child.pid,
     dataDirectory: data,
     output: () => output,
