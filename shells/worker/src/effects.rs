@@ -1,6 +1,6 @@
 //! Effects that take time: puts and deletions in R2, requests to other objects, messages for the
-//! fan-out queue, and statements for the admin index. `js/effects.mjs` runs them, and calls the code
-//! in here in between.
+//! fan-out queue, and statements for the admin index. `js/effects.mjs` runs them, and calls the
+//! code in here in between.
 
 use std::cell::{Cell, RefCell};
 
