@@ -31,6 +31,10 @@ pub(crate) enum EffectJob {
         effect: EffectId,
         statements: Vec<Statement>,
     },
+    Enqueue {
+        effect: EffectId,
+        messages: Vec<String>,
+    },
     Webhook {
         since: Millis,
         effect: EffectId,
@@ -90,7 +94,7 @@ impl EffectJob {
                 effect,
                 webhook,
             }),
-            Effect::Enqueue { .. } => unreachable!("there is no fan-out queue here"),
+            Effect::Enqueue { effect, messages } => Some(Self::Enqueue { effect, messages }),
             Effect::Answer { .. } | Effect::Attach { .. } => {
                 answers.push(effect);
                 None
@@ -110,6 +114,7 @@ impl EffectJob {
             Self::Collect { .. }
             | Self::Call { .. }
             | Self::Index { .. }
+            | Self::Enqueue { .. }
             | Self::Webhook { .. } => None,
         }
     }
@@ -178,6 +183,7 @@ impl EffectJob {
                     CallOutcome::Failed
                 },
             },
+            Self::Enqueue { .. } => unreachable!("the queue takes them"),
             Self::Index { effect, statements } => {
                 if outcome.takes_effect() {
                     statements.iter().for_each(check_statement);

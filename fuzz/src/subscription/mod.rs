@@ -99,6 +99,13 @@ fn settings(tape: &mut Tape<'_>) -> Settings {
         for (field, values) in NUMBERS {
             (Limits::row(field).set)(&mut limits, tape.pick(values));
         }
+        if limits.deliveries_max == 1 {
+            limits.fanout_queue = true;
+            limits.fanout_queue_threshold = 0;
+            limits.fanout_messages_max = 2;
+            limits.fanout_attempts_max = 2;
+            limits.fanout_calls_max = 2;
+        }
         if tape.seldom(80) {
             let seed = tape.pick(&["A", "B"]).repeat(42) + "A";
             limits.signing_key = SigningSeed::parse(&seed);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use machine::fanout::{Delivery, Next};
 use machine::router::{self, Route, Settings, target};
 use machine::rows::{HotTable, RowKey};
 use machine::wire::internal_headers;
@@ -22,6 +23,8 @@ use crate::object::{Cold, Object};
 use crate::request::stream::check_common;
 use crate::request::wire::Request;
 
+/// Who calls as the consumer of the fan-out queue. No object has this name.
+const CONSUMER: &str = "";
 /// Instances of different objects get different seeds.
 const SEEDS_OF_AN_OBJECT: u64 = 1 << 32;
 const STRAYS_MAX: usize = 8;
@@ -55,6 +58,12 @@ pub(super) struct Server {
     refused: BTreeSet<String>,
     /// How many streams of each name have ended.
     ends: BTreeMap<String, u64>,
+    /// The messages of the fan-out queue, and how often each was brought.
+    queue: Vec<(String, u64)>,
+    /// What its consumer is doing.
+    consuming: BTreeMap<EffectId, (String, u64, Delivery)>,
+    consumed: VecDeque<(EffectId, CallOutcome)>,
+    next_run: u64,
 }
 
 /// A call that is not answered yet.
@@ -105,6 +114,10 @@ impl Server {
             strays: Vec::new(),
             refused: BTreeSet::new(),
             ends: BTreeMap::new(),
+            queue: Vec::new(),
+            consuming: BTreeMap::new(),
+            consumed: VecDeque::new(),
+            next_run: 0,
         }
     }
 
@@ -201,7 +214,9 @@ impl Server {
     fn end_calls_of(&mut self, name: &str, is_told: bool) {
         let lost = self.calls.extract_if(.., |_, waiting| waiting.to == name);
         for (_, waiting) in lost.collect::<Vec<_>>() {
-            if is_told {
+            // The queue waits for an answer only so long.
+            let is_of_queue = |caller: &Caller| caller.name == CONSUMER;
+            if is_told || waiting.caller.as_ref().is_some_and(is_of_queue) {
                 self.tell(waiting.caller, CallOutcome::Failed);
             }
         }
@@ -236,6 +251,53 @@ impl Server {
         while let Some(report) = self.reports.pop_front() {
             if self.object(&report.name).instance() == report.instance {
                 self.one_step(&report.name, report.input, None);
+            }
+        }
+        while let Some((run, outcome)) = self.consumed.pop_front() {
+            if let Some((body, attempts, mut delivery)) = self.consuming.remove(&run) {
+                let next = delivery.called(&outcome, &self.settings.limits);
+                self.go_on((body, attempts, delivery), next);
+            }
+        }
+    }
+
+    /// Gives messages to the fan-out queue, which brings them at once.
+    fn enqueue(&mut self, name: &str, effect: EffectId, messages: Vec<String>, outcome: Outcome) {
+        if outcome.takes_effect() {
+            self.queue
+                .extend(messages.into_iter().map(|body| (body, 0)));
+        }
+        if outcome.is_reported() {
+            let done = outcome == Outcome::Done;
+            self.step(name, Input::EnqueueFinished { effect, done }, None);
+        }
+        self.consume();
+    }
+
+    /// Brings each message once.
+    fn consume(&mut self) {
+        for (body, attempts) in core::mem::take(&mut self.queue) {
+            let attempts = attempts + 1;
+            let (delivery, next) = Delivery::begin(&body, attempts, &self.settings.limits);
+            self.go_on((body, attempts, delivery), next);
+        }
+    }
+
+    fn go_on(&mut self, run: (String, u64, Delivery), next: Next) {
+        match next {
+            Next::Acknowledge => {}
+            Next::Retry { .. } => self.queue.push((run.0, run.1)),
+            Next::Call { to, request, .. } => {
+                self.next_run += 1;
+                let effect = EffectId(self.next_run);
+                self.consuming.insert(effect, run);
+                let (name, instance) = (CONSUMER.to_owned(), None);
+                let caller = Caller {
+                    name,
+                    instance,
+                    effect,
+                };
+                self.deliver(to, request, Some(caller));
             }
         }
     }
@@ -325,6 +387,7 @@ impl Server {
                 | EffectJob::Upload { .. }
                 | EffectJob::Collect { .. }
                 | EffectJob::Call { .. }
+                | EffectJob::Enqueue { .. }
                 | EffectJob::Index { .. } => None,
             });
         let mut under_way = 0;
@@ -411,6 +474,10 @@ impl Server {
 
     fn tell(&mut self, caller: Option<Caller>, outcome: CallOutcome) {
         let Some(caller) = caller else { return };
+        if caller.name == CONSUMER {
+            self.consumed.push_back((caller.effect, outcome));
+            return;
+        }
         let is_done = matches!(
             outcome,
             CallOutcome::Answered {
@@ -478,6 +545,9 @@ impl Server {
             }
             return self.run_call(caller, to, request, outcome);
         }
+        if let EffectJob::Enqueue { effect, messages } = job {
+            return self.enqueue(&name, effect, messages, outcome);
+        }
         if let Some(input) = job.carry_out(outcome, now, object) {
             self.step(&name, input, None);
         }
@@ -501,18 +571,21 @@ impl Server {
     /// Carries out calls until none is left.
     pub(super) fn carry_out_calls(&mut self) {
         for _ in 0..CALLS_MAX {
-            let is_call = |job: &EffectJob| matches!(job, EffectJob::Call { .. });
+            let is_call =
+                |job: &EffectJob| matches!(job, EffectJob::Call { .. } | EffectJob::Enqueue { .. });
             let Some((name, at)) = self.find_job(0, is_call) else {
                 return;
             };
             let object = self.object(&name);
-            if let EffectJob::Call {
+            let (instance, job) = (object.instance(), object.jobs.remove(at));
+            if let EffectJob::Enqueue { effect, messages } = job {
+                self.enqueue(&name, effect, messages, Outcome::Done);
+            } else if let EffectJob::Call {
                 effect,
                 to,
                 request,
-            } = object.jobs.remove(at)
+            } = job
             {
-                let instance = object.instance();
                 let caller = Caller {
                     name,
                     instance,
@@ -721,6 +794,7 @@ impl Server {
     }
 
     fn carry_out_all(&mut self) {
+        self.consume();
         for _ in 0..CALLS_MAX {
             if self.find_job(0, |_| true).is_none() {
                 return;
