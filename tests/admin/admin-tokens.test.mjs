@@ -38,7 +38,7 @@ test("reading content asks for the token of streams", async () => {
   const dialog = page.getByRole("dialog");
   await dialog.getByLabel("Token for reading streams").fill("writer");
   await dialog.getByRole("button", { name: "Use" }).click();
-  await untilListed(page, "content");
+  await untilListed(page, '"content"');
 });
 
 test("the end of a sign-in at a proxy is told, and a reload is proposed", async () => {

@@ -47,8 +47,10 @@ describe("limits", () => {
   }
 
   const values = ["abc", "-1", "1.5", "1e6", "0", " 5", "0x10", "NaN", "99999999999999999999"];
-  const cases = numbers.flatMap(({ name, greatest }, index) => [
-    [name, values[index % values.length]],
+  // A limit that may be 0 gets the value before it.
+  const bad = (least, at) => (values[at] === "0" && least === 0 ? values[at - 1] : values[at]);
+  const cases = numbers.flatMap(({ name, least, greatest }, index) => [
+    [name, bad(least, index % values.length)],
     [name, String(greatest + 1)],
   ]);
 

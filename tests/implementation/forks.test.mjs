@@ -315,6 +315,7 @@ describe.runIf(shell === "worker")("cost", () => {
     }
     // Sealing and storing are the source's own work. Another fork does them first.
     const first = await forked(source);
+    for (const stream of [first, source]) await settled(stream);
     const fork = new Stream(server.url, freshName("fork"), source.contentType);
     const costs = {
       fork: await spent([source, fork], async () => {

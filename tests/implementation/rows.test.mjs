@@ -20,7 +20,16 @@ afterAll(() => server?.stop());
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 
+/** Waits until the others know of the creation. The stream notes that in its row. */
+async function announced(stream) {
+  await eventually("nothing is to be announced", async () => {
+    const { timers } = await stream.statistics();
+    return !("reply" in timers) && !("task" in timers);
+  });
+}
+
 async function rowsWritten(stream, act) {
+  await announced(stream);
   const before = await stream.statistics();
   await act();
   const after = await stream.statistics();

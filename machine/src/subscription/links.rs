@@ -446,19 +446,9 @@ impl Subscription {
         stream: &str,
         answer: LinkAnswer,
     ) -> Result<(), StorageError> {
-        let Some(link) = self.link_mut(stream) else {
+        let Some(link) = self.link_mut(stream).filter(|link| link.is_linking) else {
             return Ok(());
         };
-        if !link.is_linking {
-            // It was linked by the pattern, and is named now. A stream that has begun since then
-            // takes it for told.
-            let present = answer.present.map(|present| present.incarnation);
-            return if link.incarnation == present {
-                Ok(())
-            } else {
-                self.ask_again(step, stream)
-            };
-        }
         link.is_linking = false;
         if answer.refused {
             self.remove_link(stream);
