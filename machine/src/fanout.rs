@@ -101,7 +101,7 @@ impl Next {
 /// The delivery of one notice by the consumer of the queue.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// `None` if the message carries none.
+    /// `None` if this version cannot read the message.
     notice: Option<Notice>,
     /// How often the queue has brought the message, this time included.
     attempts: u64,
@@ -119,15 +119,18 @@ enum Stage {
 }
 
 impl Delivery {
-    /// Begins with the body of a message, which the queue has brought this many times, this one
-    /// included. A body that is none of ours ends in the dead-letter queue, where an operator sees
-    /// it: another version of the Worker may have sent it.
+    /// Begins with the body of a message. `attempts` says how often the queue has brought it, and
+    /// is 1 the first time. If this version cannot read the body, another one may be able to. So
+    /// the message is tried again. At last it comes to the dead-letter queue, where an operator
+    /// sees it.
     #[must_use]
     pub fn begin(body: &str, attempts: u64, limits: &Limits) -> (Self, Next) {
-        let notice: Option<Notice> = serde_json::from_str(body).ok();
-        let next = match &notice {
-            Some(notice) => notice.deliver(limits),
-            None => retry(body.len() as u64, attempts, limits),
+        let (notice, next) = match serde_json::from_str::<Notice>(body) {
+            Ok(notice) => {
+                let next = notice.deliver(limits);
+                (Some(notice), next)
+            }
+            Err(_) => (None, retry(body.len() as u64, attempts, limits)),
         };
         let delivery = Self {
             notice,

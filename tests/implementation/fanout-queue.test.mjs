@@ -3,11 +3,10 @@
 
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { request, sleep } from "../harness/http.mjs";
-import { scratchDirectory, shell, startServer } from "../harness/server.mjs";
+import { shell, startServer } from "../harness/server.mjs";
 import { Stream } from "../harness/stream.mjs";
 
 const threshold = 3;
-const kills = Number(process.env.QUEUE_KILLS || 10);
 const env = {
   FANOUT_QUEUE_THRESHOLD: threshold,
   SEGMENT_MAX_MESSAGES: 50,
@@ -74,7 +73,6 @@ describe.skipIf(shell === "server")("the fan-out queue", () => {
 
     const more = await following(stream, 250 - threshold);
     await stream.append("2");
-    const all = [...few, ...more];
     const counts = await untilIdle();
     expect(counts.messages - before.messages).toBe(250);
     expect(counts.batches - before.batches).toBe(3);
@@ -87,7 +85,6 @@ describe.skipIf(shell === "server")("the fan-out queue", () => {
       const found = (await streamOf(session).messages()).map(({ payload }) => payload);
       expect(found).toEqual([2]);
     }
-    expect(all).toHaveLength(250);
   });
 
   test("envelopes arrive once and in order, whatever the queue does", async () => {
@@ -130,69 +127,4 @@ describe.skipIf(shell === "server")("the fan-out queue", () => {
       }
     }
   });
-});
-
-describe.skipIf(shell === "server")("the fan-out queue and kills", () => {
-  test(
-    `no envelope is lost or doubled over ${kills} kills during deliveries`,
-    async () => {
-      const dataDirectory = await scratchDirectory("queue-kill");
-      const start = () =>
-        startServer({ dataDirectory, queue: true, env: { ...env, REPLY_TIMEOUT_MS: 2_000 } });
-      let server = await start();
-      onTestFinished(() => server.kill());
-      const ask = (method, path, body) =>
-        request(server.url, path, { method, body: body && JSON.stringify(body) });
-      const name = "source";
-      expect((await new Stream(server.url, name, json).put()).status).toBe(201);
-      const sessions = [];
-      for (let count = 0; count < 8; count++) {
-        const { sessionId } = (await ask("POST", "/v1/sessions")).json();
-        const answer = await ask("POST", "/v1/subscriptions", { sessionId, streamId: name });
-        expect(answer.status).toBe(204);
-        sessions.push(sessionId);
-      }
-      let value = 0;
-      let acknowledged = 0;
-      for (let round = 0; round < kills; round++) {
-        let isRunning = true;
-        const killAt = acknowledged + 5 + Math.floor(Math.random() * 40);
-        const write = async () => {
-          const stream = new Stream(server.url, name, json);
-          while (isRunning) {
-            const answer = await stream.append(String(value++)).catch(() => undefined);
-            if (answer?.status === 204) acknowledged++;
-          }
-        };
-        const writers = [write(), write(), write()];
-        while (acknowledged < killAt) await sleep(5);
-        await server.kill();
-        isRunning = false;
-        await Promise.all(writers);
-        server = await start();
-      }
-      const stream = new Stream(server.url, name, json);
-      await stream.append('"last"');
-      const messages = await stream.messages();
-      let envelopes = 0;
-      for (const session of sessions) {
-        const own = new Stream(server.url, `subscriptions/${session}`, json);
-        const deadline = Date.now() + 90_000;
-        let found = await own.messages();
-        while (found.length < messages.length && Date.now() < deadline) {
-          await sleep(100);
-          found = await own.messages();
-        }
-        expect(found.map(({ payload }) => payload)).toEqual(messages);
-        envelopes += found.length;
-      }
-      const counts = await server.queue.counts();
-      expect(counts.dead).toBe(0);
-      expect(acknowledged).toBeGreaterThan(kills);
-      console.log(
-        `fan-out queue: ${kills} kills, ${acknowledged} appends acknowledged, ${messages.length} stored, ${envelopes} envelopes in ${sessions.length} sessions`,
-      );
-    },
-    120_000 + kills * 6_000,
-  );
 });

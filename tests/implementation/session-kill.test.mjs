@@ -13,12 +13,23 @@ const sessionCount = 6;
 const streamCount = 3;
 const json = "application/json";
 
-test(
-  `no envelope is lost or doubled over ${rounds} kills during deliveries (${shell})`,
-  async () => {
+// By calls of the streams, and on Cloudflare through the fan-out queue, too.
+const ways = shell === "worker" ? [false, true] : [false];
+
+test.each(ways)(
+  `no envelope is lost or doubled over ${rounds} kills during deliveries (${shell}, queue: %s)`,
+  async (queue) => {
     const dataDirectory = await mkdtemp(path.join(tmpdir(), "durable-streams-session-kill-"));
     const start = () =>
-      startServer({ dataDirectory, cold: "directory", env: { SEGMENT_MAX_MESSAGES: "50" } });
+      startServer({
+        dataDirectory,
+        cold: "directory",
+        queue,
+        env: {
+          SEGMENT_MAX_MESSAGES: "50",
+          FANOUT_QUEUE_THRESHOLD: String(queue ? sessionCount - 1 : sessionCount),
+        },
+      });
     let server = await start();
     onTestFinished(async () => {
       await server.kill();
@@ -83,10 +94,12 @@ test(
       }
       envelopes += found.length;
     }
+    const brought = (await server.queue?.counts())?.brought ?? 0;
+    expect(brought > 0).toBe(queue);
     expect(acknowledged).toBeGreaterThan(rounds);
     expect(envelopes).toBe(appends * sessionCount);
     console.log(
-      `sessions: ${rounds} kills, ${acknowledged} appends acknowledged, ${appends} stored, ${envelopes} envelopes in ${sessionCount} sessions`,
+      `sessions (queue: ${queue}): ${rounds} kills, ${acknowledged} appends acknowledged, ${appends} stored, ${envelopes} envelopes in ${sessionCount} sessions`,
     );
   },
   120_000 + rounds * 6_000,

@@ -108,7 +108,7 @@ async function append(connection, stream, number) {
 
 /** Waits until the server does nothing any more. */
 async function untilIdle(server) {
-  for (let before = NaN, now; (now = processorMs(server.pid)) !== before; before = now) {
+  for (let before = -1, now; !Object.is((now = processorMs(server.pid)), before); before = now) {
     await sleep(100);
   }
 }

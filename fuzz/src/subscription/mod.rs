@@ -5,6 +5,7 @@
 //! go through the router and the parser to objects, as in the target `request`. Calls between
 //! objects wait until an operation carries them out, in one of several ways.
 
+mod fanout_queue;
 mod glob;
 mod judge;
 mod operations;
@@ -99,6 +100,7 @@ fn settings(tape: &mut Tape<'_>) -> Settings {
         for (field, values) in NUMBERS {
             (Limits::row(field).set)(&mut limits, tape.pick(values));
         }
+        // Drawn with another limit, so that the committed inputs keep their meaning.
         if limits.deliveries_max == 1 {
             limits.fanout_queue = true;
             limits.fanout_queue_threshold = 0;

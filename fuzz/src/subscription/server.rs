@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use machine::fanout::{Delivery, Next};
 use machine::router::{self, Route, Settings, target};
 use machine::rows::{HotTable, RowKey};
 use machine::wire::internal_headers;
@@ -16,6 +15,7 @@ use machine::{
 };
 use serde_json::Value;
 
+use super::fanout_queue::{CONSUMER, FanoutQueue};
 use super::glob;
 use super::judge::{Answered, Judge, SUBSCRIPTIONS, Seen, check_change};
 use crate::effects::{EffectJob, Outcome};
@@ -23,8 +23,6 @@ use crate::object::{Cold, Object};
 use crate::request::stream::check_common;
 use crate::request::wire::Request;
 
-/// Who calls as the consumer of the fan-out queue. No object has this name.
-const CONSUMER: &str = "";
 /// Instances of different objects get different seeds.
 const SEEDS_OF_AN_OBJECT: u64 = 1 << 32;
 const STRAYS_MAX: usize = 8;
@@ -58,12 +56,7 @@ pub(super) struct Server {
     refused: BTreeSet<String>,
     /// How many streams of each name have ended.
     ends: BTreeMap<String, u64>,
-    /// The messages of the fan-out queue, and how often each was brought.
-    queue: Vec<(String, u64)>,
-    /// What its consumer is doing.
-    consuming: BTreeMap<EffectId, (String, u64, Delivery)>,
-    consumed: VecDeque<(EffectId, CallOutcome)>,
-    next_run: u64,
+    pub(super) queue: FanoutQueue,
 }
 
 /// A call that is not answered yet.
@@ -76,10 +69,10 @@ struct Waiting {
 }
 
 #[derive(Clone)]
-struct Caller {
-    name: String,
-    instance: Option<u64>,
-    effect: EffectId,
+pub(super) struct Caller {
+    pub(super) name: String,
+    pub(super) instance: Option<u64>,
+    pub(super) effect: EffectId,
 }
 
 struct Report {
@@ -114,10 +107,7 @@ impl Server {
             strays: Vec::new(),
             refused: BTreeSet::new(),
             ends: BTreeMap::new(),
-            queue: Vec::new(),
-            consuming: BTreeMap::new(),
-            consumed: VecDeque::new(),
-            next_run: 0,
+            queue: FanoutQueue::default(),
         }
     }
 
@@ -241,7 +231,7 @@ impl Server {
 
     /// Lets an object take a turn, and tells everybody of its answers. Returns whether its storage
     /// could be read. `direct` is the call of the input, if it is one.
-    fn step(&mut self, name: &str, input: Input, direct: Option<u64>) -> bool {
+    pub(super) fn step(&mut self, name: &str, input: Input, direct: Option<u64>) -> bool {
         let done = self.one_step(name, input, direct);
         self.report_all();
         done
@@ -253,52 +243,8 @@ impl Server {
                 self.one_step(&report.name, report.input, None);
             }
         }
-        while let Some((run, outcome)) = self.consumed.pop_front() {
-            if let Some((body, attempts, mut delivery)) = self.consuming.remove(&run) {
-                let next = delivery.called(&outcome, &self.settings.limits);
-                self.go_on((body, attempts, delivery), next);
-            }
-        }
-    }
-
-    /// Gives messages to the fan-out queue, which brings them at once.
-    fn enqueue(&mut self, name: &str, effect: EffectId, messages: Vec<String>, outcome: Outcome) {
-        if outcome.takes_effect() {
-            self.queue
-                .extend(messages.into_iter().map(|body| (body, 0)));
-        }
-        if outcome.is_reported() {
-            let done = outcome == Outcome::Done;
-            self.step(name, Input::EnqueueFinished { effect, done }, None);
-        }
-        self.consume();
-    }
-
-    /// Brings each message once.
-    fn consume(&mut self) {
-        for (body, attempts) in core::mem::take(&mut self.queue) {
-            let attempts = attempts + 1;
-            let (delivery, next) = Delivery::begin(&body, attempts, &self.settings.limits);
-            self.go_on((body, attempts, delivery), next);
-        }
-    }
-
-    fn go_on(&mut self, run: (String, u64, Delivery), next: Next) {
-        match next {
-            Next::Acknowledge => {}
-            Next::Retry { .. } => self.queue.push((run.0, run.1)),
-            Next::Call { to, request, .. } => {
-                self.next_run += 1;
-                let effect = EffectId(self.next_run);
-                self.consuming.insert(effect, run);
-                let (name, instance) = (CONSUMER.to_owned(), None);
-                let caller = Caller {
-                    name,
-                    instance,
-                    effect,
-                };
-                self.deliver(to, request, Some(caller));
-            }
+        while let Some((run, outcome)) = self.queue.ended.pop_front() {
+            self.consumed(run, &outcome);
         }
     }
 
@@ -475,7 +421,7 @@ impl Server {
     fn tell(&mut self, caller: Option<Caller>, outcome: CallOutcome) {
         let Some(caller) = caller else { return };
         if caller.name == CONSUMER {
-            self.consumed.push_back((caller.effect, outcome));
+            self.queue.ended.push_back((caller.effect, outcome));
             return;
         }
         let is_done = matches!(
@@ -643,7 +589,7 @@ impl Server {
     }
 
     /// Delivers a request of one object to another.
-    fn deliver(&mut self, to: String, request: outbox::Request, caller: Option<Caller>) {
+    pub(super) fn deliver(&mut self, to: String, request: outbox::Request, caller: Option<Caller>) {
         let request = Request {
             method: request.method,
             url: outbox::url(&to),

@@ -3,9 +3,9 @@
 //! Each has a row from its subscription on. An append writes nothing for them. After it, the stream
 //! tells each session its tail. The session fetches what it lacks, stores it, and then answers. A
 //! stream calls its sessions in rounds, some at a time, so that a step's work does not grow with
-//! their number. If it has many, it lets the fan-out queue call them, and only calls those itself
-//! that the queue could not tell. One row says how far all of them are, or will be told by the
-//! queue, so that a later instance does not call them again.
+//! their number. A stream with many sessions sends messages to the fan-out queue instead. It calls
+//! a session itself only if the queue has failed to. One row has the last place that all sessions
+//! know, or that the queue has messages about. So a later instance does not tell it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -26,18 +26,20 @@ use crate::{CallId, CallOutcome, Effect, EffectId, Limits, Millis, Offset, Turn}
 
 const FOLLOWER: &str = "follower/";
 
-/// The key of the row that says how far all sessions are.
+/// The key of the row with the last place that all sessions know, or that the queue has messages
+/// about.
 const DELIVERED: &str = "followers";
 
 /// All sessions that follow one name, by the names of their streams.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Followers {
     followers: BTreeMap<String, Follower>,
-    /// What the row says that all sessions have, or are told by the queue, and when this instance
-    /// wrote it.
+    /// The place in the row [`DELIVERED`].
     delivered: Option<Place>,
+    /// When this instance wrote that row.
     delivered_at: Millis,
-    /// Whether a session has answered since then. Otherwise there is nothing to be said.
+    /// Whether a session has answered since then, or the queue has taken a batch. Otherwise there
+    /// is nothing to be stored.
     has_answered: bool,
     /// What the last round that has told each session has told them; `None` before the first one.
     told: Option<Option<Presence>>,
@@ -64,10 +66,11 @@ pub(super) struct Moment<'a> {
 #[derive(Clone, Debug)]
 struct Follower {
     row: FollowerRow,
-    /// What it has or is told by the queue, of the incarnation in the row.
+    /// The session has everything before this offset, or the queue has a message that says so. It
+    /// is an offset of the incarnation in the row.
     has: Offset,
-    /// Whether the session is known to have this subscription, or is told by the queue that the
-    /// stream has it.
+    /// Whether the session has answered a call about this subscription, or the queue has a message
+    /// about it.
     is_sure: bool,
     /// Whether the session, or a late call of it, has ended this subscription before that.
     has_left: bool,
@@ -200,14 +203,18 @@ impl Followers {
 
     /// Tells a session again at this time.
     fn retry(&mut self, session: &str, at: Millis) {
-        if let Some(follower) = self.followers.get_mut(session) {
-            assert!(
-                follower.retry_at.is_none() && follower.in_flight.is_none(),
-                "a session has at most one call in flight"
-            );
-            follower.retry_at = Some(at);
-            self.retries.insert((at, session.to_owned()));
-        }
+        let follower = self.follower(session);
+        assert!(
+            follower.retry_at.is_none() && follower.in_flight.is_none(),
+            "a session has at most one call in flight"
+        );
+        follower.retry_at = Some(at);
+        self.retries.insert((at, session.to_owned()));
+    }
+
+    fn follower(&mut self, session: &str) -> &mut Follower {
+        let follower = self.followers.get_mut(session);
+        follower.expect("only a session that follows is told")
     }
 
     /// Returns the session that a call has told. The call has ended.
@@ -226,11 +233,10 @@ impl Followers {
 
     /// Tells a session again after a pause.
     fn retry_later(&mut self, session: &str, moment: Moment<'_>) {
-        if let Some(follower) = self.followers.get_mut(session) {
-            follower.failures += 1;
-            let pause = backoff(follower.failures, moment.instance_seed, moment.limits);
-            self.retry(session, moment.now.plus(pause));
-        }
+        let follower = self.follower(session);
+        follower.failures += 1;
+        let pause = backoff(follower.failures, moment.instance_seed, moment.limits);
+        self.retry(session, moment.now.plus(pause));
     }
 
     fn has_room(&self, limits: &Limits) -> bool {
@@ -254,7 +260,7 @@ impl Followers {
     /// Returns the last one.
     fn enqueue(
         &mut self,
-        sessions: Vec<String>,
+        mut sessions: Vec<String>,
         moment: Moment<'_>,
         outbox: &mut Outbox,
         turn: &mut Turn,
@@ -264,8 +270,7 @@ impl Followers {
         let mut messages = Vec::new();
         let mut bytes = 0;
         for session in &sessions {
-            let follower = self.followers.get_mut(session);
-            let follower = follower.expect("a round tells those that follow");
+            let follower = self.follower(session);
             let notice = Notice {
                 session: session.clone(),
                 stream: follower.row.stream.clone(),
@@ -280,7 +285,6 @@ impl Followers {
             follower.in_flight = Some(effect);
             messages.push(message);
         }
-        let mut sessions = sessions;
         sessions.truncate(messages.len());
         let last = sessions.last().expect("a batch has a message").clone();
         let batch = Batch {
@@ -336,9 +340,7 @@ impl Followers {
         turn: &mut Turn,
     ) -> bool {
         let Moment { now, present, .. } = moment;
-        let Some(follower) = self.followers.get_mut(session) else {
-            return false;
-        };
+        let follower = self.follower(session);
         if follower.in_flight.is_some() || !follower.is_behind(present) {
             return false;
         }
@@ -403,9 +405,7 @@ impl Followers {
             && at <= now
         {
             self.retries.pop_first();
-            if let Some(follower) = self.followers.get_mut(&session) {
-                follower.retry_at = None;
-            }
+            self.follower(&session).retry_at = None;
             left -= u64::from(self.deliver(&session, moment, outbox, turn));
         }
         while left > 0 && self.has_room_for_round(limits) {

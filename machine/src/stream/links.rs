@@ -27,11 +27,11 @@ const LINK: &str = "link/";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<LinkKey, Link>,
-    /// The links that may have to be told something, or have a call in flight. A step looks at no
-    /// others.
+    /// The links whose subscriptions may not know how the stream is now, and those with a call in
+    /// flight. A step looks at no others.
     active: BTreeSet<LinkKey>,
-    /// The links that do not hold, and know how the stream was at the last step. They become active
-    /// when it changes.
+    /// The links whose subscriptions do not hold, and know how the stream was at the last step.
+    /// They become active when it changes.
     idle: BTreeSet<LinkKey>,
     last_present: Option<Presence>,
     /// The oldest call is the first.

@@ -31,8 +31,7 @@ async function callFor(call, env) {
 async function deliver(message, env, router) {
   let delivery;
   try {
-    const text = typeof message.body === "string" ? message.body : "";
-    delivery = router.delivery(text, message.attempts);
+    delivery = router.delivery(String(message.body), message.attempts);
     let next = delivery.begin();
     while (next.kind === "call") {
       const answer = await callFor(next, env);
@@ -42,6 +41,7 @@ async function deliver(message, env, router) {
     else message.retry({ delaySeconds: next.afterSeconds });
   } catch (error) {
     console.error("a message of the fan-out queue was not handled", error);
+    // As if the handler had thrown for this message alone.
     message.retry();
   } finally {
     release(delivery);

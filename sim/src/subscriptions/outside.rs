@@ -274,8 +274,8 @@ impl World<'_, '_> {
         input
     }
 
-    /// Sends a call on its way, or several copies of it. Returns whether the caller is told that it
-    /// has failed. `caller` returns who waits, depending on whether an answer arrives.
+    /// Sends a call, or several copies of it. `caller` returns who waits for the answer, and gets
+    /// whether that arrives. Returns true if the call fails for its caller.
     pub(super) fn send_call(
         &mut self,
         to: &str,
