@@ -498,7 +498,8 @@ fn finish_task(
 ) -> Result<(), StorageError> {
     match task.what {
         TaskKind::Call { to, request, .. } => {
-            subscription.task_finished(step, &to, &request, outcome)
+            let is_last = step.outbox.is_last(&Queue::Call(to.clone()), task.id);
+            subscription.task_finished(step, &to, &request, outcome, is_last)
         }
         TaskKind::Index(_) | TaskKind::Collect(_) => {
             unreachable!("an object below `__ds` only calls others")

@@ -235,6 +235,14 @@ impl Outbox {
         queues.find(is_it)?.tasks.front().map(|task| &task.what)
     }
 
+    /// Returns whether a task that this step has finished was the last one of its queue.
+    pub(crate) fn is_last(&self, queue: &Queue, id: u64) -> bool {
+        let state = self.queues.get(queue);
+        let state = state.expect("the queue of a finished task stays until the end of the step");
+        assert!(id <= state.last_id, "a queue knows its last task");
+        id == state.last_id
+    }
+
     /// Gives the implied task of this queue its own row, because the stream's row is removed.
     pub(crate) fn store_implied(&mut self, queue: &Queue, turn: &mut Turn) {
         let state = self.queues.get_mut(queue);

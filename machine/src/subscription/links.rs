@@ -408,13 +408,14 @@ impl Subscription {
         Ok(())
     }
 
-    /// Handles the success of a task.
+    /// Handles the success of a task. `is_last` says whether its receiver has no later one.
     pub(crate) fn task_finished(
         &mut self,
         step: &mut Step<'_>,
         to: &str,
         request: &outbox::Request,
         outcome: &CallOutcome,
+        is_last: bool,
     ) -> Result<(), StorageError> {
         if is_directory(to) {
             let call = call_of(request).expect("it was written by this code");
@@ -429,7 +430,8 @@ impl Subscription {
                 .is_some_and(|head| head.incarnation == incarnation)
         };
         match call {
-            LinkCall::Link { incarnation, .. } if is_own(incarnation) => {
+            // With a later task, the answer may be the one to a link that has been removed.
+            LinkCall::Link { incarnation, .. } if is_own(incarnation) && is_last => {
                 self.linked(step, to, answered(outcome).expect(READABLE))
             }
             LinkCall::Ask { incarnation, .. } if is_own(incarnation) => {

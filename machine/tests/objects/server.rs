@@ -57,6 +57,10 @@ pub(crate) struct Server {
     pub(crate) silent: String,
     /// A receiver of calls that answers 200 without a readable body, as often as this.
     pub(crate) unreadable: (String, u64),
+    /// A receiver whose answers to other objects are late.
+    pub(crate) late: String,
+    /// These answers.
+    late_answers: Vec<Work>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +121,8 @@ impl Server {
             queue_is_full: false,
             silent: String::new(),
             unreadable: (String::new(), 0),
+            late: String::new(),
+            late_answers: Vec::new(),
         }
     }
 
@@ -204,6 +210,10 @@ impl Server {
     /// Runs a step, and what follows from it.
     pub(crate) fn step(&mut self, name: &str, input: Input) {
         self.step_once(name, input);
+        self.work_off();
+    }
+
+    fn work_off(&mut self) {
         while let Some(work) = self.work.pop_front() {
             match work {
                 Work::Call(caller, to, request) => self.call(caller, &to, &request),
@@ -279,6 +289,22 @@ impl Server {
             Ok(call) => self.step_once(to, Input::Call { id, call }),
             Err(refusal) => self.answered(id, Answer::refusal(&refusal)),
         }
+        if to == self.late {
+            let answer = self.work.pop_back().expect("the call is answered");
+            assert!(
+                matches!(answer, Work::Finished(..)),
+                "the answer comes last"
+            );
+            self.late_answers.push(answer);
+        }
+    }
+
+    /// Brings the answers that were late.
+    pub(crate) fn bring_late_answers(&mut self) {
+        self.late.clear();
+        let late = core::mem::take(&mut self.late_answers);
+        self.work.extend(late);
+        self.work_off();
     }
 
     fn answered(&mut self, id: CallId, answer: Answer) {

@@ -130,6 +130,34 @@ fn an_answer_that_cannot_be_read_counts_for_nothing() {
 }
 
 #[test]
+fn a_stream_that_is_removed_and_added_again_begins_at_its_tail() {
+    let mut server = Server::new();
+    server.request("PUT", "w", "", "[]");
+    server.request("PUT", "a", "", "[0]");
+    let of_others = PULL.replace(r#"["a"]"#, r#"["z"]"#);
+    assert_eq!(server.subscribe("s", &of_others).status, 201);
+    let add = |server: &mut Server| {
+        let target = "/v1/stream/__ds/subscriptions/s/streams";
+        let streams = r#"{"streams":["a"]}"#;
+        server.send("__ds/subscriptions/s", "POST", target, &[JSON], streams)
+    };
+    server.late = "a".to_owned();
+    add(&mut server);
+    let removed = server.request("DELETE", "__ds/subscriptions/s", "/streams/a", "");
+    assert_eq!(removed.status, 204);
+    server.request("POST", "a", "", "1");
+    let added = add(&mut server);
+    assert!(!server.answers.contains_key(&added));
+    server.bring_late_answers();
+    assert_eq!(server.answers[&added].status, 204);
+
+    let head = server.request("HEAD", "a", "", "");
+    let described = server.request("GET", "__ds/subscriptions/s", "", "");
+    let acked = &json(&described)["streams"][0]["acked_offset"];
+    assert_eq!(acked.as_str(), head.header("Stream-Next-Offset"));
+}
+
+#[test]
 fn an_append_writes_one_row_with_any_number_of_subscriptions() {
     for count in [0, 1, 200, 5_000] {
         let mut server = Server::new();
