@@ -181,6 +181,7 @@ impl Subscription {
         let call = self.ask_call();
         step.task(stream.to_owned(), link_request(&call))?;
         let link = self.link_mut(stream).expect("the link is there");
+        assert!(!link.is_asked, "one task at a time asks a stream");
         link.is_asked = true;
         Ok(())
     }
@@ -448,9 +449,19 @@ impl Subscription {
         stream: &str,
         answer: LinkAnswer,
     ) -> Result<(), StorageError> {
-        let Some(link) = self.link_mut(stream).filter(|link| link.is_linking) else {
+        let Some(link) = self.link_mut(stream) else {
             return Ok(());
         };
+        if !link.is_linking {
+            // It was linked by the pattern, and is named now. A stream that was deleted and created
+            // again meanwhile takes what it answers as told.
+            let present = answer.present.map(|present| present.incarnation);
+            return if link.incarnation == present {
+                Ok(())
+            } else {
+                self.ask_by_task(step, stream)
+            };
+        }
         link.is_linking = false;
         if answer.refused {
             self.remove_link(stream);
