@@ -43,6 +43,7 @@ export class Connection {
       socket.setEncoding("latin1");
       socket.on("data", (text) => connection.#take(text));
       socket.on("error", (error) => (connection.#reject ?? reject)(error));
+      socket.on("end", () => connection.#reject?.(new Error("the server closed the connection")));
       connection.#socket = socket;
     });
   }

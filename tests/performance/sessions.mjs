@@ -98,12 +98,16 @@ class Watcher {
   }
 }
 
-async function append(connection, stream, number) {
-  const begun = performance.now();
+/** Appends on a connection of its own, because servers close those that are idle. */
+async function append(stream, number) {
+  const connection = await Connection.open(stream.base);
   const bytes = prepare(stream.base, "POST", stream.path, json, String(number));
+  const begun = performance.now();
   const status = await connection.send(bytes);
+  const took = performance.now() - begun;
+  connection.close();
   if (status !== 204) throw new Error(`an append answered ${status}`);
-  return { begun, took: performance.now() - begun };
+  return { begun, took };
 }
 
 /** Waits until the server does nothing any more. */
@@ -125,13 +129,12 @@ async function measure(count) {
     const step = Math.max(1, Math.floor(count / Number(options.watched)));
     const watched = sessions.filter((_, index) => index % step === 0);
     const watchers = await Promise.all(watched.map((each) => Watcher.open(server.url, each)));
-    const connection = await Connection.open(server.url);
     const took = { alone: [], followed: [], deliveries: [], all: [] };
     for (let number = 0; number < rounds; number += 1) {
       const order = number % 2 === 0 ? ["alone", "followed"] : ["followed", "alone"];
       for (const kind of order) {
         const stream = kind === "alone" ? alone : followed;
-        const appended = await append(connection, stream, number);
+        const appended = await append(stream, number);
         // The first ones warm up.
         if (number >= 3) took[kind].push(appended.took);
         if (kind === "alone") continue;
@@ -145,7 +148,6 @@ async function measure(count) {
       }
     }
     for (const watcher of watchers) watcher.close();
-    connection.close();
     const ratio = median(took.followed) / median(took.alone);
     console.log(`${count} sessions (${shell}), ${rounds - 3} appends:`);
     console.log(`  append without sessions: ${times(took.alone)}`);
