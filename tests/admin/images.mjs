@@ -4,19 +4,26 @@ import { mkdir, stat } from "node:fs/promises";
 import path from "node:path";
 import { Browser } from "../harness/browser.mjs";
 import { request } from "../harness/http.mjs";
+import { Receiver } from "../harness/receiver.mjs";
 import { startServer } from "../harness/server.mjs";
 
 const bytesMax = 200_000;
 const directory = process.argv[2];
 await mkdir(directory, { recursive: true });
 
-const server = await startServer({ cold: "directory" });
+const server = await startServer({ cold: "directory", env: { WEBHOOK_ALLOW_LOOPBACK: "1" } });
 const browser = await Browser.start();
+const receiver = await Receiver.start();
+
+async function ask(method, path, contentType, body) {
+  const headers = { "Content-Type": contentType };
+  const answer = await request(server.url, path, { method, headers, body });
+  if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${answer.text}`);
+  return answer;
+}
 
 async function send(method, name, contentType, body) {
-  const headers = { "Content-Type": contentType };
-  const answer = await request(server.url, `/v1/stream/${name}`, { method, headers, body });
-  if (answer.status >= 300) throw new Error(`${method} ${name}: ${answer.status} ${answer.text}`);
+  await ask(method, `/v1/stream/${name}`, contentType, body);
 }
 
 const json = "application/json";
@@ -90,7 +97,37 @@ try {
   await picture("admin-stream-dark.png", "/admin/streams/chat/room-17", select, {
     colorScheme: "dark",
   });
+
+  const isPaid = ({ path, has_pending: isPending }) => isPending && path === "orders/paid";
+  receiver.answer = ({ body }) =>
+    body.streams.some(isPaid) ? { status: 503, body: "" } : { status: 200, body: '{"done":true}' };
+  const webhook = { url: `${receiver.url}/orders` };
+  const subscription = JSON.stringify({
+    type: "webhook",
+    pattern: "orders/*",
+    webhook,
+    description: "Prints an invoice for each order",
+  });
+  await send("PUT", "__ds/subscriptions/invoices", json, subscription);
+  for (const name of ["orders/open", "orders/paid", "orders/sent"]) {
+    await send("PUT", name, json, JSON.stringify([...Array(12).keys()].map(message)));
+  }
+  await receiver.until("invoices", 3, 20_000);
+  await picture("admin-subscription.png", "/admin/subscriptions/invoices", async (page) => {
+    await page.getByText("the receiver answered 503").waitFor();
+    await page.getByRole("row").filter({ hasText: "orders/paid" }).waitFor();
+  });
+
+  const { sessionId } = (await ask("POST", "/v1/sessions", json)).json();
+  for (const streamId of ["chat/room-17", "chat/room-4", "agents/run-8f21/log"]) {
+    await ask("POST", "/v1/subscriptions", json, JSON.stringify({ sessionId, streamId }));
+    await send("POST", streamId, json, JSON.stringify(message(7)));
+  }
+  await picture("admin-session.png", `/admin/sessions/${sessionId}`, async (page) => {
+    await page.getByRole("row").filter({ hasText: "chat/room-4" }).waitFor();
+  });
 } finally {
+  await receiver.stop();
   await browser.close();
   await server.stop();
 }
