@@ -96,6 +96,8 @@ function Content({ place, query }: { place: Place; query: URLSearchParams }) {
 function Navigation({ place }: { place: Place }) {
   const [isOpen, setOpen] = useState(false);
   const close = () => setOpen(false);
+  const at = (page: Place["page"], member?: Place["page"]) =>
+    place.page === page || (place.page === member && "section");
   return (
     <header class={isOpen ? "side open" : "side"}>
       <div class="brand">
@@ -115,20 +117,20 @@ function Navigation({ place }: { place: Place }) {
       </div>
       <div class="side-body" id="navigation">
         <nav aria-label="Pages">
-          <Link to="/admin" current={place.page === "overview"} onFollow={close}>
+          <Link to="/admin" current={at("overview")} onFollow={close}>
             <OverviewIcon /> Overview
           </Link>
-          <Link to="/admin/streams" current={place.page === "streams"} onFollow={close}>
+          <Link to="/admin/streams" current={at("streams", "stream")} onFollow={close}>
             <StreamsIcon /> Streams
           </Link>
           <Link
             to="/admin/subscriptions"
-            current={place.page === "subscriptions"}
+            current={at("subscriptions", "subscription")}
             onFollow={close}
           >
             <SubscriptionsIcon /> Subscriptions
           </Link>
-          <Link to="/admin/sessions" current={place.page === "sessions"} onFollow={close}>
+          <Link to="/admin/sessions" current={at("sessions", "session")} onFollow={close}>
             <SessionsIcon /> Sessions
           </Link>
         </nav>

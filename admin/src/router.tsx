@@ -56,7 +56,8 @@ export function useLocation(): { path: string; query: URLSearchParams } {
 interface LinkProps {
   to: string;
   class?: string;
-  current?: boolean;
+  /** Whether the link leads to this page, or to the section that it belongs to. */
+  current?: boolean | "section";
   title?: string;
   onFollow?: () => void;
   children: ComponentChildren;
@@ -69,8 +70,9 @@ export function Link({ to, current, onFollow, children, ...rest }: LinkProps) {
     go(to);
     onFollow?.();
   };
+  const ariaCurrent = current === "section" ? "true" : current ? "page" : undefined;
   return (
-    <a href={to} aria-current={current ? "page" : undefined} onClick={follow} {...rest}>
+    <a href={to} aria-current={ariaCurrent} onClick={follow} {...rest}>
       {children}
     </a>
   );

@@ -45,6 +45,8 @@ describe.each(Object.entries(modes))("%s", (_, mode) => {
     expect(await listed.getByRole("cell").nth(4).textContent()).toBe("2");
     await listed.getByRole("link", { name: id }).click();
     await page.getByRole("heading", { name: id, level: 1 }).waitFor();
+    const section = page.getByRole("navigation", { name: "Pages" }).getByText("Sessions");
+    expect(await section.getAttribute("aria-current")).toBe("true");
     const row = page.getByRole("row").filter({ hasText: first });
     await row.getByText("0_3").waitFor();
     expect(await row.getByRole("cell").allTextContents()).toEqual([

@@ -4,8 +4,8 @@ import { useState } from "preact/hooks";
 import { api, type SessionDetail, type SubscribedStream } from "../api";
 import { bytes, count, duration, relative, shortCount, time } from "../format";
 import { useNow, useQuery, useTitle } from "../hooks";
-import { Badge, Button, Empty, FailureNotice } from "../parts/controls";
-import { DeleteSession } from "../parts/delete-session";
+import { Badge, Button, Empty, QueryState } from "../parts/controls";
+import { DeleteSession } from "../parts/delete";
 import { Streams, Trash } from "../parts/icons";
 import { Paging } from "../parts/paging";
 import { SessionEnd } from "../parts/session-end";
@@ -21,11 +21,12 @@ export function SessionPage({ id, query }: { id: string; query: URLSearchParams 
   useTitle(`Session ${id}`);
   const [isDoomed, setDoomed] = useState(false);
   const after = query.get("after") ?? undefined;
-  const { value, failure, reload } = useQuery(
+  const detail = useQuery(
     `session/${id}/${after ?? ""}`,
     (signal) => api.session(id, after, pageEntries, signal),
     pollMs,
   );
+  const { value, failure } = detail;
   return (
     <>
       <header class="page-head">
@@ -42,18 +43,17 @@ export function SessionPage({ id, query }: { id: string; query: URLSearchParams 
           </div>
         )}
       </header>
-      {failure?.code === "session_not_found" || failure?.code === "session_expired" ? (
-        <Empty
-          title={
-            failure.status === 410 ? "The session has expired" : "There is no session of this id"
-          }
-        >
-          <Link to="/admin/sessions">All sessions</Link>
-        </Empty>
-      ) : (
-        failure !== undefined && <FailureNotice failure={failure} retry={reload} />
-      )}
-      {value === undefined && failure === undefined && <p class="hint">Loading…</p>}
+      <QueryState query={detail}>
+        {(failure?.code === "session_not_found" || failure?.code === "session_expired") && (
+          <Empty
+            title={
+              failure.status === 410 ? "The session has expired" : "There is no session of this id"
+            }
+          >
+            <Link to="/admin/sessions">All sessions</Link>
+          </Empty>
+        )}
+      </QueryState>
       {value !== undefined && (
         <>
           <Facts detail={value} />
@@ -67,7 +67,7 @@ export function SessionPage({ id, query }: { id: string; query: URLSearchParams 
       )}
       {isDoomed && (
         <DeleteSession
-          id={id}
+          name={id}
           onClose={() => setDoomed(false)}
           onDeleted={() => go("/admin/sessions")}
         />

@@ -4,8 +4,8 @@ import { useState } from "preact/hooks";
 import { api, type Page, type SessionEntry } from "../api";
 import { count, duration, relative, time } from "../format";
 import { useNow, useQuery, useTitle } from "../hooks";
-import { Button, Empty, FailureNotice } from "../parts/controls";
-import { DeleteSession } from "../parts/delete-session";
+import { Button, Empty, QueryState } from "../parts/controls";
+import { DeleteSession } from "../parts/delete";
 import { Refresh, Trash } from "../parts/icons";
 import { SessionEnd } from "../parts/session-end";
 import { Link } from "../router";
@@ -34,11 +34,8 @@ export function Sessions() {
   const [doomed, setDoomed] = useState<string>();
   // The index hears of a deletion a little later than the session.
   const [gone, setGone] = useState<string[]>([]);
-  const { value, failure, isLoading, reload } = useQuery(
-    "sessions",
-    (signal) => firstPages(pages, signal),
-    pollMs,
-  );
+  const listed = useQuery("sessions", (signal) => firstPages(pages, signal), pollMs);
+  const { value, isLoading, reload } = listed;
   const entries = (value?.entries ?? []).filter(({ sessionId }) => !gone.includes(sessionId));
   const loadMore = () => {
     setPages(pages + 1);
@@ -58,8 +55,7 @@ export function Sessions() {
           </Button>
         </div>
       </header>
-      {failure !== undefined && <FailureNotice failure={failure} retry={reload} />}
-      {value === undefined && failure === undefined && <p class="hint">Loading…</p>}
+      <QueryState query={listed} />
       {value !== undefined && entries.length === 0 && value.next === undefined && (
         <Empty title="No sessions yet">
           <p>Create one with a POST request to /v1/sessions.</p>
@@ -75,7 +71,7 @@ export function Sessions() {
       )}
       {doomed !== undefined && (
         <DeleteSession
-          id={doomed}
+          name={doomed}
           onClose={() => setDoomed(undefined)}
           onDeleted={() => setGone([...gone, doomed])}
         />

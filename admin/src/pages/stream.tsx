@@ -4,9 +4,9 @@ import { useState } from "preact/hooks";
 import { act, api, type StreamDetail } from "../api";
 import { bytes, count, duration, relative, shortCount, time } from "../format";
 import { useNow, useQuery, useTitle } from "../hooks";
-import { Badge, Button, CommandDialog, Confirm, Empty, FailureNotice } from "../parts/controls";
+import { Badge, Button, CommandDialog, Confirm, Empty, QueryState } from "../parts/controls";
 import { openCreateDialog } from "../parts/create";
-import { DeleteDialog } from "../parts/delete";
+import { DeleteStream } from "../parts/delete";
 import { Archive, Fork, Lock, Plus, Terminal, Trash } from "../parts/icons";
 import { Sparkline } from "../parts/sparkline";
 import { Stat } from "../parts/stat";
@@ -54,16 +54,15 @@ export function StreamPage({ name, query }: { name: string; query: URLSearchPara
         {value !== undefined && <State detail={value} />}
         {value !== undefined && <Actions detail={value} reload={detail.reload} />}
       </header>
-      {failure?.code === "stream_not_found" ? (
-        <Empty title="There is no stream of this name">
-          <Button onClick={() => openCreateDialog({ name: readableName(name) })}>
-            <Plus /> New stream
-          </Button>
-        </Empty>
-      ) : (
-        failure !== undefined && <FailureNotice failure={failure} retry={detail.reload} />
-      )}
-      {value === undefined && failure === undefined && <p class="hint">Loading…</p>}
+      <QueryState query={detail}>
+        {failure?.code === "stream_not_found" && (
+          <Empty title="There is no stream of this name">
+            <Button onClick={() => openCreateDialog({ name: readableName(name) })}>
+              <Plus /> New stream
+            </Button>
+          </Empty>
+        )}
+      </QueryState>
       {value !== undefined && (
         <>
           <Facts detail={value} />
@@ -151,7 +150,7 @@ function Actions({ detail, reload }: { detail: StreamDetail; reload: () => void 
         </Confirm>
       )}
       {asked === "delete" && (
-        <DeleteDialog name={name} onClose={none} onDeleted={() => go("/admin/streams")} />
+        <DeleteStream name={name} onClose={none} onDeleted={() => go("/admin/streams")} />
       )}
     </div>
   );

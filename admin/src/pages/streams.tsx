@@ -6,7 +6,7 @@ import { duration, relative, time } from "../format";
 import { useNow, useShortcut, useSubscription, useTitle } from "../hooks";
 import { Badge, Button, Empty, FailureNotice } from "../parts/controls";
 import { openCreateDialog } from "../parts/create";
-import { DeleteDialog } from "../parts/delete";
+import { DeleteStream } from "../parts/delete";
 import { Plus, Search, Trash } from "../parts/icons";
 import { go, Link } from "../router";
 import { streamList } from "../streams/list";
@@ -48,7 +48,7 @@ export function Streams() {
           </Button>
         </p>
       )}
-      {doomed !== undefined && <DeleteDialog name={doomed} onClose={() => setDoomed(undefined)} />}
+      {doomed !== undefined && <DeleteStream name={doomed} onClose={() => setDoomed(undefined)} />}
     </>
   );
 }

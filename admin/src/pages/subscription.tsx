@@ -5,8 +5,8 @@ import { actOnSubscription, api, type LinkedStream, type SubscriptionDetail } fr
 import { count, duration, relative, time } from "../format";
 import { messageOf } from "../http";
 import { useNow, useQuery, useTitle } from "../hooks";
-import { Badge, Button, Empty, FailureNotice } from "../parts/controls";
-import { DeleteSubscription } from "../parts/delete-subscription";
+import { Badge, Button, Empty, QueryState } from "../parts/controls";
+import { DeleteSubscription } from "../parts/delete";
 import { Refresh, Trash } from "../parts/icons";
 import { Paging } from "../parts/paging";
 import { Stat } from "../parts/stat";
@@ -20,11 +20,12 @@ const pollMs = 3_000;
 export function SubscriptionPage({ id, query }: { id: string; query: URLSearchParams }) {
   useTitle(readableName(id));
   const after = query.get("after") ?? undefined;
-  const { value, failure, reload } = useQuery(
+  const detail = useQuery(
     `subscription/${id}/${after ?? ""}`,
     (signal) => api.subscription(id, after, signal),
     pollMs,
   );
+  const { value, failure, reload } = detail;
   return (
     <>
       <header class="page-head">
@@ -32,14 +33,13 @@ export function SubscriptionPage({ id, query }: { id: string; query: URLSearchPa
         {value !== undefined && <State detail={value} />}
         {value !== undefined && <Actions id={id} reload={reload} />}
       </header>
-      {failure?.code === "SUBSCRIPTION_NOT_FOUND" ? (
-        <Empty title="There is no subscription of this id">
-          <Link to="/admin/subscriptions">All subscriptions</Link>
-        </Empty>
-      ) : (
-        failure !== undefined && <FailureNotice failure={failure} retry={reload} />
-      )}
-      {value === undefined && failure === undefined && <p class="hint">Loading…</p>}
+      <QueryState query={detail}>
+        {failure?.code === "SUBSCRIPTION_NOT_FOUND" && (
+          <Empty title="There is no subscription of this id">
+            <Link to="/admin/subscriptions">All subscriptions</Link>
+          </Empty>
+        )}
+      </QueryState>
       {value !== undefined && (
         <>
           {value.description !== null && <p class="breaks">{value.description}</p>}
@@ -103,7 +103,7 @@ function Actions({ id, reload }: { id: string; reload: () => void }) {
       </Button>
       {isDoomed && (
         <DeleteSubscription
-          id={id}
+          name={id}
           onClose={() => setDoomed(false)}
           onDeleted={() => go("/admin/subscriptions")}
         />

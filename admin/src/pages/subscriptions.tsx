@@ -4,8 +4,8 @@ import { useState } from "preact/hooks";
 import { api, type SubscriptionEntry } from "../api";
 import { relative, time } from "../format";
 import { useNow, useQuery, useTitle } from "../hooks";
-import { Button, Empty, FailureNotice } from "../parts/controls";
-import { DeleteSubscription } from "../parts/delete-subscription";
+import { Button, Empty, QueryState } from "../parts/controls";
+import { DeleteSubscription } from "../parts/delete";
 import { Refresh, Trash } from "../parts/icons";
 import { Paging } from "../parts/paging";
 import { Link } from "../router";
@@ -20,11 +20,12 @@ export function Subscriptions({ query }: { query: URLSearchParams }) {
   // The directory hears of a deletion a little later than the subscription.
   const [gone, setGone] = useState<string[]>([]);
   const after = query.get("after") ?? undefined;
-  const { value, failure, reload } = useQuery(
+  const listed = useQuery(
     `subscriptions/${after ?? ""}`,
     (signal) => api.subscriptions(after, pageEntries, signal),
     pollMs,
   );
+  const { value, reload } = listed;
   const entries = (value?.entries ?? []).filter((entry) => !gone.includes(keyOf(entry)));
   return (
     <>
@@ -36,8 +37,7 @@ export function Subscriptions({ query }: { query: URLSearchParams }) {
           </Button>
         </div>
       </header>
-      {failure !== undefined && <FailureNotice failure={failure} retry={reload} />}
-      {value === undefined && failure === undefined && <p class="hint">Loading…</p>}
+      <QueryState query={listed} />
       {value !== undefined && entries.length === 0 && (
         <Empty title={after === undefined ? "No subscriptions yet" : "No more subscriptions"}>
           {after === undefined && (
@@ -49,7 +49,7 @@ export function Subscriptions({ query }: { query: URLSearchParams }) {
       <Paging path="/admin/subscriptions" after={after} next={value?.next} />
       {doomed !== undefined && (
         <DeleteSubscription
-          id={doomed.subscriptionId}
+          name={doomed.subscriptionId}
           onClose={() => setDoomed(undefined)}
           onDeleted={() => setGone([...gone, keyOf(doomed)])}
         />

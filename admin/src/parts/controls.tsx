@@ -2,6 +2,7 @@
 
 import type { ButtonHTMLAttributes, ComponentChildren } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
+import type { Query } from "../hooks";
 import { type Failure, messageOf } from "../http";
 import { askForToken } from "./ask-for-token";
 import { Close, Refresh } from "./icons";
@@ -48,6 +49,18 @@ export function FailureNotice({ failure, retry }: { failure: Failure; retry?: ()
       )}
     </div>
   );
+}
+
+interface QueryStateProps {
+  query: Query<unknown>;
+  /** What is shown instead of the failure. */
+  children?: ComponentChildren;
+}
+
+/** Says that a query has failed, or has not loaded anything yet. */
+export function QueryState({ query: { value, failure, reload }, children }: QueryStateProps) {
+  if (failure !== undefined) return children || <FailureNotice failure={failure} retry={reload} />;
+  return value === undefined ? <p class="hint">Loading…</p> : null;
 }
 
 function titleOf({ status, audience }: Failure): string {
