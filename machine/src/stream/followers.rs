@@ -103,6 +103,8 @@ struct Round {
     /// The round goes on behind this session.
     behind: Option<String>,
     present: Option<Presence>,
+    /// Whether it has left out sessions that now have to be told.
+    is_partial: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -326,8 +328,11 @@ impl Followers {
         }
         self.has_answered |= done;
         if batch.present != moment.present {
-            // The round since then has left these sessions out.
+            // A round since then has left these sessions out, and may still be under way.
             self.told = None;
+            if let Some(round) = &mut self.round {
+                round.is_partial = true;
+            }
         }
     }
 
@@ -415,6 +420,7 @@ impl Followers {
                 None => Round {
                     behind: None,
                     present,
+                    is_partial: false,
                 },
             };
             let from = match &round.behind {
@@ -424,7 +430,7 @@ impl Followers {
             let due = self.followers.range((from, Bound::Unbounded));
             let mut due = due.filter(|(_, follower)| follower.is_due(present));
             let Some((session, _)) = due.next() else {
-                self.told = Some(round.present);
+                self.told = (!round.is_partial).then_some(round.present);
                 continue;
             };
             let session = session.clone();

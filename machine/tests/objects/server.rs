@@ -59,6 +59,8 @@ pub(crate) struct Server {
     pub(crate) unreadable: (String, u64),
     /// A receiver whose answers to other objects are late.
     pub(crate) late: String,
+    /// Whether the answers of the fan-out queue are late.
+    pub(crate) queue_is_late: bool,
     /// These answers.
     late_answers: Vec<Work>,
 }
@@ -122,6 +124,7 @@ impl Server {
             silent: String::new(),
             unreadable: (String::new(), 0),
             late: String::new(),
+            queue_is_late: false,
             late_answers: Vec::new(),
         }
     }
@@ -299,12 +302,15 @@ impl Server {
         }
     }
 
-    /// Brings the answers that were late.
-    pub(crate) fn bring_late_answers(&mut self) {
-        self.late.clear();
-        let late = core::mem::take(&mut self.late_answers);
-        self.work.extend(late);
+    /// Brings one of the answers that are late, counted from the oldest.
+    pub(crate) fn bring_late_answer(&mut self, at: usize) {
+        let late = self.late_answers.remove(at);
+        self.work.push_back(late);
         self.work_off();
+    }
+
+    pub(crate) fn late_answers(&self) -> usize {
+        self.late_answers.len()
     }
 
     fn answered(&mut self, id: CallId, answer: Answer) {
@@ -385,8 +391,12 @@ impl Server {
                     let messages = messages.into_iter().map(|body| (body, 0));
                     self.queue.extend(messages);
                 }
-                let caller = (from.to_owned(), effect);
-                self.work.push_back(Work::Enqueued(caller, done));
+                let answer = Work::Enqueued((from.to_owned(), effect), done);
+                if self.queue_is_late {
+                    self.late_answers.push(answer);
+                } else {
+                    self.work.push_back(answer);
+                }
             }
             Effect::Attach { .. }
             | Effect::Put(_)

@@ -331,6 +331,31 @@ fn many_sessions_are_told_through_the_queue() {
 }
 
 #[test]
+fn an_append_while_batches_end_out_of_order_is_told_to_all_sessions() {
+    let (mut server, sessions) = with_queue(3);
+    server.limits.fanout_messages_max = 1;
+    server.limits.fanout_batches_max = 2;
+    server.sleep();
+    server.queue_is_late = true;
+    append(&mut server, "a", "1");
+    append(&mut server, "a", "2");
+    // The first batch ends while the round about the second append is behind its session.
+    for at in [1, 1, 0] {
+        assert_eq!(server.late_answers(), 2);
+        server.bring_late_answer(at);
+    }
+    while server.late_answers() > 0 {
+        server.bring_late_answer(0);
+    }
+    let head = server.request("HEAD", "a", "", "");
+    let tail = head.header("Stream-Next-Offset").expect("there is a tail");
+    for session in &sessions {
+        let mut messages = server.queue.iter();
+        assert!(messages.any(|(body, _)| body.contains(session) && body.contains(tail)));
+    }
+}
+
+#[test]
 fn a_batch_has_at_most_as_many_bytes_as_the_queue_takes() {
     let (mut server, _) = with_queue(20);
     server.limits.fanout_bytes_max = 1_000;
