@@ -443,13 +443,12 @@ impl Stream {
                 subscription,
                 incarnation,
             } => {
-                let told = present.map(Place::from);
                 let key = LinkKey::new(&subscription, incarnation);
-                // A link that has gone was given up, or went with its stream. Then the directory
-                // makes a new one.
                 // The answer to a call that is under way would be older than this one.
                 self.links.end_call(&key);
+                let mut told = None;
                 if let Some(link) = self.links.links.get_mut(&key) {
+                    told = present.map(Place::from);
                     // If this answer is lost, the stream notifies the subscription again.
                     if link.row.is_held {
                         link.row.is_held = false;

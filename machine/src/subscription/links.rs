@@ -355,8 +355,8 @@ impl Subscription {
         let Some(stream) = self.asks.remove(&effect) else {
             return Ok(false);
         };
-        if let Some(LinkAnswer { present, .. }) = answered(outcome) {
-            self.asked(step, &stream, present, false)?;
+        if let Some(answer) = answered(outcome) {
+            self.asked(step, &stream, &answer, false)?;
         }
         for asking in &mut self.asking_calls {
             asking.asks.remove(&effect);
@@ -375,7 +375,7 @@ impl Subscription {
         &mut self,
         step: &mut Step<'_>,
         stream: &str,
-        present: Option<Presence>,
+        &LinkAnswer { told, present, .. }: &LinkAnswer,
         is_task: bool,
     ) -> Result<(), StorageError> {
         // A stream that is linked says where the cursor begins when it answers that.
@@ -406,6 +406,12 @@ impl Subscription {
         }
         let link = self.link_mut(stream).expect("the link is still there");
         link.is_held = false;
+        let is_by_pattern = !link.is_explicit;
+        if told.is_none() && present.is_some() {
+            // The link went with a former stream. The directory makes a new one, but not if this
+            // stream ends before.
+            return self.ask_for_link(step, stream, is_by_pattern);
+        }
         Ok(())
     }
 
@@ -436,8 +442,7 @@ impl Subscription {
                 self.linked(step, to, answered(outcome).expect(READABLE))
             }
             LinkCall::Ask { incarnation, .. } if is_own(incarnation) => {
-                let answer: LinkAnswer = answered(outcome).expect(READABLE);
-                self.asked(step, to, answer.present, true)
+                self.asked(step, to, &answered(outcome).expect(READABLE), true)
             }
             LinkCall::Link { .. } | LinkCall::Ask { .. } | LinkCall::Unlink { .. } => Ok(()),
         }
@@ -452,7 +457,7 @@ impl Subscription {
         let Some(link) = self.link_mut(stream) else {
             return Ok(());
         };
-        if !link.is_linking {
+        if !answer.refused && !link.is_linking {
             // It was linked by the pattern, and is named now. A stream that was deleted and created
             // again meanwhile takes what it answers as told.
             let present = answer.present.map(|present| present.incarnation);

@@ -113,12 +113,7 @@ fn an_answer_that_cannot_be_read_counts_for_nothing() {
     assert_eq!(acked(&mut server), tail(&mut server));
 
     // A stream that the directory has not heard of asks it again, too.
-    let directory = (0..16).map(|shard| format!("__ds/directory/{shard}"));
-    let listed: Vec<_> = directory.collect();
-    let before: Vec<_> = listed.iter().map(|name| rows_of(&server, name)).collect();
-    server.request("PUT", "b", "", "[1]");
-    let shard = (0..16).find(|at| rows_of(&server, &listed[*at]) != before[*at]);
-    let shard = listed[shard.expect("the directory lists the stream")].clone();
+    let shard = shard_of(&mut server, "b");
     assert_eq!(server.request("DELETE", "b", "", "").status, 204);
     server.subscribe("hook", HOOK);
     server.unreadable = (shard, 2);
@@ -156,6 +151,47 @@ fn a_stream_that_is_removed_and_added_again_begins_at_its_tail() {
     let described = server.request("GET", "__ds/subscriptions/s", "", "");
     let acked = &json(&described)["streams"][0]["acked_offset"];
     assert_eq!(acked.as_str(), head.header("Stream-Next-Offset"));
+}
+
+#[test]
+fn a_stream_that_ends_before_the_directory_lists_it_is_not_followed_any_more() {
+    let mut server = Server::new();
+    let shard = shard_of(&mut server, "a");
+    assert_eq!(server.subscribe("s", HOOK).status, 201);
+    // The subscription asks the stream for itself when a former one has ended, but is not answered.
+    server.unreadable = ("a".to_owned(), 1);
+    assert_eq!(server.request("DELETE", "a", "", "").status, 204);
+    server.unreadable = (shard, 100);
+    assert_eq!(server.request("PUT", "a", "", "[1]").status, 201);
+    let followed = |server: &mut Server| {
+        let described = server.request("GET", "__ds/subscriptions/s", "", "");
+        json(&described)["streams"].as_array().map(Vec::len)
+    };
+    let later = server.now.plus(20_000);
+    server.run_until(later);
+    assert_eq!(followed(&mut server), Some(1));
+    assert_eq!(server.request("DELETE", "a", "", "").status, 204);
+    server.unreadable.1 = 0;
+    let later = server.now.plus(120_000);
+    server.run_until(later);
+    assert_eq!(followed(&mut server), Some(0));
+}
+
+/// Creates a stream, and returns the shard of the directory that lists it.
+fn shard_of(server: &mut Server, stream: &str) -> String {
+    let directory = (0..16).map(|shard| format!("__ds/directory/{shard}"));
+    let shards: Vec<_> = directory.collect();
+    let rows = |server: &Server| {
+        shards
+            .iter()
+            .map(|it| rows_of(server, it))
+            .collect::<Vec<_>>()
+    };
+    let before = rows(server);
+    server.request("PUT", stream, "", "[1]");
+    let after = rows(server);
+    let changed = (0..16).find(|at| before[*at] != after[*at]);
+    shards[changed.expect("the directory lists the stream")].clone()
 }
 
 #[test]
