@@ -318,7 +318,7 @@ impl Stream {
         }
         let done = self.effect_finished(now, effect, is_done, storage, step)?;
         for task in done {
-            self.note_followed(&task.what, outcome, storage, step)?;
+            self.note_followed(now, &task.what, outcome, storage, step)?;
             self.note_registered(&task, outcome, storage, step)?;
         }
         Ok(())

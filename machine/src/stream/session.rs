@@ -55,8 +55,8 @@ struct Source {
     fetch: Option<Fetch>,
     /// Clients that wait until the stream has answered.
     subscribing: Vec<CallId>,
-    /// Calls of the stream that wait until the session has what they told.
-    delivering: Vec<CallId>,
+    /// Calls about the stream that wait until the session has what they tell.
+    delivering: Vec<(CallId, Option<Presence>)>,
     /// Whether the stream has called for a former subscription while this one was under way. A late
     /// call may have put that one in its place, so the stream has to be asked again.
     is_doubtful: bool,
@@ -442,7 +442,7 @@ impl Stream {
         for id in source.subscribing {
             answer(id, Answer::unavailable(&self.limits), &mut step.turn);
         }
-        for id in source.delivering {
+        for (id, _) in source.delivering {
             Self::answer_session(id, &DeliverAnswer::Ended, step);
         }
         let call = SessionCall::Unfollow {
@@ -486,6 +486,7 @@ impl Stream {
     /// Handles the end of a task of the session: the answer of a stream that it follows.
     pub(super) fn note_followed(
         &mut self,
+        now: Millis,
         task: &TaskKind,
         outcome: &CallOutcome,
         rows: &dyn Storage,
@@ -511,13 +512,19 @@ impl Stream {
                 for id in subscribing {
                     answer(id, Answer::uncached(204), &mut step.turn);
                 }
-                for id in delivering {
-                    let has = place.offset.unwrap_or(Offset::START);
-                    Self::answer_session(id, &DeliverAnswer::Has(has), step);
-                }
                 if core::mem::take(&mut source.is_doubtful) {
                     let place = (Some(place.incarnation), place.offset);
-                    self.ask_to_follow(stream, subscription, place, rows, step)?;
+                    self.ask_to_follow(stream.clone(), subscription, place, rows, step)?;
+                }
+                for (id, present) in delivering {
+                    if present.is_some_and(|it| it.incarnation == place.incarnation) {
+                        let of = (stream.clone(), subscription);
+                        self.delivery(now, id, of, present, rows, step)?;
+                    } else {
+                        // The stream has ended since then. The subscription has just begun, so it
+                        // ends when this comes again.
+                        answer(id, Answer::unavailable(&self.limits), &mut step.turn);
+                    }
                 }
                 return Ok(());
             }
@@ -536,7 +543,7 @@ impl Stream {
         for id in subscribing {
             answer(id, Answer::refusal(&refusal), &mut step.turn);
         }
-        for id in removed.delivering {
+        for (id, _) in removed.delivering {
             Self::answer_session(id, &DeliverAnswer::Ended, step);
         }
         Ok(())
@@ -574,7 +581,7 @@ impl Stream {
         let Some(from) = row.from else {
             // Where the subscription begins is still on its way.
             if row.subscription == subscription {
-                source.delivering.push(id);
+                source.delivering.push((id, present));
             } else {
                 source.is_doubtful = true;
                 Self::answer_session(id, &DeliverAnswer::Ended, step);
@@ -593,9 +600,10 @@ impl Stream {
             let control_rows = self.control_rows;
             let removed = self.session.remove(&stream, control_rows, &mut step.turn);
             let removed = removed.expect("it was there just now");
-            for id in removed.delivering.into_iter().chain([id]) {
+            for (id, _) in removed.delivering {
                 Self::answer_session(id, &DeliverAnswer::Ended, step);
             }
+            Self::answer_session(id, &DeliverAnswer::Ended, step);
             return Ok(());
         };
         if present.tail <= has {
@@ -605,7 +613,7 @@ impl Stream {
         let timeout = self.limits.reply_timeout_ms;
         let source = self.session.sources.get_mut(&stream);
         let source = source.expect("it was there just now");
-        source.delivering.push(id);
+        source.delivering.push((id, Some(present)));
         let is_lost = |fetch: Fetch| fetch.since.plus(timeout) <= now;
         if source.fetch.is_none_or(is_lost) {
             let effect = self.outbox.next_effect();
@@ -662,7 +670,7 @@ impl Stream {
             .expect("a stream is asked once it has answered");
         let mut has = self.has(from, rows)?;
         let Some(page) = EnvelopePage::read(&stream, outcome) else {
-            for id in delivering {
+            for (id, _) in delivering {
                 answer(id, Answer::unavailable(&self.limits), &mut step.turn);
             }
             return Ok(true);
@@ -677,7 +685,7 @@ impl Stream {
             self.append_envelopes(now, page.envelopes.into(), producer, rows, step)?;
             has = end;
         }
-        for id in delivering {
+        for (id, _) in delivering {
             Self::answer_session(id, &DeliverAnswer::Has(has), step);
         }
         Ok(true)

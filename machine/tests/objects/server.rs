@@ -138,6 +138,11 @@ impl Server {
 
     /// Sends a client's request about sessions, and returns its answer.
     pub(crate) fn session(&mut self, method: &str, path: &str, body: &str) -> Answer {
+        let call = self.send_session(method, path, body);
+        self.answers.remove(&call).expect("the call is answered")
+    }
+
+    pub(crate) fn send_session(&mut self, method: &str, path: &str, body: &str) -> CallId {
         let head = RequestHead {
             method,
             origin: "http://127.0.0.1:1",
@@ -154,14 +159,13 @@ impl Server {
         let body = Some(body.as_bytes());
         match session::route(head, body, &|| entropy, &settings) {
             Some(SessionRoute::Object { to, call }) => {
-                let request = session::session_request(&call);
-                let (name, value) = &request.headers[0];
-                let target = outbox::target(&to);
-                let headers = [(name.as_str(), value.as_str())];
-                let call = self.send(&to, &request.method, &target, &headers, "");
-                self.answers.remove(&call).expect("the call is answered")
+                self.send_call(&to, &session::session_request(&call))
             }
-            Some(SessionRoute::Answered(answer)) => answer,
+            Some(SessionRoute::Answered(answer)) => {
+                let id = CallId(self.calls);
+                self.answered(id, answer);
+                id
+            }
             Some(SessionRoute::AwaitsBody(_)) | None => panic!("{path} has a body"),
         }
     }
@@ -255,16 +259,25 @@ impl Server {
         acknowledged
     }
 
-    fn outcome_of(&mut self, to: &str, request: &outbox::Request) -> CallOutcome {
+    pub(crate) fn outcome_of(&mut self, to: &str, request: &outbox::Request) -> CallOutcome {
         if to == self.silent {
             return CallOutcome::Failed;
         }
+        let call = self.send_call(to, request);
+        self.take_outcome(call)
+    }
+
+    /// Sends a request of an object, or of the consumer of the queue.
+    pub(crate) fn send_call(&mut self, to: &str, request: &outbox::Request) -> CallId {
         let headers = request.headers.iter();
         let headers: Vec<_> = headers
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         let target = outbox::target(to);
-        let call = self.send(to, &request.method, &target, &headers, &request.body);
+        self.send(to, &request.method, &target, &headers, &request.body)
+    }
+
+    pub(crate) fn take_outcome(&mut self, call: CallId) -> CallOutcome {
         let answer = self.answers.remove(&call).expect("the call is answered");
         CallOutcome::Answered {
             status: answer.status,

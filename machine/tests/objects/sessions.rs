@@ -1,6 +1,7 @@
 //! Sessions and the streams that they follow.
 
 use machine::Millis;
+use machine::fanout::{Delivery, Next};
 use serde_json::{Value, json};
 
 use crate::server::{Cost, Server, body};
@@ -356,6 +357,37 @@ fn an_append_while_batches_end_out_of_order_is_told_to_all_sessions() {
 }
 
 #[test]
+fn a_message_about_another_stream_ends_a_subscription_that_has_just_begun() {
+    let (mut server, _) = with_queue(0);
+    server.limits.fanout_queue_threshold = 0;
+    server.sleep();
+    let session = created(&mut server);
+    server.late = "a".to_owned();
+    let body = json!({"sessionId": session, "streamId": "a"}).to_string();
+    let subscribing = server.send_session("POST", "/v1/subscriptions", &body);
+    server.late.clear();
+    server.request("DELETE", "a", "", "");
+    server.request("PUT", "a", "", "[1]");
+    // The consumer brings it before the session knows where its subscription begins.
+    let (message, _) = server.queue.back().expect("the stream tells the session");
+    let limits = server.limits.clone();
+    let (mut delivery, next) = Delivery::begin(message, 1, &limits);
+    let Next::Call { to, request, .. } = next else {
+        panic!("{next:?}");
+    };
+    let call = server.send_call(&to, &request);
+    assert!(!server.answers.contains_key(&call));
+    server.bring_late_answer(0);
+    assert_eq!(server.answers[&subscribing].status, 204);
+    let outcome = server.take_outcome(call);
+    let next = delivery.called(&outcome, &limits);
+    assert!(matches!(next, Next::Retry { .. }), "{next:?}");
+    assert_eq!(subscribed(&mut server, &session), json!(["a"]));
+    server.consume();
+    assert_eq!(subscribed(&mut server, &session), json!([]));
+}
+
+#[test]
 fn a_batch_has_at_most_as_many_bytes_as_the_queue_takes() {
     let (mut server, _) = with_queue(20);
     server.limits.fanout_bytes_max = 1_000;
@@ -433,16 +465,16 @@ fn a_message_is_kept_while_neither_session_nor_stream_answers() {
     let body = server.queue.front().expect("one is left").0.clone();
     let limits = server.limits.clone();
     let attempts = limits.fanout_attempts_max;
-    let (mut delivery, _) = machine::fanout::Delivery::begin(&body, attempts, &limits);
+    let (mut delivery, _) = Delivery::begin(&body, attempts, &limits);
     let failed = machine::CallOutcome::Failed;
     let next = delivery.called(&failed, &limits);
-    let machine::fanout::Next::Call { to, .. } = next else {
+    let Next::Call { to, .. } = next else {
         panic!("{next:?}");
     };
     assert_eq!(to, "a");
     let next = delivery.called(&failed, &limits);
     assert!(
-        matches!(next, machine::fanout::Next::Retry { after_seconds: 1.. }),
+        matches!(next, Next::Retry { after_seconds: 1.. }),
         "{next:?}"
     );
 }
@@ -452,11 +484,8 @@ fn a_body_of_another_version_is_never_acknowledged() {
     let limits = machine::Limits::DEFAULT;
     for body in ["", "{}", "null", "{\"session\":\"s\"}"] {
         for attempts in [1, 5, 100] {
-            let (_, next) = machine::fanout::Delivery::begin(body, attempts, &limits);
-            assert!(
-                matches!(next, machine::fanout::Next::Retry { .. }),
-                "{next:?}"
-            );
+            let (_, next) = Delivery::begin(body, attempts, &limits);
+            assert!(matches!(next, Next::Retry { .. }), "{next:?}");
         }
     }
 }
