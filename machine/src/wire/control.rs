@@ -224,7 +224,8 @@ pub enum LinkCall {
 /// The answer to a [`LinkCall`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LinkAnswer {
-    /// Where the subscription begins, or what it knows now.
+    /// Where the subscription begins, or what it knows now; `None` if there is no stream, or if it
+    /// does not have the link that a subscription asks about.
     pub told: Option<Place>,
     /// The stream as it is; `None` if it does not exist.
     pub present: Option<Presence>,
