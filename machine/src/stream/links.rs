@@ -89,6 +89,10 @@ struct LinkRow {
     /// Whether a notification of a creation or an end may have arrived although its answer was
     /// lost. Then the subscription may know of another stream than `told` says.
     is_unsure: bool,
+    /// Whether the subscription has ended the link. That call may be late, and the subscription may
+    /// have linked the stream again since then. So it is notified once more, and its answer says.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    is_leaving: bool,
 }
 
 impl LinkRow {
@@ -188,6 +192,17 @@ impl Links {
             link.row.is_by_pattern = false;
             turn.writes.push(Write::PutControl(row(key, &link.row)));
         }
+    }
+
+    /// Notes that the subscription has ended the link.
+    fn leave(&mut self, key: &LinkKey, turn: &mut Turn) {
+        self.end_call(key);
+        if let Some(link) = self.links.get_mut(key) {
+            (link.failures, link.retry_at) = (0, AT_ONCE);
+            (link.row.is_leaving, link.row.is_held, link.row.is_unsure) = (true, false, true);
+            turn.writes.push(Write::PutControl(row(key, &link.row)));
+        }
+        self.note(key);
     }
 
     fn remove(&mut self, key: &LinkKey, turn: &mut Turn) {
@@ -351,6 +366,7 @@ impl Links {
             told: call.told,
             is_held: hold,
             is_unsure: false,
+            is_leaving: false,
             ..link.row.clone()
         };
         let told = LinkRow {
@@ -403,8 +419,8 @@ impl Stream {
             } => {
                 let key = LinkKey::new(&subscription, incarnation);
                 let is_kept = if_absent && present.is_some();
-                if !is_kept && self.links.links.contains_key(&key) {
-                    self.links.remove(&key, &mut step.turn);
+                if !is_kept {
+                    self.links.leave(&key, &mut step.turn);
                 }
                 LinkAnswer::default()
             }
@@ -485,20 +501,25 @@ impl Stream {
         step: &mut Step,
     ) -> Option<Option<Place>> {
         let key = LinkKey::new(subscription, incarnation);
-        if let Some(link) = self.links.links.get(&key) {
+        let known = self.links.links.get(&key);
+        let is_leaving = known.is_some_and(|link| link.row.is_leaving);
+        if let Some(link) = known.filter(|_| !is_leaving) {
             return Some(link.row.told);
         }
         let links = self.links.links.len() as u64;
-        if links >= self.limits.stream_links_max {
+        if !is_leaving && links >= self.limits.stream_links_max {
             return None;
         }
+        self.links.end_call(&key);
         let link = Link::new(LinkRow {
             stream: stream.to_owned(),
             incarnation,
             told,
             is_held: false,
             is_by_pattern,
-            is_unsure: false,
+            // If the link has not been ended, the subscription does not know this place.
+            is_unsure: is_leaving,
+            is_leaving: false,
         });
         self.control_rows.put(row(&key, &link.row), &mut step.turn);
         self.links.insert(key, link);

@@ -57,6 +57,8 @@ pub(crate) struct Server {
     pub(crate) silent: String,
     /// A receiver of calls that answers 200 without a readable body, as often as this.
     pub(crate) unreadable: (String, u64),
+    /// A receiver, and the requests of other objects that it has had.
+    pub(crate) recorded: (String, Vec<outbox::Request>),
     /// A receiver whose answers to other objects are late.
     pub(crate) late: String,
     /// Whether the answers of the fan-out queue are late.
@@ -123,6 +125,7 @@ impl Server {
             queue_is_full: false,
             silent: String::new(),
             unreadable: (String::new(), 0),
+            recorded: (String::new(), Vec::new()),
             late: String::new(),
             queue_is_late: false,
             late_answers: Vec::new(),
@@ -286,6 +289,10 @@ impl Server {
     }
 
     fn call(&mut self, caller: Caller, to: &str, request: &outbox::Request) {
+        let (recorded, requests) = &mut self.recorded;
+        if recorded == to {
+            requests.push(request.clone());
+        }
         let (unreadable, left) = &mut self.unreadable;
         if unreadable == to && *left > 0 {
             *left -= 1;

@@ -154,6 +154,33 @@ fn a_stream_that_is_removed_and_added_again_begins_at_its_tail() {
 }
 
 #[test]
+fn a_late_call_that_ends_a_former_link_does_not_end_the_present_one() {
+    let mut server = Server::new();
+    server.request("PUT", "a", "", "[0]");
+    let hook = HOOK.replace(r#""pattern":"*""#, r#""streams":["a"]"#);
+    assert_eq!(server.subscribe("s", &hook).status, 201);
+    server.recorded.0 = "a".to_owned();
+    let removed = server.request("DELETE", "__ds/subscriptions/s", "/streams/a", "");
+    assert_eq!(removed.status, 204);
+    let [ends_link] = server.recorded.1.as_slice() else {
+        panic!("{:?}", server.recorded);
+    };
+    let ends_link = ends_link.clone();
+    let streams = r#"{"streams":["a"]}"#;
+    let added = server.request("POST", "__ds/subscriptions/s", "/streams", streams);
+    assert_eq!(added.status, 204);
+    let call = server.send_call("a", &ends_link);
+    assert_eq!(server.answers[&call].status, 200);
+    server.request("POST", "a", "", "1");
+    assert_eq!(server.webhooks.len(), 1);
+    server.receive(200, r#"{"done":true}"#);
+
+    let removed = server.request("DELETE", "__ds/subscriptions/s", "/streams/a", "");
+    assert_eq!(removed.status, 204);
+    assert_eq!(rows_of(&server, "a"), 0);
+}
+
+#[test]
 fn a_stream_that_ends_before_the_directory_lists_it_is_not_followed_any_more() {
     let mut server = Server::new();
     let shard = shard_of(&mut server, "a");
