@@ -163,6 +163,7 @@ mod tests {
 
     fn interest(id: &str, since: u64, pattern: Option<&str>) -> Interest {
         Interest {
+            predecessors: 0,
             subscription: id.to_owned(),
             incarnation: Incarnation(since),
             since: Millis(since),

@@ -146,8 +146,14 @@ impl Directory {
     ) -> Result<Listed, StorageError> {
         let glob = glob(&interest, step.limits);
         let id = interest.subscription.clone();
+        // A call can be so late that it is of a former subscription. One that is forgotten after
+        // `token_ms` is not counted any more.
+        let counts_until = |known: &Interest| known.since.plus(step.limits.token_ms);
+        let is_former = |known: &Interest| {
+            known.predecessors > interest.predecessors && interest.since < counts_until(known)
+        };
         let known = self.interests.get(&id);
-        if known.is_none_or(|(known, _)| *known != interest) {
+        if known.is_none_or(|(known, _)| *known != interest && !is_former(known)) {
             let key = format!("{SUBSCRIPTION}{id}");
             self.changed.push((key, Some(to_json(&interest))));
             let entry = (interest.clone(), glob.clone());

@@ -334,6 +334,7 @@ impl Subscription {
             subscription: head.name.clone(),
             incarnation: head.incarnation,
             since: head.created_at,
+            predecessors: head.predecessors,
             pattern: head.canonical_pattern(),
             except: head.wake_stream().map(str::to_owned),
         }

@@ -42,6 +42,9 @@ pub(crate) struct Head {
     /// The start of URLs that receivers are given.
     base: Option<String>,
     created_at: Millis,
+    /// How many subscriptions of this id have come before it, since the last one that was forgotten.
+    #[serde(default)]
+    predecessors: u64,
     /// Signs the tokens of this subscription.
     secret: Secret,
     /// The number of the last wake. It never goes back, even if the subscription is created anew.

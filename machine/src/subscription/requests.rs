@@ -369,6 +369,7 @@ impl Subscription {
             config,
             base: call.base.clone(),
             created_at: step.now,
+            predecessors: self.head.as_ref().map_or(0, |head| head.predecessors + 1),
             secret: Secret((step.entropy)()),
             generation: self.head.as_ref().map_or(0, |head| head.generation),
             stage: Stage::Ready,

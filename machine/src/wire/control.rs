@@ -284,6 +284,9 @@ pub struct Interest {
     pub incarnation: Incarnation,
     /// When it was created.
     pub since: Millis,
+    /// How many subscriptions of this id it remembers to have come before it.
+    #[serde(default)]
+    pub predecessors: u64,
     /// Its pattern, if it has one.
     pub pattern: Option<String>,
     /// A stream that the pattern leaves out.

@@ -181,6 +181,25 @@ fn a_late_call_that_ends_a_former_link_does_not_end_the_present_one() {
 }
 
 #[test]
+fn a_late_call_of_a_former_subscription_does_not_replace_the_present_one() {
+    let mut server = Server::new();
+    let shard = shard_of(&mut server, "a");
+    assert_eq!(server.request("DELETE", "a", "", "").status, 204);
+    server.recorded.0.clone_from(&shard);
+    assert_eq!(server.subscribe("s", HOOK).status, 201);
+    let adds = server.recorded.1[0].clone();
+    let deleted = server.request("DELETE", "__ds/subscriptions/s", "", "");
+    assert_eq!(deleted.status, 204);
+    server.now = server.now.plus(1_000);
+    server.sleep();
+    assert_eq!(server.subscribe("s", HOOK).status, 201);
+    let call = server.send_call(&shard, &adds);
+    assert_eq!(server.answers[&call].status, 200);
+    server.request("PUT", "a", "", "[1]");
+    assert_eq!(server.webhooks.len(), 1);
+}
+
+#[test]
 fn a_stream_that_ends_before_the_directory_lists_it_is_not_followed_any_more() {
     let mut server = Server::new();
     let shard = shard_of(&mut server, "a");
