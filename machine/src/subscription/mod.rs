@@ -42,7 +42,7 @@ pub(crate) struct Head {
     /// The start of URLs that receivers are given.
     base: Option<String>,
     created_at: Millis,
-    /// How many subscriptions of this id have come before it, since the last one that was forgotten.
+    /// How many subscriptions of this id have come before it, as far as that is remembered.
     #[serde(default)]
     predecessors: u64,
     /// Signs the tokens of this subscription.
