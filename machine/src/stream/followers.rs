@@ -103,7 +103,7 @@ struct Round {
     /// The round goes on behind this session.
     behind: Option<String>,
     present: Option<Presence>,
-    /// Whether it has left out sessions that now have to be told.
+    /// Whether it has passed sessions that another round has to tell.
     is_partial: bool,
 }
 
@@ -216,7 +216,7 @@ impl Followers {
 
     fn follower(&mut self, session: &str) -> &mut Follower {
         let follower = self.followers.get_mut(session);
-        follower.expect("only a session that follows is told")
+        follower.expect("the stream tells only sessions that follow it")
     }
 
     /// Returns the session that a call has told. The call has ended.

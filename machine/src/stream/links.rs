@@ -90,7 +90,8 @@ struct LinkRow {
     /// lost. Then the subscription may know of another stream than `told` says.
     is_unsure: bool,
     /// Whether the subscription has ended the link. That call may be late, and the subscription may
-    /// have linked the stream again since then. So it is notified once more, and its answer says.
+    /// have linked the stream again since then. So the stream notifies it once more, and removes
+    /// the link if the answer says so.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     is_leaving: bool,
 }

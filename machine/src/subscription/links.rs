@@ -459,8 +459,8 @@ impl Subscription {
             return Ok(());
         };
         if !answer.refused && !link.is_linking {
-            // It was linked by the pattern, and is named now. A stream that was deleted and created
-            // again meanwhile takes what it answers as told.
+            // The subscription has linked it a second time. A stream that was deleted and created
+            // again meanwhile believes that the subscription knows its answer.
             let present = answer.present.map(|present| present.incarnation);
             return if link.incarnation == present {
                 Ok(())

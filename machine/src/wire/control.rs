@@ -284,7 +284,7 @@ pub struct Interest {
     pub incarnation: Incarnation,
     /// When it was created.
     pub since: Millis,
-    /// How many subscriptions of this id it remembers to have come before it.
+    /// How many subscriptions of this id came before it, as far as its object remembers.
     #[serde(default)]
     pub predecessors: u64,
     /// Its pattern, if it has one.
