@@ -5,6 +5,7 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { eventually } from "../harness/http.mjs";
 import { repositoryRoot, shell, startServer } from "../harness/server.mjs";
 import { producer, Stream } from "../harness/stream.mjs";
 
@@ -44,6 +45,10 @@ describe.runIf(shell === "worker")("rows without a schema number", () => {
     const stream = await fixture("chat.sql", "chat-upgraded");
     const page = await stream.get();
     expect(page.json()).toEqual([1, 2, 3, 4, 5, 6].map((message) => ({ message })));
+    await eventually(
+      "the directory has the stream",
+      async () => (await stream.statistics()).rows_written >= 13,
+    );
     expect((await stream.statistics()).rows_written).toBe(13);
     expect((await stream.append("{\"message\":7}", producer("p0", 3, 2))).status).toBe(204);
     expect((await stream.append("{\"message\":7}", producer("p0", 3, 3))).status).toBe(200);
