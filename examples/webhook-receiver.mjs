@@ -11,12 +11,12 @@ const server = process.argv[2] ?? "http://127.0.0.1:4437";
 
 async function isSigned(header, body) {
   const parts = Object.fromEntries(header.split(",").map((part) => part.split(/=(.*)/s, 2)));
-  if (Math.abs(Date.now() / 1_000 - Number(parts.t)) > 300) return false;
+  if (!(Math.abs(Date.now() / 1_000 - Number(parts.t)) <= 300)) return false;
   const { keys } = await (await fetch(`${server}/v1/stream/__ds/jwks.json`)).json();
   const jwk = keys.find(({ kid }) => kid === parts.kid);
   if (jwk === undefined) return false;
   const key = createPublicKey({ key: jwk, format: "jwk" });
-  const signature = Buffer.from(parts.ed25519, "base64url");
+  const signature = Buffer.from(parts.ed25519 ?? "", "base64url");
   return verify(null, Buffer.from(`${parts.t}.${body}`), key, signature);
 }
 

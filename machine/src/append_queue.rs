@@ -14,7 +14,7 @@ const APPEND_OVERHEAD_BYTES: u64 = 512;
 #[derive(Debug, Default)]
 pub struct AppendQueue {
     waiting: VecDeque<(CallId, Append)>,
-    /// Of all that wait, bodies and overhead.
+    /// Bytes of the appends that wait: their bodies, and the overhead of each.
     bytes: u64,
     commits_in_flight: u64,
 }
@@ -66,8 +66,8 @@ impl AppendQueue {
         Arrival::Waits
     }
 
-    /// Notes what a turn with appends has begun: its commit, if it has written anything. Appends
-    /// that the turn left out wait again, before all others.
+    /// Notes that a turn with appends has ended. If it has written anything, its commit is in
+    /// flight now. Appends that the turn left out wait again, before all others.
     pub fn turn_ended(&mut self, turn: &mut Turn) {
         if !turn.writes.is_empty() {
             self.commits_in_flight += 1;

@@ -11,7 +11,7 @@
 //! 2. `writes` and `alarm` of a turn are applied in one transaction before anything of that turn
 //!    leaves.
 //! 3. `after_commit` effects leave in order, each only after its turn is durable, or never.
-//! 4. The `live` broadcast leaves only when its turn is durable.
+//! 4. The `broadcast` leaves only when its turn is durable.
 //! 5. [`Input::SubscriberLeft`], [`Input::PutFinished`], [`Input::CollectFinished`],
 //!    [`Input::IndexFinished`], [`Input::EnqueueFinished`] and [`Input::CallFinished`] may come
 //!    late, or never after a restart.

@@ -62,8 +62,8 @@ limits_table! {
     /// Time limit of deletions in the cold tier, and of requests to the registry, to the index, to
     /// Cloudflare Access and to Analytics Engine.
     reply_timeout_ms: u64 = 30_000, Milliseconds, (1, DAY_MS), "REPLY_TIMEOUT_MS";
-    /// Longest pause before the first retry of background work. It doubles with each further
-    /// failure. Each pause is between half of that and all of it, at random.
+    /// Longest pause before the first retry of a task, a put or a call. It doubles with each
+    /// further failure. Each pause is between half of that and all of it, at random.
     retry_base_ms: u64 = 2_000, Milliseconds, (1, DAY_MS), "RETRY_MIN_MS";
     /// Longest pause before any retry. At least `RETRY_MIN_MS`.
     retry_ms_max: u64 = 600_000, Milliseconds, (1, DAY_MS), "RETRY_MAX_MS";
@@ -211,19 +211,22 @@ limits_table! {
     token_ms: u64 = 3_600_000, Milliseconds, (1, YEAR_MS);
     /// Longest wait for the answer to a webhook. A shorter lease shortens it.
     webhook_time_ms: u64 = 30_000, Milliseconds, (1, DAY_MS), "WEBHOOK_TIMEOUT_MS";
-    /// How long after that a webhook counts as lost if the shell has not said how it ended.
+    /// Time after `webhook_time_ms` at which a webhook counts as lost if the shell has not reported
+    /// its end.
     webhook_grace_ms: u64 = 5_000, Milliseconds, (1, DAY_MS);
     /// Largest answer to a webhook that is read.
     webhook_answer_bytes_max: u64 = 64 << 10, Bytes, (0, 1 << 20);
-    /// Pause before the first retry of a webhook. It doubles with each further failure.
+    /// Pause before the first retry of a webhook. It doubles with each further failure. Each pause
+    /// is up to a fifth longer or shorter.
     webhook_retry_base_ms: u64 = 1_000, Milliseconds, (1, DAY_MS);
-    /// Longest pause before any retry of a webhook.
+    /// What the pause before a retry of a webhook grows to. The pause itself is up to a fifth
+    /// longer or shorter.
     webhook_retry_ms_max: u64 = 60_000, Milliseconds, (1, DAY_MS);
     /// Most streams without pending events in the body of a webhook.
     webhook_streams_max: u64 = 100, Count, (0, 1_000_000);
     /// Most streams that are asked for their tails before a request of a worker is answered.
     asks_max: u64 = 100, Count, (1, 10_000);
-    /// Longest wait for their answers.
+    /// Longest wait for the tails that a request of a worker needs.
     ask_time_ms: u64 = 5_000, Milliseconds, (1, DAY_MS);
     /// Most streams in one page of the directory.
     directory_page_max: u64 = 500, Count, (1, 10_000);
@@ -252,14 +255,15 @@ limits_table! {
     fanout_queue_threshold: u64 = 200, Count, (0, 1_000_000), "FANOUT_QUEUE_THRESHOLD";
     /// Most messages that a stream sends to the fan-out queue at once.
     fanout_messages_max: u64 = 100, Count, (1, 100);
-    /// Their bytes, about.
+    /// Most bytes of the messages that a stream sends to the fan-out queue at once, roughly.
     fanout_bytes_max: u64 = 240_000, Bytes, (1, 256_000);
-    /// How often a stream may be sending messages to the fan-out queue at the same time.
+    /// Most batches that a stream has on their way to the fan-out queue.
     fanout_batches_max: u64 = 5, Count, (1, 1_000);
-    /// How often the fan-out queue tries to tell a session. Then the stream goes on.
+    /// Most attempts of the fan-out queue to deliver to a session. Then the stream calls the
+    /// session.
     fanout_attempts_max: u64 = 5, Count, (1, 100);
-    /// How often the fan-out queue calls a session that takes page by page. Then the stream goes
-    /// on.
+    /// Most calls of the fan-out queue in one attempt, because a session takes one page at a time.
+    /// Then the stream calls the session.
     fanout_calls_max: u64 = 10, Count, (1, 1_000);
     /// Most appends that a session takes at once from one stream.
     delivery_appends_max: u64 = 200, Count, (1, 10_000);
@@ -274,7 +278,7 @@ limits_table! {
     access_keys_age_ms_max: u64 = 3_600_000, Milliseconds, (1, DAY_MS);
     /// How often an isolate of the Worker may ask for these keys in `access_fetch_period_ms`.
     access_fetches_max: u64 = 20, Count, (1, 1_000);
-    /// See `access_fetches_max`.
+    /// Period in which an isolate fetches these keys at most `access_fetches_max` times.
     access_fetch_period_ms: u64 = 60_000, Milliseconds, (1, DAY_MS);
 
     beside {
@@ -290,9 +294,9 @@ limits_table! {
         fanout_queue: bool = false;
         /// Whether webhooks may go to this machine, also without TLS. For tests and development.
         webhook_loopback: bool = false;
-        /// Signs webhooks, instead of keys that follow each other.
+        /// The operator's key that signs webhooks. Without one, the server rotates keys of its own.
         signing_key: Option<SigningSeed> = None;
-        /// Whether turns tell their events.
+        /// Whether turns contain their events.
         metrics: bool = false;
     }
 }

@@ -63,7 +63,7 @@ pub struct Context<'a> {
     /// Counts the readers that are attached at the tail of an incarnation. Asked only when a TTL
     /// has run out.
     pub subscribers: &'a dyn Fn(rows::Incarnation) -> Result<u64, StorageError>,
-    /// Returns random bytes that nobody can guess, each time others. Asked only when a
+    /// Returns random bytes that nobody can guess, and that differ each time. Asked only when a
     /// subscription or a key is created.
     pub entropy: &'a dyn Fn() -> [u8; 32],
 }

@@ -189,7 +189,7 @@ impl<'a> Choices<'a> {
     ///
     /// # Panics
     ///
-    /// When called on any tape but the first two.
+    /// When called on one of the last two tapes.
     pub fn third(&mut self) -> &mut Self {
         self.added().added()
     }
@@ -356,8 +356,8 @@ impl<'a> Choices<'a> {
     }
 }
 
-/// Enumerates all runs. Each path is the last one with its last decision that can be raised,
-/// raised.
+/// Enumerates all runs. The next path is the last one without the trailing draws that are at their
+/// maximum, and with the draw before them raised by one.
 #[derive(Debug, Default)]
 pub struct Enumeration {
     path: Option<Vec<Draw>>,

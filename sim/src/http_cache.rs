@@ -138,7 +138,7 @@ pub enum Done {
     Passed,
 }
 
-/// See the module.
+/// An HTTP cache.
 #[derive(Debug)]
 pub struct HttpCache<W> {
     pub scope: Scope,

@@ -99,7 +99,7 @@ pub struct Settings {
     pub outage_ms: u64,
     /// The chance that an operator looks at an object after one of its turns.
     pub operator_percent: u64,
-    /// The content types of created streams.
+    /// The percentage of creations with a TTL.
     pub ttl_percent: u64,
     pub body_bytes: u64,
     /// Whether a plain read is answered with all pages up to the tail, as in private cache mode.
@@ -357,7 +357,7 @@ fn draw_commits(choices: &mut Choices<'_>, limits: &mut Limits) {
     limits.fold_bytes_max = choices.one_of(&[limits.fold_bytes_max, 0, 16, 40, 100]);
 }
 
-/// So many commits are never in flight.
+/// A number of commits in flight that no run reaches.
 const NO_APPEND_WAITS: u64 = 1_000_000_000;
 
 /// Draws when idle producers are forgotten.

@@ -148,7 +148,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let own = |arguments: &[&str]| {
         let mut command = project.command(&program);
-        // The gate is about this project's server only.
+        // The steps test the servers of this project, not one that the environment names.
         command
             .args(arguments)
             .env_remove("CONFORMANCE_TEST_URL")

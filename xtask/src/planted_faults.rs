@@ -148,7 +148,7 @@ impl Bug {
 
 fn bugs(project: &Project, layer: Layer) -> Result<Vec<Bug>> {
     let mut bugs = Vec::new();
-    for entry in fs::read_dir(project.path(layer.bugs())).context("there are no bugs")? {
+    for entry in fs::read_dir(project.path(layer.bugs())).context("there are no planted faults")? {
         let directory = entry?.path();
         let name = directory
             .file_name()
@@ -187,7 +187,7 @@ pub(crate) fn picked(
             number = number.rotate_right(7);
         }
     }
-    ensure!(!bugs.is_empty(), "there is no such bug");
+    ensure!(!bugs.is_empty(), "there is no such planted fault");
     Ok(bugs)
 }
 
@@ -274,7 +274,7 @@ pub(crate) struct Simulator {
 }
 
 impl Simulator {
-    /// Builds the one without a planted fault.
+    /// Builds the simulator without a planted fault.
     pub(crate) fn clean(project: &Project) -> Result<Self> {
         let target = project.path("target");
         Ok(Self {
@@ -283,11 +283,11 @@ impl Simulator {
         })
     }
 
-    /// Builds the one with this fault in it, from a copy of the workspace in `house`. Returns it
-    /// with the tape that shows the fault, relative to the root of the project.
+    /// Builds the simulator with this planted fault, from a copy of the workspace in `house`.
+    /// Returns it with the tape that shows the fault, relative to the root of the project.
     pub(crate) fn planted(project: &Project, name: &str, house: &Path) -> Result<(Self, PathBuf)> {
         let bugs = picked(project, Layer::Inner, Some(name), None)?;
-        let bug = bugs.first().context("there is no such bug")?;
+        let bug = bugs.first().context("there is no such planted fault")?;
         plant(project, bug, house)?;
         // It makes a few runs only, so that a quick build is worth more than quick runs.
         let manifest = house.join("Cargo.toml");
@@ -500,9 +500,9 @@ fn plant(project: &Project, bug: &Bug, house: &Path) -> Result<()> {
     workspace::copy_files(patched.path(), house)
 }
 
-/// Gives the directory of the builds what the simulator without a fault was built from, because the
-/// dependencies are the same. Files are linked, because cargo never changes those of a dependency.
-/// Another build may run meanwhile, which deletes its intermediate files.
+/// Links the built dependencies of the clean simulator into the other build directory, so that they
+/// are not built again. Cargo never changes these files, but another build may delete its
+/// intermediate ones meanwhile.
 fn share_dependencies(project: &Project, target: &Path) -> Result<()> {
     for profile in [Path::new("sim"), &Path::new(WASM_TARGET).join("sim")] {
         let (built, shared) = (project.path("target").join(profile), target.join(profile));

@@ -52,7 +52,7 @@ pub(crate) fn conformance(
     let mut suite = Suite::new(project, "conformance", shell)?;
     match url {
         Some(_) if cold => {
-            bail!("a server that is running has its cold storage or has none: --cold starts one")
+            bail!("--cold starts a server with cold storage, so it takes no URL")
         }
         Some(url) => suite.environment("CONFORMANCE_TEST_URL", &url),
         None => shell.build(project, None)?,
@@ -78,7 +78,7 @@ pub(crate) fn implementation(
         None => {
             setup::chromium(project)?;
             shell.build(project, Some(Feature::TestRoutes))?;
-            // One test asks this one whether it really knows no test routes.
+            // One test checks that a server without the feature has no test routes.
             shell.build(project, None)?;
         }
     }

@@ -66,8 +66,8 @@ pub(super) enum Admission {
     Unavailable,
 }
 
-/// Headers by which a proxy tells for whom it asks. A proxy on this machine has a loopback address
-/// of its own.
+/// Headers in which a proxy names the client. Requests that a proxy on this machine forwards come
+/// from a loopback address, too.
 const OF_PROXIES: [&str; 3] = ["Forwarded", "X-Forwarded-For", "X-Real-IP"];
 
 /// Admits a request, or refuses it.

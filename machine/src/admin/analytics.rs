@@ -1,6 +1,6 @@
 //! Questions to the SQL API of Analytics Engine about the data points of [`crate::event`], and the
-//! answers that the admin API makes of its answers. Each row stands for `_sample_interval` rows of
-//! the service, of which it has left out the others, and each of those for `double5` events.
+//! answers of the admin API that follow from its results. The service keeps only a sample. Each row
+//! of it stands for `_sample_interval` rows, and each of those for `double5` events.
 
 use super::json::Object;
 use super::{SYSTEM_MINUTES, ratio};

@@ -6,7 +6,7 @@ use crate::{Answer, Millis};
 /// The reason why a service is not available, if the log of the shell has the true one.
 pub const SEE_LOG: &str = "it does not answer; the log has the reason";
 
-/// The key of an object that the cold tier does not have. Whether it answers for it is what counts.
+/// The key that a shell looks up to learn whether the cold tier answers. No object has this key.
 pub const PROBE_KEY: &str = "admin-probe";
 
 /// The statement that the admin index executes to show that it answers.

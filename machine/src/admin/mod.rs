@@ -218,7 +218,7 @@ fn list(listing: Listing, caller: Caller, settings: &Settings) -> Result<AdminRo
     Ok(AdminRoute::List(listing))
 }
 
-/// Has Analytics Engine asked, because no part of the platform sees all streams.
+/// Routes a question to Analytics Engine, because no part of the platform sees all streams.
 fn ask(counts: Counts, settings: &Settings) -> Result<AdminRoute, Refusal> {
     match settings.analytics {
         Some(_) => Ok(AdminRoute::Counts(counts)),

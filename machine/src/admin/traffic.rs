@@ -9,7 +9,7 @@ use crate::rows::Minutes;
 use crate::storage::activity::MINUTES_MAX;
 use crate::{Answer, Appended, Millis};
 
-/// See the module.
+/// Counts what a process has appended to its streams in the last minutes.
 #[derive(Debug)]
 pub struct Traffic {
     since: Millis,

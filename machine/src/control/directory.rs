@@ -146,8 +146,8 @@ impl Directory {
     ) -> Result<Listed, StorageError> {
         let glob = glob(&interest, step.limits);
         let id = interest.subscription.clone();
-        // A call can be so late that it is of a former subscription. One that is forgotten after
-        // `token_ms` is not counted any more.
+        // A late call can be that of a former subscription, which has fewer predecessors. After
+        // `token_ms` a subscription forgets its predecessors, so their numbers say nothing then.
         let counts_until = |known: &Interest| known.since.plus(step.limits.token_ms);
         let is_former = |known: &Interest| {
             known.predecessors > interest.predecessors && interest.since < counts_until(known)

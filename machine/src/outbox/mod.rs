@@ -58,7 +58,7 @@ pub(crate) struct Outbox {
 pub(crate) struct Next {
     /// Since when it is under way.
     pub(crate) begun_at: Option<Millis>,
-    /// When it begins otherwise.
+    /// When it starts, unless it is under way.
     pub(crate) starts_at: Millis,
 }
 

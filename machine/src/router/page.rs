@@ -102,7 +102,7 @@ impl File<'_> {
         }
         let text = format!(
             "This server was built without its admin page.\n\n    {build}\n\nbuilds it with the \
-             page, which needs Node.js 20 or newer. The admin API works without it.\n"
+             page, which needs Node.js 20.19 or newer. The admin API works without it.\n"
         );
         let answer = Answer::uncached(404)
             .with(header::CONTENT_TYPE, "text/plain; charset=utf-8")

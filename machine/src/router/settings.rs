@@ -112,7 +112,8 @@ const TEXTS: [Text; 14] = [
             default: TextDefault::Absent("the URL of the request"),
         },
         help: "The http or https URL that clients use, if a proxy in front of the server has \
-               another name. The `Location` of a new stream starts with it.",
+               another name. The `Location` of a new stream starts with it. Webhooks need it, and the \
+               admin API accepts pages of its host.",
     },
     Text {
         name: "AUTH_TOKEN",

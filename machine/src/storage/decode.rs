@@ -169,7 +169,8 @@ pub fn layout(
 /// When the row is not as version 0.1 wrote it.
 pub fn former(row: &dyn Columns, has: impl Fn(&str) -> bool) -> Result<Former, StorageError> {
     let open = required(row.integer(0)?)?;
-    // The last two segments that have been opened, the even one in `hot_a`.
+    // Version 0.1 has tables of the last two segments: the even one in `hot_a`, the odd one in
+    // `hot_b`.
     let last = if required(row.integer(1)?)? == 0 {
         open.saturating_sub(1)
     } else {

@@ -591,11 +591,11 @@ pub struct RowAppends {
 /// One change of the durable state. All writes of a turn are one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Make the table of a new stream's row.
+    /// Makes the table of a new stream's row.
     CreateStreamTable,
-    /// The head row of a new stream.
+    /// Inserts the head row of a new stream.
     InsertStream(StreamRow),
-    /// Everything in the head row that can change.
+    /// Updates everything in the head row that can change.
     UpdateStream(StreamRow),
     /// Adds a row to a hot table.
     InsertHot {
@@ -604,23 +604,23 @@ pub enum Write {
         /// The row.
         row: HotRow,
     },
-    /// Make the tables of sealed segments. Written when the first segment is sealed.
+    /// Makes the tables of sealed segments. Written when the first segment is sealed.
     CreateSealedTables,
-    /// Make a hot table. Written with its first row, so that a stream that is not used again has
+    /// Makes a hot table. Written with its first row, so that a stream that is not used again has
     /// none.
     CreateHot(HotTable),
     /// Adds the row of a sealed segment.
     InsertSegment(SealedSegment),
-    /// Everything in a segment's row that can change.
+    /// Updates everything in a segment's row that can change.
     UpdateSegment(SealedSegment),
-    /// Replaces the state of this producer, whose last append was at that time.
+    /// Replaces the state of this producer, whose last append was at `used_at`.
     PutProducer {
         /// The last append of the producer.
         stamp: ProducerStamp,
         /// When that append came.
         used_at: Millis,
     },
-    /// Remove producers whose last append was at that time or before. Those idle for longest go
+    /// Removes producers whose last append was at `used_at` or before. Those idle for longest go
     /// first.
     ForgetProducers {
         /// The latest time of use that is forgotten.
@@ -628,22 +628,22 @@ pub enum Write {
         /// The greatest number of producers to forget.
         most: u64,
     },
-    /// Remove a hot table, and with it its rows.
+    /// Removes a hot table, and with it its rows.
     DropHot(HotTable),
-    /// Make the table of inherited segments. Written when a fork is created.
+    /// Makes the table of inherited segments. Written when a fork is created.
     CreateManifest,
     /// Adds a run of inherited segments.
     InsertManifest(ManifestRow),
-    /// Make the table of pins. Written when the stream is forked for the first time.
+    /// Makes the table of pins. Written when the stream is forked for the first time.
     CreatePins,
     /// Adds a pin, or replaces that of the same fork.
     PutPin(Pin),
-    /// Remove the pins that were released at that time or before.
+    /// Removes the pins that were released at `released_at` or before.
     ForgetPins {
         /// The latest release that is forgotten.
         released_at: Millis,
     },
-    /// Make the table of tasks.
+    /// Makes the table of tasks.
     CreateOutbox,
     /// Adds a task to the outbox.
     InsertTask(Task),
@@ -656,9 +656,9 @@ pub enum Write {
         /// Its id in the queue.
         id: u64,
     },
-    /// Remove the table of tasks. Written when no task is left and there is no stream.
+    /// Removes the table of tasks. Written when no task is left and there is no stream.
     DropOutbox,
-    /// Make the control table.
+    /// Makes the control table.
     CreateControl,
     /// Adds a row to the control table, or replaces that of the same key.
     PutControl(ControlRow),
@@ -667,12 +667,12 @@ pub enum Write {
         /// The key of the row.
         key: String,
     },
-    /// Remove the control table. Written when no row is left.
+    /// Removes the control table. Written when no row is left.
     DropControl,
-    /// Remove every table of the stream but the hot ones, and with them every row. Tasks and
+    /// Removes every table of the stream but the hot ones, and with them every row. Tasks and
     /// control rows do not belong to the stream, and stay.
     DropTables,
-    /// Bring older tables to the present layout.
+    /// Brings older tables to the present layout.
     Upgrade {
         /// The older layout.
         from: Layout,

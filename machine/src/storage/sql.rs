@@ -1,6 +1,6 @@
-//! The SQL text of every row written and every question asked, of a database that holds one stream.
-//! The server for one machine has a dialect of its own, for databases of many streams. It shares
-//! what is bound and what is read here.
+//! The SQL text of every write and every query of a database that holds one stream. The server for
+//! one machine has its own SQL text, for databases of many streams. It binds the same values and
+//! reads the same columns.
 //!
 //! Integers stay below 2^53, because they pass through JavaScript's numbers in the Worker. An
 //! incarnation has 64 bits and is stored as text. Columns that belong together and are all NULL
@@ -238,7 +238,8 @@ fn insert_hot(table: HotTable) -> String {
     )
 }
 
-/// For a row that does not hold exactly one append. It has its appends in a column of their own.
+/// Returns the statement that inserts a row with its appends in the column `ends`, because the row
+/// does not hold exactly one append.
 fn insert_hot_folded(table: HotTable) -> String {
     format!(
         "INSERT INTO hot_{} (key, units, bytes_before, at, frames, ends) VALUES (?, ?, ?, ?, ?, ?)",

@@ -398,7 +398,8 @@ impl Stream {
     }
 }
 
-/// Cuts off the entry that a page was read with beyond its limit. Returns whether there was one.
+/// Removes the entry beyond the limit, which only shows that more follow. Returns whether there was
+/// one.
 pub(super) fn page<T>(mut entries: Vec<T>, limit: u64) -> (Vec<T>, bool) {
     let limit = usize::try_from(limit).expect("the router has bounded it");
     let has_more = entries.len() > limit;

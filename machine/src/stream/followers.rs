@@ -41,7 +41,7 @@ pub(super) struct Followers {
     /// Whether a session has answered since then, or the queue has taken a batch. Otherwise there
     /// is nothing to be stored.
     has_answered: bool,
-    /// What the last round that has told each session has told them; `None` before the first one.
+    /// What the last complete round has delivered to all sessions; `None` before the first one.
     told: Option<Option<Presence>>,
     round: Option<Round>,
     /// The oldest call is the first.
@@ -72,7 +72,7 @@ struct Follower {
     /// Whether the session has answered a call about this subscription, or the queue has a message
     /// about it.
     is_sure: bool,
-    /// Whether the session, or a late call of it, has ended this subscription before that.
+    /// Whether the session has ended the subscription before `is_sure` was true.
     has_left: bool,
     /// The call or the batch that tells it.
     in_flight: Option<EffectId>,
@@ -88,8 +88,9 @@ struct FollowerRow {
     subscription: Incarnation,
     /// Where it began.
     from: Place,
-    /// What [`DELIVERED`] said then, if that was more. It counts for this session once it says
-    /// something else.
+    /// The place in the row [`DELIVERED`] when the subscription began or the queue failed to
+    /// deliver, if this session may lack content before that place. The row counts for it once the
+    /// place changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delivered_before: Option<Place>,
     /// Whether it has replaced another subscription of its session. A late call may have brought
@@ -203,7 +204,7 @@ impl Followers {
         }
     }
 
-    /// Tells a session again at this time.
+    /// Schedules the next call of a session.
     fn retry(&mut self, session: &str, at: Millis) {
         let follower = self.follower(session);
         assert!(
@@ -479,8 +480,8 @@ impl Followers {
         }
     }
 
-    /// Returns when the sessions need the next step: for a retry, and in case that this instance
-    /// does not live to see the end of a call.
+    /// Returns when the sessions need the next step: for a retry, or because the instance may end
+    /// before a call does.
     pub(super) fn checks_at(&self, limits: &Limits) -> Option<Millis> {
         let check_ms = limits.link_check_ms.max(limits.reply_timeout_ms);
         let call = self.in_flight.values().next().map(|call| call.since);
@@ -492,7 +493,7 @@ impl Followers {
         oldest.into_iter().chain(retry.map(|(at, _)| *at)).min()
     }
 
-    /// Handles the end of a call. Returns whether it is one of these.
+    /// Handles the end of a call. Returns false if the call was not one of a session.
     pub(super) fn call_finished(
         &mut self,
         moment: Moment<'_>,
@@ -595,8 +596,8 @@ impl Stream {
         }
     }
 
-    /// Takes back a session that the fan-out queue could not tell, and calls it. What the queue was
-    /// to tell all sessions no longer counts for this one.
+    /// Calls a session to which the fan-out queue could not deliver. The row [`DELIVERED`] does not
+    /// count for this session any more, because it includes what the queue should have delivered.
     pub(super) fn undelivered(
         &mut self,
         now: Millis,

@@ -221,8 +221,8 @@ impl Links {
         Some(call)
     }
 
-    /// Removes the links that mean nothing, and notes those whose subscriptions hear of a creation
-    /// or an end.
+    /// Removes the links that are no longer needed. Marks the links as unsure whose subscriptions
+    /// must learn of a creation or an end.
     pub(super) fn tidy(&mut self, present: Option<Presence>, turn: &mut Turn) {
         let incarnation = present.map(|present| present.incarnation);
         if present.is_some() && self.tidied == Some(incarnation) {
@@ -315,8 +315,8 @@ impl Links {
         self.note(key);
     }
 
-    /// Returns when the subscriptions need the next step: for a retry, and in case that this
-    /// instance does not live to see the end of a call.
+    /// Returns when the subscriptions need the next step: for a retry, or because the instance may
+    /// end before a call does.
     pub(super) fn checks_at(&self, present: Option<Presence>, limits: &Limits) -> Option<Millis> {
         let has_room = (self.in_flight.len() as u64) < limits.link_calls_max;
         // Before that the call does not count as lost.
@@ -337,7 +337,7 @@ impl Links {
         calls.chain(waiting).chain(needless).min()
     }
 
-    /// Handles the end of a call. Returns whether it is one of these.
+    /// Handles the end of a call. Returns false if the call was not one of a subscription.
     pub(super) fn call_finished(
         &mut self,
         now: Millis,
@@ -550,9 +550,9 @@ impl Stream {
         Ok(())
     }
 
-    /// Returns the place where a subscription by pattern begins, which was created at this time.
-    /// What the stream had before that is not new. The place of a stream that the directory knew
-    /// before the subscription is its tail.
+    /// Returns the place where a subscription begins that a pattern links. Content from before
+    /// `since`, the time of its creation, is not new to it. `is_listed` says that the directory
+    /// knew the stream first. The place is the tail then.
     fn place_since(
         &self,
         since: Millis,

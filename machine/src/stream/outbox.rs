@@ -133,7 +133,7 @@ impl Stream {
             unannounced,
             ..row.clone()
         };
-        // The place of a link depends on it.
+        // This flag decides where a link begins, so it is set even if the outbox has the task.
         row.unannounced.directory = true;
         for task in implied_tasks(&announced, &self.limits) {
             self.outbox
@@ -226,8 +226,9 @@ impl Stream {
         storage: &dyn Storage,
         turn: &mut Turn,
     ) -> Result<(), StorageError> {
-        // The row goes, and with it what it stands for. A task that is under way may differ from
-        // what the row says now, because the stream was closed since then.
+        // The stream's row is removed, so the tasks that it stands for need rows of their own. A
+        // task that is under way is stored as it began, because the stream may have been closed
+        // since then.
         for task in implied_tasks(row, &self.limits) {
             let queue = task.queue();
             if self.outbox.is_implied(&queue) {
@@ -344,7 +345,8 @@ impl Stream {
             let state = state.as_mut();
             let state = state.expect("the row of a stream stands for the task");
             state.note_announced(queue);
-            // One row for all receivers. If it is not written, they are told again.
+            // The row is written once, when the last receiver has the creation. If that is lost,
+            // all receivers are called again.
             if implied_tasks(&state.row, limits).next().is_none() {
                 step.row.save();
             }

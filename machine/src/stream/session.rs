@@ -55,7 +55,7 @@ struct Source {
     fetch: Option<Fetch>,
     /// Clients that wait until the stream has answered.
     subscribing: Vec<CallId>,
-    /// Calls about the stream that wait until the session has what they tell.
+    /// Calls of the stream that are answered once the session has everything before the given tail.
     delivering: Vec<(CallId, Option<Presence>)>,
     /// Whether the stream has called for a former subscription while this one was under way. A late
     /// call may have put that one in its place, so the stream has to be asked again.
@@ -361,7 +361,7 @@ impl Stream {
             )
             .into());
         }
-        // Another number than that of a stream which this instance creates.
+        // The seed is inverted, so that no stream of this instance gets the same incarnation.
         let subscription = incarnation(!self.instance_seed, self.session.subscribed);
         self.session.subscribed += 1;
         let mut source = Source::new(SourceRow {
@@ -426,7 +426,7 @@ impl Stream {
         Ok(Answer::uncached(204))
     }
 
-    /// Ends a subscription, and has the stream told.
+    /// Ends a subscription, and adds the task that notifies the stream.
     fn end_subscription(
         &mut self,
         session: &str,
@@ -521,8 +521,8 @@ impl Stream {
                         let of = (stream.clone(), subscription);
                         self.delivery(now, id, of, present, rows, step)?;
                     } else {
-                        // The stream has ended since then. The subscription has just begun, so it
-                        // ends when this comes again.
+                        // The stream has ended meanwhile. It calls again after this answer, and
+                        // that call ends the subscription.
                         answer(id, Answer::unavailable(&self.limits), &mut step.turn);
                     }
                 }
@@ -549,8 +549,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Tells the clients that wait for a stream that it does not answer at the moment. The
-    /// subscription goes on in the background.
+    /// Answers 503 to the clients that wait for a stream which has not answered. The task is
+    /// retried, so the subscription can still begin.
     pub(super) fn note_unanswered(&mut self, effect: EffectId, step: &mut Step) {
         let Some((stream, _)) = self.outbox.task(effect).and_then(followed_by) else {
             return;
@@ -563,7 +563,7 @@ impl Stream {
         }
     }
 
-    /// Handles what a stream says, and answers once the session has it.
+    /// Handles a [`SessionCall::Deliver`]. Answers once the session has everything before the tail.
     fn delivery(
         &mut self,
         now: Millis,
@@ -579,7 +579,7 @@ impl Stream {
         };
         let row = source.row.clone();
         let Some(from) = row.from else {
-            // Where the subscription begins is still on its way.
+            // The stream has not yet answered where the subscription begins.
             if row.subscription == subscription {
                 source.delivering.push((id, present));
             } else {
@@ -693,7 +693,7 @@ impl Stream {
 }
 
 impl Session {
-    /// Returns why there is nothing to be done without a session.
+    /// Returns the refusal of a call about a session that does not exist.
     const fn refusal(&self) -> Refusal {
         if self.expired_at.is_some() {
             Refusal::SessionExpired

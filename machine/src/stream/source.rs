@@ -192,7 +192,8 @@ impl Stream {
                 if state.sent_place(place, rows)? != Some(place) {
                     return Err(SourceRefusal::NoSuchOffset.into());
                 }
-                // What is inherited must not change any more, and be where the fork can read it.
+                // A fork reads what it inherits from the cold tier, so the open segment has to be
+                // sealed.
                 if place.segment == state.row.segment && place.position > 0 {
                     state.seal(now, &limits, rows, step)?;
                 }

@@ -76,8 +76,8 @@ impl Subscription {
         Ok(true)
     }
 
-    /// Answers what an operator wants to know, as it is stored and known. Nothing is begun and
-    /// nothing ends by that, even if it is overdue.
+    /// Answers an operator from the rows and the state. Begins and ends nothing, even if something
+    /// is overdue.
     pub(crate) fn inspect(
         &self,
         now: Millis,

@@ -62,7 +62,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Returns the answer to what a stream says; `None` if it has to say it again later.
+    /// Returns the answer to a notification; `None` if the stream has to send it again later.
     fn note(
         &mut self,
         step: &mut Step<'_>,
@@ -115,11 +115,11 @@ impl Subscription {
         }
         let link = self.links.get(stream).expect("the link was found");
         if link.is_linking {
-            // Which of this and the answer to the link is newer is not known.
+            // It is not known whether this notification is newer than the answer to the link.
             return Ok(None);
         }
         let is_asked = self.is_asked(stream);
-        // The answer of a stream that is asked may be older than this, and ends the holding.
+        // The answer to a question may be older than this notification, and would end the hold.
         let hold = is_busy && !is_asked && link.is_pending() && notify.present.is_some();
         let is_known = link.incarnation == notify.present.map(|present| present.incarnation)
             && link.tail == notify.present.map(|present| present.tail);
@@ -131,7 +131,7 @@ impl Subscription {
         }
         let present = notify.present.map(|present| present.incarnation);
         if link.incarnation != present {
-            // A call can be late, so that it tells of a former stream. The answer to a question
+            // A notification can be late, and be about a former stream. The answer to a question
             // cannot.
             if is_asked {
                 return Ok(None);
@@ -154,21 +154,21 @@ impl Subscription {
         }))
     }
 
-    /// Notes that a stream is asked. Of two answers that are under way at the same time, it is not
-    /// known which is newer.
+    /// Notes that a question to a stream begins. If two are under way at the same time, it is not
+    /// known which answer is newer.
     pub(super) fn note_question(&mut self, stream: &str) {
         if self.is_asked(stream) {
             self.contested.insert(stream.to_owned());
         }
     }
 
-    /// Returns whether an answer of a stream to a question is to come.
+    /// Returns whether a question to the stream is not answered yet.
     fn is_asked(&self, stream: &str) -> bool {
         let by_task = self.links.get(stream).is_some_and(|link| link.is_asked);
         by_task || self.asks.values().any(|asked| asked == stream)
     }
 
-    /// Asks a stream that holds until then.
+    /// Marks a stream as held, and asks it.
     fn ask_again(&mut self, step: &mut Step<'_>, stream: &str) -> Result<(), StorageError> {
         let link = self.link_mut(stream).expect("the link is there");
         link.is_held = true;
@@ -395,7 +395,8 @@ impl Subscription {
             self.contested.remove(stream);
         }
         if is_other && is_contested {
-            // Only an answer that comes alone tells which stream is there now.
+            // Two questions overlapped, so that only the answer to another one says which stream
+            // exists.
             return if is_last {
                 self.ask_again(step, stream)
             } else {
@@ -409,8 +410,8 @@ impl Subscription {
         link.is_held = false;
         let is_by_pattern = !link.is_explicit;
         if told.is_none() && present.is_some() {
-            // The link went with a former stream. The directory makes a new one, but not if this
-            // stream ends before.
+            // The link was removed with a former stream. The directory does not make a new one if
+            // this stream ends first, so the subscription asks for it.
             return self.ask_for_link(step, stream, is_by_pattern);
         }
         Ok(())

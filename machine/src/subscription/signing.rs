@@ -102,9 +102,9 @@ struct JwkSet {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredKey {
     seed: [u8; 32],
-    /// It signs nothing before.
+    /// The time from which it signs.
     signs_from: Millis,
-    /// It signs nothing after.
+    /// The time until which it signs.
     signs_until: Millis,
     /// Whether the operator has given it. Then it signs until the operator gives another one.
     #[serde(default)]

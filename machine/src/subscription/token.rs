@@ -28,7 +28,7 @@ pub(crate) enum TokenError {
     /// It is not a token of this subscription.
     #[error("the token is not one of this subscription")]
     Invalid,
-    /// It was one.
+    /// It was a token of this subscription, and is not valid any more.
     #[error("the token has expired")]
     Expired,
 }

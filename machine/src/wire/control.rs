@@ -189,7 +189,7 @@ pub(crate) struct NotifyAnswer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkCall {
-    /// Tell this subscription from now on what happens. A link that exists stays as it is.
+    /// Asks the stream to notify the subscription from now on. Leaves an existing link as it is.
     Link {
         /// The name of the stream.
         stream: String,
@@ -202,17 +202,17 @@ pub enum LinkCall {
         /// Whether the subscription names the stream, so that the link outlives it.
         is_named: bool,
     },
-    /// Tell it no more.
+    /// Asks the stream to notify the subscription no more.
     Unlink {
         /// The id of the subscription, in canonical spelling.
         subscription: String,
         /// Its incarnation.
         incarnation: Incarnation,
-        /// Only if there is no stream. It may have been created anew since the subscription heard
-        /// of its end.
+        /// Whether the link stays if there is a stream, which may have been created after the end
+        /// that the subscription knows of.
         if_absent: bool,
     },
-    /// Say what there is now, and tell again what follows.
+    /// Asks how the stream is now, and ends a hold.
     Ask {
         /// The id of the subscription, in canonical spelling.
         subscription: String,

@@ -65,15 +65,15 @@ impl Caller {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) kind: JobKind,
-    /// Where the result goes. If it is a call, this is in `ActorState::calls` while it runs.
+    /// Where the result goes. While a call runs, `ActorState::calls` has this instead.
     pub(crate) reply_to: Option<oneshot::Sender<Reply>>,
     /// The memory that its body is counted in, which moves with `reply_to`.
     pub(crate) held: Option<Reservation>,
-    /// What a run without the writer has found that only the writer can do.
+    /// What remains for the writer, if the job has already run without the writer.
     pub(crate) unwritten: Option<Unwritten>,
 }
 
-/// What a job that was expected to read only has to write.
+/// What remains for the writer of a job that was expected only to read.
 #[derive(Debug)]
 pub(crate) enum Unwritten {
     /// The upgrade of older rows. The job itself has not run.

@@ -16,8 +16,8 @@ use crate::config::Bounds;
 use crate::storage::Due;
 use crate::streams::Streams;
 
-/// The longest pause between two looks, because the clock may be set forward.
-const LOOK: Duration = Duration::from_secs(60);
+/// The longest pause between two polls, because the clock may be set forward.
+const POLL_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// A stream whose alarm has failed.
 #[derive(Debug)]
@@ -32,18 +32,18 @@ struct Alarms {
     /// Ends with the stream's name, and whether its turn has succeeded.
     turns: JoinSet<(String, bool)>,
     paused: BTreeMap<String, Paused>,
-    /// Whether the last look left out some that may fire when another turn has ended.
+    /// Whether the last poll left out some that may fire when another turn has ended.
     has_more: bool,
 }
 
 /// Fires alarms until the server ends.
 pub(crate) async fn run(streams: Arc<Streams>, mut ending: watch::Receiver<bool>) {
     let mut alarms = Alarms::default();
-    let mut look_at = Instant::now();
+    let mut poll_at = Instant::now();
     while !*ending.borrow() {
-        if Instant::now() >= look_at && alarms.has_room(&streams.bounds) {
-            let pause = alarms.look(&streams).await;
-            look_at = Instant::now() + pause;
+        if Instant::now() >= poll_at && alarms.has_room(&streams.bounds) {
+            let pause = alarms.poll(&streams).await;
+            poll_at = Instant::now() + pause;
         }
         tokio::select! {
             biased;
@@ -52,12 +52,12 @@ pub(crate) async fn run(streams: Arc<Streams>, mut ending: watch::Receiver<bool>
                 if let Ok((name, done)) = ended {
                     alarms.ended(&streams.bounds, name, done);
                     if alarms.has_more || !done {
-                        look_at = Instant::now();
+                        poll_at = Instant::now();
                     }
                 }
             }
-            () = streams.alarms_changed.notified() => look_at = Instant::now(),
-            () = tokio::time::sleep_until(look_at), if alarms.has_room(&streams.bounds) => {}
+            () = streams.alarms_changed.notified() => poll_at = Instant::now(),
+            () = tokio::time::sleep_until(poll_at), if alarms.has_room(&streams.bounds) => {}
         }
     }
 }
@@ -67,16 +67,17 @@ impl Alarms {
         self.under_way.len() < bounds.alarms_max
     }
 
-    /// Fires what is due, and returns how long to wait before the next look.
-    async fn look(&mut self, streams: &Arc<Streams>) -> Duration {
+    /// Fires what is due, and returns how long to wait before the next poll.
+    async fn poll(&mut self, streams: &Arc<Streams>) -> Duration {
         let now = Instant::now();
         let retry_max = streams.bounds.alarm_retry_max;
         self.paused
             .retain(|_, paused| paused.until + retry_max > now);
         self.has_more = false;
-        let mut pause = LOOK;
+        let mut pause = POLL_PAUSE_MAX;
         for shard in 0..streams.shard_count() {
-            // Those that cannot fire now come first, because they are due for longest.
+            // Ask for more than can fire, because alarms that are busy or paused are due for
+            // longest.
             let busy = self.under_way.len() + self.paused.len();
             let limit = (streams.bounds.alarms_max + busy) as u64;
             let (due, next) = match due(streams, shard, limit).await {

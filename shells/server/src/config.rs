@@ -64,13 +64,13 @@ limits_table! {
     connections_refused_max: usize = 256, Count, (1, MILLION);
     /// When there is no room for bodies, those of at least this size are refused first.
     large_body_bytes: usize = 64 << 10, Bytes, (0, TEBIBYTE);
-    /// The rest of a refused body is read if it has at most this size. Otherwise the connection is
-    /// closed.
+    /// On one machine, the rest of a refused body is read if it has at most this size. Otherwise
+    /// the connection is closed.
     drain_bytes_max: u64 = 64 << 10, Bytes, (0, TEBIBYTE);
     /// When there is no room for answers, one whose client has taken nothing for this time is cut
     /// off.
     page_grace: Duration = Duration::from_secs(1), Milliseconds, (0, DAY_MS);
-    /// Further pages of answers that have begun which are made at the same time. It bounds by how
+    /// Further pages that are made at the same time, of answers that have begun. This bounds by how
     /// much they can exceed the memory for answers.
     pages_made_max: usize = 16, Count, (1, 1_024);
     /// Memory for segments that are being stored, over all streams. The others wait. A single
@@ -109,7 +109,7 @@ limits_table! {
     write_timeout: Duration = Duration::from_secs(60), Milliseconds, (1, DAY_MS);
     /// Time for a client to close a connection that the server has finished with.
     linger_timeout: Duration = Duration::from_secs(30), Milliseconds, (1, DAY_MS);
-    /// Longest silence in that time.
+    /// Longest silence of such a client.
     linger_silence: Duration = Duration::from_secs(5), Milliseconds, (1, DAY_MS);
     /// Free bytes on the disk below which the server counts as failing.
     disk_free_min: u64 = 32 << 20, Bytes, (0, TEBIBYTE);

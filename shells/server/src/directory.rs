@@ -40,8 +40,8 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory. Creates it if it does not exist. With a count of 0 it keeps the one it
-    /// has; a new one has a shard for each processor.
+    /// Opens the directory, and creates it if it does not exist. A count of 0 keeps the shards of
+    /// an existing directory, and gives a new one a shard for each processor.
     ///
     /// # Errors
     /// When it cannot be used, another server uses it, or it has another number of shards.

@@ -36,7 +36,8 @@ const DESCRIPTORS_PER_READER: usize = 3;
 /// Open files beside those of clients and reads.
 const DESCRIPTORS_SPARE: u64 = 256;
 
-/// Settings of the Worker that protect the admin API. Whoever sets them here expects that they do.
+/// Settings of the Worker that protect the admin API. Here they would protect nothing, so the
+/// server refuses them.
 const ONLY_ON_CLOUDFLARE: [&str; 2] = ["ACCESS_TEAM", "ACCESS_AUD"];
 
 /// Opens the cold tier that the operator has named.

@@ -124,11 +124,7 @@ impl Metrics {
             "1 while /health answers 200, and otherwise 0",
             metrics.healthy.clone(),
         );
-        registry.register(
-            "readers",
-            "Broadcast reads that are held",
-            metrics.readers.clone(),
-        );
+        registry.register("readers", "Live readers", metrics.readers.clone());
         registry.register(
             "awake_streams",
             "Streams whose state is in memory",

@@ -306,7 +306,7 @@ impl Reservation {
     /// Changes what the holder of a response keeps or has to send, and counts it.
     ///
     /// # Errors
-    /// When the room is exceeded. The change holds all the same.
+    /// When the room is exceeded. The change stays in effect.
     fn change(&self, change: impl FnOnce(&mut Holder)) -> Result<(), RoomFullError> {
         let room = &self.room;
         let mut holders = room.holders.lock();

@@ -18,7 +18,7 @@ use crate::framing::{Framing, Length};
 /// The length of the body of the request whose head was read last.
 pub(crate) type NextBody = Arc<Mutex<Option<Length>>>;
 
-/// Held by the connection's two ends, and by each request until all of its answer is taken.
+/// A count of holders: the two ends of the connection, and each request until its answer is taken.
 pub(crate) type Answering = Arc<()>;
 
 /// The beginning of the header that every answer of the service has, in lower case.
@@ -26,7 +26,7 @@ const CACHE_CONTROL: &[u8] = b"\ncache-control:";
 /// Bytes that are read from a finished connection at once, and thrown away.
 const THROWN_AWAY_BYTES: usize = 4_096;
 
-/// How many hold it while no request is under way.
+/// How many holders an [`Answering`] has while no request is under way.
 const ENDS: usize = 2;
 
 /// A connection that bounds the time for a head to arrive and for a write to be taken, and that is

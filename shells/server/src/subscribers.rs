@@ -100,7 +100,7 @@ impl Subscribers {
     }
 }
 
-/// The stream's end of a attachment.
+/// The stream's end of an attachment.
 #[derive(Debug)]
 struct SubscriberSender {
     class: Class,
@@ -117,7 +117,7 @@ struct LiveMessage {
     body: Vec<u8>,
 }
 
-/// The reader's end of a attachment. Dropping it detaches the subscriber.
+/// The reader's end of an attachment. Dropping it detaches the subscriber.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     messages: mpsc::UnboundedReceiver<Arc<LiveMessage>>,

@@ -109,8 +109,8 @@ async function drain(request) {
 }
 
 /**
- * What the Rust code asks for during a call. It calls these methods, because each call in the other
- * direction makes several objects, which watch for a panic.
+ * What the Rust code asks for during a call. The Rust code calls these methods. If this code called
+ * the Rust code instead, each call would make several objects that watch for a panic.
  */
 class Asked {
   commits = 0;

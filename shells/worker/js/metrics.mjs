@@ -1,5 +1,5 @@
-// Writes the events of turns to Analytics Engine. Nothing waits for it, and no failure of it is one
-// of the turn.
+// Writes the events of turns to Analytics Engine. Nothing waits for the writes, and a failed write
+// does not fail the turn.
 
 /**
  * Writes the data points of turns. Those of a turn that `waits` are written once it is durable. The

@@ -243,7 +243,7 @@ impl Router {
         response::plain(&listing.answer(&outcomes, &settings.limits))
     }
 
-    /// Answers from what Analytics Engine has answered to the question of the time `at`, if it has.
+    /// Answers with the result that Analytics Engine gave for the time `at`, if there is one.
     ///
     /// # Errors
     /// When the platform fails in making a response.
@@ -444,7 +444,7 @@ impl Router {
             AdminRoute::Health => ("question", health()?),
             AdminRoute::Counts(counts) => ("question", self.counts(&counts, settings)?),
             AdminRoute::Hot { .. } | AdminRoute::System => {
-                unreachable!("the machine has others asked on a platform")
+                unreachable!("on a platform the machine asks Analytics Engine")
             }
         };
         object(&[("isAdmin", true.into()), (name, value)])

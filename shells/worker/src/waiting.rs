@@ -60,8 +60,8 @@ impl Waiting {
         })
     }
 
-    /// Answers a call that has waited. `response` makes the response, given when the request came.
-    /// Returns whether there is such a call.
+    /// Answers a call that has waited. `response` gets the time at which the request came, and
+    /// returns the response. Returns whether there is such a call.
     pub(crate) fn answer(
         &self,
         id: CallId,

@@ -25,7 +25,7 @@ const EVENTS_OF_ONE_ORACLE_MAX: u64 = 10_000;
 /// The most events at one time.
 const AT_ONCE_MAX: u64 = 20_000;
 
-/// See the module. `E` is the type of the events.
+/// The engine of a run. `E` is the type of the events.
 #[derive(Debug)]
 pub struct Engine<'w, 't, E> {
     pub choices: &'w mut Choices<'t>,

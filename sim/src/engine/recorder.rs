@@ -17,7 +17,7 @@ pub struct Failure {
     pub event: u64,
 }
 
-/// See the module.
+/// Records a run.
 #[derive(Debug)]
 pub struct Recorder {
     pub digest: Digest,

@@ -12,16 +12,16 @@ use crate::ids::ObjectId;
 /// The latest time that the platform's `setAlarm` can be given.
 pub const ALARM_MAX: u64 = 8_640_000_000_000_000;
 
-/// An alarm that finds nothing to do and sets itself again has fired early, or by a clock that is
-/// ahead.
+/// Most alarms in a row that find nothing to do. Such an alarm has come early, or by a clock that
+/// is ahead of the instance's.
 const IDLE_MAX: u64 = 1_000;
 
-/// While all queues of an outbox wait for a late time, alarms load one after the other. The pauses
-/// between them grow up to `retry_ms_max`.
+/// Most alarms in a row that only load a queue. While all queues of an outbox wait for a late time,
+/// alarms load one after the other, with pauses that grow up to `retry_ms_max`.
 const ROTATIONS_MAX: u64 = 1_000;
 
-/// An alarm that is set again for the same or an earlier time fires again at once. A new instance
-/// cannot know better, so a few in a row are allowed.
+/// Most alarms in a row that are set again for the same or an earlier time, and so fire at once. A
+/// new instance cannot know that, so a few are allowed.
 const STALE_MAX: u64 = 8;
 
 /// The effects of a turn on alarms.

@@ -15,7 +15,7 @@ pub struct Named {
     pub closed: bool,
 }
 
-/// See the module.
+/// Holds that an entity tag names one state.
 #[derive(Debug, Default)]
 pub struct EntityTags {
     named: BTreeMap<String, Named>,

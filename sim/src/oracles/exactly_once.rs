@@ -20,7 +20,7 @@ pub struct Marked<'a> {
     pub acknowledged: &'a [(u64, u16)],
 }
 
-/// See the module.
+/// Holds that an acknowledged append is stored, and a producer's append once.
 #[derive(Debug, Default)]
 pub struct ExactlyOnce<'a> {
     counts: BTreeMap<(ObjectId, u64), BTreeMap<String, u64>>,

@@ -25,7 +25,7 @@ pub struct Tagged {
     pub closed: bool,
 }
 
-/// See the module.
+/// Holds that pages and entity tags are the same in both tiers.
 #[derive(Debug, Default)]
 pub struct Pages {
     /// The end of the page from each source of a stream of each length.

@@ -8,8 +8,8 @@ use super::checker::{AfterTurn, Checker, Finding, Quiescent, finding, violation}
 use crate::cold_tier;
 use crate::coverage::Coverage;
 
-/// See the module. Also holds that the open segment stays below its size, because the append that
-/// fills it seals it.
+/// Holds that segments and hot rows tile the stream. Also holds that the open segment stays below
+/// its size, because the append that fills it seals it.
 #[derive(Debug, Default)]
 pub struct SegmentsTile;
 

@@ -13,7 +13,7 @@ const ALARM_RETRIES_MAX: u64 = 6;
 /// The least time between setting an alarm and its handler.
 const ALARM_DELAY_MS: u64 = 10;
 
-/// See the module.
+/// The alarm of an object.
 #[derive(Debug, Default)]
 pub struct Alarm {
     /// The alarm as the present instance sees it.

@@ -146,7 +146,7 @@ pub struct Remains<P> {
     alarm_unhandled: bool,
 }
 
-/// See the module.
+/// An object as the platform runs it.
 #[derive(Debug)]
 pub struct Object<P: Program> {
     /// The name of this object in its events.

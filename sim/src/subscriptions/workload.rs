@@ -50,7 +50,7 @@ impl World<'_, '_> {
     /// Sends the next request.
     pub(super) fn client(&mut self) {
         if self.left == 0 {
-            // What still goes wrong would go wrong for ever without the application.
+            // Faults end here, because only the application can repair what they have left broken.
             self.is_calm = true;
             // Until then all requests have taken effect.
             let pause = self.settings.late_ms + SETTLES_AFTER_MS;
@@ -129,7 +129,7 @@ impl World<'_, '_> {
                 // A task that cannot be done is tried every few seconds.
                 let mut longest = self.settings.limits.retry_ms_max * RETRIES_MAX;
                 if !self.settings.limits.webhook_loopback {
-                    // So are wakes whose URL is refused, as often as their leases end.
+                    // A wake with a refused URL is retried as well, each time when its lease ends.
                     longest = longest.min(LEASE_ENDS_MS);
                 }
                 self.pause_ms = pause.min(longest);

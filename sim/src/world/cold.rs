@@ -47,7 +47,7 @@ pub enum Event {
     Taken { fetching: FetchId },
 }
 
-/// See the module.
+/// The cold tier of the world.
 #[derive(Debug, Default)]
 pub(super) struct Cold {
     objects: Objects,

@@ -7,7 +7,7 @@ use machine::outbox::{Statement, Value};
 
 use crate::storage::Kind;
 
-/// See the module.
+/// The admin index of the world.
 #[derive(Debug)]
 pub(super) struct Index {
     streams: BTreeMap<String, Listed>,

@@ -145,7 +145,7 @@ enum Phase {
     Waiting,
 }
 
-/// See the module.
+/// The simulated world.
 #[derive(Debug)]
 pub struct World<'w, 't> {
     pub engine: Engine<'w, 't, Event>,

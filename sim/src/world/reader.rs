@@ -664,7 +664,7 @@ impl World<'_, '_> {
         }
         let start = start.unwrap_or(next);
         if response.status == 204 && next != start {
-            return Some(format!("the offset {start}, for nothing came"));
+            return Some(format!("the offset {start}, because nothing came"));
         }
         if response.status == 200 {
             let page = content.page(start, next);

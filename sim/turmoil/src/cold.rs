@@ -34,7 +34,7 @@ pub(crate) struct ColdTier {
     pub(crate) objects: Objects,
     /// Every key that a put was ever begun for.
     begun: BTreeSet<String>,
-    /// When it is done.
+    /// The changes under way, by the times at which they are done.
     coming: BTreeMap<(u64, u64), Coming>,
     count: u64,
 }
@@ -213,7 +213,7 @@ enum Piece {
 }
 
 impl Bucket {
-    /// Returns an error when the server is dead, because nothing leaves a dead server.
+    /// Waits for ever if the server is dead, because nothing leaves a dead server.
     async fn leave(&self) {
         if self.shared.lock().alive(self.boot).is_err() {
             pending::<()>().await;

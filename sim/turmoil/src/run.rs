@@ -542,7 +542,7 @@ impl World {
         false
     }
 
-    /// Waits until forgotten readers are disconnected and alarms have come.
+    /// Returns how long readers may stay connected and alarms may be late after an expiry.
     fn expiry_slack(&self) -> u64 {
         let settings = self.shared.settings();
         let (limits, bounds) = (&settings.workload.limits, &settings.bounds);

@@ -25,7 +25,7 @@ pub(crate) const TIER_STEPS: u64 = 32;
 /// Time for the network, and for work that waits.
 const SLACK_MS: u64 = 2_000;
 
-/// See the module.
+/// The settings of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// The settings of the workload, as in the inner layer.

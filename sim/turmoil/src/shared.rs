@@ -44,7 +44,7 @@ pub(crate) enum Phase {
     Waiting,
 }
 
-/// See the module.
+/// The state that the hosts of a run share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared(Arc<Mutex<Inner>>);
 

@@ -470,7 +470,8 @@ impl Writing<'_> {
         }
     }
 
-    /// Upgrades older rows. Since there are shards, their columns have only had one meaning.
+    /// Upgrades older rows. Only their schema numbers change, because the columns of shards have
+    /// never had another meaning.
     fn upgrade(&self) -> Result<()> {
         for (statement, schema) in [
             (sql::UPGRADE_STREAM, SCHEMA),
@@ -533,7 +534,8 @@ impl Writing<'_> {
         self.set_tables(id, others | tables)
     }
 
-    /// A stream without any rows is forgotten, with its alarm. Its number is not used again.
+    /// Removes tables of a stream. A stream without tables is deleted with its alarm, and its
+    /// number is not used again.
     fn remove_tables(&mut self, tables: u64) -> Result<()> {
         self.shard.has_freed.set(true);
         let (id, others) = self

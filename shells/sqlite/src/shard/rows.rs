@@ -86,7 +86,8 @@ impl StreamRows<'_> {
         Ok(names)
     }
 
-    /// Without a row in `streams` there is no number 0, and so no row is found.
+    /// Returns the number of the stream. A stream without a row in `streams` gets 0, which no row
+    /// has.
     fn stream(&self) -> Value<'static> {
         Value::Integer(self.known.map_or(0, |(id, _)| id))
     }

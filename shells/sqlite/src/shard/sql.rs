@@ -157,8 +157,8 @@ pub(super) const DELETE_LARGE: &str = "DELETE FROM large WHERE id IN \
      (SELECT large FROM hot WHERE stream = ? AND segment = ? AND large IS NOT NULL)";
 pub(super) const DELETE_HOT: &str = "DELETE FROM hot WHERE stream = ? AND segment = ?";
 
-/// Bytes of a hot row's content and appends up to which its content is in the row itself. A row
-/// then fits into a page of 4 KiB as SQLite divides it for such tables.
+/// A hot row holds its content itself if content and appends have at most this many bytes. Such a
+/// row fits into a page of 4 KiB, as SQLite divides pages for tables without row ids.
 pub(super) const SMALL_BYTES_MAX: usize = 800;
 
 pub(super) const SEGMENT: &str = "SELECT number, units, bytes, messages, attempts, attempted_at, stored, segment_index FROM segments \

@@ -7,8 +7,8 @@
 //! match and two commits end at it or after it, the first of them was durable, and the disk has
 //! changed it. The rest of the log must not be dropped then.
 //!
-//! What this cannot tell from a power cut: damage to the last commit, or to the frame that ends the
-//! last but one.
+//! Damage to the last commit, or to the frame that ends the last but one, looks like a power cut.
+//! This check cannot notice it.
 //!
 //! After a sync has failed, the system shows a log that is not the one on the disk. SQLite would
 //! move all of it into the file. A power cut before the empty log is on the disk brings the log

@@ -56,7 +56,7 @@ impl Cause {
     }
 }
 
-/// See the module.
+/// What is known of a turn when its effects leave.
 #[derive(Clone, Debug, Default)]
 pub(in crate::subscriptions) struct Departed {
     /// The subscription that is there after the turn.

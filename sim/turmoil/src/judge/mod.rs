@@ -103,7 +103,7 @@ pub(crate) enum Notable {
     },
 }
 
-/// See the module.
+/// Judges answers against the reference model.
 #[derive(Debug)]
 pub(crate) struct Judge {
     names: Vec<Name>,

@@ -73,7 +73,7 @@ pub(in crate::subscriptions::sessions) fn in_step(objects: &[(&str, &MemoryRows)
     )
 }
 
-/// Checks that an object has nothing of sessions, and that there is nothing of a session.
+/// Checks that nothing of sessions is left in the rows of an object.
 pub(in crate::subscriptions::sessions) fn nothing(name: &str, rows: &MemoryRows) -> Finding {
     let left = rows.control().find(|(key, _)| is_of_session(key));
     if let Some((key, body)) = left.filter(|_| !name.starts_with("__ds/")) {
