@@ -59,6 +59,14 @@ limits_table! {
     awake_streams_max: usize = 10_000, Count, (1, MILLION), "AWAKE_STREAMS_MAX";
     /// Threads that use the storage. One runs the writes of each shard, and the others run reads.
     storage_threads: usize = 64, Count, (1, 1_024), "STORAGE_THREADS";
+    /// Most webhooks that are under way at the same time. The others wait for a place, which counts
+    /// as waiting for the receiver.
+    webhooks_max: usize = 1_000, Count, (1, MILLION);
+    /// Most webhooks to one host that are under way at the same time, so that a slow host delays no
+    /// other.
+    webhooks_of_host_max: usize = 100, Count, (1, MILLION);
+    /// Most names of receivers that are looked up at the same time. Each takes a thread.
+    webhook_lookups_max: usize = 16, Count, (1, 1_024);
     /// Connections beyond `CONNECTIONS_MAX` that are kept open to be answered 503. `/health` and
     /// `/metrics` answer them as usual.
     connections_refused_max: usize = 256, Count, (1, MILLION);

@@ -226,7 +226,8 @@ fn raise_descriptor_limit(bounds: &Bounds) {
 
         let files = DESCRIPTORS_PER_READER * bounds.storage_threads;
         let connections = bounds.connections_max + bounds.connections_refused_max;
-        let wanted = (files + connections) as u64 + DESCRIPTORS_SPARE;
+        let sockets = connections + bounds.webhooks_max;
+        let wanted = (files + sockets) as u64 + DESCRIPTORS_SPARE;
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
             return;
         };

@@ -94,7 +94,7 @@ impl Streams {
         settings.limits.registry = true;
         settings.limits.metrics = true;
         settings.limits.index = false;
-        let webhooks = Webhooks::new(&settings.limits);
+        let webhooks = Webhooks::new(&settings.limits, &config.bounds);
         let traffic = Mutex::new(Traffic::new(
             platform.now(),
             config.bounds.traffic_streams_max,
