@@ -203,6 +203,11 @@ limits_table! {
     description_bytes_max: u64 = 4 << 10, Bytes, (0, 64 << 10);
     /// Lease of a subscription that names none (protocol 6.2).
     lease_ms_default: u64 = 30_000, Milliseconds, (1, DAY_MS);
+    /// Longest name of a worker.
+    worker_bytes_max: u64 = 1 << 10, Bytes, (1, 1 << 20);
+    /// Most bytes of the names of streams in the creation of a subscription, all together. They
+    /// are in one row with everything else that was asked for.
+    subscription_names_bytes_max: u64 = 512 << 10, Bytes, (1, 1 << 20);
     /// Shortest lease that a subscription may name.
     lease_ms_min: u64 = 1_000, Milliseconds, (1, DAY_MS);
     /// Longest lease that a subscription may name.
@@ -228,6 +233,9 @@ limits_table! {
     asks_max: u64 = 100, Count, (1, 10_000);
     /// Longest wait for the tails that a request of a worker needs.
     ask_time_ms: u64 = 5_000, Milliseconds, (1, DAY_MS);
+    /// Most subscriptions in one object of the directory. A stream that is created gets all whose
+    /// patterns match it in one answer.
+    directory_subscriptions_max: u64 = 10_000, Count, (1, 1_000_000);
     /// Most streams in one page of the directory.
     directory_page_max: u64 = 500, Count, (1, 10_000);
     /// Most calls of subscriptions that a stream has in flight.

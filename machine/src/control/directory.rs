@@ -153,6 +153,13 @@ impl Directory {
             known.predecessors > interest.predecessors && interest.since < counts_until(known)
         };
         let known = self.interests.get(&id);
+        let count = self.interests.len() as u64;
+        if known.is_none() && count >= step.limits.directory_subscriptions_max {
+            return Ok(Listed {
+                is_refused: true,
+                ..Listed::default()
+            });
+        }
         if known.is_none_or(|(known, _)| *known != interest && !is_former(known)) {
             let key = format!("{SUBSCRIPTION}{id}");
             self.changed.push((key, Some(to_json(&interest))));

@@ -113,8 +113,8 @@ impl Step<'_> {
         effect
     }
 
-    /// Calls another object until it has answered.
-    pub(crate) fn task(&mut self, to: String, request: Request) -> Result<(), StorageError> {
+    /// Calls another object until it has answered. Returns the id of the task in its queue.
+    pub(crate) fn task(&mut self, to: String, request: Request) -> Result<u64, StorageError> {
         let task = TaskKind::Call {
             to,
             request,
@@ -122,7 +122,14 @@ impl Step<'_> {
         };
         let turn = &mut self.turn;
         self.outbox
-            .add(AT_ONCE, task, self.storage, self.limits, turn)?;
+            .add(AT_ONCE, task, self.storage, self.limits, turn)
+    }
+
+    /// Removes a task that has become needless, unless it has begun.
+    pub(crate) fn remove_task(&mut self, queue: &Queue, id: u64) -> Result<(), StorageError> {
+        let turn = &mut self.turn;
+        self.outbox
+            .remove(queue, id, self.storage, self.limits, turn)?;
         Ok(())
     }
 
@@ -469,9 +476,9 @@ fn act(kind: &mut Kind, step: &mut Step<'_>, input: Input) -> Result<(), Storage
                 return Ok(());
             }
             let task = step.outbox.task(effect);
-            let is_done =
-                |task: &TaskKind| is_done(task, &outcome) || subscription.is_needless(task);
-            if !task.is_some_and(is_done) {
+            let is_done = task.is_some_and(|task| is_done(task, &outcome));
+            let is_needless = !is_done && task.is_some_and(|task| subscription.is_needless(task));
+            if !is_done && !is_needless {
                 subscription.task_failed(step, effect, &outcome);
                 let (now, seed) = (step.now, step.instance_seed);
                 step.outbox.failed(effect, now, seed, step.limits);
@@ -479,7 +486,7 @@ fn act(kind: &mut Kind, step: &mut Step<'_>, input: Input) -> Result<(), Storage
             }
             let implied = |_: &_| unreachable!("no task is implied");
             let done = step.outbox.succeeded(effect, implied, &mut step.turn);
-            for task in done.into_iter().flatten() {
+            for task in done.into_iter().flatten().filter(|_| is_done) {
                 finish_task(subscription, step, task, &outcome)?;
             }
             Ok(())

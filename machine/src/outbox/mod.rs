@@ -489,19 +489,22 @@ impl Outbox {
             self.rotates_at = now.plus(backoff(self.idle_rotations, instance_seed, limits));
             surplus = surplus.max(u64::from(loaded == room));
         }
+        if surplus == 0 {
+            return BTreeSet::new();
+        }
+        // Other queues stay in memory. Only this instance knows that an effect is in flight, that a
+        // task is implied, or that a receiver has to be created next.
+        let may_go = |state: &QueueState| {
+            let creates = state.receiver_is_missing && state.starts_at() <= now;
+            state.in_flight.is_none() && !state.is_implied && !creates
+        };
+        let candidates = self.queues.iter().filter(|(_, state)| may_go(state));
+        let starts = candidates.map(|(queue, state)| (state.starts_at(), queue.clone()));
+        // Those that start last go first.
+        let mut starts: Vec<_> = starts.collect();
+        starts.sort_unstable_by(|one, other| other.cmp(one));
         let mut unloaded = BTreeSet::new();
-        for _ in 0..surplus {
-            // Such a queue stays in memory. Only this instance knows that an effect is in flight,
-            // that a task is implied, or that a receiver has to be created next.
-            let may_go = |state: &QueueState| {
-                let creates = state.receiver_is_missing && state.starts_at() <= now;
-                state.in_flight.is_none() && !state.is_implied && !creates
-            };
-            let candidates = self.queues.iter().filter(|(_, state)| may_go(state));
-            let last = candidates.max_by_key(|(_, state)| state.starts_at());
-            let Some(queue) = last.map(|(queue, _)| queue.clone()) else {
-                break;
-            };
+        for ((_, queue), _) in starts.into_iter().zip(0..surplus) {
             let state = self.queues.remove(&queue);
             let state = state.expect("the queue was just found");
             self.has_unloaded = true;

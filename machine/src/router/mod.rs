@@ -177,6 +177,10 @@ fn control_route(
         authorize(head, settings)?;
     }
     let target = target?;
+    if target.needs_own_token && control::bearer(head).is_none() {
+        // Its object would say the same, after it was woken.
+        return Err(Refusal::TokenInvalid.into());
+    }
     if !matches!(head.method, "GET" | "HEAD") && !is_admitted {
         return Err(Refusal::Forbidden("pages of this origin may not write here").into());
     }
@@ -405,6 +409,18 @@ mod tests {
         }
         assert_eq!(status("OPTIONS", target, &[], &guarded), 204);
         assert_eq!(status("GET", "/v1/stream/%zz", &[], &guarded), 401);
+    }
+
+    #[test]
+    fn requests_with_a_token_of_their_own_reach_no_object_without_it() {
+        let mut guarded = settings(Some("secret"));
+        guarded.limits.subscriptions = true;
+        let own = [(header::AUTHORIZATION, "Bearer of-a-wake")];
+        for resource in ["callback", "ack", "release"] {
+            let target = format!("/v1/stream/__ds/subscriptions/s/{resource}");
+            assert_eq!(status("POST", &target, &[], &guarded), 401, "{resource}");
+            assert_eq!(status("POST", &target, &own, &guarded), 0, "{resource}");
+        }
     }
 
     #[test]

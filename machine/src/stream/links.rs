@@ -5,6 +5,7 @@
 //! its subscriptions, and an instance finds interrupted notifications in the rows. The rows belong
 //! to the name of the stream, and outlive the stream.
 
+use core::ops::Bound;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ pub(super) struct Links {
     /// They become active when it changes.
     idle: BTreeSet<LinkKey>,
     last_present: Option<Presence>,
+    /// The link that was called last. The next call is that of a link behind it, so that each has
+    /// its turn while the stream changes all the time.
+    called_last: Option<LinkKey>,
     /// The oldest call is the first.
     in_flight: BTreeMap<EffectId, LinkKey>,
     /// The stream of the last step that has looked at all links.
@@ -268,7 +272,11 @@ impl Links {
             self.active.append(&mut self.idle);
         }
         let mut told = Vec::new();
-        for key in &self.active {
+        let last = self.called_last.clone();
+        let after_last = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let after_last = self.active.range((after_last, Bound::Unbounded));
+        let up_to_last = last.iter().flat_map(|last| self.active.range(..=last));
+        for key in after_last.chain(up_to_last) {
             if self.in_flight.len() as u64 >= limits.link_calls_max {
                 break;
             }
@@ -288,6 +296,7 @@ impl Links {
                 told: present.map(Place::from),
             });
             self.in_flight.insert(effect, key.clone());
+            self.called_last = Some(key.clone());
             let notify = Notify {
                 stream: link.row.stream.clone(),
                 subscription: link.row.incarnation,

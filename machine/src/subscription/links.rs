@@ -1,8 +1,11 @@
 //! The streams of a subscription: how they are linked, and what they say.
 
+use std::collections::BTreeSet;
+
 use super::{Link, LinkingAnswer, Stage, Subscription};
 use crate::control::{Step, answered, call_of, control_request, json_answer, link_request};
 use crate::outbox::{self, TaskKind};
+use crate::router::name;
 use crate::rows::Incarnation;
 use crate::storage::StorageError;
 use crate::wire::control::{
@@ -10,9 +13,11 @@ use crate::wire::control::{
     Presence, is_directory,
 };
 use crate::wire::session::{FollowAnswer, SessionCall};
-use crate::{Answer, CallId, CallOutcome, EffectId, Offset};
+use crate::{Answer, CallId, CallOutcome, EffectId, Offset, Refusal};
 
 const READABLE: &str = "a task is done once its answer can be read";
+const STREAM_IS_FULL: &str = "a stream has as many subscriptions as it may have";
+const DIRECTORY_IS_FULL: &str = "the directory has as many subscriptions as it may have";
 
 /// Returns whether a task is done: its receiver has answered, and the answer can be read.
 pub(crate) fn is_done(task: &TaskKind, outcome: &CallOutcome) -> bool {
@@ -165,7 +170,7 @@ impl Subscription {
     /// Returns whether a question to the stream is not answered yet.
     fn is_asked(&self, stream: &str) -> bool {
         let by_task = self.links.get(stream).is_some_and(|link| link.is_asked);
-        by_task || self.asks.values().any(|asked| asked == stream)
+        by_task || self.asks.has(stream)
     }
 
     /// Marks a stream as held, and asks it.
@@ -193,6 +198,7 @@ impl Subscription {
         };
         let is_own = head.wake_stream() == Some(stream);
         !is_own
+            && !name::is_internal(stream)
             && head
                 .glob(step.limits)
                 .is_some_and(|glob| glob.matches(stream))
@@ -284,7 +290,8 @@ impl Subscription {
             pattern_since: is_matched.then_some(head.created_at),
             is_named: !by_pattern,
         };
-        step.task(stream.to_owned(), link_request(&call))
+        step.task(stream.to_owned(), link_request(&call))?;
+        Ok(())
     }
 
     /// Unlinks a stream, perhaps only if it does not exist.
@@ -303,7 +310,8 @@ impl Subscription {
             incarnation: head.incarnation,
             if_absent,
         };
-        step.task(stream.to_owned(), link_request(&call))
+        step.task(stream.to_owned(), link_request(&call))?;
+        Ok(())
     }
 
     /// Asks the streams that hold, because no wake is in flight any more.
@@ -353,20 +361,23 @@ impl Subscription {
         {
             return Ok(true);
         }
-        let Some(stream) = self.asks.remove(&effect) else {
+        let Some(stream) = self.asks.remove(effect) else {
             return Ok(false);
         };
-        if let Some(answer) = answered(outcome) {
-            self.asked(step, &stream, &answer, false)?;
-        }
+        let answer = answered(outcome);
         for asking in &mut self.asking_calls {
-            asking.asks.remove(&effect);
+            if asking.asks.remove(&effect) {
+                asking.asked.has_failed |= answer.is_none();
+            }
+        }
+        if let Some(answer) = answer {
+            self.asked(step, &stream, &answer, false)?;
         }
         let done = self
             .asking_calls
             .extract_if(.., |asking| asking.asks.is_empty());
         for asking in done.collect::<Vec<_>>() {
-            self.act(step, asking.id, asking.call, true)?;
+            self.act(step, asking.id, asking.call, asking.asked)?;
         }
         Ok(true)
     }
@@ -431,7 +442,7 @@ impl Subscription {
             return self.directory_answered(step, to, call, outcome);
         }
         let Some(call) = call_of::<LinkCall>(request) else {
-            self.wake_event_written();
+            self.wake_event_written(is_last);
             return Ok(());
         };
         let is_own = |incarnation: Incarnation| {
@@ -472,7 +483,12 @@ impl Subscription {
         link.is_linking = false;
         if answer.refused {
             self.remove_link(stream);
-            self.note_error("a stream has as many subscriptions as it may have");
+            self.note_error(STREAM_IS_FULL);
+            for call in &mut self.linking_calls {
+                let is_of = |added: &BTreeSet<String>| added.contains(stream);
+                call.is_refused |=
+                    matches!(&call.answer, LinkingAnswer::Added(added) if is_of(added));
+            }
             return Ok(());
         }
         if let Some(told) = answer.told
@@ -502,6 +518,13 @@ impl Subscription {
             return Ok(());
         }
         let listed: Listed = answered(outcome).expect(READABLE);
+        if listed.is_refused {
+            for call in core::mem::take(&mut self.linking_calls) {
+                step.refuse(call.id, &Refusal::TooManySubscriptions(DIRECTORY_IS_FULL));
+            }
+            self.delete(step)?;
+            return Ok(());
+        }
         for stream in &listed.streams {
             if self.links.len() as u64 >= step.limits.subscription_links_max {
                 self.note_error("the subscription has as many streams as it may have");
@@ -517,7 +540,8 @@ impl Subscription {
                     subscription,
                     after: Some(stream),
                 };
-                step.task(to.to_owned(), control_request(&call))
+                step.task(to.to_owned(), control_request(&call))?;
+                Ok(())
             }
             None => {
                 let head = self.live_mut().expect("the subscription is there");
@@ -533,7 +557,7 @@ impl Subscription {
     pub(super) fn finish_linking(&mut self, step: &mut Step<'_>) {
         let Some(head) = self.live() else {
             for call in core::mem::take(&mut self.linking_calls) {
-                step.refuse(call.id, &crate::Refusal::SubscriptionNotFound);
+                step.refuse(call.id, &Refusal::SubscriptionNotFound);
             }
             return;
         };
@@ -551,8 +575,12 @@ impl Subscription {
         }
         for call in core::mem::take(&mut self.linking_calls) {
             let answer = match call.answer {
+                LinkingAnswer::Added(_) if call.is_refused => {
+                    step.refuse(call.id, &Refusal::TooManySubscriptions(STREAM_IS_FULL));
+                    continue;
+                }
                 LinkingAnswer::Described(status) => json_answer(status, &self.description()),
-                LinkingAnswer::Added => Answer::uncached(204),
+                LinkingAnswer::Added(_) => Answer::uncached(204),
             };
             step.answer(call.id, answer);
         }

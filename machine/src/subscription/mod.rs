@@ -162,12 +162,13 @@ pub(crate) struct Subscription {
     changed: Changed,
     key: SigningKey,
     attempt: Option<wake::Attempt>,
+    /// The last task that appends a wake event, unless it is known to be done.
+    event: Option<u64>,
     /// Calls that are answered once all streams are linked.
     linking_calls: Vec<LinkingCall>,
     /// Calls that are answered once some streams have said their tails.
     asking_calls: Vec<AskingCall>,
-    /// The streams that are asked, with the calls of them.
-    asks: BTreeMap<EffectId, String>,
+    asks: Asks,
     /// Streams of which two questions have been under way at the same time.
     contested: BTreeSet<String>,
 }
@@ -191,23 +192,66 @@ struct SigningKey {
 struct LinkingCall {
     id: CallId,
     answer: LinkingAnswer,
+    /// Whether a stream that the call has added takes no more subscriptions.
+    is_refused: bool,
     due_at: Millis,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum LinkingAnswer {
     /// The subscription, with this status.
     Described(u16),
-    /// Nothing.
-    Added,
+    /// Nothing, because the call has added these streams.
+    Added(BTreeSet<String>),
 }
 
+/// A call that waits for the tails of some streams.
 #[derive(Clone, Debug)]
 struct AskingCall {
     id: CallId,
     call: SubscriptionCall,
+    /// The questions that are not answered yet.
     asks: BTreeSet<EffectId>,
+    asked: Asked,
     due_at: Millis,
+}
+
+/// The streams that were asked for one call.
+#[derive(Clone, Debug, Default)]
+struct Asked {
+    streams: BTreeSet<String>,
+    /// Whether one of them has not answered.
+    has_failed: bool,
+}
+
+/// The questions of calls that are under way. Tasks that ask are in the outbox.
+#[derive(Clone, Debug, Default)]
+struct Asks {
+    streams: BTreeMap<EffectId, String>,
+    /// How many of the questions are to each stream.
+    counts: BTreeMap<String, u64>,
+}
+
+impl Asks {
+    fn insert(&mut self, effect: EffectId, stream: String) {
+        *self.counts.entry(stream.clone()).or_default() += 1;
+        self.streams.insert(effect, stream);
+    }
+
+    fn remove(&mut self, effect: EffectId) -> Option<String> {
+        let stream = self.streams.remove(&effect)?;
+        let count = self.counts.get_mut(&stream);
+        let count = count.expect("a stream that is asked is counted");
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(&stream);
+        }
+        Some(stream)
+    }
+
+    fn has(&self, stream: &str) -> bool {
+        self.counts.contains_key(stream)
+    }
 }
 
 impl Subscription {
@@ -308,11 +352,12 @@ impl Subscription {
             step.answer(id, Answer::unavailable(step.limits));
         }
         let overdue = self.asking_calls.extract_if(.., |call| call.due_at <= now);
-        for asking in overdue.collect::<Vec<_>>() {
+        for mut asking in overdue.collect::<Vec<_>>() {
             for ask in &asking.asks {
-                self.asks.remove(ask);
+                self.asks.remove(*ask);
             }
-            self.act(step, asking.id, asking.call, true)?;
+            asking.asked.has_failed = true;
+            self.act(step, asking.id, asking.call, asking.asked)?;
         }
         Ok(())
     }

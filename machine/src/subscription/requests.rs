@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::glob::Glob;
 use super::wake::offset_text;
 use super::{
-    AskingCall, Config, Delivery, Head, LinkingAnswer, LinkingCall, Retry, Secret, Stage,
-    Subscription, token, webhook_url,
+    Asked, AskingCall, Asks, Config, Delivery, Head, LinkingAnswer, LinkingCall, Retry, Secret,
+    Stage, Subscription, token, webhook_url,
 };
 use crate::control::{Step, control_request, json_answer, link_request};
 use crate::router::name;
@@ -200,6 +200,10 @@ impl CreateBody {
             .map(|stream| stream_name(stream, limits))
             .collect();
         let streams: Vec<_> = streams?.into_iter().collect();
+        let names_bytes: u64 = streams.iter().map(|name| name.len() as u64).sum();
+        if names_bytes > limits.subscription_names_bytes_max {
+            return Err(invalid("the names of streams are too long together"));
+        }
         if pattern.is_none() && streams.is_empty() {
             return Err(invalid("pattern or streams is required"));
         }
@@ -289,16 +293,16 @@ impl Subscription {
         id: CallId,
         call: SubscriptionCall,
     ) -> Result<(), StorageError> {
-        self.act(step, id, call, false)
+        self.act(step, id, call, Asked::default())
     }
 
-    /// Handles a request. `has_asked` says whether the streams have been asked for it.
+    /// Handles a request, for which some streams may have been asked.
     pub(super) fn act(
         &mut self,
         step: &mut Step<'_>,
         id: CallId,
         call: SubscriptionCall,
-        has_asked: bool,
+        asked: Asked,
     ) -> Result<(), StorageError> {
         if self.is_ready() {
             // The alarm for it may come later.
@@ -311,10 +315,10 @@ impl Subscription {
             Action::AddStreams => self.add_streams(step, id, &call),
             Action::RemoveStream(path) => self.remove_stream(step, path).map(Some),
             Action::Callback | Action::Claim | Action::Ack | Action::Release => {
-                match self.work(step, &call, has_asked) {
+                match self.work(step, &call, &asked) {
                     Ok(Outcome::Answer(answer)) => Ok(Some(answer)),
                     Ok(Outcome::Asks(streams)) => {
-                        self.ask(step, id, call, streams);
+                        self.ask(step, id, call, asked, streams);
                         Ok(None)
                     }
                     Err(error) => Err(error),
@@ -341,6 +345,11 @@ impl Subscription {
         if let Some(head) = self.live() {
             if head.config != config {
                 return Err(Refusal::SubscriptionExists.into());
+            }
+            // `PUBLIC_URL` may have been set or changed since the creation.
+            if call.base.is_some() && head.base != call.base {
+                let head = self.live_mut().expect("the subscription is there");
+                head.base.clone_from(&call.base);
             }
             if self.is_ready() {
                 return Ok(Some(json_answer(200, &self.description())));
@@ -399,7 +408,12 @@ impl Subscription {
 
     fn wait_for_links(&mut self, step: &Step<'_>, id: CallId, answer: LinkingAnswer) {
         let due_at = step.now.plus(step.limits.reply_timeout_ms);
-        self.linking_calls.push(LinkingCall { id, answer, due_at });
+        self.linking_calls.push(LinkingCall {
+            id,
+            answer,
+            is_refused: false,
+            due_at,
+        });
     }
 
     fn describe(&self) -> Result<Answer, Refusal> {
@@ -438,7 +452,7 @@ impl Subscription {
         }
     }
 
-    fn delete(&mut self, step: &mut Step<'_>) -> Result<Answer, StorageError> {
+    pub(super) fn delete(&mut self, step: &mut Step<'_>) -> Result<Answer, StorageError> {
         let Some(head) = self.live() else {
             return Ok(Answer::uncached(204));
         };
@@ -458,7 +472,8 @@ impl Subscription {
         head.wake = None;
         head.stage = Stage::Deleted { at: step.now };
         self.attempt = None;
-        self.asks.clear();
+        self.asks = Asks::default();
+        self.event = None;
         for asking in core::mem::take(&mut self.asking_calls) {
             step.refuse(asking.id, &NOT_FOUND);
         }
@@ -496,7 +511,7 @@ impl Subscription {
         if !self.is_linking() {
             return Ok(Some(Answer::uncached(204)));
         }
-        self.wait_for_links(step, id, LinkingAnswer::Added);
+        self.wait_for_links(step, id, LinkingAnswer::Added(streams));
         Ok(None)
     }
 
@@ -528,20 +543,23 @@ impl Subscription {
         step: &mut Step<'_>,
         id: CallId,
         call: SubscriptionCall,
+        mut asked: Asked,
         streams: BTreeSet<String>,
     ) {
         let mut asks = BTreeSet::new();
         for stream in streams {
             self.note_question(&stream);
             let effect = step.call(stream.clone(), link_request(&self.ask_call()));
-            self.asks.insert(effect, stream);
+            self.asks.insert(effect, stream.clone());
             asks.insert(effect);
+            asked.streams.insert(stream);
         }
         let due_at = step.now.plus(step.limits.ask_time_ms);
         self.asking_calls.push(AskingCall {
             id,
             call,
             asks,
+            asked,
             due_at,
         });
     }
@@ -552,18 +570,18 @@ impl Subscription {
         &mut self,
         step: &mut Step<'_>,
         call: &SubscriptionCall,
-        has_asked: bool,
+        asked: &Asked,
     ) -> Result<Outcome, ActError> {
         match call.action {
-            Action::Claim => self.claim(step, call, has_asked),
+            Action::Claim => self.claim(step, call, asked),
             Action::Release => {
                 self.admit(step, call, false)?;
                 self.end_wake(step)?;
                 self.wake_if_pending(step)?;
                 Ok(Outcome::Answer(Answer::uncached(204)))
             }
-            Action::Callback => self.acknowledge(step, call, true, has_asked),
-            Action::Ack => self.acknowledge(step, call, false, has_asked),
+            Action::Callback => self.acknowledge(step, call, true, asked),
+            Action::Ack => self.acknowledge(step, call, false, asked),
             Action::Create
             | Action::Describe
             | Action::Delete
@@ -607,7 +625,7 @@ impl Subscription {
         step: &mut Step<'_>,
         call: &SubscriptionCall,
         is_webhook: bool,
-        has_asked: bool,
+        asked: &Asked,
     ) -> Result<Outcome, ActError> {
         let body = self.admit(step, call, is_webhook)?;
         let is_done = body.done == Some(true);
@@ -617,11 +635,11 @@ impl Subscription {
             .map(|ack| self.parse_ack(ack, step.limits))
             .collect();
         let acks = parsed?;
-        if !has_asked {
-            let asks = self.asks_before(&acks, is_done, step.limits);
-            if !asks.is_empty() {
-                return Ok(Outcome::Asks(asks));
-            }
+        let asks = self.asks_before(&acks, is_done, asked, step.limits);
+        if !asks.is_empty() {
+            // The lease must not end while the streams are asked.
+            self.extend_lease(step.now);
+            return Ok(Outcome::Asks(asks));
         }
         for (stream, offset) in &acks {
             let link = self.links.get(stream).expect("the acks were parsed");
@@ -629,19 +647,22 @@ impl Subscription {
                 return Err(Refusal::InvalidOffset("an ack is behind the cursor").into());
             }
             if link.tail.is_none_or(|tail| *offset > tail) {
-                return Err(Refusal::InvalidOffset("an ack is beyond the tail").into());
+                // Without the answer of the stream it is not known whether the ack is wrong.
+                return if asked.has_failed {
+                    Ok(Outcome::Answer(Answer::unavailable(step.limits)))
+                } else {
+                    Err(Refusal::InvalidOffset("an ack is beyond the tail").into())
+                };
             }
         }
         for (stream, offset) in acks {
             let link = self.link_mut(&stream).expect("the acks were parsed");
             link.acked = link.acked.max(Some(offset));
         }
-        let head = self.live_mut().expect("the request was admitted");
-        let leased_until = step.now.plus(head.config.lease_ttl_ms);
-        let wake = head.wake.as_mut().expect("the request was admitted");
-        wake.leased_until = Some(leased_until);
-        // The receiver can call back before it answers the delivery.
-        wake.is_delivered = true;
+        self.extend_lease(step.now);
+        if is_webhook {
+            self.taken_by_callback();
+        }
         let mut next_wake = false;
         if is_done {
             self.end_wake(step)?;
@@ -654,49 +675,67 @@ impl Subscription {
         Ok(Outcome::Answer(json_answer(200, &acknowledged)))
     }
 
+    /// Extends the lease of a wake whose holder has called.
+    fn extend_lease(&mut self, now: Millis) {
+        let head = self.live_mut().expect("the request was admitted");
+        let leased_until = now.plus(head.config.lease_ttl_ms);
+        let wake = head.wake.as_mut().expect("the request was admitted");
+        wake.leased_until = Some(leased_until);
+    }
+
     fn parse_ack(&self, ack: &Ack, limits: &Limits) -> Result<(String, Offset), Refusal> {
-        let name = stream_name(&ack.stream, limits)?;
-        if !self.links.contains_key(&name) {
-            return Err(Refusal::InvalidOffset(
-                "an ack names a stream that is not linked",
-            ));
-        }
+        let name = stream_name(&ack.stream, limits).ok();
+        let linked = name.filter(|name| self.links.contains_key(name));
+        let name = linked.ok_or(Refusal::InvalidOffset(
+            "an ack names a stream that is not linked",
+        ))?;
         let offset = ack.offset.parse();
         let offset = offset.map_err(|_| Refusal::InvalidOffset("an ack has no valid offset"))?;
         Ok((name, offset))
     }
 
-    /// Returns the streams whose tails must be known first: those that are acknowledged beyond the
-    /// known tail, and at the end of a wake those that hold.
+    /// Returns the streams that must be asked next: those that are acknowledged beyond the known
+    /// tail, and at the end of a wake those that hold. Many acks take several rounds.
     fn asks_before(
         &self,
         acks: &[(String, Offset)],
         is_done: bool,
+        asked: &Asked,
         limits: &Limits,
     ) -> BTreeSet<String> {
+        if asked.has_failed {
+            return BTreeSet::new();
+        }
         let is_beyond = |(stream, offset): &&(String, Offset)| {
             let link = self.links.get(stream).expect("the acks were parsed");
             link.tail.is_none_or(|tail| *offset > tail)
         };
         let beyond = acks.iter().filter(is_beyond).map(|(stream, _)| stream);
+        let beyond: BTreeSet<_> = beyond
+            .filter(|stream| !asked.streams.contains(*stream))
+            .collect();
+        let is_first = asked.streams.is_empty();
         let held = self
             .links
             .iter()
-            .filter(|(_, link)| is_done && link.is_held);
+            .filter(|(_, link)| is_first && is_done && link.is_held);
         let held = held.map(|(stream, _)| stream).zip(0..limits.asks_max);
-        let asks = beyond.chain(held.map(|(stream, _)| stream));
-        asks.cloned().collect()
+        let asks = beyond.into_iter().zip(0..limits.asks_max).chain(held);
+        asks.map(|(stream, _)| stream.clone()).collect()
     }
 
     fn claim(
         &mut self,
         step: &mut Step<'_>,
         call: &SubscriptionCall,
-        has_asked: bool,
+        asked: &Asked,
     ) -> Result<Outcome, ActError> {
         let body: ClaimBody = json(&call.body, "the body names no worker")?;
         if body.worker.is_empty() {
             return Err(invalid("the body names no worker").into());
+        }
+        if body.worker.len() as u64 > step.limits.worker_bytes_max {
+            return Err(invalid("the name of the worker is too long").into());
         }
         let head = self.live().ok_or(NOT_FOUND)?;
         if head.webhook().is_some() {
@@ -712,12 +751,15 @@ impl Subscription {
         if !self.is_ready() {
             return Ok(Outcome::Answer(Answer::unavailable(step.limits)));
         }
-        if !self.is_pending() && !has_asked {
+        if !self.is_pending() && asked.streams.is_empty() {
             let linked = self.links.keys().zip(0..step.limits.asks_max);
             let linked: BTreeSet<_> = linked.map(|(stream, _)| stream.clone()).collect();
             if !linked.is_empty() {
                 return Ok(Outcome::Asks(linked));
             }
+        }
+        if !self.is_pending() && asked.has_failed {
+            return Ok(Outcome::Answer(Answer::unavailable(step.limits)));
         }
         if !self.is_pending() {
             return Err(Refusal::NoPendingWork.into());

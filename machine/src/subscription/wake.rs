@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Delivery, Head, Subscription, Wake, signing, token, webhook_url};
 use crate::control::{Step, answered, call_of, control_request, to_json};
-use crate::outbox::{Request, TaskKind};
+use crate::outbox::{Queue, Request, TaskKind};
 use crate::router::STREAM_PREFIX;
 use crate::rows::Incarnation;
 use crate::storage::StorageError;
@@ -30,6 +30,8 @@ pub(super) struct Attempt {
     time_ms: u64,
     /// The tails that the receiver was told, and the streams that they belong to.
     tails: Vec<(String, Option<Incarnation>, Offset)>,
+    /// Whether the receiver has called back before its answer.
+    is_taken: bool,
 }
 
 impl Attempt {
@@ -177,7 +179,11 @@ impl Subscription {
                 body: event,
             };
             let to = wake_stream.to_owned();
-            step.task(to, request)?;
+            if let Some(event) = self.event.take() {
+                // An event that is still to be written announces a wake that has ended.
+                step.remove_task(&Queue::Call(to.clone()), event)?;
+            }
+            self.event = Some(step.task(to, request)?);
         }
         Ok(true)
     }
@@ -287,8 +293,11 @@ impl Subscription {
         if let Some(attempt) = &self.attempt
             && attempt.lost_at(step.limits) <= now
         {
+            let is_taken = attempt.is_taken;
             self.attempt = None;
-            self.delivery_failed(step, "the receiver did not answer in time");
+            if !is_taken {
+                self.delivery_failed(step, "the receiver did not answer in time");
+            }
         }
         let Some(at) = self.attempts_at() else {
             return;
@@ -331,6 +340,7 @@ impl Subscription {
             since: now,
             time_ms,
             tails: tails.collect(),
+            is_taken: false,
         };
         step.turn.after_commit.push(Effect::Webhook {
             effect,
@@ -363,6 +373,19 @@ impl Subscription {
         head.retry.error = Some(error.to_owned());
     }
 
+    /// Notes that the receiver of the present wake has called back. It can do so before it answers
+    /// the delivery.
+    pub(super) fn taken_by_callback(&mut self) {
+        let head = self.live_mut().expect("the request was admitted");
+        head.retry = super::Retry::default();
+        let wake = head.wake.as_mut().expect("the request was admitted");
+        wake.is_delivered = true;
+        let wake = wake.id.clone();
+        if let Some(attempt) = &mut self.attempt {
+            attempt.is_taken |= attempt.wake == wake;
+        }
+    }
+
     pub(super) fn attempt_finished(
         &mut self,
         step: &mut Step<'_>,
@@ -378,6 +401,8 @@ impl Subscription {
                 status: 200..=299,
                 body,
             } => body,
+            // The receiver has the wake, although its answer says otherwise or was lost.
+            _ if attempt.is_taken => return Ok(true),
             CallOutcome::Answered { status, .. } => {
                 self.delivery_failed(step, &format!("the receiver answered {status}"));
                 return Ok(true);
@@ -416,7 +441,7 @@ impl Subscription {
     }
 
     /// Returns whether a task that has failed is not tried again: a wake event of a subscription
-    /// that was deleted since.
+    /// that was deleted since, or of a wake that has ended. The event of a later wake follows.
     pub(crate) fn is_needless(&self, task: &TaskKind) -> bool {
         let TaskKind::Call { to, request, .. } = task else {
             return false;
@@ -424,12 +449,11 @@ impl Subscription {
         let is_event = !is_directory(to) && call_of::<LinkCall>(request).is_none();
         let mut headers = request.headers.iter();
         let producer = headers.find(|(name, _)| name == header::PRODUCER_ID);
-        let own = self.live().map(|head| head.incarnation.to_string());
-        let is_own = own.zip(producer).is_some_and(|(own, (_, id))| {
-            let id = id.strip_prefix(EVENT_PRODUCERS);
-            id.is_some_and(|id| id.starts_with(&own))
-        });
-        is_event && !is_own
+        let last = self.live().map(|head| head.event_producer(head.generation));
+        let is_last = last
+            .zip(producer)
+            .is_some_and(|(last, (_, id))| *id == last);
+        is_event && !is_last
     }
 
     /// Notes that the wake event could not be written.
@@ -448,7 +472,11 @@ impl Subscription {
         head.retry.error = Some(error);
     }
 
-    pub(super) fn wake_event_written(&mut self) {
+    /// Notes that a wake event is in the wake stream. `is_last` says whether no later one follows.
+    pub(super) fn wake_event_written(&mut self, is_last: bool) {
+        if is_last {
+            self.event = None;
+        }
         let has_failed = |head: &Head| head.retry != super::Retry::default();
         if self.live().is_some_and(has_failed) {
             let head = self.live_mut().expect("the subscription is there");

@@ -307,6 +307,9 @@ pub(crate) struct Listed {
     pub streams: Vec<String>,
     /// Where the next page begins, if there is one.
     pub next: Option<String>,
+    /// Whether the directory has as many subscriptions as it may have.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub is_refused: bool,
 }
 
 /// The key that signs at the moment.
@@ -395,6 +398,8 @@ pub(crate) struct ControlTarget {
     /// Whether the server's token must not be asked for, because the request has one of its own or
     /// needs none.
     pub(crate) is_exempt: bool,
+    /// Whether the request must have a token of its own.
+    pub(crate) needs_own_token: bool,
 }
 
 /// Returns where a client's request goes. `rest` is the path behind the prefix of streams, as sent.
@@ -403,6 +408,7 @@ pub(crate) fn target(method: &str, rest: &str, limits: &Limits) -> Result<Contro
         ControlPath::PublicKeys if matches!(method, "GET" | "HEAD") => Ok(ControlTarget {
             object: KEYS.to_owned(),
             is_exempt: true,
+            needs_own_token: false,
         }),
         ControlPath::PublicKeys => Err(Refusal::MethodNotAllowed {
             allow: "GET, HEAD, OPTIONS",
@@ -412,6 +418,7 @@ pub(crate) fn target(method: &str, rest: &str, limits: &Limits) -> Result<Contro
             Ok(ControlTarget {
                 object: subscription_object(&id),
                 is_exempt: action.has_own_token(),
+                needs_own_token: action.has_own_token(),
             })
         }
         ControlPath::Keys | ControlPath::Directory => Err(NOT_FOUND),
@@ -470,7 +477,7 @@ pub(crate) fn parse(
     }
 }
 
-fn bearer(head: RequestHead<'_>) -> Option<String> {
+pub(crate) fn bearer(head: RequestHead<'_>) -> Option<String> {
     let given = (head.header)(header::AUTHORIZATION)?;
     let (scheme, token) = given.split_once(' ')?;
     scheme

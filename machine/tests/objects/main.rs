@@ -4,3 +4,4 @@ mod inquiries;
 mod server;
 mod sessions;
 mod subscriptions;
+mod workers;

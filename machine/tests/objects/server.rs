@@ -307,17 +307,16 @@ impl Server {
             .collect();
         let target = outbox::target(to);
         let (id, call) = self.parse(&request.method, &target, &headers, &request.body);
-        self.callers.insert(id, caller);
+        self.callers.insert(id, caller.clone());
         match call {
             Ok(call) => self.step_once(to, Input::Call { id, call }),
             Err(refusal) => self.answered(id, Answer::refusal(&refusal)),
         }
         if to == self.late {
-            let answer = self.work.pop_back().expect("the call is answered");
-            assert!(
-                matches!(answer, Work::Finished(..)),
-                "the answer comes last"
-            );
+            let is_it = |work: &Work| matches!(work, Work::Finished(of, _) if *of == caller);
+            let at = self.work.iter().rposition(is_it);
+            let answer = at.and_then(|at| self.work.remove(at));
+            let answer = answer.expect("the call is answered");
             self.late_answers.push(answer);
         }
     }
