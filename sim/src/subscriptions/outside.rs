@@ -154,10 +154,11 @@ impl World<'_, '_> {
                     self.cover(Situation::NextWake);
                 }
             }
-            Kind::Work(_) => match code_of(text).as_str() {
+            Kind::Work(work) => match code_of(text).as_str() {
                 "FENCED" => self.cover(Situation::Fenced),
                 "TOKEN_INVALID" => self.cover(Situation::TokenRefused),
-                "INVALID_OFFSET" => self.cover(Situation::AckRefused),
+                "INVALID_OFFSET" => self.ack_refused(work, asked, text),
+                "unavailable" => self.cover(Situation::AckUnanswered),
                 _ => {}
             },
             Kind::PublicKeys => self.public_keys(&request, text),
@@ -226,6 +227,7 @@ impl World<'_, '_> {
                 self.cover(Situation::RefusedUrl);
             }
             (409, _) => self.cover(Situation::OtherConfiguration),
+            (429, _) => self.cover(Situation::DirectoryFull),
             _ => {}
         }
     }

@@ -158,6 +158,7 @@ impl World<'_, '_> {
         if self.misbehaves(Fault::Receiver) {
             return self.mishandle(at, effect, webhook, &wake, time_ms);
         }
+        let wake = self.read_on(wake);
         self.take(&wake);
         self.cover(Situation::Woken);
         self.verify(webhook);
@@ -216,6 +217,25 @@ impl World<'_, '_> {
         if self.receivers.wakes.len() > WAKES_MAX {
             self.receivers.wakes.remove(0);
         }
+    }
+
+    /// Lets the holder of a wake read some streams up to where they are now, and not only to the
+    /// tails that it was told.
+    pub(super) fn read_on(&mut self, mut wake: Wake) -> Wake {
+        if !self.choices.fifth().percent(20) {
+            return wake;
+        }
+        for offered in wake.streams.iter_mut().filter(|it| it.is_pending) {
+            let Some(((_, incarnation), stream)) = self.model.present(&offered.path) else {
+                continue;
+            };
+            let last = stream.appends.iter().map(|append| append.end).max();
+            let has_more = last > Some(offered.tail) && offered.incarnation == Some(incarnation);
+            if let Some(last) = last.filter(|_| has_more) {
+                offered.tail = last;
+            }
+        }
+        wake
     }
 
     /// Reports the answer to a webhook, or that there was none.

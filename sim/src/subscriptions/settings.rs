@@ -94,6 +94,8 @@ impl Settings {
         } else {
             0
         });
+        let max = usual.directory_subscriptions_max;
+        limits.directory_subscriptions_max = choices.fifth().one_of(&[max, max, 1]);
         Self {
             sessions,
             operations: choices.between(3, 50),

@@ -79,6 +79,7 @@ impl World<'_, '_> {
         let (skew, limits) = (self.settings.skew_ms, &self.settings.limits);
         let finding = self.checkers.claimed(&wake, worker, departed, skew, limits);
         self.judged(finding);
+        let wake = self.read_on(wake);
         self.take(&wake);
         if self.misbehaves(Fault::Worker) {
             return self.misuse_claim(&wake);
@@ -134,6 +135,22 @@ impl World<'_, '_> {
                 self.schedule(1_000, again);
             }
             _ => {}
+        }
+    }
+
+    /// Judges that an ack was called wrong.
+    pub(super) fn ack_refused(&mut self, work: &Work, asked: u64, text: &str) {
+        self.cover(Situation::AckRefused);
+        let is_known = |(name, offset): &(String, String)| {
+            let offset = offset.parse().ok();
+            let present = self.model.present(name);
+            present.is_some_and(|(_, stream)| {
+                let mut before = stream.appends.iter().filter(|it| it.answered < asked);
+                before.any(|append| Some(append.end) >= offset)
+            })
+        };
+        if text.contains("beyond the tail") && work.acks.iter().all(is_known) {
+            self.fail(Oracle::Cursors, "that a stream is asked for its tail", text);
         }
     }
 

@@ -97,7 +97,8 @@ impl Departed {
             .filter(|(_, is_accepted)| *is_accepted)
             .map(|(work, _)| work.wake.clone())
             .collect();
-        let mut succeeds = false;
+        // A receiver that calls back has the wake, whatever becomes of its answer.
+        let mut succeeds = !delivered.is_empty();
         if let Cause::Attempt {
             wake,
             is_success: true,
