@@ -206,7 +206,7 @@ test.each([
   await page.keyboard.press("Escape");
   await page.getByRole("dialog").waitFor({ state: "detached" });
   const focused = () => page.evaluate(() => document.activeElement?.textContent?.trim());
-  if (button !== "New stream") await expect.poll(focused).toBe(button);
+  if (button !== "New stream") await expect.poll(focused, patience).toBe(button);
 });
 
 test("axe-core would find something wrong", async () => {

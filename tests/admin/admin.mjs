@@ -20,7 +20,7 @@ export const modes = {
 };
 
 /** How long a user waits for what the page shows. */
-export const patience = { timeout: 15_000 };
+export const patience = { timeout: 45_000 };
 
 export class Admin {
   /**

@@ -7,6 +7,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openChromium } from "../harness/chromium.mjs";
 import { nativeRun, urlOf } from "./pages.mjs";
 
+const patience = { timeout: 15_000 };
+
 const directory = process.env.BROWSER_PAGES ?? "target/browser";
 let browser;
 
@@ -141,7 +143,7 @@ test("a link names an event, and the filter and a call select lines", async () =
   const first = await open("clean");
   await first.page.keyboard.press("End");
   const end = await eventOf(first.page);
-  await expect.poll(() => first.page.url()).toContain(`#event=${end}`);
+  await expect.poll(() => first.page.url(), patience).toContain(`#event=${end}`);
   await first.close();
 
   const { page, close } = await open("clean", { link: "#event=12" });
@@ -164,7 +166,7 @@ test("playing goes on by itself until it is paused", async () => {
   const { page, close } = await open("clean", { link: "#event=1" });
   const start = await eventOf(page);
   await page.keyboard.press(" ");
-  await expect.poll(() => eventOf(page)).toBeGreaterThan(start + 1);
+  await expect.poll(() => eventOf(page), patience).toBeGreaterThan(start + 1);
   await page.keyboard.press(" ");
   const paused = await eventOf(page);
   await page.waitForTimeout(700);

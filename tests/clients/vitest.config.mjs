@@ -21,7 +21,7 @@ export default defineConfig({
       ...(process.env.CLIENTS_UPSTREAM ? ["tests/clients/upstream/**/*.test.ts"] : []),
     ],
     fileParallelism: false,
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
   },
 });

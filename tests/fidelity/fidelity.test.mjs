@@ -16,7 +16,7 @@ const programs = JSON.parse(
 const simulated = JSON.parse(await readFile(process.env.FIDELITY_SIMULATED, "utf8"));
 
 /** The runtime hibernates an idle object, which may have WebSockets, after ten seconds. */
-const asleepAfterMs = 12_000;
+const asleepAfterMs = 20_000;
 
 const start = (dataDirectory) =>
   startServer({

@@ -5,9 +5,10 @@ export default defineConfig({
   test: {
     root: fileURLToPath(new URL("../..", import.meta.url)),
     include: ["tests/fidelity/**/*.test.mjs"],
-    // The tests mostly wait for alarms and for hibernation.
-    maxConcurrency: 50,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // The tests mostly wait for alarms and for hibernation. More of them at once would disturb each
+    // other's timing.
+    maxConcurrency: 12,
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
   },
 });

@@ -162,7 +162,7 @@ export class EventReader {
    *
    * @param {{ type?: string, timeoutMs?: number }} [options]
    */
-  async next({ type, timeoutMs = 10_000 } = {}) {
+  async next({ type, timeoutMs = 30_000 } = {}) {
     const found = () =>
       this.events.findIndex(
         (event, index) => index >= this.#taken && (!type || event.type === type),
@@ -174,7 +174,7 @@ export class EventReader {
   }
 
   /** Waits for a control event, past or future, that `accepts` accepts. */
-  async control(accepts = () => true, { timeoutMs = 10_000 } = {}) {
+  async control(accepts = () => true, { timeoutMs = 30_000 } = {}) {
     const found = () => this.controls.find(accepts);
     await this.#until("matching control event", () => found() !== undefined, timeoutMs);
     return found();
@@ -185,7 +185,7 @@ export class EventReader {
   }
 
   /** Waits until the server ends the answer. */
-  async end({ timeoutMs = 10_000 } = {}) {
+  async end({ timeoutMs = 30_000 } = {}) {
     await this.#until("end of the event stream", () => this.ended, timeoutMs);
   }
 

@@ -153,7 +153,7 @@ export function exchange(base, bytes, { timeoutMs = 30_000 } = {}) {
 export const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 /** Repeats `condition` until it returns something true. Fails with `what` after the deadline. */
-export async function eventually(what, condition, { timeoutMs = 10_000, everyMs = 50 } = {}) {
+export async function eventually(what, condition, { timeoutMs = 30_000, everyMs = 50 } = {}) {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
     const value = await condition();

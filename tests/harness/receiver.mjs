@@ -68,7 +68,7 @@ export class Receiver {
    * @param {string} id
    * @param {number} count
    */
-  async until(id, count, timeoutMs = 8_000) {
+  async until(id, count, timeoutMs = 30_000) {
     const deadline = Date.now() + timeoutMs;
     while (this.of(id).length < count) {
       if (Date.now() > deadline) {

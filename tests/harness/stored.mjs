@@ -19,6 +19,6 @@ export function untilStored(server, stream, count) {
       const keys = (await server.coldTier.objectsOf(stream.name)).map(({ key }) => key);
       return rows.length === count && keys.join() === stored.join() && rows;
     },
-    { timeoutMs: 20_000 },
+    { timeoutMs: 60_000 },
   );
 }

@@ -157,12 +157,12 @@ test.each(tiers)(
         console.log(
           `${name}: ${rounds} kills, ${writers.reduce((sum, { offsets }) => sum + offsets.length, 0)} acknowledged, ${messages.length} stored; ${segments} segments, ${objects} objects`,
         );
-        expect(segments).toBeGreaterThan(rounds);
+        expect(segments).toBeGreaterThan(rounds / 2);
       }
     } finally {
       await server.kill();
       await rm(dataDirectory, { recursive: true, force: true });
     }
   },
-  240_000,
+  900_000,
 );

@@ -116,7 +116,7 @@ test("25 reconnecting readers see every message once and in order, over 7 resets
         .catch(() => undefined);
     }
   })();
-  const deadline = performance.now() + 40_000;
+  const deadline = performance.now() + 150_000;
   const following = followers.map((follower) =>
     follower.follow(
       ({ messages }) => messages.length >= writers * each || performance.now() > deadline,
@@ -231,7 +231,7 @@ test.skipIf(process.platform !== "linux")(
     expect(slow.ended).toBe(false);
     slow.close();
   },
-  120_000,
+  300_000,
 );
 
 test("200 readers that come and go leave no subscriber behind", async () => {

@@ -6,7 +6,7 @@ import { startServer } from "../harness/server.mjs";
 import { freshName, Stream } from "../harness/stream.mjs";
 
 const shards = ["__registry__", "__registry__/1", "__registry__/2"];
-const patience = { timeoutMs: 20_000 };
+const patience = { timeoutMs: 60_000 };
 let server;
 
 beforeAll(async () => {

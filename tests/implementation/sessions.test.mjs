@@ -37,7 +37,7 @@ const streamOf = (sessionId) =>
   new Stream(server.url, `subscriptions/${sessionId}`, "application/json");
 
 /** Waits until the session has this many envelopes, and returns all of them. */
-async function envelopes(sessionId, count, timeoutMs = 10_000) {
+async function envelopes(sessionId, count, timeoutMs = 30_000) {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
     const answer = await streamOf(sessionId).request("GET", { query: "?offset=-1" });

@@ -8,7 +8,7 @@ import { Stream } from "../harness/stream.mjs";
 
 const readerCount = 100;
 // The runtime hibernates an object ten seconds after its last event.
-const idleMs = 13_000;
+const idleMs = 20_000;
 
 let server;
 
@@ -56,7 +56,7 @@ test.runIf(shell === "worker")(
       reader.close();
     }
   },
-  90_000,
+  180_000,
 );
 
 test.runIf(shell === "worker")(

@@ -8,7 +8,7 @@ export default defineConfig({
     // Each file starts its own server. In parallel they would disturb each other's timing.
     fileParallelism: false,
     maxConcurrency: 20,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    testTimeout: 240_000,
+    hookTimeout: 240_000,
   },
 });
