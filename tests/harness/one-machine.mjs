@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { DirectoryTier, S3Tier } from "./cold-tier-server.mjs";
 
-const startDeadlineMs = 15_000;
+const startDeadlineMs = 60_000;
 // Longer than the server's shutdown timeout.
 const stopGraceMs = 12_000;
 
@@ -112,9 +112,9 @@ export async function startOneMachine({
     dataDirectory: data,
     output: () => output,
     ended,
-    async stop() {
+    async stop({ graceMs = stopGraceMs } = {}) {
       child.kill("SIGTERM");
-      const timer = setTimeout(() => child.kill("SIGKILL"), stopGraceMs);
+      const timer = setTimeout(() => child.kill("SIGKILL"), graceMs);
       const how = await ended();
       clearTimeout(timer);
       return how;

@@ -25,7 +25,7 @@ export const objectNamespace = "streams";
 
 const quoted = (text) => JSON.stringify(text);
 
-const startDeadlineMs = 15_000;
+const startDeadlineMs = 60_000;
 const stopGraceMs = 2_000;
 
 // The npm package's executable may be a Node script that starts the binary. Its pid would not be
@@ -278,8 +278,9 @@ export async function startWorker({
   await fanoutQueue?.counts();
 
   const ended = async () => {
-    await exited;
+    const how = await exited;
     await rm(workingDirectory, { recursive: true, force: true });
+    return how;
   };
   return {
     url,
@@ -289,15 +290,16 @@ export async function startWorker({
     pid: child.pid,
     dataDirectory: data,
     output: () => output,
-    async stop() {
+    async stop({ graceMs = stopGraceMs } = {}) {
       child.kill("SIGTERM");
-      const timer = setTimeout(() => child.kill("SIGKILL"), stopGraceMs);
-      await ended();
+      const timer = setTimeout(() => child.kill("SIGKILL"), graceMs);
+      const how = await ended();
       clearTimeout(timer);
+      return how;
     },
     async kill() {
       child.kill("SIGKILL");
-      await ended();
+      return ended();
     },
   };
 }

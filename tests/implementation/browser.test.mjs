@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { executablePath, openChromium } from "../harness/chromium.mjs";
-import { sleep } from "../harness/http.mjs";
+import { eventually, sleep } from "../harness/http.mjs";
 import { startServer } from "../harness/server.mjs";
 import { Stream } from "../harness/stream.mjs";
 
@@ -122,7 +122,10 @@ describe.skipIf(!existsSync(executablePath))("stored content in Chromium", () =>
     onTestFinished(() => other.close());
     const page = await open(`http://127.0.0.1:${other.address().port}/`);
     expect(await page.title()).toBe("ran");
-    expect((await target.get()).text).toBe("touched by a script");
+    await eventually(
+      "the script has run",
+      async () => (await target.get()).text === "touched by a script",
+    );
   });
 
   test("a page of an unlisted origin can neither read nor write", async () => {

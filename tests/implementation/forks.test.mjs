@@ -8,6 +8,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { eventually, sleep } from "../harness/http.mjs";
 import { shell, startServer } from "../harness/server.mjs";
+import { settled } from "../harness/settled.mjs";
 import { firstOffset, freshName, producer, Stream } from "../harness/stream.mjs";
 
 const json = "application/json";
@@ -227,7 +228,7 @@ describe("deletion", () => {
   test("an expired source lives on for its fork", async () => {
     const source = await Stream.create(server.url, {
       body: "abc",
-      headers: { "Stream-TTL": "1" },
+      headers: { "Stream-TTL": "3" },
     });
     const fork = await forked(source, { headers: { "Stream-TTL": "600" } });
     await eventually("the source expires", async () => (await source.head()).status === 410);
@@ -279,13 +280,6 @@ test("the registry names the source of a fork, and hears of the end at the DELET
 });
 
 describe.runIf(shell === "worker")("cost", () => {
-  const settled = (stream) =>
-    eventually("the registry has the stream", async () => {
-      const { rows_written } = await stream.statistics();
-      await sleep(300);
-      return (await stream.statistics()).rows_written === rows_written;
-    });
-
   /** What `act` costs in all of some streams, and in R2. */
   const spent = async (streams, act) => {
     const counted = async () => ({
@@ -320,7 +314,7 @@ describe.runIf(shell === "worker")("cost", () => {
     const costs = {
       fork: await spent([source, fork], async () => {
         expect((await putFork(source, fork)).status).toBe(201);
-        await settled(fork);
+        for (const stream of [fork, source]) await settled(stream);
       }),
     };
     expect((await fork.append("own")).status).toBe(204);
@@ -332,18 +326,16 @@ describe.runIf(shell === "worker")("cost", () => {
       });
     costs["read across the boundary"] = await across();
     const second = await forked(fork);
-    await settled(second);
-    await sleep(500);
+    for (const stream of [second, fork]) await settled(stream);
     costs["the same, when all is cold"] = await across();
     expect((await first.delete()).status).toBe(204);
     for (const stream of [source, fork]) expect((await stream.delete()).status).toBe(204);
-    await settled(fork);
-    await settled(source);
+    for (const stream of [second, fork, source]) await settled(stream);
     costs["cascade of three"] = await spent([source, fork, second], async () => {
       expect((await second.delete()).status).toBe(204);
       await gone(source);
       await gone(fork);
-      await settled(second);
+      for (const stream of [second, fork, source]) await settled(stream);
     });
     return costs;
   };

@@ -68,12 +68,14 @@ describe.runIf(shell === "worker")("events", () => {
     expect((await stream.append("abc", headers)).status).toBe(204);
     await stream.append("de");
     const events = await eventsOf(analytics, stream.name, 3);
-    expect(events.slice(1).map(told)).toEqual(["append 1 1 3 0", "append 1 1 2 0"]);
+    // Points may arrive in another order.
+    const appends = events.map(told).filter((each) => each.startsWith("append"));
+    expect(appends.sort()).toEqual(["append 1 1 2 0", "append 1 1 3 0"]);
   });
 
   test("a live read begins and ends, and an end by itself is an expiry", async () => {
     const { analytics, url } = await serve({ env: { LONG_POLL_TIMEOUT_MS: 300 } });
-    const stream = await Stream.create(url, { headers: { "Stream-TTL": "1" } });
+    const stream = await Stream.create(url, { headers: { "Stream-TTL": "3" } });
     expect((await stream.longPoll(stream.start)).status).toBe(204);
     const seen = (kind) => analytics.of(stream.name).filter(({ event }) => event === kind).length;
     await eventually("it has left", async () => seen("live-end") === 1);

@@ -11,6 +11,7 @@ import { promisify } from "node:util";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { eventually, exchange, request, sleep } from "../harness/http.mjs";
 import { shell, startServer } from "../harness/server.mjs";
+import { announced } from "../harness/settled.mjs";
 import { freshName, producer, Stream } from "../harness/stream.mjs";
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
@@ -179,7 +180,7 @@ describe.runIf(shell === "server")("shards", () => {
       ]);
     await expect(reshard(3)).rejects.toThrow("another server uses this directory");
     await server.stop();
-    expect((await reshard(3)).stderr).toMatch(/^3[0-9] streams are in 3 shards now\n$/);
+    expect((await reshard(3)).stderr).toMatch(/^[23][0-9] streams are in 3 shards now\n$/);
     expect(await shardFiles(dataDirectory)).toHaveLength(3);
     server = await serve({ SHARDS: 3 }, { dataDirectory });
     for (const [index, stream] of streams.entries()) {
@@ -314,7 +315,7 @@ describe.runIf(shell === "server")("commits", () => {
       async () =>
         (await registry.head()).status === 200 && (await registry.messages()).length >= 2,
     );
-    await sleep(300);
+    for (const stream of streams) await announced(stream);
     const begun = performance.now();
     const slow = streams[0].append("slow", { "X-Test-Op": "slow-commit" });
     await sleep(200);
@@ -322,12 +323,12 @@ describe.runIf(shell === "server")("commits", () => {
     expect((await streams[1].head()).status).toBe(200);
     const reader = await streams[1].events("-1");
     await reader.upToDate();
-    expect(performance.now() - begun).toBeLessThan(800);
+    expect(performance.now() - begun).toBeLessThan(4_000);
     // A write waits, for this one commit.
     expect((await streams[1].append("y")).status).toBe(204);
     const took = performance.now() - begun;
-    expect(took).toBeGreaterThan(900);
-    expect(took).toBeLessThan(1_800);
+    expect(took).toBeGreaterThan(4_500);
+    expect(took).toBeLessThan(9_500);
     expect((await slow).status).toBe(204);
     reader.close();
   });
@@ -336,6 +337,8 @@ describe.runIf(shell === "server")("commits", () => {
     const server = await serve({ SHARDS: 1 });
     const stream = await Stream.create(server.url, { contentType: "application/json" });
     const other = await Stream.create(server.url, { contentType: "application/json" });
+    // Any later commit of the shard would end the failure.
+    for (const each of [stream, other]) await announced(each);
     const reader = await stream.events("-1");
     await reader.upToDate();
     const failed = await stream.append("1", { "X-Test-Op": "failed-commit" });
@@ -367,14 +370,14 @@ describe.runIf(shell === "server")("signals", () => {
       const polls = range(20).map(() => stream.longPoll("now", { agent: false }));
       const idle = net.connect(server.port, "127.0.0.1");
       idle.on("error", () => {});
-      await sleep(200);
+      await eventually("all wait", async () => (await stream.statistics()).subscribers === 40);
       const begun = performance.now();
       process.kill(server.pid, signal);
-      for (const reader of readers) await reader.end({ timeoutMs: 3_000 });
+      for (const reader of readers) await reader.end({ timeoutMs: 8_000 });
       for (const answer of await Promise.all(polls)) expect(answer.status).toBe(204);
       idle.destroy();
       expect(await server.ended()).toEqual({ code: 0, signal: null });
-      expect(performance.now() - begun).toBeLessThan(5_000);
+      expect(performance.now() - begun).toBeLessThan(9_000);
       // All data is in the files themselves.
       const left = await readdir(path.join(dataDirectory, "shards"));
       expect(left.filter((file) => /-(wal|shm|journal)$/.test(file))).toEqual([]);

@@ -5,7 +5,7 @@ import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { exchange, request } from "../harness/http.mjs";
+import { eventually, exchange, request } from "../harness/http.mjs";
 import { shell, startServer } from "../harness/server.mjs";
 import { freshName, Stream } from "../harness/stream.mjs";
 
@@ -320,7 +320,10 @@ describe.skipIf(shell === "worker")("the data directory", () => {
     const stream = await Stream.create(server.url, { body: "abc" });
     for (let count = 0; count < 5; count += 1) await stream.append("x");
     await stream.close();
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    await eventually("all is stored", async () => {
+      const segments = await server.coldTier.segmentsOf(stream);
+      return segments.reduce((sum, { messages }) => sum + messages, 0) === 6;
+    });
     const seen = [];
     for await (const each of files(data)) {
       const { mode } = await stat(each);

@@ -30,7 +30,7 @@ pub(crate) enum Test {
 /// What happens to the commit of a request's turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CommitTest {
-    /// It takes a second.
+    /// It takes five seconds.
     Slow,
     /// It fails, with an unknown outcome.
     Fails,
@@ -49,7 +49,7 @@ impl CommitTest {
     pub(crate) fn perform(self) -> io::Result<()> {
         match self {
             Self::Slow => {
-                thread::sleep(Duration::from_secs(1));
+                thread::sleep(Duration::from_secs(5));
                 Ok(())
             }
             Self::Fails => Err(io::Error::other("asked for by a test")),
