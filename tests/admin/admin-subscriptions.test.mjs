@@ -38,9 +38,11 @@ describe.each(Object.entries(modes))("%s", (_, mode) => {
   test("a failing webhook is shown, retried and delivered", async () => {
     const id = freshName("hook");
     receiver.answer = () => ({ status: 500, body: "no" });
-    await subscribe(id, webhook(`${id}/*`, { description: "prints <b>orders</b>" }));
+    const more = { description: "prints <b>orders</b>", lease_ttl_ms: 600_000 };
+    await subscribe(id, webhook(`${id}/*`, more));
     const stream = await admin.create("application/json", "[1,2]", `${id}/a`);
-    await receiver.until(id, 3, 20_000);
+    // After five failures the pause is longer than the test needs until it asks for a retry.
+    await receiver.until(id, 5, 60_000);
     const page = await admin.open("/admin/subscriptions");
     await page.getByRole("main").getByRole("link", { name: id }).click();
     await page.getByRole("heading", { name: id, level: 1 }).waitFor();

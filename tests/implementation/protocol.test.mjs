@@ -44,7 +44,7 @@ let server;
 beforeAll(async () => {
   server = await startOrUse({
     env: {
-      LONG_POLL_TIMEOUT_MS: 600,
+      LONG_POLL_TIMEOUT_MS: 3_000,
       MAX_CHUNK_BYTES: 65_536,
       SSE_MAX_AGE_MS: sseAgeMs,
       SSE_HEARTBEAT_MS: 1_500,

@@ -3,7 +3,7 @@ import { eventually, sleep } from "../../harness/http.mjs";
 import { producer, Stream } from "../../harness/stream.mjs";
 import { expectAbsent, expectRefusal, expectText } from "./assertions.mjs";
 
-// Uses of a stream with a TTL. Repeated every 1.2 s, they keep a stream with a TTL of 2 s alive.
+// Uses of a stream with a TTL. Repeated every 3 s, they keep a stream with a TTL of 5 s alive.
 const uses = [
   ["a read", (stream) => stream.get()],
   ["a read at the tail", (stream) => stream.read(stream.start)],
@@ -41,13 +41,13 @@ export const rows = [
     clause: `${what} restarts the TTL, and without it the stream expires`,
     concurrent: true,
     async check({ base }) {
-      const stream = await Stream.create(base, { body: "abc", headers: { "Stream-TTL": "2" } });
+      const stream = await Stream.create(base, { body: "abc", headers: { "Stream-TTL": "5" } });
       for (let round = 0; round < 3; round += 1) {
-        await sleep(1_200);
+        await sleep(3_000);
         await use(stream);
       }
       expect((await stream.head()).status).toBe(200);
-      await sleep(2_100);
+      await sleep(5_100);
       await expires(stream);
       await expectAbsent(stream);
     },
@@ -58,14 +58,14 @@ export const rows = [
     concurrent: true,
     async check({ base }) {
       const streams = await Promise.all(
-        [1, 2].map(() => Stream.create(base, { headers: { "Stream-TTL": "2" } })),
+        [1, 2].map(() => Stream.create(base, { headers: { "Stream-TTL": "5" } })),
       );
-      await sleep(1_200);
+      await sleep(3_000);
       await streams[0].close();
       await streams[1].close(producer("p", 0, 0));
-      await sleep(1_200);
+      await sleep(3_000);
       for (const stream of streams) expect((await stream.head()).status).toBe(200);
-      await sleep(1_000);
+      await sleep(2_100);
       for (const stream of streams) await expires(stream);
     },
   },
@@ -74,13 +74,14 @@ export const rows = [
     clause: "HEAD does not restart the TTL",
     concurrent: true,
     async check({ base }) {
-      const stream = await Stream.create(base, { body: "abc", headers: { "Stream-TTL": "2" } });
+      const stream = await Stream.create(base, { body: "abc", headers: { "Stream-TTL": "4" } });
       const begun = performance.now();
-      while (performance.now() - begun < 1_500) {
+      while (performance.now() - begun < 2_000) {
         expect((await stream.head()).status).toBe(200);
         await sleep(300);
       }
-      await sleep(1_000);
+      // Less than the TTL, so that a TTL that HEAD has restarted would go on.
+      await sleep(2_500);
       expect((await stream.head()).status).toBe(404);
     },
   },
@@ -133,14 +134,14 @@ export const rows = [
     clause: "reads and writes do not change an absolute expiry",
     concurrent: true,
     async check({ base }) {
-      const stream = await Stream.create(base, { headers: { "Stream-Expires-At": inSeconds(2) } });
+      const stream = await Stream.create(base, { headers: { "Stream-Expires-At": inSeconds(5) } });
       const begun = performance.now();
-      while (performance.now() - begun < 1_500) {
+      while (performance.now() - begun < 2_500) {
         expect((await stream.append("x")).status).toBe(204);
         expect((await stream.get()).status).toBe(200);
         await sleep(200);
       }
-      await sleep(700);
+      await sleep(3_000);
       await expectAbsent(stream);
     },
   },
@@ -149,7 +150,7 @@ export const rows = [
     clause: "a stream with a reader on SSE does not expire",
     concurrent: true,
     async check({ base }) {
-      const stream = await Stream.create(base, { headers: { "Stream-TTL": "1" } });
+      const stream = await Stream.create(base, { headers: { "Stream-TTL": "2" } });
       const reader = await stream.events("-1");
       await reader.upToDate();
       await sleep(3_000);
@@ -164,9 +165,9 @@ export const rows = [
     concurrent: true,
     only: "own",
     async check({ base }) {
-      const stream = await Stream.create(base, { headers: { "Stream-TTL": "1" } });
+      const stream = await Stream.create(base, { headers: { "Stream-TTL": "3" } });
       const begun = performance.now();
-      while (performance.now() - begun < 3_000)
+      while (performance.now() - begun < 8_000)
         expect((await stream.longPoll(stream.start)).status).toBe(204);
       expect((await stream.append("still here")).status).toBe(204);
     },
@@ -178,12 +179,13 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base, {
         body: "abc",
-        headers: { "Stream-Expires-At": inSeconds(1.5) },
+        headers: { "Stream-Expires-At": inSeconds(3) },
       });
       const reader = await stream.events("-1");
       await reader.upToDate();
       const begun = performance.now();
-      await reader.end({ timeoutMs: 4_500 });
+      // Less than the age at which every read ends (SSE_MAX_AGE_MS).
+      await reader.end({ timeoutMs: 5_500 });
       expect(performance.now() - begun).toBeGreaterThan(500);
       expect(reader.controls.some((control) => control.streamClosed)).toBe(false);
       await expectAbsent(stream);

