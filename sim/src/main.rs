@@ -108,11 +108,6 @@ enum Command {
         #[arg(long, default_value = "0..2000")]
         seeds: Seeds,
     },
-    /// Show that planted faults are noticed: `cargo xtask planted-faults`
-    Mutants {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
     /// Run everything that one client can do in this many operations, with a crash at every place
     Explore {
         #[arg(long)]
@@ -392,7 +387,6 @@ fn main() -> Result<ExitCode> {
             }
         },
         Command::Meta { seeds } => commands::meta::meta(seeds),
-        Command::Mutants { arguments } => commands::mutants(arguments),
         Command::Explore { ops } => commands::explore::explore(ops),
         Command::Writers {
             writers,

@@ -56,7 +56,7 @@ impl Layer {
 }
 
 /// The directory that planted faults are built in.
-const TARGET: &str = "target/mutants";
+const TARGET: &str = "target/planted-faults";
 
 /// The storage on which a fault shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -203,10 +203,10 @@ pub(crate) fn commit_number(project: &Project) -> u64 {
 /// Checks that each patch applies, that each tape passes on the clean code, and that each oracle
 /// exists. Builds no planted fault.
 pub(crate) fn check(project: &Project, bugs: &[Bug]) -> Result<ExitCode> {
-    let house = tempfile::tempdir()?;
+    let copy = tempfile::tempdir()?;
     let clean = Clean::build(project, bugs)?;
     for bug in bugs {
-        plant(project, bug, house.path())?;
+        plant(project, bug, copy.path())?;
         ensure!(bug.tape().exists(), "{} has no tape", bug.name);
         clean.check(bug)?;
     }
@@ -283,20 +283,20 @@ impl Simulator {
         })
     }
 
-    /// Builds the simulator with this planted fault, from a copy of the workspace in `house`.
+    /// Builds the simulator with this planted fault, from a copy of the workspace in `copy`.
     /// Returns it with the tape that shows the fault, relative to the root of the project.
-    pub(crate) fn planted(project: &Project, name: &str, house: &Path) -> Result<(Self, PathBuf)> {
+    pub(crate) fn planted(project: &Project, name: &str, copy: &Path) -> Result<(Self, PathBuf)> {
         let bugs = picked(project, Layer::Inner, Some(name), None)?;
         let bug = bugs.first().context("there is no such planted fault")?;
-        plant(project, bug, house)?;
+        plant(project, bug, copy)?;
         // It makes a few runs only, so that a quick build is worth more than quick runs.
-        let manifest = house.join("Cargo.toml");
+        let manifest = copy.join("Cargo.toml");
         let quick = fs::read_to_string(&manifest)?.replace("opt-level = 3", "opt-level = 1");
         fs::write(manifest, quick)?;
         let target = project.path(TARGET);
         share_dependencies(project, &target)?;
         let simulator = Self {
-            program: build(project, bug.layer, house, &target)?,
+            program: build(project, bug.layer, copy, &target)?,
             target,
         };
         let tape = Path::new(bug.layer.bugs()).join(&bug.name).join("bug.tape");
@@ -313,7 +313,7 @@ impl Simulator {
 
 /// Draws seeds until an oracle notices.
 pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
-    let house = tempfile::tempdir()?;
+    let copy = tempfile::tempdir()?;
     let clean = Clean::build(project, bugs)?;
     println!(
         "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8} {:>9}",
@@ -322,11 +322,11 @@ pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result
     let mut survivors = 0;
     let mut catches = Vec::new();
     for bug in bugs {
-        plant(project, bug, house.path())?;
+        plant(project, bug, copy.path())?;
         clean.check(bug)?;
         let target = project.path(TARGET);
         share_dependencies(project, &target)?;
-        let program = build(project, bug.layer, house.path(), &target)?;
+        let program = build(project, bug.layer, copy.path(), &target)?;
         let mut hunt = Command::new(program);
         hunt.args(["hunt", "--oracle", &bug.caught_by, "--seconds"])
             .arg(longest.as_secs().to_string());
@@ -433,7 +433,7 @@ fn verdict(bugs: usize, survivors: usize) -> ExitCode {
 
 /// Lets libFuzzer look for the faults, on one core and from an empty corpus. Any oracle counts.
 pub(crate) fn fuzz(project: &Project, bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
-    let house = tempfile::tempdir()?;
+    let copy = tempfile::tempdir()?;
     let findings = project.path("target/fuzz-findings");
     fs::create_dir_all(&findings)?;
     println!(
@@ -442,9 +442,9 @@ pub(crate) fn fuzz(project: &Project, bugs: &[Bug], longest: Duration) -> Result
     );
     let mut survivors = 0;
     for bug in bugs {
-        plant(project, bug, house.path())?;
-        let program = build_fuzzer(project, bug, house.path())?;
-        let tape = findings.join(format!("mutant-{}", bug.name));
+        plant(project, bug, copy.path())?;
+        let program = build_fuzzer(project, bug, copy.path())?;
+        let tape = findings.join(format!("planted-fault-{}", bug.name));
         let corpus = tempfile::tempdir()?;
         let start = now();
         let found = Command::new(program)
@@ -491,13 +491,13 @@ fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
 
 /// Makes a workspace with the fault in it. Leaves equal files alone, so that they are not built
 /// again.
-fn plant(project: &Project, bug: &Bug, house: &Path) -> Result<()> {
+fn plant(project: &Project, bug: &Bug, copy: &Path) -> Result<()> {
     let patched = tempfile::tempdir()?;
     workspace::copy(project, bug.layer.members(), patched.path())?;
     let patch = fs::read_to_string(bug.directory.join("patch.diff"))?;
     let applied = workspace::apply(&patch, patched.path());
     applied.with_context(|| format!("the patch of {} does not apply", bug.name))?;
-    workspace::copy_files(patched.path(), house)
+    workspace::copy_files(patched.path(), copy)
 }
 
 /// Links the built dependencies of the clean simulator into the other build directory, so that they
@@ -540,22 +540,22 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Builds the simulator of a workspace, and returns its program.
-fn build(project: &Project, layer: Layer, house: &Path, target: &Path) -> Result<PathBuf> {
+fn build(project: &Project, layer: Layer, copy: &Path, target: &Path) -> Result<PathBuf> {
     let mut cargo = project.cargo_sim();
     cargo
         .args(["build", "--quiet", "--profile", "sim", "--package"])
         .arg(layer.package())
         .arg("--target-dir")
         .arg(target);
-    if house != project.path(".") {
+    if copy != project.path(".") {
         // The next fault differs in one file.
         cargo.env("CARGO_INCREMENTAL", "1");
     }
-    built(cargo.current_dir(house))?;
+    built(cargo.current_dir(copy))?;
     Ok(target.join("sim").join(layer.package()))
 }
 
-fn build_fuzzer(project: &Project, bug: &Bug, house: &Path) -> Result<PathBuf> {
+fn build_fuzzer(project: &Project, bug: &Bug, copy: &Path) -> Result<PathBuf> {
     let target = project.path(TARGET);
     let name = match bug.storage {
         Storage::Map => "sequence",
@@ -567,7 +567,7 @@ fn build_fuzzer(project: &Project, bug: &Bug, house: &Path) -> Result<PathBuf> {
         .args(["--profile", "sim", "--package", "fuzz"])
         .args(["--features", "libfuzzer", "--bin", name, "--target-dir"])
         .arg(&target);
-    built(cargo.env("CARGO_INCREMENTAL", "1").current_dir(house))?;
+    built(cargo.env("CARGO_INCREMENTAL", "1").current_dir(copy))?;
     let programs = target.join("x86_64-unknown-linux-gnu/sim");
     Ok(programs.join(name))
 }

@@ -10,11 +10,11 @@ use crate::router::name;
 /// segment can be a wildcard, so `a*` is a name like any other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Glob {
-    segments: Vec<Segment>,
+    segments: Vec<PatternSegment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
+enum PatternSegment {
     /// This segment, in canonical spelling.
     Literal(String),
     /// A segment of nothing but stars, because `%2A` in a pattern is a star that is no wildcard. A
@@ -40,12 +40,12 @@ impl Glob {
         if Self::ascii(pattern).len() as u64 > limits.pattern_bytes_max {
             return Err("the pattern is too long");
         }
-        let segments = contents(pattern).map(|segment| Segment::parse(segment, limits));
+        let segments = contents(pattern).map(|segment| PatternSegment::parse(segment, limits));
         let segments = segments.collect::<Result<Vec<_>, _>>()?;
         if segments.is_empty() {
             return Err("the pattern is empty");
         }
-        let anys = segments.iter().filter(|segment| **segment == Segment::Any);
+        let anys = segments.iter().filter(|segment| **segment == PatternSegment::Any);
         if anys.count() as u64 > limits.pattern_double_stars_max {
             return Err("the pattern has too many **");
         }
@@ -74,7 +74,7 @@ impl Glob {
         let mut again: Option<(usize, Contents<'_>)> = None;
         loop {
             let wanted = self.segments.get(at);
-            if wanted == Some(&Segment::Any) {
+            if wanted == Some(&PatternSegment::Any) {
                 at += 1;
                 again = Some((at, rest.clone()));
                 continue;
@@ -104,8 +104,8 @@ impl Glob {
     /// same.
     pub(crate) fn first_literal(&self) -> Option<&str> {
         match self.segments.first()? {
-            Segment::Literal(segment) => Some(segment),
-            Segment::Stars(_) | Segment::One | Segment::Any => None,
+            PatternSegment::Literal(segment) => Some(segment),
+            PatternSegment::Stars(_) | PatternSegment::One | PatternSegment::Any => None,
         }
     }
 }
@@ -115,7 +115,7 @@ pub(crate) fn first_segment(name: &str) -> &str {
     contents(name).next().unwrap_or_default()
 }
 
-impl Segment {
+impl PatternSegment {
     fn parse(segment: &str, limits: &Limits) -> Result<Self, &'static str> {
         match segment {
             STAR => return Ok(Self::One),

@@ -9,24 +9,10 @@ pub(crate) mod writers;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
-use sim::layer::cargo;
 
 /// Runs cargo in the foreground, and returns how it exits.
 fn exit(cargo: &mut Command) -> Result<ExitCode> {
     let status = cargo.status().context("cannot run cargo")?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
-}
-
-/// Runs the command that builds planted faults.
-pub(crate) fn mutants(arguments: Vec<String>) -> Result<ExitCode> {
-    let command = [
-        "run",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--",
-        "planted-faults",
-    ];
-    exit(cargo().args(command).args(arguments))
 }
