@@ -45,7 +45,9 @@ impl Glob {
         if segments.is_empty() {
             return Err("the pattern is empty");
         }
-        let anys = segments.iter().filter(|segment| **segment == PatternSegment::Any);
+        let anys = segments
+            .iter()
+            .filter(|segment| **segment == PatternSegment::Any);
         if anys.count() as u64 > limits.pattern_double_stars_max {
             return Err("the pattern has too many **");
         }

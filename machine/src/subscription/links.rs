@@ -365,19 +365,17 @@ impl Subscription {
             return Ok(false);
         };
         let answer = answered(outcome);
-        for asking in &mut self.asking_calls {
-            if asking.asks.remove(&effect) {
-                asking.asked.has_failed |= answer.is_none();
+        for round in &mut self.rounds {
+            if round.asks.remove(&effect) {
+                round.asked.has_failed |= answer.is_none();
             }
         }
         if let Some(answer) = answer {
             self.asked(step, &stream, &answer, false)?;
         }
-        let done = self
-            .asking_calls
-            .extract_if(.., |asking| asking.asks.is_empty());
-        for asking in done.collect::<Vec<_>>() {
-            self.act(step, asking.id, asking.call, asking.asked)?;
+        let done = self.rounds.extract_if(.., |round| round.asks.is_empty());
+        for round in done.collect::<Vec<_>>() {
+            self.end_round(step, round)?;
         }
         Ok(true)
     }

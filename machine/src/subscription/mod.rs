@@ -26,7 +26,7 @@ use crate::control::{Changes, Step, each_row, stored, to_json};
 use crate::rows::Incarnation;
 use crate::storage::{Storage, StorageError};
 use crate::timer::Timers;
-use crate::wire::control::SubscriptionCall;
+use crate::wire::control::{Action, SubscriptionCall};
 use crate::{Answer, CallId, EffectId, Limits, Millis, Offset, TimerReason};
 
 const LINK: &str = "link/";
@@ -167,7 +167,9 @@ pub(crate) struct Subscription {
     /// Calls that are answered once all streams are linked.
     linking_calls: Vec<LinkingCall>,
     /// Calls that are answered once some streams have said their tails.
-    asking_calls: Vec<AskingCall>,
+    rounds: Vec<Round>,
+    /// Claims that came while the streams were asked for others. The next round is for all of them.
+    next_claims: Vec<(CallId, SubscriptionCall)>,
     asks: Asks,
     /// Streams of which two questions have been under way at the same time.
     contested: BTreeSet<String>,
@@ -205,18 +207,28 @@ enum LinkingAnswer {
     Added(BTreeSet<String>),
 }
 
-/// A call that waits for the tails of some streams.
+/// Some streams are asked for their tails, because calls need them.
 #[derive(Clone, Debug)]
-struct AskingCall {
-    id: CallId,
-    call: SubscriptionCall,
+struct Round {
+    /// One call, or several claims.
+    calls: Vec<(CallId, SubscriptionCall)>,
     /// The questions that are not answered yet.
     asks: BTreeSet<EffectId>,
     asked: Asked,
     due_at: Millis,
+    /// Whether the questions leave after the present step.
+    is_new: bool,
 }
 
-/// The streams that were asked for one call.
+impl Round {
+    fn is_of_claims(&self) -> bool {
+        self.calls
+            .iter()
+            .all(|(_, call)| call.action == Action::Claim)
+    }
+}
+
+/// The streams that were asked for a call.
 #[derive(Clone, Debug, Default)]
 struct Asked {
     streams: BTreeSet<String>,
@@ -329,6 +341,13 @@ impl Subscription {
         } else if self.live().is_some() {
             self.fetch_key(step);
         }
+        for round in &mut self.rounds {
+            round.is_new = false;
+        }
+        assert!(
+            self.next_claims.is_empty() || self.rounds.iter().any(Round::is_of_claims),
+            "claims wait only while the streams are asked for others"
+        );
         let changed = core::mem::take(&mut self.changed);
         let links = changed.links.into_iter().map(|stream| {
             let body = self.links.get(&stream).map(to_json);
@@ -351,13 +370,27 @@ impl Subscription {
         for LinkingCall { id, .. } in overdue {
             step.answer(id, Answer::unavailable(step.limits));
         }
-        let overdue = self.asking_calls.extract_if(.., |call| call.due_at <= now);
-        for mut asking in overdue.collect::<Vec<_>>() {
-            for ask in &asking.asks {
+        let overdue = self.rounds.extract_if(.., |round| round.due_at <= now);
+        for mut round in overdue.collect::<Vec<_>>() {
+            for ask in &round.asks {
                 self.asks.remove(*ask);
             }
-            asking.asked.has_failed = true;
-            self.act(step, asking.id, asking.call, asking.asked)?;
+            round.asked.has_failed = true;
+            self.end_round(step, round)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with the calls of a round.
+    fn end_round(&mut self, step: &mut Step<'_>, round: Round) -> Result<(), StorageError> {
+        let is_of_claims = round.is_of_claims();
+        for (id, call) in round.calls {
+            self.act(step, id, call, round.asked.clone())?;
+        }
+        if is_of_claims {
+            for (id, call) in core::mem::take(&mut self.next_claims) {
+                self.act(step, id, call, Asked::default())?;
+            }
         }
         Ok(())
     }
@@ -378,13 +411,13 @@ impl Subscription {
     /// `is_done` says whether no task remains.
     pub(crate) fn timers(&self, is_done: bool, limits: &Limits) -> Timers<4> {
         let calls = self.linking_calls.iter().map(|call| call.due_at);
-        let asking = self.asking_calls.iter().map(|call| call.due_at);
+        let rounds = self.rounds.iter().map(|round| round.due_at);
         let key = self
             .key
             .call
             .map(|(_, since)| since.plus(limits.reply_timeout_ms));
         let attempt = self.attempt.as_ref().map(|attempt| attempt.lost_at(limits));
-        let reply = calls.chain(asking).chain(key).chain(attempt).min();
+        let reply = calls.chain(rounds).chain(key).chain(attempt).min();
         let deleted = self.head.as_ref().and_then(|head| match head.stage {
             // The end of the last task is a step, too.
             Stage::Deleted { at } if is_done => Some(at.plus(limits.token_ms)),

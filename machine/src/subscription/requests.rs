@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::glob::Glob;
 use super::wake::offset_text;
 use super::{
-    Asked, AskingCall, Asks, Config, Delivery, Head, LinkingAnswer, LinkingCall, Retry, Secret,
-    Stage, Subscription, token, webhook_url,
+    Asked, Asks, Config, Delivery, Head, LinkingAnswer, LinkingCall, Retry, Round, Secret, Stage,
+    Subscription, token, webhook_url,
 };
 use crate::control::{Step, control_request, json_answer, link_request};
 use crate::router::name;
@@ -318,7 +318,11 @@ impl Subscription {
                 match self.work(step, &call, &asked) {
                     Ok(Outcome::Answer(answer)) => Ok(Some(answer)),
                     Ok(Outcome::Asks(streams)) => {
-                        self.ask(step, id, call, asked, streams);
+                        if call.action == Action::Claim {
+                            self.ask_for_claim(step, (id, call), streams);
+                        } else {
+                            self.ask(step, (id, call), asked, streams);
+                        }
                         Ok(None)
                     }
                     Err(error) => Err(error),
@@ -474,8 +478,10 @@ impl Subscription {
         self.attempt = None;
         self.asks = Asks::default();
         self.event = None;
-        for asking in core::mem::take(&mut self.asking_calls) {
-            step.refuse(asking.id, &NOT_FOUND);
+        let rounds = core::mem::take(&mut self.rounds);
+        let asking = rounds.into_iter().flat_map(|round| round.calls);
+        for (id, _) in asking.chain(core::mem::take(&mut self.next_claims)) {
+            step.refuse(id, &NOT_FOUND);
         }
         Ok(Answer::uncached(204))
     }
@@ -541,8 +547,7 @@ impl Subscription {
     fn ask(
         &mut self,
         step: &mut Step<'_>,
-        id: CallId,
-        call: SubscriptionCall,
+        call: (CallId, SubscriptionCall),
         mut asked: Asked,
         streams: BTreeSet<String>,
     ) {
@@ -555,13 +560,29 @@ impl Subscription {
             asked.streams.insert(stream);
         }
         let due_at = step.now.plus(step.limits.ask_time_ms);
-        self.asking_calls.push(AskingCall {
-            id,
-            call,
+        self.rounds.push(Round {
+            calls: vec![call],
             asks,
             asked,
             due_at,
+            is_new: true,
         });
+    }
+
+    /// Asks streams for their tails before a claim goes on. Many claims share a round, because each
+    /// may come from a worker that polls.
+    fn ask_for_claim(
+        &mut self,
+        step: &mut Step<'_>,
+        claim: (CallId, SubscriptionCall),
+        streams: BTreeSet<String>,
+    ) {
+        match self.rounds.iter_mut().find(|round| round.is_of_claims()) {
+            Some(round) if round.is_new => round.calls.push(claim),
+            // The answers of that round may be older than the claim.
+            Some(_) => self.next_claims.push(claim),
+            None => self.ask(step, claim, Asked::default(), streams),
+        }
     }
 
     /// Handles the requests of receivers and workers. They are checked in the order of the
@@ -638,7 +659,7 @@ impl Subscription {
         let asks = self.asks_before(&acks, is_done, asked, step.limits);
         if !asks.is_empty() {
             // The lease must not end while the streams are asked.
-            self.extend_lease(step.now);
+            self.extend_lease(step.now.plus(step.limits.ask_time_ms));
             return Ok(Outcome::Asks(asks));
         }
         for (stream, offset) in &acks {
@@ -675,10 +696,10 @@ impl Subscription {
         Ok(Outcome::Answer(json_answer(200, &acknowledged)))
     }
 
-    /// Extends the lease of a wake whose holder has called.
-    fn extend_lease(&mut self, now: Millis) {
+    /// Begins the lease of a wake anew, because its holder has called.
+    fn extend_lease(&mut self, from: Millis) {
         let head = self.live_mut().expect("the request was admitted");
-        let leased_until = now.plus(head.config.lease_ttl_ms);
+        let leased_until = from.plus(head.config.lease_ttl_ms);
         let wake = head.wake.as_mut().expect("the request was admitted");
         wake.leased_until = Some(leased_until);
     }

@@ -119,6 +119,27 @@ fn acks_beyond_many_known_tails_ask_a_few_streams_at_a_time() {
 }
 
 #[test]
+fn claims_that_come_together_ask_each_stream_twice_at_most() {
+    let mut server = pull();
+    server.late = "a".to_owned();
+    server.turns.clear();
+    let target = format!("/v1/stream/{SUBSCRIPTION}/claim");
+    let claims: Vec<_> = (0..20)
+        .map(|_| server.send(SUBSCRIPTION, "POST", &target, &[JSON], r#"{"worker":"w"}"#))
+        .collect();
+    // The others came after the question, so that its answer could be too old for them.
+    server.bring_late_answer(0);
+    assert_eq!(code(&answer_of(&mut server, claims[0])), "NO_PENDING_WORK");
+    assert!(!server.answers.contains_key(&claims[1]));
+    server.late.clear();
+    server.bring_late_answer(0);
+    for claim in &claims[1..] {
+        assert_eq!(code(&answer_of(&mut server, *claim)), "NO_PENDING_WORK");
+    }
+    assert_eq!(server.cost(SUBSCRIPTION).calls, 4);
+}
+
+#[test]
 fn a_lease_does_not_end_while_the_streams_of_an_ack_are_asked() {
     let mut server = pull();
     append(&mut server, "a");
@@ -129,7 +150,7 @@ fn a_lease_does_not_end_while_the_streams_of_an_ack_are_asked() {
     server.late = "a".to_owned();
     let call = send(&mut server, "ack", &claimed, &acks(&[("a", &tail)]));
     assert!(!server.answers.contains_key(&call));
-    let later = server.now.plus(500);
+    let later = server.now.plus(4_900);
     server.run_until(later);
     server.late.clear();
     server.bring_late_answer(0);
