@@ -365,19 +365,28 @@ impl Subscription {
             return Ok(false);
         };
         let answer = answered(outcome);
+        if let Some(answer) = &answer {
+            self.asked(step, &stream, answer, false)?;
+        }
+        let is_known = answer.is_some_and(|answer| self.is_known(&stream, answer.present));
         for round in &mut self.rounds {
             if round.asks.remove(&effect) {
-                round.asked.has_failed |= answer.is_none();
+                round.asked.has_failed |= !is_known;
             }
-        }
-        if let Some(answer) = answer {
-            self.asked(step, &stream, &answer, false)?;
         }
         let done = self.rounds.extract_if(.., |round| round.asks.is_empty());
         for round in done.collect::<Vec<_>>() {
             self.end_round(step, round)?;
         }
         Ok(true)
+    }
+
+    /// Returns whether the link of a stream belongs to the stream that has answered. It may not,
+    /// if the link is not made yet, or if it is not known which of two answers is newer.
+    fn is_known(&self, stream: &str, present: Option<Presence>) -> bool {
+        let present = present.map(|present| present.incarnation);
+        let link = self.links.get(stream);
+        link.is_none_or(|link| !link.is_linking && link.incarnation == present)
     }
 
     /// Handles the answer of a stream that was asked. It does not hold any more.
