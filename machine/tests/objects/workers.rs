@@ -84,6 +84,27 @@ fn an_ack_whose_stream_does_not_answer_is_not_called_wrong() {
 }
 
 #[test]
+fn an_ack_is_not_called_wrong_while_it_is_unclear_which_stream_there_is() {
+    let mut server = pull();
+    append(&mut server, "a");
+    let claimed = json(&claim(&mut server));
+    // The end of the stream makes one question, and the ack another one.
+    server.late = "a".to_owned();
+    assert_eq!(server.request("DELETE", "a", "", "").status, 204);
+    assert_eq!(server.request("PUT", "a", "", "[]").status, 201);
+    append(&mut server, "a");
+    let ack = acks(&[("a", &append(&mut server, "a"))]);
+    let first = send(&mut server, "ack", &claimed, &ack);
+    server.late.clear();
+    while server.late_answers() > 0 {
+        server.bring_late_answer(0);
+    }
+    assert_eq!(answer_of(&mut server, first).status, 503);
+    let second = send(&mut server, "ack", &claimed, &ack);
+    assert_eq!(answer_of(&mut server, second).status, 200);
+}
+
+#[test]
 fn a_claim_whose_streams_do_not_answer_is_not_told_that_nothing_is_pending() {
     let mut server = pull();
     server.unreadable = ("a".to_owned(), 1);
