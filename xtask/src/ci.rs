@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// The limit on what a deployment uploads, compressed. The tokens of Cloudflare Access take 9 KB of
 /// it, and the events for Analytics Engine with its answers 12 KB.
-const GZIP_BYTES_MAX: u64 = 670_000;
+const GZIP_BYTES_MAX: u64 = 680_000;
 const LOGS: &str = "target/test-logs";
 
 struct Step {

@@ -15,7 +15,7 @@ pub(crate) mod task;
 pub use index::{Change, Statement, Value};
 pub use task::{Garbage, ORIGIN, Queue, Request, Task, TaskKind, target, url};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use queue::QueueState;
 
@@ -500,11 +500,12 @@ impl Outbox {
         };
         let candidates = self.queues.iter().filter(|(_, state)| may_go(state));
         let starts = candidates.map(|(queue, state)| (state.starts_at(), queue.clone()));
-        // Those that start last go first.
-        let mut starts: Vec<_> = starts.collect();
-        starts.sort_unstable_by(|one, other| other.cmp(one));
+        let mut starts: BinaryHeap<_> = starts.collect();
         let mut unloaded = BTreeSet::new();
-        for ((_, queue), _) in starts.into_iter().zip(0..surplus) {
+        while surplus > 0
+            && let Some((_, queue)) = starts.pop()
+        {
+            surplus -= 1;
             let state = self.queues.remove(&queue);
             let state = state.expect("the queue was just found");
             self.has_unloaded = true;

@@ -275,7 +275,8 @@ impl Links {
         let last = self.called_last.clone();
         let after_last = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let after_last = self.active.range((after_last, Bound::Unbounded));
-        let up_to_last = last.iter().flat_map(|last| self.active.range(..=last));
+        let active = self.active.iter();
+        let up_to_last = active.take_while(|key| Some(*key) <= last.as_ref());
         for key in after_last.chain(up_to_last) {
             if self.in_flight.len() as u64 >= limits.link_calls_max {
                 break;

@@ -170,7 +170,7 @@ impl Subscription {
     /// Returns whether a question to the stream is not answered yet.
     fn is_asked(&self, stream: &str) -> bool {
         let by_task = self.links.get(stream).is_some_and(|link| link.is_asked);
-        by_task || self.asks.has(stream)
+        by_task || self.asks.values().any(|asked| asked == stream)
     }
 
     /// Marks a stream as held, and asks it.
@@ -361,7 +361,7 @@ impl Subscription {
         {
             return Ok(true);
         }
-        let Some(stream) = self.asks.remove(effect) else {
+        let Some(stream) = self.asks.remove(&effect) else {
             return Ok(false);
         };
         let answer = answered(outcome);

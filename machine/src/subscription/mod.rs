@@ -170,7 +170,8 @@ pub(crate) struct Subscription {
     rounds: Vec<Round>,
     /// Claims that came while the streams were asked for others. The next round is for all of them.
     next_claims: Vec<(CallId, SubscriptionCall)>,
-    asks: Asks,
+    /// The streams that are asked for these calls, with their questions.
+    asks: BTreeMap<EffectId, String>,
     /// Streams of which two questions have been under way at the same time.
     contested: BTreeSet<String>,
 }
@@ -234,36 +235,6 @@ struct Asked {
     streams: BTreeSet<String>,
     /// Whether one of them has not answered.
     has_failed: bool,
-}
-
-/// The questions of calls that are under way. Tasks that ask are in the outbox.
-#[derive(Clone, Debug, Default)]
-struct Asks {
-    streams: BTreeMap<EffectId, String>,
-    /// How many of the questions are to each stream.
-    counts: BTreeMap<String, u64>,
-}
-
-impl Asks {
-    fn insert(&mut self, effect: EffectId, stream: String) {
-        *self.counts.entry(stream.clone()).or_default() += 1;
-        self.streams.insert(effect, stream);
-    }
-
-    fn remove(&mut self, effect: EffectId) -> Option<String> {
-        let stream = self.streams.remove(&effect)?;
-        let count = self.counts.get_mut(&stream);
-        let count = count.expect("a stream that is asked is counted");
-        *count -= 1;
-        if *count == 0 {
-            self.counts.remove(&stream);
-        }
-        Some(stream)
-    }
-
-    fn has(&self, stream: &str) -> bool {
-        self.counts.contains_key(stream)
-    }
 }
 
 impl Subscription {
@@ -373,7 +344,7 @@ impl Subscription {
         let overdue = self.rounds.extract_if(.., |round| round.due_at <= now);
         for mut round in overdue.collect::<Vec<_>>() {
             for ask in &round.asks {
-                self.asks.remove(*ask);
+                self.asks.remove(ask);
             }
             round.asked.has_failed = true;
             self.end_round(step, round)?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::glob::Glob;
 use super::wake::offset_text;
 use super::{
-    Asked, Asks, Config, Delivery, Head, LinkingAnswer, LinkingCall, Retry, Round, Secret, Stage,
+    Asked, Config, Delivery, Head, LinkingAnswer, LinkingCall, Retry, Round, Secret, Stage,
     Subscription, token, webhook_url,
 };
 use crate::control::{Step, control_request, json_answer, link_request};
@@ -476,7 +476,7 @@ impl Subscription {
         head.wake = None;
         head.stage = Stage::Deleted { at: step.now };
         self.attempt = None;
-        self.asks = Asks::default();
+        self.asks.clear();
         self.event = None;
         let rounds = core::mem::take(&mut self.rounds);
         let asking = rounds.into_iter().flat_map(|round| round.calls);
@@ -732,16 +732,14 @@ impl Subscription {
             link.tail.is_none_or(|tail| *offset > tail)
         };
         let beyond = acks.iter().filter(is_beyond).map(|(stream, _)| stream);
-        let beyond: BTreeSet<_> = beyond
-            .filter(|stream| !asked.streams.contains(*stream))
-            .collect();
+        let beyond = beyond.filter(|stream| !asked.streams.contains(*stream));
         let is_first = asked.streams.is_empty();
         let held = self
             .links
             .iter()
             .filter(|(_, link)| is_first && is_done && link.is_held);
         let held = held.map(|(stream, _)| stream).zip(0..limits.asks_max);
-        let asks = beyond.into_iter().zip(0..limits.asks_max).chain(held);
+        let asks = beyond.zip(0..limits.asks_max).chain(held);
         asks.map(|(stream, _)| stream.clone()).collect()
     }
 
