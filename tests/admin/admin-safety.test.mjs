@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { accessibilityProblems } from "../harness/browser.mjs";
 import { request } from "../harness/http.mjs";
 import { freshName } from "../harness/stream.mjs";
-import { untilListed, useAdmin } from "./admin.mjs";
+import { patience, untilListed, useAdmin } from "./admin.mjs";
 
 const admin = useAdmin();
 
