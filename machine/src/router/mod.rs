@@ -11,8 +11,9 @@ pub mod target;
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
+use crate::wire::control::{self, RequiredToken};
 use crate::wire::request::{self, RequestHead};
-use crate::wire::{CacheMode, control, header, internal_headers};
+use crate::wire::{CacheMode, header, internal_headers};
 use crate::{Answer, Limits, Refusal};
 pub use cors::Origins;
 pub use edge_cache::{EdgeCache, may_keep};
@@ -173,11 +174,13 @@ fn control_route(
         return Err(Refusal::NotSupported("subscriptions").into());
     }
     let target = control::target(head.method, rest, &settings.limits);
-    if !target.as_ref().is_ok_and(|target| target.is_exempt) {
+    let token = target.as_ref().map(|target| target.token);
+    // Without the server's token, nobody learns which requests are malformed.
+    if matches!(token, Ok(RequiredToken::OfServer) | Err(_)) {
         authorize(head, settings)?;
     }
     let target = target?;
-    if target.needs_own_token && control::bearer(head).is_none() {
+    if target.token == RequiredToken::OfWake && control::bearer(head).is_none() {
         // Its object would say the same, after it was woken.
         return Err(Refusal::TokenInvalid.into());
     }

@@ -21,6 +21,7 @@ use crate::{Answer, CallId, Limits, Millis, Offset, Refusal};
 
 const NOT_FOUND: Refusal = Refusal::SubscriptionNotFound;
 const NO_URL: Refusal = Refusal::InvalidRequest("webhook.url is required");
+const NOT_LINKED: Refusal = Refusal::InvalidOffset("an ack names a stream that is not linked");
 /// Each wake would make the next one.
 const FOLLOWS_ITSELF: Refusal =
     Refusal::InvalidRequest("a subscription cannot follow its own wake_stream");
@@ -705,11 +706,10 @@ impl Subscription {
     }
 
     fn parse_ack(&self, ack: &Ack, limits: &Limits) -> Result<(String, Offset), Refusal> {
-        let name = stream_name(&ack.stream, limits).ok();
-        let linked = name.filter(|name| self.links.contains_key(name));
-        let name = linked.ok_or(Refusal::InvalidOffset(
-            "an ack names a stream that is not linked",
-        ))?;
+        let name = stream_name(&ack.stream, limits).map_err(|_| NOT_LINKED)?;
+        if !self.links.contains_key(&name) {
+            return Err(NOT_LINKED);
+        }
         let offset = ack.offset.parse();
         let offset = offset.map_err(|_| Refusal::InvalidOffset("an ack has no valid offset"))?;
         Ok((name, offset))

@@ -139,9 +139,16 @@ impl Action {
         }
     }
 
-    /// Returns whether the request carries a token of the subscription, and not the server's.
-    const fn has_own_token(&self) -> bool {
-        matches!(self, Self::Callback | Self::Ack | Self::Release)
+    const fn token(&self) -> RequiredToken {
+        match self {
+            Self::Callback | Self::Ack | Self::Release => RequiredToken::OfWake,
+            Self::Create
+            | Self::Describe
+            | Self::Delete
+            | Self::AddStreams
+            | Self::RemoveStream(_)
+            | Self::Claim => RequiredToken::OfServer,
+        }
     }
 }
 
@@ -395,11 +402,17 @@ impl Resource {
 pub(crate) struct ControlTarget {
     /// The object to send it to.
     pub(crate) object: String,
-    /// Whether the server's token must not be asked for, because the request has one of its own or
-    /// needs none.
-    pub(crate) is_exempt: bool,
-    /// Whether the request must have a token of its own.
-    pub(crate) needs_own_token: bool,
+    pub(crate) token: RequiredToken,
+}
+
+/// The token that a request below `__ds` must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequiredToken {
+    None,
+    /// The server's, if it has one.
+    OfServer,
+    /// That of a wake, which the subscription checks.
+    OfWake,
 }
 
 /// Returns where a client's request goes. `rest` is the path behind the prefix of streams, as sent.
@@ -407,8 +420,7 @@ pub(crate) fn target(method: &str, rest: &str, limits: &Limits) -> Result<Contro
     match control_path(rest, limits)? {
         ControlPath::PublicKeys if matches!(method, "GET" | "HEAD") => Ok(ControlTarget {
             object: KEYS.to_owned(),
-            is_exempt: true,
-            needs_own_token: false,
+            token: RequiredToken::None,
         }),
         ControlPath::PublicKeys => Err(Refusal::MethodNotAllowed {
             allow: "GET, HEAD, OPTIONS",
@@ -417,8 +429,7 @@ pub(crate) fn target(method: &str, rest: &str, limits: &Limits) -> Result<Contro
             let action = resource.action(method)?;
             Ok(ControlTarget {
                 object: subscription_object(&id),
-                is_exempt: action.has_own_token(),
-                needs_own_token: action.has_own_token(),
+                token: action.token(),
             })
         }
         ControlPath::Keys | ControlPath::Directory => Err(NOT_FOUND),

@@ -29,6 +29,15 @@ fn claim(server: &mut Server) -> Answer {
     server.request("POST", SUBSCRIPTION, "/claim", r#"{"worker":"w"}"#)
 }
 
+/// Claims a wake. Returns it with a tail of `a` that the subscription does not know, because the
+/// stream holds.
+fn claim_and_append(server: &mut Server) -> (serde_json::Value, String) {
+    append(server, "a");
+    let claimed = json(&claim(server));
+    append(server, "a");
+    (claimed, append(server, "a"))
+}
+
 /// Sends an `ack`, a `release` or a `callback` with the token of a claim or a webhook.
 fn send(server: &mut Server, resource: &str, claimed: &serde_json::Value, rest: &str) -> CallId {
     let target = format!("/v1/stream/{SUBSCRIPTION}/{resource}");
@@ -70,11 +79,7 @@ fn status_of(server: &mut Server) -> String {
 #[test]
 fn an_ack_whose_stream_does_not_answer_is_not_called_wrong() {
     let mut server = pull();
-    append(&mut server, "a");
-    let claimed = json(&claim(&mut server));
-    // The subscription hears of the first one, and holds.
-    append(&mut server, "a");
-    let tail = append(&mut server, "a");
+    let (claimed, tail) = claim_and_append(&mut server);
     server.unreadable = ("a".to_owned(), 1);
     let ack = acks(&[("a", &tail)]);
     let first = send(&mut server, "ack", &claimed, &ack);
@@ -163,10 +168,7 @@ fn claims_that_come_together_ask_each_stream_twice_at_most() {
 #[test]
 fn a_lease_does_not_end_while_the_streams_of_an_ack_are_asked() {
     let mut server = pull();
-    append(&mut server, "a");
-    let claimed = json(&claim(&mut server));
-    append(&mut server, "a");
-    let tail = append(&mut server, "a");
+    let (claimed, tail) = claim_and_append(&mut server);
     server.now = server.now.plus(900);
     server.late = "a".to_owned();
     let call = send(&mut server, "ack", &claimed, &acks(&[("a", &tail)]));
