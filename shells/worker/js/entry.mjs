@@ -21,11 +21,10 @@ import { release } from "./release.mjs";
 /** @import { Effect, Incoming, Router, StreamObject as Inner } from "../build/index.js" */
 
 /**
- * A response, and what is known about its origin.
+ * A response without the headers that the router adds, and what is known about its origin.
  *
  * @typedef {object} Answered
  * @property {Response} response
- * @property {boolean} [isComplete] Whether the response already has every header.
  * @property {string} [cache] The outcome of the cache: hit, miss or bypass.
  * @property {number} [cacheMs]
  * @property {boolean} [isTimed]
@@ -39,8 +38,6 @@ const unavailable = () => new Response(UNAVAILABLE.body, UNAVAILABLE);
 
 // A body is read in pieces of this size, through one buffer.
 const PIECE_BYTES = 256 << 10;
-
-const EMPTY = new Uint8Array();
 
 /**
  * Returns the head of a request as the Rust code reads it: the method, the URL, and the names and
@@ -206,7 +203,7 @@ export class StreamObject extends DurableObject {
 
   /** @param {Request} request */
   async fetch(request) {
-    const result = await this.#fetch(request);
+    const result = await this.#answer(request);
     if (result instanceof Response) return result;
     return streamPages(
       result,
@@ -216,23 +213,51 @@ export class StreamObject extends DurableObject {
     );
   }
 
-  /** @param {Request} request */
-  async #fetch(request) {
+  /**
+   * Most requests are appends with a small body. For these, each promise and each call into the
+   * Rust code is a noticeable part of the time.
+   *
+   * @param {Request} request
+   */
+  #answer(request) {
     const { body } = request;
     const head = headOf(request);
-    if (body === null) return this.#run((object) => object.fetch(head, EMPTY));
-    const isSmall = announcedBytes(request) <= LIMITS.wholeBytesMax;
-    // If the body is incomplete, this throws, and nothing is stored.
-    if (isSmall && this.#run((object) => object.wantsBody(head))) {
-      const whole = new Uint8Array(await request.arrayBuffer());
-      return this.#run((object) => object.fetch(head, whole));
+    if (body === null) return this.#run((object) => object.fetch(head));
+    if (announcedBytes(request) > LIMITS.wholeBytesMax) {
+      return this.#answerInPieces(request, body, head);
     }
-    const incoming = isSmall ? undefined : this.#run((object) => object.receive(head));
-    if (incoming === undefined) {
-      const result = this.#run((object) => object.fetch(head, EMPTY));
-      await drain(request);
-      return result;
-    }
+    const awaited = this.#run((object) => object.awaitBody(head));
+    if (awaited === undefined) return this.#answerHead(request, head);
+    return request.arrayBuffer().then(
+      (whole) => this.#run((object) => object.fetchAwaited(awaited, new Uint8Array(whole))),
+      (error) => {
+        // The body is incomplete, so nothing is stored.
+        this.#run((object) => object.forgetAwaited(awaited));
+        throw error;
+      },
+    );
+  }
+
+  /**
+   * Answers a request whose body nobody needs.
+   *
+   * @param {Request} request
+   * @param {string} head
+   */
+  async #answerHead(request, head) {
+    const result = this.#run((object) => object.fetch(head));
+    await drain(request);
+    return result;
+  }
+
+  /**
+   * @param {Request} request
+   * @param {ReadableStream<Uint8Array>} body
+   * @param {string} head
+   */
+  async #answerInPieces(request, body, head) {
+    const incoming = this.#run((object) => object.receive(head));
+    if (incoming === undefined) return this.#answerHead(request, head);
     try {
       await receive(request, body, incoming);
       const isTaken = incoming.isWanted();
@@ -308,36 +333,49 @@ async function throughCache(url, ask, router, context) {
 }
 
 /**
- * Returns the answer of the request's stream, or of the router.
+ * Returns the answer of the request's stream, or of the router. A plain response is complete.
  *
  * @param {Request} request
  * @param {Env} env
  * @param {ExecutionContext} context
- * @returns {Promise<Answered>}
+ * @returns {Promise<Response | Answered>}
  */
-async function routed(request, env, context) {
+function routed(request, env, context) {
   router ??= new inner.Router(env);
   const head = headOf(request);
   const first = router.route(request, head);
+  return first instanceof Promise ? first : followed(first, request, head, env, context, router);
+}
+
+/**
+ * Does what the router has decided about a request.
+ *
+ * @param {Exclude<ReturnType<Router["route"]>, Promise<Response>>} first
+ * @param {Request} request
+ * @param {string} head
+ * @param {Env} env
+ * @param {ExecutionContext} context
+ * @param {Router} router
+ * @returns {Promise<Response | Answered>}
+ */
+async function followed(first, request, head, env, context, router) {
   const proven =
-    first instanceof Promise || !("assertion" in first)
+    !("assertion" in first)
       ? first
       : router.routeProven(request, head, await proofOf(first.assertion, router));
   const to =
     proven instanceof Promise || !("bodyBytesMax" in proven)
       ? proven
       : router.routeWithBody(head, await readAtMost(request, proven.bodyBytesMax));
-  if (to instanceof Promise) return { response: await to, isComplete: true };
-  if (to.page !== undefined) {
-    return { response: await pageFile(request.method, to.page, env.ASSETS), isComplete: true };
-  }
+  if (to instanceof Promise) return to;
+  if (to.page !== undefined) return pageFile(request.method, to.page, env.ASSETS);
   if (to.isAdmin) {
     if (to.answer !== undefined) await drain(request);
     const response =
       to.question === undefined
         ? (to.answer ?? (await to.asked))
         : await answerQuestion(to.question, head, env, router);
-    return { response: withoutCors(response), isComplete: true };
+    return withoutCors(response);
   }
   if (to.answer !== undefined) {
     await drain(request);
@@ -380,14 +418,17 @@ export default {
     /** @type {Answered} */
     let answered;
     try {
-      answered = await routed(request, env, context);
+      const first = await routed(request, env, context);
+      if (first instanceof Response) return first;
+      answered = first;
       if (isLive(answered.response)) {
-        const connect = async (/** @type {Request} */ request) =>
-          (await routed(request, env, context)).response;
+        const connect = async (/** @type {Request} */ request) => {
+          const next = await routed(request, env, context);
+          return next instanceof Response ? next : next.response;
+        };
         const response = await serveLive(request, answered.response, connect);
         answered = { response, cache: answered.cache };
       }
-      if (answered.isComplete) return answered.response;
     } catch (error) {
       console.error("a request failed", error);
       answered = { response: unavailable() };

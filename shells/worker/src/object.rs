@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use js_sys::{Array, Date, Uint8Array};
 use machine::wire::internal_headers;
-use machine::wire::request::{self, Parsed, RequestHead};
+use machine::wire::request::{self, AwaitsBody, Parsed, RequestHead};
 use machine::{
     Answer, Arrival, Body, BodyWriter, Broadcast, Call, CallId, CallOutcome, Class, Context,
     Effect, EffectId, Input, Limits, Millis, Object, Subscriber,
@@ -69,6 +69,8 @@ pub struct StreamObject {
     /// Whether there may be subscribers. Those of an earlier instance stay connected.
     has_subscribers: Cell<bool>,
     asked: Asked,
+    /// The requests whose whole bodies the entry reads. The number of each is its place.
+    awaited: RefCell<Vec<Option<Awaited>>>,
     waiting: Waiting,
     #[cfg(feature = "test-routes")]
     pub(crate) test: crate::test_routes::State,
@@ -90,23 +92,38 @@ impl StreamObject {
             calls: Cell::default(),
             has_subscribers: Cell::new(true),
             asked: asked.unchecked_into(),
+            awaited: RefCell::default(),
             waiting: Waiting::default(),
             #[cfg(feature = "test-routes")]
             test: crate::test_routes::State::default(),
         }
     }
 
-    /// Returns whether a request needs its body. All others are answered by their head alone.
-    #[wasm_bindgen(js_name = wantsBody)]
+    /// Keeps the head of a request that needs its body, and returns the number by which
+    /// `fetchAwaited` finds it. All other requests are answered by their head alone.
+    #[wasm_bindgen(js_name = awaitBody)]
     #[must_use]
-    pub fn wants_body(&self, head: &str) -> bool {
-        let Ok(settings) = settings(&self.env) else {
-            return false;
+    pub fn await_body(&self, head: String) -> Option<usize> {
+        let settings = settings(&self.env).ok()?;
+        let parsed =
+            Head::new(&head).read(&settings, |head| request::parse(head, &settings.limits));
+        let Ok(Parsed::AwaitsBody(awaits)) = parsed else {
+            return None;
         };
-        Head::new(head).read(&settings, |head| {
-            let parsed = request::parse(head, &settings.limits);
-            matches!(parsed, Ok(Parsed::AwaitsBody(_)))
-        })
+        let mut all = self.awaited.borrow_mut();
+        let free = all.iter().position(Option::is_none);
+        let number = free.unwrap_or_else(|| {
+            all.push(None);
+            all.len() - 1
+        });
+        all[number] = Some(Awaited { head, awaits });
+        Some(number)
+    }
+
+    /// Forgets a request whose body does not arrive.
+    #[wasm_bindgen(js_name = forgetAwaited)]
+    pub fn forget_awaited(&self, number: usize) {
+        self.take_awaited(number);
     }
 
     /// Returns what receives the body of a request, if its head announces a request that needs one.
@@ -124,13 +141,29 @@ impl StreamObject {
         })
     }
 
-    /// Answers a request with its whole body, which is empty if it has none.
+    /// Answers a request by its head alone.
     ///
     /// # Errors
     /// When the platform fails in making a response.
     #[wasm_bindgen(unchecked_return_type = "Response | Pages | Promise<Response>")]
-    pub fn fetch(&self, head: &str, body: Vec<u8>) -> Result<JsValue, JsValue> {
-        self.answer(head, |head, limits| call(head, body, limits))
+    pub fn fetch(&self, head: &str) -> Result<JsValue, JsValue> {
+        self.answer(head, |head, limits| {
+            let refused = |refusal| Answer::refusal(&refusal);
+            match request::parse(head, limits).map_err(refused)? {
+                Parsed::Whole(call) => Ok((call, Room::default())),
+                Parsed::AwaitsBody(awaits) => with_body(awaits, Vec::new(), limits),
+            }
+        })
+    }
+
+    /// Answers a request that has awaited its body.
+    ///
+    /// # Errors
+    /// When the platform fails in making a response.
+    #[wasm_bindgen(js_name = fetchAwaited, unchecked_return_type = "Response | Promise<Response>")]
+    pub fn fetch_awaited(&self, number: usize, body: Vec<u8>) -> Result<JsValue, JsValue> {
+        let Awaited { head, awaits } = self.take_awaited(number);
+        self.answer(&head, |_, limits| with_body(awaits, body, limits))
     }
 
     /// Answers a request with the body that was received in pieces.
@@ -326,21 +359,26 @@ impl StreamObject {
     }
 }
 
+/// A request whose body is on its way.
+struct Awaited {
+    head: String,
+    awaits: AwaitsBody,
+}
+
 /// Returns the call of a request whose whole body is there, and the room of that body.
-fn call(head: RequestHead<'_>, body: Vec<u8>, limits: &Limits) -> Result<(Call, Room), Answer> {
-    let refused = |refusal| Answer::refusal(&refusal);
-    match request::parse(head, limits).map_err(refused)? {
-        Parsed::Whole(call) => Ok((call, Room::default())),
-        Parsed::AwaitsBody(awaits) => {
-            let room = Room::take(body.len() as u64, limits);
-            let room = room.ok_or_else(|| Answer::unavailable(limits))?;
-            let call = awaits.with_body(Bytes::from(body)).map_err(refused)?;
-            Ok((call, room))
-        }
-    }
+fn with_body(awaits: AwaitsBody, body: Vec<u8>, limits: &Limits) -> Result<(Call, Room), Answer> {
+    let room = Room::take(body.len() as u64, limits);
+    let room = room.ok_or_else(|| Answer::unavailable(limits))?;
+    let call = awaits.with_body(Bytes::from(body));
+    Ok((call.map_err(|refusal| Answer::refusal(&refusal))?, room))
 }
 
 impl StreamObject {
+    fn take_awaited(&self, number: usize) -> Awaited {
+        let awaited = self.awaited.borrow_mut()[number].take();
+        awaited.expect("the request waits for its body")
+    }
+
     fn answer(
         &self,
         head: &str,

@@ -345,21 +345,25 @@ impl Router {
         let caller = Caller::Platform { now: now(), proof };
         let head = Head::new(head);
         let settings = settings(&self.env);
-        if let Some(routed) = page(&head)? {
-            return Ok(routed);
-        }
-        if let Ok(settings) = &settings
-            && let Some(route) = admin_route(&head, caller, settings)
-        {
-            return self.admin(request, &head, route, settings);
-        }
-        if let Ok(settings) = &settings
-            && let Some(route) = session_route(&head, None, settings)
-        {
-            return self.session(route);
+        let split = target::checked(head.url, head.header("Host"));
+        // Most requests are for streams, and need none of the other routers.
+        if !matches!(split, Ok((_, target)) if target.starts_with(router::STREAM_PREFIX)) {
+            if let Some(routed) = page(&head)? {
+                return Ok(routed);
+            }
+            if let Ok(settings) = &settings
+                && let Some(route) = admin_route(&head, caller, settings)
+            {
+                return self.admin(request, &head, route, settings);
+            }
+            if let Ok(settings) = &settings
+                && let Some(route) = session_route(&head, None, settings)
+            {
+                return self.session(route);
+            }
         }
         let route = match &settings {
-            Ok(settings) => match target::checked(head.url, head.header("Host")) {
+            Ok(settings) => match split {
                 Ok(split) => head.read_at(split, settings, |head| router::route(head, settings)),
                 Err(refusal) => Route::Answered(router::refused(head.method, &refusal)),
             },
