@@ -7,7 +7,7 @@ use machine::Limits;
 use machine::router::name::{CONTROL_PREFIX, canonical, is_registry};
 use machine::router::target::{self, Named};
 use machine::router::{self, EdgeCache, Route, Settings};
-use machine::table::{Number as _, Place};
+use machine::table::{Number as _, Scope};
 use machine::wire::CacheMode;
 use machine::wire::request::RequestHead;
 
@@ -126,7 +126,7 @@ fn limits_table(text: &str) {
         assert_eq!((row.get)(&limits), value, "{}", row.field);
         (row.set)(&mut limits, (row.get)(&Limits::DEFAULT));
         assert_eq!(limits, Limits::DEFAULT, "{}", row.field);
-        let setting = row.setting(&limits, Place::Both);
+        let setting = row.setting(&limits, Scope::Both);
         assert_eq!(setting.is_variable(), row.variable.is_some());
         assert!(!row.unit.value_name().is_empty());
     }

@@ -24,7 +24,7 @@ pub(crate) struct Object {
     pub(crate) limits: Limits,
     pub(crate) store: Store,
     machine: Option<machine::Object>,
-    wakes: u64,
+    loads: u64,
     /// What differs from stream to stream in the seeds of instances.
     pub(crate) first_seed: u64,
     pub(crate) alarm: Option<Millis>,
@@ -43,7 +43,7 @@ impl Object {
             limits,
             store: Store::new(Kind::Map),
             machine: None,
-            wakes: 0,
+            loads: 0,
             first_seed: 0,
             alarm: None,
             reads_left: None,
@@ -87,9 +87,9 @@ impl Object {
         let mut machine = match self.machine.take() {
             Some(machine) => machine,
             None => {
-                self.wakes += 1;
-                let seed = self.first_seed + self.wakes;
-                machine::Object::wake(now, &storage, &self.limits, seed)?
+                self.loads += 1;
+                let seed = self.first_seed + self.loads;
+                machine::Object::load(now, &storage, &self.limits, seed)?
             }
         };
         let context = Context {
@@ -146,10 +146,10 @@ impl Object {
     /// `None` when the storage cannot be read.
     pub(crate) fn upkeep(&self, now: Millis) -> Option<Vec<Write>> {
         let rows = self.store.storage();
-        let seed = self.first_seed + self.wakes + 1;
+        let seed = self.first_seed + self.loads + 1;
         let mut machine = match &self.machine {
             Some(machine) => machine.clone(),
-            None => machine::Object::wake(now, rows, &self.limits, seed).ok()?,
+            None => machine::Object::load(now, rows, &self.limits, seed).ok()?,
         };
         let context = Context {
             now,
@@ -167,10 +167,10 @@ impl Object {
     /// Returns the turn of an input, and leaves everything as it is.
     pub(crate) fn glance(&self, now: Millis, input: Input) -> Turn {
         let rows = self.store.storage();
-        let seed = self.first_seed + self.wakes + 1;
+        let seed = self.first_seed + self.loads + 1;
         let mut machine = match &self.machine {
             Some(machine) => machine.clone(),
-            None => machine::Object::wake(now, rows, &self.limits, seed).expect("it can be read"),
+            None => machine::Object::load(now, rows, &self.limits, seed).expect("it can be read"),
         };
         let context = Context {
             now,
@@ -266,7 +266,7 @@ impl Object {
     /// Returns the number of the present instance. `None` if no instance is in memory.
     pub(crate) const fn instance(&self) -> Option<u64> {
         match self.machine {
-            Some(_) => Some(self.wakes),
+            Some(_) => Some(self.loads),
             None => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Event streams (protocol 5.8): a parser of the standard reads the machine's framing.
 
 use base64::Engine as _;
-use machine::live_reader::{Frame, LiveHead, LiveReader};
+use machine::live_reader::{LiveHead, LiveReader, MessageHead};
 use machine::rows::{HotTable, RowKey};
 use machine::wire::{Format, sse};
 use machine::{CorruptionError, HotPart, Millis, Offset, Part, Plan, Shape, Span};
@@ -177,7 +177,7 @@ fn hostile_message(bytes: &[u8]) {
     let length = bytes
         .first_chunk()
         .map(|length| u32::from_le_bytes(*length) as usize);
-    if let Some((_, body)) = Frame::decode(bytes) {
+    if let Some((_, body)) = MessageHead::decode(bytes) {
         assert_eq!(
             length.map(|length| length + body.len() + 4),
             Some(bytes.len())

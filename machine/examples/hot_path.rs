@@ -84,7 +84,7 @@ fn main() {
     );
     let rows = MemoryRows::default();
     let now = Millis(START);
-    let stream = Stream::wake(now, &rows, &limits, 7).expect("no rows are whole rows");
+    let stream = Stream::load(now, &rows, &limits, 7).expect("no rows are whole rows");
     let mut shell = Shell {
         rows,
         stream,

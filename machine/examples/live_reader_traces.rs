@@ -2,7 +2,7 @@
 //! twin is held to them by `cargo xtask live-reader-traces`.
 #![allow(clippy::print_stdout, reason = "prints for a test")]
 
-use machine::live_reader::{Effect, Frame, Input, JITTER_END, LiveHead, LiveReader};
+use machine::live_reader::{Effect, Input, JITTER_END, LiveHead, LiveReader, MessageHead};
 use machine::{Class, Millis, Offset, StreamEnd};
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ fn message(random: &mut Random, class: Class, position: &mut u64) -> Input {
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let long_poll = class == Class::LongPoll;
     Input::Message {
-        frame: Frame {
+        head: MessageHead {
             from: Offset::new(0, from),
             next: Offset::new(0, *position),
             cursor: random.below(30),
@@ -137,8 +137,8 @@ fn shown(input: &Input) -> Value {
         }
         Input::Forwarded { status } => json!({"type": "forwarded", "status": status}),
         Input::Unanswered => json!({"type": "unanswered"}),
-        Input::Message { frame, body } => {
-            json!({"type": "message", "frame": frame, "body": text(body)})
+        Input::Message { head, body } => {
+            json!({"type": "message", "head": head, "body": text(body)})
         }
         Input::Disconnected => json!({"type": "disconnected"}),
         Input::Drained => json!({"type": "drained"}),

@@ -88,7 +88,7 @@ fn refused(refusal: Refusal) -> Answer {
 pub(crate) fn run() -> [String; 5] {
     let (limits, now) = (Limits::DEFAULT, Millis(1_800_000_000_000));
     let rows = MemoryRows::default();
-    let stream = Stream::wake(now, &rows, &limits, 7).expect("no rows are whole rows");
+    let stream = Stream::load(now, &rows, &limits, 7).expect("no rows are whole rows");
     let alarm = None;
     let mut shell = Shell {
         rows,

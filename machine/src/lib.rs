@@ -25,7 +25,7 @@
 //! 8. The rows that the plan of an answer names are fetched in its turn ([`Plan::begin`]).
 //!    If the plan has a rest, the shell asks for the next page with [`Input::Continue`] once the
 //!    client has taken this one. Only the last page completes the body.
-//! 9. When a step or the transaction fails, the shell drops the [`Stream`] and wakes a new one from
+//! 9. When a step or the transaction fails, the shell drops the [`Stream`] and loads a new one from
 //!    the rows.
 //! 10. A put ([`segment::Put`]) has `time_ms` to end. Then the machine begins another attempt under
 //!     another key, and does not wait for the earlier one. The shell may abandon a put after that
@@ -51,7 +51,7 @@
 //! fn main() -> Result<(), StorageError> {
 //!     let (limits, now) = (Limits::DEFAULT, Millis(1_800_000_000_000));
 //!     let mut rows = MemoryRows::default();
-//!     let mut stream = Stream::wake(now, &rows, &limits, 7)?;
+//!     let mut stream = Stream::load(now, &rows, &limits, 7)?;
 //!
 //!     // The router resolves a request's path; the object's side parses the rest.
 //!     let header = |_name: &str| None;

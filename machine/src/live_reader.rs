@@ -2,7 +2,7 @@
 //! response or long-poll going over a connection to the stream, which can break at any time.
 //!
 //! It knows a position in the stream and nothing else. It reconnects from this position when a
-//! frame does not begin there, when the connection closes, and when the client falls behind. So
+//! message does not begin there, when the connection closes, and when the client falls behind. So
 //! there are no gaps and no duplicates.
 //!
 //! The Cloudflare shell runs a JavaScript twin of this module (`shells/worker/js/live_reader.mjs`).
@@ -68,7 +68,7 @@ impl LiveHead {
 /// One message from the stream to a live reader. Its encoding is the length of the JSON (32 bits,
 /// little-endian), the JSON, and the body: an SSE `data` event, or the body of a long-poll answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frame {
+pub struct MessageHead {
     /// The tail before the content.
     pub from: Offset,
     /// The tail after the content.
@@ -89,9 +89,9 @@ pub struct Frame {
     pub headers: Vec<(String, String)>,
 }
 
-impl Frame {
+impl MessageHead {
     pub(crate) fn encode(&self, body: &[u8]) -> Vec<u8> {
-        let json = serde_json::to_vec(self).expect("a frame always serializes");
+        let json = serde_json::to_vec(self).expect("a head always serializes");
         let length = u32::try_from(json.len()).expect("the JSON is shorter than 4 GiB");
         [&length.to_le_bytes(), json.as_slice(), body].concat()
     }
@@ -126,7 +126,7 @@ pub enum Input {
     /// A message arrived over the connection.
     Message {
         /// What the message says about its body.
-        frame: Frame,
+        head: MessageHead,
         /// An SSE event, or the body of a long-poll answer.
         body: Vec<u8>,
     },
@@ -257,7 +257,7 @@ impl LiveReader {
             Input::Connected { head, body } => self.connected(now, head, body),
             Input::Forwarded { status } => self.forwarded(status, jitter),
             Input::Unanswered => self.reconnect(jitter),
-            Input::Message { frame, body } => self.message(now, frame, body),
+            Input::Message { head, body } => self.message(now, head, body),
             Input::Disconnected if self.phase == Phase::Attached => {
                 self.attempts = 0;
                 self.reconnect(jitter)
@@ -306,21 +306,21 @@ impl LiveReader {
         }
     }
 
-    fn message(&mut self, now: Millis, frame: Frame, body: Vec<u8>) -> Vec<Effect> {
+    fn message(&mut self, now: Millis, head: MessageHead, body: Vec<u8>) -> Vec<Effect> {
         if self.phase != Phase::Attached {
             return Vec::new();
         }
-        if frame.end == Some(StreamEnd::Deleted) && self.class == Class::Sse {
+        if head.end == Some(StreamEnd::Deleted) && self.class == Class::Sse {
             return self.end();
         }
-        if frame.from != self.position || !frame.whole {
+        if head.from != self.position || !head.whole {
             return vec![Effect::Disconnect, self.connect(0)];
         }
-        self.position = frame.next;
-        self.cursor = self.cursor.max(frame.cursor);
+        self.position = head.next;
+        self.cursor = self.cursor.max(head.cursor);
         match self.class {
             Class::Sse => {
-                let closed = frame.end == Some(StreamEnd::Closed);
+                let closed = head.end == Some(StreamEnd::Closed);
                 let emit = self.emit(now, body, true, closed);
                 if closed {
                     [vec![emit], self.end()].concat()
@@ -330,8 +330,8 @@ impl LiveReader {
             }
             Class::LongPoll => {
                 self.phase = Phase::Ended;
-                let status = frame.status.expect("a long-poll's frame has a status");
-                let headers = frame
+                let status = head.status.expect("a long-poll's head has a status");
+                let headers = head
                     .headers
                     .into_iter()
                     .map(|(name, value)| match name.as_str() {

@@ -30,11 +30,11 @@ impl Object {
         Stream::upgrade(now, rows)
     }
 
-    /// Creates an instance over stored rows; see [`Stream::wake`].
+    /// Creates an instance over stored rows; see [`Stream::load`].
     ///
     /// # Errors
     /// When the rows cannot be read, or are not in the present layout.
-    pub fn wake(
+    pub fn load(
         now: Millis,
         rows: &dyn Storage,
         limits: &Limits,
@@ -47,7 +47,7 @@ impl Object {
             let control = Control::recall(&layout, rows, limits, instance_seed)?;
             return Ok(Self::Control(ControlObject(control)));
         }
-        Stream::wake(now, rows, limits, instance_seed).map(Self::Stream)
+        Stream::load(now, rows, limits, instance_seed).map(Self::Stream)
     }
 
     /// Processes one input; see [`Stream::step`].

@@ -48,7 +48,7 @@ impl Unit {
 /// Where a value can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Place {
+pub enum Scope {
     /// A variable of the Worker, and a variable and a flag of the server for one machine.
     Both,
     /// A variable of the Worker.
@@ -86,7 +86,7 @@ pub struct Setting {
     /// The name of the variable. A row without a variable has the name of its field.
     pub name: &'static str,
     /// Where the value can be set.
-    pub place: Place,
+    pub scope: Scope,
     /// The valid values and the default.
     pub value: Value,
     /// What it does, in sentences.
@@ -140,7 +140,7 @@ impl Setting {
     /// Returns whether operators can set it.
     #[must_use]
     pub fn is_variable(&self) -> bool {
-        self.place != Place::Simulator
+        self.scope != Scope::Simulator
     }
 
     /// Returns the first sentence of the help text, without its full stop.
@@ -191,15 +191,15 @@ impl<T> Row<T> {
         self.least <= value && value <= self.greatest
     }
 
-    /// Returns the row as operators of this place see it.
+    /// Returns the row as operators of this scope see it.
     #[must_use]
-    pub fn setting(&self, defaults: &T, place: Place) -> Setting {
+    pub fn setting(&self, defaults: &T, scope: Scope) -> Setting {
         Setting {
             name: self.variable.unwrap_or(self.field),
-            place: if self.variable.is_some() {
-                place
+            scope: if self.variable.is_some() {
+                scope
             } else {
-                Place::Simulator
+                Scope::Simulator
             },
             value: Value::Number {
                 unit: self.unit,

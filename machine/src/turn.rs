@@ -402,7 +402,7 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
-    /// Returns the one message for all subscribers of a class; see [`live_reader::Frame`].
+    /// Returns the one message for all subscribers of a class; see [`live_reader::MessageHead`].
     ///
     /// # Errors
     /// Never, for frames that the machine has made itself.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::live_reader::{Effect, Frame, Input, LiveHead, LiveReader};
+use machine::live_reader::{Effect, Input, LiveHead, LiveReader, MessageHead};
 use machine::{Class, Millis};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -76,9 +76,9 @@ fn input(defaults: &Map<String, Value>, class: Class, input: &Map<String, Value>
         },
         "unanswered" => Input::Unanswered,
         "message" => {
-            let frame: Frame = serde_json::from_value(input["frame"].clone()).expect("a frame");
+            let head: MessageHead = serde_json::from_value(input["head"].clone()).expect("a head");
             Input::Message {
-                frame,
+                head,
                 body: body(input),
             }
         }

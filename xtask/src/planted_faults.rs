@@ -102,7 +102,7 @@ impl World {
 }
 
 /// A planted fault, which is a directory.
-pub(crate) struct Bug {
+pub(crate) struct PlantedFault {
     layer: Layer,
     name: String,
     directory: PathBuf,
@@ -139,14 +139,14 @@ impl Description {
     }
 }
 
-impl Bug {
+impl PlantedFault {
     /// Returns the path of the shortest tape that was found.
     fn tape(&self) -> PathBuf {
         self.directory.join("bug.tape")
     }
 }
 
-fn bugs(project: &Project, layer: Layer) -> Result<Vec<Bug>> {
+fn bugs(project: &Project, layer: Layer) -> Result<Vec<PlantedFault>> {
     let mut bugs = Vec::new();
     for entry in fs::read_dir(project.path(layer.bugs())).context("there are no planted faults")? {
         let directory = entry?.path();
@@ -157,7 +157,7 @@ fn bugs(project: &Project, layer: Layer) -> Result<Vec<Bug>> {
             .to_owned();
         let description = Description::read(&directory);
         let description = description.with_context(|| format!("cannot read bug.toml of {name}"))?;
-        bugs.push(Bug {
+        bugs.push(PlantedFault {
             layer,
             name,
             directory,
@@ -176,7 +176,7 @@ pub(crate) fn picked(
     layer: Layer,
     name: Option<&str>,
     pick: Option<usize>,
-) -> Result<Vec<Bug>> {
+) -> Result<Vec<PlantedFault>> {
     let mut bugs = bugs(project, layer)?;
     bugs.retain(|bug| name.is_none_or(|name| bug.name.contains(name)));
     if let Some(pick) = pick {
@@ -202,7 +202,7 @@ pub(crate) fn commit_number(project: &Project) -> u64 {
 
 /// Checks that each patch applies, that each tape passes on the clean code, and that each oracle
 /// exists. Builds no planted fault.
-pub(crate) fn check(project: &Project, bugs: &[Bug]) -> Result<ExitCode> {
+pub(crate) fn check(project: &Project, bugs: &[PlantedFault]) -> Result<ExitCode> {
     let copy = tempfile::tempdir()?;
     let clean = Clean::build(project, bugs)?;
     for bug in bugs {
@@ -225,7 +225,7 @@ struct Clean {
 }
 
 impl Clean {
-    fn build(project: &Project, bugs: &[Bug]) -> Result<Self> {
+    fn build(project: &Project, bugs: &[PlantedFault]) -> Result<Self> {
         let layer = bugs.first().map_or(Layer::Inner, |bug| bug.layer);
         let target = project.path("target");
         let oracles = build(project, Layer::Inner, &project.path("."), &target)?;
@@ -236,7 +236,7 @@ impl Clean {
         })
     }
 
-    fn check(&self, bug: &Bug) -> Result<()> {
+    fn check(&self, bug: &PlantedFault) -> Result<()> {
         let is_oracle = |line: &str| {
             let rest = line.strip_prefix(&bug.caught_by);
             rest.is_some_and(|rest| rest.starts_with(' '))
@@ -312,7 +312,11 @@ impl Simulator {
 }
 
 /// Draws seeds until an oracle notices.
-pub(crate) fn draw(project: &Project, bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
+pub(crate) fn draw(
+    project: &Project,
+    bugs: &[PlantedFault],
+    longest: Duration,
+) -> Result<ExitCode> {
     let copy = tempfile::tempdir()?;
     let clean = Clean::build(project, bugs)?;
     println!(
@@ -432,7 +436,11 @@ fn verdict(bugs: usize, survivors: usize) -> ExitCode {
 }
 
 /// Lets libFuzzer look for the faults, on one core and from an empty corpus. Any oracle counts.
-pub(crate) fn fuzz(project: &Project, bugs: &[Bug], longest: Duration) -> Result<ExitCode> {
+pub(crate) fn fuzz(
+    project: &Project,
+    bugs: &[PlantedFault],
+    longest: Duration,
+) -> Result<ExitCode> {
     let copy = tempfile::tempdir()?;
     let findings = project.path("target/fuzz-findings");
     fs::create_dir_all(&findings)?;
@@ -491,7 +499,7 @@ fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
 
 /// Makes a workspace with the fault in it. Leaves equal files alone, so that they are not built
 /// again.
-fn plant(project: &Project, bug: &Bug, copy: &Path) -> Result<()> {
+fn plant(project: &Project, bug: &PlantedFault, copy: &Path) -> Result<()> {
     let patched = tempfile::tempdir()?;
     workspace::copy(project, bug.layer.members(), patched.path())?;
     let patch = fs::read_to_string(bug.directory.join("patch.diff"))?;
@@ -555,7 +563,7 @@ fn build(project: &Project, layer: Layer, copy: &Path, target: &Path) -> Result<
     Ok(target.join("sim").join(layer.package()))
 }
 
-fn build_fuzzer(project: &Project, bug: &Bug, copy: &Path) -> Result<PathBuf> {
+fn build_fuzzer(project: &Project, bug: &PlantedFault, copy: &Path) -> Result<PathBuf> {
     let target = project.path(TARGET);
     let name = match bug.storage {
         Storage::Map => "sequence",

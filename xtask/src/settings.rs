@@ -16,22 +16,22 @@ const WRANGLER: &str = "wrangler.toml";
 #[derive(Deserialize)]
 struct Setting {
     name: String,
-    place: Place,
+    scope: Scope,
     value: Value,
     help: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Place {
+enum Scope {
     Both,
     Worker,
     Server,
     Simulator,
 }
 
-impl Place {
-    /// Returns whether the Worker reads the variables of this place.
+impl Scope {
+    /// Returns whether the Worker reads the variables of this scope.
     fn is_of_worker(self) -> bool {
         matches!(self, Self::Both | Self::Worker)
     }
@@ -120,16 +120,16 @@ fn table(project: &Project) -> Result<Vec<Setting>> {
 
 /// Replaces what is between the marks of each table.
 fn documentation(before: &str, table: &[Setting]) -> Result<String> {
-    let of = |place: Place| table.iter().filter(move |setting| setting.place == place);
+    let of = |scope: Scope| table.iter().filter(move |setting| setting.scope == scope);
     let mut text = before.to_owned();
-    for (mark, place) in [
-        ("both", Place::Both),
-        ("worker", Place::Worker),
-        ("server", Place::Server),
+    for (mark, scope) in [
+        ("both", Scope::Both),
+        ("worker", Scope::Worker),
+        ("server", Scope::Server),
     ] {
         let mut rows =
             String::from("| variable | default | range | meaning |\n| --- | --- | --- | --- |\n");
-        for setting in of(place) {
+        for setting in of(scope) {
             let (default, range) = (setting.value.default(), setting.value.range());
             writeln!(
                 rows,
@@ -141,7 +141,7 @@ fn documentation(before: &str, table: &[Setting]) -> Result<String> {
         text = between(&text, mark, &rows)?;
     }
     let mut rows = String::from("| limit | value | meaning |\n| --- | --- | --- |\n");
-    for setting in of(Place::Simulator) {
+    for setting in of(Scope::Simulator) {
         let (name, help) = (&setting.name, cell(&setting.help));
         writeln!(rows, "| `{name}` | {} | {help} |", setting.value.default())?;
     }
@@ -175,7 +175,7 @@ fn wrangler(before: &str, table: &[Setting]) -> Result<String> {
         bail!("there is no table [vars]");
     };
     let mut text = format!("{before}{HEAD}");
-    for setting in table.iter().filter(|setting| setting.place.is_of_worker()) {
+    for setting in table.iter().filter(|setting| setting.scope.is_of_worker()) {
         if let Some(value) = setting.value.written() {
             writeln!(text, "{} = {value:?}", setting.name)?;
         }
@@ -185,10 +185,10 @@ fn wrangler(before: &str, table: &[Setting]) -> Result<String> {
 
 /// Returns all variables of the Worker, with their properties for the tests.
 fn tests(_before: &str, table: &[Setting]) -> Result<String> {
-    let of_worker = table.iter().filter(|setting| setting.place.is_of_worker());
+    let of_worker = table.iter().filter(|setting| setting.scope.is_of_worker());
     let rows = of_worker.map(|setting| {
         let mut row = serde_json::json!({ "name": setting.name });
-        if setting.place == Place::Worker {
+        if setting.scope == Scope::Worker {
             row["shell"] = "worker".into();
         }
         if let Value::Number {
@@ -264,15 +264,15 @@ mod tests {
     fn rows() -> Vec<Setting> {
         serde_json::from_str(
             r#"[
-                {"name": "A", "place": "both", "help": "A|b.",
+                {"name": "A", "scope": "both", "help": "A|b.",
                  "value": {"number": {"unit": "bytes", "default": 2, "least": 1, "greatest": 3}}},
-                {"name": "B", "place": "both", "help": "B.",
+                {"name": "B", "scope": "both", "help": "B.",
                  "value": {"text": {"shape": "X|Y", "default": {"secret": "none"}}}},
-                {"name": "W", "place": "worker", "help": "W.",
+                {"name": "W", "scope": "worker", "help": "W.",
                  "value": {"number": {"unit": "count", "default": 1, "least": 1, "greatest": 8}}},
-                {"name": "C", "place": "server", "help": "C.",
+                {"name": "C", "scope": "server", "help": "C.",
                  "value": {"choice": {"options": ["x", "y"], "default": "x"}}},
-                {"name": "d", "place": "simulator", "help": "D.",
+                {"name": "d", "scope": "simulator", "help": "D.",
                  "value": {"number": {"unit": "seconds", "default": 4, "least": 0, "greatest": 9}}}
             ]"#,
         )

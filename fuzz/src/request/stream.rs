@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::live_reader::{Frame, LiveHead};
+use machine::live_reader::{LiveHead, MessageHead};
 use machine::rows::{Expiry, Incarnation as IncarnationId, StreamRow as StoredHead};
 use machine::wire::request::{Append, Create, Read, StartOffset};
 use machine::wire::{CacheMode, Format, content_type, internal_headers};
@@ -283,9 +283,9 @@ impl Named {
             let message = live
                 .message(class)
                 .expect("the machine's own frames are whole");
-            let (frame, _) = Frame::decode(&message).expect("a message can be read");
+            let (head, _) = MessageHead::decode(&message).expect("a message can be read");
             assert_eq!(
-                (frame.from, frame.next, frame.end),
+                (head.from, head.next, head.end),
                 (live.from, live.next, live.end)
             );
         }

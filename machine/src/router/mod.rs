@@ -181,7 +181,7 @@ fn control_route(
     }
     let target = target?;
     if target.token == RequiredToken::OfWake && control::bearer(head).is_none() {
-        // Its object would say the same, after it was woken.
+        // Its object would say the same, after it was loaded.
         return Err(Refusal::TokenInvalid.into());
     }
     if !matches!(head.method, "GET" | "HEAD") && !is_admitted {

@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::cors::Origins;
 use super::target;
 use crate::admin::{Access, Analytics};
-use crate::table::{Place, Row, Setting, TextDefault, Value};
+use crate::table::{Row, Scope, Setting, TextDefault, Value};
 use crate::wire::CacheMode;
 use crate::{Limits, SigningSeed};
 
@@ -86,7 +86,7 @@ const LABEL_BYTES_MAX: usize = 63;
 const TEXTS: [Text; 14] = [
     Text {
         name: "CACHE_MODE",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Choice {
             options: &["private", "shared"],
             default: "private",
@@ -97,7 +97,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "CORS_ORIGINS",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Text {
             shape: "ORIGINS",
             default: TextDefault::Is("*"),
@@ -106,7 +106,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "PUBLIC_URL",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Text {
             shape: "URL",
             default: TextDefault::Absent("the URL of the request"),
@@ -117,7 +117,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "AUTH_TOKEN",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Text {
             shape: "TOKEN",
             default: TextDefault::Secret("everyone is let in"),
@@ -127,7 +127,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "ADMIN_TOKEN",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Text {
             shape: "TOKEN",
             default: TextDefault::Secret("the API is closed, or open on the machine itself only"),
@@ -137,7 +137,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "ADMIN_OPEN",
-        place: Place::Worker,
+        scope: Scope::Worker,
         value: Value::Choice {
             options: &["0", "1"],
             default: "0",
@@ -147,7 +147,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "ACCESS_TEAM",
-        place: Place::Worker,
+        scope: Scope::Worker,
         value: Value::Text {
             shape: "TEAM",
             default: TextDefault::Absent("Cloudflare Access lets nobody in"),
@@ -157,7 +157,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "ACCESS_AUD",
-        place: Place::Worker,
+        scope: Scope::Worker,
         value: Value::Text {
             shape: "TAG",
             default: TextDefault::Absent("Cloudflare Access lets nobody in"),
@@ -166,7 +166,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "CF_ACCOUNT_ID",
-        place: Place::Worker,
+        scope: Scope::Worker,
         value: Value::Text {
             shape: "ID",
             default: TextDefault::Absent("nobody is asked"),
@@ -176,7 +176,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "METRICS_API_TOKEN",
-        place: Place::Worker,
+        scope: Scope::Worker,
         value: Value::Text {
             shape: "TOKEN",
             default: TextDefault::Secret("nobody is asked"),
@@ -185,7 +185,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "DEBUG_TIMING",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Choice {
             options: &["0", "1"],
             default: "0",
@@ -195,7 +195,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "SUBSCRIPTIONS",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Choice {
             options: &["0", "1"],
             default: "1",
@@ -205,7 +205,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "WEBHOOK_ALLOW_LOOPBACK",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Choice {
             options: &["0", "1"],
             default: "0",
@@ -216,7 +216,7 @@ const TEXTS: [Text; 14] = [
     },
     Text {
         name: "WEBHOOK_SIGNING_KEY",
-        place: Place::Both,
+        scope: Scope::Both,
         value: Value::Text {
             shape: "SEED",
             default: TextDefault::Secret("the server makes keys, which follow each other"),
@@ -228,7 +228,7 @@ const TEXTS: [Text; 14] = [
 
 struct Text {
     name: &'static str,
-    place: Place,
+    scope: Scope,
     value: Value,
     help: &'static str,
 }
@@ -237,31 +237,31 @@ struct Text {
 /// its commits, and every event is counted.
 const OF_WORKER: [&str; 2] = ["COMMITS_IN_FLIGHT", "METRICS_SAMPLE"];
 
-fn numbers(place: Place) -> impl Iterator<Item = Setting> {
-    let is_asked = move |variable: &&str| (place == Place::Worker) == OF_WORKER.contains(variable);
+fn numbers(scope: Scope) -> impl Iterator<Item = Setting> {
+    let is_asked = move |variable: &&str| (scope == Scope::Worker) == OF_WORKER.contains(variable);
     let rows = Limits::TABLE
         .iter()
         .filter(move |row| row.variable.as_ref().is_some_and(is_asked));
-    rows.map(move |row| row.setting(&Limits::DEFAULT, place))
+    rows.map(move |row| row.setting(&Limits::DEFAULT, scope))
 }
 
 /// Returns the settings that only the Worker reads.
 #[must_use]
 pub fn of_worker() -> Vec<Setting> {
-    numbers(Place::Worker).chain(texts(Place::Worker)).collect()
+    numbers(Scope::Worker).chain(texts(Scope::Worker)).collect()
 }
 
 /// Returns the settings that both shells read, in the order in which operators read them.
 #[must_use]
 pub fn table() -> Vec<Setting> {
-    numbers(Place::Both).chain(texts(Place::Both)).collect()
+    numbers(Scope::Both).chain(texts(Scope::Both)).collect()
 }
 
-fn texts(place: Place) -> impl Iterator<Item = Setting> {
-    let texts = TEXTS.iter().filter(move |text| text.place == place);
+fn texts(scope: Scope) -> impl Iterator<Item = Setting> {
+    let texts = TEXTS.iter().filter(move |text| text.scope == scope);
     texts.map(|text| Setting {
         name: text.name,
-        place: text.place,
+        scope: text.scope,
         value: text.value.clone(),
         help: text.help.to_owned(),
     })

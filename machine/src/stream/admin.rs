@@ -19,7 +19,7 @@ use crate::{Context, Millis, Offset, Refusal};
 /// What the open segment holds, minute by minute.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenMinutes {
-    /// The rows before this key were there when the instance was woken.
+    /// The rows before this key were there when the instance was loaded.
     woken_at: Option<RowKey>,
     /// What these rows hold. Read from them when somebody wants to know it.
     before: Option<Minutes>,

@@ -20,7 +20,7 @@ use crate::fanout::Notice;
 use crate::outbox::Outbox;
 use crate::rows::{ControlRow, Incarnation};
 use crate::storage::{Storage, StorageError};
-use crate::wire::control::{Place, Presence};
+use crate::wire::control::{Presence, StreamPosition};
 use crate::wire::session::{DeliverAnswer, FollowAnswer, SessionCall, session_request};
 use crate::{CallId, CallOutcome, Effect, EffectId, Limits, Millis, Offset, Turn};
 
@@ -35,7 +35,7 @@ const DELIVERED: &str = "followers";
 pub(super) struct Followers {
     followers: BTreeMap<String, Follower>,
     /// The place in the row [`DELIVERED`].
-    delivered: Option<Place>,
+    delivered: Option<StreamPosition>,
     /// When this instance wrote that row.
     delivered_at: Millis,
     /// Whether a session has answered since then, or the queue has taken a batch. Otherwise there
@@ -87,12 +87,12 @@ struct FollowerRow {
     /// The incarnation of the subscription.
     subscription: Incarnation,
     /// Where it began.
-    from: Place,
+    from: StreamPosition,
     /// The place in the row [`DELIVERED`] when the subscription began or the queue failed to
     /// deliver, if this session may lack content before that place. The row counts for it once the
     /// place changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    delivered_before: Option<Place>,
+    delivered_before: Option<StreamPosition>,
     /// Whether it has replaced another subscription of its session. A late call may have brought
     /// back a former subscription. Only the session knows that, so the stream calls it at once.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
@@ -465,7 +465,7 @@ impl Followers {
         let Some(present) = present.filter(|_| is_done && self.told == Some(present)) else {
             return;
         };
-        let delivered = Some(Place::from(present));
+        let delivered = Some(StreamPosition::from(present));
         let is_new = self
             .delivered
             .is_none_or(|before| before.incarnation != present.incarnation);
@@ -553,7 +553,7 @@ impl Stream {
                 None => return Ok(FollowAnswer::NoSuchOffset),
             },
         };
-        let from = Place {
+        let from = StreamPosition {
             incarnation: present.incarnation,
             offset: Some(offset),
         };

@@ -20,7 +20,7 @@ use crate::rows::{Expiry, Fork, Incarnation, ManifestRow};
 use crate::storage::{Storage, StorageError};
 use crate::wire::content_type;
 use crate::wire::fork::{
-    Description, ForkAnswer, ForkCall, ForkRequest, Place, SourceRefusal, inherited,
+    Description, ForkAnswer, ForkCall, ForkPoint, ForkRequest, SourceRefusal, inherited,
     segments_before,
 };
 use crate::wire::request::Create;
@@ -254,8 +254,8 @@ impl Stream {
                 let format = content_type::format(&source.content_type);
                 append::records(format, &create.body, &self.limits)?;
                 match source.place.clone() {
-                    Place::At(place) => self.pin_source(forking, source, place, rows, step)?,
-                    Place::InInherited {
+                    ForkPoint::At(place) => self.pin_source(forking, source, place, rows, step)?,
+                    ForkPoint::InInherited {
                         owner,
                         incarnation,
                         from: at,
@@ -269,7 +269,7 @@ impl Stream {
                 Ok(Next::Call)
             }
             (Stage::Bounding(source), ForkAnswer::Bound(end)) => {
-                let Place::InInherited { from, units, .. } = source.place else {
+                let ForkPoint::InInherited { from, units, .. } = source.place else {
                     unreachable!("only a place in an inherited segment has an unknown bound");
                 };
                 let place = from.position + request.sub_offset;

@@ -17,7 +17,8 @@ use crate::outbox::{AT_ONCE, Outbox};
 use crate::rows::{ControlRow, HotTable, Incarnation, RowKey, Write};
 use crate::storage::{Storage, StorageError};
 use crate::wire::control::{
-    Interested, LinkAnswer, LinkCall, Notify, NotifyAnswer, Place, Presence, subscription_object,
+    Interested, LinkAnswer, LinkCall, Notify, NotifyAnswer, Presence, StreamPosition,
+    subscription_object,
 };
 use crate::{CallId, CallOutcome, Effect, EffectId, Limits, Millis, Offset, Turn};
 
@@ -75,7 +76,7 @@ struct Link {
 struct InFlight {
     effect: EffectId,
     since: Millis,
-    told: Option<Place>,
+    told: Option<StreamPosition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +86,7 @@ struct LinkRow {
     /// The incarnation of the subscription.
     incarnation: Incarnation,
     /// The place that the subscription knows; `None` if it knows that the stream does not exist.
-    told: Option<Place>,
+    told: Option<StreamPosition>,
     /// Whether the subscription gets no notification until it asks.
     is_held: bool,
     /// Whether the directory links the subscription again when a stream of this name is created.
@@ -142,7 +143,7 @@ impl Link {
     }
 }
 
-impl From<Presence> for Place {
+impl From<Presence> for StreamPosition {
     fn from(present: Presence) -> Self {
         Self {
             incarnation: present.incarnation,
@@ -294,7 +295,7 @@ impl Links {
             link.in_flight = Some(InFlight {
                 effect,
                 since: now,
-                told: present.map(Place::from),
+                told: present.map(StreamPosition::from),
             });
             self.in_flight.insert(effect, key.clone());
             self.called_last = Some(key.clone());
@@ -448,7 +449,7 @@ impl Stream {
                         let is_listed = state.is_some_and(|state| !state.row.unannounced.directory);
                         self.place_since(since, is_listed, rows)?
                     }
-                    None => present.map(Place::from),
+                    None => present.map(StreamPosition::from),
                 };
                 if !is_named && present.is_none() {
                     Self::answer_subscription(id, LinkAnswer::default(), step);
@@ -475,7 +476,7 @@ impl Stream {
                 self.links.end_call(&key);
                 let mut told = None;
                 if let Some(link) = self.links.links.get_mut(&key) {
-                    told = present.map(Place::from);
+                    told = present.map(StreamPosition::from);
                     // If this answer is lost, the stream notifies the subscription again.
                     if link.row.is_held {
                         link.row.is_held = false;
@@ -507,10 +508,10 @@ impl Stream {
         &mut self,
         stream: &str,
         (subscription, incarnation): (&str, Incarnation),
-        told: Option<Place>,
+        told: Option<StreamPosition>,
         is_by_pattern: bool,
         step: &mut Step,
-    ) -> Option<Option<Place>> {
+    ) -> Option<Option<StreamPosition>> {
         let key = LinkKey::new(subscription, incarnation);
         let known = self.links.links.get(&key);
         let is_leaving = known.is_some_and(|link| link.row.is_leaving);
@@ -568,12 +569,12 @@ impl Stream {
         since: Millis,
         is_listed: bool,
         rows: &dyn Storage,
-    ) -> Result<Option<Place>, StorageError> {
+    ) -> Result<Option<StreamPosition>, StorageError> {
         let Some(present) = self.presence() else {
             return Ok(None);
         };
         let state = self.state.as_ref().expect("a stream that is present");
-        let before_all = Place {
+        let before_all = StreamPosition {
             incarnation: present.incarnation,
             offset: None,
         };
@@ -599,7 +600,7 @@ impl Stream {
         if is_new(0)? {
             // What was sealed may be new, too.
             return Ok(Some(if state.row.segment == 0 {
-                Place {
+                StreamPosition {
                     offset: Some(Offset::START),
                     ..before_all
                 }
@@ -617,7 +618,7 @@ impl Stream {
                 old = middle;
             }
         }
-        Ok(Some(Place {
+        Ok(Some(StreamPosition {
             incarnation: present.incarnation,
             offset: Some(Offset::new(state.row.segment, new)),
         }))

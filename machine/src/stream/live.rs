@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::StreamState;
-use crate::live_reader::{self, Frame};
+use crate::live_reader::{self, MessageHead};
 use crate::plan::{self, CorruptionError};
 use crate::refusal::Refusal;
 use crate::wire::answer::Body;
@@ -171,31 +171,31 @@ impl Broadcast {
 }
 
 /// Returns the message; see [`Broadcast::message`].
-pub(crate) fn message(live: &Broadcast, class: Class) -> Result<Vec<u8>, CorruptionError> {
-    let frame = Frame {
-        from: live.from,
-        next: live.next,
-        cursor: live.cursor,
-        whole: live.frames.is_some(),
-        end: live.end,
+pub(crate) fn message(broadcast: &Broadcast, class: Class) -> Result<Vec<u8>, CorruptionError> {
+    let head = MessageHead {
+        from: broadcast.from,
+        next: broadcast.next,
+        cursor: broadcast.cursor,
+        whole: broadcast.frames.is_some(),
+        end: broadcast.end,
         status: None,
         headers: Vec::new(),
     };
-    let frames = match live.frames.as_deref() {
+    let frames = match broadcast.frames.as_deref() {
         None | Some([]) => Bytes::new(),
         Some([single]) => single.clone(),
         Some(several) => several.concat().into(),
     };
     match class {
         // The event may need bytes before it to complete a character. A page has them.
-        Class::Sse if !live.stands_alone => Ok(Frame {
+        Class::Sse if !broadcast.stands_alone => Ok(MessageHead {
             whole: false,
-            ..frame
+            ..head
         }
         .encode(&[])),
-        Class::Sse => Ok(frame.encode(&plan::event(live.format, &frames)?)),
+        Class::Sse => Ok(head.encode(&plan::event(broadcast.format, &frames)?)),
         Class::LongPoll => {
-            let answer = long_poll_answer(live, &frames)?;
+            let answer = long_poll_answer(broadcast, &frames)?;
             let body = match &answer.body {
                 Body::Bytes(bytes) => bytes.as_slice(),
                 Body::Empty | Body::Plan(_) => &[],
@@ -204,10 +204,10 @@ pub(crate) fn message(live: &Broadcast, class: Class) -> Result<Vec<u8>, Corrupt
                 .headers()
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect();
-            Ok(Frame {
+            Ok(MessageHead {
                 status: Some(answer.status),
                 headers,
-                ..frame
+                ..head
             }
             .encode(body))
         }
@@ -215,28 +215,33 @@ pub(crate) fn message(live: &Broadcast, class: Class) -> Result<Vec<u8>, Corrupt
 }
 
 /// Returns the answer to a waiting long-poll.
-fn long_poll_answer(live: &Broadcast, frames: &[u8]) -> Result<Answer, CorruptionError> {
-    let closed = live.end == Some(StreamEnd::Closed);
-    if live.end == Some(StreamEnd::Deleted) {
+fn long_poll_answer(broadcast: &Broadcast, frames: &[u8]) -> Result<Answer, CorruptionError> {
+    let closed = broadcast.end == Some(StreamEnd::Closed);
+    if broadcast.end == Some(StreamEnd::Deleted) {
         return Ok(Answer::refusal(&Refusal::StreamNotFound));
     }
     if frames.is_empty() {
         return Ok(Answer::uncached(204)
-            .at(live.next)
+            .at(broadcast.next)
             .up_to_date(true)
             .closed(closed));
     }
-    let tag = entity_tag::entity_tag(live.incarnation, live.from, live.next, Reach::tail(closed));
+    let tag = entity_tag::entity_tag(
+        broadcast.incarnation,
+        broadcast.from,
+        broadcast.next,
+        Reach::tail(closed),
+    );
     let answer = Answer::uncached(200)
-        .with(header::CONTENT_TYPE, live.content_type.clone())
+        .with(header::CONTENT_TYPE, broadcast.content_type.clone())
         .with(header::ETAG, tag)
-        .at(live.next)
+        .at(broadcast.next)
         .up_to_date(true)
         .closed(closed);
     let answer = if closed {
         answer
     } else {
-        answer.cursor(live.cursor)
+        answer.cursor(broadcast.cursor)
     };
-    Ok(answer.body(Body::Bytes(plan::body(live.format, frames.to_vec())?)))
+    Ok(answer.body(Body::Bytes(plan::body(broadcast.format, frames.to_vec())?)))
 }

@@ -194,7 +194,7 @@ fn effect_of(
 
 impl Stream {
     /// Returns what brings older rows to the present layout, if they are older. It is written in
-    /// the turn that wakes the instance, before the instance is woken.
+    /// the turn that loads the instance, before the instance is loaded.
     ///
     /// # Errors
     /// When the rows cannot be read, or newer code wrote them.
@@ -213,7 +213,7 @@ impl Stream {
     ///
     /// # Errors
     /// When the rows cannot be read, or are not in the present layout.
-    pub fn wake(
+    pub fn load(
         now: Millis,
         rows: &dyn Storage,
         limits: &Limits,

@@ -23,7 +23,7 @@ use crate::outbox::{AT_ONCE, TaskKind, target};
 use crate::router::name;
 use crate::rows::{ControlRow, Expiry, Incarnation, ProducerStamp};
 use crate::storage::{Storage, StorageError};
-use crate::wire::control::{Place, Presence};
+use crate::wire::control::{Presence, StreamPosition};
 use crate::wire::json;
 use crate::wire::request::{Create, Preconditions};
 use crate::wire::session::{
@@ -75,7 +75,7 @@ struct SourceRow {
     /// The incarnation of the subscription.
     subscription: Incarnation,
     /// Where it began; `None` until the stream has answered.
-    from: Option<Place>,
+    from: Option<StreamPosition>,
 }
 
 impl Source {
@@ -636,7 +636,7 @@ impl Stream {
     }
 
     /// Returns what the session has of a stream that it follows from a place.
-    fn has(&mut self, from: Place, rows: &dyn Storage) -> Result<Offset, StorageError> {
+    fn has(&mut self, from: StreamPosition, rows: &dyn Storage) -> Result<Offset, StorageError> {
         let state = self.state.as_mut().expect("the session exists");
         let last = state.last_state(&from.incarnation.to_string(), rows)?;
         let last = last.map(|last| Offset::new(last.epoch, last.seq));
@@ -704,7 +704,11 @@ impl Session {
 
     /// Returns the streams behind this one, at most `limit`, with the places where the
     /// subscriptions began, and whether there are more.
-    fn page(&self, after: Option<&str>, limit: u64) -> (Vec<(String, Option<Place>)>, bool) {
+    fn page(
+        &self,
+        after: Option<&str>,
+        limit: u64,
+    ) -> (Vec<(String, Option<StreamPosition>)>, bool) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = self.sources.range::<str, _>((from, Bound::Unbounded));
         let read = behind.zip(0..=limit);

@@ -14,7 +14,9 @@ use crate::segment::append_ends;
 use crate::storage::hot_table::HotTableReader;
 use crate::storage::{Storage, StorageError};
 use crate::wire::answer::Body;
-use crate::wire::fork::{Description, ForkAnswer, ForkCall, Place, SourceRefusal, segments_before};
+use crate::wire::fork::{
+    Description, ForkAnswer, ForkCall, ForkPoint, SourceRefusal, segments_before,
+};
 use crate::{Answer, Broadcast, CallId, Effect, Limits, Millis, Offset, StreamEnd, manifest};
 
 /// A pin whose call is answered once all that it keeps is in the cold tier.
@@ -120,13 +122,13 @@ impl Stream {
             },
         };
         let place = if sub_offset == 0 {
-            Place::At(fork_offset)
+            ForkPoint::At(fork_offset)
         } else {
             state.place_inside(fork_offset, sub_offset, rows, limits)?
         };
         let segments = match &place {
-            Place::At(place) => segments_before(*place),
-            Place::InInherited { from, .. } => from.segment + 1,
+            ForkPoint::At(place) => segments_before(*place),
+            ForkPoint::InInherited { from, .. } => from.segment + 1,
         };
         if segments > limits.fork_segments_max {
             return Err(SourceRefusal::TooLong.into());
@@ -312,7 +314,7 @@ impl StreamState {
         sub_offset: u64,
         rows: &dyn Storage,
         limits: &Limits,
-    ) -> Result<Place, CallError> {
+    ) -> Result<ForkPoint, CallError> {
         if fork_offset == self.tail() {
             return Err(SourceRefusal::SubOffsetTooLarge.into());
         }
@@ -326,7 +328,7 @@ impl StreamState {
         let place = place.ok_or(SourceRefusal::SubOffsetTooLarge)?;
         if from.segment < self.inherited_segments() {
             let owner = self.inherited(from.segment, rows)?.owner;
-            return Ok(Place::InInherited {
+            return Ok(ForkPoint::InInherited {
                 owner: owner.name,
                 incarnation: owner.incarnation,
                 from,
@@ -336,7 +338,7 @@ impl StreamState {
         if place > self.append_end(from.segment, from.position, rows, limits)? {
             return Err(SourceRefusal::SubOffsetTooLarge.into());
         }
-        Ok(Place::At(Offset::new(from.segment, place)))
+        Ok(ForkPoint::At(Offset::new(from.segment, place)))
     }
 
     /// Returns the position after the append with the unit at `position` of an own segment.

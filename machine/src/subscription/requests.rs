@@ -83,7 +83,7 @@ struct Claimed<'a> {
     wake_id: &'a str,
     generation: u64,
     token: String,
-    streams: Vec<super::wake::StreamState<'a>>,
+    streams: Vec<super::wake::OfferedStream<'a>>,
     lease_ttl_ms: u64,
 }
 
@@ -795,7 +795,7 @@ impl Subscription {
             wake_id: &wake.id,
             generation: head.generation,
             token: head.token(step.now, &wake.id, step.limits),
-            streams: self.stream_states(step.limits),
+            streams: self.offered_streams(step.limits),
             lease_ttl_ms: head.config.lease_ttl_ms,
         };
         Ok(Outcome::Answer(json_answer(200, &claimed)))

@@ -43,7 +43,7 @@ impl Attempt {
 
 /// A stream in the body of a webhook and in the answer to a claim.
 #[derive(Serialize)]
-pub(super) struct StreamState<'a> {
+pub(super) struct OfferedStream<'a> {
     path: &'a str,
     link_type: &'static str,
     acked_offset: String,
@@ -56,7 +56,7 @@ struct WebhookBody<'a> {
     subscription_id: &'a str,
     wake_id: &'a str,
     generation: u64,
-    streams: Vec<StreamState<'a>>,
+    streams: Vec<OfferedStream<'a>>,
     callback_url: String,
     callback_token: String,
 }
@@ -318,7 +318,7 @@ impl Subscription {
         }
         let head = self.live().expect("the subscription is there");
         let wake = head.wake.as_ref().expect("a delivery belongs to a wake");
-        let streams = self.stream_states(step.limits);
+        let streams = self.offered_streams(step.limits);
         let body = to_json(&WebhookBody {
             subscription_id: &head.id,
             wake_id: &wake.id,
@@ -486,7 +486,7 @@ impl Subscription {
 
     /// Returns the streams as receivers and workers see them: all with pending events, and others
     /// up to a bound.
-    pub(super) fn stream_states(&self, limits: &Limits) -> Vec<StreamState<'_>> {
+    pub(super) fn offered_streams(&self, limits: &Limits) -> Vec<OfferedStream<'_>> {
         let mut room = limits.webhook_streams_max;
         let states = self.links.iter().filter(|(_, link)| {
             let has_room = room > 0;
@@ -494,7 +494,7 @@ impl Subscription {
             link.is_pending() || has_room
         });
         states
-            .map(|(stream, link)| StreamState {
+            .map(|(stream, link)| OfferedStream {
                 path: stream,
                 link_type: link.kind(),
                 acked_offset: offset_text(link.acked),

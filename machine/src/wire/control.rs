@@ -163,7 +163,7 @@ pub struct Presence {
 
 /// A place in a stream that a subscription knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct StreamPosition {
     /// The incarnation of the stream.
     pub incarnation: Incarnation,
     /// The offset; `None` is before the first one, which the protocol writes as `-1`.
@@ -178,7 +178,7 @@ pub struct Notify {
     /// The incarnation of the subscription.
     pub subscription: Incarnation,
     /// What the subscription knew before, as far as the stream knows.
-    pub told: Option<Place>,
+    pub told: Option<StreamPosition>,
     /// The stream as it is; `None` if it does not exist.
     pub present: Option<Presence>,
 }
@@ -233,7 +233,7 @@ pub enum LinkCall {
 pub(crate) struct LinkAnswer {
     /// Where the subscription begins, or what it knows now; `None` if there is no stream, or if it
     /// does not have the link that a subscription asks about.
-    pub told: Option<Place>,
+    pub told: Option<StreamPosition>,
     /// The stream as it is; `None` if it does not exist.
     pub present: Option<Presence>,
     /// The stream has as many subscriptions as it may have.

@@ -276,12 +276,12 @@ pub(crate) struct Description {
     pub(crate) depth: u64,
     /// The canonical fork offset.
     pub(crate) fork_offset: Offset,
-    pub(crate) place: Place,
+    pub(crate) place: ForkPoint,
 }
 
 /// Where a fork leaves its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum ForkPoint {
     /// The canonical offset.
     At(Offset),
     /// In a segment that the source has inherited itself. Its owner knows where its appends end.
@@ -316,8 +316,8 @@ impl Description {
             .word(self.depth)
             .word(self.fork_offset);
         let words = match &self.place {
-            Place::At(place) => words.word("at").word(place),
-            Place::InInherited {
+            ForkPoint::At(place) => words.word("at").word(place),
+            ForkPoint::InInherited {
                 owner,
                 incarnation,
                 from,
@@ -336,8 +336,8 @@ impl Description {
         let (incarnation, depth) = (words.incarnation()?, words.parse()?);
         let fork_offset = words.parse()?;
         let place = match words.word()? {
-            "at" => Place::At(words.parse()?),
-            "in" => Place::InInherited {
+            "at" => ForkPoint::At(words.parse()?),
+            "in" => ForkPoint::InInherited {
                 owner: words.word()?.to_owned(),
                 incarnation: words.incarnation()?,
                 from: words.parse()?,
@@ -469,7 +469,7 @@ mod tests {
                 place,
             })
         };
-        let inherited = Place::InInherited {
+        let inherited = ForkPoint::InInherited {
             owner: "a%20b".to_owned(),
             incarnation: Incarnation(5),
             from: offset(),
@@ -481,7 +481,7 @@ mod tests {
         };
         let refusals = SourceRefusal::ALL.map(|(_, refusal)| ForkAnswer::Refused(refusal));
         let others = [
-            described(Place::At(offset()), Expiry::Sliding { seconds: 5 }),
+            described(ForkPoint::At(offset()), Expiry::Sliding { seconds: 5 }),
             described(inherited, at),
             ForkAnswer::Bound(8),
             ForkAnswer::Pinned,

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::control::{Place, Presence};
+use super::control::{Presence, StreamPosition};
 use super::internal_headers;
 use super::request::{self, BodyBound, INTERNAL_METHOD, RequestHead};
 use crate::outbox::Request;
@@ -329,7 +329,7 @@ impl SessionCall {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FollowAnswer {
     /// The session follows from here.
-    Follows(Place),
+    Follows(StreamPosition),
     /// There is no such stream.
     NotFound,
     /// No append ends at this offset.

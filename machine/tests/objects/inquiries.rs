@@ -170,7 +170,7 @@ fn a_webhook_is_sent_again_as_soon_as_an_operator_asks_for_it() {
         let next_at = failed["nextAttemptAt"].as_u64().expect("one is to come");
         assert!(next_at > server.now.0);
         assert!(server.webhooks.is_empty());
-        // An instance that has just been woken has to fetch the key first.
+        // An instance that has just been loaded has to fetch the key first.
         server.sleep();
         assert_eq!(detail(&mut server, "s")["nextAttemptAt"], next_at);
         assert_eq!(retried(&mut server), true);

@@ -38,7 +38,7 @@ pub(crate) struct Server {
     pub(crate) now: Millis,
     pub(crate) limits: Limits,
     pub(crate) places: BTreeMap<String, Place>,
-    wakes: u64,
+    loads: u64,
     pub(crate) calls: u64,
     pub(crate) answers: BTreeMap<CallId, Answer>,
     /// Who waits for the answer to a call between objects.
@@ -114,7 +114,7 @@ impl Server {
                 ..Limits::DEFAULT
             },
             places: BTreeMap::new(),
-            wakes: 0,
+            loads: 0,
             calls: 0,
             answers: BTreeMap::new(),
             callers: BTreeMap::new(),
@@ -348,12 +348,12 @@ impl Server {
     }
 
     fn step_once(&mut self, name: &str, input: Input) {
-        self.wakes += 1;
+        self.loads += 1;
         let place = self.places.entry(name.to_owned()).or_default();
         let rows = (!place.rows.is_empty()).then_some(&place.rows);
         let mut object = place.object.take().unwrap_or_else(|| {
-            let woken = Object::wake(self.now, &rows, &self.limits, self.wakes);
-            woken.expect("memory can be read")
+            let loaded = Object::load(self.now, &rows, &self.limits, self.loads);
+            loaded.expect("memory can be read")
         });
         let context = Context {
             now: self.now,

@@ -245,9 +245,9 @@ fn a_quiet_stream_is_moved_by_the_alarm() {
     assert_eq!(shell.get("?offset=-1").text(), "[1]");
     // Readers that know the end of the sealed segment continue from there.
     shell.post(JSON, b"2");
-    let live = shell.live.take().expect("an append is broadcast");
+    let broadcast = shell.broadcast.take().expect("an append is broadcast");
     assert_eq!(
-        (live.from, live.next),
+        (broadcast.from, broadcast.next),
         (Offset::new(0, 1), Offset::new(1, 1))
     );
 }

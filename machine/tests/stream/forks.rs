@@ -54,7 +54,7 @@ impl World {
         self.objects.entry(name.to_owned()).or_insert_with(|| {
             let mut shell = Shell::new(limits);
             name.clone_into(&mut shell.name);
-            shell.wakes = seed;
+            shell.loads = seed;
             shell
         })
     }

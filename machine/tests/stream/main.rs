@@ -138,7 +138,7 @@ fn the_alarm_ends_a_stream_that_gets_no_requests() {
     );
     assert!(shell.now > created && fired <= 4, "{fired}");
     assert_eq!(
-        shell.live.as_ref().and_then(|live| live.end),
+        shell.broadcast.as_ref().and_then(|broadcast| broadcast.end),
         Some(StreamEnd::Deleted)
     );
 }
@@ -359,41 +359,51 @@ fn producers_are_remembered_over_a_sleep() {
 fn each_turn_broadcasts_its_changes_to_subscribers() {
     let mut shell = stream(JSON, &[]);
     shell.post(JSON, b"[1,[2]]");
-    let live = shell.live.take().expect("an append is broadcast");
+    let broadcast = shell.broadcast.take().expect("an append is broadcast");
     assert_eq!(
-        (live.from.position, live.next.position, live.end),
+        (
+            broadcast.from.position,
+            broadcast.next.position,
+            broadcast.end
+        ),
         (0, 2, None)
     );
-    let (frame, body) =
-        machine::live_reader::Frame::decode(&live.message(Class::Sse).expect("whole frames"))
-            .expect("a message");
+    let (head, body) = machine::live_reader::MessageHead::decode(
+        &broadcast.message(Class::Sse).expect("whole frames"),
+    )
+    .expect("a message");
     assert_eq!(
-        (frame.whole, String::from_utf8_lossy(&body).as_ref()),
+        (head.whole, String::from_utf8_lossy(&body).as_ref()),
         (true, "event: data\ndata:[1,[2]]\n\n")
     );
-    let (frame, body) =
-        machine::live_reader::Frame::decode(&live.message(Class::LongPoll).expect("whole frames"))
-            .expect("a message");
+    let (head, body) = machine::live_reader::MessageHead::decode(
+        &broadcast.message(Class::LongPoll).expect("whole frames"),
+    )
+    .expect("a message");
     assert_eq!(
-        (frame.status, String::from_utf8_lossy(&body).as_ref()),
+        (head.status, String::from_utf8_lossy(&body).as_ref()),
         (Some(200), "[1,[2]]")
     );
 
     shell.limits.frame_bytes_max = 10;
     shell.sleep();
     shell.post(JSON, b"\"0123456789\"");
-    let live = shell.live.take().expect("an append is broadcast");
-    let (frame, body) =
-        machine::live_reader::Frame::decode(&live.message(Class::Sse).expect("whole frames"))
-            .expect("a message");
-    assert!(!frame.whole && body.is_empty() && frame.next.position == 3);
+    let broadcast = shell.broadcast.take().expect("an append is broadcast");
+    let (head, body) = machine::live_reader::MessageHead::decode(
+        &broadcast.message(Class::Sse).expect("whole frames"),
+    )
+    .expect("a message");
+    assert!(!head.whole && body.is_empty() && head.next.position == 3);
 
     shell.request("POST", "", &[("Stream-Closed", "true")], b"");
-    let live = shell.live.take().expect("a close is broadcast");
-    assert_eq!((live.from, live.end), (live.next, Some(StreamEnd::Closed)));
+    let broadcast = shell.broadcast.take().expect("a close is broadcast");
+    assert_eq!(
+        (broadcast.from, broadcast.end),
+        (broadcast.next, Some(StreamEnd::Closed))
+    );
     shell.request("DELETE", "", &[], b"");
     assert_eq!(
-        shell.live.take().and_then(|live| live.end),
+        shell.broadcast.take().and_then(|broadcast| broadcast.end),
         Some(StreamEnd::Deleted)
     );
 }
@@ -576,7 +586,7 @@ fn damage_to_the_open_segment_is_an_error_of_the_wake() {
             damage(&mut write);
             rows.apply(&write).expect("the rows take the write");
         }
-        Stream::wake(shell.now, &rows, &shell.limits, 1).is_ok()
+        Stream::load(shell.now, &rows, &shell.limits, 1).is_ok()
     });
     assert_eq!(is_woken, [true, false, false, false]);
 }

@@ -63,7 +63,7 @@ pub(crate) struct Shell {
     pub(crate) limits: Limits,
     pub(crate) now: Millis,
     pub(crate) alarm: Option<Millis>,
-    pub(crate) live: Option<Broadcast>,
+    pub(crate) broadcast: Option<Broadcast>,
     /// The events of all turns.
     pub(crate) events: Vec<machine::Events>,
     /// Writes of the last turn.
@@ -78,7 +78,7 @@ pub(crate) struct Shell {
     pub(crate) messages: Vec<(EffectId, Message)>,
     stream: Option<Stream>,
     /// The seed of the last instance.
-    pub(crate) wakes: u64,
+    pub(crate) loads: u64,
     /// The incarnation of the reader that was attached last.
     incarnation: Option<Incarnation>,
 }
@@ -93,7 +93,7 @@ impl Shell {
             limits,
             now: Millis(1_800_000_000_000),
             alarm: None,
-            live: None,
+            broadcast: None,
             events: Vec::new(),
             written: 0,
             objects: BTreeMap::new(),
@@ -102,7 +102,7 @@ impl Shell {
             collections: Vec::new(),
             messages: Vec::new(),
             stream: None,
-            wakes: 0,
+            loads: 0,
             incarnation: None,
         }
     }
@@ -124,8 +124,8 @@ impl Shell {
             Ok(())
         });
         let mut stream = self.stream.take().unwrap_or_else(|| {
-            self.wakes += 1;
-            Stream::wake(self.now, &storage, &self.limits, self.wakes).expect("memory can be read")
+            self.loads += 1;
+            Stream::load(self.now, &storage, &self.limits, self.loads).expect("memory can be read")
         });
         let context = Context {
             now: self.now,
@@ -148,7 +148,7 @@ impl Shell {
         if self.rows.is_empty() {
             self.alarm = None;
         }
-        self.live = turn.broadcast;
+        self.broadcast = turn.broadcast;
         let mut answers = Vec::new();
         for effect in turn.after_commit {
             match effect {

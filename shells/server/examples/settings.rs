@@ -6,12 +6,12 @@
 
 use machine::Limits;
 use machine::router::settings;
-use machine::table::Place;
+use machine::table::Scope;
 use server::config;
 
 fn main() -> serde_json::Result<()> {
     let fixed = Limits::TABLE.iter().filter(|row| row.variable.is_none());
-    let fixed = fixed.map(|row| row.setting(&Limits::DEFAULT, Place::Simulator));
+    let fixed = fixed.map(|row| row.setting(&Limits::DEFAULT, Scope::Simulator));
     let own = [config::places(), config::cold(), config::bounds()].concat();
     let table: Vec<_> = settings::table()
         .into_iter()

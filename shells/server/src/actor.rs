@@ -190,7 +190,7 @@ pub(crate) struct Mailbox {
 
 #[derive(Debug, Default)]
 pub(crate) struct ActorState {
-    /// The instance of the machine. The first job that needs it wakes it. A failed turn drops it.
+    /// The instance of the machine. The first job that needs it loads it. A failed turn drops it.
     pub(crate) machine: Option<Object>,
     /// The seed of the present instance, or of the next one.
     instance_seed: Option<u64>,
@@ -348,7 +348,7 @@ impl ActorState {
         turn.map_err(|error| rows.damage().map_or(error, TurnError::Damaged))
     }
 
-    /// Returns what the turn of a job has to write before it wakes an instance, if older code wrote
+    /// Returns what the turn of a job has to write before it loads an instance, if older code wrote
     /// the rows.
     pub(crate) fn upgrade(
         &self,
@@ -378,11 +378,11 @@ impl ActorState {
             let instance_seed = drawn(&mut self.instance_seed, &*streams.platform)?;
             let limits = &streams.settings.limits;
             self.has_rows = !rows.layout()?.is_empty();
-            self.machine = Some(Object::wake(now, rows, limits, instance_seed)?);
+            self.machine = Some(Object::load(now, rows, limits, instance_seed)?);
             (self.instance, self.pending_effects) = (streams.instance(), 0);
             streams.awoken(actor);
         }
-        let machine = self.machine.as_mut().expect("it was woken just now");
+        let machine = self.machine.as_mut().expect("it was loaded just now");
         let subscribers = &self.subscribers;
         let context = Context {
             now,
@@ -424,7 +424,7 @@ impl ActorState {
         Ok(Effects {
             instance: self.instance,
             after_commit,
-            live: turn.broadcast,
+            broadcast: turn.broadcast,
             appended: turn.appended,
             events: turn.events,
         })

@@ -651,7 +651,7 @@ mod tests {
                 .collect();
             assert!(put(&InMemory::new(), pieces, 1_000_000).await == expected);
             let place = tempfile::tempdir().unwrap();
-            let directory = crate::object_stores::Directory::take(
+            let directory = crate::object_stores::DirectoryStore::take(
                 place.path(),
                 tokio::runtime::Handle::current(),
             )
@@ -663,9 +663,11 @@ mod tests {
     #[tokio::test]
     async fn an_upload_that_is_given_up_leaves_nothing() {
         let place = tempfile::tempdir().unwrap();
-        let directory =
-            crate::object_stores::Directory::take(place.path(), tokio::runtime::Handle::current())
-                .unwrap();
+        let directory = crate::object_stores::DirectoryStore::take(
+            place.path(),
+            tokio::runtime::Handle::current(),
+        )
+        .unwrap();
         let path = Path::from("name/incarnation/0-1");
         let bounds = Bounds::default();
         let length = bounds.put_whole_bytes_max + 1;

@@ -3,7 +3,7 @@
 //!
 //! Each turn is a savepoint in the transaction. A turn that fails takes back its own writes, and
 //! drops its stream's instance. Turns before it stay, of the same stream and of others. The next
-//! turn of the stream wakes an instance from the open transaction.
+//! turn of the stream loads an instance from the open transaction.
 
 use std::io;
 use std::mem;
@@ -43,7 +43,7 @@ pub(crate) struct Effects {
     /// The instance whose turn it was. Outcomes are reported to no other.
     pub(crate) instance: u64,
     pub(crate) after_commit: Vec<(Effect, Option<BodyWriter>)>,
-    pub(crate) live: Option<Broadcast>,
+    pub(crate) broadcast: Option<Broadcast>,
     pub(crate) appended: Appended,
     pub(crate) events: Events,
 }
@@ -265,7 +265,7 @@ impl Batch<'_> {
     }
 
     /// Writes a turn into the open transaction. Returns the turn's effects, and whether it has
-    /// written, also before it woke an instance.
+    /// written, also before it loaded an instance.
     fn carry_out(
         &mut self,
         state: &mut ActorState,
@@ -355,8 +355,8 @@ impl ActorState {
             let mut traffic = streams.traffic.lock();
             traffic.record(now, &actor.name, effects.appended);
         }
-        if let Some(live) = &effects.live {
-            self.subscribers.broadcast(&actor.name, live);
+        if let Some(broadcast) = &effects.broadcast {
+            self.subscribers.broadcast(&actor.name, broadcast);
         }
         for (effect, rendering) in effects.after_commit {
             match effect {

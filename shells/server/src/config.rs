@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use machine::limits_table;
 use machine::router::{SettingError, Settings, settings};
-use machine::table::{Place, Setting, TextDefault, Value};
+use machine::table::{Scope, Setting, TextDefault, Value};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -171,7 +171,7 @@ fn text(
 ) -> Setting {
     Setting {
         name,
-        place: Place::Server,
+        scope: Scope::Server,
         value: Value::Text { shape, default },
         help: help.to_owned(),
     }
@@ -203,7 +203,7 @@ pub fn places() -> Vec<Setting> {
         ),
         Setting {
             name: "LOG_FORMAT",
-            place: Place::Server,
+            scope: Scope::Server,
             value: Value::Choice {
                 options: &["text", "json"],
                 default: "text",
@@ -247,7 +247,7 @@ pub fn cold() -> Vec<Setting> {
 #[must_use]
 pub fn bounds() -> Vec<Setting> {
     let rows = Bounds::TABLE.iter();
-    rows.map(|row| row.setting(&Bounds::DEFAULT, Place::Server))
+    rows.map(|row| row.setting(&Bounds::DEFAULT, Scope::Server))
         .collect()
 }
 

@@ -29,7 +29,7 @@ pub(crate) const ALARMS: &str = "alarms.sqlite";
 
 /// The storage of one machine.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct DataDirectory {
     shards: PathBuf,
     /// The random id.
     id: String,
@@ -39,7 +39,7 @@ pub(crate) struct Directory {
     _lock: File,
 }
 
-impl Directory {
+impl DataDirectory {
     /// Opens the directory, and creates it if it does not exist. A count of 0 keeps the shards of
     /// an existing directory, and gives a new one a shard for each processor.
     ///
@@ -197,7 +197,7 @@ pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-impl Storage for Directory {
+impl Storage for DataDirectory {
     fn shards(&self) -> usize {
         self.count
     }
@@ -285,8 +285,8 @@ impl Writer for Shard {
 mod tests {
     use super::*;
 
-    fn take(data: &Path, count: usize) -> io::Result<Directory> {
-        Directory::take(data, count, 256)
+    fn take(data: &Path, count: usize) -> io::Result<DataDirectory> {
+        DataDirectory::take(data, count, 256)
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use arguments::{Arguments, Request};
 use object_store::ObjectStore;
-use server::object_stores::{self, Directory, S3};
+use server::object_stores::{self, DirectoryStore, S3};
 use server::{Bounds, Config, Native, Server, Tcp, directory, reshard};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -43,7 +43,7 @@ const ONLY_ON_CLOUDFLARE: [&str; 2] = ["ACCESS_TEAM", "ACCESS_AUD"];
 /// Opens the cold tier that the operator has named.
 fn cold_store(arguments: &Arguments, threads: &Handle) -> Result<Option<Arc<dyn ObjectStore>>> {
     let directory = |path: &Path| -> Result<Option<Arc<dyn ObjectStore>>> {
-        let directory = Directory::take(path, threads.clone()).with_context(|| {
+        let directory = DirectoryStore::take(path, threads.clone()).with_context(|| {
             format!(
                 "the directory {} cannot be used for cold storage",
                 path.display()

@@ -36,7 +36,7 @@ const DELETED_TOGETHER: usize = 100;
 /// The directory itself has to exist. Without it (the disk may not be mounted) no object is known
 /// to be missing.
 #[derive(Debug)]
-pub struct Directory {
+pub struct DirectoryStore {
     root: Arc<PathBuf>,
     files: LocalFileSystem,
     threads: Threads,
@@ -64,7 +64,7 @@ impl Threads {
     }
 }
 
-impl Directory {
+impl DirectoryStore {
     /// Opens a directory, and creates it if it does not exist. It is used on the blocking threads
     /// of the given runtime.
     ///
@@ -121,7 +121,7 @@ fn is_there(root: &FilePath) -> Result<()> {
 
 fn failed(path: &FilePath, error: io::Error) -> Error {
     Error::Generic {
-        store: "Directory",
+        store: "DirectoryStore",
         source: format!("{}: {error}", path.display()).into(),
     }
 }
@@ -166,14 +166,14 @@ fn settle(root: &FilePath, mut deleted: Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-impl fmt::Display for Directory {
+impl fmt::Display for DirectoryStore {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Directory({})", self.root.display())
+        write!(formatter, "DirectoryStore({})", self.root.display())
     }
 }
 
 #[async_trait]
-impl ObjectStore for Directory {
+impl ObjectStore for DirectoryStore {
     async fn put_opts(
         &self,
         location: &Path,
@@ -315,14 +315,14 @@ mod tests {
 
     const BYTES: usize = 700_000;
 
-    async fn put(directory: &Directory, path: &Path) -> Result<PutResult> {
+    async fn put(directory: &DirectoryStore, path: &Path) -> Result<PutResult> {
         let payload = PutPayload::from(vec![7; BYTES]);
         directory
             .put_opts(path, payload, PutOptions::from(PutMode::Create))
             .await
     }
 
-    async fn delete_both(directory: &Directory, paths: [&Path; 2]) -> Result<Vec<Path>> {
+    async fn delete_both(directory: &DirectoryStore, paths: [&Path; 2]) -> Result<Vec<Path>> {
         let paths = stream::iter(paths.map(|path| Ok(path.clone())));
         directory.delete_stream(paths.boxed()).try_collect().await
     }
@@ -330,7 +330,7 @@ mod tests {
     #[tokio::test]
     async fn an_object_is_put_once_and_read_in_pieces() {
         let place = tempfile::tempdir().unwrap();
-        let directory = Directory::take(place.path(), Handle::current()).unwrap();
+        let directory = DirectoryStore::take(place.path(), Handle::current()).unwrap();
         let path = Path::from("name/incarnation/0-1");
         put(&directory, &path).await.unwrap();
         assert!(matches!(
@@ -351,7 +351,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_deleted_leaves_nothing_not_even_of_a_put_that_was_killed() {
         let place = tempfile::tempdir().unwrap();
-        let directory = Directory::take(place.path(), Handle::current()).unwrap();
+        let directory = DirectoryStore::take(place.path(), Handle::current()).unwrap();
         let [path, killed] = ["name/incarnation/0-1", "other/incarnation/0-1"].map(Path::from);
         put(&directory, &path).await.unwrap();
         fs::create_dir_all(place.path().join("other/incarnation")).unwrap();
@@ -372,7 +372,7 @@ mod tests {
     async fn without_the_directory_nothing_is_known_and_nothing_is_made() {
         let place = tempfile::tempdir().unwrap();
         let root = place.path().join("cold");
-        let directory = Directory::take(&root, Handle::current()).unwrap();
+        let directory = DirectoryStore::take(&root, Handle::current()).unwrap();
         let path = Path::from("name/incarnation/0-1");
         assert!(matches!(
             directory.get(&path).await,

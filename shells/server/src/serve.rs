@@ -26,7 +26,7 @@ use crate::alarms;
 use crate::clients::Clients;
 use crate::cold::{self, EffectJob};
 use crate::config::{Bounds, Config};
-use crate::directory::Directory;
+use crate::directory::DataDirectory;
 use crate::framing::Length;
 use crate::http::{GaveWayError, Service};
 use crate::metrics::Counted;
@@ -168,7 +168,7 @@ impl Server {
         let Bounds {
             shards, cache_kib, ..
         } = config.bounds;
-        let directory = Directory::take(&config.data, shards, cache_kib)?;
+        let directory = DataDirectory::take(&config.data, shards, cache_kib)?;
         let server = Self::over(config, platform, Arc::new(directory), cold);
         server.streams.open_shards()?;
         Ok(server)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use machine::live_reader::{self, Frame};
+use machine::live_reader::{self, MessageHead};
 use machine::rows::Incarnation;
 use machine::{Broadcast, Class, Subscriber};
 use tokio::sync::mpsc;
@@ -49,24 +49,26 @@ impl Subscribers {
 
     /// Sends what a turn has added to every subscriber of the incarnation. A subscriber whose
     /// buffer is full is detached, as is every one when the stream has ended.
-    pub(crate) fn broadcast(&mut self, name: &str, live: &Broadcast) {
+    pub(crate) fn broadcast(&mut self, name: &str, broadcast: &Broadcast) {
         for class in [Class::Sse, Class::LongPoll] {
             let is_addressed = |subscriber: &SubscriberSender| {
-                subscriber.class == class && subscriber.incarnation == live.incarnation
+                subscriber.class == class && subscriber.incarnation == broadcast.incarnation
             };
             if !self.0.values().any(is_addressed) {
                 continue;
             }
-            let encoded = live.message(class);
-            let message = encoded.ok().and_then(|encoded| Frame::decode(&encoded));
-            let Some((frame, body)) = message else {
+            let encoded = broadcast.message(class);
+            let message = encoded
+                .ok()
+                .and_then(|encoded| MessageHead::decode(&encoded));
+            let Some((head, body)) = message else {
                 // Detaching them makes the readers connect again and read the stream.
                 tracing::error!(%name, "a broadcast could not be encoded");
                 self.0.retain(|_, subscriber| !is_addressed(subscriber));
                 continue;
             };
-            let ends = live.end.is_some();
-            let message = Arc::new(LiveMessage { frame, body });
+            let ends = broadcast.end.is_some();
+            let message = Arc::new(LiveMessage { head, body });
             self.0.retain(|_, subscriber| {
                 !is_addressed(subscriber) || (subscriber.send(&message) && !ends)
             });
@@ -113,7 +115,7 @@ struct SubscriberSender {
 /// What a turn sends to the subscribers of a class.
 #[derive(Clone, Debug)]
 struct LiveMessage {
-    frame: Frame,
+    head: MessageHead,
     body: Vec<u8>,
 }
 
@@ -143,8 +145,8 @@ impl Attachment {
             return live_reader::Input::Disconnected;
         };
         self.held.fetch_sub(message.body.len(), Ordering::AcqRel);
-        let LiveMessage { frame, body } = Arc::unwrap_or_clone(message);
-        live_reader::Input::Message { frame, body }
+        let LiveMessage { head, body } = Arc::unwrap_or_clone(message);
+        live_reader::Input::Message { head, body }
     }
 }
 

@@ -134,7 +134,7 @@ async fn a_failed_turn_of_several_appends_fails_all_of_them_and_nothing_else() {
             shard.execute(&set, []).unwrap();
         }
     };
-    // Its turns fail, because they cannot wake it.
+    // Its turns fail, because they cannot load it.
     set(999);
     let server = start(directory.path(), &cold, 1_000);
     let (failed, stored) = tokio::join!(together(&server, "a", 32), together(&server, "b", 32));

@@ -1,4 +1,4 @@
-//! Rows of earlier code are upgraded by the turn that wakes their stream. Rows of later code are
+//! Rows of earlier code are upgraded by the turn that loads their stream. Rows of later code are
 //! answered 503 and stay as they are, and other streams are not affected.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]

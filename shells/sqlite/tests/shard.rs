@@ -353,9 +353,9 @@ fn set_schema(directory: &tempfile::TempDir, table: &str, schema: u64) {
     assert_eq!(connection.execute(&set, []).unwrap(), 1);
 }
 
-fn wake(shard: &Shard, name: &str) -> Result<Stream, machine::StorageError> {
+fn load(shard: &Shard, name: &str) -> Result<Stream, machine::StorageError> {
     let rows = shard.stream(name).unwrap();
-    Stream::wake(Millis(9), &rows, &Limits::DEFAULT, 1)
+    Stream::load(Millis(9), &rows, &Limits::DEFAULT, 1)
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn older_rows_of_a_stream_are_upgraded_and_keep_everything() {
         };
         assert_eq!(shard.stream("a").unwrap().layout().unwrap(), layout);
         assert_eq!(shard.stream("b").unwrap().layout().unwrap(), present);
-        assert!(wake(&shard, "a").is_err() && wake(&shard, "b").is_ok());
+        assert!(load(&shard, "a").is_err() && load(&shard, "b").is_ok());
         let upgrade = Stream::upgrade(Millis(9), &shard.stream("a").unwrap());
         let upgrade = upgrade.unwrap().unwrap();
         shard.begin().unwrap();
@@ -392,7 +392,7 @@ fn older_rows_of_a_stream_are_upgraded_and_keep_everything() {
         shard.commit().unwrap();
         assert_eq!(shard.stream("a").unwrap().layout().unwrap(), present);
         assert_eq!(all(&shard, "a"), before);
-        assert!(wake(&shard, "a").is_ok());
+        assert!(load(&shard, "a").is_ok());
     }
 }
 
@@ -417,7 +417,7 @@ fn newer_rows_of_a_stream_are_not_read() {
         let rows = shard.stream("a").unwrap();
         let error = Stream::upgrade(Millis(9), &rows).unwrap_err();
         assert!(error.0.contains("schema 7 is newer than"), "{error}");
-        assert!(wake(&shard, "a").is_err() && wake(&shard, "b").is_ok());
+        assert!(load(&shard, "a").is_err() && load(&shard, "b").is_ok());
     }
 }
 

@@ -399,12 +399,12 @@ fn control_rows_are_read_in_order_with_or_without_a_stream() {
 #[test]
 fn rows_of_later_code_and_rows_that_were_not_upgraded_wake_nothing() {
     let now = Millis(1_800_000_000_000);
-    let wake = |database: &Database| Stream::wake(now, database, &Limits::default(), 1);
+    let load = |database: &Database| Stream::load(now, database, &Limits::default(), 1);
     let older = database(CHAT);
-    let error = wake(&older).expect_err("the rows are older");
+    let error = load(&older).expect_err("the rows are older");
     assert!(error.0.contains("schema is 0"), "{error}");
     upgrade(&older);
-    assert!(wake(&older).is_ok());
+    assert!(load(&older).is_ok());
     let later = |table: &str| match table {
         "stream" => {
             format!("{CHAT} ALTER TABLE stream ADD COLUMN schema INTEGER NOT NULL DEFAULT 7;")
@@ -420,6 +420,6 @@ fn rows_of_later_code_and_rows_that_were_not_upgraded_wake_nothing() {
         let database = database(&later(table));
         let error = Stream::upgrade(now, &database).expect_err("the rows are later");
         assert!(error.0.contains("schema 7 is newer than"), "{error}");
-        wake(&database).expect_err("the rows are later");
+        load(&database).expect_err("the rows are later");
     }
 }

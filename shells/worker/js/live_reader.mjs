@@ -33,9 +33,9 @@ export const JITTER_END = 1_000;
  */
 
 /**
- * One message from the object to a subscriber (`live_reader::Frame`).
+ * One message from the object to a subscriber (`live_reader::MessageHead`).
  *
- * @typedef {object} Frame
+ * @typedef {object} MessageHead
  * @property {string} from
  * @property {string} next
  * @property {number} cursor
@@ -50,7 +50,7 @@ export const JITTER_END = 1_000;
  *
  * @typedef {{ type: "connected", head: Head, body: Uint8Array }
  *   | { type: "forwarded", status: number }
- *   | { type: "message", frame: Frame, body: Uint8Array }
+ *   | { type: "message", head: MessageHead, body: Uint8Array }
  *   | { type: "unanswered" | "disconnected" | "drained" | "backpressure" | "tick" }
  *   | { type: "half-closed" | "ending" | "client-gone" }
  * } Input
@@ -158,7 +158,7 @@ export class LiveReader {
       case "unanswered":
         return this.#reconnect(jitter);
       case "message":
-        return this.#message(now, input.frame, input.body);
+        return this.#message(now, input.head, input.body);
       case "disconnected":
         if (this.phase !== "attached") return [];
         this.attempts = 0;
@@ -212,25 +212,25 @@ export class LiveReader {
 
   /**
    * @param {number} now
-   * @param {Frame} frame
+   * @param {MessageHead} head
    * @param {Uint8Array} body
    * @returns {Effect[]}
    */
-  #message(now, frame, body) {
+  #message(now, head, body) {
     if (this.phase !== "attached") return [];
-    if (frame.end === "deleted" && this.class === "sse") return this.#end();
-    if (frame.from !== this.position || !frame.whole) {
+    if (head.end === "deleted" && this.class === "sse") return this.#end();
+    if (head.from !== this.position || !head.whole) {
       return [{ type: "disconnect" }, this.#connect(0)];
     }
-    this.position = frame.next;
-    this.cursor = Math.max(this.cursor, frame.cursor);
+    this.position = head.next;
+    this.cursor = Math.max(this.cursor, head.cursor);
     if (this.class === "sse") {
-      const closed = frame.end === "closed";
+      const closed = head.end === "closed";
       const emit = this.#emit(now, body, true, closed);
       return closed ? [emit, ...this.#end()] : [emit];
     }
-    const { status, headers } = frame;
-    if (status === undefined) throw new Error("a long-poll's frame has a status");
+    const { status, headers } = head;
+    if (status === undefined) throw new Error("a long-poll's head has a status");
     this.phase = "ended";
     return [
       { type: "disconnect" },

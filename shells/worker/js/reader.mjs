@@ -3,7 +3,7 @@
 
 import { JITTER_END, LIVE_HEAD, LiveReader } from "./live_reader.mjs";
 
-/** @import { Answer, Effect, Frame, Head, Input } from "./live_reader.mjs" */
+/** @import { Answer, Effect, MessageHead, Head, Input } from "./live_reader.mjs" */
 
 /** @typedef {(request: Request) => Promise<Response>} Connect */
 
@@ -27,9 +27,9 @@ const NORMAL_CLOSURE = 1_000;
  */
 function decodedMessage(message) {
   const length = new DataView(message).getUint32(0, true);
-  /** @type {Frame} */
-  const frame = JSON.parse(decoder.decode(new Uint8Array(message, 4, length)));
-  return { type: "message", frame, body: new Uint8Array(message, 4 + length) };
+  /** @type {MessageHead} */
+  const head = JSON.parse(decoder.decode(new Uint8Array(message, 4, length)));
+  return { type: "message", head, body: new Uint8Array(message, 4 + length) };
 }
 
 /**

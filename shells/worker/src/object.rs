@@ -435,7 +435,7 @@ impl StreamObject {
 
     /// Runs one turn, from the input to the response, if there is one. Nothing else runs in
     /// between. When the turn fails, nothing of it is stored, nothing is sent to clients, and the
-    /// stream is woken again.
+    /// stream is loaded again.
     fn turn(&self, input: Input, limits: &Limits) -> Result<Option<Responded>, JsValue> {
         let done = self.try_turn(input, limits);
         if let Err(error) = &done {
@@ -459,7 +459,7 @@ impl StreamObject {
                 if let Some(write) = Object::upgrade(now, storage).map_err(described)? {
                     storage.upgrade(&write)?;
                 }
-                Object::wake(now, storage, limits, instance_seed()?).map_err(described)?
+                Object::load(now, storage, limits, instance_seed()?).map_err(described)?
             }
         };
         let context = Context {
@@ -477,8 +477,8 @@ impl StreamObject {
                 self.asked.commit();
             }
         }
-        if let Some(live) = &turn.broadcast {
-            self.broadcast(live)?;
+        if let Some(broadcast) = &turn.broadcast {
+            self.broadcast(broadcast)?;
         }
         if !turn.events.events.is_empty() {
             self.asked
@@ -547,7 +547,7 @@ impl StreamObject {
 
     /// Sends the broadcast of a turn. It follows the turn's writes, so the output gate holds it
     /// until they are durable.
-    fn broadcast(&self, live: &Broadcast) -> Result<(), JsValue> {
+    fn broadcast(&self, broadcast: &Broadcast) -> Result<(), JsValue> {
         // Asking the platform for its WebSockets wakes those that hibernate. So ask only if there
         // may be some.
         if !self.has_subscribers.get() {
@@ -555,18 +555,18 @@ impl StreamObject {
         }
         let mut has_subscribers = false;
         for class in [Class::Sse, Class::LongPoll] {
-            let subscribers = self.storage.subscribers(class, live.incarnation)?;
+            let subscribers = self.storage.subscribers(class, broadcast.incarnation)?;
             if subscribers.length() == 0 {
                 continue;
             }
             has_subscribers = true;
-            let message = live.message(class).map_err(described)?;
+            let message = broadcast.message(class).map_err(described)?;
             let message = Uint8Array::from(message.as_slice());
             for subscriber in subscribers.iter() {
                 let subscriber: Socket = subscriber.unchecked_into();
                 // Sending fails if the connection has closed meanwhile, which does no harm.
                 let sent = subscriber.send(&message);
-                if sent.is_ok() && live.end.is_some() {
+                if sent.is_ok() && broadcast.end.is_some() {
                     drop(subscriber.close(NORMAL_CLOSURE, "finished"));
                 }
             }

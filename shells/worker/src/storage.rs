@@ -68,7 +68,7 @@ impl Storage {
         }
     }
 
-    /// Upgrades older rows to the present layout, before the turn that wakes the instance. No event
+    /// Upgrades older rows to the present layout, before the turn that loads the instance. No event
     /// comes in between, so both become durable together.
     pub(crate) fn upgrade(&self, write: &Write) -> Result<(), JsValue> {
         self.transact(|| self.write_one(write))

@@ -148,7 +148,7 @@ impl World<'_, '_> {
         // At this time nothing has expired.
         let now = Millis(1);
         let limits = &self.settings.limits;
-        let mut stream = Stream::wake(now, rows, limits, 0).map_err(unreadable)?;
+        let mut stream = Stream::load(now, rows, limits, 0).map_err(unreadable)?;
         let mut seen = Seen {
             units: Vec::new(),
             tokens: Vec::new(),

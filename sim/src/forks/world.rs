@@ -402,15 +402,15 @@ impl<'w, 't> World<'w, 't> {
             subscribers: &|_| Ok(0),
             entropy: &|| -> [u8; 32] { unreachable!("there are no subscriptions here") },
         };
-        let woken = match stream {
+        let loaded = match stream {
             Some(stream) => Ok(stream),
             None => {
                 // Instances of all objects differ.
                 let seed = self.scheduled;
-                Stream::wake(now, &storage, &self.settings.limits, seed)
+                Stream::load(now, &storage, &self.settings.limits, seed)
             }
         };
-        let stepped = woken.and_then(|mut stream| {
+        let stepped = loaded.and_then(|mut stream| {
             let turn = stream.step(&context, input)?;
             Ok((stream, turn))
         });

@@ -140,7 +140,7 @@ impl World<'_, '_> {
         let woken = match machine {
             Some(machine) => Ok(machine),
             // Instances of all objects differ.
-            None => Machine::wake(now, &storage, limits, self.scheduled),
+            None => Machine::load(now, &storage, limits, self.scheduled),
         };
         let is_alarm = matches!(input, Input::Alarm);
         let cause = Cause::of(

@@ -125,9 +125,9 @@ impl World<'_, '_> {
     }
 
     /// Sends one message to each connection of the incarnation.
-    pub(super) fn broadcast(&mut self, at: ObjectId, live: &Broadcast, before: Position) {
+    pub(super) fn broadcast(&mut self, at: ObjectId, broadcast: &Broadcast, before: Position) {
         let after = Position::of(&self.models[at].state);
-        let position = if live.end == Some(machine::StreamEnd::Deleted) {
+        let position = if broadcast.end == Some(machine::StreamEnd::Deleted) {
             before
         } else {
             after
@@ -137,7 +137,7 @@ impl World<'_, '_> {
             let connections: Vec<ConnectionId> = attached
                 .filter(|(connection, attachment)| {
                     attachment.class == class
-                        && attachment.incarnation == live.incarnation
+                        && attachment.incarnation == broadcast.incarnation
                         && !self.connections[*connection].finished
                 })
                 .map(|(connection, _)| *connection)
@@ -145,7 +145,7 @@ impl World<'_, '_> {
             if connections.is_empty() {
                 continue;
             }
-            let message = match live.message(class) {
+            let message = match broadcast.message(class) {
                 Ok(bytes) => Message {
                     bytes: bytes.into(),
                     position,
@@ -169,7 +169,7 @@ impl World<'_, '_> {
                     },
                     gated,
                 );
-                if live.end.is_some() {
+                if broadcast.end.is_some() {
                     platform.hold(Outgoing::Close { connection }, gated);
                     self.connections[connection].finished = true;
                 }

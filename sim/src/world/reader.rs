@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use machine::live_reader::{Effect, Frame, Input, JITTER_END, LiveHead, LiveReader};
+use machine::live_reader::{Effect, Input, JITTER_END, LiveHead, LiveReader, MessageHead};
 use machine::wire::internal_headers;
 use machine::{Class, Millis, Offset, StreamEnd};
 
@@ -294,7 +294,7 @@ impl World<'_, '_> {
         if self.readers[reader].connection != Some(connection) {
             return;
         }
-        let Some((frame, body)) = Frame::decode(&message.bytes) else {
+        let Some((head, body)) = MessageHead::decode(&message.bytes) else {
             return self.engine.fail(
                 Oracle::Contract,
                 "a message that can be read".to_owned(),
@@ -303,27 +303,27 @@ impl World<'_, '_> {
         };
         self.engine.note(format_args!("reader {reader}"), || {
             format!(
-                "connection {connection}: {frame:?} {}",
+                "connection {connection}: {head:?} {}",
                 crate::request::excerpt(&body)
             )
         });
         let it = &mut self.readers[reader];
         it.position = message.position;
-        if !frame.whole {
+        if !head.whole {
             self.engine.cover(Situation::FrameNotWhole);
         } else if it.class == Class::Sse && !body.is_empty() {
             self.engine.cover(Situation::EventsPushed);
         }
         if it.class == Class::LongPoll {
-            self.engine.cover(match frame.end {
+            self.engine.cover(match head.end {
                 None => Situation::LongPollWoken,
                 Some(StreamEnd::Closed) => Situation::LongPollClosed,
                 Some(StreamEnd::Deleted) => Situation::LongPollGone,
             });
-        } else if frame.end == Some(StreamEnd::Deleted) {
+        } else if head.end == Some(StreamEnd::Deleted) {
             self.engine.cover(Situation::EventsGone);
         }
-        self.step(reader, Input::Message { frame, body });
+        self.step(reader, Input::Message { head, body });
     }
 
     pub(super) fn connection_closed(&mut self, connection: ConnectionId) {

@@ -77,7 +77,7 @@ impl World<'_, '_> {
             }
             return self.turn_failed(at, &calls, consumes);
         }
-        if self.objects[at].platform.instance.is_none() && !self.wake(at) {
+        if self.objects[at].platform.instance.is_none() && !self.load(at) {
             return;
         }
         let object = &mut self.objects[at];
@@ -257,11 +257,11 @@ impl World<'_, '_> {
     }
 
     /// Wakes a new instance over what is stored. Returns whether that worked.
-    fn wake(&mut self, at: ObjectId) -> bool {
+    fn load(&mut self, at: ObjectId) -> bool {
         let platform = &mut self.objects[at].platform;
         let (now, number) = platform.begin_instance(&mut self.engine);
         let nonce = number << 8 | at.number() as u64;
-        match Stream::wake(
+        match Stream::load(
             Millis(now),
             platform.storage.storage(),
             &self.engine.settings.limits,

@@ -20,7 +20,7 @@ sim::named! {
         AppendsFoldedFailed: "turn of several appends failed",
         SealedBehindAppends: "segment sealed by the last of several appends in one turn",
         GroupFailed: "turn failed with others waiting for the commit",
-        PutToSleep: "stream woken again by the same server",
+        PutToSleep: "stream loaded again by the same server",
         Upgraded: "rows of an earlier release, upgraded",
         RequestCut: "request cut before its end, without an effect",
         ResponseCut: "response cut before its end",

@@ -75,7 +75,7 @@ pub(crate) struct Inner {
     pub(crate) storage_failed_at: u64,
     /// How often the server has asked for entropy.
     pub(crate) randoms: u64,
-    /// Which server has woken which stream.
+    /// Which server has loaded which stream.
     pub(crate) opened: BTreeSet<(u64, String)>,
     /// What has become durable and is not judged yet.
     pub(crate) log: Vec<Logged>,

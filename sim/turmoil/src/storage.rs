@@ -632,7 +632,7 @@ impl Rows for View {
 }
 
 impl machine::Storage for View {
-    /// Only an instance that wakes asks this.
+    /// Only an instance that is loaded asks this.
     fn layout(&self) -> Result<Layout, StorageError> {
         let mut shared = self.shared.lock();
         shared

@@ -67,7 +67,7 @@ pub(in crate::subscriptions) fn compare(
             subscribers: &|_| Ok(0),
             entropy: &|| unreachable!("an append asks for no entropy"),
         };
-        let mut object = Object::wake(now, &storage, limits, SEED)?;
+        let mut object = Object::load(now, &storage, limits, SEED)?;
         let turn = object.step(&context, input.clone())?;
         let head = rows.head().cloned().map(without_alarm);
         let writes = turn.writes.into_iter().map(|write| {
