@@ -17,6 +17,7 @@ mod segment;
 mod sequence;
 mod sse;
 mod subscription;
+mod token;
 
 pub use forks::forks;
 pub use json::json;

@@ -278,6 +278,12 @@ limits_table! {
     /// Largest append that reaches a session with its content, about. A larger one arrives without
     /// it.
     envelope_bytes_max: u64 = 256 << 10, Bytes, (1, 1 << 20);
+    /// Longest token that permits requests for streams.
+    stream_token_bytes_max: u64 = 16 << 10, Bytes, (1, TEXT_BYTES_MAX);
+    /// How far the clock of the issuer of such a token may be from that of the server.
+    stream_token_skew_ms_max: u64 = 60_000, Milliseconds, (0, DAY_MS);
+    /// Most patterns of streams in such a token.
+    stream_token_patterns_max: u64 = 100, Count, (0, 10_000);
     /// Longest token of Cloudflare Access.
     access_token_bytes_max: u64 = 16 << 10, Bytes, (1, TEXT_BYTES_MAX);
     /// How far the clock of Cloudflare Access may be from that of the Worker.

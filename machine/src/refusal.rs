@@ -32,6 +32,12 @@ pub enum Refusal {
     /// 401: the token of Cloudflare Access does not hold.
     #[error("the token of Cloudflare Access {0}")]
     AccessDenied(&'static str),
+    /// 401: the token is not one that the operator's application has signed, or not valid now.
+    #[error("the token {0}")]
+    TokenRefused(&'static str),
+    /// 403: the token is valid, but does not permit the request.
+    #[error("the token does not permit {0}")]
+    NotPermitted(&'static str),
     /// 403: the origin of a web page is not admitted, or a path is internal.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -218,6 +224,8 @@ impl Refusal {
             Self::EpochStartsAtZero => (400, "epoch_starts_at_zero"),
             Self::Unauthorized => (401, "unauthorized"),
             Self::AccessDenied(_) => (401, "access_denied"),
+            Self::TokenRefused(_) => (401, "token_refused"),
+            Self::NotPermitted(_) => (403, "not_permitted"),
             Self::Forbidden(_) => (403, "forbidden"),
             Self::StaleEpoch { .. } => (403, "stale_epoch"),
             Self::StreamNotFound => (404, "stream_not_found"),

@@ -71,6 +71,9 @@ describe("limits", () => {
     ["RETRY_MIN_MS", "600001"],
     ["AUTH_TOKEN", ""],
     ["AUTH_TOKEN", " secret"],
+    ["JWT_SECRET", ""],
+    ["JWT_SECRET", "a short secret"],
+    ["JWT_SECRET", `${"x".repeat(32)},`],
     ["WEBHOOK_SIGNING_KEY", ""],
     ["WEBHOOK_SIGNING_KEY", "AQEBAQ"],
   ])("%s set to %o is refused by name", (name, value) =>

@@ -441,7 +441,7 @@ impl Server {
             };
             return self.take_of_operator(request, route);
         }
-        let to = match router::route(head, &self.settings) {
+        let to = match router::route(head, self.now, &self.settings) {
             Route::Answered(answer) => {
                 // The parser must withstand even what the router refuses.
                 let _ = request.parse(&self.settings.limits);

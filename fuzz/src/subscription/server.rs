@@ -613,7 +613,7 @@ impl Server {
             target,
             header: &header,
         };
-        let to = match router::route(head, &self.settings) {
+        let to = match router::route(head, self.now, &self.settings) {
             Route::Answered(answer) => {
                 // The parser must withstand even what the router refuses.
                 let _ = request.parse(&self.settings.limits);

@@ -125,7 +125,7 @@ impl Server {
             header: &header,
         };
         let route = |body: Option<&[u8]>| {
-            session::route(head, body, &|| entropy, &self.settings)
+            session::route(head, body, &|| entropy, self.now, &self.settings)
                 .expect("the path is one of these")
         };
         let mut decided = route(None);

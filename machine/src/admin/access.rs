@@ -99,8 +99,8 @@ pub(super) fn admit(
         Caller::Platform { .. } => Err(Refusal::Forbidden(
             "the admin API is closed until ADMIN_TOKEN is set",
         )),
-        Caller::Connection { .. } if settings.auth_token.is_some() => Err(Refusal::Forbidden(
-            "the admin API is closed until ADMIN_TOKEN is set, because AUTH_TOKEN is",
+        Caller::Connection { .. } if settings.has_tokens() => Err(Refusal::Forbidden(
+            "the admin API is closed until ADMIN_TOKEN is set, because streams need a token",
         )),
         Caller::Connection { is_loopback } if is_loopback && is_addressed_as_loopback(head) => {
             Ok(Admission::Admitted)

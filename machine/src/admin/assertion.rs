@@ -1,16 +1,13 @@
 //! What Cloudflare Access asserts of a request that it has let through: a JSON web token (RFC 7519)
 //! that the keys of the operator's team have signed.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use crate::wire::json;
-use crate::wire::request::{RequestHead, safe_integer};
+use crate::wire::request::RequestHead;
+use crate::wire::web_token::WebToken;
 use crate::{Limits, Millis, Refusal};
 
 const HEADER: &str = "Cf-Access-Jwt-Assertion";
 const COOKIE: &str = "CF_Authorization";
-const MILLIS_PER_SECOND: u64 = 1_000;
 
 /// The application of Cloudflare Access that protects the admin API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,78 +59,40 @@ impl Assertion {
         now: Millis,
         limits: &Limits,
     ) -> Result<Self, Refusal> {
-        const MALFORMED: Refusal = Refusal::AccessDenied("is not a JSON web token");
         if token.len() as u64 > limits.access_token_bytes_max {
             return Err(Refusal::AccessDenied("is too long"));
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
-        let (header, claims) = signed.split_once('.').ok_or(MALFORMED)?;
-        let header = Claims::read(header).ok_or(MALFORMED)?;
-        let claims = Claims::read(claims).ok_or(MALFORMED)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| MALFORMED)?;
-        // Extensions that a token calls critical must be understood (RFC 7515, section 4.1.11).
-        if header.text("alg").as_deref() != Some("RS256") || header.member("crit").is_some() {
+        let token = WebToken::read(token);
+        let token = token.ok_or(Refusal::AccessDenied("is not a JSON web token"))?;
+        if !token.is_signed_with("RS256") {
             return Err(Refusal::AccessDenied("is not signed with plain RS256"));
         }
-        let key_id = header
-            .text("kid")
-            .ok_or(Refusal::AccessDenied("names no key"))?;
-        if claims.text("iss") != Some(access.issuer()) {
+        let key_id = token.header.text("kid");
+        let key_id = key_id.ok_or(Refusal::AccessDenied("names no key"))?;
+        if token.claims.text("iss") != Some(access.issuer()) {
             return Err(Refusal::AccessDenied("is of another team"));
         }
-        let audiences = claims.member("aud").unwrap_or_default();
-        let audiences = json::elements(&audiences).unwrap_or_else(|| vec![audiences]);
+        let audiences = token.claims.elements("aud").unwrap_or_default();
         let is_meant = audiences
             .iter()
             .any(|audience| json::text(audience).as_ref() == Some(&access.audience));
         if !is_meant {
             return Err(Refusal::AccessDenied("is for another application"));
         }
-        let skew = limits.access_skew_ms_max;
-        let expires_at = claims.member("exp").as_deref().and_then(time);
-        let expires_at = expires_at.ok_or(Refusal::AccessDenied("has no valid end"))?;
-        if expires_at.plus(skew) <= now {
-            return Err(Refusal::AccessDenied("has expired"));
-        }
-        if let Some(from) = claims.member("nbf") {
-            time(&from)
-                .filter(|from| *from <= now.plus(skew))
-                .ok_or(Refusal::AccessDenied("is not valid yet"))?;
-        }
+        let times = token.check_times(now, limits.access_skew_ms_max);
+        times.map_err(Refusal::AccessDenied)?;
         Ok(Self {
             key_id,
-            signed: signed.to_owned(),
-            signature,
+            signed: token.signed.to_owned(),
+            signature: token.signature,
         })
     }
 }
 
-/// The JSON in a part of a token. What is no object has no members.
-struct Claims(String);
-
-impl Claims {
-    fn read(part: &str) -> Option<Self> {
-        let json = URL_SAFE_NO_PAD.decode(part).ok()?;
-        String::from_utf8(json).ok().map(Self)
-    }
-
-    fn member(&self, name: &str) -> Option<String> {
-        json::member(&self.0, name)
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        json::text(&self.member(name)?)
-    }
-}
-
-/// Reads whole seconds since 1970.
-fn time(seconds: &str) -> Option<Millis> {
-    let seconds = safe_integer(seconds)?;
-    Some(Millis(seconds.saturating_mul(MILLIS_PER_SECOND)))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::{Value, json};
 
     use super::*;

@@ -5,18 +5,19 @@ pub(crate) mod cors;
 mod edge_cache;
 pub mod name;
 pub mod page;
+mod permissions;
 pub mod settings;
 pub mod target;
 
 use percent_encoding::percent_decode_str;
-use subtle::ConstantTimeEq;
 
 use crate::wire::control::{self, RequiredToken};
 use crate::wire::request::{self, RequestHead};
 use crate::wire::{CacheMode, header, internal_headers};
-use crate::{Answer, Limits, Refusal};
+use crate::{Answer, Limits, Millis, Refusal};
 pub use cors::Origins;
 pub use edge_cache::{EdgeCache, may_keep};
+pub(crate) use permissions::{Permissions, check_token};
 pub use settings::{SettingError, Settings};
 
 /// Prefix of stream URLs.
@@ -75,10 +76,10 @@ impl ToStream {
     }
 }
 
-/// Routes a request by its head.
+/// Routes a request by its head. Tokens are valid at the time `now`, or not.
 #[must_use]
-pub fn route(head: RequestHead<'_>, settings: &Settings) -> Route {
-    match stream_route(head, settings) {
+pub fn route(head: RequestHead<'_>, now: Millis, settings: &Settings) -> Route {
+    match stream_route(head, now, settings) {
         Ok(to_stream) => Route::Stream(to_stream),
         Err(Rejected::Answered(answer)) => Route::Answered(*answer),
         Err(Rejected::Refused(refusal)) => Route::Answered(refused(head.method, &refusal)),
@@ -107,7 +108,11 @@ impl From<Refusal> for Rejected {
     }
 }
 
-fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, Rejected> {
+fn stream_route(
+    head: RequestHead<'_>,
+    now: Millis,
+    settings: &Settings,
+) -> Result<ToStream, Rejected> {
     let origin = (head.header)(header::ORIGIN);
     let is_admitted = is_admitted(head, settings);
     let preflight = || {
@@ -129,11 +134,12 @@ fn stream_route(head: RequestHead<'_>, settings: &Settings) -> Result<ToStream, 
         return preflight();
     }
     if is_control(id) {
-        return control_route(head, id, is_admitted, settings);
+        return control_route(head, id, is_admitted, now, settings);
     }
     // Authorize before any check that reveals something about the stream.
-    authorize(head, settings)?;
+    let permissions = Permissions::of(head, now, settings)?;
     let name = name::canonical(id, &settings.limits)?;
+    permissions.check_request(head, &name, &settings.limits)?;
     let writes = matches!(head.method, "PUT" | "POST" | "DELETE");
     if writes && name::is_internal(&name) {
         return Err(written_by_server(&name).into());
@@ -168,6 +174,7 @@ fn control_route(
     head: RequestHead<'_>,
     rest: &str,
     is_admitted: bool,
+    now: Millis,
     settings: &Settings,
 ) -> Result<ToStream, Rejected> {
     if !settings.limits.subscriptions {
@@ -177,7 +184,7 @@ fn control_route(
     let token = target.as_ref().map(|target| target.token);
     // Without the server's token, nobody learns which requests are malformed.
     if matches!(token, Ok(RequiredToken::OfServer) | Err(_)) {
-        authorize(head, settings)?;
+        Permissions::of(head, now, settings)?.check_control()?;
     }
     let target = target?;
     if target.token == RequiredToken::OfWake && control::bearer(head).is_none() {
@@ -255,32 +262,11 @@ pub(crate) fn written_by_server(name: &str) -> Refusal {
     })
 }
 
-/// Checks the bearer token, if there is one for streams.
-pub(crate) fn authorize(head: RequestHead<'_>, settings: &Settings) -> Result<(), Refusal> {
-    match &settings.auth_token {
-        None => Ok(()),
-        Some(expected) => check_token(head, expected),
-    }
-}
-
-/// Refuses a request without this bearer token. The time does not depend on where the tokens
-/// differ.
-pub(crate) fn check_token(head: RequestHead<'_>, expected: &str) -> Result<(), Refusal> {
-    let given = (head.header)(header::AUTHORIZATION).unwrap_or_default();
-    let scheme_and_token = given
-        .split_once(' ')
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let token = scheme_and_token.map_or("", |(_, token)| token.trim());
-    if bool::from(token.as_bytes().ct_eq(expected.as_bytes())) {
-        Ok(())
-    } else {
-        Err(Refusal::Unauthorized)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Millis = Millis(1_800_000_000_000);
 
     fn settings(auth_token: Option<&str>) -> Settings {
         Settings {
@@ -300,7 +286,7 @@ mod tests {
             target,
             header: &header,
         };
-        route(head, settings)
+        route(head, NOW, settings)
     }
 
     fn status(method: &str, target: &str, headers: &[(&str, &str)], settings: &Settings) -> u16 {
@@ -382,7 +368,7 @@ mod tests {
                 target: "/v1/stream/a",
                 header: &header,
             };
-            let status = match route(head, &open) {
+            let status = match route(head, NOW, &open) {
                 Route::Stream(_) => 0,
                 Route::Answered(answer) => answer.status,
             };

@@ -15,8 +15,10 @@ use crate::{Limits, SigningSeed};
 pub struct Settings {
     /// The limits, with the operator's numbers.
     pub limits: Limits,
-    /// If set, every request must carry this token.
+    /// If set, this token permits every request for streams.
     pub auth_token: Option<String>,
+    /// The secrets that sign tokens which permit some requests for streams.
+    pub token_secrets: Vec<String>,
     /// The token of the admin API; see [`crate::admin`].
     pub admin_token: Option<String>,
     /// Whether the Worker's admin API is open to everybody if there is no token for it.
@@ -67,6 +69,7 @@ impl Default for Settings {
                 ..Limits::DEFAULT
             },
             auth_token: None,
+            token_secrets: Vec::new(),
             admin_token: None,
             admin_open: false,
             access: None,
@@ -83,7 +86,7 @@ impl Default for Settings {
 const LABEL_BYTES_MAX: usize = 63;
 
 /// The settings that are no numbers.
-const TEXTS: [Text; 14] = [
+const TEXTS: [Text; 15] = [
     Text {
         name: "CACHE_MODE",
         scope: Scope::Both,
@@ -124,6 +127,18 @@ const TEXTS: [Text; 14] = [
         },
         help: "A secret. If it is set, every request for a stream needs `Authorization: Bearer \
                <token>`. Other users of a machine can see flags, but not variables.",
+    },
+    Text {
+        name: "JWT_SECRET",
+        scope: Scope::Both,
+        value: Value::Text {
+            shape: "SECRETS",
+            default: TextDefault::Secret("no such tokens are accepted"),
+        },
+        help: "A secret of at least 32 bytes, or several of them, separated by commas. Tokens that \
+               one of them has signed permit what they say, for the streams that they name \
+               (`docs/tokens.md`). If it is set, every request for a stream needs such a token or \
+               `AUTH_TOKEN`.",
     },
     Text {
         name: "ADMIN_TOKEN",
@@ -295,6 +310,7 @@ impl Settings {
         let token = |name| variable(name).map(|value| token(name, value)).transpose();
         let (auth_token, admin_token) = (token("AUTH_TOKEN")?, token("ADMIN_TOKEN")?);
         let metrics_token = token("METRICS_API_TOKEN")?;
+        let token_secrets = variable("JWT_SECRET").map(token_secrets).transpose()?;
         let signing_key = variable("WEBHOOK_SIGNING_KEY");
         let signing_key = signing_key.map(signing_seed).transpose()?;
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -338,6 +354,7 @@ impl Settings {
         Ok(Self {
             limits,
             auth_token,
+            token_secrets: token_secrets.unwrap_or_default(),
             admin_token,
             admin_open,
             access,
@@ -355,10 +372,15 @@ impl Settings {
         self.public_url.as_deref().unwrap_or(origin)
     }
 
-    /// Returns the cache mode of answers. It is private when there is a token, because a shared
-    /// cache would serve answers to clients without it.
+    /// Returns whether requests for streams need a token.
+    pub(crate) const fn has_tokens(&self) -> bool {
+        self.auth_token.is_some() || !self.token_secrets.is_empty()
+    }
+
+    /// Returns the cache mode of answers. It is private when requests need a token, because a
+    /// shared cache would serve answers to clients without one.
     pub(super) const fn answers_cache_mode(&self) -> CacheMode {
-        if self.auth_token.is_some() {
+        if self.has_tokens() {
             CacheMode::Private
         } else {
             self.cache_mode
@@ -386,6 +408,24 @@ fn token(variable: &'static str, value: String) -> Result<String, SettingError> 
         });
     }
     Ok(value)
+}
+
+/// The least length that RFC 7518, section 3.2, demands.
+const TOKEN_SECRET_BYTES_MIN: usize = 32;
+
+fn token_secrets(value: String) -> Result<Vec<String>, SettingError> {
+    let secrets: Vec<_> = value.split(',').map(str::to_owned).collect();
+    if secrets
+        .iter()
+        .any(|secret| secret.len() < TOKEN_SECRET_BYTES_MIN)
+    {
+        return Err(SettingError::Secret {
+            variable: "JWT_SECRET",
+            rule: "a secret of at least 32 bytes, several of them separated by commas, or not set \
+                   at all",
+        });
+    }
+    Ok(secrets)
 }
 
 fn signing_seed(value: String) -> Result<SigningSeed, SettingError> {

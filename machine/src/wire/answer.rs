@@ -72,6 +72,7 @@ impl Answer {
         match refusal {
             Refusal::Unauthorized
             | Refusal::AccessDenied(_)
+            | Refusal::TokenRefused(_)
             | Refusal::TokenInvalid
             | Refusal::TokenExpired => answer.with(header::WWW_AUTHENTICATE, "Bearer"),
             Refusal::MethodNotAllowed { allow } => answer.with(header::ALLOW, *allow),
@@ -105,6 +106,7 @@ impl Answer {
             | Refusal::BadParameter { .. }
             | Refusal::NotConfigured(_)
             | Refusal::Forbidden(_)
+            | Refusal::NotPermitted(_)
             | Refusal::StreamNotFound
             | Refusal::SourceNotFound
             | Refusal::SourceDeleted

@@ -31,6 +31,27 @@ pub struct ForkRequest {
     pub has_content_type: bool,
 }
 
+/// Returns the canonical name of the source in `Stream-Forked-From`.
+pub(crate) fn source_name(text: &str, limits: &Limits) -> Result<String, Refusal> {
+    let text = text.trim();
+    if text.contains(['?', '#']) {
+        return Err(Refusal::MalformedHeader {
+            header: header::STREAM_FORKED_FROM,
+            rule: "must be the path of a stream, without a query",
+        });
+    }
+    router::stream_name(text, limits).map_err(|refusal| {
+        if refusal == Refusal::PathNotFound {
+            Refusal::MalformedHeader {
+                header: header::STREAM_FORKED_FROM,
+                rule: "must be the path of a stream of this server, such as /v1/stream/a",
+            }
+        } else {
+            refusal
+        }
+    })
+}
+
 /// Parses the headers of a fork.
 pub(super) fn fork(
     head: RequestHead<'_>,
@@ -51,23 +72,7 @@ pub(super) fn fork(
         }
         [Some(source), offset, sub_offset] => (source, offset, sub_offset),
     };
-    let source = source.trim();
-    if source.contains(['?', '#']) {
-        return Err(Refusal::MalformedHeader {
-            header: header::STREAM_FORKED_FROM,
-            rule: "must be the path of a stream, without a query",
-        });
-    }
-    let source = router::stream_name(source, limits).map_err(|refusal| {
-        if refusal == Refusal::PathNotFound {
-            Refusal::MalformedHeader {
-                header: header::STREAM_FORKED_FROM,
-                rule: "must be the path of a stream of this server, such as /v1/stream/a",
-            }
-        } else {
-            refusal
-        }
-    })?;
+    let source = source_name(&source, limits)?;
     if router::is_reserved(&source) {
         return Err(Refusal::Reserved);
     }

@@ -13,6 +13,7 @@ pub mod request;
 pub mod session;
 pub mod sse;
 pub(crate) mod text;
+pub(crate) mod web_token;
 
 pub use answer::COMMON_HEADERS;
 

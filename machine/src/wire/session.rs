@@ -11,9 +11,9 @@ use super::control::{Presence, StreamPosition};
 use super::internal_headers;
 use super::request::{self, BodyBound, INTERNAL_METHOD, RequestHead};
 use crate::outbox::Request;
-use crate::router::{self, Settings, name};
+use crate::router::{self, Permissions, Settings, name};
 use crate::rows::Incarnation;
-use crate::{Answer, Limits, Offset, Refusal};
+use crate::{Answer, Limits, Millis, Offset, Refusal};
 
 const SESSIONS: &str = "/v1/sessions";
 const SUBSCRIPTIONS: &str = "/v1/subscriptions";
@@ -41,11 +41,12 @@ pub fn route(
     head: RequestHead<'_>,
     body: Option<&[u8]>,
     entropy: &dyn Fn() -> [u8; 32],
+    now: Millis,
     settings: &Settings,
 ) -> Option<SessionRoute> {
     let path = router::path(head.target);
     let resource = Resource::read(path)?;
-    let decided = decide(head, resource, body, entropy, settings);
+    let decided = decide(head, resource, body, entropy, now, settings);
     Some(
         decided.unwrap_or_else(|refusal| {
             SessionRoute::Answered(router::refused(head.method, &refusal))
@@ -101,6 +102,7 @@ fn decide(
     resource: Resource<'_>,
     body: Option<&[u8]>,
     entropy: &dyn Fn() -> [u8; 32],
+    now: Millis,
     settings: &Settings,
 ) -> Result<SessionRoute, Refusal> {
     let limits = &settings.limits;
@@ -112,7 +114,7 @@ fn decide(
         let answer = Answer::preflight(is_admitted, limits);
         return Ok(SessionRoute::Answered(answer));
     }
-    router::authorize(head, settings)?;
+    Permissions::of(head, now, settings)?.check_control()?;
     if head.method != "GET" && !is_admitted {
         return Err(Refusal::Forbidden(
             "pages of this origin may not write here",
@@ -379,7 +381,7 @@ mod tests {
             header: &|_| None,
         };
         let body = body.map(str::as_bytes);
-        match route(head, body, &|| [0xff; 32], &Settings::default()) {
+        match route(head, body, &|| [0xff; 32], Millis(0), &Settings::default()) {
             None => Err(0),
             Some(SessionRoute::Object { to, call }) => {
                 let request = session_request(&call);

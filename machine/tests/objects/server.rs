@@ -160,7 +160,7 @@ impl Server {
         let mut entropy = [0; 32];
         entropy[..8].copy_from_slice(&self.calls.to_le_bytes());
         let body = Some(body.as_bytes());
-        match session::route(head, body, &|| entropy, &settings) {
+        match session::route(head, body, &|| entropy, self.now, &settings) {
             Some(SessionRoute::Object { to, call }) => {
                 self.send_call(&to, &session::session_request(&call))
             }

@@ -420,7 +420,8 @@ impl Service {
             target: target.map_or("", |target| target.as_str()),
             header: &given,
         };
-        let to_stream = match router::route(head, &self.streams.settings) {
+        let now = self.streams.platform.now();
+        let to_stream = match router::route(head, now, &self.streams.settings) {
             Route::Answered(answer) => return Routed::Answered(direct(&answer)),
             Route::Stream(to_stream) => to_stream,
         };
@@ -573,7 +574,8 @@ impl Service {
             target: target.map_or("", |target| target.as_str()),
             header: &given,
         };
-        session::route(head, body, &|| self.streams.platform.entropy(), settings)
+        let platform = &self.streams.platform;
+        session::route(head, body, &|| platform.entropy(), platform.now(), settings)
     }
 
     /// Reads a whole body. A body that was read to its end is taken out of `coming`.

@@ -364,7 +364,9 @@ impl Router {
         }
         let route = match &settings {
             Ok(settings) => match split {
-                Ok(split) => head.read_at(split, settings, |head| router::route(head, settings)),
+                Ok(split) => {
+                    head.read_at(split, settings, |head| router::route(head, now(), settings))
+                }
                 Err(refusal) => Route::Answered(router::refused(head.method, &refusal)),
             },
             Err(bad) => Route::Answered(Answer::internal(bad)),
@@ -518,7 +520,7 @@ fn session_route(
     // The router of streams refuses a URL that cannot be trusted.
     let split = target::checked(head.url, head.header("Host")).ok()?;
     head.read_at(split, settings, |head| {
-        session::route(head, body, &entropy, settings)
+        session::route(head, body, &entropy, now(), settings)
     })
 }
 

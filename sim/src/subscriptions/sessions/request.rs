@@ -3,13 +3,15 @@
 use machine::router::{self, Route};
 use machine::wire::request::RequestHead;
 use machine::wire::session::{SessionRoute, route, session_request};
-use machine::{Call, Limits, Offset, outbox};
+use machine::{Call, Limits, Millis, Offset, outbox};
 use serde_json::json;
 
 use crate::subscriptions::request::{ORIGIN, parse};
 
 const PREFIX: &str = "subscriptions/";
 const JSON: &str = "application/json";
+/// The router needs the time for tokens only, and this world has none.
+const NOW: Millis = Millis(0);
 
 #[derive(Clone, Debug)]
 pub enum SessionKind {
@@ -100,7 +102,7 @@ impl SessionKind {
         };
         let body = body.as_deref().map(str::as_bytes);
         let Some(SessionRoute::Object { to, call }) =
-            route(head, body, &|| entropy_of(id), &settings)
+            route(head, body, &|| entropy_of(id), NOW, &settings)
         else {
             return None;
         };
@@ -129,7 +131,7 @@ fn on_stream(method: &str, id: &str, settings: &router::Settings) -> Option<Call
         target: &target,
         header: &header,
     };
-    match router::route(head, settings) {
+    match router::route(head, NOW, settings) {
         Route::Stream(_) => {
             let body = if method == "GET" { "" } else { "[0]" }.to_owned();
             parse(method, ORIGIN, &target, &headers, body, &settings.limits)
