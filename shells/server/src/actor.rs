@@ -13,7 +13,7 @@ use std::sync::Arc;
 use machine::rows::Incarnation;
 use machine::{
     AlarmChange, Answer, Append, Body, BodyWriter, CallId, Context, Effect, Input, Limits, Object,
-    StorageError, Subscriber, Turn, Write,
+    Span, StorageError, Subscriber, Turn, Write,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -224,6 +224,11 @@ pub(crate) enum TurnError {
 }
 
 impl TurnError {
+    /// Returns the error of a question to these rows. They know whether a damaged row is its cause.
+    pub(crate) fn at(self, rows: &dyn Rows) -> Self {
+        rows.damage().map_or(self, Self::Damaged)
+    }
+
     /// Returns the answer for the client whose request has failed. Without one it is answered 503.
     pub(crate) fn answer(&self) -> Option<Answer> {
         match self {
@@ -327,14 +332,14 @@ impl ActorState {
         is_current_instance
     }
 
-    /// Runs the step of a job on the rows as `reader` sees them. `waiting` are the turns of the
-    /// stream whose commit is open.
+    /// Runs the step of a job on the rows. `waiting` are the turns of the stream whose commit is
+    /// open.
     pub(crate) fn step(
         &mut self,
         streams: &Streams,
         actor: &Arc<StreamActor>,
         job: &mut Job,
-        reader: &dyn Reader,
+        rows: &dyn Rows,
         waiting: &[(Job, Effects)],
     ) -> Result<Turn, TurnError> {
         if let Some(Unwritten::Turn(turn)) = job.unwritten.take() {
@@ -343,26 +348,18 @@ impl ActorState {
         let Some(input) = job.kind.input() else {
             return Ok(Turn::default());
         };
-        let rows = reader.stream(&actor.name)?;
-        let turn = self.step_on(streams, actor, input, &*rows, waiting);
-        turn.map_err(|error| rows.damage().map_or(error, TurnError::Damaged))
+        let turn = self.step_on(streams, actor, input, rows, waiting);
+        turn.map_err(|error| error.at(rows))
     }
 
-    /// Returns what the turn of a job has to write before it loads an instance, if older code wrote
-    /// the rows.
-    pub(crate) fn upgrade(
-        &self,
-        streams: &Streams,
-        actor: &StreamActor,
-        job: &Job,
-        reader: &dyn Reader,
-    ) -> Result<Option<Write>, TurnError> {
-        let is_waking = self.machine.is_none() && job.kind.input().is_some();
-        if !is_waking {
-            return Ok(None);
-        }
-        let rows = reader.stream(&actor.name)?;
-        Ok(Object::upgrade(streams.platform.now(), &*rows)?)
+    /// Returns whether the turn of a job loads an instance.
+    pub(crate) fn is_loading(&self, job: &Job) -> bool {
+        self.machine.is_none() && job.kind.input().is_some()
+    }
+
+    /// Returns what a turn that loads an instance has to write first, if older code wrote the rows.
+    pub(crate) fn upgrade(streams: &Streams, rows: &dyn Rows) -> Result<Option<Write>, TurnError> {
+        Ok(Object::upgrade(streams.platform.now(), rows)?)
     }
 
     fn step_on(
@@ -394,12 +391,12 @@ impl ActorState {
     }
 
     /// Makes the effects of a turn ready. Bodies are made from the rows as they are after this
-    /// turn, because the next turn may remove them. Adds their size to `bytes`.
+    /// turn, because the next turn may remove them. `frames` reads the frames of a span. Adds their
+    /// size to `bytes`.
     pub(crate) fn prepare(
         &self,
-        actor: &StreamActor,
         turn: Turn,
-        reader: &dyn Reader,
+        mut frames: impl FnMut(Span) -> Result<Vec<u8>, TurnError>,
         bytes: &mut usize,
     ) -> Result<Effects, TurnError> {
         let mut after_commit = Vec::with_capacity(turn.after_commit.len());
@@ -408,15 +405,10 @@ impl ActorState {
             if let Effect::Answer { answer, .. } = &effect
                 && let Body::Plan(plan) = &answer.body
             {
-                let rows = reader.stream(&actor.name)?;
-                let begun = plan.begin(|span| {
-                    let frames = rows.frames(span);
-                    *bytes += frames.as_ref().map_or(0, Vec::len);
-                    frames
-                });
-                rendering = Some(begun.map_err(|error| {
-                    let damage = rows.damage();
-                    damage.map_or_else(|| error.into(), TurnError::Damaged)
+                rendering = Some(plan.begin(|span| {
+                    let frames = frames(span)?;
+                    *bytes += frames.len();
+                    Ok::<_, TurnError>(frames)
                 })?);
             }
             after_commit.push((effect, rendering));
@@ -514,16 +506,21 @@ impl Streams {
                 continue;
             }
             let done = catch_unwind(AssertUnwindSafe(|| {
-                if state.upgrade(self, actor, &job, reader)?.is_some() {
+                let rows = reader.stream(&actor.name)?;
+                if state.is_loading(&job) && ActorState::upgrade(self, &*rows)?.is_some() {
                     job.unwritten = Some(Unwritten::Upgrade);
                     return Ok(None);
                 }
-                let turn = state.step(self, actor, &mut job, reader, &[])?;
+                let turn = state.step(self, actor, &mut job, &*rows, &[])?;
                 if !turn.writes.is_empty() || turn.alarm != AlarmChange::Keep {
                     job.unwritten = Some(Unwritten::Turn(Box::new(turn)));
                     return Ok(None);
                 }
-                state.prepare(actor, turn, reader, &mut bytes).map(Some)
+                let frames = |span| {
+                    rows.frames(span)
+                        .map_err(|error| TurnError::from(error).at(&*rows))
+                };
+                state.prepare(turn, frames, &mut bytes).map(Some)
             }));
             match done.unwrap_or(Err(TurnError::Panicked)) {
                 Ok(Some(effects)) => state.perform_effects(self, actor, job, effects),
@@ -532,7 +529,11 @@ impl Streams {
                     actor.mailbox.lock().jobs.push_front(job);
                     break;
                 }
-                Err(error) => state.fail(self, actor, &job, &error),
+                Err(error) => {
+                    state.fail(self, actor, &job, &error);
+                    // The cause may be the connection.
+                    lent = None;
+                }
             }
         }
         if let Some(lent) = lent {

@@ -191,10 +191,17 @@ impl Streams {
             test.perform(state, &*self.platform, rows.as_deref());
         }
         let done = catch_unwind(AssertUnwindSafe(|| {
-            if let Some(upgrade) = state.upgrade(self, actor, &job, batch.writer)? {
-                batch.write(&actor.name, &[upgrade], AlarmChange::Keep)?;
+            if state.is_loading(&job) {
+                let rows = batch.writer.stream(&actor.name)?;
+                let upgrade = ActorState::upgrade(self, &*rows)?;
+                drop(rows);
+                if let Some(upgrade) = upgrade {
+                    batch.write(&actor.name, &[upgrade], AlarmChange::Keep)?;
+                }
             }
-            let mut turn = state.step(self, actor, &mut job, batch.writer, waiting)?;
+            let rows = batch.writer.stream(&actor.name)?;
+            let mut turn = state.step(self, actor, &mut job, &*rows, waiting)?;
+            drop(rows);
             let deferred = mem::take(&mut turn.deferred);
             let done = batch.carry_out(state, actor, &job, turn)?;
             state.defer(actor, deferred);
@@ -292,7 +299,13 @@ impl Batch<'_> {
             self.test = Some(*test);
         }
         let changes_tables = turn.writes.iter().any(Write::changes_tables);
-        let effects = state.prepare(actor, turn, self.writer, &mut self.bytes)?;
+        let writer = &*self.writer;
+        let frames = |span| {
+            let rows = writer.stream(&actor.name)?;
+            let frames = rows.frames(span);
+            frames.map_err(|error| TurnError::from(error).at(&*rows))
+        };
+        let effects = state.prepare(turn, frames, &mut self.bytes)?;
         let mut has_rows = state.has_rows;
         if changes_tables {
             has_rows = !self.writer.stream(&actor.name)?.layout()?.is_empty();

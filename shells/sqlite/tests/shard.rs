@@ -132,6 +132,29 @@ fn streams_share_a_transaction_and_a_turn_can_be_taken_back() {
 }
 
 #[test]
+fn the_rows_of_a_reader_stay_as_they_are_until_they_are_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let shard = shard(&directory);
+    let reader = Shard::open_reader(&directory.path().join("0.sqlite"), 256).unwrap();
+    let all = Span {
+        table: TABLE,
+        from: RowKey::at(0),
+        to: RowKey::LAST,
+    };
+    let rows = reader.stream("a").unwrap();
+    shard.begin().unwrap();
+    turn(&shard, "a", &[row(18, "!", None)], AlarmChange::Keep);
+    shard.commit().unwrap();
+    assert_eq!(rows.frames(all).unwrap(), b"one of a,two of a.");
+    // Of two at the same time, one would decide how long the other stays as it is.
+    assert!(reader.stream("a").is_err());
+    drop(rows);
+    assert_eq!(frames(&reader, "a").unwrap(), b"one of a,two of a.!");
+    // A reader holds nothing when it is not used, so the log can be emptied.
+    shard.checkpoint().unwrap();
+}
+
+#[test]
 fn large_rows_are_read_checked_and_deleted_like_small_ones() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("0.sqlite");

@@ -17,6 +17,8 @@ use machine::rows::{CONTROL_SCHEMA, HotRow, HotTable, OUTBOX_SCHEMA, SCHEMA};
 use machine::sql::{self as machine_sql, Columns, Value};
 use machine::{AlarmChange, Millis, StorageError, Write};
 pub use rows::StreamRows;
+use rows::View;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Result};
 use sql::{HAS_CONTROL, HAS_OUTBOX, HAS_STREAM};
 
@@ -59,6 +61,8 @@ pub struct Shard {
     statements: Statements,
     /// Whether rows were deleted since pages were last given back.
     has_freed: Cell<bool>,
+    /// Whether it only reads, beside another connection that writes.
+    is_reader: bool,
 }
 
 impl Shard {
@@ -74,7 +78,7 @@ impl Shard {
         // To be set before the first table is made.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         configure(&connection, cache_kib)?;
-        let shard = Self::new(connection);
+        let shard = Self::new(connection)?;
         shard.begin()?;
         shard.statements.0.execute_batch(sql::CREATE)?;
         let values = [
@@ -99,7 +103,7 @@ impl Shard {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         configure(&connection, cache_kib)?;
-        let shard = Self::new(connection);
+        let shard = Self::new(connection)?;
         let format = shard.check(identity)?;
         if format < sql::FORMAT {
             shard.upgrade(format)?;
@@ -117,7 +121,10 @@ impl Shard {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
-        Ok(Self::new(connection))
+        Ok(Self {
+            is_reader: true,
+            ..Self::new(connection)?
+        })
     }
 
     /// Reads which shard a file is.
@@ -130,7 +137,7 @@ impl Shard {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         sync_fully(&connection)?;
-        let (_, identity) = Self::new(connection).stated()?;
+        let (_, identity) = Self::new(connection)?.stated()?;
         Ok(identity)
     }
 
@@ -146,12 +153,16 @@ impl Shard {
         Ok(())
     }
 
-    fn new(connection: Connection) -> Self {
+    fn new(connection: Connection) -> Result<Self> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-        Self {
+        // Otherwise SQLite compiles a statement again whenever a value is bound that may make
+        // another plan better, which is at almost every execution.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        Ok(Self {
             statements: Statements(connection),
             has_freed: Cell::new(false),
-        }
+            is_reader: false,
+        })
     }
 
     /// Reads the format of the file, and which shard it is.
@@ -225,11 +236,14 @@ impl Shard {
         self.statements.0.close().map_err(|(_, error)| error)
     }
 
-    /// Returns the rows of a stream, with the writes of the open transaction.
+    /// Returns the rows of a stream, with the writes of the open transaction. Those of a reader
+    /// stay as they are until they are dropped, and there can be one at a time.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn stream(&self, name: &str) -> Result<StreamRows<'_>, StorageError> {
+        let view = self.is_reader.then(|| View::begin(&self.statements));
+        let view = view.transpose()?;
         let known = self
             .statements
             .one(sql::STREAM, &[Value::Text(name)], |row| {
@@ -240,6 +254,7 @@ impl Shard {
             name: name.to_owned(),
             known: known.flatten(),
             damage: RefCell::default(),
+            _view: view,
         })
     }
 
@@ -601,4 +616,45 @@ fn sync_fully(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn no_statement_is_compiled_twice() {
+        let place = tempfile::tempdir().expect("a directory");
+        let identity = Identity {
+            directory: "a".to_owned(),
+            number: 0,
+            count: 1,
+        };
+        let path = place.path().join("0.sqlite");
+        let shard = Shard::create(&path, &identity, 256).expect("a shard");
+        let statements = [
+            (sql::STREAM, 1),
+            (sql::HEAD, 1),
+            (sql::NEWEST_HOT, 1),
+            (sql::AT_OR_BEFORE, 3),
+            (sql::FIRST_AT_OR_AFTER_BYTES, 4),
+            (sql::FRAMES, 4),
+            (sql::APPENDS, 4),
+            (sql::DUE, 2),
+        ];
+        for (statement, count) in statements {
+            for number in 0..10 {
+                let values = vec![Value::Integer(number); count];
+                let read = shard.statements.ask(statement, &values, |_| Ok(()));
+                read.expect("the statement is valid");
+            }
+            let prepared = shard.statements.0.prepare_cached(statement);
+            let prepared = prepared.expect("the statement is valid");
+            assert_eq!(prepared.get_status(StatementStatus::Run), 10, "{statement}");
+            let again = prepared.get_status(StatementStatus::RePrepare);
+            assert_eq!(again, 0, "{statement}");
+        }
+    }
 }

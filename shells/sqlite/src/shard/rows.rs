@@ -14,7 +14,7 @@ use machine::{Millis, Span, Storage, StorageError};
 
 use super::checksum::{self, Place};
 use super::sql::{self, HAS_CONTROL, HAS_OUTBOX, HAS_STREAM};
-use crate::statements::{Cells, Statements};
+use crate::statements::{Cells, Statements, unreadable};
 
 /// The rows of one stream. Without rows it is an empty storage.
 #[derive(Debug)]
@@ -25,6 +25,28 @@ pub struct StreamRows<'a> {
     pub(super) known: Option<(u64, u64)>,
     /// The last damage that a question came across.
     pub(super) damage: RefCell<Option<String>>,
+    pub(super) _view: Option<View<'a>>,
+}
+
+/// A transaction that reads. Without one, each statement takes locks of its own and frees them,
+/// which costs as much as a short statement.
+#[derive(Debug)]
+pub(super) struct View<'a>(&'a Statements);
+
+impl<'a> View<'a> {
+    pub(super) fn begin(statements: &'a Statements) -> Result<Self, StorageError> {
+        // Fails if the last view has not ended, whose rows would be old.
+        statements.execute("BEGIN", &[]).map_err(unreadable)?;
+        Ok(Self(statements))
+    }
+}
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        if self.0.execute("COMMIT", &[]).is_err() {
+            drop(self.0.execute("ROLLBACK", &[]));
+        }
+    }
 }
 
 impl StreamRows<'_> {
