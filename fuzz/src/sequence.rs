@@ -1,7 +1,7 @@
 //! A whole simulated run: the bytes are its tape, which `cargo sim replay` takes as well.
 
 use sim::choices::Choices;
-use sim::run::{self, Options};
+use sim::run::{self, Inner, Options};
 use sim::storage;
 
 /// Runs the tape on ordered maps.
@@ -35,7 +35,7 @@ fn run(tape: &[u8], storage: storage::Kind) -> u64 {
         storage,
         ..Options::default()
     };
-    let outcome = run::tape(tape, options);
+    let outcome = run::tape::<Inner>(tape, options);
     if let Some(failure) = outcome.failure {
         panic!(
             "oracle {}: expected {}, actual {}, at event {}",

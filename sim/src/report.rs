@@ -4,10 +4,10 @@
 use serde::Serialize;
 
 use crate::engine::Failure;
-use crate::forks;
-use crate::run::{self, Options, Outcome};
+use crate::forks::Forks;
+use crate::run::{self, Inner, Options, Outcome};
 use crate::settings::BEGINNING;
-use crate::subscriptions;
+use crate::subscriptions::Subscriptions;
 use crate::trace::{Line, Section};
 
 /// A world that the page can replay.
@@ -111,9 +111,9 @@ pub fn replay(world: World, tape: &[u8], until: u64) -> Replay {
         ..Options::default()
     };
     match world {
-        World::Stream => run::tape(tape, options).into(),
-        World::Forks => forks::tape(tape, options).into(),
-        World::Subscriptions => subscriptions::tape(tape, options).into(),
+        World::Stream => run::tape::<Inner>(tape, options).into(),
+        World::Forks => run::tape::<Forks>(tape, options).into(),
+        World::Subscriptions => run::tape::<Subscriptions>(tape, options).into(),
     }
 }
 
@@ -124,11 +124,14 @@ mod tests {
     #[test]
     fn a_run_up_to_an_event_is_the_beginning_of_the_whole_run() {
         let tapes = [
-            (World::Stream, run::seed(7, Options::default()).tape),
-            (World::Forks, forks::seed(7, Options::default()).tape),
+            (
+                World::Stream,
+                run::seed::<Inner>(7, Options::default()).tape,
+            ),
+            (World::Forks, run::seed::<Forks>(7, Options::default()).tape),
             (
                 World::Subscriptions,
-                subscriptions::seed(7, Options::default()).tape,
+                run::seed::<Subscriptions>(7, Options::default()).tape,
             ),
         ];
         for (world, tape) in tapes {
@@ -153,7 +156,7 @@ mod tests {
                 traced: true,
                 ..Options::default()
             };
-            let trace = run::seed(seed, options).trace;
+            let trace = run::seed::<Inner>(seed, options).trace;
             let mut begun: Vec<_> = trace
                 .iter()
                 .filter_map(|line| match line.mark {

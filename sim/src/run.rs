@@ -1,5 +1,6 @@
 //! One run from its beginning to its end.
 
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crate::coverage::Coverage;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::coverage::{Fault, Situation, Watermark};
 use crate::digest::Digest;
-use crate::engine::Failure;
+use crate::engine::{Failure, Recorder};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::layer::{Layer, Source};
 use crate::oracles::Oracle;
@@ -66,7 +67,6 @@ pub struct Outcome<C = Coverage> {
 }
 
 /// The inner layer: the state machine in a simulated Cloudflare.
-#[cfg(not(target_arch = "wasm32"))]
 #[derive(Clone, Copy, Debug)]
 pub struct Inner;
 
@@ -87,58 +87,144 @@ impl Layer for Inner {
 
     fn run(source: Source<'_>, options: Options) -> Outcome {
         match source {
-            Source::Seed(number) => seed(number, options),
-            Source::Tape(bytes) => tape(bytes, options),
+            Source::Seed(number) => seed::<Self>(number, options),
+            Source::Tape(bytes) => tape::<Self>(bytes, options),
+        }
+    }
+}
+
+/// A kind of run.
+pub trait Simulation {
+    type Settings: Debug;
+    type Coverage;
+    type World<'w, 't: 'w>: Running<Coverage = Self::Coverage>;
+
+    fn draw(choices: &mut Choices<'_>) -> Self::Settings;
+
+    fn world<'w, 't>(
+        choices: &'w mut Choices<'t>,
+        settings: Self::Settings,
+        options: Options,
+    ) -> Self::World<'w, 't>;
+}
+
+/// A world while it runs.
+pub trait Running {
+    type Coverage;
+
+    /// Runs it to its end, or to the event with this number.
+    fn run(&mut self, until: u64);
+
+    fn events(&self) -> u64;
+
+    fn recorder(&mut self) -> &mut Recorder<Self::Coverage>;
+
+    fn state(&self) -> Vec<Section>;
+
+    fn end(self) -> Ended<Self::Coverage>;
+}
+
+/// What is left of a world.
+#[derive(Debug)]
+pub struct Ended<C> {
+    pub events: u64,
+    pub operations: u64,
+    pub answers_read: u64,
+    pub simulated_ms: u64,
+    pub recorder: Recorder<C>,
+}
+
+impl Simulation for Inner {
+    type Settings = Settings;
+    type Coverage = Coverage;
+    type World<'w, 't: 'w> = World<'w, 't>;
+
+    fn draw(choices: &mut Choices<'_>) -> Settings {
+        Settings::draw(choices)
+    }
+
+    fn world<'w, 't>(
+        choices: &'w mut Choices<'t>,
+        settings: Settings,
+        options: Options,
+    ) -> World<'w, 't> {
+        World::new(choices, settings, options.storage, options.traced)
+    }
+}
+
+impl Running for World<'_, '_> {
+    type Coverage = Coverage;
+
+    fn run(&mut self, until: u64) {
+        self.run(until);
+    }
+
+    fn events(&self) -> u64 {
+        self.engine.events()
+    }
+
+    fn recorder(&mut self) -> &mut Recorder<Coverage> {
+        &mut self.engine.recorder
+    }
+
+    fn state(&self) -> Vec<Section> {
+        self.state()
+    }
+
+    fn end(self) -> Ended<Coverage> {
+        Ended {
+            events: self.engine.events(),
+            operations: self.operation_count(),
+            answers_read: self.answers_read(),
+            simulated_ms: self.engine.simulated_ms(),
+            recorder: self.engine.recorder,
         }
     }
 }
 
 /// Runs one seed.
 #[must_use]
-pub fn seed(seed: u64, options: Options) -> Outcome {
-    run(Choices::from_seed(seed), options)
+pub fn seed<S: Simulation>(seed: u64, options: Options) -> Outcome<S::Coverage> {
+    drawn::<S>(Choices::from_seed(seed), options)
 }
 
 /// Runs one tape.
 #[must_use]
-pub fn tape(tape: &[u8], options: Options) -> Outcome {
-    run(Choices::from_tape(tape), options)
+pub fn tape<S: Simulation>(tape: &[u8], options: Options) -> Outcome<S::Coverage> {
+    drawn::<S>(Choices::from_tape(tape), options)
 }
 
-fn run(mut draws: Choices<'_>, options: Options) -> Outcome {
+fn drawn<S: Simulation>(mut choices: Choices<'_>, options: Options) -> Outcome<S::Coverage> {
     if options.logged {
-        draws = draws.logged();
+        choices = choices.logged();
     }
-    choices(&mut draws, options)
-}
-
-/// Runs with these choices.
-#[must_use]
-pub fn choices(choices: &mut Choices<'_>, options: Options) -> Outcome {
-    let settings = Settings::draw(choices);
-    within(choices, settings, options)
+    let settings = S::draw(&mut choices);
+    within::<S>(&mut choices, settings, options)
 }
 
 /// Runs with these settings.
 #[must_use]
-pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -> Outcome {
+pub fn within<S: Simulation>(
+    choices: &mut Choices<'_>,
+    settings: S::Settings,
+    options: Options,
+) -> Outcome<S::Coverage> {
     let shown = if options.traced {
         format!("{settings:#?}")
     } else {
         String::new()
     };
-    let mut world = World::new(choices, settings, options.storage, options.traced);
+    let mut world = S::world(choices, settings, options);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run(options.until)));
     if let Err(panic) = ended {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("a panic");
-        world.engine.recorder.failure = Some(Failure {
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let event = world.events();
+        world.recorder().failure = Some(Failure {
             oracle: Oracle::Panic,
             expected: "no panic".to_owned(),
-            actual: text.to_owned(),
-            event: world.engine.events(),
+            actual: text.unwrap_or("a panic").to_owned(),
+            event,
         });
     }
     let state = if options.traced {
@@ -146,21 +232,15 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
     } else {
         Vec::new()
     };
-    let (operations, answers_read) = (world.operation_count(), world.answers_read());
-    let engine = &mut world.engine;
-    let (hash, events, simulated_ms) = (
-        engine.recorder.digest.value(),
-        engine.events(),
-        engine.simulated_ms(),
-    );
-    let coverage = core::mem::take(&mut engine.recorder.coverage);
-    let (failure, trace) = (
-        engine.recorder.failure.take(),
-        engine.recorder.trace.take().unwrap_or_default(),
-    );
-    drop(world);
+    let Ended {
+        events,
+        operations,
+        answers_read,
+        simulated_ms,
+        recorder,
+    } = world.end();
     Outcome {
-        hash,
+        hash: recorder.digest.value(),
         draws: choices.count(),
         tape: choices.tape(),
         log: choices.log(),
@@ -168,9 +248,9 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
         operations,
         answers_read,
         simulated_ms,
-        coverage,
-        failure,
-        trace,
+        coverage: recorder.coverage,
+        failure: recorder.failure,
+        trace: recorder.trace.unwrap_or_default(),
         settings: shown,
         state,
     }
@@ -181,7 +261,7 @@ pub fn within(choices: &mut Choices<'_>, settings: Settings, options: Options) -
 pub fn combined_hash(first: u64, count: u64) -> u64 {
     let mut digest = Digest::default();
     for each in first..first + count {
-        let outcome = seed(each, Options::default());
+        let outcome = seed::<Inner>(each, Options::default());
         digest.number(outcome.hash);
         digest.number(outcome.draws);
     }
@@ -195,9 +275,9 @@ mod tests {
     #[test]
     fn each_seed_is_repeated_by_its_tape() {
         for number in 0..2_000 {
-            let seeded = seed(number, Options::default());
+            let seeded = seed::<Inner>(number, Options::default());
             assert_eq!(seeded.failure, None, "seed {number}");
-            let taped = tape(&seeded.tape, Options::default());
+            let taped = tape::<Inner>(&seeded.tape, Options::default());
             assert_eq!(
                 (taped.hash, taped.draws, taped.tape),
                 (seeded.hash, seeded.draws, seeded.tape),
@@ -225,7 +305,7 @@ mod tests {
                 settings.limits.cold = false;
                 settings.limits.registry = false;
                 settings.limits.index = false;
-                within(&mut choices, settings, Options::default())
+                within::<Inner>(&mut choices, settings, Options::default())
                     .failure
                     .is_some()
             };
@@ -238,7 +318,7 @@ mod tests {
         for number in 0..10 {
             let mut choices = Choices::from_seed(number);
             let settings = Settings::writers(&mut choices, 16, 20);
-            let outcome = within(&mut choices, settings, Options::default());
+            let outcome = within::<Inner>(&mut choices, settings, Options::default());
             assert_eq!(outcome.failure, None, "seed {number}");
             assert!(outcome.answers_read >= 16 * 20, "seed {number}");
         }
@@ -251,7 +331,10 @@ mod tests {
                 storage: storage::Kind::Sqlite,
                 ..Options::default()
             };
-            let (one, other) = (seed(number, Options::default()), seed(number, sqlite));
+            let (one, other) = (
+                seed::<Inner>(number, Options::default()),
+                seed::<Inner>(number, sqlite),
+            );
             assert_eq!(
                 (one.hash, one.failure),
                 (other.hash, other.failure),

@@ -15,7 +15,7 @@ pub(crate) fn explore(operations: u64) -> Result<ExitCode> {
     let mut runs = 0_u64;
     let mut events = 0;
     while let Some(mut choices) = enumeration.begin() {
-        let outcome = run::within(
+        let outcome = run::within::<Inner>(
             &mut choices,
             Settings::small(operations),
             Options::default(),
@@ -28,7 +28,7 @@ pub(crate) fn explore(operations: u64) -> Result<ExitCode> {
                 traced: true,
                 ..Options::default()
             };
-            show_failure::<Inner>(&run::within(
+            show_failure::<Inner>(&run::within::<Inner>(
                 &mut again,
                 Settings::small(operations),
                 traced,
@@ -50,7 +50,7 @@ pub(crate) fn forks(operations: u64) -> Result<ExitCode> {
     let (mut runs, mut events, mut made) = (0_u64, 0, 0);
     while let Some(mut choices) = enumeration.begin() {
         let settings = forks::Settings::enumerated(operations);
-        let outcome = forks::within(&mut choices, settings, Options::default());
+        let outcome = run::within::<Forks>(&mut choices, settings, Options::default());
         runs += 1;
         events += outcome.events;
         made += u64::from(outcome.coverage.count(forks::Situation::Forked) > 0);
@@ -61,7 +61,7 @@ pub(crate) fn forks(operations: u64) -> Result<ExitCode> {
                 ..Options::default()
             };
             let settings = forks::Settings::enumerated(operations);
-            show_failure::<Forks>(&forks::within(&mut again, settings, traced));
+            show_failure::<Forks>(&run::within::<Forks>(&mut again, settings, traced));
             println!("\nfailed in run {runs} of {operations} operations");
             return Ok(ExitCode::FAILURE);
         }

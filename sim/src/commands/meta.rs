@@ -52,8 +52,8 @@ fn processes(seeds: Seeds) -> Result<()> {
 
 fn storages(seeds: Seeds) -> Result<()> {
     for seed in seeds.first..seeds.end {
-        let map = run::seed(seed, Options::default());
-        let sqlite = run::seed(
+        let map = run::seed::<Inner>(seed, Options::default());
+        let sqlite = run::seed::<Inner>(
             seed,
             Options {
                 storage: storage::Kind::Sqlite,
@@ -111,7 +111,7 @@ fn wasm(seeds: Seeds) -> Result<()> {
 
 pub(crate) fn hashes(seeds: Seeds) -> Result<ExitCode> {
     for seed in seeds.first..seeds.end {
-        let outcome = run::seed(seed, Options::default());
+        let outcome = run::seed::<Inner>(seed, Options::default());
         println!("{seed} {:016x} {}", outcome.hash, outcome.draws);
     }
     Ok(ExitCode::SUCCESS)

@@ -20,7 +20,7 @@ pub(crate) fn writers(writers: u64, appends: u64, seeds: Seeds) -> Result<ExitCo
                 traced,
                 ..Options::default()
             };
-            run::within(&mut choices, settings, options)
+            run::within::<Inner>(&mut choices, settings, options)
         };
         let outcome = run(false);
         let of = |faults: &[Fault]| {

@@ -30,7 +30,7 @@ const AT_ONCE_MAX: u64 = 20_000;
 pub struct Engine<'w, 't, E> {
     pub choices: &'w mut Choices<'t>,
     pub settings: Settings,
-    pub recorder: Recorder,
+    pub recorder: Recorder<Coverage>,
     scheduler: Scheduler<E>,
 }
 
@@ -153,16 +153,14 @@ impl<'w, 't, E> Engine<'w, 't, E> {
     /// Records a failure, unless there is one already or only another oracle counts in this run.
     pub fn fail(&mut self, oracle: Oracle, expected: String, actual: String) {
         let counts = self.settings.only.is_none_or(|only| only == oracle);
-        if counts && self.recorder.failure.is_none() {
-            self.note_as(Mark::Failure, "!!", || {
-                format!("{oracle}: expected {expected}, but {actual}")
-            });
-            self.recorder.failure = Some(Failure {
+        if counts {
+            let failure = Failure {
                 oracle,
                 expected,
                 actual,
                 event: self.events(),
-            });
+            };
+            self.recorder.fail(self.simulated_ms(), failure);
         }
     }
 

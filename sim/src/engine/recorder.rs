@@ -2,7 +2,6 @@
 
 use core::fmt::Display;
 
-use crate::coverage::Coverage;
 use crate::digest::Digest;
 use crate::oracles::Oracle;
 use crate::trace::{Line, Mark};
@@ -17,17 +16,17 @@ pub struct Failure {
     pub event: u64,
 }
 
-/// Records a run.
+/// Records a run. `C` is its coverage.
 #[derive(Debug)]
-pub struct Recorder {
+pub struct Recorder<C> {
     pub digest: Digest,
-    pub coverage: Coverage,
+    pub coverage: C,
     pub failure: Option<Failure>,
     pub trace: Option<Vec<Line>>,
 }
 
-impl Recorder {
-    pub(super) fn new(coverage: Coverage, traced: bool) -> Self {
+impl<C> Recorder<C> {
+    pub(crate) fn new(coverage: C, traced: bool) -> Self {
         Self {
             digest: Digest::default(),
             coverage,
@@ -37,7 +36,7 @@ impl Recorder {
     }
 
     /// Adds a line to the trace, if one is kept.
-    pub(super) fn note(
+    pub(crate) fn note(
         &mut self,
         simulated_ms: u64,
         event: u64,
@@ -53,6 +52,20 @@ impl Recorder {
                 text: what(),
                 mark,
             });
+        }
+    }
+
+    /// Records a failure, unless there is one already.
+    pub(crate) fn fail(&mut self, simulated_ms: u64, failure: Failure) {
+        if self.failure.is_none() {
+            let (oracle, event) = (failure.oracle, failure.event);
+            let Failure {
+                expected, actual, ..
+            } = &failure;
+            self.note(simulated_ms, event, Mark::Failure, "!!", || {
+                format!("{oracle}: expected {expected}, but {actual}")
+            });
+            self.failure = Some(failure);
         }
     }
 }

@@ -100,7 +100,7 @@ impl World<'_, '_> {
             && from < fork.cut
             && fork.cut < reading.to
         {
-            self.coverage.cover(Situation::ReadAcross);
+            self.recorder.coverage.cover(Situation::ReadAcross);
         }
         if reading.body != expected {
             let name = incarnation.name.clone();

@@ -58,7 +58,7 @@ impl World<'_, '_> {
         let names: Vec<_> = self.objects.keys().cloned().collect();
         for name in names {
             let disk = self.objects[&name].disk.clone();
-            if self.failure.is_none() {
+            if self.recorder.failure.is_none() {
                 self.check_content(&name, &disk);
             }
         }

@@ -17,11 +17,10 @@ use super::model::Model;
 use super::request::Request;
 use super::settings::Settings;
 use crate::choices::Choices;
-use crate::digest::Digest;
-use crate::engine::Failure;
+use crate::engine::{Failure, Recorder};
 use crate::oracles::Oracle;
 use crate::settings::BEGINNING;
-use crate::trace::{Line, Mark, Span};
+use crate::trace::{Mark, Span};
 
 /// The most events of a run.
 const EVENTS_MAX: u64 = 200_000;
@@ -131,7 +130,7 @@ pub(super) struct Object {
     pub(super) waits_for: BTreeSet<EffectId>,
 }
 
-pub(super) struct World<'w, 't> {
+pub struct World<'w, 't> {
     pub(super) choices: &'w mut Choices<'t>,
     pub(super) settings: Settings,
     pub(super) now: u64,
@@ -156,10 +155,7 @@ pub(super) struct World<'w, 't> {
     pub(super) is_calm: bool,
     /// Whether the crash of an enumerated run has happened.
     pub(super) has_crashed: bool,
-    pub(super) coverage: Coverage,
-    pub(super) digest: Digest,
-    pub(super) failure: Option<Failure>,
-    pub(super) trace: Option<Vec<Line>>,
+    pub(super) recorder: Recorder<Coverage>,
 }
 
 impl<'w, 't> World<'w, 't> {
@@ -189,10 +185,7 @@ impl<'w, 't> World<'w, 't> {
             units: 0,
             is_calm: false,
             has_crashed: false,
-            coverage,
-            digest: Digest::default(),
-            failure: None,
-            trace: traced.then(Vec::new),
+            recorder: Recorder::new(coverage, traced),
             settings,
         }
     }
@@ -201,28 +194,28 @@ impl<'w, 't> World<'w, 't> {
         self.schedule(0, Event::Client);
         self.drain(until);
         self.is_calm = true;
-        if self.failure.is_none() && self.events < until {
+        if self.recorder.failure.is_none() && self.events < until {
             self.check_rest();
         }
         // In the end everything is deleted, and nothing may be left.
-        if self.failure.is_none() && self.events < until {
+        if self.recorder.failure.is_none() && self.events < until {
             self.delete_all();
             self.drain(until);
         }
-        if self.failure.is_none() && self.events < until {
+        if self.recorder.failure.is_none() && self.events < until {
             self.check_rest();
             self.check_empty();
         }
     }
 
     fn drain(&mut self, until: u64) {
-        while self.failure.is_none() && self.events < until {
+        while self.recorder.failure.is_none() && self.events < until {
             let Some(((at, _), event)) = self.queue.pop_first() else {
                 return;
             };
             self.now = self.now.max(at);
             self.events += 1;
-            self.digest.number(self.now);
+            self.recorder.digest.number(self.now);
             if self.events > EVENTS_MAX {
                 return self.fail(Oracle::RunEnds, "an end", "too many events");
             }
@@ -243,15 +236,12 @@ impl<'w, 't> World<'w, 't> {
 
     /// The same, for a line that means more to a timeline.
     pub(super) fn note_as(&mut self, mark: Mark, who: impl Display, what: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(Line {
-                simulated_ms: self.now - BEGINNING,
-                event: self.events,
-                lane: who.to_string(),
-                text: what(),
-                mark,
-            });
-        }
+        let (simulated_ms, event) = (self.simulated_ms(), self.events);
+        self.recorder.note(simulated_ms, event, mark, who, what);
+    }
+
+    pub(super) fn simulated_ms(&self) -> u64 {
+        self.now - BEGINNING
     }
 
     pub(super) fn fail(
@@ -260,22 +250,17 @@ impl<'w, 't> World<'w, 't> {
         expected: impl Into<String>,
         actual: impl Into<String>,
     ) {
-        if self.failure.is_none() {
-            let (expected, actual) = (expected.into(), actual.into());
-            self.note_as(Mark::Failure, "!!", || {
-                format!("{oracle}: expected {expected}, but {actual}")
-            });
-            self.failure = Some(Failure {
-                oracle,
-                expected,
-                actual,
-                event: self.events,
-            });
-        }
+        let failure = Failure {
+            oracle,
+            expected: expected.into(),
+            actual: actual.into(),
+            event: self.events,
+        };
+        self.recorder.fail(self.simulated_ms(), failure);
     }
 
     pub(super) fn cover(&mut self, situation: Situation) {
-        self.coverage.cover(situation);
+        self.recorder.coverage.cover(situation);
     }
 
     /// Decides whether a fault happens.
@@ -284,8 +269,8 @@ impl<'w, 't> World<'w, 't> {
         let happens = !self.is_calm && self.choices.percent(chance);
         if happens {
             self.note_as(Mark::Fault, "fault", || fault.text().to_owned());
-            self.coverage.fired(fault);
-            self.coverage.changed(fault);
+            self.recorder.coverage.fired(fault);
+            self.recorder.coverage.changed(fault);
         }
         happens
     }
@@ -298,7 +283,7 @@ impl<'w, 't> World<'w, 't> {
         if self.is_calm || !choices.percent(chance) {
             return None;
         }
-        self.coverage.fired(Fault::Read);
+        self.recorder.coverage.fired(Fault::Read);
         Some(choices.magnitude(FAILING_READ_MAX))
     }
 
@@ -417,7 +402,7 @@ impl<'w, 't> World<'w, 't> {
         let (stream, turn) = match stepped {
             Ok(stepped) => stepped,
             Err(_) if failing_read.is_some_and(|failing| failing < reads.get()) => {
-                self.coverage.changed(Fault::Read);
+                self.recorder.coverage.changed(Fault::Read);
                 return self.lose_instance(name);
             }
             Err(error) => return self.fail(Oracle::Storage, "rows", error.to_string()),
@@ -537,9 +522,9 @@ impl<'w, 't> World<'w, 't> {
         }
         object.durable_alarm = turned.alarm;
         self.clock += 1;
-        self.digest.number(turned.writes.len() as u64);
+        self.recorder.digest.number(turned.writes.len() as u64);
         self.judge(&at.name, &before, &turned);
-        if self.failure.is_some() {
+        if self.recorder.failure.is_some() {
             return;
         }
         let effects = core::mem::take(&mut turned.effects);

@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn no_text_of_a_run_ends_the_element_that_holds_it() {
-        let tape = seed(1, Options::default()).tape;
+        let tape = seed::<Inner>(1, Options::default()).tape;
         let run = Run::of::<Inner>("</script><script>alert(1)</script>", World::Stream, &tape);
         let page = page(&run, b"module").unwrap();
         assert!(!page.contains("<script>alert"));

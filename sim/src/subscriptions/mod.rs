@@ -24,7 +24,6 @@ mod workers;
 mod workload;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
 
@@ -34,17 +33,18 @@ pub use settings::Settings;
 use crate::choices::Choices;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::coverage::Nothing;
-use crate::engine::Failure;
+use crate::engine::Recorder;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::layer::{Layer, LayerOutcome, Source};
-use crate::oracles::Oracle;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::report;
-use crate::run::{Options, Outcome};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::run;
+use crate::run::{Ended, Options, Running, Simulation};
+use crate::trace::Section;
 use world::World;
 
 /// The layer of subscriptions.
-#[cfg(not(target_arch = "wasm32"))]
 #[derive(Clone, Copy, Debug)]
 pub struct Subscriptions;
 
@@ -66,81 +66,57 @@ impl Layer for Subscriptions {
 
     fn run(source: Source<'_>, options: Options) -> LayerOutcome<Self> {
         match source {
-            Source::Seed(number) => seed(number, options),
-            Source::Tape(bytes) => tape(bytes, options),
+            Source::Seed(number) => run::seed::<Self>(number, options),
+            Source::Tape(bytes) => run::tape::<Self>(bytes, options),
         }
     }
 }
 
-/// Runs one seed.
-#[must_use]
-pub fn seed(seed: u64, options: Options) -> Outcome<Coverage> {
-    run(Choices::from_seed(seed), options)
-}
+impl Simulation for Subscriptions {
+    type Settings = Settings;
+    type Coverage = Coverage;
+    type World<'w, 't: 'w> = World<'w, 't>;
 
-/// Runs one tape.
-#[must_use]
-pub fn tape(tape: &[u8], options: Options) -> Outcome<Coverage> {
-    run(Choices::from_tape(tape), options)
-}
-
-fn run(mut choices: Choices<'_>, options: Options) -> Outcome<Coverage> {
-    if options.logged {
-        choices = choices.logged();
+    fn draw(choices: &mut Choices<'_>) -> Settings {
+        Settings::draw(choices)
     }
-    let settings = Settings::draw(&mut choices);
-    within(&mut choices, settings, options)
+
+    fn world<'w, 't>(
+        choices: &'w mut Choices<'t>,
+        settings: Settings,
+        options: Options,
+    ) -> World<'w, 't> {
+        World::new(choices, settings, options.traced)
+    }
 }
 
-/// Runs with these settings.
-#[must_use]
-pub fn within(
-    choices: &mut Choices<'_>,
-    settings: Settings,
-    options: Options,
-) -> Outcome<Coverage> {
-    let operations = settings.operations;
-    let shown = if options.traced {
-        format!("{settings:#?}")
-    } else {
-        String::new()
-    };
-    let mut world = World::new(choices, settings, options.traced);
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run(options.until)));
-    if let Err(panic) = ended {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        world.failure = Some(Failure {
-            oracle: Oracle::Panic,
-            expected: "no panic".to_owned(),
-            actual: text.unwrap_or("a panic").to_owned(),
-            event: world.events,
-        });
+impl Running for World<'_, '_> {
+    type Coverage = Coverage;
+
+    fn run(&mut self, until: u64) {
+        self.run(until);
     }
-    let state = if options.traced {
-        world.state()
-    } else {
-        Vec::new()
-    };
-    let (hash, events) = (world.digest.value(), world.events);
-    let simulated_ms = world.now - crate::settings::BEGINNING;
-    let coverage = core::mem::take(&mut world.coverage);
-    let (failure, trace) = (world.failure.take(), world.trace.take());
-    drop(world);
-    Outcome {
-        hash,
-        draws: choices.count(),
-        tape: choices.tape(),
-        log: choices.log(),
-        events,
-        operations,
-        answers_read: 0,
-        simulated_ms,
-        coverage,
-        failure,
-        trace: trace.unwrap_or_default(),
-        settings: shown,
-        state,
+
+    fn events(&self) -> u64 {
+        self.events
+    }
+
+    fn recorder(&mut self) -> &mut Recorder<Coverage> {
+        &mut self.recorder
+    }
+
+    fn state(&self) -> Vec<Section> {
+        self.state()
+    }
+
+    fn end(self) -> Ended<Coverage> {
+        Ended {
+            events: self.events,
+            operations: self.settings.operations,
+            answers_read: 0,
+            simulated_ms: self.simulated_ms(),
+            recorder: self.recorder,
+        }
     }
 }
 

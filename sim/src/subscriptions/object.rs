@@ -164,7 +164,7 @@ impl World<'_, '_> {
                 return self.fail(Oracle::Contract, expected, "one that ignores its storage");
             }
             Err(_) if has_failed => {
-                self.coverage.changed(Fault::Read);
+                self.recorder.coverage.changed(Fault::Read);
                 return self.lose_instance(name);
             }
             Err(error) => return self.fail(Oracle::Storage, "rows", error.to_string()),
@@ -221,9 +221,9 @@ impl World<'_, '_> {
             idle_alarms,
         };
         let departed = Departed::new(&seen, world_now);
-        let findings = self
-            .checkers
-            .after_turn(&mut self.model, &seen, &mut self.coverage);
+        let findings =
+            self.checkers
+                .after_turn(&mut self.model, &seen, &mut self.recorder.coverage);
         for finding in findings {
             self.judged(Err(finding));
         }
@@ -311,7 +311,7 @@ impl World<'_, '_> {
         }
         object.durable_alarm = turned.alarm;
         let after = tail(&object.disk);
-        self.digest.number(turned.writes.len() as u64);
+        self.recorder.digest.number(turned.writes.len() as u64);
         if before != after && !is_session(&at.name) {
             self.model.stream_is(&at.name, after);
             if expires && after.is_none() {

@@ -16,11 +16,10 @@ use super::sessions::Sessions;
 use super::settings::Settings;
 use super::workers::Workers;
 use crate::choices::Choices;
-use crate::digest::Digest;
-use crate::engine::Failure;
+use crate::engine::{Failure, Recorder};
 use crate::oracles::{Oracle, Violation};
 use crate::settings::BEGINNING;
-use crate::trace::{Line, Mark, Span};
+use crate::trace::{Mark, Span};
 
 /// The most events of a run.
 const EVENTS_MAX: u64 = 200_000;
@@ -124,7 +123,7 @@ pub(super) struct Pending {
     pub(super) holder: Option<Place>,
 }
 
-pub(super) struct World<'w, 't> {
+pub struct World<'w, 't> {
     pub(super) choices: &'w mut Choices<'t>,
     pub(super) settings: Settings,
     pub(super) now: u64,
@@ -156,10 +155,7 @@ pub(super) struct World<'w, 't> {
     pub(super) has_restarted: bool,
     /// Whether faults are over.
     pub(super) is_calm: bool,
-    pub(super) coverage: Coverage,
-    pub(super) digest: Digest,
-    pub(super) failure: Option<Failure>,
-    pub(super) trace: Option<Vec<Line>>,
+    pub(super) recorder: Recorder<Coverage>,
 }
 
 impl<'w, 't> World<'w, 't> {
@@ -193,10 +189,7 @@ impl<'w, 't> World<'w, 't> {
             faults_left: FAULTS_MAX,
             has_restarted: false,
             is_calm: false,
-            coverage,
-            digest: Digest::default(),
-            failure: None,
-            trace: traced.then(Vec::new),
+            recorder: Recorder::new(coverage, traced),
             settings,
         }
     }
@@ -218,7 +211,7 @@ impl<'w, 't> World<'w, 't> {
     }
 
     fn goes_on(&self, until: u64) -> bool {
-        self.failure.is_none() && self.events < until
+        self.recorder.failure.is_none() && self.events < until
     }
 
     fn drain(&mut self, until: u64) {
@@ -228,7 +221,7 @@ impl<'w, 't> World<'w, 't> {
             };
             self.now = self.now.max(at);
             self.events += 1;
-            self.digest.number(self.now);
+            self.recorder.digest.number(self.now);
             if self.events > EVENTS_MAX {
                 return self.fail(Oracle::RunEnds, "an end", "too many events");
             }
@@ -249,15 +242,12 @@ impl<'w, 't> World<'w, 't> {
 
     /// The same, for a line that means more to a timeline.
     pub(super) fn note_as(&mut self, mark: Mark, who: impl Display, what: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(Line {
-                simulated_ms: self.now - BEGINNING,
-                event: self.events,
-                lane: who.to_string(),
-                text: what(),
-                mark,
-            });
-        }
+        let (simulated_ms, event) = (self.simulated_ms(), self.events);
+        self.recorder.note(simulated_ms, event, mark, who, what);
+    }
+
+    pub(super) fn simulated_ms(&self) -> u64 {
+        self.now - BEGINNING
     }
 
     pub(super) fn fail(
@@ -266,18 +256,13 @@ impl<'w, 't> World<'w, 't> {
         expected: impl Into<String>,
         actual: impl Into<String>,
     ) {
-        if self.failure.is_none() {
-            let (expected, actual) = (expected.into(), actual.into());
-            self.note_as(Mark::Failure, "!!", || {
-                format!("{oracle}: expected {expected}, but {actual}")
-            });
-            self.failure = Some(Failure {
-                oracle,
-                expected,
-                actual,
-                event: self.events,
-            });
-        }
+        let failure = Failure {
+            oracle,
+            expected: expected.into(),
+            actual: actual.into(),
+            event: self.events,
+        };
+        self.recorder.fail(self.simulated_ms(), failure);
     }
 
     /// Takes the verdict of a checker.
@@ -288,7 +273,7 @@ impl<'w, 't> World<'w, 't> {
     }
 
     pub(super) fn cover(&mut self, situation: Situation) {
-        self.coverage.cover(situation);
+        self.recorder.coverage.cover(situation);
     }
 
     /// Decides whether a fault happens.
@@ -298,8 +283,8 @@ impl<'w, 't> World<'w, 't> {
         if happens {
             self.faults_left -= 1;
             self.note_as(Mark::Fault, "fault", || fault.text().to_owned());
-            self.coverage.fired(fault);
-            self.coverage.changed(fault);
+            self.recorder.coverage.fired(fault);
+            self.recorder.coverage.changed(fault);
         }
         happens
     }
@@ -318,7 +303,7 @@ impl<'w, 't> World<'w, 't> {
         if self.is_calm || !self.choices.percent(chance) {
             return None;
         }
-        self.coverage.fired(Fault::Read);
+        self.recorder.coverage.fired(Fault::Read);
         Some(self.choices.magnitude(FAILING_READ_MAX))
     }
 

@@ -43,7 +43,7 @@ impl World<'_, '_> {
                 let source = &self.model.incarnations[fork.source];
                 let has_changed =
                     source.ended || source.hidden || source.content.len() as u64 > fork.cut;
-                self.coverage.cover(if has_changed {
+                self.recorder.coverage.cover(if has_changed {
                     Situation::RepeatedAfterChange
                 } else {
                     Situation::Repeated
@@ -66,7 +66,7 @@ impl World<'_, '_> {
             let content = format.content(&asked.body);
             allowed.push(if content.is_some() { 201 } else { 400 });
             self.expect(name, "PUT", answer.status, &allowed);
-            if answer.status != 201 || self.failure.is_some() {
+            if answer.status != 201 || self.recorder.failure.is_some() {
                 return;
             }
             let content = content.unwrap_or_default();
@@ -146,7 +146,7 @@ impl World<'_, '_> {
         }
         self.expect(name, "PUT of a fork", answer.status, &allowed);
         self.note_refusal(asked, answer.status, &states);
-        if answer.status != 201 || self.failure.is_some() {
+        if answer.status != 201 || self.recorder.failure.is_some() {
             return;
         }
         let head = disk.head().filter(|head| head.lineage.fork.is_some());
@@ -291,7 +291,7 @@ impl World<'_, '_> {
         ];
         for (holds, situation) in situations {
             if holds {
-                self.coverage.cover(situation);
+                self.recorder.coverage.cover(situation);
             }
         }
     }

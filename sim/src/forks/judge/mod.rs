@@ -29,7 +29,7 @@ impl World<'_, '_> {
         let disk = self.objects[name].disk.clone();
         self.judge_end(name, &disk, turned);
         for effect in &turned.effects {
-            if self.failure.is_some() {
+            if self.recorder.failure.is_some() {
                 return;
             }
             let Effect::Answer { call, answer } = effect else {
@@ -65,11 +65,11 @@ impl World<'_, '_> {
                     answer.header("Stream-Next-Offset").unwrap_or_default()
                 )
             });
-            self.digest.number(u64::from(answer.status));
+            self.recorder.digest.number(u64::from(answer.status));
             self.judge_answer(call.0, &request, answer, span, &disk);
         }
         self.model.note(name, self.clock);
-        if self.failure.is_none() && *before != disk {
+        if self.recorder.failure.is_none() && *before != disk {
             self.check_pins();
             self.check_content(name, &disk);
         }
@@ -177,7 +177,7 @@ impl World<'_, '_> {
             Kind::Append(posted) => self.judge_append(name, posted, answer, span),
             Kind::Delete => {
                 self.expect(name, "DELETE", answer.status, &[status_of(state, 204)]);
-                if answer.status != 204 || self.failure.is_some() {
+                if answer.status != 204 || self.recorder.failure.is_some() {
                     return;
                 }
                 let head = disk.head();

@@ -122,7 +122,7 @@ impl World<'_, '_> {
             let finding = self.sessions.model.session_is(name, rows);
             finding.map(|envelopes| {
                 for situation in envelopes {
-                    self.coverage.cover(situation);
+                    self.recorder.coverage.cover(situation);
                 }
             })
         } else {
@@ -130,7 +130,7 @@ impl World<'_, '_> {
             let limit = self.settings.limits.envelope_bytes_max;
             self.sessions.model.source_is(name, rows, now, limit);
             if self.sessions.model.followers_are(name, rows) {
-                self.coverage.cover(Situation::FormerSubscription);
+                self.recorder.coverage.cover(Situation::FormerSubscription);
             }
             Ok(())
         };
@@ -192,7 +192,7 @@ impl World<'_, '_> {
         let is_live =
             |(name, rows): &(&str, &MemoryRows)| is_session(name) && rows.head().is_some();
         if rows.iter().any(is_live) {
-            self.coverage.cover(Situation::SessionAtRest);
+            self.recorder.coverage.cover(Situation::SessionAtRest);
         }
         self.judged(finding);
     }
