@@ -112,9 +112,11 @@ const worker :Workerd.Worker = (
       ({ className, binding }) =>
         `(name = ${quoted(binding)}, durableObjectNamespace = ${quoted(className)})`,
     ),
-    ...Object.entries(bindings).map(
-      ([name, value]) => `(name = ${quoted(name)}, text = ${quoted(String(value))})`,
-    ),
+    ...Object.entries(bindings).map(([name, value]) => {
+      const isText = typeof value !== "object";
+      const of = isText ? `text = ${quoted(String(value))}` : `json = ${quoted(JSON.stringify(value))}`;
+      return `(name = ${quoted(name)}, ${of})`;
+    }),
     ...(page?.bindings ?? []),
     ...(cold?.bindings ?? []),
     ...(metrics?.bindings ?? []),
@@ -137,7 +139,7 @@ const binaries = {
  * @property {string} [bundle]
  * @property {number} [port]
  * @property {string} [dataDirectory]
- * @property {Record<string, string | number>} [env]
+ * @property {Record<string, string | number | unknown[]>} [env]
  * @property {{ name: string, kind: string }[]} [modules]
  * @property {{ className: string, binding: string }[]} [objects]
  * @property {boolean | "directory" | "s3"} [cold]
@@ -185,7 +187,7 @@ export async function scratchDirectory(label, { cold = false } = {}) {
  * With `cold` there are R2 and D1 as wrangler runs them on this machine, and `coldTier` inspects
  * and breaks them. With `cache` there is an edge cache as wrangler runs it. With `metrics` there is
  * the dataset `METRICS`. With `queue` there is the fan-out queue, and `queue` of the result
- * inspects and breaks it.
+ * inspects and breaks it. A list in `env` becomes a variable that is no text.
  *
  * @param {ServerOptions} [options]
  */

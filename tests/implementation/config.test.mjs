@@ -74,10 +74,17 @@ describe("limits", () => {
     ["JWT_SECRET", ""],
     ["JWT_SECRET", "a short secret"],
     ["JWT_SECRET", `${"x".repeat(32)},`],
+    ["JWT_SECRET", `${"x".repeat(32)}, ${"y".repeat(32)}`],
     ["WEBHOOK_SIGNING_KEY", ""],
     ["WEBHOOK_SIGNING_KEY", "AQEBAQ"],
   ])("%s set to %o is refused by name", (name, value) =>
     expectRefusedStart({ [name]: value }, name),
+  );
+
+  // `[vars]` of wrangler.toml can have any value of TOML.
+  test.skipIf(shell === "server").each(["JWT_SECRET", "AUTH_TOKEN", "RETRY_MIN_MS"])(
+    "%s that is no text is refused by name",
+    (name) => expectRefusedStart({ [name]: ["x".repeat(32)] }, name),
   );
 
   test("the long-poll timeout can be set", async () => {

@@ -57,8 +57,8 @@ describe("signed tokens", () => {
       const name = `${freshName("scope")}/a`;
       await create(name, "x");
       const own = token(scope, `${name.split("/")[0]}/*`);
-      for (const each of ["GET", "HEAD", "POST", "PUT"]) {
-        if (each === method || (scope === "read" && each !== "POST" && each !== "PUT")) continue;
+      for (const each of ["GET", "HEAD", "POST", "PUT", "DELETE"]) {
+        if (each === method || (scope === "read" && ["GET", "HEAD"].includes(each))) continue;
         const refused = await send(each, name, own, { headers: text, body: "y" });
         expect(refused.status, `${each} with ${scope}`).toBe(403);
         expect(refused.headers["cache-control"]).toBe("no-store");
@@ -94,7 +94,13 @@ describe("signed tokens", () => {
     const own = token("read", `${tenant}/**`);
     const spelled = `%${tenant.charCodeAt(0).toString(16)}${tenant.slice(1)}/%61`;
     expect((await send("GET", spelled, own)).text).toBe("mine");
-    for (const name of [`${tenant}x/a`, `x/../${tenant}/a`, `x/%2e%2e/${tenant}/a`]) {
+    for (const name of [
+      `${tenant}x/a`,
+      `x/../${tenant}/a`,
+      `x/%2e%2e/${tenant}/a`,
+      `${tenant}//a`,
+      `/${tenant}/a`,
+    ]) {
       const { status } = await send("GET", name, own);
       expect([400, 403], name).toContain(status);
     }
@@ -110,6 +116,7 @@ describe("signed tokens", () => {
       [sign({ ...claims, nbf: inSeconds(120) }), "is not valid yet"],
       [sign(claims, { key: "x".repeat(32) }), "has a wrong signature"],
       [sign(claims, { header: { alg: "none" } }), "is not signed with plain HS256"],
+      [sign({ ...claims, aud: "another" }), "has an audience"],
       [sign({ ...claims, scope: undefined }), "has no scope"],
       [sign({ ...claims, streams: [7] }), "has an invalid pattern"],
       ["a.b.c", "is not a JSON web token"],
@@ -124,15 +131,21 @@ describe("signed tokens", () => {
     expect((await send("GET", name, sign(claims, { key: "n".repeat(32) }))).status).toBe(200);
   });
 
-  test("a fork needs the right to read its source", async () => {
+  test("a fork needs the right to fork its source", async () => {
     const [secretStream, own] = [freshName("secret"), freshName("own")];
     await create(secretStream, "secret");
     const headers = { "Stream-Forked-From": `/v1/stream/${secretStream}` };
-    const stolen = await send("PUT", own, token("create read", own), { headers });
-    expect([stolen.status, stolen.text]).toEqual([
-      403,
-      expect.stringContaining("does not permit reading this stream"),
-    ]);
+    for (const allowed of [token("create fork read", own), token("create read", "**")]) {
+      const stolen = await send("PUT", own, allowed, { headers });
+      expect([stolen.status, stolen.text]).toEqual([
+        403,
+        expect.stringContaining("does not permit forking the source stream"),
+      ]);
+    }
+    // Without a cold tier there are no forks, but the token permits one.
+    const permitted = await send("PUT", own, token("create fork", "**"), { headers });
+    expect([201, 501]).toContain(permitted.status);
+    await send("DELETE", own, operator);
     expect((await send("GET", own, operator)).status).toBe(404);
   });
 

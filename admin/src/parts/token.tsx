@@ -42,7 +42,7 @@ function TokenForm({ first, onClose }: { first: Audience; onClose: () => void })
           </Field>
           <Field
             label="Token for reading streams"
-            hint="The setting AUTH_TOKEN. Empty: the admin token is used."
+            hint="The setting AUTH_TOKEN, or a signed token. Empty: the admin token is used."
           >
             {(id) => (
               <input

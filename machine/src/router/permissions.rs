@@ -18,8 +18,10 @@ use crate::{Limits, Millis, Refusal};
 /// Something that a token can permit. Its name is a word of the claim `scope`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// GET and HEAD of a stream, and forking it.
+    /// GET and HEAD of a stream.
     Read,
+    /// A fork of a stream, which can be read, and keeps the content of its source alive.
+    Fork,
     /// POST to a stream.
     Append,
     /// PUT of a stream.
@@ -31,8 +33,9 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Read,
+        Self::Fork,
         Self::Append,
         Self::Create,
         Self::Delete,
@@ -53,6 +56,7 @@ impl Action {
     const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
+            Self::Fork => "fork",
             Self::Append => "append",
             Self::Create => "create",
             Self::Delete => "delete",
@@ -64,6 +68,7 @@ impl Action {
     const fn refusal(self) -> Refusal {
         Refusal::NotPermitted(match self {
             Self::Read => "reading this stream",
+            Self::Fork => "forking the source stream",
             Self::Append => "appending to this stream",
             Self::Create => "creating this stream",
             Self::Delete => "deleting this stream",
@@ -121,7 +126,7 @@ impl Permissions {
         }
     }
 
-    /// Refuses a request for a stream whose action is not permitted. A fork also reads its source.
+    /// Refuses a request for a stream whose action is not permitted.
     pub(super) fn check_request(
         &self,
         head: RequestHead<'_>,
@@ -137,7 +142,7 @@ impl Permissions {
             && let Ok(source) = fork::source_name(&source, limits)
         {
             // The object of the stream refuses what is no name of a source.
-            self.check(Action::Read, &source)?;
+            self.check(Action::Fork, &source)?;
         }
         Ok(())
     }
@@ -176,6 +181,12 @@ impl Claimed {
         }
         let times = read.check_times(now, limits.stream_token_skew_ms_max);
         times.map_err(Refusal::TokenRefused)?;
+        // A token for another service must not count here (RFC 7519, section 4.1.3).
+        if read.claims.member("aud").is_some() {
+            return Err(Refusal::TokenRefused(
+                "has an audience, which may be another server",
+            ));
+        }
         let scope = read.claims.text("scope");
         let scope = scope.ok_or(Refusal::TokenRefused("has no scope"))?;
         // Words of later versions permit nothing here.
@@ -198,6 +209,10 @@ impl Claimed {
     }
 
     fn permits(&self, action: Action, name: &str) -> bool {
+        // Patterns leave out empty segments, so one would match the names of many streams.
+        if name.split('/').any(str::is_empty) {
+            return false;
+        }
         // Wildcards do not match the server's own streams. These contain the names of all streams,
         // and what sessions have subscribed to.
         let is_found_by = |pattern: &Glob| {
@@ -306,6 +321,7 @@ mod tests {
         let target = "/v1/stream/a/b";
         for (scope, permitted) in [
             ("read", &["GET", "HEAD"][..]),
+            ("fork", &[]),
             ("append", &["POST"]),
             ("create", &["PUT"]),
             ("delete", &["DELETE"]),
@@ -336,6 +352,11 @@ mod tests {
             (&["x", "a/*"], "a/b", 0),
             (&["**"], "a/b/c", 0),
             (&[], "a", 403),
+            // Patterns leave out empty segments, and names have them.
+            (&["a/b"], "a//b", 403),
+            (&["a/b"], "/a/b", 403),
+            (&["a/**"], "a/b/", 403),
+            (&["**"], "/", 403),
         ] {
             let target = format!("/v1/stream/{name}");
             let given = status("GET", &target, &token("read", streams));
@@ -370,13 +391,17 @@ mod tests {
     }
 
     #[test]
-    fn a_fork_needs_the_right_to_read_its_source() {
+    fn a_fork_needs_the_right_to_fork_its_source() {
         let settings = settings(None);
         for (scope, streams, expected) in [
-            ("create read", &["a", "b"][..], None),
-            ("create", &["a", "b"], Some("reading this stream")),
-            ("create read", &["a"], Some("reading this stream")),
-            ("create read", &["b"], Some("creating this stream")),
+            ("create fork", &["a", "b"][..], None),
+            (
+                "create read",
+                &["a", "b"],
+                Some("forking the source stream"),
+            ),
+            ("create fork", &["a"], Some("forking the source stream")),
+            ("create fork", &["b"], Some("creating this stream")),
         ] {
             let token = token(scope, streams);
             for source in ["/v1/stream/b", " /v1/stream/%62 "] {
@@ -475,6 +500,11 @@ mod tests {
             (
                 changed("nbf", json!(1_800_000_061)),
                 Some("is not valid yet"),
+            ),
+            (changed("aud", json!("here")), Some("has an audience")),
+            (
+                changed("exp", json!(1_800_000_100.5)),
+                Some("has no valid end"),
             ),
             (without("scope"), Some("has no scope")),
             (changed("scope", json!(["read"])), Some("has no scope")),

@@ -126,7 +126,7 @@ const TEXTS: [Text; 15] = [
             default: TextDefault::Secret("everyone is let in"),
         },
         help: "A secret. If it is set, every request for a stream needs `Authorization: Bearer \
-               <token>`. Other users of a machine can see flags, but not variables.",
+               <token>`, with this token or one that `JWT_SECRET` permits. Other users of a machine can see flags, but not variables.",
     },
     Text {
         name: "JWT_SECRET",
@@ -415,14 +415,16 @@ const TOKEN_SECRET_BYTES_MIN: usize = 32;
 
 fn token_secrets(value: String) -> Result<Vec<String>, SettingError> {
     let secrets: Vec<_> = value.split(',').map(str::to_owned).collect();
-    if secrets
-        .iter()
-        .any(|secret| secret.len() < TOKEN_SECRET_BYTES_MIN)
-    {
+    let is_bad = |secret: &String| {
+        secret.len() < TOKEN_SECRET_BYTES_MIN
+            || secret.trim() != secret
+            || secret.chars().any(char::is_control)
+    };
+    if secrets.iter().any(is_bad) {
         return Err(SettingError::Secret {
             variable: "JWT_SECRET",
-            rule: "a secret of at least 32 bytes, several of them separated by commas, or not set \
-                   at all",
+            rule: "a secret of at least 32 bytes without white space around it, several of them \
+                   separated by commas, or not set at all",
         });
     }
     Ok(secrets)
@@ -647,6 +649,31 @@ mod tests {
             Ok(Some("s3 cret".to_owned()))
         );
         assert_eq!(Settings::read(&|_| None), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn secrets_of_tokens_are_long_and_never_shown() {
+        let (one, other) = ("s3cret-".repeat(5), "0ther-s3cret-".repeat(3));
+        for value in [
+            String::new(),
+            "s3cret".to_owned(),
+            format!("{one},"),
+            format!("{one},s3cret"),
+            format!("{one}, {other}"),
+            format!("{one}\n"),
+            format!("s3\u{7f}cret{one}"),
+        ] {
+            let message = read("JWT_SECRET", &value).map_err(|bad| bad.to_string());
+            assert!(
+                message.is_err_and(
+                    |message| message.starts_with("JWT_SECRET") && !message.contains("cret-")
+                ),
+                "{value:?}"
+            );
+        }
+        let both = read("JWT_SECRET", &format!("{one},{other}"));
+        let both = both.map(|settings| settings.token_secrets);
+        assert_eq!(both, Ok(vec![one, other]));
     }
 
     #[test]

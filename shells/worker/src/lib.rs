@@ -20,7 +20,7 @@ mod test_routes;
 mod waiting;
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use js_sys::Reflect;
@@ -47,15 +47,23 @@ thread_local! {
 /// Returns the operator's settings, or what is wrong with them. They are read once in each isolate,
 /// because they cannot change while it runs.
 fn settings(env: &JsValue) -> Result<Rc<Settings>, String> {
+    let not_a_text = Cell::new(None);
     let variable = |name: &str| {
-        Reflect::get(env, &name.into())
-            .ok()
-            .and_then(|value| value.as_string())
+        let value = Reflect::get(env, &name.into()).ok()?;
+        let text = value.as_string();
+        if text.is_none() && !value.is_undefined() {
+            not_a_text.set(Some(name.to_owned()));
+        }
+        text
     };
     let is_bound =
         |name: &str| Reflect::get(env, &name.into()).is_ok_and(|value| !value.is_undefined());
     let read = || {
         let mut settings = Settings::read(&variable).map_err(|bad| bad.to_string())?;
+        // A secret that cannot be read must not leave the server open.
+        if let Some(name) = not_a_text.take() {
+            return Err(format!("{name} must be a text"));
+        }
         // The machine does without a part whose binding is missing.
         settings.limits.cold = is_bound("SEGMENTS");
         settings.limits.index = is_bound("ADMIN_INDEX");
