@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 use walkdir::WalkDir;
@@ -311,34 +311,21 @@ impl Simulator {
     }
 }
 
-/// Draws seeds until an oracle notices.
+/// Draws seeds until an oracle notices. While one fault is hunted, the next is built.
 pub(crate) fn draw(
     project: &Project,
     bugs: &[PlantedFault],
     longest: Duration,
 ) -> Result<ExitCode> {
-    let copy = tempfile::tempdir()?;
+    let (copy, programs) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let clean = Clean::build(project, bugs)?;
     println!(
-        "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8} {:>9}",
-        "planted fault", "oracle", "seeds", "ms", "tape", "shrunk", "in ms"
+        "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8}",
+        "planted fault", "oracle", "seeds", "ms", "tape", "known"
     );
     let mut survivors = 0;
     let mut catches = Vec::new();
-    for bug in bugs {
-        plant(project, bug, copy.path())?;
-        clean.check(bug)?;
-        let target = project.path(TARGET);
-        share_dependencies(project, &target)?;
-        let program = build(project, bug.layer, copy.path(), &target)?;
-        let mut hunt = Command::new(program);
-        hunt.args(["hunt", "--oracle", &bug.caught_by, "--seconds"])
-            .arg(longest.as_secs().to_string());
-        if bug.layer == Layer::Inner {
-            hunt.args(["--storage", bug.storage.name()]);
-            hunt.args(bug.world.flag());
-        }
-        let found = hunt.arg("--known").arg(bug.tape()).output()?;
+    let mut note = |bug: &PlantedFault, found: Output| -> Result<()> {
         let text = String::from_utf8_lossy(&found.stdout);
         if found.status.success() {
             let catch: Catch = text.parse()?;
@@ -354,11 +341,46 @@ pub(crate) fn draw(
                 String::from_utf8_lossy(&found.stderr).trim_end()
             );
         }
+        Ok(())
+    };
+    let mut hunted: Option<(&PlantedFault, Child)> = None;
+    for bug in bugs {
+        plant(project, bug, copy.path())?;
+        clean.check(bug)?;
+        let target = project.path(TARGET);
+        share_dependencies(project, &target)?;
+        let built = build(project, bug.layer, copy.path(), &target)?;
+        // The next build replaces the program while this one still runs.
+        let program = programs.path().join(&bug.name);
+        fs::copy(built, &program)?;
+        if let Some((bug, hunt)) = hunted.take() {
+            note(bug, hunt.wait_with_output()?)?;
+        }
+        hunted = Some((bug, hunt(&program, bug, longest)?));
+    }
+    if let Some((bug, hunt)) = hunted {
+        note(bug, hunt.wait_with_output()?)?;
     }
     if let Some(median) = Catch::median(&catches) {
         println!("{:<51} {median}", "median");
     }
     Ok(verdict(bugs.len(), survivors))
+}
+
+/// Starts to look for a fault.
+fn hunt(program: &Path, bug: &PlantedFault, longest: Duration) -> io::Result<Child> {
+    let mut hunt = Command::new(program);
+    hunt.args(["hunt", "--oracle", &bug.caught_by, "--seconds"])
+        .arg(longest.as_secs().to_string());
+    if bug.layer == Layer::Inner {
+        hunt.args(["--storage", bug.storage.name()]);
+        hunt.args(bug.world.flag());
+    }
+    hunt.arg("--known")
+        .arg(bug.tape())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
 }
 
 /// How a planted fault was caught: the columns of the table.
@@ -367,8 +389,7 @@ struct Catch {
     seeds: u64,
     caught_ms: u64,
     tape_bytes: u64,
-    shrunk_bytes: u64,
-    shrink_ms: u64,
+    known_bytes: u64,
 }
 
 impl Catch {
@@ -383,8 +404,7 @@ impl Catch {
             seeds: middle(|catch| catch.seeds)?,
             caught_ms: middle(|catch| catch.caught_ms)?,
             tape_bytes: middle(|catch| catch.tape_bytes)?,
-            shrunk_bytes: middle(|catch| catch.shrunk_bytes)?,
-            shrink_ms: middle(|catch| catch.shrink_ms)?,
+            known_bytes: middle(|catch| catch.known_bytes)?,
         })
     }
 }
@@ -395,12 +415,11 @@ impl fmt::Display for Catch {
             seeds,
             caught_ms,
             tape_bytes,
-            shrunk_bytes,
-            shrink_ms,
+            known_bytes,
         } = self;
         write!(
             f,
-            "{seeds:>8} {caught_ms:>9} {tape_bytes:>8} {shrunk_bytes:>8} {shrink_ms:>9}"
+            "{seeds:>8} {caught_ms:>9} {tape_bytes:>8} {known_bytes:>8}"
         )
     }
 }
@@ -420,8 +439,7 @@ impl FromStr for Catch {
             seeds: column()?,
             caught_ms: column()?,
             tape_bytes: column()?,
-            shrunk_bytes: column()?,
-            shrink_ms: column()?,
+            known_bytes: column()?,
         })
     }
 }

@@ -15,10 +15,10 @@ use crate::run::Options;
 const SLOWER_MAX: u32 = 5;
 
 /// Draws seeds until the oracle fails or the time is up. A loaded machine, which makes fewer runs
-/// in that time, is given more. Prints how many seeds and milliseconds
-/// that took, the size of the tape, its size when shrunk, and the milliseconds of shrinking.
+/// in that time, is given more. Prints how many seeds and milliseconds that took, the size of the
+/// tape, and the size of the known tape.
 ///
-/// The known tape must fail as well. If there is no known tape, the shrunk one is written.
+/// The known tape must fail as well. If there is none, the tape is shrunk and becomes it.
 ///
 /// # Errors
 /// When the known tape no longer fails.
@@ -46,21 +46,19 @@ pub fn hunt<L: Layer>(
             continue;
         }
         let caught = start.elapsed();
-        let shrunk = shrunk::<L>(&outcome.tape, oracle, options);
-        let shrink_ms = (start.elapsed() - caught).as_millis();
-        let shrunk_bytes = shrunk.tape.len();
         if known.exists() {
-            let outcome = Subject::Tape(known.to_owned()).run::<L>(options)?;
-            let still = outcome.failure.is_some_and(|found| found.oracle == oracle);
+            let again = Subject::Tape(known.to_owned()).run::<L>(options)?;
+            let still = again.failure.is_some_and(|found| found.oracle == oracle);
             ensure!(still, "the known tape does not fail any more");
         } else {
-            std::fs::write(known, shrunk.tape)?;
+            std::fs::write(known, shrunk::<L>(&outcome.tape, oracle, options).tape)?;
         }
         println!(
-            "{} {} {} {shrunk_bytes} {shrink_ms}",
+            "{} {} {} {}",
             seed + 1,
             caught.as_millis(),
             outcome.tape.len(),
+            std::fs::metadata(known)?.len(),
         );
         return Ok(ExitCode::SUCCESS);
     }
