@@ -78,6 +78,12 @@ impl AppendQueue {
         }
     }
 
+    /// Returns how many commits of turns with appends are in flight.
+    #[must_use]
+    pub const fn commits_in_flight(&self) -> u64 {
+        self.commits_in_flight
+    }
+
     /// Notes that the commit of a turn with appends is durable, or has failed.
     pub fn commit_ended(&mut self) {
         assert!(self.commits_in_flight > 0, "a commit ends once");

@@ -39,6 +39,8 @@ const unavailable = () => new Response(UNAVAILABLE.body, UNAVAILABLE);
 // A body is read in pieces of this size, through one buffer.
 const PIECE_BYTES = 256 << 10;
 
+const EMPTY = new Uint8Array();
+
 /**
  * Returns the head of a request as the Rust code reads it: the method, the URL, and the names and
  * values of the headers, each followed by a NUL. None of them contains one.
@@ -143,6 +145,8 @@ export class StreamObject extends DurableObject {
   constructor(context, env) {
     super(context, env);
     this.asked = new Asked();
+    // Counted here, because after a panic anywhere in the isolate the Rust code begins anew.
+    this.requests = 0;
     this.inner = new inner.StreamObject(context, env, this.asked);
   }
 
@@ -185,7 +189,9 @@ export class StreamObject extends DurableObject {
   async #endCommits(commits) {
     // If it fails, the platform resets the object.
     await this.ctx.storage.sync();
-    this.#run((object) => object.commitsEnded(commits));
+    const areKnown = this.#run((object) => object.commitsEnded(commits));
+    // Nobody can answer the requests that waited for them any more.
+    if (!areKnown) this.ctx.abort("the code has lost the requests that waited");
   }
 
   /** @param {Effect[]} effects */
@@ -222,17 +228,23 @@ export class StreamObject extends DurableObject {
   #answer(request) {
     const { body } = request;
     const head = headOf(request);
-    if (body === null) return this.#run((object) => object.fetch(head));
-    if (announcedBytes(request) > LIMITS.wholeBytesMax) {
-      return this.#answerInPieces(request, body, head);
-    }
-    const awaited = this.#run((object) => object.awaitBody(head));
-    if (awaited === undefined) return this.#answerHead(request, head);
+    if (body === null) return this.#run((object) => object.fetch(head, EMPTY));
+    const isSmall = announcedBytes(request) <= LIMITS.wholeBytesMax;
+    if (!isSmall) return this.#answerInPieces(request, body, head);
+    this.requests = (this.requests + 1) >>> 0;
+    const number = this.requests;
+    const isAwaited = this.#run((object) => object.awaitBody(number, head));
+    if (!isAwaited) return this.#answerHead(request, head);
     return request.arrayBuffer().then(
-      (whole) => this.#run((object) => object.fetchAwaited(awaited, new Uint8Array(whole))),
+      (buffer) => {
+        const whole = new Uint8Array(buffer);
+        return this.#run(
+          (object) => object.fetchAwaited(number, whole) ?? object.fetch(head, whole),
+        );
+      },
       (error) => {
         // The body is incomplete, so nothing is stored.
-        this.#run((object) => object.forgetAwaited(awaited));
+        this.#run((object) => object.forgetAwaited(number));
         throw error;
       },
     );
@@ -245,7 +257,7 @@ export class StreamObject extends DurableObject {
    * @param {string} head
    */
   async #answerHead(request, head) {
-    const result = this.#run((object) => object.fetch(head));
+    const result = this.#run((object) => object.fetch(head, EMPTY));
     await drain(request);
     return result;
   }

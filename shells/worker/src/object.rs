@@ -63,14 +63,14 @@ const NORMAL_CLOSURE: u16 = 1_000;
 pub struct StreamObject {
     env: JsValue,
     pub(crate) storage: Storage,
-    /// Woken by the first event that needs it. A failed turn drops it.
+    /// Loaded by the first event that needs it. A failed turn drops it.
     pub(crate) machine: RefCell<Option<Object>>,
     calls: Cell<u64>,
     /// Whether there may be subscribers. Those of an earlier instance stay connected.
     has_subscribers: Cell<bool>,
     asked: Asked,
-    /// The requests whose whole bodies the entry reads. The number of each is its place.
-    awaited: RefCell<Vec<Option<Awaited>>>,
+    /// The requests whose whole bodies the entry reads.
+    awaited: RefCell<Vec<Awaited>>,
     waiting: Waiting,
     #[cfg(feature = "test-routes")]
     pub(crate) test: crate::test_routes::State,
@@ -99,30 +99,32 @@ impl StreamObject {
         }
     }
 
-    /// Keeps the head of a request that needs its body, and returns the number by which
-    /// `fetchAwaited` finds it. All other requests are answered by their head alone.
+    /// Keeps the head of a request that needs its body, under a number that no other request of
+    /// the object has. Returns whether it needs one. All other requests are answered by their head
+    /// alone.
     #[wasm_bindgen(js_name = awaitBody)]
     #[must_use]
-    pub fn await_body(&self, head: String) -> Option<usize> {
-        let settings = settings(&self.env).ok()?;
+    pub fn await_body(&self, number: u32, head: String) -> bool {
+        let Ok(settings) = settings(&self.env) else {
+            return false;
+        };
         let parsed =
             Head::new(&head).read(&settings, |head| request::parse(head, &settings.limits));
         let Ok(Parsed::AwaitsBody(awaits)) = parsed else {
-            return None;
+            return false;
         };
-        let mut all = self.awaited.borrow_mut();
-        let free = all.iter().position(Option::is_none);
-        let number = free.unwrap_or_else(|| {
-            all.push(None);
-            all.len() - 1
-        });
-        all[number] = Some(Awaited { head, awaits });
-        Some(number)
+        let awaited = Awaited {
+            number,
+            head,
+            awaits,
+        };
+        self.awaited.borrow_mut().push(awaited);
+        true
     }
 
     /// Forgets a request whose body does not arrive.
     #[wasm_bindgen(js_name = forgetAwaited)]
-    pub fn forget_awaited(&self, number: usize) {
+    pub fn forget_awaited(&self, number: u32) {
         self.take_awaited(number);
     }
 
@@ -141,29 +143,37 @@ impl StreamObject {
         })
     }
 
-    /// Answers a request by its head alone.
+    /// Answers a request with its whole body, which is empty if it has none.
     ///
     /// # Errors
     /// When the platform fails in making a response.
     #[wasm_bindgen(unchecked_return_type = "Response | Pages | Promise<Response>")]
-    pub fn fetch(&self, head: &str) -> Result<JsValue, JsValue> {
+    pub fn fetch(&self, head: &str, body: Vec<u8>) -> Result<JsValue, JsValue> {
         self.answer(head, |head, limits| {
             let refused = |refusal| Answer::refusal(&refusal);
             match request::parse(head, limits).map_err(refused)? {
                 Parsed::Whole(call) => Ok((call, Room::default())),
-                Parsed::AwaitsBody(awaits) => with_body(awaits, Vec::new(), limits),
+                Parsed::AwaitsBody(awaits) => with_body(awaits, body, limits),
             }
         })
     }
 
-    /// Answers a request that has awaited its body.
+    /// Answers a request that has awaited its body. Returns `undefined` if the head of the request
+    /// is not here, because an instance of this code had it that has panicked since.
     ///
     /// # Errors
     /// When the platform fails in making a response.
-    #[wasm_bindgen(js_name = fetchAwaited, unchecked_return_type = "Response | Promise<Response>")]
-    pub fn fetch_awaited(&self, number: usize, body: Vec<u8>) -> Result<JsValue, JsValue> {
-        let Awaited { head, awaits } = self.take_awaited(number);
-        self.answer(&head, |_, limits| with_body(awaits, body, limits))
+    #[wasm_bindgen(
+        js_name = fetchAwaited,
+        unchecked_return_type = "Response | Promise<Response> | undefined"
+    )]
+    pub fn fetch_awaited(&self, number: u32, body: Vec<u8>) -> Result<JsValue, JsValue> {
+        match self.take_awaited(number) {
+            Some(Awaited { head, awaits, .. }) => {
+                self.answer(&head, |_, limits| with_body(awaits, body, limits))
+            }
+            None => Ok(JsValue::UNDEFINED),
+        }
     }
 
     /// Answers a request with the body that was received in pieces.
@@ -196,13 +206,16 @@ impl StreamObject {
     }
 
     /// Notes that this many commits of appends are durable. Runs the appends that have waited for
-    /// them.
+    /// them. Returns false if the commits are unknown, because an instance of this code began them
+    /// that has panicked since. The requests that waited for them are lost with it.
     ///
     /// # Errors
     /// When the platform fails in making a response.
     #[wasm_bindgen(js_name = commitsEnded)]
-    pub fn commits_ended(&self, commits: u32) -> Result<(), JsValue> {
-        self.waiting.commits_ended(commits);
+    pub fn commits_ended(&self, commits: u32) -> Result<bool, JsValue> {
+        if !self.waiting.commits_ended(commits) {
+            return Ok(false);
+        }
         let settings = settings(&self.env)?;
         let limits = &settings.limits;
         while let Some(input) = self.waiting.next(limits) {
@@ -214,7 +227,7 @@ impl StreamObject {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Prepares the put of a segment from its rows. Returns the length of its object.
@@ -361,6 +374,7 @@ impl StreamObject {
 
 /// A request whose body is on its way.
 struct Awaited {
+    number: u32,
     head: String,
     awaits: AwaitsBody,
 }
@@ -374,9 +388,10 @@ fn with_body(awaits: AwaitsBody, body: Vec<u8>, limits: &Limits) -> Result<(Call
 }
 
 impl StreamObject {
-    fn take_awaited(&self, number: usize) -> Awaited {
-        let awaited = self.awaited.borrow_mut()[number].take();
-        awaited.expect("the request waits for its body")
+    fn take_awaited(&self, number: u32) -> Option<Awaited> {
+        let mut all = self.awaited.borrow_mut();
+        let at = all.iter().position(|awaited| awaited.number == number)?;
+        Some(all.swap_remove(at))
     }
 
     fn answer(

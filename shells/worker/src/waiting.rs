@@ -94,11 +94,16 @@ impl Waiting {
         Ok(())
     }
 
-    /// Notes that commits have ended.
-    pub(crate) fn commits_ended(&self, commits: u32) {
-        for _ in 0..commits {
-            self.queue.borrow_mut().commit_ended();
+    /// Notes that commits have ended. Returns whether they were in flight.
+    pub(crate) fn commits_ended(&self, commits: u32) -> bool {
+        let mut queue = self.queue.borrow_mut();
+        let are_in_flight = queue.commits_in_flight() >= u64::from(commits);
+        if are_in_flight {
+            for _ in 0..commits {
+                queue.commit_ended();
+            }
         }
+        are_in_flight
     }
 
     /// Returns the appends of the next turn, if there is one now.
