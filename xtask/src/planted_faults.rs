@@ -140,6 +140,14 @@ impl Description {
 }
 
 impl PlantedFault {
+    fn patch(&self) -> io::Result<String> {
+        fs::read_to_string(self.directory.join("patch.diff"))
+    }
+
+    fn does_not_apply(&self) -> String {
+        format!("the patch of {} does not apply", self.name)
+    }
+
     /// Returns the path of the shortest tape that was found.
     fn tape(&self) -> PathBuf {
         self.directory.join("bug.tape")
@@ -203,10 +211,10 @@ pub(crate) fn commit_number(project: &Project) -> u64 {
 /// Checks that each patch applies, that each tape passes on the clean code, and that each oracle
 /// exists. Builds no planted fault.
 pub(crate) fn check(project: &Project, bugs: &[PlantedFault]) -> Result<ExitCode> {
-    let copy = tempfile::tempdir()?;
     let clean = Clean::build(project, bugs)?;
     for bug in bugs {
-        plant(project, bug, copy.path())?;
+        let applies = workspace::check(&bug.patch()?, &project.path("."));
+        applies.with_context(|| bug.does_not_apply())?;
         ensure!(bug.tape().exists(), "{} has no tape", bug.name);
         clean.check(bug)?;
     }
@@ -317,7 +325,7 @@ pub(crate) fn draw(
     bugs: &[PlantedFault],
     longest: Duration,
 ) -> Result<ExitCode> {
-    let (copy, programs) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let copy = tempfile::tempdir()?;
     let clean = Clean::build(project, bugs)?;
     println!(
         "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8}",
@@ -344,18 +352,20 @@ pub(crate) fn draw(
         Ok(())
     };
     let mut hunted: Option<(&PlantedFault, Child)> = None;
-    for bug in bugs {
-        plant(project, bug, copy.path())?;
-        clean.check(bug)?;
+    for (number, bug) in bugs.iter().enumerate() {
         let target = project.path(TARGET);
-        share_dependencies(project, &target)?;
-        let built = build(project, bug.layer, copy.path(), &target)?;
         // The next build replaces the program while this one still runs.
-        let program = programs.path().join(&bug.name);
-        fs::copy(built, &program)?;
+        let program = target.join(format!("hunted-{}", number % 2));
+        let built = clean.check(bug).and_then(|()| {
+            plant(project, bug, copy.path())?;
+            share_dependencies(project, &target)?;
+            let built = build(project, bug.layer, copy.path(), &target)?;
+            Ok(fs::copy(built, &program)?)
+        });
         if let Some((bug, hunt)) = hunted.take() {
             note(bug, hunt.wait_with_output()?)?;
         }
+        built?;
         hunted = Some((bug, hunt(&program, bug, longest)?));
     }
     if let Some((bug, hunt)) = hunted {
@@ -520,9 +530,8 @@ fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
 fn plant(project: &Project, bug: &PlantedFault, copy: &Path) -> Result<()> {
     let patched = tempfile::tempdir()?;
     workspace::copy(project, bug.layer.members(), patched.path())?;
-    let patch = fs::read_to_string(bug.directory.join("patch.diff"))?;
-    let applied = workspace::apply(&patch, patched.path());
-    applied.with_context(|| format!("the patch of {} does not apply", bug.name))?;
+    let applied = workspace::apply(&bug.patch()?, patched.path());
+    applied.with_context(|| bug.does_not_apply())?;
     workspace::copy_files(patched.path(), copy)
 }
 

@@ -57,8 +57,19 @@ pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<()> {
 
 /// Applies a patch to a workspace.
 pub(crate) fn apply(patch: &str, workspace: &Path) -> Result<()> {
+    git_apply(patch, workspace, &[])
+}
+
+/// Checks that a patch applies to a workspace. Changes nothing.
+pub(crate) fn check(patch: &str, workspace: &Path) -> Result<()> {
+    git_apply(patch, workspace, &["--check"])
+}
+
+fn git_apply(patch: &str, workspace: &Path, options: &[&str]) -> Result<()> {
     let mut git = Command::new("git")
-        .args(["apply", "-"])
+        .arg("apply")
+        .args(options)
+        .arg("-")
         .current_dir(workspace)
         // The copy can be inside the project's own repository, which would ignore the patch.
         .env(

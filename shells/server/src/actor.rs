@@ -531,8 +531,10 @@ impl Streams {
                 }
                 Err(error) => {
                     state.fail(self, actor, &job, &error);
-                    // The cause may be the connection.
-                    lent = None;
+                    if !matches!(error, TurnError::Damaged(_)) {
+                        // The cause may be the connection.
+                        lent = None;
+                    }
                 }
             }
         }

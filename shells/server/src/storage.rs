@@ -51,7 +51,8 @@ pub trait Rows: machine::Storage {
 /// A connection to a shard that reads.
 pub trait Reader: Debug + Send {
     /// Returns the rows of a stream: those of the last commit, and for a [`Writer`] those of its
-    /// open transaction.
+    /// open transaction. A connection that only reads can have the rows of one stream at a time.
+    /// They stay as they are until they are dropped.
     ///
     /// # Errors
     /// When they cannot be read.

@@ -256,7 +256,7 @@ impl World<'_, '_> {
         self.engine.check(Oracle::Producers, verdict);
     }
 
-    /// Wakes a new instance over what is stored. Returns whether that worked.
+    /// Loads a new instance over what is stored. Returns whether that worked.
     fn load(&mut self, at: ObjectId) -> bool {
         let platform = &mut self.objects[at].platform;
         let (now, number) = platform.begin_instance(&mut self.engine);

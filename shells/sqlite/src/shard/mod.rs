@@ -236,8 +236,8 @@ impl Shard {
         self.statements.0.close().map_err(|(_, error)| error)
     }
 
-    /// Returns the rows of a stream, with the writes of the open transaction. Those of a reader
-    /// stay as they are until they are dropped, and there can be one at a time.
+    /// Returns the rows of a stream, with the writes of the open transaction. A reader can have the
+    /// rows of one stream at a time, and they stay as they are until they are dropped.
     ///
     /// # Errors
     /// When they cannot be read.
