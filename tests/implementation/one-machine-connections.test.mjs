@@ -198,14 +198,15 @@ describe.runIf(shell === "server")("long reads when there is little room for ans
       expect(content.length).toBeGreaterThan(12 * (mebibyte - 10));
       await neverRead(server, 30, stream.path, "127.0.0.2");
       const statuses = [];
-      for (const _ of range(4)) {
+      // A slow machine takes longer to cut off the clients that never read.
+      for (let round = 0; round < 4 || !statuses.includes(200); round += 1) {
+        expect(round, "a read gets room").toBeLessThan(40);
         const reads = range(8).map((index) => readAll(server, stream.path, `127.0.0.${3 + index}`));
         for (const answer of await Promise.all(reads)) {
           statuses.push(expectWholeOrRefused(answer, content));
         }
         await sleep(300);
       }
-      expect(statuses).toContain(200);
       expect(statuses).toContain(503);
       const metrics = (await request(server.url, "/metrics")).text;
       const refused = /^durable_streams_refused_total\{bound="Pages"\} (\d+)$/m.exec(metrics);
