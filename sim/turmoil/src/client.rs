@@ -442,8 +442,8 @@ impl Client {
             let patience = shared.settings.patience_ms
                 + if waits {
                     shared.settings.workload.limits.long_poll_timeout_ms
-                } else if shared.phase == Phase::Reading && shared.settings.workload.whole_reads {
-                    // The pages of a whole read follow one another, each from a slow tier.
+                } else if shared.phase == Phase::Reading {
+                    // The parts of a page follow one another, each from a slow tier.
                     LIVENESS_MS
                 } else {
                     0

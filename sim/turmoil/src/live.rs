@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::client::{ClientContext, Connection, Lost, head_of, whole};
 use crate::coverage::{Fault, Situation};
 use crate::judge::{Progress, Reading, stream};
-use crate::settings::TIER_STEPS;
+use crate::settings::{TIER_STEPS, WORK_STEPS};
 use crate::shared::{Phase, now};
 
 /// How often a waiting reader looks again.
@@ -294,7 +294,7 @@ impl Reader {
         let settings = Arc::clone(&shared.settings);
         let limits = &settings.workload.limits;
         let work = if settings.chance(Fault::WorkDelayed) > 0 {
-            settings.work_ms_max * 6
+            settings.work_ms_max * WORK_STEPS
         } else {
             0
         };

@@ -22,6 +22,9 @@ const TIER_FAULTS: [Fault; 5] = [
 ];
 /// The greatest number of requests to the cold tier for one page, one after the other.
 pub(crate) const TIER_STEPS: u64 = 32;
+/// The greatest number of delayed turns before a read: those of clients that do not wait for their
+/// answers, and of their copies.
+pub(crate) const WORK_STEPS: u64 = 16;
 /// Time for the network, and for work that waits.
 const SLACK_MS: u64 = 2_000;
 
