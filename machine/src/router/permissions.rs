@@ -20,7 +20,8 @@ use crate::{Limits, Millis, Refusal};
 pub(crate) enum Action {
     /// GET and HEAD of a stream.
     Read,
-    /// A fork of a stream, which can be read, and keeps the content of its source alive.
+    /// PUT of a fork, with the stream as its source. The fork can be read, and keeps the content of
+    /// its source alive.
     Fork,
     /// POST to a stream.
     Append,
@@ -43,7 +44,7 @@ impl Action {
     ];
 
     /// Returns the action of a request for a stream. Other methods do nothing to a stream.
-    pub(crate) fn of_method(method: &str) -> Option<Self> {
+    fn of_method(method: &str) -> Option<Self> {
         match method {
             "GET" | "HEAD" => Some(Self::Read),
             "POST" => Some(Self::Append),
@@ -119,7 +120,7 @@ impl Permissions {
     }
 
     /// Refuses an action that is not permitted. `name` is the canonical name of a stream.
-    pub(crate) fn check(&self, action: Action, name: &str) -> Result<(), Refusal> {
+    fn check(&self, action: Action, name: &str) -> Result<(), Refusal> {
         match self {
             Self::Claimed(claimed) if !claimed.permits(action, name) => Err(action.refusal()),
             Self::Everything | Self::Claimed(_) => Ok(()),
@@ -193,6 +194,7 @@ impl Claimed {
         let actions = Action::ALL
             .into_iter()
             .filter(|action| scope.split(' ').any(|word| word == action.name()));
+        // A token that only permits `control` names no streams.
         let streams = read.claims.elements("streams").unwrap_or_default();
         if streams.len() as u64 > limits.stream_token_patterns_max {
             return Err(Refusal::TokenRefused("has too many patterns of streams"));

@@ -126,7 +126,8 @@ const TEXTS: [Text; 15] = [
             default: TextDefault::Secret("everyone is let in"),
         },
         help: "A secret. If it is set, every request for a stream needs `Authorization: Bearer \
-               <token>`, with this token or one that `JWT_SECRET` permits. Other users of a machine can see flags, but not variables.",
+               <token>`, with this token or one that a secret of `JWT_SECRET` has signed. Other users \
+               of a machine can see flags, but not variables.",
     },
     Text {
         name: "JWT_SECRET",

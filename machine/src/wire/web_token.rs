@@ -22,7 +22,8 @@ pub(crate) struct WebToken<'a> {
 pub(crate) struct Claims(String);
 
 impl<'a> WebToken<'a> {
-    /// Splits a token into its parts; `None` if it is none.
+    /// Returns the parts of a token; `None` if the text does not have three parts that can be
+    /// decoded.
     pub(crate) fn read(text: &'a str) -> Option<Self> {
         let (signed, signature) = text.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;

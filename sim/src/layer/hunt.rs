@@ -18,7 +18,8 @@ const SLOWER_MAX: u32 = 5;
 /// in that time, is given more. Prints how many seeds and milliseconds that took, the size of the
 /// tape, and the size of the known tape.
 ///
-/// The known tape must fail as well. If there is none, the tape is shrunk and becomes it.
+/// The known tape must fail as well. If there is no known tape, the hunt shrinks the tape that it
+/// has found, and writes it as the known one.
 ///
 /// # Errors
 /// When the known tape no longer fails.
