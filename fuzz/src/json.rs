@@ -1,6 +1,8 @@
 //! JSON mode (protocol 9.1): how a body is cut into messages, stored in rows of any size, and given
 //! back.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use machine::rows::Expiry;
 use machine::wire::request::{Append, Create, Preconditions, Read, StartOffset};
@@ -44,7 +46,7 @@ pub fn json(input: &[u8]) {
         "serde_json accepts what the grammar refuses"
     );
     let mut reader = Reader {
-        object: Object::new(limits),
+        object: Object::new(Arc::new(limits)),
     };
     let answer = if initial {
         reader.create(body)

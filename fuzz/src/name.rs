@@ -1,6 +1,8 @@
 //! Stream names and routes: every spelling of a name gives the same canonical name, different names
 //! stay different, and `Host` does not select a stream.
 
+use std::sync::Arc;
+
 use core::time::Duration;
 
 use machine::router::name::{CONTROL_PREFIX, canonical, is_registry};
@@ -270,10 +272,10 @@ fn route(id: &str, limits: Limits) {
         return;
     }
     let settings = Settings {
-        limits: Limits {
+        limits: Arc::new(Limits {
             subscriptions: true,
             ..limits
-        },
+        }),
         auth_token: Some("secret".to_owned()),
         cache_mode: CacheMode::Shared,
         ..Settings::default()

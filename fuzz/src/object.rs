@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use machine::segment::{self, Put, Receipt};
 use machine::{
@@ -21,7 +22,7 @@ const PIECE_BYTES: usize = 5;
 pub(crate) type Cold = Rc<RefCell<BTreeMap<String, Vec<u8>>>>;
 
 pub(crate) struct Object {
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) store: Store,
     machine: Option<machine::Object>,
     loads: u64,
@@ -38,7 +39,7 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
         Self {
             limits,
             store: Store::new(Kind::Map),

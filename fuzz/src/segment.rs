@@ -2,6 +2,7 @@
 //! reported.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use machine::rows::{Expiry, HotTable, RowKey};
@@ -53,7 +54,7 @@ pub fn segment(input: &[u8]) {
     let content_type =
         choices.one_of(&["application/json", "text/plain", "application/octet-stream"]);
     let format = content_type::format(content_type);
-    let mut object = Object::new(limits);
+    let mut object = Object::new(Arc::new(limits));
     call(
         &mut object,
         Call::Create(Create {

@@ -28,11 +28,10 @@ const METHODS: [(&str, &str); 5] = [
 /// # Panics
 /// When a request is let in without the right to it.
 pub(crate) fn token(text: &str) {
-    let mut settings = Settings {
+    let settings = Settings {
         token_secrets: vec![SECRET.to_owned()],
         ..Settings::default()
     };
-    settings.limits.subscriptions = true;
     let settings = &settings;
     for token in [text.to_owned(), format!("{text}.e30.e30")] {
         assert_eq!(status("GET", "a", &token, None, settings), Some(401));

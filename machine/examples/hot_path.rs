@@ -9,6 +9,8 @@
 //! The arguments are the number of appends of 100 bytes, and the number of reads of 1,000 bytes
 //! that follow. The difference between two runs is what the appends or the reads cost.
 
+use std::sync::Arc;
+
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{Body, CallId, Context, Effect, Input, Limits, MemoryRows, Millis, Offset, Stream};
 
@@ -19,7 +21,7 @@ const START: u64 = 1_800_000_000_000;
 struct Shell {
     rows: MemoryRows,
     stream: Stream,
-    limits: Limits,
+    limits: Arc<Limits>,
     now: Millis,
 }
 
@@ -84,6 +86,7 @@ fn main() {
     );
     let rows = MemoryRows::default();
     let now = Millis(START);
+    let limits = Arc::new(limits);
     let stream = Stream::load(now, &rows, &limits, 7).expect("no rows are whole rows");
     let mut shell = Shell {
         rows,

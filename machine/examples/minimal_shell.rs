@@ -4,6 +4,8 @@
 //! messages and reads them.
 #![allow(clippy::print_stdout, reason = "prints the answers")]
 
+use std::sync::Arc;
+
 use machine::wire::request::{self, Parsed, RequestHead};
 use machine::{
     AlarmChange, Answer, Body, CallId, Context, Effect, Input, Limits, MemoryRows, Millis, Refusal,
@@ -15,7 +17,7 @@ struct Shell {
     rows: MemoryRows,
     alarm: Option<Millis>,
     stream: Stream,
-    limits: Limits,
+    limits: Arc<Limits>,
 }
 
 impl Shell {
@@ -86,7 +88,7 @@ fn refused(refusal: Refusal) -> Answer {
 
 /// Runs the stream, and returns the answers.
 pub(crate) fn run() -> [String; 5] {
-    let (limits, now) = (Limits::DEFAULT, Millis(1_800_000_000_000));
+    let (limits, now) = (Arc::new(Limits::DEFAULT), Millis(1_800_000_000_000));
     let rows = MemoryRows::default();
     let stream = Stream::load(now, &rows, &limits, 7).expect("no rows are whole rows");
     let alarm = None;

@@ -44,12 +44,14 @@
 //! # One turn
 //!
 //! ```
+//! use std::sync::Arc;
+//!
 //! use machine::wire::request::{self, Parsed, RequestHead};
 //! use machine::{AlarmChange, CallId, Context, Effect, Input, Limits, MemoryRows, Millis};
 //! use machine::{StorageError, Stream};
 //!
 //! fn main() -> Result<(), StorageError> {
-//!     let (limits, now) = (Limits::DEFAULT, Millis(1_800_000_000_000));
+//!     let (limits, now) = (Arc::new(Limits::DEFAULT), Millis(1_800_000_000_000));
 //!     let mut rows = MemoryRows::default();
 //!     let mut stream = Stream::load(now, &rows, &limits, 7)?;
 //!

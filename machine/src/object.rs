@@ -1,5 +1,7 @@
 //! An object of the platform: a stream, or what is below `__ds`.
 
+use std::sync::Arc;
+
 use crate::control::{Control, has_head};
 use crate::storage::rows::Write;
 use crate::wire::request::Call;
@@ -37,7 +39,7 @@ impl Object {
     pub fn load(
         now: Millis,
         rows: &dyn Storage,
-        limits: &Limits,
+        limits: &Arc<Limits>,
         instance_seed: u64,
     ) -> Result<Self, StorageError> {
         let layout = rows.layout()?;

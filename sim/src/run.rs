@@ -270,6 +270,8 @@ pub fn combined_hash(first: u64, count: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -302,9 +304,10 @@ mod tests {
                     only: Some(oracle),
                     ..Settings::draw(&mut choices)
                 };
-                settings.limits.cold = false;
-                settings.limits.registry = false;
-                settings.limits.index = false;
+                let limits = Arc::make_mut(&mut settings.limits);
+                limits.cold = false;
+                limits.registry = false;
+                limits.index = false;
                 within::<Inner>(&mut choices, settings, Options::default())
                     .failure
                     .is_some()

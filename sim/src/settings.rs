@@ -3,6 +3,7 @@
 //! bugs show only where nothing else happens.
 
 use std::fmt::{self, Debug, Formatter};
+use std::sync::Arc;
 
 use machine::Limits;
 
@@ -71,7 +72,7 @@ pub struct Delays {
 /// The settings of one run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     pub faults: Faults,
     pub delays: Delays,
     /// Whether all decisions are enumerated, so that each must have few values.
@@ -207,7 +208,7 @@ impl Settings {
         draw_outbox(choices.third(), &mut limits);
         draw_commits(choices.fourth(), &mut limits);
         Self {
-            limits,
+            limits: Arc::new(limits),
             faults,
             delays,
             enumerated: false,
@@ -248,12 +249,12 @@ impl Settings {
     #[must_use]
     pub fn small(operations: u64) -> Self {
         Self {
-            limits: Limits {
+            limits: Arc::new(Limits {
                 row_bytes_max: 8,
                 chunk_bytes_max: 4,
                 commits_in_flight_max: NO_APPEND_WAITS,
                 ..Limits::DEFAULT
-            },
+            }),
             faults: Faults::only(Fault::Crash, 1),
             delays: Delays::default(),
             enumerated: true,
@@ -283,7 +284,7 @@ impl Settings {
     pub fn writers(choices: &mut Choices<'_>, writers: u64, appends: u64) -> Self {
         let drawn = Self::draw(choices);
         Self {
-            limits: Limits {
+            limits: Arc::new(Limits {
                 append_bytes_max: Limits::DEFAULT.append_bytes_max,
                 chunk_bytes_max: 64,
                 cold: true,
@@ -291,8 +292,8 @@ impl Settings {
                 // A retry of a forgotten producer would be stored again.
                 producer_max_idle_ms: Limits::DEFAULT.producer_max_idle_ms,
                 segment_bytes_max: Limits::DEFAULT.segment_bytes_max,
-                ..drawn.limits
-            },
+                ..Limits::clone(&drawn.limits)
+            }),
             writers: true,
             names: 1,
             clients: writers,

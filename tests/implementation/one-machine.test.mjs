@@ -104,7 +104,7 @@ describe.runIf(shell === "server")("shards", () => {
   });
 
   test("more streams than may be in memory are served, each with all of its data", async () => {
-    const server = await serve({ AWAKE_STREAMS_MAX: 4, STORAGE_THREADS: 3 });
+    const server = await serve({ LOADED_STREAMS_MAX: 4, STORAGE_THREADS: 3 });
     const streams = await Promise.all(
       range(60).map(() => Stream.create(server.url, { contentType: "application/json" })),
     );
@@ -119,7 +119,7 @@ describe.runIf(shell === "server")("shards", () => {
     await eventually(
       "few streams in memory",
       async () =>
-        (await metric(server, "awake_streams")).get("durable_streams_awake_streams") <= 8,
+        (await metric(server, "loaded_streams")).get("durable_streams_loaded_streams") <= 8,
     );
     for (const [index, stream] of streams.entries())
       expect(await stream.messages()).toEqual(range(5).map((round) => [round, index].join()));
@@ -499,7 +499,7 @@ describe.runIf(shell === "server")("its own paths", () => {
     await eventually(
       "three objects in memory",
       async () =>
-        (await metric(server, "awake_streams")).get("durable_streams_awake_streams") === 3,
+        (await metric(server, "loaded_streams")).get("durable_streams_loaded_streams") === 3,
     );
     for (const own of ["/health", "/metrics"]) {
       expect((await request(server.url, own, { method: "POST" })).status).toBe(404);

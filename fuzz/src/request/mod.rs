@@ -15,6 +15,8 @@ mod server;
 pub(crate) mod stream;
 pub(crate) mod wire;
 
+use std::sync::Arc;
+
 use machine::router::Settings;
 use machine::{Limits, Millis};
 
@@ -73,18 +75,19 @@ pub fn request(input: &[u8]) {
         return;
     };
     // The target `subscription` has servers with them.
-    settings.limits.subscriptions = false;
-    settings.limits.metrics = true;
+    let limits = Arc::make_mut(&mut settings.limits);
+    limits.subscriptions = false;
+    limits.metrics = true;
     for (name, switch) in SWITCHES {
-        *switch(&mut settings.limits) |= variable(name).as_deref() == Some("1");
+        *switch(limits) |= variable(name).as_deref() == Some("1");
     }
     for (name, field) in NUMBERS {
         if let Some(value) = variable(name).and_then(|value| value.parse::<u64>().ok()) {
             let row = Limits::row(field);
-            (row.set)(&mut settings.limits, value.clamp(row.least, row.greatest));
+            (row.set)(limits, value.clamp(row.least, row.greatest));
         }
     }
-    let row_bytes_max = &mut settings.limits.row_bytes_max;
+    let row_bytes_max = &mut limits.row_bytes_max;
     *row_bytes_max = (*row_bytes_max).max(ROW_BYTES_MIN);
     let mut server = Server::new(settings, BEGINNING);
     for record in records {

@@ -1,6 +1,7 @@
 //! All streams that the requests name, their clock, and the effects between them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use machine::admin::{
@@ -638,7 +639,7 @@ impl Server {
         let number = self.objects.len() as u64;
         let cold = &self.cold;
         self.objects.entry(to.clone()).or_insert_with(|| {
-            let mut object = Object::new(limits.clone());
+            let mut object = Object::new(Arc::clone(limits));
             object.cold = Cold::clone(cold);
             object.first_seed = number * SEEDS_OF_A_STREAM;
             Named {

@@ -15,6 +15,8 @@ mod server;
 mod sessions;
 mod tape;
 
+use std::sync::Arc;
+
 use machine::router::{Origins, Settings};
 use machine::{Limits, Millis, SigningSeed};
 
@@ -113,6 +115,6 @@ fn settings(tape: &mut Tape<'_>) -> Settings {
             limits.signing_key = SigningSeed::parse(&seed);
         }
     }
-    settings.limits = limits;
+    settings.limits = Arc::new(limits);
     settings
 }

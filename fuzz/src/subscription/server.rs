@@ -1,6 +1,7 @@
 //! All objects, their clock, and what is under way between them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -129,7 +130,7 @@ impl Server {
     pub(super) fn glance(&self, name: &str, input: Input) -> Turn {
         match self.objects.get(name) {
             Some(object) => object.glance(self.now, input),
-            None => Object::new(self.settings.limits.clone()).glance(self.now, input),
+            None => Object::new(Arc::clone(&self.settings.limits)).glance(self.now, input),
         }
     }
 
@@ -652,7 +653,7 @@ impl Server {
         let number = self.objects.len() as u64;
         let (limits, cold) = (&self.settings.limits, &self.cold);
         self.objects.entry(to.clone()).or_insert_with(|| {
-            let mut object = Object::new(limits.clone());
+            let mut object = Object::new(Arc::clone(limits));
             object.cold = Cold::clone(cold);
             object.first_seed = number * SEEDS_OF_AN_OBJECT;
             object

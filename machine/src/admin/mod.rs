@@ -497,6 +497,8 @@ fn stream_name(id: &str, settings: &Settings) -> Result<String, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::Millis;
 
@@ -722,7 +724,7 @@ mod tests {
     fn a_server_without_subscriptions_has_none_to_show() {
         let header = |name: &str| (name == "Host").then(|| "localhost".to_owned());
         let mut settings = Settings::default();
-        settings.limits.subscriptions = false;
+        Arc::make_mut(&mut settings.limits).subscriptions = false;
         for target in ["/admin/api/subscriptions", "/admin/api/subscriptions/a"] {
             let head = RequestHead {
                 method: "GET",

@@ -7,6 +7,8 @@
 mod directory;
 mod keys;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::admin::SubscriptionInquiry;
@@ -35,7 +37,7 @@ const PAGE_ROWS: u64 = 1_000;
 /// An object below `__ds`.
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
-    limits: Limits,
+    limits: Arc<Limits>,
     instance_seed: u64,
     /// What the alarm was last set to, as far as this instance knows.
     alarm_at: Option<Millis>,
@@ -230,7 +232,7 @@ pub(crate) fn has_head(layout: &Layout, storage: &dyn Storage) -> Result<bool, S
 impl Control {
     /// Creates the object that a call is for, without anything stored. `None` if the call is not
     /// for an object below `__ds`.
-    pub(crate) fn for_call(call: &Call, limits: &Limits, instance_seed: u64) -> Option<Self> {
+    pub(crate) fn for_call(call: &Call, limits: &Arc<Limits>, instance_seed: u64) -> Option<Self> {
         let Call::Control(call) = call else {
             return None;
         };
@@ -242,7 +244,7 @@ impl Control {
             ControlCall::PublicKeys | ControlCall::SigningKey => Kind::Keys(Keys::default()),
         };
         Some(Self {
-            limits: limits.clone(),
+            limits: Arc::clone(limits),
             instance_seed,
             alarm_at: None,
             alarm_reason: None,
@@ -257,7 +259,7 @@ impl Control {
     pub(crate) fn recall(
         layout: &Layout,
         storage: &dyn Storage,
-        limits: &Limits,
+        limits: &Arc<Limits>,
         instance_seed: u64,
     ) -> Result<Self, StorageError> {
         let rows = storage.control(HEAD, 1)?;
@@ -276,7 +278,7 @@ impl Control {
         };
         let has_tasks = layout.outbox.is_some();
         Ok(Self {
-            limits: limits.clone(),
+            limits: Arc::clone(limits),
             instance_seed,
             alarm_at,
             alarm_reason: None,

@@ -456,6 +456,10 @@ impl Outbox {
         let done = self.queues.iter().filter(is_done);
         let done: BTreeSet<_> = done.map(|(queue, _)| queue.clone()).collect();
         self.queues.retain(|_, state| !state.is_empty());
+        if self.queues.is_empty() {
+            // An emptied map keeps a node, which has room for eleven queues.
+            self.queues = BTreeMap::new();
+        }
         let unloaded = self.unload(now, instance_seed, limits, turn);
         // A table that this step makes cannot be read before the commit.
         if self.has_unloaded && !turn.writes.contains(&Write::CreateOutbox) {

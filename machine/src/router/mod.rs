@@ -402,8 +402,7 @@ mod tests {
 
     #[test]
     fn requests_with_a_token_of_their_own_reach_no_object_without_it() {
-        let mut guarded = settings(Some("secret"));
-        guarded.limits.subscriptions = true;
+        let guarded = settings(Some("secret"));
         let own = [(header::AUTHORIZATION, "Bearer of-a-wake")];
         for resource in ["callback", "ack", "release"] {
             let target = format!("/v1/stream/__ds/subscriptions/s/{resource}");

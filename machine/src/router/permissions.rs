@@ -254,13 +254,11 @@ mod tests {
     const NEXT_SECRET: &str = "the next secret of at least 32 bytes";
 
     fn settings(auth_token: Option<&str>) -> Settings {
-        let mut settings = Settings {
+        Settings {
             auth_token: auth_token.map(str::to_owned),
             token_secrets: vec![NEXT_SECRET.to_owned(), SECRET.to_owned()],
             ..Settings::default()
-        };
-        settings.limits.subscriptions = true;
-        settings
+        }
     }
 
     fn sign(secret: &str, header: &Value, claims: &Value) -> String {

@@ -1,6 +1,8 @@
 //! The operator's settings. Parsing is strict: an invalid number is an error, and is never replaced
 //! by a default.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::cors::Origins;
@@ -14,7 +16,7 @@ use crate::{Limits, SigningSeed};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The limits, with the operator's numbers.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// If set, this token permits every request for streams.
     pub auth_token: Option<String>,
     /// The secrets that sign tokens which permit some requests for streams.
@@ -64,10 +66,10 @@ pub enum SettingError {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            limits: Limits {
+            limits: Arc::new(Limits {
                 subscriptions: true,
                 ..Limits::DEFAULT
-            },
+            }),
             auth_token: None,
             token_secrets: Vec::new(),
             admin_token: None,
@@ -353,7 +355,7 @@ impl Settings {
             })?,
         };
         Ok(Self {
-            limits,
+            limits: Arc::new(limits),
             auth_token,
             token_secrets: token_secrets.unwrap_or_default(),
             admin_token,

@@ -20,7 +20,7 @@ use crate::{Context, Millis, Offset, Refusal};
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenMinutes {
     /// The rows before this key were there when the instance was loaded.
-    woken_at: Option<RowKey>,
+    loaded_at: Option<RowKey>,
     /// What these rows hold. Read from them when somebody wants to know it.
     before: Option<Minutes>,
     /// What this instance has appended.
@@ -31,7 +31,7 @@ impl OpenMinutes {
     /// Creates the state of an instance that finds rows before this position.
     pub(super) fn recall(position: u64) -> Self {
         Self {
-            woken_at: (position > 0).then(|| RowKey::at(position)),
+            loaded_at: (position > 0).then(|| RowKey::at(position)),
             ..Self::default()
         }
     }
@@ -45,13 +45,13 @@ impl StreamState {
     /// Returns what the open segment holds in the minutes that count now.
     fn open_minutes(&mut self, now: Millis, rows: &dyn Storage) -> Result<Minutes, StorageError> {
         let open = &mut self.minutes;
-        let mut minutes = match (open.woken_at, &open.before) {
+        let mut minutes = match (open.loaded_at, &open.before) {
             (None, _) => Minutes::default(),
             (Some(_), Some(before)) => before.clone(),
-            (Some(woken_at), None) => {
+            (Some(loaded_at), None) => {
                 let mut before = Minutes::default();
                 let table = HotTable::of(self.row.segment);
-                for row in rows.minutes(table, woken_at, Minutes::since(now))? {
+                for row in rows.minutes(table, loaded_at, Minutes::since(now))? {
                     before.add(row.minute, sums_of(self.format, row)?);
                 }
                 open.before.insert(before).clone()

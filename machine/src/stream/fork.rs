@@ -111,7 +111,7 @@ impl Stream {
                 Ok(Some(call)) => {
                     let source = create.fork.as_ref().map(|fork| fork.source.clone());
                     let source = source.expect("the creation is a fork's");
-                    self.forking = Some(Forking {
+                    self.forking = Some(Box::new(Forking {
                         id,
                         create,
                         stage: Stage::Describing,
@@ -122,7 +122,7 @@ impl Stream {
                             .map(|(_, create)| create.body.len() as u64)
                             .sum(),
                         waiting,
-                    });
+                    }));
                     return Ok(());
                 }
                 Ok(None) => self.create(now, create, rows, step),

@@ -22,6 +22,8 @@ mod seal;
 mod session;
 mod source;
 
+use std::sync::Arc;
+
 use crate::admin::AdminCall;
 use crate::control::Control;
 use crate::event::{self, Asked};
@@ -43,7 +45,7 @@ use crate::{
 /// An instance of a stream. A new instance can derive everything in it from the rows.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    limits: Limits,
+    limits: Arc<Limits>,
     /// A random number from the shell that differs from instance to instance.
     instance_seed: u64,
     /// How many streams this instance has created, so that each gets its own incarnation.
@@ -63,9 +65,12 @@ pub struct Stream {
     /// Events of this instance, with those that are not sampled.
     events_seen: u64,
     /// A creation that waits for its source.
-    forking: Option<fork::Forking>,
+    forking: Option<Box<fork::Forking>>,
     state: Option<StreamState>,
 }
+
+// A server keeps thousands of instances in memory.
+const _: () = assert!(size_of::<Stream>() <= 1_400, "an instance is small");
 
 /// A stream that exists.
 #[derive(Clone, Debug)]
@@ -216,7 +221,7 @@ impl Stream {
     pub fn load(
         now: Millis,
         rows: &dyn Storage,
-        limits: &Limits,
+        limits: &Arc<Limits>,
         instance_seed: u64,
     ) -> Result<Self, StorageError> {
         limits.check();
@@ -247,7 +252,7 @@ impl Stream {
             followers: followers::Followers::recall(has_control, rows)?,
             session: session::Session::recall(has_control, rows)?,
             control_rows: control_rows::ControlRows::new(has_control),
-            limits: limits.clone(),
+            limits: Arc::clone(limits),
             instance_seed,
             created: 0,
             events_seen: 0,

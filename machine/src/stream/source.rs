@@ -5,6 +5,8 @@
 //! twice or late counts once. A released pin stays for [`Limits::collect_grace_ms`], so that a call
 //! that was sent before its release does not renew it.
 
+use std::sync::Arc;
+
 use super::read::Source;
 use super::seal::missing;
 use super::{Step, Stream, StreamState};
@@ -172,7 +174,7 @@ impl Stream {
         rows: &dyn Storage,
         step: &mut Step,
     ) -> Result<Response, CallError> {
-        let limits = self.limits.clone();
+        let limits = Arc::clone(&self.limits);
         let state = self.state.as_mut();
         let state = state.filter(|state| state.row.incarnation == source);
         let state = state.ok_or(SourceRefusal::NotFound)?;

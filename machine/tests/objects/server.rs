@@ -1,6 +1,7 @@
 //! All objects of a server, without faults: each call between objects is carried out at once.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use machine::fanout::{Delivery, Next};
@@ -153,7 +154,7 @@ impl Server {
             header: &|_| None,
         };
         let settings = Settings {
-            limits: self.limits.clone(),
+            limits: Arc::new(self.limits.clone()),
             ..Settings::default()
         };
         self.calls += 1;
@@ -352,7 +353,7 @@ impl Server {
         let place = self.places.entry(name.to_owned()).or_default();
         let rows = (!place.rows.is_empty()).then_some(&place.rows);
         let mut object = place.object.take().unwrap_or_else(|| {
-            let loaded = Object::load(self.now, &rows, &self.limits, self.loads);
+            let loaded = Object::load(self.now, &rows, &Arc::new(self.limits.clone()), self.loads);
             loaded.expect("memory can be read")
         });
         let context = Context {

@@ -580,13 +580,19 @@ fn damage_to_the_open_segment_is_an_error_of_the_wake() {
             }
         },
     ];
-    let is_woken = damages.map(|damage| {
+    let loads = damages.map(|damage| {
         let mut rows = MemoryRows::default();
         for mut write in shell.rows.as_writes() {
             damage(&mut write);
             rows.apply(&write).expect("the rows take the write");
         }
-        Stream::load(shell.now, &rows, &shell.limits, 1).is_ok()
+        Stream::load(
+            shell.now,
+            &rows,
+            &std::sync::Arc::new(shell.limits.clone()),
+            1,
+        )
+        .is_ok()
     });
-    assert_eq!(is_woken, [true, false, false, false]);
+    assert_eq!(loads, [true, false, false, false]);
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use machine::outbox::{Request, Statement};
@@ -125,7 +126,13 @@ impl Shell {
         });
         let mut stream = self.stream.take().unwrap_or_else(|| {
             self.loads += 1;
-            Stream::load(self.now, &storage, &self.limits, self.loads).expect("memory can be read")
+            Stream::load(
+                self.now,
+                &storage,
+                &Arc::new(self.limits.clone()),
+                self.loads,
+            )
+            .expect("memory can be read")
         });
         let context = Context {
             now: self.now,

@@ -159,7 +159,7 @@ fn an_answer_breaks_off_when_its_stream_has_ended() {
             ends(&mut shell);
             if sleeps {
                 shell.sleep();
-                // An instance that has just woken expires a stream late.
+                // An instance that has just been loaded expires a stream late.
                 shell.now = Millis(shell.now.0 + 60_000 / shell.limits.touch_slack_divisor);
             }
             if sleeps && shell.get("").status() == 200 {

@@ -269,6 +269,17 @@ impl StreamActor {
 }
 
 impl ActorState {
+    /// Frees what empty maps hold.
+    pub(crate) fn release_memory(&mut self) {
+        if self.calls.is_empty() {
+            self.calls = BTreeMap::new();
+        }
+        if self.held.is_empty() {
+            self.held = BTreeSet::new();
+        }
+        self.subscribers.release_memory();
+    }
+
     /// Returns whether the actor can be dropped without loss.
     pub(crate) fn is_idle(&self) -> bool {
         self.machine.is_none() && self.subscribers.is_empty() && self.pending_effects == 0
@@ -377,7 +388,7 @@ impl ActorState {
             self.has_rows = !rows.layout()?.is_empty();
             self.machine = Some(Object::load(now, rows, limits, instance_seed)?);
             (self.instance, self.pending_effects) = (streams.instance(), 0);
-            streams.awoken(actor);
+            streams.loaded(actor);
         }
         let machine = self.machine.as_mut().expect("it was loaded just now");
         let subscribers = &self.subscribers;

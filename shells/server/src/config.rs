@@ -56,7 +56,7 @@ limits_table! {
     shards: usize = 0, Count, (0, 256), "SHARDS";
     /// Most streams whose state is in memory at the same time. Beyond it, the state of the least
     /// recently used stream is dropped, and read again when it is next used.
-    awake_streams_max: usize = 10_000, Count, (1, MILLION), "AWAKE_STREAMS_MAX";
+    loaded_streams_max: usize = 10_000, Count, (1, MILLION), "LOADED_STREAMS_MAX";
     /// Threads that use the storage. One runs the writes of each shard, and the others run reads.
     storage_threads: usize = 64, Count, (1, 1_024), "STORAGE_THREADS";
     /// Most webhooks that are under way at the same time. The others wait for a place, which counts

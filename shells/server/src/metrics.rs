@@ -23,7 +23,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
     pub(crate) healthy: Gauge,
     pub(crate) readers: Gauge,
-    pub(crate) awake_streams: Gauge,
+    pub(crate) loaded_streams: Gauge,
     events: Family<OfKind, Counter>,
     appended_messages: Counter,
     appended_bytes: Counter,
@@ -76,7 +76,7 @@ impl Metrics {
             connections: Gauge::default(),
             healthy: Gauge::default(),
             readers: Gauge::default(),
-            awake_streams: Gauge::default(),
+            loaded_streams: Gauge::default(),
             events: Family::default(),
             appended_messages: Counter::default(),
             appended_bytes: Counter::default(),
@@ -126,9 +126,9 @@ impl Metrics {
         );
         registry.register("readers", "Live readers", metrics.readers.clone());
         registry.register(
-            "awake_streams",
+            "loaded_streams",
             "Streams whose state is in memory",
-            metrics.awake_streams.clone(),
+            metrics.loaded_streams.clone(),
         );
         registry.register(
             "events",

@@ -7,19 +7,19 @@
 //!    again while it performs their effects.
 //! 3. `Streams::actors`, the map.
 //! 4. `StreamActor::mailbox`.
-//! 5. The queue of a shard, its readers, `Streams::awake`, and `Streams::traffic`. Nothing is
+//! 5. The queue of a shard, its readers, `Streams::loaded`, and `Streams::traffic`. Nothing is
 //!    locked under these.
 //!
 //! A thread takes a lock only while it holds none that comes later. There is one exception: a
 //! thread that runs reads holds a state when it finds its shard closed, and opens it. It holds no
 //! state of a stream that the shard's batch has, because only one thread at a time runs a stream
-//! (`Mailbox::is_scheduled`). The state of a second stream is only tried (`Streams::put_to_sleep`).
+//! (`Mailbox::is_scheduled`). The state of a second stream is only tried (`Streams::unload`).
 //!
 //! To find an actor and to queue a job for it is one step under the map's lock. An actor is removed
 //! from the map under that lock too, and only when its mailbox is empty. So no job is queued for an
 //! actor that is no longer in the map.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,7 +65,7 @@ pub(crate) struct Streams {
     /// Streams that have jobs, an instance in memory, or subscribers.
     actors: Mutex<HashMap<Arc<str>, Arc<StreamActor>>>,
     /// Streams with an instance in memory, the least recently used first.
-    awake: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
+    loaded: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
     /// Places for further pages of answers that have begun, while they are made.
     pages_made: Arc<Semaphore>,
     calls: AtomicU64,
@@ -90,10 +90,11 @@ impl Streams {
         let (effect_queue, effect_jobs) = EffectQueue::new(cold, config.bounds.puts_bytes_max);
         let mut settings = config.settings.clone();
         // The limits say which parts this shell has.
-        settings.limits.cold = effect_queue.has_store();
-        settings.limits.registry = true;
-        settings.limits.metrics = true;
-        settings.limits.index = false;
+        let limits = Arc::make_mut(&mut settings.limits);
+        limits.cold = effect_queue.has_store();
+        limits.registry = true;
+        limits.metrics = true;
+        limits.index = false;
         let webhooks = Webhooks::new(&settings.limits, &config.bounds);
         let traffic = Mutex::new(Traffic::new(
             platform.now(),
@@ -111,7 +112,7 @@ impl Streams {
             effect_queue,
             webhooks,
             actors: Mutex::default(),
-            awake: Mutex::new(LruCache::unbounded()),
+            loaded: Mutex::new(LruCache::unbounded()),
             pages_made: Arc::new(Semaphore::new(config.bounds.pages_made_max.max(1))),
             calls: AtomicU64::default(),
             instances: AtomicU64::default(),
@@ -274,6 +275,9 @@ impl Streams {
             return self.schedule(Arc::clone(actor), only_reads);
         }
         mailbox.is_scheduled = false;
+        // Emptied queues and maps keep their memory, which adds up over many quiet streams.
+        mailbox.jobs = VecDeque::new();
+        state.release_memory();
         if !state.has_rows && state.pending_effects == 0 {
             // Nothing is gained by an instance of a stream that does not exist.
             state.reset();
@@ -283,48 +287,48 @@ impl Streams {
         }
         drop((mailbox, actors));
         if state.machine.is_none() {
-            self.awake.lock().pop(&actor.name);
+            self.loaded.lock().pop(&actor.name);
         }
         drop(state);
-        self.keep_few_awake();
+        self.keep_few_loaded();
     }
 
     /// Records that a stream is used.
     pub(crate) fn used(&self, actor: &Arc<StreamActor>, state: &ActorState) {
         if state.machine.is_some() {
-            let mut awake = self.awake.lock();
-            awake.put(Arc::clone(&actor.name), Arc::clone(actor));
+            let mut loaded = self.loaded.lock();
+            loaded.put(Arc::clone(&actor.name), Arc::clone(actor));
         }
     }
 
     /// Records that a stream has an instance in memory.
-    pub(crate) fn awoken(&self, actor: &Arc<StreamActor>) {
-        let mut awake = self.awake.lock();
-        awake.put(Arc::clone(&actor.name), Arc::clone(actor));
+    pub(crate) fn loaded(&self, actor: &Arc<StreamActor>) {
+        let mut loaded = self.loaded.lock();
+        loaded.put(Arc::clone(&actor.name), Arc::clone(actor));
     }
 
     /// Drops instances if there are too many in memory. Streams that are running are left out, and
     /// looked at again when they have run.
-    fn keep_few_awake(&self) {
-        let mut awake = self.awake.lock();
+    fn keep_few_loaded(&self) {
+        let mut loaded = self.loaded.lock();
         let mut tries = EVICTIONS_TRIED;
-        while awake.len() > self.bounds.awake_streams_max && tries > 0 {
+        while loaded.len() > self.bounds.loaded_streams_max && tries > 0 {
             tries -= 1;
-            let Some((name, victim)) = awake.pop_lru() else {
+            let Some((name, victim)) = loaded.pop_lru() else {
                 break;
             };
-            drop(awake);
-            let sleeps = self.put_to_sleep(&victim);
-            awake = self.awake.lock();
-            if !sleeps {
-                awake.put(name, victim);
+            drop(loaded);
+            let is_unloaded = self.unload(&victim);
+            loaded = self.loaded.lock();
+            if !is_unloaded {
+                loaded.put(name, victim);
             }
         }
-        self.metrics.awake_streams.set(gauge(awake.len()));
+        self.metrics.loaded_streams.set(gauge(loaded.len()));
     }
 
     /// Drops the instance of a stream, unless the stream is running or waits for an outcome.
-    fn put_to_sleep(&self, actor: &Arc<StreamActor>) -> bool {
+    fn unload(&self, actor: &Arc<StreamActor>) -> bool {
         let Some(mut state) = actor.state.try_lock() else {
             return false;
         };

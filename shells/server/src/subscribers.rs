@@ -89,7 +89,14 @@ impl Subscribers {
 
     /// Detaches every subscriber. Their readers connect again.
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.0 = BTreeMap::new();
+    }
+
+    /// Frees what it holds if there are none.
+    pub(crate) fn release_memory(&mut self) {
+        if self.0.is_empty() {
+            self.clear();
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

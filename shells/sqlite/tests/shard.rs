@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use machine::outbox::{Garbage, Task, TaskKind};
 use machine::rows::{
@@ -9,7 +11,7 @@ use machine::rows::{
     Lineage, ManifestRow, OUTBOX_SCHEMA, Pin, ProducerStamp, RowKey, SCHEMA, StreamRow,
     Unannounced,
 };
-use machine::{AlarmChange, Frames, Limits, Millis, Span, Storage as _, Stream, Write};
+use machine::{AlarmChange, Frames, Millis, Span, Storage as _, Stream, Write};
 use rusqlite::Connection;
 use sqlite::{Database, Identity, Shard};
 
@@ -378,7 +380,7 @@ fn set_schema(directory: &tempfile::TempDir, table: &str, schema: u64) {
 
 fn load(shard: &Shard, name: &str) -> Result<Stream, machine::StorageError> {
     let rows = shard.stream(name).unwrap();
-    Stream::load(Millis(9), &rows, &Limits::DEFAULT, 1)
+    Stream::load(Millis(9), &rows, &Arc::default(), 1)
 }
 
 #[test]

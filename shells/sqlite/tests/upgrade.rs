@@ -1,12 +1,14 @@
 //! Rows of earlier code are upgraded to the present layout. Rows of later code are not changed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+
 use machine::outbox::{Queue, Task, TaskKind};
 use machine::rows::{
     AppendEnd, CONTROL_SCHEMA, ControlRow, Former, HotRow, HotTable, Layout, OUTBOX_SCHEMA,
     ProducerStamp, RowKey, SCHEMA, StreamRow,
 };
-use machine::{Limits, Millis, Storage, Stream, Write};
+use machine::{Millis, Storage, Stream, Write};
 use rusqlite::Connection;
 use sqlite::Database;
 
@@ -399,7 +401,7 @@ fn control_rows_are_read_in_order_with_or_without_a_stream() {
 #[test]
 fn rows_of_later_code_and_rows_that_were_not_upgraded_wake_nothing() {
     let now = Millis(1_800_000_000_000);
-    let load = |database: &Database| Stream::load(now, database, &Limits::default(), 1);
+    let load = |database: &Database| Stream::load(now, database, &Arc::default(), 1);
     let older = database(CHAT);
     let error = load(&older).expect_err("the rows are older");
     assert!(error.0.contains("schema is 0"), "{error}");

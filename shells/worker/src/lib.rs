@@ -22,6 +22,7 @@ mod waiting;
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use js_sys::Reflect;
 use machine::router::{Origins, Settings};
@@ -65,11 +66,12 @@ fn settings(env: &JsValue) -> Result<Rc<Settings>, String> {
             return Err(format!("{name} must be a text"));
         }
         // The machine does without a part whose binding is missing.
-        settings.limits.cold = is_bound("SEGMENTS");
-        settings.limits.index = is_bound("ADMIN_INDEX");
-        settings.limits.metrics = is_bound("METRICS");
-        settings.limits.fanout_queue = is_bound("FANOUT_QUEUE");
-        settings.limits.registry = true;
+        let limits = Arc::make_mut(&mut settings.limits);
+        limits.cold = is_bound("SEGMENTS");
+        limits.index = is_bound("ADMIN_INDEX");
+        limits.metrics = is_bound("METRICS");
+        limits.fanout_queue = is_bound("FANOUT_QUEUE");
+        limits.registry = true;
         Ok(Rc::new(settings))
     };
     SETTINGS.with(|settings| settings.get_or_init(read).clone())

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use js_sys::{Array, Date, Uint8Array};
@@ -451,7 +452,7 @@ impl StreamObject {
     /// Runs one turn, from the input to the response, if there is one. Nothing else runs in
     /// between. When the turn fails, nothing of it is stored, nothing is sent to clients, and the
     /// stream is loaded again.
-    fn turn(&self, input: Input, limits: &Limits) -> Result<Option<Responded>, JsValue> {
+    fn turn(&self, input: Input, limits: &Arc<Limits>) -> Result<Option<Responded>, JsValue> {
         let done = self.try_turn(input, limits);
         if let Err(error) = &done {
             self.machine.replace(None);
@@ -463,7 +464,7 @@ impl StreamObject {
         done
     }
 
-    fn try_turn(&self, input: Input, limits: &Limits) -> Result<Option<Responded>, JsValue> {
+    fn try_turn(&self, input: Input, limits: &Arc<Limits>) -> Result<Option<Responded>, JsValue> {
         #[cfg(feature = "test-routes")]
         let before = self.storage.counts.get();
         let now = Millis(Date::now() as u64);

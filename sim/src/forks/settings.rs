@@ -1,5 +1,7 @@
 //! The settings of a run with forks.
 
+use std::sync::Arc;
+
 use machine::Limits;
 
 use super::coverage::Fault;
@@ -8,7 +10,7 @@ use crate::choices::Choices;
 /// What a run is like. Drawn at its beginning.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// How many names there are.
     pub names: u64,
     /// How many requests clients send.
@@ -99,7 +101,7 @@ impl Settings {
             commit_ms: choices.one_of(&[0, 2, 10]),
             alarms_in_rows,
             is_enumerated: false,
-            limits,
+            limits: Arc::new(limits),
         }
     }
 
@@ -107,13 +109,13 @@ impl Settings {
     #[must_use]
     pub fn enumerated(operations: u64) -> Self {
         Self {
-            limits: Limits {
+            limits: Arc::new(Limits {
                 cold: true,
                 segment_messages_max: 2,
                 collect_grace_ms: 60_000,
                 put_timeout_ms: 30_000,
                 ..Limits::DEFAULT
-            },
+            }),
             names: 2,
             operations,
             chances: vec![0; Fault::ALL.len()],

@@ -137,7 +137,7 @@ impl World<'_, '_> {
             entropy: &random,
         };
         let limits = &self.settings.limits;
-        let woken = match machine {
+        let loaded = match machine {
             Some(machine) => Ok(machine),
             // Instances of all objects differ.
             None => Machine::load(now, &storage, limits, self.scheduled),
@@ -149,9 +149,9 @@ impl World<'_, '_> {
             &self.receivers.attempts,
             world_now + 2 * self.settings.skew_ms,
         );
-        let twin = Checkers::twin(woken.as_ref().ok(), &input, &self.calls, limits);
+        let twin = Checkers::twin(loaded.as_ref().ok(), &input, &self.calls, limits);
         let compared = cost::compare(&object.rows, &input, now, limits);
-        let stepped = woken.and_then(|mut machine| {
+        let stepped = loaded.and_then(|mut machine| {
             let turn = machine.step(&context, input)?;
             Ok((machine, turn))
         });

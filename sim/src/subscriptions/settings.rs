@@ -1,5 +1,7 @@
 //! The settings of a run with subscriptions.
 
+use std::sync::Arc;
+
 use machine::Limits;
 
 use super::coverage::Fault;
@@ -12,7 +14,7 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 /// What a run is like. Drawn at its beginning.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// How many requests clients send.
     pub operations: u64,
     /// The chance of each fault, in percent, in the order of [`Fault::ALL`].
@@ -107,7 +109,7 @@ impl Settings {
             skew_ms,
             alarms_in_rows,
             misbehaviours: choices.one_of(&[20, 5, 60]),
-            limits,
+            limits: Arc::new(limits),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What clients do.
 
+use std::sync::Arc;
+
 use machine::SigningSeed;
 
 use super::coverage::{Fault, Situation};
@@ -305,7 +307,7 @@ impl World<'_, '_> {
         if self.is_calm {
             return;
         }
-        let limits = &mut self.settings.limits;
+        let limits = Arc::make_mut(&mut self.settings.limits);
         if limits.webhook_loopback {
             limits.webhook_loopback = false;
         } else {
@@ -354,7 +356,7 @@ impl World<'_, '_> {
 
     /// Puts right what only the application can put right, once faults are over.
     pub(super) fn settle(&mut self) {
-        self.settings.limits.webhook_loopback = true;
+        Arc::make_mut(&mut self.settings.limits).webhook_loopback = true;
         self.restart();
         if self.settings.sessions.are_there {
             self.schedule(self.settings.rest_ms(), Event::SessionsRest);

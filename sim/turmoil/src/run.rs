@@ -153,7 +153,7 @@ async fn serve(shared: Shared) -> turmoil::Result {
         inner.log.push(Logged::Booted);
         inner.end = Arc::new(Notify::new());
         let mut settings = router::Settings::read(&|_| None)?;
-        settings.limits = inner.settings.workload.limits.clone();
+        settings.limits = Arc::clone(&inner.settings.workload.limits);
         // In private mode, the answer to a plain read has everything up to the tail.
         if !inner.settings.workload.whole_reads {
             settings.cache_mode = CacheMode::Shared;

@@ -1,5 +1,6 @@
 //! The settings of a run, drawn at its start.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use machine::Limits;
@@ -139,7 +140,7 @@ impl Settings {
             + SLACK_MS;
         let body_bytes = (1 + choices.magnitude(2_000)).min(limits.chunk_bytes_max * 8);
         let workload = sim::settings::Settings {
-            limits,
+            limits: Arc::new(limits),
             faults: NoFaults::default(),
             delays: sim::settings::Delays::default(),
             enumerated: false,
@@ -270,7 +271,7 @@ fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
     let usual = Bounds::default();
     let tight = |choices: &mut Choices<'_>| choices.upto(7) == 7;
     let mut bounds = Bounds {
-        awake_streams_max: choices.one_of(&[usual.awake_streams_max, 1, 2]),
+        loaded_streams_max: choices.one_of(&[usual.loaded_streams_max, 1, 2]),
         batch_jobs_max: choices.one_of(&[usual.batch_jobs_max, usual.batch_jobs_max, 1, 2, 3]),
         batch_bytes_max: choices.one_of(&[usual.batch_bytes_max, usual.batch_bytes_max, 1, 500]),
         head_timeout: Duration::from_millis(2_000 + choices.magnitude(8_000)),

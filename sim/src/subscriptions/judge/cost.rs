@@ -5,6 +5,8 @@
 //! order, with two exceptions: the time of the alarm in the row of the stream, and a write of that
 //! row that changes nothing else, because a link sets an alarm in case that a call is lost.
 
+use std::sync::Arc;
+
 use machine::rows::StreamRow;
 use machine::{Call, Context, Input, Limits, MemoryRows, Millis, Object, StorageError, Write};
 
@@ -37,7 +39,7 @@ pub(in crate::subscriptions) fn compare(
     rows: &MemoryRows,
     input: &Input,
     now: Millis,
-    limits: &Limits,
+    limits: &Arc<Limits>,
 ) -> Option<Compared> {
     let is_append = matches!(
         input,

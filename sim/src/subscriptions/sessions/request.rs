@@ -1,5 +1,7 @@
 //! Requests of clients about sessions. They go through the router, as in the shells.
 
+use std::sync::Arc;
+
 use machine::router::{self, Route};
 use machine::wire::request::RequestHead;
 use machine::wire::session::{SessionRoute, route, session_request};
@@ -65,7 +67,7 @@ impl SessionKind {
     /// Returns the call as the router and the parser make it; `None` if one of them refuses it.
     pub(in crate::subscriptions) fn call(&self, id: &str, limits: &Limits) -> Option<Call> {
         let settings = router::Settings {
-            limits: limits.clone(),
+            limits: Arc::new(limits.clone()),
             ..router::Settings::default()
         };
         let body = |stream: &str| json!({ "sessionId": id, "streamId": stream });
