@@ -1,7 +1,8 @@
 //! `test`: runs everything that must pass, up to the first failure.
 //!
 //! The machine is kept busy, because most steps cannot use every core all the time: what downloads
-//! runs beside what compiles, and steps that wait for a server run side by side.
+//! runs beside what compiles, steps that wait for a server run side by side, and what only computes
+//! takes the processors that these leave.
 
 use crate::bundle;
 use crate::project::{Project, output};
@@ -31,7 +32,34 @@ enum Work {
 }
 
 /// Steps that run one after the other.
-type Lane = Vec<Step>;
+struct Lane {
+    steps: Vec<Step>,
+    priority: Priority,
+}
+
+/// How a lane competes with the others of its stage.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Priority {
+    Usual,
+    /// It gets the processors that no usual lane wants, so that tests keep their timing.
+    Background,
+}
+
+impl Lane {
+    const fn new(steps: Vec<Step>) -> Self {
+        Self {
+            steps,
+            priority: Priority::Usual,
+        }
+    }
+
+    const fn background(steps: Vec<Step>) -> Self {
+        Self {
+            steps,
+            priority: Priority::Background,
+        }
+    }
+}
 
 /// Lanes that run side by side.
 type Stage = Vec<Lane>;
@@ -99,7 +127,7 @@ fn run_stage(project: &Project, stage: Stage, failure: &AtomicBool) -> Result<Ve
 /// Prints a line for each step when it ends. After a failure in any lane no further step starts.
 fn run_lane(project: &Project, lane: Lane, failure: &AtomicBool) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for Step { name, work } in lane {
+    for Step { name, work } in lane.steps {
         if failure.load(Ordering::Relaxed) {
             rows.push(Row {
                 verdict: Verdict::NotRun,
@@ -108,9 +136,11 @@ fn run_lane(project: &Project, lane: Lane, failure: &AtomicBool) -> Result<Vec<R
             continue;
         }
         let start = now();
-        let outcome = work.perform(project, name).inspect_err(|_| {
-            failure.store(true, Ordering::Relaxed);
-        })?;
+        let outcome = work
+            .perform(project, name, lane.priority)
+            .inspect_err(|_| {
+                failure.store(true, Ordering::Relaxed);
+            })?;
         let time = seconds(start.elapsed());
         let row = match outcome {
             Outcome::Passed { detail } => {
@@ -163,6 +193,11 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     let simulator = |arguments: &[&str]| {
         let mut command = cargo(&["sim"]);
         command.args(arguments);
+        command
+    };
+    let simulator_build = |package: &str| {
+        let mut command = project.cargo_sim();
+        command.args(["build", "--profile", "sim", "--package", package]);
         command
     };
     let wasm = [
@@ -220,7 +255,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
         own_step("live reader traces", &["live-reader-traces"]),
     ];
     let installed = vec![own_step("tools", &["setup"])];
-    // For that long on every core.
+    // For that long on every core, so that it runs alone.
     let simulated = vec![step(
         "simulate",
         // The page of a seed that fails is kept with the logs.
@@ -275,7 +310,13 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
         step("deploy dry run", Work::Programs(vec![dry_run])),
         step("size", Work::SizeLimit),
     ];
-    let server_builds = vec![
+    let server_builds = vec![step(
+        "build server",
+        Work::Programs(vec![own(&["build", "--shell", "server"])]),
+    )];
+    // All in the profile `sim`, of which cargo runs one build at a time. Each program comes before
+    // the tests that use it, whose start would otherwise wait for the build of another.
+    let sim_builds = vec![
         step(
             "build server test routes",
             Work::Programs(vec![own(&[
@@ -287,8 +328,12 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             ])]),
         ),
         step(
-            "build server",
-            Work::Programs(vec![own(&["build", "--shell", "server"])]),
+            "build simulator",
+            Work::Programs(vec![simulator_build("sim")]),
+        ),
+        step(
+            "build outer layer",
+            Work::Programs(vec![simulator_build("sim-turmoil")]),
         ),
     ];
     let worker = vec![own_step("implementation", &["implementation"])];
@@ -323,11 +368,20 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
         ),
     ];
     Ok(vec![
-        vec![compiled, installed],
-        vec![simulated],
-        vec![faults, checked],
-        vec![worker_builds, server_builds],
-        vec![worker, server, both],
+        vec![Lane::new(compiled), Lane::new(installed)],
+        vec![
+            Lane::new(worker_builds),
+            Lane::new(server_builds),
+            Lane::new(sim_builds),
+        ],
+        vec![
+            Lane::new(worker),
+            Lane::new(server),
+            Lane::new(both),
+            Lane::background(faults),
+            Lane::background(checked),
+        ],
+        vec![Lane::new(simulated)],
     ])
 }
 
@@ -348,7 +402,7 @@ fn unit_tests(project: &Project) -> Vec<Command> {
 }
 
 impl Work {
-    fn perform(self, project: &Project, name: &str) -> Result<Outcome> {
+    fn perform(self, project: &Project, name: &str, priority: Priority) -> Result<Outcome> {
         let log = project
             .path(LOGS)
             .join(name.replace(' ', "-"))
@@ -356,8 +410,8 @@ impl Work {
         match self {
             Self::Programs(commands) => {
                 let file = File::create(&log)?;
-                for mut command in commands {
-                    let status = run_into(&mut command, &file)?;
+                for command in commands {
+                    let status = run_into(command, priority, &file)?;
                     if !status.success() {
                         return Ok(Outcome::failed(status, &fs::read_to_string(&log)?));
                     }
@@ -366,8 +420,8 @@ impl Work {
                     detail: String::new(),
                 })
             }
-            Self::Summarised(mut command) => {
-                let status = run_into(&mut command, &File::create(&log)?)?;
+            Self::Summarised(command) => {
+                let status = run_into(command, priority, &File::create(&log)?)?;
                 let log = fs::read_to_string(&log)?;
                 if !status.success() {
                     return Ok(Outcome::failed(status, &log));
@@ -399,7 +453,11 @@ impl Outcome {
     }
 }
 
-fn run_into(command: &mut Command, log: &File) -> Result<ExitStatus> {
+fn run_into(command: Command, priority: Priority, log: &File) -> Result<ExitStatus> {
+    let mut command = match priority {
+        Priority::Usual => command,
+        Priority::Background => in_background(&command),
+    };
     let program = command.get_program().to_owned();
     command
         .stdin(Stdio::null())
@@ -407,6 +465,24 @@ fn run_into(command: &mut Command, log: &File) -> Result<ExitStatus> {
         .stderr(log.try_clone()?)
         .status()
         .with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// Returns a command that does the same at the lowest priority.
+fn in_background(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nice.env(name, value),
+            None => nice.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        nice.current_dir(directory);
+    }
+    nice
 }
 
 #[allow(
