@@ -11,7 +11,7 @@ use machine::{Answer, Call, Limits};
 use wasm_bindgen::prelude::*;
 
 thread_local! {
-    /// Bytes that all bodies of this isolate hold in memory.
+    /// Bytes that all bodies of this isolate hold in memory, with the heads that wait for one.
     static HELD: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -31,6 +31,12 @@ pub struct Incoming {
 pub(crate) struct Room(u64);
 
 impl Room {
+    /// Takes room for the head of a request that waits for its body. Bodies find less room then.
+    pub(crate) fn of_head(bytes: u64) -> Self {
+        HELD.set(HELD.get() + bytes);
+        Self(bytes)
+    }
+
     /// Takes room for a whole body, if there is some.
     pub(crate) fn take(bytes: u64, limits: &Limits) -> Option<Self> {
         let held = HELD.get();

@@ -116,6 +116,7 @@ impl StreamObject {
         };
         let awaited = Awaited {
             number,
+            room: Room::of_head(head.len() as u64),
             head,
             awaits,
         };
@@ -170,7 +171,10 @@ impl StreamObject {
     )]
     pub fn fetch_awaited(&self, number: u32, body: Vec<u8>) -> Result<JsValue, JsValue> {
         match self.take_awaited(number) {
-            Some(Awaited { head, awaits, .. }) => {
+            Some(Awaited {
+                head, awaits, room, ..
+            }) => {
+                drop(room);
                 self.answer(&head, |_, limits| with_body(awaits, body, limits))
             }
             None => Ok(JsValue::UNDEFINED),
@@ -378,6 +382,7 @@ struct Awaited {
     number: u32,
     head: String,
     awaits: AwaitsBody,
+    room: Room,
 }
 
 /// Returns the call of a request whose whole body is there, and the room of that body.
