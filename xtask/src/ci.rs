@@ -302,20 +302,20 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             &["planted-faults", "--turmoil", "--check"],
         ),
     ];
-    let worker_builds = vec![
+    // Cargo runs one build of a profile at a time, for whatever target. So each profile has a lane.
+    // Suites begin when all is built, because their own builds would wait for others.
+    let release_builds = vec![
         own_step("build", &["build"]),
         own_step("build test routes", &["build", "--features", "test-routes"]),
         // After the build, which writes the declarations of the Rust code.
         step("types of JavaScript", Work::Programs(types.into())),
         step("deploy dry run", Work::Programs(vec![dry_run])),
         step("size", Work::SizeLimit),
+        step(
+            "build server",
+            Work::Programs(vec![own(&["build", "--shell", "server"])]),
+        ),
     ];
-    let server_builds = vec![step(
-        "build server",
-        Work::Programs(vec![own(&["build", "--shell", "server"])]),
-    )];
-    // All in the profile `sim`, of which cargo runs one build at a time. Each program comes before
-    // the tests that use it, whose start would otherwise wait for the build of another.
     let sim_builds = vec![
         step(
             "build server test routes",
@@ -369,11 +369,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     ];
     Ok(vec![
         vec![Lane::new(compiled), Lane::new(installed)],
-        vec![
-            Lane::new(worker_builds),
-            Lane::new(server_builds),
-            Lane::new(sim_builds),
-        ],
+        vec![Lane::new(release_builds), Lane::new(sim_builds)],
         vec![
             Lane::new(worker),
             Lane::new(server),
