@@ -214,6 +214,13 @@ fn limits(choices: &mut Choices<'_>) -> Limits {
         // The server always has a registry.
         registry: true,
         registry_shards: choices.added().one_of(&[1, 2]),
+        // With 1 byte, a reader loses its attachment when two messages arrive at once. Readers of
+        // this layer are rarely slow enough for more.
+        reader_held_bytes_max: if inner.reader_held_bytes_max < 1_000 {
+            1
+        } else {
+            inner.reader_held_bytes_max
+        },
         reply_timeout_ms: 200 + choices.magnitude(2_000),
         retry_base_ms: 50 + choices.magnitude(500),
         retry_ms_max: 1_000,
