@@ -86,7 +86,7 @@ fn settings(text: &str) {
                 assert!(
                     settings
                         .auth_token
-                        .is_none_or(|token| token == text && !text.is_empty())
+                        .is_none_or(|token| token.as_str() == text && !text.is_empty())
                 );
                 let base = settings.public_url.as_deref().unwrap_or("http://");
                 assert!(base.starts_with("http") && !base.ends_with('/') || base == "http://");
@@ -276,7 +276,7 @@ fn route(id: &str, limits: Limits) {
             subscriptions: true,
             ..limits
         }),
-        auth_token: Some("secret".to_owned()),
+        auth_token: Some("secret".into()),
         cache_mode: CacheMode::Shared,
         ..Settings::default()
     };

@@ -29,7 +29,7 @@ const METHODS: [(&str, &str); 5] = [
 /// When a request is let in without the right to it.
 pub(crate) fn token(text: &str) {
     let settings = Settings {
-        token_secrets: vec![SECRET.to_owned()],
+        token_secrets: vec![SECRET.into()],
         ..Settings::default()
     };
     let settings = &settings;

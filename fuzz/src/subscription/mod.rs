@@ -90,7 +90,7 @@ fn settings(tape: &mut Tape<'_>) -> Settings {
     };
     let is_usual = bits & 8 == 0;
     let mut settings = Settings {
-        auth_token: (bits & 16 > 0).then(|| AUTH_TOKEN.to_owned()),
+        auth_token: (bits & 16 > 0).then(|| AUTH_TOKEN.into()),
         public_url: PUBLIC_URLS[usize::from(bits >> 6)].map(str::to_owned),
         ..Settings::default()
     };

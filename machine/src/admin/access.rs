@@ -92,7 +92,7 @@ pub(super) fn admit(
         }
     }
     if let Some(token) = &settings.admin_token {
-        return router::check_token(head, token).map(|()| Admission::Admitted);
+        return router::check_token(head, token.as_str()).map(|()| Admission::Admitted);
     }
     match caller {
         Caller::Platform { .. } if settings.admin_open => Ok(Admission::Admitted),
@@ -222,8 +222,8 @@ mod tests {
 
     fn with_token() -> Settings {
         Settings {
-            admin_token: Some("secret".to_owned()),
-            auth_token: Some("other".to_owned()),
+            admin_token: Some("secret".into()),
+            auth_token: Some("other".into()),
             admin_open: true,
             ..Settings::default()
         }
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_token_for_streams_closes_the_api_on_one_machine() {
         let guarded = Settings {
-            auth_token: Some("secret".to_owned()),
+            auth_token: Some("secret".into()),
             ..Settings::default()
         };
         let headers = [("Host", "localhost"), ("Authorization", "Bearer secret")];

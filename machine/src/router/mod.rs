@@ -6,6 +6,7 @@ mod edge_cache;
 pub mod name;
 pub mod page;
 mod permissions;
+mod secret;
 pub mod settings;
 pub mod target;
 
@@ -18,6 +19,7 @@ use crate::{Answer, Limits, Millis, Refusal};
 pub use cors::Origins;
 pub use edge_cache::{EdgeCache, may_keep};
 pub(crate) use permissions::{Permissions, check_token};
+pub use secret::Secret;
 pub use settings::{SettingError, Settings};
 
 /// Prefix of stream URLs.
@@ -270,7 +272,7 @@ mod tests {
 
     fn settings(auth_token: Option<&str>) -> Settings {
         Settings {
-            auth_token: auth_token.map(str::to_owned),
+            auth_token: auth_token.map(Secret::from),
             ..Settings::default()
         }
     }

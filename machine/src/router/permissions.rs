@@ -108,7 +108,7 @@ impl Permissions {
         let given = bearer(head);
         let given = given.as_deref().unwrap_or_default();
         if let Some(expected) = &settings.auth_token
-            && is_same(given, expected)
+            && is_same(given, expected.as_str())
         {
             return Ok(Self::Everything);
         }
@@ -171,7 +171,7 @@ impl Claimed {
             return Err(Refusal::TokenRefused("is not signed with plain HS256"));
         }
         let is_ours = settings.token_secrets.iter().any(|secret| {
-            let key = Hmac::<Sha256>::new_from_slice(secret.as_bytes());
+            let key = Hmac::<Sha256>::new_from_slice(secret.as_str().as_bytes());
             let code = key.expect("a key can have any length");
             // The comparison takes the same time wherever the codes differ.
             let code = code.chain_update(read.signed.as_bytes());
@@ -247,7 +247,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::router::{Route, route};
+    use crate::router::{Route, Secret, route};
 
     const NOW: Millis = Millis(1_800_000_000_000);
     const SECRET: &str = "an old secret of at least 32 bytes";
@@ -255,8 +255,8 @@ mod tests {
 
     fn settings(auth_token: Option<&str>) -> Settings {
         Settings {
-            auth_token: auth_token.map(str::to_owned),
-            token_secrets: vec![NEXT_SECRET.to_owned(), SECRET.to_owned()],
+            auth_token: auth_token.map(Secret::from),
+            token_secrets: vec![NEXT_SECRET.into(), SECRET.into()],
             ..Settings::default()
         }
     }

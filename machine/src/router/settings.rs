@@ -1,29 +1,29 @@
 //! The operator's settings. Parsing is strict: an invalid number is an error, and is never replaced
 //! by a default.
 
-use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::cors::Origins;
+use super::secret::Secret;
 use super::target;
 use crate::admin::{Access, Analytics};
 use crate::table::{Row, Scope, Setting, TextDefault, Value};
 use crate::wire::CacheMode;
 use crate::{Limits, SigningSeed};
 
-/// The operator's settings. `Debug` leaves secrets out.
-#[derive(Clone, PartialEq, Eq)]
+/// The operator's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The limits, with the operator's numbers.
     pub limits: Arc<Limits>,
     /// If set, this token permits every request for streams.
-    pub auth_token: Option<String>,
+    pub auth_token: Option<Secret>,
     /// The secrets that sign tokens which permit some requests for streams.
-    pub token_secrets: Vec<String>,
+    pub token_secrets: Vec<Secret>,
     /// The token of the admin API; see [`crate::admin`].
-    pub admin_token: Option<String>,
+    pub admin_token: Option<Secret>,
     /// Whether the Worker's admin API is open to everybody if there is no token for it.
     pub admin_open: bool,
     /// The application of Cloudflare Access that lets operators in.
@@ -39,37 +39,6 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// The origins whose web pages may use the server.
     pub cors_origins: Origins,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            limits,
-            auth_token,
-            token_secrets,
-            admin_token,
-            admin_open,
-            access,
-            analytics,
-            cache_mode,
-            debug_timing,
-            public_url,
-            cors_origins,
-        } = self;
-        f.debug_struct("Settings")
-            .field("limits", limits)
-            .field("has_auth_token", &auth_token.is_some())
-            .field("token_secrets", &token_secrets.len())
-            .field("has_admin_token", &admin_token.is_some())
-            .field("admin_open", admin_open)
-            .field("access", access)
-            .field("analytics", analytics)
-            .field("cache_mode", cache_mode)
-            .field("debug_timing", debug_timing)
-            .field("public_url", public_url)
-            .field("cors_origins", cors_origins)
-            .finish()
-    }
 }
 
 /// A variable has an invalid value.
@@ -343,7 +312,8 @@ impl Settings {
     /// Fails when a variable has an invalid value.
     pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         let token = |name| variable(name).map(|value| token(name, value)).transpose();
-        let (auth_token, admin_token) = (token("AUTH_TOKEN")?, token("ADMIN_TOKEN")?);
+        let secret = |name| Ok(token(name)?.map(|token| Secret::from(&*token)));
+        let (auth_token, admin_token) = (secret("AUTH_TOKEN")?, secret("ADMIN_TOKEN")?);
         let metrics_token = token("METRICS_API_TOKEN")?;
         let token_secrets = variable("JWT_SECRET").map(token_secrets).transpose()?;
         let signing_key = variable("WEBHOOK_SIGNING_KEY");
@@ -448,21 +418,20 @@ fn token(variable: &'static str, value: String) -> Result<String, SettingError> 
 /// The least length that RFC 7518, section 3.2, demands.
 const TOKEN_SECRET_BYTES_MIN: usize = 32;
 
-fn token_secrets(value: String) -> Result<Vec<String>, SettingError> {
-    let secrets: Vec<_> = value.split(',').map(str::to_owned).collect();
-    let is_bad = |secret: &String| {
+fn token_secrets(value: String) -> Result<Vec<Secret>, SettingError> {
+    let is_bad = |secret: &str| {
         secret.len() < TOKEN_SECRET_BYTES_MIN
             || secret.trim() != secret
             || secret.chars().any(char::is_control)
     };
-    if secrets.iter().any(is_bad) {
+    if value.split(',').any(is_bad) {
         return Err(SettingError::Secret {
             variable: "JWT_SECRET",
             rule: "a secret of at least 32 bytes without white space around it, several of them \
                    separated by commas, or not set at all",
         });
     }
-    Ok(secrets)
+    Ok(value.split(',').map(Secret::from).collect())
 }
 
 fn signing_seed(value: String) -> Result<SigningSeed, SettingError> {

@@ -9,6 +9,8 @@ mod precondition;
 mod shell;
 mod whole;
 
+use std::sync::Arc;
+
 use machine::{Class, Input, Limits, MemoryRows, Millis, Stream, StreamEnd, Write};
 use proptest::prelude::*;
 use shell::Shell;
@@ -559,7 +561,7 @@ fn an_event_stream_continues_from_an_event_of_this_stream_only() {
 }
 
 #[test]
-fn damage_to_the_open_segment_is_an_error_of_the_wake() {
+fn an_instance_does_not_load_from_a_damaged_open_segment() {
     let mut shell = stream(BINARY, &[]);
     shell.post(BINARY, b"abc");
     let damages: [fn(&mut Write); 4] = [
@@ -580,19 +582,13 @@ fn damage_to_the_open_segment_is_an_error_of_the_wake() {
             }
         },
     ];
-    let loads = damages.map(|damage| {
+    let is_loaded = damages.map(|damage| {
         let mut rows = MemoryRows::default();
         for mut write in shell.rows.as_writes() {
             damage(&mut write);
             rows.apply(&write).expect("the rows take the write");
         }
-        Stream::load(
-            shell.now,
-            &rows,
-            &std::sync::Arc::new(shell.limits.clone()),
-            1,
-        )
-        .is_ok()
+        Stream::load(shell.now, &rows, &Arc::new(shell.limits.clone()), 1).is_ok()
     });
-    assert_eq!(loads, [true, false, false, false]);
+    assert_eq!(is_loaded, [true, false, false, false]);
 }

@@ -269,7 +269,7 @@ impl StreamActor {
 }
 
 impl ActorState {
-    /// Frees what empty maps hold.
+    /// Frees the memory of the maps that are empty.
     pub(crate) fn release_memory(&mut self) {
         if self.calls.is_empty() {
             self.calls = BTreeMap::new();

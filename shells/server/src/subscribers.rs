@@ -92,7 +92,7 @@ impl Subscribers {
         self.0 = BTreeMap::new();
     }
 
-    /// Frees what it holds if there are none.
+    /// Frees the memory of the map if there are no subscribers.
     pub(crate) fn release_memory(&mut self) {
         if self.0.is_empty() {
             self.clear();
