@@ -29,8 +29,8 @@ const LINK: &str = "link/";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<LinkKey, Link>,
-    /// The links whose subscriptions may not know how the stream is now, and those with a call in
-    /// flight. A step looks at no others.
+    /// The links whose subscriptions do not hold and may not know how the stream is now, without
+    /// those with a call in flight. A step looks at no others.
     active: BTreeSet<LinkKey>,
     /// The links whose subscriptions do not hold, and know how the stream was at the last step.
     /// They become active when it changes.
@@ -119,7 +119,7 @@ impl LinkRow {
 
 impl Link {
     const fn is_active(&self) -> bool {
-        !self.row.is_held || self.in_flight.is_some()
+        !self.row.is_held && self.in_flight.is_none()
     }
 
     const fn new(row: LinkRow) -> Self {
@@ -139,7 +139,7 @@ impl Link {
     }
 
     fn waits_to_be_told(&self, present: Option<Presence>) -> bool {
-        !self.row.is_held && self.in_flight.is_none() && self.row.is_behind(present)
+        self.is_active() && self.row.is_behind(present)
     }
 }
 
@@ -260,19 +260,17 @@ impl Links {
         limits: &Limits,
         turn: &mut Turn,
     ) {
-        let is_lost = |call: &InFlight| call.since.plus(limits.reply_timeout_ms) <= now;
-        let lost = self.in_flight.values().filter(|key| {
-            let call = self.links.get(*key).and_then(|link| link.in_flight);
-            call.as_ref().is_some_and(is_lost)
-        });
-        for key in lost.cloned().collect::<Vec<_>>() {
-            self.failed(&key, now, instance_seed, limits);
+        while let Some((since, key)) = self.oldest_call()
+            && since.plus(limits.reply_timeout_ms) <= now
+        {
+            let lost = key.clone();
+            self.failed(&lost, now, instance_seed, limits);
         }
         if self.last_present != present {
             self.last_present = present;
             self.active.append(&mut self.idle);
         }
-        let mut told = Vec::new();
+        let (mut called, mut told) = (Vec::new(), Vec::new());
         let last = self.called_last.clone();
         let after_last = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let after_last = self.active.range((after_last, Bound::Unbounded));
@@ -284,13 +282,18 @@ impl Links {
             }
             let link = self.links.get_mut(key);
             let link = link.expect("an active link is one of all links");
-            if link.in_flight.is_none() && !link.row.is_behind(present) {
+            assert!(
+                link.is_active(),
+                "a link that holds or is called is not active"
+            );
+            if !link.row.is_behind(present) {
                 told.push(key.clone());
                 continue;
             }
-            if !link.waits_to_be_told(present) || link.retry_at > now {
+            if link.retry_at > now {
                 continue;
             }
+            called.push(key.clone());
             let effect = outbox.next_effect();
             link.in_flight = Some(InFlight {
                 effect,
@@ -311,10 +314,25 @@ impl Links {
                 request: control_request(&notify),
             });
         }
+        for key in called {
+            self.active.remove(&key);
+        }
         for key in told {
             self.active.remove(&key);
             self.idle.insert(key);
         }
+    }
+
+    /// Returns the time of the oldest call in flight, and its link.
+    fn oldest_call(&self) -> Option<(Millis, &LinkKey)> {
+        let (effect, key) = self.in_flight.first_key_value()?;
+        let call = self.links.get(key).and_then(|link| link.in_flight);
+        let call = call.expect("a call in flight is that of a link");
+        assert_eq!(
+            call.effect, *effect,
+            "a link has at most one call in flight"
+        );
+        Some((call.since, key))
     }
 
     fn failed(&mut self, key: &LinkKey, now: Millis, instance_seed: u64, limits: &Limits) {
@@ -333,9 +351,7 @@ impl Links {
         // Before that the call does not count as lost.
         let check_ms = limits.link_check_ms.max(limits.reply_timeout_ms);
         let of = |key: &LinkKey| self.links.get(key);
-        let calls = self.in_flight.values().filter_map(of);
-        let calls = calls.filter_map(|link| link.in_flight);
-        let calls = calls.map(|call| call.since.plus(check_ms));
+        let calls = self.oldest_call().map(|(since, _)| since.plus(check_ms));
         // Without room, the end of a call is the next step.
         let active = has_room.then(|| self.active.iter().filter_map(of));
         let waiting = active.into_iter().flatten();
@@ -345,7 +361,7 @@ impl Links {
         let mut all = present.is_none().then(|| self.links.values()).into_iter();
         let has_needless = all.any(|mut links| links.any(|link| link.is_needless(present)));
         let needless = has_needless.then_some(AT_ONCE);
-        calls.chain(waiting).chain(needless).min()
+        calls.into_iter().chain(waiting).chain(needless).min()
     }
 
     /// Handles the end of a call. Returns false if the call was not one of a subscription.
