@@ -5,7 +5,7 @@
 //! takes the processors that these leave.
 
 use crate::bundle;
-use crate::project::{Project, output};
+use crate::project::{NATIVE_PACKAGES, Project, WORKER, output};
 use crate::setup;
 use anyhow::{Context as _, Result};
 use std::fs::{self, File};
@@ -200,12 +200,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
         command.args(["build", "--profile", "sim", "--package", package]);
         command
     };
-    let wasm = [
-        "--package",
-        "durable-streams-worker",
-        "--target",
-        setup::WASM_TARGET,
-    ];
+    let wasm = ["--package", WORKER, "--target", setup::WASM_TARGET];
     let mut dry_run = project.wrangler();
     dry_run.args(["deploy", "--dry-run", "--outdir", "target/deploy"]);
     let types = ["shells/worker/js", "sim/report", "tests/harness", "admin"].map(|directory| {
@@ -213,8 +208,13 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
         types.args(["--project", directory]);
         types
     });
-    let mut documentation = cargo(&["doc", "--workspace", "--no-deps", "--lib"]);
-    documentation.env("RUSTDOCFLAGS", "--deny warnings");
+    let documentation = [&NATIVE_PACKAGES[..], &wasm].map(|packages| {
+        let mut documentation = cargo(&["doc", "--no-deps", "--lib"]);
+        documentation
+            .args(packages)
+            .env("RUSTDOCFLAGS", "--deny warnings");
+        documentation
+    });
 
     let step = |name, work| Step { name, work };
     let own_step = |name, arguments: &[&str]| step(name, Work::Summarised(own(arguments)));
@@ -233,23 +233,28 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             "format",
             Work::Programs(vec![cargo(&["fmt", "--all", "--check"])]),
         ),
-        step("lint", lint(&["--workspace", "--all-targets"])),
+        step(
+            "lint",
+            lint(&[&NATIVE_PACKAGES[..], &["--all-targets"]].concat()),
+        ),
         step("lint wasm", lint(&wasm)),
         step(
             "lint wasm test routes",
             lint(&[&wasm[..], &["--features", "test-routes"]].concat()),
         ),
-        // With the features of the whole workspace, so that only the server is checked again.
+        // With the features of all packages, so that only the server is checked again.
         step(
             "lint server test routes",
-            lint(&[
-                "--workspace",
-                "--all-targets",
-                "--features",
-                "durable-streams-server/test-routes",
-            ]),
+            lint(
+                &[
+                    &NATIVE_PACKAGES[..],
+                    &["--all-targets"],
+                    &["--features", "durable-streams-server/test-routes"],
+                ]
+                .concat(),
+            ),
         ),
-        step("documentation", Work::Programs(vec![documentation])),
+        step("documentation", Work::Programs(documentation.into())),
         step("unit tests", Work::Programs(unit_tests(project))),
         own_step("settings", &["settings"]),
         own_step("live reader traces", &["live-reader-traces"]),
@@ -381,19 +386,24 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     ])
 }
 
+/// What nextest leaves out: the step `corpora` runs these tests, and measures their coverage.
+const CORPORA: &str = "not (package(fuzz) and test(/^tests::/))";
+
 /// Runs the unit tests. Uses nextest if it is installed. nextest leaves out the examples in the
-/// documentation.
+/// documentation. The Worker has no unit tests.
 fn unit_tests(project: &Project) -> Vec<Command> {
     let mut nextest = project.cargo();
     if output(nextest.args(["nextest", "--version"])).is_none() {
         let mut tests = project.cargo();
-        tests.args(["test", "--workspace"]);
+        tests.arg("test").args(NATIVE_PACKAGES);
         return vec![tests];
     }
     let mut tests = project.cargo();
-    tests.args(["nextest", "run", "--workspace"]);
+    tests
+        .args(["nextest", "run", "--filterset", CORPORA])
+        .args(NATIVE_PACKAGES);
     let mut examples = project.cargo();
-    examples.args(["test", "--workspace", "--doc"]);
+    examples.args(["test", "--doc"]).args(NATIVE_PACKAGES);
     vec![tests, examples]
 }
 

@@ -82,7 +82,6 @@ fn measure(project: &Project) -> Result<BTreeMap<String, Regions>> {
         .command(&test)
         .args(["--quiet", "tests::"])
         .env("LLVM_PROFILE_FILE", &profile)
-        .stdout(Stdio::null())
         .status()
         .context("cannot start the replay")?;
     ensure!(status.success(), "the replay failed");

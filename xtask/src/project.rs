@@ -5,6 +5,12 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// The Worker, which is built for wasm.
+pub(crate) const WORKER: &str = "durable-streams-worker";
+
+/// Selects all other packages. Cargo builds libraries once for all of them.
+pub(crate) const NATIVE_PACKAGES: [&str; 3] = ["--workspace", "--exclude", WORKER];
+
 pub(crate) struct Project {
     root: PathBuf,
 }
@@ -70,12 +76,13 @@ impl Project {
         cargo
     }
 
-    /// Builds an example, and returns what makes a run of it. It has the features of the whole
-    /// workspace, as tests have, so that nothing is built twice.
+    /// Builds an example, and returns what makes a run of it. It has the features of all native
+    /// packages, as tests have, so that nothing is built twice.
     pub(crate) fn example(&self, name: &str) -> Result<Command> {
         run(self
             .cargo()
-            .args(["build", "--quiet", "--workspace", "--example", name])
+            .args(["build", "--quiet", "--example", name])
+            .args(NATIVE_PACKAGES)
             .env("CARGO_TARGET_DIR", self.path("target")))?;
         Ok(self.command(self.path("target/debug/examples").join(name)))
     }
