@@ -7,6 +7,7 @@ export default defineConfig({
     include: ["tests/admin/*.test.mjs"],
     // Each file starts its own server. In parallel they would disturb each other's timing.
     fileParallelism: false,
+    setupFiles: ["tests/harness/failed-tests.mjs"],
     testTimeout: 240_000,
     hookTimeout: 240_000,
   },

@@ -21,6 +21,7 @@ export default defineConfig({
       ...(process.env.CLIENTS_UPSTREAM ? ["tests/clients/upstream/**/*.test.ts"] : []),
     ],
     fileParallelism: false,
+    setupFiles: ["tests/harness/failed-tests.mjs"],
     testTimeout: 180_000,
     hookTimeout: 180_000,
   },

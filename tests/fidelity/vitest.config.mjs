@@ -8,6 +8,7 @@ export default defineConfig({
     // The tests mostly wait for alarms and for hibernation. More of them at once would disturb each
     // other's timing.
     maxConcurrency: 12,
+    setupFiles: ["tests/harness/failed-tests.mjs"],
     testTimeout: 180_000,
     hookTimeout: 180_000,
   },

@@ -5,6 +5,7 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { DirectoryTier, S3Tier } from "./cold-tier-server.mjs";
+import { outputs } from "./output.mjs";
 
 const startDeadlineMs = 60_000;
 // Longer than the server's shutdown timeout.
@@ -97,14 +98,17 @@ export async function startOneMachine({
     });
   });
 
+  const url = `http://${address}`;
+  outputs.set(url, () => output);
   const ended = async () => {
+    outputs.delete(url);
     const how = await exited;
     await coldTier?.close();
     if (temporary) await rm(temporary, { recursive: true, force: true });
     return how;
   };
   return {
-    url: `http://${address}`,
+    url,
     port: Number(address.split(":").at(-1)),
     coldTier,
     pid: child.pid,

@@ -14,6 +14,7 @@ import { edgeCacheParts } from "./edge-cache.mjs";
 import { FanoutQueue, fanoutQueueParts } from "./fanout-queue.mjs";
 import { request } from "./http.mjs";
 import { startOneMachine } from "./one-machine.mjs";
+import { outputs } from "./output.mjs";
 
 /** The shell under test: `worker` or `server`. */
 export const shell = process.env.TEST_SHELL || "worker";
@@ -279,7 +280,9 @@ export async function startWorker({
   // It goes on with what an earlier server has left.
   await fanoutQueue?.counts();
 
+  outputs.set(url, () => output);
   const ended = async () => {
+    outputs.delete(url);
     const how = await exited;
     await rm(workingDirectory, { recursive: true, force: true });
     return how;

@@ -8,6 +8,7 @@ export default defineConfig({
     // Each file starts its own server. In parallel they would disturb each other's timing.
     fileParallelism: false,
     maxConcurrency: 20,
+    setupFiles: ["tests/harness/failed-tests.mjs"],
     testTimeout: 240_000,
     hookTimeout: 240_000,
   },
