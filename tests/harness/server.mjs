@@ -26,6 +26,9 @@ export const objectNamespace = "streams";
 
 const quoted = (text) => JSON.stringify(text);
 
+// Flags of the runtime's V8, separated by spaces.
+const runtimeFlags = (process.env.RUNTIME_V8_FLAGS ?? "").split(" ").filter(Boolean);
+
 const startDeadlineMs = 60_000;
 const stopGraceMs = 2_000;
 
@@ -72,6 +75,7 @@ function configuration({
 }) {
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
+  v8Flags = [${runtimeFlags.map(quoted).join(", ")}],
   services = [
     (name = "main", worker = .worker),
     (name = "internet", network = (allow = ["public", "private"])),

@@ -8,6 +8,9 @@ export default defineConfig({
     // Each file starts its own server. In parallel they would disturb each other's timing.
     fileParallelism: false,
     maxConcurrency: 20,
+    // The tests start the runtime often. Each time V8 would spend a second of processor time to
+    // optimize the Worker. The conformance suite runs the optimized code.
+    env: { RUNTIME_V8_FLAGS: "--liftoff-only" },
     setupFiles: ["tests/harness/failed-tests.mjs"],
     testTimeout: 240_000,
     hookTimeout: 240_000,
