@@ -21,6 +21,10 @@ pub fn repeats<L: Layer>(seeds: Seeds) -> Result<()> {
         if let Some((at, (first, second))) = pairs.find(|(_, (first, second))| first != second) {
             bail!("seed {seed}: draw {at} is {first:?} and then {second:?}");
         }
+        ensure!(
+            one.tape == other.tape,
+            "seed {seed}: its tape gives another tape"
+        );
         let (one, other) = ((one.draws, one.hash), (other.draws, other.hash));
         ensure!(
             one == other,
