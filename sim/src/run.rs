@@ -274,10 +274,9 @@ mod tests {
 
     use super::*;
 
-    // The command `meta` runs more seeds.
     #[test]
     fn each_seed_is_repeated_by_its_tape() {
-        for number in 0..200 {
+        for number in 0..2_000 {
             let seeded = seed::<Inner>(number, Options::default());
             assert_eq!(seeded.failure, None, "seed {number}");
             let taped = tape::<Inner>(&seeded.tape, Options::default());

@@ -387,8 +387,10 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     ])
 }
 
-/// What nextest leaves out: the step `corpora` runs these tests, and measures their coverage.
-const CORPORA: &str = "not (package(fuzz) and test(/^tests::/))";
+/// The tests that nextest runs. Other steps do the same as the rest: `corpora` runs the tests that
+/// replay the corpora, and `simulator is sound` repeats the same seeds from their tapes.
+const UNIT_TESTS: &str = "not (package(fuzz) and test(/^tests::/)) \
+                          and not test(=run::tests::each_seed_is_repeated_by_its_tape)";
 
 /// Runs the unit tests. Uses nextest if it is installed. nextest leaves out the examples in the
 /// documentation. The Worker has no unit tests.
@@ -401,7 +403,7 @@ fn unit_tests(project: &Project) -> Vec<Command> {
     }
     let mut tests = project.cargo();
     tests
-        .args(["nextest", "run", "--filterset", CORPORA])
+        .args(["nextest", "run", "--filterset", UNIT_TESTS])
         .args(NATIVE_PACKAGES);
     let mut examples = project.cargo();
     examples.args(["test", "--doc"]).args(NATIVE_PACKAGES);

@@ -137,10 +137,6 @@ impl Link {
         let is_told = row.told.is_none() && !row.is_unsure && self.in_flight.is_none();
         present.is_none() && row.is_by_pattern && is_told
     }
-
-    fn waits_to_be_told(&self, present: Option<Presence>) -> bool {
-        self.is_active() && self.row.is_behind(present)
-    }
 }
 
 impl From<Presence> for StreamPosition {
@@ -355,7 +351,7 @@ impl Links {
         // Without room, the end of a call is the next step.
         let active = has_room.then(|| self.active.iter().filter_map(of));
         let waiting = active.into_iter().flatten();
-        let waiting = waiting.filter(|link| link.waits_to_be_told(present));
+        let waiting = waiting.filter(|link| link.row.is_behind(present));
         let waiting = waiting.map(|link| link.retry_at);
         // Without a stream, those that hold can be needless, too.
         let mut all = present.is_none().then(|| self.links.values()).into_iter();

@@ -21,6 +21,9 @@ pub fn repeats<L: Layer>(seeds: Seeds) -> Result<()> {
         if let Some((at, (first, second))) = pairs.find(|(_, (first, second))| first != second) {
             bail!("seed {seed}: draw {at} is {first:?} and then {second:?}");
         }
+        if let Some(failure) = &one.failure {
+            bail!("seed {seed}: {failure:?}");
+        }
         ensure!(
             one.tape == other.tape,
             "seed {seed}: its tape gives another tape"
