@@ -22,7 +22,7 @@ const MILLIS_PER_SECOND: u64 = 1_000;
 /// The queue brings nothing again later than after 12 hours.
 const RETRY_SECONDS_MAX: u64 = 43_200;
 
-/// What a stream tells a session through the queue.
+/// What a stream notifies a session of through the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Notice {
     /// The name of the session's stream.
@@ -70,7 +70,7 @@ impl Notice {
 /// What the consumer does next with a notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Send this request to an object, and tell [`Delivery::called`] how it ended.
+    /// Send this request to an object, and report to [`Delivery::called`] how it ended.
     Call {
         /// The name of the object.
         to: String,

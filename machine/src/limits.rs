@@ -258,8 +258,8 @@ limits_table! {
     /// Most calls of sessions, or batches for the fan-out queue, that begin in one step. So an
     /// append begins few, and their ends begin more, up to `deliveries_max`.
     deliveries_per_step_max: u64 = 2, Count, (1, 10_000);
-    /// Most sessions that a stream calls itself. If it has more, it tells them through the fan-out
-    /// queue, if there is one.
+    /// Most sessions that a stream calls itself. If it has more, it notifies them through the
+    /// fan-out queue, if there is one.
     fanout_queue_threshold: u64 = 200, Count, (0, 1_000_000), "FANOUT_QUEUE_THRESHOLD";
     /// Most messages that a stream sends to the fan-out queue at once.
     fanout_messages_max: u64 = 100, Count, (1, 100);

@@ -1,5 +1,5 @@
-//! Texts of words between single spaces, for what objects store or tell each other about forks. A
-//! format of our own takes a fraction of the code that JSON takes in the Worker.
+//! Texts of words between single spaces, for what objects store or send to each other about forks.
+//! A format of our own takes a fraction of the code that JSON takes in the Worker.
 
 use core::fmt::{Display, Write as _};
 use core::str::FromStr;

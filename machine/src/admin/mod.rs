@@ -3,7 +3,7 @@
 //! A shell asks [`route`] before the router of streams. Most requests go to the object of a stream,
 //! as a request of the protocol or as an [`AdminCall`], or to that of a subscription or a session.
 //! The others are answered by the shell with what it knows of all streams, or with what the
-//! directory tells.
+//! directory answers.
 
 mod access;
 mod analytics;

@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    fn told(subscriptions: Vec<Interest>) -> CallOutcome {
+    fn listed(subscriptions: Vec<Interest>) -> CallOutcome {
         let body = serde_json::to_vec(&Interested { subscriptions });
         CallOutcome::Answered {
             status: 200,
@@ -189,13 +189,13 @@ mod tests {
 
     #[test]
     fn a_page_is_merged_from_all_shards() {
-        let mut outcomes = vec![told(Vec::new()); 16];
-        outcomes[3] = told(vec![
+        let mut outcomes = vec![listed(Vec::new()); 16];
+        outcomes[3] = listed(vec![
             interest("a", 1, Some("*")),
             interest("c", 9, None),
             interest("d", 4, Some("x/\"")),
         ]);
-        outcomes[7] = told(vec![
+        outcomes[7] = listed(vec![
             interest("a", 1, Some("*")),
             interest("b%2Fc", 2, Some("*")),
             interest("c", 3, Some("former")),
@@ -238,7 +238,7 @@ mod tests {
             body: Bytes::from_static(b"{}"),
         };
         for missing in [CallOutcome::Failed, unreadable, refused] {
-            let mut outcomes = vec![told(vec![interest("a", 1, None)]); 16];
+            let mut outcomes = vec![listed(vec![interest("a", 1, None)]); 16];
             outcomes[15] = missing;
             assert_eq!(listing.answer(&outcomes, &Limits::DEFAULT).status, 503);
         }

@@ -59,7 +59,7 @@ impl MemoryRows {
     }
 
     /// Makes the rows count as those of earlier code, until they are upgraded. Earlier code did not
-    /// tell the directory of the stream.
+    /// notify the directory of the stream.
     pub fn age(&mut self) {
         if let Some(head) = &mut self.head {
             head.unannounced.directory = true;

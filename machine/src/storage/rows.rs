@@ -338,7 +338,7 @@ pub struct Unannounced {
     pub registry: bool,
     /// Whether the admin index is missing it.
     pub index: bool,
-    /// Whether the directory of streams is missing it. Earlier code told it of no stream.
+    /// Whether the directory of streams is missing it. Earlier code registered no stream with it.
     pub directory: bool,
 }
 

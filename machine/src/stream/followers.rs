@@ -1,11 +1,12 @@
 //! The sessions that follow a stream (`docs/sessions.md`).
 //!
 //! Each has a row from its subscription on. An append writes nothing for them. After it, the stream
-//! tells each session its tail. The session fetches what it lacks, stores it, and then answers. A
-//! stream calls its sessions in rounds, some at a time, so that a step's work does not grow with
-//! their number. A stream with many sessions sends messages to the fan-out queue instead. It calls
-//! a session itself only if the queue has failed to. One row has the last place that all sessions
-//! know, or that the queue has messages about. So a later instance does not tell it again.
+//! notifies each session of its tail. The session fetches what it lacks, stores it, and then
+//! answers. A stream calls its sessions in rounds, some at a time, so that a step's work does not
+//! grow with their number. A stream with many sessions sends messages to the fan-out queue instead.
+//! It calls a session itself only if the queue has failed to. One row has the last place that all
+//! sessions know, or that the queue has messages about. So a later instance does not notify them
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -42,7 +43,7 @@ pub(super) struct Followers {
     /// is nothing to be stored.
     has_answered: bool,
     /// What the last complete round has delivered to all sessions; `None` before the first one.
-    told: Option<Option<Presence>>,
+    notified: Option<Option<Presence>>,
     round: Option<Round>,
     /// The oldest call is the first.
     in_flight: BTreeMap<EffectId, InFlight>,
@@ -74,7 +75,7 @@ struct Follower {
     is_sure: bool,
     /// Whether the session has ended the subscription before `is_sure` was true.
     has_left: bool,
-    /// The call or the batch that tells it.
+    /// The call or the batch that notifies it.
     in_flight: Option<EffectId>,
     retry_at: Option<Millis>,
     failures: u64,
@@ -104,7 +105,7 @@ struct Round {
     /// The round goes on behind this session.
     behind: Option<String>,
     present: Option<Presence>,
-    /// Whether it has passed sessions that another round has to tell.
+    /// Whether it has passed sessions that another round has to notify.
     is_partial: bool,
 }
 
@@ -135,7 +136,7 @@ impl Follower {
         }
     }
 
-    /// Returns whether a round has to tell it.
+    /// Returns whether a round has to notify it.
     fn is_due(&self, present: Option<Presence>) -> bool {
         self.retry_at.is_none() && self.in_flight.is_none() && self.is_behind(present)
     }
@@ -217,24 +218,24 @@ impl Followers {
 
     fn follower(&mut self, session: &str) -> &mut Follower {
         let follower = self.followers.get_mut(session);
-        follower.expect("the stream tells only sessions that follow it")
+        follower.expect("the stream notifies only sessions that follow it")
     }
 
-    /// Returns the session that a call has told. The call has ended.
-    fn told_by(&mut self, call: &InFlight) -> &mut Follower {
+    /// Returns the session that a call has notified. The call has ended.
+    fn notified_by(&mut self, call: &InFlight) -> &mut Follower {
         let follower = self.followers.get_mut(&call.session);
         let follower = follower.expect("a call ends with its subscription");
-        let told = follower.in_flight.take();
-        assert!(told.is_some(), "a call that ends was in flight");
+        let ended = follower.in_flight.take();
+        assert!(ended.is_some(), "a call that ends was in flight");
         follower
     }
 
     fn failed(&mut self, call: &InFlight, moment: Moment<'_>) {
-        self.told_by(call);
+        self.notified_by(call);
         self.retry_later(&call.session, moment);
     }
 
-    /// Tells a session again after a pause.
+    /// Notifies a session again after a pause.
     fn retry_later(&mut self, session: &str, moment: Moment<'_>) {
         let follower = self.follower(session);
         follower.failures += 1;
@@ -259,7 +260,7 @@ impl Followers {
         }
     }
 
-    /// Lets the queue tell these sessions how the stream is, as many of them as fit into a batch.
+    /// Lets the queue notify these sessions, as many of them as fit into a batch.
     /// Returns the last one.
     fn enqueue(
         &mut self,
@@ -330,14 +331,14 @@ impl Followers {
         self.has_answered |= done;
         if batch.present != moment.present {
             // A round since then has left these sessions out, and may still be under way.
-            self.told = None;
+            self.notified = None;
             if let Some(round) = &mut self.round {
                 round.is_partial = true;
             }
         }
     }
 
-    /// Tells a session how the stream is. Returns whether there is something to tell.
+    /// Notifies a session that is behind the stream. Returns whether it is.
     fn deliver(
         &mut self,
         session: &str,
@@ -372,8 +373,8 @@ impl Followers {
         true
     }
 
-    /// Tells the sessions how the stream is now, at the end of a step.
-    pub(super) fn tell(
+    /// Notifies the sessions of how the stream is now, at the end of a step.
+    pub(super) fn notify(
         &mut self,
         moment: Moment<'_>,
         rows: &mut ControlRows,
@@ -398,7 +399,7 @@ impl Followers {
             self.batch_finished(*effect, false, moment);
         }
         if self.followers.is_empty() {
-            (self.round, self.told) = (None, None);
+            (self.round, self.notified) = (None, None);
             if self.delivered.take().is_some() {
                 rows.remove(DELIVERED.to_owned(), turn);
             }
@@ -417,7 +418,7 @@ impl Followers {
         while left > 0 && self.has_room_for_round(limits) {
             let round = match self.round.take() {
                 Some(round) => round,
-                None if self.told == Some(present) => break,
+                None if self.notified == Some(present) => break,
                 None => Round {
                     behind: None,
                     present,
@@ -431,7 +432,7 @@ impl Followers {
             let due = self.followers.range((from, Bound::Unbounded));
             let mut due = due.filter(|(_, follower)| follower.is_due(present));
             let Some((session, _)) = due.next() else {
-                self.told = (!round.is_partial).then_some(round.present);
+                self.notified = (!round.is_partial).then_some(round.present);
                 continue;
             };
             let session = session.clone();
@@ -441,8 +442,8 @@ impl Followers {
                 let sessions = [session].into_iter().chain(others).collect();
                 self.enqueue(sessions, moment, outbox, turn)
             } else {
-                let is_told = self.deliver(&session, moment, outbox, turn);
-                assert!(is_told, "the session is behind");
+                let is_behind = self.deliver(&session, moment, outbox, turn);
+                assert!(is_behind, "the session is behind");
                 session
             });
             left -= 1;
@@ -462,7 +463,7 @@ impl Followers {
         } = moment;
         let is_under_way = !self.in_flight.is_empty() || !self.batches.is_empty();
         let is_done = !is_under_way && self.retries.is_empty() && self.round.is_none();
-        let Some(present) = present.filter(|_| is_done && self.told == Some(present)) else {
+        let Some(present) = present.filter(|_| is_done && self.notified == Some(present)) else {
             return;
         };
         let delivered = Some(StreamPosition::from(present));
@@ -508,7 +509,7 @@ impl Followers {
             None => self.failed(&call, moment),
             Some(DeliverAnswer::Ended) => self.remove(&call.session, rows, turn),
             Some(DeliverAnswer::Has(offset)) => {
-                let follower = self.told_by(&call);
+                let follower = self.notified_by(&call);
                 follower.failures = 0;
                 follower.is_sure = true;
                 follower.has = follower.has.max(offset);

@@ -76,7 +76,7 @@ struct Link {
 struct InFlight {
     effect: EffectId,
     since: Millis,
-    told: Option<StreamPosition>,
+    known: Option<StreamPosition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,13 +86,14 @@ struct LinkRow {
     /// The incarnation of the subscription.
     incarnation: Incarnation,
     /// The place that the subscription knows; `None` if it knows that the stream does not exist.
-    told: Option<StreamPosition>,
+    #[serde(rename = "told")]
+    known: Option<StreamPosition>,
     /// Whether the subscription gets no notification until it asks.
     is_held: bool,
     /// Whether the directory links the subscription again when a stream of this name is created.
     is_by_pattern: bool,
     /// Whether a notification of a creation or an end may have arrived although its answer was
-    /// lost. Then the subscription may know of another stream than `told` says.
+    /// lost. Then the subscription may know of another stream than `known` says.
     is_unsure: bool,
     /// Whether the subscription has ended the link. That call may be late, and the subscription may
     /// have linked the stream again since then. So the stream notifies it once more, and removes
@@ -104,15 +105,15 @@ struct LinkRow {
 impl LinkRow {
     /// Returns whether the subscription knows of another stream, or of none.
     fn is_of_other(&self, present: Option<Presence>) -> bool {
-        let told = self.told.map(|told| told.incarnation);
-        told != present.map(|present| present.incarnation)
+        let known = self.known.map(|known| known.incarnation);
+        known != present.map(|present| present.incarnation)
     }
 
     /// Returns whether the subscription does not know how the stream is now.
     fn is_behind(&self, present: Option<Presence>) -> bool {
-        let told = self.told.and_then(|told| told.offset);
-        let known = told.unwrap_or(Offset::START);
-        let has_more = present.is_some_and(|present| known < present.tail);
+        let known = self.known.and_then(|known| known.offset);
+        let from = known.unwrap_or(Offset::START);
+        let has_more = present.is_some_and(|present| from < present.tail);
         self.is_unsure || self.is_of_other(present) || has_more
     }
 }
@@ -134,8 +135,8 @@ impl Link {
     /// Returns whether the link means nothing, because there is no stream.
     const fn is_needless(&self, present: Option<Presence>) -> bool {
         let row = &self.row;
-        let is_told = row.told.is_none() && !row.is_unsure && self.in_flight.is_none();
-        present.is_none() && row.is_by_pattern && is_told
+        let knows_none = row.known.is_none() && !row.is_unsure && self.in_flight.is_none();
+        present.is_none() && row.is_by_pattern && knows_none
     }
 }
 
@@ -246,8 +247,8 @@ impl Links {
         }
     }
 
-    /// Tells the subscriptions how the stream is now, at the end of a step.
-    pub(super) fn tell(
+    /// Notifies the subscriptions of how the stream is now, at the end of a step.
+    pub(super) fn notify(
         &mut self,
         now: Millis,
         present: Option<Presence>,
@@ -266,7 +267,7 @@ impl Links {
             self.last_present = present;
             self.active.append(&mut self.idle);
         }
-        let (mut called, mut told) = (Vec::new(), Vec::new());
+        let (mut called, mut up_to_date) = (Vec::new(), Vec::new());
         let last = self.called_last.clone();
         let after_last = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let after_last = self.active.range((after_last, Bound::Unbounded));
@@ -283,7 +284,7 @@ impl Links {
                 "a link that holds or is called is not active"
             );
             if !link.row.is_behind(present) {
-                told.push(key.clone());
+                up_to_date.push(key.clone());
                 continue;
             }
             if link.retry_at > now {
@@ -294,14 +295,14 @@ impl Links {
             link.in_flight = Some(InFlight {
                 effect,
                 since: now,
-                told: present.map(StreamPosition::from),
+                known: present.map(StreamPosition::from),
             });
             self.in_flight.insert(effect, key.clone());
             self.called_last = Some(key.clone());
             let notify = Notify {
                 stream: link.row.stream.clone(),
                 subscription: link.row.incarnation,
-                told: link.row.told,
+                known: link.row.known,
                 present,
             };
             turn.after_commit.push(Effect::Call {
@@ -313,7 +314,7 @@ impl Links {
         for key in called {
             self.active.remove(&key);
         }
-        for key in told {
+        for key in up_to_date {
             self.active.remove(&key);
             self.idle.insert(key);
         }
@@ -378,29 +379,26 @@ impl Links {
             return true;
         };
         let call = self.end_call(&key).expect("the call is in flight");
-        // A stream that has begun since then has not been told yet.
-        let is_new = call.told.is_none() && present.is_some();
+        // The subscription does not know of a stream that has begun since then.
+        let is_new = call.known.is_none() && present.is_some();
         if unlink && !is_new {
             self.remove(&key, turn);
             return true;
         }
         let link = self.links.get_mut(&key);
         let link = link.expect("a call in flight is that of a link");
-        let told = LinkRow {
-            told: call.told,
+        let mut notified = LinkRow {
+            known: call.known,
             is_held: hold,
             is_unsure: false,
             is_leaving: false,
             ..link.row.clone()
         };
-        let told = LinkRow {
-            is_unsure: told.is_of_other(present),
-            ..told
-        };
+        notified.is_unsure = notified.is_of_other(present);
         link.failures = 0;
-        if told != link.row {
-            turn.writes.push(Write::PutControl(row(&key, &told)));
-            link.row = told;
+        if notified != link.row {
+            turn.writes.push(Write::PutControl(row(&key, &notified)));
+            link.row = notified;
         }
         self.note(&key);
         true
@@ -455,7 +453,7 @@ impl Stream {
                 pattern_since,
                 is_named,
             } => {
-                let told = match pattern_since {
+                let known = match pattern_since {
                     Some(since) => {
                         let state = self.state.as_ref();
                         let is_listed = state.is_some_and(|state| !state.row.unannounced.directory);
@@ -468,15 +466,15 @@ impl Stream {
                     return Ok(());
                 }
                 let of = (subscription.as_str(), incarnation);
-                let told = self.link(&stream, of, told, !is_named, step);
+                let known = self.link(&stream, of, known, !is_named, step);
                 if is_named {
                     let key = LinkKey::new(&subscription, incarnation);
                     self.links.name(&key, &mut step.turn);
                 }
                 LinkAnswer {
-                    told: told.flatten(),
+                    known: known.flatten(),
                     present,
-                    refused: told.is_none(),
+                    refused: known.is_none(),
                 }
             }
             LinkCall::Ask {
@@ -486,9 +484,9 @@ impl Stream {
                 let key = LinkKey::new(&subscription, incarnation);
                 // The answer to a call that is under way would be older than this one.
                 self.links.end_call(&key);
-                let mut told = None;
+                let mut known = None;
                 if let Some(link) = self.links.links.get_mut(&key) {
-                    told = present.map(StreamPosition::from);
+                    known = present.map(StreamPosition::from);
                     // If this answer is lost, the stream notifies the subscription again.
                     if link.row.is_held {
                         link.row.is_held = false;
@@ -498,7 +496,7 @@ impl Stream {
                 }
                 self.links.note(&key);
                 LinkAnswer {
-                    told,
+                    known,
                     present,
                     refused: false,
                 }
@@ -520,15 +518,15 @@ impl Stream {
         &mut self,
         stream: &str,
         (subscription, incarnation): (&str, Incarnation),
-        told: Option<StreamPosition>,
+        known: Option<StreamPosition>,
         is_by_pattern: bool,
         step: &mut Step,
     ) -> Option<Option<StreamPosition>> {
         let key = LinkKey::new(subscription, incarnation);
-        let known = self.links.links.get(&key);
-        let is_leaving = known.is_some_and(|link| link.row.is_leaving);
-        if let Some(link) = known.filter(|_| !is_leaving) {
-            return Some(link.row.told);
+        let linked = self.links.links.get(&key);
+        let is_leaving = linked.is_some_and(|link| link.row.is_leaving);
+        if let Some(link) = linked.filter(|_| !is_leaving) {
+            return Some(link.row.known);
         }
         let links = self.links.links.len() as u64;
         if !is_leaving && links >= self.limits.stream_links_max {
@@ -538,7 +536,7 @@ impl Stream {
         let link = Link::new(LinkRow {
             stream: stream.to_owned(),
             incarnation,
-            told,
+            known,
             is_held: false,
             is_by_pattern,
             // If the link has not been ended, the subscription does not know this place.
@@ -547,7 +545,7 @@ impl Stream {
         });
         self.control_rows.put(row(&key, &link.row), &mut step.turn);
         self.links.insert(key, link);
-        Some(told)
+        Some(known)
     }
 
     /// Links the subscriptions whose patterns match a stream that the directory has just learned
@@ -565,10 +563,10 @@ impl Stream {
         let interested: Interested =
             answered(outcome).expect("a task is done once its answer can be read");
         for interest in interested.subscriptions {
-            let told = self.place_since(interest.since, false, rows)?;
+            let known = self.place_since(interest.since, false, rows)?;
             // A stream with as many subscriptions as it may have takes no more of them.
             let subscription = (interest.subscription.as_str(), interest.incarnation);
-            self.link(&name, subscription, told, true, step);
+            self.link(&name, subscription, known, true, step);
         }
         Ok(())
     }

@@ -496,7 +496,7 @@ impl Stream {
         if step.fired_at.is_some() || !step.turn.writes.is_empty() {
             self.links.tidy(present, &mut step.turn);
         }
-        self.links.tell(
+        self.links.notify(
             now,
             present,
             self.instance_seed,
@@ -511,7 +511,7 @@ impl Stream {
             limits: &self.limits,
         };
         let (rows, outbox) = (&mut self.control_rows, &mut self.outbox);
-        self.followers.tell(moment, rows, outbox, &mut step.turn);
+        self.followers.notify(moment, rows, outbox, &mut step.turn);
         self.forget_session(now, &mut step.turn);
         self.schedule_alarm(now, &mut step);
         let Some(state) = &self.state else {

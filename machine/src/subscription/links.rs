@@ -98,9 +98,9 @@ impl Subscription {
                 return Ok(Some(UNLINK));
             }
             // The stream was created after the subscription, or the directory did not know it.
-            let told = notify
-                .told
-                .filter(|told| told.incarnation == present.incarnation);
+            let known = notify
+                .known
+                .filter(|known| known.incarnation == present.incarnation);
             self.insert_link(
                 stream,
                 Link {
@@ -108,13 +108,13 @@ impl Subscription {
                     is_by_pattern: true,
                     is_linking: false,
                     incarnation: Some(present.incarnation),
-                    acked: told.and_then(|told| told.offset),
+                    acked: known.and_then(|known| known.offset),
                     tail: Some(present.tail),
                     is_held: false,
                     is_asked: false,
                 },
             );
-            // A call can be so late that it tells of a former stream.
+            // A call can be so late that it is about a former stream.
             self.ask_by_task(step, stream)?;
             return Ok(Some(NotifyAnswer::default()));
         }
@@ -151,7 +151,7 @@ impl Subscription {
             return Ok(Some(UNLINK));
         }
         let link = self.link_mut(stream).expect("the link is still there");
-        // An earlier answer may have told the stream to hold.
+        // The stream holds if an earlier answer has asked for it.
         link.is_held |= hold;
         Ok(Some(NotifyAnswer {
             hold,
@@ -394,7 +394,7 @@ impl Subscription {
         &mut self,
         step: &mut Step<'_>,
         stream: &str,
-        &LinkAnswer { told, present, .. }: &LinkAnswer,
+        &LinkAnswer { known, present, .. }: &LinkAnswer,
         is_task: bool,
     ) -> Result<(), StorageError> {
         // A stream that is linked says where the cursor begins when it answers that.
@@ -427,7 +427,7 @@ impl Subscription {
         let link = self.link_mut(stream).expect("the link is still there");
         link.is_held = false;
         let is_by_pattern = !link.is_explicit;
-        if told.is_none() && present.is_some() {
+        if known.is_none() && present.is_some() {
             // The link was removed with a former stream. The directory does not make a new one if
             // this stream ends first, so the subscription asks for it.
             return self.ask_for_link(step, stream, is_by_pattern);
@@ -498,11 +498,11 @@ impl Subscription {
             }
             return Ok(());
         }
-        if let Some(told) = answer.told
+        if let Some(known) = answer.known
             && link.incarnation.is_none()
         {
-            link.incarnation = Some(told.incarnation);
-            link.acked = told.offset;
+            link.incarnation = Some(known.incarnation);
+            link.acked = known.offset;
         }
         if !self.observe(stream, answer.present) {
             return self.unlink(step, stream, true);

@@ -28,7 +28,7 @@ pub(super) struct Attempt {
     wake: String,
     pub(super) since: Millis,
     time_ms: u64,
-    /// The tails that the receiver was told, and the streams that they belong to.
+    /// The tails in the notification of the receiver, and the streams that they belong to.
     tails: Vec<(String, Option<Incarnation>, Offset)>,
     /// Whether the receiver has called back before its answer.
     is_taken: bool,

@@ -50,7 +50,7 @@ pub enum ControlCall {
     Subscription(SubscriptionCall),
     /// A request of the admin API to a subscription.
     Inquiry(SubscriptionInquiry),
-    /// A stream tells a subscription what it has.
+    /// A stream notifies a subscription of what it has.
     Notify(Notify),
     /// A call of the directory.
     Directory(DirectoryCall),
@@ -170,7 +170,7 @@ pub struct StreamPosition {
     pub offset: Option<Offset>,
 }
 
-/// What a stream tells a subscription.
+/// What a stream notifies a subscription of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notify {
     /// The name of the stream.
@@ -178,7 +178,8 @@ pub struct Notify {
     /// The incarnation of the subscription.
     pub subscription: Incarnation,
     /// What the subscription knew before, as far as the stream knows.
-    pub told: Option<StreamPosition>,
+    #[serde(rename = "told")]
+    pub known: Option<StreamPosition>,
     /// The stream as it is; `None` if it does not exist.
     pub present: Option<Presence>,
 }
@@ -186,7 +187,7 @@ pub struct Notify {
 /// What a subscription answers to [`Notify`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NotifyAnswer {
-    /// The stream tells nothing more until it is asked.
+    /// The stream sends no notification until it is asked.
     pub hold: bool,
     /// The subscription does not exist any more, or has no interest in the stream.
     pub unlink: bool,
@@ -233,7 +234,8 @@ pub enum LinkCall {
 pub(crate) struct LinkAnswer {
     /// Where the subscription begins, or what it knows now; `None` if there is no stream, or if it
     /// does not have the link that a subscription asks about.
-    pub told: Option<StreamPosition>,
+    #[serde(rename = "told")]
+    pub known: Option<StreamPosition>,
     /// The stream as it is; `None` if it does not exist.
     pub present: Option<Presence>,
     /// The stream has as many subscriptions as it may have.

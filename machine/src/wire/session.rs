@@ -301,7 +301,7 @@ pub enum SessionCall {
         /// The incarnation of the subscription.
         subscription: Incarnation,
     },
-    /// The fan-out queue could not tell the session what the stream has. The stream does it.
+    /// The fan-out queue could not notify the session. The stream does it.
     Undelivered {
         /// The name of the session's stream.
         session: String,
