@@ -95,7 +95,7 @@ pub struct Choices<'a> {
 }
 
 /// How many tapes there are.
-const TAPES: u8 = 5;
+const TAPES: u8 = 6;
 
 impl<'a> Choices<'a> {
     #[must_use]
@@ -198,7 +198,7 @@ impl<'a> Choices<'a> {
     ///
     /// # Panics
     ///
-    /// When called on any tape but the first two.
+    /// When called on one of the last three tapes.
     pub fn fourth(&mut self) -> &mut Self {
         self.third().added()
     }
@@ -207,9 +207,18 @@ impl<'a> Choices<'a> {
     ///
     /// # Panics
     ///
-    /// When called on any tape but the first.
+    /// When called on any tape but the first two.
     pub fn fifth(&mut self) -> &mut Self {
         self.fourth().added()
+    }
+
+    /// Returns the sixth tape, for decisions that files with five tapes do not have.
+    ///
+    /// # Panics
+    ///
+    /// When called on any tape but the first.
+    pub fn sixth(&mut self) -> &mut Self {
+        self.fifth().added()
     }
 
     /// Returns the same enumerated run from its beginning.
@@ -231,6 +240,7 @@ impl<'a> Choices<'a> {
         self.third().log = Some(Vec::new());
         self.fourth().log = Some(Vec::new());
         self.fifth().log = Some(Vec::new());
+        self.sixth().log = Some(Vec::new());
         self
     }
 

@@ -10,6 +10,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use machine::rows::Incarnation;
 use machine::{
     AlarmChange, Answer, Append, Body, BodyWriter, CallId, Context, Effect, Input, Limits, Object,
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::cold::{EncodeError, Encoding};
 use crate::commit::Effects;
+use crate::page_cache::PageKey;
 use crate::platform::Platform;
 use crate::room::Reservation;
 use crate::storage::{Reader, Rows};
@@ -37,11 +39,20 @@ pub(crate) enum Reply {
     Done,
 }
 
-/// An answer, and the writer that makes its body from stored rows.
+/// An answer, and its body if that is not in the answer.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) answer: Answer,
-    pub(crate) rendering: Option<BodyWriter>,
+    pub(crate) rendering: Option<Rendering>,
+}
+
+/// The body of an answer with a plan.
+#[derive(Debug)]
+pub(crate) enum Rendering {
+    /// Is written from stored rows and objects.
+    Writer(Box<BodyWriter>),
+    /// Was written for an earlier answer with the same entity tag.
+    Page(Bytes),
 }
 
 /// The client of a call, or a stream that calls another.
@@ -406,6 +417,8 @@ impl ActorState {
     /// size to `bytes`.
     pub(crate) fn prepare(
         &self,
+        streams: &Streams,
+        actor: &StreamActor,
         turn: Turn,
         mut frames: impl FnMut(Span) -> Result<Vec<u8>, TurnError>,
         bytes: &mut usize,
@@ -416,11 +429,18 @@ impl ActorState {
             if let Effect::Answer { answer, .. } = &effect
                 && let Body::Plan(plan) = &answer.body
             {
-                rendering = Some(plan.begin(|span| {
-                    let frames = frames(span)?;
-                    *bytes += frames.len();
-                    Ok::<_, TurnError>(frames)
-                })?);
+                let key = PageKey::of(&actor.name, answer);
+                rendering = Some(match key.and_then(|key| streams.page_cache.get(&key)) {
+                    Some(page) => {
+                        streams.metrics.page_cache_hits.inc();
+                        Rendering::Page(page)
+                    }
+                    None => Rendering::Writer(Box::new(plan.begin(|span| {
+                        let frames = frames(span)?;
+                        *bytes += frames.len();
+                        Ok::<_, TurnError>(frames)
+                    })?)),
+                });
             }
             after_commit.push((effect, rendering));
         }
@@ -531,7 +551,8 @@ impl Streams {
                     rows.frames(span)
                         .map_err(|error| TurnError::from(error).at(&*rows))
                 };
-                state.prepare(turn, frames, &mut bytes).map(Some)
+                let effects = state.prepare(self, actor, turn, frames, &mut bytes);
+                effects.map(Some)
             }));
             match done.unwrap_or(Err(TurnError::Panicked)) {
                 Ok(Some(effects)) => state.perform_effects(self, actor, job, effects),

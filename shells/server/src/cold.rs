@@ -25,7 +25,7 @@ use object_store::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::actor::{Answered, JobKind, Reply};
+use crate::actor::{Answered, JobKind, Rendering, Reply};
 use crate::config::Bounds;
 use crate::streams::Streams;
 
@@ -442,17 +442,10 @@ pub(crate) async fn call_object(
         Reply::Answered(Answered {
             answer,
             rendering: Some(rendering),
-        }) => {
-            let mut pages = Pages::new(streams, &to, rendering);
-            let mut body = BytesMut::new();
-            while let Some(bytes) = pages.next().await.ok()? {
-                body.extend_from_slice(&bytes);
-            }
-            Some(CallOutcome::Answered {
-                status: answer.status,
-                body: body.freeze(),
-            })
-        }
+        }) => Some(CallOutcome::Answered {
+            status: answer.status,
+            body: rendered(streams, &to, rendering).await.ok()?,
+        }),
         Reply::Answered(it) => Some(answered(it.answer)),
         Reply::Attached { .. } | Reply::Done => None,
     }
@@ -475,7 +468,7 @@ pub(crate) struct Pages {
     streams: Arc<Streams>,
     name: Arc<str>,
     /// The writer of the present page.
-    rendering: BodyWriter,
+    writer: BodyWriter,
     source: Source,
 }
 
@@ -496,11 +489,11 @@ enum Source {
 }
 
 impl Pages {
-    pub(crate) fn new(streams: &Arc<Streams>, name: &str, rendering: BodyWriter) -> Self {
+    pub(crate) fn new(streams: &Arc<Streams>, name: &str, writer: BodyWriter) -> Self {
         Self {
             streams: Arc::clone(streams),
             name: name.into(),
-            rendering,
+            writer,
             source: Source::Here,
         }
     }
@@ -515,8 +508,8 @@ impl Pages {
         while written.is_empty() {
             match &mut self.source {
                 Source::Here => {
-                    let fetch = self.rendering.advance(&mut written)?;
-                    self.source = match (fetch, self.rendering.rest()) {
+                    let fetch = self.writer.advance(&mut written)?;
+                    self.source = match (fetch, self.writer.rest()) {
                         (Some(fetch), _) => Source::Due(fetch),
                         (None, Some(rest)) => Source::Next(rest),
                         (None, None) => Source::End,
@@ -527,19 +520,19 @@ impl Pages {
                     making = Some(self.streams.make_page().await);
                     let reply = self.streams.read_on(&self.name, *rest).await;
                     let Ok(Reply::Answered(Answered {
-                        rendering: Some(rendering),
+                        rendering: Some(Rendering::Writer(writer)),
                         ..
                     })) = reply
                     else {
                         return Err(FetchError::Gone);
                     };
-                    self.rendering = rendering;
+                    self.writer = *writer;
                     self.source = Source::Here;
                 }
                 Source::Due(fetch) => {
                     drop(making.take());
                     let pieces = self.streams.fetch(fetch).await?;
-                    self.source = Source::Coming(pieces.ok_or_else(|| self.rendering.missing())?);
+                    self.source = Source::Coming(pieces.ok_or_else(|| self.writer.missing())?);
                 }
                 Source::Coming(pieces) => {
                     match self.streams.in_time(pieces.next()).await?.transpose()? {
@@ -548,10 +541,10 @@ impl Pages {
                                 .metrics
                                 .cold_fetched_bytes
                                 .inc_by(piece.len() as u64);
-                            self.rendering.push(&piece, &mut written)?;
+                            self.writer.push(&piece, &mut written)?;
                         }
                         None => {
-                            self.rendering.fetched()?;
+                            self.writer.fetched()?;
                             self.source = Source::Here;
                         }
                     }
@@ -561,18 +554,27 @@ impl Pages {
         }
         Ok(Some(written.into()))
     }
+}
 
-    /// Collects the whole body.
-    ///
-    /// # Errors
-    /// When an object is damaged, or the cold tier does not answer.
-    pub(crate) async fn whole(mut self) -> Result<Vec<u8>, FetchError> {
-        let mut whole = self.next().await?.map_or_else(Vec::new, Vec::from);
-        while let Some(bytes) = self.next().await? {
-            whole.extend_from_slice(&bytes);
-        }
-        Ok(whole)
+/// Returns a whole body.
+///
+/// # Errors
+/// When an object is damaged, or the cold tier does not answer.
+pub(crate) async fn rendered(
+    streams: &Arc<Streams>,
+    name: &str,
+    rendering: Rendering,
+) -> Result<Bytes, FetchError> {
+    let mut pages = match rendering {
+        Rendering::Page(page) => return Ok(page),
+        Rendering::Writer(writer) => Pages::new(streams, name, *writer),
+    };
+    let first = pages.next().await?.unwrap_or_default();
+    let mut whole = BytesMut::from(first);
+    while let Some(bytes) = pages.next().await? {
+        whole.extend_from_slice(&bytes);
     }
+    Ok(whole.freeze())
 }
 
 impl Streams {

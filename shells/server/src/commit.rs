@@ -10,9 +10,9 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use machine::{AlarmChange, Appended, BodyWriter, Broadcast, CallId, Effect, Events, Turn, Write};
+use machine::{AlarmChange, Appended, Broadcast, CallId, Effect, Events, Turn, Write};
 
-use crate::actor::{ActorState, Answered, Job, JobKind, Reply, StreamActor, TurnError};
+use crate::actor::{ActorState, Answered, Job, JobKind, Rendering, Reply, StreamActor, TurnError};
 use crate::cold::EffectJob;
 use crate::room::Reservation;
 use crate::shards::WriterState;
@@ -42,7 +42,7 @@ struct Batch<'a> {
 pub(crate) struct Effects {
     /// The instance whose turn it was. Outcomes are reported to no other.
     pub(crate) instance: u64,
-    pub(crate) after_commit: Vec<(Effect, Option<BodyWriter>)>,
+    pub(crate) after_commit: Vec<(Effect, Option<Rendering>)>,
     pub(crate) broadcast: Option<Broadcast>,
     pub(crate) appended: Appended,
     pub(crate) events: Events,
@@ -203,7 +203,7 @@ impl Streams {
             let mut turn = state.step(self, actor, &mut job, &*rows, waiting)?;
             drop(rows);
             let deferred = mem::take(&mut turn.deferred);
-            let done = batch.carry_out(state, actor, &job, turn)?;
+            let done = batch.carry_out(self, state, actor, &job, turn)?;
             state.defer(actor, deferred);
             Ok(done)
         }));
@@ -275,6 +275,7 @@ impl Batch<'_> {
     /// written, also before it loaded an instance.
     fn carry_out(
         &mut self,
+        streams: &Streams,
         state: &mut ActorState,
         actor: &StreamActor,
         job: &Job,
@@ -305,7 +306,7 @@ impl Batch<'_> {
             let frames = rows.frames(span);
             frames.map_err(|error| TurnError::from(error).at(&*rows))
         };
-        let effects = state.prepare(turn, frames, &mut self.bytes)?;
+        let effects = state.prepare(streams, actor, turn, frames, &mut self.bytes)?;
         let mut has_rows = state.has_rows;
         if changes_tables {
             has_rows = !self.writer.stream(&actor.name)?.layout()?.is_empty();

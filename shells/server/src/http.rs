@@ -24,11 +24,12 @@ use machine::{Answer, Body as AnswerBody, Call, Refusal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::actor::{Answered, JobKind, Reply};
+use crate::actor::{Answered, JobKind, Rendering, Reply};
 use crate::clients::{Answering, Client};
 use crate::cold::{FetchError, Pages};
 use crate::metrics::{self, Bound};
 use crate::page;
+use crate::page_cache::PageKey;
 use crate::reader;
 use crate::room::{self, Keeps, ResponseRoom, Room, Rule};
 use crate::streams::Streams;
@@ -173,15 +174,23 @@ pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Repl
     let Some(Reply::Answered(Answered { answer, rendering })) = reply else {
         return unavailable(streams);
     };
-    let Some(rendering) = rendering else {
-        return direct(&answer);
+    let writer = match rendering {
+        Some(Rendering::Writer(writer)) => *writer,
+        Some(Rendering::Page(page)) => return response(&answer, page),
+        None => return direct(&answer),
     };
     let in_pieces =
         matches!(&answer.body, AnswerBody::Plan(plan) if plan.is_cold() || plan.rest.is_some());
-    let mut pages = Pages::new(streams, name, rendering);
+    let mut pages = Pages::new(streams, name, writer);
     match pages.next().await {
         Ok(Some(first)) if in_pieces => Outgoing::pages(&answer, first, pages),
-        Ok(whole) => response(&answer, whole.unwrap_or_default()),
+        Ok(whole) => {
+            let whole = whole.unwrap_or_default();
+            if let Some(key) = PageKey::of(&name.into(), &answer) {
+                streams.page_cache.insert(key, whole.clone());
+            }
+            response(&answer, whole)
+        }
         Err(failed) => failure(streams, &failed),
     }
 }

@@ -23,6 +23,7 @@ mod http;
 mod metrics;
 pub mod object_stores;
 mod page;
+mod page_cache;
 mod platform;
 mod reader;
 pub mod reshard;

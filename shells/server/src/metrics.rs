@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) cold_put_failures: Counter,
     pub(crate) cold_put_bytes: Counter,
     pub(crate) cold_collected: Counter,
+    pub(crate) page_cache_hits: Counter,
     pub(crate) cold_fetches: Counter,
     pub(crate) cold_fetched_bytes: Counter,
 }
@@ -84,6 +85,7 @@ impl Metrics {
             cold_put_failures: Counter::default(),
             cold_put_bytes: Counter::default(),
             cold_collected: Counter::default(),
+            page_cache_hits: Counter::default(),
             cold_fetches: Counter::default(),
             cold_fetched_bytes: Counter::default(),
             registry: Registry::default(),
@@ -169,6 +171,11 @@ impl Metrics {
                 "cold_collected",
                 "Objects deleted from the cold tier, or found to be gone",
                 &metrics.cold_collected,
+            ),
+            (
+                "page_cache_hits",
+                "Pages that were answered from memory",
+                &metrics.page_cache_hits,
             ),
             (
                 "cold_fetches",

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::actor::{Answered, JobKind, Reply};
 use crate::clients::Seat;
-use crate::cold::Pages;
+use crate::cold::rendered;
 use crate::http::{Outgoing, failure, plain, response, unavailable};
 use crate::metrics::Counted;
 use crate::streams::Streams;
@@ -90,12 +90,10 @@ async fn connected(streams: &Arc<Streams>, name: &str, reply: Option<Reply>) -> 
             attachment,
         }) => Connected::Attached(subscriber.head, attachment),
         Some(Reply::Answered(Answered { answer, rendering })) => match (head(&answer), rendering) {
-            (Some(head), Some(rendering)) => {
-                match Pages::new(streams, name, rendering).whole().await {
-                    Ok(body) => Connected::Page(head, body),
-                    Err(failed) => Connected::Forwarded(failure(streams, &failed)),
-                }
-            }
+            (Some(head), Some(rendering)) => match rendered(streams, name, rendering).await {
+                Ok(body) => Connected::Page(head, body.into()),
+                Err(failed) => Connected::Forwarded(failure(streams, &failed)),
+            },
             (Some(head), None) => Connected::Page(head, body(answer)),
             (None, rendering) => {
                 let reply = Reply::Answered(Answered { answer, rendering });

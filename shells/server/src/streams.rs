@@ -39,6 +39,7 @@ use crate::cold::{EffectJob, EffectQueue, Encoding};
 use crate::config::{Bounds, Config};
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::page_cache::PageCache;
 use crate::platform::Platform;
 use crate::room::Reservation;
 use crate::shards::Shard;
@@ -66,6 +67,7 @@ pub(crate) struct Streams {
     actors: Mutex<HashMap<Arc<str>, Arc<StreamActor>>>,
     /// Streams with an instance in memory, the least recently used first.
     loaded: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
+    pub(crate) page_cache: PageCache,
     /// Places for further pages of answers that have begun, while they are made.
     pages_made: Arc<Semaphore>,
     calls: AtomicU64,
@@ -113,6 +115,7 @@ impl Streams {
             webhooks,
             actors: Mutex::default(),
             loaded: Mutex::new(LruCache::unbounded()),
+            page_cache: PageCache::new(config.bounds.page_cache_bytes_max),
             pages_made: Arc::new(Semaphore::new(config.bounds.pages_made_max.max(1))),
             calls: AtomicU64::default(),
             instances: AtomicU64::default(),

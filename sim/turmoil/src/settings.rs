@@ -305,5 +305,7 @@ fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
     if tight(choices) {
         bounds.connections_max = 2;
     }
+    let kept = usual.page_cache_bytes_max;
+    bounds.page_cache_bytes_max = choices.sixth().one_of(&[kept, kept, 0, 1_000]);
     bounds
 }
