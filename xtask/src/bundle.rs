@@ -98,7 +98,7 @@ pub(crate) fn deployed_gzip_bytes(project: &Project) -> Result<u64> {
 fn compile(project: &Project, variant: &Variant) -> Result<()> {
     let tools = setup::build_tools(project)?;
     setup::node_packages(project)?;
-    let mut command = project.command(&tools.worker_build);
+    let mut command = project.outside_cargo(&tools.worker_build);
     command
         .current_dir(project.path("shells/worker"))
         // Without these three, worker-build downloads its own programs.

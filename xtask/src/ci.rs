@@ -5,6 +5,7 @@
 //! takes the processors that these leave.
 
 use crate::bundle;
+use crate::libraries;
 use crate::project::{NATIVE_PACKAGES, Project, WORKER, output};
 use crate::setup;
 use anyhow::{Context as _, Result};
@@ -102,6 +103,12 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
         seconds(start.elapsed()).trim_start()
     );
     let (passed, failed) = (count(Verdict::Passed), count(Verdict::Failed));
+    if failed == 0 {
+        match libraries::keep(project)? {
+            Some(kept) => println!("{kept} built libraries are kept for other clones"),
+            None => println!("built libraries are not kept, because the cache is on another disk"),
+        }
+    }
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 {
         ExitCode::SUCCESS

@@ -16,6 +16,7 @@ mod cost;
 mod coverage;
 mod dev;
 mod fuzz;
+mod libraries;
 #[cfg(test)]
 mod line_length;
 mod mutation;

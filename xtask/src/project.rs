@@ -60,7 +60,21 @@ impl Project {
     }
 
     pub(crate) fn cargo(&self) -> Command {
-        self.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        self.outside_cargo(cargo)
+    }
+
+    /// Makes a command without the variables in which cargo describes the package of these
+    /// commands. Some build scripts run again when one of them changes.
+    pub(crate) fn outside_cargo(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.command(program);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
+                command.env_remove(name);
+            }
+        }
+        command
     }
 
     /// Makes a cargo command for the profile `sim`. Only the outer layer needs the flag, because
