@@ -276,7 +276,6 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     let faults = vec![
         own_step("corpora", &["coverage"]),
         own_step("planted faults caught", &["planted-faults", "--pick", "3"]),
-        own_step("pages in a browser", &["browser"]),
     ];
     let checked = vec![
         step(
@@ -296,6 +295,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             "faults of the server",
             &["planted-faults", "--turmoil", "--check"],
         ),
+        own_step("pages in a browser", &["browser"]),
     ];
     // Cargo runs one build of a profile at a time, for whatever target. So each profile has a lane.
     // Suites begin when all is built, because their own builds would wait for others.
@@ -394,10 +394,9 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     ])
 }
 
-/// The tests that nextest runs. Other steps do the same as the rest: `corpora` runs the tests that
-/// replay the corpora, and `simulator is sound` repeats the same seeds from their tapes.
-const UNIT_TESTS: &str = "not (package(fuzz) and test(/^tests::/)) \
-                          and not test(=run::tests::each_seed_is_repeated_by_its_tape)";
+/// The tests that nextest runs. The step `simulator is sound` repeats the same seeds from their
+/// tapes.
+const UNIT_TESTS: &str = "not test(=run::tests::each_seed_is_repeated_by_its_tape)";
 
 /// Runs the unit tests. Uses nextest if it is installed. nextest leaves out the examples in the
 /// documentation. The Worker has no unit tests.
@@ -411,7 +410,9 @@ fn unit_tests(project: &Project) -> Vec<Command> {
     let mut tests = project.cargo();
     tests
         .args(["nextest", "run", "--filterset", UNIT_TESTS])
-        .args(NATIVE_PACKAGES);
+        .args(NATIVE_PACKAGES)
+        // The step `corpora` builds its tests in another way, and runs them.
+        .args(["--exclude", "fuzz"]);
     let mut examples = project.cargo();
     examples.args(["test", "--doc"]).args(NATIVE_PACKAGES);
     vec![tests, examples]
