@@ -552,6 +552,8 @@ impl Pages {
                 Source::End => return Ok(None),
             }
         }
+        // The frames of small messages are several times as large, and the page may stay in memory.
+        written.shrink_to_fit();
         Ok(Some(written.into()))
     }
 }
