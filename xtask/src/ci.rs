@@ -104,9 +104,9 @@ pub(crate) fn run(project: &Project) -> Result<ExitCode> {
     );
     let (passed, failed) = (count(Verdict::Passed), count(Verdict::Failed));
     if failed == 0 {
-        match libraries::keep(project)? {
-            Some(kept) => println!("{kept} built libraries are kept for other clones"),
-            None => println!("built libraries are not kept, because the cache is on another disk"),
+        match libraries::keep(project) {
+            Ok(count) => println!("{count} built libraries are kept for other clones"),
+            Err(error) => println!("built libraries are not kept for other clones: {error:#}"),
         }
     }
     println!("{passed} passed, {failed} failed");

@@ -37,8 +37,11 @@ struct Package {
 }
 
 /// Keeps the libraries that this clone has built, in place of those of an earlier run. Returns how
-/// many there are, or `None` if the cache is on another file system.
-pub(crate) fn keep(project: &Project) -> Result<Option<usize>> {
+/// many there are.
+///
+/// # Errors
+/// When the cache cannot be written, or is on another file system than this clone.
+pub(crate) fn keep(project: &Project) -> Result<usize> {
     let members = members(project)?;
     let cache = project.cache();
     fs::create_dir_all(&cache)?;
@@ -52,17 +55,14 @@ pub(crate) fn keep(project: &Project) -> Result<Option<usize>> {
     let mut count = 0;
     for build in builds(&target)? {
         let kept = Kept::of(fresh.path(), build.strip_prefix(&target)?);
-        match keep_libraries(&build, &kept, &members) {
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => return Ok(None),
-            libraries => count += libraries?,
-        }
+        count += keep_libraries(&build, &kept, &members)?;
     }
     let kept = cache.join("libraries");
     if kept.exists() {
         fs::remove_dir_all(&kept)?;
     }
     fs::rename(fresh.keep(), kept)?;
-    Ok(Some(count))
+    Ok(count)
 }
 
 /// Returns the names of the packages of the workspace.
