@@ -274,8 +274,9 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
         Work::Summarised(simulator(&["run", "--minutes", "1", "--report", LOGS])),
     )];
     let faults = vec![
-        own_step("corpora", &["coverage"]),
         own_step("planted faults caught", &["planted-faults", "--pick", "3"]),
+        // It builds in the same directory.
+        own_step("pages in a browser", &["browser"]),
     ];
     let checked = vec![
         step(
@@ -295,7 +296,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             "faults of the server",
             &["planted-faults", "--turmoil", "--check"],
         ),
-        own_step("pages in a browser", &["browser"]),
+        own_step("corpora", &["coverage"]),
     ];
     // Cargo runs one build of a profile at a time, for whatever target. So each profile has a lane.
     // Suites begin when all is built, because their own builds would wait for others.
