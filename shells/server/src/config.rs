@@ -45,8 +45,8 @@ limits_table! {
     /// takes bytes, a new answer is refused with 503 before it begins. One that has begun waits,
     /// and may exceed this bound.
     pages_bytes_max: usize = 128 << 20, Bytes, (1, TEBIBYTE), "PAGES_BYTES_MAX";
-    /// Memory for pages that were read lately. Whoever reads one of them again gets it without a
-    /// read of its rows. With 0, none is kept.
+    /// Memory for pages that were read lately. Another read of such a page needs none of its rows.
+    /// With 0, no page is kept.
     page_cache_bytes_max: usize = 32 << 20, Bytes, (0, TEBIBYTE), "PAGE_CACHE_BYTES_MAX";
     /// How long a connection may be idle between two requests. Keep it above the value of a proxy
     /// in front of the server.
