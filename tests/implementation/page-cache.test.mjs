@@ -83,7 +83,7 @@ describe.runIf(shell === "server")("pages in memory", () => {
     }
   });
 
-  test("are none if there is no room for them", async () => {
+  test("are not kept if there is no room for them", async () => {
     const server = await serve({ PAGE_CACHE_BYTES_MAX: 0 });
     const stream = new Stream(server.url, freshName(), "text/plain");
     await stream.put();

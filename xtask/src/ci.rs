@@ -275,7 +275,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
     )];
     let faults = vec![
         own_step("pages in a browser", &["browser"]),
-        // It builds in the same directory.
+        // Both build in `target/planted-faults`, so they must not run side by side.
         own_step("planted faults caught", &["planted-faults", "--pick", "3"]),
     ];
     let checked = vec![

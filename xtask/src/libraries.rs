@@ -159,32 +159,6 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Links all files of a directory into another. Cargo never changes a file of a library that it has
-/// built, but another build may delete its intermediate ones meanwhile.
-pub(crate) fn link_directory(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in WalkDir::new(from) {
-        let entry = match entry.map_err(io::Error::from) {
-            Err(error) if is_gone(&error) => continue,
-            entry => entry?,
-        };
-        let relative = entry.path().strip_prefix(from).expect("it is inside");
-        let to = to.join(relative);
-        if entry.file_type().is_dir() {
-            fs::create_dir_all(to)?;
-        } else {
-            match fs::hard_link(entry.path(), to) {
-                Err(error) if !is_gone(&error) => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,6 @@
 //! `planted-faults`: each is a patch of the machine or of the server, and the oracle that it names
 //! must notice it.
 
-use crate::libraries::link_directory;
 use crate::project::{Project, output};
 use crate::setup::WASM_TARGET;
 use crate::workspace;
@@ -15,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
+use walkdir::WalkDir;
 
 /// The layer of the simulator that must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -536,17 +536,42 @@ fn plant(project: &Project, bug: &PlantedFault, copy: &Path) -> Result<()> {
 }
 
 /// Links the built dependencies of the clean simulator into the other build directory, so that they
-/// are not built again.
+/// are not built again. Cargo never changes these files, but another build may delete its
+/// intermediate ones meanwhile.
 fn share_dependencies(project: &Project, target: &Path) -> Result<()> {
     for profile in [Path::new("sim"), &Path::new(WASM_TARGET).join("sim")] {
         let (built, shared) = (project.path("target").join(profile), target.join(profile));
         if !shared.exists() && built.exists() {
-            for part in ["deps", "build", ".fingerprint"] {
-                link_directory(&built.join(part), &shared.join(part))?;
+            link_dependencies(&built, &shared)?;
+        }
+    }
+    Ok(())
+}
+
+fn link_dependencies(built: &Path, shared: &Path) -> Result<()> {
+    for part in ["deps", "build", ".fingerprint"] {
+        for entry in WalkDir::new(built.join(part)) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) if error.io_error().is_some_and(is_gone) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let to = shared.join(entry.path().strip_prefix(built)?);
+            if entry.file_type().is_dir() {
+                fs::create_dir_all(to)?;
+            } else {
+                match fs::hard_link(entry.path(), to) {
+                    Err(error) if !is_gone(&error) => return Err(error.into()),
+                    Ok(()) | Err(_) => {}
+                }
             }
         }
     }
     Ok(())
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 /// Builds the simulator of a workspace, and returns its program.

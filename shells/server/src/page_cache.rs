@@ -33,9 +33,9 @@ impl PageKey {
         })
     }
 
-    const fn size(&self, page: &Bytes) -> usize {
-        // The names of streams are shared.
-        size_of::<Self>() + self.entity_tag.len() + size_of::<Bytes>() + page.len()
+    fn size(&self, page: &Bytes) -> usize {
+        let texts = self.stream.len() + self.entity_tag.len();
+        size_of::<(Self, Bytes)>() + texts + page.len()
     }
 }
 
