@@ -1,10 +1,10 @@
-// Headless Chromium: Debian's, or the program that CHROMIUM names. `cargo xtask test` installs it
-// if it has the rights.
+// Headless Chromium: Debian's, without the parts that only a window needs, or the program that
+// CHROMIUM names. `cargo xtask test` installs it if it has the rights.
 
 import { existsSync } from "node:fs";
 import { chromium } from "playwright-core";
 
-export const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
+export const executablePath = process.env.CHROMIUM || "/usr/bin/chromium-headless-shell";
 const args = [
   "--headless",
   "--no-sandbox",
@@ -20,7 +20,7 @@ const args = [
 export async function openChromium(profile) {
   if (!existsSync(executablePath))
     throw new Error(
-      `there is no ${executablePath}: apt-get install chromium, or name another in CHROMIUM`,
+      `there is no ${executablePath}: apt-get install chromium-headless-shell, or name another in CHROMIUM`,
     );
   const options = { executablePath, args, headless: true };
   return profile ? chromium.launchPersistentContext(profile, options) : chromium.launch(options);

@@ -71,7 +71,13 @@ export async function startOneMachine({
   });
   const killWithParent = () => child.kill("SIGKILL");
   process.once("exit", killWithParent);
-  exited.then(() => process.off("exit", killWithParent));
+  // Also after a start that failed.
+  const ended = exited.then(async (how) => {
+    process.off("exit", killWithParent);
+    await coldTier?.close();
+    if (temporary) await rm(temporary, { recursive: true, force: true });
+    return how;
+  });
 
   const address = await new Promise((resolve, reject) => {
     const failed = (why) => reject(new Error(`the server did not start: ${why}\n${output}`));
@@ -79,7 +85,7 @@ export async function startOneMachine({
       child.kill("SIGKILL");
       failed("it does not listen after the deadline");
     }, startDeadlineMs);
-    exited.then(({ code, signal }) => {
+    ended.then(({ code, signal }) => {
       clearTimeout(timer);
       failed(`exit code ${code}, signal ${signal}`);
     });
@@ -100,12 +106,9 @@ export async function startOneMachine({
 
   const url = `http://${address}`;
   outputs.set(url, () => output);
-  const ended = async () => {
+  const end = () => {
     outputs.delete(url);
-    const how = await exited;
-    await coldTier?.close();
-    if (temporary) await rm(temporary, { recursive: true, force: true });
-    return how;
+    return ended;
   };
   return {
     url,
@@ -115,17 +118,17 @@ export async function startOneMachine({
     binary,
     dataDirectory: data,
     output: () => output,
-    ended,
+    ended: end,
     async stop({ graceMs = stopGraceMs } = {}) {
       child.kill("SIGTERM");
       const timer = setTimeout(() => child.kill("SIGKILL"), graceMs);
-      const how = await ended();
+      const how = await end();
       clearTimeout(timer);
       return how;
     },
     async kill() {
       child.kill("SIGKILL");
-      return ended();
+      return end();
     },
   };
 }

@@ -267,11 +267,16 @@ export async function startWorker({
   );
   const killWithParent = () => child.kill("SIGKILL");
   process.once("exit", killWithParent);
-  exited.then(() => process.off("exit", killWithParent));
+  // Also after a start that failed.
+  const ended = exited.then(async (how) => {
+    process.off("exit", killWithParent);
+    await rm(workingDirectory, { recursive: true, force: true });
+    return how;
+  });
 
   const ports = await listeningPorts(
     child,
-    exited,
+    ended,
     ["http", ...[parts, queueParts].flatMap((each) => each?.socket ?? [])],
     () => output,
   );
@@ -285,11 +290,9 @@ export async function startWorker({
   await fanoutQueue?.counts();
 
   outputs.set(url, () => output);
-  const ended = async () => {
+  const end = () => {
     outputs.delete(url);
-    const how = await exited;
-    await rm(workingDirectory, { recursive: true, force: true });
-    return how;
+    return ended;
   };
   return {
     url,
@@ -302,27 +305,27 @@ export async function startWorker({
     async stop({ graceMs = stopGraceMs } = {}) {
       child.kill("SIGTERM");
       const timer = setTimeout(() => child.kill("SIGKILL"), graceMs);
-      const how = await ended();
+      const how = await end();
       clearTimeout(timer);
       return how;
     },
     async kill() {
       child.kill("SIGKILL");
-      return ended();
+      return end();
     },
   };
 }
 
 // The runtime reports the ports that it bound on the control descriptor. A guessed port could
 // belong to another process.
-function listeningPorts(child, exited, sockets, output) {
+function listeningPorts(child, ended, sockets, output) {
   return new Promise((resolve, reject) => {
     const failed = (why) => reject(new Error(`the server did not start: ${why}\n${output()}`));
     const timer = setTimeout(() => {
       child.kill("SIGKILL");
       failed("no port after the deadline");
     }, startDeadlineMs);
-    exited.then(({ code, signal }) => {
+    ended.then(({ code, signal }) => {
       clearTimeout(timer);
       failed(`exit code ${code}, signal ${signal}`);
     });

@@ -1,5 +1,5 @@
 // A browser shows stored content, but runs no script on the server's origin. This needs Chromium
-// (Debian: apt install chromium). CHROMIUM names its program.
+// (Debian: apt install chromium-headless-shell). CHROMIUM names its program.
 
 import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
