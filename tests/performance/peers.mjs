@@ -60,6 +60,8 @@ const quietStreams = 5_000;
 const quietWriters = 2;
 const quietReaders = 1_000;
 const settleMs = 1_500;
+// After this time without a request a stream counts as quiet. Servers may free memory meanwhile.
+const quietMs = 35_000;
 
 const streamPath = (name) => `/v1/stream/${name}`;
 
@@ -280,7 +282,7 @@ async function withReaders(server, name, readers, act) {
 async function memory(server) {
   await create(server, "warm");
   await append(server, "warm", "x".repeat(appendBytes));
-  await sleep(settleMs);
+  await sleep(quietMs);
   const empty = residentBytes(server.pid);
   const waiting = range(quietStreams)[Symbol.iterator]();
   const connections = await Promise.all(range(quietWriters).map(() => Connection.open(server.url)));
@@ -299,7 +301,7 @@ async function memory(server) {
       connection.close();
     }),
   );
-  await sleep(settleMs);
+  await sleep(quietMs);
   const withStreams = residentBytes(server.pid);
   await create(server, "watched");
   const withAll = await withReaders(server, "watched", quietReaders, async () => {

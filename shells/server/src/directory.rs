@@ -276,6 +276,10 @@ impl Writer for Shard {
         Self::shrink(self).map_err(io::Error::other)
     }
 
+    fn release_memory(&mut self) -> io::Result<()> {
+        Self::release_memory(self).map_err(io::Error::other)
+    }
+
     fn close(self: Box<Self>) -> io::Result<()> {
         Self::close(*self).map_err(io::Error::other)
     }

@@ -20,6 +20,7 @@ pub mod directory;
 mod framing;
 mod health;
 mod http;
+mod idle;
 mod metrics;
 pub mod object_stores;
 mod page;

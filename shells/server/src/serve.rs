@@ -29,6 +29,7 @@ use crate::config::{Bounds, Config};
 use crate::directory::DataDirectory;
 use crate::framing::Length;
 use crate::http::{GaveWayError, Service};
+use crate::idle;
 use crate::metrics::Counted;
 use crate::platform::Platform;
 use crate::socket::{Answering, NextBody, Socket};
@@ -210,7 +211,8 @@ impl Server {
             effect_jobs,
             is_ending.clone(),
         ));
-        let alarms = tokio::spawn(alarms::run(Arc::clone(&streams), is_ending));
+        let alarms = tokio::spawn(alarms::run(Arc::clone(&streams), is_ending.clone()));
+        let idle = tokio::spawn(idle::run(Arc::clone(&streams), is_ending));
         let graceful = GracefulShutdown::new();
         let mut end = pin!(end);
         loop {
@@ -280,6 +282,9 @@ impl Server {
         }
         if alarms.await.is_err() {
             tracing::error!("the task that fires alarms panicked");
+        }
+        if idle.await.is_err() {
+            tracing::error!("the task that frees memory panicked");
         }
         if effects.await.is_err() {
             tracing::error!("the task that performs effects panicked");

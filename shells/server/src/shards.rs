@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ pub(crate) struct Shard {
     /// Held by the thread that runs a batch.
     writer: Mutex<WriterState>,
     readers: Mutex<Readers>,
+    /// Whether it was used since [`Streams::take_use`].
+    is_used: AtomicBool,
 }
 
 /// The streams that have jobs for the writer, in order of arrival.
@@ -87,6 +90,7 @@ impl Streams {
 
     /// Runs one batch of a shard. If streams are left, other shards come first.
     fn run_shard(self: &Arc<Self>, number: usize) {
+        self.shards[number].is_used.store(true, Ordering::Relaxed);
         let mut writer = self.shards[number].writer.lock();
         match self.opened(number, &mut writer) {
             Ok(()) => self.run_batch(number, &mut writer),
@@ -167,6 +171,7 @@ impl Streams {
     /// When the shard is closed, or there is no further connection.
     pub(crate) fn reader(&self, number: usize) -> io::Result<Lent> {
         let shard = &self.shards[number];
+        shard.is_used.store(true, Ordering::Relaxed);
         let mut readers = shard.readers.lock();
         if !readers.is_open {
             drop(readers);
@@ -212,6 +217,24 @@ impl Streams {
         let answer = read(&*lent.connection);
         self.return_reader(number, lent);
         answer
+    }
+
+    /// Returns whether a shard was used since the last call.
+    pub(crate) fn take_use(&self, number: usize) -> bool {
+        self.shards[number].is_used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Frees what the connections of a shard keep in memory, unless they are busy.
+    pub(crate) fn release_memory(&self, number: usize) {
+        let shard = &self.shards[number];
+        let idle = mem::take(&mut shard.readers.lock().idle);
+        drop(idle);
+        if let Some(mut writer) = shard.writer.try_lock()
+            && let Some(connection) = &mut writer.connection
+            && let Err(error) = connection.release_memory()
+        {
+            tracing::warn!(shard = number, %error, "the memory of a shard could not be freed");
+        }
     }
 
     /// Opens every shard.

@@ -118,6 +118,12 @@ pub trait Writer: Reader {
     /// As [`Self::commit`].
     fn shrink(&mut self) -> io::Result<()>;
 
+    /// Frees memory that is needed only to be faster. No transaction is open.
+    ///
+    /// # Errors
+    /// When it stays in memory.
+    fn release_memory(&mut self) -> io::Result<()>;
+
     /// Closes the shard. No transaction is open, and no reader.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::actor::{ActorState, Job, JobKind, Reply, StreamActor};
 use crate::cold::{EffectJob, EffectQueue, Encoding};
@@ -66,7 +67,7 @@ pub(crate) struct Streams {
     /// Streams that have jobs, an instance in memory, or subscribers.
     actors: Mutex<HashMap<Arc<str>, Arc<StreamActor>>>,
     /// Streams with an instance in memory, the least recently used first.
-    loaded: Mutex<LruCache<Arc<str>, Arc<StreamActor>>>,
+    loaded: Mutex<LruCache<Arc<str>, Loaded>>,
     pub(crate) page_cache: PageCache,
     /// Places for further pages of answers that have begun, while they are made.
     pages_made: Arc<Semaphore>,
@@ -75,6 +76,13 @@ pub(crate) struct Streams {
     subscribers: AtomicU64,
     /// What was appended in the last minutes.
     pub(crate) traffic: Mutex<Traffic>,
+}
+
+/// A stream with an instance in memory.
+#[derive(Debug)]
+struct Loaded {
+    actor: Arc<StreamActor>,
+    used_at: Instant,
 }
 
 /// The queue of the stream is full.
@@ -299,15 +307,17 @@ impl Streams {
     /// Records that a stream is used.
     pub(crate) fn used(&self, actor: &Arc<StreamActor>, state: &ActorState) {
         if state.machine.is_some() {
-            let mut loaded = self.loaded.lock();
-            loaded.put(Arc::clone(&actor.name), Arc::clone(actor));
+            self.loaded(actor);
         }
     }
 
-    /// Records that a stream has an instance in memory.
+    /// Records that a stream has an instance in memory, which is used now.
     pub(crate) fn loaded(&self, actor: &Arc<StreamActor>) {
-        let mut loaded = self.loaded.lock();
-        loaded.put(Arc::clone(&actor.name), Arc::clone(actor));
+        let loaded = Loaded {
+            actor: Arc::clone(actor),
+            used_at: Instant::now(),
+        };
+        self.loaded.lock().put(Arc::clone(&actor.name), loaded);
     }
 
     /// Drops instances if there are too many in memory. Streams that are running are left out, and
@@ -321,11 +331,38 @@ impl Streams {
                 break;
             };
             drop(loaded);
-            let is_unloaded = self.unload(&victim);
+            let is_unloaded = self.unload(&victim.actor);
             loaded = self.loaded.lock();
             if !is_unloaded {
                 loaded.put(name, victim);
             }
+        }
+        self.metrics.loaded_streams.set(gauge(loaded.len()));
+    }
+
+    /// Returns whether a stream in memory has not been used for [`Bounds::stream_idle`].
+    pub(crate) fn has_idle(&self) -> bool {
+        self.is_idle(&self.loaded.lock(), Instant::now())
+    }
+
+    /// Returns whether the stream that has not been used for longest is idle.
+    fn is_idle(&self, loaded: &LruCache<Arc<str>, Loaded>, now: Instant) -> bool {
+        let oldest = loaded.peek_lru();
+        oldest.is_some_and(|(_, oldest)| now - oldest.used_at >= self.bounds.stream_idle)
+    }
+
+    /// Drops the instances of all idle streams. An instance that runs, or waits for an outcome, is
+    /// not idle.
+    pub(crate) fn unload_idle(&self) {
+        let now = Instant::now();
+        let mut loaded = self.loaded.lock();
+        while self.is_idle(&loaded, now) {
+            let (_, oldest) = loaded.pop_lru().expect("a stream is idle");
+            drop(loaded);
+            if !self.unload(&oldest.actor) {
+                self.loaded(&oldest.actor);
+            }
+            loaded = self.loaded.lock();
         }
         self.metrics.loaded_streams.set(gauge(loaded.len()));
     }

@@ -21,6 +21,7 @@ sim::named! {
         SealedBehindAppends: "segment sealed by the last of several appends in one turn",
         GroupFailed: "turn failed with others waiting for the commit",
         PutToSleep: "stream loaded again by the same server",
+        MemoryFreed: "memory of an idle shard freed",
         Upgraded: "rows of an earlier release, upgraded",
         RequestCut: "request cut before its end, without an effect",
         ResponseCut: "response cut before its end",

@@ -307,5 +307,7 @@ fn bounds(choices: &mut Choices<'_>, tier_ms: u64) -> Bounds {
     }
     let kept = usual.page_cache_bytes_max;
     bounds.page_cache_bytes_max = choices.sixth().one_of(&[kept, kept, 0, 1_000]);
+    let (idle, ms) = (usual.stream_idle, Duration::from_millis);
+    bounds.stream_idle = choices.sixth().one_of(&[idle, idle, ms(1_000), ms(50)]);
     bounds
 }

@@ -565,6 +565,19 @@ impl Writer for Connection {
         Ok(())
     }
 
+    fn release_memory(&mut self) -> io::Result<()> {
+        let mut shared = self.shared.lock();
+        shared.cover(Situation::MemoryFreed);
+        if self.in_transaction {
+            shared.fail(
+                Oracle::Storage,
+                "no open transaction when memory is freed".to_owned(),
+                format!("shard {}", self.shard),
+            );
+        }
+        Ok(())
+    }
+
     fn close(self: Box<Self>) -> io::Result<()> {
         if !self.open.is_empty() {
             self.shared.lock().fail(

@@ -373,6 +373,14 @@ impl Shard {
         listed.collect()
     }
 
+    /// Frees the pages in memory that are also in the file.
+    ///
+    /// # Errors
+    /// When they stay in memory.
+    pub fn release_memory(&self) -> Result<()> {
+        self.statements.0.execute_batch("PRAGMA shrink_memory")
+    }
+
     /// Inserts a hot row.
     fn insert_place(&self, place: &Place<'_>, checksum: u64, frames: &[u8]) -> Result<()> {
         let is_small = frames.len() + place.ends.map_or(0, <[u8]>::len) <= sql::SMALL_BYTES_MAX;
