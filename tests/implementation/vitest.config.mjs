@@ -5,8 +5,9 @@ export default defineConfig({
   test: {
     root: fileURLToPath(new URL("../..", import.meta.url)),
     include: ["tests/implementation/**/*.test.mjs"],
-    // Each file starts its own server. In parallel they would disturb each other's timing.
-    fileParallelism: false,
+    // Each file starts its own server, and waits most of the time. More files at once would disturb
+    // each other's timing.
+    maxWorkers: 2,
     maxConcurrency: 20,
     // The tests start the runtime often. Each time V8 would spend a second of processor time to
     // optimize the Worker. The conformance suite runs the optimized code.

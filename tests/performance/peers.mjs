@@ -61,7 +61,7 @@ const quietWriters = 2;
 const quietReaders = 1_000;
 const settleMs = 1_500;
 // After this time without a request a stream counts as quiet. Servers may free memory meanwhile.
-const quietMs = 35_000;
+const quietMs = 60_000;
 
 const streamPath = (name) => `/v1/stream/${name}`;
 

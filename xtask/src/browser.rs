@@ -11,9 +11,6 @@ use std::process::ExitCode;
 
 /// Where the pages under test are written.
 const PAGES: &str = "target/browser";
-/// The copy of the workspace with a planted fault. It stays, so that the next run builds only what
-/// differs.
-const PLANTED_WORKSPACE: &str = "target/browser-workspace";
 /// The planted fault whose page is tested. Clients, objects, the cold tier and faults take part.
 const PLANTED: &str = "036-same-key-twice";
 /// Seeds without a failure.
@@ -45,8 +42,7 @@ fn write_pages(project: &Project) -> Result<()> {
     write_page(project, &clean, "clean", &[SEED.as_ref()])?;
     let forks = [SEED_OF_FORKS.as_ref(), "--forks".as_ref()];
     write_page(project, &clean, "forks", &forks)?;
-    let copy = project.path(PLANTED_WORKSPACE);
-    let (planted, tape) = Simulator::planted(project, PLANTED, &copy)?;
+    let (planted, tape) = Simulator::planted(project, PLANTED)?;
     write_found_page(project, &planted)?;
     write_page(project, &planted, "planted", &[tape.as_os_str()])
 }

@@ -366,6 +366,8 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             &["conformance", "--shell", "server", "--cold"],
         ),
         own_step("clients server", &["clients", "--shell", "server"]),
+    ];
+    let admin = vec![
         own_step("admin page", &["admin-page"]),
         // The page is the same there; what it asks for is answered by other code.
         own_step(
@@ -388,6 +390,7 @@ fn stages(project: &Project) -> Result<Vec<Stage>> {
             Lane::new(worker),
             Lane::new(server),
             Lane::new(both),
+            Lane::new(admin),
             Lane::background(faults),
             Lane::background(checked),
         ],

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
@@ -57,6 +57,8 @@ impl Layer {
 
 /// The directory that planted faults are built in.
 const TARGET: &str = "target/planted-faults";
+/// The copy of the workspace that they are planted in.
+const WORKSPACE: &str = "target/planted-faults-workspace";
 
 /// The storage on which a fault shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -274,11 +276,32 @@ impl Clean {
     }
 }
 
+/// The copy of the workspace with a planted fault. It stays, so that the next build makes only what
+/// differs.
+struct Copy {
+    path: PathBuf,
+    /// Held while the copy is used.
+    _lock: File,
+}
+
+impl Copy {
+    /// Waits until no other command uses the copy.
+    fn take(project: &Project) -> Result<Self> {
+        let path = project.path(WORKSPACE);
+        fs::create_dir_all(&path)?;
+        let lock = File::create(path.with_extension("lock"))?;
+        lock.lock()?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
 /// A program of the simulator.
 pub(crate) struct Simulator {
     program: PathBuf,
     /// Where it builds itself for wasm.
     target: PathBuf,
+    /// Its workspace, if that is a copy.
+    _copy: Option<Copy>,
 }
 
 impl Simulator {
@@ -288,24 +311,23 @@ impl Simulator {
         Ok(Self {
             program: build(project, Layer::Inner, &project.path("."), &target)?,
             target,
+            _copy: None,
         })
     }
 
-    /// Builds the simulator with this planted fault, from a copy of the workspace in `copy`.
-    /// Returns it with the tape that shows the fault, relative to the root of the project.
-    pub(crate) fn planted(project: &Project, name: &str, copy: &Path) -> Result<(Self, PathBuf)> {
+    /// Builds the simulator with this planted fault. Returns it with the tape that shows the fault,
+    /// relative to the root of the project.
+    pub(crate) fn planted(project: &Project, name: &str) -> Result<(Self, PathBuf)> {
         let bugs = picked(project, Layer::Inner, Some(name), None)?;
         let bug = bugs.first().context("there is no such planted fault")?;
-        plant(project, bug, copy)?;
-        // It makes a few runs only, so that a quick build is worth more than quick runs.
-        let manifest = copy.join("Cargo.toml");
-        let quick = fs::read_to_string(&manifest)?.replace("opt-level = 3", "opt-level = 1");
-        fs::write(manifest, quick)?;
+        let copy = Copy::take(project)?;
+        plant(project, bug, &copy.path, Runs::Few)?;
         let target = project.path(TARGET);
         share_dependencies(project, &target)?;
         let simulator = Self {
-            program: build(project, bug.layer, copy, &target)?,
+            program: build(project, bug.layer, &copy.path, &target)?,
             target,
+            _copy: Some(copy),
         };
         let tape = Path::new(bug.layer.bugs()).join(&bug.name).join("bug.tape");
         Ok((simulator, tape))
@@ -325,7 +347,7 @@ pub(crate) fn draw(
     bugs: &[PlantedFault],
     longest: Duration,
 ) -> Result<ExitCode> {
-    let copy = tempfile::tempdir()?;
+    let copy = Copy::take(project)?;
     let clean = Clean::build(project, bugs)?;
     println!(
         "{:<34} {:<16} {:>8} {:>9} {:>8} {:>8}",
@@ -357,9 +379,14 @@ pub(crate) fn draw(
         // The next build replaces the program while this one still runs.
         let program = target.join(format!("hunted-{}", number % 2));
         let built = clean.check(bug).and_then(|()| {
-            plant(project, bug, copy.path())?;
+            // Most faults of the inner layer show within a second.
+            let runs = match bug.layer {
+                Layer::Inner => Runs::Few,
+                Layer::Outer => Runs::Many,
+            };
+            plant(project, bug, &copy.path, runs)?;
             share_dependencies(project, &target)?;
-            let built = build(project, bug.layer, copy.path(), &target)?;
+            let built = build(project, bug.layer, &copy.path, &target)?;
             Ok(fs::copy(built, &program)?)
         });
         if let Some((bug, hunt)) = hunted.take() {
@@ -469,7 +496,7 @@ pub(crate) fn fuzz(
     bugs: &[PlantedFault],
     longest: Duration,
 ) -> Result<ExitCode> {
-    let copy = tempfile::tempdir()?;
+    let copy = Copy::take(project)?;
     let findings = project.path("target/fuzz-findings");
     fs::create_dir_all(&findings)?;
     println!(
@@ -478,8 +505,8 @@ pub(crate) fn fuzz(
     );
     let mut survivors = 0;
     for bug in bugs {
-        plant(project, bug, copy.path())?;
-        let program = build_fuzzer(project, bug, copy.path())?;
+        plant(project, bug, &copy.path, Runs::Many)?;
+        let program = build_fuzzer(project, bug, &copy.path)?;
         let tape = findings.join(format!("planted-fault-{}", bug.name));
         let corpus = tempfile::tempdir()?;
         let start = now();
@@ -525,11 +552,24 @@ fn after<'a>(text: &'a str, words: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
+/// How often a program with a fault runs the simulation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Runs {
+    /// So that a quick build is worth more than quick runs.
+    Few,
+    Many,
+}
+
 /// Makes a workspace with the fault in it. Leaves equal files alone, so that they are not built
 /// again.
-fn plant(project: &Project, bug: &PlantedFault, copy: &Path) -> Result<()> {
+fn plant(project: &Project, bug: &PlantedFault, copy: &Path, runs: Runs) -> Result<()> {
     let patched = tempfile::tempdir()?;
     workspace::copy(project, bug.layer.members(), patched.path())?;
+    if runs == Runs::Few {
+        let manifest = patched.path().join("Cargo.toml");
+        let quick = fs::read_to_string(&manifest)?.replace("opt-level = 3", "opt-level = 1");
+        fs::write(manifest, quick)?;
+    }
     let applied = workspace::apply(&bug.patch()?, patched.path());
     applied.with_context(|| bug.does_not_apply())?;
     workspace::copy_files(patched.path(), copy)
