@@ -273,6 +273,7 @@ impl Writer for Shard {
     }
 
     fn shrink(&mut self) -> io::Result<()> {
+        Self::bound_log(self).map_err(io::Error::other)?;
         Self::shrink(self).map_err(io::Error::other)
     }
 

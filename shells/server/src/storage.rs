@@ -112,7 +112,8 @@ pub trait Writer: Reader {
     /// the shard then.
     fn commit(&mut self) -> io::Result<()>;
 
-    /// Gives space of deleted rows back, a bounded amount at a time. No transaction is open.
+    /// Gives space of deleted rows and of a long log back, a bounded amount at a time. No
+    /// transaction is open.
     ///
     /// # Errors
     /// As [`Self::commit`].

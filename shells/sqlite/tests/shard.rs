@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::sync::Arc;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use machine::outbox::{Garbage, Task, TaskKind};
@@ -302,19 +307,19 @@ fn a_damaged_log_is_dropped_only_where_a_power_cut_can_leave_it() {
         turn(&shard, "a", &[row(position, "!", None)], AlarmChange::Keep);
         shard.commit().unwrap();
     }
-    let log = std::fs::read(directory.path().join("0.sqlite-wal")).unwrap();
+    let log = fs::read(directory.path().join("0.sqlite-wal")).unwrap();
     let frames_of_log = (log.len() - LOG_HEADER) / FRAME;
     assert_eq!(frames_of_log, 3, "each commit changes one page");
     // Opens a copy, as after a power cut, with one byte changed or the log cut.
     let opened = |changed: Option<usize>, length: usize| {
         let other = tempfile::tempdir().unwrap();
         let copy = other.path().join("0.sqlite");
-        std::fs::copy(&path, &copy).unwrap();
+        fs::copy(&path, &copy).unwrap();
         let mut log = log[..length].to_vec();
         if let Some(at) = changed {
             log[at] ^= 1;
         }
-        std::fs::write(other.path().join("0.sqlite-wal"), log).unwrap();
+        fs::write(other.path().join("0.sqlite-wal"), log).unwrap();
         let opened = Shard::open(&copy, &identity(), 256).map_err(|error| error.to_string());
         opened.map(|shard| frames(&shard, "a").unwrap().len() - 18)
     };
@@ -729,4 +734,63 @@ fn a_control_row_that_is_not_as_it_was_written_is_an_error() {
         assert_eq!(read.is_err(), damage != "body = 7", "{damage}");
         assert_eq!(control(&shard, "b", "", 9).len(), 1);
     }
+}
+
+/// Reads a stream from two threads. Each begins a read before the other one ends its own, so that
+/// there is always one that goes on.
+fn read_without_a_pause(path: &Path, ends: &AtomicBool) {
+    let (to_first, first) = mpsc::channel();
+    let (to_second, second) = mpsc::channel();
+    to_first.send(()).unwrap();
+    thread::scope(|scope| {
+        for (turn, next) in [(first, to_second), (second, to_first)] {
+            scope.spawn(move || {
+                let reader = Shard::open_reader(path, 256).unwrap();
+                while turn.recv().is_ok() && !ends.load(Ordering::Relaxed) {
+                    let rows = reader.stream("a").unwrap();
+                    // The other thread may have ended.
+                    let _ = next.send(());
+                    thread::sleep(Duration::from_millis(5));
+                    drop(rows);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn reads_that_overlap_do_not_make_the_log_grow_for_ever() {
+    const APPENDS: u64 = 200;
+    const APPEND_BYTES: usize = 1 << 20;
+    // The bound, and what is appended until the log is next emptied.
+    const LOG_BYTES_MAX: u64 = 90 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("0.sqlite");
+    drop(shard(&directory));
+    let shard = Shard::open(&path, &identity(), 256).unwrap();
+    let ends = AtomicBool::new(false);
+    let mut longest = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| read_without_a_pause(&path, &ends));
+        let text = "x".repeat(APPEND_BYTES);
+        for number in 0..APPENDS {
+            let position = 18 + number * APPEND_BYTES as u64;
+            shard.begin().unwrap();
+            turn(
+                &shard,
+                "a",
+                &[row(position, &text, None)],
+                AlarmChange::Keep,
+            );
+            shard.commit().unwrap();
+            shard.bound_log().unwrap();
+            longest = longest.max(
+                fs::metadata(path.with_extension("sqlite-wal"))
+                    .unwrap()
+                    .len(),
+            );
+        }
+        ends.store(true, Ordering::Relaxed);
+    });
+    assert!(longest < LOG_BYTES_MAX, "the log had {longest} bytes");
 }

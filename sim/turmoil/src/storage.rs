@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use machine::admin::Listed;
@@ -149,6 +150,9 @@ struct Connection {
     before: Option<(String, Option<Uncommitted>)>,
     in_transaction: bool,
     in_turn: bool,
+    /// If it only reads: whether somebody has the rows of a stream. A connection of SQLite can have
+    /// only one view at a time.
+    viewed: Option<Arc<AtomicBool>>,
 }
 
 /// The rows of one stream.
@@ -159,6 +163,15 @@ struct View {
     name: String,
     rows: Arc<MemoryRows>,
     damage: RefCell<Option<String>>,
+    viewed: Option<Arc<AtomicBool>>,
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some(viewed) = &self.viewed {
+            viewed.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 fn failed(what: &str) -> io::Error {
@@ -335,6 +348,7 @@ impl Disks {
             before: None,
             in_transaction: false,
             in_turn: false,
+            viewed: None,
         }
     }
 }
@@ -356,7 +370,10 @@ impl Storage for Disks {
         self.shared
             .lock()
             .storage_fails(self.boot, "opening for reads")?;
-        Ok(Box::new(self.connection(shard)))
+        Ok(Box::new(Connection {
+            viewed: Some(Arc::default()),
+            ..self.connection(shard)
+        }))
     }
 }
 
@@ -366,12 +383,22 @@ impl Reader for Connection {
             Some((disk, _)) => Arc::clone(&disk.rows),
             None => self.shared.lock().disk(name).rows,
         };
+        if let Some(viewed) = &self.viewed
+            && viewed.swap(true, Ordering::Relaxed)
+        {
+            self.shared.lock().fail(
+                Oracle::Storage,
+                "one view at a time of a connection that reads".to_owned(),
+                format!("a second one, of {name}"),
+            );
+        }
         Ok(Box::new(View {
             shared: self.shared.clone(),
             boot: self.boot,
             name: name.to_owned(),
             rows,
             damage: RefCell::default(),
+            viewed: self.viewed.clone(),
         }))
     }
 

@@ -7,7 +7,8 @@ mod sql;
 mod wal;
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use checksum::Place;
@@ -32,6 +33,17 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const FREE_PAGES_KEPT: u64 = 256;
 /// Free pages that are given back at once, so that it takes no longer than a commit.
 const FREE_PAGES_MOVED: u64 = 512;
+
+/// Size of the log at which the writer waits for reads. SQLite moves the log into the file by
+/// itself, but can begin the log anew only while nobody reads from it. Without a wait, reads that
+/// overlap would make it grow for ever.
+const LOG_BYTES_MAX: u64 = 64 << 20;
+/// By how much the log grows after a wait in vain, before the next one.
+const LOG_BYTES_MORE: u64 = 8 << 20;
+/// How often the writer waits, and how long. SQLite waits for a place that a read had at first,
+/// also when newer reads have taken that place. So several short waits do more than a long one.
+const LOG_WAITS: u32 = 4;
+const LOG_WAIT: Duration = Duration::from_millis(50);
 
 /// Which shard of which directory a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +73,25 @@ pub struct Shard {
     statements: Statements,
     /// Whether rows were deleted since pages were last given back.
     has_freed: Cell<bool>,
-    /// Whether it only reads, beside another connection that writes.
-    is_reader: bool,
+    /// The log, if it writes.
+    log: Option<Log>,
+}
+
+/// The log of a writer.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    /// Size at which the writer waits for reads.
+    bytes_max: Cell<u64>,
+}
+
+impl Log {
+    fn of(database: &Path) -> Self {
+        Self {
+            path: wal::of(database),
+            bytes_max: Cell::new(LOG_BYTES_MAX),
+        }
+    }
 }
 
 impl Shard {
@@ -78,7 +107,7 @@ impl Shard {
         // To be set before the first table is made.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         configure(&connection, cache_kib)?;
-        let shard = Self::new(connection)?;
+        let shard = Self::new(connection, Some(Log::of(path)))?;
         shard.begin()?;
         shard.statements.0.execute_batch(sql::CREATE)?;
         let values = [
@@ -103,7 +132,7 @@ impl Shard {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         configure(&connection, cache_kib)?;
-        let shard = Self::new(connection)?;
+        let shard = Self::new(connection, Some(Log::of(path)))?;
         let format = shard.check(identity)?;
         if format < sql::FORMAT {
             shard.upgrade(format)?;
@@ -121,10 +150,7 @@ impl Shard {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
-        Ok(Self {
-            is_reader: true,
-            ..Self::new(connection)?
-        })
+        Ok(Self::new(connection, None)?)
     }
 
     /// Reads which shard a file is.
@@ -137,7 +163,7 @@ impl Shard {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         sync_fully(&connection)?;
-        let (_, identity) = Self::new(connection)?.stated()?;
+        let (_, identity) = Self::new(connection, None)?.stated()?;
         Ok(identity)
     }
 
@@ -153,7 +179,7 @@ impl Shard {
         Ok(())
     }
 
-    fn new(connection: Connection) -> Result<Self> {
+    fn new(connection: Connection, log: Option<Log>) -> Result<Self> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         // Otherwise SQLite compiles a statement again whenever a value is bound that may make
         // another plan better, which is at almost every execution.
@@ -161,7 +187,7 @@ impl Shard {
         Ok(Self {
             statements: Statements(connection),
             has_freed: Cell::new(false),
-            is_reader: false,
+            log,
         })
     }
 
@@ -216,16 +242,20 @@ impl Shard {
     /// # Errors
     /// When a part may not be durable.
     pub fn checkpoint(&self) -> Result<(), OpenError> {
-        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-        let busy: i64 = self
-            .statements
-            .0
-            .query_row(truncate, [], |row| row.get(0))?;
-        if busy == 0 {
+        if self.empty_log()? {
             return Ok(());
         }
         let busy = "its log is still being read".to_owned();
         Err(OpenError::NotThis(busy))
+    }
+
+    /// Moves everything from the log into the file, and empties the log. Returns whether no read
+    /// has kept it from that.
+    fn empty_log(&self) -> Result<bool> {
+        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let connection = &self.statements.0;
+        let busy: i64 = connection.query_row(truncate, [], |row| row.get(0))?;
+        Ok(busy == 0)
     }
 
     /// Closes the connection. The last one of a file moves everything into it.
@@ -242,7 +272,8 @@ impl Shard {
     /// # Errors
     /// When they cannot be read.
     pub fn stream(&self, name: &str) -> Result<StreamRows<'_>, StorageError> {
-        let view = self.is_reader.then(|| View::begin(&self.statements));
+        let is_reader = self.log.is_none();
+        let view = is_reader.then(|| View::begin(&self.statements));
         let view = view.transpose()?;
         let known = self
             .statements
@@ -409,6 +440,35 @@ impl Shard {
             },
         ];
         self.statements.execute(sql::INSERT_HOT, &values).map(drop)
+    }
+
+    /// Empties the log if it has become long. Waits a little for reads that go on meanwhile.
+    ///
+    /// # Errors
+    /// When the outcome is unknown, as after a failed commit.
+    pub fn bound_log(&self) -> Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        // There is no log before the first commit.
+        let bytes = fs::metadata(&log.path).map_or(0, |file| file.len());
+        if bytes < log.bytes_max.get() {
+            return Ok(());
+        }
+        let connection = &self.statements.0;
+        connection.busy_timeout(LOG_WAIT)?;
+        let mut is_empty = false;
+        for _ in 0..LOG_WAITS {
+            is_empty = self.empty_log()?;
+            if is_empty {
+                break;
+            }
+        }
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        log.bytes_max.set(if is_empty {
+            LOG_BYTES_MAX
+        } else {
+            bytes + LOG_BYTES_MORE
+        });
+        Ok(())
     }
 
     /// Gives free pages back to the system after deletions, a bounded number at a time.

@@ -63,6 +63,13 @@ fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(word.expect("headers have a fixed length"))
 }
 
+/// Returns the path of the log of the database at `path`.
+pub(super) fn of(path: &Path) -> PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    PathBuf::from(log)
+}
+
 /// Checks the log of the database at `path`, if there is one, and makes it durable as it is shown.
 /// Nobody else writes to it.
 ///
@@ -70,9 +77,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 /// When a part of it that was durable has changed; nothing is written then. Or when it may not be
 /// durable.
 pub(super) fn settle(path: &Path) -> Result<(), OpenError> {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let log = PathBuf::from(log);
+    let log = of(path);
     let failed = |error: io::Error| OpenError::NotThis(format!("{}: {error}", log.display()));
     match damaged_frame(path, &log) {
         Ok(None) => write_again(&log).map_err(failed),
