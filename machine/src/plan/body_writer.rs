@@ -13,6 +13,13 @@ impl Plan {
         self.parts.iter().any(|part| matches!(part, Part::Cold(_)))
     }
 
+    /// Returns whether the rows of the plan are the whole body. Otherwise parts come from the cold
+    /// tier, or further pages follow.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !self.is_cold() && self.rest.is_none()
+    }
+
     /// Fetches the rows of the plan. Call this in the turn that made the plan, because the next
     /// turn may drop the rows. Objects in the cold tier stay for at least
     /// [`crate::Limits::collect_grace_ms`].

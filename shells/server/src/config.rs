@@ -60,8 +60,8 @@ limits_table! {
     /// Most streams whose state is in memory at the same time. Beyond it, the state of the least
     /// recently used stream is dropped, and read again when it is next used.
     loaded_streams_max: usize = 10_000, Count, (1, MILLION), "LOADED_STREAMS_MAX";
-    /// A stream whose state has not been used for this time is dropped from memory within the same
-    /// time again. So is what SQLite keeps in memory of a shard, except for its statements.
+    /// Time without a request after which the state of a stream leaves memory. It may stay up to
+    /// twice as long. The pages of a shard that SQLite keeps in memory leave it in the same way.
     stream_idle: Duration = Duration::from_secs(10), Milliseconds, (1, DAY_MS), "STREAM_IDLE_MS";
     /// Threads that use the storage. One runs the writes of each shard, and the others run reads.
     storage_threads: usize = 64, Count, (1, 1_024), "STORAGE_THREADS";

@@ -179,8 +179,7 @@ pub(crate) async fn plain(streams: &Arc<Streams>, name: &str, reply: Option<Repl
         Some(Rendering::Page(page)) => return response(&answer, page),
         None => return direct(&answer),
     };
-    let in_pieces =
-        matches!(&answer.body, AnswerBody::Plan(plan) if plan.is_cold() || plan.rest.is_some());
+    let in_pieces = matches!(&answer.body, AnswerBody::Plan(plan) if !plan.is_whole());
     let mut pages = Pages::new(streams, name, writer);
     match pages.next().await {
         Ok(Some(first)) if in_pieces => Outgoing::pages(&answer, first, pages),

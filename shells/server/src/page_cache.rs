@@ -25,8 +25,7 @@ impl PageKey {
         let Body::Plan(plan) = &answer.body else {
             return None;
         };
-        let is_whole = !plan.is_cold() && plan.rest.is_none();
-        let entity_tag = answer.header(header::ETAG).filter(|_| is_whole)?;
+        let entity_tag = answer.header(header::ETAG).filter(|_| plan.is_whole())?;
         Some(Self {
             stream: Arc::clone(stream),
             entity_tag: entity_tag.to_owned(),

@@ -550,7 +550,7 @@ impl StreamObject {
             return response::plain(&answer).map(Responded::Whole);
         };
         let mut rendering = plan.begin(|span| self.storage.frames(span))?;
-        if plan.is_cold() || plan.continues || plan.rest.is_some() {
+        if !plan.is_whole() || plan.continues {
             return Ok(Responded::InPieces(answer, Box::new(rendering)));
         }
         let mut body = Vec::new();

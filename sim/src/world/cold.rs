@@ -475,7 +475,7 @@ impl World<'_, '_> {
         let Body::Plan(plan) = &answer.body else {
             return None;
         };
-        if !plan.is_cold() && plan.rest.is_none() {
+        if plan.is_whole() {
             return None;
         }
         let then = self.tiers_of(at);

@@ -40,8 +40,8 @@ const FREE_PAGES_MOVED: u64 = 512;
 const LOG_BYTES_MAX: u64 = 64 << 20;
 /// By how much the log grows after a wait in vain, before the next one.
 const LOG_BYTES_MORE: u64 = 8 << 20;
-/// How often the writer waits, and how long. SQLite waits for a place that a read had at first,
-/// also when newer reads have taken that place. So several short waits do more than a long one.
+/// How often the writer waits, and how long. Newer reads can take the place of the read that SQLite
+/// waits for, and it then waits for them as well. So several short waits do more than a long one.
 const LOG_WAITS: u32 = 4;
 const LOG_WAIT: Duration = Duration::from_millis(50);
 
