@@ -16,6 +16,7 @@ mod run;
 mod settings;
 mod shared;
 mod storage;
+mod view;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
