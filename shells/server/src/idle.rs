@@ -20,16 +20,14 @@ pub(crate) async fn run(streams: Arc<Streams>, mut ending: watch::Receiver<bool>
             _ = ending.changed() => {}
             _ = checks.tick() => {
                 if streams.has_idle() {
-                    let streams = Arc::clone(&streams);
-                    let platform = Arc::clone(&streams.platform);
-                    platform.work(Box::new(move || streams.unload_idle()));
+                    let it = Arc::clone(&streams);
+                    streams.platform.work(Box::new(move || it.unload_idle()));
                 }
                 for (shard, was_used) in were_used.iter_mut().enumerate() {
                     let is_used = streams.take_use(shard);
                     if mem::replace(was_used, is_used) && !is_used {
-                        let streams = Arc::clone(&streams);
-                        let platform = Arc::clone(&streams.platform);
-                        platform.work(Box::new(move || streams.release_memory(shard)));
+                        let it = Arc::clone(&streams);
+                        streams.platform.work(Box::new(move || it.release_memory(shard)));
                     }
                 }
             }

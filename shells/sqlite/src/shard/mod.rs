@@ -38,7 +38,7 @@ const FREE_PAGES_MOVED: u64 = 512;
 /// itself, but can begin the log anew only while nobody reads from it. Without a wait, reads that
 /// overlap would make it grow for ever.
 const LOG_BYTES_MAX: u64 = 64 << 20;
-/// By how much the log grows after a wait in vain, before the next one.
+/// If reads outlast a wait, the writer waits again when the log has grown by this size.
 const LOG_BYTES_MORE: u64 = 8 << 20;
 /// How often the writer waits, and how long. Newer reads can take the place of the read that SQLite
 /// waits for, and it then waits for them as well. So several short waits do more than a long one.
